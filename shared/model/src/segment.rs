@@ -1,0 +1,118 @@
+//! A run of consecutive layers: the unit that a device or the coordinator hosts.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::ModelError;
+use crate::config::ModelConfig;
+use crate::layer::{LayerTape, LayerWeights, Pass};
+use crate::layout::Layout;
+use crate::lora::Adapter;
+use crate::source::WeightSource;
+
+/// Layers `range` of a model, with their frozen weights. Cloning shares the weights.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    config: Arc<ModelConfig>,
+    range: Range<usize>,
+    layers: Arc<Vec<LayerWeights>>,
+}
+
+/// What a forward pass keeps for the backward pass of the same batch.
+#[derive(Debug)]
+pub struct Tape {
+    layout: Layout,
+    layers: Vec<LayerTape>,
+}
+
+impl Segment {
+    /// Loads layers `range`, dequantised to f32.
+    pub fn load(source: &dyn WeightSource, range: Range<usize>) -> Result<Self, ModelError> {
+        let config = Arc::new(source.config().clone());
+        if range.end > config.layers {
+            return Err(ModelError::Shape(format!("layers {range:?} of a model with {}", config.layers)));
+        }
+        let layers = range.clone().map(|l| source.layer(l)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { config, range, layers: Arc::new(layers) })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Which layers these are.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// Memory of the weights, in bytes.
+    pub fn weight_bytes(&self) -> usize {
+        self.layers.iter().map(LayerWeights::values).sum::<usize>() * size_of::<f32>()
+    }
+
+    fn check(&self, layout: &Layout, x: &[f32]) -> Result<(), ModelError> {
+        layout.check(x.len(), self.config.max_positions).map_err(ModelError::Shape)?;
+        let want = layout.rows() * self.config.hidden;
+        if x.len() != want {
+            return Err(ModelError::Shape(format!("{} hidden values were given for a batch of {want}", x.len())));
+        }
+        Ok(())
+    }
+
+    /// Hidden states `[rows, hidden]` after these layers, given those before them.
+    pub fn forward(&self, layout: &Layout, x: Vec<f32>, adapter: Option<&Adapter>) -> Result<Vec<f32>, ModelError> {
+        self.run(layout, x, adapter, |_, _| {})
+    }
+
+    /// Like [`Self::forward`], showing the hidden states after each layer (`[rows, hidden]`) to `see`.
+    pub fn run(
+        &self,
+        layout: &Layout,
+        mut x: Vec<f32>,
+        adapter: Option<&Adapter>,
+        mut see: impl FnMut(usize, &[f32]),
+    ) -> Result<Vec<f32>, ModelError> {
+        self.check(layout, &x)?;
+        let pass = Pass::new(&self.config, layout, adapter);
+        for (l, weights) in self.range.clone().zip(self.layers.iter()) {
+            weights.forward(&pass, l, &mut x, false);
+            see(l, &x);
+        }
+        Ok(x)
+    }
+
+    /// Like [`Self::forward`], keeping what the backward pass needs.
+    pub fn forward_train(
+        &self,
+        layout: &Layout,
+        mut x: Vec<f32>,
+        adapter: &Adapter,
+    ) -> Result<(Vec<f32>, Tape), ModelError> {
+        self.check(layout, &x)?;
+        let pass = Pass::new(&self.config, layout, Some(adapter));
+        let layers =
+            self.range.clone().zip(self.layers.iter()).filter_map(|(l, w)| w.forward(&pass, l, &mut x, true)).collect();
+        Ok((x, Tape { layout: layout.clone(), layers }))
+    }
+
+    /// From the gradient of the output to that of the input; the adapter's gradient is added to `grads` (flat, in
+    /// the adapter's shape). `adapter` must be the one of the forward pass.
+    pub fn backward(
+        &self,
+        tape: &Tape,
+        mut dy: Vec<f32>,
+        adapter: &Adapter,
+        grads: &mut [f32],
+    ) -> Result<Vec<f32>, ModelError> {
+        self.check(&tape.layout, &dy)?;
+        if grads.len() != adapter.shape().len() || tape.layers.len() != self.layers.len() {
+            return Err(ModelError::Shape("the gradient or the tape belongs to another adapter or segment".into()));
+        }
+        let pass = Pass::new(&self.config, &tape.layout, Some(adapter));
+        for ((l, weights), tape) in self.range.clone().zip(self.layers.iter()).zip(&tape.layers).rev() {
+            weights.backward(&pass, l, tape, &mut dy, grads);
+        }
+        Ok(dy)
+    }
+}

@@ -1,0 +1,143 @@
+//! Where weights come from: a GGUF file, a Hugging Face folder, or a seed.
+
+use std::path::Path;
+
+use lethe_learn::seed::Seed;
+
+use crate::ModelError;
+use crate::config::ModelConfig;
+use crate::embedding::Table;
+use crate::layer::LayerWeights;
+use crate::tokenizer::Tokenizer;
+
+mod gguf;
+mod hf;
+
+pub use gguf::GgufFile;
+pub use hf::HfFolder;
+
+/// A source of frozen weights, in the layouts the kernels want.
+pub trait WeightSource: Sealed + Send + Sync {
+    /// Shape of the model.
+    fn config(&self) -> &ModelConfig;
+    /// The embedding table.
+    fn embedding(&self) -> Result<Table, ModelError>;
+    /// The head, when it is not tied to the embedding.
+    fn head(&self) -> Result<Table, ModelError>;
+    /// Gain of the final norm.
+    fn final_norm(&self) -> Result<Vec<f32>, ModelError>;
+    /// Tokenizer that belongs to the weights.
+    fn tokenizer(&self) -> Result<Tokenizer, ModelError>;
+}
+
+/// Reads one layer; kept out of the public trait because its type is the kernels' own.
+pub trait Sealed {
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    fn layer(&self, layer: usize) -> Result<LayerWeights, ModelError>;
+}
+
+/// Opens a model: a file is read as GGUF, a folder as a Hugging Face checkpoint.
+pub fn open(path: &Path) -> Result<Box<dyn WeightSource>, ModelError> {
+    if path.is_dir() { Ok(Box::new(HfFolder::open(path)?)) } else { Ok(Box::new(GgufFile::open(path)?)) }
+}
+
+/// Names of the f32 tensors of one layer, read by a source and joined here into the fused layout.
+pub(crate) fn fuse(
+    config: &ModelConfig,
+    mut read: impl FnMut(Part, usize) -> Result<Vec<f32>, ModelError>,
+) -> Result<LayerWeights, ModelError> {
+    let c = config;
+    let (d, q, kv, ff) = (c.hidden, c.heads * c.head_dim, c.kv_heads * c.head_dim, c.intermediate);
+    let mut qkv = read(Part::Q, q * d)?;
+    qkv.extend(read(Part::K, kv * d)?);
+    qkv.extend(read(Part::V, kv * d)?);
+    let qkv_bias = if c.qkv_bias {
+        let mut b = read(Part::QBias, q)?;
+        b.extend(read(Part::KBias, kv)?);
+        b.extend(read(Part::VBias, kv)?);
+        Some(b)
+    } else {
+        None
+    };
+    let mut gate_up = read(Part::Gate, ff * d)?;
+    gate_up.extend(read(Part::Up, ff * d)?);
+    Ok(LayerWeights {
+        attn_norm: read(Part::AttnNorm, d)?,
+        qkv,
+        qkv_bias,
+        out: read(Part::Out, d * q)?,
+        mlp_norm: read(Part::MlpNorm, d)?,
+        gate_up,
+        down: read(Part::Down, d * ff)?,
+    })
+}
+
+/// The tensors of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    AttnNorm,
+    Q,
+    K,
+    V,
+    QBias,
+    KBias,
+    VBias,
+    Out,
+    MlpNorm,
+    Gate,
+    Up,
+    Down,
+}
+
+/// Random weights from a seed: a small real model for tests, with a byte tokenizer.
+#[derive(Debug, Clone)]
+pub struct RandomWeights {
+    config: ModelConfig,
+    seed: Seed,
+}
+
+impl RandomWeights {
+    /// Weights of `config` drawn from `seed`.
+    pub fn new(config: ModelConfig, seed: u64) -> Self {
+        Self { config, seed: Seed::from_u64(seed) }
+    }
+
+    fn draw(&self, name: &str, index: usize, n: usize, spread: f32, centre: f32) -> Vec<f32> {
+        let mut rng = self.seed.derive(name, &[&(index as u64).to_le_bytes()]).rng();
+        (0..n).map(|_| centre + spread * rng.normal()).collect()
+    }
+}
+
+impl Sealed for RandomWeights {
+    #[allow(private_interfaces)]
+    fn layer(&self, layer: usize) -> Result<LayerWeights, ModelError> {
+        fuse(&self.config, |part, n| {
+            let centre = if matches!(part, Part::AttnNorm | Part::MlpNorm) { 1.0 } else { 0.0 };
+            Ok(self.draw(&format!("{part:?}"), layer, n, 0.25, centre))
+        })
+    }
+}
+
+impl WeightSource for RandomWeights {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn embedding(&self) -> Result<Table, ModelError> {
+        let n = self.config.vocab * self.config.hidden;
+        Ok(Table::dense(self.draw("embedding", 0, n, 0.5, 0.0), self.config.hidden))
+    }
+
+    fn head(&self) -> Result<Table, ModelError> {
+        self.embedding()
+    }
+
+    fn final_norm(&self) -> Result<Vec<f32>, ModelError> {
+        Ok(self.draw("norm", 0, self.config.hidden, 0.1, 1.0))
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
+        Tokenizer::bytes(self.config.vocab)
+    }
+}

@@ -1,0 +1,298 @@
+//! The U-shaped split (PPLR / FELLRec, arXiv 2402.09959): the device holds the embedding, the first `k_in` and the
+//! last `k_out` layers, norm and head; somebody else holds the middle. Tokens, labels and scores never leave the
+//! device; hidden states and their gradients cross the boundary.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ModelError;
+use crate::config::ModelConfig;
+use crate::embedding::Table;
+use crate::kernels::gemm::{Mat, Threads, matmul};
+use crate::kernels::norm::{rms_norm, rms_norm_backward};
+use crate::layout::Layout;
+use crate::lora::Adapter;
+use crate::segment::{Segment, Tape};
+use crate::source::WeightSource;
+
+/// How many layers the device holds at each end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitSpec {
+    /// First layers on the device.
+    pub k_in: usize,
+    /// Last layers on the device.
+    pub k_out: usize,
+}
+
+impl SplitSpec {
+    /// Whether `layer` of a model with `layers` layers is on the device.
+    pub fn on_device(&self, layer: usize, layers: usize) -> bool {
+        layer < self.k_in || layer >= layers - self.k_out
+    }
+
+    fn check(&self, layers: usize) -> Result<(), ModelError> {
+        if self.k_in + self.k_out > layers {
+            return Err(ModelError::Shape(format!(
+                "a split of {} + {} device layers does not fit a model of {layers}",
+                self.k_in, self.k_out
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Whoever runs the middle layers: this process, or the coordinator over a connection.
+pub trait Middle {
+    /// Hidden states after the middle, for training (`train`: a [`Self::backward`] follows) or scoring.
+    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, train: bool) -> Result<Vec<f32>, ModelError>;
+
+    /// From the gradient after the middle to the gradient before it, for the last training forward.
+    fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError>;
+}
+
+/// The middle in this process, for scoring only.
+impl Middle for (&mut Segment, Option<&Adapter>) {
+    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, _train: bool) -> Result<Vec<f32>, ModelError> {
+        self.0.forward(layout, hidden, self.1)
+    }
+
+    fn backward(&mut self, _grad: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+        Err(ModelError::Shape("this middle scores only; use LocalMiddle to train".into()))
+    }
+}
+
+/// The middle in this process, with its adapter and the gradient of it.
+#[derive(Debug)]
+pub struct LocalMiddle {
+    segment: Segment,
+    /// Adapter on the middle layers.
+    pub adapter: Adapter,
+    /// Gradient collected by backward passes, flat in the adapter's shape.
+    pub grads: Vec<f32>,
+    tape: Option<Tape>,
+}
+
+impl LocalMiddle {
+    /// A middle that trains `adapter`.
+    pub fn new(segment: Segment, adapter: Adapter) -> Self {
+        let grads = vec![0.0; adapter.data.len()];
+        Self { segment, adapter, grads, tape: None }
+    }
+}
+
+impl Middle for LocalMiddle {
+    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, train: bool) -> Result<Vec<f32>, ModelError> {
+        if !train {
+            return self.segment.forward(layout, hidden, Some(&self.adapter));
+        }
+        let (out, tape) = self.segment.forward_train(layout, hidden, &self.adapter)?;
+        self.tape = Some(tape);
+        Ok(out)
+    }
+
+    fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+        let tape = self.tape.take().ok_or_else(|| ModelError::Shape("backward without a training forward".into()))?;
+        self.segment.backward(&tape, grad, &self.adapter, &mut self.grads)
+    }
+}
+
+/// The device's part of the model. Cloning shares the weights.
+#[derive(Clone, Debug)]
+pub struct DeviceModel {
+    bottom: Segment,
+    top: Segment,
+    norm: Arc<Vec<f32>>,
+    embedding: Arc<Table>,
+    head: Arc<Table>,
+}
+
+/// Loss and count of one training batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BatchLoss {
+    /// Sum of the samples' losses, in nats.
+    pub sum: f64,
+    /// Samples.
+    pub samples: usize,
+}
+
+impl DeviceModel {
+    /// Loads the device's part.
+    pub fn load(source: &dyn WeightSource, spec: SplitSpec) -> Result<Self, ModelError> {
+        let layers = source.config().layers;
+        spec.check(layers)?;
+        let embedding = Arc::new(source.embedding()?);
+        let head = if source.config().tied_head { embedding.clone() } else { Arc::new(source.head()?) };
+        Ok(Self {
+            bottom: Segment::load(source, 0..spec.k_in)?,
+            top: Segment::load(source, layers - spec.k_out..layers)?,
+            norm: Arc::new(source.final_norm()?),
+            embedding,
+            head,
+        })
+    }
+
+    /// Loads the middle that belongs to `spec`.
+    pub fn load_middle(source: &dyn WeightSource, spec: SplitSpec) -> Result<Segment, ModelError> {
+        spec.check(source.config().layers)?;
+        Segment::load(source, spec.k_in..source.config().layers - spec.k_out)
+    }
+
+    /// The whole model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        self.bottom.config()
+    }
+
+    /// The split this part was loaded for.
+    pub fn split(&self) -> SplitSpec {
+        SplitSpec { k_in: self.bottom.range().len(), k_out: self.top.range().len() }
+    }
+
+    /// Memory of the weights, in bytes.
+    pub fn weight_bytes(&self) -> usize {
+        let head = if Arc::ptr_eq(&self.head, &self.embedding) { 0 } else { self.head.bytes() };
+        self.bottom.weight_bytes() + self.top.weight_bytes() + self.embedding.bytes() + head
+    }
+
+    /// Embedding rows of `ids`: the hidden states before layer 0.
+    pub fn embed(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
+        self.embedding.rows(ids)
+    }
+
+    /// The device's bottom layers.
+    pub fn bottom(&self) -> &Segment {
+        &self.bottom
+    }
+
+    /// The device's top layers.
+    pub fn top(&self) -> &Segment {
+        &self.top
+    }
+
+    /// The final norm over rows of hidden states.
+    pub fn final_norm(&self, hidden: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; hidden.len()];
+        rms_norm(hidden, &self.norm, self.config().rms_eps, &mut out);
+        out
+    }
+
+    /// Logits `[rows, vocab]` of normed rows.
+    pub fn logits(&self, normed: &[f32]) -> Result<Vec<f32>, ModelError> {
+        let (d, v) = (self.config().hidden, self.head.vocab());
+        let rows = normed.len() / d;
+        let mut out = vec![0.0; rows * v];
+        for start in (0..v).step_by(4096) {
+            let ids: Vec<u32> = (start..(start + 4096).min(v)).map(|i| i as u32).collect();
+            let head = self.head.rows(&ids)?;
+            let head = Mat::new(&head, ids.len(), d, d);
+            matmul(&mut out[start..], v, false, 1.0, Mat::new(normed, rows, d, d), head.t(), Threads::Pool);
+        }
+        Ok(out)
+    }
+
+    /// Where a sample lies, for APA's weighting: the mean over a sequence's tokens of the untuned bottom layers'
+    /// output, `[hidden]`. Runs on the device alone.
+    pub fn locate(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let (layout, ids) = Layout::pack(&[ids.to_vec()]);
+        let h = self.bottom.forward(&layout, self.embed(&ids)?, None)?;
+        let d = self.config().hidden;
+        let mut mean = vec![0.0f32; d];
+        h.chunks_exact(d).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += v));
+        mean.iter_mut().for_each(|m| *m /= layout.rows() as f32);
+        Ok(mean)
+    }
+
+    /// The two answer logits `[no, yes]` at the last token of each sequence.
+    pub fn score(
+        &self,
+        layout: &Layout,
+        ids: &[u32],
+        answers: [u32; 2],
+        adapter: Option<&Adapter>,
+        middle: &mut dyn Middle,
+    ) -> Result<Vec<[f32; 2]>, ModelError> {
+        let h = self.bottom.forward(layout, self.embed(ids)?, adapter)?;
+        let h = middle.forward(layout, h, false)?;
+        let h = self.top.forward(layout, h, adapter)?;
+        let last = self.gather_last(layout, &h);
+        let head = self.head.rows(&answers)?;
+        Ok(self.answer_logits(&self.final_norm(&last), &head))
+    }
+
+    /// One forward and backward pass of the answer loss: cross-entropy over the two answer logits at the last token
+    /// (`labels`: true is yes). Gradients of `scale * loss` are added to `grads` (flat, in `adapter`'s shape) and
+    /// collected by `middle`.
+    pub fn train_batch(
+        &self,
+        batch: &Batch<'_>,
+        adapter: &Adapter,
+        grads: &mut [f32],
+        middle: &mut dyn Middle,
+    ) -> Result<BatchLoss, ModelError> {
+        let layout = batch.layout;
+        let (h, bottom) = self.bottom.forward_train(layout, self.embed(batch.ids)?, adapter)?;
+        let h = middle.forward(layout, h, true)?;
+        let (h, top) = self.top.forward_train(layout, h, adapter)?;
+        let (loss, grad) = self.answer_loss(batch, &h)?;
+        let grad = self.top.backward(&top, grad, adapter, grads)?;
+        let grad = middle.backward(grad)?;
+        self.bottom.backward(&bottom, grad, adapter, grads)?;
+        Ok(loss)
+    }
+
+    fn gather_last(&self, layout: &Layout, h: &[f32]) -> Vec<f32> {
+        let d = self.config().hidden;
+        layout.last_rows().into_iter().flat_map(|r| h[r * d..(r + 1) * d].iter().copied()).collect()
+    }
+
+    fn answer_logits(&self, normed: &[f32], head: &[f32]) -> Vec<[f32; 2]> {
+        let d = self.config().hidden;
+        let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
+        normed.chunks_exact(d).map(|x| [dot(x, &head[..d]), dot(x, &head[d..])]).collect()
+    }
+
+    fn answer_loss(&self, batch: &Batch<'_>, h: &[f32]) -> Result<(BatchLoss, Vec<f32>), ModelError> {
+        let d = self.config().hidden;
+        if batch.labels.len() != batch.layout.sequences() {
+            return Err(ModelError::Shape("a batch needs one label per sequence".into()));
+        }
+        let last = self.gather_last(batch.layout, h);
+        let head = self.head.rows(&batch.answers)?;
+        let logits = self.answer_logits(&self.final_norm(&last), &head);
+        let mut loss = BatchLoss { sum: 0.0, samples: logits.len() };
+        let mut d_normed = vec![0.0; last.len()];
+        for ((l, yes), dn) in logits.iter().zip(batch.labels).zip(d_normed.chunks_exact_mut(d)) {
+            // log(1 + e^-margin) without overflow; its derivative is -sigmoid(-margin).
+            let margin = if *yes { l[1] - l[0] } else { l[0] - l[1] };
+            loss.sum += f64::from((-margin).max(0.0)) + (-f64::from(margin).abs()).exp().ln_1p();
+            let g = batch.scale / (1.0 + margin.exp());
+            let toward_yes = if *yes { -g } else { g };
+            for i in 0..d {
+                dn[i] = toward_yes * (head[d + i] - head[i]);
+            }
+        }
+        let mut d_last = vec![0.0; last.len()];
+        rms_norm_backward(&last, &self.norm, self.config().rms_eps, &d_normed, &mut d_last);
+        let mut grad = vec![0.0; h.len()];
+        for (row, g) in batch.layout.last_rows().into_iter().zip(d_last.chunks_exact(d)) {
+            grad[row * d..(row + 1) * d].copy_from_slice(g);
+        }
+        Ok((loss, grad))
+    }
+}
+
+/// A packed training batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// How the sequences lie.
+    pub layout: &'a Layout,
+    /// Tokens in row order.
+    pub ids: &'a [u32],
+    /// Whether each sequence's answer is yes.
+    pub labels: &'a [bool],
+    /// Token ids of `[no, yes]`.
+    pub answers: [u32; 2],
+    /// Weight of each sample's loss in the gradient, usually one over the samples of the optimiser step.
+    pub scale: f32,
+}

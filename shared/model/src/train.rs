@@ -1,0 +1,208 @@
+//! Optimiser, schedule, and the steps that central and federated training share.
+
+use lethe_learn::seed::Seed;
+use serde::{Deserialize, Serialize};
+
+use crate::ModelError;
+use crate::layout::Layout;
+use crate::lora::Adapter;
+use crate::split::{Batch, BatchLoss, DeviceModel, LocalMiddle, Middle};
+
+/// A tokenised sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Prompt tokens.
+    pub ids: Vec<u32>,
+    /// Whether the person liked the target.
+    pub label: bool,
+}
+
+/// AdamW (Loshchilov and Hutter, arXiv 1711.05101).
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    first: Vec<f32>,
+    second: Vec<f32>,
+    step: i32,
+    weight_decay: f32,
+}
+
+impl AdamW {
+    /// Fresh state for `len` values.
+    pub fn new(len: usize, weight_decay: f32) -> Self {
+        Self { first: vec![0.0; len], second: vec![0.0; len], step: 0, weight_decay }
+    }
+
+    /// One step along `grads` with learning rate `lr`.
+    pub fn step(&mut self, theta: &mut [f32], grads: &[f32], lr: f32) {
+        self.step += 1;
+        let c1 = 1.0 - 0.9f32.powi(self.step);
+        let c2 = 1.0 - 0.999f32.powi(self.step);
+        let moments = self.first.iter_mut().zip(self.second.iter_mut());
+        for ((t, g), (m, v)) in theta.iter_mut().zip(grads).zip(moments) {
+            *m = 0.9 * *m + 0.1 * g;
+            *v = 0.999 * *v + 0.001 * g * g;
+            *t -= lr * (self.weight_decay * *t + (*m / c1) / ((*v / c2).sqrt() + 1e-8));
+        }
+    }
+}
+
+/// Linear warm-up to `lr` over `warmup` steps, then linear decay to 0 at `total` (as the reference run used).
+#[derive(Clone, Copy, Debug)]
+pub struct LinearSchedule {
+    /// Peak rate.
+    pub lr: f32,
+    /// Warm-up steps.
+    pub warmup: usize,
+    /// Steps in all.
+    pub total: usize,
+}
+
+impl LinearSchedule {
+    /// Rate of 0-based step `i`.
+    pub fn rate(&self, i: usize) -> f32 {
+        if i < self.warmup {
+            self.lr * i as f32 / self.warmup as f32
+        } else {
+            self.lr * (self.total.saturating_sub(i)) as f32 / (self.total - self.warmup).max(1) as f32
+        }
+    }
+}
+
+/// How samples are grouped into forward passes; part of the recipe, since it decides rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Packing {
+    /// Most tokens in one forward pass (at least one sequence is taken in any case).
+    pub max_tokens: usize,
+}
+
+impl Default for Packing {
+    fn default() -> Self {
+        Self { max_tokens: 800 }
+    }
+}
+
+impl Packing {
+    /// Splits consecutive samples into packs, by the sum of their lengths.
+    pub fn split<'a>(&self, samples: &'a [Sample]) -> Vec<&'a [Sample]> {
+        let mut packs = Vec::new();
+        let (mut start, mut tokens) = (0, 0);
+        for (i, s) in samples.iter().enumerate() {
+            if i > start && tokens + s.ids.len() > self.max_tokens {
+                packs.push(&samples[start..i]);
+                (start, tokens) = (i, 0);
+            }
+            tokens += s.ids.len();
+        }
+        if start < samples.len() {
+            packs.push(&samples[start..]);
+        }
+        packs
+    }
+}
+
+/// Gradient of the mean loss over `samples` on the device's adapter, added to `grads`; the middle collects its own.
+pub fn accumulate(
+    device: &DeviceModel,
+    samples: &[Sample],
+    answers: [u32; 2],
+    packing: Packing,
+    adapter: &Adapter,
+    grads: &mut [f32],
+    middle: &mut dyn Middle,
+) -> Result<BatchLoss, ModelError> {
+    let scale = 1.0 / samples.len().max(1) as f32;
+    let mut total = BatchLoss::default();
+    for pack in packing.split(samples) {
+        let sequences: Vec<Vec<u32>> = pack.iter().map(|s| s.ids.clone()).collect();
+        let labels: Vec<bool> = pack.iter().map(|s| s.label).collect();
+        let (layout, ids) = Layout::pack(&sequences);
+        let batch = Batch { layout: &layout, ids: &ids, labels: &labels, answers, scale };
+        let loss = device.train_batch(&batch, adapter, grads, middle)?;
+        total.sum += loss.sum;
+        total.samples += loss.samples;
+    }
+    Ok(total)
+}
+
+/// Settings of a central (one machine, no federation) fine-tuning run.
+#[derive(Clone, Copy, Debug)]
+pub struct CentralRecipe {
+    /// Peak learning rate.
+    pub lr: f32,
+    /// Samples per optimiser step.
+    pub batch: usize,
+    /// Passes over the samples.
+    pub epochs: usize,
+    /// Warm-up steps.
+    pub warmup: usize,
+    /// Weight decay.
+    pub weight_decay: f32,
+    /// Grouping into forward passes.
+    pub packing: Packing,
+}
+
+impl Default for CentralRecipe {
+    fn default() -> Self {
+        Self { lr: 5e-4, batch: 16, epochs: 1, warmup: 8, weight_decay: 0.01, packing: Packing::default() }
+    }
+}
+
+/// Fine-tunes `adapter` (on all layers) over `samples` in a seeded order; `progress` sees (step, steps, mean loss).
+pub fn train_central(
+    device: &DeviceModel,
+    middle: LocalMiddle,
+    mut adapter: Adapter,
+    samples: &[Sample],
+    answers: [u32; 2],
+    recipe: &CentralRecipe,
+    seed: &Seed,
+    mut progress: impl FnMut(usize, usize, f64),
+) -> Result<Adapter, ModelError> {
+    let (spec, layers) = (device.split(), device.config().layers);
+    let mut middle = middle;
+    let mut edge = adapter.select(|l| spec.on_device(l, layers));
+    let mut edge_optimiser = AdamW::new(edge.data.len(), recipe.weight_decay);
+    let mut middle_optimiser = AdamW::new(middle.adapter.data.len(), recipe.weight_decay);
+    let steps = samples.len().div_ceil(recipe.batch) * recipe.epochs;
+    let schedule = LinearSchedule { lr: recipe.lr, warmup: recipe.warmup, total: steps };
+    let mut step = 0;
+    for epoch in 0..recipe.epochs {
+        let mut order: Vec<&Sample> = samples.iter().collect();
+        seed.derive("epoch", &[&(epoch as u64).to_le_bytes()]).rng().shuffle(&mut order);
+        for batch in order.chunks(recipe.batch) {
+            let batch: Vec<Sample> = batch.iter().map(|s| (*s).clone()).collect();
+            let mut grads = vec![0.0; edge.data.len()];
+            middle.grads.fill(0.0);
+            let loss = accumulate(device, &batch, answers, recipe.packing, &edge, &mut grads, &mut middle)?;
+            let lr = schedule.rate(step);
+            edge_optimiser.step(&mut edge.data, &grads, lr);
+            middle_optimiser.step(&mut middle.adapter.data, &middle.grads, lr);
+            step += 1;
+            progress(step, steps, loss.sum / loss.samples.max(1) as f64);
+        }
+    }
+    adapter.paste(&edge)?;
+    adapter.paste(&middle.adapter)?;
+    Ok(adapter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_by_tokens_and_never_drops() {
+        let s = |n: usize| Sample { ids: vec![0; n], label: true };
+        let samples = [s(500), s(200), s(200), s(900), s(1)];
+        let sizes: Vec<usize> = Packing { max_tokens: 800 }.split(&samples).iter().map(|p| p.len()).collect();
+        assert_eq!(sizes, [2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn schedule_warms_up_and_decays() {
+        let s = LinearSchedule { lr: 1.0, warmup: 2, total: 6 };
+        let rates: Vec<f32> = (0..6).map(|i| s.rate(i)).collect();
+        assert_eq!(rates, [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]);
+    }
+}
