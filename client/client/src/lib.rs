@@ -1,1 +1,3 @@
-//! placeholder
+//! The client library.
+
+pub mod encode;

@@ -82,6 +82,13 @@ impl LocalMiddle {
     }
 }
 
+impl LocalMiddle {
+    /// The layers it runs.
+    pub fn segment(&self) -> &Segment {
+        &self.segment
+    }
+}
+
 impl Middle for LocalMiddle {
     fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, train: bool) -> Result<Vec<f32>, ModelError> {
         if !train {

@@ -1,0 +1,176 @@
+//! `lethe train-central`: the centralised reference.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use lethe_client::encode::Encoder;
+use lethe_learn::metrics::{auc, uauc};
+use lethe_learn::seed::Seed;
+use lethe_model::layout::Layout;
+use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
+use lethe_model::split::{DeviceModel, LocalMiddle, SplitSpec};
+use lethe_model::train::{CentralRecipe, Packing, Sample, train_central};
+use lethe_recsys::data::Dataset;
+use lethe_recsys::prompt::Template;
+use lethe_recsys::references::{NAMES, References};
+use lethe_recsys::samples::{Part, Samples, Split, TaskSample, training_events};
+
+use crate::inputs::Inputs;
+use crate::progress::bar;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    inputs: Inputs,
+    /// Training samples, chosen by seed from the training part.
+    #[arg(long, default_value_t = 1024)]
+    samples: usize,
+    /// Test samples, chosen by seed from the test part.
+    #[arg(long, default_value_t = 1000)]
+    test: usize,
+    /// Passes over the samples; the test figures are printed after each.
+    #[arg(long, default_value_t = 1)]
+    epochs: usize,
+    /// Peak learning rate.
+    #[arg(long, default_value_t = 5e-4)]
+    lr: f32,
+    /// Samples per optimiser step.
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    /// Split by time: over everybody, or within each user.
+    #[arg(long, value_enum, default_value = "global")]
+    split: SplitArg,
+    /// Seed of the choice of samples, their order and the adapter's initialisation.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Skip the untrained model's figures.
+    #[arg(long)]
+    no_untrained: bool,
+    /// Write the figures as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Save the adapter as a PEFT folder.
+    #[arg(long)]
+    save: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum SplitArg {
+    /// Chronological over all users.
+    Global,
+    /// Chronological within each user.
+    PerUser,
+}
+
+impl From<SplitArg> for Split {
+    fn from(a: SplitArg) -> Self {
+        match a {
+            SplitArg::Global => Self::Global,
+            SplitArg::PerUser => Self::PerUser,
+        }
+    }
+}
+
+struct Job {
+    data: Dataset,
+    encoder: Encoder,
+    device: DeviceModel,
+    middle: LocalMiddle,
+    test: Vec<TaskSample>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let seed = Seed::from_u64(args.seed);
+    let split = Split::from(args.split);
+    let (source, data) = args.inputs.open()?;
+    let samples = Samples::build(&data, split);
+    let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
+    let spec = SplitSpec { k_in: 0, k_out: 0 };
+    let (device, segment) = (DeviceModel::load(source.as_ref(), spec)?, DeviceModel::load_middle(source.as_ref(), spec)?);
+    say(&format!("weights: {:.0} MiB as f32", (device.weight_bytes() + segment.weight_bytes()) as f64 / 1048576.0));
+    let recipe = LoraRecipe::default();
+    let shape = AdapterShape::new(source.config(), &recipe, |_| true);
+    let adapter = Adapter::init(&shape, &seed.derive("adapter", &[]));
+    let middle = LocalMiddle::new(segment, adapter.clone());
+    let test = samples.choose(Part::Test, args.test, &seed.derive("test", &[]));
+    let chosen = samples.choose(Part::Train, args.samples, &seed.derive("train", &[]));
+    let mut job = Job { data, encoder, device, middle, test };
+    let train = encode(&job, &chosen)?;
+    let tokens: usize = train.iter().map(|s| s.ids.len()).sum();
+    say(&format!("{} training samples, {:.0} tokens on average", train.len(), tokens as f64 / train.len() as f64));
+
+    let mut out = serde_json::json!({ "seed": args.seed, "samples": train.len(), "test": job.test.len() });
+    out["references"] = references(&job, &seed, split)?;
+    if !args.no_untrained {
+        out["untrained"] = evaluate(&mut job, "untrained")?;
+    }
+    let recipe_central = CentralRecipe { lr: args.lr, batch: args.batch, epochs: args.epochs, ..Default::default() };
+    let steps = train.len().div_ceil(args.batch) * args.epochs;
+    let progress = bar(steps, "training");
+    let started = Instant::now();
+    let middle = LocalMiddle::new(job.middle.segment().clone(), adapter.clone());
+    let trained = train_central(&job.device, middle, adapter, &train, job.encoder.answers, &recipe_central, &seed, |i, _, loss| {
+        progress.set_position(i as u64);
+        progress.set_message(format!("loss {loss:.3}"));
+    })?;
+    progress.finish_and_clear();
+    let seconds = started.elapsed().as_secs_f64();
+    let per_sample = seconds / (train.len() * args.epochs) as f64;
+    say(&format!("trained in {seconds:.0} s, {per_sample:.3} s a sample"));
+    job.middle.adapter = trained;
+    out["trained"] = evaluate(&mut job, "trained")?;
+    out["seconds_per_sample"] = per_sample.into();
+    if let Some(folder) = &args.save {
+        lethe_model::lora_io::save_peft(folder, &job.middle.adapter, &recipe, "SmolLM2-135M-Instruct")?;
+    }
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&out)?).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn encode(job: &Job, chosen: &[TaskSample]) -> anyhow::Result<Vec<Sample>> {
+    chosen.iter().map(|s| Ok(job.encoder.sample(&s.prompt(&job.data), s.label)?)).collect()
+}
+
+fn references(job: &Job, seed: &Seed, split: Split) -> anyhow::Result<serde_json::Value> {
+    let events = training_events(&job.data, split);
+    let models = References::fit(&events, job.data.users.len(), job.data.items.len(), seed);
+    let rows: Vec<[f32; 4]> = job.test.iter().map(|s| models.scores(s)).collect();
+    let mut out = serde_json::Map::new();
+    for (k, name) in NAMES.iter().enumerate() {
+        let scores: Vec<f32> = rows.iter().map(|r| r[k]).collect();
+        out.insert((*name).into(), figures(job, &format!("{name} ({} events)", events.len()), &scores));
+    }
+    Ok(out.into())
+}
+
+fn figures(job: &Job, name: &str, scores: &[f32]) -> serde_json::Value {
+    let labels: Vec<bool> = job.test.iter().map(|s| s.label).collect();
+    let users: Vec<u32> = job.test.iter().map(|s| s.user).collect();
+    let (a, u) = (auc(scores, &labels), uauc(&users, scores, &labels));
+    let show = |v: Option<f64>| v.map_or("-".to_owned(), |v| format!("{v:.4}"));
+    say(&format!("{name:<32} AUC {}  UAUC {}", show(a), show(u)));
+    serde_json::json!({ "auc": a, "uauc": u })
+}
+
+fn evaluate(job: &mut Job, name: &str) -> anyhow::Result<serde_json::Value> {
+    let test = encode(job, &job.test)?;
+    let progress = bar(test.len(), "scoring");
+    let mut scores = Vec::with_capacity(test.len());
+    for pack in (Packing { max_tokens: 1600 }).split(&test) {
+        let sequences: Vec<Vec<u32>> = pack.iter().map(|s| s.ids.clone()).collect();
+        let (layout, ids) = Layout::pack(&sequences);
+        let logits = job.device.score(&layout, &ids, job.encoder.answers, None, &mut job.middle)?;
+        scores.extend(logits.iter().map(|l| l[1] - l[0]));
+        progress.inc(pack.len() as u64);
+    }
+    progress.finish_and_clear();
+    Ok(figures(job, name, &scores))
+}

@@ -1,0 +1,44 @@
+//! Model and data as the user names them, fetched when not named.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use lethe_model::source::{WeightSource, open};
+use lethe_recsys::data::{DataSpec, Dataset, load};
+
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Inputs {
+    /// GGUF file (llama) or Hugging Face folder (Llama or Qwen2); fetched SmolLM2-135M when absent.
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
+    /// Folder with dataset.toml, interactions and items; fetched MovieLens-100K when absent.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// Refuse a data set with malformed rows instead of leaving them out.
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+impl Inputs {
+    /// Paths of the model and the data, fetching what is not named.
+    pub(crate) fn paths(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
+        if let (Some(m), Some(d)) = (&self.model, &self.data) {
+            return Ok((m.clone(), d.clone()));
+        }
+        let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |line| {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        })?;
+        Ok((self.model.clone().unwrap_or(files.model), self.data.clone().unwrap_or(files.movielens)))
+    }
+
+    pub(crate) fn open(&self) -> anyhow::Result<(Box<dyn WeightSource>, Dataset)> {
+        let (model, folder) = self.paths()?;
+        let source = open(&model).context("loading the model")?;
+        let data = load(&folder, &DataSpec::of_folder(&folder)?, self.strict).context("loading the data")?;
+        if let Some(first) = data.problems.first() {
+            writeln!(std::io::stderr(), "{} malformed rows left out, the first: {first}", data.problems.len())?;
+        }
+        Ok((source, data))
+    }
+}

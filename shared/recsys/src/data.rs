@@ -1,0 +1,218 @@
+//! A data set in memory, and the description of a user's own one.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use crate::load::load;
+
+/// An item of the public catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// Identifier; titles may repeat, identifiers may not.
+    pub id: String,
+    /// Title, without the year.
+    pub title: String,
+    /// Year, if known.
+    pub year: Option<u16>,
+    /// Genres or other tags.
+    pub tags: Vec<String>,
+}
+
+impl Item {
+    /// Title as prompts show it: `Fargo (1996)`.
+    pub fn label(&self) -> String {
+        match self.year {
+            Some(y) => format!("{} ({y})", self.title),
+            None => self.title.clone(),
+        }
+    }
+}
+
+/// One rating.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Event {
+    /// Index into [`Dataset::users`].
+    pub user: u32,
+    /// Index into [`Dataset::items`].
+    pub item: u32,
+    /// Rating as given.
+    pub rating: f32,
+    /// Seconds since the epoch (or any order, if the data has no times).
+    pub time: i64,
+    /// The rating is above the data set's threshold.
+    pub liked: bool,
+}
+
+/// Interactions in chronological order (time, then order in the file) and the catalogue.
+#[derive(Clone, Debug, Default)]
+pub struct Dataset {
+    /// User identifiers.
+    pub users: Vec<String>,
+    /// The catalogue, in file order.
+    pub items: Vec<Item>,
+    /// All events, in chronological order.
+    pub events: Vec<Event>,
+    /// Rows that were left out.
+    pub problems: Vec<RowProblem>,
+}
+
+impl Dataset {
+    /// Index of every item by identifier.
+    pub fn item_index(&self) -> HashMap<&str, u32> {
+        self.items.iter().enumerate().map(|(i, x)| (x.id.as_str(), i as u32)).collect()
+    }
+}
+
+/// A row that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowProblem {
+    /// The file.
+    pub file: PathBuf,
+    /// 1-based line.
+    pub line: u64,
+    /// Expected and found.
+    pub why: String,
+}
+
+impl std::fmt::Display for RowProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}: {}", self.file.display(), self.line, self.why)
+    }
+}
+
+/// Why a data set could not be loaded.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// A file could not be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The description is not valid TOML or has unknown keys.
+    #[error("{path}: {source}; see docs/guide.md for the keys")]
+    Spec {
+        /// The description.
+        path: PathBuf,
+        /// The cause.
+        source: Box<toml::de::Error>,
+    },
+    /// A named column does not exist.
+    #[error("{path}: no column {column:?}; the file has {found:?}")]
+    Column {
+        /// The file.
+        path: PathBuf,
+        /// The column asked for.
+        column: String,
+        /// The columns of the file.
+        found: Vec<String>,
+    },
+    /// `strict` was asked for and rows are malformed.
+    #[error("{count} malformed rows, the first: {first}; mend them, or load without --strict to leave them out")]
+    Malformed {
+        /// How many.
+        count: usize,
+        /// The first.
+        first: RowProblem,
+    },
+    /// No usable row is left.
+    #[error("{path}: no usable interaction")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// `dataset.toml`: where the interactions and items of a folder are, and how their columns are named.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSpec {
+    /// The ratings.
+    pub interactions: InteractionSpec,
+    /// The catalogue.
+    pub items: ItemSpec,
+}
+
+/// The file of ratings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InteractionSpec {
+    /// File name inside the folder.
+    pub file: String,
+    /// Column separator, one character.
+    #[serde(default = "comma")]
+    pub delimiter: char,
+    /// Column of the user's identifier.
+    pub user: String,
+    /// Column of the item's identifier.
+    pub item: String,
+    /// Column of the rating.
+    pub rating: String,
+    /// Column of the time; without one the order in the file counts.
+    pub timestamp: Option<String>,
+    /// A rating above this is a like.
+    pub like_above: f32,
+}
+
+/// The file of items.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ItemSpec {
+    /// File name inside the folder.
+    pub file: String,
+    /// Column separator, one character.
+    #[serde(default = "comma")]
+    pub delimiter: char,
+    /// Column of the identifier.
+    pub item: String,
+    /// Column of the title.
+    pub title: String,
+    /// Column of the year, if there is one.
+    pub year: Option<String>,
+    /// Column of tags separated by spaces or `|`, if there is one.
+    pub tags: Option<String>,
+}
+
+fn comma() -> char {
+    ','
+}
+
+impl DataSpec {
+    /// MovieLens-100K in RecBole's format: like = rating > 3.
+    pub fn movielens() -> Self {
+        Self {
+            interactions: InteractionSpec {
+                file: "ml-100k.inter".into(),
+                delimiter: '\t',
+                user: "user_id:token".into(),
+                item: "item_id:token".into(),
+                rating: "rating:float".into(),
+                timestamp: Some("timestamp:float".into()),
+                like_above: 3.0,
+            },
+            items: ItemSpec {
+                file: "ml-100k.item".into(),
+                delimiter: '\t',
+                item: "item_id:token".into(),
+                title: "movie_title:token_seq".into(),
+                year: Some("release_year:token".into()),
+                tags: Some("class:token_seq".into()),
+            },
+        }
+    }
+
+    /// Reads `dataset.toml` of `folder`; a folder without one must be MovieLens-100K in RecBole's format.
+    pub fn of_folder(folder: &Path) -> Result<Self, DataError> {
+        let path = folder.join("dataset.toml");
+        if !path.exists() && folder.join("ml-100k.inter").exists() {
+            return Ok(Self::movielens());
+        }
+        let text = std::fs::read_to_string(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+        toml::from_str(&text).map_err(|e| DataError::Spec { path, source: Box::new(e) })
+    }
+}
