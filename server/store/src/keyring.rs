@@ -1,0 +1,204 @@
+//! Keys that can be destroyed: a small encrypted file, rewritten under a fresh master key at every change.
+//!
+//! Generation n is two files, `master-n` (32 bytes) and `keyring-n` (sealed under it). A change writes generation
+//! n+1, syncs it, then overwrites `master-n` in place and removes both: an old keyring that a disk still holds
+//! somewhere cannot be opened any more. A crash in between leaves two generations; opening keeps the newer.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use lethe_proto::codec;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+
+use crate::StoreError;
+
+/// A key and the random handle that records carry instead of its name.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) handle: [u8; 16],
+    pub(crate) secret: [u8; 32],
+}
+
+/// Named keys on disk.
+#[derive(Debug)]
+pub(crate) struct Keyring {
+    folder: PathBuf,
+    generation: u64,
+    keys: BTreeMap<String, Key>,
+}
+
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+    let mut out = [0; N];
+    SystemRandom::new().fill(&mut out).map_err(|_| StoreError::Backend("no random numbers from the system".into()))?;
+    Ok(out)
+}
+
+/// Encrypts with a fresh nonce in front.
+pub(crate) fn seal(secret: &[u8; 32], aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let failed = |_| StoreError::Backend("encryption failed".into());
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, secret).map_err(failed)?);
+    let nonce: [u8; NONCE_LEN] = random()?;
+    let mut body = plain.to_vec();
+    key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut body).map_err(failed)?;
+    Ok([&nonce[..], &body].concat())
+}
+
+/// Decrypts; `None` if the bytes or `aad` are not what was sealed.
+pub(crate) fn unseal(secret: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, body) = sealed.split_at_checked(NONCE_LEN)?;
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, secret).ok()?);
+    let mut body = body.to_vec();
+    let n = key.open_in_place(Nonce::try_assume_unique_for_key(nonce).ok()?, Aad::from(aad), &mut body).ok()?.len();
+    body.truncate(n);
+    Some(body)
+}
+
+impl Keyring {
+    pub(crate) fn open(folder: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(folder).map_err(StoreError::io(folder))?;
+        let mut generations: Vec<u64> = vec![];
+        for entry in fs::read_dir(folder).map_err(StoreError::io(folder))? {
+            let name = entry.map_err(StoreError::io(folder))?.file_name();
+            generations.extend(name.to_str().and_then(|n| n.strip_prefix("keyring-")?.parse::<u64>().ok()));
+        }
+        generations.sort_unstable();
+        let opened = generations.iter().rev().find_map(|g| Some((*g, load(folder, *g)?)));
+        let (generation, keys) = match opened {
+            Some(found) => found,
+            None if generations.is_empty() => (0, BTreeMap::new()),
+            None => {
+                let why = "no generation of the keyring opens with its master key".into();
+                return Err(StoreError::Corrupt { name: folder.display().to_string(), why });
+            }
+        };
+        let ring = Self { folder: folder.to_owned(), generation, keys };
+        for g in generations.into_iter().filter(|g| *g != generation) {
+            ring.wipe(g)?;
+        }
+        Ok(ring)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Key> {
+        self.keys.get(name)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Key)> {
+        self.keys.iter()
+    }
+
+    /// Makes sure that these keys exist; one rewrite for all that are new.
+    pub(crate) fn ensure(&mut self, names: &[&str]) -> Result<(), StoreError> {
+        let missing: Vec<&&str> = names.iter().filter(|n| !self.keys.contains_key(**n)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut keys = self.keys.clone();
+        for name in missing {
+            keys.insert((*name).to_owned(), Key { handle: random()?, secret: random()? });
+        }
+        self.replace(keys)
+    }
+
+    /// Destroys these keys; returns how many existed.
+    pub(crate) fn destroy(&mut self, names: &[&str]) -> Result<usize, StoreError> {
+        let mut keys = self.keys.clone();
+        let gone = names.iter().filter(|n| keys.remove(**n).is_some()).count();
+        if gone > 0 {
+            self.replace(keys)?;
+        }
+        Ok(gone)
+    }
+
+    fn replace(&mut self, keys: BTreeMap<String, Key>) -> Result<(), StoreError> {
+        let next = self.generation + 1;
+        let master: [u8; 32] = random()?;
+        let plain = codec::to_bytes(&keys).map_err(|e| StoreError::Encode { table: "keyring", why: e.to_string() })?;
+        write_synced(&self.path("master", next), &master)?;
+        write_synced(&self.path("keyring", next), &seal(&master, &next.to_le_bytes(), &plain)?)?;
+        sync_folder(&self.folder)?;
+        let old = std::mem::replace(&mut self.generation, next);
+        self.keys = keys;
+        if old > 0 { self.wipe(old) } else { Ok(()) }
+    }
+
+    fn path(&self, kind: &str, generation: u64) -> PathBuf {
+        self.folder.join(format!("{kind}-{generation}"))
+    }
+
+    fn wipe(&self, generation: u64) -> Result<(), StoreError> {
+        let master = self.path("master", generation);
+        if let Ok(mut f) = OpenOptions::new().write(true).open(&master) {
+            f.write_all(&[0; 32]).and_then(|()| f.sync_all()).map_err(StoreError::io(&master))?;
+        }
+        for path in [master, self.path("keyring", generation)] {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io(&path)(e)),
+                _ => {}
+            }
+        }
+        sync_folder(&self.folder)
+    }
+}
+
+fn load(folder: &Path, generation: u64) -> Option<BTreeMap<String, Key>> {
+    let master: [u8; 32] = fs::read(folder.join(format!("master-{generation}"))).ok()?.try_into().ok()?;
+    let sealed = fs::read(folder.join(format!("keyring-{generation}"))).ok()?;
+    codec::from_bytes(&unseal(&master, &generation.to_le_bytes(), &sealed)?, 256 << 20).ok()
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut f = options.open(path).map_err(StoreError::io(path))?;
+    f.write_all(bytes).and_then(|()| f.sync_all()).map_err(StoreError::io(path))
+}
+
+fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    File::open(folder).and_then(|f| f.sync_all()).map_err(StoreError::io(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destroyed_key_is_nowhere_and_old_masters_are_gone() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut ring = Keyring::open(dir.path()).expect("opens");
+        ring.ensure(&["a", "b"]).expect("writes");
+        let old = fs::read(dir.path().join("keyring-1")).expect("exists");
+        let secret = ring.get("a").expect("made").secret;
+        assert_eq!(ring.destroy(&["a", "zz"]).expect("destroys"), 1);
+        fs::write(dir.path().join("keyring-1"), old).expect("an old copy comes back");
+        let ring = Keyring::open(dir.path()).expect("opens");
+        assert!(ring.get("a").is_none() && ring.get("b").is_some());
+        for f in fs::read_dir(dir.path()).expect("reads") {
+            let bytes = fs::read(f.expect("entry").path()).expect("reads");
+            assert!(!bytes.windows(32).any(|w| w == secret));
+        }
+    }
+
+    #[test]
+    fn a_crash_between_generations_keeps_the_newer() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut ring = Keyring::open(dir.path()).expect("opens");
+        ring.ensure(&["a"]).expect("writes");
+        let keep: Vec<(PathBuf, Vec<u8>)> = ["master-1", "keyring-1"]
+            .iter()
+            .map(|n| (dir.path().join(n), fs::read(dir.path().join(n)).expect("exists")))
+            .collect();
+        ring.ensure(&["b"]).expect("writes");
+        keep.into_iter().for_each(|(p, b)| fs::write(p, b).expect("writes"));
+        let ring = Keyring::open(dir.path()).expect("opens");
+        assert!(ring.get("b").is_some());
+        assert!(!dir.path().join("master-1").exists());
+        fs::write(dir.path().join("keyring-2"), b"garbage").expect("writes");
+        assert!(matches!(Keyring::open(dir.path()), Err(StoreError::Corrupt { .. })));
+    }
+}

@@ -1,0 +1,71 @@
+//! sled, the default backend. The only module that names it; its panics become [`StoreError::Corrupt`].
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use crate::{Storage, StoreError, Write};
+
+/// A sled database in a folder.
+#[derive(Debug)]
+pub struct SledStorage {
+    db: sled::Db,
+    path: PathBuf,
+}
+
+impl SledStorage {
+    /// Opens or creates it.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let db = contained(path, || sled::Config::new().path(path).cache_capacity(32 << 20).open())?;
+        Ok(Self { db, path: path.to_owned() })
+    }
+}
+
+fn contained<T>(path: &Path, f: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+    let name = || path.display().to_string();
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(v)) => Ok(v),
+        Ok(Err(sled::Error::Io(source))) => Err(StoreError::Io { path: path.to_owned(), source }),
+        Ok(Err(e @ sled::Error::Corruption { .. })) => Err(StoreError::Corrupt { name: name(), why: e.to_string() }),
+        Ok(Err(e)) => Err(StoreError::Backend(e.to_string())),
+        Err(_) => Err(StoreError::Corrupt { name: name(), why: "the database engine panicked reading it".into() }),
+    }
+}
+
+impl Storage for SledStorage {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        contained(&self.path, || Ok(self.db.get(key)?.map(|v| v.to_vec())))
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        contained(&self.path, || {
+            let mut batch = sled::Batch::default();
+            for (k, v) in writes {
+                match v {
+                    Some(v) => batch.insert(&k[..], &v[..]),
+                    None => batch.remove(&k[..]),
+                }
+            }
+            self.db.apply_batch(batch)?;
+            self.db.flush().map(|_| ())
+        })
+    }
+
+    fn scan(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        contained(&self.path, || self.db.iter().map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conforms_and_survives_reopening() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut s = SledStorage::open(dir.path()).expect("opens");
+        crate::conformance(&mut s);
+        drop(s);
+        let s = SledStorage::open(dir.path()).expect("opens again");
+        assert_eq!(s.get(b"a").expect("reads").as_deref(), Some(&b"9"[..]));
+    }
+}

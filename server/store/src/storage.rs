@@ -1,0 +1,92 @@
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+/// Why the store failed. Nothing is acknowledged that is not stored.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The files cannot be read or written.
+    #[error("store {path}: {source}; check space and permissions")]
+    Io {
+        /// File or folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The backend failed without saying more.
+    #[error("store backend: {0}")]
+    Backend(String),
+    /// Records are lost, altered or swapped.
+    #[error("store {name} is damaged: {why}; restore it from a backup and replay the deletion log")]
+    Corrupt {
+        /// Which store.
+        name: String,
+        /// What was found.
+        why: String,
+    },
+    /// A record could not be encoded.
+    #[error("record of table {table}: {why}")]
+    Encode {
+        /// Table.
+        table: &'static str,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// One change of a raw store; `None` deletes.
+pub type Write = (Vec<u8>, Option<Vec<u8>>);
+
+/// A raw, ordered byte store. [`conformance`] says what every backend must do.
+pub trait Storage: Send {
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Applies all changes or none, and returns only when they are durable.
+    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError>;
+    /// All records in key order.
+    fn scan(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+}
+
+/// Who a persisted type belongs to; it decides the key that seals it and what a deletion does with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// One subject's data, sealed under the subject's key.
+    Subject,
+    /// Derived from a shard's subjects (adapters, checkpoints), sealed under a key that a rollback destroys.
+    Shard,
+    /// Nobody's data: recipe, counters, public hashes.
+    Public,
+}
+
+/// A type that is stored declares its table and class.
+pub trait Persisted: Serialize + DeserializeOwned {
+    /// Table.
+    const TABLE: &'static str;
+    /// Class.
+    const CLASS: Class;
+}
+
+/// What every backend must do; panics where it does not. Backends call it from their tests.
+pub fn conformance(store: &mut dyn Storage) {
+    let ok = "the backend works";
+    let put = |k: &[u8], v: &[u8]| (k.to_vec(), Some(v.to_vec()));
+    assert_eq!(store.get(b"a").expect(ok), None);
+    store.apply(&[put(b"b", b"2"), put(b"a", b"1"), put(b"c", b"")]).expect(ok);
+    assert_eq!(store.get(b"a").expect(ok).as_deref(), Some(&b"1"[..]));
+    store.apply(&[(b"b".to_vec(), None), put(b"a", b"9"), (b"zz".to_vec(), None)]).expect(ok);
+    let all = store.scan().expect(ok);
+    assert_eq!(all, [(b"a".to_vec(), b"9".to_vec()), (b"c".to_vec(), vec![])], "scan is ordered and complete");
+    let big = vec![7; 3 << 20];
+    store.apply(&[put(b"big", &big)]).expect(ok);
+    assert_eq!(store.get(b"big").expect(ok), Some(big));
+    store.apply(&[]).expect(ok);
+}

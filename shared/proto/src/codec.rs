@@ -1,0 +1,235 @@
+//! Messages as bounded bytes. The only module that names bincode.
+//!
+//! A frame is an 8-byte header and a body: version (u8), codec (u8, 1 = bincode 2 with the standard configuration),
+//! message type (u16 LE), body length (u32 LE). The type decides the largest body; a longer one is refused before it
+//! is read. `tests/fixtures/golden-bytes` pins every message.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::limits::{MAX_ACTIVATIONS, MAX_ADAPTER, MAX_SMALL, VERSION};
+use crate::message::{Reply, Request};
+
+/// Bytes before the body.
+pub const HEADER: usize = 8;
+const BINCODE: u8 = 1;
+
+/// Why bytes are not a message.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum CodecError {
+    /// The peer speaks another version.
+    #[error("protocol version {got}, this build speaks {VERSION}: update the older side")]
+    Version {
+        /// Version of the peer.
+        got: u8,
+    },
+    /// The codec byte is unknown.
+    #[error("codec {got}, expected {BINCODE}: the peer is newer or the bytes are damaged")]
+    Codec {
+        /// Codec byte.
+        got: u8,
+    },
+    /// The type is unknown.
+    #[error("message type {got} is unknown: the peer is newer or the bytes are damaged")]
+    Type {
+        /// Type.
+        got: u16,
+    },
+    /// The body is too long for its type.
+    #[error("a body of {got} bytes, message type {kind} allows {allowed}")]
+    TooLong {
+        /// Type.
+        kind: u16,
+        /// Length.
+        got: usize,
+        /// Limit.
+        allowed: usize,
+    },
+    /// The body does not parse, or bytes are left over.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+}
+
+/// The fields of a frame header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Message type.
+    pub kind: u16,
+    /// Body length, within the type's limit.
+    pub len: usize,
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard()
+}
+
+/// Any value as bytes (for storage and hashing); the same value always gives the same bytes.
+pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    bincode::serde::encode_to_vec(value, config()).map_err(|e| CodecError::Malformed(e.to_string()))
+}
+
+/// A value from exactly these bytes, at most `limit` of them (also bounding what is allocated).
+pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, CodecError> {
+    if bytes.len() > limit {
+        return Err(CodecError::Malformed(format!("{} bytes, at most {limit}", bytes.len())));
+    }
+    // bincode's own limit is a constant: it counts claimed lengths before it allocates.
+    let limited = bincode::config::standard().with_limit::<{ 256 << 20 }>();
+    let (value, used) =
+        bincode::serde::decode_from_slice(bytes, limited).map_err(|e| CodecError::Malformed(e.to_string()))?;
+    if used != bytes.len() {
+        return Err(CodecError::Malformed(format!("{} bytes are left over", bytes.len() - used)));
+    }
+    Ok(value)
+}
+
+fn request_kind(r: &Request) -> u16 {
+    match r {
+        Request::Enrol { .. } => 1,
+        Request::Hello { .. } => 2,
+        Request::Join { .. } => 3,
+        Request::Poll => 4,
+        Request::Forward { .. } => 5,
+        Request::Backward { .. } => 6,
+        Request::Update { .. } => 7,
+        Request::Release { .. } => 8,
+        Request::Weigh { .. } => 9,
+        Request::Errors { .. } => 10,
+        Request::Erased { .. } => 11,
+        Request::Admin(_) => 12,
+    }
+}
+
+fn reply_kind(r: &Reply) -> u16 {
+    match r {
+        Reply::Enrolled { .. } => 101,
+        Reply::Welcome { .. } => 102,
+        Reply::Joined { .. } => 103,
+        Reply::Task(_) => 104,
+        Reply::Hidden(_) => 105,
+        Reply::Ack => 106,
+        Reply::Release(_) => 107,
+        Reply::Omega(_) => 108,
+        Reply::Admin(_) => 109,
+        Reply::Refused { .. } => 110,
+    }
+}
+
+/// Largest body of a message type; `None` for unknown types.
+pub fn limit(kind: u16) -> Option<usize> {
+    match kind {
+        1..=4 | 8..=9 | 11..=12 | 101 | 103 | 106 | 108 | 110 => Some(MAX_SMALL),
+        5 | 6 | 105 => Some(MAX_ACTIVATIONS),
+        7 | 104 | 107 => Some(MAX_ADAPTER),
+        10 | 102 | 109 => Some(4 << 20),
+        _ => None,
+    }
+}
+
+/// Checks a header.
+pub fn decode_header(bytes: &[u8; HEADER]) -> Result<Header, CodecError> {
+    if bytes[0] != VERSION {
+        return Err(CodecError::Version { got: bytes[0] });
+    }
+    if bytes[1] != BINCODE {
+        return Err(CodecError::Codec { got: bytes[1] });
+    }
+    let kind = u16::from_le_bytes([bytes[2], bytes[3]]);
+    let len = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
+    let allowed = limit(kind).ok_or(CodecError::Type { got: kind })?;
+    if len > allowed {
+        return Err(CodecError::TooLong { kind, got: len, allowed });
+    }
+    Ok(Header { kind, len })
+}
+
+fn frame<T: Serialize>(kind: u16, value: &T) -> Result<Vec<u8>, CodecError> {
+    let mut out = vec![VERSION, BINCODE];
+    out.extend(kind.to_le_bytes());
+    out.extend([0; 4]);
+    let body = to_bytes(value)?;
+    let allowed = limit(kind).ok_or(CodecError::Type { got: kind })?;
+    if body.len() > allowed {
+        return Err(CodecError::TooLong { kind, got: body.len(), allowed });
+    }
+    out[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    out.extend(body);
+    Ok(out)
+}
+
+fn unframe<T: DeserializeOwned>(bytes: &[u8], kind_of: impl Fn(&T) -> u16) -> Result<T, CodecError> {
+    let short = || CodecError::Malformed(format!("{} bytes are no frame", bytes.len()));
+    let header = decode_header(bytes.get(..HEADER).and_then(|h| h.try_into().ok()).ok_or_else(short)?)?;
+    if bytes.len() != HEADER + header.len {
+        return Err(short());
+    }
+    let value = from_bytes(&bytes[HEADER..], header.len)?;
+    if kind_of(&value) != header.kind {
+        return Err(CodecError::Type { got: header.kind });
+    }
+    Ok(value)
+}
+
+/// A request as a frame.
+pub fn encode_request(r: &Request) -> Result<Vec<u8>, CodecError> {
+    frame(request_kind(r), r)
+}
+
+/// A request from a whole frame.
+pub fn decode_request(bytes: &[u8]) -> Result<Request, CodecError> {
+    unframe(bytes, request_kind)
+}
+
+/// A reply as a frame.
+pub fn encode_reply(r: &Reply) -> Result<Vec<u8>, CodecError> {
+    frame(reply_kind(r), r)
+}
+
+/// A reply from a whole frame.
+pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
+    unframe(bytes, reply_kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_bad_headers_before_reading_bodies() {
+        let good = encode_request(&Request::Poll).expect("encodes");
+        let with = |i: usize, v: u8| {
+            let mut b = good.clone();
+            b[i] = v;
+            decode_request(&b)
+        };
+        assert_eq!(with(0, 9), Err(CodecError::Version { got: 9 }));
+        assert_eq!(with(1, 2), Err(CodecError::Codec { got: 2 }));
+        assert_eq!(with(2, 77), Err(CodecError::Type { got: 77 }));
+        assert!(matches!(with(6, 0xff), Err(CodecError::TooLong { .. })));
+        assert!(matches!(with(2, 2), Err(CodecError::Malformed(_) | CodecError::Type { .. })));
+        assert!(decode_request(&good[..5]).is_err());
+    }
+
+    #[test]
+    fn a_claimed_length_is_not_allocated() {
+        // A vector that claims 2^60 bytes inside a short body.
+        let mut body = vec![253];
+        body.extend((1u64 << 60).to_le_bytes());
+        assert!(from_bytes::<Vec<u8>>(&body, 1000).is_err());
+    }
+
+    #[test]
+    fn every_truncation_and_bit_flip_is_handled() {
+        let r = Request::Join { anchor: 2, samples: 9, commitment: crate::ids::Digest([7; 32]) };
+        let good = encode_request(&r).expect("encodes");
+        for n in 0..good.len() {
+            assert!(decode_request(&good[..n]).is_err());
+        }
+        for bit in 0..good.len() * 8 {
+            let mut b = good.clone();
+            b[bit / 8] ^= 1 << (bit % 8);
+            let _ = decode_request(&b); // Must not panic; a flipped value may still be a message.
+        }
+    }
+}

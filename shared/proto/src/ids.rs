@@ -1,0 +1,153 @@
+//! Typed identifiers and hashes.
+
+use std::fmt;
+
+use ring::digest;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::limits::MAX_ID;
+
+/// An identifier that cannot be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("identifier {shown:?} is not usable: it must have 1 to {MAX_ID} bytes and no control characters")]
+pub struct IdError {
+    shown: String,
+}
+
+/// A person, as the operator names them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SubjectId(String);
+
+impl SubjectId {
+    /// Checks and wraps an identifier.
+    pub fn new(id: impl Into<String>) -> Result<Self, IdError> {
+        let id = id.into();
+        if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
+            return Err(IdError { shown: id.chars().take(40).collect() });
+        }
+        Ok(Self(id))
+    }
+
+    /// The identifier.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for SubjectId {
+    type Error = IdError;
+    fn try_from(s: String) -> Result<Self, IdError> {
+        Self::new(s)
+    }
+}
+
+impl From<SubjectId> for String {
+    fn from(s: SubjectId) -> Self {
+        s.0
+    }
+}
+
+impl fmt::Display for SubjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A shard of the data, with an adapter of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ShardId(pub u16);
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shard {}", self.0)
+    }
+}
+
+/// A round of a shard's training. `generation` distinguishes runs of the same stage before and after a rollback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RoundKey {
+    /// The shard.
+    pub shard: ShardId,
+    /// Run of the shard: grows with every rollback and replay.
+    pub generation: u32,
+    /// 1-based stage: stage r trains on slices 1..=r.
+    pub stage: u16,
+    /// 0-based round of the stage.
+    pub round: u16,
+}
+
+/// A SHA-256 digest; hexadecimal as text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Digest of the parts, each length-prefixed.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut ctx = digest::Context::new(&digest::SHA256);
+        for p in parts {
+            ctx.update(&(p.len() as u64).to_le_bytes());
+            ctx.update(p);
+        }
+        Self::from_ring(ctx)
+    }
+
+    /// Digest of f32 values as little-endian bytes.
+    pub fn of_values(values: &[f32]) -> Self {
+        let mut ctx = digest::Context::new(&digest::SHA256);
+        for chunk in values.chunks(4096) {
+            let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
+            ctx.update(&bytes);
+        }
+        Self::from_ring(ctx)
+    }
+
+    fn from_ring(ctx: digest::Context) -> Self {
+        let mut out = [0; 32];
+        out.copy_from_slice(ctx.finish().as_ref());
+        Self(out)
+    }
+
+    /// Lower-case hexadecimal.
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// The first eight hexadecimal digits, for people.
+    pub fn short(&self) -> String {
+        self.hex()[..8].to_owned()
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.hex())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.hex())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_checked_wherever_they_come_from() {
+        assert!(SubjectId::new("").is_err());
+        assert!(SubjectId::new("a\nb").is_err());
+        assert!(SubjectId::new("x".repeat(MAX_ID + 1)).is_err());
+        let bytes = crate::codec::to_bytes(&"bad\u{7}").expect("a string");
+        assert!(crate::codec::from_bytes::<SubjectId>(&bytes, 100).is_err());
+    }
+
+    #[test]
+    fn digests_separate_parts() {
+        assert_ne!(Digest::of(&[b"ab", b"c"]), Digest::of(&[b"a", b"bc"]));
+        assert_eq!(Digest::of_values(&[1.0]).hex().len(), 64);
+    }
+}

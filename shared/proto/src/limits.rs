@@ -1,0 +1,34 @@
+//! Every size, count and wait that a peer controls, in one place.
+
+use std::time::Duration;
+
+/// Version of the protocol; also in the ALPN.
+pub const VERSION: u8 = 1;
+/// Application protocol of the TLS handshake.
+pub const ALPN: &[u8] = b"lethe/1";
+/// Longest subject or item identifier, in bytes.
+pub const MAX_ID: usize = 128;
+/// Longest message whose body is small (everything but activations, adapters and tables).
+pub const MAX_SMALL: usize = 64 << 10;
+/// Longest message that carries activations or their gradients.
+pub const MAX_ACTIVATIONS: usize = 32 << 20;
+/// Longest message that carries adapters.
+pub const MAX_ADAPTER: usize = 64 << 20;
+/// Most tokens in one forward pass.
+pub const MAX_TOKENS: usize = 4096;
+/// Most validation rows in one report.
+pub const MAX_ROWS: usize = 256;
+/// Most shards.
+pub const MAX_SHARDS: usize = 256;
+/// How long the coordinator may hold a poll before it answers "nothing to do".
+pub const MAX_POLL_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for a reply before a caller gives up.
+pub const RPC_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest TLS handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most concurrent streams a peer may open on a connection.
+pub const MAX_STREAMS: u32 = 8;
+/// Most connections with one certificate.
+pub const MAX_CONNECTIONS_PER_PEER: usize = 4;
+/// Most handshakes in progress.
+pub const MAX_INCOMING: usize = 512;

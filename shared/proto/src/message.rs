@@ -1,0 +1,239 @@
+//! The messages between a client and the coordinator.
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin::{AdminReply, AdminRequest};
+use crate::ids::{Digest, RoundKey, ShardId, SubjectId};
+use crate::payload::Payload;
+
+/// How sequences lie in a packed batch: a shared prefix, then the own rows of each sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchShape {
+    /// Rows shared by all sequences.
+    pub prefix: u32,
+    /// Own rows of each.
+    pub lens: Vec<u32>,
+}
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Exchange a single-use token for a certificate (the only request allowed without one).
+    Enrol {
+        /// The token, as issued.
+        token: String,
+        /// Certificate signing request, DER.
+        csr: Vec<u8>,
+    },
+    /// First request of a session.
+    Hello {
+        /// Version and build of the client, for the operator.
+        build: String,
+        /// Digest of the base model the client has.
+        model: Digest,
+    },
+    /// Takes part in the epoch with what the client holds now.
+    Join {
+        /// Anchor nearest to the subject's liked items.
+        anchor: u16,
+        /// Training samples held.
+        samples: u32,
+        /// Salted commitment to the training data.
+        commitment: Digest,
+    },
+    /// Asks for work; the coordinator may hold the answer for a bounded time.
+    Poll,
+    /// Hidden states before the middle layers.
+    Forward {
+        /// What the pass is for.
+        purpose: Purpose,
+        /// How the batch lies.
+        shape: BatchShape,
+        /// `[rows, hidden]`.
+        hidden: Payload,
+    },
+    /// Gradient after the middle layers, for the last training forward of the round.
+    Backward {
+        /// The round.
+        round: RoundKey,
+        /// `[rows, hidden]`.
+        grad: Payload,
+        /// This ends an optimiser step: the middle adapter is updated.
+        step: bool,
+    },
+    /// The client's result of a round.
+    Update {
+        /// The round.
+        round: RoundKey,
+        /// Device part of the new adapter minus the old, `[1, values]`.
+        delta: Payload,
+        /// Mean training loss, nats.
+        loss: f32,
+        /// Samples trained on.
+        samples: u32,
+    },
+    /// Asks for the device parts of a release's adapters.
+    Release {
+        /// The release the client has, if any.
+        have: Option<u64>,
+    },
+    /// Asks for the adapter weights of a query (APA).
+    Weigh {
+        /// Embedding of the query by the untuned device layers.
+        embedding: Vec<f32>,
+    },
+    /// How wrong each shard's adapter is on the client's validation samples.
+    Errors {
+        /// The release that was scored.
+        release: u64,
+        /// One row per sample.
+        rows: Vec<ErrorReport>,
+    },
+    /// The client erased what it was told to erase.
+    Erased {
+        /// The task's number.
+        task: u64,
+    },
+    /// A privacy team's request; needs a certificate with the admin role.
+    Admin(AdminRequest),
+}
+
+/// What a forward pass is for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// Training in a round; a [`Request::Backward`] follows.
+    Train {
+        /// The round.
+        round: RoundKey,
+    },
+    /// Scoring with the release's adapters.
+    Score {
+        /// The release.
+        release: u64,
+        /// Weight of each shard's adapter; empty: the untuned model.
+        omega: Vec<f32>,
+    },
+}
+
+/// One validation sample of a client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorReport {
+    /// Embedding by the untuned device layers.
+    pub embedding: Vec<f32>,
+    /// `1 - P_k(label)` per shard.
+    pub errors: Vec<f32>,
+}
+
+/// What the coordinator answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Certificate of the enrolled identity, DER.
+    Enrolled {
+        /// The certificate.
+        certificate: Vec<u8>,
+    },
+    /// What a client needs to take part.
+    Welcome {
+        /// The recipe, JSON.
+        recipe: String,
+        /// Anchors of the partition, `[anchors][features]`.
+        anchors: Vec<Vec<f32>>,
+    },
+    /// Where the subject was placed.
+    Joined {
+        /// Its shard; `None` until the epoch starts, and for subjects that came after.
+        shard: Option<ShardId>,
+    },
+    /// What to do next.
+    Task(Task),
+    /// Hidden states or gradients after a pass.
+    Hidden(Payload),
+    /// Done.
+    Ack,
+    /// Device parts of a release.
+    Release(ReleaseInfo),
+    /// Adapter weights, one per shard.
+    Omega(Vec<f32>),
+    /// Answer to [`Request::Admin`].
+    Admin(AdminReply),
+    /// The request was refused.
+    Refused {
+        /// A stable code.
+        code: Refusal,
+        /// Expected, got, and what to do.
+        message: String,
+    },
+}
+
+/// Work for a client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Task {
+    /// Nothing now; ask again.
+    Wait,
+    /// Take part in a round.
+    Train(RoundStart),
+    /// Score validation samples with a release and report the errors.
+    Validate {
+        /// The release.
+        release: u64,
+    },
+    /// Erase items from the local history, then join again.
+    Erase {
+        /// Number to acknowledge.
+        task: u64,
+        /// Items.
+        items: Vec<String>,
+    },
+}
+
+/// The start of a round for one client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundStart {
+    /// The round.
+    pub round: RoundKey,
+    /// Device part of the shard's adapter, `[1, values]`, f32.
+    pub adapter: Payload,
+    /// Seed from which the client derives its choices in this round.
+    pub seed: [u8; 32],
+    /// Milliseconds until the round closes.
+    pub deadline_ms: u64,
+}
+
+/// The device parts of a release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseInfo {
+    /// Number of the release; grows.
+    pub release: u64,
+    /// Device part of each shard's adapter, f32; empty when the client has this release already.
+    pub adapters: Vec<Payload>,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The message does not make sense here.
+    Invalid,
+    /// The certificate has no right to this.
+    Forbidden,
+    /// The round is over, or never asked this client.
+    RoundClosed,
+    /// The training session is gone (the coordinator restarted): start the round again.
+    SessionLost,
+    /// The release was withdrawn: ask for the current one.
+    StaleRelease,
+    /// Try again later.
+    Busy,
+    /// The base model differs.
+    WrongModel,
+    /// The coordinator failed.
+    Internal,
+}
+
+/// Subject or operator, as the certificate says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// A client of this subject.
+    Subject(SubjectId),
+    /// The privacy team's tool.
+    Admin,
+}

@@ -1,0 +1,191 @@
+//! The state machine of one round: who was asked, who answered, when it ends. Times are arguments, in milliseconds.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{RoundKey, SubjectId};
+
+/// Where one participant of a round stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Chosen, has not asked for work yet.
+    Chosen,
+    /// Was handed the task.
+    Training,
+    /// Its update is stored.
+    Done,
+}
+
+/// How a round ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Aggregate these contributions (sorted).
+    Aggregate(Vec<SubjectId>),
+    /// The deadline passed with fewer than `needed` contributions: try the round again.
+    Starved {
+        /// Contributions that arrived.
+        got: usize,
+        /// Contributions needed.
+        needed: usize,
+    },
+}
+
+/// An update that cannot be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// The subject is not in the cohort.
+    NotChosen,
+    /// Its update is stored already: acknowledge again, count once.
+    Duplicate,
+    /// The deadline has passed.
+    Late,
+}
+
+/// One round of one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Round {
+    key: RoundKey,
+    cohort: BTreeMap<SubjectId, Standing>,
+    deadline: u64,
+    needed: usize,
+}
+
+impl Round {
+    /// Opens a round for `cohort`; it closes when all have answered, or at `deadline` with at least `needed` answers.
+    pub fn open(key: RoundKey, cohort: impl IntoIterator<Item = SubjectId>, deadline: u64, needed: usize) -> Self {
+        let cohort: BTreeMap<_, _> = cohort.into_iter().map(|s| (s, Standing::Chosen)).collect();
+        let needed = needed.clamp(1, cohort.len().max(1));
+        Self { key, cohort, deadline, needed }
+    }
+
+    /// Which round.
+    pub fn key(&self) -> RoundKey {
+        self.key
+    }
+
+    /// When it closes.
+    pub fn deadline(&self) -> u64 {
+        self.deadline
+    }
+
+    /// Whether `subject` should be given the task now; marks it as training. A client that lost its connection may
+    /// ask again and gets the task again.
+    pub fn offer(&mut self, subject: &SubjectId, now: u64) -> bool {
+        match self.cohort.get_mut(subject) {
+            Some(s) if *s != Standing::Done && now < self.deadline => {
+                *s = Standing::Training;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether an update of `subject` would be taken.
+    pub fn check(&self, subject: &SubjectId, now: u64) -> Result<(), NotTaken> {
+        match self.cohort.get(subject) {
+            None => Err(NotTaken::NotChosen),
+            Some(Standing::Done) => Err(NotTaken::Duplicate),
+            Some(_) if now >= self.deadline => Err(NotTaken::Late),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Records that the update of `subject` is stored.
+    pub fn stored(&mut self, subject: &SubjectId) {
+        if let Some(s) = self.cohort.get_mut(subject) {
+            *s = Standing::Done;
+        }
+    }
+
+    /// Takes a deleted or revoked subject out: its contribution is dropped and nobody waits for it.
+    pub fn remove(&mut self, subject: &SubjectId) {
+        self.cohort.remove(subject);
+        self.needed = self.needed.clamp(1, self.cohort.len().max(1));
+    }
+
+    /// How the round ended, if it has.
+    pub fn outcome(&self, now: u64) -> Option<Outcome> {
+        let done: Vec<SubjectId> =
+            self.cohort.iter().filter(|(_, s)| **s == Standing::Done).map(|(id, _)| id.clone()).collect();
+        if done.len() == self.cohort.len() {
+            return Some(Outcome::Aggregate(done));
+        }
+        if now < self.deadline {
+            return None;
+        }
+        if done.len() >= self.needed {
+            Some(Outcome::Aggregate(done))
+        } else {
+            Some(Outcome::Starved { got: done.len(), needed: self.needed })
+        }
+    }
+
+    /// Gives a starved round a new deadline; what is stored stays stored.
+    pub fn extend(&mut self, deadline: u64) {
+        self.deadline = deadline;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ShardId;
+
+    fn subject(i: u32) -> SubjectId {
+        SubjectId::new(i.to_string()).expect("a number")
+    }
+
+    fn round() -> Round {
+        let key = RoundKey { shard: ShardId(0), generation: 1, stage: 1, round: 0 };
+        Round::open(key, (0..3).map(subject), 100, 2)
+    }
+
+    #[test]
+    fn closes_early_when_all_answered() {
+        let mut r = round();
+        for i in 0..3 {
+            assert_eq!(r.outcome(10), None);
+            assert!(r.offer(&subject(i), 5));
+            assert_eq!(r.check(&subject(i), 9), Ok(()));
+            r.stored(&subject(i));
+        }
+        assert_eq!(r.outcome(10), Some(Outcome::Aggregate((0..3).map(subject).collect())));
+    }
+
+    #[test]
+    fn a_lost_client_costs_only_itself() {
+        let mut r = round();
+        r.offer(&subject(2), 1);
+        r.stored(&subject(0));
+        r.stored(&subject(1));
+        assert_eq!(r.outcome(99), None);
+        assert_eq!(r.outcome(100), Some(Outcome::Aggregate(vec![subject(0), subject(1)])));
+        assert_eq!(r.check(&subject(2), 100), Err(NotTaken::Late));
+        assert_eq!(r.check(&subject(0), 100), Err(NotTaken::Duplicate));
+        assert_eq!(r.check(&subject(7), 1), Err(NotTaken::NotChosen));
+    }
+
+    #[test]
+    fn starves_and_goes_on() {
+        let mut r = round();
+        r.stored(&subject(0));
+        assert_eq!(r.outcome(100), Some(Outcome::Starved { got: 1, needed: 2 }));
+        r.extend(200);
+        assert!(r.offer(&subject(1), 150));
+        assert!(!r.offer(&subject(0), 150), "a stored update is not asked for again");
+        r.stored(&subject(1));
+        assert_eq!(r.outcome(200), Some(Outcome::Aggregate(vec![subject(0), subject(1)])));
+    }
+
+    #[test]
+    fn removing_a_subject_drops_its_contribution() {
+        let mut r = round();
+        (0..3).for_each(|i| r.stored(&subject(i)));
+        r.remove(&subject(1));
+        assert_eq!(r.outcome(1), Some(Outcome::Aggregate(vec![subject(0), subject(2)])));
+        r.remove(&subject(0));
+        r.remove(&subject(2));
+        assert_eq!(r.outcome(1), Some(Outcome::Aggregate(vec![])));
+    }
+}

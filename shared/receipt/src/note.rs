@@ -1,0 +1,135 @@
+//! Signed notes and checkpoints in the C2SP formats (signed-note and tlog-checkpoint), Ed25519.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ring::digest::{SHA256, digest};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use thiserror::Error;
+
+use crate::merkle::Hash;
+
+/// Why a note or key is not accepted.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum NoteError {
+    /// A verifier key that does not parse.
+    #[error("not a verifier key: expected NAME+KEYID+BASE64 as printed by `lethe-admin status`")]
+    Key,
+    /// Not a signed checkpoint.
+    #[error("not a signed checkpoint: {0}")]
+    Format(&'static str),
+    /// No signature by the given key.
+    #[error("the checkpoint carries no valid signature of {0}")]
+    Signature(String),
+}
+
+const ALGORITHM: u8 = 1;
+
+/// The log's public key: `NAME+KEYID+BASE64`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifierKey {
+    name: String,
+    public: [u8; 32],
+}
+
+impl VerifierKey {
+    /// Parses the text form.
+    pub fn parse(text: &str) -> Result<Self, NoteError> {
+        let mut parts = text.trim().splitn(3, '+');
+        let (name, id, key) = (parts.next(), parts.next(), parts.next());
+        let bytes = key.and_then(|k| BASE64.decode(k).ok()).filter(|b| b.len() == 33 && b[0] == ALGORITHM);
+        let (Some(name), Some(id), Some(bytes)) = (name, id, bytes) else { return Err(NoteError::Key) };
+        let mut public = [0; 32];
+        public.copy_from_slice(&bytes[1..]);
+        let key = Self { name: name.to_owned(), public };
+        if name.is_empty() || u32::from_str_radix(id, 16) != Ok(u32::from_be_bytes(key.id())) {
+            return Err(NoteError::Key);
+        }
+        Ok(key)
+    }
+
+    fn id(&self) -> [u8; 4] {
+        let data = [self.name.as_bytes(), b"\n", &[ALGORITHM], &self.public].concat();
+        let d = digest(&SHA256, &data);
+        [d.as_ref()[0], d.as_ref()[1], d.as_ref()[2], d.as_ref()[3]]
+    }
+
+    /// The text form.
+    pub fn text(&self) -> String {
+        let key = [&[ALGORITHM][..], &self.public].concat();
+        format!("{}+{:08x}+{}", self.name, u32::from_be_bytes(self.id()), BASE64.encode(key))
+    }
+
+    /// The log's name, which is also the checkpoint's origin.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// The log's private key.
+#[derive(Debug)]
+pub struct Signer {
+    pair: Ed25519KeyPair,
+    key: VerifierKey,
+}
+
+impl Signer {
+    /// From a 32-byte seed; `name` must hold no space or plus.
+    pub fn from_seed(name: &str, seed: &[u8; 32]) -> Result<Self, NoteError> {
+        if name.is_empty() || name.contains(['+', ' ', '\n']) {
+            return Err(NoteError::Key);
+        }
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| NoteError::Key)?;
+        let mut public = [0; 32];
+        public.copy_from_slice(pair.public_key().as_ref());
+        Ok(Self { pair, key: VerifierKey { name: name.to_owned(), public } })
+    }
+
+    /// The public key.
+    pub fn verifier(&self) -> &VerifierKey {
+        &self.key
+    }
+
+    /// A signed checkpoint of a tree.
+    pub fn checkpoint(&self, size: u64, root: &Hash) -> String {
+        let body = format!("{}\n{size}\n{}\n", self.key.name, BASE64.encode(root));
+        let signature = [&self.key.id()[..], self.pair.sign(body.as_bytes()).as_ref()].concat();
+        format!("{body}\n\u{2014} {} {}\n", self.key.name, BASE64.encode(signature))
+    }
+}
+
+/// Verifies a checkpoint's signature and origin; returns its size and root.
+pub fn open_checkpoint(text: &str, key: &VerifierKey) -> Result<(u64, Hash), NoteError> {
+    let (body, signatures) = text.split_once("\n\n").ok_or(NoteError::Format("no signature part"))?;
+    let body = format!("{body}\n");
+    let prefix = format!("\u{2014} {} ", key.name);
+    let signed = signatures.lines().filter_map(|l| l.strip_prefix(&prefix)).filter_map(|s| BASE64.decode(s).ok());
+    let public = UnparsedPublicKey::new(&ED25519, &key.public);
+    let valid = |s: &Vec<u8>| s.len() == 68 && s[..4] == key.id() && public.verify(body.as_bytes(), &s[4..]).is_ok();
+    if !signed.into_iter().any(|s| valid(&s)) {
+        return Err(NoteError::Signature(key.name.clone()));
+    }
+    let mut lines = body.lines();
+    if lines.next() != Some(key.name()) {
+        return Err(NoteError::Format("its origin is another log"));
+    }
+    let size = lines.next().and_then(|l| l.parse().ok()).ok_or(NoteError::Format("no tree size"))?;
+    let root = lines.next().and_then(|l| BASE64.decode(l).ok()).and_then(|b| b.try_into().ok());
+    Ok((size, root.ok_or(NoteError::Format("no root hash"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_and_refuses_alterations() {
+        let s = Signer::from_seed("log.example", &[3; 32]).expect("a seed");
+        let key = VerifierKey::parse(&s.verifier().text()).expect("own text");
+        let text = s.checkpoint(5, &[9; 32]);
+        assert_eq!(open_checkpoint(&text, &key), Ok((5, [9; 32])));
+        assert!(open_checkpoint(&text.replace("\n5\n", "\n6\n"), &key).is_err());
+        let other = Signer::from_seed("log.example", &[4; 32]).expect("a seed");
+        assert!(open_checkpoint(&text, other.verifier()).is_err());
+        assert!(VerifierKey::parse("x+00000000+AAAA").is_err());
+    }
+}

@@ -1,0 +1,219 @@
+//! The recipe of an epoch: everything that decides the bytes of an adapter besides data and seeds.
+//!
+//! The coordinator loads it from TOML, hands it to every client as JSON, and its digest enters checkpoint keys and
+//! receipts. Unknown keys are refused. Entry type: [`Recipe`].
+//!
+//! ```
+//! let recipe = lethe_recipe::Recipe::from_toml("shards = 2\n")?;
+//! assert_eq!(recipe.shards, 2);
+//! assert!(lethe_recipe::Recipe::from_toml("shard = 2").is_err());
+//! # Ok::<(), lethe_recipe::RecipeError>(())
+//! ```
+
+use lethe_learn::apa::ApaParams;
+use lethe_learn::balance::BalanceParams;
+use lethe_model::lora::LoraRecipe;
+use lethe_model::split::SplitSpec;
+use lethe_model::train::Packing;
+use lethe_proto::ids::Digest;
+use lethe_proto::payload::WireFormat;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Why a recipe cannot be used.
+#[derive(Debug, Error)]
+pub enum RecipeError {
+    /// Not valid, or an unknown key.
+    #[error("recipe: {0}; docs/operations.md lists the keys")]
+    Parse(String),
+    /// A value out of range.
+    #[error("recipe: {field} is {got}, expected {expected}")]
+    Range {
+        /// The key.
+        field: &'static str,
+        /// The value.
+        got: String,
+        /// What is allowed.
+        expected: &'static str,
+    },
+}
+
+/// How client results become the shard's next adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Aggregation {
+    /// PPLR's balance weights in mode `shared` (arXiv 2402.09959).
+    Shared,
+    /// FedAvg: weights by sample count.
+    Fedavg,
+}
+
+/// How shard adapters are combined for a query (arXiv 2404.10327).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Combination {
+    /// APA(ND): the weighted sum of the deltas.
+    Nd,
+    /// APA(D): weighted sums of A and of B.
+    D,
+}
+
+/// Local training of a client in one round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Local {
+    /// Samples a client trains on in a round, chosen by seed.
+    pub samples: usize,
+    /// Samples per local gradient step.
+    pub batch: usize,
+    /// Passes over them.
+    pub epochs: usize,
+    /// Rate of the local gradient steps.
+    pub lr: f32,
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self { samples: 4, batch: 4, epochs: 1, lr: 1.0 }
+    }
+}
+
+/// Everything that decides the bytes of an adapter besides data and seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// Prompt template and version.
+    pub template: String,
+    /// Adapted projections, rank, scale.
+    pub lora: LoraRecipe,
+    /// Which layers the device holds.
+    pub split: SplitSpec,
+    /// Number format of activations and gradients on the wire.
+    pub wire: WireFormat,
+    /// How samples are grouped into forward passes.
+    pub packing: Packing,
+    /// Shards (K).
+    pub shards: usize,
+    /// Anchors of the partition; large anchors get several shards.
+    pub anchors: usize,
+    /// Slices per shard (R): stage r trains on slices 1..=r.
+    pub slices: usize,
+    /// Rounds per stage.
+    pub rounds: usize,
+    /// Clients per round.
+    pub cohort: usize,
+    /// Fewest contributions with which a round may close at its deadline.
+    pub quorum: usize,
+    /// Seconds until a round closes.
+    pub deadline_s: u64,
+    /// Local training.
+    pub local: Local,
+    /// Rate of the server's Adam on the aggregate.
+    pub server_lr: f32,
+    /// Longest update, as an L2 norm; longer ones are scaled down.
+    pub clip: f32,
+    /// Aggregation rule.
+    pub aggregation: Aggregation,
+    /// Parameters of the balance.
+    pub balance: BalanceParams,
+    /// Parameters of the adapter weights.
+    pub apa: ApaParams,
+    /// Combination of shard adapters.
+    pub combine: Combination,
+    /// Seed of the epoch: initialisation, anchors, cohorts, sample choice.
+    pub seed: u64,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            template: "tallrec-movie.v1".into(),
+            lora: LoraRecipe::default(),
+            split: SplitSpec { k_in: 4, k_out: 1 },
+            wire: WireFormat::F32,
+            packing: Packing::default(),
+            shards: 4,
+            anchors: 2,
+            slices: 2,
+            rounds: 4,
+            cohort: 4,
+            quorum: 1,
+            deadline_s: 120,
+            local: Local::default(),
+            server_lr: 1.5e-3,
+            clip: 10.0,
+            aggregation: Aggregation::Shared,
+            balance: BalanceParams::default(),
+            apa: ApaParams::default(),
+            combine: Combination::Nd,
+            seed: 1,
+        }
+    }
+}
+
+impl Recipe {
+    /// From TOML; absent keys take their defaults, unknown ones are refused.
+    pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
+        toml::from_str::<Self>(text).map_err(|e| RecipeError::Parse(e.to_string()))?.checked()
+    }
+
+    /// From the JSON that a coordinator sent.
+    pub fn from_json(text: &str) -> Result<Self, RecipeError> {
+        serde_json::from_str::<Self>(text).map_err(|e| RecipeError::Parse(e.to_string()))?.checked()
+    }
+
+    /// As JSON; the same recipe always gives the same text.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Digest of the JSON.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&[b"lethe-recipe", self.to_json().as_bytes()])
+    }
+
+    fn checked(self) -> Result<Self, RecipeError> {
+        let range = |field, ok: bool, got: String, expected| {
+            if ok { Ok(()) } else { Err(RecipeError::Range { field, got, expected }) }
+        };
+        let count = |field, n: usize, max: usize| range(field, (1..=max).contains(&n), n.to_string(), "1 to its limit");
+        count("shards", self.shards, lethe_proto::limits::MAX_SHARDS)?;
+        count("anchors", self.anchors, self.shards)?;
+        count("slices", self.slices, 64)?;
+        count("rounds", self.rounds, 10_000)?;
+        count("cohort", self.cohort, 100_000)?;
+        count("quorum", self.quorum, self.cohort)?;
+        count("local.samples", self.local.samples, 10_000)?;
+        count("local.batch", self.local.batch, 10_000)?;
+        count("local.epochs", self.local.epochs, 1000)?;
+        count("lora.rank", self.lora.rank, 256)?;
+        count("packing.max_tokens", self.packing.max_tokens, lethe_proto::limits::MAX_TOKENS)?;
+        range("deadline_s", (1..=86_400).contains(&self.deadline_s), self.deadline_s.to_string(), "1 to 86400")?;
+        for (field, v) in [("server_lr", self.server_lr), ("clip", self.clip), ("local.lr", self.local.lr)] {
+            range(field, v.is_finite() && v > 0.0, v.to_string(), "a positive number")?;
+        }
+        let known = self.template == "tallrec-movie.v1";
+        range("template", known, self.template.clone(), "tallrec-movie.v1")?;
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_round_trip_keeps_the_digest() {
+        let r = Recipe::default();
+        let back = Recipe::from_json(&r.to_json()).expect("own JSON");
+        assert_eq!((back.digest(), &back), (r.digest(), &r));
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        for (text, field) in [("shards = 0", "shards"), ("quorum = 9", "quorum"), ("clip = -1.0", "clip")] {
+            let e = Recipe::from_toml(text).expect_err(text).to_string();
+            assert!(e.contains(field), "{e}");
+        }
+    }
+}

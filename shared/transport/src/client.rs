@@ -1,0 +1,97 @@
+//! A client's connection to the coordinator.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lethe_proto::codec;
+use lethe_proto::limits;
+use lethe_proto::message::{Reply, Request};
+use tokio::time::timeout;
+
+use crate::identity::{ClientKey, Identity, Invitation, SERVER_NAME};
+use crate::{TransportError, config, frame};
+
+/// An open connection. Dropping it closes it.
+#[derive(Debug)]
+pub struct Connection {
+    endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Connection {
+    /// Connects to `addr`, trusting only `authority` (DER), with a client certificate unless the call is to enrol.
+    pub async fn open(addr: SocketAddr, authority: &[u8], identity: Option<&Identity>) -> Result<Self, TransportError> {
+        let local: SocketAddr =
+            if addr.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let endpoint = quinn::Endpoint::client(local).map_err(|source| TransportError::Bind { addr: local, source })?;
+        let refused = |why: String| TransportError::Connect { addr, why };
+        let connecting = endpoint
+            .connect_with(config::client(authority, identity)?, addr, SERVER_NAME)
+            .map_err(|e| refused(e.to_string()))?;
+        let connection = timeout(limits::HANDSHAKE_TIMEOUT, connecting)
+            .await
+            .map_err(|_| refused(format!("no answer within {} s", limits::HANDSHAKE_TIMEOUT.as_secs())))?
+            .map_err(|e| refused(e.to_string()))?;
+        Ok(Self { endpoint, connection, sent: AtomicU64::new(0), received: AtomicU64::new(0) })
+    }
+
+    /// One request and its reply; a refusal becomes an error.
+    pub async fn call(&self, request: &Request) -> Result<Reply, TransportError> {
+        self.call_within(request, limits::RPC_TIMEOUT).await
+    }
+
+    /// Like [`Self::call`], with another bound on the wait.
+    pub async fn call_within(&self, request: &Request, bound: Duration) -> Result<Reply, TransportError> {
+        let reply = timeout(bound, self.exchange(request))
+            .await
+            .map_err(|_| TransportError::Timeout { seconds: bound.as_secs() })??;
+        match reply {
+            Reply::Refused { code, message } => Err(TransportError::Refused { code, message }),
+            reply => Ok(reply),
+        }
+    }
+
+    async fn exchange(&self, request: &Request) -> Result<Reply, TransportError> {
+        let lost = |e: &dyn std::fmt::Display| TransportError::Lost(e.to_string());
+        let bytes = codec::encode_request(request)?;
+        let (mut send, mut recv) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
+        self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        send.write_all(&bytes).await.map_err(|e| lost(&e))?;
+        send.finish().map_err(|e| lost(&e))?;
+        let reply = frame::read(&mut recv).await?;
+        self.received.fetch_add(reply.len() as u64, Ordering::Relaxed);
+        Ok(codec::decode_reply(&reply)?)
+    }
+
+    /// Message bytes `(sent, received)` so far.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.connection.close_reason().is_some()
+    }
+
+    /// Closes the connection and waits until the coordinator has been told.
+    pub async fn close(self) {
+        self.connection.close(0u32.into(), b"done");
+        let _ = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Exchanges an invitation for an identity.
+pub async fn enrol(addr: SocketAddr, invitation: &Invitation) -> Result<Identity, TransportError> {
+    let key = ClientKey::generate()?;
+    let connection = Connection::open(addr, &invitation.authority()?, None).await?;
+    let request = Request::Enrol { token: invitation.secret.clone(), csr: key.request()? };
+    let reply = connection.call(&request).await?;
+    connection.close().await;
+    match reply {
+        Reply::Enrolled { certificate } => Ok(key.with_certificate(certificate)),
+        _ => Err(TransportError::UnexpectedReply { asked: "enrolment" }),
+    }
+}

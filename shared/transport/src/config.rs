@@ -1,0 +1,76 @@
+//! TLS and QUIC settings, all bounds in one place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lethe_proto::limits;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+use rustls::RootCertStore;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+
+use crate::TransportError;
+use crate::identity::Identity;
+
+fn failed(e: impl std::fmt::Display) -> TransportError {
+    TransportError::Certificate(e.to_string())
+}
+
+fn roots(authority: &[u8]) -> Result<Arc<RootCertStore>, TransportError> {
+    let mut store = RootCertStore::empty();
+    store.add(CertificateDer::from(authority.to_vec())).map_err(failed)?;
+    Ok(Arc::new(store))
+}
+
+fn transport() -> Arc<TransportConfig> {
+    let mut t = TransportConfig::default();
+    t.max_concurrent_bidi_streams(VarInt::from_u32(limits::MAX_STREAMS));
+    t.max_concurrent_uni_streams(VarInt::from_u32(0));
+    t.receive_window(VarInt::from_u32(4 << 20));
+    t.stream_receive_window(VarInt::from_u32(4 << 20));
+    t.send_window(8 << 20);
+    t.datagram_receive_buffer_size(None);
+    t.keep_alive_interval(Some(Duration::from_secs(10)));
+    t.max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(30_000))));
+    Arc::new(t)
+}
+
+pub(crate) fn server(authority: &[u8], identity: &Identity) -> Result<quinn::ServerConfig, TransportError> {
+    let provider = Arc::new(default_provider());
+    // Only enrolment is allowed without a certificate; a certificate that is presented must be valid.
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(failed)?;
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(failed)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain(), identity.private_key())
+        .map_err(failed)?;
+    tls.alpn_protocols = vec![limits::ALPN.to_vec()];
+    tls.session_storage = Arc::new(NoServerSessionStorage {});
+    tls.send_tls13_tickets = 0;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(failed)?));
+    config.transport_config(transport());
+    config.max_incoming(limits::MAX_INCOMING);
+    Ok(config)
+}
+
+pub(crate) fn client(authority: &[u8], identity: Option<&Identity>) -> Result<quinn::ClientConfig, TransportError> {
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(failed)?
+        .with_root_certificates(roots(authority)?);
+    let mut tls = match identity {
+        Some(i) => builder.with_client_auth_cert(i.chain(), i.private_key()).map_err(failed)?,
+        None => builder.with_no_client_auth(),
+    };
+    tls.alpn_protocols = vec![limits::ALPN.to_vec()];
+    tls.resumption = rustls::client::Resumption::disabled();
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(failed)?));
+    config.transport_config(transport());
+    Ok(config)
+}

@@ -1,0 +1,24 @@
+//! Frames on a stream: the header is checked against its type's limit before the body is read.
+
+use lethe_proto::codec::{HEADER, decode_header};
+use quinn::RecvStream;
+
+use crate::TransportError;
+
+/// Reads one frame and the end of the stream.
+pub(crate) async fn read(stream: &mut RecvStream) -> Result<Vec<u8>, TransportError> {
+    let lost = |e: &dyn std::fmt::Display| TransportError::Lost(e.to_string());
+    let mut head = [0; HEADER];
+    stream.read_exact(&mut head).await.map_err(|e| lost(&e))?;
+    let header = decode_header(&head)?;
+    let mut bytes = head.to_vec();
+    // Grows as bytes arrive, so a peer that only claims a length costs nothing.
+    let mut left = header.len;
+    while left > 0 {
+        let chunk = stream.read_chunk(left, true).await.map_err(|e| lost(&e))?;
+        let chunk = chunk.ok_or_else(|| TransportError::Lost("the stream ended inside a message".into()))?;
+        left -= chunk.bytes.len();
+        bytes.extend_from_slice(&chunk.bytes);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,201 @@
+//! Certificates: the coordinator's authority, a client's key, invitations.
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use lethe_proto::ids::Digest;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+
+use crate::TransportError;
+
+/// Name in the coordinator's certificate; clients trust the authority, not a host name.
+pub(crate) const SERVER_NAME: &str = "lethe-coordinator";
+
+fn failed(e: impl std::fmt::Display) -> TransportError {
+    TransportError::Certificate(e.to_string())
+}
+
+/// Identifies a certificate: SHA-256 of its DER.
+pub(crate) fn fingerprint(der: &[u8]) -> Digest {
+    Digest::of(&[der])
+}
+
+/// A certificate with its private key and the authority that it trusts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+}
+
+impl Identity {
+    /// SHA-256 of the certificate.
+    pub fn fingerprint(&self) -> Digest {
+        fingerprint(&self.certificate)
+    }
+
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from(self.certificate.clone())]
+    }
+
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivatePkcs8KeyDer::from(self.key.clone()).into()
+    }
+}
+
+/// The coordinator's certificate authority.
+pub struct Authority {
+    key: KeyPair,
+    certificate: Vec<u8>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Authority({})", self.fingerprint())
+    }
+}
+
+/// What is stored of an authority.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuthorityRecord {
+    key: Vec<u8>,
+    certificate: Vec<u8>,
+}
+
+fn authority_params() -> Result<CertificateParams, TransportError> {
+    let mut params = CertificateParams::new(vec![]).map_err(failed)?;
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, "Lethe authority");
+    params.distinguished_name = name;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    params.not_after = after(Duration::from_secs(20 * 365 * 86_400));
+    Ok(params)
+}
+
+fn after(lifetime: Duration) -> time::OffsetDateTime {
+    (SystemTime::now() + lifetime).into()
+}
+
+fn leaf_params(lifetime: Duration, usage: ExtendedKeyUsagePurpose, names: Vec<String>) -> Result<CertificateParams, TransportError> {
+    let mut params = CertificateParams::new(names).map_err(failed)?;
+    params.distinguished_name = DistinguishedName::new();
+    // Phones' clocks are off: valid from an hour ago.
+    params.not_before = (SystemTime::now() - Duration::from_secs(3600)).into();
+    params.not_after = after(lifetime);
+    params.extended_key_usages = vec![usage];
+    Ok(params)
+}
+
+impl Authority {
+    /// A new authority with a key of its own.
+    pub fn create() -> Result<Self, TransportError> {
+        let key = KeyPair::generate().map_err(failed)?;
+        let certificate = authority_params()?.self_signed(&key).map_err(failed)?.der().to_vec();
+        Ok(Self { key, certificate })
+    }
+
+    /// For storing.
+    pub fn record(&self) -> AuthorityRecord {
+        AuthorityRecord { key: self.key.serialize_der(), certificate: self.certificate.clone() }
+    }
+
+    /// From what was stored.
+    pub fn restore(record: AuthorityRecord) -> Result<Self, TransportError> {
+        let key = KeyPair::try_from(record.key).map_err(failed)?;
+        Ok(Self { key, certificate: record.certificate })
+    }
+
+    /// The authority's certificate, DER.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// SHA-256 of the authority's certificate.
+    pub fn fingerprint(&self) -> Digest {
+        fingerprint(&self.certificate)
+    }
+
+    /// A certificate for the coordinator itself.
+    pub fn server_identity(&self) -> Result<Identity, TransportError> {
+        let key = KeyPair::generate().map_err(failed)?;
+        let lifetime = Duration::from_secs(365 * 86_400);
+        let params = leaf_params(lifetime, ExtendedKeyUsagePurpose::ServerAuth, vec![SERVER_NAME.into()])?;
+        let issuer = Issuer::new(authority_params()?, &self.key);
+        let certificate = params.signed_by(&key, &issuer).map_err(failed)?.der().to_vec();
+        Ok(Identity { certificate, key: key.serialize_der() })
+    }
+
+    /// Signs a client's request; the certificate names nobody. Names that the request asks for are ignored.
+    pub fn sign(&self, csr: &[u8], lifetime: Duration) -> Result<Vec<u8>, TransportError> {
+        let request = CertificateSigningRequestDer::from(csr.to_vec());
+        let mut request = CertificateSigningRequestParams::from_der(&request).map_err(failed)?;
+        request.params = leaf_params(lifetime, ExtendedKeyUsagePurpose::ClientAuth, vec![])?;
+        let issuer = Issuer::new(authority_params()?, &self.key);
+        Ok(request.signed_by(&issuer).map_err(failed)?.der().to_vec())
+    }
+}
+
+/// A client's private key; it never leaves the client.
+pub struct ClientKey(KeyPair);
+
+impl std::fmt::Debug for ClientKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientKey")
+    }
+}
+
+impl ClientKey {
+    /// A new key.
+    pub fn generate() -> Result<Self, TransportError> {
+        KeyPair::generate().map(Self).map_err(failed)
+    }
+
+    /// The certificate signing request, DER.
+    pub fn request(&self) -> Result<Vec<u8>, TransportError> {
+        let params = CertificateParams::new(vec![]).map_err(failed)?;
+        Ok(params.serialize_request(&self.0).map_err(failed)?.der().to_vec())
+    }
+
+    /// Joins the key with the certificate that was issued for it.
+    pub fn with_certificate(self, certificate: Vec<u8>) -> Identity {
+        Identity { certificate, key: self.0.serialize_der() }
+    }
+}
+
+/// A single-use invitation: a secret, and the authority to trust.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invitation {
+    /// The secret that is exchanged for a certificate.
+    pub secret: String,
+    authority: String,
+}
+
+impl Invitation {
+    /// An invitation to `authority`'s coordinator.
+    pub fn new(secret: String, authority: &Authority) -> Self {
+        Self { secret, authority: BASE64.encode(&authority.certificate) }
+    }
+
+    /// As one line of text.
+    pub fn text(&self) -> String {
+        format!("lethe1:{}", BASE64.encode(serde_json::to_vec(self).unwrap_or_default()))
+    }
+
+    /// From the text.
+    pub fn parse(text: &str) -> Result<Self, TransportError> {
+        let body = text.trim().strip_prefix("lethe1:").and_then(|b| BASE64.decode(b).ok());
+        body.and_then(|b| serde_json::from_slice(&b).ok()).ok_or(TransportError::Invitation)
+    }
+
+    /// Certificate of the authority, DER.
+    pub fn authority(&self) -> Result<Vec<u8>, TransportError> {
+        BASE64.decode(&self.authority).map_err(|_| TransportError::Invitation)
+    }
+}

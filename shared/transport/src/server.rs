@@ -1,0 +1,171 @@
+//! The coordinator's listener: accepts, bounds, authenticates, and hands each request to a handler.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lethe_proto::codec;
+use lethe_proto::ids::Digest;
+use lethe_proto::limits;
+use lethe_proto::message::{Refusal, Reply, Request};
+use rustls::pki_types::CertificateDer;
+use tokio::time::timeout;
+
+use crate::identity::{Authority, fingerprint};
+use crate::{TransportError, config, frame};
+
+/// Close codes that a client may see.
+const REVOKED: u32 = 1;
+const TOO_MANY: u32 = 2;
+
+/// A reply in the making.
+pub type ReplyFuture = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// Answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Whether a certificate may connect now: known and not revoked. Asked after every handshake.
+    fn admits(&self, certificate: &Digest) -> bool;
+    /// Answers one request; `certificate` is `None` for a peer without one. `bytes` is the request's frame length.
+    fn handle(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> ReplyFuture;
+    /// A connection of this certificate ended.
+    fn disconnected(&self, certificate: &Digest);
+}
+
+#[derive(Default)]
+struct Live(Mutex<HashMap<Digest, Vec<quinn::Connection>>>);
+
+impl Live {
+    fn with<T>(&self, f: impl FnOnce(&mut HashMap<Digest, Vec<quinn::Connection>>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A running listener.
+#[derive(Clone)]
+pub struct Server {
+    endpoint: quinn::Endpoint,
+    live: Arc<Live>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Server({:?})", self.endpoint.local_addr())
+    }
+}
+
+impl Server {
+    /// Listens on `addr` with a fresh certificate of `authority`.
+    pub fn bind(addr: SocketAddr, authority: &Authority) -> Result<Self, TransportError> {
+        let config = config::server(authority.certificate(), &authority.server_identity()?)?;
+        let endpoint = quinn::Endpoint::server(config, addr).map_err(|source| TransportError::Bind { addr, source })?;
+        Ok(Self { endpoint, live: Arc::default() })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> Result<SocketAddr, TransportError> {
+        self.endpoint.local_addr().map_err(|e| TransportError::Lost(e.to_string()))
+    }
+
+    /// Accepts connections until [`Self::close`].
+    pub async fn run(&self, handler: Arc<dyn Handler>) {
+        while let Some(incoming) = self.endpoint.accept().await {
+            // Under load an unvalidated address must answer a Retry first, so that spoofed packets cost little.
+            if !incoming.remote_address_validated() && self.endpoint.open_connections() > limits::MAX_INCOMING / 2 {
+                let _ = incoming.retry();
+                continue;
+            }
+            let (live, handler) = (self.live.clone(), handler.clone());
+            tokio::spawn(async move {
+                match timeout(limits::HANDSHAKE_TIMEOUT, incoming).await {
+                    Ok(Ok(connection)) => serve(connection, live, handler).await,
+                    Ok(Err(e)) => tracing::debug!("handshake refused: {e}"),
+                    Err(_) => tracing::debug!("handshake timed out"),
+                }
+            });
+        }
+    }
+
+    /// Closes the live connections of a certificate.
+    pub fn disconnect(&self, certificate: &Digest) {
+        for c in self.live.with(|l| l.remove(certificate)).unwrap_or_default() {
+            c.close(REVOKED.into(), b"revoked");
+        }
+    }
+
+    /// Connections with a certificate.
+    pub fn connections(&self) -> usize {
+        self.live.with(|l| l.values().map(Vec::len).sum())
+    }
+
+    /// Stops listening and closes all connections.
+    pub fn close(&self) {
+        self.endpoint.close(0u32.into(), b"shutting down");
+    }
+}
+
+async fn serve(connection: quinn::Connection, live: Arc<Live>, handler: Arc<dyn Handler>) {
+    let peer = peer(&connection);
+    if let Some(p) = &peer {
+        if !handler.admits(p) {
+            connection.close(REVOKED.into(), b"this certificate is not known or was revoked: enrol again");
+            return;
+        }
+        let admitted = live.with(|l| {
+            let of_peer = l.entry(*p).or_default();
+            of_peer.retain(|c| c.close_reason().is_none());
+            let room = of_peer.len() < limits::MAX_CONNECTIONS_PER_PEER;
+            if room {
+                of_peer.push(connection.clone());
+            }
+            room
+        });
+        if !admitted {
+            connection.close(TOO_MANY.into(), b"too many connections with this certificate");
+            return;
+        }
+    }
+    while let Ok((send, recv)) = connection.accept_bi().await {
+        tokio::spawn(answer(send, recv, peer, handler.clone()));
+    }
+    if let Some(p) = &peer {
+        live.with(|l| {
+            if let Some(of_peer) = l.get_mut(p) {
+                of_peer.retain(|c| c.stable_id() != connection.stable_id());
+                if of_peer.is_empty() {
+                    l.remove(p);
+                }
+            }
+        });
+        handler.disconnected(p);
+    }
+}
+
+fn peer(connection: &quinn::Connection) -> Option<Digest> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    chain.first().map(|c| fingerprint(c))
+}
+
+async fn answer(mut send: quinn::SendStream, mut recv: quinn::RecvStream, peer: Option<Digest>, handler: Arc<dyn Handler>) {
+    let request = match timeout(limits::RPC_TIMEOUT, frame::read(&mut recv)).await {
+        Ok(Ok(bytes)) => codec::decode_request(&bytes).map(|r| (r, bytes.len())).map_err(|e| e.to_string()),
+        Ok(Err(TransportError::Codec(e))) => Err(e.to_string()),
+        _ => return,
+    };
+    let reply = match request {
+        Ok((request, bytes)) => handler.handle(peer, request, bytes).await,
+        Err(message) => Reply::Refused { code: Refusal::Invalid, message },
+    };
+    let bytes = codec::encode_reply(&reply).or_else(|e| {
+        codec::encode_reply(&Reply::Refused { code: Refusal::Internal, message: format!("the reply is too long: {e}") })
+    });
+    if let Ok(bytes) = bytes {
+        let write = async {
+            let _ = send.write_all(&bytes).await;
+            let _ = send.finish();
+            let _ = send.stopped().await;
+        };
+        let _ = timeout(limits::RPC_TIMEOUT, write).await;
+    }
+}

@@ -1,0 +1,115 @@
+//! Certificates that must be refused are refused, by real handshakes over loopback.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lethe_proto::ids::Digest;
+use lethe_proto::message::{Refusal, Reply, Request, Task};
+use lethe_transport::TransportError;
+use lethe_transport::client::{Connection, enrol};
+use lethe_transport::identity::{Authority, ClientKey, Identity, Invitation};
+use lethe_transport::server::{Handler, ReplyFuture, Server};
+
+#[derive(Default)]
+struct Known(Mutex<HashSet<Digest>>);
+
+struct Desk {
+    authority: Authority,
+    known: Known,
+}
+
+impl Handler for Desk {
+    fn admits(&self, certificate: &Digest) -> bool {
+        self.known.0.lock().unwrap().contains(certificate)
+    }
+    fn handle(&self, certificate: Option<Digest>, request: Request, _: usize) -> ReplyFuture {
+        let reply = match (certificate, request) {
+            (None, Request::Enrol { token, csr }) if token == "secret" => {
+                let certificate = self.authority.sign(&csr, Duration::from_secs(60)).unwrap();
+                self.known.0.lock().unwrap().insert(Digest::of(&[&certificate]));
+                Reply::Enrolled { certificate }
+            }
+            (Some(_), Request::Poll) => Reply::Task(Task::Wait),
+            _ => Reply::Refused { code: Refusal::Forbidden, message: "no".into() },
+        };
+        Box::pin(async move { reply })
+    }
+    fn disconnected(&self, _: &Digest) {}
+}
+
+fn start() -> (Arc<Desk>, Server, std::net::SocketAddr) {
+    let desk = Arc::new(Desk { authority: Authority::create().unwrap(), known: Known::default() });
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), &desk.authority).unwrap();
+    let addr = server.local_addr().unwrap();
+    let (s, d) = (server.clone(), desk.clone());
+    tokio::spawn(async move { s.run(d).await });
+    (desk, server, addr)
+}
+
+/// Connecting may succeed before the server's verdict arrives; a call shows it.
+async fn try_poll(addr: std::net::SocketAddr, authority: &[u8], identity: Option<&Identity>) -> Result<Reply, TransportError> {
+    let c = Connection::open(addr, authority, identity).await?;
+    c.call_within(&Request::Poll, Duration::from_secs(5)).await
+}
+
+fn issue(authority: &Authority, lifetime: Duration) -> Identity {
+    let key = ClientKey::generate().unwrap();
+    let certificate = authority.sign(&key.request().unwrap(), lifetime).unwrap();
+    key.with_certificate(certificate)
+}
+
+#[tokio::test]
+async fn enrolled_clients_are_served_and_others_refused() {
+    let (desk, server, addr) = start();
+    let invitation = Invitation::parse(&Invitation::new("secret".into(), &desk.authority).text()).unwrap();
+    let identity = enrol(addr, &invitation).await.unwrap();
+    let ca = desk.authority.certificate().to_vec();
+    assert_eq!(try_poll(addr, &ca, Some(&identity)).await.unwrap(), Reply::Task(Task::Wait));
+
+    let wrong = enrol(addr, &Invitation::new("guess".into(), &desk.authority)).await;
+    assert!(matches!(wrong, Err(TransportError::Refused { code: Refusal::Forbidden, .. })), "{wrong:?}");
+    let none = try_poll(addr, &ca, None).await;
+    assert!(matches!(none, Err(TransportError::Refused { code: Refusal::Forbidden, .. })), "no certificate: {none:?}");
+
+    let foreign = issue(&Authority::create().unwrap(), Duration::from_secs(60));
+    assert!(try_poll(addr, &ca, Some(&foreign)).await.is_err(), "a certificate of another authority");
+    let unknown = issue(&desk.authority, Duration::from_secs(60));
+    assert!(try_poll(addr, &ca, Some(&unknown)).await.is_err(), "signed, but not in the directory");
+    let expired = issue(&desk.authority, Duration::ZERO);
+    desk.known.0.lock().unwrap().insert(expired.fingerprint());
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert!(try_poll(addr, &ca, Some(&expired)).await.is_err(), "expired");
+    let other_ca = Authority::create().unwrap();
+    assert!(try_poll(addr, other_ca.certificate(), Some(&identity)).await.is_err(), "the client refuses another coordinator");
+    server.close();
+}
+
+#[tokio::test]
+async fn revocation_ends_live_connections() {
+    let (desk, server, addr) = start();
+    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
+    let ca = desk.authority.certificate().to_vec();
+    let live = Connection::open(addr, &ca, Some(&identity)).await.unwrap();
+    assert!(live.call(&Request::Poll).await.is_ok());
+    assert_eq!(server.connections(), 1);
+    desk.known.0.lock().unwrap().remove(&identity.fingerprint());
+    server.disconnect(&identity.fingerprint());
+    assert!(live.call_within(&Request::Poll, Duration::from_secs(5)).await.is_err());
+    assert!(try_poll(addr, &ca, Some(&identity)).await.is_err());
+}
+
+#[tokio::test]
+async fn connections_per_certificate_are_bounded() {
+    let (desk, _server, addr) = start();
+    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
+    let ca = desk.authority.certificate().to_vec();
+    let mut open = vec![];
+    for _ in 0..lethe_proto::limits::MAX_CONNECTIONS_PER_PEER {
+        let c = Connection::open(addr, &ca, Some(&identity)).await.unwrap();
+        c.call(&Request::Poll).await.unwrap();
+        open.push(c);
+    }
+    assert!(try_poll(addr, &ca, Some(&identity)).await.is_err());
+}
