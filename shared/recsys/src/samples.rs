@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Dataset, Event};
 use crate::prompt::Prompt;
 
-/// Items of history in a prompt.
+/// Items of history in a prompt; an event with fewer predecessors is history, but no sample (as in TALLRec's code).
 pub const HISTORY: usize = 10;
 
 /// Part of a split.
@@ -39,7 +39,7 @@ pub struct TaskSample {
     pub item: u32,
     /// Position of the target in [`Dataset::events`]: its identity.
     pub event: u32,
-    /// `(item, liked)` of at most [`HISTORY`] events strictly before the target, oldest first.
+    /// `(item, liked)` of the last [`HISTORY`] events before the target, oldest first.
     pub history: Vec<(u32, bool)>,
     /// Whether the person liked the target.
     pub label: bool,
@@ -70,7 +70,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Every event that has a predecessor by the same user becomes a sample. Order is time, then file order; a
+    /// Every event with [`HISTORY`] predecessors by the same user becomes a sample. Order is time, then file order; a
     /// history holds only events before the target in that order, whatever part they belong to.
     pub fn build(data: &Dataset, split: Split) -> Self {
         let parts = parts(data, split);
@@ -78,8 +78,8 @@ impl Samples {
         let mut all = Vec::with_capacity(data.events.len());
         for (i, (e, part)) in data.events.iter().zip(parts).enumerate() {
             let past = &mut seen[e.user as usize];
-            if !past.is_empty() {
-                let history = past[past.len().saturating_sub(HISTORY)..].to_vec();
+            if past.len() >= HISTORY {
+                let history = past[past.len() - HISTORY..].to_vec();
                 all.push(TaskSample { user: e.user, item: e.item, event: i as u32, history, label: e.liked, part });
             }
             past.push((e.item, e.liked));
@@ -140,7 +140,7 @@ mod tests {
     fn data() -> Dataset {
         let items = (0..20).map(|i| Item { id: i.to_string(), title: format!("t{i}"), year: None, tags: vec![] }).collect();
         let event = |i: i64| Event { user: (i % 2) as u32, item: (i % 20) as u32, rating: 4.0, time: i, liked: i % 3 == 0 };
-        Dataset { users: vec!["a".into(), "b".into()], items, events: (0..40).map(event).collect(), problems: vec![] }
+        Dataset { users: vec!["a".into(), "b".into()], items, events: (0..80).map(event).collect(), problems: vec![] }
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
         for s in Samples::build(&d, Split::Global).all {
             let before = d.events[..s.event as usize].iter().filter(|e| e.user == s.user);
             let want: Vec<_> = before.map(|e| (e.item, e.liked)).collect();
-            assert_eq!(s.history, want[want.len().saturating_sub(HISTORY)..]);
+            assert_eq!(s.history, want[want.len() - HISTORY..]);
         }
     }
 
@@ -157,7 +157,7 @@ mod tests {
     fn global_split_is_in_time_order() {
         let s = Samples::build(&data(), Split::Global);
         assert!(s.part(Part::Train).map(|s| s.event).max() < s.part(Part::Validation).map(|s| s.event).min());
-        assert_eq!(s.part(Part::Test).count(), 4);
+        assert_eq!(s.part(Part::Test).count(), 8);
     }
 
     #[test]

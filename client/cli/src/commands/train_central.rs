@@ -110,10 +110,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let steps = train.len().div_ceil(args.batch) * args.epochs;
     let progress = bar(steps, "training");
     let started = Instant::now();
+    let mut window = vec![];
     let middle = LocalMiddle::new(job.middle.segment().clone(), adapter.clone());
     let trained = train_central(&job.device, middle, adapter, &train, job.encoder.answers, &recipe_central, &seed, |i, _, loss| {
         progress.set_position(i as u64);
+        window.push(loss);
         progress.set_message(format!("loss {loss:.3}"));
+        if i.is_multiple_of(16) || i == steps {
+            say(&format!("step {i} of {steps}, mean loss {:.4}", window.iter().sum::<f64>() / window.len() as f64));
+            window.clear();
+        }
     })?;
     progress.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();

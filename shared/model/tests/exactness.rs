@@ -1,0 +1,122 @@
+//! Packed against separate sequences, split against unsplit, one thread against many, gradients against differences.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use lethe_learn::seed::Seed;
+use lethe_model::config::ModelConfig;
+use lethe_model::layout::Layout;
+use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
+use lethe_model::source::RandomWeights;
+use lethe_model::split::{Batch, BatchLoss, DeviceModel, LocalMiddle, SplitSpec};
+
+const ANSWERS: [u32; 2] = [3, 4];
+
+fn recipe() -> LoraRecipe {
+    LoraRecipe { rank: 3, alpha: 6.0, targets: Projection::ALL.to_vec() }
+}
+
+fn adapter(config: &ModelConfig) -> Adapter {
+    let shape = AdapterShape::new(config, &recipe(), |_| true);
+    let mut rng = Seed::from_u64(8).rng();
+    let data = (0..shape.len()).map(|_| 0.2 * rng.normal()).collect();
+    Adapter::from_data(&shape, data).unwrap()
+}
+
+fn sequences() -> Vec<Vec<u32>> {
+    vec![vec![7, 8, 9, 1, 2, 3, 4], vec![7, 8, 9, 5], vec![7, 8, 9, 1, 6, 6, 2, 2, 1, 9, 30]]
+}
+
+/// Loss and whole-model gradient with a given split, over packs of the sequences.
+fn train(config: &ModelConfig, spec: SplitSpec, packs: &[Vec<Vec<u32>>], adapter: &Adapter) -> (f64, Vec<f32>) {
+    let source = RandomWeights::new(config.clone(), 5);
+    let device = DeviceModel::load(&source, spec).unwrap();
+    let on_device = |l| spec.on_device(l, config.layers);
+    let edge = adapter.select(on_device);
+    let segment = DeviceModel::load_middle(&source, spec).unwrap();
+    let mut middle = LocalMiddle::new(segment, adapter.select(|l| !on_device(l)));
+    let mut grads = vec![0.0; edge.data.len()];
+    let mut total = BatchLoss::default();
+    let mut k = 0;
+    for pack in packs {
+        let (layout, ids) = Layout::pack(pack);
+        let labels: Vec<bool> = pack.iter().map(|_| { k += 1; k % 2 == 0 }).collect();
+        let batch = Batch { layout: &layout, ids: &ids, labels: &labels, answers: ANSWERS, scale: 1.0 };
+        total.sum += device.train_batch(&batch, &edge, &mut grads, &mut middle).unwrap().sum;
+    }
+    let mut all = adapter.clone();
+    all.paste(&Adapter::from_data(edge.shape(), grads).unwrap()).unwrap();
+    all.paste(&Adapter::from_data(middle.adapter.shape(), middle.grads.clone()).unwrap()).unwrap();
+    (total.sum, all.data)
+}
+
+const UNSPLIT: SplitSpec = SplitSpec { k_in: 0, k_out: 0 };
+
+#[test]
+fn packing_with_a_shared_prefix_changes_nothing_but_rounding() {
+    let c = ModelConfig::tiny();
+    let a = adapter(&c);
+    let together = train(&c, UNSPLIT, &[sequences()], &a);
+    let apart: Vec<_> = sequences().into_iter().map(|s| vec![s]).collect();
+    let apart = train(&c, UNSPLIT, &apart, &a);
+    assert!((together.0 - apart.0).abs() < 1e-5, "{} against {}", together.0, apart.0);
+    let norm = apart.1.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let diff = together.1.iter().zip(&apart.1).map(|(x, y)| (x - y).powi(2)).sum::<f32>().sqrt();
+    assert!(diff < 1e-4 * norm, "gradients differ by {diff} of {norm}");
+}
+
+#[test]
+fn split_and_unsplit_agree_bit_for_bit() {
+    let c = ModelConfig::tiny();
+    let a = adapter(&c);
+    let whole = train(&c, UNSPLIT, &[sequences()], &a);
+    for spec in [SplitSpec { k_in: 1, k_out: 1 }, SplitSpec { k_in: 2, k_out: 0 }, SplitSpec { k_in: 0, k_out: 3 }] {
+        assert_eq!(train(&c, spec, &[sequences()], &a), whole, "{spec:?}");
+    }
+}
+
+#[test]
+fn gradients_match_differences_for_every_projection() {
+    let c = ModelConfig::tiny();
+    let a = adapter(&c);
+    let packs = [sequences()];
+    let (_, grads) = train(&c, UNSPLIT, &packs, &a);
+    for e in a.shape().entries() {
+        let (ra, rb) = a.shape().ranges(e);
+        for range in [ra, rb] {
+            // Along the gradient itself the difference is largest, so rounding matters least.
+            let norm = grads[range.clone()].iter().map(|v| v * v).sum::<f32>().sqrt();
+            assert!(norm > 0.0, "{:?} of layer {} gets no gradient", e.proj, e.layer);
+            let at = |t: f32| {
+                let mut moved = a.clone();
+                moved.data[range.clone()].iter_mut().zip(&grads[range.clone()]).for_each(|(x, g)| *x += t * g / norm);
+                train(&c, UNSPLIT, &packs, &moved).0
+            };
+            let slope = (at(5e-3) - at(-5e-3)) / 1e-2;
+            let want = f64::from(norm);
+            assert!((slope - want).abs() < 0.02 * want + 2e-4, "{:?} {}: {slope} against {want}", e.proj, e.layer);
+        }
+    }
+}
+
+#[test]
+fn odd_shapes_run() {
+    let c = ModelConfig { heads: 1, kv_heads: 1, head_dim: 2, hidden: 5, intermediate: 3, layers: 2, ..ModelConfig::tiny() };
+    let a = adapter(&c);
+    let (loss, grads) = train(&c, UNSPLIT, &[vec![vec![1]], vec![vec![1], vec![1, 2]]], &a);
+    assert!(loss.is_finite() && grads.iter().all(|g| g.is_finite()));
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    // Wide enough that products, norms and attention are divided over tasks.
+    let c = ModelConfig { hidden: 192, intermediate: 512, heads: 6, kv_heads: 2, head_dim: 32, ..ModelConfig::tiny() };
+    let a = adapter(&c);
+    let long: Vec<Vec<u32>> = (0..5).map(|i| (0..60 + i * 7).map(|t| (t * (i + 1)) % 60).collect()).collect();
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| train(&c, UNSPLIT, &[long.clone()], &a))
+    };
+    let one = run(1);
+    for threads in [2, 3, 8] {
+        assert!(run(threads) == one, "{threads} threads");
+    }
+}
