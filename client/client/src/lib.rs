@@ -1,3 +1,42 @@
-//! The client library.
+//! The client library: what an app embeds.
+//!
+//! A [`Client`] keeps one person's history in a sealed file on the device, trains with the coordinator when asked to,
+//! ranks candidates, and forgets. Tokens, labels, titles of the history and scores stay on the device; hidden states,
+//! their gradients and adapter updates cross to the coordinator. Without the coordinator [`Client::recommend`] answers
+//! from its last list and says so; recording and erasing always work.
+//!
+//! Entry types: [`Client`] (from [`ClientBuilder`]) and [`ClientModel`], which several clients of one process may share.
+//!
+//! ```no_run
+//! use lethe_client::{ClientBuilder, ClientModel};
+//! # async fn example() -> Result<(), lethe_client::ClientError> {
+//! let model = ClientModel::load("model.gguf".as_ref(), "catalogue".as_ref(), Default::default())?;
+//! let mut client = ClientBuilder::new("app-data/lethe", "203.0.113.7:4433".parse().expect("an address"))
+//!     .invitation("lethe1:...")
+//!     .build(model)
+//!     .await?;
+//! client.record("50", true, 1_700_000_000)?;
+//! client.step().await?; // When idle: takes part in whatever the coordinator asks for.
+//! for r in client.recommend(&["50", "172", "181"], 2).await?.items {
+//!     println!("{} {:.2}", r.item, r.score);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
+mod client;
 pub mod encode;
+mod error;
+mod history;
+mod model;
+mod remote;
+mod scoring;
+mod session;
+mod tasks;
+mod vault;
+
+pub use client::{Client, ClientBuilder, Done, Stats};
+pub use error::ClientError;
+pub use history::{Cutoffs, LocalEvent};
+pub use model::ClientModel;
+pub use scoring::{Ranked, Recommendation, Scored, Source};

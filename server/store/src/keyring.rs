@@ -10,8 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use lethe_proto::codec;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::rand::{SecureRandom, SystemRandom};
+use lethe_seal::{random, seal, unseal};
 use serde::{Deserialize, Serialize};
 
 use crate::StoreError;
@@ -29,32 +28,6 @@ pub(crate) struct Keyring {
     folder: PathBuf,
     generation: u64,
     keys: BTreeMap<String, Key>,
-}
-
-pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
-    let mut out = [0; N];
-    SystemRandom::new().fill(&mut out).map_err(|_| StoreError::Backend("no random numbers from the system".into()))?;
-    Ok(out)
-}
-
-/// Encrypts with a fresh nonce in front.
-pub(crate) fn seal(secret: &[u8; 32], aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, StoreError> {
-    let failed = |_| StoreError::Backend("encryption failed".into());
-    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, secret).map_err(failed)?);
-    let nonce: [u8; NONCE_LEN] = random()?;
-    let mut body = plain.to_vec();
-    key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut body).map_err(failed)?;
-    Ok([&nonce[..], &body].concat())
-}
-
-/// Decrypts; `None` if the bytes or `aad` are not what was sealed.
-pub(crate) fn unseal(secret: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-    let (nonce, body) = sealed.split_at_checked(NONCE_LEN)?;
-    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, secret).ok()?);
-    let mut body = body.to_vec();
-    let n = key.open_in_place(Nonce::try_assume_unique_for_key(nonce).ok()?, Aad::from(aad), &mut body).ok()?.len();
-    body.truncate(n);
-    Some(body)
 }
 
 impl Keyring {

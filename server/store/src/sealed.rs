@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lethe_proto::codec;
+use lethe_seal::{seal, unseal};
 use ring::digest::{SHA256, digest};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
-use crate::keyring::{Key, Keyring, seal, unseal};
+use crate::keyring::{Key, Keyring};
 use crate::{Class, Persisted, Storage, StoreError, Write};
 
 /// Largest record, in bytes.
@@ -32,6 +33,11 @@ impl KeyName {
     /// A key for what was derived from a shard's subjects, such as one checkpoint.
     pub fn shard(name: &str) -> Self {
         Self { name: format!("shard:{name}"), class: Class::Shard }
+    }
+
+    /// The key of one deletion's request and receipt.
+    pub fn evidence(deletion: u64) -> Self {
+        Self { name: format!("evidence:{deletion}"), class: Class::Evidence }
     }
 
     /// The key of public records.

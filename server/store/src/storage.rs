@@ -15,6 +15,9 @@ pub enum StoreError {
         /// The cause.
         source: std::io::Error,
     },
+    /// No encryption.
+    #[error(transparent)]
+    Seal(#[from] lethe_seal::SealError),
     /// The backend failed without saying more.
     #[error("store backend: {0}")]
     Backend(String),
@@ -63,6 +66,8 @@ pub enum Class {
     Subject,
     /// Derived from a shard's subjects (adapters, checkpoints), sealed under a key that a rollback destroys.
     Shard,
+    /// Deletion requests and receipts: they name the subject because a receipt must. Each has a key of its own.
+    Evidence,
     /// Nobody's data: recipe, counters, public hashes.
     Public,
 }

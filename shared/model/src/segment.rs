@@ -25,6 +25,13 @@ pub struct Tape {
     layers: Vec<LayerTape>,
 }
 
+impl Tape {
+    /// Rows of the batch.
+    pub fn rows(&self) -> usize {
+        self.layout.rows()
+    }
+}
+
 impl Segment {
     /// Loads layers `range`, dequantised to f32.
     pub fn load(source: &dyn WeightSource, range: Range<usize>) -> Result<Self, ModelError> {

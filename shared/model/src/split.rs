@@ -83,6 +83,16 @@ impl LocalMiddle {
 }
 
 impl LocalMiddle {
+    /// Rows of the training forward that waits for its backward.
+    pub fn pending_rows(&self) -> Option<usize> {
+        self.tape.as_ref().map(Tape::rows)
+    }
+
+    /// One plain gradient step on the collected gradient, which is cleared.
+    pub fn descend(&mut self, lr: f32) {
+        descend(&mut self.adapter.data, &mut self.grads, lr);
+    }
+
     /// The layers it runs.
     pub fn segment(&self) -> &Segment {
         &self.segment
@@ -103,6 +113,12 @@ impl Middle for LocalMiddle {
         let tape = self.tape.take().ok_or_else(|| ModelError::Shape("backward without a training forward".into()))?;
         self.segment.backward(&tape, grad, &self.adapter, &mut self.grads)
     }
+}
+
+/// `theta -= lr * grads`, then `grads = 0`: the local step of federated training, the same on both sides of the split.
+pub fn descend(theta: &mut [f32], grads: &mut [f32], lr: f32) {
+    theta.iter_mut().zip(grads.iter()).for_each(|(t, g)| *t -= lr * g);
+    grads.fill(0.0);
 }
 
 /// The device's part of the model. Cloning shares the weights.

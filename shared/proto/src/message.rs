@@ -118,10 +118,12 @@ pub enum Purpose {
 /// One validation sample of a client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErrorReport {
+    /// The client's number for the sample; a later report of the same sample replaces what it covers.
+    pub sample: u32,
     /// Embedding by the untuned device layers.
     pub embedding: Vec<f32>,
-    /// `1 - P_k(label)` per shard.
-    pub errors: Vec<f32>,
+    /// `(shard, 1 - P_shard(label))` for the shards that were asked for.
+    pub errors: Vec<(ShardId, f32)>,
 }
 
 /// What the coordinator answers.
@@ -172,10 +174,12 @@ pub enum Task {
     Wait,
     /// Take part in a round.
     Train(RoundStart),
-    /// Score validation samples with a release and report the errors.
+    /// Score validation samples with some shards' adapters of a release and report the errors.
     Validate {
         /// The release.
         release: u64,
+        /// The shards whose adapters changed since the client's last report.
+        shards: Vec<ShardId>,
     },
     /// Erase items from the local history, then join again.
     Erase {

@@ -20,6 +20,19 @@ use lethe_proto::payload::WireFormat;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// Digest of a base model: of the file, or of a folder's files in order of their names. It is the same for everybody
+/// who has the same model.
+pub fn model_digest(path: &std::path::Path) -> std::io::Result<Digest> {
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        files = std::fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+        files.retain(|f| f.extension().is_some_and(|x| x == "safetensors" || x == "json"));
+        files.sort();
+    }
+    let digests: Vec<Digest> = files.iter().map(|f| Ok(Digest::of(&[&std::fs::read(f)?]))).collect::<std::io::Result<_>>()?;
+    Ok(Digest::of(&digests.iter().map(|d| &d.0[..]).collect::<Vec<_>>()))
+}
+
 /// Why a recipe cannot be used.
 #[derive(Debug, Error)]
 pub enum RecipeError {
@@ -120,6 +133,8 @@ pub struct Recipe {
     pub apa: ApaParams,
     /// Combination of shard adapters.
     pub combine: Combination,
+    /// Validation samples that each client scores for the error table.
+    pub validation: usize,
     /// Seed of the epoch: initialisation, anchors, cohorts, sample choice.
     pub seed: u64,
 }
@@ -146,6 +161,7 @@ impl Default for Recipe {
             balance: BalanceParams::default(),
             apa: ApaParams::default(),
             combine: Combination::Nd,
+            validation: 1,
             seed: 1,
         }
     }
@@ -186,6 +202,7 @@ impl Recipe {
         count("local.samples", self.local.samples, 10_000)?;
         count("local.batch", self.local.batch, 10_000)?;
         count("local.epochs", self.local.epochs, 1000)?;
+        count("validation", self.validation, lethe_proto::limits::MAX_ROWS)?;
         count("lora.rank", self.lora.rank, 256)?;
         count("packing.max_tokens", self.packing.max_tokens, lethe_proto::limits::MAX_TOKENS)?;
         range("deadline_s", (1..=86_400).contains(&self.deadline_s), self.deadline_s.to_string(), "1 to 86400")?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use crate::load::load;
+pub use crate::load::{load, load_items};
 
 /// An item of the public catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,6 +22,13 @@ pub fn load(folder: &Path, spec: &DataSpec, strict: bool) -> Result<Dataset, Dat
     Ok(data)
 }
 
+/// Loads the public catalogue alone.
+pub fn load_items(folder: &Path, spec: &DataSpec) -> Result<Vec<Item>, DataError> {
+    let mut data = Dataset::default();
+    read_items(folder, &spec.items, &mut data)?;
+    Ok(data.items)
+}
+
 struct Table {
     path: PathBuf,
     reader: csv::Reader<std::io::Cursor<Vec<u8>>>,

@@ -61,7 +61,7 @@ impl std::fmt::Debug for Authority {
 }
 
 /// What is stored of an authority.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct AuthorityRecord {
     key: Vec<u8>,
     certificate: Vec<u8>,

@@ -1,0 +1,296 @@
+//! The client: builder, local history, and the loop that takes part in what the coordinator asks for.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lethe_learn::partition::nearest_anchor;
+use lethe_model::ModelError;
+use lethe_model::lora::Adapter;
+use lethe_proto::ids::ShardId;
+use lethe_proto::message::{Refusal, Reply, Request, Task};
+use lethe_recipe::Recipe;
+use lethe_recsys::samples::Part;
+use lethe_transport::TransportError;
+use lethe_transport::client::enrol;
+use lethe_transport::identity::Invitation;
+use tokio::sync::Semaphore;
+
+use crate::history::{commitment, samples};
+use crate::session::Session;
+use crate::vault::{State, Vault};
+use crate::{ClientError, ClientModel, Cutoffs, LocalEvent};
+
+/// Collects what a client needs.
+#[derive(Debug)]
+pub struct ClientBuilder {
+    folder: PathBuf,
+    addr: SocketAddr,
+    key: Option<[u8; 32]>,
+    invitation: Option<String>,
+    cutoffs: Option<Cutoffs>,
+    passes: Option<Arc<Semaphore>>,
+}
+
+impl ClientBuilder {
+    /// A client that keeps its state in `folder` and talks to the coordinator at `addr`.
+    pub fn new(folder: impl AsRef<Path>, addr: SocketAddr) -> Self {
+        Self { folder: folder.as_ref().to_owned(), addr, key: None, invitation: None, cutoffs: None, passes: None }
+    }
+
+    /// Seals the state with this key (from the platform's key store) instead of a key file in the folder.
+    pub fn key(mut self, key: [u8; 32]) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Enrols with this invitation if the client has no identity yet.
+    pub fn invitation(mut self, text: impl Into<String>) -> Self {
+        self.invitation = Some(text.into());
+        self
+    }
+
+    /// Divides the history for training, validation and test (for evaluation; an app leaves the default).
+    pub fn cutoffs(mut self, cutoffs: Cutoffs) -> Self {
+        self.cutoffs = Some(cutoffs);
+        self
+    }
+
+    /// Bounds the passes that clients of one process run at once.
+    pub fn passes(mut self, passes: Arc<Semaphore>) -> Self {
+        self.passes = Some(passes);
+        self
+    }
+
+    /// Opens the state, enrols if needed, and agrees on the recipe.
+    pub async fn build(self, model: Arc<ClientModel>) -> Result<Client, ClientError> {
+        let (vault, mut state) = Vault::open(&self.folder, self.key)?;
+        if state.identity.is_none() {
+            let invitation = Invitation::parse(&self.invitation.ok_or(ClientError::NotEnrolled)?)?;
+            state.identity = Some(enrol(self.addr, &invitation).await?);
+            state.authority = invitation.authority()?;
+            vault.save(&state)?;
+        }
+        let identity = state.identity.clone().ok_or(ClientError::NotEnrolled)?;
+        let session = Arc::new(Session::new(self.addr, state.authority.clone(), identity));
+        let mut client = Client {
+            vault,
+            state,
+            session,
+            model,
+            recipe: Recipe::default(),
+            anchors: vec![],
+            cutoffs: self.cutoffs,
+            release: Release::default(),
+            passes: self.passes.unwrap_or_else(|| Arc::new(Semaphore::new(1))),
+            shard: None,
+            erased: false,
+        };
+        client.hello().await?;
+        Ok(client)
+    }
+}
+
+/// The device parts of the adapters being served.
+#[derive(Debug, Default)]
+pub(crate) struct Release {
+    pub(crate) number: u64,
+    pub(crate) adapters: Vec<Adapter>,
+}
+
+/// One person's client.
+#[derive(Debug)]
+pub struct Client {
+    pub(crate) vault: Vault,
+    pub(crate) state: State,
+    pub(crate) session: Arc<Session>,
+    pub(crate) model: Arc<ClientModel>,
+    pub(crate) recipe: Recipe,
+    anchors: Vec<Vec<f32>>,
+    pub(crate) cutoffs: Option<Cutoffs>,
+    pub(crate) release: Release,
+    passes: Arc<Semaphore>,
+    shard: Option<ShardId>,
+    erased: bool,
+}
+
+/// What a [`Client::step`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// There was nothing to do.
+    Nothing,
+    /// Took part in a round.
+    Trained,
+    /// Was in a round that went on without it (late, or the coordinator restarted).
+    RoundLost,
+    /// Reported validation errors.
+    Validated,
+    /// Erased items that the coordinator named.
+    Erased,
+}
+
+/// Bytes exchanged so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Updates and adapters, both ways.
+    pub update_bytes: u64,
+    /// Hidden states and gradients, both ways.
+    pub activation_bytes: u64,
+}
+
+impl ClientError {
+    /// The coordinator is away or busy: local functions still work, and trying again later may help.
+    pub fn is_offline(&self) -> bool {
+        self.transport().is_some_and(TransportError::is_transient)
+    }
+
+    fn transport(&self) -> Option<&TransportError> {
+        match self {
+            Self::Transport(e) => Some(e),
+            Self::Model(ModelError::Middle(e)) => e.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        match self.transport()? {
+            TransportError::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+impl Client {
+    async fn hello(&mut self) -> Result<(), ClientError> {
+        let build = concat!("lethe-client ", env!("CARGO_PKG_VERSION")).to_owned();
+        match self.session.call(&Request::Hello { build, model: self.model.digest }).await? {
+            Reply::Welcome { recipe, anchors } => {
+                self.recipe = Recipe::from_json(&recipe)?;
+                self.anchors = anchors;
+                if self.recipe.split != self.model.device.split() {
+                    let got = format!("{:?}, the model was loaded for {:?}", self.recipe.split, self.model.device.split());
+                    return Err(ClientError::Internal(format!("the coordinator splits at {got}: load it with that split")));
+                }
+                Ok(())
+            }
+            _ => Err(TransportError::UnexpectedReply { asked: "hello" }.into()),
+        }
+    }
+
+    pub(crate) fn alive(&self) -> Result<(), ClientError> {
+        if self.erased { Err(ClientError::Erased) } else { Ok(()) }
+    }
+
+    pub(crate) fn cutoffs(&self) -> Cutoffs {
+        self.cutoffs.unwrap_or_else(|| Cutoffs::of(self.state.events.len()))
+    }
+
+    /// Runs heavy work on a blocking thread, within the bound on passes.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        f: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
+    ) -> Result<T, ClientError> {
+        let internal = |e: &dyn std::fmt::Display| ClientError::Internal(e.to_string());
+        let permit = self.passes.clone().acquire_owned().await.map_err(|e| internal(&e))?;
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            f()
+        })
+        .await
+        .map_err(|e| internal(&e))?
+    }
+
+    /// Records an event; works offline.
+    pub fn record(&mut self, item: &str, liked: bool, time: i64) -> Result<(), ClientError> {
+        self.record_all([LocalEvent { item: item.to_owned(), liked, time }])
+    }
+
+    /// Records several events with one write.
+    pub fn record_all(&mut self, events: impl IntoIterator<Item = LocalEvent>) -> Result<(), ClientError> {
+        self.alive()?;
+        for e in events {
+            self.model.position(&e.item)?;
+            let at = self.state.events.partition_point(|x| x.time <= e.time);
+            self.state.events.insert(at, e);
+        }
+        self.vault.save(&self.state)
+    }
+
+    /// The local history, oldest first.
+    pub fn history(&self) -> &[LocalEvent] {
+        &self.state.events
+    }
+
+    /// The shard this person's data is in, once the epoch has started.
+    pub fn shard(&self) -> Option<ShardId> {
+        self.shard
+    }
+
+    /// Bytes exchanged so far.
+    pub fn stats(&self) -> Stats {
+        let read = |a: &std::sync::atomic::AtomicU64| a.load(Ordering::Relaxed);
+        Stats { update_bytes: read(&self.session.update_bytes), activation_bytes: read(&self.session.activation_bytes) }
+    }
+
+    /// Takes part in the epoch with what is recorded now: tells the anchor, a count and a salted commitment, no event.
+    pub async fn join(&mut self) -> Result<(), ClientError> {
+        self.alive()?;
+        let cutoffs = self.cutoffs();
+        let train = &self.state.events[..cutoffs.train.min(self.state.events.len())];
+        let liked: Vec<&[f32]> = train
+            .iter()
+            .filter(|e| e.liked)
+            .map(|e| Ok(&self.model.features[self.model.position(&e.item)?][..]))
+            .collect::<Result<_, ClientError>>()?;
+        let fallback = u64::from(self.state.salt[0]);
+        let anchor = nearest_anchor(&self.anchors, &liked, fallback) as u16;
+        let count = samples(&self.state.events, cutoffs, Part::Train).len() as u32;
+        let commitment = commitment(&self.state.salt, &self.state.events, cutoffs);
+        match self.session.call(&Request::Join { anchor, samples: count, commitment }).await? {
+            Reply::Joined { shard } => {
+                self.shard = shard;
+                Ok(())
+            }
+            _ => Err(TransportError::UnexpectedReply { asked: "join" }.into()),
+        }
+    }
+
+    /// Asks for work once and does it. Waits up to the poll bound (10 s) when there is none. Call it when the device is
+    /// idle; an error leaves the client as it was, and the next call reconnects.
+    pub async fn step(&mut self) -> Result<Done, ClientError> {
+        self.alive()?;
+        let Reply::Task(task) = self.session.call(&Request::Poll).await? else {
+            return Err(TransportError::UnexpectedReply { asked: "poll" }.into());
+        };
+        let done = match task {
+            Task::Wait => return Ok(Done::Nothing),
+            Task::Train(start) => self.train(start).await.map(|()| Done::Trained),
+            Task::Validate { release, shards } => self.validate(release, &shards).await.map(|()| Done::Validated),
+            Task::Erase { task, items } => self.erase_items(task, &items).await.map(|()| Done::Erased),
+        };
+        match done {
+            Err(e) if matches!(e.refusal(), Some(Refusal::RoundClosed | Refusal::SessionLost | Refusal::StaleRelease)) => {
+                tracing::info!("{e}");
+                Ok(Done::RoundLost)
+            }
+            other => other,
+        }
+    }
+
+    /// Erases everything on this device: history, identity, key. What the fleet learned is for the privacy team's
+    /// `forget` to remove.
+    pub async fn erase(&mut self) -> Result<(), ClientError> {
+        self.vault.erase()?;
+        self.state = State::default();
+        self.release = Release::default();
+        self.erased = true;
+        self.session.close().await;
+        Ok(())
+    }
+
+    /// Closes the connection; the state stays.
+    pub async fn close(self) {
+        self.session.close().await;
+    }
+}

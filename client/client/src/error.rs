@@ -1,0 +1,58 @@
+use std::path::PathBuf;
+
+use lethe_model::ModelError;
+use lethe_recipe::RecipeError;
+use lethe_recsys::data::DataError;
+use lethe_transport::TransportError;
+use thiserror::Error;
+
+/// Why a client could not do what was asked. The local history is never lost by any of them.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The coordinator could not be reached, or refused.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The model could not be loaded or run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The catalogue could not be loaded.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The coordinator's recipe is not understood.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The sealed file cannot be read or written.
+    #[error("{path}: {source}; check space and permissions")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The sealed file does not open with the device's key.
+    #[error("{path} does not open with this device's key: it is damaged, or was copied from another device")]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The client has no identity and no invitation.
+    #[error("not enrolled: give the builder an invitation once (printed by `lethe-admin invite`)")]
+    NotEnrolled,
+    /// An item is not in the catalogue.
+    #[error("item {0:?} is not in the catalogue")]
+    UnknownItem(String),
+    /// Too little history for a prompt.
+    #[error("{got} events are recorded, {needed} are needed before anything can be recommended")]
+    ShortHistory {
+        /// Events recorded.
+        got: usize,
+        /// Events needed.
+        needed: usize,
+    },
+    /// The erased client was used again.
+    #[error("this client's data was erased")]
+    Erased,
+    /// A background task died.
+    #[error("internal: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,68 @@
+//! The middle layers over the connection.
+
+use std::sync::Arc;
+
+use lethe_model::ModelError;
+use lethe_model::layout::Layout;
+use lethe_model::split::Middle;
+use lethe_proto::ids::RoundKey;
+use lethe_proto::message::{BatchShape, Purpose, Reply, Request};
+use lethe_proto::payload::{Payload, WireFormat};
+use lethe_transport::TransportError;
+use tokio::runtime::Handle;
+
+use crate::session::Session;
+
+/// Runs on a blocking thread; each pass is one call.
+pub(crate) struct RemoteMiddle {
+    session: Arc<Session>,
+    runtime: Handle,
+    purpose: Purpose,
+    format: WireFormat,
+    width: usize,
+    rows: usize,
+    /// Backward passes until the optimiser step, this one included.
+    pub(crate) passes_in_step: usize,
+}
+
+impl RemoteMiddle {
+    pub(crate) fn new(session: Arc<Session>, purpose: Purpose, format: WireFormat, width: usize) -> Self {
+        Self { session, runtime: Handle::current(), purpose, format, width, rows: 0, passes_in_step: 0 }
+    }
+
+    fn round(&self) -> Option<RoundKey> {
+        match &self.purpose {
+            Purpose::Train { round } => Some(*round),
+            Purpose::Score { .. } => None,
+        }
+    }
+
+    fn exchange(&self, request: &Request, sent: usize) -> Result<Vec<f32>, ModelError> {
+        let failed = |e: TransportError| ModelError::Middle(Box::new(e));
+        match self.runtime.block_on(self.session.call(request)).map_err(failed)? {
+            Reply::Hidden(p) => {
+                self.session.count_activations(sent + p.bytes.len());
+                p.decode(self.rows, self.width).map_err(|e| ModelError::Middle(Box::new(e)))
+            }
+            _ => Err(failed(TransportError::UnexpectedReply { asked: "forward or backward" })),
+        }
+    }
+}
+
+impl Middle for RemoteMiddle {
+    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, _train: bool) -> Result<Vec<f32>, ModelError> {
+        self.rows = layout.rows();
+        let hidden = Payload::encode(&hidden, self.width, self.format);
+        let sent = hidden.bytes.len();
+        let shape = BatchShape { prefix: layout.prefix, lens: layout.lens.clone() };
+        self.exchange(&Request::Forward { purpose: self.purpose.clone(), shape, hidden }, sent)
+    }
+
+    fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+        let round = self.round().ok_or_else(|| ModelError::Shape("a scoring pass has no backward".into()))?;
+        self.passes_in_step = self.passes_in_step.saturating_sub(1);
+        let grad = Payload::encode(&grad, self.width, self.format);
+        let sent = grad.bytes.len();
+        self.exchange(&Request::Backward { round, grad, step: self.passes_in_step == 0 }, sent)
+    }
+}

@@ -1,0 +1,67 @@
+//! The connection, opened when needed and again after a loss.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lethe_proto::message::{Reply, Request};
+use lethe_transport::TransportError;
+use lethe_transport::client::Connection;
+use lethe_transport::identity::Identity;
+use tokio::sync::Mutex;
+
+/// Calls the coordinator, connecting when there is no connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    addr: SocketAddr,
+    authority: Vec<u8>,
+    identity: Identity,
+    live: Mutex<Option<Arc<Connection>>>,
+    /// Bytes of updates and adapters, both ways.
+    pub(crate) update_bytes: AtomicU64,
+    /// Bytes of hidden states and gradients, both ways.
+    pub(crate) activation_bytes: AtomicU64,
+}
+
+impl Session {
+    pub(crate) fn new(addr: SocketAddr, authority: Vec<u8>, identity: Identity) -> Self {
+        Self {
+            addr,
+            authority,
+            identity,
+            live: Mutex::new(None),
+            update_bytes: AtomicU64::new(0),
+            activation_bytes: AtomicU64::new(0),
+        }
+    }
+
+    async fn connection(&self) -> Result<Arc<Connection>, TransportError> {
+        let mut live = self.live.lock().await;
+        if let Some(c) = live.as_ref().filter(|c| !c.is_closed()) {
+            return Ok(c.clone());
+        }
+        let fresh = Arc::new(Connection::open(self.addr, &self.authority, Some(&self.identity)).await?);
+        *live = Some(fresh.clone());
+        Ok(fresh)
+    }
+
+    /// One call. A lost connection is an error; the next call opens a new one.
+    pub(crate) async fn call(&self, request: &Request) -> Result<Reply, TransportError> {
+        self.connection().await?.call(request).await
+    }
+
+    /// Closes the connection, if there is one.
+    pub(crate) async fn close(&self) {
+        if let Some(c) = self.live.lock().await.take().and_then(Arc::into_inner) {
+            c.close().await;
+        }
+    }
+
+    pub(crate) fn count_update(&self, bytes: usize) {
+        self.update_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_activations(&self, bytes: usize) {
+        self.activation_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}

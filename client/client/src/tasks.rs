@@ -1,0 +1,134 @@
+//! What the coordinator asks for: a round, validation, erasure.
+
+use std::sync::Arc;
+
+use lethe_learn::seed::Seed;
+use lethe_model::lora::{Adapter, AdapterShape};
+use lethe_model::split::descend;
+use lethe_model::train::{Sample, accumulate};
+use lethe_proto::ids::ShardId;
+use lethe_proto::message::{ErrorReport, Purpose, Request, RoundStart};
+use lethe_proto::payload::{Payload, WireFormat};
+use lethe_recsys::samples::Part;
+
+use crate::client::Client;
+use crate::history::samples;
+use crate::remote::RemoteMiddle;
+use crate::{ClientError, ClientModel};
+
+/// Result of local training: device part of the change, mean loss, samples.
+struct Trained {
+    delta: Vec<f32>,
+    loss: f32,
+    samples: u32,
+}
+
+impl Client {
+    /// The shape of the adapter's device part.
+    pub(crate) fn edge_shape(&self) -> Arc<AdapterShape> {
+        let (split, layers) = (self.recipe.split, self.model.device.config().layers);
+        AdapterShape::new(self.model.device.config(), &self.recipe.lora, |l| split.on_device(l, layers))
+    }
+
+    /// Trains in a round and sends the update.
+    pub(crate) async fn train(&mut self, start: RoundStart) -> Result<(), ClientError> {
+        self.session.count_update(start.adapter.bytes.len());
+        let chosen = self.choose(&start)?;
+        let shape = self.edge_shape();
+        let bad = |e: lethe_proto::payload::PayloadError| ClientError::Internal(format!("the round's adapter: {e}"));
+        let adapter = Adapter::from_data(&shape, start.adapter.decode(1, shape.len()).map_err(bad)?)?;
+        let purpose = Purpose::Train { round: start.round };
+        let (model, recipe, session) = (self.model.clone(), self.recipe.clone(), self.session.clone());
+        let trained = self
+            .blocking(move || {
+                let width = model.device.config().hidden;
+                let mut middle = RemoteMiddle::new(session, purpose, recipe.wire, width);
+                local_training(&model, &recipe, adapter, &chosen, &mut middle)
+            })
+            .await?;
+        let delta = Payload::encode(&trained.delta, trained.delta.len(), WireFormat::F32);
+        self.session.count_update(delta.bytes.len());
+        let update = Request::Update { round: start.round, delta, loss: trained.loss, samples: trained.samples };
+        self.session.call(&update).await?;
+        Ok(())
+    }
+
+    /// The samples of this round: the first by a rank that depends on the round and the sample alone.
+    fn choose(&self, start: &RoundStart) -> Result<Vec<Sample>, ClientError> {
+        let seed = Seed(start.seed);
+        let all = samples(&self.state.events, self.cutoffs(), Part::Train);
+        let mut ranked: Vec<_> = all.iter().map(|s| (seed.rank("sample", &s.id()), s)).collect();
+        ranked.sort_by_key(|(rank, s)| (*rank, s.target.time));
+        ranked.truncate(self.recipe.local.samples);
+        ranked.into_iter().map(|(_, s)| self.encode(s.history, s.target)).collect()
+    }
+
+    pub(crate) fn encode(&self, history: &[crate::LocalEvent], target: &crate::LocalEvent) -> Result<Sample, ClientError> {
+        Ok(self.model.encoder.sample(&self.model.prompt(history, &target.item)?, target.liked)?)
+    }
+
+    /// Measures shards' adapters on the newest validation samples and reports the errors.
+    pub(crate) async fn validate(&mut self, release: u64, shards: &[ShardId]) -> Result<(), ClientError> {
+        self.refresh_release().await?;
+        let all = samples(&self.state.events, self.cutoffs(), Part::Validation);
+        let newest = &all[all.len().saturating_sub(self.recipe.validation)..];
+        let encoded: Vec<Sample> = newest.iter().map(|s| self.encode(s.history, s.target)).collect::<Result<_, _>>()?;
+        let mut rows: Vec<ErrorReport> = vec![];
+        for (i, s) in encoded.iter().enumerate() {
+            let embedding = self.locate(&s.ids).await?;
+            rows.push(ErrorReport { sample: i as u32, embedding, errors: vec![] });
+        }
+        let ids: Vec<Vec<u32>> = encoded.iter().map(|s| s.ids.clone()).collect();
+        for shard in shards {
+            let mut omega = vec![0.0; self.release.adapters.len()];
+            *omega.get_mut(usize::from(shard.0)).ok_or_else(|| ClientError::Internal(format!("no {shard}")))? = 1.0;
+            let margins = self.score(ids.clone(), omega).await?;
+            for ((row, margin), s) in rows.iter_mut().zip(margins).zip(&encoded) {
+                let toward = if s.label { margin } else { -margin };
+                row.errors.push((*shard, 1.0 / (1.0 + toward.exp())));
+            }
+        }
+        self.session.call(&Request::Errors { release, rows }).await?;
+        Ok(())
+    }
+
+    /// Erases items, tells the coordinator, and joins with what remains.
+    pub(crate) async fn erase_items(&mut self, task: u64, items: &[String]) -> Result<(), ClientError> {
+        let before = self.state.events.len();
+        let cut = self.cutoffs;
+        let gone = |e: &crate::LocalEvent| items.contains(&e.item);
+        if let Some(c) = cut {
+            let lost = |n: usize| n - self.state.events[..n.min(before)].iter().filter(|e| gone(e)).count();
+            self.cutoffs = Some(crate::Cutoffs { train: lost(c.train), validate: lost(c.validate) });
+        }
+        self.state.events.retain(|e| !gone(e));
+        self.state.cached.clear();
+        self.vault.save(&self.state)?;
+        self.session.call(&Request::Erased { task }).await?;
+        self.join().await
+    }
+}
+
+fn local_training(
+    model: &ClientModel,
+    recipe: &lethe_recipe::Recipe,
+    mut adapter: Adapter,
+    samples: &[Sample],
+    middle: &mut RemoteMiddle,
+) -> Result<Trained, ClientError> {
+    let start = adapter.data.clone();
+    let mut grads = vec![0.0; adapter.data.len()];
+    let (mut sum, mut count) = (0.0, 0);
+    for _ in 0..recipe.local.epochs {
+        for batch in samples.chunks(recipe.local.batch) {
+            middle.passes_in_step = recipe.packing.split(batch).len();
+            let answers = model.encoder.answers;
+            let loss = accumulate(&model.device, batch, answers, recipe.packing, &adapter, &mut grads, middle)?;
+            descend(&mut adapter.data, &mut grads, recipe.local.lr);
+            sum += loss.sum;
+            count += loss.samples;
+        }
+    }
+    let delta = adapter.data.iter().zip(&start).map(|(a, b)| a - b).collect();
+    Ok(Trained { delta, loss: (sum / count.max(1) as f64) as f32, samples: samples.len() as u32 })
+}

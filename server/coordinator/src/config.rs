@@ -1,0 +1,77 @@
+//! Configuration of a coordinator.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// `lethe-server --config FILE` (TOML); unknown keys are refused. `docs/operations.md` explains each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// UDP address to listen on; port 0 takes a free one.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// Folder of the store, the keys and the log.
+    pub data_dir: PathBuf,
+    /// GGUF file or Hugging Face folder of the base model.
+    pub model: PathBuf,
+    /// Folder of the public item catalogue (`dataset.toml` names the file), for the partition's anchors.
+    pub catalogue: PathBuf,
+    /// The epoch starts when this many subjects have joined.
+    #[serde(default = "default_min_subjects")]
+    pub min_subjects: usize,
+    /// Forward and backward passes that run at once; each uses all threads of the pool.
+    #[serde(default = "default_passes")]
+    pub passes: usize,
+    /// Training passes whose activations are kept in memory at once (about 4 MiB per layer and 180 tokens each).
+    #[serde(default = "default_tapes")]
+    pub tapes: usize,
+    /// Days that a client's certificate is valid.
+    #[serde(default = "default_certificate_days")]
+    pub certificate_days: u64,
+    /// Seconds that a subject's device may take to erase items before the retraining goes on without the subject.
+    #[serde(default = "default_erase_wait")]
+    pub erase_wait_s: u64,
+    /// Name of the transparency log, as it appears in checkpoints.
+    #[serde(default = "default_log_name")]
+    pub log_name: String,
+    /// Recipe of the epoch; see `lethe_recipe::Recipe`.
+    #[serde(default)]
+    pub recipe: toml::Table,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 4433))
+}
+
+fn default_min_subjects() -> usize {
+    8
+}
+
+fn default_passes() -> usize {
+    2
+}
+
+fn default_tapes() -> usize {
+    4
+}
+
+fn default_certificate_days() -> u64 {
+    90
+}
+
+fn default_erase_wait() -> u64 {
+    600
+}
+
+fn default_log_name() -> String {
+    "lethe-log".into()
+}
+
+impl ServerConfig {
+    /// Parses TOML.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}

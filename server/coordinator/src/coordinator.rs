@@ -1,0 +1,287 @@
+//! Requests to answers: locks the core for decisions, runs passes outside the lock.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use lethe_model::lora::Adapter;
+use lethe_model::source::open;
+use lethe_model::split::DeviceModel;
+use lethe_proto::ids::{Digest, RoundKey, SubjectId};
+use lethe_proto::limits::MAX_POLL_WAIT;
+use lethe_proto::message::{Purpose, Refusal, Reply, Request, Role, Task};
+use lethe_proto::payload::Payload;
+use lethe_recipe::Combination;
+use lethe_recsys::data::{DataSpec, load_items};
+use lethe_transport::identity::Invitation;
+use lethe_transport::server::{Handler, ReplyFuture, Server};
+use tokio::sync::Notify;
+
+use crate::CoordinatorError;
+use crate::config::ServerConfig;
+use crate::core::{Core, Work};
+use crate::middle::MiddleHost;
+
+/// A running coordinator; cloning shares it.
+#[derive(Clone)]
+pub struct Coordinator(Arc<Inner>);
+
+struct Inner {
+    core: Mutex<Core>,
+    middle: MiddleHost,
+    server: OnceLock<Server>,
+    changed: Notify,
+    started: Instant,
+    update_bytes: AtomicU64,
+    activation_bytes: AtomicU64,
+}
+
+impl std::fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Coordinator")
+    }
+}
+
+fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
+    CoordinatorError::refuse(code, message)
+}
+
+impl Coordinator {
+    /// Loads the middle layers and the state in the configured folder.
+    pub fn open(config: ServerConfig) -> Result<Self, CoordinatorError> {
+        let source = open(&config.model)?;
+        let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
+        let (passes, tapes) = (config.passes, config.tapes);
+        let core = Core::open(config, source.config(), &items)?;
+        let segment = DeviceModel::load_middle(source.as_ref(), core.recipe.split)?;
+        tracing::info!(mib = segment.weight_bytes() >> 20, layers = segment.range().len(), "middle layers loaded");
+        Ok(Self(Arc::new(Inner {
+            core: Mutex::new(core),
+            middle: MiddleHost::new(segment, passes, tapes),
+            server: OnceLock::new(),
+            changed: Notify::new(),
+            started: Instant::now(),
+            update_bytes: AtomicU64::new(0),
+            activation_bytes: AtomicU64::new(0),
+        })))
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        // A panic inside the lock is a bug that was reported; state in memory follows the store, so going on is safe.
+        self.0.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        self.0.started.elapsed().as_millis() as u64
+    }
+
+    /// An invitation for the first operator; `None` when there is one already.
+    pub fn first_admin(&self) -> Result<Option<Invitation>, CoordinatorError> {
+        let mut core = self.core();
+        if core.has_admin() { Ok(None) } else { core.invite(None).map(Some) }
+    }
+
+    /// Listens and serves in the background until [`Self::shutdown`]. Returns the bound address.
+    pub fn listen(&self) -> Result<SocketAddr, CoordinatorError> {
+        let server = {
+            let core = self.core();
+            Server::bind(core.config.listen, &core.authority)?
+        };
+        let addr = server.local_addr()?;
+        let _ = self.0.server.set(server.clone());
+        let handler: Arc<dyn Handler> = Arc::new(self.clone());
+        tokio::spawn(async move { server.run(handler).await });
+        let timer = self.clone();
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(200));
+            loop {
+                tick.tick().await;
+                let now = timer.now();
+                if let Err(e) = timer.core().tick(now) {
+                    tracing::error!("{e}");
+                }
+                timer.after_change(false);
+            }
+        });
+        Ok(addr)
+    }
+
+    /// Stops listening.
+    pub fn shutdown(&self) {
+        if let Some(s) = self.0.server.get() {
+            s.close();
+        }
+    }
+
+    /// Ends revoked connections, drops sessions of closed rounds, wakes waiting polls.
+    fn after_change(&self, wake: bool) {
+        let now = self.now();
+        let gone = std::mem::take(&mut self.core().to_disconnect);
+        if let Some(server) = self.0.server.get() {
+            gone.iter().for_each(|c| server.disconnect(c));
+        }
+        let mut stale = self.0.middle.open_sessions();
+        {
+            let mut core = self.core();
+            stale.retain(|(key, subject)| core.expects(*key, subject, now).is_err());
+        }
+        stale.iter().for_each(|(key, subject)| self.0.middle.close(*key, subject));
+        if wake {
+            self.0.changed.notify_waiters();
+        }
+    }
+
+    async fn answer(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> Result<Reply, CoordinatorError> {
+        let role = certificate.and_then(|c| self.core().role(&c));
+        match (role, request) {
+            (None, Request::Enrol { token, csr }) if certificate.is_none() => {
+                Ok(Reply::Enrolled { certificate: self.core().enrol(&token, &csr)? })
+            }
+            (Some(Role::Admin), Request::Admin(request)) => {
+                let connections = self.0.server.get().map_or(0, Server::connections) as u32;
+                let bytes = (self.0.update_bytes.load(Ordering::Relaxed), self.0.activation_bytes.load(Ordering::Relaxed));
+                let now = self.now();
+                let reply = self.core().admin(request, (connections, bytes), now)?;
+                self.after_change(true);
+                Ok(Reply::Admin(reply))
+            }
+            (Some(Role::Subject(subject)), request) => self.subject(subject, request, bytes).await,
+            _ => Err(refuse(Refusal::Forbidden, "this certificate has no right to this request: enrol, or use an admin identity")),
+        }
+    }
+
+    async fn subject(&self, subject: SubjectId, request: Request, bytes: usize) -> Result<Reply, CoordinatorError> {
+        match request {
+            Request::Hello { model, .. } => {
+                let core = self.core();
+                if model != core.model {
+                    let message = format!("this epoch uses base model {}, the client has {}", core.model, model);
+                    return Err(refuse(Refusal::WrongModel, message));
+                }
+                Ok(Reply::Welcome { recipe: core.recipe.to_json(), anchors: core.anchors.clone() })
+            }
+            Request::Join { anchor, samples, commitment } => {
+                let shard = self.core().join(&subject, anchor, samples, commitment)?;
+                self.after_change(true);
+                Ok(Reply::Joined { shard })
+            }
+            Request::Poll => self.poll(&subject).await,
+            Request::Forward { purpose, shape, hidden } => {
+                self.0.activation_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                let (layout, x) = self.0.middle.unpack(shape, &hidden)?;
+                let reply = match purpose {
+                    Purpose::Train { round } => {
+                        let now = self.now();
+                        self.core().expects(round, &subject, now)?;
+                        self.0.middle.forward((round, subject), layout, x, hidden.format).await?
+                    }
+                    Purpose::Score { release, omega } => {
+                        let adapter = self.mixed(release, &omega)?;
+                        self.0.middle.score(layout, x, adapter, hidden.format).await?
+                    }
+                };
+                Ok(self.hidden(reply))
+            }
+            Request::Backward { round, grad, step } => {
+                self.0.activation_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                let lr = self.core().recipe.local.lr;
+                let reply = self.0.middle.backward((round, subject), grad, step.then_some(lr)).await?;
+                Ok(self.hidden(reply))
+            }
+            Request::Update { round, delta, loss, samples } => {
+                self.0.update_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.update(round, &subject, &delta, loss, samples)
+            }
+            Request::Release { have } => Ok(Reply::Release(self.core().release(have)?)),
+            Request::Weigh { embedding } => Ok(Reply::Omega(self.core().weigh(&embedding))),
+            Request::Errors { release, rows } => {
+                self.core().take_errors(&subject, release, rows)?;
+                Ok(Reply::Ack)
+            }
+            Request::Erased { task } => {
+                self.core().erased(&subject, task)?;
+                Ok(Reply::Ack)
+            }
+            Request::Enrol { .. } | Request::Admin(_) => Err(refuse(Refusal::Forbidden, "not with a subject's certificate")),
+        }
+    }
+
+    fn hidden(&self, payload: Payload) -> Reply {
+        self.0.activation_bytes.fetch_add(payload.bytes.len() as u64, Ordering::Relaxed);
+        Reply::Hidden(payload)
+    }
+
+    /// The middle part of the adapters that a query's weights give.
+    fn mixed(&self, release: u64, omega: &[f32]) -> Result<Option<Adapter>, CoordinatorError> {
+        let (parts, combine) = self.core().scoring(release, omega)?;
+        let middle: Vec<(Adapter, f32)> = {
+            let core = self.core();
+            let used = parts.iter().filter(|(_, w)| *w != 0.0);
+            used.map(|(a, w)| (a.select(|l| !core.on_device(l)), *w)).collect()
+        };
+        if middle.is_empty() {
+            return Ok(None);
+        }
+        let refs: Vec<(&Adapter, f32)> = middle.iter().map(|(a, w)| (a, *w)).collect();
+        Ok(Some(match combine {
+            Combination::Nd => Adapter::mix_nd(&refs)?,
+            Combination::D => Adapter::mix_d(&refs)?,
+        }))
+    }
+
+    fn update(&self, round: RoundKey, subject: &SubjectId, delta: &Payload, loss: f32, samples: u32) -> Result<Reply, CoordinatorError> {
+        let now = self.now();
+        let shape = {
+            let mut core = self.core();
+            core.expects(round, subject, now)?;
+            core.shape.clone()
+        };
+        let middle = self.0.middle.finish(round, subject)?;
+        let mut core = self.core();
+        let mut whole = Adapter::from_data(&shape, vec![0.0; shape.len()])?;
+        let part = whole.select(|l| !core.on_device(l));
+        whole.paste(&Adapter::from_data(part.shape(), middle)?)?;
+        let edge = whole.select(|l| core.on_device(l));
+        let values = delta.decode(1, edge.data.len()).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
+        whole.paste(&Adapter::from_data(edge.shape(), values)?)?;
+        core.take_update(round, subject, whole, loss, samples, now)?;
+        drop(core);
+        self.after_change(true);
+        Ok(Reply::Ack)
+    }
+
+    /// Answers at once when there is work, else when something changes or the wait is over.
+    async fn poll(&self, subject: &SubjectId) -> Result<Reply, CoordinatorError> {
+        let deadline = tokio::time::Instant::now() + MAX_POLL_WAIT;
+        loop {
+            let changed = self.0.changed.notified();
+            let now = self.now();
+            let work = self.core().next_work(subject, now)?;
+            match work {
+                Some(Work::Task(task)) => return Ok(Reply::Task(task)),
+                Some(Work::Train(start, middle)) => {
+                    self.0.middle.open(start.round, subject, middle);
+                    return Ok(Reply::Task(Task::Train(start)));
+                }
+                None => {}
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return Ok(Reply::Task(Task::Wait));
+            }
+        }
+    }
+}
+
+impl Handler for Coordinator {
+    fn admits(&self, certificate: &Digest) -> bool {
+        self.core().role(certificate).is_some()
+    }
+
+    fn handle(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> ReplyFuture {
+        let this = self.clone();
+        Box::pin(async move { this.answer(certificate, request, bytes).await.unwrap_or_else(CoordinatorError::reply) })
+    }
+
+    fn disconnected(&self, _certificate: &Digest) {}
+}

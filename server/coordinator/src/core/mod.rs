@@ -1,0 +1,226 @@
+//! The coordinator's state and every decision, under one lock. Written to the store before it is acknowledged.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use lethe_learn::partition::{SubShards, anchors, centre};
+use lethe_learn::seed::Seed;
+use lethe_model::config::ModelConfig;
+use lethe_model::lora::{Adapter, AdapterShape};
+use lethe_plan::lineage::{Commitment, checkpoint_key};
+use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::message::Role;
+use lethe_receipt::merkle::{Tree, leaf_hash};
+use lethe_receipt::note::Signer;
+use lethe_recipe::{Recipe, model_digest};
+use lethe_recsys::data::Item;
+use lethe_recsys::features::item_features;
+use lethe_store::logfile::LogFile;
+use lethe_store::sealed::{Batch, KeyName, SealedStore};
+use lethe_store::sled_backend::SledStorage;
+use lethe_transport::identity::Authority;
+
+use crate::CoordinatorError;
+use crate::config::ServerConfig;
+use crate::records::{
+    AdminCert, Checkpoint, Counters, DeletionRecord, Epoch, ErrorRecord, Foundation, RunRecord, SubjectCert, SubjectRecord,
+    TrainState,
+};
+use crate::run::{Run, initial};
+
+mod admin;
+mod deletion;
+mod enrol;
+mod replay;
+mod serving;
+mod training;
+
+pub(crate) use replay::Replay;
+pub(crate) use training::Work;
+
+/// Everything the coordinator knows.
+pub(crate) struct Core {
+    pub(crate) config: ServerConfig,
+    pub(crate) recipe: Recipe,
+    pub(crate) recipe_digest: Digest,
+    pub(crate) model: Digest,
+    pub(crate) layers: usize,
+    pub(crate) shape: Arc<AdapterShape>,
+    pub(crate) anchors: Vec<Vec<f32>>,
+    pub(crate) authority: Authority,
+    store: SealedStore,
+    log: LogFile,
+    tree: Tree,
+    signer: Signer,
+    subjects: BTreeMap<SubjectId, SubjectRecord>,
+    certificates: HashMap<Digest, Role>,
+    errors: BTreeMap<SubjectId, ErrorRecord>,
+    sub_shards: Option<SubShards>,
+    counters: Counters,
+    runs: Vec<Run>,
+    served: Vec<Arc<Adapter>>,
+    replays: BTreeMap<ShardId, Replay>,
+    deletions: BTreeMap<u64, DeletionRecord>,
+    /// Certificates whose live connections must be closed.
+    pub(crate) to_disconnect: Vec<Digest>,
+}
+
+fn stage_key(shard: ShardId, stage: u16) -> KeyName {
+    KeyName::shard(&format!("{}/{stage}", shard.0))
+}
+
+fn checkpoint_id(shard: ShardId, stage: u16) -> String {
+    format!("{:05}/{stage:05}", shard.0)
+}
+
+impl Core {
+    /// Opens a data folder, or starts an epoch in an empty one.
+    pub(crate) fn open(config: ServerConfig, model: &ModelConfig, items: &[Item]) -> Result<Self, CoordinatorError> {
+        let recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
+        let digest = model_digest(&config.model).map_err(CoordinatorError::ModelFile)?;
+        let storage = SledStorage::open(&config.data_dir.join("db"))?;
+        let mut store = SealedStore::open(Box::new(storage), &config.data_dir)?;
+        let foundation = foundation(&mut store, &recipe, digest)?;
+        let log = LogFile::open(&config.data_dir.join("log"))?;
+        let tree = Tree::from_leaves(log.entries().iter().map(|e| leaf_hash(e)).collect());
+        let signer = Signer::from_seed(&config.log_name, &foundation.log_seed)?;
+        let mut features = item_features(items);
+        centre(&mut features);
+        let anchors = anchors(&features, recipe.anchors, &Seed::from_u64(recipe.seed).derive("anchors", &[]))?;
+        let shape = AdapterShape::new(model, &recipe.lora, |_| true);
+        let counters = store.get::<Counters>("")?.unwrap_or_default();
+        let sub_shards = store.get::<Epoch>("")?.map(|e| e.sub_shards);
+        let mut core = Self {
+            recipe_digest: recipe.digest(),
+            model: digest,
+            layers: model.layers,
+            authority: Authority::restore(foundation.authority)?,
+            shape,
+            anchors,
+            log,
+            tree,
+            signer,
+            subjects: typed_keys(store.all::<SubjectRecord>()?),
+            certificates: HashMap::new(),
+            errors: typed_keys(store.all::<ErrorRecord>()?),
+            sub_shards,
+            counters,
+            runs: vec![],
+            served: vec![],
+            replays: BTreeMap::new(),
+            deletions: store.all::<DeletionRecord>()?.into_iter().filter_map(|(k, d)| Some((k.parse().ok()?, d))).collect(),
+            to_disconnect: vec![],
+            store,
+            config,
+            recipe,
+        };
+        core.load_certificates()?;
+        for shard in 0..core.recipe.shards {
+            let run = core.load_run(ShardId(shard as u16))?;
+            core.runs.push(run);
+            let served = core.newest_checkpoint(ShardId(shard as u16))?.1;
+            core.served.push(Arc::new(Adapter::from_data(&core.shape, served.theta)?));
+        }
+        core.resume()?;
+        Ok(core)
+    }
+
+    fn load_certificates(&mut self) -> Result<(), CoordinatorError> {
+        for (fingerprint, cert) in self.store.all::<SubjectCert>()? {
+            if let Some(d) = unhex(&fingerprint) {
+                self.certificates.insert(d, Role::Subject(cert.0));
+            }
+        }
+        for fingerprint in self.store.keys::<AdminCert>() {
+            if let Some(d) = unhex(&fingerprint) {
+                self.certificates.insert(d, Role::Admin);
+            }
+        }
+        Ok(())
+    }
+
+    /// The role of a certificate, if it is known and not revoked.
+    pub(crate) fn role(&self, certificate: &Digest) -> Option<Role> {
+        self.certificates.get(certificate).cloned()
+    }
+
+    /// The last stage that is kept of a shard, 0 when none is.
+    fn newest_checkpoint(&self, shard: ShardId) -> Result<(u16, TrainState), CoordinatorError> {
+        for stage in (1..=self.recipe.slices as u16).rev() {
+            if let Some(c) = self.store.get::<Checkpoint>(&checkpoint_id(shard, stage))? {
+                return Ok((stage, c.state));
+            }
+        }
+        Ok((0, initial(&self.recipe, &self.shape)))
+    }
+
+    /// The run as it was stored, or from the newest checkpoint in a new generation.
+    fn load_run(&mut self, shard: ShardId) -> Result<Run, CoordinatorError> {
+        if let Some(r) = self.store.get::<RunRecord>(&shard.0.to_string())? {
+            return Ok(Run { shard, generation: r.generation, stage: r.stage, round: r.round, state: r.state, open: None });
+        }
+        let (stage, state) = self.newest_checkpoint(shard)?;
+        self.counters.generation += 1;
+        self.save_counters()?;
+        Ok(Run { shard, generation: self.counters.generation, stage: stage + 1, round: 0, state, open: None })
+    }
+
+    fn save_counters(&mut self) -> Result<(), CoordinatorError> {
+        Ok(self.store.write(Batch::new().put(&KeyName::public(), "", &self.counters)?)?)
+    }
+
+    fn save_subject(&mut self, subject: &SubjectId, record: SubjectRecord) -> Result<(), CoordinatorError> {
+        let key = KeyName::subject(subject.as_str());
+        self.store.write(Batch::new().put(&key, subject.as_str(), &record)?)?;
+        self.subjects.insert(subject.clone(), record);
+        Ok(())
+    }
+
+    /// Subjects whose data a shard trains on, with their slices.
+    fn members(&self, shard: ShardId) -> impl Iterator<Item = (&SubjectId, &SubjectRecord)> {
+        self.subjects.iter().filter(move |(_, r)| r.shard == Some(shard) && !r.idle && r.samples > 0)
+    }
+
+    fn lineage(&self, shard: ShardId, stage: u16) -> Digest {
+        let of = |(s, r): (&SubjectId, &SubjectRecord)| Commitment { slice: r.slice, subject: s.clone(), data: r.commitment };
+        let members: Vec<Commitment> = self.members(shard).map(of).collect();
+        checkpoint_key(shard, stage, &members, &self.model, &self.recipe_digest)
+    }
+
+    fn served_hashes(&self) -> Vec<Digest> {
+        self.served.iter().map(|a| Digest::of_values(&a.data)).collect()
+    }
+
+    /// Whether `layer` is on the device.
+    pub(crate) fn on_device(&self, layer: usize) -> bool {
+        self.recipe.split.on_device(layer, self.layers)
+    }
+}
+
+/// Checks that the folder belongs to this recipe and model, or founds the epoch.
+fn foundation(store: &mut SealedStore, recipe: &Recipe, model: Digest) -> Result<Foundation, CoordinatorError> {
+    if let Some(f) = store.get::<Foundation>("")? {
+        let differs = |what, stored: String, given: String| Err(CoordinatorError::OtherEpoch { what, stored, given });
+        if f.recipe != recipe.to_json() {
+            return differs("recipe", f.recipe, recipe.to_json());
+        }
+        if f.model != model {
+            return differs("base model", f.model.hex(), model.hex());
+        }
+        return Ok(f);
+    }
+    let log_seed = lethe_seal::random()?;
+    let f = Foundation { authority: Authority::create()?.record(), log_seed, recipe: recipe.to_json(), model };
+    store.write(Batch::new().put(&KeyName::public(), "", &f)?)?;
+    Ok(f)
+}
+
+fn typed_keys<T>(rows: Vec<(String, T)>) -> BTreeMap<SubjectId, T> {
+    rows.into_iter().filter_map(|(k, v)| Some((SubjectId::new(k).ok()?, v))).collect()
+}
+
+fn unhex(text: &str) -> Option<Digest> {
+    let bytes: Option<Vec<u8>> =
+        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect();
+    Some(Digest(bytes?.try_into().ok()?))
+}

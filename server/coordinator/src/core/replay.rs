@@ -1,0 +1,114 @@
+//! Replay: a shard retrained from nothing on what remains, with the recorded rounds, compared byte for byte.
+
+use std::collections::BTreeMap;
+
+use lethe_proto::admin::ReplayState;
+use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::message::Refusal;
+use lethe_proto::round::Outcome;
+
+use super::Core;
+use crate::CoordinatorError;
+use crate::run::{Run, initial};
+
+/// Deadlines that may pass without all recorded contributors before a replay is given up.
+const MAX_STARVED: u32 = 3;
+
+/// A replay in progress or finished. Kept in memory only: after a restart it is asked for again.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    pub(crate) run: Run,
+    schedule: BTreeMap<(u16, u16), Vec<SubjectId>>,
+    started: u64,
+    ended: Option<u64>,
+    hashes: Option<(Digest, Digest)>,
+    failure: Option<String>,
+}
+
+impl Core {
+    /// Starts a replay of a finished shard.
+    pub(crate) fn start_replay(&mut self, shard: ShardId, now: u64) -> Result<(), CoordinatorError> {
+        let refuse = |m: &str| Err(CoordinatorError::refuse(Refusal::Invalid, m));
+        let Some(live) = self.runs.get(usize::from(shard.0)) else {
+            return refuse("there is no such shard: `lethe-admin status` lists them");
+        };
+        if !live.done(&self.recipe) {
+            return refuse("the shard is being trained: replay it when `lethe-admin status` says it is done");
+        }
+        if self.replays.get(&shard).is_some_and(|r| r.ended.is_none()) {
+            return refuse("a replay of this shard is running already");
+        }
+        let schedule = self.recorded_rounds(shard)?;
+        self.counters.generation += 1;
+        self.save_counters()?;
+        let state = initial(&self.recipe, &self.shape);
+        let run = Run { shard, generation: self.counters.generation, stage: 1, round: 0, state, open: None };
+        self.replays.insert(shard, Replay { run, schedule, started: now, ended: None, hashes: None, failure: None });
+        Ok(())
+    }
+
+    /// How far a replay got.
+    pub(crate) fn replay_state(&self, shard: ShardId, now: u64) -> Result<ReplayState, CoordinatorError> {
+        let refuse = |m: String| CoordinatorError::refuse(Refusal::Invalid, m);
+        let r = self.replays.get(&shard).ok_or_else(|| refuse(format!("no replay of {shard} was asked for")))?;
+        if let Some(why) = &r.failure {
+            return Err(refuse(why.clone()));
+        }
+        let seconds = (r.ended.unwrap_or(now) - r.started) as f64 / 1000.0;
+        Ok(ReplayState { shard, rounds: r.run.progress(&self.recipe), hashes: r.hashes, seconds })
+    }
+
+    pub(super) fn open_replays(&mut self, deadline: u64) -> Result<(), CoordinatorError> {
+        let due: Vec<ShardId> =
+            self.replays.iter().filter(|(_, r)| r.ended.is_none() && r.run.open.is_none()).map(|(s, _)| *s).collect();
+        for shard in due {
+            let Some(r) = self.replays.get(&shard) else { continue };
+            let cohort = r.schedule.get(&(r.run.stage, r.run.round)).cloned().unwrap_or_default();
+            let open = self.reopen(r.run.key(), cohort, deadline)?;
+            if let Some(r) = self.replays.get_mut(&shard) {
+                r.run.open = Some(open);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn tick_replays(&mut self, now: u64) -> Result<(), CoordinatorError> {
+        let due: Vec<ShardId> = self.replays.iter().filter(|(_, r)| r.ended.is_none()).map(|(s, _)| *s).collect();
+        for shard in due {
+            let Some(mut replay) = self.replays.remove(&shard) else { continue };
+            let result = self.tick_replay(&mut replay, now);
+            self.replays.insert(shard, replay);
+            result?;
+        }
+        Ok(())
+    }
+
+    fn tick_replay(&mut self, replay: &mut Replay, now: u64) -> Result<(), CoordinatorError> {
+        let expected = replay.schedule.get(&(replay.run.stage, replay.run.round)).map_or(0, Vec::len);
+        let Some(open) = replay.run.open.as_mut() else { return Ok(()) };
+        match open.round.outcome(now) {
+            Some(Outcome::Aggregate(subjects)) if subjects.len() == expected => {
+                self.aggregate(&mut replay.run, &subjects)?;
+                replay.run.advance(&self.recipe);
+            }
+            Some(_) => {
+                open.starved += 1;
+                open.round.extend(now + self.recipe.deadline_s * 1000);
+                if open.starved >= MAX_STARVED {
+                    replay.ended = Some(now);
+                    replay.run.open = None;
+                    let why = format!("not all of the {expected} clients that the round needs took part: replay again when they are online");
+                    replay.failure = Some(why);
+                }
+            }
+            None => {}
+        }
+        if replay.ended.is_none() && replay.run.done(&self.recipe) {
+            replay.ended = Some(now);
+            let live = self.runs[usize::from(replay.run.shard.0)].hash();
+            replay.hashes = Some((replay.run.hash(), live));
+            tracing::info!(shard = %replay.run.shard, equal = replay.run.hash() == live, "replay finished");
+        }
+        Ok(())
+    }
+}

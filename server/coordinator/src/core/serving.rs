@@ -1,0 +1,149 @@
+//! Releases, the error table, and the adapters of a query.
+
+use std::sync::Arc;
+
+use lethe_learn::apa::{ErrorRow, omega};
+use lethe_model::lora::Adapter;
+use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::limits::MAX_ROWS;
+use lethe_proto::message::{ErrorReport, Refusal, ReleaseInfo};
+use lethe_proto::payload::{Payload, WireFormat};
+use lethe_recipe::Combination;
+use lethe_store::sealed::{Batch, KeyName};
+
+use super::Core;
+use crate::CoordinatorError;
+use crate::records::{ErrorRecord, ErrorRowRecord};
+
+fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
+    CoordinatorError::refuse(code, message)
+}
+
+impl Core {
+    /// Publishes a release when every shard is trained and one of them is newer than what is served; then finishes the
+    /// deletions that waited for it.
+    pub(super) fn publish(&mut self, now: u64) -> Result<(), CoordinatorError> {
+        let trained = self.sub_shards.is_some() && self.runs.iter().all(|r| r.done(&self.recipe));
+        if trained {
+            let hashes: Vec<Digest> = self.runs.iter().map(super::Run::hash).collect();
+            if self.counters.release == 0 || self.counters.served != hashes {
+                self.served = self
+                    .runs
+                    .iter()
+                    .map(|r| Ok(Arc::new(Adapter::from_data(&self.shape, r.state.theta.clone())?)))
+                    .collect::<Result<_, CoordinatorError>>()?;
+                self.next_release()?;
+            }
+        }
+        self.finish_deletions(now)
+    }
+
+    /// A new release of what is served now; clients that hold an older one are refused until they update.
+    pub(super) fn next_release(&mut self) -> Result<(), CoordinatorError> {
+        self.counters.release += 1;
+        self.counters.served = self.served_hashes();
+        self.save_counters()?;
+        tracing::info!(release = self.counters.release, "released");
+        Ok(())
+    }
+
+    /// The device parts of the current release.
+    pub(crate) fn release(&self, have: Option<u64>) -> Result<ReleaseInfo, CoordinatorError> {
+        let release = self.counters.release;
+        if release == 0 {
+            return Err(refuse(Refusal::Busy, "no release yet: the first training has not finished"));
+        }
+        let adapters = if have == Some(release) { vec![] } else { self.served.iter().map(|a| self.device_part(a)).collect() };
+        Ok(ReleaseInfo { release, adapters })
+    }
+
+    fn device_part(&self, whole: &Adapter) -> Payload {
+        let edge = whole.select(|l| self.on_device(l));
+        Payload::encode(&edge.data, edge.data.len(), WireFormat::F32)
+    }
+
+    /// Served adapters for a scoring pass with these weights; mixing them is left to the caller, outside the lock.
+    pub(crate) fn scoring(&self, release: u64, omega: &[f32]) -> Result<(Vec<(Arc<Adapter>, f32)>, Combination), CoordinatorError> {
+        if omega.is_empty() {
+            return Ok((vec![], self.recipe.combine));
+        }
+        if release != self.counters.release {
+            let message = format!("release {release} was withdrawn, the current one is {}: fetch it", self.counters.release);
+            return Err(refuse(Refusal::StaleRelease, message));
+        }
+        if omega.len() != self.served.len() || omega.iter().any(|w| !w.is_finite()) {
+            return Err(refuse(Refusal::Invalid, format!("{} weights for {} shards", omega.len(), self.served.len())));
+        }
+        Ok((self.served.iter().cloned().zip(omega.iter().copied()).collect(), self.recipe.combine))
+    }
+
+    /// Adapter weights of a query (APA): uniform until every row's errors are measured on what is served.
+    pub(crate) fn weigh(&self, embedding: &[f32]) -> Vec<f32> {
+        let shards = self.served.len();
+        let valid = |row: &ErrorRowRecord| -> Option<ErrorRow> {
+            let errors = row.errors.iter().zip(&self.counters.served).map(|(e, served)| match e {
+                Some((hash, e)) if hash == served => Some(*e),
+                _ => None,
+            });
+            let errors: Vec<f32> = errors.collect::<Option<_>>()?;
+            Some(ErrorRow { embedding: row.embedding.clone(), errors })
+        };
+        let table: Vec<ErrorRow> = self.errors.values().flat_map(|r| r.rows.iter().filter_map(valid)).collect();
+        omega(&self.recipe.apa, &table, embedding, shards)
+    }
+
+    /// Shards whose served adapter this subject has not measured; `None` when nothing is due.
+    pub(super) fn validation_due(&self, subject: &SubjectId) -> Option<Vec<ShardId>> {
+        if self.counters.release == 0 || self.runs.iter().any(|r| !r.done(&self.recipe)) {
+            return None;
+        }
+        let record = self.errors.get(subject);
+        let due = |k: &usize| match record {
+            None => true,
+            Some(r) => r.rows.iter().any(|row| row.errors[*k].map(|(h, _)| h) != Some(self.counters.served[*k])),
+        };
+        let shards: Vec<ShardId> = (0..self.served.len()).filter(due).map(|k| ShardId(k as u16)).collect();
+        (!shards.is_empty()).then_some(shards)
+    }
+
+    /// Whether all subjects have measured what is served.
+    pub(super) fn validated(&self) -> bool {
+        self.counters.release > 0 && self.subjects.keys().all(|s| self.validation_due(s).is_none())
+    }
+
+    /// Takes a subject's measurements; they are the subject's data and go with it.
+    pub(crate) fn take_errors(&mut self, subject: &SubjectId, release: u64, rows: Vec<ErrorReport>) -> Result<(), CoordinatorError> {
+        if release != self.counters.release {
+            return Err(refuse(Refusal::StaleRelease, "the release was withdrawn meanwhile: fetch the current one"));
+        }
+        if rows.len() > MAX_ROWS || !self.subjects.contains_key(subject) {
+            return Err(refuse(Refusal::Invalid, format!("{} rows, at most {MAX_ROWS}, from a subject that joined", rows.len())));
+        }
+        let shards = self.served.len();
+        let mut record = self.errors.get(subject).cloned().unwrap_or_default();
+        for r in rows {
+            let fine = r.embedding.iter().chain(r.errors.iter().map(|(_, e)| e)).all(|v| v.is_finite());
+            if !fine || r.embedding.len() > 1 << 16 || r.errors.iter().any(|(s, _)| usize::from(s.0) >= shards) {
+                return Err(refuse(Refusal::Invalid, "a row with values that are not finite or shards that do not exist"));
+            }
+            let at = record.rows.iter().position(|x| x.sample == r.sample).unwrap_or_else(|| {
+                record.rows.push(ErrorRowRecord { sample: r.sample, embedding: vec![], errors: vec![None; shards] });
+                record.rows.len() - 1
+            });
+            let row = &mut record.rows[at];
+            row.embedding = r.embedding;
+            for (shard, e) in r.errors {
+                row.errors[usize::from(shard.0)] = Some((self.counters.served[usize::from(shard.0)], e));
+            }
+        }
+        record.rows.truncate(MAX_ROWS);
+        self.save_errors(subject, record)
+    }
+
+    fn save_errors(&mut self, subject: &SubjectId, record: ErrorRecord) -> Result<(), CoordinatorError> {
+        let owner = KeyName::subject(subject.as_str());
+        self.store.write(Batch::new().put(&owner, subject.as_str(), &record)?)?;
+        self.errors.insert(subject.clone(), record);
+        Ok(())
+    }
+}

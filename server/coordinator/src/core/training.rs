@@ -1,0 +1,229 @@
+//! Rounds: opening, handing out work, taking updates, closing.
+
+use std::collections::BTreeMap;
+
+use lethe_learn::aggregate::{check_finite, clip};
+use lethe_learn::sketch::{SKETCH_LEN, sketch};
+use lethe_model::lora::Adapter;
+use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
+use lethe_proto::message::{Refusal, RoundStart, Task};
+use lethe_proto::payload::{Payload, WireFormat};
+use lethe_proto::round::{NotTaken, Outcome, Round};
+use lethe_store::sealed::Batch;
+
+use super::{Core, checkpoint_id, stage_key};
+use crate::CoordinatorError;
+use crate::aggregate::{Contribution, apply};
+use crate::records::{Checkpoint, RoundRecord, RunRecord, UpdateRecord};
+use crate::run::{OpenRound, Run};
+
+/// How often a starved round is tried again before its shard waits for people to look.
+const MAX_STARVED: u32 = 1000;
+
+/// Work for a client; a training task brings the middle adapter for its session.
+pub(crate) enum Work {
+    /// A task without a session.
+    Task(Task),
+    /// A round: the task, and the middle part of the adapter.
+    Train(RoundStart, Adapter),
+}
+
+fn update_id(key: RoundKey, subject: &SubjectId) -> String {
+    format!("{}/{}/{}/{}/{subject}", key.shard.0, key.generation, key.stage, key.round)
+}
+
+fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
+    CoordinatorError::refuse(code, message)
+}
+
+impl Core {
+    /// The next thing that `subject` should do, if there is any.
+    pub(crate) fn next_work(&mut self, subject: &SubjectId, now: u64) -> Result<Option<Work>, CoordinatorError> {
+        let Some(record) = self.subjects.get(subject) else { return Ok(None) };
+        if let Some(e) = record.erase.as_ref().filter(|e| !e.confirmed) {
+            return Ok(Some(Work::Task(Task::Erase { task: e.task, items: e.items.clone() })));
+        }
+        self.open_rounds(now)?;
+        let (split, layers) = (self.recipe.split, self.layers);
+        let recipe = self.recipe.clone();
+        let offered = self.all_runs().find_map(|run| {
+            let open = run.open.as_mut()?;
+            let deadline = open.round.deadline();
+            open.round.offer(subject, now).then(|| (deadline, run.key(), run.round_seed(&recipe).0, run.state.theta.clone()))
+        });
+        if let Some((deadline, key, seed, theta)) = offered {
+            let whole = Adapter::from_data(&self.shape, theta)?;
+            let edge = whole.select(|l| split.on_device(l, layers));
+            let adapter = Payload::encode(&edge.data, edge.data.len(), WireFormat::F32);
+            let start = RoundStart { round: key, adapter, seed, deadline_ms: deadline.saturating_sub(now) };
+            return Ok(Some(Work::Train(start, whole.select(|l| !split.on_device(l, layers)))));
+        }
+        Ok(self.validation_due(subject).map(|shards| Work::Task(Task::Validate { release: self.counters.release, shards })))
+    }
+
+    fn all_runs(&mut self) -> impl Iterator<Item = &mut Run> {
+        self.runs.iter_mut().chain(self.replays.values_mut().map(|r| &mut r.run))
+    }
+
+    fn run_of(&mut self, key: RoundKey) -> Option<&mut Run> {
+        self.all_runs().find(|r| r.key() == key)
+    }
+
+    /// Whether this round is open and waits for `subject`.
+    pub(crate) fn expects(&mut self, key: RoundKey, subject: &SubjectId, now: u64) -> Result<(), CoordinatorError> {
+        let open = self.run_of(key).and_then(|r| r.open.as_ref());
+        match open.map(|o| o.round.check(subject, now)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(NotTaken::Duplicate)) => Err(refuse(Refusal::RoundClosed, "the update of this round is stored already")),
+            Some(Err(NotTaken::Late)) => Err(refuse(Refusal::RoundClosed, "the round's deadline has passed: ask for work again")),
+            Some(Err(NotTaken::NotChosen)) | None => {
+                Err(refuse(Refusal::RoundClosed, "the round is over, or did not choose this client: ask for work again"))
+            }
+        }
+    }
+
+    /// Opens a round for every live run that has none and may go on.
+    fn open_rounds(&mut self, now: u64) -> Result<(), CoordinatorError> {
+        if self.sub_shards.is_none() {
+            return Ok(());
+        }
+        let deadline = now + self.recipe.deadline_s * 1000;
+        for i in 0..self.runs.len() {
+            let run = &self.runs[i];
+            if run.open.is_some() || run.done(&self.recipe) || self.held(run.shard) {
+                continue;
+            }
+            let members = self.members(run.shard).map(|(s, r)| (s, r.slice));
+            let cohort = run.cohort(&self.recipe, members);
+            let open = self.reopen(run.key(), cohort, deadline)?;
+            self.runs[i].open = Some(open);
+        }
+        self.open_replays(deadline)
+    }
+
+    /// A round with the updates that were stored before a restart.
+    pub(super) fn reopen(&self, key: RoundKey, cohort: Vec<SubjectId>, deadline: u64) -> Result<OpenRound, CoordinatorError> {
+        let mut round = Round::open(key, cohort.iter().cloned(), deadline, self.recipe.quorum);
+        let mut stored = BTreeMap::new();
+        for subject in cohort {
+            if let Some(u) = self.store.get::<UpdateRecord>(&update_id(key, &subject))? {
+                round.stored(&subject);
+                stored.insert(subject, Contribution { sketch: u.sketch, loss: u.loss, samples: u.samples });
+            }
+        }
+        Ok(OpenRound { round, stored, starved: 0 })
+    }
+
+    /// A shard with a member that has yet to erase items waits.
+    fn held(&self, shard: ShardId) -> bool {
+        self.members(shard).any(|(_, r)| r.erase.is_some())
+    }
+
+    /// Stores an update (both parts of the split joined); acknowledged only when durable. A repeated one is
+    /// acknowledged again and counts once.
+    pub(crate) fn take_update(&mut self, key: RoundKey, subject: &SubjectId, delta: Adapter, loss: f32, samples: u32, now: u64) -> Result<(), CoordinatorError> {
+        self.expects(key, subject, now)?;
+        let mut delta = delta.data;
+        check_finite(&delta, self.shape.len())?;
+        if !loss.is_finite() || samples == 0 {
+            return Err(refuse(Refusal::Invalid, format!("loss {loss} over {samples} samples is not a training result")));
+        }
+        clip(&mut delta, self.recipe.clip);
+        let seed = crate::run::shard_seed(&self.recipe, key.shard);
+        let sketch = sketch(&seed, &delta);
+        debug_assert_eq!(sketch.len(), SKETCH_LEN);
+        let contribution = Contribution { sketch: sketch.clone(), loss, samples };
+        let record = UpdateRecord { delta, sketch, loss, samples };
+        let owner = lethe_store::sealed::KeyName::subject(subject.as_str());
+        self.store.write(Batch::new().put(&owner, &update_id(key, subject), &record)?)?;
+        if let Some(open) = self.run_of(key).and_then(|r| r.open.as_mut()) {
+            open.stored.insert(subject.clone(), contribution);
+            open.round.stored(subject);
+        }
+        self.tick(now)
+    }
+
+    /// Closes what is due; call it after every update and from a timer.
+    pub(crate) fn tick(&mut self, now: u64) -> Result<(), CoordinatorError> {
+        for i in 0..self.runs.len() {
+            let outcome = self.runs[i].open.as_ref().and_then(|o| o.round.outcome(now));
+            match outcome {
+                Some(Outcome::Aggregate(subjects)) => self.close_round(i, subjects)?,
+                Some(Outcome::Starved { got, needed }) => self.starved(i, got, needed, now),
+                None => {}
+            }
+        }
+        self.tick_replays(now)?;
+        self.publish(now)
+    }
+
+    fn starved(&mut self, i: usize, got: usize, needed: usize, now: u64) {
+        let deadline = now + self.recipe.deadline_s * 1000;
+        let run = &mut self.runs[i];
+        let key = run.key();
+        if let Some(open) = run.open.as_mut().filter(|o| o.starved < MAX_STARVED) {
+            open.starved += 1;
+            open.round.extend(deadline);
+            tracing::warn!(?key, got, needed, "round starved: too few clients answered in time; trying again");
+        }
+    }
+
+    /// Aggregates a round of `run`, reading one update at a time, in the order of subjects.
+    pub(super) fn aggregate(&self, run: &mut Run, subjects: &[SubjectId]) -> Result<(), CoordinatorError> {
+        let key = run.key();
+        let Some(open) = run.open.take() else { return Ok(()) };
+        let contributions: Vec<&Contribution> = subjects.iter().filter_map(|s| open.stored.get(s)).collect();
+        let load = |i: usize| {
+            let found = self.store.get::<UpdateRecord>(&update_id(key, &subjects[i]))?;
+            found.map(|u| u.delta).ok_or_else(|| refuse(Refusal::Internal, "an acknowledged update is missing"))
+        };
+        apply(&self.recipe, &mut run.state, &contributions, load)
+    }
+
+    fn close_round(&mut self, i: usize, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {
+        let placeholder = Run {
+            shard: self.runs[i].shard, generation: 0, stage: 0, round: 0,
+            state: crate::records::TrainState { theta: vec![], first: vec![], second: vec![], step: 0, losses: vec![] },
+            open: None,
+        };
+        let mut run = std::mem::replace(&mut self.runs[i], placeholder);
+        let result = self.close_taken(&mut run, subjects);
+        self.runs[i] = run;
+        result
+    }
+
+    fn close_taken(&mut self, run: &mut Run, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {
+        let (key, shard) = (run.key(), run.shard);
+        self.aggregate(run, &subjects)?;
+        let owner = stage_key(shard, run.stage);
+        let stage = run.stage;
+        let round_id = format!("{}/{:05}", checkpoint_id(shard, stage), run.round);
+        let mut batch = Batch::new().put(&owner, &round_id, &RoundRecord { contributors: subjects.clone() })?;
+        for s in &subjects {
+            batch = batch.delete::<UpdateRecord>(&update_id(key, s));
+        }
+        if run.advance(&self.recipe) {
+            let checkpoint = Checkpoint { lineage: self.lineage(shard, stage), state: run.state.clone() };
+            batch = batch.put(&owner, &checkpoint_id(shard, stage), &checkpoint)?;
+        }
+        // Sealed under the stage that it has learned from, so that a rollback of that stage takes it along.
+        let record = RunRecord { generation: run.generation, stage: run.stage, round: run.round, state: run.state.clone() };
+        batch = batch.put(&owner, &shard.0.to_string(), &record)?;
+        self.store.write(batch)?;
+        let loss = run.state.losses.last().copied().unwrap_or(0.0);
+        tracing::info!(%shard, stage, round = key.round, clients = subjects.len(), loss, "round closed");
+        Ok(())
+    }
+
+    /// Who contributed to every round that a shard's state stands on.
+    pub(super) fn recorded_rounds(&self, shard: ShardId) -> Result<BTreeMap<(u16, u16), Vec<SubjectId>>, CoordinatorError> {
+        let mut out = BTreeMap::new();
+        for (id, r) in self.store.all::<RoundRecord>()? {
+            let parts: Vec<u16> = id.split('/').filter_map(|p| p.parse().ok()).collect();
+            if let [s, stage, round] = parts[..] && s == shard.0 {
+                out.insert((stage, round), r.contributors);
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,69 @@
+use lethe_learn::aggregate::AggregateError;
+use lethe_learn::partition::PartitionError;
+use lethe_model::ModelError;
+use lethe_plan::{LintError, PlanError};
+use lethe_proto::message::{Refusal, Reply};
+use lethe_receipt::note::NoteError;
+use lethe_receipt::receipt::VerifyError;
+use lethe_recipe::RecipeError;
+use lethe_recsys::data::DataError;
+use lethe_store::StoreError;
+use lethe_transport::TransportError;
+use thiserror::Error;
+
+/// Why the coordinator could not start, or could not do what was asked.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum CoordinatorError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Seal(#[from] lethe_seal::SealError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Lint(#[from] LintError),
+    #[error(transparent)]
+    Aggregate(#[from] AggregateError),
+    #[error("receipt: {0}")]
+    Receipt(#[from] VerifyError),
+    #[error("log key: {0}")]
+    Note(#[from] NoteError),
+    #[error("cannot read the model to identify it: {0}")]
+    ModelFile(std::io::Error),
+    /// A request that does not fit the state.
+    #[error("{message}")]
+    Refused { code: Refusal, message: String },
+    /// The folder belongs to another epoch.
+    #[error("the data folder was started with another {what} ({stored}, now {given}): use it as it was, or an empty folder")]
+    OtherEpoch { what: &'static str, stored: String, given: String },
+}
+
+impl CoordinatorError {
+    pub(crate) fn refuse(code: Refusal, message: impl Into<String>) -> Self {
+        Self::Refused { code, message: message.into() }
+    }
+
+    pub(crate) fn reply(self) -> Reply {
+        let code = match &self {
+            Self::Refused { code, .. } => *code,
+            Self::Plan(_) | Self::Aggregate(_) => Refusal::Invalid,
+            Self::Model(ModelError::Shape(_)) => Refusal::Invalid,
+            _ => {
+                tracing::error!("{self}");
+                Refusal::Internal
+            }
+        };
+        Reply::Refused { code, message: self.to_string() }
+    }
+}

@@ -1,0 +1,94 @@
+//! One run of a shard's training: live, or a replay that must reproduce it.
+
+use std::collections::BTreeMap;
+
+use lethe_learn::seed::Seed;
+use lethe_model::lora::{Adapter, AdapterShape};
+use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
+use lethe_proto::round::Round;
+use lethe_recipe::Recipe;
+
+use crate::aggregate::Contribution;
+use crate::records::TrainState;
+
+/// A shard's training, between or inside rounds.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) shard: ShardId,
+    pub(crate) generation: u32,
+    /// 1-based; one past the last stage when done.
+    pub(crate) stage: u16,
+    pub(crate) round: u16,
+    pub(crate) state: TrainState,
+    pub(crate) open: Option<OpenRound>,
+}
+
+/// The round that is being trained.
+#[derive(Debug)]
+pub(crate) struct OpenRound {
+    pub(crate) round: Round,
+    pub(crate) stored: BTreeMap<SubjectId, Contribution>,
+    pub(crate) starved: u32,
+}
+
+/// Seed of a shard: its initialisation, cohorts and sample choices derive from it.
+pub(crate) fn shard_seed(recipe: &Recipe, shard: ShardId) -> Seed {
+    Seed::from_u64(recipe.seed).derive("shard", &[&shard.0.to_le_bytes()])
+}
+
+/// The state that a shard starts from: the one initialisation that all clients of the shard share.
+pub(crate) fn initial(recipe: &Recipe, shape: &std::sync::Arc<AdapterShape>) -> TrainState {
+    // One common initialisation for all shards (APA, arXiv 2404.10327): A is the same, so D and ND mix like with like.
+    let theta = Adapter::init(shape, &Seed::from_u64(recipe.seed).derive("init", &[])).data;
+    let zeros = vec![0.0; theta.len()];
+    TrainState { first: zeros.clone(), second: zeros, theta, step: 0, losses: vec![] }
+}
+
+impl Run {
+    pub(crate) fn key(&self) -> RoundKey {
+        RoundKey { shard: self.shard, generation: self.generation, stage: self.stage, round: self.round }
+    }
+
+    pub(crate) fn done(&self, recipe: &Recipe) -> bool {
+        usize::from(self.stage) > recipe.slices
+    }
+
+    pub(crate) fn hash(&self) -> Digest {
+        Digest::of_values(&self.state.theta)
+    }
+
+    /// Seed of this round; it names stage and round but no generation, so a replay draws the same.
+    pub(crate) fn round_seed(&self, recipe: &Recipe) -> Seed {
+        shard_seed(recipe, self.shard).derive("round", &[&self.stage.to_le_bytes(), &self.round.to_le_bytes()])
+    }
+
+    /// The cohort of this round among `members` (`(subject, slice)`): the first by a seeded rank of the subject alone,
+    /// so that who is chosen depends on the others only through who ranks before.
+    pub(crate) fn cohort<'a>(&self, recipe: &Recipe, members: impl Iterator<Item = (&'a SubjectId, u16)>) -> Vec<SubjectId> {
+        let seed = self.round_seed(recipe);
+        let eligible = members.filter(|(_, slice)| *slice < self.stage);
+        let mut ranked: Vec<(u64, &SubjectId)> =
+            eligible.map(|(s, _)| (seed.rank("cohort", s.as_str().as_bytes()), s)).collect();
+        ranked.sort();
+        ranked.into_iter().take(recipe.cohort).map(|(_, s)| s.clone()).collect()
+    }
+
+    /// Moves past a closed round; true when that ended the stage.
+    pub(crate) fn advance(&mut self, recipe: &Recipe) -> bool {
+        self.open = None;
+        self.round += 1;
+        if usize::from(self.round) < recipe.rounds {
+            return false;
+        }
+        self.round = 0;
+        self.stage += 1;
+        true
+    }
+
+    /// `(done, all)` rounds.
+    pub(crate) fn progress(&self, recipe: &Recipe) -> (u32, u32) {
+        let per_stage = recipe.rounds as u32;
+        let done = (u32::from(self.stage) - 1) * per_stage + u32::from(self.round);
+        (done, per_stage * recipe.slices as u32)
+    }
+}
