@@ -1,5 +1,8 @@
 //! Helpers that the end-to-end tests share.
 
+pub mod tiny;
+pub mod world;
+
 use std::sync::OnceLock;
 
 use lethe_assets::Files;

@@ -45,7 +45,8 @@ pub(crate) fn apply(
         let adam = ServerAdam { first: &mut state.first, second: &mut state.second, step: state.step, lr: recipe.server_lr };
         adam.apply(&mut state.theta, &sum.finish());
     }
-    let n = contributions.len().max(1) as f32;
+    // Not a number for a round in which nobody could take part (an empty slice): it has no loss.
+    let n = contributions.len() as f32;
     state.losses.push(contributions.iter().map(|c| c.loss).sum::<f32>() / n);
     Ok(())
 }

@@ -14,6 +14,7 @@ mod coordinator;
 mod core;
 mod error;
 mod middle;
+pub mod process;
 mod records;
 mod run;
 

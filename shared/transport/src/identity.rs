@@ -131,6 +131,13 @@ impl Authority {
         Ok(Identity { certificate, key: key.serialize_der() })
     }
 
+    /// Key of stateless resets. It outlives a restart, so that clients learn at once that their connection is gone
+    /// instead of waiting for the idle time-out.
+    pub(crate) fn reset_key(&self) -> ring::hmac::Key {
+        let key = Digest::of(&[b"lethe-stateless-reset", self.key.serialized_der()]);
+        ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key.0)
+    }
+
     /// Signs a client's request; the certificate names nobody. Names that the request asks for are ignored.
     pub fn sign(&self, csr: &[u8], lifetime: Duration) -> Result<Vec<u8>, TransportError> {
         let request = CertificateSigningRequestDer::from(csr.to_vec());

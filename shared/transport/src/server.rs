@@ -59,7 +59,11 @@ impl Server {
     /// Listens on `addr` with a fresh certificate of `authority`.
     pub fn bind(addr: SocketAddr, authority: &Authority) -> Result<Self, TransportError> {
         let config = config::server(authority.certificate(), &authority.server_identity()?)?;
-        let endpoint = quinn::Endpoint::server(config, addr).map_err(|source| TransportError::Bind { addr, source })?;
+        let bind = |source| TransportError::Bind { addr, source };
+        let socket = std::net::UdpSocket::bind(addr).map_err(bind)?;
+        let endpoint = quinn::EndpointConfig::new(Arc::new(authority.reset_key()));
+        let endpoint =
+            quinn::Endpoint::new(endpoint, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
         Ok(Self { endpoint, live: Arc::default() })
     }
 

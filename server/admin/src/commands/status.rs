@@ -1,0 +1,41 @@
+//! `lethe-admin status`.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use lethe_proto::admin::{AdminReply, AdminRequest};
+
+use super::forget::{deletion, describe};
+use crate::desk::{Desk, unexpected};
+use crate::output::Output;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Show this deletion instead.
+    #[arg(long)]
+    deletion: Option<u64>,
+}
+
+pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+    if let Some(id) = args.deletion {
+        let state = deletion(desk.ask(AdminRequest::Deletion { id }).await?)?;
+        out.show(&describe(&state), &state)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let s = match desk.ask(AdminRequest::Status).await? {
+        AdminReply::Status(s) => s,
+        other => return unexpected(&other),
+    };
+    let mut text = format!("{}: {} subjects, {} connections, release {}", s.build, s.subjects, s.connections, s.release);
+    if !s.started {
+        text += "\nthe epoch has not started: too few subjects have joined";
+    }
+    for (k, shard) in s.shards.iter().enumerate() {
+        let (done, all) = shard.rounds;
+        let loss = shard.losses.last().map_or(String::from("-"), |l| format!("{l:.3}"));
+        let _ = write!(text, "\nshard {k}: {} subjects, round {done} of {all}, loss {loss}, adapter {}", shard.subjects, shard.adapter.short());
+    }
+    let _ = write!(text, "\nlog key: {}", s.log_key);
+    out.show(&text, &s)?;
+    Ok(ExitCode::SUCCESS)
+}

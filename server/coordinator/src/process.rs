@@ -1,0 +1,106 @@
+//! A coordinator as a process: configuration file in, address and first invitation as files in the data folder.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::config::ServerConfig;
+use crate::{Coordinator, CoordinatorError};
+
+/// Why the process ended.
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The configuration is not valid.
+    #[error("{path}: {source}\ndocs/operations.md explains the keys")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: Box<toml::de::Error>,
+    },
+    /// The coordinator could not start.
+    #[error(transparent)]
+    Coordinator(#[from] CoordinatorError),
+}
+
+/// Runs until interrupted or terminated or, `with_parent`, until standard input closes. Writes `admin-invitation` (when
+/// nobody can administer yet) and `address` into the data folder, readable by this user only.
+pub fn run(config: &Path, with_parent: bool) -> Result<(), ProcessError> {
+    let text = std::fs::read_to_string(config).map_err(io(config))?;
+    let parsed = ServerConfig::parse(&text).map_err(|e| ProcessError::Config { path: config.into(), source: Box::new(e) })?;
+    let data_dir = parsed.data_dir.clone();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(io(config))?;
+    let result = runtime.block_on(async {
+        let address = data_dir.join("address");
+        let _ = std::fs::remove_file(&address);
+        let coordinator = Coordinator::open(parsed)?;
+        if let Some(invitation) = coordinator.first_admin()? {
+            write_private(&data_dir.join("admin-invitation"), &invitation.text())?;
+        }
+        let addr = coordinator.listen()?;
+        // Written last: whoever waits for it finds everything else in place.
+        write_private(&address, &addr.to_string())?;
+        tracing::info!(%addr, "listening");
+        wait_for_end(with_parent).await.map_err(io(config))?;
+        coordinator.shutdown();
+        Ok(())
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    result
+}
+
+async fn wait_for_end(with_parent: bool) -> std::io::Result<()> {
+    let parent_gone = async {
+        if !with_parent {
+            return std::future::pending().await;
+        }
+        // A plain thread: tokio's standard input would keep the runtime from ending.
+        let (send, receive) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = send.send(());
+        });
+        let _ = receive.await;
+    };
+    tokio::select! {
+        () = parent_gone => Ok(()),
+        r = tokio::signal::ctrl_c() => r,
+        r = terminated() => r,
+    }
+}
+
+#[cfg(unix)]
+async fn terminated() -> std::io::Result<()> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?.recv().await;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+async fn terminated() -> std::io::Result<()> {
+    std::future::pending().await
+}
+
+fn write_private(path: &Path, text: &str) -> Result<(), ProcessError> {
+    let temp = path.with_extension("new");
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&temp).map_err(io(&temp))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io(&temp))?;
+    std::fs::rename(&temp, path).map_err(io(path))
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ProcessError {
+    let path = path.to_owned();
+    move |source| ProcessError::Io { path, source }
+}

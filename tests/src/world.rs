@@ -1,0 +1,262 @@
+//! A small federation over real QUIC on loopback: coordinator, clients, an operator.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lethe_client::{Client, ClientBuilder, ClientModel};
+use lethe_coordinator::Coordinator;
+use lethe_coordinator::config::ServerConfig;
+use lethe_proto::admin::{AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ReplayState};
+use lethe_proto::ids::{ShardId, SubjectId};
+use lethe_proto::message::{Reply, Request};
+use lethe_transport::client::{Connection, enrol};
+use lethe_transport::identity::Invitation;
+use tokio::task::JoinHandle;
+
+use crate::tiny;
+
+/// Longest time that a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Recipe of the tiny federation; `extra` replaces keys.
+pub fn recipe(extra: &str) -> toml::Table {
+    let mut table: toml::Table = "shards = 2\nanchors = 1\nslices = 2\nrounds = 2\ncohort = 3\ndeadline_s = 60\n\
+         server_lr = 0.01\nsplit = { k_in = 1, k_out = 1 }\nlocal = { samples = 2, batch = 2 }\n"
+        .parse()
+        .expect("valid");
+    table.extend(extra.parse::<toml::Table>().expect("valid"));
+    table
+}
+
+/// Files of a federation, and who is in it.
+pub struct World {
+    /// Removed at the end.
+    pub dir: tempfile::TempDir,
+    /// Subjects `0..subjects`.
+    pub subjects: u32,
+    model: Arc<ClientModel>,
+}
+
+impl World {
+    /// Writes the model and the catalogue.
+    pub fn new(subjects: u32) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        tiny::write_model(&dir.path().join("model")).expect("writes");
+        tiny::write_catalogue(&dir.path().join("data")).expect("writes");
+        let split = lethe_model::split::SplitSpec { k_in: 1, k_out: 1 };
+        let (model, data) = (dir.path().join("model"), dir.path().join("data"));
+        let model = ClientModel::load(&model, &data, Some(split)).expect("loads");
+        Self { dir, subjects, model }
+    }
+
+    /// Configuration of a coordinator in this world.
+    pub fn config(&self, extra: &str) -> ServerConfig {
+        let mut config = ServerConfig::parse(&format!(
+            "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = {:?}\nmin_subjects = {}\n",
+            self.dir.path().join("server"),
+            self.dir.path().join("model"),
+            self.dir.path().join("data"),
+            self.subjects
+        ))
+        .expect("valid");
+        config.recipe = recipe(extra);
+        config
+    }
+
+    /// Starts a coordinator in this process.
+    pub async fn start(&self, extra: &str) -> (Coordinator, SocketAddr) {
+        let coordinator = Coordinator::open(self.config(extra)).expect("opens");
+        if let Some(i) = coordinator.first_admin().expect("invites") {
+            std::fs::write(self.dir.path().join("server/admin-invitation"), i.text()).expect("writes");
+        }
+        let addr = coordinator.listen().expect("listens");
+        (coordinator, addr)
+    }
+
+    /// The operator, enrolled with the coordinator's first invitation.
+    pub async fn operator(&self, addr: SocketAddr) -> Operator {
+        let text = std::fs::read_to_string(self.dir.path().join("server/admin-invitation")).expect("invitation");
+        let invitation = Invitation::parse(&text).expect("parses");
+        let identity = enrol(addr, &invitation).await.expect("enrols");
+        let authority = invitation.authority().expect("parses");
+        Operator { connection: Connection::open(addr, &authority, Some(&identity)).await.expect("connects"), authority, identity }
+    }
+
+    /// Folder of a subject's client.
+    pub fn client_folder(&self, subject: u32) -> PathBuf {
+        self.dir.path().join(format!("client-{subject}"))
+    }
+
+    /// A client with its history, enrolled (if it was not) but not joined.
+    pub async fn client(&self, addr: SocketAddr, operator: &Operator, subject: u32) -> Client {
+        let mut builder = ClientBuilder::new(self.client_folder(subject), addr);
+        if !self.client_folder(subject).join("state").exists() {
+            builder = builder.invitation(operator.invite(subject).await);
+        }
+        let mut client = builder.build(self.model.clone()).await.expect("builds");
+        if client.history().is_empty() {
+            client.record_all(tiny::history(subject)).expect("records");
+        }
+        client
+    }
+
+    /// All clients, joined, each looking for work until the fleet is stopped.
+    pub async fn fleet(&self, addr: SocketAddr, operator: &Operator) -> Fleet {
+        let mut fleet = Fleet::default();
+        for s in 0..self.subjects {
+            let mut client = self.client(addr, operator, s).await;
+            client.join().await.expect("joins");
+            fleet.add(client);
+        }
+        fleet
+    }
+}
+
+/// Clients at work.
+#[derive(Default)]
+pub struct Fleet {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<Client>>,
+}
+
+impl Fleet {
+    /// Lets a client look for work; errors (a lost coordinator, a revoked certificate) are tried again.
+    pub fn add(&mut self, mut client: Client) {
+        let stop = self.stop.clone();
+        self.tasks.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                if client.step().await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            client
+        }));
+    }
+
+    /// Stops at once, as if all devices went away.
+    pub fn abort(self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+
+    /// Stops after the current step and gives the clients back.
+    pub async fn stop(self) -> Vec<Client> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut clients = vec![];
+        for t in self.tasks {
+            clients.push(t.await.expect("a client's task ends"));
+        }
+        clients
+    }
+}
+
+/// An operator's connection.
+pub struct Operator {
+    connection: Connection,
+    authority: Vec<u8>,
+    identity: lethe_transport::identity::Identity,
+}
+
+impl Operator {
+    /// Connects again, to a restarted coordinator.
+    pub async fn reconnect(&self, addr: SocketAddr) -> Self {
+        let connection = Connection::open(addr, &self.authority, Some(&self.identity)).await.expect("connects");
+        Self { connection, authority: self.authority.clone(), identity: self.identity.clone() }
+    }
+
+    /// One request.
+    pub async fn ask(&self, request: AdminRequest) -> Result<AdminReply, lethe_transport::TransportError> {
+        match self.connection.call(&Request::Admin(request)).await? {
+            Reply::Admin(r) => Ok(r),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// An invitation for a subject.
+    pub async fn invite(&self, subject: u32) -> String {
+        match self.ask(AdminRequest::Invite { subject: Some(id(subject)) }).await.expect("invites") {
+            AdminReply::Invited { token } => token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The coordinator's state.
+    pub async fn status(&self) -> CoordinatorStatus {
+        match self.ask(AdminRequest::Status).await.expect("answers") {
+            AdminReply::Status(s) => s,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until `ready`.
+    pub async fn wait_for(&self, what: &str, ready: impl Fn(&CoordinatorStatus) -> bool) -> CoordinatorStatus {
+        let started = Instant::now();
+        loop {
+            let s = self.status().await;
+            if ready(&s) {
+                return s;
+            }
+            assert!(started.elapsed() < PATIENCE, "{what} did not happen: {s:?}");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    /// Waits until a release is served and measured.
+    pub async fn trained(&self) -> CoordinatorStatus {
+        self.wait_for("training", |s| s.release > 0 && s.validated && s.shards.iter().all(|k| k.done)).await
+    }
+
+    /// Deletes and waits for the receipt.
+    pub async fn forget(&self, subject: u32, items: &[&str]) -> DeletionState {
+        let items = items.iter().map(|s| (*s).to_owned()).collect();
+        let request = AdminRequest::Forget { subject: id(subject), items, dry_run: false };
+        let AdminReply::Deletion(mut d) = self.ask(request).await.expect("accepted") else { panic!("not a deletion") };
+        let started = Instant::now();
+        while d.phase != DeletionPhase::Done {
+            assert!(started.elapsed() < PATIENCE, "the deletion did not finish: {d:?}");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            let id = d.id.expect("accepted");
+            let AdminReply::Deletion(next) = self.ask(AdminRequest::Deletion { id }).await.expect("answers") else { panic!() };
+            d = next;
+        }
+        d
+    }
+
+    /// Replays a shard to its end.
+    pub async fn replay(&self, shard: ShardId) -> ReplayState {
+        self.ask(AdminRequest::Replay { shard }).await.expect("starts");
+        let started = Instant::now();
+        loop {
+            match self.ask(AdminRequest::ReplayStatus { shard }).await.expect("answers") {
+                AdminReply::Replay(s) if s.hashes.is_some() => return s,
+                _ => assert!(started.elapsed() < PATIENCE, "the replay did not finish"),
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    /// The receipt of a deletion.
+    pub async fn receipt(&self, deletion: u64) -> Vec<u8> {
+        match self.ask(AdminRequest::Receipt { id: deletion }).await.expect("has a receipt") {
+            AdminReply::Receipt(text) => text.into_bytes(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Identifier of a subject.
+pub fn id(subject: u32) -> SubjectId {
+    SubjectId::new(format!("person-{subject}")).expect("a valid id")
+}
+
+/// Every byte below a folder, for scans.
+pub fn all_bytes(folder: &Path) -> Vec<u8> {
+    let mut out = vec![];
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { out.extend(all_bytes(&path)) } else { out.extend(std::fs::read(path).unwrap_or_default()) }
+    }
+    out
+}
