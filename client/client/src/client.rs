@@ -130,6 +130,10 @@ pub enum Done {
     Erased,
 }
 
+/// Work that the coordinator asked for; give it to [`Client::perform`].
+#[derive(Debug)]
+pub struct Assigned(Task);
+
 /// Bytes exchanged so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
@@ -259,12 +263,26 @@ impl Client {
     /// Asks for work once and does it. Waits up to the poll bound (10 s) when there is none. Call it when the device is
     /// idle; an error leaves the client as it was, and the next call reconnects.
     pub async fn step(&mut self) -> Result<Done, ClientError> {
+        match self.next_task().await? {
+            Some(task) => self.perform(task).await,
+            None => Ok(Done::Nothing),
+        }
+    }
+
+    /// Asks for work; the future may be dropped at any time (the work is offered again).
+    pub async fn next_task(&self) -> Result<Option<Assigned>, ClientError> {
         self.alive()?;
-        let Reply::Task(task) = self.session.call(&Request::Poll).await? else {
-            return Err(TransportError::UnexpectedReply { asked: "poll" }.into());
-        };
-        let done = match task {
-            Task::Wait => return Ok(Done::Nothing),
+        match self.session.call(&Request::Poll).await? {
+            Reply::Task(Task::Wait) => Ok(None),
+            Reply::Task(task) => Ok(Some(Assigned(task))),
+            _ => Err(TransportError::UnexpectedReply { asked: "poll" }.into()),
+        }
+    }
+
+    /// Does what was asked for.
+    pub async fn perform(&mut self, task: Assigned) -> Result<Done, ClientError> {
+        let done = match task.0 {
+            Task::Wait => Ok(Done::Nothing),
             Task::Train(start) => self.train(start).await.map(|()| Done::Trained),
             Task::Validate { release, shards } => self.validate(release, &shards).await.map(|()| Done::Validated),
             Task::Erase { task, items } => self.erase_items(task, &items).await.map(|()| Done::Erased),

@@ -35,7 +35,7 @@ mod session;
 mod tasks;
 mod vault;
 
-pub use client::{Client, ClientBuilder, Done, Stats};
+pub use client::{Assigned, Client, ClientBuilder, Done, Stats};
 pub use error::ClientError;
 pub use history::{Cutoffs, LocalEvent};
 pub use model::ClientModel;

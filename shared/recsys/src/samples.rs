@@ -73,7 +73,7 @@ impl Samples {
     /// Every event with [`HISTORY`] predecessors by the same user becomes a sample. Order is time, then file order; a
     /// history holds only events before the target in that order, whatever part they belong to.
     pub fn build(data: &Dataset, split: Split) -> Self {
-        let parts = parts(data, split);
+        let parts = event_parts(data, split);
         let mut seen: Vec<Vec<(u32, bool)>> = vec![vec![]; data.users.len()];
         let mut all = Vec::with_capacity(data.events.len());
         for (i, (e, part)) in data.events.iter().zip(parts).enumerate() {
@@ -105,10 +105,11 @@ impl Samples {
 
 /// Events of the training part: what the references may learn from.
 pub fn training_events(data: &Dataset, split: Split) -> Vec<Event> {
-    data.events.iter().zip(parts(data, split)).filter(|(_, p)| *p == Part::Train).map(|(e, _)| *e).collect()
+    data.events.iter().zip(event_parts(data, split)).filter(|(_, p)| *p == Part::Train).map(|(e, _)| *e).collect()
 }
 
-fn parts(data: &Dataset, split: Split) -> Vec<Part> {
+/// The part of every event, in the data set's order.
+pub fn event_parts(data: &Dataset, split: Split) -> Vec<Part> {
     let of = |i: usize, n: usize| match (i * 10) / n.max(1) {
         0..=7 => Part::Train,
         8 => Part::Validation,

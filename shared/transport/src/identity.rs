@@ -131,11 +131,13 @@ impl Authority {
         Ok(Identity { certificate, key: key.serialize_der() })
     }
 
-    /// Key of stateless resets. It outlives a restart, so that clients learn at once that their connection is gone
-    /// instead of waiting for the idle time-out.
-    pub(crate) fn reset_key(&self) -> ring::hmac::Key {
-        let key = Digest::of(&[b"lethe-stateless-reset", self.key.serialized_der()]);
-        ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key.0)
+    /// Keys of stateless resets and connection ids. They outlive a restart, so that clients learn at once that their
+    /// connection is gone instead of waiting for the idle time-out.
+    pub(crate) fn endpoint_keys(&self) -> (ring::hmac::Key, u64) {
+        let key = |label: &[u8]| Digest::of(&[label, self.key.serialized_der()]).0;
+        let cid = key(b"lethe-connection-ids");
+        let cid = u64::from_le_bytes([cid[0], cid[1], cid[2], cid[3], cid[4], cid[5], cid[6], cid[7]]);
+        (ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key(b"lethe-stateless-reset")), cid)
     }
 
     /// Signs a client's request; the certificate names nobody. Names that the request asks for are ignored.

@@ -10,6 +10,7 @@ use lethe_proto::codec;
 use lethe_proto::ids::Digest;
 use lethe_proto::limits;
 use lethe_proto::message::{Refusal, Reply, Request};
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
@@ -61,7 +62,9 @@ impl Server {
         let config = config::server(authority.certificate(), &authority.server_identity()?)?;
         let bind = |source| TransportError::Bind { addr, source };
         let socket = std::net::UdpSocket::bind(addr).map_err(bind)?;
-        let endpoint = quinn::EndpointConfig::new(Arc::new(authority.reset_key()));
+        let (reset_key, cid_key) = authority.endpoint_keys();
+        let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
+        endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
         let endpoint =
             quinn::Endpoint::new(endpoint, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
         Ok(Self { endpoint, live: Arc::default() })

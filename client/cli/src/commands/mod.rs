@@ -1,4 +1,6 @@
 //! One file per command.
 
+pub(crate) mod demo;
 pub(crate) mod fetch;
+pub(crate) mod fleet;
 pub(crate) mod train_central;

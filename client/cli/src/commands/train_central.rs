@@ -82,6 +82,32 @@ struct Job {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let out = figures_of(args)?;
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&out)?).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// The run with defaults but for its size: for the demo.
+pub(crate) fn reference(inputs: &Inputs, samples: usize, split: SplitArg, seed: u64) -> anyhow::Result<serde_json::Value> {
+    let defaults = CentralRecipe::default();
+    figures_of(&Args {
+        inputs: inputs.clone(),
+        samples,
+        test: 300,
+        epochs: 1,
+        lr: defaults.lr,
+        batch: defaults.batch,
+        split,
+        seed,
+        no_untrained: true,
+        json: None,
+        save: None,
+    })
+}
+
+fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     let seed = Seed::from_u64(args.seed);
     let split = Split::from(args.split);
     let (source, data) = args.inputs.open()?;
@@ -131,10 +157,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(folder) = &args.save {
         lethe_model::lora_io::save_peft(folder, &job.middle.adapter, &recipe, "SmolLM2-135M-Instruct")?;
     }
-    if let Some(path) = &args.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&out)?).with_context(|| path.display().to_string())?;
-    }
-    Ok(())
+    Ok(out)
 }
 
 fn say(line: &str) {

@@ -1,0 +1,390 @@
+//! `lethe demo`: the main job with embedded defaults.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use lethe_learn::metrics::user_aucs;
+use lethe_learn::seed::Seed;
+use lethe_recsys::data::{DataSpec, Dataset, load};
+use lethe_recsys::samples::{Part, Samples, Split};
+use serde_json::{Value, json};
+
+use super::train_central::{self, SplitArg};
+use crate::commands::fleet::Command;
+use crate::demo::federation::{Federation, Setup, done};
+use crate::demo::figures::{Figures, Row, figures, references};
+use crate::demo::{report, table};
+use crate::inputs::Inputs;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    inputs: Inputs,
+    /// A small run that ends within 4 minutes on 2 cores; everything still happens for real.
+    #[arg(long)]
+    quick: bool,
+    /// Clients; each is one user of the data set.
+    #[arg(long)]
+    clients: Option<usize>,
+    /// Rounds per stage and shard.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Test samples per client.
+    #[arg(long)]
+    tests: Option<usize>,
+    /// Split by time: within each user, or over everybody.
+    #[arg(long, value_enum, default_value = "per-user")]
+    split: SplitArg,
+    /// Recipe file (TOML) whose keys replace the demo's.
+    #[arg(long)]
+    recipe: Option<PathBuf>,
+    /// Also fine-tune centrally on as many samples, for comparison.
+    #[arg(long)]
+    central: bool,
+    /// Also train a federation with FedAvg, for comparison.
+    #[arg(long)]
+    fedavg: bool,
+    /// Seed of the choice of clients and of the training.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Folder of the run; below the cache folder when absent.
+    #[arg(long)]
+    home: Option<PathBuf>,
+    /// Go on with what the last run left instead of starting clean.
+    #[arg(long)]
+    resume: bool,
+    /// Write the figures as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write a self-contained HTML page.
+    #[arg(long)]
+    report: Option<PathBuf>,
+}
+
+/// Sizes of a run.
+struct Sizes {
+    clients: usize,
+    rounds: usize,
+    tests: usize,
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let (quick_default, full_default) = ((20, 1, 4), (48, 6, 6));
+    let (clients, rounds, tests) = if args.quick { quick_default } else { full_default };
+    let sizes = Sizes {
+        clients: args.clients.unwrap_or(clients),
+        rounds: args.rounds.unwrap_or(rounds),
+        tests: args.tests.unwrap_or(tests),
+    };
+    let (model, folder) = args.inputs.paths()?;
+    let (model, folder) = (std::path::absolute(model)?, std::path::absolute(folder)?);
+    let data = load(&folder, &DataSpec::of_folder(&folder)?, args.inputs.strict)?;
+    let home = home(args)?;
+    let users = choose_users(&data, args.split.into(), &sizes, args.seed, &home)?;
+    let setup = Setup {
+        folder: home.join("pplr"),
+        model: &model,
+        data: &folder,
+        split: args.split.into(),
+        users: &users,
+        recipe: recipe(args, &sizes)?,
+        passes: 3,
+    };
+    say(&format!("starting a coordinator and {} clients in {}", users.len(), home.display()));
+    let mut federation = Federation::start(&setup)?;
+    let mut story = Story { args, data: &data, sizes: &sizes, users: &users, home: &home, out: json!({}) };
+    let mut rest = story.tell(&mut federation, &setup)?;
+    drop(federation);
+    if args.fedavg {
+        story.fedavg(&setup)?;
+    }
+    if args.central {
+        story.central()?;
+    }
+    story.out["seconds"]["total"] = json!(started.elapsed().as_secs_f64());
+    rest.table = table::render(&story.out);
+    say(&format!("\n{}", rest.table));
+    story.write(&rest)
+}
+
+/// The folder of the run: emptied unless it is to be resumed.
+fn home(args: &Args) -> anyhow::Result<PathBuf> {
+    let home = match &args.home {
+        Some(h) => std::path::absolute(h)?,
+        None => lethe_assets::default_home()?.join("demo"),
+    };
+    let marker = home.join("lethe-demo");
+    if home.exists() && !args.resume {
+        let empty = std::fs::read_dir(&home)?.next().is_none();
+        if !marker.exists() && !empty {
+            bail!("{} exists and is no demo folder: give another --home", home.display());
+        }
+        std::fs::remove_dir_all(&home).with_context(|| home.display().to_string())?;
+    }
+    std::fs::create_dir_all(&home).with_context(|| home.display().to_string())?;
+    std::fs::write(marker, "a run of `lethe demo`; removed by the next one\n")?;
+    Ok(home)
+}
+
+/// Users with samples of every part, by a seeded rank, without those that earlier runs deleted.
+fn choose_users(data: &Dataset, split: Split, sizes: &Sizes, seed: u64, home: &Path) -> anyhow::Result<Vec<String>> {
+    let gone = std::fs::read_to_string(home.join("deleted")).unwrap_or_default();
+    let samples = Samples::build(data, split);
+    let count = |part: Part| {
+        let mut n = vec![0; data.users.len()];
+        samples.part(part).for_each(|s| n[s.user as usize] += 1);
+        n
+    };
+    let (train, validation, test) = (count(Part::Train), count(Part::Validation), count(Part::Test));
+    let seed = Seed::from_u64(seed);
+    let mut ranked: Vec<(u64, &String)> = (0..data.users.len())
+        .filter(|u| train[*u] >= 4 && validation[*u] >= 1 && test[*u] >= sizes.tests)
+        .map(|u| (seed.rank("demo-clients", data.users[u].as_bytes()), &data.users[u]))
+        .collect();
+    ranked.sort();
+    if ranked.len() < sizes.clients {
+        bail!("only {} users of the data set have enough events for {} clients: ask for fewer", ranked.len(), sizes.clients);
+    }
+    let chosen = ranked.into_iter().take(sizes.clients).map(|(_, u)| u.clone());
+    Ok(chosen.filter(|u| !gone.lines().any(|g| g == u)).collect())
+}
+
+fn recipe(args: &Args, sizes: &Sizes) -> anyhow::Result<toml::Table> {
+    let mut table = toml::Table::new();
+    table.insert("rounds".into(), (sizes.rounds as i64).into());
+    table.insert("seed".into(), (args.seed as i64).into());
+    if args.quick {
+        table.insert("server_lr".into(), 3e-3.into());
+    }
+    if let Some(path) = &args.recipe {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        table.extend(text.parse::<toml::Table>().with_context(|| path.display().to_string())?);
+    }
+    // Refused here, with the file's name, rather than by the coordinator.
+    lethe_recipe::Recipe::from_toml(&toml::to_string(&table)?)?;
+    Ok(table)
+}
+
+/// What the report shows beside the figures.
+struct Rest {
+    table: String,
+    losses: Value,
+    client_aucs: Vec<f64>,
+    receipt: String,
+}
+
+/// The run, step by step.
+struct Story<'a> {
+    args: &'a Args,
+    data: &'a Dataset,
+    sizes: &'a Sizes,
+    users: &'a [String],
+    home: &'a Path,
+    out: Value,
+}
+
+impl Story<'_> {
+    fn put(&mut self, name: &str, f: Figures) {
+        self.out["auc"][name] = json!(f.auc);
+        self.out["uauc"][name] = json!(f.uauc);
+        self.out["test_samples"][name] = json!(f.samples);
+    }
+
+    fn tell(&mut self, fed: &mut Federation, setup: &Setup<'_>) -> anyhow::Result<Rest> {
+        let device = fed.ready["device_weights_mib"].as_f64().unwrap_or(0.0);
+        say(&format!("each device holds {device:.0} MiB of weights; the coordinator holds the middle layers"));
+        let (untrained, _) = fed.evaluate(true, self.sizes.tests)?;
+        let train_seconds = fed.train()?;
+        say(&format!("trained in {train_seconds:.0} s"));
+        let status = fed.validated()?;
+        let losses: Value = status["shards"].as_array().into_iter().flatten().map(|s| s["losses"].clone()).collect();
+        let (federated, score_seconds) = fed.evaluate(false, self.sizes.tests)?;
+        let victim = self.users.last().context("no clients")?.clone();
+        let fortunate = self.users[0].clone();
+        self.recommend(fed, &fortunate)?;
+
+        let receipt = self.delete(fed, &victim)?;
+        fed.validated()?;
+        let (after, _) = fed.evaluate(false, self.sizes.tests)?;
+        self.replay(fed)?;
+
+        // The deleted person is left out of all figures, so that before and after are over the same samples.
+        for (name, rows) in [("untrained", &untrained), ("federated", &federated), ("after_deletion", &after)] {
+            self.put(name, figures(rows, Some(&victim)));
+        }
+        let kept: Vec<&Row> = federated.iter().filter(|r| r.user != victim).collect();
+        let users: Vec<&str> = kept.iter().map(|r| r.user.as_str()).collect();
+        let scores: Vec<f32> = kept.iter().map(|r| r.score).collect();
+        let labels: Vec<bool> = kept.iter().map(|r| r.label).collect();
+        let client_aucs = user_aucs(&users, &scores, &labels).into_values().collect();
+        self.out["clients"]["auc"] = figures(&federated, Some(&victim)).spread_json();
+        for (name, f) in references(self.data, setup.split, &federated, &victim) {
+            self.out["auc"]["references"][&name] = json!(f.auc);
+            self.out["uauc"]["references"][&name] = json!(f.uauc);
+        }
+        self.resources(fed, train_seconds, score_seconds / federated.len().max(1) as f64)?;
+        Ok(Rest { table: String::new(), losses, client_aucs, receipt })
+    }
+
+    /// Ranks 40 films of the catalogue for one person; the list is shown.
+    fn recommend(&mut self, fed: &mut Federation, subject: &str) -> anyhow::Result<()> {
+        let seed = Seed::from_u64(self.args.seed);
+        let mut ranked: Vec<(u64, &str)> =
+            self.data.items.iter().map(|i| (seed.rank("candidates", i.id.as_bytes()), i.id.as_str())).collect();
+        ranked.sort_unstable();
+        let candidates = ranked.iter().take(40).map(|(_, id)| (*id).to_owned()).collect();
+        let answer = fed.fleet.ask(&Command::Recommend { subject: subject.to_owned(), candidates, n: 5 })?;
+        let seconds = answer["seconds"].as_f64().unwrap_or(0.0);
+        say(&format!("\nrecommended to client {subject} (40 candidates ranked in {seconds:.1} s over the split model):"));
+        for item in answer["items"].as_array().into_iter().flatten() {
+            let (title, score) = (item["title"].as_str().unwrap_or("?"), item["score"].as_f64().unwrap_or(0.0));
+            say(&format!("  {score:+.2}  {title}"));
+        }
+        Ok(())
+    }
+
+    /// Deletes a person as a privacy team would; returns the receipt.
+    fn delete(&mut self, fed: &mut Federation, victim: &str) -> anyhow::Result<String> {
+        let key = fed.status()?["log_key"].as_str().unwrap_or_default().to_owned();
+        say(&format!("\n$ lethe-admin forget --subject {victim} --dry-run"));
+        say(&fed.admin.run(&["forget", "--subject", victim, "--dry-run"])?);
+        say(&format!("$ lethe-admin forget --subject {victim}"));
+        let accepted = fed.admin.json(&["forget", "--subject", victim])?;
+        let id = accepted["id"].as_u64().context("the deletion has no number")?.to_string();
+        std::fs::write(self.home.join("deleted"), format!("{victim}\n"))?;
+        fed.fleet.ask(&Command::Erase { subject: victim.to_owned() })?;
+        fed.wait("retraining", done)?;
+        let state = loop {
+            let state = fed.admin.json(&["status", "--deletion", &id])?;
+            if state["phase"] == "done" {
+                break state;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        };
+        say(&fed.admin.run(&["status", "--deletion", &id])?);
+        let affected: Vec<u64> = state["affected"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        let hashes: Vec<Value> = hash_pairs(&state);
+        let same = |h: &Value| affected.contains(&h["shard"].as_u64().unwrap_or(u64::MAX)) || h["before"] == h["after"];
+        self.out["deletion"] = json!({
+            "seconds_until_exact": state["seconds_until_exact"],
+            "seconds_until_retrained": state["seconds_until_retrained"],
+            "other_shards_unchanged": hashes.iter().all(same),
+            "affected": affected,
+            "hashes": hashes,
+        });
+        self.verify(fed, &id, &key)
+    }
+
+    /// Fetches the receipt and verifies it offline; an altered copy must be refused.
+    fn verify(&mut self, fed: &Federation, id: &str, key: &str) -> anyhow::Result<String> {
+        let file = self.home.join("receipt.json");
+        let path = file.to_string_lossy().into_owned();
+        fed.admin.run(&["receipt", "--deletion", id, "--out", &path])?;
+        say("$ lethe-admin verify receipt.json --log-key ...");
+        let (good, text) = fed.admin.try_run(&["verify", &path, "--log-key", key])?;
+        say(&text);
+        let receipt = std::fs::read_to_string(&file)?;
+        let altered = self.home.join("altered.json");
+        std::fs::write(&altered, receipt.replacen("\"deletion\": ", "\"deletion\": 1", 1))?;
+        let (bad, _) = fed.admin.try_run(&["verify", &altered.to_string_lossy(), "--log-key", key])?;
+        self.out["receipt"]["verified"] = json!(good && !bad);
+        Ok(receipt)
+    }
+
+    /// Retrains the affected shard from scratch without the person and compares.
+    fn replay(&mut self, fed: &Federation) -> anyhow::Result<()> {
+        let shards: Vec<u64> =
+            self.out["deletion"]["affected"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        let (mut equal, mut control) = (true, true);
+        for shard in shards {
+            say(&format!("$ lethe-admin replay {shard}"));
+            let (_, text) = fed.admin.try_run(&["--json", "replay", &shard.to_string()])?;
+            let r: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+            let before = self.out["deletion"]["hashes"][shard as usize]["before"].clone();
+            equal &= r["equal"] == true;
+            // What a deletion without retraining would have left must not pass.
+            control &= r["replayed"] != before;
+            say(&format!("replayed {} rounds in {} s: {}", r["rounds"], r["seconds"], r["replayed"]));
+            self.out["deletion"]["replay_seconds"] = r["seconds"].clone();
+        }
+        self.out["deletion"]["replay_equal"] = json!(equal);
+        self.out["deletion"]["negative_control"] = json!(control);
+        Ok(())
+    }
+
+    fn resources(&mut self, fed: &mut Federation, train: f64, score: f64) -> anyhow::Result<()> {
+        let stats = fed.fleet.ask(&Command::Stats)?;
+        let n = stats["clients"].as_f64().unwrap_or(1.0);
+        let each = |k: &str| stats[k].as_f64().unwrap_or(0.0) / n;
+        self.out["bytes_per_client"] = json!({ "updates": each("updates"), "activations": each("activations") });
+        let number = |k: &str| fed.ready[k].as_f64().unwrap_or(0.0);
+        let client = number("one_device_mib") + (number("fleet_mib") - number("one_device_mib")).max(0.0) / n;
+        self.out["memory_mib"] = json!({
+            "coordinator": fed.server.peak_mib(), "client": client, "fleet_peak": stats["peak_mib"],
+            "device_weights": fed.ready["device_weights_mib"],
+        });
+        // Training everything again is the same work as the first training, less one person.
+        self.out["deletion"]["full_retrain_seconds"] = json!(train);
+        self.out["seconds"] = json!({ "train": train, "score_one": score });
+        self.out["seed"] = json!(self.args.seed);
+        self.out["build"] = json!(concat!("lethe ", env!("CARGO_PKG_VERSION")));
+        Ok(())
+    }
+
+    /// The same federation with FedAvg weights.
+    fn fedavg(&mut self, setup: &Setup<'_>) -> anyhow::Result<()> {
+        say("training again with FedAvg");
+        let mut recipe = setup.recipe.clone();
+        recipe.insert("aggregation".into(), "fedavg".into());
+        let setup = Setup { folder: self.home.join("fedavg"), recipe, ..*setup };
+        let mut fed = Federation::start(&setup)?;
+        fed.train()?;
+        fed.validated()?;
+        let (rows, _) = fed.evaluate(false, self.sizes.tests)?;
+        let f = figures(&rows, self.users.last().map(String::as_str));
+        self.out["fedavg"] = json!({ "auc": f.auc, "uauc": f.uauc, "clients": { "auc": f.spread_json() } });
+        Ok(())
+    }
+
+    /// Central fine-tuning on as many samples as the federation trained on.
+    fn central(&mut self) -> anyhow::Result<()> {
+        let samples = self.sizes.rounds * 4 * 2 * 16;
+        let f = train_central::reference(&self.args.inputs, samples, self.args.split, self.args.seed)?;
+        self.out["auc"]["central"] = f["trained"]["auc"].clone();
+        self.out["uauc"]["central"] = f["trained"]["uauc"].clone();
+        Ok(())
+    }
+
+    fn write(&self, rest: &Rest) -> anyhow::Result<()> {
+        if let Some(path) = &self.args.json {
+            std::fs::write(path, serde_json::to_vec_pretty(&self.out)?).with_context(|| path.display().to_string())?;
+        }
+        if let Some(path) = &self.args.report {
+            let page = report::page(&self.out, &rest.table, &rest.losses, &rest.client_aucs, &rest.receipt);
+            std::fs::write(path, page).with_context(|| path.display().to_string())?;
+            say(&format!("report: {}", path.display()));
+        }
+        let must = [&self.out["deletion"]["replay_equal"], &self.out["deletion"]["other_shards_unchanged"], &self.out["receipt"]["verified"]];
+        if must.iter().any(|v| **v != json!(true)) {
+            bail!("the run did not show what it must: see the table");
+        }
+        Ok(())
+    }
+}
+
+/// Hash of every shard before and after, as hexadecimal.
+fn hash_pairs(state: &Value) -> Vec<Value> {
+    let hex = |v: &Value| -> String {
+        v.as_array().into_iter().flatten().filter_map(Value::as_u64).map(|b| format!("{b:02x}")).collect()
+    };
+    let (before, now) = (state["before"].as_array(), state["now"].as_array());
+    let pairs = before.into_iter().flatten().zip(now.into_iter().flatten());
+    pairs.enumerate().map(|(k, (b, n))| json!({ "shard": k, "before": hex(b), "after": hex(n) })).collect()
+}

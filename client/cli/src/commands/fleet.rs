@@ -1,0 +1,272 @@
+//! `lethe fleet`: many clients in one process, each with its own identity, connection and sealed state; they share
+//! only the frozen weights. Commands arrive on standard input, one JSON object a line; answers leave on standard
+//! output the same way. It ends when standard input closes.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use lethe_client::{Client, ClientBuilder, ClientModel, Cutoffs, LocalEvent, Source};
+use lethe_recsys::data::{DataSpec, Dataset, load};
+use lethe_recsys::samples::{Part, Split, event_parts};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, Semaphore, watch};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// JSON file: server, model, data, home, split, passes, clients.
+    #[arg(long)]
+    config: PathBuf,
+}
+
+/// What a fleet runs.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FleetConfig {
+    /// The coordinator.
+    pub(crate) server: SocketAddr,
+    /// Base model.
+    pub(crate) model: PathBuf,
+    /// Data set: each client takes its own user's rows and no others.
+    pub(crate) data: PathBuf,
+    /// Folder of the clients' states.
+    pub(crate) home: PathBuf,
+    /// How histories are divided for the evaluation.
+    pub(crate) split: Split,
+    /// Passes that run at once.
+    pub(crate) passes: usize,
+    /// `(user, invitation)`; the invitation is used by clients that have no identity yet.
+    pub(crate) clients: Vec<(String, String)>,
+}
+
+/// A command on standard input.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "cmd")]
+pub(crate) enum Command {
+    /// Take part in rounds, or pause. A fleet starts paused; other commands pause it while they run.
+    Work {
+        /// Take part.
+        on: bool,
+    },
+    /// Score every client's test samples.
+    Evaluate {
+        /// Without adapters.
+        untrained: bool,
+        /// Most samples per client.
+        limit: usize,
+    },
+    /// Rank candidates for one client.
+    Recommend {
+        /// The client.
+        subject: String,
+        /// Candidates, chosen by the caller from the public catalogue.
+        candidates: Vec<String>,
+        /// Length of the list.
+        n: usize,
+    },
+    /// Bytes and memory.
+    Stats,
+    /// A client leaves for good: its local state is destroyed.
+    Erase {
+        /// The client.
+        subject: String,
+    },
+}
+
+type Clients = BTreeMap<String, Arc<Mutex<Client>>>;
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let text = std::fs::read(&args.config).with_context(|| args.config.display().to_string())?;
+    let config: FleetConfig = serde_json::from_slice(&text).with_context(|| args.config.display().to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+fn say(value: &Value) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{value}")?;
+    Ok(out.flush()?)
+}
+
+async fn serve(config: FleetConfig) -> anyhow::Result<()> {
+    let model = ClientModel::load(&config.model, &config.data, None)?;
+    let one_device_mib = resident_mib();
+    let data = load(&config.data, &DataSpec::of_folder(&config.data)?, false)?;
+    let passes = Arc::new(Semaphore::new(config.passes));
+    let mut clients = Clients::new();
+    for (user, invitation) in &config.clients {
+        let client = build(&config, &data, user, invitation, &model, &passes).await;
+        clients.insert(user.clone(), Arc::new(Mutex::new(client.with_context(|| format!("client {user}"))?)));
+    }
+    drop(data);
+    for (user, client) in &clients {
+        client.lock().await.join().await.with_context(|| format!("client {user}"))?;
+    }
+    let idle_mib = resident_mib();
+    say(&json!({ "ready": clients.len(), "one_device_mib": one_device_mib, "fleet_mib": idle_mib,
+        "device_weights_mib": model.weight_bytes() as f64 / 1048576.0 }))?;
+    let on = watch::Sender::new(false);
+    for client in clients.values() {
+        tokio::spawn(work(client.clone(), on.subscribe()));
+    }
+    let mut commands = lines();
+    while let Some(line) = commands.recv().await {
+        let answer = match serde_json::from_str::<Command>(&line) {
+            Ok(Command::Work { on: wanted }) => {
+                on.send_replace(wanted);
+                Ok(json!({ "working": wanted }))
+            }
+            Ok(command) => {
+                let before = on.send_replace(false);
+                let answer = execute(command, &mut clients, &model).await;
+                on.send_replace(before);
+                answer
+            }
+            Err(e) => Err(e.into()),
+        };
+        say(&answer.unwrap_or_else(|e| json!({ "error": format!("{e:#}") })))?;
+    }
+    Ok(())
+}
+
+/// Standard input on a plain thread, so that the runtime can end while it waits.
+fn lines() -> tokio::sync::mpsc::Receiver<String> {
+    let (send, receive) = tokio::sync::mpsc::channel(16);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if send.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+/// A client with its own user's rows, as if they had been recorded on the device.
+async fn build(
+    config: &FleetConfig,
+    data: &Dataset,
+    user: &str,
+    invitation: &str,
+    model: &Arc<ClientModel>,
+    passes: &Arc<Semaphore>,
+) -> anyhow::Result<Client> {
+    let index = data.users.iter().position(|u| u == user).context("no such user in the data")? as u32;
+    let parts = event_parts(data, config.split);
+    let own: Vec<_> = data.events.iter().zip(parts).filter(|(e, _)| e.user == index).collect();
+    let count = |part: Part| own.iter().filter(|(_, p)| *p == part).count();
+    let train = count(Part::Train);
+    let cutoffs = Cutoffs { train, validate: train + count(Part::Validation) };
+    let builder = ClientBuilder::new(config.home.join(user), config.server).cutoffs(cutoffs).passes(passes.clone());
+    let mut client = builder.invitation(invitation).build(model.clone()).await?;
+    if client.history().is_empty() {
+        let event = |(e, _): &(&lethe_recsys::data::Event, Part)| LocalEvent {
+            item: data.items[e.item as usize].id.clone(),
+            liked: e.liked,
+            time: e.time,
+        };
+        client.record_all(own.iter().map(event))?;
+    }
+    Ok(client)
+}
+
+/// Looks for work while `on`; a command switches that off to get its turn without waiting for a poll to end.
+async fn work(client: Arc<Mutex<Client>>, mut on: watch::Receiver<bool>) {
+    loop {
+        if on.wait_for(|on| *on).await.is_err() {
+            return;
+        }
+        let mut client = client.lock().await;
+        let task = tokio::select! {
+            off = on.wait_for(|on| !*on) => {
+                if off.is_err() {
+                    return;
+                }
+                continue;
+            }
+            task = client.next_task() => task,
+        };
+        let outcome = match task {
+            Ok(Some(task)) => client.perform(task).await.map(|_| ()),
+            Ok(None) => Ok(()),
+            Err(e) => Err(e),
+        };
+        drop(client);
+        match outcome {
+            Ok(()) => {}
+            Err(lethe_client::ClientError::Erased) => return,
+            Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    }
+}
+
+async fn execute(command: Command, clients: &mut Clients, model: &ClientModel) -> anyhow::Result<Value> {
+    match command {
+        Command::Work { .. } => Ok(json!({})),
+        Command::Evaluate { untrained, limit } => evaluate(clients, untrained, limit).await,
+        Command::Recommend { subject, candidates, n } => {
+            let client = clients.get(&subject).context("no such client")?;
+            let started = Instant::now();
+            let names: Vec<&str> = candidates.iter().map(String::as_str).collect();
+            let list = client.lock().await.recommend(&names, n).await?;
+            let items: Vec<Value> = list
+                .items
+                .iter()
+                .map(|r| json!({ "item": r.item, "title": model.item(&r.item).map(|i| i.label()), "score": r.score }))
+                .collect();
+            let live = matches!(list.source, Source::Live { .. });
+            Ok(json!({ "live": live, "items": items, "seconds": started.elapsed().as_secs_f64() }))
+        }
+        Command::Stats => {
+            let (mut updates, mut activations) = (0, 0);
+            for client in clients.values() {
+                let s = client.lock().await.stats();
+                updates += s.update_bytes;
+                activations += s.activation_bytes;
+            }
+            Ok(json!({ "clients": clients.len(), "updates": updates, "activations": activations, "peak_mib": peak_mib() }))
+        }
+        Command::Erase { subject } => {
+            let client = clients.remove(&subject).context("no such client")?;
+            client.lock().await.erase().await?;
+            Ok(json!({ "erased": subject }))
+        }
+    }
+}
+
+async fn evaluate(clients: &Clients, untrained: bool, limit: usize) -> anyhow::Result<Value> {
+    let mut tasks = vec![];
+    for (user, client) in clients {
+        let (user, client) = (user.clone(), client.clone());
+        tasks.push(tokio::spawn(async move {
+            let scored = client.lock().await.evaluate(untrained, limit).await?;
+            anyhow::Ok(scored.into_iter().map(|s| json!([user, s.item, s.time, s.score, s.label])).collect::<Vec<_>>())
+        }));
+    }
+    let mut rows = vec![];
+    for t in tasks {
+        rows.extend(t.await??);
+    }
+    Ok(json!({ "rows": rows }))
+}
+
+fn status_mib(field: &str) -> f64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix(field));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+}
+
+fn resident_mib() -> f64 {
+    status_mib("VmRSS:")
+}
+
+fn peak_mib() -> f64 {
+    status_mib("VmHWM:")
+}

@@ -1,0 +1,153 @@
+//! One federation of the demo: started, trained, evaluated.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use lethe_recsys::samples::Split;
+use serde_json::{Value, json};
+
+use super::figures::{Row, rows};
+use super::processes::{Admin, Fleet, Server};
+use crate::commands::fleet::{Command, FleetConfig};
+use crate::progress::bar;
+
+/// What a federation needs to start.
+pub(crate) struct Setup<'a> {
+    /// Its folder.
+    pub(crate) folder: PathBuf,
+    /// Base model.
+    pub(crate) model: &'a Path,
+    /// Data set.
+    pub(crate) data: &'a Path,
+    /// How histories are divided.
+    pub(crate) split: Split,
+    /// The clients' users.
+    pub(crate) users: &'a [String],
+    /// Keys of the recipe.
+    pub(crate) recipe: toml::Table,
+    /// Passes that run at once, per process.
+    pub(crate) passes: usize,
+}
+
+/// A running federation.
+pub(crate) struct Federation {
+    /// The coordinator.
+    pub(crate) server: Server,
+    /// The clients.
+    pub(crate) fleet: Fleet,
+    /// The privacy team.
+    pub(crate) admin: Admin,
+    /// What the fleet said when it was ready.
+    pub(crate) ready: Value,
+}
+
+impl Federation {
+    /// Starts a coordinator and a fleet, or resumes them in a folder that has both.
+    pub(crate) fn start(setup: &Setup<'_>) -> anyhow::Result<Self> {
+        let data_dir = setup.folder.join("server");
+        std::fs::create_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;
+        let port = port(&setup.folder)?;
+        let mut config = toml::Table::new();
+        config.insert("listen".into(), format!("127.0.0.1:{port}").into());
+        for (key, path) in [("data_dir", data_dir.as_path()), ("model", setup.model), ("catalogue", setup.data)] {
+            config.insert(key.into(), path.to_string_lossy().into_owned().into());
+        }
+        config.insert("min_subjects".into(), (setup.users.len() as i64).into());
+        config.insert("passes".into(), (setup.passes as i64).into());
+        config.insert("recipe".into(), setup.recipe.clone().into());
+        let file = setup.folder.join("server.toml");
+        std::fs::write(&file, toml::to_string(&config)?)?;
+        let server = Server::start(&file, &data_dir)?;
+        let admin = Admin::enrol(setup.folder.join("admin"), &server, &data_dir)?;
+        let fleet_file = setup.folder.join("fleet.json");
+        let fleet_config = FleetConfig {
+            server: server.address.parse()?,
+            model: setup.model.to_owned(),
+            data: setup.data.to_owned(),
+            home: setup.folder.join("clients"),
+            split: setup.split,
+            passes: setup.passes,
+            clients: invitations(&admin, setup)?,
+        };
+        std::fs::write(&fleet_file, serde_json::to_vec(&fleet_config)?)?;
+        let (fleet, ready) = Fleet::start(&fleet_file)?;
+        Ok(Self { server, fleet, admin, ready })
+    }
+
+    /// Scores the clients' test samples.
+    pub(crate) fn evaluate(&mut self, untrained: bool, limit: usize) -> anyhow::Result<(Vec<Row>, f64)> {
+        let started = Instant::now();
+        let answer = self.fleet.ask(&Command::Evaluate { untrained, limit })?;
+        Ok((rows(&answer), started.elapsed().as_secs_f64()))
+    }
+
+    /// State of the coordinator.
+    pub(crate) fn status(&self) -> anyhow::Result<Value> {
+        self.admin.json(&["status"])
+    }
+
+    /// Waits until `ready`, showing finished rounds (and then validation) as a bar.
+    pub(crate) fn wait(&self, name: &str, ready: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        let progress = bar(1, name);
+        loop {
+            let status = self.status()?;
+            let rounds = |k: usize| -> u64 {
+                status["shards"].as_array().into_iter().flatten().filter_map(|s| s["rounds"][k].as_u64()).sum()
+            };
+            progress.set_length(rounds(1).max(1));
+            progress.set_position(rounds(0));
+            if rounds(0) == rounds(1) {
+                progress.set_message("measuring errors,");
+            }
+            if ready(&status) {
+                progress.finish_and_clear();
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// Trains until a release is served; returns the seconds it took.
+    pub(crate) fn train(&mut self) -> anyhow::Result<f64> {
+        let started = Instant::now();
+        self.fleet.ask(&Command::Work { on: true })?;
+        self.wait("training", |s| s["release"].as_u64() > Some(0) && done(s))?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+
+    /// Waits until all clients have measured what is served.
+    pub(crate) fn validated(&self) -> anyhow::Result<Value> {
+        self.wait("validation", |s| s["validated"] == json!(true) && done(s))
+    }
+}
+
+/// All shards are trained.
+pub(crate) fn done(status: &Value) -> bool {
+    status["shards"].as_array().is_some_and(|s| s.iter().all(|k| k["done"] == json!(true)))
+}
+
+/// The same port in a resumed run, so that the clients and the admin tool find the coordinator again.
+fn port(folder: &Path) -> anyhow::Result<u16> {
+    let file = folder.join("port");
+    if let Some(port) = std::fs::read_to_string(&file).ok().and_then(|t| t.parse().ok()) {
+        return Ok(port);
+    }
+    let port = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+    std::fs::write(&file, port.to_string())?;
+    Ok(port)
+}
+
+/// An invitation for every client that has no identity yet.
+fn invitations(admin: &Admin, setup: &Setup<'_>) -> anyhow::Result<Vec<(String, String)>> {
+    let known = |u: &&String| setup.folder.join("clients").join(u).join("state").exists();
+    let (old, new): (Vec<&String>, Vec<&String>) = setup.users.iter().partition(known);
+    let mut out: Vec<(String, String)> = old.into_iter().map(|u| (u.clone(), String::new())).collect();
+    if !new.is_empty() {
+        let args: Vec<&str> = new.iter().flat_map(|u| ["--subject", u.as_str()]).collect();
+        let issued = admin.json(&[&["invite"], &args[..]].concat())?;
+        let text = |v: &Value| Some((v["subject"].as_str()?.to_owned(), v["invitation"].as_str()?.to_owned()));
+        out.extend(issued.as_array().into_iter().flatten().filter_map(text));
+    }
+    Ok(out)
+}

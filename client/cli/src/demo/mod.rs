@@ -1,0 +1,7 @@
+//! The demo: a coordinator process, a fleet process, the admin tool, and the story in between.
+
+pub(crate) mod federation;
+pub(crate) mod figures;
+pub(crate) mod processes;
+pub(crate) mod report;
+pub(crate) mod table;

@@ -1,0 +1,173 @@
+//! The processes of the demo. Each ends when its standard input closes, so nothing is left running whatever happens
+//! to the demo itself.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+/// A program that was built beside this one.
+pub(crate) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    let mut path = std::env::current_exe()?;
+    path.set_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    if !path.exists() {
+        bail!("{} is missing: build all programs with `cargo build --release`", path.display());
+    }
+    Ok(path)
+}
+
+/// A running coordinator.
+pub(crate) struct Server {
+    child: Child,
+    /// Where it listens.
+    pub(crate) address: String,
+}
+
+impl Server {
+    /// Starts `lethe-server` and waits until it listens. Its log goes to `server.log` beside the configuration.
+    pub(crate) fn start(config: &Path, data_dir: &Path) -> anyhow::Result<Self> {
+        let address = data_dir.join("address");
+        let _ = std::fs::remove_file(&address);
+        let log = config.with_extension("log");
+        let child = Command::new(sibling("lethe-server")?)
+            .args(["--with-parent".as_ref(), "--config".as_ref(), config.as_os_str()])
+            .stdin(Stdio::piped())
+            .stderr(std::fs::File::create(&log)?)
+            .spawn()
+            .context("starting lethe-server")?;
+        let mut server = Self { child, address: String::new() };
+        let started = Instant::now();
+        while server.address.is_empty() {
+            if let Some(status) = server.child.try_wait()? {
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                bail!("lethe-server ended with {status}:\n{text}");
+            }
+            if started.elapsed() > Duration::from_secs(120) {
+                bail!("lethe-server did not start within 120 s; see {}", log.display());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            server.address = std::fs::read_to_string(&address).unwrap_or_default();
+        }
+        Ok(server)
+    }
+
+    /// Peak memory so far, in MiB (Linux; 0 elsewhere).
+    pub(crate) fn peak_mib(&self) -> f64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        end(&mut self.child, None);
+    }
+}
+
+/// A running fleet.
+pub(crate) struct Fleet {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Fleet {
+    /// Starts `lethe fleet` and waits until all clients have joined; returns its first line too.
+    pub(crate) fn start(config: &Path) -> anyhow::Result<(Self, Value)> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["fleet".as_ref(), "--config".as_ref(), config.as_os_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting the fleet")?;
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().context("the fleet has no output")?);
+        let mut fleet = Self { child, input, output };
+        let ready = fleet.read()?;
+        Ok((fleet, ready))
+    }
+
+    fn read(&mut self) -> anyhow::Result<Value> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            bail!("the fleet process ended: its last words are above");
+        }
+        let value: Value = serde_json::from_str(&line)?;
+        match value.get("error").and_then(Value::as_str) {
+            Some(e) => bail!("the fleet: {e}"),
+            None => Ok(value),
+        }
+    }
+
+    /// One command and its answer.
+    pub(crate) fn ask(&mut self, command: &crate::commands::fleet::Command) -> anyhow::Result<Value> {
+        let input = self.input.as_mut().context("the fleet was closed")?;
+        serde_json::to_writer(&mut *input, command)?;
+        writeln!(input)?;
+        input.flush()?;
+        self.read()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        end(&mut self.child, self.input.take());
+    }
+}
+
+/// Closes the input, waits a little, then kills.
+fn end(child: &mut Child, input: Option<ChildStdin>) {
+    drop(input);
+    drop(child.stdin.take());
+    for _ in 0..60 {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// The admin tool, as a privacy team would call it.
+pub(crate) struct Admin {
+    home: PathBuf,
+}
+
+impl Admin {
+    /// Enrols with the coordinator's first invitation, unless that was done in an earlier run.
+    pub(crate) fn enrol(home: PathBuf, server: &Server, data_dir: &Path) -> anyhow::Result<Self> {
+        let admin = Self { home };
+        let invitation = data_dir.join("admin-invitation");
+        if !admin.home.join("identity.json").exists() {
+            admin.run(&["enrol", "--server", &server.address, "--invitation", &invitation.to_string_lossy()])?;
+        }
+        Ok(admin)
+    }
+
+    /// Runs a command; its standard output, and whether it succeeded.
+    pub(crate) fn try_run(&self, args: &[&str]) -> anyhow::Result<(bool, String)> {
+        let out = Command::new(sibling("lethe-admin")?).arg("--home").arg(&self.home).args(args).output()?;
+        if !out.status.success() && out.stdout.is_empty() {
+            return Ok((false, String::from_utf8_lossy(&out.stderr).into_owned()));
+        }
+        Ok((out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned()))
+    }
+
+    /// Runs a command that must succeed.
+    pub(crate) fn run(&self, args: &[&str]) -> anyhow::Result<String> {
+        match self.try_run(args)? {
+            (true, text) => Ok(text),
+            (false, text) => bail!("lethe-admin {}: {}", args.join(" "), text.trim()),
+        }
+    }
+
+    /// Runs a command with `--json`.
+    pub(crate) fn json(&self, args: &[&str]) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.run(&[&["--json"], args].concat())?)?)
+    }
+}
