@@ -56,7 +56,8 @@ pub fn write_model(folder: &Path) -> std::io::Result<()> {
             (name, shape, bytes)
         })
         .collect();
-    let views = raw.iter().map(|(n, s, b)| (n, TensorView::new(Dtype::F32, s.clone(), b).expect("bytes fit the shape")));
+    let views =
+        raw.iter().map(|(n, s, b)| (n, TensorView::new(Dtype::F32, s.clone(), b).expect("bytes fit the shape")));
     let bytes = safetensors::serialize(views, None).expect("a valid file");
     std::fs::write(folder.join("model.safetensors"), bytes)
 }

@@ -82,7 +82,11 @@ impl World {
         let invitation = Invitation::parse(&text).expect("parses");
         let identity = enrol(addr, &invitation).await.expect("enrols");
         let authority = invitation.authority().expect("parses");
-        Operator { connection: Connection::open(addr, &authority, Some(&identity)).await.expect("connects"), authority, identity }
+        Operator {
+            connection: Connection::open(addr, &authority, Some(&identity)).await.expect("connects"),
+            authority,
+            identity,
+        }
     }
 
     /// Folder of a subject's client.
@@ -218,7 +222,9 @@ impl Operator {
             assert!(started.elapsed() < PATIENCE, "the deletion did not finish: {d:?}");
             tokio::time::sleep(Duration::from_millis(30)).await;
             let id = d.id.expect("accepted");
-            let AdminReply::Deletion(next) = self.ask(AdminRequest::Deletion { id }).await.expect("answers") else { panic!() };
+            let AdminReply::Deletion(next) = self.ask(AdminRequest::Deletion { id }).await.expect("answers") else {
+                panic!()
+            };
             d = next;
         }
         d

@@ -16,11 +16,8 @@ fn spawn(world: &World, listen: &str) -> (Child, SocketAddr) {
     std::fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
     let address = world.dir.path().join("server/address");
     let _ = std::fs::remove_file(&address);
-    let child = Command::new(env!("CARGO_BIN_EXE_coordinator-process"))
-        .arg(&path)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child =
+        Command::new(env!("CARGO_BIN_EXE_coordinator-process")).arg(&path).stdin(Stdio::piped()).spawn().unwrap();
     (child, wait_for_address(&address))
 }
 

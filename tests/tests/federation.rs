@@ -22,7 +22,10 @@ async fn a_deletion_is_exact_and_its_receipt_verifies() {
     let fleet = world.fleet(addr, &op).await;
     let status = op.trained().await;
     assert!(status.shards.iter().all(|s| s.subjects > 0), "both shards have subjects: {status:?}");
-    assert!(status.shards.iter().all(|s| s.losses.iter().all(|l| l.is_nan() || *l > 0.0)), "a round without clients has no loss");
+    assert!(
+        status.shards.iter().all(|s| s.losses.iter().all(|l| l.is_nan() || *l > 0.0)),
+        "a round without clients has no loss"
+    );
     let before = hashes(&op).await;
 
     // Before any deletion a replay reproduces the live shard.
@@ -60,7 +63,10 @@ async fn a_deletion_is_exact_and_its_receipt_verifies() {
         bad[i] ^= 1;
         assert!(verify(&bad, &key).is_err(), "byte {i}");
     }
-    assert!(op.ask(AdminRequest::Forget { subject: id(3), items: vec![], dry_run: false }).await.is_err(), "unknown now");
+    assert!(
+        op.ask(AdminRequest::Forget { subject: id(3), items: vec![], dry_run: false }).await.is_err(),
+        "unknown now"
+    );
     let text = String::from_utf8_lossy(&all_bytes(&world.dir.path().join("server"))).into_owned();
     assert!(!text.contains("person-"), "no subject is named in clear in the coordinator's files");
     fleet.abort();
@@ -73,7 +79,8 @@ async fn order_and_concurrency_do_not_change_a_byte() {
         let mut config = world.config("");
         (config.passes, config.tapes) = (passes, passes);
         let c = lethe_coordinator::Coordinator::open(config).unwrap();
-        std::fs::write(world.dir.path().join("server/admin-invitation"), c.first_admin().unwrap().unwrap().text()).unwrap();
+        std::fs::write(world.dir.path().join("server/admin-invitation"), c.first_admin().unwrap().unwrap().text())
+            .unwrap();
         let addr = c.listen().unwrap();
         let op = world.operator(addr).await;
         let mut fleet = lethe_tests::world::Fleet::default();

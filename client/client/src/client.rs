@@ -173,8 +173,11 @@ impl Client {
                 self.recipe = Recipe::from_json(&recipe)?;
                 self.anchors = anchors;
                 if self.recipe.split != self.model.device.split() {
-                    let got = format!("{:?}, the model was loaded for {:?}", self.recipe.split, self.model.device.split());
-                    return Err(ClientError::Internal(format!("the coordinator splits at {got}: load it with that split")));
+                    let got =
+                        format!("{:?}, the model was loaded for {:?}", self.recipe.split, self.model.device.split());
+                    return Err(ClientError::Internal(format!(
+                        "the coordinator splits at {got}: load it with that split"
+                    )));
                 }
                 Ok(())
             }
@@ -288,7 +291,9 @@ impl Client {
             Task::Erase { task, items } => self.erase_items(task, &items).await.map(|()| Done::Erased),
         };
         match done {
-            Err(e) if matches!(e.refusal(), Some(Refusal::RoundClosed | Refusal::SessionLost | Refusal::StaleRelease)) => {
+            Err(e)
+                if matches!(e.refusal(), Some(Refusal::RoundClosed | Refusal::SessionLost | Refusal::StaleRelease)) =>
+            {
                 tracing::info!("{e}");
                 Ok(Done::RoundLost)
             }

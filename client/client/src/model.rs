@@ -59,7 +59,8 @@ impl ClientModel {
     /// The prompt that asks about `target` after `history`.
     pub(crate) fn prompt(&self, history: &[LocalEvent], target: &str) -> Result<Prompt, ClientError> {
         let label = |id: &str| self.position(id).map(|i| self.items[i].label());
-        let side = |want: bool| history.iter().filter(|e| e.liked == want).map(|e| label(&e.item)).collect::<Result<_, _>>();
+        let side =
+            |want: bool| history.iter().filter(|e| e.liked == want).map(|e| label(&e.item)).collect::<Result<_, _>>();
         Ok(Prompt { liked: side(true)?, disliked: side(false)?, target: label(target)? })
     }
 }

@@ -189,7 +189,12 @@ impl Client {
                 scores.extend(self.score(vec![ids.clone()], omega).await?);
             }
         }
-        let scored = |((e, _), score): ((LocalEvent, Vec<u32>), f32)| Scored { item: e.item, time: e.time, score, label: e.liked };
+        let scored = |((e, _), score): ((LocalEvent, Vec<u32>), f32)| Scored {
+            item: e.item,
+            time: e.time,
+            score,
+            label: e.liked,
+        };
         Ok(tests.into_iter().zip(scores).map(scored).collect())
     }
 }

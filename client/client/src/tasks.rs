@@ -63,7 +63,11 @@ impl Client {
         ranked.into_iter().map(|(_, s)| self.encode(s.history, s.target)).collect()
     }
 
-    pub(crate) fn encode(&self, history: &[crate::LocalEvent], target: &crate::LocalEvent) -> Result<Sample, ClientError> {
+    pub(crate) fn encode(
+        &self,
+        history: &[crate::LocalEvent],
+        target: &crate::LocalEvent,
+    ) -> Result<Sample, ClientError> {
         Ok(self.model.encoder.sample(&self.model.prompt(history, &target.item)?, target.liked)?)
     }
 

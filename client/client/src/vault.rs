@@ -64,7 +64,8 @@ impl Vault {
     /// Replaces the state; the old one is there until the new one is complete.
     pub(crate) fn save(&self, state: &State) -> Result<(), ClientError> {
         let plain = codec::to_bytes(state).map_err(|e| ClientError::Internal(e.to_string()))?;
-        let sealed = lethe_seal::seal(&self.key, b"lethe-client-state", &plain).map_err(|e| ClientError::Internal(e.to_string()))?;
+        let sealed = lethe_seal::seal(&self.key, b"lethe-client-state", &plain)
+            .map_err(|e| ClientError::Internal(e.to_string()))?;
         write_atomically(&self.path(), &sealed)
     }
 

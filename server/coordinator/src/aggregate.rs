@@ -42,7 +42,8 @@ pub(crate) fn apply(
             sum.add(w, &load(i)?)?;
         }
         state.step += 1;
-        let adam = ServerAdam { first: &mut state.first, second: &mut state.second, step: state.step, lr: recipe.server_lr };
+        let adam =
+            ServerAdam { first: &mut state.first, second: &mut state.second, step: state.step, lr: recipe.server_lr };
         adam.apply(&mut state.theta, &sum.finish());
     }
     // Not a number for a round in which nobody could take part (an empty slice): it has no loss.

@@ -132,7 +132,12 @@ impl Coordinator {
         }
     }
 
-    async fn answer(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> Result<Reply, CoordinatorError> {
+    async fn answer(
+        &self,
+        certificate: Option<Digest>,
+        request: Request,
+        bytes: usize,
+    ) -> Result<Reply, CoordinatorError> {
         let role = certificate.and_then(|c| self.core().role(&c));
         match (role, request) {
             (None, Request::Enrol { token, csr }) if certificate.is_none() => {
@@ -140,14 +145,18 @@ impl Coordinator {
             }
             (Some(Role::Admin), Request::Admin(request)) => {
                 let connections = self.0.server.get().map_or(0, Server::connections) as u32;
-                let bytes = (self.0.update_bytes.load(Ordering::Relaxed), self.0.activation_bytes.load(Ordering::Relaxed));
+                let bytes =
+                    (self.0.update_bytes.load(Ordering::Relaxed), self.0.activation_bytes.load(Ordering::Relaxed));
                 let now = self.now();
                 let reply = self.core().admin(request, (connections, bytes), now)?;
                 self.after_change(true);
                 Ok(Reply::Admin(reply))
             }
             (Some(Role::Subject(subject)), request) => self.subject(subject, request, bytes).await,
-            _ => Err(refuse(Refusal::Forbidden, "this certificate has no right to this request: enrol, or use an admin identity")),
+            _ => Err(refuse(
+                Refusal::Forbidden,
+                "this certificate has no right to this request: enrol, or use an admin identity",
+            )),
         }
     }
 
@@ -203,7 +212,9 @@ impl Coordinator {
                 self.core().erased(&subject, task)?;
                 Ok(Reply::Ack)
             }
-            Request::Enrol { .. } | Request::Admin(_) => Err(refuse(Refusal::Forbidden, "not with a subject's certificate")),
+            Request::Enrol { .. } | Request::Admin(_) => {
+                Err(refuse(Refusal::Forbidden, "not with a subject's certificate"))
+            }
         }
     }
 
@@ -230,7 +241,14 @@ impl Coordinator {
         }))
     }
 
-    fn update(&self, round: RoundKey, subject: &SubjectId, delta: &Payload, loss: f32, samples: u32) -> Result<Reply, CoordinatorError> {
+    fn update(
+        &self,
+        round: RoundKey,
+        subject: &SubjectId,
+        delta: &Payload,
+        loss: f32,
+        samples: u32,
+    ) -> Result<Reply, CoordinatorError> {
         let now = self.now();
         let shape = {
             let mut core = self.core();

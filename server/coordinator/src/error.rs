@@ -45,7 +45,9 @@ pub enum CoordinatorError {
     #[error("{message}")]
     Refused { code: Refusal, message: String },
     /// The folder belongs to another epoch.
-    #[error("the data folder was started with another {what} ({stored}, now {given}): use it as it was, or an empty folder")]
+    #[error(
+        "the data folder was started with another {what} ({stored}, now {given}): use it as it was, or an empty folder"
+    )]
     OtherEpoch { what: &'static str, stored: String, given: String },
 }
 

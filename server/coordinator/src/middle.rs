@@ -59,9 +59,9 @@ impl MiddleHost {
     }
 
     fn take(&self, round: RoundKey, subject: &SubjectId) -> Result<Session, CoordinatorError> {
-        self.sessions().remove(&(round, subject.clone())).ok_or_else(|| {
-            refuse(Refusal::SessionLost, "no training session for this round: ask for work again")
-        })
+        self.sessions()
+            .remove(&(round, subject.clone()))
+            .ok_or_else(|| refuse(Refusal::SessionLost, "no training session for this round: ask for work again"))
     }
 
     /// Ends a session: the change of the middle adapter, flat.
@@ -111,14 +111,26 @@ impl MiddleHost {
     }
 
     /// Scores with an adapter that was mixed for the query (or the untuned model).
-    pub(crate) async fn score(&self, layout: Layout, hidden: Vec<f32>, adapter: Option<Adapter>, format: WireFormat) -> Result<Payload, CoordinatorError> {
+    pub(crate) async fn score(
+        &self,
+        layout: Layout,
+        hidden: Vec<f32>,
+        adapter: Option<Adapter>,
+        format: WireFormat,
+    ) -> Result<Payload, CoordinatorError> {
         let segment = self.segment.clone();
         let out = self.pass(move || Ok(segment.forward(&layout, hidden, adapter.as_ref())?)).await?;
         Ok(self.pack(&out, format))
     }
 
     /// Forward pass of a training batch.
-    pub(crate) async fn forward(&self, at: (RoundKey, SubjectId), layout: Layout, hidden: Vec<f32>, format: WireFormat) -> Result<Payload, CoordinatorError> {
+    pub(crate) async fn forward(
+        &self,
+        at: (RoundKey, SubjectId),
+        layout: Layout,
+        hidden: Vec<f32>,
+        format: WireFormat,
+    ) -> Result<Payload, CoordinatorError> {
         let busy = || refuse(Refusal::Busy, "too many clients train at once: try again");
         let wait = tokio::time::timeout(TAPE_WAIT, self.tapes.clone().acquire_owned()).await;
         let permit = wait.map_err(|_| busy())?.map_err(|_| busy())?;
@@ -135,7 +147,12 @@ impl MiddleHost {
     }
 
     /// Backward pass of the last training batch; with `step`, one gradient step at rate `lr` follows.
-    pub(crate) async fn backward(&self, at: (RoundKey, SubjectId), grad: Payload, step: Option<f32>) -> Result<Payload, CoordinatorError> {
+    pub(crate) async fn backward(
+        &self,
+        at: (RoundKey, SubjectId),
+        grad: Payload,
+        step: Option<f32>,
+    ) -> Result<Payload, CoordinatorError> {
         let mut session = self.take(at.0, &at.1)?;
         let width = self.segment.config().hidden;
         let rows = session.middle.pending_rows().unwrap_or(0);

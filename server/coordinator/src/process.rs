@@ -36,7 +36,8 @@ pub enum ProcessError {
 /// nobody can administer yet) and `address` into the data folder, readable by this user only.
 pub fn run(config: &Path, with_parent: bool) -> Result<(), ProcessError> {
     let text = std::fs::read_to_string(config).map_err(io(config))?;
-    let parsed = ServerConfig::parse(&text).map_err(|e| ProcessError::Config { path: config.into(), source: Box::new(e) })?;
+    let parsed =
+        ServerConfig::parse(&text).map_err(|e| ProcessError::Config { path: config.into(), source: Box::new(e) })?;
     let data_dir = parsed.data_dir.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(io(config))?;
     let result = runtime.block_on(async {

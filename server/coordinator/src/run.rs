@@ -64,7 +64,11 @@ impl Run {
 
     /// The cohort of this round among `members` (`(subject, slice)`): the first by a seeded rank of the subject alone,
     /// so that who is chosen depends on the others only through who ranks before.
-    pub(crate) fn cohort<'a>(&self, recipe: &Recipe, members: impl Iterator<Item = (&'a SubjectId, u16)>) -> Vec<SubjectId> {
+    pub(crate) fn cohort<'a>(
+        &self,
+        recipe: &Recipe,
+        members: impl Iterator<Item = (&'a SubjectId, u16)>,
+    ) -> Vec<SubjectId> {
         let seed = self.round_seed(recipe);
         let eligible = members.filter(|(_, slice)| *slice < self.stage);
         let mut ranked: Vec<(u64, &SubjectId)> =

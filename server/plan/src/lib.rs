@@ -183,7 +183,9 @@ impl Plan {
             let does = affected.iter().find(|(id, _)| *id == shard.id).map(|(_, stage)| *stage);
             match (must, does) {
                 (Some(m), Some(d)) if d <= m => {}
-                (Some(_), _) => return Err(LintError("a shard that saw the subject would go on serving what it learned")),
+                (Some(_), _) => {
+                    return Err(LintError("a shard that saw the subject would go on serving what it learned"));
+                }
                 (None, Some(_)) => return Err(LintError("a shard that never saw the subject would be rolled back")),
                 (None, None) => {}
             }
@@ -204,7 +206,11 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.request.items.is_empty() { "all data".to_owned() } else { format!("items {}", self.request.items.join(", ")) };
+        let what = if self.request.items.is_empty() {
+            "all data".to_owned()
+        } else {
+            format!("items {}", self.request.items.join(", "))
+        };
         writeln!(f, "forget {what} of subject {}", self.request.subject)?;
         for (i, step) in self.steps.iter().enumerate() {
             let text = match step {
@@ -214,7 +220,9 @@ impl fmt::Display for Plan {
                 Step::RollBack { shard, from_stage } => {
                     format!("{shard}: destroy stages {from_stage} and later, serve checkpoint {}", from_stage - 1)
                 }
-                Step::Retrain { shard, from_stage, to_stage } => format!("{shard}: retrain stages {from_stage} to {to_stage}"),
+                Step::Retrain { shard, from_stage, to_stage } => {
+                    format!("{shard}: retrain stages {from_stage} to {to_stage}")
+                }
                 Step::Release => "publish a release".to_owned(),
                 Step::Receipt => "enter the statement into the log, issue the receipt".to_owned(),
             };

@@ -33,7 +33,11 @@ mod tests {
 
     #[test]
     fn a_deletion_changes_exactly_the_keys_from_its_slice_on() {
-        let member = |id: &str, slice| Commitment { slice, subject: SubjectId::new(id).expect("an id"), data: Digest::of(&[id.as_bytes()]) };
+        let member = |id: &str, slice| Commitment {
+            slice,
+            subject: SubjectId::new(id).expect("an id"),
+            data: Digest::of(&[id.as_bytes()]),
+        };
         let all = [member("a", 0), member("b", 1), member("c", 1), member("d", 2)];
         let key = |members: &[Commitment], stage| {
             checkpoint_key(ShardId(0), stage, members, &Digest([1; 32]), &Digest([2; 32]))

@@ -28,7 +28,8 @@ impl LogFile {
     /// Opens or creates it, and checks the chain.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let io = || StoreError::io(path);
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io())?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io())?;
         let mut bytes = vec![];
         file.read_to_end(&mut bytes).map_err(io())?;
         let mut log = Self { file, path: path.to_owned(), chain: Digest::default(), entries: vec![] };

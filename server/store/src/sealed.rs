@@ -152,7 +152,8 @@ impl SealedStore {
             let mark = self.mark(&raw_key, &raw)?;
             found.count += 1;
             xor(&mut found.mark, &mark);
-            let owner: [u8; 16] = raw.get(..16).and_then(|h| h.try_into().ok()).ok_or_else(|| self.corrupt("a short record"))?;
+            let owner: [u8; 16] =
+                raw.get(..16).and_then(|h| h.try_into().ok()).ok_or_else(|| self.corrupt("a short record"))?;
             // A key that is gone was destroyed: a crash came between that and the removal of its records.
             let Some(key) = by_handle.get(&owner) else {
                 orphans.push((raw_key, mark));
@@ -165,10 +166,13 @@ impl SealedStore {
             None if found.count == 0 => return Ok(()),
             None => return Err(self.corrupt("its inventory is missing")),
             Some(raw) => {
-                let plain = unseal(&self.index_key()?.secret, ROOT, &raw).ok_or_else(|| self.corrupt("its inventory is altered"))?;
+                let plain = unseal(&self.index_key()?.secret, ROOT, &raw)
+                    .ok_or_else(|| self.corrupt("its inventory is altered"))?;
                 let want: Root = codec::from_bytes(&plain, 256).map_err(|e| self.corrupt(e.to_string()))?;
                 if want != found {
-                    return Err(self.corrupt(format!("{} records of {}, or some were altered", found.count, want.count)));
+                    return Err(
+                        self.corrupt(format!("{} records of {}, or some were altered", found.count, want.count))
+                    );
                 }
             }
         }
@@ -186,7 +190,8 @@ impl SealedStore {
     }
 
     fn open_record(&self, key: &Key, raw_key: &[u8], raw: &[u8]) -> Result<Plain, StoreError> {
-        let plain = unseal(&key.secret, raw_key, &raw[16..]).ok_or_else(|| self.corrupt("a record is altered or was moved"))?;
+        let plain =
+            unseal(&key.secret, raw_key, &raw[16..]).ok_or_else(|| self.corrupt("a record is altered or was moved"))?;
         codec::from_bytes(&plain, MAX_RECORD).map_err(|e| self.corrupt(e.to_string()))
     }
 
@@ -224,7 +229,8 @@ impl SealedStore {
                 Some((owner, value)) => {
                     let key = *self.keys.get(&owner.name).ok_or_else(|| self.corrupt("a key vanished"))?;
                     let plain = Plain { table: change.table.into(), key: change.key, value };
-                    let plain = codec::to_bytes(&plain).map_err(|e| StoreError::Encode { table: change.table, why: e.to_string() })?;
+                    let plain = codec::to_bytes(&plain)
+                        .map_err(|e| StoreError::Encode { table: change.table, why: e.to_string() })?;
                     let raw = [&key.handle[..], &seal(&key.secret, &raw_key, &plain)?].concat();
                     let mark = self.mark(&raw_key, &raw)?;
                     root.count += 1;

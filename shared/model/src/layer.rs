@@ -24,8 +24,13 @@ pub(crate) struct LayerWeights {
 impl LayerWeights {
     pub(crate) fn values(&self) -> usize {
         let bias = self.qkv_bias.as_ref().map_or(0, Vec::len);
-        self.attn_norm.len() + self.qkv.len() + bias + self.out.len() + self.mlp_norm.len()
-            + self.gate_up.len() + self.down.len()
+        self.attn_norm.len()
+            + self.qkv.len()
+            + bias
+            + self.out.len()
+            + self.mlp_norm.len()
+            + self.gate_up.len()
+            + self.down.len()
     }
 }
 
@@ -198,4 +203,3 @@ impl LayerWeights {
         rms_norm_backward(&tape.x, &self.attn_norm, c.rms_eps, &d_normed, dy);
     }
 }
-

@@ -48,7 +48,10 @@ pub fn from_bytes(bytes: &[u8], shape: &Arc<AdapterShape>) -> Result<Adapter, Mo
         for ((name, range), dims) in names(e).into_iter().zip([a, b]).zip(dims) {
             let t = file.tensor(&name).map_err(|_| ModelError::tensor(&name, "the adapter file lacks it"))?;
             if t.dtype() != Dtype::F32 || t.shape() != dims {
-                return Err(ModelError::tensor(&name, format!("{:?} {:?}, expected F32 {dims:?}", t.dtype(), t.shape())));
+                return Err(ModelError::tensor(
+                    &name,
+                    format!("{:?} {:?}, expected F32 {dims:?}", t.dtype(), t.shape()),
+                ));
             }
             let values = t.data().chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]));
             data[range].iter_mut().zip(values).for_each(|(d, v)| *d = v);
@@ -67,8 +70,7 @@ pub fn recipe(bytes: &[u8]) -> Result<Option<LoraRecipe>, ModelError> {
 /// Writes `adapter_model.safetensors` and `adapter_config.json` into `folder`, as PEFT expects them.
 pub fn save_peft(folder: &Path, adapter: &Adapter, recipe: &LoraRecipe, base: &str) -> Result<(), ModelError> {
     std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-    let targets: Vec<&str> =
-        recipe.targets.iter().filter_map(|p| p.module().rsplit('.').next()).collect();
+    let targets: Vec<&str> = recipe.targets.iter().filter_map(|p| p.module().rsplit('.').next()).collect();
     let config = serde_json::json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
         "r": adapter.shape().rank(), "lora_alpha": adapter.shape().scale() * adapter.shape().rank() as f32,

@@ -271,7 +271,8 @@ impl DeviceModel {
 
     fn answer_logits(&self, normed: &[f32], head: &[f32]) -> Vec<[f32; 2]> {
         let d = self.config().hidden;
-        let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
+        let dot =
+            |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
         normed.chunks_exact(d).map(|x| [dot(x, &head[..d]), dot(x, &head[d..])]).collect()
     }
 

@@ -56,10 +56,8 @@ impl Tokenizer {
             .ok_or_else(|| ModelError::Tokenizer("a merge rule of the GGUF has no space".into()))?;
         let vocab: tokenizers::models::bpe::Vocab =
             tokens.iter().enumerate().map(|(i, t)| ((*t).to_owned(), i as u32)).collect();
-        let model = BPE::builder()
-            .vocab_and_merges(vocab, merges)
-            .build()
-            .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let model =
+            BPE::builder().vocab_and_merges(vocab, merges).build().map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         let mut inner = Inner::new(model);
         inner.with_pre_tokenizer(Some(pre_tokenizer(text("tokenizer.ggml.pre"))?));
         let special = special_tokens(meta, &tokens);

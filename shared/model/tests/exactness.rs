@@ -38,7 +38,13 @@ fn train(config: &ModelConfig, spec: SplitSpec, packs: &[Vec<Vec<u32>>], adapter
     let mut k = 0;
     for pack in packs {
         let (layout, ids) = Layout::pack(pack);
-        let labels: Vec<bool> = pack.iter().map(|_| { k += 1; k % 2 == 0 }).collect();
+        let labels: Vec<bool> = pack
+            .iter()
+            .map(|_| {
+                k += 1;
+                k % 2 == 0
+            })
+            .collect();
         let batch = Batch { layout: &layout, ids: &ids, labels: &labels, answers: ANSWERS, scale: 1.0 };
         total.sum += device.train_batch(&batch, &edge, &mut grads, &mut middle).unwrap().sum;
     }
@@ -99,7 +105,15 @@ fn gradients_match_differences_for_every_projection() {
 
 #[test]
 fn odd_shapes_run() {
-    let c = ModelConfig { heads: 1, kv_heads: 1, head_dim: 2, hidden: 5, intermediate: 3, layers: 2, ..ModelConfig::tiny() };
+    let c = ModelConfig {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 2,
+        hidden: 5,
+        intermediate: 3,
+        layers: 2,
+        ..ModelConfig::tiny()
+    };
     let a = adapter(&c);
     let (loss, grads) = train(&c, UNSPLIT, &[vec![vec![1]], vec![vec![1], vec![1, 2]]], &a);
     assert!(loss.is_finite() && grads.iter().all(|g| g.is_finite()));

@@ -29,7 +29,8 @@ pub fn model_digest(path: &std::path::Path) -> std::io::Result<Digest> {
         files.retain(|f| f.extension().is_some_and(|x| x == "safetensors" || x == "json"));
         files.sort();
     }
-    let digests: Vec<Digest> = files.iter().map(|f| Ok(Digest::of(&[&std::fs::read(f)?]))).collect::<std::io::Result<_>>()?;
+    let digests: Vec<Digest> =
+        files.iter().map(|f| Ok(Digest::of(&[&std::fs::read(f)?]))).collect::<std::io::Result<_>>()?;
     Ok(Digest::of(&digests.iter().map(|d| &d.0[..]).collect::<Vec<_>>()))
 }
 

@@ -12,7 +12,12 @@ pub fn item_features(items: &[Item]) -> Vec<Vec<f32>> {
         let mut t: Vec<String> = if tagged {
             item.tags.iter().map(|t| t.to_lowercase()).collect()
         } else {
-            item.title.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|w| w.len() > 3).map(str::to_owned).collect()
+            item.title
+                .to_lowercase()
+                .split(|c: char| !c.is_alphanumeric())
+                .filter(|w| w.len() > 3)
+                .map(str::to_owned)
+                .collect()
         };
         t.sort();
         t.dedup();
@@ -28,11 +33,8 @@ pub fn item_features(items: &[Item]) -> Vec<Vec<f32>> {
     let mut kept: Vec<(String, usize)> = frequency.into_iter().filter(|(_, n)| tagged || *n > 1).collect();
     kept.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     kept.truncate(512);
-    let column: BTreeMap<&str, (usize, f32)> = kept
-        .iter()
-        .enumerate()
-        .map(|(i, (t, df))| (t.as_str(), (i, (items.len() as f32 / *df as f32).ln())))
-        .collect();
+    let column: BTreeMap<&str, (usize, f32)> =
+        kept.iter().enumerate().map(|(i, (t, df))| (t.as_str(), (i, (items.len() as f32 / *df as f32).ln()))).collect();
     items
         .iter()
         .map(|item| {

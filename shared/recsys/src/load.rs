@@ -98,7 +98,8 @@ fn read_items(folder: &Path, spec: &ItemSpec, data: &mut Dataset) -> Result<(), 
         if seen.insert(row[id].clone(), ()).is_some() {
             return Err(format!("item {:?} is listed twice; the first counts", row[id]));
         }
-        let tags = tags.map_or(vec![], |t| row[t].split([' ', '|']).filter(|t| !t.is_empty()).map(str::to_owned).collect());
+        let tags =
+            tags.map_or(vec![], |t| row[t].split([' ', '|']).filter(|t| !t.is_empty()).map(str::to_owned).collect());
         let year = year.and_then(|y| row[y].trim().parse::<f64>().ok()).map(|y| y as u16).filter(|y| *y > 0);
         items.push(Item { id: row[id].clone(), title: row[title].trim().to_owned(), year, tags });
         Ok(())

@@ -123,8 +123,8 @@ impl Factors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lethe_learn::metrics::auc;
     use crate::samples::Part;
+    use lethe_learn::metrics::auc;
 
     #[test]
     fn they_learn_tastes() {
@@ -139,7 +139,14 @@ mod tests {
             .collect();
         let r = References::fit(&events, 40, 40, &Seed::from_u64(2));
         let all: Vec<TaskSample> = (0..1600u32)
-            .map(|k| TaskSample { user: k / 40, item: k % 40, event: k, history: vec![], label: liked(k / 40, k % 40), part: Part::Test })
+            .map(|k| TaskSample {
+                user: k / 40,
+                item: k % 40,
+                event: k,
+                history: vec![],
+                label: liked(k / 40, k % 40),
+                part: Part::Test,
+            })
             .collect();
         let labels: Vec<bool> = all.iter().map(|s| s.label).collect();
         let mf: Vec<f32> = all.iter().map(|s| r.scores(s)[2]).collect();

@@ -56,9 +56,8 @@ impl TaskSample {
 
 /// The prompt that asks about `target` after `history` (`(item, liked)`, oldest first).
 pub fn prompt(data: &Dataset, history: &[(u32, bool)], target: u32) -> Prompt {
-    let side = |want: bool| {
-        history.iter().filter(|(_, l)| *l == want).map(|(i, _)| data.items[*i as usize].label()).collect()
-    };
+    let side =
+        |want: bool| history.iter().filter(|(_, l)| *l == want).map(|(i, _)| data.items[*i as usize].label()).collect();
     Prompt { liked: side(true), disliked: side(false), target: data.items[target as usize].label() }
 }
 
@@ -139,8 +138,10 @@ mod tests {
     use crate::data::Item;
 
     fn data() -> Dataset {
-        let items = (0..20).map(|i| Item { id: i.to_string(), title: format!("t{i}"), year: None, tags: vec![] }).collect();
-        let event = |i: i64| Event { user: (i % 2) as u32, item: (i % 20) as u32, rating: 4.0, time: i, liked: i % 3 == 0 };
+        let items =
+            (0..20).map(|i| Item { id: i.to_string(), title: format!("t{i}"), year: None, tags: vec![] }).collect();
+        let event =
+            |i: i64| Event { user: (i % 2) as u32, item: (i % 20) as u32, rating: 4.0, time: i, liked: i % 3 == 0 };
         Dataset { users: vec!["a".into(), "b".into()], items, events: (0..80).map(event).collect(), problems: vec![] }
     }
 

@@ -11,7 +11,9 @@ pub enum TransportError {
     #[error("certificate: {0}")]
     Certificate(String),
     /// The invitation does not parse.
-    #[error("the invitation does not parse: it must be the whole text printed by `lethe-admin invite`, beginning with lethe1:")]
+    #[error(
+        "the invitation does not parse: it must be the whole text printed by `lethe-admin invite`, beginning with lethe1:"
+    )]
     Invitation,
     /// The socket cannot be opened.
     #[error("cannot listen on {addr}: {source}; choose another address or stop what uses it")]

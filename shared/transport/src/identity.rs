@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use lethe_proto::ids::Digest;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
@@ -82,7 +82,11 @@ fn after(lifetime: Duration) -> time::OffsetDateTime {
     (SystemTime::now() + lifetime).into()
 }
 
-fn leaf_params(lifetime: Duration, usage: ExtendedKeyUsagePurpose, names: Vec<String>) -> Result<CertificateParams, TransportError> {
+fn leaf_params(
+    lifetime: Duration,
+    usage: ExtendedKeyUsagePurpose,
+    names: Vec<String>,
+) -> Result<CertificateParams, TransportError> {
     let mut params = CertificateParams::new(names).map_err(failed)?;
     params.distinguished_name = DistinguishedName::new();
     // Phones' clocks are off: valid from an hour ago.

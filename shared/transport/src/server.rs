@@ -154,7 +154,12 @@ fn peer(connection: &quinn::Connection) -> Option<Digest> {
     chain.first().map(|c| fingerprint(c))
 }
 
-async fn answer(mut send: quinn::SendStream, mut recv: quinn::RecvStream, peer: Option<Digest>, handler: Arc<dyn Handler>) {
+async fn answer(
+    mut send: quinn::SendStream,
+    mut recv: quinn::RecvStream,
+    peer: Option<Digest>,
+    handler: Arc<dyn Handler>,
+) {
     let request = match timeout(limits::RPC_TIMEOUT, frame::read(&mut recv)).await {
         Ok(Ok(bytes)) => codec::decode_request(&bytes).map(|r| (r, bytes.len())).map_err(|e| e.to_string()),
         Ok(Err(TransportError::Codec(e))) => Err(e.to_string()),

@@ -49,7 +49,11 @@ fn start() -> (Arc<Desk>, Server, std::net::SocketAddr) {
 }
 
 /// Connecting may succeed before the server's verdict arrives; a call shows it.
-async fn try_poll(addr: std::net::SocketAddr, authority: &[u8], identity: Option<&Identity>) -> Result<Reply, TransportError> {
+async fn try_poll(
+    addr: std::net::SocketAddr,
+    authority: &[u8],
+    identity: Option<&Identity>,
+) -> Result<Reply, TransportError> {
     let c = Connection::open(addr, authority, identity).await?;
     c.call_within(&Request::Poll, Duration::from_secs(5)).await
 }
@@ -82,7 +86,10 @@ async fn enrolled_clients_are_served_and_others_refused() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert!(try_poll(addr, &ca, Some(&expired)).await.is_err(), "expired");
     let other_ca = Authority::create().unwrap();
-    assert!(try_poll(addr, other_ca.certificate(), Some(&identity)).await.is_err(), "the client refuses another coordinator");
+    assert!(
+        try_poll(addr, other_ca.certificate(), Some(&identity)).await.is_err(),
+        "the client refuses another coordinator"
+    );
     server.close();
 }
 

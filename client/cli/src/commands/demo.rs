@@ -150,7 +150,11 @@ fn choose_users(data: &Dataset, split: Split, sizes: &Sizes, seed: u64, home: &P
         .collect();
     ranked.sort();
     if ranked.len() < sizes.clients {
-        bail!("only {} users of the data set have enough events for {} clients: ask for fewer", ranked.len(), sizes.clients);
+        bail!(
+            "only {} users of the data set have enough events for {} clients: ask for fewer",
+            ranked.len(),
+            sizes.clients
+        );
     }
     let chosen = ranked.into_iter().take(sizes.clients).map(|(_, u)| u.clone());
     Ok(chosen.filter(|u| !gone.lines().any(|g| g == u)).collect())
@@ -242,7 +246,9 @@ impl Story<'_> {
         let candidates = ranked.iter().take(40).map(|(_, id)| (*id).to_owned()).collect();
         let answer = fed.fleet.ask(&Command::Recommend { subject: subject.to_owned(), candidates, n: 5 })?;
         let seconds = answer["seconds"].as_f64().unwrap_or(0.0);
-        say(&format!("\nrecommended to client {subject} (40 candidates ranked in {seconds:.1} s over the split model):"));
+        say(&format!(
+            "\nrecommended to client {subject} (40 candidates ranked in {seconds:.1} s over the split model):"
+        ));
         for item in answer["items"].as_array().into_iter().flatten() {
             let (title, score) = (item["title"].as_str().unwrap_or("?"), item["score"].as_f64().unwrap_or(0.0));
             say(&format!("  {score:+.2}  {title}"));
@@ -371,7 +377,11 @@ impl Story<'_> {
             std::fs::write(path, page).with_context(|| path.display().to_string())?;
             say(&format!("report: {}", path.display()));
         }
-        let must = [&self.out["deletion"]["replay_equal"], &self.out["deletion"]["other_shards_unchanged"], &self.out["receipt"]["verified"]];
+        let must = [
+            &self.out["deletion"]["replay_equal"],
+            &self.out["deletion"]["other_shards_unchanged"],
+            &self.out["receipt"]["verified"],
+        ];
         if must.iter().any(|v| **v != json!(true)) {
             bail!("the run did not show what it must: see the table");
         }

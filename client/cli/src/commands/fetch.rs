@@ -16,7 +16,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if args.list {
         for a in &CATALOGUE {
-            writeln!(out, "{}\n  {} from {}\n  {} bytes, sha256 {}, {}", home.join(a.file).display(), a.member, a.package, a.size, a.sha256, a.licence)?;
+            writeln!(
+                out,
+                "{}\n  {} from {}\n  {} bytes, sha256 {}, {}",
+                home.join(a.file).display(),
+                a.member,
+                a.package,
+                a.size,
+                a.sha256,
+                a.licence
+            )?;
         }
         return Ok(());
     }

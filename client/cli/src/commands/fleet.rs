@@ -231,7 +231,9 @@ async fn execute(command: Command, clients: &mut Clients, model: &ClientModel) -
                 updates += s.update_bytes;
                 activations += s.activation_bytes;
             }
-            Ok(json!({ "clients": clients.len(), "updates": updates, "activations": activations, "peak_mib": peak_mib() }))
+            Ok(
+                json!({ "clients": clients.len(), "updates": updates, "activations": activations, "peak_mib": peak_mib() }),
+            )
         }
         Command::Erase { subject } => {
             let client = clients.remove(&subject).context("no such client")?;

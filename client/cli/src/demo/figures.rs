@@ -49,14 +49,25 @@ pub(crate) fn figures(rows: &[Row], without: Option<&str>) -> Figures {
     let labels: Vec<bool> = kept.iter().map(|r| r.label).collect();
     let users: Vec<&str> = kept.iter().map(|r| r.user.as_str()).collect();
     let per_user: Vec<f64> = user_aucs(&users, &scores, &labels).into_values().collect();
-    Figures { auc: auc(&scores, &labels), uauc: uauc(&users, &scores, &labels), spread: Spread::of(&per_user), samples: kept.len() }
+    Figures {
+        auc: auc(&scores, &labels),
+        uauc: uauc(&users, &scores, &labels),
+        spread: Spread::of(&per_user),
+        samples: kept.len(),
+    }
 }
 
 /// The cheap references on exactly these test samples, fitted on the training events of all users of the data set.
 pub(crate) fn references(data: &Dataset, split: Split, tested: &[Row], without: &str) -> BTreeMap<String, Figures> {
     let models = References::fit(&training_events(data, split), data.users.len(), data.items.len(), &Seed::from_u64(1));
     let all = Samples::build(data, split);
-    let key = |s: &TaskSample| (data.users[s.user as usize].clone(), data.items[s.item as usize].id.clone(), data.events[s.event as usize].time);
+    let key = |s: &TaskSample| {
+        (
+            data.users[s.user as usize].clone(),
+            data.items[s.item as usize].id.clone(),
+            data.events[s.event as usize].time,
+        )
+    };
     let index: BTreeMap<_, &TaskSample> = all.part(Part::Test).map(|s| (key(s), s)).collect();
     let found: Vec<(&Row, [f32; 4])> = tested
         .iter()

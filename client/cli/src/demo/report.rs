@@ -22,16 +22,16 @@ fn line_plot(title: &str, x_label: &str, series: &[(String, Vec<(f64, f64)>)]) -
     let ((x0, x1), (y0, y1)) = (range(|p| p.0), range(|p| p.1));
     let at = |p: &(f64, f64)| (50.0 + 560.0 * (p.0 - x0) / (x1 - x0), 190.0 - 160.0 * (p.1 - y0) / (y1 - y0));
     let mut svg = format!("<h2>{}</h2><svg viewBox='0 0 720 230' role='img'>", escape(title));
-    let _ = write!(svg, "<path d='M50 20V190H620' fill='none' stroke='#888'/><text x='330' y='222'>{}</text>", escape(x_label));
+    let _ = write!(
+        svg,
+        "<path d='M50 20V190H620' fill='none' stroke='#888'/><text x='330' y='222'>{}</text>",
+        escape(x_label)
+    );
     let _ = write!(svg, "<text x='4' y='34'>{y1:.3}</text><text x='4' y='190'>{y0:.3}</text>");
     for (i, (name, points)) in series.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
-        let path: Vec<String> = points
-            .iter()
-            .filter(|p| p.1.is_finite())
-            .map(at)
-            .map(|(x, y)| format!("{x:.1},{y:.1}"))
-            .collect();
+        let path: Vec<String> =
+            points.iter().filter(|p| p.1.is_finite()).map(at).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let _ = write!(svg, "<polyline points='{}' fill='none' stroke='{colour}' stroke-width='2'/>", path.join(" "));
         let _ = write!(svg, "<text x='630' y='{}' fill='{colour}'>{}</text>", 34 + 18 * i, escape(name));
     }
@@ -44,12 +44,18 @@ fn dot_plot(title: &str, values: &[f64]) -> String {
     svg += "<path d='M50 70H670' stroke='#888'/>";
     for tick in 0..=4 {
         let x = 50 + 155 * tick;
-        let _ = write!(svg, "<text x='{x}' y='95'>{}</text><path d='M{x} 66V74' stroke='#888'/>", f64::from(tick) * 0.25);
+        let _ =
+            write!(svg, "<text x='{x}' y='95'>{}</text><path d='M{x} 66V74' stroke='#888'/>", f64::from(tick) * 0.25);
     }
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     for (i, v) in sorted.iter().enumerate() {
-        let _ = write!(svg, "<circle cx='{:.1}' cy='{}' r='4' fill='#4269d0' fill-opacity='.6'/>", 50.0 + 620.0 * v, 56 - 9 * (i % 4));
+        let _ = write!(
+            svg,
+            "<circle cx='{:.1}' cy='{}' r='4' fill='#4269d0' fill-opacity='.6'/>",
+            50.0 + 620.0 * v,
+            56 - 9 * (i % 4)
+        );
     }
     svg + "</svg>"
 }
@@ -63,7 +69,11 @@ fn timeline(d: &Value) -> String {
     let scale = 560.0 / full.max(retrained).max(0.001);
     let bar = |y: u32, seconds: f64, colour: &str, text: &str| {
         let width = (seconds * scale).max(2.0);
-        format!("<rect x='10' y='{y}' width='{width:.1}' height='22' fill='{colour}'/><text x='{:.1}' y='{}'>{text}: {seconds:.3} s</text>", 18.0, y + 38)
+        format!(
+            "<rect x='10' y='{y}' width='{width:.1}' height='22' fill='{colour}'/><text x='{:.1}' y='{}'>{text}: {seconds:.3} s</text>",
+            18.0,
+            y + 38
+        )
     };
     let mut svg = String::from("<h2>The deletion in time</h2><svg viewBox='0 0 720 170' role='img'>");
     svg += &bar(6, exact, "#2e7d32", "served model free of the person");

@@ -14,19 +14,33 @@ pub(crate) fn render(j: &Value) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<44} {value}");
     };
-    let samples = |key: &str| j["test_samples"][key].as_u64().map_or(String::new(), |n| format!("   ({n} test samples)"));
-    let both = |key: &str| format!("AUC {}   UAUC {}{}", number(&j["auc"][key], 4), number(&j["uauc"][key], 4), samples(key));
+    let samples =
+        |key: &str| j["test_samples"][key].as_u64().map_or(String::new(), |n| format!("   ({n} test samples)"));
+    let both =
+        |key: &str| format!("AUC {}   UAUC {}{}", number(&j["auc"][key], 4), number(&j["uauc"][key], 4), samples(key));
     line("untrained model", both("untrained"));
     if j["auc"]["central"].is_number() {
         line("centralised reference", both("central"));
     }
     line("federated, split, sharded", both("federated"));
     line("after the deletion", both("after_deletion"));
-    for (name, label) in [("item_mean", "item mean"), ("bias", "user + item bias"), ("mf", "matrix factorisation"), ("history_rate", "like-rate of the prompt")] {
+    for (name, label) in [
+        ("item_mean", "item mean"),
+        ("bias", "user + item bias"),
+        ("mf", "matrix factorisation"),
+        ("history_rate", "like-rate of the prompt"),
+    ] {
         let (a, u) = (&j["auc"]["references"][name], &j["uauc"]["references"][name]);
         line(&format!("  reference: {label}"), format!("AUC {}   UAUC {}", number(a, 4), number(u, 4)));
     }
-    let spread = |v: &Value| format!("mean {}, std {}, worst tenth {}", number(&v["mean"], 3), number(&v["std"], 3), number(&v["worst_decile"], 3));
+    let spread = |v: &Value| {
+        format!(
+            "mean {}, std {}, worst tenth {}",
+            number(&v["mean"], 3),
+            number(&v["std"], 3),
+            number(&v["worst_decile"], 3)
+        )
+    };
     line("client AUC", spread(&j["clients"]["auc"]));
     if j["fedavg"].is_object() {
         line("client AUC, FedAvg", spread(&j["fedavg"]["clients"]["auc"]));
@@ -34,9 +48,19 @@ pub(crate) fn render(j: &Value) -> String {
     }
     let mib = |v: &Value| v.as_f64().map_or_else(|| "-".into(), |b| format!("{:.1} MiB", b / 1048576.0));
     let bytes = &j["bytes_per_client"];
-    line("bytes per client, both ways", format!("{} updates, {} activations", mib(&bytes["updates"]), mib(&bytes["activations"])));
+    line(
+        "bytes per client, both ways",
+        format!("{} updates, {} activations", mib(&bytes["updates"]), mib(&bytes["activations"])),
+    );
     let memory = &j["memory_mib"];
-    line("peak memory", format!("coordinator {} MiB; one client {} MiB", number(&memory["coordinator"], 0), number(&memory["client"], 0)));
+    line(
+        "peak memory",
+        format!(
+            "coordinator {} MiB; one client {} MiB",
+            number(&memory["coordinator"], 0),
+            number(&memory["client"], 0)
+        ),
+    );
     let d = &j["deletion"];
     line("deletion: until the served model was exact", format!("{} s", number(&d["seconds_until_exact"], 3)));
     line("deletion: until retrained and released", format!("{} s", number(&d["seconds_until_retrained"], 1)));
@@ -48,9 +72,20 @@ pub(crate) fn render(j: &Value) -> String {
     line("receipt verified offline; altered one refused", yes(&j["receipt"]["verified"]));
     for shard in j["deletion"]["hashes"].as_array().into_iter().flatten() {
         let short = |k: &str| shard[k].as_str().map_or_else(|| "-".into(), |h| h.chars().take(16).collect::<String>());
-        line(&format!("  shard {} SHA-256 before, after", shard["shard"]), format!("{}  {}", short("before"), short("after")));
+        line(
+            &format!("  shard {} SHA-256 before, after", shard["shard"]),
+            format!("{}  {}", short("before"), short("after")),
+        );
     }
     let s = &j["seconds"];
-    line("seconds", format!("training {}, one score {}, in all {}", number(&s["train"], 0), number(&s["score_one"], 3), number(&s["total"], 0)));
+    line(
+        "seconds",
+        format!(
+            "training {}, one score {}, in all {}",
+            number(&s["train"], 0),
+            number(&s["score_one"], 3),
+            number(&s["total"], 0)
+        ),
+    );
     out
 }

@@ -42,10 +42,18 @@ fn describe(r: &Receipt) -> String {
     let s = &r.statement;
     let what = if r.items.is_empty() { "all data".to_owned() } else { format!("items {}", r.items.join(", ")) };
     let mut out = format!("VERIFIED: {what} of subject {}, deletion {}", r.subject, s.deletion);
-    let _ = write!(out, "\n  served model free of the data after {} ms, retrained after {} ms", s.exact_after_ms, s.retrained_after_ms);
+    let _ = write!(
+        out,
+        "\n  served model free of the data after {} ms, retrained after {} ms",
+        s.exact_after_ms, s.retrained_after_ms
+    );
     let _ = write!(out, "\n  {} encryption keys destroyed", s.keys_destroyed);
     for a in &s.affected {
-        let _ = write!(out, "\n  shard {}: {:.8} -> {:.8} at once -> {:.8} after {} rounds", a.shard, a.before, a.rolled_back_to, a.after, a.rounds);
+        let _ = write!(
+            out,
+            "\n  shard {}: {:.8} -> {:.8} at once -> {:.8} after {} rounds",
+            a.shard, a.before, a.rolled_back_to, a.after, a.rounds
+        );
     }
     for (shard, hash) in &s.untouched {
         let _ = write!(out, "\n  shard {shard}: {hash:.8} untouched");

@@ -11,7 +11,12 @@ use crate::records::ReceiptRecord;
 
 impl Core {
     /// Answers one request; `traffic` is what only the listener knows: connections and bytes.
-    pub(crate) fn admin(&mut self, request: AdminRequest, traffic: (u32, (u64, u64)), now: u64) -> Result<AdminReply, CoordinatorError> {
+    pub(crate) fn admin(
+        &mut self,
+        request: AdminRequest,
+        traffic: (u32, (u64, u64)),
+        now: u64,
+    ) -> Result<AdminReply, CoordinatorError> {
         let unknown = |id: u64| CoordinatorError::refuse(Refusal::Invalid, format!("there is no deletion {id}"));
         match request {
             AdminRequest::Forget { subject, items, dry_run: true } => {
@@ -32,7 +37,9 @@ impl Core {
                 self.tick(now)?;
                 self.deletion_state(id).map(AdminReply::Deletion).ok_or_else(|| unknown(id))
             }
-            AdminRequest::Deletion { id } => self.deletion_state(id).map(AdminReply::Deletion).ok_or_else(|| unknown(id)),
+            AdminRequest::Deletion { id } => {
+                self.deletion_state(id).map(AdminReply::Deletion).ok_or_else(|| unknown(id))
+            }
             AdminRequest::Receipt { id } => {
                 let receipt = self.store.get::<ReceiptRecord>(&id.to_string())?;
                 let bytes = receipt.ok_or_else(|| {
@@ -47,7 +54,9 @@ impl Core {
             }
             AdminRequest::ReplayStatus { shard } => Ok(AdminReply::Replay(self.replay_state(shard, now)?)),
             AdminRequest::Status => Ok(AdminReply::Status(self.status(traffic))),
-            AdminRequest::Invite { subject } => Ok(AdminReply::Invited { token: self.invite(subject.as_ref())?.text() }),
+            AdminRequest::Invite { subject } => {
+                Ok(AdminReply::Invited { token: self.invite(subject.as_ref())?.text() })
+            }
             AdminRequest::Revoke { subject } => {
                 self.revoke(&subject)?;
                 Ok(AdminReply::Done)

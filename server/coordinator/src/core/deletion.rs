@@ -184,7 +184,8 @@ impl Core {
     /// Issues the receipts of deletions whose shards are trained and released again.
     pub(super) fn finish_deletions(&mut self, _now: u64) -> Result<(), CoordinatorError> {
         self.give_up_waiting()?;
-        let waiting = |d: &DeletionRecord| matches!(d.phase, DeletionPhase::Retraining | DeletionPhase::WaitingForDevice);
+        let waiting =
+            |d: &DeletionRecord| matches!(d.phase, DeletionPhase::Retraining | DeletionPhase::WaitingForDevice);
         let pending: Vec<u64> = self.deletions.iter().filter(|(_, d)| waiting(d)).map(|(id, _)| *id).collect();
         for id in pending {
             let Some(mut d) = self.deletions.get(&id).cloned() else { continue };
@@ -215,7 +216,8 @@ impl Core {
     /// A device that does not erase in time: the person is left out of training until the next epoch.
     fn give_up_waiting(&mut self) -> Result<(), CoordinatorError> {
         let bound = self.config.erase_wait_s * 1000;
-        let late = |d: &&DeletionRecord| d.phase == DeletionPhase::WaitingForDevice && now_unix_ms() > d.accepted_at + bound;
+        let late =
+            |d: &&DeletionRecord| d.phase == DeletionPhase::WaitingForDevice && now_unix_ms() > d.accepted_at + bound;
         let subjects: Vec<SubjectId> =
             self.deletions.values().filter(late).map(|d| d.plan.request.subject.clone()).collect();
         for s in subjects {
@@ -234,7 +236,10 @@ impl Core {
         let last = self.recipe.slices as u16;
         let affected = d.rolled_back.iter().map(|(s, stage, rolled)| {
             let k = usize::from(s.0);
-            let lineage = self.store.get::<Checkpoint>(&super::checkpoint_id(*s, last))?.map_or(String::new(), |c| c.lineage.hex());
+            let lineage = self
+                .store
+                .get::<Checkpoint>(&super::checkpoint_id(*s, last))?
+                .map_or(String::new(), |c| c.lineage.hex());
             Ok(AffectedShard {
                 shard: s.0,
                 from_stage: *stage,
@@ -247,7 +252,8 @@ impl Core {
         });
         let affected: Vec<AffectedShard> = affected.collect::<Result<_, CoordinatorError>>()?;
         let same = |k: &usize| d.before.get(*k).map(Digest::hex) == Some(hash(*k));
-        let untouched = d.plan.untouched.iter().map(|s| usize::from(s.0)).filter(same).map(|k| (k as u16, hash(k))).collect();
+        let untouched =
+            d.plan.untouched.iter().map(|s| usize::from(s.0)).filter(same).map(|k| (k as u16, hash(k))).collect();
         let statement = Statement {
             version: 1,
             kind: if request.items.is_empty() { "erase-subject" } else { "erase-items" }.into(),

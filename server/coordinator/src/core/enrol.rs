@@ -50,7 +50,10 @@ impl Core {
         let key = secret_key(token);
         let subject = self.store.get::<Invite>(&key)?.map(|i| i.0);
         if subject.is_none() && self.store.get::<AdminInvite>(&key)?.is_none() {
-            return Err(refuse(Refusal::Forbidden, "this invitation is not known or was used already: ask for a new one"));
+            return Err(refuse(
+                Refusal::Forbidden,
+                "this invitation is not known or was used already: ask for a new one",
+            ));
         }
         let lifetime = Duration::from_secs(self.config.certificate_days * 86_400);
         let certificate = self.authority.sign(csr, lifetime).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
@@ -84,9 +87,18 @@ impl Core {
     }
 
     /// Takes a subject into the epoch, or updates where it stands. Returns its shard once the epoch has started.
-    pub(crate) fn join(&mut self, subject: &SubjectId, anchor: u16, samples: u32, commitment: Digest) -> Result<Option<ShardId>, CoordinatorError> {
+    pub(crate) fn join(
+        &mut self,
+        subject: &SubjectId,
+        anchor: u16,
+        samples: u32,
+        commitment: Digest,
+    ) -> Result<Option<ShardId>, CoordinatorError> {
         if usize::from(anchor) >= self.anchors.len() {
-            return Err(refuse(Refusal::Invalid, format!("anchor {anchor} of {}: take it from the welcome", self.anchors.len())));
+            return Err(refuse(
+                Refusal::Invalid,
+                format!("anchor {anchor} of {}: take it from the welcome", self.anchors.len()),
+            ));
         }
         let known = self.subjects.get(subject).cloned();
         let rejoin = known.as_ref().is_some_and(|r| r.erase.as_ref().is_some_and(|e| e.confirmed));

@@ -23,8 +23,8 @@ use lethe_transport::identity::Authority;
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::records::{
-    AdminCert, Checkpoint, Counters, DeletionRecord, Epoch, ErrorRecord, Foundation, RunRecord, SubjectCert, SubjectRecord,
-    TrainState,
+    AdminCert, Checkpoint, Counters, DeletionRecord, Epoch, ErrorRecord, Foundation, RunRecord, SubjectCert,
+    SubjectRecord, TrainState,
 };
 use crate::run::{Run, initial};
 
@@ -108,7 +108,11 @@ impl Core {
             runs: vec![],
             served: vec![],
             replays: BTreeMap::new(),
-            deletions: store.all::<DeletionRecord>()?.into_iter().filter_map(|(k, d)| Some((k.parse().ok()?, d))).collect(),
+            deletions: store
+                .all::<DeletionRecord>()?
+                .into_iter()
+                .filter_map(|(k, d)| Some((k.parse().ok()?, d)))
+                .collect(),
             to_disconnect: vec![],
             store,
             config,
@@ -157,7 +161,14 @@ impl Core {
     /// The run as it was stored, or from the newest checkpoint in a new generation.
     fn load_run(&mut self, shard: ShardId) -> Result<Run, CoordinatorError> {
         if let Some(r) = self.store.get::<RunRecord>(&shard.0.to_string())? {
-            return Ok(Run { shard, generation: r.generation, stage: r.stage, round: r.round, state: r.state, open: None });
+            return Ok(Run {
+                shard,
+                generation: r.generation,
+                stage: r.stage,
+                round: r.round,
+                state: r.state,
+                open: None,
+            });
         }
         let (stage, state) = self.newest_checkpoint(shard)?;
         self.counters.generation += 1;
@@ -182,7 +193,11 @@ impl Core {
     }
 
     fn lineage(&self, shard: ShardId, stage: u16) -> Digest {
-        let of = |(s, r): (&SubjectId, &SubjectRecord)| Commitment { slice: r.slice, subject: s.clone(), data: r.commitment };
+        let of = |(s, r): (&SubjectId, &SubjectRecord)| Commitment {
+            slice: r.slice,
+            subject: s.clone(),
+            data: r.commitment,
+        };
         let members: Vec<Commitment> = self.members(shard).map(of).collect();
         checkpoint_key(shard, stage, &members, &self.model, &self.recipe_digest)
     }

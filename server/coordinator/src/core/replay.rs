@@ -97,7 +97,9 @@ impl Core {
                 if open.starved >= MAX_STARVED {
                     replay.ended = Some(now);
                     replay.run.open = None;
-                    let why = format!("not all of the {expected} clients that the round needs took part: replay again when they are online");
+                    let why = format!(
+                        "not all of the {expected} clients that the round needs took part: replay again when they are online"
+                    );
                     replay.failure = Some(why);
                 }
             }

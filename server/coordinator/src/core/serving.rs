@@ -53,7 +53,8 @@ impl Core {
         if release == 0 {
             return Err(refuse(Refusal::Busy, "no release yet: the first training has not finished"));
         }
-        let adapters = if have == Some(release) { vec![] } else { self.served.iter().map(|a| self.device_part(a)).collect() };
+        let adapters =
+            if have == Some(release) { vec![] } else { self.served.iter().map(|a| self.device_part(a)).collect() };
         Ok(ReleaseInfo { release, adapters })
     }
 
@@ -63,12 +64,17 @@ impl Core {
     }
 
     /// Served adapters for a scoring pass with these weights; mixing them is left to the caller, outside the lock.
-    pub(crate) fn scoring(&self, release: u64, omega: &[f32]) -> Result<(Vec<(Arc<Adapter>, f32)>, Combination), CoordinatorError> {
+    pub(crate) fn scoring(
+        &self,
+        release: u64,
+        omega: &[f32],
+    ) -> Result<(Vec<(Arc<Adapter>, f32)>, Combination), CoordinatorError> {
         if omega.is_empty() {
             return Ok((vec![], self.recipe.combine));
         }
         if release != self.counters.release {
-            let message = format!("release {release} was withdrawn, the current one is {}: fetch it", self.counters.release);
+            let message =
+                format!("release {release} was withdrawn, the current one is {}: fetch it", self.counters.release);
             return Err(refuse(Refusal::StaleRelease, message));
         }
         if omega.len() != self.served.len() || omega.iter().any(|w| !w.is_finite()) {
@@ -112,19 +118,30 @@ impl Core {
     }
 
     /// Takes a subject's measurements; they are the subject's data and go with it.
-    pub(crate) fn take_errors(&mut self, subject: &SubjectId, release: u64, rows: Vec<ErrorReport>) -> Result<(), CoordinatorError> {
+    pub(crate) fn take_errors(
+        &mut self,
+        subject: &SubjectId,
+        release: u64,
+        rows: Vec<ErrorReport>,
+    ) -> Result<(), CoordinatorError> {
         if release != self.counters.release {
             return Err(refuse(Refusal::StaleRelease, "the release was withdrawn meanwhile: fetch the current one"));
         }
         if rows.len() > MAX_ROWS || !self.subjects.contains_key(subject) {
-            return Err(refuse(Refusal::Invalid, format!("{} rows, at most {MAX_ROWS}, from a subject that joined", rows.len())));
+            return Err(refuse(
+                Refusal::Invalid,
+                format!("{} rows, at most {MAX_ROWS}, from a subject that joined", rows.len()),
+            ));
         }
         let shards = self.served.len();
         let mut record = self.errors.get(subject).cloned().unwrap_or_default();
         for r in rows {
             let fine = r.embedding.iter().chain(r.errors.iter().map(|(_, e)| e)).all(|v| v.is_finite());
             if !fine || r.embedding.len() > 1 << 16 || r.errors.iter().any(|(s, _)| usize::from(s.0) >= shards) {
-                return Err(refuse(Refusal::Invalid, "a row with values that are not finite or shards that do not exist"));
+                return Err(refuse(
+                    Refusal::Invalid,
+                    "a row with values that are not finite or shards that do not exist",
+                ));
             }
             let at = record.rows.iter().position(|x| x.sample == r.sample).unwrap_or_else(|| {
                 record.rows.push(ErrorRowRecord { sample: r.sample, embedding: vec![], errors: vec![None; shards] });

@@ -49,7 +49,9 @@ impl Core {
         let offered = self.all_runs().find_map(|run| {
             let open = run.open.as_mut()?;
             let deadline = open.round.deadline();
-            open.round.offer(subject, now).then(|| (deadline, run.key(), run.round_seed(&recipe).0, run.state.theta.clone()))
+            open.round
+                .offer(subject, now)
+                .then(|| (deadline, run.key(), run.round_seed(&recipe).0, run.state.theta.clone()))
         });
         if let Some((deadline, key, seed, theta)) = offered {
             let whole = Adapter::from_data(&self.shape, theta)?;
@@ -58,7 +60,9 @@ impl Core {
             let start = RoundStart { round: key, adapter, seed, deadline_ms: deadline.saturating_sub(now) };
             return Ok(Some(Work::Train(start, whole.select(|l| !split.on_device(l, layers)))));
         }
-        Ok(self.validation_due(subject).map(|shards| Work::Task(Task::Validate { release: self.counters.release, shards })))
+        Ok(self
+            .validation_due(subject)
+            .map(|shards| Work::Task(Task::Validate { release: self.counters.release, shards })))
     }
 
     fn all_runs(&mut self) -> impl Iterator<Item = &mut Run> {
@@ -74,11 +78,16 @@ impl Core {
         let open = self.run_of(key).and_then(|r| r.open.as_ref());
         match open.map(|o| o.round.check(subject, now)) {
             Some(Ok(())) => Ok(()),
-            Some(Err(NotTaken::Duplicate)) => Err(refuse(Refusal::RoundClosed, "the update of this round is stored already")),
-            Some(Err(NotTaken::Late)) => Err(refuse(Refusal::RoundClosed, "the round's deadline has passed: ask for work again")),
-            Some(Err(NotTaken::NotChosen)) | None => {
-                Err(refuse(Refusal::RoundClosed, "the round is over, or did not choose this client: ask for work again"))
+            Some(Err(NotTaken::Duplicate)) => {
+                Err(refuse(Refusal::RoundClosed, "the update of this round is stored already"))
             }
+            Some(Err(NotTaken::Late)) => {
+                Err(refuse(Refusal::RoundClosed, "the round's deadline has passed: ask for work again"))
+            }
+            Some(Err(NotTaken::NotChosen)) | None => Err(refuse(
+                Refusal::RoundClosed,
+                "the round is over, or did not choose this client: ask for work again",
+            )),
         }
     }
 
@@ -102,7 +111,12 @@ impl Core {
     }
 
     /// A round with the updates that were stored before a restart.
-    pub(super) fn reopen(&self, key: RoundKey, cohort: Vec<SubjectId>, deadline: u64) -> Result<OpenRound, CoordinatorError> {
+    pub(super) fn reopen(
+        &self,
+        key: RoundKey,
+        cohort: Vec<SubjectId>,
+        deadline: u64,
+    ) -> Result<OpenRound, CoordinatorError> {
         let mut round = Round::open(key, cohort.iter().cloned(), deadline, self.recipe.quorum);
         let mut stored = BTreeMap::new();
         for subject in cohort {
@@ -121,12 +135,23 @@ impl Core {
 
     /// Stores an update (both parts of the split joined); acknowledged only when durable. A repeated one is
     /// acknowledged again and counts once.
-    pub(crate) fn take_update(&mut self, key: RoundKey, subject: &SubjectId, delta: Adapter, loss: f32, samples: u32, now: u64) -> Result<(), CoordinatorError> {
+    pub(crate) fn take_update(
+        &mut self,
+        key: RoundKey,
+        subject: &SubjectId,
+        delta: Adapter,
+        loss: f32,
+        samples: u32,
+        now: u64,
+    ) -> Result<(), CoordinatorError> {
         self.expects(key, subject, now)?;
         let mut delta = delta.data;
         check_finite(&delta, self.shape.len())?;
         if !loss.is_finite() || samples == 0 {
-            return Err(refuse(Refusal::Invalid, format!("loss {loss} over {samples} samples is not a training result")));
+            return Err(refuse(
+                Refusal::Invalid,
+                format!("loss {loss} over {samples} samples is not a training result"),
+            ));
         }
         clip(&mut delta, self.recipe.clip);
         let seed = crate::run::shard_seed(&self.recipe, key.shard);
@@ -182,7 +207,10 @@ impl Core {
 
     fn close_round(&mut self, i: usize, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {
         let placeholder = Run {
-            shard: self.runs[i].shard, generation: 0, stage: 0, round: 0,
+            shard: self.runs[i].shard,
+            generation: 0,
+            stage: 0,
+            round: 0,
             state: crate::records::TrainState { theta: vec![], first: vec![], second: vec![], step: 0, losses: vec![] },
             open: None,
         };
@@ -207,7 +235,8 @@ impl Core {
             batch = batch.put(&owner, &checkpoint_id(shard, stage), &checkpoint)?;
         }
         // Sealed under the stage that it has learned from, so that a rollback of that stage takes it along.
-        let record = RunRecord { generation: run.generation, stage: run.stage, round: run.round, state: run.state.clone() };
+        let record =
+            RunRecord { generation: run.generation, stage: run.stage, round: run.round, state: run.state.clone() };
         batch = batch.put(&owner, &shard.0.to_string(), &record)?;
         self.store.write(batch)?;
         let loss = run.state.losses.last().copied().unwrap_or(0.0);
@@ -216,11 +245,16 @@ impl Core {
     }
 
     /// Who contributed to every round that a shard's state stands on.
-    pub(super) fn recorded_rounds(&self, shard: ShardId) -> Result<BTreeMap<(u16, u16), Vec<SubjectId>>, CoordinatorError> {
+    pub(super) fn recorded_rounds(
+        &self,
+        shard: ShardId,
+    ) -> Result<BTreeMap<(u16, u16), Vec<SubjectId>>, CoordinatorError> {
         let mut out = BTreeMap::new();
         for (id, r) in self.store.all::<RoundRecord>()? {
             let parts: Vec<u16> = id.split('/').filter_map(|p| p.parse().ok()).collect();
-            if let [s, stage, round] = parts[..] && s == shard.0 {
+            if let [s, stage, round] = parts[..]
+                && s == shard.0
+            {
                 out.insert((stage, round), r.contributors);
             }
         }

@@ -145,8 +145,10 @@ fn convert(path: &Path, c: HfConfig) -> Result<ModelConfig, ModelError> {
 
 fn weight_files(path: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let entries = fs::read_dir(path).map_err(ModelError::io(path))?;
-    let mut files: Vec<PathBuf> =
-        entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|x| x == "safetensors")).collect();
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.extension().is_some_and(|x| x == "safetensors"))
+        .collect();
     files.sort();
     if files.is_empty() {
         return Err(ModelError::unsupported(path, "no *.safetensors file"));

@@ -1,0 +1,157 @@
+//! The bytes of every message are pinned, and no bytes at all can make the decoders panic.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::fmt::Write;
+
+use lethe_proto::admin::{
+    AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ReplayState, ShardStatus,
+};
+use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
+use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
+use lethe_proto::message::{BatchShape, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, RoundStart, Task};
+use lethe_proto::payload::{Payload, WireFormat};
+
+const ROUND: RoundKey = RoundKey { shard: ShardId(2), generation: 3, stage: 1, round: 4 };
+
+fn payload(format: WireFormat) -> Payload {
+    Payload::encode(&[0.5, -1.0, 2.0, 0.0], 2, format)
+}
+
+fn subject() -> SubjectId {
+    SubjectId::new("person-1").unwrap()
+}
+
+fn requests() -> Vec<Request> {
+    let shape = || BatchShape { prefix: 1, lens: vec![1, 300] };
+    let admin = |r| Request::Admin(r);
+    vec![
+        Request::Enrol { token: "t".into(), csr: vec![1, 2] },
+        Request::Hello { build: "b".into(), model: Digest([1; 32]) },
+        Request::Join { anchor: 1, samples: 70_000, commitment: Digest([2; 32]) },
+        Request::Poll,
+        Request::Forward { purpose: Purpose::Train { round: ROUND }, shape: shape(), hidden: payload(WireFormat::F32) },
+        Request::Forward {
+            purpose: Purpose::Score { release: 7, omega: vec![0.25, 0.75] },
+            shape: shape(),
+            hidden: payload(WireFormat::F16),
+        },
+        Request::Backward { round: ROUND, grad: payload(WireFormat::Int8), step: true },
+        Request::Update { round: ROUND, delta: payload(WireFormat::F32), loss: 0.5, samples: 4 },
+        Request::Release { have: Some(2) },
+        Request::Weigh { embedding: vec![1.0] },
+        Request::Errors {
+            release: 1,
+            rows: vec![ErrorReport { sample: 0, embedding: vec![0.5], errors: vec![(ShardId(1), 0.25)] }],
+        },
+        Request::Erased { task: 9 },
+        admin(AdminRequest::Forget { subject: subject(), items: vec!["i1".into()], dry_run: true }),
+        admin(AdminRequest::Deletion { id: 1 }),
+        admin(AdminRequest::Receipt { id: 1 }),
+        admin(AdminRequest::Replay { shard: ShardId(1) }),
+        admin(AdminRequest::ReplayStatus { shard: ShardId(1) }),
+        admin(AdminRequest::Status),
+        admin(AdminRequest::Invite { subject: None }),
+        admin(AdminRequest::Revoke { subject: subject() }),
+    ]
+}
+
+fn replies() -> Vec<Reply> {
+    let start = RoundStart { round: ROUND, adapter: payload(WireFormat::F32), seed: [5; 32], deadline_ms: 1000 };
+    let deletion = DeletionState {
+        id: Some(1),
+        plan: "p".into(),
+        phase: DeletionPhase::Retraining,
+        seconds_until_exact: Some(0.5),
+        seconds_until_retrained: None,
+        before: vec![Digest([3; 32])],
+        now: vec![Digest([4; 32])],
+        affected: vec![ShardId(0)],
+    };
+    let shard = ShardStatus { subjects: 1, rounds: (2, 3), adapter: Digest([6; 32]), done: false, losses: vec![0.5] };
+    let status = CoordinatorStatus {
+        build: "b".into(),
+        subjects: 2,
+        started: true,
+        release: 1,
+        validated: false,
+        shards: vec![shard],
+        connections: 3,
+        bytes: (4, 5),
+        log_key: "k".into(),
+    };
+    let replay = ReplayState {
+        shard: ShardId(1),
+        rounds: (1, 2),
+        hashes: Some((Digest([7; 32]), Digest([8; 32]))),
+        seconds: 1.5,
+    };
+    vec![
+        Reply::Enrolled { certificate: vec![1] },
+        Reply::Welcome { recipe: "{}".into(), anchors: vec![vec![1.0]] },
+        Reply::Joined { shard: Some(ShardId(1)) },
+        Reply::Task(Task::Wait),
+        Reply::Task(Task::Train(start)),
+        Reply::Task(Task::Validate { release: 1, shards: vec![ShardId(0)] }),
+        Reply::Task(Task::Erase { task: 1, items: vec!["i".into()] }),
+        Reply::Hidden(payload(WireFormat::F16)),
+        Reply::Ack,
+        Reply::Release(ReleaseInfo { release: 1, adapters: vec![payload(WireFormat::F32)] }),
+        Reply::Omega(vec![1.0]),
+        Reply::Admin(AdminReply::Deletion(deletion)),
+        Reply::Admin(AdminReply::Receipt("{}".into())),
+        Reply::Admin(AdminReply::Replay(replay)),
+        Reply::Admin(AdminReply::Status(status)),
+        Reply::Admin(AdminReply::Invited { token: "t".into() }),
+        Reply::Admin(AdminReply::Done),
+        Reply::Refused { code: Refusal::Busy, message: "m".into() },
+    ]
+}
+
+#[test]
+fn golden_bytes_of_every_message() {
+    let mut now = String::new();
+    let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    for r in requests() {
+        let bytes = encode_request(&r).unwrap();
+        assert_eq!(decode_request(&bytes).unwrap(), r);
+        writeln!(now, "{}", hex(&bytes)).unwrap();
+    }
+    for r in replies() {
+        let bytes = encode_reply(&r).unwrap();
+        assert_eq!(decode_reply(&bytes).unwrap(), r);
+        writeln!(now, "{}", hex(&bytes)).unwrap();
+    }
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden-bytes.txt");
+    if std::env::var_os("LETHE_BLESS").is_some() {
+        std::fs::write(file, &now).unwrap();
+    }
+    let pinned = std::fs::read_to_string(file).unwrap();
+    for (i, (got, want)) in now.lines().zip(pinned.lines()).enumerate() {
+        assert_eq!(got, want, "message {i} changed on the wire: raise the protocol version, or undo");
+    }
+    assert_eq!(now.lines().count(), pinned.lines().count());
+}
+
+/// Also a fuzz target: `cargo bolero test -p lethe-tests --test wire decoders_never_panic`.
+#[test]
+fn decoders_never_panic() {
+    bolero::check!().for_each(|bytes: &[u8]| {
+        let _ = decode_request(bytes);
+        let _ = decode_reply(bytes);
+    });
+}
+
+/// Starts from valid messages, so that mutations reach deep into the bodies.
+#[test]
+fn mutated_messages_never_panic() {
+    let valid: Vec<Vec<u8>> = requests().iter().map(|r| encode_request(r).unwrap()).collect();
+    bolero::check!().with_type::<(u8, Vec<(u16, u8)>)>().for_each(|(which, edits)| {
+        let mut bytes = valid[*which as usize % valid.len()].clone();
+        for (at, value) in edits {
+            let i = *at as usize % bytes.len();
+            bytes[i] = *value;
+        }
+        let _ = decode_request(&bytes);
+        let _ = decode_reply(&bytes);
+    });
+}
