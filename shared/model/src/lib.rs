@@ -28,6 +28,8 @@ mod layer;
 pub mod layout;
 pub mod lora;
 pub mod lora_io;
+#[cfg(test)]
+mod reference;
 pub mod segment;
 pub mod source;
 pub mod split;
