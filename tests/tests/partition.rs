@@ -24,7 +24,6 @@ fn shards_are_balanced_on_movielens() {
     let place = |u: usize| shards.shard(owner[u], data.users[u].as_bytes(), &seed);
     let mut sizes = [0usize; 4];
     (0..data.users.len()).for_each(|u| sizes[place(u)] += 1);
-    println!("anchors {counts:?}, shards {sizes:?}");
     let mean = data.users.len() as f64 / 4.0;
     assert!(*sizes.iter().max().unwrap() as f64 <= 1.5 * mean, "anchors {counts:?}, shards {sizes:?}");
 }

@@ -26,4 +26,4 @@ pub mod sealed;
 pub mod sled_backend;
 mod storage;
 
-pub use storage::{Class, Persisted, Storage, StoreError, Write, conformance};
+pub use storage::{Class, Persisted, Record, Storage, StoreError, Write, conformance};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Storage, StoreError, Write};
+use crate::{Record, Storage, StoreError, Write};
 
 /// Records in a map; nothing survives the process.
 #[derive(Debug, Default, Clone)]
@@ -23,7 +23,7 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
-    fn scan(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self) -> Result<Vec<Record>, StoreError> {
         Ok(self.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
     }
 }

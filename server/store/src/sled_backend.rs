@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use crate::{Storage, StoreError, Write};
+use crate::{Record, Storage, StoreError, Write};
 
 /// A sled database in a folder.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Storage for SledStorage {
         })
     }
 
-    fn scan(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self) -> Result<Vec<Record>, StoreError> {
         contained(&self.path, || self.db.iter().map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect())
     }
 }

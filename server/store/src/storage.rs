@@ -49,6 +49,9 @@ impl StoreError {
 /// One change of a raw store; `None` deletes.
 pub type Write = (Vec<u8>, Option<Vec<u8>>);
 
+/// A stored record: key and value.
+pub type Record = (Vec<u8>, Vec<u8>);
+
 /// A raw, ordered byte store. [`conformance`] says what every backend must do.
 pub trait Storage: Send {
     /// The value of a key.
@@ -56,7 +59,7 @@ pub trait Storage: Send {
     /// Applies all changes or none, and returns only when they are durable.
     fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError>;
     /// All records in key order.
-    fn scan(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn scan(&self) -> Result<Vec<Record>, StoreError>;
 }
 
 /// Who a persisted type belongs to; it decides the key that seals it and what a deletion does with it.

@@ -148,43 +148,57 @@ impl Default for CentralRecipe {
     }
 }
 
-/// Fine-tunes `adapter` (on all layers) over `samples` in a seeded order; `progress` sees (step, steps, mean loss).
-pub fn train_central(
-    device: &DeviceModel,
-    middle: LocalMiddle,
-    mut adapter: Adapter,
-    samples: &[Sample],
-    answers: [u32; 2],
-    recipe: &CentralRecipe,
-    seed: &Seed,
-    mut progress: impl FnMut(usize, usize, f64),
-) -> Result<Adapter, ModelError> {
-    let (spec, layers) = (device.split(), device.config().layers);
-    let mut middle = middle;
-    let mut edge = adapter.select(|l| spec.on_device(l, layers));
-    let mut edge_optimiser = AdamW::new(edge.data.len(), recipe.weight_decay);
-    let mut middle_optimiser = AdamW::new(middle.adapter.data.len(), recipe.weight_decay);
-    let steps = samples.len().div_ceil(recipe.batch) * recipe.epochs;
-    let schedule = LinearSchedule { lr: recipe.lr, warmup: recipe.warmup, total: steps };
-    let mut step = 0;
-    for epoch in 0..recipe.epochs {
-        let mut order: Vec<&Sample> = samples.iter().collect();
-        seed.derive("epoch", &[&(epoch as u64).to_le_bytes()]).rng().shuffle(&mut order);
-        for batch in order.chunks(recipe.batch) {
-            let batch: Vec<Sample> = batch.iter().map(|s| (*s).clone()).collect();
-            let mut grads = vec![0.0; edge.data.len()];
-            middle.grads.fill(0.0);
-            let loss = accumulate(device, &batch, answers, recipe.packing, &edge, &mut grads, &mut middle)?;
-            let lr = schedule.rate(step);
-            edge_optimiser.step(&mut edge.data, &grads, lr);
-            middle_optimiser.step(&mut middle.adapter.data, &middle.grads, lr);
-            step += 1;
-            progress(step, steps, loss.sum / loss.samples.max(1) as f64);
+/// A central fine-tuning run.
+#[derive(Clone, Copy, Debug)]
+pub struct CentralRun<'a> {
+    /// The device's part of the model.
+    pub device: &'a DeviceModel,
+    /// Training samples.
+    pub samples: &'a [Sample],
+    /// Token ids of `[no, yes]`.
+    pub answers: [u32; 2],
+    /// Settings.
+    pub recipe: CentralRecipe,
+    /// Seed of the order of samples.
+    pub seed: Seed,
+}
+
+impl CentralRun<'_> {
+    /// Fine-tunes `adapter` (on all layers; its middle part is `middle`'s); `progress` sees (step, steps, mean loss).
+    pub fn train(
+        &self,
+        mut middle: LocalMiddle,
+        mut adapter: Adapter,
+        mut progress: impl FnMut(usize, usize, f64),
+    ) -> Result<Adapter, ModelError> {
+        let recipe = &self.recipe;
+        let (spec, layers) = (self.device.split(), self.device.config().layers);
+        let mut edge = adapter.select(|l| spec.on_device(l, layers));
+        let mut edge_optimiser = AdamW::new(edge.data.len(), recipe.weight_decay);
+        let mut middle_optimiser = AdamW::new(middle.adapter.data.len(), recipe.weight_decay);
+        let steps = self.samples.len().div_ceil(recipe.batch) * recipe.epochs;
+        let schedule = LinearSchedule { lr: recipe.lr, warmup: recipe.warmup, total: steps };
+        let mut step = 0;
+        for epoch in 0..recipe.epochs {
+            let mut order: Vec<&Sample> = self.samples.iter().collect();
+            self.seed.derive("epoch", &[&(epoch as u64).to_le_bytes()]).rng().shuffle(&mut order);
+            for batch in order.chunks(recipe.batch) {
+                let batch: Vec<Sample> = batch.iter().map(|s| (*s).clone()).collect();
+                let mut grads = vec![0.0; edge.data.len()];
+                middle.grads.fill(0.0);
+                let packing = recipe.packing;
+                let loss = accumulate(self.device, &batch, self.answers, packing, &edge, &mut grads, &mut middle)?;
+                let lr = schedule.rate(step);
+                edge_optimiser.step(&mut edge.data, &grads, lr);
+                middle_optimiser.step(&mut middle.adapter.data, &middle.grads, lr);
+                step += 1;
+                progress(step, steps, loss.sum / loss.samples.max(1) as f64);
+            }
         }
+        adapter.paste(&edge)?;
+        adapter.paste(&middle.adapter)?;
+        Ok(adapter)
     }
-    adapter.paste(&edge)?;
-    adapter.paste(&middle.adapter)?;
-    Ok(adapter)
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let long: Vec<Vec<u32>> = (0..5).map(|i| (0..60 + i * 7).map(|t| (t * (i + 1)) % 60).collect()).collect();
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| train(&c, UNSPLIT, &[long.clone()], &a))
+        pool.install(|| train(&c, UNSPLIT, std::slice::from_ref(&long), &a))
     };
     let one = run(1);
     for threads in [2, 3, 8] {

@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn they_learn_tastes() {
         let mut rng = Seed::from_u64(1).rng();
-        let liked = |u: u32, i: u32| (u + i) % 2 == 0;
+        let liked = |u: u32, i: u32| (u + i).is_multiple_of(2);
         let events: Vec<Event> = (0..6000)
             .map(|t| {
                 let (user, item) = (rng.below(40) as u32, rng.below(40) as u32);

@@ -11,7 +11,7 @@ use lethe_learn::seed::Seed;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
 use lethe_model::split::{DeviceModel, LocalMiddle, SplitSpec};
-use lethe_model::train::{CentralRecipe, Packing, Sample, train_central};
+use lethe_model::train::{CentralRecipe, CentralRun, Packing, Sample};
 use lethe_recsys::data::Dataset;
 use lethe_recsys::prompt::Template;
 use lethe_recsys::references::{NAMES, References};
@@ -144,24 +144,16 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     let started = Instant::now();
     let mut window = vec![];
     let middle = LocalMiddle::new(job.middle.segment().clone(), adapter.clone());
-    let trained = train_central(
-        &job.device,
-        middle,
-        adapter,
-        &train,
-        job.encoder.answers,
-        &recipe_central,
-        &seed,
-        |i, _, loss| {
-            progress.set_position(i as u64);
-            window.push(loss);
-            progress.set_message(format!("loss {loss:.3}"));
-            if i.is_multiple_of(16) || i == steps {
-                say(&format!("step {i} of {steps}, mean loss {:.4}", window.iter().sum::<f64>() / window.len() as f64));
-                window.clear();
-            }
-        },
-    )?;
+    let run =
+        CentralRun { device: &job.device, samples: &train, answers: job.encoder.answers, recipe: recipe_central, seed };
+    let trained = run.train(middle, adapter, |i, _, loss| {
+        window.push(loss);
+        progress.set_message(format!("loss {loss:.3}"));
+        if i.is_multiple_of(16) || i == steps {
+            say(&format!("step {i} of {steps}, mean loss {:.4}", window.iter().sum::<f64>() / window.len() as f64));
+            window.clear();
+        }
+    })?;
     progress.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
     let per_sample = seconds / (train.len() * args.epochs) as f64;

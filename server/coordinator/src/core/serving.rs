@@ -19,6 +19,9 @@ fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(code, message)
 }
 
+/// Served adapters with a query's weights.
+pub(crate) type Weighted = Vec<(Arc<Adapter>, f32)>;
+
 impl Core {
     /// Publishes a release when every shard is trained and one of them is newer than what is served; then finishes the
     /// deletions that waited for it.
@@ -64,11 +67,7 @@ impl Core {
     }
 
     /// Served adapters for a scoring pass with these weights; mixing them is left to the caller, outside the lock.
-    pub(crate) fn scoring(
-        &self,
-        release: u64,
-        omega: &[f32],
-    ) -> Result<(Vec<(Arc<Adapter>, f32)>, Combination), CoordinatorError> {
+    pub(crate) fn scoring(&self, release: u64, omega: &[f32]) -> Result<(Weighted, Combination), CoordinatorError> {
         if omega.is_empty() {
             return Ok((vec![], self.recipe.combine));
         }

@@ -16,17 +16,18 @@ pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 
 /// `e^x` within 2 ulp on `[-87, 88]`, clamped outside; branch-free so that it vectorises.
 #[inline(always)]
+#[allow(clippy::excessive_precision)] // Published coefficients (Cephes expf), as they stand.
 pub(crate) fn exp(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer.
     let x = x.clamp(-87.0, 88.0);
     let n = (x * std::f32::consts::LOG2_E + MAGIC) - MAGIC;
-    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let r = (x - n * 0.693_359_375) - n * -2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
     p = p * r + 1.398_2e-3;
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.5;
     let e = p * r * r + r + 1.0;
     // `n` is an integer in [-126, 127], so the biased exponent fits.
     e * f32::from_bits(((n as i32 + 127) as u32) << 23)
