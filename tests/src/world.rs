@@ -145,6 +145,12 @@ impl Fleet {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 
+    /// Like [`Self::stop`], without the client that was deleted (its steps fail for ever).
+    pub async fn stop_but(mut self, deleted: usize) -> Vec<Client> {
+        self.tasks.remove(deleted).abort();
+        self.stop().await
+    }
+
     /// Stops after the current step and gives the clients back.
     pub async fn stop(self) -> Vec<Client> {
         self.stop.store(true, Ordering::Relaxed);

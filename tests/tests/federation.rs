@@ -168,3 +168,31 @@ async fn recommendations_are_live_then_cached_and_revocation_is_immediate() {
     assert_eq!((cached.source, cached.items), (Source::Cached, list.items));
     clients[1].record("i29", true, 99).expect("recording works offline");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mode_trains_serves_and_forgets_exactly() {
+    let modes = [
+        "aggregation = \"personalized\"\nlocal = { samples = 2, batch = 1, lr = 0.05 }\n",
+        "aggregation = \"fedavg\"\nwire = \"f16\"\ncombine = \"d\"\n",
+        "wire = \"int8\"\nlocal = { samples = 4, batch = 2, epochs = 2, lr = 0.05 }\n",
+    ];
+    for mode in modes {
+        let world = World::new(7);
+        let (coordinator, addr) = world.start(mode).await;
+        let op = world.operator(addr).await;
+        let fleet = world.fleet(addr, &op).await;
+        op.trained().await;
+        let before = hashes(&op).await;
+        let d = op.forget(1, &[]).await;
+        for shard in &d.affected {
+            let (replayed, live) = op.replay(*shard).await.hashes.unwrap();
+            assert_eq!(replayed, live, "{mode}");
+            assert_ne!(replayed, before[usize::from(shard.0)], "{mode}");
+        }
+        let mut clients = fleet.stop_but(1).await;
+        let list =
+            clients[0].recommend(&["i0", "i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9"], 3).await.unwrap();
+        assert!(list.items.iter().all(|r| r.score.is_finite()), "{mode}");
+        coordinator.shutdown();
+    }
+}

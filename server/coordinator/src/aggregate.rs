@@ -1,7 +1,7 @@
 //! From the contributions of a round to the shard's next state. Pure, streamed, in the order of subjects.
 
 use lethe_learn::aggregate::{Accumulator, ServerAdam, fedavg_weights};
-use lethe_learn::balance::{learning_speeds, mixing_matrix, shared_weights, similarities};
+use lethe_learn::balance::{learning_speeds, mixing_matrix, personalized, shared_weights, similarities};
 use lethe_recipe::{Aggregation, Recipe};
 
 use crate::CoordinatorError;
@@ -15,17 +15,50 @@ pub(crate) struct Contribution {
     pub(crate) samples: u32,
 }
 
+/// PPLR's mixing matrix of a round, `[n, n]`.
+fn mixing(recipe: &Recipe, round: u32, contributions: &[&Contribution]) -> Vec<f64> {
+    let losses: Vec<f64> = contributions.iter().map(|c| f64::from(c.loss)).collect();
+    let sketches: Vec<&[f32]> = contributions.iter().map(|c| &c.sketch[..]).collect();
+    let speeds = learning_speeds(&recipe.balance, &losses, round);
+    mixing_matrix(&speeds, &similarities(&sketches))
+}
+
 /// One weight per contribution.
-pub(crate) fn weights(recipe: &Recipe, round: u32, contributions: &[&Contribution]) -> Vec<f32> {
+fn weights(recipe: &Recipe, round: u32, contributions: &[&Contribution]) -> Vec<f32> {
     match recipe.aggregation {
         Aggregation::Fedavg => fedavg_weights(&contributions.iter().map(|c| c.samples).collect::<Vec<_>>()),
-        Aggregation::Shared => {
-            let losses: Vec<f64> = contributions.iter().map(|c| f64::from(c.loss)).collect();
-            let sketches: Vec<&[f32]> = contributions.iter().map(|c| &c.sketch[..]).collect();
-            let speeds = learning_speeds(&recipe.balance, &losses, round);
-            shared_weights(&mixing_matrix(&speeds, &similarities(&sketches)), contributions.len())
+        Aggregation::Shared | Aggregation::Personalized => {
+            shared_weights(&mixing(recipe, round, contributions), contributions.len())
         }
     }
+}
+
+/// Mode `personalized`: the contributors' next parameters from a snapshot of their present ones (`thetas`); the shard's
+/// becomes their mean.
+pub(crate) fn apply_personalized(
+    recipe: &Recipe,
+    state: &mut TrainState,
+    contributions: &[&Contribution],
+    thetas: &[Vec<f32>],
+) -> Vec<Vec<f32>> {
+    let round = state.losses.len() as u32;
+    let next = personalized(&mixing(recipe, round, contributions), thetas);
+    let n = next.len() as f32;
+    if !next.is_empty() {
+        state.theta.fill(0.0);
+        for theta in &next {
+            state.theta.iter_mut().zip(theta).for_each(|(s, t)| *s += t / n);
+        }
+        state.step += 1;
+    }
+    record_loss(state, contributions);
+    next
+}
+
+/// Not a number for a round in which nobody could take part (an empty slice): it has no loss.
+fn record_loss(state: &mut TrainState, contributions: &[&Contribution]) {
+    let n = contributions.len() as f32;
+    state.losses.push(contributions.iter().map(|c| c.loss).sum::<f32>() / n);
 }
 
 /// Applies a round: `load(i)` reads the i-th update, one at a time. A round without contributions changes nothing.
@@ -46,8 +79,6 @@ pub(crate) fn apply(
             ServerAdam { first: &mut state.first, second: &mut state.second, step: state.step, lr: recipe.server_lr };
         adam.apply(&mut state.theta, &sum.finish());
     }
-    // Not a number for a round in which nobody could take part (an empty slice): it has no loss.
-    let n = contributions.len() as f32;
-    state.losses.push(contributions.iter().map(|c| c.loss).sum::<f32>() / n);
+    record_loss(state, contributions);
     Ok(())
 }

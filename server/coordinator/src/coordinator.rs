@@ -186,7 +186,7 @@ impl Coordinator {
                         self.0.middle.forward((round, subject), layout, x, hidden.format).await?
                     }
                     Purpose::Score { release, omega } => {
-                        let adapter = self.mixed(release, &omega)?;
+                        let adapter = self.mixed(&subject, release, &omega)?;
                         self.0.middle.score(layout, x, adapter, hidden.format).await?
                     }
                 };
@@ -202,7 +202,7 @@ impl Coordinator {
                 self.0.update_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 self.update(round, &subject, &delta, loss, samples)
             }
-            Request::Release { have } => Ok(Reply::Release(self.core().release(have)?)),
+            Request::Release { have } => Ok(Reply::Release(self.core().release(&subject, have)?)),
             Request::Weigh { embedding } => Ok(Reply::Omega(self.core().weigh(&embedding))),
             Request::Errors { release, rows } => {
                 self.core().take_errors(&subject, release, rows)?;
@@ -224,8 +224,8 @@ impl Coordinator {
     }
 
     /// The middle part of the adapters that a query's weights give.
-    fn mixed(&self, release: u64, omega: &[f32]) -> Result<Option<Adapter>, CoordinatorError> {
-        let (parts, combine) = self.core().scoring(release, omega)?;
+    fn mixed(&self, subject: &SubjectId, release: u64, omega: &[f32]) -> Result<Option<Adapter>, CoordinatorError> {
+        let (parts, combine) = self.core().scoring(subject, release, omega)?;
         let middle: Vec<(Adapter, f32)> = {
             let core = self.core();
             let used = parts.iter().filter(|(_, w)| *w != 0.0);

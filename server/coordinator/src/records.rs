@@ -118,6 +118,12 @@ pub(crate) struct Checkpoint {
 }
 persisted!(Checkpoint, "checkpoints", Shard);
 
+/// A client's own parameters in mode `personalized`, as a stage left them. Key: `shard/stage/subject`, in a replay with
+/// the generation in front. They mix what all clients of the shard learned, so they are shard data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PersonalRecord(pub(crate) Vec<f32>);
+persisted!(PersonalRecord, "personal", Shard);
+
 /// Who contributed to a round. Key: `shard/stage/round`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RoundRecord {

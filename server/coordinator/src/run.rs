@@ -15,6 +15,8 @@ use crate::records::TrainState;
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) shard: ShardId,
+    /// The run that is served, not a replay.
+    pub(crate) live: bool,
     pub(crate) generation: u32,
     /// 1-based; one past the last stage when done.
     pub(crate) stage: u16,

@@ -53,10 +53,17 @@ impl Reference {
         let (c, t) = (&self.c, x.dim(0)?);
         let (q, kv, d) = (c.heads * c.head_dim, c.kv_heads * c.head_dim, c.hidden);
         let n = self.norm(x, &w.attn_norm)?;
-        let heads = |y: Tensor, h: usize| y.reshape((t, h, c.head_dim));
-        let queries = self.rope(&heads(self.linear(&n, &w.qkv[..q * d], l, Projection::Q)?, c.heads)?)?;
-        let keys = self.rope(&heads(self.linear(&n, &w.qkv[q * d..(q + kv) * d], l, Projection::K)?, c.kv_heads)?)?;
-        let values = heads(self.linear(&n, &w.qkv[(q + kv) * d..], l, Projection::V)?, c.kv_heads)?;
+        let bias = |from: usize, n: usize| match &w.qkv_bias {
+            Some(b) => tensor(&b[from..from + n], &[n]),
+            None => Tensor::zeros(n, candle_core::DType::F32, &Device::Cpu),
+        };
+        let heads = |y: Tensor, from: usize, h: usize| {
+            y.broadcast_add(&bias(from, h * c.head_dim)?)?.reshape((t, h, c.head_dim))
+        };
+        let queries = self.rope(&heads(self.linear(&n, &w.qkv[..q * d], l, Projection::Q)?, 0, c.heads)?)?;
+        let keys =
+            self.rope(&heads(self.linear(&n, &w.qkv[q * d..(q + kv) * d], l, Projection::K)?, q, c.kv_heads)?)?;
+        let values = heads(self.linear(&n, &w.qkv[(q + kv) * d..], l, Projection::V)?, q + kv, c.kv_heads)?;
         let mask: Vec<f32> = (0..t * t).map(|i| if i % t > i / t { f32::NEG_INFINITY } else { 0.0 }).collect();
         let mask = tensor(&mask, &[t, t])?;
         let mut out = vec![];
@@ -91,7 +98,15 @@ impl Reference {
 
 #[test]
 fn kernels_agree_with_candles_autograd() {
-    let c = ModelConfig::tiny();
+    agree(ModelConfig::tiny());
+}
+
+#[test]
+fn so_they_do_with_the_biases_of_qwen2() {
+    agree(ModelConfig { qkv_bias: true, ..ModelConfig::tiny() });
+}
+
+fn agree(c: ModelConfig) {
     let source = RandomWeights::new(c.clone(), 5);
     let recipe = LoraRecipe { rank: 2, alpha: 4.0, targets: Projection::ALL.to_vec() };
     let shape = AdapterShape::new(&c, &recipe, |_| true);

@@ -60,6 +60,9 @@ pub enum Aggregation {
     Shared,
     /// FedAvg: weights by sample count.
     Fedavg,
+    /// PPLR's mode `personalized`: every client keeps parameters of its own, mixed with its peers' by the same rule (for
+    /// cross-silo federations of up to a few hundred clients). The shard's adapter is the mean of them.
+    Personalized,
 }
 
 /// How shard adapters are combined for a query (arXiv 2404.10327).

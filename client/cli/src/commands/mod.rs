@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod demo;
+pub(crate) mod device;
 pub(crate) mod fetch;
 pub(crate) mod fleet;
 pub(crate) mod train_central;

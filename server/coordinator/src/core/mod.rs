@@ -31,6 +31,7 @@ use crate::run::{Run, initial};
 mod admin;
 mod deletion;
 mod enrol;
+mod personal;
 mod replay;
 mod serving;
 mod training;
@@ -163,6 +164,7 @@ impl Core {
         if let Some(r) = self.store.get::<RunRecord>(&shard.0.to_string())? {
             return Ok(Run {
                 shard,
+                live: true,
                 generation: r.generation,
                 stage: r.stage,
                 round: r.round,
@@ -173,7 +175,15 @@ impl Core {
         let (stage, state) = self.newest_checkpoint(shard)?;
         self.counters.generation += 1;
         self.save_counters()?;
-        Ok(Run { shard, generation: self.counters.generation, stage: stage + 1, round: 0, state, open: None })
+        Ok(Run {
+            shard,
+            live: true,
+            generation: self.counters.generation,
+            stage: stage + 1,
+            round: 0,
+            state,
+            open: None,
+        })
     }
 
     fn save_counters(&mut self) -> Result<(), CoordinatorError> {

@@ -42,7 +42,8 @@ impl Core {
         self.counters.generation += 1;
         self.save_counters()?;
         let state = initial(&self.recipe, &self.shape);
-        let run = Run { shard, generation: self.counters.generation, stage: 1, round: 0, state, open: None };
+        let run =
+            Run { shard, live: false, generation: self.counters.generation, stage: 1, round: 0, state, open: None };
         self.replays.insert(shard, Replay { run, schedule, started: now, ended: None, hashes: None, failure: None });
         Ok(())
     }
@@ -88,7 +89,8 @@ impl Core {
         let Some(open) = replay.run.open.as_mut() else { return Ok(()) };
         match open.round.outcome(now) {
             Some(Outcome::Aggregate(subjects)) if subjects.len() == expected => {
-                self.aggregate(&mut replay.run, &subjects)?;
+                let batch = self.aggregate(&mut replay.run, &subjects)?;
+                self.store.write(batch)?;
                 replay.run.advance(&self.recipe);
             }
             Some(_) => {
@@ -109,6 +111,7 @@ impl Core {
             replay.ended = Some(now);
             let live = self.runs[usize::from(replay.run.shard.0)].hash();
             replay.hashes = Some((replay.run.hash(), live));
+            self.drop_personal(&replay.run)?;
             tracing::info!(shard = %replay.run.shard, equal = replay.run.hash() == live, "replay finished");
         }
         Ok(())

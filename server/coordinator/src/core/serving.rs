@@ -51,14 +51,25 @@ impl Core {
     }
 
     /// The device parts of the current release.
-    pub(crate) fn release(&self, have: Option<u64>) -> Result<ReleaseInfo, CoordinatorError> {
+    pub(crate) fn release(&self, subject: &SubjectId, have: Option<u64>) -> Result<ReleaseInfo, CoordinatorError> {
         let release = self.counters.release;
         if release == 0 {
             return Err(refuse(Refusal::Busy, "no release yet: the first training has not finished"));
         }
-        let adapters =
-            if have == Some(release) { vec![] } else { self.served.iter().map(|a| self.device_part(a)).collect() };
+        let mut adapters = vec![];
+        if have != Some(release) {
+            adapters = self.adapters_for(subject)?.iter().map(|a| self.device_part(a)).collect();
+        }
         Ok(ReleaseInfo { release, adapters })
+    }
+
+    /// What is served to a subject: every shard's adapter, its own in place of its shard's in mode `personalized`.
+    fn adapters_for(&self, subject: &SubjectId) -> Result<Vec<Arc<Adapter>>, CoordinatorError> {
+        let mut served = self.served.clone();
+        if let Some((k, own)) = self.own_adapter(subject)? {
+            served[k] = own;
+        }
+        Ok(served)
     }
 
     fn device_part(&self, whole: &Adapter) -> Payload {
@@ -67,7 +78,12 @@ impl Core {
     }
 
     /// Served adapters for a scoring pass with these weights; mixing them is left to the caller, outside the lock.
-    pub(crate) fn scoring(&self, release: u64, omega: &[f32]) -> Result<(Weighted, Combination), CoordinatorError> {
+    pub(crate) fn scoring(
+        &self,
+        subject: &SubjectId,
+        release: u64,
+        omega: &[f32],
+    ) -> Result<(Weighted, Combination), CoordinatorError> {
         if omega.is_empty() {
             return Ok((vec![], self.recipe.combine));
         }
@@ -79,7 +95,7 @@ impl Core {
         if omega.len() != self.served.len() || omega.iter().any(|w| !w.is_finite()) {
             return Err(refuse(Refusal::Invalid, format!("{} weights for {} shards", omega.len(), self.served.len())));
         }
-        Ok((self.served.iter().cloned().zip(omega.iter().copied()).collect(), self.recipe.combine))
+        Ok((self.adapters_for(subject)?.into_iter().zip(omega.iter().copied()).collect(), self.recipe.combine))
     }
 
     /// Adapter weights of a query (APA): uniform until every row's errors are measured on what is served.

@@ -9,6 +9,7 @@ use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{Refusal, RoundStart, Task};
 use lethe_proto::payload::{Payload, WireFormat};
 use lethe_proto::round::{NotTaken, Outcome, Round};
+use lethe_recipe::Aggregation;
 use lethe_store::sealed::Batch;
 
 use super::{Core, checkpoint_id, stage_key};
@@ -51,9 +52,10 @@ impl Core {
             let deadline = open.round.deadline();
             open.round
                 .offer(subject, now)
-                .then(|| (deadline, run.key(), run.round_seed(&recipe).0, run.state.theta.clone()))
+                .then(|| (deadline, run.key(), run.round_seed(&recipe).0, run.live, run.state.theta.clone()))
         });
-        if let Some((deadline, key, seed, theta)) = offered {
+        if let Some((deadline, key, seed, live, shared)) = offered {
+            let theta = self.personal_theta(key, live, subject)?.unwrap_or(shared);
             let whole = Adapter::from_data(&self.shape, theta)?;
             let edge = whole.select(|l| split.on_device(l, layers));
             let adapter = Payload::encode(&edge.data, edge.data.len(), WireFormat::F32);
@@ -193,43 +195,50 @@ impl Core {
         }
     }
 
-    /// Aggregates a round of `run`, reading one update at a time, in the order of subjects.
-    pub(super) fn aggregate(&self, run: &mut Run, subjects: &[SubjectId]) -> Result<(), CoordinatorError> {
+    /// Aggregates a round of `run`, reading one update at a time, in the order of subjects. The batch removes what was
+    /// read and stores what the round leaves beside the run's state.
+    pub(super) fn aggregate(&self, run: &mut Run, subjects: &[SubjectId]) -> Result<Batch, CoordinatorError> {
         let key = run.key();
-        let Some(open) = run.open.take() else { return Ok(()) };
+        let Some(open) = run.open.take() else { return Ok(Batch::new()) };
         let contributions: Vec<&Contribution> = subjects.iter().filter_map(|s| open.stored.get(s)).collect();
         let load = |i: usize| {
             let found = self.store.get::<UpdateRecord>(&update_id(key, &subjects[i]))?;
             found.map(|u| u.delta).ok_or_else(|| refuse(Refusal::Internal, "an acknowledged update is missing"))
         };
-        apply(&self.recipe, &mut run.state, &contributions, load)
+        let batch = if self.recipe.aggregation == Aggregation::Personalized {
+            self.aggregate_personal(run, subjects, &contributions, load)?
+        } else {
+            apply(&self.recipe, &mut run.state, &contributions, load)?;
+            Batch::new()
+        };
+        Ok(subjects.iter().fold(batch, |b, s| b.delete::<UpdateRecord>(&update_id(key, s))))
     }
 
     fn close_round(&mut self, i: usize, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {
-        let placeholder = Run {
-            shard: self.runs[i].shard,
-            generation: 0,
-            stage: 0,
-            round: 0,
-            state: crate::records::TrainState { theta: vec![], first: vec![], second: vec![], step: 0, losses: vec![] },
-            open: None,
-        };
-        let mut run = std::mem::replace(&mut self.runs[i], placeholder);
+        let shard = self.runs[i].shard;
+        // Worked on outside the list; if storing fails, the state of the last completed round comes back from the store.
+        let mut run = self.runs.remove(i);
         let result = self.close_taken(&mut run, subjects);
-        self.runs[i] = run;
+        if result.is_err() {
+            run = match self.load_run(shard) {
+                Ok(stored) => stored,
+                Err(e) => {
+                    tracing::error!(%shard, "cannot be reloaded: {e}; restart the coordinator when the store works again");
+                    run
+                }
+            };
+        }
+        self.runs.insert(i, run);
         result
     }
 
     fn close_taken(&mut self, run: &mut Run, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {
         let (key, shard) = (run.key(), run.shard);
-        self.aggregate(run, &subjects)?;
+        let mut batch = self.aggregate(run, &subjects)?;
         let owner = stage_key(shard, run.stage);
         let stage = run.stage;
         let round_id = format!("{}/{:05}", checkpoint_id(shard, stage), run.round);
-        let mut batch = Batch::new().put(&owner, &round_id, &RoundRecord { contributors: subjects.clone() })?;
-        for s in &subjects {
-            batch = batch.delete::<UpdateRecord>(&update_id(key, s));
-        }
+        batch = batch.put(&owner, &round_id, &RoundRecord { contributors: subjects.clone() })?;
         if run.advance(&self.recipe) {
             let checkpoint = Checkpoint { lineage: self.lineage(shard, stage), state: run.state.clone() };
             batch = batch.put(&owner, &checkpoint_id(shard, stage), &checkpoint)?;

@@ -1,0 +1,89 @@
+//! Mode `personalized` (PPLR, arXiv 2402.09959): every client's own parameters, per stage, so that a rollback finds
+//! those of the stage before.
+
+use std::sync::Arc;
+
+use lethe_model::lora::Adapter;
+use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
+use lethe_recipe::Aggregation;
+use lethe_store::sealed::Batch;
+
+use super::{Core, stage_key};
+use crate::CoordinatorError;
+use crate::aggregate::{Contribution, apply_personalized};
+use crate::records::PersonalRecord;
+use crate::run::{Run, initial};
+
+fn prefix(shard: ShardId, generation: Option<u32>) -> String {
+    match generation {
+        None => format!("live/{}/", shard.0),
+        Some(g) => format!("replay-{g}/{}/", shard.0),
+    }
+}
+
+fn personal_id(key: RoundKey, live: bool, stage: u16, subject: &SubjectId) -> String {
+    format!("{}{stage}/{subject}", prefix(key.shard, (!live).then_some(key.generation)))
+}
+
+impl Core {
+    /// A client's own parameters as of the newest stage that it took part in; `None` in other modes.
+    pub(super) fn personal_theta(
+        &self,
+        key: RoundKey,
+        live: bool,
+        subject: &SubjectId,
+    ) -> Result<Option<Vec<f32>>, CoordinatorError> {
+        if self.recipe.aggregation != Aggregation::Personalized {
+            return Ok(None);
+        }
+        for stage in (1..=key.stage).rev() {
+            if let Some(r) = self.store.get::<PersonalRecord>(&personal_id(key, live, stage, subject))? {
+                return Ok(Some(r.0));
+            }
+        }
+        Ok(Some(initial(&self.recipe, &self.shape).theta))
+    }
+
+    /// Mixes the contributors' parameters; the batch stores the results under the stage's key.
+    pub(super) fn aggregate_personal(
+        &self,
+        run: &mut Run,
+        subjects: &[SubjectId],
+        contributions: &[&Contribution],
+        load: impl Fn(usize) -> Result<Vec<f32>, CoordinatorError>,
+    ) -> Result<Batch, CoordinatorError> {
+        let (key, live) = (run.key(), run.live);
+        let mut thetas = vec![];
+        for (i, s) in subjects.iter().enumerate() {
+            let mut theta = self.personal_theta(key, live, s)?.unwrap_or_default();
+            theta.iter_mut().zip(load(i)?).for_each(|(t, d)| *t += d);
+            thetas.push(theta);
+        }
+        let next = apply_personalized(&self.recipe, &mut run.state, contributions, &thetas);
+        let owner = stage_key(run.shard, run.stage);
+        subjects.iter().zip(next).try_fold(Batch::new(), |b, (s, theta)| {
+            Ok(b.put(&owner, &personal_id(key, live, key.stage, s), &PersonalRecord(theta))?)
+        })
+    }
+
+    /// Removes what a finished replay left.
+    pub(super) fn drop_personal(&mut self, run: &Run) -> Result<(), CoordinatorError> {
+        let prefix = prefix(run.shard, Some(run.generation));
+        let keys = self.store.keys::<PersonalRecord>();
+        let own = keys.iter().filter(|k| k.starts_with(&prefix));
+        let batch = own.fold(Batch::new(), |b, k| b.delete::<PersonalRecord>(k));
+        Ok(self.store.write(batch)?)
+    }
+
+    /// The adapter that replaces the shard's for this subject: its own, while the shard's is served as trained.
+    pub(super) fn own_adapter(&self, subject: &SubjectId) -> Result<Option<(usize, Arc<Adapter>)>, CoordinatorError> {
+        let Some(shard) = self.subjects.get(subject).and_then(|r| r.shard) else { return Ok(None) };
+        let k = usize::from(shard.0);
+        let run = &self.runs[k];
+        if !run.done(&self.recipe) || self.counters.served.get(k) != Some(&run.hash()) {
+            return Ok(None);
+        }
+        let theta = self.personal_theta(run.key(), true, subject)?;
+        theta.map(|t| Ok((k, Arc::new(Adapter::from_data(&self.shape, t)?)))).transpose()
+    }
+}
