@@ -172,6 +172,8 @@ pub(crate) struct DeletionRecord {
     pub(crate) salt: [u8; 32],
     /// Number of the erase task, for deletions of items.
     pub(crate) task: Option<u64>,
+    /// For deletions of items: what is written anew under the person's fresh key, and the certificates that stay.
+    pub(crate) keep: Option<(SubjectRecord, Vec<Digest>)>,
 }
 persisted!(DeletionRecord, "deletions", Evidence);
 

@@ -13,7 +13,7 @@ use lethe_store::sealed::{Batch, KeyName};
 
 use super::{Core, stage_key};
 use crate::CoordinatorError;
-use crate::records::{Checkpoint, DeletionRecord, PendingErase, ReceiptRecord, SubjectCert};
+use crate::records::{Checkpoint, DeletionRecord, ErrorRecord, PendingErase, ReceiptRecord, SubjectCert, UpdateRecord};
 
 /// Version and build, as it appears in receipts.
 pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
@@ -67,6 +67,11 @@ impl Core {
         self.counters.deletion += 1;
         self.counters.task += 1;
         let id = self.counters.deletion;
+        let keep = self.subjects.get(subject).cloned().filter(|_| !items.is_empty());
+        let keep = keep.map(|mut r| {
+            r.erase = Some(PendingErase { task: self.counters.task, items: items.clone(), confirmed: false });
+            (r, self.certificates_of(subject))
+        });
         let record = DeletionRecord {
             plan,
             phase: DeletionPhase::Planned,
@@ -78,6 +83,7 @@ impl Core {
             keys_destroyed: 0,
             salt,
             task: (!items.is_empty()).then_some(self.counters.task),
+            keep,
         };
         // From here on the deletion must complete, whatever happens to this process.
         let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &record)?;
@@ -104,8 +110,6 @@ impl Core {
     fn execute(&mut self, id: u64) -> Result<(), CoordinatorError> {
         let Some(mut d) = self.deletions.get(&id).cloned() else { return Ok(()) };
         let subject = d.plan.request.subject.clone();
-        let keep = self.subjects.get(&subject).cloned().filter(|_| d.task.is_some());
-        let certificates: Vec<Digest> = self.certificates_of(&subject);
         if d.plan.steps.contains(&Step::Revoke) {
             self.revoke(&subject)?;
         }
@@ -114,14 +118,15 @@ impl Core {
         self.errors.remove(&subject);
         self.subjects.remove(&subject);
         self.drop_from_rounds(&subject);
-        if let (Some(mut record), Some(task)) = (keep, d.task) {
+        if let Some((record, certificates)) = d.keep.take() {
             // The person stays; what was kept about them is written anew under a fresh key.
-            let items = d.plan.request.items.clone();
-            record.erase = Some(PendingErase { task, items, confirmed: false });
             let owner = KeyName::subject(subject.as_str());
             let cert = SubjectCert(subject.clone());
             let batch = certificates.iter().try_fold(Batch::new(), |b, c| b.put(&owner, &c.hex(), &cert))?;
             self.store.write(batch)?;
+            for c in certificates {
+                self.certificates.insert(c, Role::Subject(subject.clone()));
+            }
             self.save_subject(&subject, record)?;
         }
         if d.rolled_back.is_empty() {
@@ -148,6 +153,7 @@ impl Core {
         let stages = shards.iter().flat_map(|(s, from)| (*from..=last).map(|stage| stage_key(*s, stage)));
         let keys: Vec<KeyName> = stages.chain(others.iter().cloned()).collect();
         let gone = self.store.destroy(&keys)?;
+        self.drop_derived(shards)?;
         for (shard, _) in shards {
             let run = self.load_run(*shard)?;
             let served = self.newest_checkpoint(*shard)?.1;
@@ -156,6 +162,45 @@ impl Core {
             self.replays.remove(shard);
         }
         Ok(gone as u32)
+    }
+
+    /// Removes what other people's clients computed from adapters that are being destroyed: updates of rounds that did
+    /// not close, and measured errors.
+    fn drop_derived(&mut self, shards: &[(ShardId, u16)]) -> Result<(), CoordinatorError> {
+        let mut batch = Batch::new();
+        for key in self.store.keys::<UpdateRecord>() {
+            if shards.iter().any(|(s, _)| key.starts_with(&format!("{}/", s.0))) {
+                batch = batch.delete::<UpdateRecord>(&key);
+            }
+        }
+        for (subject, record) in &mut self.errors {
+            for row in &mut record.rows {
+                for (shard, _) in shards {
+                    if let Some(e) = row.errors.get_mut(usize::from(shard.0)) {
+                        *e = None;
+                    }
+                }
+            }
+            // The deleted subject's own record went with its key and must not come back.
+            if self.subjects.contains_key(subject) && self.store.get::<ErrorRecord>(subject.as_str())?.is_some() {
+                batch = batch.put(&KeyName::subject(subject.as_str()), subject.as_str(), record)?;
+            }
+        }
+        Ok(self.store.write(batch)?)
+    }
+
+    /// A partial deletion that moved its subject to another shard affects that one too.
+    pub(super) fn also_affected(
+        &mut self,
+        task: Option<u64>,
+        shard: ShardId,
+        stage: u16,
+    ) -> Result<(), CoordinatorError> {
+        let found = self.deletions.iter().find(|(_, d)| d.task.is_some() && d.task == task);
+        let Some((id, mut d)) = found.map(|(id, d)| (*id, d.clone())) else { return Ok(()) };
+        let hash = Digest::of_values(&self.served[usize::from(shard.0)].data);
+        d.rolled_back.push((shard, stage, hash));
+        self.save_deletion(id, d)
     }
 
     fn drop_from_rounds(&mut self, subject: &SubjectId) {
@@ -199,7 +244,11 @@ impl Core {
                 run.done(&self.recipe) && self.counters.served.get(usize::from(s.0)) == Some(&run.hash())
             };
             if d.rolled_back.iter().all(|(s, _, _)| trained(s)) {
-                d.retrained_after_ms = Some(now_unix_ms().saturating_sub(d.accepted_at));
+                // Stored first, so that a statement that a crash interrupts is made again with the same words.
+                if d.retrained_after_ms.is_none() {
+                    d.retrained_after_ms = Some(now_unix_ms().saturating_sub(d.accepted_at));
+                    self.save_deletion(id, d.clone())?;
+                }
                 d.phase = DeletionPhase::Done;
                 let receipt = self.receipt(id, &d)?;
                 let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &ReceiptRecord(receipt))?;
@@ -275,8 +324,9 @@ impl Core {
         let index = match self.log.entries().iter().position(|e| *e == bytes) {
             Some(i) => i as u64,
             None => {
+                let index = self.log.append(&bytes)?;
                 self.tree.push(&bytes);
-                self.log.append(&bytes)?
+                index
             }
         };
         let opening = (request.subject.as_str().to_owned(), request.items.clone(), &d.salt[..]);

@@ -100,7 +100,12 @@ impl Core {
                 format!("anchor {anchor} of {}: take it from the welcome", self.anchors.len()),
             ));
         }
+        // The connection may have been accepted before a deletion that has happened since.
+        if !self.certificates.values().any(|r| matches!(r, Role::Subject(s) if s == subject)) {
+            return Err(refuse(Refusal::Forbidden, "this subject's certificates were withdrawn"));
+        }
         let known = self.subjects.get(subject).cloned();
+        let task = known.as_ref().and_then(|r| r.erase.as_ref()).map(|e| e.task);
         let rejoin = known.as_ref().is_some_and(|r| r.erase.as_ref().is_some_and(|e| e.confirmed));
         if let Some(r) = known.as_ref().filter(|_| !rejoin && self.sub_shards.is_some()) {
             // New data counts from the next epoch on: what is being trained must stay what was committed to.
@@ -115,6 +120,7 @@ impl Core {
         if let (true, true, Some(to)) = (rejoin, moved, shard) {
             // What remains of a person after a partial deletion may lie nearer to another shard: that one is retrained too.
             self.roll_back(&[(to, slice + 1)], &[])?;
+            self.also_affected(task, to, slice + 1)?;
         }
         if self.sub_shards.is_none() && self.subjects.len() >= self.config.min_subjects {
             self.start_epoch()?;
