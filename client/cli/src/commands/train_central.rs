@@ -42,7 +42,8 @@ pub(crate) struct Args {
     /// Split by time: over everybody, or within each user.
     #[arg(long, value_enum, default_value = "global")]
     split: SplitArg,
-    /// Seed of the choice of samples, their order and the adapter's initialisation.
+    /// Seed of the choice of samples, their order and the adapter's initialisation. Results vary by seed (README): quote
+    /// several.
     #[arg(long, default_value_t = 2)]
     seed: u64,
     /// Skip the untrained model's figures.
