@@ -68,7 +68,12 @@ impl World {
 
     /// Starts a coordinator in this process.
     pub async fn start(&self, extra: &str) -> (Coordinator, SocketAddr) {
-        let coordinator = Coordinator::open(self.config(extra)).expect("opens");
+        self.start_with(self.config(extra)).await
+    }
+
+    /// Starts a coordinator with this configuration.
+    pub async fn start_with(&self, config: ServerConfig) -> (Coordinator, SocketAddr) {
+        let coordinator = Coordinator::open(config).expect("opens");
         if let Some(i) = coordinator.first_admin().expect("invites") {
             std::fs::write(self.dir.path().join("server/admin-invitation"), i.text()).expect("writes");
         }
@@ -87,6 +92,11 @@ impl World {
             authority,
             identity,
         }
+    }
+
+    /// What clients share.
+    pub fn model(&self) -> Arc<ClientModel> {
+        self.model.clone()
     }
 
     /// Folder of a subject's client.
@@ -218,22 +228,31 @@ impl Operator {
         self.wait_for("training", |s| s.release > 0 && s.validated && s.shards.iter().all(|k| k.done)).await
     }
 
+    /// Asks for a deletion; its number.
+    pub async fn ask_to_forget(&self, subject: u32, items: &[&str]) -> Result<u64, lethe_transport::TransportError> {
+        let items = items.iter().map(|s| (*s).to_owned()).collect();
+        match self.ask(AdminRequest::Forget { subject: id(subject), items, dry_run: false }).await? {
+            AdminReply::Deletion(d) => Ok(d.id.expect("accepted")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until a deletion is done.
+    pub async fn deleted(&self, id: u64) -> DeletionState {
+        let started = Instant::now();
+        loop {
+            match self.ask(AdminRequest::Deletion { id }).await.expect("answers") {
+                AdminReply::Deletion(d) if d.phase == DeletionPhase::Done => return d,
+                other => assert!(started.elapsed() < PATIENCE, "the deletion did not finish: {other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
     /// Deletes and waits for the receipt.
     pub async fn forget(&self, subject: u32, items: &[&str]) -> DeletionState {
-        let items = items.iter().map(|s| (*s).to_owned()).collect();
-        let request = AdminRequest::Forget { subject: id(subject), items, dry_run: false };
-        let AdminReply::Deletion(mut d) = self.ask(request).await.expect("accepted") else { panic!("not a deletion") };
-        let started = Instant::now();
-        while d.phase != DeletionPhase::Done {
-            assert!(started.elapsed() < PATIENCE, "the deletion did not finish: {d:?}");
-            tokio::time::sleep(Duration::from_millis(30)).await;
-            let id = d.id.expect("accepted");
-            let AdminReply::Deletion(next) = self.ask(AdminRequest::Deletion { id }).await.expect("answers") else {
-                panic!()
-            };
-            d = next;
-        }
-        d
+        let id = self.ask_to_forget(subject, items).await.expect("accepted");
+        self.deleted(id).await
     }
 
     /// Replays a shard to its end.

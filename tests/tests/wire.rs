@@ -88,7 +88,7 @@ fn replies() -> Vec<Reply> {
     vec![
         Reply::Enrolled { certificate: vec![1] },
         Reply::Welcome { recipe: "{}".into(), anchors: vec![vec![1.0]] },
-        Reply::Joined { shard: Some(ShardId(1)) },
+        Reply::Joined { shard: Some(ShardId(1)), commitment: Digest([9; 32]) },
         Reply::Task(Task::Wait),
         Reply::Task(Task::Train(start)),
         Reply::Task(Task::Validate { release: 1, shards: vec![ShardId(0)] }),

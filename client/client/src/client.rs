@@ -17,7 +17,7 @@ use lethe_transport::client::enrol;
 use lethe_transport::identity::Invitation;
 use tokio::sync::Semaphore;
 
-use crate::history::{commitment, samples};
+use crate::history::Joined;
 use crate::session::Session;
 use crate::vault::{State, Vault};
 use crate::{ClientError, ClientModel, Cutoffs, LocalEvent};
@@ -51,7 +51,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Divides the history for training, validation and test (for evaluation; an app leaves the default).
+    /// Divides the history for training, validation and test (for evaluation; an app leaves the default). Kept with the
+    /// state: the first division counts.
     pub fn cutoffs(mut self, cutoffs: Cutoffs) -> Self {
         self.cutoffs = Some(cutoffs);
         self
@@ -72,6 +73,7 @@ impl ClientBuilder {
             state.authority = invitation.authority()?;
             vault.save(&state)?;
         }
+        state.cutoffs = state.cutoffs.or(self.cutoffs);
         let identity = state.identity.clone().ok_or(ClientError::NotEnrolled)?;
         let session = Arc::new(Session::new(self.addr, state.authority.clone(), identity));
         let mut client = Client {
@@ -81,7 +83,6 @@ impl ClientBuilder {
             model,
             recipe: Recipe::default(),
             anchors: vec![],
-            cutoffs: self.cutoffs,
             release: Release::default(),
             passes: self.passes.unwrap_or_else(|| Arc::new(Semaphore::new(1))),
             shard: None,
@@ -108,7 +109,6 @@ pub struct Client {
     pub(crate) model: Arc<ClientModel>,
     pub(crate) recipe: Recipe,
     anchors: Vec<Vec<f32>>,
-    pub(crate) cutoffs: Option<Cutoffs>,
     pub(crate) release: Release,
     passes: Arc<Semaphore>,
     shard: Option<ShardId>,
@@ -190,7 +190,7 @@ impl Client {
     }
 
     pub(crate) fn cutoffs(&self) -> Cutoffs {
-        self.cutoffs.unwrap_or_else(|| Cutoffs::of(self.state.events.len()))
+        self.state.cutoffs.unwrap_or_else(|| Cutoffs::of(self.state.events.len()))
     }
 
     /// Runs heavy work on a blocking thread, within the bound on passes.
@@ -208,7 +208,7 @@ impl Client {
         .map_err(|e| internal(&e))?
     }
 
-    /// Records an event; works offline.
+    /// Records an event; works offline. It counts for recommendations at once, for training from the next epoch on.
     pub fn record(&mut self, item: &str, liked: bool, time: i64) -> Result<(), ClientError> {
         self.record_all([LocalEvent { item: item.to_owned(), liked, time }])
     }
@@ -241,26 +241,55 @@ impl Client {
     }
 
     /// Takes part in the epoch with what is recorded now: tells the anchor, a count and a salted commitment, no event.
+    /// Once the epoch has started, what was joined with before goes on counting, and only that is trained on.
     pub async fn join(&mut self) -> Result<(), ClientError> {
         self.alive()?;
-        let cutoffs = self.cutoffs();
-        let train = &self.state.events[..cutoffs.train.min(self.state.events.len())];
-        let liked: Vec<&[f32]> = train
+        self.settle().await?;
+        let now = Joined { events: self.state.events.clone(), cutoffs: self.cutoffs() };
+        self.offer(now).await
+    }
+
+    /// Finds out whether an offer counts whose answer was lost.
+    async fn settle(&mut self) -> Result<(), ClientError> {
+        match self.state.offered.clone() {
+            Some(offered) => self.offer(offered).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Joins with this data. It is stored before it is offered: whatever the coordinator counts is known here.
+    pub(crate) async fn offer(&mut self, offered: Joined) -> Result<(), ClientError> {
+        let liked: Vec<&[f32]> = offered
+            .train()
             .iter()
             .filter(|e| e.liked)
             .map(|e| Ok(&self.model.features[self.model.position(&e.item)?][..]))
             .collect::<Result<_, ClientError>>()?;
         let fallback = u64::from(self.state.salt[0]);
         let anchor = nearest_anchor(&self.anchors, &liked, fallback) as u16;
-        let count = samples(&self.state.events, cutoffs, Part::Train).len() as u32;
-        let commitment = commitment(&self.state.salt, &self.state.events, cutoffs);
-        match self.session.call(&Request::Join { anchor, samples: count, commitment }).await? {
-            Reply::Joined { shard } => {
-                self.shard = shard;
-                Ok(())
-            }
-            _ => Err(TransportError::UnexpectedReply { asked: "join" }.into()),
+        let samples = offered.samples(Part::Train).len() as u32;
+        let mine = offered.commitment(&self.state.salt);
+        self.state.offered = Some(offered);
+        self.vault.save(&self.state)?;
+        let Reply::Joined { shard, commitment } =
+            self.session.call(&Request::Join { anchor, samples, commitment: mine }).await?
+        else {
+            return Err(TransportError::UnexpectedReply { asked: "join" }.into());
+        };
+        let offered = self.state.offered.take();
+        if commitment == mine {
+            self.state.joined = offered;
         }
+        self.vault.save(&self.state)?;
+        self.shard = shard;
+        let counts = self.state.joined.as_ref().is_some_and(|j| j.commitment(&self.state.salt) == commitment);
+        if counts { Ok(()) } else { Err(ClientError::OtherData) }
+    }
+
+    /// The data that counts in this epoch.
+    pub(crate) async fn joined(&mut self) -> Result<&Joined, ClientError> {
+        self.settle().await?;
+        self.state.joined.as_ref().ok_or(ClientError::OtherData)
     }
 
     /// Asks for work once and does it. Waits up to the poll bound (10 s) when there is none. Call it when the device is

@@ -31,6 +31,15 @@ impl Cutoffs {
         Self { train: n - (n / 10).max(1).min(n), validate: n }
     }
 
+    /// The same division of `events` once `items` are gone.
+    pub(crate) fn without(&self, events: &[LocalEvent], items: &[String]) -> Self {
+        let left = |n: usize| {
+            let lost = events[..n.min(events.len())].iter().filter(|e| items.contains(&e.item)).count();
+            n - lost
+        };
+        Self { train: left(self.train), validate: left(self.validate) }
+    }
+
     fn part(&self, position: usize) -> Part {
         if position < self.train {
             Part::Train
@@ -39,6 +48,36 @@ impl Cutoffs {
         } else {
             Part::Test
         }
+    }
+}
+
+/// The data that a client takes part with, as it was when it joined: what is recorded later waits for the next epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Joined {
+    /// In chronological order.
+    pub(crate) events: Vec<LocalEvent>,
+    /// How they are divided.
+    pub(crate) cutoffs: Cutoffs,
+}
+
+impl Joined {
+    pub(crate) fn samples(&self, part: Part) -> Vec<LocalSample<'_>> {
+        samples(&self.events, self.cutoffs, part)
+    }
+
+    /// The events that train.
+    pub(crate) fn train(&self) -> &[LocalEvent] {
+        &self.events[..self.cutoffs.train.min(self.events.len())]
+    }
+
+    pub(crate) fn commitment(&self, salt: &[u8; 32]) -> Digest {
+        commitment(salt, self.train())
+    }
+
+    /// Without these items.
+    pub(crate) fn without(&self, items: &[String]) -> Self {
+        let events = self.events.iter().filter(|e| !items.contains(&e.item)).cloned().collect();
+        Self { cutoffs: self.cutoffs.without(&self.events, items), events }
     }
 }
 
@@ -63,8 +102,8 @@ pub(crate) fn samples(events: &[LocalEvent], cutoffs: Cutoffs, part: Part) -> Ve
 }
 
 /// Salted commitment to the training events: what a checkpoint's lineage names instead of the data.
-pub(crate) fn commitment(salt: &[u8; 32], events: &[LocalEvent], cutoffs: Cutoffs) -> Digest {
-    let rows: Vec<Vec<u8>> = events[..cutoffs.train.min(events.len())]
+fn commitment(salt: &[u8; 32], train: &[LocalEvent]) -> Digest {
+    let rows: Vec<Vec<u8>> = train
         .iter()
         .map(|e| [&[u8::from(e.liked)][..], &e.time.to_le_bytes(), e.item.as_bytes()].concat())
         .collect();
@@ -88,7 +127,10 @@ mod tests {
         assert_eq!(samples(&events, c, Part::Test).len(), 5);
         assert_eq!(Cutoffs::of(0), Cutoffs { train: 0, validate: 0 });
         assert_eq!(Cutoffs::of(30), Cutoffs { train: 27, validate: 30 });
-        let other = commitment(&[0; 32], &events[1..], c);
-        assert_ne!(commitment(&[0; 32], &events, c), other);
+        let joined = Joined { events, cutoffs: c };
+        let gone = joined.without(&["3".to_owned(), "21".to_owned(), "29".to_owned()]);
+        assert_eq!((gone.events.len(), gone.cutoffs), (27, Cutoffs { train: 19, validate: 23 }));
+        assert_ne!(joined.commitment(&[0; 32]), gone.commitment(&[0; 32]));
+        assert_eq!(joined.commitment(&[0; 32]), joined.without(&["25".to_owned()]).commitment(&[0; 32]), "only training data");
     }
 }

@@ -12,7 +12,7 @@ use lethe_proto::payload::{Payload, WireFormat};
 use lethe_recsys::samples::Part;
 
 use crate::client::Client;
-use crate::history::samples;
+use crate::history::Joined;
 use crate::remote::RemoteMiddle;
 use crate::{ClientError, ClientModel};
 
@@ -33,6 +33,7 @@ impl Client {
     /// Trains in a round and sends the update.
     pub(crate) async fn train(&mut self, start: RoundStart) -> Result<(), ClientError> {
         self.session.count_update(start.adapter.bytes.len());
+        self.joined().await?;
         let chosen = self.choose(&start)?;
         let shape = self.edge_shape();
         let bad = |e: lethe_proto::payload::PayloadError| ClientError::Internal(format!("the round's adapter: {e}"));
@@ -56,7 +57,7 @@ impl Client {
     /// The samples of this round: the first by a rank that depends on the round and the sample alone.
     fn choose(&self, start: &RoundStart) -> Result<Vec<Sample>, ClientError> {
         let seed = Seed(start.seed);
-        let all = samples(&self.state.events, self.cutoffs(), Part::Train);
+        let all = self.state.joined.as_ref().ok_or(ClientError::OtherData)?.samples(Part::Train);
         let mut ranked: Vec<_> = all.iter().map(|s| (seed.rank("sample", &s.id()), s)).collect();
         ranked.sort_by_key(|(rank, s)| (*rank, s.target.time));
         ranked.truncate(self.recipe.local.samples);
@@ -73,8 +74,9 @@ impl Client {
 
     /// Measures shards' adapters on the newest validation samples and reports the errors.
     pub(crate) async fn validate(&mut self, release: u64, shards: &[ShardId]) -> Result<(), ClientError> {
+        self.joined().await?;
         self.refresh_release().await?;
-        let all = samples(&self.state.events, self.cutoffs(), Part::Validation);
+        let all = self.state.joined.as_ref().ok_or(ClientError::OtherData)?.samples(Part::Validation);
         let newest = &all[all.len().saturating_sub(self.recipe.validation)..];
         let encoded: Vec<Sample> = newest.iter().map(|s| self.encode(s.history, s.target)).collect::<Result<_, _>>()?;
         let mut rows: Vec<ErrorReport> = vec![];
@@ -98,18 +100,18 @@ impl Client {
 
     /// Erases items, tells the coordinator, and joins with what remains.
     pub(crate) async fn erase_items(&mut self, task: u64, items: &[String]) -> Result<(), ClientError> {
-        let before = self.state.events.len();
-        let cut = self.cutoffs;
-        let gone = |e: &crate::LocalEvent| items.contains(&e.item);
-        if let Some(c) = cut {
-            let lost = |n: usize| n - self.state.events[..n.min(before)].iter().filter(|e| gone(e)).count();
-            self.cutoffs = Some(crate::Cutoffs { train: lost(c.train), validate: lost(c.validate) });
-        }
-        self.state.events.retain(|e| !gone(e));
+        self.state.cutoffs = self.state.cutoffs.map(|c| c.without(&self.state.events, items));
+        self.state.events.retain(|e| !items.contains(&e.item));
+        let left = |j: Option<Joined>| j.map(|j| j.without(items));
+        (self.state.joined, self.state.offered) = (left(self.state.joined.take()), left(self.state.offered.take()));
         self.state.cached.clear();
         self.vault.save(&self.state)?;
         self.session.call(&Request::Erased { task }).await?;
-        self.join().await
+        // What remains of what counted, not what was recorded since: the rest of the shard's training stands on it.
+        match self.state.joined.clone() {
+            Some(remaining) => self.offer(remaining).await,
+            None => self.join().await,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use lethe_transport::identity::Identity;
 use serde::{Deserialize, Serialize};
 
 use crate::ClientError;
-use crate::history::LocalEvent;
+use crate::history::{Cutoffs, Joined, LocalEvent};
 
 /// Largest state file, in bytes.
 const MAX_STATE: usize = 64 << 20;
@@ -24,6 +24,12 @@ pub(crate) struct State {
     pub(crate) salt: [u8; 32],
     /// In chronological order.
     pub(crate) events: Vec<LocalEvent>,
+    /// How the history is divided, where the app said so.
+    pub(crate) cutoffs: Option<Cutoffs>,
+    /// What the coordinator was last known to count: the only data that is trained on in this epoch.
+    pub(crate) joined: Option<Joined>,
+    /// What the last join offered, until the coordinator's answer says whether it counts.
+    pub(crate) offered: Option<Joined>,
     /// The last list that the coordinator helped to rank: `(item, score)`.
     pub(crate) cached: Vec<(String, f32)>,
 }

@@ -76,10 +76,9 @@ impl Coordinator {
         self.0.started.elapsed().as_millis() as u64
     }
 
-    /// An invitation for the first operator; `None` when there is one already.
+    /// An invitation for the first operator, replacing earlier ones; `None` when one has enrolled already.
     pub fn first_admin(&self) -> Result<Option<Invitation>, CoordinatorError> {
-        let mut core = self.core();
-        if core.has_admin() { Ok(None) } else { core.invite(None).map(Some) }
+        self.core().first_admin()
     }
 
     /// Listens and serves in the background until [`Self::shutdown`]. Returns the bound address.
@@ -127,6 +126,7 @@ impl Coordinator {
             stale.retain(|(key, subject)| core.expects(*key, subject, now).is_err());
         }
         stale.iter().for_each(|(key, subject)| self.0.middle.close(*key, subject));
+        self.0.middle.expire();
         if wake {
             self.0.changed.notify_waiters();
         }
@@ -171,9 +171,9 @@ impl Coordinator {
                 Ok(Reply::Welcome { recipe: core.recipe.to_json(), anchors: core.anchors.clone() })
             }
             Request::Join { anchor, samples, commitment } => {
-                let shard = self.core().join(&subject, anchor, samples, commitment)?;
+                let (shard, commitment) = self.core().join(&subject, anchor, samples, commitment)?;
                 self.after_change(true);
-                Ok(Reply::Joined { shard })
+                Ok(Reply::Joined { shard, commitment })
             }
             Request::Poll => self.poll(&subject).await,
             Request::Forward { purpose, shape, hidden } => {
@@ -187,7 +187,13 @@ impl Coordinator {
                     }
                     Purpose::Score { release, omega } => {
                         let adapter = self.mixed(&subject, release, &omega)?;
-                        self.0.middle.score(layout, x, adapter, hidden.format).await?
+                        let tuned = adapter.is_some();
+                        let reply = self.0.middle.score(layout, x, adapter, hidden.format).await?;
+                        if tuned {
+                            // A deletion may have withdrawn the release during the pass: what it knew is not given out.
+                            self.core().current(release)?;
+                        }
+                        reply
                     }
                 };
                 Ok(self.hidden(reply))
@@ -203,7 +209,7 @@ impl Coordinator {
                 self.update(round, &subject, &delta, loss, samples)
             }
             Request::Release { have } => Ok(Reply::Release(self.core().release(&subject, have)?)),
-            Request::Weigh { embedding } => Ok(Reply::Omega(self.core().weigh(&embedding))),
+            Request::Weigh { embedding } => self.weigh(&embedding),
             Request::Errors { release, rows } => {
                 self.core().take_errors(&subject, release, rows)?;
                 Ok(Reply::Ack)
@@ -216,6 +222,12 @@ impl Coordinator {
                 Err(refuse(Refusal::Forbidden, "not with a subject's certificate"))
             }
         }
+    }
+
+    /// APA's weights; the table is shared with the core, the arithmetic happens outside the lock.
+    fn weigh(&self, embedding: &[f32]) -> Result<Reply, CoordinatorError> {
+        let (apa, table, shards) = self.core().table(embedding)?;
+        Ok(Reply::Omega(lethe_learn::apa::omega(&apa, &table, embedding, shards)))
     }
 
     fn hidden(&self, payload: Payload) -> Reply {
@@ -252,6 +264,10 @@ impl Coordinator {
         let now = self.now();
         let shape = {
             let mut core = self.core();
+            if core.holds(round, subject) {
+                // The acknowledgement was lost: it counts once and is acknowledged again.
+                return Ok(Reply::Ack);
+            }
             core.expects(round, subject, now)?;
             core.shape.clone()
         };
@@ -301,5 +317,10 @@ impl Handler for Coordinator {
         Box::pin(async move { this.answer(certificate, request, bytes).await.unwrap_or_else(CoordinatorError::reply) })
     }
 
-    fn disconnected(&self, _certificate: &Digest) {}
+    fn disconnected(&self, certificate: &Digest) {
+        let role = self.core().role(certificate);
+        if let Some(Role::Subject(s)) = role {
+            self.0.middle.close_all(&s);
+        }
+    }
 }

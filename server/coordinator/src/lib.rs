@@ -17,6 +17,7 @@ mod middle;
 pub mod process;
 mod records;
 mod run;
+mod slots;
 
 pub use coordinator::Coordinator;
 pub use error::CoordinatorError;

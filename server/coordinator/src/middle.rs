@@ -1,8 +1,7 @@
 //! The middle layers: training sessions, and passes on a bounded pool.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lethe_model::layout::Layout;
 use lethe_model::lora::Adapter;
@@ -15,24 +14,30 @@ use lethe_proto::payload::{Payload, WireFormat};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::CoordinatorError;
+use crate::slots::{Slots, Taken};
 
 /// Longest wait of a training forward for memory to be free.
 const TAPE_WAIT: Duration = Duration::from_secs(60);
 
-/// A client's middle adapter during a round; dropped when the round closes or the client sends its update.
+/// Longest time between a training forward and its backward; what the forward keeps is dropped then.
+const TAPE_LIFE: Duration = Duration::from_secs(180);
+
+/// A client's middle adapter during a round; dropped when the round closes, the client sends its update or goes away.
 #[derive(Debug)]
 pub(crate) struct Session {
     middle: LocalMiddle,
     start: Vec<f32>,
     /// Held from a training forward to its backward: what the passes keep in memory is bounded.
-    tape: Option<OwnedSemaphorePermit>,
+    tape: Option<(OwnedSemaphorePermit, Instant)>,
 }
+
+type At = (RoundKey, SubjectId);
 
 /// Layers, sessions and the bound on passes.
 #[derive(Debug)]
 pub(crate) struct MiddleHost {
     segment: Segment,
-    sessions: Mutex<HashMap<(RoundKey, SubjectId), Session>>,
+    slots: Mutex<Slots<At, Session>>,
     passes: Arc<Semaphore>,
     tapes: Arc<Semaphore>,
 }
@@ -41,43 +46,63 @@ fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(code, message)
 }
 
+fn lost() -> CoordinatorError {
+    refuse(Refusal::SessionLost, "no training session for this round: ask for work again")
+}
+
 impl MiddleHost {
     pub(crate) fn new(segment: Segment, passes: usize, tapes: usize) -> Self {
         let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));
-        Self { segment, sessions: Mutex::default(), passes: bound(passes), tapes: bound(tapes) }
+        Self { segment, slots: Mutex::default(), passes: bound(passes), tapes: bound(tapes) }
     }
 
-    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<(RoundKey, SubjectId), Session>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> std::sync::MutexGuard<'_, Slots<At, Session>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens (or restarts) a subject's session with the round's middle adapter.
     pub(crate) fn open(&self, round: RoundKey, subject: &SubjectId, adapter: Adapter) {
         let start = adapter.data.clone();
         let middle = LocalMiddle::new(self.segment.clone(), adapter);
-        self.sessions().insert((round, subject.clone()), Session { middle, start, tape: None });
+        self.slots().open((round, subject.clone()), Session { middle, start, tape: None });
     }
 
-    fn take(&self, round: RoundKey, subject: &SubjectId) -> Result<Session, CoordinatorError> {
-        self.sessions()
-            .remove(&(round, subject.clone()))
-            .ok_or_else(|| refuse(Refusal::SessionLost, "no training session for this round: ask for work again"))
+    fn take(&self, at: &At) -> Result<Taken<Session>, CoordinatorError> {
+        self.slots().take(at).ok_or_else(lost)
+    }
+
+    /// Puts a session back, unless it was closed or replaced while the pass ran: then its results count no more.
+    fn put_back(&self, at: &At, taken: Taken<Session>) -> Result<(), CoordinatorError> {
+        if self.slots().put_back(at, taken) { Ok(()) } else { Err(lost()) }
     }
 
     /// Ends a session: the change of the middle adapter, flat.
     pub(crate) fn finish(&self, round: RoundKey, subject: &SubjectId) -> Result<Vec<f32>, CoordinatorError> {
-        let s = self.take(round, subject)?;
+        let at = (round, subject.clone());
+        let s = self.take(&at)?.content;
+        self.slots().close(&at);
         Ok(s.middle.adapter.data.iter().zip(&s.start).map(|(a, b)| a - b).collect())
     }
 
-    /// The sessions that are open and not inside a pass.
-    pub(crate) fn open_sessions(&self) -> Vec<(RoundKey, SubjectId)> {
-        self.sessions().keys().cloned().collect()
+    /// The sessions that are open.
+    pub(crate) fn open_sessions(&self) -> Vec<At> {
+        self.slots().keys()
     }
 
-    /// Drops a session.
+    /// Drops a session; a pass that works on it loses its result.
     pub(crate) fn close(&self, round: RoundKey, subject: &SubjectId) {
-        self.sessions().remove(&(round, subject.clone()));
+        self.slots().close(&(round, subject.clone()));
+    }
+
+    /// Drops all sessions of a subject, whose client went away.
+    pub(crate) fn close_all(&self, subject: &SubjectId) {
+        self.slots().retain(|(_, s), _| s != subject);
+    }
+
+    /// Drops sessions whose backward has not come in time: what they keep is needed by others.
+    pub(crate) fn expire(&self) {
+        let late = |s: &Session| s.tape.as_ref().is_some_and(|(_, since)| since.elapsed() > TAPE_LIFE);
+        self.slots().retain(|_, session| !session.is_some_and(late));
     }
 
     /// Layout and hidden values of a request, within all limits.
@@ -126,7 +151,7 @@ impl MiddleHost {
     /// Forward pass of a training batch.
     pub(crate) async fn forward(
         &self,
-        at: (RoundKey, SubjectId),
+        at: At,
         layout: Layout,
         hidden: Vec<f32>,
         format: WireFormat,
@@ -134,41 +159,41 @@ impl MiddleHost {
         let busy = || refuse(Refusal::Busy, "too many clients train at once: try again");
         let wait = tokio::time::timeout(TAPE_WAIT, self.tapes.clone().acquire_owned()).await;
         let permit = wait.map_err(|_| busy())?.map_err(|_| busy())?;
-        let mut session = self.take(at.0, &at.1)?;
-        session.tape = Some(permit);
-        let (out, session) = self
+        let mut taken = self.take(&at)?;
+        taken.content.tape = Some((permit, Instant::now()));
+        let (out, taken) = self
             .pass(move || {
-                let out = session.middle.forward(&layout, hidden, true)?;
-                Ok((out, session))
+                let out = taken.content.middle.forward(&layout, hidden, true)?;
+                Ok((out, taken))
             })
             .await?;
-        self.sessions().insert(at, session);
+        self.put_back(&at, taken)?;
         Ok(self.pack(&out, format))
     }
 
     /// Backward pass of the last training batch; with `step`, one gradient step at rate `lr` follows.
     pub(crate) async fn backward(
         &self,
-        at: (RoundKey, SubjectId),
+        at: At,
         grad: Payload,
         step: Option<f32>,
     ) -> Result<Payload, CoordinatorError> {
-        let mut session = self.take(at.0, &at.1)?;
+        let mut taken = self.take(&at)?;
         let width = self.segment.config().hidden;
-        let rows = session.middle.pending_rows().unwrap_or(0);
+        let rows = taken.content.middle.pending_rows().unwrap_or(0);
         let format = grad.format;
         let grad = grad.decode(rows, width).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
-        let (out, session) = self
+        let (out, taken) = self
             .pass(move || {
-                let out = session.middle.backward(grad)?;
-                session.tape = None;
+                let out = taken.content.middle.backward(grad)?;
+                taken.content.tape = None;
                 if let Some(lr) = step {
-                    session.middle.descend(lr);
+                    taken.content.middle.descend(lr);
                 }
-                Ok((out, session))
+                Ok((out, taken))
             })
             .await?;
-        self.sessions().insert(at, session);
+        self.put_back(&at, taken)?;
         Ok(self.pack(&out, format))
     }
 }

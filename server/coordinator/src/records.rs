@@ -25,7 +25,8 @@ pub(crate) struct SubjectRecord {
     pub(crate) commitment: Digest,
     pub(crate) shard: Option<ShardId>,
     pub(crate) slice: u16,
-    /// Came after the epoch started, or did not erase in time: served, but not trained on.
+    /// Came after the epoch started, or did not erase in time: not trained on. With `erase` still set, nothing that the
+    /// device measures is taken either.
     pub(crate) idle: bool,
     pub(crate) erase: Option<PendingErase>,
 }
@@ -99,10 +100,15 @@ pub(crate) struct TrainState {
     pub(crate) losses: Vec<f32>,
 }
 
+/// Generation of a shard's training; a rollback begins a new one, so that what belonged to the old is refused. Key: the
+/// shard.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Generation(pub(crate) u32);
+persisted!(Generation, "generations", Public);
+
 /// A shard between rounds. Key: the shard.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RunRecord {
-    pub(crate) generation: u32,
     pub(crate) stage: u16,
     pub(crate) round: u16,
     pub(crate) state: TrainState,
@@ -131,15 +137,26 @@ pub(crate) struct RoundRecord {
 }
 persisted!(RoundRecord, "rounds", Shard);
 
-/// An acknowledged update of an open round. Key: `shard/generation/stage/round/subject`.
+/// An update, as a round aggregates it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct UpdateRecord {
+pub(crate) struct Update {
     pub(crate) delta: Vec<f32>,
     pub(crate) sketch: Vec<f32>,
     pub(crate) loss: f32,
     pub(crate) samples: u32,
 }
+
+/// An acknowledged [`Update`] of an open round, sealed under the stage's [`UpdateKey`] and then under its subject's key:
+/// destroying either makes it unreadable, wherever a copy of it may still lie. Key:
+/// `shard/generation/stage/round/subject`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct UpdateRecord(pub(crate) Vec<u8>);
 persisted!(UpdateRecord, "updates", Subject);
+
+/// Key of the updates of a stage's rounds. Key: `shard/stage`.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct UpdateKey(pub(crate) [u8; 32]);
+persisted!(UpdateKey, "update-keys", Shard);
 
 /// A subject's rows of the error table. Key: the subject.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -161,7 +178,7 @@ pub(crate) struct ErrorRowRecord {
 pub(crate) struct DeletionRecord {
     pub(crate) plan: Plan,
     pub(crate) phase: DeletionPhase,
-    /// Seconds since 1970.
+    /// Milliseconds since 1970.
     pub(crate) accepted_at: u64,
     pub(crate) exact_after_ms: Option<u64>,
     pub(crate) retrained_after_ms: Option<u64>,

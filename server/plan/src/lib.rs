@@ -8,7 +8,7 @@
 //! use lethe_proto::ids::{ShardId, SubjectId};
 //! let member = |id: &str, slice| Member { subject: SubjectId::new(id).expect("an id"), slice };
 //! let shard = ShardInventory { id: ShardId(0), members: vec![member("a", 0), member("b", 1)], trained_stage: 2 };
-//! let inventory = Inventory { shards: vec![shard], stages: 2, rounds_per_stage: 4 };
+//! let inventory = Inventory { shards: vec![shard], unplaced: vec![], stages: 2, rounds_per_stage: 4 };
 //! let plan = plan(&inventory, &Request { subject: SubjectId::new("b")?, items: vec![] })?;
 //! assert_eq!(plan.rounds(), 4, "only the second stage is retrained");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -56,6 +56,8 @@ pub struct ShardInventory {
 pub struct Inventory {
     /// All shards.
     pub shards: Vec<ShardInventory>,
+    /// Subjects that were invited, enrolled or joined but are in no shard (yet).
+    pub unplaced: Vec<SubjectId>,
     /// Stages per shard (R).
     pub stages: u16,
     /// Rounds per stage.
@@ -110,7 +112,7 @@ pub struct Plan {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PlanError {
     /// Nobody of that name.
-    #[error("subject {0} is not known: it never joined, or was deleted already")]
+    #[error("subject {0} is not known: it was never invited, or was deleted already")]
     UnknownSubject(SubjectId),
 }
 
@@ -124,28 +126,29 @@ pub fn plan(inventory: &Inventory, request: &Request) -> Result<Plan, PlanError>
     let place = inventory
         .shards
         .iter()
-        .find_map(|s| Some((s, s.members.iter().find(|m| m.subject == request.subject)?.slice)))
-        .ok_or_else(|| PlanError::UnknownSubject(request.subject.clone()))?;
-    let (shard, from_stage) = (place.0, place.1 + 1);
+        .find_map(|s| Some((s, s.members.iter().find(|m| m.subject == request.subject)?.slice + 1)));
+    if place.is_none() && !inventory.unplaced.contains(&request.subject) {
+        return Err(PlanError::UnknownSubject(request.subject.clone()));
+    }
+    let seen = place.filter(|(shard, from_stage)| shard.trained_stage >= *from_stage);
     let mut steps = if request.items.is_empty() {
         vec![Step::Revoke, Step::DestroySubjectKeys]
     } else {
         vec![Step::DestroySubjectKeys]
     };
-    let seen = shard.trained_stage >= from_stage;
-    if seen {
+    if let Some((shard, from_stage)) = seen {
         steps.push(Step::RollBack { shard: shard.id, from_stage });
         steps.push(Step::Release);
     }
     if !request.items.is_empty() {
         steps.push(Step::EraseOnDevice);
     }
-    if seen {
+    if let Some((shard, from_stage)) = seen {
         steps.push(Step::Retrain { shard: shard.id, from_stage, to_stage: shard.trained_stage });
         steps.push(Step::Release);
     }
     steps.push(Step::Receipt);
-    let untouched = inventory.shards.iter().map(|s| s.id).filter(|id| !seen || *id != shard.id).collect();
+    let untouched = inventory.shards.iter().map(|s| s.id).filter(|id| seen.is_none_or(|(s, _)| s.id != *id)).collect();
     let all_rounds = inventory.rounds_per_stage * u32::from(inventory.stages) * inventory.shards.len() as u32;
     Ok(Plan { request: request.clone(), steps, untouched, rounds_per_stage: inventory.rounds_per_stage, all_rounds })
 }
@@ -248,7 +251,7 @@ mod tests {
             members: names.iter().enumerate().map(|(i, n)| Member { subject: subject(n), slice: i as u16 }).collect(),
             trained_stage: 2,
         };
-        Inventory { shards: vec![shard(0, ["a", "b"]), shard(1, ["c", "d"])], stages: 2, rounds_per_stage: 3 }
+        Inventory { shards: vec![shard(0, ["a", "b"]), shard(1, ["c", "d"])], unplaced: vec![subject("e")], stages: 2, rounds_per_stage: 3 }
     }
 
     fn request(id: &str, items: &[&str]) -> Request {
@@ -280,6 +283,9 @@ mod tests {
         inv.shards[1].trained_stage = 1;
         let p = plan(&inv, &request("d", &[])).expect("known");
         assert_eq!((p.lint(&inv), p.rounds(), p.untouched.len()), (Ok(()), 0, 2));
+        let invited = plan(&inv, &request("e", &[])).expect("known, though in no shard");
+        assert_eq!((invited.lint(&inv), invited.rounds()), (Ok(()), 0));
+        assert_eq!(invited.steps, [Step::Revoke, Step::DestroySubjectKeys, Step::Receipt]);
         assert_eq!(plan(&inv, &request("x", &[])), Err(PlanError::UnknownSubject(subject("x"))));
     }
 

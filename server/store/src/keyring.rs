@@ -28,6 +28,8 @@ pub(crate) struct Keyring {
     folder: PathBuf,
     generation: u64,
     keys: BTreeMap<String, Key>,
+    /// Generations that are still to be wiped.
+    stale: Vec<u64>,
 }
 
 impl Keyring {
@@ -48,10 +50,9 @@ impl Keyring {
                 return Err(StoreError::Corrupt { name: folder.display().to_string(), why });
             }
         };
-        let ring = Self { folder: folder.to_owned(), generation, keys };
-        for g in generations.into_iter().filter(|g| *g != generation) {
-            ring.wipe(g)?;
-        }
+        let stale = generations.into_iter().filter(|g| *g != generation).collect();
+        let mut ring = Self { folder: folder.to_owned(), generation, keys, stale };
+        ring.wipe_stale()?;
         Ok(ring)
     }
 
@@ -65,6 +66,7 @@ impl Keyring {
 
     /// Makes sure that these keys exist; one rewrite for all that are new.
     pub(crate) fn ensure(&mut self, names: &[&str]) -> Result<(), StoreError> {
+        self.wipe_stale()?;
         let missing: Vec<&&str> = names.iter().filter(|n| !self.keys.contains_key(**n)).collect();
         if missing.is_empty() {
             return Ok(());
@@ -76,8 +78,10 @@ impl Keyring {
         self.replace(keys)
     }
 
-    /// Destroys these keys; returns how many existed.
+    /// Destroys these keys; returns how many existed. After an error it may be repeated until it succeeds: only then is
+    /// the old master key overwritten for certain.
     pub(crate) fn destroy(&mut self, names: &[&str]) -> Result<usize, StoreError> {
+        self.wipe_stale()?;
         let mut keys = self.keys.clone();
         let gone = names.iter().filter(|n| keys.remove(**n).is_some()).count();
         if gone > 0 {
@@ -95,7 +99,19 @@ impl Keyring {
         sync_folder(&self.folder)?;
         let old = std::mem::replace(&mut self.generation, next);
         self.keys = keys;
-        if old > 0 { self.wipe(old) } else { Ok(()) }
+        if old > 0 {
+            self.stale.push(old);
+        }
+        self.wipe_stale()
+    }
+
+    /// Wipes old generations; those that an error leaves are tried again at the next change.
+    fn wipe_stale(&mut self) -> Result<(), StoreError> {
+        while let Some(g) = self.stale.last().copied() {
+            self.wipe(g)?;
+            self.stale.pop();
+        }
+        Ok(())
     }
 
     fn path(&self, kind: &str, generation: u64) -> PathBuf {
@@ -155,6 +171,22 @@ mod tests {
             let bytes = fs::read(f.expect("entry").path()).expect("reads");
             assert!(!bytes.windows(32).any(|w| w == secret));
         }
+    }
+
+    #[test]
+    fn an_old_master_that_could_not_be_wiped_is_wiped_by_the_retry() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut ring = Keyring::open(dir.path()).expect("opens");
+        ring.ensure(&["a", "b"]).expect("writes");
+        // A folder in the place of the old keyring makes its removal fail, as an I/O error would.
+        let old = dir.path().join("keyring-1");
+        fs::remove_file(&old).expect("exists");
+        fs::create_dir(&old).expect("creates");
+        assert!(ring.destroy(&["a"]).is_err());
+        fs::remove_dir(&old).expect("exists");
+        fs::write(&old, b"").expect("writes");
+        ring.destroy(&["a"]).expect("the retry finishes");
+        assert!(!old.exists() && ring.get("a").is_none());
     }
 
     #[test]

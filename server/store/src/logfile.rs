@@ -20,6 +20,8 @@ const MAX_ENTRY: usize = 1 << 20;
 pub struct LogFile {
     file: File,
     path: PathBuf,
+    /// Bytes of complete, acknowledged entries; what lies behind them is the rest of an append that failed.
+    len: u64,
     chain: Digest,
     entries: Vec<Vec<u8>>,
 }
@@ -32,7 +34,7 @@ impl LogFile {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io())?;
         let mut bytes = vec![];
         file.read_to_end(&mut bytes).map_err(io())?;
-        let mut log = Self { file, path: path.to_owned(), chain: Digest::default(), entries: vec![] };
+        let mut log = Self { file, path: path.to_owned(), len: 0, chain: Digest::default(), entries: vec![] };
         let mut at = 0;
         while let Some((entry, next)) = log.parse(&bytes, at)? {
             log.chain = link(&log.chain, &entry);
@@ -40,7 +42,7 @@ impl LogFile {
             at = next;
         }
         log.file.set_len(at as u64).map_err(io())?;
-        log.file.seek(SeekFrom::End(0)).map_err(io())?;
+        log.len = at as u64;
         Ok(log)
     }
 
@@ -60,17 +62,26 @@ impl LogFile {
         Ok(Some((entry.to_vec(), end)))
     }
 
-    /// Appends an entry; when it returns, the entry is durable. Returns its index.
+    /// Appends an entry; when it returns, the entry is durable. Returns its index. After an error the log is as it was:
+    /// the next append overwrites what the failed one left.
     pub fn append(&mut self, entry: &[u8]) -> Result<u64, StoreError> {
         if entry.len() > MAX_ENTRY {
             return Err(StoreError::Encode { table: "log", why: format!("an entry of {} bytes", entry.len()) });
         }
         let chain = link(&self.chain, entry);
         let record = [&(entry.len() as u32).to_le_bytes()[..], entry, &chain.0].concat();
-        self.file.write_all(&record).and_then(|()| self.file.sync_all()).map_err(StoreError::io(&self.path))?;
+        self.write_at_end(&record).map_err(StoreError::io(&self.path))?;
+        self.len += record.len() as u64;
         self.chain = chain;
         self.entries.push(entry.to_vec());
         Ok(self.entries.len() as u64 - 1)
+    }
+
+    fn write_at_end(&mut self, record: &[u8]) -> std::io::Result<()> {
+        self.file.set_len(self.len)?;
+        self.file.seek(SeekFrom::Start(self.len))?;
+        self.file.write_all(record)?;
+        self.file.sync_all()
     }
 
     /// All entries in order.
@@ -102,5 +113,18 @@ mod tests {
         bytes[5] ^= 1;
         std::fs::write(&path, bytes).expect("writes");
         assert!(matches!(LogFile::open(&path), Err(StoreError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn an_append_that_failed_half_way_does_not_spoil_the_next() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log");
+        let mut log = LogFile::open(&path).expect("opens");
+        log.append(b"one").expect("writes");
+        // What a full disk leaves: the head of a record and a part of its body.
+        log.file.write_all(&[40, 0, 0, 0, 7, 7]).expect("writes");
+        log.append(b"two").expect("writes");
+        drop(log);
+        assert_eq!(LogFile::open(&path).expect("opens").entries(), [b"one".to_vec(), b"two".to_vec()]);
     }
 }

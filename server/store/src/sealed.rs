@@ -109,6 +109,8 @@ pub struct SealedStore {
     storage: Box<dyn Storage>,
     keys: Keyring,
     inventory: BTreeMap<(String, String), Entry>,
+    /// Records whose key is gone and that are still to be removed: `(raw key, mark)`.
+    orphans: Vec<(Vec<u8>, [u8; 32])>,
     root: Root,
     name: String,
 }
@@ -126,7 +128,7 @@ impl SealedStore {
         keys.ensure(&[INDEX_KEY, "public"])?;
         let name = folder.display().to_string();
         let root = Root { count: 0, mark: [0; 32] };
-        let mut store = Self { storage, keys, inventory: BTreeMap::new(), root, name };
+        let mut store = Self { storage, keys, inventory: BTreeMap::new(), orphans: vec![], root, name };
         store.load()?;
         Ok(store)
     }
@@ -141,7 +143,6 @@ impl SealedStore {
 
     fn load(&mut self) -> Result<(), StoreError> {
         let by_handle: BTreeMap<[u8; 16], Key> = self.keys.iter().map(|(_, k)| (k.handle, *k)).collect();
-        let mut orphans = vec![];
         let mut found = Root { count: 0, mark: [0; 32] };
         let mut root = None;
         for (raw_key, raw) in self.storage.scan()? {
@@ -156,7 +157,7 @@ impl SealedStore {
                 raw.get(..16).and_then(|h| h.try_into().ok()).ok_or_else(|| self.corrupt("a short record"))?;
             // A key that is gone was destroyed: a crash came between that and the removal of its records.
             let Some(key) = by_handle.get(&owner) else {
-                orphans.push((raw_key, mark));
+                self.orphans.push((raw_key, mark));
                 continue;
             };
             let plain = self.open_record(key, &raw_key, &raw)?;
@@ -177,8 +178,7 @@ impl SealedStore {
             }
         }
         self.root = found;
-        let removals = orphans.iter().map(|(k, m)| (k.clone(), *m)).collect::<Vec<_>>();
-        self.remove_raw(&removals)
+        self.remove_orphans()
     }
 
     fn mark(&self, raw_key: &[u8], raw: &[u8]) -> Result<[u8; 32], StoreError> {
@@ -208,6 +208,7 @@ impl SealedStore {
 
     /// Applies a batch; when it returns, everything is durable.
     pub fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.remove_orphans()?;
         let owners: Vec<&str> = batch.writes.iter().filter_map(|c| Some(c.value.as_ref()?.0.name.as_str())).collect();
         self.keys.ensure(&owners)?;
         let mut root = Root { count: self.root.count, mark: self.root.mark };
@@ -276,29 +277,34 @@ impl SealedStore {
     }
 
     /// Destroys keys first (from then on their records cannot be read by anybody), then removes the records.
-    /// Returns how many keys existed.
+    /// Returns how many keys existed. After an error it may be repeated until it succeeds.
     pub fn destroy(&mut self, owners: &[KeyName]) -> Result<usize, StoreError> {
         let handles: Vec<[u8; 16]> = owners.iter().filter_map(|o| Some(self.keys.get(&o.name)?.handle)).collect();
         let names: Vec<&str> = owners.iter().map(|o| o.name.as_str()).collect();
         let gone = self.keys.destroy(&names)?;
         let dead: Vec<(String, String)> =
             self.inventory.iter().filter(|(_, e)| handles.contains(&e.owner)).map(|(id, _)| id.clone()).collect();
-        let removals: Vec<(Vec<u8>, [u8; 32])> =
-            dead.iter().filter_map(|id| self.inventory.remove(id)).map(|e| (e.raw_key, e.mark)).collect();
-        self.remove_raw(&removals)?;
+        self.orphans.extend(dead.iter().filter_map(|id| self.inventory.remove(id)).map(|e| (e.raw_key, e.mark)));
+        self.remove_orphans()?;
         Ok(gone)
     }
 
-    fn remove_raw(&mut self, removals: &[(Vec<u8>, [u8; 32])]) -> Result<(), StoreError> {
-        if removals.is_empty() {
+    /// How many of these keys exist.
+    pub fn existing(&self, owners: &[KeyName]) -> usize {
+        owners.iter().filter(|o| self.keys.get(&o.name).is_some()).count()
+    }
+
+    fn remove_orphans(&mut self) -> Result<(), StoreError> {
+        if self.orphans.is_empty() {
             return Ok(());
         }
-        let mut root = Root { count: self.root.count - removals.len() as u64, mark: self.root.mark };
-        removals.iter().for_each(|(_, m)| xor(&mut root.mark, m));
-        let mut writes: Vec<Write> = removals.iter().map(|(k, _)| (k.clone(), None)).collect();
+        let mut root = Root { count: self.root.count - self.orphans.len() as u64, mark: self.root.mark };
+        self.orphans.iter().for_each(|(_, m)| xor(&mut root.mark, m));
+        let mut writes: Vec<Write> = self.orphans.iter().map(|(k, _)| (k.clone(), None)).collect();
         writes.push(self.root_write(&root)?);
         self.storage.apply(&writes)?;
         self.root = root;
+        self.orphans.clear();
         Ok(())
     }
 }
@@ -392,6 +398,43 @@ mod tests {
         drop(s);
         let s = open(dir.path()).expect("opens");
         assert_eq!(s.keys::<Row>(), ["1", "3"]);
+    }
+
+    /// Fails every write while told to.
+    struct Flaky(SledStorage, std::sync::Arc<std::sync::atomic::AtomicBool>);
+    impl Storage for Flaky {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.0.get(key)
+        }
+        fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+            if self.1.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err(StoreError::Backend("no space".into()));
+            }
+            self.0.apply(writes)
+        }
+        fn scan(&self) -> Result<Vec<crate::Record>, StoreError> {
+            self.0.scan()
+        }
+    }
+
+    #[test]
+    fn a_failed_removal_is_finished_by_the_next_change() {
+        use std::sync::atomic::Ordering::Relaxed;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fail = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let sled = SledStorage::open(&dir.path().join("db")).expect("opens");
+        let mut s = SealedStore::open(Box::new(Flaky(sled, fail.clone())), dir.path()).expect("opens");
+        let put = |s: &mut SealedStore, id: &str| {
+            let b = Batch::new().put(&KeyName::subject("x"), id, &Row("secret".into())).expect("encodes");
+            s.write(b)
+        };
+        put(&mut s, "1").expect("writes");
+        fail.store(true, Relaxed);
+        assert!(s.destroy(&[KeyName::subject("x")]).is_err() && put(&mut s, "1").is_err());
+        fail.store(false, Relaxed);
+        put(&mut s, "1").expect("writes again, under a new key");
+        drop(s);
+        assert_eq!(open(dir.path()).expect("not damaged").keys::<Row>(), ["1"]);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::message::{Reply, Request};
 
 /// Bytes before the body.
 pub const HEADER: usize = 8;
+/// Type of [`Request::Enrol`].
+pub const ENROL: u16 = 1;
 const BINCODE: u8 = 1;
 
 /// Why bytes are not a message.
@@ -33,6 +35,12 @@ pub enum CodecError {
     /// The type is unknown.
     #[error("message type {got} is unknown: the peer is newer or the bytes are damaged")]
     Type {
+        /// Type.
+        got: u16,
+    },
+    /// A peer without a certificate sent something else than a request to enrol.
+    #[error("message type {got} needs a certificate: enrol first")]
+    NotEnrolled {
         /// Type.
         got: u16,
     },
@@ -86,7 +94,7 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, 
 
 fn request_kind(r: &Request) -> u16 {
     match r {
-        Request::Enrol { .. } => 1,
+        Request::Enrol { .. } => ENROL,
         Request::Hello { .. } => 2,
         Request::Join { .. } => 3,
         Request::Poll => 4,

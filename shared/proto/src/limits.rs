@@ -24,6 +24,10 @@ pub const MAX_SHARDS: usize = 256;
 pub const MAX_POLL_WAIT: Duration = Duration::from_secs(10);
 /// Longest wait for a reply before a caller gives up.
 pub const RPC_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest life of a connection without a certificate.
+pub const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most connections without a certificate at once.
+pub const MAX_UNAUTHENTICATED: usize = 64;
 /// Longest TLS handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most concurrent streams a peer may open on a connection.

@@ -145,6 +145,9 @@ pub enum Reply {
     Joined {
         /// Its shard; `None` until the epoch starts, and for subjects that came after.
         shard: Option<ShardId>,
+        /// The commitment that counts: the client trains on this data and no other. It is an earlier one when the
+        /// epoch had started before this request.
+        commitment: Digest,
     },
     /// What to do next.
     Task(Task),

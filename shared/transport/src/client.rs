@@ -61,7 +61,7 @@ impl Connection {
         self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         send.write_all(&bytes).await.map_err(|e| lost(&e))?;
         send.finish().map_err(|e| lost(&e))?;
-        let reply = frame::read(&mut recv).await?;
+        let reply = frame::read(&mut recv, frame::Kinds::All).await?;
         self.received.fetch_add(reply.len() as u64, Ordering::Relaxed);
         Ok(codec::decode_reply(&reply)?)
     }

@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lethe_proto::codec;
+use lethe_proto::codec::{self, CodecError};
 use lethe_proto::ids::Digest;
 use lethe_proto::limits;
 use lethe_proto::message::{Refusal, Reply, Request};
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::identity::{Authority, fingerprint};
@@ -30,9 +31,13 @@ pub trait Handler: Send + Sync + 'static {
     fn admits(&self, certificate: &Digest) -> bool;
     /// Answers one request; `certificate` is `None` for a peer without one. `bytes` is the request's frame length.
     fn handle(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> ReplyFuture;
-    /// A connection of this certificate ended.
+    /// The last connection of this certificate ended.
     fn disconnected(&self, certificate: &Digest);
 }
+
+/// Connections without a certificate, which may only enrol.
+#[derive(Clone)]
+struct Doorstep(Arc<Semaphore>);
 
 #[derive(Default)]
 struct Live(Mutex<HashMap<Digest, Vec<quinn::Connection>>>);
@@ -48,6 +53,7 @@ impl Live {
 pub struct Server {
     endpoint: quinn::Endpoint,
     live: Arc<Live>,
+    doorstep: Doorstep,
 }
 
 impl std::fmt::Debug for Server {
@@ -67,7 +73,8 @@ impl Server {
         endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
         let endpoint =
             quinn::Endpoint::new(endpoint, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
-        Ok(Self { endpoint, live: Arc::default() })
+        let doorstep = Doorstep(Arc::new(Semaphore::new(limits::MAX_UNAUTHENTICATED)));
+        Ok(Self { endpoint, live: Arc::default(), doorstep })
     }
 
     /// Where it listens.
@@ -83,10 +90,13 @@ impl Server {
                 let _ = incoming.retry();
                 continue;
             }
-            let (live, handler) = (self.live.clone(), handler.clone());
+            let (live, handler, doorstep) = (self.live.clone(), handler.clone(), self.doorstep.clone());
             tokio::spawn(async move {
                 match timeout(limits::HANDSHAKE_TIMEOUT, incoming).await {
-                    Ok(Ok(connection)) => serve(connection, live, handler).await,
+                    Ok(Ok(connection)) => match peer(&connection) {
+                        Some(p) => serve(connection, p, live, handler).await,
+                        None => doorstep.serve(connection, handler).await,
+                    },
                     Ok(Err(e)) => tracing::debug!("handshake refused: {e}"),
                     Err(_) => tracing::debug!("handshake timed out"),
                 }
@@ -112,40 +122,55 @@ impl Server {
     }
 }
 
-async fn serve(connection: quinn::Connection, live: Arc<Live>, handler: Arc<dyn Handler>) {
-    let peer = peer(&connection);
-    if let Some(p) = &peer {
-        if !handler.admits(p) {
-            connection.close(REVOKED.into(), b"this certificate is not known or was revoked: enrol again");
+impl Doorstep {
+    /// One enrolment, within a short time; few such connections at once.
+    async fn serve(&self, connection: quinn::Connection, handler: Arc<dyn Handler>) {
+        let Ok(_place) = self.0.try_acquire() else {
+            connection.close(TOO_MANY.into(), b"too many enrolments at once: try again");
             return;
-        }
-        let admitted = live.with(|l| {
-            let of_peer = l.entry(*p).or_default();
-            of_peer.retain(|c| c.close_reason().is_none());
-            let room = of_peer.len() < limits::MAX_CONNECTIONS_PER_PEER;
-            if room {
-                of_peer.push(connection.clone());
+        };
+        let one = async {
+            if let Ok((send, recv)) = connection.accept_bi().await {
+                answer(send, recv, None, handler).await;
             }
-            room
-        });
-        if !admitted {
-            connection.close(TOO_MANY.into(), b"too many connections with this certificate");
-            return;
+        };
+        let _ = timeout(limits::ENROL_TIMEOUT, one).await;
+        connection.close(0u32.into(), b"enrolment is over");
+    }
+}
+
+async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, handler: Arc<dyn Handler>) {
+    if !handler.admits(&peer) {
+        connection.close(REVOKED.into(), b"this certificate is not known or was revoked: enrol again");
+        return;
+    }
+    let admitted = live.with(|l| {
+        let of_peer = l.entry(peer).or_default();
+        of_peer.retain(|c| c.close_reason().is_none());
+        let room = of_peer.len() < limits::MAX_CONNECTIONS_PER_PEER;
+        if room {
+            of_peer.push(connection.clone());
         }
+        room
+    });
+    if !admitted {
+        connection.close(TOO_MANY.into(), b"too many connections with this certificate");
+        return;
     }
     while let Ok((send, recv)) = connection.accept_bi().await {
-        tokio::spawn(answer(send, recv, peer, handler.clone()));
+        tokio::spawn(answer(send, recv, Some(peer), handler.clone()));
     }
-    if let Some(p) = &peer {
-        live.with(|l| {
-            if let Some(of_peer) = l.get_mut(p) {
-                of_peer.retain(|c| c.stable_id() != connection.stable_id());
-                if of_peer.is_empty() {
-                    l.remove(p);
-                }
-            }
-        });
-        handler.disconnected(p);
+    let last = live.with(|l| {
+        let Some(of_peer) = l.get_mut(&peer) else { return true };
+        of_peer.retain(|c| c.stable_id() != connection.stable_id());
+        let last = of_peer.is_empty();
+        if last {
+            l.remove(&peer);
+        }
+        last
+    });
+    if last {
+        handler.disconnected(&peer);
     }
 }
 
@@ -160,14 +185,16 @@ async fn answer(
     peer: Option<Digest>,
     handler: Arc<dyn Handler>,
 ) {
-    let request = match timeout(limits::RPC_TIMEOUT, frame::read(&mut recv)).await {
-        Ok(Ok(bytes)) => codec::decode_request(&bytes).map(|r| (r, bytes.len())).map_err(|e| e.to_string()),
-        Ok(Err(TransportError::Codec(e))) => Err(e.to_string()),
+    let kinds = if peer.is_some() { frame::Kinds::All } else { frame::Kinds::Enrolment };
+    let request = match timeout(limits::RPC_TIMEOUT, frame::read(&mut recv, kinds)).await {
+        Ok(Ok(bytes)) => codec::decode_request(&bytes).map(|r| (r, bytes.len())).map_err(|e| (Refusal::Invalid, e)),
+        Ok(Err(TransportError::Codec(e @ CodecError::NotEnrolled { .. }))) => Err((Refusal::Forbidden, e)),
+        Ok(Err(TransportError::Codec(e))) => Err((Refusal::Invalid, e)),
         _ => return,
     };
     let reply = match request {
         Ok((request, bytes)) => handler.handle(peer, request, bytes).await,
-        Err(message) => Reply::Refused { code: Refusal::Invalid, message },
+        Err((code, e)) => Reply::Refused { code, message: e.to_string() },
     };
     let bytes = codec::encode_reply(&reply).or_else(|e| {
         codec::encode_reply(&Reply::Refused { code: Refusal::Internal, message: format!("the reply is too long: {e}") })

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lethe_proto::ids::Digest;
+use lethe_proto::ids::{Digest, RoundKey, ShardId};
 use lethe_proto::message::{Refusal, Reply, Request, Task};
+use lethe_proto::payload::{Payload, WireFormat};
 use lethe_transport::TransportError;
 use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::{Authority, ClientKey, Identity, Invitation};
@@ -105,6 +106,34 @@ async fn revocation_ends_live_connections() {
     server.disconnect(&identity.fingerprint());
     assert!(live.call_within(&Request::Poll, Duration::from_secs(5)).await.is_err());
     assert!(try_poll(addr, &ca, Some(&identity)).await.is_err());
+}
+
+#[tokio::test]
+async fn peers_without_a_certificate_cost_little_and_keep_nobody_out() {
+    let (desk, server, addr) = start();
+    let ca = desk.authority.certificate().to_vec();
+    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
+    // A large message is refused by its header, before its body is read.
+    let stranger = Connection::open(addr, &ca, None).await.unwrap();
+    let big = Payload { bytes: vec![0; 8 << 20], format: WireFormat::F32 };
+    let push = Request::Update {
+        round: RoundKey { shard: ShardId(0), generation: 1, stage: 1, round: 0 },
+        delta: big,
+        loss: 0.0,
+        samples: 1,
+    };
+    let answer = stranger.call_within(&push, Duration::from_secs(5)).await;
+    assert!(answer.is_err(), "{answer:?}");
+    assert!(stranger.call_within(&Request::Poll, Duration::from_secs(5)).await.is_err(), "one request each");
+    let mut open = vec![];
+    for _ in 0..lethe_proto::limits::MAX_UNAUTHENTICATED + 8 {
+        open.push(Connection::open(addr, &ca, None).await);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let closed = open.iter().filter(|c| c.as_ref().is_ok_and(Connection::is_closed)).count();
+    assert!(closed >= 8, "{closed} of {} were turned away", open.len());
+    assert_eq!(try_poll(addr, &ca, Some(&identity)).await.unwrap(), Reply::Task(Task::Wait));
+    server.close();
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use lethe_proto::ids::ShardId;
 use lethe_proto::message::Refusal;
 
 use super::Core;
-use super::deletion::BUILD;
+use super::evidence::BUILD;
 use crate::CoordinatorError;
 use crate::records::ReceiptRecord;
 

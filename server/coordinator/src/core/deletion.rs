@@ -1,44 +1,58 @@
 //! The executor of deletion plans. Every step may be repeated: after a crash, opening the folder resumes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lethe_model::lora::Adapter;
 use lethe_plan::{Inventory, Member, Plan, Request, ShardInventory, Step, plan};
-use lethe_proto::admin::{DeletionPhase, DeletionState};
+use lethe_proto::admin::DeletionPhase;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::message::{Refusal, Role};
-use lethe_receipt::receipt::{AffectedShard, Statement, commitment, entry, issue};
 use lethe_store::sealed::{Batch, KeyName};
 
 use super::{Core, stage_key};
 use crate::CoordinatorError;
-use crate::records::{Checkpoint, DeletionRecord, ErrorRecord, PendingErase, ReceiptRecord, SubjectCert, UpdateRecord};
+use crate::records::{DeletionRecord, ErrorRecord, Invite, PendingErase, SubjectCert, SubjectRecord};
 
-/// Version and build, as it appears in receipts.
-pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
-
-fn now_unix_ms() -> u64 {
+pub(super) fn now_unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
+/// The record of a person who stays, with these items to be erased beside those that wait already.
+fn pending(mut r: SubjectRecord, task: u64, items: &[String]) -> SubjectRecord {
+    let waiting = r.erase.take().map(|e| e.items).unwrap_or_default();
+    let all: BTreeSet<String> = waiting.into_iter().chain(items.iter().cloned()).collect();
+    r.erase = Some(PendingErase { task, items: all.into_iter().collect(), confirmed: false });
+    r
+}
+
 impl Core {
-    fn inventory(&self) -> Inventory {
+    fn inventory(&self) -> Result<Inventory, CoordinatorError> {
         let shard = |id: ShardId| ShardInventory {
             id,
             members: self
                 .subjects
                 .iter()
-                .filter(|(_, r)| r.shard == Some(id) || (r.shard.is_none() && id.0 == 0))
+                .filter(|(_, r)| r.shard == Some(id))
                 .map(|(s, r)| Member { subject: s.clone(), slice: r.slice })
                 .collect(),
             trained_stage: self.trained_stage(id),
         };
-        Inventory {
+        let mut unplaced: BTreeSet<SubjectId> =
+            self.subjects.iter().filter(|(_, r)| r.shard.is_none()).map(|(s, _)| s.clone()).collect();
+        let enrolled = self.certificates.values().filter_map(|r| match r {
+            Role::Subject(s) => Some(s.clone()),
+            Role::Admin => None,
+        });
+        let invited = self.store.all::<Invite>()?.into_iter().map(|(_, i)| i.0);
+        unplaced.extend(enrolled.chain(invited).filter(|s| !self.subjects.contains_key(s)));
+        Ok(Inventory {
             shards: (0..self.recipe.shards).map(|k| shard(ShardId(k as u16))).collect(),
+            unplaced: unplaced.into_iter().collect(),
             stages: self.recipe.slices as u16,
             rounds_per_stage: self.recipe.rounds as u32,
-        }
+        })
     }
 
     /// The stage that a shard's training has entered: a round that is open counts, its clients are at work.
@@ -50,28 +64,29 @@ impl Core {
 
     /// Plans a deletion; writes nothing.
     pub(crate) fn plan_deletion(&self, subject: &SubjectId, items: &[String]) -> Result<Plan, CoordinatorError> {
-        let inventory = self.inventory();
+        if !items.is_empty() && !self.subjects.contains_key(subject) {
+            let message = format!("{subject} has not joined (or was deleted): there are no items of theirs to forget");
+            return Err(CoordinatorError::refuse(Refusal::Invalid, message));
+        }
+        let inventory = self.inventory()?;
         let plan = plan(&inventory, &Request { subject: subject.clone(), items: items.to_vec() })?;
         plan.lint(&inventory)?;
         Ok(plan)
     }
 
-    /// Accepts a deletion and makes the served model exact before it returns.
+    /// Accepts a deletion and makes the served model exact before it returns. A deletion of everything supersedes a
+    /// deletion of items that waits for the device; further items are added to one that waits. If the store fails after
+    /// the acceptance, the deletion stays accepted: nothing is served or trained until a retry has executed it.
     pub(crate) fn forget(&mut self, subject: &SubjectId, items: Vec<String>) -> Result<u64, CoordinatorError> {
-        if self.subjects.get(subject).is_some_and(|r| r.erase.is_some()) {
-            let message = "an earlier deletion of this subject waits for the device: try again when it is done";
-            return Err(CoordinatorError::refuse(Refusal::Busy, message));
-        }
         let plan = self.plan_deletion(subject, &items)?;
         let salt = lethe_seal::random()?;
-        self.counters.deletion += 1;
-        self.counters.task += 1;
-        let id = self.counters.deletion;
+        let mut counters = self.counters.clone();
+        counters.deletion += 1;
+        counters.task += 1;
+        let id = counters.deletion;
         let keep = self.subjects.get(subject).cloned().filter(|_| !items.is_empty());
-        let keep = keep.map(|mut r| {
-            r.erase = Some(PendingErase { task: self.counters.task, items: items.clone(), confirmed: false });
-            (r, self.certificates_of(subject))
-        });
+        let keep = keep.map(|r| (pending(r, counters.task, &items), self.certificates_of(subject)));
+        let keys = self.keys_of(&plan.affected(), &[KeyName::subject(subject.as_str())]);
         let record = DeletionRecord {
             plan,
             phase: DeletionPhase::Planned,
@@ -80,26 +95,44 @@ impl Core {
             retrained_after_ms: None,
             before: self.served_hashes(),
             rolled_back: vec![],
-            keys_destroyed: 0,
+            keys_destroyed: self.store.existing(&keys) as u32,
             salt,
-            task: (!items.is_empty()).then_some(self.counters.task),
+            task: (!items.is_empty()).then_some(counters.task),
             keep,
         };
         // From here on the deletion must complete, whatever happens to this process.
         let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &record)?;
-        self.store.write(batch.put(&KeyName::public(), "", &self.counters)?)?;
+        self.store.write(batch.put(&KeyName::public(), "", &counters)?)?;
+        self.counters = counters;
         self.deletions.insert(id, record);
         self.execute(id)?;
         Ok(id)
     }
 
+    /// Whether an accepted deletion still has to be executed: only while the store fails.
+    pub(super) fn deletion_unexecuted(&self) -> bool {
+        self.deletions.values().any(|d| d.phase == DeletionPhase::Planned)
+    }
+
+    /// Refuses to serve while an accepted deletion has not been executed.
+    pub(super) fn may_serve(&self) -> Result<(), CoordinatorError> {
+        if self.deletion_unexecuted() {
+            let message = "a deletion is being executed: try again in a moment";
+            return Err(CoordinatorError::refuse(Refusal::Busy, message));
+        }
+        Ok(())
+    }
+
+    /// Executes the deletions that were accepted and that a crash or a failing store interrupted.
+    pub(super) fn execute_pending(&mut self) -> Result<(), CoordinatorError> {
+        let planned = |d: &DeletionRecord| d.phase == DeletionPhase::Planned;
+        let pending: Vec<u64> = self.deletions.iter().filter(|(_, d)| planned(d)).map(|(id, _)| *id).collect();
+        pending.into_iter().try_for_each(|id| self.execute(id))
+    }
+
     /// Continues what a crash interrupted, and publishes if what is served is no longer what was released.
     pub(super) fn resume(&mut self) -> Result<(), CoordinatorError> {
-        let pending: Vec<u64> =
-            self.deletions.iter().filter(|(_, d)| d.phase == DeletionPhase::Planned).map(|(id, _)| *id).collect();
-        for id in pending {
-            self.execute(id)?;
-        }
+        self.execute_pending()?;
         if self.counters.release > 0 && self.counters.served != self.served_hashes() {
             self.next_release()?;
         }
@@ -114,8 +147,9 @@ impl Core {
             self.revoke(&subject)?;
         }
         let affected = d.plan.affected();
-        d.keys_destroyed += self.roll_back(&affected, &[KeyName::subject(subject.as_str())])?;
+        self.roll_back(&affected, &[KeyName::subject(subject.as_str())])?;
         self.errors.remove(&subject);
+        self.table = None;
         self.subjects.remove(&subject);
         self.drop_from_rounds(&subject);
         if let Some((record, certificates)) = d.keep.take() {
@@ -146,15 +180,19 @@ impl Core {
         self.certificates.iter().filter(|(_, r)| own(r)).map(|(d, _)| *d).collect()
     }
 
-    /// Destroys the keys of stages from `from_stage` on and `others`; the shards go on from what is left, which never
-    /// saw what those stages saw. Returns how many keys existed.
-    pub(super) fn roll_back(&mut self, shards: &[(ShardId, u16)], others: &[KeyName]) -> Result<u32, CoordinatorError> {
+    fn keys_of(&self, shards: &[(ShardId, u16)], others: &[KeyName]) -> Vec<KeyName> {
         let last = self.recipe.slices as u16;
         let stages = shards.iter().flat_map(|(s, from)| (*from..=last).map(|stage| stage_key(*s, stage)));
-        let keys: Vec<KeyName> = stages.chain(others.iter().cloned()).collect();
-        let gone = self.store.destroy(&keys)?;
+        stages.chain(others.iter().cloned()).collect()
+    }
+
+    /// Destroys the keys of stages from `from_stage` on and `others`; the shards go on, in a new generation, from what is
+    /// left, which never saw what those stages saw. Returns how many keys existed.
+    pub(super) fn roll_back(&mut self, shards: &[(ShardId, u16)], others: &[KeyName]) -> Result<u32, CoordinatorError> {
+        let gone = self.store.destroy(&self.keys_of(shards, others))?;
         self.drop_derived(shards)?;
         for (shard, _) in shards {
+            self.next_generation(*shard)?;
             let run = self.load_run(*shard)?;
             let served = self.newest_checkpoint(*shard)?.1;
             self.runs[usize::from(shard.0)] = run;
@@ -167,12 +205,9 @@ impl Core {
     /// Removes what other people's clients computed from adapters that are being destroyed: updates of rounds that did
     /// not close, and measured errors.
     fn drop_derived(&mut self, shards: &[(ShardId, u16)]) -> Result<(), CoordinatorError> {
-        let mut batch = Batch::new();
-        for key in self.store.keys::<UpdateRecord>() {
-            if shards.iter().any(|(s, _)| key.starts_with(&format!("{}/", s.0))) {
-                batch = batch.delete::<UpdateRecord>(&key);
-            }
-        }
+        let ids: Vec<ShardId> = shards.iter().map(|(s, _)| *s).collect();
+        let mut batch = self.drop_updates_of(Batch::new(), &ids);
+        self.table = None;
         for (subject, record) in &mut self.errors {
             for row in &mut record.rows {
                 for (shard, _) in shards {
@@ -189,18 +224,26 @@ impl Core {
         Ok(self.store.write(batch)?)
     }
 
-    /// A partial deletion that moved its subject to another shard affects that one too.
+    /// A partial deletion that moves its subject to another shard affects that one too. May be repeated.
     pub(super) fn also_affected(
         &mut self,
-        task: Option<u64>,
-        shard: ShardId,
-        stage: u16,
+        subject: &SubjectId,
+        (shard, stage): (ShardId, u16),
+        keys_destroyed: u32,
     ) -> Result<(), CoordinatorError> {
-        let found = self.deletions.iter().find(|(_, d)| d.task.is_some() && d.task == task);
-        let Some((id, mut d)) = found.map(|(id, d)| (*id, d.clone())) else { return Ok(()) };
         let hash = Digest::of_values(&self.served[usize::from(shard.0)].data);
-        d.rolled_back.push((shard, stage, hash));
-        self.save_deletion(id, d)
+        let waits = |d: &DeletionRecord| d.plan.request.subject == *subject && d.phase == DeletionPhase::WaitingForDevice;
+        let found: Vec<u64> = self.deletions.iter().filter(|(_, d)| waits(d)).map(|(id, _)| *id).collect();
+        for id in found {
+            let Some(mut d) = self.deletions.get(&id).cloned() else { continue };
+            d.keys_destroyed += keys_destroyed;
+            match d.rolled_back.iter_mut().find(|(s, _, _)| *s == shard) {
+                Some(known) => known.1 = known.1.min(stage),
+                None => d.rolled_back.push((shard, stage, hash)),
+            }
+            self.save_deletion(id, d)?;
+        }
+        Ok(())
     }
 
     fn drop_from_rounds(&mut self, subject: &SubjectId) {
@@ -210,142 +253,9 @@ impl Core {
         }
     }
 
-    fn save_deletion(&mut self, id: u64, d: DeletionRecord) -> Result<(), CoordinatorError> {
+    pub(super) fn save_deletion(&mut self, id: u64, d: DeletionRecord) -> Result<(), CoordinatorError> {
         self.store.write(Batch::new().put(&KeyName::evidence(id), &id.to_string(), &d)?)?;
         self.deletions.insert(id, d);
         Ok(())
-    }
-
-    /// The subject's device has erased what it was told to.
-    pub(crate) fn erased(&mut self, subject: &SubjectId, task: u64) -> Result<(), CoordinatorError> {
-        let Some(mut record) = self.subjects.get(subject).cloned() else { return Ok(()) };
-        if let Some(e) = record.erase.as_mut().filter(|e| e.task == task) {
-            e.confirmed = true;
-            self.save_subject(subject, record)?;
-        }
-        Ok(())
-    }
-
-    /// Issues the receipts of deletions whose shards are trained and released again.
-    pub(super) fn finish_deletions(&mut self, _now: u64) -> Result<(), CoordinatorError> {
-        self.give_up_waiting()?;
-        let waiting =
-            |d: &DeletionRecord| matches!(d.phase, DeletionPhase::Retraining | DeletionPhase::WaitingForDevice);
-        let pending: Vec<u64> = self.deletions.iter().filter(|(_, d)| waiting(d)).map(|(id, _)| *id).collect();
-        for id in pending {
-            let Some(mut d) = self.deletions.get(&id).cloned() else { continue };
-            let erasing = self.subjects.get(&d.plan.request.subject).is_some_and(|r| r.erase.is_some());
-            if erasing && d.task.is_some() {
-                continue;
-            }
-            d.phase = DeletionPhase::Retraining;
-            let trained = |s: &ShardId| {
-                let run = &self.runs[usize::from(s.0)];
-                run.done(&self.recipe) && self.counters.served.get(usize::from(s.0)) == Some(&run.hash())
-            };
-            if d.rolled_back.iter().all(|(s, _, _)| trained(s)) {
-                // Stored first, so that a statement that a crash interrupts is made again with the same words.
-                if d.retrained_after_ms.is_none() {
-                    d.retrained_after_ms = Some(now_unix_ms().saturating_sub(d.accepted_at));
-                    self.save_deletion(id, d.clone())?;
-                }
-                d.phase = DeletionPhase::Done;
-                let receipt = self.receipt(id, &d)?;
-                let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &ReceiptRecord(receipt))?;
-                self.store.write(batch)?;
-                self.save_deletion(id, d)?;
-                tracing::info!(deletion = id, "receipt issued");
-            } else {
-                self.deletions.insert(id, d);
-            }
-        }
-        Ok(())
-    }
-
-    /// A device that does not erase in time: the person is left out of training until the next epoch.
-    fn give_up_waiting(&mut self) -> Result<(), CoordinatorError> {
-        let bound = self.config.erase_wait_s * 1000;
-        let late =
-            |d: &&DeletionRecord| d.phase == DeletionPhase::WaitingForDevice && now_unix_ms() > d.accepted_at + bound;
-        let subjects: Vec<SubjectId> =
-            self.deletions.values().filter(late).map(|d| d.plan.request.subject.clone()).collect();
-        for s in subjects {
-            if let Some(mut r) = self.subjects.get(&s).cloned().filter(|r| r.erase.is_some() && !r.idle) {
-                r.idle = true;
-                r.erase = None;
-                self.save_subject(&s, r)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn receipt(&mut self, id: u64, d: &DeletionRecord) -> Result<Vec<u8>, CoordinatorError> {
-        let request = &d.plan.request;
-        let hash = |k: usize| self.counters.served.get(k).map_or(String::new(), Digest::hex);
-        let last = self.recipe.slices as u16;
-        let affected = d.rolled_back.iter().map(|(s, stage, rolled)| {
-            let k = usize::from(s.0);
-            let lineage = self
-                .store
-                .get::<Checkpoint>(&super::checkpoint_id(*s, last))?
-                .map_or(String::new(), |c| c.lineage.hex());
-            Ok(AffectedShard {
-                shard: s.0,
-                from_stage: *stage,
-                before: d.before.get(k).map_or(String::new(), Digest::hex),
-                rolled_back_to: rolled.hex(),
-                after: hash(k),
-                lineage,
-                rounds: u32::from(last + 1 - stage) * self.recipe.rounds as u32,
-            })
-        });
-        let affected: Vec<AffectedShard> = affected.collect::<Result<_, CoordinatorError>>()?;
-        let same = |k: &usize| d.before.get(*k).map(Digest::hex) == Some(hash(*k));
-        let untouched =
-            d.plan.untouched.iter().map(|s| usize::from(s.0)).filter(same).map(|k| (k as u16, hash(k))).collect();
-        let statement = Statement {
-            version: 1,
-            kind: if request.items.is_empty() { "erase-subject" } else { "erase-items" }.into(),
-            deletion: id,
-            commitment: commitment(&d.salt, request.subject.as_str(), &request.items),
-            accepted_at: d.accepted_at / 1000,
-            exact_after_ms: d.exact_after_ms.unwrap_or(0),
-            retrained_after_ms: d.retrained_after_ms.unwrap_or(0),
-            keys_destroyed: d.keys_destroyed,
-            affected,
-            untouched,
-            release: self.counters.release,
-            recipe: self.recipe_digest.hex(),
-            base_model: self.model.hex(),
-            build: BUILD.into(),
-        };
-        let bytes = entry(&statement)?;
-        // A crash after the append leaves the entry without a receipt; the retry finds and reuses it.
-        let index = match self.log.entries().iter().position(|e| *e == bytes) {
-            Some(i) => i as u64,
-            None => {
-                let index = self.log.append(&bytes)?;
-                self.tree.push(&bytes);
-                index
-            }
-        };
-        let opening = (request.subject.as_str().to_owned(), request.items.clone(), &d.salt[..]);
-        Ok(issue(statement, opening, index, &self.tree, &self.signer)?)
-    }
-
-    /// A deletion as the admin tool shows it.
-    pub(crate) fn deletion_state(&self, id: u64) -> Option<DeletionState> {
-        let d = self.deletions.get(&id)?;
-        let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1000.0);
-        Some(DeletionState {
-            id: Some(id),
-            plan: d.plan.to_string(),
-            phase: d.phase,
-            seconds_until_exact: seconds(d.exact_after_ms),
-            seconds_until_retrained: seconds(d.retrained_after_ms),
-            before: d.before.clone(),
-            now: self.served_hashes(),
-            affected: d.plan.affected().into_iter().map(|(s, _)| s).collect(),
-        })
     }
 }

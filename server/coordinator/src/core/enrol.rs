@@ -40,9 +40,15 @@ impl Core {
         Ok(Invitation::new(secret, &self.authority))
     }
 
-    /// Whether any operator can connect or has been invited.
-    pub(crate) fn has_admin(&self) -> bool {
-        !self.store.keys::<AdminCert>().is_empty() || !self.store.keys::<AdminInvite>().is_empty()
+    /// An invitation for the first operator while nobody has enrolled as one; it replaces those issued before, so that
+    /// the one that the caller publishes is the one that works.
+    pub(crate) fn first_admin(&mut self) -> Result<Option<Invitation>, CoordinatorError> {
+        if !self.store.keys::<AdminCert>().is_empty() {
+            return Ok(None);
+        }
+        let old = self.store.keys::<AdminInvite>();
+        self.store.write(old.iter().fold(Batch::new(), |b, k| b.delete::<AdminInvite>(k)))?;
+        self.invite(None).map(Some)
     }
 
     /// Exchanges an invitation for a certificate; the invitation is spent.
@@ -86,14 +92,15 @@ impl Core {
         Ok(())
     }
 
-    /// Takes a subject into the epoch, or updates where it stands. Returns its shard once the epoch has started.
+    /// Takes a subject into the epoch, or updates where it stands. Returns its shard once the epoch has started, and the
+    /// commitment that counts: what the subject trains on.
     pub(crate) fn join(
         &mut self,
         subject: &SubjectId,
         anchor: u16,
         samples: u32,
         commitment: Digest,
-    ) -> Result<Option<ShardId>, CoordinatorError> {
+    ) -> Result<(Option<ShardId>, Digest), CoordinatorError> {
         if usize::from(anchor) >= self.anchors.len() {
             return Err(refuse(
                 Refusal::Invalid,
@@ -105,27 +112,27 @@ impl Core {
             return Err(refuse(Refusal::Forbidden, "this subject's certificates were withdrawn"));
         }
         let known = self.subjects.get(subject).cloned();
-        let task = known.as_ref().and_then(|r| r.erase.as_ref()).map(|e| e.task);
         let rejoin = known.as_ref().is_some_and(|r| r.erase.as_ref().is_some_and(|e| e.confirmed));
         if let Some(r) = known.as_ref().filter(|_| !rejoin && self.sub_shards.is_some()) {
             // New data counts from the next epoch on: what is being trained must stay what was committed to.
-            return Ok(r.shard);
+            return Ok((r.shard, r.commitment));
         }
         let slice = self.slice(subject);
         let shard = self.sub_shards.as_ref().map(|s| self.place(s, subject, anchor));
-        let idle = self.sub_shards.is_some() && !rejoin;
-        let record = SubjectRecord { anchor, samples, commitment, shard, slice, idle, erase: None };
-        let moved = known.as_ref().and_then(|r| r.shard).filter(|_| rejoin) != shard;
-        self.save_subject(subject, record)?;
-        if let (true, true, Some(to)) = (rejoin, moved, shard) {
-            // What remains of a person after a partial deletion may lie nearer to another shard: that one is retrained too.
-            self.roll_back(&[(to, slice + 1)], &[])?;
-            self.also_affected(task, to, slice + 1)?;
+        // Who was left out stays out: the receipt of that deletion says what was trained.
+        let idle = if rejoin { known.as_ref().is_some_and(|r| r.idle) } else { self.sub_shards.is_some() };
+        let moved = known.as_ref().and_then(|r| r.shard) != shard;
+        if let (true, true, false, Some(to)) = (rejoin, moved, idle, shard) {
+            // What remains of a person after a partial deletion may lie nearer to another shard: that one is retrained
+            // too. Before the subject is a member of it: a crash in between leaves the erasure pending, to be repeated.
+            let keys = self.roll_back(&[(to, slice + 1)], &[])?;
+            self.also_affected(subject, (to, slice + 1), keys)?;
         }
+        self.save_subject(subject, SubjectRecord { anchor, samples, commitment, shard, slice, idle, erase: None })?;
         if self.sub_shards.is_none() && self.subjects.len() >= self.config.min_subjects {
             self.start_epoch()?;
         }
-        Ok(self.subjects.get(subject).and_then(|r| r.shard))
+        Ok((self.subjects.get(subject).and_then(|r| r.shard), commitment))
     }
 
     fn epoch_seed(&self) -> Seed {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use lethe_learn::apa::ErrorRow;
 use lethe_learn::partition::{SubShards, anchors, centre};
 use lethe_learn::seed::Seed;
 use lethe_model::config::ModelConfig;
@@ -23,18 +24,20 @@ use lethe_transport::identity::Authority;
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::records::{
-    AdminCert, Checkpoint, Counters, DeletionRecord, Epoch, ErrorRecord, Foundation, RunRecord, SubjectCert,
-    SubjectRecord, TrainState,
+    AdminCert, Checkpoint, Counters, DeletionRecord, Epoch, ErrorRecord, Foundation, Generation, RunRecord,
+    SubjectCert, SubjectRecord, TrainState,
 };
 use crate::run::{Run, initial};
 
 mod admin;
 mod deletion;
 mod enrol;
+mod evidence;
 mod personal;
 mod replay;
 mod serving;
 mod training;
+mod updates;
 
 pub(crate) use replay::Replay;
 pub(crate) use training::Work;
@@ -46,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) recipe_digest: Digest,
     pub(crate) model: Digest,
     pub(crate) layers: usize,
+    hidden: usize,
     pub(crate) shape: Arc<AdapterShape>,
     pub(crate) anchors: Vec<Vec<f32>>,
     pub(crate) authority: Authority,
@@ -56,6 +60,8 @@ pub(crate) struct Core {
     subjects: BTreeMap<SubjectId, SubjectRecord>,
     certificates: HashMap<Digest, Role>,
     errors: BTreeMap<SubjectId, ErrorRecord>,
+    /// The rows of `errors` that count now; rebuilt when something changes.
+    table: Option<Arc<Vec<ErrorRow>>>,
     sub_shards: Option<SubShards>,
     counters: Counters,
     runs: Vec<Run>,
@@ -95,6 +101,7 @@ impl Core {
             recipe_digest: recipe.digest(),
             model: digest,
             layers: model.layers,
+            hidden: model.hidden,
             authority: Authority::restore(foundation.authority)?,
             shape,
             anchors,
@@ -104,6 +111,7 @@ impl Core {
             subjects: typed_keys(store.all::<SubjectRecord>()?),
             certificates: HashMap::new(),
             errors: typed_keys(store.all::<ErrorRecord>()?),
+            table: None,
             sub_shards,
             counters,
             runs: vec![],
@@ -159,31 +167,31 @@ impl Core {
         Ok((0, initial(&self.recipe, &self.shape)))
     }
 
-    /// The run as it was stored, or from the newest checkpoint in a new generation.
+    /// The run as it was stored, or from the newest checkpoint.
     fn load_run(&mut self, shard: ShardId) -> Result<Run, CoordinatorError> {
-        if let Some(r) = self.store.get::<RunRecord>(&shard.0.to_string())? {
-            return Ok(Run {
-                shard,
-                live: true,
-                generation: r.generation,
-                stage: r.stage,
-                round: r.round,
-                state: r.state,
-                open: None,
-            });
-        }
-        let (stage, state) = self.newest_checkpoint(shard)?;
-        self.counters.generation += 1;
-        self.save_counters()?;
-        Ok(Run {
-            shard,
-            live: true,
-            generation: self.counters.generation,
-            stage: stage + 1,
-            round: 0,
-            state,
-            open: None,
-        })
+        let generation = match self.store.get::<Generation>(&shard.0.to_string())? {
+            Some(g) => g.0,
+            None => self.next_generation(shard)?,
+        };
+        let (stage, round, state) = match self.store.get::<RunRecord>(&shard.0.to_string())? {
+            Some(r) => (r.stage, r.round, r.state),
+            None => {
+                let (stage, state) = self.newest_checkpoint(shard)?;
+                (stage + 1, 0, state)
+            }
+        };
+        Ok(Run { shard, live: true, generation, stage, round, state, open: None })
+    }
+
+    /// Begins a new generation of a shard: sessions and updates of the old one are refused from now on.
+    fn next_generation(&mut self, shard: ShardId) -> Result<u32, CoordinatorError> {
+        let mut counters = self.counters.clone();
+        counters.generation += 1;
+        let generation = Generation(counters.generation);
+        let batch = Batch::new().put(&KeyName::public(), "", &counters)?;
+        self.store.write(batch.put(&KeyName::public(), &shard.0.to_string(), &generation)?)?;
+        self.counters = counters;
+        Ok(generation.0)
     }
 
     fn save_counters(&mut self) -> Result<(), CoordinatorError> {

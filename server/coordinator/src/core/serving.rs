@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lethe_learn::apa::{ErrorRow, omega};
+use lethe_learn::apa::{ApaParams, ErrorRow};
 use lethe_model::lora::Adapter;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::limits::MAX_ROWS;
@@ -21,6 +21,9 @@ fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
 
 /// Served adapters with a query's weights.
 pub(crate) type Weighted = Vec<(Arc<Adapter>, f32)>;
+
+/// Parameters, rows and number of shards of the error table.
+pub(crate) type Table = (ApaParams, Arc<Vec<ErrorRow>>, usize);
 
 impl Core {
     /// Publishes a release when every shard is trained and one of them is newer than what is served; then finishes the
@@ -45,6 +48,7 @@ impl Core {
     pub(super) fn next_release(&mut self) -> Result<(), CoordinatorError> {
         self.counters.release += 1;
         self.counters.served = self.served_hashes();
+        self.table = None;
         self.save_counters()?;
         tracing::info!(release = self.counters.release, "released");
         Ok(())
@@ -52,6 +56,7 @@ impl Core {
 
     /// The device parts of the current release.
     pub(crate) fn release(&self, subject: &SubjectId, have: Option<u64>) -> Result<ReleaseInfo, CoordinatorError> {
+        self.may_serve()?;
         let release = self.counters.release;
         if release == 0 {
             return Err(refuse(Refusal::Busy, "no release yet: the first training has not finished"));
@@ -77,6 +82,17 @@ impl Core {
         Payload::encode(&edge.data, edge.data.len(), WireFormat::F32)
     }
 
+    /// Whether this release is the one that may be served now.
+    pub(crate) fn current(&self, release: u64) -> Result<(), CoordinatorError> {
+        self.may_serve()?;
+        if release != self.counters.release {
+            let message =
+                format!("release {release} was withdrawn, the current one is {}: fetch it", self.counters.release);
+            return Err(refuse(Refusal::StaleRelease, message));
+        }
+        Ok(())
+    }
+
     /// Served adapters for a scoring pass with these weights; mixing them is left to the caller, outside the lock.
     pub(crate) fn scoring(
         &self,
@@ -87,35 +103,40 @@ impl Core {
         if omega.is_empty() {
             return Ok((vec![], self.recipe.combine));
         }
-        if release != self.counters.release {
-            let message =
-                format!("release {release} was withdrawn, the current one is {}: fetch it", self.counters.release);
-            return Err(refuse(Refusal::StaleRelease, message));
-        }
+        self.current(release)?;
         if omega.len() != self.served.len() || omega.iter().any(|w| !w.is_finite()) {
             return Err(refuse(Refusal::Invalid, format!("{} weights for {} shards", omega.len(), self.served.len())));
         }
         Ok((self.adapters_for(subject)?.into_iter().zip(omega.iter().copied()).collect(), self.recipe.combine))
     }
 
-    /// Adapter weights of a query (APA): uniform until every row's errors are measured on what is served.
-    pub(crate) fn weigh(&self, embedding: &[f32]) -> Vec<f32> {
-        let shards = self.served.len();
-        let valid = |row: &ErrorRowRecord| -> Option<ErrorRow> {
-            let errors = row.errors.iter().zip(&self.counters.served).map(|(e, served)| match e {
-                Some((hash, e)) if hash == served => Some(*e),
-                _ => None,
-            });
-            let errors: Vec<f32> = errors.collect::<Option<_>>()?;
-            Some(ErrorRow { embedding: row.embedding.clone(), errors })
+    /// What a query's weights (APA) are computed from: rows whose errors are all measured on what is served.
+    pub(crate) fn table(&mut self, embedding: &[f32]) -> Result<Table, CoordinatorError> {
+        self.may_serve()?;
+        if embedding.len() != self.hidden || embedding.iter().any(|v| !v.is_finite()) {
+            let got = embedding.len();
+            return Err(refuse(Refusal::Invalid, format!("an embedding of {got} finite values, expected {}", self.hidden)));
+        }
+        let table = match self.table.take() {
+            Some(t) => t,
+            None => Arc::new(self.errors.values().flat_map(|r| r.rows.iter().filter_map(|r| self.row(r))).collect()),
         };
-        let table: Vec<ErrorRow> = self.errors.values().flat_map(|r| r.rows.iter().filter_map(valid)).collect();
-        omega(&self.recipe.apa, &table, embedding, shards)
+        self.table = Some(table.clone());
+        Ok((self.recipe.apa, table, self.served.len()))
+    }
+
+    fn row(&self, row: &ErrorRowRecord) -> Option<ErrorRow> {
+        let errors = row.errors.iter().zip(&self.counters.served).map(|(e, served)| match e {
+            Some((hash, e)) if hash == served => Some(*e),
+            _ => None,
+        });
+        Some(ErrorRow { embedding: row.embedding.clone(), errors: errors.collect::<Option<_>>()? })
     }
 
     /// Shards whose served adapter this subject has not measured; `None` when nothing is due.
     pub(super) fn validation_due(&self, subject: &SubjectId) -> Option<Vec<ShardId>> {
-        if self.counters.release == 0 || self.runs.iter().any(|r| !r.done(&self.recipe)) {
+        let erasing = self.subjects.get(subject).is_some_and(|r| r.erase.is_some());
+        if erasing || self.counters.release == 0 || self.runs.iter().any(|r| !r.done(&self.recipe)) {
             return None;
         }
         let record = self.errors.get(subject);
@@ -142,6 +163,10 @@ impl Core {
         if release != self.counters.release {
             return Err(refuse(Refusal::StaleRelease, "the release was withdrawn meanwhile: fetch the current one"));
         }
+        if self.subjects.get(subject).is_some_and(|r| r.erase.is_some()) {
+            let message = "measured before the device erased what it was told to: ask for work again";
+            return Err(refuse(Refusal::StaleRelease, message));
+        }
         if rows.len() > MAX_ROWS || !self.subjects.contains_key(subject) {
             return Err(refuse(
                 Refusal::Invalid,
@@ -152,10 +177,10 @@ impl Core {
         let mut record = self.errors.get(subject).cloned().unwrap_or_default();
         for r in rows {
             let fine = r.embedding.iter().chain(r.errors.iter().map(|(_, e)| e)).all(|v| v.is_finite());
-            if !fine || r.embedding.len() > 1 << 16 || r.errors.iter().any(|(s, _)| usize::from(s.0) >= shards) {
+            if !fine || r.embedding.len() != self.hidden || r.errors.iter().any(|(s, _)| usize::from(s.0) >= shards) {
                 return Err(refuse(
                     Refusal::Invalid,
-                    "a row with values that are not finite or shards that do not exist",
+                    format!("a row must hold {} finite values and errors of shards below {shards}", self.hidden),
                 ));
             }
             let at = record.rows.iter().position(|x| x.sample == r.sample).unwrap_or_else(|| {
@@ -176,6 +201,7 @@ impl Core {
         let owner = KeyName::subject(subject.as_str());
         self.store.write(Batch::new().put(&owner, subject.as_str(), &record)?)?;
         self.errors.insert(subject.clone(), record);
+        self.table = None;
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use lethe_store::sealed::Batch;
 use super::{Core, checkpoint_id, stage_key};
 use crate::CoordinatorError;
 use crate::aggregate::{Contribution, apply};
-use crate::records::{Checkpoint, RoundRecord, RunRecord, UpdateRecord};
+use crate::records::{Checkpoint, RoundRecord, RunRecord, Update};
 use crate::run::{OpenRound, Run};
 
 /// How often a starved round is tried again before its shard waits for people to look.
@@ -29,10 +29,6 @@ pub(crate) enum Work {
     Train(RoundStart, Adapter),
 }
 
-fn update_id(key: RoundKey, subject: &SubjectId) -> String {
-    format!("{}/{}/{}/{}/{subject}", key.shard.0, key.generation, key.stage, key.round)
-}
-
 fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(code, message)
 }
@@ -41,7 +37,8 @@ impl Core {
     /// The next thing that `subject` should do, if there is any.
     pub(crate) fn next_work(&mut self, subject: &SubjectId, now: u64) -> Result<Option<Work>, CoordinatorError> {
         let Some(record) = self.subjects.get(subject) else { return Ok(None) };
-        if let Some(e) = record.erase.as_ref().filter(|e| !e.confirmed) {
+        // Offered until the device has joined again: a device that stopped between its two answers goes on from here.
+        if let Some(e) = &record.erase {
             return Ok(Some(Work::Task(Task::Erase { task: e.task, items: e.items.clone() })));
         }
         self.open_rounds(now)?;
@@ -75,6 +72,12 @@ impl Core {
         self.all_runs().find(|r| r.key() == key)
     }
 
+    /// Whether this round is open and holds the update of `subject` already.
+    pub(crate) fn holds(&mut self, key: RoundKey, subject: &SubjectId) -> bool {
+        let open = self.run_of(key).and_then(|r| r.open.as_ref());
+        open.is_some_and(|o| o.round.check(subject, 0) == Err(NotTaken::Duplicate))
+    }
+
     /// Whether this round is open and waits for `subject`.
     pub(crate) fn expects(&mut self, key: RoundKey, subject: &SubjectId, now: u64) -> Result<(), CoordinatorError> {
         let open = self.run_of(key).and_then(|r| r.open.as_ref());
@@ -95,7 +98,8 @@ impl Core {
 
     /// Opens a round for every live run that has none and may go on.
     fn open_rounds(&mut self, now: u64) -> Result<(), CoordinatorError> {
-        if self.sub_shards.is_none() {
+        // While an accepted deletion could not be executed (the store fails), nothing is trained on what it concerns.
+        if self.sub_shards.is_none() || self.deletion_unexecuted() {
             return Ok(());
         }
         let deadline = now + self.recipe.deadline_s * 1000;
@@ -122,7 +126,7 @@ impl Core {
         let mut round = Round::open(key, cohort.iter().cloned(), deadline, self.recipe.quorum);
         let mut stored = BTreeMap::new();
         for subject in cohort {
-            if let Some(u) = self.store.get::<UpdateRecord>(&update_id(key, &subject))? {
+            if let Some(u) = self.load_update(key, &subject)? {
                 round.stored(&subject);
                 stored.insert(subject, Contribution { sketch: u.sketch, loss: u.loss, samples: u.samples });
             }
@@ -135,8 +139,7 @@ impl Core {
         self.members(shard).any(|(_, r)| r.erase.is_some())
     }
 
-    /// Stores an update (both parts of the split joined); acknowledged only when durable. A repeated one is
-    /// acknowledged again and counts once.
+    /// Stores an update (both parts of the split joined); acknowledged only when durable.
     pub(crate) fn take_update(
         &mut self,
         key: RoundKey,
@@ -160,18 +163,21 @@ impl Core {
         let sketch = sketch(&seed, &delta);
         debug_assert_eq!(sketch.len(), SKETCH_LEN);
         let contribution = Contribution { sketch: sketch.clone(), loss, samples };
-        let record = UpdateRecord { delta, sketch, loss, samples };
-        let owner = lethe_store::sealed::KeyName::subject(subject.as_str());
-        self.store.write(Batch::new().put(&owner, &update_id(key, subject), &record)?)?;
+        self.store_update(key, subject, &Update { delta, sketch, loss, samples })?;
         if let Some(open) = self.run_of(key).and_then(|r| r.open.as_mut()) {
             open.stored.insert(subject.clone(), contribution);
             open.round.stored(subject);
         }
-        self.tick(now)
+        // The update is stored: what fails from here on is the coordinator's affair, and is tried again by the timer.
+        if let Err(e) = self.tick(now) {
+            tracing::error!("after an update: {e}");
+        }
+        Ok(())
     }
 
     /// Closes what is due; call it after every update and from a timer.
     pub(crate) fn tick(&mut self, now: u64) -> Result<(), CoordinatorError> {
+        self.execute_pending()?;
         for i in 0..self.runs.len() {
             let outcome = self.runs[i].open.as_ref().and_then(|o| o.round.outcome(now));
             match outcome {
@@ -202,7 +208,7 @@ impl Core {
         let Some(open) = run.open.take() else { return Ok(Batch::new()) };
         let contributions: Vec<&Contribution> = subjects.iter().filter_map(|s| open.stored.get(s)).collect();
         let load = |i: usize| {
-            let found = self.store.get::<UpdateRecord>(&update_id(key, &subjects[i]))?;
+            let found = self.load_update(key, &subjects[i])?;
             found.map(|u| u.delta).ok_or_else(|| refuse(Refusal::Internal, "an acknowledged update is missing"))
         };
         let batch = if self.recipe.aggregation == Aggregation::Personalized {
@@ -211,7 +217,7 @@ impl Core {
             apply(&self.recipe, &mut run.state, &contributions, load)?;
             Batch::new()
         };
-        Ok(subjects.iter().fold(batch, |b, s| b.delete::<UpdateRecord>(&update_id(key, s))))
+        Ok(Self::drop_updates(batch, key, subjects))
     }
 
     fn close_round(&mut self, i: usize, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {
@@ -244,8 +250,7 @@ impl Core {
             batch = batch.put(&owner, &checkpoint_id(shard, stage), &checkpoint)?;
         }
         // Sealed under the stage that it has learned from, so that a rollback of that stage takes it along.
-        let record =
-            RunRecord { generation: run.generation, stage: run.stage, round: run.round, state: run.state.clone() };
+        let record = RunRecord { stage: run.stage, round: run.round, state: run.state.clone() };
         batch = batch.put(&owner, &shard.0.to_string(), &record)?;
         self.store.write(batch)?;
         let loss = run.state.losses.last().copied().unwrap_or(0.0);
