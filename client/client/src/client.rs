@@ -134,13 +134,15 @@ pub enum Done {
 #[derive(Debug)]
 pub struct Assigned(Task);
 
-/// Bytes exchanged so far.
+/// What was exchanged so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// Updates and adapters, both ways.
     pub update_bytes: u64,
     /// Hidden states and gradients, both ways.
     pub activation_bytes: u64,
+    /// Samples of the updates that were sent.
+    pub samples: u64,
 }
 
 impl ClientError {
@@ -237,7 +239,11 @@ impl Client {
     /// Bytes exchanged so far.
     pub fn stats(&self) -> Stats {
         let read = |a: &std::sync::atomic::AtomicU64| a.load(Ordering::Relaxed);
-        Stats { update_bytes: read(&self.session.update_bytes), activation_bytes: read(&self.session.activation_bytes) }
+        Stats {
+            update_bytes: read(&self.session.update_bytes),
+            activation_bytes: read(&self.session.activation_bytes),
+            samples: read(&self.session.samples),
+        }
     }
 
     /// Takes part in the epoch with what is recorded now: tells the anchor, a count and a salted commitment, no event.

@@ -50,8 +50,10 @@ pub enum ClientError {
         needed: usize,
     },
     /// What this device holds is not what the coordinator counts for this person (an older copy of the state came back).
-    #[error("the coordinator counts other data for this person than this device holds: nothing is trained until the \
-             next epoch; recommendations go on")]
+    #[error(
+        "the coordinator counts other data for this person than this device holds: nothing is trained until the \
+             next epoch; recommendations go on"
+    )]
     OtherData,
     /// The erased client was used again.
     #[error("this client's data was erased")]

@@ -103,10 +103,8 @@ pub(crate) fn samples(events: &[LocalEvent], cutoffs: Cutoffs, part: Part) -> Ve
 
 /// Salted commitment to the training events: what a checkpoint's lineage names instead of the data.
 fn commitment(salt: &[u8; 32], train: &[LocalEvent]) -> Digest {
-    let rows: Vec<Vec<u8>> = train
-        .iter()
-        .map(|e| [&[u8::from(e.liked)][..], &e.time.to_le_bytes(), e.item.as_bytes()].concat())
-        .collect();
+    let rows: Vec<Vec<u8>> =
+        train.iter().map(|e| [&[u8::from(e.liked)][..], &e.time.to_le_bytes(), e.item.as_bytes()].concat()).collect();
     let mut parts: Vec<&[u8]> = vec![b"lethe-history", salt];
     parts.extend(rows.iter().map(Vec::as_slice));
     Digest::of(&parts)
@@ -131,6 +129,10 @@ mod tests {
         let gone = joined.without(&["3".to_owned(), "21".to_owned(), "29".to_owned()]);
         assert_eq!((gone.events.len(), gone.cutoffs), (27, Cutoffs { train: 19, validate: 23 }));
         assert_ne!(joined.commitment(&[0; 32]), gone.commitment(&[0; 32]));
-        assert_eq!(joined.commitment(&[0; 32]), joined.without(&["25".to_owned()]).commitment(&[0; 32]), "only training data");
+        assert_eq!(
+            joined.commitment(&[0; 32]),
+            joined.without(&["25".to_owned()]).commitment(&[0; 32]),
+            "only training data"
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The client library: what an app embeds.
 //!
 //! A [`Client`] keeps one person's history in a sealed file on the device, trains with the coordinator when asked to,
-//! ranks candidates, and forgets. Tokens, labels, titles of the history and scores stay on the device; hidden states,
-//! their gradients and adapter updates cross to the coordinator. Without the coordinator [`Client::recommend`] answers
+//! ranks candidates, and forgets. Tokens, labels, titles of the history and lists stay on the device; hidden states,
+//! their gradients, adapter updates and, for a few validation samples, how wrong each shard's adapter is (with the prompt's
+//! embedding) cross to the coordinator. Without the coordinator [`Client::recommend`] answers
 //! from its last list and says so; recording and erasing always work.
 //!
 //! Entry types: [`Client`] (from [`ClientBuilder`]) and [`ClientModel`], which several clients of one process may share.

@@ -21,6 +21,8 @@ pub(crate) struct Session {
     pub(crate) update_bytes: AtomicU64,
     /// Bytes of hidden states and gradients, both ways.
     pub(crate) activation_bytes: AtomicU64,
+    /// Samples of the updates that were sent.
+    pub(crate) samples: AtomicU64,
 }
 
 impl Session {
@@ -32,6 +34,7 @@ impl Session {
             live: Mutex::new(None),
             update_bytes: AtomicU64::new(0),
             activation_bytes: AtomicU64::new(0),
+            samples: AtomicU64::new(0),
         }
     }
 

@@ -51,6 +51,7 @@ impl Client {
         self.session.count_update(delta.bytes.len());
         let update = Request::Update { round: start.round, delta, loss: trained.loss, samples: trained.samples };
         self.session.call(&update).await?;
+        self.session.samples.fetch_add(u64::from(trained.samples), std::sync::atomic::Ordering::Relaxed);
         Ok(())
     }
 

@@ -172,12 +172,7 @@ impl MiddleHost {
     }
 
     /// Backward pass of the last training batch; with `step`, one gradient step at rate `lr` follows.
-    pub(crate) async fn backward(
-        &self,
-        at: At,
-        grad: Payload,
-        step: Option<f32>,
-    ) -> Result<Payload, CoordinatorError> {
+    pub(crate) async fn backward(&self, at: At, grad: Payload, step: Option<f32>) -> Result<Payload, CoordinatorError> {
         let mut taken = self.take(&at)?;
         let width = self.segment.config().hidden;
         let rows = taken.content.middle.pending_rows().unwrap_or(0);

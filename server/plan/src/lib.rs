@@ -251,7 +251,12 @@ mod tests {
             members: names.iter().enumerate().map(|(i, n)| Member { subject: subject(n), slice: i as u16 }).collect(),
             trained_stage: 2,
         };
-        Inventory { shards: vec![shard(0, ["a", "b"]), shard(1, ["c", "d"])], unplaced: vec![subject("e")], stages: 2, rounds_per_stage: 3 }
+        Inventory {
+            shards: vec![shard(0, ["a", "b"]), shard(1, ["c", "d"])],
+            unplaced: vec![subject("e")],
+            stages: 2,
+            rounds_per_stage: 3,
+        }
     }
 
     fn request(id: &str, items: &[&str]) -> Request {

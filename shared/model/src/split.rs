@@ -1,6 +1,6 @@
 //! The U-shaped split (PPLR / FELLRec, arXiv 2402.09959): the device holds the embedding, the first `k_in` and the
-//! last `k_out` layers, norm and head; somebody else holds the middle. Tokens, labels and scores never leave the
-//! device; hidden states and their gradients cross the boundary.
+//! last `k_out` layers, norm and head; somebody else holds the middle. In a pass only hidden states and their
+//! gradients cross the boundary; tokens, labels and logits do not.
 
 use std::sync::Arc;
 

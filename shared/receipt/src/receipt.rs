@@ -81,7 +81,8 @@ pub struct Statement {
     pub build: String,
 }
 
-/// A receipt as handed to the requester. `subject`, `items` and `salt` open the commitment; the coordinator keeps none.
+/// A receipt as handed to the requester. `subject`, `items` and `salt` open the commitment;
+/// the coordinator keeps them too, encrypted under a key of this deletion alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {

@@ -99,7 +99,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     say(&format!("starting a coordinator and {} clients in {}", users.len(), home.display()));
     let mut federation = Federation::start(&setup)?;
-    let mut story = Story { args, data: &data, sizes: &sizes, users: &users, home: &home, out: json!({}) };
+    let mut story =
+        Story { args, data: &data, sizes: &sizes, users: &users, home: &home, trained_samples: 0, out: json!({}) };
     let mut rest = story.tell(&mut federation, &setup)?;
     drop(federation);
     if args.fedavg {
@@ -191,6 +192,8 @@ struct Story<'a> {
     sizes: &'a Sizes,
     users: &'a [String],
     home: &'a Path,
+    /// Samples of all updates so far.
+    trained_samples: usize,
     out: Value,
 }
 
@@ -233,7 +236,7 @@ impl Story<'_> {
             self.out["auc"]["references"][&name] = json!(f.auc);
             self.out["uauc"]["references"][&name] = json!(f.uauc);
         }
-        self.resources(fed, train_seconds, score_seconds / federated.len().max(1) as f64)?;
+        self.resources(fed, train_seconds, score_seconds / federated.len().max(1) as f64, setup.passes)?;
         Ok(Rest { table: String::new(), losses, client_aucs, receipt })
     }
 
@@ -264,7 +267,7 @@ impl Story<'_> {
         say(&format!("$ lethe-admin forget --subject {victim}"));
         let accepted = fed.admin.json(&["forget", "--subject", victim])?;
         let id = accepted["id"].as_u64().context("the deletion has no number")?.to_string();
-        std::fs::write(self.home.join("deleted"), format!("{victim}\n"))?;
+        self.remember_deleted(victim)?;
         fed.fleet.ask(&Command::Erase { subject: victim.to_owned() })?;
         fed.wait("retraining", done)?;
         let state = loop {
@@ -288,6 +291,13 @@ impl Story<'_> {
         self.verify(fed, &id, &key)
     }
 
+    /// Later runs in this folder leave the person out.
+    fn remember_deleted(&self, victim: &str) -> anyhow::Result<()> {
+        let path = self.home.join("deleted");
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        writeln!(file, "{victim}").with_context(|| path.display().to_string())
+    }
+
     /// Fetches the receipt and verifies it offline; an altered copy must be refused.
     fn verify(&mut self, fed: &Federation, id: &str, key: &str) -> anyhow::Result<String> {
         let file = self.home.join("receipt.json");
@@ -308,7 +318,8 @@ impl Story<'_> {
     fn replay(&mut self, fed: &Federation) -> anyhow::Result<()> {
         let shards: Vec<u64> =
             self.out["deletion"]["affected"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
-        let (mut equal, mut control) = (true, true);
+        // A deletion that affects no shard would show nothing here.
+        let (mut equal, mut control) = (!shards.is_empty(), !shards.is_empty());
         for shard in shards {
             say(&format!("$ lethe-admin replay {shard}"));
             let (_, text) = fed.admin.try_run(&["--json", "replay", &shard.to_string()])?;
@@ -325,19 +336,25 @@ impl Story<'_> {
         Ok(())
     }
 
-    fn resources(&mut self, fed: &mut Federation, train: f64, score: f64) -> anyhow::Result<()> {
+    fn resources(&mut self, fed: &mut Federation, train: f64, score: f64, setup_passes: usize) -> anyhow::Result<()> {
         let stats = fed.fleet.ask(&Command::Stats)?;
         let n = stats["clients"].as_f64().unwrap_or(1.0);
         let each = |k: &str| stats[k].as_f64().unwrap_or(0.0) / n;
         self.out["bytes_per_client"] = json!({ "updates": each("updates"), "activations": each("activations") });
         let number = |k: &str| fed.ready[k].as_f64().unwrap_or(0.0);
-        let client = number("one_device_mib") + (number("fleet_mib") - number("one_device_mib")).max(0.0) / n;
+        // What all clients share, this client's part of the rest, and the working memory of one pass at the peak.
+        let (device, idle) = (number("one_device_mib"), number("fleet_mib"));
+        let passes = (stats["peak_mib"].as_f64().unwrap_or(0.0) - idle).max(0.0) / setup_passes as f64;
+        let client = device + (idle - device).max(0.0) / n + passes;
         self.out["memory_mib"] = json!({
             "coordinator": fed.server.peak_mib(), "client": client, "fleet_peak": stats["peak_mib"],
             "device_weights": fed.ready["device_weights_mib"],
         });
-        // Training everything again is the same work as the first training, less one person.
-        self.out["deletion"]["full_retrain_seconds"] = json!(train);
+        // Training everything again is the same work as the first training, less one person. A resumed run did not do
+        // all of it.
+        let full = (!self.args.resume).then_some(train);
+        self.out["deletion"]["full_retrain_seconds"] = json!(full);
+        self.trained_samples = stats["samples"].as_u64().unwrap_or(0) as usize;
         self.out["seconds"] = json!({ "train": train, "score_one": score });
         self.out["seed"] = json!(self.args.seed);
         self.out["build"] = json!(concat!("lethe ", env!("CARGO_PKG_VERSION")));
@@ -359,10 +376,10 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// Central fine-tuning on as many samples as the federation trained on.
+    /// Central fine-tuning on as many samples as the clients of this run trained on.
     fn central(&mut self) -> anyhow::Result<()> {
-        let samples = self.sizes.rounds * 4 * 2 * 16;
-        let f = train_central::reference(&self.args.inputs, samples, self.args.split, self.args.seed)?;
+        let f =
+            train_central::reference(&self.args.inputs, self.trained_samples.max(1), self.args.split, self.args.seed)?;
         self.out["auc"]["central"] = f["trained"]["auc"].clone();
         self.out["uauc"]["central"] = f["trained"]["uauc"].clone();
         Ok(())
@@ -379,6 +396,7 @@ impl Story<'_> {
         }
         let must = [
             &self.out["deletion"]["replay_equal"],
+            &self.out["deletion"]["negative_control"],
             &self.out["deletion"]["other_shards_unchanged"],
             &self.out["receipt"]["verified"],
         ];

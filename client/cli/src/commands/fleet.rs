@@ -225,15 +225,15 @@ async fn execute(command: Command, clients: &mut Clients, model: &ClientModel) -
             Ok(json!({ "live": live, "items": items, "seconds": started.elapsed().as_secs_f64() }))
         }
         Command::Stats => {
-            let (mut updates, mut activations) = (0, 0);
+            let (mut updates, mut activations, mut samples) = (0, 0, 0);
             for client in clients.values() {
                 let s = client.lock().await.stats();
                 updates += s.update_bytes;
                 activations += s.activation_bytes;
+                samples += s.samples;
             }
-            Ok(
-                json!({ "clients": clients.len(), "updates": updates, "activations": activations, "peak_mib": peak_mib() }),
-            )
+            Ok(json!({ "clients": clients.len(), "updates": updates, "activations": activations, "samples": samples,
+                "peak_mib": peak_mib() }))
         }
         Command::Erase { subject } => {
             let client = clients.remove(&subject).context("no such client")?;

@@ -56,7 +56,7 @@ pub(crate) fn render(j: &Value) -> String {
     line(
         "peak memory",
         format!(
-            "coordinator {} MiB; one client {} MiB",
+            "coordinator {} MiB; one client, training, {} MiB",
             number(&memory["coordinator"], 0),
             number(&memory["client"], 0)
         ),

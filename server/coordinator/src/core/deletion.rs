@@ -232,7 +232,8 @@ impl Core {
         keys_destroyed: u32,
     ) -> Result<(), CoordinatorError> {
         let hash = Digest::of_values(&self.served[usize::from(shard.0)].data);
-        let waits = |d: &DeletionRecord| d.plan.request.subject == *subject && d.phase == DeletionPhase::WaitingForDevice;
+        let waits =
+            |d: &DeletionRecord| d.plan.request.subject == *subject && d.phase == DeletionPhase::WaitingForDevice;
         let found: Vec<u64> = self.deletions.iter().filter(|(_, d)| waits(d)).map(|(id, _)| *id).collect();
         for id in found {
             let Some(mut d) = self.deletions.get(&id).cloned() else { continue };

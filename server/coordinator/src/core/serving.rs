@@ -115,7 +115,10 @@ impl Core {
         self.may_serve()?;
         if embedding.len() != self.hidden || embedding.iter().any(|v| !v.is_finite()) {
             let got = embedding.len();
-            return Err(refuse(Refusal::Invalid, format!("an embedding of {got} finite values, expected {}", self.hidden)));
+            return Err(refuse(
+                Refusal::Invalid,
+                format!("an embedding of {got} finite values, expected {}", self.hidden),
+            ));
         }
         let table = match self.table.take() {
             Some(t) => t,
