@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use lethe_learn::seed::Seed;
+use lethe_model::kernels::panels::Compute;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
 use lethe_model::source::open;
 use lethe_model::split::{DeviceModel, LocalMiddle, SplitSpec};
@@ -25,18 +26,22 @@ struct Cli {
     /// Timed repeats, after one that is not.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
+    /// bf16 products.
+    #[arg(long)]
+    bf16: bool,
 }
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
     let source = open(&files.model)?;
+    let compute = if cli.bf16 { Compute::Bf16 } else { Compute::F32 };
     let spec = SplitSpec { k_in: 0, k_out: 0 };
-    let device = DeviceModel::load(source.as_ref(), spec)?;
+    let device = DeviceModel::load_for(source.as_ref(), spec, compute)?;
     let shape = AdapterShape::new(source.config(), &LoraRecipe::default(), |_| true);
     let adapter = Adapter::init(&shape, &Seed::from_u64(1));
     let edge = adapter.select(|_| false);
-    let mut middle = LocalMiddle::new(DeviceModel::load_middle(source.as_ref(), spec)?, adapter);
+    let mut middle = LocalMiddle::new(DeviceModel::load_middle_for(source.as_ref(), spec, compute)?, adapter);
     let mut rng = Seed::from_u64(2).rng();
     let mut sample = |i: usize| {
         let mut ids = vec![1000 + i as u32];

@@ -1,15 +1,19 @@
 //! One transformer layer, forward and backward, with LoRA on any of its projections.
 
+use crate::buffers::{Buffer, Pool};
 use crate::config::ModelConfig;
 use crate::kernels::attention::{Heads, Saved, attention, attention_backward};
 use crate::kernels::gemm::{Mat, Threads, matmul};
+use crate::kernels::linear::Linear;
 use crate::kernels::math::{swiglu, swiglu_backward};
 use crate::kernels::norm::{rms_norm, rms_norm_backward};
+use crate::kernels::panels::Compute;
 use crate::kernels::rope::RopeTable;
 use crate::layout::Layout;
 use crate::lora::{Adapter, Projection};
 
-/// Frozen weights of a layer, f32, row-major `[out, in]`; query, key and value are fused, as are gate and up.
+/// Frozen weights of a layer as a source reads them, f32, row-major `[out, in]`; query, key and value are fused, as are
+/// gate and up.
 #[derive(Debug)]
 pub(crate) struct LayerWeights {
     pub(crate) attn_norm: Vec<f32>,
@@ -21,28 +25,49 @@ pub(crate) struct LayerWeights {
     pub(crate) down: Vec<f32>,
 }
 
-impl LayerWeights {
-    pub(crate) fn values(&self) -> usize {
-        let bias = self.qkv_bias.as_ref().map_or(0, Vec::len);
-        self.attn_norm.len()
-            + self.qkv.len()
-            + bias
-            + self.out.len()
-            + self.mlp_norm.len()
-            + self.gate_up.len()
-            + self.down.len()
+/// A layer with its weights in the forms that the kernels want.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    attn_norm: Vec<f32>,
+    qkv: Linear,
+    qkv_bias: Option<Vec<f32>>,
+    out: Linear,
+    mlp_norm: Vec<f32>,
+    gate_up: Linear,
+    down: Linear,
+}
+
+impl Layer {
+    pub(crate) fn new(c: &ModelConfig, w: LayerWeights, compute: Compute) -> Self {
+        let (d, ff, qd) = (c.hidden, c.intermediate, c.heads * c.head_dim);
+        Self {
+            attn_norm: w.attn_norm,
+            qkv: Linear::new(w.qkv, c.qkv_width(), d, compute),
+            qkv_bias: w.qkv_bias,
+            out: Linear::new(w.out, d, qd, compute),
+            mlp_norm: w.mlp_norm,
+            gate_up: Linear::new(w.gate_up, 2 * ff, d, compute),
+            down: Linear::new(w.down, d, ff, compute),
+        }
+    }
+
+    /// Memory of the weights in all forms that exist now, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let vectors = self.attn_norm.len() + self.mlp_norm.len() + self.qkv_bias.as_ref().map_or(0, Vec::len);
+        let linear: usize = [&self.qkv, &self.out, &self.gate_up, &self.down].iter().map(|l| l.bytes()).sum();
+        vectors * size_of::<f32>() + linear
     }
 }
 
 /// What the forward pass of a layer keeps for its backward.
 #[derive(Debug)]
 pub(crate) struct LayerTape {
-    x: Vec<f32>,
-    qkv: Vec<f32>,
-    ctx: Vec<f32>,
-    lse: Vec<f32>,
-    mid: Vec<f32>,
-    gate_up: Vec<f32>,
+    x: Buffer,
+    qkv: Buffer,
+    ctx: Buffer,
+    lse: Buffer,
+    mid: Buffer,
+    gate_up: Buffer,
 }
 
 /// The parts of a pass that do not change from layer to layer.
@@ -52,12 +77,13 @@ pub(crate) struct Pass<'a> {
     pub(crate) positions: Vec<usize>,
     pub(crate) rope: RopeTable,
     pub(crate) adapter: Option<&'a Adapter>,
+    pub(crate) pool: &'a Pool,
 }
 
 impl<'a> Pass<'a> {
-    pub(crate) fn new(config: &'a ModelConfig, layout: &'a Layout, adapter: Option<&'a Adapter>) -> Self {
+    pub(crate) fn new(config: &'a ModelConfig, layout: &'a Layout, adapter: Option<&'a Adapter>, pool: &'a Pool) -> Self {
         let rope = RopeTable::new(config.rope_theta, config.head_dim, layout.max_position());
-        Self { config, layout, positions: layout.positions(), rope, adapter }
+        Self { config, layout, positions: layout.positions(), rope, adapter, pool }
     }
 
     fn heads(&self) -> Heads {
@@ -79,7 +105,7 @@ impl<'a> Pass<'a> {
         let Some((adapter, (a, b))) = self.adapter.and_then(|ad| Some((ad, ad.pair(layer, proj)?))) else { return };
         let (fan_in, fan_out) = proj.widths(self.config);
         let (r, t) = (adapter.shape().rank(), self.rows());
-        let mut h = vec![0.0; t * r];
+        let mut h = self.pool.take(t * r);
         let a = Mat::new(a, r, fan_in, fan_in);
         matmul(&mut h, r, false, 1.0, Mat::new(x, t, fan_in, fan_in), a.t(), Threads::Pool);
         let b = Mat::new(b, fan_out, r, r);
@@ -97,7 +123,7 @@ impl<'a> Pass<'a> {
         let a = Mat::new(&adapter.data[ra.clone()], r, fan_in, fan_in);
         let b = Mat::new(&adapter.data[rb.clone()], fan_out, r, r);
         let x = Mat::new(x, t, fan_in, fan_in);
-        let mut h = vec![0.0; t * r];
+        let mut h = self.pool.take(t * r);
         matmul(&mut h, r, false, 1.0, x, a.t(), Threads::Pool);
         matmul(&mut grads[rb], r, true, scale, dy.t(), Mat::new(&h, t, r, r), Threads::Pool);
         matmul(&mut h, r, false, scale, dy, b, Threads::Pool);
@@ -107,15 +133,15 @@ impl<'a> Pass<'a> {
     }
 }
 
-impl LayerWeights {
+impl Layer {
     /// Runs the layer in place over `x` (`[rows, hidden]`); returns the tape when `keep`.
-    pub(crate) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &mut Vec<f32>, keep: bool) -> Option<LayerTape> {
+    pub(crate) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &mut Buffer, keep: bool) -> Option<LayerTape> {
         let (c, t) = (pass.config, pass.rows());
         let (d, ff, qd, w) = (c.hidden, c.intermediate, c.heads * c.head_dim, c.qkv_width());
-        let mut normed = vec![0.0; t * d];
+        let mut normed = pass.pool.take(t * d);
         rms_norm(x, &self.attn_norm, c.rms_eps, &mut normed);
-        let mut qkv = vec![0.0; t * w];
-        matmul(&mut qkv, w, false, 1.0, Mat::new(&normed, t, d, d), Mat::new(&self.qkv, w, d, d).t(), Threads::Pool);
+        let mut qkv = pass.pool.take(t * w);
+        self.qkv.forward(&normed, t, &mut qkv, false);
         if let Some(bias) = &self.qkv_bias {
             qkv.chunks_exact_mut(w).for_each(|row| row.iter_mut().zip(bias).for_each(|(v, b)| *v += b));
         }
@@ -123,23 +149,22 @@ impl LayerWeights {
             pass.lora(layer, proj, &normed, &mut qkv, w, column);
         }
         pass.rope.rotate(&mut qkv, w, c.heads + c.kv_heads, &pass.positions, false);
-        let mut ctx = vec![0.0; t * qd];
-        let mut lse = vec![0.0; t * c.heads];
+        let mut ctx = pass.pool.take(t * qd);
+        let mut lse = pass.pool.take(t * c.heads);
         attention(&qkv, pass.layout, pass.heads(), &mut ctx, &mut lse);
 
-        let mut mid = x.clone();
-        matmul(&mut mid, d, true, 1.0, Mat::new(&ctx, t, qd, qd), Mat::new(&self.out, d, qd, qd).t(), Threads::Pool);
+        let mut mid = pass.pool.copy(x);
+        self.out.forward(&ctx, t, &mut mid, true);
         pass.lora(layer, Projection::O, &ctx, &mut mid, d, 0);
         rms_norm(&mid, &self.mlp_norm, c.rms_eps, &mut normed);
-        let mut gate_up = vec![0.0; t * 2 * ff];
-        let up = Mat::new(&self.gate_up, 2 * ff, d, d);
-        matmul(&mut gate_up, 2 * ff, false, 1.0, Mat::new(&normed, t, d, d), up.t(), Threads::Pool);
+        let mut gate_up = pass.pool.take(t * 2 * ff);
+        self.gate_up.forward(&normed, t, &mut gate_up, false);
         pass.lora(layer, Projection::Gate, &normed, &mut gate_up, 2 * ff, 0);
         pass.lora(layer, Projection::Up, &normed, &mut gate_up, 2 * ff, ff);
-        let mut act = vec![0.0; t * ff];
+        let mut act = pass.pool.take(t * ff);
         swiglu(&gate_up, ff, &mut act);
-        let mut y = mid.clone();
-        matmul(&mut y, d, true, 1.0, Mat::new(&act, t, ff, ff), Mat::new(&self.down, d, ff, ff).t(), Threads::Pool);
+        let mut y = pass.pool.copy(&mid);
+        self.down.forward(&act, t, &mut y, true);
         pass.lora(layer, Projection::Down, &act, &mut y, d, 0);
         let input = std::mem::replace(x, y);
         keep.then_some(LayerTape { x: input, qkv, ctx, lse, mid, gate_up })
@@ -155,22 +180,21 @@ impl LayerWeights {
     fn backward_mlp(&self, pass: &Pass<'_>, layer: usize, tape: &LayerTape, dy: &mut [f32], grads: &mut [f32]) {
         let (c, t) = (pass.config, pass.rows());
         let (d, ff) = (c.hidden, c.intermediate);
-        let mut d_act = vec![0.0; t * ff];
+        let mut d_act = pass.pool.take(t * ff);
         let dy_mat = Mat::new(dy, t, d, d);
-        matmul(&mut d_act, ff, false, 1.0, dy_mat, Mat::new(&self.down, d, ff, ff), Threads::Pool);
+        self.down.backward(dy, t, &mut d_act, false);
         let adapts = |p| pass.adapter.is_some_and(|a| a.shape().find(layer, p).is_some());
         if adapts(Projection::Down) {
-            let mut act = vec![0.0; t * ff];
+            let mut act = pass.pool.take(t * ff);
             swiglu(&tape.gate_up, ff, &mut act);
             pass.lora_backward((layer, Projection::Down), &act, dy_mat, &mut d_act, grads);
         }
-        let mut d_gate_up = vec![0.0; t * 2 * ff];
+        let mut d_gate_up = pass.pool.take(t * 2 * ff);
         swiglu_backward(&tape.gate_up, ff, &d_act, &mut d_gate_up);
-        let mut d_normed = vec![0.0; t * d];
-        let up = Mat::new(&self.gate_up, 2 * ff, d, d);
-        matmul(&mut d_normed, d, false, 1.0, Mat::new(&d_gate_up, t, 2 * ff, 2 * ff), up, Threads::Pool);
+        let mut d_normed = pass.pool.take(t * d);
+        self.gate_up.backward(&d_gate_up, t, &mut d_normed, false);
         if adapts(Projection::Gate) || adapts(Projection::Up) {
-            let mut normed = vec![0.0; t * d];
+            let mut normed = pass.pool.take(t * d);
             rms_norm(&tape.mid, &self.mlp_norm, c.rms_eps, &mut normed);
             for (proj, column) in [(Projection::Gate, 0), (Projection::Up, ff)] {
                 let part = Mat::new(&d_gate_up[column..], t, ff, 2 * ff);
@@ -183,18 +207,17 @@ impl LayerWeights {
     fn backward_attention(&self, pass: &Pass<'_>, layer: usize, tape: &LayerTape, dy: &mut [f32], grads: &mut [f32]) {
         let (c, t) = (pass.config, pass.rows());
         let (d, qd, w) = (c.hidden, c.heads * c.head_dim, c.qkv_width());
-        let mut d_ctx = vec![0.0; t * qd];
+        let mut d_ctx = pass.pool.take(t * qd);
         let dy_mat = Mat::new(dy, t, d, d);
-        matmul(&mut d_ctx, qd, false, 1.0, dy_mat, Mat::new(&self.out, d, qd, qd), Threads::Pool);
+        self.out.backward(dy, t, &mut d_ctx, false);
         pass.lora_backward((layer, Projection::O), &tape.ctx, dy_mat, &mut d_ctx, grads);
-        let mut d_qkv = vec![0.0; t * w];
+        let mut d_qkv = pass.pool.take(t * w);
         let saved = Saved { qkv: &tape.qkv, ctx: &tape.ctx, lse: &tape.lse };
         attention_backward(saved, pass.layout, pass.heads(), &d_ctx, &mut d_qkv);
         pass.rope.rotate(&mut d_qkv, w, c.heads + c.kv_heads, &pass.positions, true);
-        let mut d_normed = vec![0.0; t * d];
-        let weights = Mat::new(&self.qkv, w, d, d);
-        matmul(&mut d_normed, d, false, 1.0, Mat::new(&d_qkv, t, w, w), weights, Threads::Pool);
-        let mut normed = vec![0.0; t * d];
+        let mut d_normed = pass.pool.take(t * d);
+        self.qkv.backward(&d_qkv, t, &mut d_normed, false);
+        let mut normed = pass.pool.take(t * d);
         rms_norm(&tape.x, &self.attn_norm, c.rms_eps, &mut normed);
         for (proj, column) in pass.qkv_columns() {
             let part = Mat::new(&d_qkv[column..], t, proj.widths(c).1, w);

@@ -20,6 +20,7 @@
 //! # Ok::<(), lethe_model::ModelError>(())
 //! ```
 
+mod buffers;
 pub mod config;
 pub mod embedding;
 mod error;

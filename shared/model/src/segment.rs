@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::ModelError;
 use crate::config::ModelConfig;
-use crate::layer::{LayerTape, LayerWeights, Pass};
+use crate::buffers::Pool;
+use crate::kernels::panels::Compute;
+use crate::layer::{Layer, LayerTape, Pass};
 use crate::layout::Layout;
 use crate::lora::Adapter;
 use crate::source::WeightSource;
@@ -15,7 +17,8 @@ use crate::source::WeightSource;
 pub struct Segment {
     config: Arc<ModelConfig>,
     range: Range<usize>,
-    layers: Arc<Vec<LayerWeights>>,
+    layers: Arc<Vec<Layer>>,
+    pool: Pool,
 }
 
 /// What a forward pass keeps for the backward pass of the same batch.
@@ -33,14 +36,15 @@ impl Tape {
 }
 
 impl Segment {
-    /// Loads layers `range`, dequantised to f32.
-    pub fn load(source: &dyn WeightSource, range: Range<usize>) -> Result<Self, ModelError> {
+    /// Loads layers `range` for products in `compute` arithmetic.
+    pub fn load(source: &dyn WeightSource, range: Range<usize>, compute: Compute) -> Result<Self, ModelError> {
         let config = Arc::new(source.config().clone());
         if range.end > config.layers {
             return Err(ModelError::Shape(format!("layers {range:?} of a model with {}", config.layers)));
         }
-        let layers = range.clone().map(|l| source.layer(l)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { config, range, layers: Arc::new(layers) })
+        let layer = |l| Ok(Layer::new(&config, source.layer(l)?, compute));
+        let layers = range.clone().map(layer).collect::<Result<Vec<_>, ModelError>>()?;
+        Ok(Self { config, range, layers: Arc::new(layers), pool: Pool::default() })
     }
 
     /// The model's shape.
@@ -55,7 +59,7 @@ impl Segment {
 
     /// Memory of the weights, in bytes.
     pub fn weight_bytes(&self) -> usize {
-        self.layers.iter().map(LayerWeights::values).sum::<usize>() * size_of::<f32>()
+        self.layers.iter().map(Layer::bytes).sum()
     }
 
     fn check(&self, layout: &Layout, x: &[f32]) -> Result<(), ModelError> {
@@ -76,31 +80,33 @@ impl Segment {
     pub fn run(
         &self,
         layout: &Layout,
-        mut x: Vec<f32>,
+        x: Vec<f32>,
         adapter: Option<&Adapter>,
         mut see: impl FnMut(usize, &[f32]),
     ) -> Result<Vec<f32>, ModelError> {
         self.check(layout, &x)?;
-        let pass = Pass::new(&self.config, layout, adapter);
+        let pass = Pass::new(&self.config, layout, adapter, &self.pool);
+        let mut x = self.pool.adopt(x);
         for (l, weights) in self.range.clone().zip(self.layers.iter()) {
             weights.forward(&pass, l, &mut x, false);
             see(l, &x);
         }
-        Ok(x)
+        Ok(x.into_vec())
     }
 
     /// Like [`Self::forward`], keeping what the backward pass needs.
     pub fn forward_train(
         &self,
         layout: &Layout,
-        mut x: Vec<f32>,
+        x: Vec<f32>,
         adapter: &Adapter,
     ) -> Result<(Vec<f32>, Tape), ModelError> {
         self.check(layout, &x)?;
-        let pass = Pass::new(&self.config, layout, Some(adapter));
+        let pass = Pass::new(&self.config, layout, Some(adapter), &self.pool);
+        let mut x = self.pool.adopt(x);
         let layers =
             self.range.clone().zip(self.layers.iter()).filter_map(|(l, w)| w.forward(&pass, l, &mut x, true)).collect();
-        Ok((x, Tape { layout: layout.clone(), layers }))
+        Ok((x.into_vec(), Tape { layout: layout.clone(), layers }))
     }
 
     /// From the gradient of the output to that of the input; the adapter's gradient is added to `grads` (flat, in
@@ -116,7 +122,7 @@ impl Segment {
         if grads.len() != adapter.shape().len() || tape.layers.len() != self.layers.len() {
             return Err(ModelError::Shape("the gradient or the tape belongs to another adapter or segment".into()));
         }
-        let pass = Pass::new(&self.config, &tape.layout, Some(adapter));
+        let pass = Pass::new(&self.config, &tape.layout, Some(adapter), &self.pool);
         for ((l, weights), tape) in self.range.clone().zip(self.layers.iter()).zip(&tape.layers).rev() {
             weights.backward(&pass, l, tape, &mut dy, grads);
         }

@@ -11,6 +11,7 @@ use crate::config::ModelConfig;
 use crate::embedding::Table;
 use crate::kernels::gemm::{Mat, Threads, matmul};
 use crate::kernels::norm::{rms_norm, rms_norm_backward};
+use crate::kernels::panels::Compute;
 use crate::layout::Layout;
 use crate::lora::Adapter;
 use crate::segment::{Segment, Tape};
@@ -141,25 +142,39 @@ pub struct BatchLoss {
 }
 
 impl DeviceModel {
-    /// Loads the device's part.
+    /// Loads the device's part, for f32 arithmetic.
     pub fn load(source: &dyn WeightSource, spec: SplitSpec) -> Result<Self, ModelError> {
+        Self::load_for(source, spec, Compute::F32)
+    }
+
+    /// Loads the device's part.
+    pub fn load_for(source: &dyn WeightSource, spec: SplitSpec, compute: Compute) -> Result<Self, ModelError> {
         let layers = source.config().layers;
         spec.check(layers)?;
         let embedding = Arc::new(source.embedding()?);
         let head = if source.config().tied_head { embedding.clone() } else { Arc::new(source.head()?) };
         Ok(Self {
-            bottom: Segment::load(source, 0..spec.k_in)?,
-            top: Segment::load(source, layers - spec.k_out..layers)?,
+            bottom: Segment::load(source, 0..spec.k_in, compute)?,
+            top: Segment::load(source, layers - spec.k_out..layers, compute)?,
             norm: Arc::new(source.final_norm()?),
             embedding,
             head,
         })
     }
 
-    /// Loads the middle that belongs to `spec`.
+    /// Loads the middle that belongs to `spec`, for f32 arithmetic.
     pub fn load_middle(source: &dyn WeightSource, spec: SplitSpec) -> Result<Segment, ModelError> {
+        Self::load_middle_for(source, spec, Compute::F32)
+    }
+
+    /// Loads the middle that belongs to `spec`.
+    pub fn load_middle_for(
+        source: &dyn WeightSource,
+        spec: SplitSpec,
+        compute: Compute,
+    ) -> Result<Segment, ModelError> {
         spec.check(source.config().layers)?;
-        Segment::load(source, spec.k_in..source.config().layers - spec.k_out)
+        Segment::load(source, spec.k_in..source.config().layers - spec.k_out, compute)
     }
 
     /// The whole model's shape.

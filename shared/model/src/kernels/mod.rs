@@ -5,6 +5,9 @@
 
 pub mod attention;
 pub mod gemm;
+pub mod linear;
 pub mod math;
 pub mod norm;
+pub mod panels;
 pub mod rope;
+mod tile;

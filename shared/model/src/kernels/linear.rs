@@ -1,0 +1,184 @@
+//! A frozen linear map with the products that a layer needs, in the form that is fastest on this CPU.
+
+use std::sync::OnceLock;
+
+use super::gemm::{Mat, Threads, matmul};
+use super::panels::{Compute, Panels, to_bf16};
+use super::tile;
+
+/// Frozen weights `[outputs, inputs]`. On a CPU with the tile kernels the backward form is made when first needed.
+#[derive(Debug)]
+pub struct Linear {
+    outputs: usize,
+    inputs: usize,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    /// Row-major, multiplied by the `gemm` crate; with bf16 arithmetic every factor is rounded first.
+    Plain { weights: Vec<f32>, compute: Compute },
+    /// Panels for the tile kernels.
+    Packed { forward: Panels, backward: OnceLock<Panels> },
+}
+
+impl Linear {
+    /// From row-major weights.
+    ///
+    /// # Panics
+    /// If there are not `outputs * inputs` weights: a programming error, sources check their tensors.
+    pub fn new(weights: Vec<f32>, outputs: usize, inputs: usize, compute: Compute) -> Self {
+        assert_eq!(weights.len(), outputs * inputs, "weights of {outputs} x {inputs}");
+        let form = if tile::supported(compute) {
+            let forward = Panels::pack(compute, outputs, inputs, |n, k| weights[n * inputs + k]);
+            Form::Packed { forward, backward: OnceLock::new() }
+        } else {
+            Self::plain(weights, compute)
+        };
+        Self { outputs, inputs, form }
+    }
+
+    /// From row-major weights, multiplied without the tile kernels: what a CPU without them does.
+    pub fn portable(weights: Vec<f32>, outputs: usize, inputs: usize, compute: Compute) -> Self {
+        assert_eq!(weights.len(), outputs * inputs, "weights of {outputs} x {inputs}");
+        Self { outputs, inputs, form: Self::plain(weights, compute) }
+    }
+
+    fn plain(mut weights: Vec<f32>, compute: Compute) -> Form {
+        round(&mut weights, compute);
+        Form::Plain { weights, compute }
+    }
+
+    /// Memory of the weights in all forms that exist now, in bytes.
+    pub fn bytes(&self) -> usize {
+        match &self.form {
+            Form::Plain { weights, .. } => weights.len() * size_of::<f32>(),
+            Form::Packed { forward, backward } => forward.bytes() + backward.get().map_or(0, Panels::bytes),
+        }
+    }
+
+    /// `dst[rows, outputs] (+)= x[rows, inputs] * W^T`.
+    pub fn forward(&self, x: &[f32], rows: usize, dst: &mut [f32], add: bool) {
+        match &self.form {
+            Form::Packed { forward, .. } => forward.multiply(x, rows, dst, add),
+            Form::Plain { weights, compute } => {
+                let w = Mat::new(weights, self.outputs, self.inputs, self.inputs).t();
+                rounded(x, *compute, |x| {
+                    let x = Mat::new(x, rows, self.inputs, self.inputs);
+                    matmul(dst, self.outputs, add, 1.0, x, w, Threads::Pool);
+                });
+            }
+        }
+    }
+
+    /// `dst[rows, inputs] (+)= dy[rows, outputs] * W`.
+    pub fn backward(&self, dy: &[f32], rows: usize, dst: &mut [f32], add: bool) {
+        match &self.form {
+            Form::Packed { forward, backward } => {
+                backward.get_or_init(|| forward.transposed()).multiply(dy, rows, dst, add);
+            }
+            Form::Plain { weights, compute } => {
+                let w = Mat::new(weights, self.outputs, self.inputs, self.inputs);
+                rounded(dy, *compute, |dy| {
+                    let dy = Mat::new(dy, rows, self.outputs, self.outputs);
+                    matmul(dst, self.inputs, add, 1.0, dy, w, Threads::Pool);
+                });
+            }
+        }
+    }
+}
+
+fn round(values: &mut [f32], compute: Compute) {
+    if compute == Compute::Bf16 {
+        values.iter_mut().for_each(|v| *v = f32::from_bits(to_bf16(*v) << 16));
+    }
+}
+
+fn rounded(x: &[f32], compute: Compute, f: impl FnOnce(&[f32])) {
+    match compute {
+        Compute::F32 => f(x),
+        Compute::Bf16 => {
+            let mut x = x.to_vec();
+            round(&mut x, compute);
+            f(&x);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lethe_learn::seed::Seed;
+
+    use super::*;
+
+    fn random(name: &str, n: usize) -> Vec<f32> {
+        let mut rng = Seed::from_u64(5).derive(name, &[&n.to_le_bytes()]).rng();
+        (0..n).map(|_| rng.normal()).collect()
+    }
+
+    fn exact(x: &[f32], w: &[f32], (rows, n, k): (usize, usize, usize), compute: Compute) -> Vec<f64> {
+        let r = |v: f32| match compute {
+            Compute::F32 => f64::from(v),
+            Compute::Bf16 => f64::from(f32::from_bits(to_bf16(v) << 16)),
+        };
+        let dot = |i: usize, j: usize| (0..k).map(|l| r(x[i * k + l]) * r(w[j * k + l])).sum();
+        (0..rows).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| dot(i, j)).collect()
+    }
+
+    fn close(got: &[f32], want: &[f64], add: f64, k: usize) {
+        for (g, w) in got.iter().zip(want) {
+            let bound = 2e-6 * (k as f64).sqrt() * (1.0 + w.abs());
+            assert!((f64::from(*g) - w - add).abs() < bound, "{g} {w}");
+        }
+    }
+
+    #[test]
+    fn all_forms_agree_with_exact_arithmetic_on_odd_shapes() {
+        let shapes =
+            [(1, 1, 1), (1, 33, 7), (2, 32, 64), (13, 31, 5), (14, 64, 3), (15, 65, 17), (29, 100, 130), (57, 48, 96), (200, 96, 64)];
+        for (rows, n, k) in shapes {
+            let (x, w, dy) = (random("x", rows * k), random("w", n * k), random("dy", rows * n));
+            let wt: Vec<f32> = (0..k * n).map(|i| w[i % n * k + i / n]).collect();
+            for compute in [Compute::F32, Compute::Bf16] {
+                for linear in [Linear::new(w.clone(), n, k, compute), Linear::portable(w.clone(), n, k, compute)] {
+                    let mut y = vec![f32::NAN; rows * n];
+                    linear.forward(&x, rows, &mut y, false);
+                    let want = exact(&x, &w, (rows, n, k), compute);
+                    close(&y, &want, 0.0, k);
+                    let mut y = vec![1.0; rows * n];
+                    linear.forward(&x, rows, &mut y, true);
+                    close(&y, &want, 1.0, k);
+                    let mut dx = vec![f32::NAN; rows * k];
+                    linear.backward(&dy, rows, &mut dx, false);
+                    close(&dx, &exact(&dy, &wt, (rows, k, n), compute), 0.0, n);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let (rows, n, k) = (317, 200, 96);
+        let (x, linear) = (random("x", rows * k), Linear::new(random("w", n * k), n, k, Compute::Bf16));
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            let mut y = vec![0.0; rows * n];
+            pool.install(|| linear.forward(&x, rows, &mut y, false));
+            y
+        };
+        let one = run(1);
+        assert!(one == run(2) && one == run(3) && one == run(7));
+        // A row's result does not depend on the rows beside it.
+        let mut alone = vec![0.0; n];
+        linear.forward(&x[100 * k..101 * k], 1, &mut alone, false);
+        assert_eq!(alone, one[100 * n..101 * n]);
+    }
+
+    #[test]
+    fn rounding_to_bf16_is_to_nearest_even() {
+        let to = |x: f32| f32::from_bits(to_bf16(x) << 16);
+        assert_eq!((to(1.0), to(1.0 + 1.0 / 256.0), to(1.0 + 3.0 / 256.0)), (1.0, 1.0, 1.0 + 4.0 / 256.0));
+        assert_eq!((to(f32::INFINITY), to(-0.0).to_bits(), to(f32::MAX)), (f32::INFINITY, 0x8000_0000, f32::INFINITY));
+        assert!(to(f32::NAN).is_nan());
+    }
+}
