@@ -30,7 +30,7 @@ fn main() -> anyhow::Result<()> {
             let (w, x, dy) = (random(n * k), random(cli.rows * k), random(cli.rows * n));
             let (mut y, mut dx) = (vec![0.0; cli.rows * n], vec![0.0; cli.rows * k]);
             let work = 2.0 * (cli.rows * n * k) as f64 / 1e9;
-            let mut best = |f: &mut (dyn FnMut() + Send)| {
+            let best = |f: &mut (dyn FnMut() + Send)| {
                 let once = |f: &mut (dyn FnMut() + Send)| {
                     let started = Instant::now();
                     pool.install(|| f());

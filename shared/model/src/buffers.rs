@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Most bytes that are kept for later while nobody uses them.
-const KEPT_BYTES: usize = 512 << 20;
+const KEPT_BYTES: usize = 1 << 30;
 
 /// Buffers that are free. Cloning shares it.
 #[derive(Clone, Debug, Default)]
@@ -13,7 +13,9 @@ pub(crate) struct Pool(Arc<Mutex<Vec<Vec<f32>>>>);
 /// A buffer that returns to its pool.
 #[derive(Debug)]
 pub(crate) struct Buffer {
+    /// At least `len` values; what lies beyond keeps its length, so that nothing is cleared twice.
     values: Vec<f32>,
+    len: usize,
     pool: Pool,
 }
 
@@ -26,13 +28,12 @@ impl Pool {
     pub(crate) fn take(&self, len: usize) -> Buffer {
         // The smallest that is long enough, if it is not far too long.
         let found = self.with(|free| {
-            let fits = |v: &Vec<f32>| v.capacity() >= len && v.capacity() / 2 <= len;
-            let best = (0..free.len()).filter(|i| fits(&free[*i])).min_by_key(|i| free[*i].capacity())?;
+            let fits = |v: &Vec<f32>| v.len() >= len && v.len() / 2 <= len;
+            let best = (0..free.len()).filter(|i| fits(&free[*i])).min_by_key(|i| free[*i].len())?;
             Some(free.swap_remove(best))
         });
-        let mut values = found.unwrap_or_default();
-        values.resize(len, 0.0);
-        Buffer { values, pool: self.clone() }
+        let values = found.unwrap_or_else(|| vec![0.0; len]);
+        Buffer { values, len, pool: self.clone() }
     }
 
     /// A copy of `values`.
@@ -44,13 +45,14 @@ impl Pool {
 
     /// A buffer made of a vector.
     pub(crate) fn adopt(&self, values: Vec<f32>) -> Buffer {
-        Buffer { values, pool: self.clone() }
+        Buffer { len: values.len(), values, pool: self.clone() }
     }
 }
 
 impl Buffer {
     /// The values, which leave the pool.
     pub(crate) fn into_vec(mut self) -> Vec<f32> {
+        self.values.truncate(self.len);
         std::mem::take(&mut self.values)
     }
 }
@@ -58,14 +60,14 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let values = std::mem::take(&mut self.values);
-        if values.capacity() == 0 {
+        if values.is_empty() {
             return;
         }
         self.pool.with(|free| {
             free.push(values);
-            let mut kept: usize = free.iter().map(|v| v.capacity() * size_of::<f32>()).sum();
+            let mut kept: usize = free.iter().map(|v| v.len() * size_of::<f32>()).sum();
             while kept > KEPT_BYTES && !free.is_empty() {
-                kept -= free.remove(0).capacity() * size_of::<f32>();
+                kept -= free.remove(0).len() * size_of::<f32>();
             }
         });
     }
@@ -74,13 +76,13 @@ impl Drop for Buffer {
 impl Deref for Buffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.values
+        &self.values[..self.len]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.values
+        &mut self.values[..self.len]
     }
 }
 

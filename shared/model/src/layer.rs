@@ -213,7 +213,7 @@ impl Layer {
         pass.lora_backward((layer, Projection::O), &tape.ctx, dy_mat, &mut d_ctx, grads);
         let mut d_qkv = pass.pool.take(t * w);
         let saved = Saved { qkv: &tape.qkv, ctx: &tape.ctx, lse: &tape.lse };
-        attention_backward(saved, pass.layout, pass.heads(), &d_ctx, &mut d_qkv);
+        attention_backward(saved, pass.layout, pass.heads(), &d_ctx, &mut d_qkv, pass.pool);
         pass.rope.rotate(&mut d_qkv, w, c.heads + c.kv_heads, &pass.positions, true);
         let mut d_normed = pass.pool.take(t * d);
         self.qkv.backward(&d_qkv, t, &mut d_normed, false);

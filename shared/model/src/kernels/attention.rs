@@ -7,6 +7,8 @@ use rayon::prelude::*;
 
 use super::gemm::{Mat, Threads, matmul};
 use super::math::{exp, softmax_row, sum_by, vectorised};
+use super::tiled::{self, Shared};
+use crate::buffers::{Buffer, Pool};
 use crate::layout::{Layout, Run};
 
 /// Head counts and width. Rows of the fused buffer are `[q heads | k heads | v heads]`.
@@ -21,15 +23,15 @@ pub struct Heads {
 }
 
 impl Heads {
-    fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         (self.q + 2 * self.kv) * self.dim
     }
 
-    fn group(&self) -> usize {
+    pub(crate) fn group(&self) -> usize {
         self.q / self.kv
     }
 
-    fn scale(&self) -> f32 {
+    pub(crate) fn scale(&self) -> f32 {
         1.0 / (self.dim as f32).sqrt()
     }
 }
@@ -66,6 +68,22 @@ fn scores(span: &Span<'_>, heads: Heads, run: Run, h: usize, out: &mut [f32]) {
 
 /// `ctx[rows, q * dim]` and `lse[rows, q]` from rotated `qkv[rows, (q + 2 kv) * dim]`.
 pub fn attention(qkv: &[f32], layout: &Layout, heads: Heads, ctx: &mut [f32], lse: &mut [f32]) {
+    if !tiled::supported() {
+        return portable(qkv, layout, heads, ctx, lse);
+    }
+    check(layout, heads, (qkv, ctx, lse));
+    let (ctx, lse) = (Shared::new(ctx), Shared::new(lse));
+    tasks(layout, heads).into_par_iter().for_each(|(run, g)| tiled::forward_task(qkv, heads, run, g, ctx, lse));
+}
+
+fn check(layout: &Layout, heads: Heads, (qkv, ctx, lse): (&[f32], &[f32], &[f32])) {
+    let t = layout.rows();
+    let fits = qkv.len() == t * heads.width() && ctx.len() == t * heads.q * heads.dim && lse.len() == t * heads.q;
+    assert!(fits, "{t} rows do not fit buffers of {}, {} and {}", qkv.len(), ctx.len(), lse.len());
+}
+
+/// [`attention`] over the `gemm` crate: what a CPU without the tile kernels does.
+pub fn portable(qkv: &[f32], layout: &Layout, heads: Heads, ctx: &mut [f32], lse: &mut [f32]) {
     let group = heads.group();
     let done: Vec<(Vec<f32>, Vec<f32>)> =
         tasks(layout, heads).into_par_iter().map(|(run, g)| forward_task(qkv, heads, run, g)).collect();
@@ -126,7 +144,42 @@ pub struct Saved<'a> {
 }
 
 /// Gradient of the fused buffer (`d_qkv`, overwritten) from `d_ctx[rows, q * dim]`.
-pub fn attention_backward(saved: Saved<'_>, layout: &Layout, heads: Heads, d_ctx: &[f32], d_qkv: &mut [f32]) {
+pub(crate) fn attention_backward(
+    saved: Saved<'_>,
+    layout: &Layout,
+    heads: Heads,
+    d_ctx: &[f32],
+    d_qkv: &mut [f32],
+    pool: &Pool,
+) {
+    if !tiled::supported() {
+        return portable_backward(saved, layout, heads, d_ctx, d_qkv);
+    }
+    check(layout, heads, (saved.qkv, saved.ctx, saved.lse));
+    check(layout, heads, (d_qkv, d_ctx, saved.lse));
+    let out = Shared::new(d_qkv);
+    let task = |(run, g): (Run, usize)| tiled::backward_task(saved, heads, run, g, d_ctx, out, pool);
+    let done: Vec<(Buffer, Buffer)> = tasks(layout, heads).into_par_iter().map(task).collect();
+    let (dim, width) = (heads.dim, heads.width());
+    d_qkv.chunks_exact_mut(width).for_each(|row| row[heads.q * dim..].fill(0.0));
+    for ((run, g), (dk, dv)) in tasks(layout, heads).into_iter().zip(done) {
+        add_positions(run, dim, width, d_qkv, [(heads.q + g, &dk[..]), (heads.q + heads.kv + g, &dv[..])]);
+    }
+}
+
+/// Adds the gradients `[context + len, dim]` of the positions that a run saw to columns of heads.
+fn add_positions(run: Run, dim: usize, width: usize, d_qkv: &mut [f32], parts: [(usize, &[f32]); 2]) {
+    for i in 0..run.context + run.len {
+        let row = if i < run.context { i } else { run.start + i - run.context };
+        for (head, grad) in parts {
+            let at = row * width + head * dim;
+            d_qkv[at..at + dim].iter_mut().zip(&grad[i * dim..(i + 1) * dim]).for_each(|(d, s)| *d += s);
+        }
+    }
+}
+
+/// The backward of [`portable`].
+pub fn portable_backward(saved: Saved<'_>, layout: &Layout, heads: Heads, d_ctx: &[f32], d_qkv: &mut [f32]) {
     let done: Vec<Partial> =
         tasks(layout, heads).into_par_iter().map(|(run, g)| backward_task(saved, heads, run, g, d_ctx)).collect();
     d_qkv.fill(0.0);
@@ -137,14 +190,7 @@ pub fn attention_backward(saved: Saved<'_>, layout: &Layout, heads: Heads, d_ctx
             let at = (run.start + i) * width + g * wide;
             d_qkv[at..at + wide].copy_from_slice(&part.dq[i * wide..(i + 1) * wide]);
         }
-        for i in 0..run.context + run.len {
-            let row = if i < run.context { i } else { run.start + i - run.context };
-            let src = i * dim..(i + 1) * dim;
-            for (head, grad) in [(heads.q + g, &part.dk), (heads.q + heads.kv + g, &part.dv)] {
-                let at = row * width + head * dim;
-                d_qkv[at..at + dim].iter_mut().zip(&grad[src.clone()]).for_each(|(d, s)| *d += s);
-            }
-        }
+        add_positions(run, dim, width, d_qkv, [(heads.q + g, &part.dk), (heads.q + heads.kv + g, &part.dv)]);
     }
 }
 
@@ -210,4 +256,45 @@ fn softmax_backward(p: &mut [f32], dp: &mut [f32], seen: usize, lse: f32, rows: 
             dp[seen..].fill(0.0);
         },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use lethe_learn::seed::Seed;
+
+    use super::*;
+
+    fn random(name: &str, n: usize) -> Vec<f32> {
+        let mut rng = Seed::from_u64(4).derive(name, &[&n.to_le_bytes()]).rng();
+        (0..n).map(|_| rng.normal()).collect()
+    }
+
+    #[test]
+    fn tiled_and_portable_agree_on_odd_shapes() {
+        let layouts = [(0, vec![1]), (0, vec![1, 2, 33]), (5, vec![1, 17, 2]), (40, vec![31, 64]), (1, vec![15, 14])];
+        for (q, kv, dim) in [(1, 1, 4), (3, 1, 64), (4, 2, 6), (2, 2, 33)] {
+            let heads = Heads { q, kv, dim };
+            for (prefix, lens) in &layouts {
+                let layout = Layout { prefix: *prefix, lens: lens.clone() };
+                let t = layout.rows();
+                let (qkv, d_ctx) = (random("qkv", t * heads.width()), random("d", t * q * dim));
+                let run = |tiled: bool| {
+                    let (mut ctx, mut lse) = (vec![f32::NAN; t * q * dim], vec![f32::NAN; t * q]);
+                    let mut d = vec![f32::NAN; t * heads.width()];
+                    let f = if tiled { attention } else { portable };
+                    f(&qkv, &layout, heads, &mut ctx, &mut lse);
+                    let saved = Saved { qkv: &qkv, ctx: &ctx, lse: &lse };
+                    if tiled {
+                        attention_backward(saved, &layout, heads, &d_ctx, &mut d, &Pool::default());
+                    } else {
+                        portable_backward(saved, &layout, heads, &d_ctx, &mut d);
+                    }
+                    [ctx, lse, d].concat()
+                };
+                for (a, b) in run(true).iter().zip(run(false)) {
+                    assert!((a - b).abs() < 1e-4 * (1.0 + b.abs()), "{a} {b} with {heads:?}, {layout:?}");
+                }
+            }
+        }
+    }
 }

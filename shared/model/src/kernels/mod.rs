@@ -11,3 +11,4 @@ pub mod norm;
 pub mod panels;
 pub mod rope;
 mod tile;
+mod tiled;

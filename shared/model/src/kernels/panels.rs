@@ -180,7 +180,7 @@ fn pack_rows(compute: Compute, x: &[f32], k: usize, into: &mut [u32]) {
     #[allow(unsafe_code)]
     // SAFETY: panels exist only where `compute` is supported; a block has 1 to TILE_ROWS rows of `k` values, and `into`
     // holds its units.
-    let done = unsafe { tile::pack(compute, x, k, m, into) };
+    let done = unsafe { tile::pack(compute, x, (k, k), m, (&mut *into, m)) };
     for (i, row) in x.chunks_exact(k).enumerate() {
         for u in done..compute.depth(k) {
             into[u * m + i] = unit(compute, k, u, |input| row[input]);

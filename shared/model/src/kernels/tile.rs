@@ -68,24 +68,32 @@ pub(crate) unsafe fn run(compute: Compute, rows: Rows<'_>, panel: &[Line], out: 
     }
 }
 
-/// Packs whole vectors of units of a block of rows (`[count][k]` to `[depth][count]`); returns how many units of each row
-/// are done, the rest is left to the caller.
+/// Packs whole vectors of units of `count` rows of `k` values, `stride` apart, side by side: unit `u` of row `i` goes to
+/// `u * apart + i`. Returns how many units of each row are done; the rest is left to the caller.
 ///
 /// # Safety
-/// `supported(compute)`; `x` holds `count * k` values, `count` is 1 to [`TILE_ROWS`], `into` holds `count * depth` units.
+/// `supported(compute)`; `count` is 1 to 16 and at most `apart`; `x` holds `(count - 1) * stride + k` values, `into`
+/// `depth * apart` units.
 #[allow(unsafe_code)]
-pub(crate) unsafe fn pack(compute: Compute, x: &[f32], k: usize, count: usize, into: &mut [u32]) -> usize {
+pub(crate) unsafe fn pack(
+    compute: Compute,
+    x: &[f32],
+    (stride, k): (usize, usize),
+    count: usize,
+    (into, apart): (&mut [u32], usize),
+) -> usize {
+    debug_assert!(x.len() >= (count - 1) * stride + k && into.len() >= compute.depth(k) * apart && count <= 16);
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's promises are passed on.
     unsafe {
         match compute {
-            Compute::F32 => x86::pack_f32(x, k, count, into),
-            Compute::Bf16 => x86::pack_bf16(x, k, count, into),
+            Compute::F32 => x86::pack_f32(x, (stride, k), count, (into, apart)),
+            Compute::Bf16 => x86::pack_bf16(x, (stride, k), count, (into, apart)),
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = (compute, x, k, count, into);
+        let _ = (compute, x, stride, k, count, into, apart);
         0
     }
 }
@@ -183,18 +191,23 @@ mod x86 {
     macro_rules! packer {
         ($name:ident, $features:literal, $per_unit:literal, $load:expr) => {
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn $name(x: &[f32], k: usize, count: usize, into: &mut [u32]) -> usize {
+            pub(super) unsafe fn $name(
+                x: &[f32],
+                (stride, k): (usize, usize),
+                count: usize,
+                (into, apart): (&mut [u32], usize),
+            ) -> usize {
                 let whole = k / (16 * $per_unit) * 16;
                 let mask = ((1u32 << count) - 1) as u16;
                 for u in (0..whole).step_by(16) {
                     let mut rows = [_mm512_setzero_ps(); 16];
                     for (i, row) in rows.iter_mut().enumerate().take(count) {
                         // SAFETY: `u + 16 <= whole`, so the vector ends inside row `i`.
-                        *row = unsafe { $load(x.as_ptr().add(i * k + u * $per_unit)) };
+                        *row = unsafe { $load(x.as_ptr().add(i * stride + u * $per_unit)) };
                     }
                     for (j, column) in transpose(rows).into_iter().enumerate() {
-                        // SAFETY: the mask writes `count` lanes, which end at `(u + j + 1) * count <= depth * count`.
-                        unsafe { _mm512_mask_storeu_ps(into.as_mut_ptr().add((u + j) * count).cast(), mask, column) };
+                        // SAFETY: the mask writes `count <= apart` lanes, which end inside `depth * apart`.
+                        unsafe { _mm512_mask_storeu_ps(into.as_mut_ptr().add((u + j) * apart).cast(), mask, column) };
                     }
                 }
                 whole
