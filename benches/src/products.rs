@@ -19,6 +19,12 @@ struct Cli {
     repeats: usize,
 }
 
+/// Weights of the form `d * q + m` with `q` of four bits, per block of 32.
+fn four_bits(w: &[f32]) -> Vec<f32> {
+    let block = |b: &[f32]| -> Vec<f32> { b.iter().map(|v| (v * 3.0).round().clamp(-7.0, 8.0) * 0.25).collect() };
+    w.chunks(32).flat_map(block).collect()
+}
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let mut out = std::io::stdout();
@@ -44,11 +50,16 @@ fn main() -> anyhow::Result<()> {
                 ("portable", Linear::portable(w.clone(), n, k, Compute::F32)),
                 ("f32", Linear::new(w.clone(), n, k, Compute::F32)),
                 ("bf16", Linear::new(w.clone(), n, k, Compute::Bf16)),
+                ("int8 (8-bit weights)", Linear::new(w.clone(), n, k, Compute::Int8)),
+                ("int8 (4-bit weights)", Linear::new(four_bits(&w), n, k, Compute::Int8)),
             ];
             for (form, linear) in &forms {
                 let forward = best(&mut || linear.forward(&x, cli.rows, &mut y, false));
-                let backward = best(&mut || linear.backward(&dy, cli.rows, &mut dx, false));
-                row += &format!("  {form} {forward:.0}/{backward:.0}");
+                row += &format!("  {form} {forward:.0}");
+                if !form.starts_with("int8") {
+                    let backward = best(&mut || linear.backward(&dy, cli.rows, &mut dx, false));
+                    row += &format!("/{backward:.0}");
+                }
             }
             writeln!(out, "{row}  GFLOP/s forward/backward")?;
         }

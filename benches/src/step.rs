@@ -37,11 +37,11 @@ fn main() -> anyhow::Result<()> {
     let source = open(&files.model)?;
     let compute = if cli.bf16 { Compute::Bf16 } else { Compute::F32 };
     let spec = SplitSpec { k_in: 0, k_out: 0 };
-    let device = DeviceModel::load_for(source.as_ref(), spec, compute)?;
+    let device = DeviceModel::load(source.as_ref(), spec, compute)?;
     let shape = AdapterShape::new(source.config(), &LoraRecipe::default(), |_| true);
     let adapter = Adapter::init(&shape, &Seed::from_u64(1));
     let edge = adapter.select(|_| false);
-    let mut middle = LocalMiddle::new(DeviceModel::load_middle_for(source.as_ref(), spec, compute)?, adapter);
+    let mut middle = LocalMiddle::new(DeviceModel::load_middle(source.as_ref(), spec, compute)?, adapter);
     let mut rng = Seed::from_u64(2).rng();
     let mut sample = |i: usize| {
         let mut ids = vec![1000 + i as u32];

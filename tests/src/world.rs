@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lethe_client::{Client, ClientBuilder, ClientModel};
+use lethe_client::{Client, ClientBuilder, ClientModel, ModelOptions};
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
 use lethe_proto::admin::{AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ReplayState};
@@ -48,7 +48,7 @@ impl World {
         tiny::write_catalogue(&dir.path().join("data")).expect("writes");
         let split = lethe_model::split::SplitSpec { k_in: 1, k_out: 1 };
         let (model, data) = (dir.path().join("model"), dir.path().join("data"));
-        let model = ClientModel::load(&model, &data, Some(split)).expect("loads");
+        let model = ClientModel::load(&model, &data, ModelOptions { split, ..ModelOptions::default() }).expect("loads");
         Self { dir, subjects, model }
     }
 

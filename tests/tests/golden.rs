@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use lethe_learn::seed::Seed;
+use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use lethe_model::source::{WeightSource, open};
@@ -39,8 +40,8 @@ fn token_ids_are_equal() {
 #[test]
 fn hidden_states_and_logits() {
     let source = model();
-    let device = DeviceModel::load(source.as_ref(), SPLIT).unwrap();
-    let middle = DeviceModel::load_middle(source.as_ref(), SPLIT).unwrap();
+    let device = DeviceModel::load(source.as_ref(), SPLIT, Compute::F32).unwrap();
+    let middle = DeviceModel::load_middle(source.as_ref(), SPLIT, Compute::F32).unwrap();
     for p in golden()["prompts"].as_array().unwrap() {
         let (layout, ids) = Layout::pack(&[ids(&p["ids"])]);
         let d = device.config().hidden;
@@ -74,8 +75,8 @@ fn lora_gradients() {
     let g = golden();
     let g = &g["gradient"];
     let source = model();
-    let device = DeviceModel::load(source.as_ref(), SPLIT).unwrap();
-    let segment = DeviceModel::load_middle(source.as_ref(), SPLIT).unwrap();
+    let device = DeviceModel::load(source.as_ref(), SPLIT, Compute::F32).unwrap();
+    let segment = DeviceModel::load_middle(source.as_ref(), SPLIT, Compute::F32).unwrap();
     let layers = source.config().layers;
     let shape = AdapterShape::new(source.config(), &LoraRecipe::default(), |_| true);
     let mut adapter = Adapter::init(&shape, &Seed::from_u64(0));

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use crate::history::Joined;
 use crate::session::Session;
 use crate::vault::{State, Vault};
-use crate::{ClientError, ClientModel, Cutoffs, LocalEvent};
+use crate::{ClientError, ClientModel, Cutoffs, LocalEvent, ModelOptions};
 
 /// Collects what a client needs.
 #[derive(Debug)]
@@ -174,12 +174,11 @@ impl Client {
             Reply::Welcome { recipe, anchors } => {
                 self.recipe = Recipe::from_json(&recipe)?;
                 self.anchors = anchors;
-                if self.recipe.split != self.model.device.split() {
-                    let got =
-                        format!("{:?}, the model was loaded for {:?}", self.recipe.split, self.model.device.split());
-                    return Err(ClientError::Internal(format!(
-                        "the coordinator splits at {got}: load it with that split"
-                    )));
+                let wanted = ModelOptions { split: self.recipe.split, compute: self.recipe.compute };
+                let loaded =
+                    ModelOptions { split: self.model.device.split(), compute: self.model.device.compute() };
+                if wanted != loaded {
+                    return Err(ClientError::OtherOptions { wanted, loaded });
                 }
                 Ok(())
             }

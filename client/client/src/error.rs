@@ -49,6 +49,14 @@ pub enum ClientError {
         /// Events needed.
         needed: usize,
     },
+    /// The model was loaded for another recipe.
+    #[error("the coordinator's recipe has {wanted:?}, the model was loaded with {loaded:?}: load it with the recipe's")]
+    OtherOptions {
+        /// The recipe's.
+        wanted: crate::ModelOptions,
+        /// The loaded model's.
+        loaded: crate::ModelOptions,
+    },
     /// What this device holds is not what the coordinator counts for this person (an older copy of the state came back).
     #[error(
         "the coordinator counts other data for this person than this device holds: nothing is trained until the \

@@ -39,5 +39,5 @@ mod vault;
 pub use client::{Assigned, Client, ClientBuilder, Done, Stats};
 pub use error::ClientError;
 pub use history::{Cutoffs, LocalEvent};
-pub use model::ClientModel;
+pub use model::{ClientModel, ModelOptions};
 pub use scoring::{Ranked, Recommendation, Scored, Source};

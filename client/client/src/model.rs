@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use lethe_model::kernels::panels::Compute;
 use lethe_model::source::open;
 use lethe_model::split::{DeviceModel, SplitSpec};
 use lethe_proto::ids::Digest;
@@ -27,12 +28,28 @@ pub struct ClientModel {
     index: HashMap<String, usize>,
 }
 
+/// How the device's part is loaded; the default is that of the default recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// Which layers the device holds.
+    pub split: SplitSpec,
+    /// Arithmetic of the products with frozen weights.
+    pub compute: Compute,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        let recipe = Recipe::default();
+        Self { split: recipe.split, compute: recipe.compute }
+    }
+}
+
 impl ClientModel {
-    /// Loads the device's part of `model` (GGUF file or Hugging Face folder) and the item catalogue of a data folder.
-    pub fn load(model: &Path, catalogue: &Path, split: Option<SplitSpec>) -> Result<Arc<Self>, ClientError> {
+    /// Loads the device's part of `model` (GGUF file or Hugging Face folder) and the item catalogue of a data folder. The
+    /// options must be those of the coordinator's recipe.
+    pub fn load(model: &Path, catalogue: &Path, options: ModelOptions) -> Result<Arc<Self>, ClientError> {
         let source = open(model)?;
-        let split = split.unwrap_or(Recipe::default().split);
-        let device = DeviceModel::load(source.as_ref(), split)?;
+        let device = DeviceModel::load(source.as_ref(), options.split, options.compute)?;
         let items = load_items(catalogue, &DataSpec::of_folder(catalogue)?)?;
         let mut features = item_features(&items);
         lethe_learn::partition::centre(&mut features);

@@ -54,7 +54,7 @@ impl Coordinator {
         let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
         let (passes, tapes) = (config.passes, config.tapes);
         let core = Core::open(config, source.config(), &items)?;
-        let segment = DeviceModel::load_middle(source.as_ref(), core.recipe.split)?;
+        let segment = DeviceModel::load_middle(source.as_ref(), core.recipe.split, core.recipe.compute)?;
         tracing::info!(mib = segment.weight_bytes() >> 20, layers = segment.range().len(), "middle layers loaded");
         Ok(Self(Arc::new(Inner {
             core: Mutex::new(core),

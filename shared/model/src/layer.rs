@@ -2,7 +2,7 @@
 
 use crate::buffers::{Buffer, Pool};
 use crate::config::ModelConfig;
-use crate::kernels::attention::{Heads, Saved, attention, attention_backward};
+use crate::kernels::attention::{Heads, Saved, attend_cached, attention, attention_backward};
 use crate::kernels::gemm::{Mat, Threads, matmul};
 use crate::kernels::linear::Linear;
 use crate::kernels::math::{swiglu, swiglu_backward};
@@ -70,6 +70,23 @@ pub(crate) struct LayerTape {
     gate_up: Buffer,
 }
 
+/// Keys and values of a sequence's tokens so far, `[rows, kv heads * dim]` each.
+#[derive(Debug)]
+pub(crate) struct LayerCache {
+    pub(crate) keys: Vec<f32>,
+    pub(crate) values: Vec<f32>,
+}
+
+impl LayerCache {
+    fn push(&mut self, qkv: &[f32], heads: Heads) {
+        let (q, kv) = (heads.q * heads.dim, heads.kv * heads.dim);
+        for row in qkv.chunks_exact(heads.width()) {
+            self.keys.extend_from_slice(&row[q..q + kv]);
+            self.values.extend_from_slice(&row[q + kv..]);
+        }
+    }
+}
+
 /// The parts of a pass that do not change from layer to layer.
 pub(crate) struct Pass<'a> {
     pub(crate) config: &'a ModelConfig,
@@ -82,8 +99,20 @@ pub(crate) struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     pub(crate) fn new(config: &'a ModelConfig, layout: &'a Layout, adapter: Option<&'a Adapter>, pool: &'a Pool) -> Self {
-        let rope = RopeTable::new(config.rope_theta, config.head_dim, layout.max_position());
-        Self { config, layout, positions: layout.positions(), rope, adapter, pool }
+        Self::after(config, layout, 0, adapter, pool)
+    }
+
+    /// A pass over tokens that come after `before` others.
+    pub(crate) fn after(
+        config: &'a ModelConfig,
+        layout: &'a Layout,
+        before: usize,
+        adapter: Option<&'a Adapter>,
+        pool: &'a Pool,
+    ) -> Self {
+        let rope = RopeTable::new(config.rope_theta, config.head_dim, before + layout.max_position());
+        let positions = layout.positions().into_iter().map(|p| before + p).collect();
+        Self { config, layout, positions, rope, adapter, pool }
     }
 
     fn heads(&self) -> Heads {
@@ -137,7 +166,35 @@ impl Layer {
     /// Runs the layer in place over `x` (`[rows, hidden]`); returns the tape when `keep`.
     pub(crate) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &mut Buffer, keep: bool) -> Option<LayerTape> {
         let (c, t) = (pass.config, pass.rows());
-        let (d, ff, qd, w) = (c.hidden, c.intermediate, c.heads * c.head_dim, c.qkv_width());
+        let qkv = self.project(pass, layer, x);
+        let mut ctx = pass.pool.take(t * c.heads * c.head_dim);
+        let mut lse = pass.pool.take(t * c.heads);
+        attention(&qkv, pass.layout, pass.heads(), &mut ctx, &mut lse);
+        let (mid, gate_up, y) = self.finish(pass, layer, x, &ctx);
+        let input = std::mem::replace(x, y);
+        keep.then_some(LayerTape { x: input, qkv, ctx, lse, mid, gate_up })
+    }
+
+    /// Runs the layer in place over the next tokens of a sequence, and adds them to its cache.
+    pub(crate) fn extend(&self, pass: &Pass<'_>, layer: usize, x: &mut Buffer, cache: &mut LayerCache) {
+        let (c, t) = (pass.config, pass.rows());
+        let qkv = self.project(pass, layer, x);
+        let mut ctx = pass.pool.take(t * c.heads * c.head_dim);
+        if cache.keys.is_empty() && t > 1 {
+            let mut lse = pass.pool.take(t * c.heads);
+            attention(&qkv, pass.layout, pass.heads(), &mut ctx, &mut lse);
+            cache.push(&qkv, pass.heads());
+        } else {
+            cache.push(&qkv, pass.heads());
+            attend_cached(&qkv, (&cache.keys, &cache.values), pass.heads(), &mut ctx);
+        }
+        *x = self.finish(pass, layer, x, &ctx).2;
+    }
+
+    /// Rotated queries, keys and values.
+    fn project(&self, pass: &Pass<'_>, layer: usize, x: &[f32]) -> Buffer {
+        let (c, t) = (pass.config, pass.rows());
+        let (d, w) = (c.hidden, c.qkv_width());
         let mut normed = pass.pool.take(t * d);
         rms_norm(x, &self.attn_norm, c.rms_eps, &mut normed);
         let mut qkv = pass.pool.take(t * w);
@@ -149,13 +206,17 @@ impl Layer {
             pass.lora(layer, proj, &normed, &mut qkv, w, column);
         }
         pass.rope.rotate(&mut qkv, w, c.heads + c.kv_heads, &pass.positions, false);
-        let mut ctx = pass.pool.take(t * qd);
-        let mut lse = pass.pool.take(t * c.heads);
-        attention(&qkv, pass.layout, pass.heads(), &mut ctx, &mut lse);
+        qkv
+    }
 
+    /// From the attention's result: the residual stream after it, the fused gate and up, and the layer's output.
+    fn finish(&self, pass: &Pass<'_>, layer: usize, x: &[f32], ctx: &[f32]) -> (Buffer, Buffer, Buffer) {
+        let (c, t) = (pass.config, pass.rows());
+        let (d, ff) = (c.hidden, c.intermediate);
         let mut mid = pass.pool.copy(x);
-        self.out.forward(&ctx, t, &mut mid, true);
-        pass.lora(layer, Projection::O, &ctx, &mut mid, d, 0);
+        self.out.forward(ctx, t, &mut mid, true);
+        pass.lora(layer, Projection::O, ctx, &mut mid, d, 0);
+        let mut normed = pass.pool.take(t * d);
         rms_norm(&mid, &self.mlp_norm, c.rms_eps, &mut normed);
         let mut gate_up = pass.pool.take(t * 2 * ff);
         self.gate_up.forward(&normed, t, &mut gate_up, false);
@@ -166,8 +227,7 @@ impl Layer {
         let mut y = pass.pool.copy(&mid);
         self.down.forward(&act, t, &mut y, true);
         pass.lora(layer, Projection::Down, &act, &mut y, d, 0);
-        let input = std::mem::replace(x, y);
-        keep.then_some(LayerTape { x: input, qkv, ctx, lse, mid, gate_up })
+        (mid, gate_up, y)
     }
 
     /// Backward in place over `dy` (`[rows, hidden]`), which becomes the gradient of the layer's input; the

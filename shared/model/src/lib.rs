@@ -6,14 +6,14 @@
 //! [`split::Middle`]), so there is one code path to test. The forward and backward passes are our own kernels over
 //! plain buffers; candle reads and dequantises the weights.
 //!
-//! What it does not do: sampling text, GPUs, dropout. Every result is independent of the number of threads.
+//! What it does not do: GPUs, dropout. Every result is independent of the number of threads.
 //!
 //! ```
-//! use lethe_model::{config::ModelConfig, layout::Layout, source::RandomWeights, split::{DeviceModel, SplitSpec}};
+//! use lethe_model::{kernels::panels::Compute, config::ModelConfig, layout::Layout, source::RandomWeights, split::{DeviceModel, SplitSpec}};
 //! let source = RandomWeights::new(ModelConfig::tiny(), 7);
 //! let spec = SplitSpec { k_in: 1, k_out: 1 };
-//! let device = DeviceModel::load(&source, spec)?;
-//! let mut middle = DeviceModel::load_middle(&source, spec)?;
+//! let device = DeviceModel::load(&source, spec, Compute::F32)?;
+//! let mut middle = DeviceModel::load_middle(&source, spec, Compute::F32)?;
 //! let (layout, ids) = Layout::pack(&[vec![1, 2, 3], vec![1, 5]]);
 //! let logits = device.score(&layout, &ids, [3, 4], None, &mut (&mut middle, None))?;
 //! assert_eq!(logits.len(), 2);
@@ -24,6 +24,7 @@ mod buffers;
 pub mod config;
 pub mod embedding;
 mod error;
+pub mod generate;
 pub mod kernels;
 mod layer;
 pub mod layout;
@@ -38,3 +39,8 @@ pub mod tokenizer;
 pub mod train;
 
 pub use error::ModelError;
+
+/// Runs `f` on a thread of the pool, so that its products divide their work without changing threads each time.
+pub(crate) fn in_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| f())
+}

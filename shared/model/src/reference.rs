@@ -4,6 +4,7 @@ use candle_core::{D, Device, Tensor, Var};
 use candle_nn::ops::{sigmoid, softmax};
 use lethe_learn::seed::Seed;
 
+use crate::kernels::panels::Compute;
 use crate::config::ModelConfig;
 use crate::layer::LayerWeights;
 use crate::layout::Layout;
@@ -126,8 +127,8 @@ fn agree(c: ModelConfig) {
     let grads = loss.backward().expect("runs");
 
     let spec = SplitSpec { k_in: 0, k_out: 0 };
-    let device = DeviceModel::load(&source, spec).expect("loads");
-    let segment = DeviceModel::load_middle(&source, spec).expect("loads");
+    let device = DeviceModel::load(&source, spec, Compute::F32).expect("loads");
+    let segment = DeviceModel::load_middle(&source, spec, Compute::F32).expect("loads");
     let mut middle = LocalMiddle::new(segment, adapter.clone());
     let (layout, rows) = Layout::pack(&[ids.to_vec()]);
     let batch = Batch { layout: &layout, ids: &rows, labels: &[true], answers: [3, 4], scale: 1.0 };

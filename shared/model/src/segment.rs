@@ -7,7 +7,7 @@ use crate::ModelError;
 use crate::config::ModelConfig;
 use crate::buffers::Pool;
 use crate::kernels::panels::Compute;
-use crate::layer::{Layer, LayerTape, Pass};
+use crate::layer::{Layer, LayerCache, LayerTape, Pass};
 use crate::layout::Layout;
 use crate::lora::Adapter;
 use crate::source::WeightSource;
@@ -18,6 +18,7 @@ pub struct Segment {
     config: Arc<ModelConfig>,
     range: Range<usize>,
     layers: Arc<Vec<Layer>>,
+    compute: Compute,
     pool: Pool,
 }
 
@@ -35,6 +36,13 @@ impl Tape {
     }
 }
 
+/// Keys and values of the tokens of one sequence so far.
+#[derive(Debug)]
+pub struct Cache {
+    layers: Vec<LayerCache>,
+    rows: usize,
+}
+
 impl Segment {
     /// Loads layers `range` for products in `compute` arithmetic.
     pub fn load(source: &dyn WeightSource, range: Range<usize>, compute: Compute) -> Result<Self, ModelError> {
@@ -44,12 +52,17 @@ impl Segment {
         }
         let layer = |l| Ok(Layer::new(&config, source.layer(l)?, compute));
         let layers = range.clone().map(layer).collect::<Result<Vec<_>, ModelError>>()?;
-        Ok(Self { config, range, layers: Arc::new(layers), pool: Pool::default() })
+        Ok(Self { config, range, layers: Arc::new(layers), compute, pool: Pool::default() })
     }
 
     /// The model's shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Arithmetic of its products.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Which layers these are.
@@ -82,15 +95,17 @@ impl Segment {
         layout: &Layout,
         x: Vec<f32>,
         adapter: Option<&Adapter>,
-        mut see: impl FnMut(usize, &[f32]),
+        mut see: impl FnMut(usize, &[f32]) + Send,
     ) -> Result<Vec<f32>, ModelError> {
         self.check(layout, &x)?;
         let pass = Pass::new(&self.config, layout, adapter, &self.pool);
         let mut x = self.pool.adopt(x);
-        for (l, weights) in self.range.clone().zip(self.layers.iter()) {
-            weights.forward(&pass, l, &mut x, false);
-            see(l, &x);
-        }
+        crate::in_pool(|| {
+            for (l, weights) in self.range.clone().zip(self.layers.iter()) {
+                weights.forward(&pass, l, &mut x, false);
+                see(l, &x);
+            }
+        });
         Ok(x.into_vec())
     }
 
@@ -102,10 +117,15 @@ impl Segment {
         adapter: &Adapter,
     ) -> Result<(Vec<f32>, Tape), ModelError> {
         self.check(layout, &x)?;
+        if self.compute == Compute::Int8 {
+            return Err(ModelError::Shape("these layers were loaded for scoring in int8: load them in f32 or bf16".into()));
+        }
         let pass = Pass::new(&self.config, layout, Some(adapter), &self.pool);
         let mut x = self.pool.adopt(x);
-        let layers =
-            self.range.clone().zip(self.layers.iter()).filter_map(|(l, w)| w.forward(&pass, l, &mut x, true)).collect();
+        let layers = crate::in_pool(|| {
+            let layers = self.range.clone().zip(self.layers.iter());
+            layers.filter_map(|(l, w)| w.forward(&pass, l, &mut x, true)).collect()
+        });
         Ok((x.into_vec(), Tape { layout: layout.clone(), layers }))
     }
 
@@ -123,9 +143,38 @@ impl Segment {
             return Err(ModelError::Shape("the gradient or the tape belongs to another adapter or segment".into()));
         }
         let pass = Pass::new(&self.config, &tape.layout, Some(adapter), &self.pool);
-        for ((l, weights), tape) in self.range.clone().zip(self.layers.iter()).zip(&tape.layers).rev() {
-            weights.backward(&pass, l, tape, &mut dy, grads);
-        }
+        crate::in_pool(|| {
+            for ((l, weights), tape) in self.range.clone().zip(self.layers.iter()).zip(&tape.layers).rev() {
+                weights.backward(&pass, l, tape, &mut dy, grads);
+            }
+        });
         Ok(dy)
+    }
+
+    /// An empty cache for one sequence of at most `positions` tokens.
+    pub fn cache(&self, positions: usize) -> Cache {
+        let width = self.config.kv_heads * self.config.head_dim;
+        let layer = || LayerCache { keys: Vec::with_capacity(positions * width), values: vec![] };
+        Cache { layers: self.layers.iter().map(|_| layer()).collect(), rows: 0 }
+    }
+
+    /// Hidden states of the next tokens of a sequence, `[rows, hidden]`, given those before these layers; the cache then
+    /// holds them too.
+    pub fn extend(&self, cache: &mut Cache, x: Vec<f32>, adapter: Option<&Adapter>) -> Result<Vec<f32>, ModelError> {
+        let layout = Layout { prefix: 0, lens: vec![(x.len() / self.config.hidden) as u32] };
+        self.check(&layout, &x)?;
+        if cache.layers.len() != self.layers.len() || cache.rows + layout.rows() > self.config.max_positions {
+            let (held, new) = (cache.rows, layout.rows());
+            return Err(ModelError::Shape(format!("a cache of {held} positions of another segment, or no room for {new}")));
+        }
+        let pass = Pass::after(&self.config, &layout, cache.rows, adapter, &self.pool);
+        let mut x = self.pool.adopt(x);
+        crate::in_pool(|| {
+            for ((l, weights), cache) in self.range.clone().zip(self.layers.iter()).zip(&mut cache.layers) {
+                weights.extend(&pass, l, &mut x, cache);
+            }
+        });
+        cache.rows += layout.rows();
+        Ok(x.into_vec())
     }
 }

@@ -142,13 +142,8 @@ pub struct BatchLoss {
 }
 
 impl DeviceModel {
-    /// Loads the device's part, for f32 arithmetic.
-    pub fn load(source: &dyn WeightSource, spec: SplitSpec) -> Result<Self, ModelError> {
-        Self::load_for(source, spec, Compute::F32)
-    }
-
     /// Loads the device's part.
-    pub fn load_for(source: &dyn WeightSource, spec: SplitSpec, compute: Compute) -> Result<Self, ModelError> {
+    pub fn load(source: &dyn WeightSource, spec: SplitSpec, compute: Compute) -> Result<Self, ModelError> {
         let layers = source.config().layers;
         spec.check(layers)?;
         let embedding = Arc::new(source.embedding()?);
@@ -162,13 +157,8 @@ impl DeviceModel {
         })
     }
 
-    /// Loads the middle that belongs to `spec`, for f32 arithmetic.
-    pub fn load_middle(source: &dyn WeightSource, spec: SplitSpec) -> Result<Segment, ModelError> {
-        Self::load_middle_for(source, spec, Compute::F32)
-    }
-
     /// Loads the middle that belongs to `spec`.
-    pub fn load_middle_for(
+    pub fn load_middle(
         source: &dyn WeightSource,
         spec: SplitSpec,
         compute: Compute,
@@ -185,6 +175,11 @@ impl DeviceModel {
     /// The split this part was loaded for.
     pub fn split(&self) -> SplitSpec {
         SplitSpec { k_in: self.bottom.range().len(), k_out: self.top.range().len() }
+    }
+
+    /// Arithmetic of its products.
+    pub fn compute(&self) -> Compute {
+        self.bottom.compute()
     }
 
     /// Memory of the weights, in bytes.
@@ -206,6 +201,11 @@ impl DeviceModel {
     /// The device's top layers.
     pub fn top(&self) -> &Segment {
         &self.top
+    }
+
+    /// The output table.
+    pub fn head(&self) -> &Table {
+        &self.head
     }
 
     /// The final norm over rows of hidden states.

@@ -3,6 +3,7 @@
 
 use lethe_learn::seed::Seed;
 use lethe_model::config::ModelConfig;
+use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use lethe_model::source::RandomWeights;
@@ -28,10 +29,10 @@ fn sequences() -> Vec<Vec<u32>> {
 /// Loss and whole-model gradient with a given split, over packs of the sequences.
 fn train(config: &ModelConfig, spec: SplitSpec, packs: &[Vec<Vec<u32>>], adapter: &Adapter) -> (f64, Vec<f32>) {
     let source = RandomWeights::new(config.clone(), 5);
-    let device = DeviceModel::load(&source, spec).unwrap();
+    let device = DeviceModel::load(&source, spec, Compute::F32).unwrap();
     let on_device = |l| spec.on_device(l, config.layers);
     let edge = adapter.select(on_device);
-    let segment = DeviceModel::load_middle(&source, spec).unwrap();
+    let segment = DeviceModel::load_middle(&source, spec, Compute::F32).unwrap();
     let mut middle = LocalMiddle::new(segment, adapter.select(|l| !on_device(l)));
     let mut grads = vec![0.0; edge.data.len()];
     let mut total = BatchLoss::default();

@@ -12,6 +12,7 @@
 
 use lethe_learn::apa::ApaParams;
 use lethe_learn::balance::BalanceParams;
+use lethe_model::kernels::panels::Compute;
 use lethe_model::lora::LoraRecipe;
 use lethe_model::split::SplitSpec;
 use lethe_model::train::Packing;
@@ -105,6 +106,8 @@ pub struct Recipe {
     pub lora: LoraRecipe,
     /// Which layers the device holds.
     pub split: SplitSpec,
+    /// Arithmetic of the products with frozen weights, on devices and on the coordinator.
+    pub compute: Compute,
     /// Number format of activations and gradients on the wire.
     pub wire: WireFormat,
     /// How samples are grouped into forward passes.
@@ -149,6 +152,7 @@ impl Default for Recipe {
             template: "tallrec-movie.v1".into(),
             lora: LoraRecipe::default(),
             split: SplitSpec { k_in: 4, k_out: 1 },
+            compute: Compute::F32,
             wire: WireFormat::F32,
             packing: Packing::default(),
             shards: 4,
@@ -213,6 +217,8 @@ impl Recipe {
         for (field, v) in [("server_lr", self.server_lr), ("clip", self.clip), ("local.lr", self.local.lr)] {
             range(field, v.is_finite() && v > 0.0, v.to_string(), "a positive number")?;
         }
+        let trains = self.compute != Compute::Int8;
+        range("compute", trains, "int8".into(), "f32 or bf16: int8 scores, it does not train")?;
         let known = self.template == "tallrec-movie.v1";
         range("template", known, self.template.clone(), "tallrec-movie.v1")?;
         Ok(self)

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lethe_client::{Client, ClientBuilder, ClientModel, Source};
+use lethe_client::{Client, ClientBuilder, ClientModel, ModelOptions, Source};
+use lethe_recipe::Recipe;
 use lethe_recsys::data::{DataSpec, load_items};
 
 use crate::inputs::Inputs;
@@ -25,6 +26,9 @@ pub(crate) struct Device {
     /// Invitation, needed the first time only.
     #[arg(long)]
     invitation: Option<String>,
+    /// The coordinator's recipe (TOML), where it departs from the default in what the device loads.
+    #[arg(long)]
+    recipe: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -70,7 +74,12 @@ impl Device {
         if let Some(text) = &self.invitation {
             builder = builder.invitation(text.clone());
         }
-        Ok(builder.build(ClientModel::load(&model, &catalogue, None)?).await?)
+        let recipe = match &self.recipe {
+            Some(path) => Recipe::from_toml(&std::fs::read_to_string(path).with_context(|| path.display().to_string())?)?,
+            None => Recipe::default(),
+        };
+        let options = ModelOptions { split: recipe.split, compute: recipe.compute };
+        Ok(builder.build(ClientModel::load(&model, &catalogue, options)?).await?)
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lethe_client::{Client, ClientBuilder, ClientModel, Cutoffs, LocalEvent, Source};
+use lethe_client::{Client, ClientBuilder, ClientModel, Cutoffs, LocalEvent, ModelOptions, Source};
+use lethe_recipe::Recipe;
 use lethe_recsys::data::{DataSpec, Dataset, load};
 use lethe_recsys::samples::{Part, Split, event_parts};
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// JSON file: server, model, data, home, split, passes, clients.
+    /// JSON file: server, model, data, home, split, recipe, passes, clients.
     #[arg(long)]
     config: PathBuf,
 }
@@ -38,10 +39,19 @@ pub(crate) struct FleetConfig {
     pub(crate) home: PathBuf,
     /// How histories are divided for the evaluation.
     pub(crate) split: Split,
+    /// The recipe's keys, as TOML: they decide how the model is loaded.
+    pub(crate) recipe: String,
     /// Passes that run at once.
     pub(crate) passes: usize,
     /// `(user, invitation)`; the invitation is used by clients that have no identity yet.
     pub(crate) clients: Vec<(String, String)>,
+}
+
+impl FleetConfig {
+    fn options(&self) -> anyhow::Result<ModelOptions> {
+        let recipe = Recipe::from_toml(&self.recipe)?;
+        Ok(ModelOptions { split: recipe.split, compute: recipe.compute })
+    }
 }
 
 /// A command on standard input.
@@ -96,7 +106,7 @@ fn say(value: &Value) -> anyhow::Result<()> {
 }
 
 async fn serve(config: FleetConfig) -> anyhow::Result<()> {
-    let model = ClientModel::load(&config.model, &config.data, None)?;
+    let model = ClientModel::load(&config.model, &config.data, config.options()?)?;
     let one_device_mib = resident_mib();
     let data = load(&config.data, &DataSpec::of_folder(&config.data)?, false)?;
     let passes = Arc::new(Semaphore::new(config.passes));

@@ -8,6 +8,7 @@ use anyhow::Context;
 use lethe_client::encode::Encoder;
 use lethe_learn::metrics::{auc, uauc};
 use lethe_learn::seed::Seed;
+use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
 use lethe_model::split::{DeviceModel, LocalMiddle, SplitSpec};
@@ -46,6 +47,9 @@ pub(crate) struct Args {
     /// several.
     #[arg(long, default_value_t = 2)]
     seed: u64,
+    /// Arithmetic of the products with frozen weights.
+    #[arg(long, value_enum, default_value = "f32")]
+    compute: ComputeArg,
     /// Skip the untrained model's figures.
     #[arg(long)]
     no_untrained: bool,
@@ -70,6 +74,23 @@ impl From<SplitArg> for Split {
         match a {
             SplitArg::Global => Self::Global,
             SplitArg::PerUser => Self::PerUser,
+        }
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum ComputeArg {
+    /// f32 throughout.
+    F32,
+    /// bf16 factors, f32 sums.
+    Bf16,
+}
+
+impl From<ComputeArg> for Compute {
+    fn from(a: ComputeArg) -> Self {
+        match a {
+            ComputeArg::F32 => Self::F32,
+            ComputeArg::Bf16 => Self::Bf16,
         }
     }
 }
@@ -108,6 +129,7 @@ pub(crate) fn reference(
         split,
         seed,
         no_untrained: true,
+        compute: ComputeArg::F32,
         json: None,
         save: None,
     })
@@ -121,8 +143,8 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
     let spec = SplitSpec { k_in: 0, k_out: 0 };
     let (device, segment) =
-        (DeviceModel::load(source.as_ref(), spec)?, DeviceModel::load_middle(source.as_ref(), spec)?);
-    say(&format!("weights: {:.0} MiB as f32", (device.weight_bytes() + segment.weight_bytes()) as f64 / 1048576.0));
+        (DeviceModel::load(source.as_ref(), spec, args.compute.into())?, DeviceModel::load_middle(source.as_ref(), spec, args.compute.into())?);
+    say(&format!("weights: {:.0} MiB", (device.weight_bytes() + segment.weight_bytes()) as f64 / 1048576.0));
     let recipe = LoraRecipe::default();
     let shape = AdapterShape::new(source.config(), &recipe, |_| true);
     let adapter = Adapter::init(&shape, &seed.derive("adapter", &[]));
@@ -161,6 +183,7 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     say(&format!("trained in {seconds:.0} s, {per_sample:.3} s a sample"));
     job.middle.adapter = trained;
     out["trained"] = evaluate(&mut job, "trained")?;
+    out["seconds"] = seconds.into();
     out["seconds_per_sample"] = per_sample.into();
     if let Some(folder) = &args.save {
         lethe_model::lora_io::save_peft(folder, &job.middle.adapter, &recipe, "SmolLM2-135M-Instruct")?;

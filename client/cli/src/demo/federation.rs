@@ -67,6 +67,7 @@ impl Federation {
             data: setup.data.to_owned(),
             home: setup.folder.join("clients"),
             split: setup.split,
+            recipe: toml::to_string(&setup.recipe)?,
             passes: setup.passes,
             clients: invitations(&admin, setup)?,
         };

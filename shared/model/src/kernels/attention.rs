@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use super::gemm::{Mat, Threads, matmul};
 use super::math::{exp, softmax_row, sum_by, vectorised};
-use super::tiled::{self, Shared};
+use super::panels::Out;
+use super::tiled;
 use crate::buffers::{Buffer, Pool};
 use crate::layout::{Layout, Run};
 
@@ -72,7 +73,7 @@ pub fn attention(qkv: &[f32], layout: &Layout, heads: Heads, ctx: &mut [f32], ls
         return portable(qkv, layout, heads, ctx, lse);
     }
     check(layout, heads, (qkv, ctx, lse));
-    let (ctx, lse) = (Shared::new(ctx), Shared::new(lse));
+    let (ctx, lse) = (Out::new(ctx), Out::new(lse));
     tasks(layout, heads).into_par_iter().for_each(|(run, g)| tiled::forward_task(qkv, heads, run, g, ctx, lse));
 }
 
@@ -157,13 +158,50 @@ pub(crate) fn attention_backward(
     }
     check(layout, heads, (saved.qkv, saved.ctx, saved.lse));
     check(layout, heads, (d_qkv, d_ctx, saved.lse));
-    let out = Shared::new(d_qkv);
+    let out = Out::new(d_qkv);
     let task = |(run, g): (Run, usize)| tiled::backward_task(saved, heads, run, g, d_ctx, out, pool);
     let done: Vec<(Buffer, Buffer)> = tasks(layout, heads).into_par_iter().map(task).collect();
     let (dim, width) = (heads.dim, heads.width());
     d_qkv.chunks_exact_mut(width).for_each(|row| row[heads.q * dim..].fill(0.0));
     for ((run, g), (dk, dv)) in tasks(layout, heads).into_iter().zip(done) {
         add_positions(run, dim, width, d_qkv, [(heads.q + g, &dk[..]), (heads.q + heads.kv + g, &dv[..])]);
+    }
+}
+
+/// Context of the last rows of a sequence (`qkv` holds theirs) over the cached keys and values of all its rows.
+pub(crate) fn attend_cached(qkv: &[f32], (keys, values): (&[f32], &[f32]), heads: Heads, ctx: &mut [f32]) {
+    let (dim, wide) = (heads.dim, heads.kv * heads.dim);
+    let (all, new) = (keys.len() / wide, qkv.len() / heads.width());
+    let mut p = vec![0.0; all];
+    for i in 0..new {
+        let seen = all - new + i + 1;
+        for h in 0..heads.q {
+            let column = h / heads.group() * dim;
+            let q = &qkv[i * heads.width() + h * dim..][..dim];
+            let out = &mut ctx[(i * heads.q + h) * dim..][..dim];
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (c, p) in p[..seen].iter_mut().enumerate() {
+                        let k = &keys[c * wide + column..][..dim];
+                        *p = sum_by(dim, |u| q[u] * k[u]) * heads.scale();
+                    }
+                },
+            );
+            softmax_row(&mut p[..seen]);
+            vectorised(
+                #[inline(always)]
+                || {
+                    out.fill(0.0);
+                    for (c, p) in p[..seen].iter().enumerate() {
+                        let v = &values[c * wide + column..][..dim];
+                        for u in 0..dim {
+                            out[u] += p * v[u];
+                        }
+                    }
+                },
+            );
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use super::gemm::{Mat, Threads, matmul};
 use super::panels::{Compute, Panels, to_bf16};
+use super::quant::Quantised;
 use super::tile;
 
 /// Frozen weights `[outputs, inputs]`. On a CPU with the tile kernels the backward form is made when first needed.
@@ -18,6 +19,8 @@ pub struct Linear {
 enum Form {
     /// Row-major, multiplied by the `gemm` crate; with bf16 arithmetic every factor is rounded first.
     Plain { weights: Vec<f32>, compute: Compute },
+    /// Quantised panels, for scoring.
+    Quantised(Quantised),
     /// Panels for the tile kernels.
     Packed { forward: Panels, backward: OnceLock<Panels> },
 }
@@ -29,7 +32,10 @@ impl Linear {
     /// If there are not `outputs * inputs` weights: a programming error, sources check their tensors.
     pub fn new(weights: Vec<f32>, outputs: usize, inputs: usize, compute: Compute) -> Self {
         assert_eq!(weights.len(), outputs * inputs, "weights of {outputs} x {inputs}");
-        let form = if tile::supported(compute) {
+        let quantised = (compute == Compute::Int8).then(|| Quantised::new(&weights, outputs, inputs)).flatten();
+        let form = if let Some(q) = quantised {
+            Form::Quantised(q)
+        } else if tile::supported(compute) {
             let forward = Panels::pack(compute, outputs, inputs, |n, k| weights[n * inputs + k]);
             Form::Packed { forward, backward: OnceLock::new() }
         } else {
@@ -53,6 +59,7 @@ impl Linear {
     pub fn bytes(&self) -> usize {
         match &self.form {
             Form::Plain { weights, .. } => weights.len() * size_of::<f32>(),
+            Form::Quantised(q) => q.bytes(),
             Form::Packed { forward, backward } => forward.bytes() + backward.get().map_or(0, Panels::bytes),
         }
     }
@@ -61,6 +68,7 @@ impl Linear {
     pub fn forward(&self, x: &[f32], rows: usize, dst: &mut [f32], add: bool) {
         match &self.form {
             Form::Packed { forward, .. } => forward.multiply(x, rows, dst, add),
+            Form::Quantised(q) => q.multiply(x, rows, dst, add),
             Form::Plain { weights, compute } => {
                 let w = Mat::new(weights, self.outputs, self.inputs, self.inputs).t();
                 rounded(x, *compute, |x| {
@@ -72,11 +80,15 @@ impl Linear {
     }
 
     /// `dst[rows, inputs] (+)= dy[rows, outputs] * W`.
+    ///
+    /// # Panics
+    /// If the weights are quantised: a segment loaded for scoring refuses to train before it comes to this.
     pub fn backward(&self, dy: &[f32], rows: usize, dst: &mut [f32], add: bool) {
         match &self.form {
             Form::Packed { forward, backward } => {
                 backward.get_or_init(|| forward.transposed()).multiply(dy, rows, dst, add);
             }
+            Form::Quantised(_) => unreachable!("quantised weights have no backward pass"),
             Form::Plain { weights, compute } => {
                 let w = Mat::new(weights, self.outputs, self.inputs, self.inputs);
                 rounded(dy, *compute, |dy| {
@@ -96,7 +108,7 @@ fn round(values: &mut [f32], compute: Compute) {
 
 fn rounded(x: &[f32], compute: Compute, f: impl FnOnce(&[f32])) {
     match compute {
-        Compute::F32 => f(x),
+        Compute::F32 | Compute::Int8 => f(x),
         Compute::Bf16 => {
             let mut x = x.to_vec();
             round(&mut x, compute);
@@ -118,7 +130,7 @@ mod tests {
 
     fn exact(x: &[f32], w: &[f32], (rows, n, k): (usize, usize, usize), compute: Compute) -> Vec<f64> {
         let r = |v: f32| match compute {
-            Compute::F32 => f64::from(v),
+            Compute::F32 | Compute::Int8 => f64::from(v),
             Compute::Bf16 => f64::from(f32::from_bits(to_bf16(v) << 16)),
         };
         let dot = |i: usize, j: usize| (0..k).map(|l| r(x[i * k + l]) * r(w[j * k + l])).sum();

@@ -9,6 +9,7 @@ pub mod linear;
 pub mod math;
 pub mod norm;
 pub mod panels;
+mod quant;
 pub mod rope;
 mod tile;
 mod tiled;

@@ -6,10 +6,11 @@
 //! the inputs, whatever the number of threads.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::tile::{self, Rows, TILE_ROWS, WIDTH};
+use super::tile::{self, Rows, TILE_ROWS, Tile, WIDTH};
 
 /// Arithmetic of the products with frozen weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -21,13 +22,16 @@ pub enum Compute {
     /// bf16 factors, f32 sums: weights, activations and gradients are rounded to 8 significant bits as they enter a
     /// product with frozen weights. The residual stream, attention and adapters stay f32.
     Bf16,
+    /// For scoring only: 8-bit activations times weights of 4 or 8 bits, summed in integers per block of 32 inputs. Where
+    /// the CPU has no such instructions, or blocks do not divide the inputs, f32.
+    Int8,
 }
 
 impl Compute {
     /// Values in a unit.
     pub(crate) fn depth(self, k: usize) -> usize {
         match self {
-            Self::F32 => k,
+            Self::F32 | Self::Int8 => k,
             Self::Bf16 => k.div_ceil(2),
         }
     }
@@ -58,7 +62,7 @@ pub(crate) fn to_bf16(x: f32) -> u32 {
 
 fn unit(compute: Compute, k: usize, u: usize, get: impl Fn(usize) -> f32) -> u32 {
     match compute {
-        Compute::F32 => get(u).to_bits(),
+        Compute::F32 | Compute::Int8 => get(u).to_bits(),
         Compute::Bf16 => {
             let high = if 2 * u + 1 < k { to_bf16(get(2 * u + 1)) } else { 0 };
             to_bf16(get(2 * u)) | high << 16
@@ -96,13 +100,13 @@ impl Panels {
     fn get(&self, output: usize, input: usize) -> f32 {
         let depth = self.compute.depth(self.k);
         let (u, high) = match self.compute {
-            Compute::F32 => (input, false),
+            Compute::F32 | Compute::Int8 => (input, false),
             Compute::Bf16 => (input / 2, input % 2 == 1),
         };
         let line = (output / WIDTH * depth + u) * LINES + output % WIDTH / 16;
         let bits = self.lines[line].0[output % 16];
         match (self.compute, high) {
-            (Compute::F32, _) => f32::from_bits(bits),
+            (Compute::F32 | Compute::Int8, _) => f32::from_bits(bits),
             (Compute::Bf16, false) => f32::from_bits(bits << 16),
             (Compute::Bf16, true) => f32::from_bits(bits & 0xffff_0000),
         }
@@ -128,18 +132,16 @@ impl Panels {
             return;
         }
         let threads = if rows * n * k < POOL_WORK { 1 } else { rayon::current_num_threads() };
-        let grid = Grid::new(rows, n.div_ceil(WIDTH), self.compute.depth(k), threads);
-        let out = Out { at: dst.as_mut_ptr(), len: dst.len() };
-        let task = |t: usize| self.task(&grid, t, x, out, add);
-        if threads == 1 { (0..grid.tasks()).for_each(task) } else { (0..grid.tasks()).into_par_iter().with_max_len(1).for_each(task) }
+        let grid = Grid::new(rows, n.div_ceil(WIDTH), (self.compute.depth(k), TILE_ROWS), threads);
+        let out = Out::new(dst);
+        grid.run(threads, |blocks, panels| self.task(&grid, blocks, panels, x, out, add));
     }
 
-    fn task(&self, grid: &Grid, t: usize, x: &[f32], out: Out, add: bool) {
+    fn task(&self, grid: &Grid, blocks: Range<usize>, panels: Range<usize>, x: &[f32], out: Out, add: bool) {
         thread_local! {
             static PACKED: RefCell<Vec<u32>> = const { RefCell::new(vec![]) };
         }
         let (n, k, depth) = (self.n, self.k, self.compute.depth(self.k));
-        let (blocks, panels) = grid.task(t);
         PACKED.with_borrow_mut(|packed| {
             let first = blocks.clone().next().map_or(0, |b| grid.block(b).start);
             let last = blocks.clone().next_back().map_or(0, |b| grid.block(b).end);
@@ -158,14 +160,11 @@ impl Panels {
                     let rows = grid.block(b);
                     let from = &packed[(rows.start - first) * depth..(rows.end - first) * depth];
                     let cols = (n - p * WIDTH).min(WIDTH);
-                    let at = rows.start * n + p * WIDTH;
-                    debug_assert!(at + (rows.len() - 1) * n + cols <= out.len);
+                    let dst = out.tile(rows.start * n + p * WIDTH, rows.len(), n, cols, add);
                     #[allow(unsafe_code)]
-                    // SAFETY: `from` holds `rows.len() * depth` units and `panel` `depth` units; the tile lies inside
-                    // `dst` (asserted by `multiply`: `rows.end <= rows` and `p * WIDTH + cols <= n`), and no other task
-                    // has these rows and columns, so nobody else touches the tile.
+                    // SAFETY: panels exist only where the kernels run; `from` holds `rows.len() * depth` units and
+                    // `panel` `depth`; `out.tile` checked the tile, and no other task has these rows and columns.
                     unsafe {
-                        let dst = tile::Tile { at: out.at.add(at), stride: n, cols, add };
                         tile::run(self.compute, Rows { units: from, count: rows.len() }, panel, dst);
                     }
                 }
@@ -190,20 +189,44 @@ fn pack_rows(compute: Compute, x: &[f32], k: usize, into: &mut [u32]) {
 
 /// Where results go; tasks write disjoint tiles of it.
 #[derive(Clone, Copy)]
-struct Out {
+pub(crate) struct Out {
     at: *mut f32,
     len: usize,
 }
 
 #[allow(unsafe_code)]
-// SAFETY: tasks write disjoint tiles (see `Panels::task`), while `multiply` holds the buffer exclusively.
+// SAFETY: tasks write disjoint tiles, while the product holds the buffer exclusively.
 unsafe impl Send for Out {}
 #[allow(unsafe_code)]
 // SAFETY: as above.
 unsafe impl Sync for Out {}
 
-/// How a product is divided: blocks of at most [`TILE_ROWS`] rows, groups of blocks, and runs of panels.
-struct Grid {
+impl Out {
+    pub(crate) fn new(values: &mut [f32]) -> Self {
+        Self { at: values.as_mut_ptr(), len: values.len() }
+    }
+
+    /// A tile of `rows` rows, `stride` apart, of `cols` values.
+    ///
+    /// # Panics
+    /// If it does not lie inside the buffer: a programming error.
+    pub(crate) fn tile(&self, at: usize, rows: usize, stride: usize, cols: usize, add: bool) -> Tile {
+        assert!(rows > 0 && at + (rows - 1) * stride + cols <= self.len, "a tile is outside its buffer");
+        Tile { at: self.at.wrapping_add(at), stride, cols, add }
+    }
+
+    /// The address of one value.
+    ///
+    /// # Panics
+    /// If it lies outside the buffer.
+    pub(crate) fn value(&self, at: usize) -> *mut f32 {
+        assert!(at < self.len, "a value is outside its buffer");
+        self.at.wrapping_add(at)
+    }
+}
+
+/// How a product is divided: blocks of a tile's rows, groups of blocks, and runs of panels.
+pub(crate) struct Grid {
     rows: usize,
     blocks: usize,
     groups: usize,
@@ -212,31 +235,32 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(rows: usize, panels: usize, depth: usize, threads: usize) -> Self {
-        let blocks = rows.div_ceil(TILE_ROWS);
-        let per_group = (GROUP_BYTES / (depth * TILE_ROWS * 4)).max(1);
+    /// For rows of `depth` units, `tile` rows to a block.
+    pub(crate) fn new(rows: usize, panels: usize, (depth, tile): (usize, usize), threads: usize) -> Self {
+        let blocks = rows.div_ceil(tile);
+        let per_group = (GROUP_BYTES / (depth * tile * 4)).max(1);
         // As many tasks as threads, or a multiple, when there is that much to divide.
         let groups = blocks.div_ceil(per_group).next_multiple_of(threads).min(blocks);
         let runs = if groups >= threads { 1 } else { threads.div_ceil(groups).min(panels) };
         Self { rows, blocks, groups, panels, runs }
     }
 
-    fn tasks(&self) -> usize {
-        self.groups * self.runs
-    }
-
-    /// Blocks and panels of a task.
-    fn task(&self, t: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
-        (part(self.blocks, self.groups, t / self.runs), part(self.panels, self.runs, t % self.runs))
+    /// Runs a task for every group of blocks and run of panels.
+    pub(crate) fn run(&self, threads: usize, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
+        let one = |t: usize| {
+            task(part(self.blocks, self.groups, t / self.runs), part(self.panels, self.runs, t % self.runs));
+        };
+        let tasks = self.groups * self.runs;
+        if threads == 1 { (0..tasks).for_each(one) } else { (0..tasks).into_par_iter().with_max_len(1).for_each(one) }
     }
 
     /// Rows of a block.
-    fn block(&self, b: usize) -> std::ops::Range<usize> {
+    pub(crate) fn block(&self, b: usize) -> Range<usize> {
         part(self.rows, self.blocks, b)
     }
 }
 
 /// Part `i` of `n` things divided into `parts` as evenly as possible.
-fn part(n: usize, parts: usize, i: usize) -> std::ops::Range<usize> {
+fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
     n * i / parts..n * (i + 1) / parts
 }

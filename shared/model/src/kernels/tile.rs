@@ -38,7 +38,7 @@ pub(crate) fn supported(compute: Compute) -> bool {
     {
         let base = is_x86_feature_detected!("avx512f");
         match compute {
-            Compute::F32 => base,
+            Compute::F32 | Compute::Int8 => base,
             Compute::Bf16 => base && is_x86_feature_detected!("avx512bf16"),
         }
     }
@@ -87,7 +87,7 @@ pub(crate) unsafe fn pack(
     // SAFETY: the caller's promises are passed on.
     unsafe {
         match compute {
-            Compute::F32 => x86::pack_f32(x, (stride, k), count, (into, apart)),
+            Compute::F32 | Compute::Int8 => x86::pack_f32(x, (stride, k), count, (into, apart)),
             Compute::Bf16 => x86::pack_bf16(x, (stride, k), count, (into, apart)),
         }
     }
@@ -97,6 +97,9 @@ pub(crate) unsafe fn pack(
         0
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+pub(in crate::kernels) use x86::store;
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
@@ -142,7 +145,7 @@ mod x86 {
     });
 
     #[target_feature(enable = "avx512f")]
-    unsafe fn store<const M: usize>(acc: &[[__m512; 2]; M], out: Tile) {
+    pub(in crate::kernels) unsafe fn store<const M: usize>(acc: &[[__m512; 2]; M], out: Tile) {
         for (i, row) in acc.iter().enumerate() {
             for (half, v) in row.iter().enumerate() {
                 let left = out.cols.saturating_sub(half * 16).min(16);
@@ -253,7 +256,7 @@ mod x86 {
         // SAFETY: the caller's promises.
         unsafe {
             match compute {
-                Compute::F32 => by_rows!(tile_f32),
+                Compute::F32 | Compute::Int8 => by_rows!(tile_f32),
                 Compute::Bf16 => by_rows!(tile_bf16),
             }
         }

@@ -8,8 +8,8 @@ use std::cell::RefCell;
 
 use super::attention::{Heads, Saved};
 use super::math::{exp, sum_by, vectorised};
-use super::panels::{Compute, Line};
-use super::tile::{self, Rows, TILE_ROWS, Tile, WIDTH};
+use super::panels::{Compute, Line, Out};
+use super::tile::{self, Rows, TILE_ROWS, WIDTH};
 use crate::buffers::{Buffer, Pool};
 use crate::layout::Run;
 
@@ -35,26 +35,6 @@ thread_local! {
 /// Whether this CPU runs the kernels.
 pub(crate) fn supported() -> bool {
     tile::supported(Compute::F32)
-}
-
-/// Where a task writes; tasks write disjoint elements.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared {
-    at: *mut f32,
-    len: usize,
-}
-
-#[allow(unsafe_code)]
-// SAFETY: every task writes the rows of its run and the columns of its heads, which no other task has.
-unsafe impl Send for Shared {}
-#[allow(unsafe_code)]
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    pub(crate) fn new(values: &mut [f32]) -> Self {
-        Self { at: values.as_mut_ptr(), len: values.len() }
-    }
 }
 
 /// Rows that are `stride` apart, from `first` on.
@@ -151,13 +131,12 @@ fn as_inputs<'a>(count: usize, dim: usize, row: impl Fn(usize) -> &'a [f32], lin
 }
 
 /// A tile of products; checks that it lies inside its buffer.
-fn product(rows: &[u32], count: usize, panel: &[Line], out: Shared, at: usize, (stride, cols): (usize, usize), add: bool) {
+fn product(rows: &[u32], count: usize, panel: &[Line], out: Out, at: usize, (stride, cols): (usize, usize), add: bool) {
     assert!(rows.len() == count * panel.len() / 2 && count <= TILE_ROWS, "a block does not fit its panel");
-    assert!(at + (count - 1) * stride + cols <= out.len, "a tile is outside its buffer");
+    let dst = out.tile(at, count, stride, cols, add);
     #[allow(unsafe_code)]
-    // SAFETY: the asserts above; the kernels are supported where tasks run; tiles of different tasks are disjoint.
+    // SAFETY: checked above; the kernels are supported where tasks run; tiles of different tasks are disjoint.
     unsafe {
-        let dst = Tile { at: out.at.add(at), stride, cols, add };
         tile::run(Compute::F32, Rows { units: rows, count }, panel, dst);
     }
 }
@@ -172,7 +151,7 @@ struct Gather<'a> {
 }
 
 impl Gather<'_> {
-    fn run(&self, rows: &[u32], count: usize, out: Shared, at: usize, stride: usize, add: bool) {
+    fn run(&self, rows: &[u32], count: usize, out: Out, at: usize, stride: usize, add: bool) {
         for p in 0..self.dim.div_ceil(WIDTH) {
             let from = (p * self.all + self.first) * 2;
             let panel = &self.lines[from..from + self.depth * 2];
@@ -188,7 +167,7 @@ fn blocks(n: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// Context and log-sum-exp of one task.
-pub(crate) fn forward_task(qkv: &[f32], heads: Heads, run: Run, g: usize, ctx: Shared, lse: Shared) {
+pub(crate) fn forward_task(qkv: &[f32], heads: Heads, run: Run, g: usize, ctx: Out, lse: Out) {
     SCRATCH.with_borrow_mut(|s| {
         let (dim, width) = (heads.dim, heads.width());
         let seen = Seen { qkv, width, run };
@@ -201,7 +180,7 @@ pub(crate) fn forward_task(qkv: &[f32], heads: Heads, run: Run, g: usize, ctx: S
                 let (m, reach) = (i1 - i0, run.context + i1);
                 let q = Source { values: qkv, first: (run.start + i0) * width + h * dim, stride: width };
                 let rows = pack(q, m, dim, &mut s.packed);
-                let p = Shared::new(&mut s.p);
+                let p = Out::new(&mut s.p);
                 for panel in 0..reach.div_ceil(WIDTH) {
                     let keys = &s.keys[panel * dim * 2..(panel + 1) * dim * 2];
                     product(rows, m, keys, p, panel * WIDTH, (ld, WIDTH), false);
@@ -214,7 +193,7 @@ pub(crate) fn forward_task(qkv: &[f32], heads: Heads, run: Run, g: usize, ctx: S
                     #[allow(unsafe_code)]
                     // SAFETY: inside the buffer (one value per row and query head), and this task's alone.
                     unsafe {
-                        *lse.at.add((run.start + i0 + r) * heads.q + h) = l;
+                        *lse.value((run.start + i0 + r) * heads.q + h) = l;
                     }
                 }
                 let p = Source { values: &s.p, first: 0, stride: ld };
@@ -233,7 +212,7 @@ pub(crate) fn backward_task(
     run: Run,
     g: usize,
     d_ctx: &[f32],
-    d_qkv: Shared,
+    d_qkv: Out,
     pool: &Pool,
 ) -> (Buffer, Buffer) {
     SCRATCH.with_borrow_mut(|s| {
@@ -257,7 +236,7 @@ pub(crate) fn backward_task(
                 let d_out = Source { values: d_ctx, first: at(i0), stride: row_width };
                 for (from, lines, to) in [(q, &s.keys, &mut s.p), (d_out, &s.values, &mut s.dp)] {
                     let rows = pack(from, m, dim, &mut s.packed);
-                    let to = Shared::new(to);
+                    let to = Out::new(to);
                     for panel in 0..panels {
                         let lines = &lines[panel * dim * 2..(panel + 1) * dim * 2];
                         product(rows, m, lines, to, i0 * ld + panel * WIDTH, (ld, WIDTH), false);
@@ -296,7 +275,7 @@ fn scatter(
     dst: &mut [f32],
     add: bool,
 ) {
-    let out = Shared::new(dst);
+    let out = Out::new(dst);
     for (c0, c1) in blocks(run.context + run.len) {
         let (m, first) = (c1 - c0, c0.saturating_sub(run.context));
         let depth = run.len - first;

@@ -1,0 +1,396 @@
+//! Products with quantised weights, for scoring: 8-bit activations times 4- or 8-bit weights, summed in integers per block
+//! of 32 inputs (as llama.cpp's Q4_1 and Q8_1 pair; AVX-512 VNNI).
+//!
+//! A weight is `d * q + m` with `q` unsigned and `d`, `m` per output and block, in f16. Weights that a file stores in four
+//! bits this way (GGUF's Q4_1) are recovered exactly; others are rounded to eight. An activation is `s * q`, `q` signed, `s`
+//! per row and block. A panel holds 32 outputs; a block of a panel is its weights, four inputs side by side per output,
+//! then `d`, then `m`.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::math::vectorised;
+use super::panels::{Grid, Line, Out};
+use super::tile::WIDTH;
+
+/// Inputs of a block.
+pub(crate) const BLOCK: usize = 32;
+/// Most rows of a tile.
+pub(crate) const TILE_ROWS: usize = 6;
+/// Four inputs side by side.
+const QUADS: usize = BLOCK / 4;
+/// Work (multiply-adds) below which a product stays on the calling thread.
+const POOL_WORK: usize = 1 << 18;
+
+/// Weights `[outputs, inputs]` in quantised panels.
+#[derive(Debug)]
+pub(crate) struct Quantised {
+    n: usize,
+    k: usize,
+    bits: Bits,
+    lines: Vec<Line>,
+}
+
+/// Bits of a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bits {
+    Four,
+    Eight,
+}
+
+impl Bits {
+    /// Lines of a block of a panel.
+    pub(crate) const fn lines(self) -> usize {
+        match self {
+            Self::Four => QUADS + 2,
+            Self::Eight => 2 * QUADS + 2,
+        }
+    }
+}
+
+/// Whether this CPU runs the kernels.
+pub(crate) fn supported() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        ["avx512f", "avx512bw", "avx512vnni"].iter().all(|f| match *f {
+            "avx512f" => is_x86_feature_detected!("avx512f"),
+            "avx512bw" => is_x86_feature_detected!("avx512bw"),
+            _ => is_x86_feature_detected!("avx512vnni"),
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// One output's block: values, scale and offset.
+struct Block {
+    q: [u8; BLOCK],
+    d: u16,
+    m: u16,
+}
+
+impl Block {
+    /// The nearest `d * q + m` with `q` up to `top`.
+    fn of(values: &[f32], top: f32) -> Self {
+        let low = values.iter().copied().fold(f32::INFINITY, f32::min);
+        let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let (d, m) = (half::f16::from_f32((high - low) / top), half::f16::from_f32(low));
+        let inverse = if d.to_f32() > 0.0 { 1.0 / d.to_f32() } else { 0.0 };
+        let mut q = [0; BLOCK];
+        for (q, v) in q.iter_mut().zip(values) {
+            *q = ((v - m.to_f32()) * inverse).round().clamp(0.0, top) as u8;
+        }
+        Self { q, d: d.to_bits(), m: m.to_bits() }
+    }
+
+    fn value(&self, i: usize) -> f32 {
+        half::f16::from_bits(self.d).to_f32() * f32::from(self.q[i]) + half::f16::from_bits(self.m).to_f32()
+    }
+
+    fn is_exact(&self, values: &[f32]) -> bool {
+        values.iter().enumerate().all(|(i, v)| (self.value(i) - v).abs() <= 1e-6 * v.abs())
+    }
+}
+
+impl Quantised {
+    /// From row-major weights; `None` where the kernels do not run or blocks do not divide the inputs.
+    pub(crate) fn new(weights: &[f32], n: usize, k: usize) -> Option<Self> {
+        if !supported() || !k.is_multiple_of(BLOCK) || weights.len() != n * k {
+            return None;
+        }
+        let exact = weights.par_chunks(BLOCK).all(|b| Block::of(b, 15.0).is_exact(b));
+        let bits = if exact { Bits::Four } else { Bits::Eight };
+        let (blocks, per) = (k / BLOCK, bits.lines());
+        let mut lines = vec![Line([0; 16]); n.div_ceil(WIDTH) * blocks * per];
+        lines.par_chunks_mut(blocks * per).enumerate().for_each(|(p, panel)| {
+            for (b, lines) in panel.chunks_exact_mut(per).enumerate() {
+                for j in 0..WIDTH.min(n - p * WIDTH) {
+                    let at = (p * WIDTH + j) * k + b * BLOCK;
+                    let top = if exact { 15.0 } else { 255.0 };
+                    put(bits, lines, j, &Block::of(&weights[at..at + BLOCK], top));
+                }
+            }
+        });
+        Some(Self { n, k, bits, lines })
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
+    }
+
+    /// `dst[rows, n] (+)= x[rows, k] * self^T`.
+    pub(crate) fn multiply(&self, x: &[f32], rows: usize, dst: &mut [f32], add: bool) {
+        let (n, k) = (self.n, self.k);
+        assert!(x.len() == rows * k && dst.len() == rows * n, "{rows} rows: {} of {k}, {} of {n}", x.len(), dst.len());
+        if rows == 0 || n == 0 {
+            return;
+        }
+        let threads = if rows * n * k < POOL_WORK { 1 } else { rayon::current_num_threads() };
+        let grid = Grid::new(rows, n.div_ceil(WIDTH), (k.div_ceil(4), TILE_ROWS), threads);
+        let out = Out::new(dst);
+        grid.run(threads, |blocks, panels| self.task(&grid, blocks, panels, x, out, add));
+    }
+
+    fn task(
+        &self,
+        grid: &Grid,
+        blocks: std::ops::Range<usize>,
+        panels: std::ops::Range<usize>,
+        x: &[f32],
+        out: Out,
+        add: bool,
+    ) {
+        thread_local! {
+            static ROWS: RefCell<Vec<Packed>> = const { RefCell::new(vec![]) };
+        }
+        let per_panel = self.k / BLOCK * self.bits.lines();
+        ROWS.with_borrow_mut(|packed| {
+            packed.resize_with(packed.len().max(blocks.len()), Packed::default);
+            for (b, packed) in blocks.clone().zip(packed.iter_mut()) {
+                let rows = grid.block(b);
+                packed.fill(&x[rows.start * self.k..rows.end * self.k], rows.len());
+            }
+            for p in panels {
+                let panel = &self.lines[p * per_panel..(p + 1) * per_panel];
+                for (b, packed) in blocks.clone().zip(packed.iter()) {
+                    let rows = grid.block(b);
+                    let cols = (self.n - p * WIDTH).min(WIDTH);
+                    let dst = out.tile(rows.start * self.n + p * WIDTH, rows.len(), self.n, cols, add);
+                    #[cfg(target_arch = "x86_64")]
+                    #[allow(unsafe_code)]
+                    // SAFETY: `new` made panels only where the kernels run; `fill` packed `rows.len()` rows of `k`
+                    // inputs and the panel has `k / BLOCK` blocks; `out.tile` checked the tile, which is this task's.
+                    unsafe {
+                        x86::run(self.bits, packed, rows.len(), panel, dst);
+                    }
+                    #[cfg(not(target_arch = "x86_64"))]
+                    let _ = (panel, packed, dst);
+                }
+            }
+        });
+    }
+}
+
+/// Writes a block of one output into a panel.
+fn put(bits: Bits, lines: &mut [Line], j: usize, block: &Block) {
+    for quad in 0..QUADS {
+        for i in 0..4 {
+            let (q, shift) = (u32::from(block.q[quad * 4 + i]), 8 * i);
+            match bits {
+                // Two quads share a byte: the even one in the lower half.
+                Bits::Four => lines[quad / 2 * 2 + j / 16].0[j % 16] |= q << (shift + 4 * (quad % 2)),
+                Bits::Eight => lines[quad * 2 + j / 16].0[j % 16] |= q << shift,
+            }
+        }
+    }
+    let scales = bits.lines() - 2;
+    for (line, v) in [(scales, block.d), (scales + 1, block.m)] {
+        lines[line].0[j / 2] |= u32::from(v) << (16 * (j % 2));
+    }
+}
+
+/// A block of rows, quantised: per block of inputs `[8 quads][rows]`, and `[rows]` scales and scaled sums.
+#[derive(Default)]
+struct Packed {
+    quads: Vec<u32>,
+    scales: Vec<[f32; 2]>,
+}
+
+impl Packed {
+    fn fill(&mut self, x: &[f32], rows: usize) {
+        let k = x.len() / rows;
+        let blocks = k / BLOCK;
+        self.quads.resize(blocks * QUADS * rows, 0);
+        self.scales.resize(blocks * rows, [0.0; 2]);
+        vectorised(
+            #[inline(always)]
+            || {
+                for (i, row) in x.chunks_exact(k).enumerate() {
+                    for (b, values) in row.chunks_exact(BLOCK).enumerate() {
+                        let mut top = 0.0f32;
+                        for v in values {
+                            top = top.max(v.abs());
+                        }
+                        let (scale, inverse) = (top / 127.0, if top > 0.0 { 127.0 / top } else { 0.0 });
+                        let mut q = [0i8; BLOCK];
+                        let mut sum = 0i32;
+                        for (q, v) in q.iter_mut().zip(values) {
+                            // Adding this rounds to the nearest integer, ties to even.
+                            let r = (v * inverse + 12_582_912.0) - 12_582_912.0;
+                            *q = r as i8;
+                            sum += i32::from(*q);
+                        }
+                        for (quad, q) in q.chunks_exact(4).enumerate() {
+                            let bytes = [q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8];
+                            self.quads[(b * QUADS + quad) * rows + i] = u32::from_le_bytes(bytes);
+                        }
+                        self.scales[b * rows + i] = [scale, scale * sum as f32];
+                    }
+                }
+            },
+        );
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod x86 {
+    use std::arch::x86_64::{
+        __m512i, _mm256_load_si256, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
+        _mm512_fmadd_ps, _mm512_load_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi16,
+    };
+
+    use super::{Bits, Line, Packed, QUADS};
+    use crate::kernels::tile::{Tile, store};
+
+    macro_rules! kernel {
+        ($name:ident, $bits:expr, $quad:expr) => {
+            #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+            unsafe fn $name<const M: usize>(rows: &Packed, panel: &[Line], out: Tile) {
+                const LINES: usize = $bits.lines();
+                let mut sums = [[_mm512_setzero_ps(); 2]; M];
+                let mut quads = rows.quads.as_ptr();
+                let mut scales = rows.scales.as_ptr();
+                for block in panel.chunks_exact(LINES) {
+                    let lines = block.as_ptr();
+                    let mut acc = [[_mm512_setzero_si512(); 2]; M];
+                    // SAFETY: `rows` holds 8 quads and one pair of scales per block and row; a block holds LINES lines.
+                    unsafe {
+                        for quad in 0..QUADS {
+                            let w: [__m512i; 2] = $quad(lines, quad);
+                            for i in 0..M {
+                                let x = _mm512_set1_epi32(*quads.add(quad * M + i) as i32);
+                                acc[i][0] = _mm512_dpbusd_epi32(acc[i][0], w[0], x);
+                                acc[i][1] = _mm512_dpbusd_epi32(acc[i][1], w[1], x);
+                            }
+                        }
+                        quads = quads.add(QUADS * M);
+                        let halves = |line: usize| {
+                            let at = lines.add(line).cast::<std::arch::x86_64::__m256i>();
+                            [_mm512_cvtph_ps(_mm256_load_si256(at)), _mm512_cvtph_ps(_mm256_load_si256(at.add(1)))]
+                        };
+                        let (d, m) = (halves(LINES - 2), halves(LINES - 1));
+                        for i in 0..M {
+                            let [scale, sum] = *scales.add(i);
+                            let (scale, sum) = (_mm512_set1_ps(scale), _mm512_set1_ps(sum));
+                            for h in 0..2 {
+                                let products = _mm512_cvtepi32_ps(acc[i][h]);
+                                sums[i][h] = _mm512_fmadd_ps(products, _mm512_mul_ps(scale, d[h]), sums[i][h]);
+                                sums[i][h] = _mm512_fmadd_ps(sum, m[h], sums[i][h]);
+                            }
+                        }
+                        scales = scales.add(M);
+                    }
+                }
+                // SAFETY: the tile is the caller's.
+                unsafe { store(&sums, out) }
+            }
+        };
+    }
+
+    /// Both halves of a quad of 4-bit weights.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn four(lines: *const Line, quad: usize) -> [__m512i; 2] {
+        let low = _mm512_set1_epi8(15);
+        let half = |h: usize| {
+            // SAFETY: within the block's lines.
+            let both = unsafe { _mm512_load_si512(lines.add(quad / 2 * 2 + h).cast()) };
+            let shifted = if quad % 2 == 0 { both } else { _mm512_srli_epi16::<4>(both) };
+            _mm512_and_si512(shifted, low)
+        };
+        [half(0), half(1)]
+    }
+
+    /// Both halves of a quad of 8-bit weights.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn eight(lines: *const Line, quad: usize) -> [__m512i; 2] {
+        // SAFETY: within the block's lines.
+        unsafe { [_mm512_load_si512(lines.add(quad * 2).cast()), _mm512_load_si512(lines.add(quad * 2 + 1).cast())] }
+    }
+
+    kernel!(tile_four, Bits::Four, |lines, quad| four(lines, quad));
+    kernel!(tile_eight, Bits::Eight, |lines, quad| eight(lines, quad));
+
+    pub(super) unsafe fn run(bits: Bits, rows: &Packed, count: usize, panel: &[Line], out: Tile) {
+        debug_assert_eq!(rows.scales.len(), panel.len() / bits.lines() * count);
+        macro_rules! by_rows {
+            ($kernel:ident) => {
+                match count {
+                    1 => $kernel::<1>(rows, panel, out),
+                    2 => $kernel::<2>(rows, panel, out),
+                    3 => $kernel::<3>(rows, panel, out),
+                    4 => $kernel::<4>(rows, panel, out),
+                    5 => $kernel::<5>(rows, panel, out),
+                    _ => $kernel::<6>(rows, panel, out),
+                }
+            };
+        }
+        // SAFETY: the caller's promises.
+        unsafe {
+            match bits {
+                Bits::Four => by_rows!(tile_four),
+                Bits::Eight => by_rows!(tile_eight),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lethe_learn::seed::Seed;
+
+    use super::*;
+
+    fn random(name: &str, n: usize) -> Vec<f32> {
+        let mut rng = Seed::from_u64(6).derive(name, &[&n.to_le_bytes()]).rng();
+        (0..n).map(|_| rng.normal()).collect()
+    }
+
+    fn rounded(block: &[f32]) -> Vec<f64> {
+        let top = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let scale = f64::from(top) / 127.0;
+        block.iter().map(|v| (f64::from(*v) / scale).round_ties_even() * scale).collect()
+    }
+
+    #[test]
+    fn products_are_those_of_the_rounded_factors() {
+        for (rows, n, k) in [(1, 1, 32), (3, 33, 64), (6, 64, 32), (7, 40, 96), (41, 100, 160)] {
+            let x = random("x", rows * k);
+            for four in [true, false] {
+                let mut w = random("w", n * k);
+                if four {
+                    w.chunks_exact_mut(BLOCK).for_each(|b| {
+                        let block = Block::of(b, 15.0);
+                        b.iter_mut().enumerate().for_each(|(i, v)| *v = block.value(i));
+                    });
+                }
+                let Some(quantised) = Quantised::new(&w, n, k) else { return };
+                assert_eq!(quantised.bits == Bits::Four, four);
+                let mut y = vec![f32::NAN; rows * n];
+                quantised.multiply(&x, rows, &mut y, false);
+                let mut twice = y.clone();
+                quantised.multiply(&x, rows, &mut twice, true);
+                // The factors as the kernel rounds them; their product in f64.
+                let rounded_x: Vec<f64> = x.chunks_exact(BLOCK).flat_map(rounded).collect();
+                let top = if four { 15.0 } else { 255.0 };
+                let blocks = w.chunks_exact(BLOCK).map(|b| Block::of(b, top));
+                let rounded_w: Vec<f64> =
+                    blocks.flat_map(|b| (0..BLOCK).map(move |i| f64::from(b.value(i))).collect::<Vec<_>>()).collect();
+                for (i, j) in (0..rows).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                    let exact: f64 = (0..k).map(|l| rounded_x[i * k + l] * rounded_w[j * k + l]).sum();
+                    let got = f64::from(y[i * n + j]);
+                    assert!((got - exact).abs() < 1e-4 * (1.0 + exact.abs()), "{got} {exact}, {rows} x {n} x {k}");
+                    assert!((twice[i * n + j] - 2.0 * y[i * n + j]).abs() < 1e-3);
+                }
+                // A row alone gives the same bits as among others.
+                let mut alone = vec![0.0; n];
+                quantised.multiply(&x[..k], 1, &mut alone, false);
+                assert_eq!(alone, y[..n]);
+            }
+        }
+    }
+}
