@@ -36,12 +36,13 @@ fn main() -> anyhow::Result<()> {
     let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
     let source = open(&files.model)?;
     let compute = if cli.bf16 { Compute::Bf16 } else { Compute::F32 };
-    let spec = SplitSpec { k_in: 0, k_out: 0 };
+    let spec = SplitSpec { k_in: 0, k_out: source.config().layers };
     let device = DeviceModel::load(source.as_ref(), spec, compute)?;
     let shape = AdapterShape::new(source.config(), &LoraRecipe::default(), |_| true);
     let adapter = Adapter::init(&shape, &Seed::from_u64(1));
-    let edge = adapter.select(|_| false);
-    let mut middle = LocalMiddle::new(DeviceModel::load_middle(source.as_ref(), spec, compute)?, adapter);
+    let mut grads = vec![0.0; adapter.data.len()];
+    let mut middle =
+        LocalMiddle::new(DeviceModel::load_middle(source.as_ref(), spec, compute)?, adapter.select(|_| false));
     let mut rng = Seed::from_u64(2).rng();
     let mut sample = |i: usize| {
         let mut ids = vec![1000 + i as u32];
@@ -52,7 +53,15 @@ fn main() -> anyhow::Result<()> {
     let mut seconds = vec![];
     for _ in 0..=cli.repeats {
         let started = Instant::now();
-        accumulate(&device, &samples, [2838, 9230], Packing { max_tokens: cli.pack }, &edge, &mut [], &mut middle)?;
+        accumulate(
+            &device,
+            &samples,
+            [2838, 9230],
+            Packing { max_tokens: cli.pack },
+            &adapter,
+            &mut grads,
+            &mut middle,
+        )?;
         seconds.push(started.elapsed().as_secs_f64());
     }
     seconds.remove(0);

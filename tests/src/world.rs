@@ -43,12 +43,18 @@ pub struct World {
 impl World {
     /// Writes the model and the catalogue.
     pub fn new(subjects: u32) -> Self {
+        Self::with_recipe(subjects, "")
+    }
+
+    /// For a recipe that decides how clients load the model.
+    pub fn with_recipe(subjects: u32, extra: &str) -> Self {
+        let recipe = lethe_recipe::Recipe::from_toml(&recipe(extra).to_string()).expect("valid");
         let dir = tempfile::tempdir().expect("tempdir");
         tiny::write_model(&dir.path().join("model")).expect("writes");
         tiny::write_catalogue(&dir.path().join("data")).expect("writes");
-        let split = lethe_model::split::SplitSpec { k_in: 1, k_out: 1 };
         let (model, data) = (dir.path().join("model"), dir.path().join("data"));
-        let model = ClientModel::load(&model, &data, ModelOptions { split, ..ModelOptions::default() }).expect("loads");
+        let model = ClientModel::load(&model, &data, ModelOptions { split: recipe.split, compute: recipe.compute })
+            .expect("loads");
         Self { dir, subjects, model }
     }
 

@@ -174,10 +174,10 @@ async fn every_mode_trains_serves_and_forgets_exactly() {
     let modes = [
         "aggregation = \"personalized\"\nlocal = { samples = 2, batch = 1, lr = 0.05 }\n",
         "aggregation = \"fedavg\"\nwire = \"f16\"\ncombine = \"d\"\n",
-        "wire = \"int8\"\nlocal = { samples = 4, batch = 2, epochs = 2, lr = 0.05 }\n",
+        "wire = \"int8\"\ncompute = \"bf16\"\nlocal = { samples = 4, batch = 2, epochs = 2, lr = 0.05 }\n",
     ];
     for mode in modes {
-        let world = World::new(7);
+        let world = World::with_recipe(7, mode);
         let (coordinator, addr) = world.start(mode).await;
         let op = world.operator(addr).await;
         let fleet = world.fleet(addr, &op).await;

@@ -175,8 +175,7 @@ impl Client {
                 self.recipe = Recipe::from_json(&recipe)?;
                 self.anchors = anchors;
                 let wanted = ModelOptions { split: self.recipe.split, compute: self.recipe.compute };
-                let loaded =
-                    ModelOptions { split: self.model.device.split(), compute: self.model.device.compute() };
+                let loaded = ModelOptions { split: self.model.device.split(), compute: self.model.device.compute() };
                 if wanted != loaded {
                     return Err(ClientError::OtherOptions { wanted, loaded });
                 }

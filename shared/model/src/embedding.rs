@@ -1,5 +1,8 @@
 //! The embedding table (and head), kept as it is stored and dequantised row by row.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
@@ -17,7 +20,13 @@ pub struct Table {
 #[derive(Debug)]
 enum Rows {
     Dense(Vec<f32>),
-    Quantised { dtype: GgmlDType, bytes: Vec<u8> },
+    /// Left in the file; rows are read when asked for. The system caches what is asked for often.
+    Stored {
+        dtype: GgmlDType,
+        file: File,
+        start: u64,
+        path: PathBuf,
+    },
 }
 
 impl Table {
@@ -25,12 +34,19 @@ impl Table {
         Self { vocab: values.len() / hidden.max(1), rows: Rows::Dense(values), hidden }
     }
 
-    pub(crate) fn quantised(dtype: GgmlDType, bytes: Vec<u8>, vocab: usize, hidden: usize) -> Result<Self, ModelError> {
-        let want = vocab * row_bytes(dtype, hidden);
-        if !hidden.is_multiple_of(dtype.block_size()) || bytes.len() != want {
-            return Err(ModelError::tensor("token_embd.weight", format!("{} bytes, expected {want}", bytes.len())));
+    /// A table that lies in `file` from `start` on.
+    pub(crate) fn stored(
+        (file, path, start): (File, &Path, u64),
+        dtype: GgmlDType,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<Self, ModelError> {
+        let (want, all) = (row_bytes(dtype, hidden) * vocab, file.metadata().map_err(ModelError::io(path))?.len());
+        if !hidden.is_multiple_of(dtype.block_size()) || start + want as u64 > all {
+            let got = all.saturating_sub(start);
+            return Err(ModelError::tensor("token_embd.weight", format!("{got} bytes, expected {want}")));
         }
-        Ok(Self { rows: Rows::Quantised { dtype, bytes }, vocab, hidden })
+        Ok(Self { rows: Rows::Stored { dtype, file, start, path: path.to_owned() }, vocab, hidden })
     }
 
     /// Rows of the table.
@@ -38,11 +54,11 @@ impl Table {
         self.vocab
     }
 
-    /// Memory, in bytes.
+    /// Memory, in bytes; a table that is left in its file takes none.
     pub fn bytes(&self) -> usize {
         match &self.rows {
             Rows::Dense(v) => v.len() * size_of::<f32>(),
-            Rows::Quantised { bytes, .. } => bytes.len(),
+            Rows::Stored { .. } => 0,
         }
     }
 
@@ -56,14 +72,34 @@ impl Table {
             }
             match &self.rows {
                 Rows::Dense(v) => out.extend_from_slice(&v[id * self.hidden..(id + 1) * self.hidden]),
-                Rows::Quantised { dtype, bytes } => {
+                Rows::Stored { dtype, file, start, path } => {
                     let n = row_bytes(*dtype, self.hidden);
-                    out.extend(dequantise(*dtype, &bytes[id * n..(id + 1) * n], self.hidden)?);
+                    let mut bytes = vec![0; n];
+                    read_at(file, &mut bytes, start + (id * n) as u64).map_err(ModelError::io(path))?;
+                    out.extend(dequantise(*dtype, &bytes, self.hidden)?);
                 }
             }
         }
         Ok(out)
     }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_read(file, bytes, offset)?;
+        if n == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[n..];
+        offset += n as u64;
+    }
+    Ok(())
 }
 
 fn row_bytes(dtype: GgmlDType, hidden: usize) -> usize {

@@ -66,6 +66,7 @@ pub(crate) struct LayerTape {
     qkv: Buffer,
     ctx: Buffer,
     lse: Buffer,
+    /// Of all rows, or of each sequence's last.
     mid: Buffer,
     gate_up: Buffer,
 }
@@ -98,7 +99,12 @@ pub(crate) struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    pub(crate) fn new(config: &'a ModelConfig, layout: &'a Layout, adapter: Option<&'a Adapter>, pool: &'a Pool) -> Self {
+    pub(crate) fn new(
+        config: &'a ModelConfig,
+        layout: &'a Layout,
+        adapter: Option<&'a Adapter>,
+        pool: &'a Pool,
+    ) -> Self {
         Self::after(config, layout, 0, adapter, pool)
     }
 
@@ -133,7 +139,7 @@ impl<'a> Pass<'a> {
     fn lora(&self, layer: usize, proj: Projection, x: &[f32], dst: &mut [f32], stride: usize, column: usize) {
         let Some((adapter, (a, b))) = self.adapter.and_then(|ad| Some((ad, ad.pair(layer, proj)?))) else { return };
         let (fan_in, fan_out) = proj.widths(self.config);
-        let (r, t) = (adapter.shape().rank(), self.rows());
+        let (r, t) = (adapter.shape().rank(), x.len() / fan_in);
         let mut h = self.pool.take(t * r);
         let a = Mat::new(a, r, fan_in, fan_in);
         matmul(&mut h, r, false, 1.0, Mat::new(x, t, fan_in, fan_in), a.t(), Threads::Pool);
@@ -147,7 +153,7 @@ impl<'a> Pass<'a> {
         let Some(adapter) = self.adapter else { return };
         let Some(entry) = adapter.shape().find(layer, proj) else { return };
         let (fan_in, fan_out) = (entry.fan_in, entry.fan_out);
-        let (r, t, scale) = (adapter.shape().rank(), self.rows(), adapter.shape().scale());
+        let (r, t, scale) = (adapter.shape().rank(), x.len() / fan_in, adapter.shape().scale());
         let (ra, rb) = adapter.shape().ranges(entry);
         let a = Mat::new(&adapter.data[ra.clone()], r, fan_in, fan_in);
         let b = Mat::new(&adapter.data[rb.clone()], fan_out, r, r);
@@ -173,6 +179,47 @@ impl Layer {
         let (mid, gate_up, y) = self.finish(pass, layer, x, &ctx);
         let input = std::mem::replace(x, y);
         keep.then_some(LayerTape { x: input, qkv, ctx, lse, mid, gate_up })
+    }
+
+    /// Like [`Self::forward`], but only each sequence's last row comes out, `[sequences, hidden]`: all that the answer
+    /// reads. Keys and values are computed for all rows, everything after the attention for the last ones.
+    pub(crate) fn forward_last(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        x: Buffer,
+        keep: bool,
+    ) -> (Buffer, Option<LayerTape>) {
+        let (c, t) = (pass.config, pass.rows());
+        let qkv = self.project(pass, layer, &x);
+        let mut ctx = pass.pool.take(t * c.heads * c.head_dim);
+        let mut lse = pass.pool.take(t * c.heads);
+        attention(&qkv, pass.layout, pass.heads(), &mut ctx, &mut lse);
+        let rows = pass.layout.last_rows();
+        let last = gather(pass.pool, &x, &rows, c.hidden);
+        let ctx_last = gather(pass.pool, &ctx, &rows, c.heads * c.head_dim);
+        let (mid, gate_up, y) = self.finish(pass, layer, &last, &ctx_last);
+        (y, keep.then_some(LayerTape { x, qkv, ctx, lse, mid, gate_up }))
+    }
+
+    /// Backward of [`Self::forward_last`]: from the gradient of the last rows to that of all rows of the input.
+    pub(crate) fn backward_last(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        tape: &LayerTape,
+        mut dy: Buffer,
+        grads: &mut [f32],
+    ) -> Buffer {
+        let (d, qd) = (pass.config.hidden, pass.config.heads * pass.config.head_dim);
+        self.backward_mlp(pass, layer, tape, &mut dy, grads);
+        let rows = pass.layout.last_rows();
+        let ctx = gather(pass.pool, &tape.ctx, &rows, qd);
+        let d_ctx = self.backward_out(pass, layer, &ctx, &dy, grads);
+        let d_ctx = scatter(pass.pool, &d_ctx, &rows, qd, pass.rows());
+        let mut dx = scatter(pass.pool, &dy, &rows, d, pass.rows());
+        self.backward_heads(pass, layer, tape, &d_ctx, &mut dx, grads);
+        dx
     }
 
     /// Runs the layer in place over the next tokens of a sequence, and adds them to its cache.
@@ -211,8 +258,8 @@ impl Layer {
 
     /// From the attention's result: the residual stream after it, the fused gate and up, and the layer's output.
     fn finish(&self, pass: &Pass<'_>, layer: usize, x: &[f32], ctx: &[f32]) -> (Buffer, Buffer, Buffer) {
-        let (c, t) = (pass.config, pass.rows());
-        let (d, ff) = (c.hidden, c.intermediate);
+        let c = pass.config;
+        let (d, ff, t) = (c.hidden, c.intermediate, x.len() / c.hidden);
         let mut mid = pass.pool.copy(x);
         self.out.forward(ctx, t, &mut mid, true);
         pass.lora(layer, Projection::O, ctx, &mut mid, d, 0);
@@ -238,8 +285,8 @@ impl Layer {
     }
 
     fn backward_mlp(&self, pass: &Pass<'_>, layer: usize, tape: &LayerTape, dy: &mut [f32], grads: &mut [f32]) {
-        let (c, t) = (pass.config, pass.rows());
-        let (d, ff) = (c.hidden, c.intermediate);
+        let c = pass.config;
+        let (d, ff, t) = (c.hidden, c.intermediate, dy.len() / c.hidden);
         let mut d_act = pass.pool.take(t * ff);
         let dy_mat = Mat::new(dy, t, d, d);
         self.down.backward(dy, t, &mut d_act, false);
@@ -265,15 +312,35 @@ impl Layer {
     }
 
     fn backward_attention(&self, pass: &Pass<'_>, layer: usize, tape: &LayerTape, dy: &mut [f32], grads: &mut [f32]) {
-        let (c, t) = (pass.config, pass.rows());
-        let (d, qd, w) = (c.hidden, c.heads * c.head_dim, c.qkv_width());
+        let d_ctx = self.backward_out(pass, layer, &tape.ctx, dy, grads);
+        self.backward_heads(pass, layer, tape, &d_ctx, dy, grads);
+    }
+
+    /// Gradient of the attention's result.
+    fn backward_out(&self, pass: &Pass<'_>, layer: usize, ctx: &[f32], dy: &[f32], grads: &mut [f32]) -> Buffer {
+        let c = pass.config;
+        let (d, qd, t) = (c.hidden, c.heads * c.head_dim, dy.len() / c.hidden);
         let mut d_ctx = pass.pool.take(t * qd);
-        let dy_mat = Mat::new(dy, t, d, d);
         self.out.backward(dy, t, &mut d_ctx, false);
-        pass.lora_backward((layer, Projection::O), &tape.ctx, dy_mat, &mut d_ctx, grads);
+        pass.lora_backward((layer, Projection::O), ctx, Mat::new(dy, t, d, d), &mut d_ctx, grads);
+        d_ctx
+    }
+
+    /// Through attention and its projections; adds to `dx`.
+    fn backward_heads(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        tape: &LayerTape,
+        d_ctx: &[f32],
+        dx: &mut [f32],
+        grads: &mut [f32],
+    ) {
+        let (c, t) = (pass.config, pass.rows());
+        let (d, w) = (c.hidden, c.qkv_width());
         let mut d_qkv = pass.pool.take(t * w);
         let saved = Saved { qkv: &tape.qkv, ctx: &tape.ctx, lse: &tape.lse };
-        attention_backward(saved, pass.layout, pass.heads(), &d_ctx, &mut d_qkv, pass.pool);
+        attention_backward(saved, pass.layout, pass.heads(), d_ctx, &mut d_qkv, pass.pool);
         pass.rope.rotate(&mut d_qkv, w, c.heads + c.kv_heads, &pass.positions, true);
         let mut d_normed = pass.pool.take(t * d);
         self.qkv.backward(&d_qkv, t, &mut d_normed, false);
@@ -283,6 +350,25 @@ impl Layer {
             let part = Mat::new(&d_qkv[column..], t, proj.widths(c).1, w);
             pass.lora_backward((layer, proj), &normed, part, &mut d_normed, grads);
         }
-        rms_norm_backward(&tape.x, &self.attn_norm, c.rms_eps, &d_normed, dy);
+        rms_norm_backward(&tape.x, &self.attn_norm, c.rms_eps, &d_normed, dx);
     }
+}
+
+/// Some rows of `x`, `width` wide.
+pub(crate) fn gather(pool: &Pool, x: &[f32], rows: &[usize], width: usize) -> Buffer {
+    let mut out = pool.take(rows.len() * width);
+    for (row, o) in rows.iter().zip(out.chunks_exact_mut(width)) {
+        o.copy_from_slice(&x[row * width..(row + 1) * width]);
+    }
+    out
+}
+
+/// `all` rows that are zero but for those given.
+pub(crate) fn scatter(pool: &Pool, x: &[f32], rows: &[usize], width: usize, all: usize) -> Buffer {
+    let mut out = pool.take(all * width);
+    out.fill(0.0);
+    for (row, x) in rows.iter().zip(x.chunks_exact(width)) {
+        out[row * width..(row + 1) * width].copy_from_slice(x);
+    }
+    out
 }

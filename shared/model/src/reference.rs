@@ -4,8 +4,8 @@ use candle_core::{D, Device, Tensor, Var};
 use candle_nn::ops::{sigmoid, softmax};
 use lethe_learn::seed::Seed;
 
-use crate::kernels::panels::Compute;
 use crate::config::ModelConfig;
+use crate::kernels::panels::Compute;
 use crate::layer::LayerWeights;
 use crate::layout::Layout;
 use crate::lora::{Adapter, AdapterShape, LoraRecipe, Projection};

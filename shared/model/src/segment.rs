@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::ModelError;
-use crate::config::ModelConfig;
 use crate::buffers::Pool;
+use crate::config::ModelConfig;
 use crate::kernels::panels::Compute;
-use crate::layer::{Layer, LayerCache, LayerTape, Pass};
+use crate::layer::{Layer, LayerCache, LayerTape, Pass, gather, scatter};
 use crate::layout::Layout;
 use crate::lora::Adapter;
 use crate::source::WeightSource;
@@ -84,6 +84,22 @@ impl Segment {
         Ok(())
     }
 
+    fn trains(&self) -> Result<(), ModelError> {
+        if self.compute == Compute::Int8 {
+            return Err(ModelError::Shape(
+                "these layers were loaded for scoring in int8: load them in f32 or bf16".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn fits(&self, tape: &Tape, adapter: &Adapter, grads: &[f32]) -> Result<(), ModelError> {
+        if grads.len() != adapter.shape().len() || tape.layers.len() != self.layers.len() {
+            return Err(ModelError::Shape("the gradient or the tape belongs to another adapter or segment".into()));
+        }
+        Ok(())
+    }
+
     /// Hidden states `[rows, hidden]` after these layers, given those before them.
     pub fn forward(&self, layout: &Layout, x: Vec<f32>, adapter: Option<&Adapter>) -> Result<Vec<f32>, ModelError> {
         self.run(layout, x, adapter, |_, _| {})
@@ -117,9 +133,7 @@ impl Segment {
         adapter: &Adapter,
     ) -> Result<(Vec<f32>, Tape), ModelError> {
         self.check(layout, &x)?;
-        if self.compute == Compute::Int8 {
-            return Err(ModelError::Shape("these layers were loaded for scoring in int8: load them in f32 or bf16".into()));
-        }
+        self.trains()?;
         let pass = Pass::new(&self.config, layout, Some(adapter), &self.pool);
         let mut x = self.pool.adopt(x);
         let layers = crate::in_pool(|| {
@@ -127,6 +141,82 @@ impl Segment {
             layers.filter_map(|(l, w)| w.forward(&pass, l, &mut x, true)).collect()
         });
         Ok((x.into_vec(), Tape { layout: layout.clone(), layers }))
+    }
+
+    /// Hidden states of each sequence's last row after these layers, `[sequences, hidden]`, given all rows before them.
+    pub fn forward_last(
+        &self,
+        layout: &Layout,
+        x: Vec<f32>,
+        adapter: Option<&Adapter>,
+    ) -> Result<Vec<f32>, ModelError> {
+        Ok(self.last(layout, x, adapter, false)?.0)
+    }
+
+    /// Like [`Self::forward_last`], keeping what [`Self::backward_last`] needs.
+    pub fn forward_last_train(
+        &self,
+        layout: &Layout,
+        x: Vec<f32>,
+        adapter: &Adapter,
+    ) -> Result<(Vec<f32>, Tape), ModelError> {
+        self.trains()?;
+        let (y, layers) = self.last(layout, x, Some(adapter), true)?;
+        Ok((y, Tape { layout: layout.clone(), layers }))
+    }
+
+    fn last(
+        &self,
+        layout: &Layout,
+        x: Vec<f32>,
+        adapter: Option<&Adapter>,
+        keep: bool,
+    ) -> Result<(Vec<f32>, Vec<LayerTape>), ModelError> {
+        self.check(layout, &x)?;
+        let pass = Pass::new(&self.config, layout, adapter, &self.pool);
+        let mut x = self.pool.adopt(x);
+        let mut tapes = vec![];
+        let y = crate::in_pool(|| {
+            let Some((last, before)) = self.layers.split_last() else {
+                return gather(&self.pool, &x, &layout.last_rows(), self.config.hidden);
+            };
+            for (l, layer) in self.range.clone().zip(before) {
+                tapes.extend(layer.forward(&pass, l, &mut x, keep));
+            }
+            let (y, tape) = last.forward_last(&pass, self.range.end - 1, x, keep);
+            tapes.extend(tape);
+            y
+        });
+        Ok((y.into_vec(), tapes))
+    }
+
+    /// Like [`Self::backward`], from the gradient of the last rows `[sequences, hidden]`.
+    pub fn backward_last(
+        &self,
+        tape: &Tape,
+        dy: Vec<f32>,
+        adapter: &Adapter,
+        grads: &mut [f32],
+    ) -> Result<Vec<f32>, ModelError> {
+        self.fits(tape, adapter, grads)?;
+        let want = tape.layout.sequences() * self.config.hidden;
+        if dy.len() != want {
+            return Err(ModelError::Shape(format!("a gradient of {} values, expected {want}", dy.len())));
+        }
+        let pass = Pass::new(&self.config, &tape.layout, Some(adapter), &self.pool);
+        let dy = self.pool.adopt(dy);
+        let dx = crate::in_pool(|| {
+            let (Some((last, before)), Some((last_tape, tapes))) = (self.layers.split_last(), tape.layers.split_last())
+            else {
+                return scatter(&self.pool, &dy, &tape.layout.last_rows(), self.config.hidden, tape.rows());
+            };
+            let mut dx = last.backward_last(&pass, self.range.end - 1, last_tape, dy, grads);
+            for ((l, layer), tape) in self.range.clone().zip(before).zip(tapes).rev() {
+                layer.backward(&pass, l, tape, &mut dx, grads);
+            }
+            dx
+        });
+        Ok(dx.into_vec())
     }
 
     /// From the gradient of the output to that of the input; the adapter's gradient is added to `grads` (flat, in
@@ -139,9 +229,7 @@ impl Segment {
         grads: &mut [f32],
     ) -> Result<Vec<f32>, ModelError> {
         self.check(&tape.layout, &dy)?;
-        if grads.len() != adapter.shape().len() || tape.layers.len() != self.layers.len() {
-            return Err(ModelError::Shape("the gradient or the tape belongs to another adapter or segment".into()));
-        }
+        self.fits(tape, adapter, grads)?;
         let pass = Pass::new(&self.config, &tape.layout, Some(adapter), &self.pool);
         crate::in_pool(|| {
             for ((l, weights), tape) in self.range.clone().zip(self.layers.iter()).zip(&tape.layers).rev() {
@@ -165,7 +253,9 @@ impl Segment {
         self.check(&layout, &x)?;
         if cache.layers.len() != self.layers.len() || cache.rows + layout.rows() > self.config.max_positions {
             let (held, new) = (cache.rows, layout.rows());
-            return Err(ModelError::Shape(format!("a cache of {held} positions of another segment, or no room for {new}")));
+            return Err(ModelError::Shape(format!(
+                "a cache of {held} positions of another segment, or no room for {new}"
+            )));
         }
         let pass = Pass::after(&self.config, &layout, cache.rows, adapter, &self.pool);
         let mut x = self.pool.adopt(x);

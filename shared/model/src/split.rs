@@ -158,11 +158,7 @@ impl DeviceModel {
     }
 
     /// Loads the middle that belongs to `spec`.
-    pub fn load_middle(
-        source: &dyn WeightSource,
-        spec: SplitSpec,
-        compute: Compute,
-    ) -> Result<Segment, ModelError> {
+    pub fn load_middle(source: &dyn WeightSource, spec: SplitSpec, compute: Compute) -> Result<Segment, ModelError> {
         spec.check(source.config().layers)?;
         Segment::load(source, spec.k_in..source.config().layers - spec.k_out, compute)
     }
@@ -252,8 +248,7 @@ impl DeviceModel {
     ) -> Result<Vec<[f32; 2]>, ModelError> {
         let h = self.bottom.forward(layout, self.embed(ids)?, adapter)?;
         let h = middle.forward(layout, h, false)?;
-        let h = self.top.forward(layout, h, adapter)?;
-        let last = self.gather_last(layout, &h);
+        let last = self.top.forward_last(layout, h, adapter)?;
         let head = self.head.rows(&answers)?;
         Ok(self.answer_logits(&self.final_norm(&last), &head))
     }
@@ -271,17 +266,12 @@ impl DeviceModel {
         let layout = batch.layout;
         let (h, bottom) = self.bottom.forward_train(layout, self.embed(batch.ids)?, adapter)?;
         let h = middle.forward(layout, h, true)?;
-        let (h, top) = self.top.forward_train(layout, h, adapter)?;
-        let (loss, grad) = self.answer_loss(batch, &h)?;
-        let grad = self.top.backward(&top, grad, adapter, grads)?;
+        let (last, top) = self.top.forward_last_train(layout, h, adapter)?;
+        let (loss, grad) = self.answer_loss(batch, &last)?;
+        let grad = self.top.backward_last(&top, grad, adapter, grads)?;
         let grad = middle.backward(grad)?;
         self.bottom.backward(&bottom, grad, adapter, grads)?;
         Ok(loss)
-    }
-
-    fn gather_last(&self, layout: &Layout, h: &[f32]) -> Vec<f32> {
-        let d = self.config().hidden;
-        layout.last_rows().into_iter().flat_map(|r| h[r * d..(r + 1) * d].iter().copied()).collect()
     }
 
     fn answer_logits(&self, normed: &[f32], head: &[f32]) -> Vec<[f32; 2]> {
@@ -291,14 +281,14 @@ impl DeviceModel {
         normed.chunks_exact(d).map(|x| [dot(x, &head[..d]), dot(x, &head[d..])]).collect()
     }
 
-    fn answer_loss(&self, batch: &Batch<'_>, h: &[f32]) -> Result<(BatchLoss, Vec<f32>), ModelError> {
+    /// Loss, and its gradient with respect to the last rows.
+    fn answer_loss(&self, batch: &Batch<'_>, last: &[f32]) -> Result<(BatchLoss, Vec<f32>), ModelError> {
         let d = self.config().hidden;
         if batch.labels.len() != batch.layout.sequences() {
             return Err(ModelError::Shape("a batch needs one label per sequence".into()));
         }
-        let last = self.gather_last(batch.layout, h);
         let head = self.head.rows(&batch.answers)?;
-        let logits = self.answer_logits(&self.final_norm(&last), &head);
+        let logits = self.answer_logits(&self.final_norm(last), &head);
         let mut loss = BatchLoss { sum: 0.0, samples: logits.len() };
         let mut d_normed = vec![0.0; last.len()];
         for ((l, yes), dn) in logits.iter().zip(batch.labels).zip(d_normed.chunks_exact_mut(d)) {
@@ -312,12 +302,8 @@ impl DeviceModel {
             }
         }
         let mut d_last = vec![0.0; last.len()];
-        rms_norm_backward(&last, &self.norm, self.config().rms_eps, &d_normed, &mut d_last);
-        let mut grad = vec![0.0; h.len()];
-        for (row, g) in batch.layout.last_rows().into_iter().zip(d_last.chunks_exact(d)) {
-            grad[row * d..(row + 1) * d].copy_from_slice(g);
-        }
-        Ok((loss, grad))
+        rms_norm_backward(last, &self.norm, self.config().rms_eps, &d_normed, &mut d_last);
+        Ok((loss, d_last))
     }
 }
 

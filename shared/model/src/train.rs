@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::ModelError;
 use crate::layout::Layout;
 use crate::lora::Adapter;
+use crate::segment::Segment;
 use crate::split::{Batch, BatchLoss, DeviceModel, LocalMiddle, Middle};
 
 /// A tokenised sample.
@@ -148,57 +149,76 @@ impl Default for CentralRecipe {
     }
 }
 
-/// A central fine-tuning run.
-#[derive(Clone, Copy, Debug)]
-pub struct CentralRun<'a> {
-    /// The device's part of the model.
-    pub device: &'a DeviceModel,
-    /// Training samples.
-    pub samples: &'a [Sample],
-    /// Token ids of `[no, yes]`.
-    pub answers: [u32; 2],
-    /// Settings.
-    pub recipe: CentralRecipe,
-    /// Seed of the order of samples.
-    pub seed: Seed,
+/// Central fine-tuning, step by step.
+#[derive(Debug)]
+pub struct Central<'a> {
+    device: &'a DeviceModel,
+    answers: [u32; 2],
+    recipe: CentralRecipe,
+    schedule: LinearSchedule,
+    steps: usize,
+    whole: Adapter,
+    edge: Adapter,
+    edge_grads: Vec<f32>,
+    edge_optimiser: AdamW,
+    middle: LocalMiddle,
+    middle_optimiser: AdamW,
 }
 
-impl CentralRun<'_> {
-    /// Fine-tunes `adapter` (on all layers; its middle part is `middle`'s); `progress` sees (step, steps, mean loss).
-    pub fn train(
-        &self,
-        mut middle: LocalMiddle,
-        mut adapter: Adapter,
-        mut progress: impl FnMut(usize, usize, f64),
-    ) -> Result<Adapter, ModelError> {
-        let recipe = &self.recipe;
-        let (spec, layers) = (self.device.split(), self.device.config().layers);
-        let mut edge = adapter.select(|l| spec.on_device(l, layers));
-        let mut edge_optimiser = AdamW::new(edge.data.len(), recipe.weight_decay);
-        let mut middle_optimiser = AdamW::new(middle.adapter.data.len(), recipe.weight_decay);
-        let steps = self.samples.len().div_ceil(recipe.batch) * recipe.epochs;
-        let schedule = LinearSchedule { lr: recipe.lr, warmup: recipe.warmup, total: steps };
-        let mut step = 0;
-        for epoch in 0..recipe.epochs {
-            let mut order: Vec<&Sample> = self.samples.iter().collect();
-            self.seed.derive("epoch", &[&(epoch as u64).to_le_bytes()]).rng().shuffle(&mut order);
-            for batch in order.chunks(recipe.batch) {
-                let batch: Vec<Sample> = batch.iter().map(|s| (*s).clone()).collect();
-                let mut grads = vec![0.0; edge.data.len()];
-                middle.grads.fill(0.0);
-                let packing = recipe.packing;
-                let loss = accumulate(self.device, &batch, self.answers, packing, &edge, &mut grads, &mut middle)?;
-                let lr = schedule.rate(step);
-                edge_optimiser.step(&mut edge.data, &grads, lr);
-                middle_optimiser.step(&mut middle.adapter.data, &middle.grads, lr);
-                step += 1;
-                progress(step, steps, loss.sum / loss.samples.max(1) as f64);
-            }
+impl<'a> Central<'a> {
+    /// Starts from `adapter` on all layers, for `total` steps. `answers` are the token ids of `[no, yes]`.
+    pub fn new(
+        device: &'a DeviceModel,
+        middle: Segment,
+        adapter: Adapter,
+        answers: [u32; 2],
+        (recipe, total): (CentralRecipe, usize),
+    ) -> Self {
+        let (spec, layers) = (device.split(), device.config().layers);
+        let edge = adapter.select(|l| spec.on_device(l, layers));
+        let middle = LocalMiddle::new(middle, adapter.select(|l| !spec.on_device(l, layers)));
+        Self {
+            device,
+            answers,
+            recipe,
+            schedule: LinearSchedule { lr: recipe.lr, warmup: recipe.warmup, total },
+            steps: 0,
+            whole: adapter,
+            edge_grads: vec![0.0; edge.data.len()],
+            edge_optimiser: AdamW::new(edge.data.len(), recipe.weight_decay),
+            middle_optimiser: AdamW::new(middle.adapter.data.len(), recipe.weight_decay),
+            edge,
+            middle,
         }
-        adapter.paste(&edge)?;
-        adapter.paste(&middle.adapter)?;
-        Ok(adapter)
     }
+
+    /// One optimiser step; the mean loss over the batch.
+    pub fn step(&mut self, batch: &[Sample]) -> Result<f64, ModelError> {
+        self.edge_grads.fill(0.0);
+        self.middle.grads.fill(0.0);
+        let (packing, grads) = (self.recipe.packing, &mut self.edge_grads);
+        let loss = accumulate(self.device, batch, self.answers, packing, &self.edge, grads, &mut self.middle)?;
+        let lr = self.schedule.rate(self.steps);
+        self.edge_optimiser.step(&mut self.edge.data, &self.edge_grads, lr);
+        self.middle_optimiser.step(&mut self.middle.adapter.data, &self.middle.grads, lr);
+        self.steps += 1;
+        Ok(loss.sum / loss.samples.max(1) as f64)
+    }
+
+    /// The adapter as it is now.
+    pub fn adapter(&self) -> Result<Adapter, ModelError> {
+        let mut all = self.whole.clone();
+        all.paste(&self.edge)?;
+        all.paste(&self.middle.adapter)?;
+        Ok(all)
+    }
+}
+
+/// Batches of an epoch: the samples in a seeded order.
+pub fn epoch_batches(samples: &[Sample], batch: usize, epoch: usize, seed: &Seed) -> Vec<Vec<Sample>> {
+    let mut order: Vec<&Sample> = samples.iter().collect();
+    seed.derive("epoch", &[&(epoch as u64).to_le_bytes()]).rng().shuffle(&mut order);
+    order.chunks(batch.max(1)).map(|b| b.iter().map(|s| (*s).clone()).collect()).collect()
 }
 
 #[cfg(test)]

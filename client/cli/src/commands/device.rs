@@ -75,7 +75,9 @@ impl Device {
             builder = builder.invitation(text.clone());
         }
         let recipe = match &self.recipe {
-            Some(path) => Recipe::from_toml(&std::fs::read_to_string(path).with_context(|| path.display().to_string())?)?,
+            Some(path) => {
+                Recipe::from_toml(&std::fs::read_to_string(path).with_context(|| path.display().to_string())?)?
+            }
             None => Recipe::default(),
         };
         let options = ModelOptions { split: recipe.split, compute: recipe.compute };

@@ -11,8 +11,9 @@ use lethe_learn::seed::Seed;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
-use lethe_model::split::{DeviceModel, LocalMiddle, SplitSpec};
-use lethe_model::train::{CentralRecipe, CentralRun, Packing, Sample};
+use lethe_model::segment::Segment;
+use lethe_model::split::{DeviceModel, SplitSpec};
+use lethe_model::train::{Central, CentralRecipe, Packing, Sample, epoch_batches};
 use lethe_recsys::data::Dataset;
 use lethe_recsys::prompt::Template;
 use lethe_recsys::references::{NAMES, References};
@@ -99,7 +100,7 @@ struct Job {
     data: Dataset,
     encoder: Encoder,
     device: DeviceModel,
-    middle: LocalMiddle,
+    middle: Segment,
     test: Vec<TaskSample>,
 }
 
@@ -141,17 +142,18 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     let (source, data) = args.inputs.open()?;
     let samples = Samples::build(&data, split);
     let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
-    let spec = SplitSpec { k_in: 0, k_out: 0 };
-    let (device, segment) =
-        (DeviceModel::load(source.as_ref(), spec, args.compute.into())?, DeviceModel::load_middle(source.as_ref(), spec, args.compute.into())?);
+    let spec = SplitSpec { k_in: 0, k_out: source.config().layers };
+    let (device, segment) = (
+        DeviceModel::load(source.as_ref(), spec, args.compute.into())?,
+        DeviceModel::load_middle(source.as_ref(), spec, args.compute.into())?,
+    );
     say(&format!("weights: {:.0} MiB", (device.weight_bytes() + segment.weight_bytes()) as f64 / 1048576.0));
     let recipe = LoraRecipe::default();
     let shape = AdapterShape::new(source.config(), &recipe, |_| true);
     let adapter = Adapter::init(&shape, &seed.derive("adapter", &[]));
-    let middle = LocalMiddle::new(segment, adapter.clone());
     let test = samples.choose(Part::Test, args.test, &seed.derive("test", &[]));
     let chosen = samples.choose(Part::Train, args.samples, &seed.derive("train", &[]));
-    let mut job = Job { data, encoder, device, middle, test };
+    let job = Job { data, encoder, device, middle: segment, test };
     let train = encode(&job, &chosen)?;
     let tokens: usize = train.iter().map(|s| s.ids.len()).sum();
     say(&format!("{} training samples, {:.0} tokens on average", train.len(), tokens as f64 / train.len() as f64));
@@ -159,34 +161,36 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     let mut out = serde_json::json!({ "seed": args.seed, "samples": train.len(), "test": job.test.len() });
     out["references"] = references(&job, &seed, split)?;
     if !args.no_untrained {
-        out["untrained"] = evaluate(&mut job, "untrained")?;
+        out["untrained"] = evaluate(&job, "untrained", None)?;
     }
     let recipe_central = CentralRecipe { lr: args.lr, batch: args.batch, epochs: args.epochs, ..Default::default() };
     let steps = train.len().div_ceil(args.batch) * args.epochs;
     let progress = bar(steps, "training");
     let started = Instant::now();
     let mut window = vec![];
-    let middle = LocalMiddle::new(job.middle.segment().clone(), adapter.clone());
-    let run =
-        CentralRun { device: &job.device, samples: &train, answers: job.encoder.answers, recipe: recipe_central, seed };
-    let trained = run.train(middle, adapter, |i, _, loss| {
+    let middle = job.middle.clone();
+    let mut central = Central::new(&job.device, middle, adapter, job.encoder.answers, (recipe_central, steps));
+    let batches = (0..args.epochs).flat_map(|epoch| epoch_batches(&train, args.batch, epoch, &seed));
+    for (i, batch) in (1..).zip(batches) {
+        let loss: f64 = central.step(&batch)?;
         window.push(loss);
+        progress.inc(1);
         progress.set_message(format!("loss {loss:.3}"));
-        if i.is_multiple_of(16) || i == steps {
+        if i % 16 == 0 || i == steps {
             say(&format!("step {i} of {steps}, mean loss {:.4}", window.iter().sum::<f64>() / window.len() as f64));
             window.clear();
         }
-    })?;
+    }
+    let trained = central.adapter()?;
     progress.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
     let per_sample = seconds / (train.len() * args.epochs) as f64;
     say(&format!("trained in {seconds:.0} s, {per_sample:.3} s a sample"));
-    job.middle.adapter = trained;
-    out["trained"] = evaluate(&mut job, "trained")?;
+    out["trained"] = evaluate(&job, "trained", Some(&trained))?;
     out["seconds"] = seconds.into();
     out["seconds_per_sample"] = per_sample.into();
     if let Some(folder) = &args.save {
-        lethe_model::lora_io::save_peft(folder, &job.middle.adapter, &recipe, "SmolLM2-135M-Instruct")?;
+        lethe_model::lora_io::save_peft(folder, &trained, &recipe, "SmolLM2-135M-Instruct")?;
     }
     Ok(out)
 }
@@ -220,14 +224,15 @@ fn figures(job: &Job, name: &str, scores: &[f32]) -> serde_json::Value {
     serde_json::json!({ "auc": a, "uauc": u })
 }
 
-fn evaluate(job: &mut Job, name: &str) -> anyhow::Result<serde_json::Value> {
+fn evaluate(job: &Job, name: &str, adapter: Option<&Adapter>) -> anyhow::Result<serde_json::Value> {
     let test = encode(job, &job.test)?;
     let progress = bar(test.len(), "scoring");
     let mut scores = Vec::with_capacity(test.len());
     for pack in (Packing { max_tokens: 1600 }).split(&test) {
         let sequences: Vec<Vec<u32>> = pack.iter().map(|s| s.ids.clone()).collect();
         let (layout, ids) = Layout::pack(&sequences);
-        let logits = job.device.score(&layout, &ids, job.encoder.answers, None, &mut job.middle)?;
+        let mut middle = job.middle.clone();
+        let logits = job.device.score(&layout, &ids, job.encoder.answers, adapter, &mut (&mut middle, None))?;
         scores.extend(logits.iter().map(|l| l[1] - l[0]));
         progress.inc(pack.len() as u64);
     }

@@ -146,8 +146,17 @@ mod tests {
 
     #[test]
     fn all_forms_agree_with_exact_arithmetic_on_odd_shapes() {
-        let shapes =
-            [(1, 1, 1), (1, 33, 7), (2, 32, 64), (13, 31, 5), (14, 64, 3), (15, 65, 17), (29, 100, 130), (57, 48, 96), (200, 96, 64)];
+        let shapes = [
+            (1, 1, 1),
+            (1, 33, 7),
+            (2, 32, 64),
+            (13, 31, 5),
+            (14, 64, 3),
+            (15, 65, 17),
+            (29, 100, 130),
+            (57, 48, 96),
+            (200, 96, 64),
+        ];
         for (rows, n, k) in shapes {
             let (x, w, dy) = (random("x", rows * k), random("w", n * k), random("dy", rows * n));
             let wt: Vec<f32> = (0..k * n).map(|i| w[i % n * k + i / n]).collect();

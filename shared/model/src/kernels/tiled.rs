@@ -284,7 +284,11 @@ fn scatter(
             // Blocks of the forward order are filled up to their own reach only; what lies beyond is not seen.
             let visible = (run.context + i + 1).clamp(c0, c1) - c0;
             let row = &weights[i * ld + c0..][..m];
-            units.iter_mut().zip(row).enumerate().for_each(|(c, (u, w))| *u = if c < visible { w.to_bits() } else { 0 });
+            units
+                .iter_mut()
+                .zip(row)
+                .enumerate()
+                .for_each(|(c, (u, w))| *u = if c < visible { w.to_bits() } else { 0 });
         }
         let rows = Gather { lines, all: run.len, first, depth, dim };
         rows.run(&packed[..depth * m], m, out, c0 * dim, dim, add);

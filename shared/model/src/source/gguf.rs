@@ -62,7 +62,10 @@ impl GgufFile {
         if info.shape.dims() != [self.config.vocab, self.config.hidden] {
             return Err(ModelError::tensor(name, format!("shape {:?}", info.shape.dims())));
         }
-        Table::quantised(info.ggml_dtype, self.bytes(name)?, self.config.vocab, self.config.hidden)
+        let start = self.content.tensor_data_offset + info.offset;
+        // A handle of its own: rows are read at their places, whatever others do with theirs.
+        let file = File::open(&self.path).map_err(ModelError::io(&self.path))?;
+        Table::stored((file, &self.path, start), info.ggml_dtype, self.config.vocab, self.config.hidden)
     }
 }
 

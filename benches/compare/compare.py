@@ -1,0 +1,215 @@
+"""Runs our worker and the peer's in turn, and writes rows of {work, peer, ours, unit, ratio, target, runs}.
+
+Every figure is the median of paired alternating runs on this machine; `ratio` is the median of the pairs' ratios, larger
+is better for us, `ratio_min` and `ratio_max` are its extremes.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+class Worker:
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.process.args[0]} ended: see its message above")
+        return json.loads(line)
+
+    def ask(self, command="run"):
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def ours(job, work, compute="f32"):
+    return Worker([str(OPTIONS.binary), "worker", str(job), work, "--compute", compute])
+
+
+def peer(job, work):
+    return Worker([sys.executable, str(HERE / "peer.py"), str(job), work])
+
+
+def row(work, pairs, unit, target, **more):
+    """`pairs` of (peer, ours), both smaller is better."""
+    ratios = [p / o for p, o in pairs]
+    return {
+        "work": work,
+        "peer": statistics.median(p for p, _ in pairs),
+        "ours": statistics.median(o for _, o in pairs),
+        "unit": unit,
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "target": target,
+        "runs": len(pairs),
+        **more,
+    }
+
+
+def alternate(theirs, mine, runs, warm=1):
+    pairs = []
+    for i in range(runs + warm):
+        pair = theirs.ask()["seconds"], mine.ask()["seconds"]
+        if i >= warm:
+            pairs.append(pair)
+    return pairs
+
+
+def plain(work, target, compute="f32"):
+    def run(job):
+        theirs, mine = peer(job, work), ours(job, work, compute)
+        pairs = alternate(theirs, mine, OPTIONS.runs)
+        same = agreement(theirs.ask(), mine.ask())
+        theirs.close(), mine.close()
+        return row(work, pairs, "s", target, arithmetic=compute, **same)
+
+    return run
+
+
+def agreement(theirs, mine):
+    """How far apart the two sides' results are."""
+    if "scores" in theirs:
+        gap = max(abs(a - b) for a, b in zip(theirs["scores"], mine["scores"], strict=True))
+        return {"largest_score_difference": gap}
+    if "tokens" in theirs:
+        same = next((i for i, (a, b) in enumerate(zip(theirs["tokens"], mine["tokens"])) if a != b), 64)
+        return {"equal_tokens_from_the_start": same}
+    return {"loss_peer": theirs["loss"], "loss_ours": mine["loss"]}
+
+
+def auc(scores, labels):
+    order = sorted(range(len(scores)), key=lambda i: scores[i])
+    ranks, i = [0.0] * len(scores), 0
+    while i < len(order):
+        j = i
+        while j + 1 < len(order) and scores[order[j + 1]] == scores[order[i]]:
+            j += 1
+        for k in range(i, j + 1):
+            ranks[order[k]] = (i + j) / 2 + 1
+        i = j + 1
+    yes = sum(labels)
+    total = sum(r for r, label in zip(ranks, labels) if label)
+    return (total - yes * (yes + 1) / 2) / (yes * (len(labels) - yes))
+
+
+def epoch(job):
+    """Optimiser steps in turn, so that both sides see the same machine; then both score the test samples."""
+    tests = json.loads((job / "job.json").read_text())
+    labels, steps = [s["label"] for s in tests["test"]], len(tests["batches"])
+    theirs, mine = peer(job, "tallrec_epoch"), ours(job, "tallrec_epoch", "bf16")
+    exact = ours(job, "tallrec_epoch", "f32")
+    pairs, f32 = [], []
+    for i in range(steps):
+        p, o, e = theirs.ask("step")["seconds"], mine.ask("step")["seconds"], exact.ask("step")["seconds"]
+        pairs.append((p, o))
+        f32.append((p, e))
+        print(f"  step {i + 1} of {steps}: {p:.2f} s, {o:.2f} s (bf16), {e:.2f} s (f32)", file=sys.stderr)
+    aucs = {
+        name: auc(worker.ask("score")["scores"], labels)
+        for name, worker in [("auc_peer", theirs), ("auc_ours_bf16", mine), ("auc_ours_f32", exact)]
+    }
+    for worker in (theirs, mine, exact):
+        worker.close()
+    out = row("tallrec_epoch", pairs, "s a step of 16 samples", 2.5, arithmetic="bf16", test_samples=len(labels), **aucs)
+    out["epoch_peer_s"], out["epoch_ours_s"] = (sum(x) for x in zip(*pairs, strict=True))
+    out["ratio_f32"] = statistics.median(p / e for p, e in f32)
+    return out
+
+
+def train_memory(job):
+    peaks = {}
+    for name, worker in [("peer", peer(job, "tallrec_epoch")), ("ours", ours(job, "tallrec_epoch", "f32"))]:
+        worker.ask("step")
+        peaks[name] = worker.ask("step")["peak_mib"]
+        worker.close()
+    return row("train_memory", [(peaks["peer"], peaks["ours"])], "MiB, peak", 2.5, arithmetic="f32")
+
+
+def device_side(job):
+    rows = {}
+    for compute in ("f32", "bf16"):
+        runs = []
+        for _ in range(OPTIONS.runs):
+            worker = ours(job, "device_side", compute)
+            runs.append(worker.ask())
+            worker.close()
+        rows[compute] = {k: statistics.median(r[k] for r in runs) for k in runs[0] if k != "seconds"}
+    memory, seconds = rows["bf16"]["scored_mib"], rows["bf16"]["load_s"]
+    fits = memory <= 80 and seconds <= 0.3
+    return {
+        "work": "device_side", "peer": None, "ours": memory, "unit": "MiB after scoring (bf16)", "ratio": 80 / memory,
+        "target": "<= 80 MiB, <= 0.3 s", "met": fits, "load_s": seconds, "runs": OPTIONS.runs, "detail": rows,
+    }
+
+
+def split_overhead(job):
+    worker = ours(job, "split_overhead")
+    pairs = []
+    for i in range(OPTIONS.runs + 1):
+        pair = worker.ask("unsplit")["seconds"], worker.ask("split")["seconds"]
+        if i:
+            pairs.append(pair)
+    worker.close()
+    out = row("split_overhead", pairs, "s a step of 16 samples", "<= 1.15 times the unsplit step", arithmetic="f32")
+    out["times_unsplit"] = statistics.median(o / p for p, o in pairs)
+    return out
+
+
+WORKS = {
+    "lora_step": plain("lora_step", 1.3),
+    "tallrec_epoch": epoch,
+    "rank100": plain("rank100", 10),
+    "rank100_quant": plain("rank100_quant", 1.5, "int8"),
+    "generate64": plain("generate64", 0.8, "int8"),
+    "train_memory": train_memory,
+    "device_side": device_side,
+    "split_overhead": split_overhead,
+}
+
+
+def main():
+    rows = []
+    for work in OPTIONS.only or WORKS:
+        print(f"{work} ...", file=sys.stderr)
+        r = WORKS[work](OPTIONS.job)
+        rows.append(r)
+        print(json.dumps(r), file=sys.stderr)
+        if OPTIONS.json:
+            OPTIONS.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    number = lambda v: f"{v:.3g}" if isinstance(v, (int, float)) else str(v or "-")
+    print("| work | peer | ours | unit | ratio (min to max) | target | runs |\n|---|---|---|---|---|---|---|")
+    for r in rows:
+        spread = f" ({number(r['ratio_min'])} to {number(r['ratio_max'])})" if "ratio_min" in r else ""
+        cells = [r["work"], number(r["peer"]), number(r["ours"]), r["unit"], number(r["ratio"]) + spread, r["target"], r["runs"]]
+        print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def machine():
+    text = Path("/proc/cpuinfo").read_text()
+    name = next((l.split(":")[1].strip() for l in text.splitlines() if l.startswith("model name")), "?")
+    return {"cpu": name, "cores": text.count("processor\t"), "avx512_bf16": "avx512_bf16" in text}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--binary", type=Path, required=True)
+    parser.add_argument("--job", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", action="append", choices=sorted(WORKS))
+    parser.add_argument("--runs", type=int, default=5)
+    OPTIONS = parser.parse_args()
+    main()
