@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
             let best = |f: &mut (dyn FnMut() + Send)| {
                 let once = |f: &mut (dyn FnMut() + Send)| {
                     let started = Instant::now();
-                    pool.install(|| f());
+                    pool.install(&mut *f);
                     started.elapsed().as_secs_f64()
                 };
                 once(f);

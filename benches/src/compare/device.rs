@@ -41,7 +41,7 @@ pub(crate) fn measure(job: &Job, compute: Compute) -> anyhow::Result<()> {
     let mut grads = vec![0.0; adapter.data.len()];
     serve(|_| {
         let sample = &job.batches[0][0];
-        let (layout, ids) = Layout::pack(&[sample.ids.clone()]);
+        let (layout, ids) = Layout::pack(std::slice::from_ref(&sample.ids));
         device.score(&layout, &ids, job.answers, Some(&adapter), &mut Elsewhere)?;
         let scored = status_mib("VmRSS:");
         let labels = [sample.label];

@@ -299,7 +299,7 @@ mod x86 {
         let half = |h: usize| {
             // SAFETY: within the block's lines.
             let both = unsafe { _mm512_load_si512(lines.add(quad / 2 * 2 + h).cast()) };
-            let shifted = if quad % 2 == 0 { both } else { _mm512_srli_epi16::<4>(both) };
+            let shifted = if quad.is_multiple_of(2) { both } else { _mm512_srli_epi16::<4>(both) };
             _mm512_and_si512(shifted, low)
         };
         [half(0), half(1)]

@@ -105,10 +105,10 @@ pub(in crate::kernels) use x86::store;
 #[allow(unsafe_code)]
 mod x86 {
     use std::arch::x86_64::{
-        __m512, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
-        _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd,
-        _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_cvtne2ps_pbh,
+        _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+        _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
     use super::{Compute, Line, Rows, Tile};
@@ -141,7 +141,8 @@ mod x86 {
     kernel!(tile_f32, "avx512f", |x: u32| _mm512_set1_ps(f32::from_bits(x)), |acc, x, w| _mm512_fmadd_ps(x, w, acc));
     kernel!(tile_bf16, "avx512f,avx512bf16", |x: u32| _mm512_set1_epi32(x as i32), |acc, x, w: __m512| {
         // SAFETY: vectors of 512 bits, every pattern is valid in both types.
-        _mm512_dpbf16_ps(acc, std::mem::transmute(x), std::mem::transmute(w))
+        let pairs = std::mem::transmute::<__m512i, __m512bh>(x);
+        _mm512_dpbf16_ps(acc, pairs, std::mem::transmute::<__m512, __m512bh>(w))
     });
 
     #[target_feature(enable = "avx512f")]
@@ -226,7 +227,7 @@ mod x86 {
 
     /// 32 consecutive values as bf16, in order.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    fn pairs(low: __m512, high: __m512) -> std::arch::x86_64::__m512bh {
+    fn pairs(low: __m512, high: __m512) -> __m512bh {
         _mm512_cvtne2ps_pbh(high, low)
     }
 
