@@ -26,6 +26,18 @@ struct Cli {
     /// Timed repeats, after one that is not.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
+    /// Rank of the adapter.
+    #[arg(long, default_value_t = 8)]
+    rank: usize,
+    /// Layers with an adapter: the last ones.
+    #[arg(long, default_value_t = 30)]
+    layers: usize,
+    /// Threads of the pool (all cores when absent).
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print one line of CSV: batch, tokens, rank, layers, threads, arithmetic, minimum, median, maximum seconds, peak MiB.
+    #[arg(long)]
+    csv: bool,
     /// bf16 products.
     #[arg(long)]
     bf16: bool,
@@ -33,12 +45,17 @@ struct Cli {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    if let Some(n) = cli.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(n).build_global()?;
+    }
     let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
     let source = open(&files.model)?;
     let compute = if cli.bf16 { Compute::Bf16 } else { Compute::F32 };
     let spec = SplitSpec { k_in: 0, k_out: source.config().layers };
     let device = DeviceModel::load(source.as_ref(), spec, compute)?;
-    let shape = AdapterShape::new(source.config(), &LoraRecipe::default(), |_| true);
+    let recipe = LoraRecipe { rank: cli.rank, ..LoraRecipe::default() };
+    let all = source.config().layers;
+    let shape = AdapterShape::new(source.config(), &recipe, |l| l + cli.layers >= all);
     let adapter = Adapter::init(&shape, &Seed::from_u64(1));
     let mut grads = vec![0.0; adapter.data.len()];
     let mut middle =
@@ -67,11 +84,29 @@ fn main() -> anyhow::Result<()> {
     seconds.remove(0);
     seconds.sort_by(f64::total_cmp);
     let (min, median, max) = (seconds[0], seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
-    writeln!(
-        std::io::stdout(),
-        "{} x {} tokens: min {min:.3} s, median {median:.3} s, max {max:.3} s",
-        cli.batch,
-        cli.tokens
-    )?;
+    let mut out = std::io::stdout();
+    let arithmetic = if cli.bf16 { "bf16" } else { "f32" };
+    let (batch, tokens, threads) = (cli.batch, cli.tokens, rayon::current_num_threads());
+    if cli.csv {
+        let (rank, layers) = (cli.rank, cli.layers);
+        writeln!(
+            out,
+            "{batch},{tokens},{rank},{layers},{threads},{arithmetic},{min:.3},{median:.3},{max:.3},{:.0}",
+            peak_mib()
+        )?;
+    } else {
+        writeln!(
+            out,
+            "{batch} x {tokens} tokens, {arithmetic}: min {min:.3} s, median {median:.3} s, max {max:.3} s, peak {:.0} MiB",
+            peak_mib()
+        )?;
+    }
     Ok(())
+}
+
+/// Peak memory of this process (Linux; 0 elsewhere).
+fn peak_mib() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }

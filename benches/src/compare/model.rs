@@ -66,7 +66,7 @@ pub(crate) fn epoch(job: &Job, dir: &Path, compute: Compute) -> anyhow::Result<(
     let shape = AdapterShape::new(whole.device.config(), &LoraRecipe::default(), |_| true);
     let file = dir.join("adapter/adapter_model.safetensors");
     let adapter = lethe_model::lora_io::from_bytes(&std::fs::read(file)?, &shape)?;
-    let recipe = CentralRecipe { packing: Packing { max_tokens: 3200 }, ..CentralRecipe::default() };
+    let recipe = CentralRecipe { packing: Packing { max_tokens: 1600 }, ..CentralRecipe::default() };
     let total = job.batches.len();
     let mut central = Central::new(&whole.device, whole.middle.clone(), adapter, job.answers, (recipe, total));
     let mut batches = job.batches.iter();

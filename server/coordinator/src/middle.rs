@@ -14,6 +14,7 @@ use lethe_proto::payload::{Payload, WireFormat};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::CoordinatorError;
+use crate::batch::Queue;
 use crate::slots::{Slots, Taken};
 
 /// Longest wait of a training forward for memory to be free.
@@ -38,6 +39,8 @@ type At = (RoundKey, SubjectId);
 pub(crate) struct MiddleHost {
     segment: Segment,
     slots: Mutex<Slots<At, Session>>,
+    /// Scoring passes that wait.
+    queue: Queue,
     passes: Arc<Semaphore>,
     tapes: Arc<Semaphore>,
 }
@@ -53,7 +56,7 @@ fn lost() -> CoordinatorError {
 impl MiddleHost {
     pub(crate) fn new(segment: Segment, passes: usize, tapes: usize) -> Self {
         let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));
-        Self { segment, slots: Mutex::default(), passes: bound(passes), tapes: bound(tapes) }
+        Self { segment, slots: Mutex::default(), queue: Queue::default(), passes: bound(passes), tapes: bound(tapes) }
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, Slots<At, Session>> {
@@ -143,8 +146,7 @@ impl MiddleHost {
         adapter: Option<Adapter>,
         format: WireFormat,
     ) -> Result<Payload, CoordinatorError> {
-        let segment = self.segment.clone();
-        let out = self.pass(move || Ok(segment.forward(&layout, hidden, adapter.as_ref())?)).await?;
+        let out = self.queue.run(&self.segment, &self.passes, (layout, hidden, adapter)).await?;
         Ok(self.pack(&out, format))
     }
 

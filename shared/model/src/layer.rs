@@ -2,15 +2,14 @@
 
 use crate::buffers::{Buffer, Pool};
 use crate::config::ModelConfig;
-use crate::kernels::attention::{Heads, Saved, attend_cached, attention, attention_backward};
-use crate::kernels::gemm::{Mat, Threads, matmul};
+use crate::kernels::attention::{Heads, Saved, attend_cached, attention_backward};
+use crate::kernels::gemm::Mat;
 use crate::kernels::linear::Linear;
 use crate::kernels::math::{swiglu, swiglu_backward};
 use crate::kernels::norm::{rms_norm, rms_norm_backward};
 use crate::kernels::panels::Compute;
-use crate::kernels::rope::RopeTable;
-use crate::layout::Layout;
-use crate::lora::{Adapter, Projection};
+use crate::lora::Projection;
+use crate::pass::Pass;
 
 /// Frozen weights of a layer as a source reads them, f32, row-major `[out, in]`; query, key and value are fused, as are
 /// gate and up.
@@ -88,86 +87,6 @@ impl LayerCache {
     }
 }
 
-/// The parts of a pass that do not change from layer to layer.
-pub(crate) struct Pass<'a> {
-    pub(crate) config: &'a ModelConfig,
-    pub(crate) layout: &'a Layout,
-    pub(crate) positions: Vec<usize>,
-    pub(crate) rope: RopeTable,
-    pub(crate) adapter: Option<&'a Adapter>,
-    pub(crate) pool: &'a Pool,
-}
-
-impl<'a> Pass<'a> {
-    pub(crate) fn new(
-        config: &'a ModelConfig,
-        layout: &'a Layout,
-        adapter: Option<&'a Adapter>,
-        pool: &'a Pool,
-    ) -> Self {
-        Self::after(config, layout, 0, adapter, pool)
-    }
-
-    /// A pass over tokens that come after `before` others.
-    pub(crate) fn after(
-        config: &'a ModelConfig,
-        layout: &'a Layout,
-        before: usize,
-        adapter: Option<&'a Adapter>,
-        pool: &'a Pool,
-    ) -> Self {
-        let rope = RopeTable::new(config.rope_theta, config.head_dim, before + layout.max_position());
-        let positions = layout.positions().into_iter().map(|p| before + p).collect();
-        Self { config, layout, positions, rope, adapter, pool }
-    }
-
-    fn heads(&self) -> Heads {
-        Heads { q: self.config.heads, kv: self.config.kv_heads, dim: self.config.head_dim }
-    }
-
-    fn rows(&self) -> usize {
-        self.positions.len()
-    }
-
-    /// `(projection, first column in the fused buffer)` of the query, key and value.
-    fn qkv_columns(&self) -> [(Projection, usize); 3] {
-        let (d, c) = (self.config.head_dim, self.config);
-        [(Projection::Q, 0), (Projection::K, c.heads * d), (Projection::V, (c.heads + c.kv_heads) * d)]
-    }
-
-    /// `dst[:, column..] += scale * (x A^T) B^T`, with rows of `dst` `stride` apart.
-    fn lora(&self, layer: usize, proj: Projection, x: &[f32], dst: &mut [f32], stride: usize, column: usize) {
-        let Some((adapter, (a, b))) = self.adapter.and_then(|ad| Some((ad, ad.pair(layer, proj)?))) else { return };
-        let (fan_in, fan_out) = proj.widths(self.config);
-        let (r, t) = (adapter.shape().rank(), x.len() / fan_in);
-        let mut h = self.pool.take(t * r);
-        let a = Mat::new(a, r, fan_in, fan_in);
-        matmul(&mut h, r, false, 1.0, Mat::new(x, t, fan_in, fan_in), a.t(), Threads::Pool);
-        let b = Mat::new(b, fan_out, r, r);
-        matmul(&mut dst[column..], stride, true, adapter.shape().scale(), Mat::new(&h, t, r, r), b.t(), Threads::Pool);
-    }
-
-    /// Backward of [`Self::lora`]: adds to `dx` and to the adapter's gradient (`grads`, flat in its shape).
-    fn lora_backward(&self, at: (usize, Projection), x: &[f32], dy: Mat<'_>, dx: &mut [f32], grads: &mut [f32]) {
-        let (layer, proj) = at;
-        let Some(adapter) = self.adapter else { return };
-        let Some(entry) = adapter.shape().find(layer, proj) else { return };
-        let (fan_in, fan_out) = (entry.fan_in, entry.fan_out);
-        let (r, t, scale) = (adapter.shape().rank(), x.len() / fan_in, adapter.shape().scale());
-        let (ra, rb) = adapter.shape().ranges(entry);
-        let a = Mat::new(&adapter.data[ra.clone()], r, fan_in, fan_in);
-        let b = Mat::new(&adapter.data[rb.clone()], fan_out, r, r);
-        let x = Mat::new(x, t, fan_in, fan_in);
-        let mut h = self.pool.take(t * r);
-        matmul(&mut h, r, false, 1.0, x, a.t(), Threads::Pool);
-        matmul(&mut grads[rb], r, true, scale, dy.t(), Mat::new(&h, t, r, r), Threads::Pool);
-        matmul(&mut h, r, false, scale, dy, b, Threads::Pool);
-        let dh = Mat::new(&h, t, r, r);
-        matmul(&mut grads[ra], fan_in, true, 1.0, dh.t(), x, Threads::Pool);
-        matmul(dx, fan_in, true, 1.0, dh, a, Threads::Pool);
-    }
-}
-
 impl Layer {
     /// Runs the layer in place over `x` (`[rows, hidden]`); returns the tape when `keep`.
     pub(crate) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &mut Buffer, keep: bool) -> Option<LayerTape> {
@@ -175,7 +94,7 @@ impl Layer {
         let qkv = self.project(pass, layer, x);
         let mut ctx = pass.pool.take(t * c.heads * c.head_dim);
         let mut lse = pass.pool.take(t * c.heads);
-        attention(&qkv, pass.layout, pass.heads(), &mut ctx, &mut lse);
+        pass.attention(&qkv, &mut ctx, &mut lse);
         let (mid, gate_up, y) = self.finish(pass, layer, x, &ctx);
         let input = std::mem::replace(x, y);
         keep.then_some(LayerTape { x: input, qkv, ctx, lse, mid, gate_up })
@@ -194,8 +113,8 @@ impl Layer {
         let qkv = self.project(pass, layer, &x);
         let mut ctx = pass.pool.take(t * c.heads * c.head_dim);
         let mut lse = pass.pool.take(t * c.heads);
-        attention(&qkv, pass.layout, pass.heads(), &mut ctx, &mut lse);
-        let rows = pass.layout.last_rows();
+        pass.attention(&qkv, &mut ctx, &mut lse);
+        let rows = pass.layout().last_rows();
         let last = gather(pass.pool, &x, &rows, c.hidden);
         let ctx_last = gather(pass.pool, &ctx, &rows, c.heads * c.head_dim);
         let (mid, gate_up, y) = self.finish(pass, layer, &last, &ctx_last);
@@ -213,7 +132,7 @@ impl Layer {
     ) -> Buffer {
         let (d, qd) = (pass.config.hidden, pass.config.heads * pass.config.head_dim);
         self.backward_mlp(pass, layer, tape, &mut dy, grads);
-        let rows = pass.layout.last_rows();
+        let rows = pass.layout().last_rows();
         let ctx = gather(pass.pool, &tape.ctx, &rows, qd);
         let d_ctx = self.backward_out(pass, layer, &ctx, &dy, grads);
         let d_ctx = scatter(pass.pool, &d_ctx, &rows, qd, pass.rows());
@@ -229,7 +148,7 @@ impl Layer {
         let mut ctx = pass.pool.take(t * c.heads * c.head_dim);
         if cache.keys.is_empty() && t > 1 {
             let mut lse = pass.pool.take(t * c.heads);
-            attention(&qkv, pass.layout, pass.heads(), &mut ctx, &mut lse);
+            pass.attention(&qkv, &mut ctx, &mut lse);
             cache.push(&qkv, pass.heads());
         } else {
             cache.push(&qkv, pass.heads());
@@ -290,7 +209,7 @@ impl Layer {
         let mut d_act = pass.pool.take(t * ff);
         let dy_mat = Mat::new(dy, t, d, d);
         self.down.backward(dy, t, &mut d_act, false);
-        let adapts = |p| pass.adapter.is_some_and(|a| a.shape().find(layer, p).is_some());
+        let adapts = |p| pass.adapter().is_some_and(|a| a.shape().find(layer, p).is_some());
         if adapts(Projection::Down) {
             let mut act = pass.pool.take(t * ff);
             swiglu(&tape.gate_up, ff, &mut act);
@@ -340,7 +259,7 @@ impl Layer {
         let (d, w) = (c.hidden, c.qkv_width());
         let mut d_qkv = pass.pool.take(t * w);
         let saved = Saved { qkv: &tape.qkv, ctx: &tape.ctx, lse: &tape.lse };
-        attention_backward(saved, pass.layout, pass.heads(), d_ctx, &mut d_qkv, pass.pool);
+        attention_backward(saved, pass.layout(), pass.heads(), d_ctx, &mut d_qkv, pass.pool);
         pass.rope.rotate(&mut d_qkv, w, c.heads + c.kv_heads, &pass.positions, true);
         let mut d_normed = pass.pool.take(t * d);
         self.qkv.backward(&d_qkv, t, &mut d_normed, false);

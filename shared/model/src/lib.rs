@@ -30,6 +30,7 @@ mod layer;
 pub mod layout;
 pub mod lora;
 pub mod lora_io;
+mod pass;
 #[cfg(test)]
 mod reference;
 pub mod segment;

@@ -6,6 +6,7 @@ use lethe_model::config::ModelConfig;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
+use lethe_model::segment::Part;
 use lethe_model::source::RandomWeights;
 use lethe_model::split::{Batch, BatchLoss, DeviceModel, LocalMiddle, SplitSpec};
 
@@ -87,6 +88,41 @@ fn split_and_unsplit_agree_bit_for_bit() {
     }
     // Without a layer of its own at the end the device cannot leave out what the answer does not read: other sums.
     close(&train(&c, SplitSpec { k_in: 1, k_out: 0 }, &[sequences()], &a), &whole);
+}
+
+fn tile_kernels_run() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let can = is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    let can = false;
+    can && std::env::var_os("LETHE_KERNELS").is_none_or(|v| v != "portable")
+}
+
+#[test]
+fn batches_of_several_clients_get_the_bits_that_they_get_alone() {
+    let c = ModelConfig::tiny();
+    let source = RandomWeights::new(c.clone(), 5);
+    let spec = SplitSpec { k_in: 0, k_out: 0 };
+    let segment = DeviceModel::load_middle(&source, spec, Compute::F32).unwrap();
+    let device = DeviceModel::load(&source, spec, Compute::F32).unwrap();
+    let a = adapter(&c);
+    let mut other = a.clone();
+    other.data.iter_mut().for_each(|v| *v = -0.5 * *v);
+    let packs = [sequences(), vec![vec![4, 5]], vec![vec![9; 17], vec![9; 3]]];
+    let adapters = [Some(&a), None, Some(&other)];
+    let packed: Vec<_> = packs.iter().map(|p| Layout::pack(p)).collect();
+    let parts: Vec<Part<'_>> =
+        packed.iter().zip(adapters).map(|((layout, _), adapter)| Part { layout, adapter }).collect();
+    let x: Vec<f32> = packed.iter().flat_map(|(_, ids)| device.embed(ids).unwrap()).collect();
+    let alone = packed
+        .iter()
+        .zip(adapters)
+        .flat_map(|((layout, ids), adapter)| segment.forward(layout, device.embed(ids).unwrap(), adapter).unwrap());
+    let (many, alone) = (segment.forward_many(&parts, x.clone()).unwrap(), alone.collect::<Vec<_>>());
+    assert!(many.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-4 * (1.0 + b.abs())));
+    assert!(many == alone || !tile_kernels_run(), "bit for bit where the tile kernels run");
+    assert!(segment.forward_many(&parts, x[1..].to_vec()).is_err());
+    assert!(segment.forward_many(&parts[..2], x).is_err());
 }
 
 #[test]

@@ -189,7 +189,10 @@ mod tests {
         };
         let one = run(1);
         assert!(one == run(2) && one == run(3) && one == run(7));
-        // A row's result does not depend on the rows beside it.
+        // A row's result does not depend on the rows beside it (the tile kernels promise it, `gemm` does not).
+        if !tile::supported(Compute::Bf16) {
+            return;
+        }
         let mut alone = vec![0.0; n];
         linear.forward(&x[100 * k..101 * k], 1, &mut alone, false);
         assert_eq!(alone, one[100 * n..101 * n]);

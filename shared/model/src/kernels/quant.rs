@@ -53,11 +53,10 @@ impl Bits {
 pub(crate) fn supported() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        ["avx512f", "avx512bw", "avx512vnni"].iter().all(|f| match *f {
-            "avx512f" => is_x86_feature_detected!("avx512f"),
-            "avx512bw" => is_x86_feature_detected!("avx512bw"),
-            _ => is_x86_feature_detected!("avx512vnni"),
-        })
+        super::tile::allowed()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni")
     }
     #[cfg(not(target_arch = "x86_64"))]
     {

@@ -3,6 +3,8 @@
 //! 14 rows of two vectors leave registers for the two vectors of weights and one broadcast value; the loop is bound by
 //! the multiply-add units.
 
+use std::sync::OnceLock;
+
 use super::panels::{Compute, Line};
 
 /// Outputs of a panel.
@@ -32,11 +34,17 @@ pub(crate) struct Tile {
     pub(crate) add: bool,
 }
 
+/// Whether the kernels for particular CPUs may be used: not with `LETHE_KERNELS=portable`, for tests and comparisons.
+pub(crate) fn allowed() -> bool {
+    static ALLOWED: OnceLock<bool> = OnceLock::new();
+    *ALLOWED.get_or_init(|| std::env::var_os("LETHE_KERNELS").is_none_or(|v| v != "portable"))
+}
+
 /// Whether this CPU runs the kernels of `compute`.
 pub(crate) fn supported(compute: Compute) -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        let base = is_x86_feature_detected!("avx512f");
+        let base = allowed() && is_x86_feature_detected!("avx512f");
         match compute {
             Compute::F32 | Compute::Int8 => base,
             Compute::Bf16 => base && is_x86_feature_detected!("avx512bf16"),
