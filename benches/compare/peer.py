@@ -1,10 +1,14 @@
 """The peers' side: PyTorch with transformers and PEFT, and llama.cpp. Same job, same commands as `bench-compare worker`."""
 
 import json
+import os
 import resource
 import sys
 import time
 from pathlib import Path
+
+
+THREADS = len(os.sched_getaffinity(0))
 
 
 def serve(run):
@@ -21,6 +25,7 @@ def torch_model(job, lora):
     import torch
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(THREADS)
     path = Path(job["model"])
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     if lora:
@@ -58,8 +63,10 @@ def lora_step(job, folder):
     def run(_):
         loss = loss_of(model, job, job["step"])
         loss.backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = torch.stack([g.double().square().sum() for g in grads]).sum().sqrt().item()
         model.zero_grad(set_to_none=True)
-        return {"loss": loss.item()}
+        return {"loss": loss.item(), "gradient_norm": norm}
 
     serve(run)
 
@@ -118,7 +125,7 @@ def rank100(job, _):
 def llama(job, **options):
     from llama_cpp import Llama
 
-    return Llama(job["model"], n_threads=2, n_threads_batch=2, verbose=False, **options)
+    return Llama(job["model"], n_threads=THREADS, n_threads_batch=THREADS, verbose=False, **options)
 
 
 def rank100_quant(job, _):
@@ -136,13 +143,18 @@ def rank100_quant(job, _):
     params = llama_cpp.llama_model_default_params()
     model = llama_cpp.llama_model_load_from_file(job["model"].encode(), params)
     options = llama_cpp.llama_context_default_params()
-    options.n_ctx, options.n_batch, options.n_ubatch = 4096, 2048, 512
+    room = prefix + sum(len(s) - prefix for s in sequences)
+    options.n_ctx, options.n_batch, options.n_ubatch = room + 256, room, 512
     options.n_seq_max, options.kv_unified = 128, True
-    options.n_threads = options.n_threads_batch = 2
+    options.n_threads = options.n_threads_batch = THREADS
     context = llama_cpp.llama_init_from_model(model, options)
     memory = llama_cpp.llama_get_memory(context)
-    batch = llama_cpp.llama_batch_init(2048, 0, 128)
+    batch = llama_cpp.llama_batch_init(room, 0, 1)
     vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+
+    def decode():
+        if llama_cpp.llama_decode(context, batch) != 0:
+            raise RuntimeError("llama.cpp did not decode the batch")
 
     def add(token, position, sequence, wanted):
         i = batch.n_tokens
@@ -155,7 +167,7 @@ def rank100_quant(job, _):
         batch.n_tokens = 0
         for i in range(prefix):
             add(sequences[0][i], i, 0, False)
-        assert llama_cpp.llama_decode(context, batch) == 0
+        decode()
         for s in range(1, len(sequences) + 1):
             llama_cpp.llama_memory_seq_cp(memory, 0, s, -1, -1)
         batch.n_tokens = 0
@@ -164,7 +176,7 @@ def rank100_quant(job, _):
             for i in range(prefix, len(tokens)):
                 add(tokens[i], i, s, i == len(tokens) - 1)
             last.append(batch.n_tokens - 1)
-        assert llama_cpp.llama_decode(context, batch) == 0
+        decode()
         scores = []
         for i in last:
             at = llama_cpp.llama_get_logits_ith(context, i)

@@ -65,7 +65,7 @@ fn main() -> anyhow::Result<()> {
             };
             let job = job::Job::read(&dir)?;
             match work.as_str() {
-                "lora_step" => model::lora_step(&job, compute),
+                "lora_step" => model::lora_step(&job, &dir, compute),
                 "tallrec_epoch" => model::epoch(&job, &dir, compute),
                 "rank100" => model::rank(&job, Compute::F32),
                 "rank100_quant" => model::rank(&job, Compute::Int8),

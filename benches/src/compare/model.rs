@@ -1,9 +1,9 @@
 //! Training steps, ranking and generation on the whole model.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
-use lethe_learn::seed::Seed;
 use lethe_model::generate::Generator;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
@@ -44,19 +44,26 @@ impl Whole {
     }
 }
 
+/// The adapter that both sides start from.
+fn start(dir: &Path, shape: &Arc<AdapterShape>) -> anyhow::Result<Adapter> {
+    let bytes = std::fs::read(dir.join("adapter/adapter_model.safetensors"))?;
+    Ok(lethe_model::lora_io::from_bytes(&bytes, shape)?)
+}
+
 /// One forward and backward pass over 8 x 128 tokens.
-pub(crate) fn lora_step(job: &Job, compute: Compute) -> anyhow::Result<()> {
+pub(crate) fn lora_step(job: &Job, dir: &Path, compute: Compute) -> anyhow::Result<()> {
     let whole = Whole::load(job, compute)?;
     let shape = AdapterShape::new(whole.device.config(), &LoraRecipe::default(), |_| true);
-    let adapter = Adapter::init(&shape, &Seed::from_u64(1));
+    let adapter = start(dir, &shape)?;
     let mut grads = vec![0.0; adapter.data.len()];
     let mut middle = LocalMiddle::new(whole.middle, adapter.select(|_| false));
     let samples: Vec<Sample> = job.step.iter().map(crate::job::Labelled::sample).collect();
     serve(|_| {
         let packing = Packing { max_tokens: 1024 };
         let loss = accumulate(&whole.device, &samples, job.answers, packing, &adapter, &mut grads, &mut middle)?;
+        let norm = grads.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
         grads.fill(0.0);
-        Ok(json!({ "loss": loss.sum / loss.samples as f64 }))
+        Ok(json!({ "loss": loss.sum / loss.samples as f64, "gradient_norm": norm }))
     })
 }
 
@@ -64,8 +71,7 @@ pub(crate) fn lora_step(job: &Job, compute: Compute) -> anyhow::Result<()> {
 pub(crate) fn epoch(job: &Job, dir: &Path, compute: Compute) -> anyhow::Result<()> {
     let whole = Whole::load(job, compute)?;
     let shape = AdapterShape::new(whole.device.config(), &LoraRecipe::default(), |_| true);
-    let file = dir.join("adapter/adapter_model.safetensors");
-    let adapter = lethe_model::lora_io::from_bytes(&std::fs::read(file)?, &shape)?;
+    let adapter = start(dir, &shape)?;
     let recipe = CentralRecipe { packing: Packing { max_tokens: 1600 }, ..CentralRecipe::default() };
     let total = job.batches.len();
     let mut central = Central::new(&whole.device, whole.middle.clone(), adapter, job.answers, (recipe, total));

@@ -158,6 +158,11 @@ impl MiddleHost {
         hidden: Vec<f32>,
         format: WireFormat,
     ) -> Result<Payload, CoordinatorError> {
+        // A repeated forward gives back what the one before it kept before it waits for its turn.
+        let mut taken = self.take(&at)?;
+        taken.content.middle.drop_tape();
+        taken.content.tape = None;
+        self.put_back(&at, taken)?;
         let busy = || refuse(Refusal::Busy, "too many clients train at once: try again");
         let wait = tokio::time::timeout(TAPE_WAIT, self.tapes.clone().acquire_owned()).await;
         let permit = wait.map_err(|_| busy())?.map_err(|_| busy())?;

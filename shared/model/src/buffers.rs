@@ -3,7 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Most bytes that are kept for later while nobody uses them.
+/// Most bytes that are kept for later while nobody uses them, per segment. They hold what passes computed until other
+/// passes overwrite them: in memory only, like the passes themselves.
 const KEPT_BYTES: usize = 1 << 30;
 
 /// Buffers that are free. Cloning shares it.

@@ -40,7 +40,7 @@ impl Generator {
         adapter: Option<&Adapter>,
     ) -> Result<Vec<u32>, ModelError> {
         let longest = self.device.config().max_positions;
-        if prompt.is_empty() || prompt.len() + limit > longest {
+        if prompt.is_empty() || prompt.len().checked_add(limit).is_none_or(|n| n > longest) {
             return Err(ModelError::Shape(format!(
                 "a prompt of {} and an answer of {limit} tokens, together 1 to {longest} are possible",
                 prompt.len()
@@ -111,7 +111,7 @@ mod tests {
             let first = got.iter().position(|t| *t == got[2]).expect("it is there");
             assert_eq!(generator.generate(&[5, 9, 2], 6, Some(got[2]), None).expect("generates"), got[..first]);
             assert!(generator.generate(&[], 1, None, None).is_err());
-            assert!(generator.generate(&[1], 1 << 30, None, None).is_err());
+            assert!(generator.generate(&[1], usize::MAX, None, None).is_err());
         }
     }
 }

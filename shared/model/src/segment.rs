@@ -29,6 +29,8 @@ pub struct Segment {
 pub struct Tape {
     layout: Layout,
     layers: Vec<LayerTape>,
+    /// Only the last rows came out.
+    last: bool,
 }
 
 impl Tape {
@@ -95,7 +97,13 @@ impl Segment {
         Ok(())
     }
 
-    fn fits(&self, tape: &Tape, adapter: &Adapter, grads: &[f32]) -> Result<(), ModelError> {
+    fn fits(&self, tape: &Tape, last: bool, adapter: &Adapter, grads: &[f32]) -> Result<(), ModelError> {
+        self.trains()?;
+        if tape.last != last {
+            return Err(ModelError::Shape(
+                "the tape is of the other kind of forward pass (all rows, or the last)".into(),
+            ));
+        }
         if grads.len() != adapter.shape().len() || tape.layers.len() != self.layers.len() {
             return Err(ModelError::Shape("the gradient or the tape belongs to another adapter or segment".into()));
         }
@@ -166,7 +174,7 @@ impl Segment {
             let layers = self.range.clone().zip(self.layers.iter());
             layers.filter_map(|(l, w)| w.forward(&pass, l, &mut x, true)).collect()
         });
-        Ok((x.into_vec(), Tape { layout: layout.clone(), layers }))
+        Ok((x.into_vec(), Tape { layout: layout.clone(), layers, last: false }))
     }
 
     /// Hidden states of each sequence's last row after these layers, `[sequences, hidden]`, given all rows before them.
@@ -188,7 +196,7 @@ impl Segment {
     ) -> Result<(Vec<f32>, Tape), ModelError> {
         self.trains()?;
         let (y, layers) = self.last(layout, x, Some(adapter), true)?;
-        Ok((y, Tape { layout: layout.clone(), layers }))
+        Ok((y, Tape { layout: layout.clone(), layers, last: true }))
     }
 
     fn last(
@@ -224,7 +232,7 @@ impl Segment {
         adapter: &Adapter,
         grads: &mut [f32],
     ) -> Result<Vec<f32>, ModelError> {
-        self.fits(tape, adapter, grads)?;
+        self.fits(tape, true, adapter, grads)?;
         let want = tape.layout.sequences() * self.config.hidden;
         if dy.len() != want {
             return Err(ModelError::Shape(format!("a gradient of {} values, expected {want}", dy.len())));
@@ -255,7 +263,7 @@ impl Segment {
         grads: &mut [f32],
     ) -> Result<Vec<f32>, ModelError> {
         self.check(&tape.layout, &dy)?;
-        self.fits(tape, adapter, grads)?;
+        self.fits(tape, false, adapter, grads)?;
         let pass = Pass::new(&self.config, &tape.layout, Some(adapter), &self.pool);
         crate::in_pool(|| {
             for ((l, weights), tape) in self.range.clone().zip(self.layers.iter()).zip(&tape.layers).rev() {

@@ -89,6 +89,11 @@ impl LocalMiddle {
         self.tape.as_ref().map(Tape::rows)
     }
 
+    /// Drops what a training forward kept.
+    pub fn drop_tape(&mut self) {
+        self.tape = None;
+    }
+
     /// One plain gradient step on the collected gradient, which is cleared.
     pub fn descend(&mut self, lr: f32) {
         descend(&mut self.adapter.data, &mut self.grads, lr);

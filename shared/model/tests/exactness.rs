@@ -107,7 +107,7 @@ fn batches_of_several_clients_get_the_bits_that_they_get_alone() {
     let device = DeviceModel::load(&source, spec, Compute::F32).unwrap();
     let a = adapter(&c);
     let mut other = a.clone();
-    other.data.iter_mut().for_each(|v| *v = -0.5 * *v);
+    other.data.iter_mut().for_each(|v| *v *= -0.5);
     let packs = [sequences(), vec![vec![4, 5]], vec![vec![9; 17], vec![9; 3]]];
     let adapters = [Some(&a), None, Some(&other)];
     let packed: Vec<_> = packs.iter().map(|p| Layout::pack(p)).collect();

@@ -80,6 +80,7 @@ pub fn attention(qkv: &[f32], layout: &Layout, heads: Heads, ctx: &mut [f32], ls
 fn check(layout: &Layout, heads: Heads, (qkv, ctx, lse): (&[f32], &[f32], &[f32])) {
     let t = layout.rows();
     let fits = qkv.len() == t * heads.width() && ctx.len() == t * heads.q * heads.dim && lse.len() == t * heads.q;
+    assert!(heads.kv > 0 && heads.q.is_multiple_of(heads.kv), "{} query heads over {}", heads.q, heads.kv);
     assert!(fits, "{t} rows do not fit buffers of {}, {} and {}", qkv.len(), ctx.len(), lse.len());
 }
 

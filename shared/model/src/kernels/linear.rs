@@ -86,7 +86,13 @@ impl Linear {
     pub fn backward(&self, dy: &[f32], rows: usize, dst: &mut [f32], add: bool) {
         match &self.form {
             Form::Packed { forward, backward } => {
-                backward.get_or_init(|| forward.transposed()).multiply(dy, rows, dst, add);
+                // Not `get_or_init`: making the form waits for the pool, and a thread that waits there may take up another
+                // pass that wants this very form. Two that make it at once make the same.
+                let made = backward.get().is_none().then(|| forward.transposed());
+                made.into_iter().for_each(|m| drop(backward.set(m)));
+                if let Some(b) = backward.get() {
+                    b.multiply(dy, rows, dst, add);
+                }
             }
             Form::Quantised(_) => unreachable!("quantised weights have no backward pass"),
             Form::Plain { weights, compute } => {
@@ -196,6 +202,29 @@ mod tests {
         let mut alone = vec![0.0; n];
         linear.forward(&x[100 * k..101 * k], 1, &mut alone, false);
         assert_eq!(alone, one[100 * n..101 * n]);
+    }
+
+    #[test]
+    fn first_backward_passes_at_once_do_not_wait_for_each_other() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+        for round in 0..200 {
+            let (n, k) = (96, 64);
+            let linears: Vec<Linear> = (0..4).map(|_| Linear::new(random("w", n * k), n, k, Compute::F32)).collect();
+            let dy = random("dy", 33 * n);
+            let (sum, results) = std::sync::mpsc::channel();
+            std::thread::scope(|s| {
+                for _ in 0..3 {
+                    let (sum, linears, dy, pool) = (sum.clone(), &linears, &dy, &pool);
+                    s.spawn(move || {
+                        let mut dx = vec![0.0; 33 * k];
+                        pool.install(|| linears.iter().for_each(|l| l.backward(dy, 33, &mut dx, true)));
+                        sum.send(dx).expect("the test waits");
+                    });
+                }
+            });
+            let all: Vec<Vec<f32>> = results.iter().take(3).collect();
+            assert!(all[0] == all[1] && all[1] == all[2], "round {round}");
+        }
     }
 
     #[test]

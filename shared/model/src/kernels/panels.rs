@@ -28,7 +28,7 @@ pub enum Compute {
 }
 
 impl Compute {
-    /// Values in a unit.
+    /// Units of a row of `k` values.
     pub(crate) fn depth(self, k: usize) -> usize {
         match self {
             Self::F32 | Self::Int8 => k,
