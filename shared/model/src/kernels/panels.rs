@@ -1,6 +1,6 @@
 //! Frozen weights in the order in which the tile kernels read them, and products with them.
 //!
-//! A matrix `[n, k]` (outputs, inputs) lies in panels of [`WIDTH`] outputs; within a panel the inputs follow each other in
+//! A matrix `[n, k]` (outputs, inputs) lies in panels of `WIDTH` outputs; within a panel the inputs follow each other in
 //! units of 32 bits per output: one f32, or a pair of bf16. A product packs a block of rows of the other factor, and keeps
 //! a tile of results in registers over the whole inner dimension: every result is one chain of additions in the order of
 //! the inputs, whatever the number of threads.
