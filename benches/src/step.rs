@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use clap::Parser;
 use lethe_learn::seed::Seed;
+use lethe_model::frozen::Recomputed;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
 use lethe_model::source::open;
 use lethe_model::split::{DeviceModel, LocalMiddle, SplitSpec};
-use lethe_model::train::{Packing, Sample, accumulate};
+use lethe_model::train::{Packing, Sample, Trainer};
 
 /// Times one LoRA step (q and v, rank 8, loss at the last token) on SmolLM2-135M.
 #[derive(Parser)]
@@ -53,9 +54,8 @@ fn main() -> anyhow::Result<()> {
     let compute = if cli.bf16 { Compute::Bf16 } else { Compute::F32 };
     let spec = SplitSpec { k_in: 0, k_out: source.config().layers };
     let device = DeviceModel::load(source.as_ref(), spec, compute)?;
-    let recipe = LoraRecipe { rank: cli.rank, ..LoraRecipe::default() };
-    let all = source.config().layers;
-    let shape = AdapterShape::new(source.config(), &recipe, |l| l + cli.layers >= all);
+    let recipe = LoraRecipe { rank: cli.rank, last_layers: Some(cli.layers), ..LoraRecipe::default() };
+    let shape = AdapterShape::new(source.config(), &recipe, |_| true);
     let adapter = Adapter::init(&shape, &Seed::from_u64(1));
     let mut grads = vec![0.0; adapter.data.len()];
     let mut middle =
@@ -67,18 +67,12 @@ fn main() -> anyhow::Result<()> {
         Sample { ids, label: i.is_multiple_of(2) }
     };
     let samples: Vec<Sample> = (0..cli.batch).map(&mut sample).collect();
+    let packing = Packing { max_tokens: cli.pack };
+    let trainer = Trainer { device: &device, answers: [2838, 9230], packing, frozen: &Recomputed };
     let mut seconds = vec![];
     for _ in 0..=cli.repeats {
         let started = Instant::now();
-        accumulate(
-            &device,
-            &samples,
-            [2838, 9230],
-            Packing { max_tokens: cli.pack },
-            &adapter,
-            &mut grads,
-            &mut middle,
-        )?;
+        trainer.accumulate(&samples, &adapter, &mut grads, &mut middle)?;
         seconds.push(started.elapsed().as_secs_f64());
     }
     seconds.remove(0);

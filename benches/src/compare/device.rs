@@ -8,7 +8,7 @@ use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
 use lethe_model::source::open;
-use lethe_model::split::{Batch, DeviceModel, Middle, SplitSpec};
+use lethe_model::split::{Batch, DeviceModel, Middle, SplitSpec, Stage};
 use serde_json::json;
 
 use crate::job::Job;
@@ -18,7 +18,7 @@ use crate::{serve, status_mib};
 struct Elsewhere;
 
 impl Middle for Elsewhere {
-    fn forward(&mut self, _: &Layout, hidden: Vec<f32>, _: bool) -> Result<Vec<f32>, ModelError> {
+    fn forward(&mut self, _: &Layout, hidden: Vec<f32>, _: Stage) -> Result<Vec<f32>, ModelError> {
         Ok(hidden)
     }
     fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError> {

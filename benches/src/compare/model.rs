@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use lethe_model::frozen::Recomputed;
 use lethe_model::generate::Generator;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
@@ -11,7 +12,7 @@ use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
 use lethe_model::segment::Segment;
 use lethe_model::source::open;
 use lethe_model::split::{DeviceModel, LocalMiddle, SplitSpec};
-use lethe_model::train::{Central, CentralRecipe, Packing, Sample, accumulate};
+use lethe_model::train::{Central, CentralRecipe, Packing, Sample, Trainer};
 use serde_json::json;
 
 use crate::job::Job;
@@ -58,9 +59,10 @@ pub(crate) fn lora_step(job: &Job, dir: &Path, compute: Compute) -> anyhow::Resu
     let mut grads = vec![0.0; adapter.data.len()];
     let mut middle = LocalMiddle::new(whole.middle, adapter.select(|_| false));
     let samples: Vec<Sample> = job.step.iter().map(crate::job::Labelled::sample).collect();
+    let packing = Packing { max_tokens: 1024 };
+    let trainer = Trainer { device: &whole.device, answers: job.answers, packing, frozen: &Recomputed };
     serve(|_| {
-        let packing = Packing { max_tokens: 1024 };
-        let loss = accumulate(&whole.device, &samples, job.answers, packing, &adapter, &mut grads, &mut middle)?;
+        let loss = trainer.accumulate(&samples, &adapter, &mut grads, &mut middle)?;
         let norm = grads.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
         grads.fill(0.0);
         Ok(json!({ "loss": loss.sum / loss.samples as f64, "gradient_norm": norm }))

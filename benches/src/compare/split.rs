@@ -9,11 +9,12 @@ use lethe_client::{ClientBuilder, ClientModel, Cutoffs, Done, LocalEvent, ModelO
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
 use lethe_learn::seed::Seed;
+use lethe_model::frozen::Recomputed;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_model::source::open;
 use lethe_model::split::{DeviceModel, LocalMiddle, SplitSpec, descend};
-use lethe_model::train::{Sample, accumulate};
+use lethe_model::train::{Sample, Trainer};
 use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::ids::SubjectId;
 use lethe_proto::message::{Reply, Request};
@@ -92,14 +93,15 @@ pub(crate) fn measure(compute: Compute) -> anyhow::Result<()> {
     };
     let samples: Vec<Sample> = (HISTORY..events.len()).map(sample).collect::<anyhow::Result<_>>()?;
 
+    let (answers, packing) = (encoder.answers, recipe.packing);
+    let trainer = Trainer { device: &device, answers, packing, frozen: &Recomputed };
     serve(|command| {
         let started = Instant::now();
         if command == "split" {
             let done = runtime.block_on(client.step())?;
             anyhow::ensure!(done == Done::Trained, "the coordinator asked for {done:?}");
         } else {
-            let packing = recipe.packing;
-            accumulate(&device, &samples, encoder.answers, packing, &adapter, &mut grads, &mut middle)?;
+            trainer.accumulate(&samples, &adapter, &mut grads, &mut middle)?;
             descend(&mut adapter.data, &mut grads, recipe.local.lr);
         }
         Ok(json!({ "seconds": started.elapsed().as_secs_f64() }))

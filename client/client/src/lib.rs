@@ -28,6 +28,7 @@
 mod client;
 pub mod encode;
 mod error;
+mod frozen;
 mod history;
 mod model;
 mod remote;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lethe_model::ModelError;
 use lethe_model::layout::Layout;
-use lethe_model::split::Middle;
+use lethe_model::split::{Middle, Stage};
 use lethe_proto::ids::RoundKey;
 use lethe_proto::message::{BatchShape, Purpose, Reply, Request};
 use lethe_proto::payload::{Payload, WireFormat};
@@ -21,18 +21,20 @@ pub(crate) struct RemoteMiddle {
     format: WireFormat,
     width: usize,
     rows: usize,
+    /// A layer below the middle is trained: the gradient comes back.
+    pub(crate) below_trains: bool,
     /// Backward passes until the optimiser step, this one included.
     pub(crate) passes_in_step: usize,
 }
 
 impl RemoteMiddle {
     pub(crate) fn new(session: Arc<Session>, purpose: Purpose, format: WireFormat, width: usize) -> Self {
-        Self { session, runtime: Handle::current(), purpose, format, width, rows: 0, passes_in_step: 0 }
+        Self { session, runtime: Handle::current(), purpose, format, width, rows: 0, below_trains: true, passes_in_step: 0 }
     }
 
     fn round(&self) -> Option<RoundKey> {
         match &self.purpose {
-            Purpose::Train { round } => Some(*round),
+            Purpose::Train { round } | Purpose::Frozen { round } => Some(*round),
             Purpose::Score { .. } => None,
         }
     }
@@ -50,18 +52,25 @@ impl RemoteMiddle {
 }
 
 impl Middle for RemoteMiddle {
-    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, _train: bool) -> Result<Vec<f32>, ModelError> {
+    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, stage: Stage) -> Result<Vec<f32>, ModelError> {
         self.rows = layout.rows();
+        let purpose = match (stage, self.round()) {
+            (Stage::Frozen, Some(round)) => Purpose::Frozen { round },
+            _ => self.purpose.clone(),
+        };
         let hidden = Payload::encode(&hidden, self.width, self.format);
         let sent = hidden.bytes.len();
         let shape = BatchShape { prefix: layout.prefix, lens: layout.lens.clone() };
-        self.exchange(&Request::Forward { purpose: self.purpose.clone(), shape, hidden }, sent)
+        self.exchange(&Request::Forward { purpose, shape, hidden }, sent)
     }
 
     fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError> {
         let round = self.round().ok_or_else(|| ModelError::Shape("a scoring pass has no backward".into()))?;
         self.passes_in_step = self.passes_in_step.saturating_sub(1);
         let grad = Payload::encode(&grad, self.width, self.format);
+        if !self.below_trains {
+            self.rows = 0;
+        }
         let sent = grad.bytes.len();
         self.exchange(&Request::Backward { round, grad, step: self.passes_in_step == 0 }, sent)
     }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use lethe_learn::seed::Seed;
+use lethe_model::frozen::{FrozenStates, Recomputed};
 use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_model::split::descend;
-use lethe_model::train::{Sample, accumulate};
-use lethe_proto::ids::ShardId;
+use lethe_model::train::{Sample, Trainer};
+use lethe_proto::ids::{Digest, ShardId};
 use lethe_proto::message::{ErrorReport, Purpose, Request, RoundStart};
 use lethe_proto::payload::{Payload, WireFormat};
 use lethe_recsys::samples::Part;
@@ -30,6 +31,16 @@ impl Client {
         AdapterShape::new(self.model.device.config(), &self.recipe.lora, |l| split.on_device(l, layers))
     }
 
+    /// Where states of frozen layers are kept between rounds; nowhere when all layers are trained.
+    fn frozen_states(&self) -> Result<Box<dyn FrozenStates>, ClientError> {
+        if self.recipe.lora.first_trained(self.model.device.config().layers) == 0 {
+            return Ok(Box::new(Recomputed));
+        }
+        let under = Digest::of(&[&self.recipe.digest().0, &self.model.digest.0]);
+        let form = (self.model.device.config().hidden, self.recipe.wire);
+        Ok(Box::new(self.vault.frozen(under, form)?))
+    }
+
     /// Trains in a round and sends the update.
     pub(crate) async fn train(&mut self, start: RoundStart) -> Result<(), ClientError> {
         self.session.count_update(start.adapter.bytes.len());
@@ -39,12 +50,14 @@ impl Client {
         let bad = |e: lethe_proto::payload::PayloadError| ClientError::Internal(format!("the round's adapter: {e}"));
         let adapter = Adapter::from_data(&shape, start.adapter.decode(1, shape.len()).map_err(bad)?)?;
         let purpose = Purpose::Train { round: start.round };
+        let frozen = self.frozen_states()?;
         let (model, recipe, session) = (self.model.clone(), self.recipe.clone(), self.session.clone());
         let trained = self
             .blocking(move || {
                 let width = model.device.config().hidden;
                 let mut middle = RemoteMiddle::new(session, purpose, recipe.wire, width);
-                local_training(&model, &recipe, adapter, &chosen, &mut middle)
+                middle.below_trains = adapter.shape().first_trained() < model.device.split().k_in;
+                local_training((&model, frozen.as_ref()), &recipe, adapter, &chosen, &mut middle)
             })
             .await?;
         let delta = Payload::encode(&trained.delta, trained.delta.len(), WireFormat::F32);
@@ -106,6 +119,7 @@ impl Client {
         let left = |j: Option<Joined>| j.map(|j| j.without(items));
         (self.state.joined, self.state.offered) = (left(self.state.joined.take()), left(self.state.offered.take()));
         self.state.cached.clear();
+        self.vault.drop_frozen()?;
         self.vault.save(&self.state)?;
         self.session.call(&Request::Erased { task }).await?;
         // What remains of what counted, not what was recorded since: the rest of the shard's training stands on it.
@@ -117,7 +131,7 @@ impl Client {
 }
 
 fn local_training(
-    model: &ClientModel,
+    (model, frozen): (&ClientModel, &dyn FrozenStates),
     recipe: &lethe_recipe::Recipe,
     mut adapter: Adapter,
     samples: &[Sample],
@@ -126,11 +140,12 @@ fn local_training(
     let start = adapter.data.clone();
     let mut grads = vec![0.0; adapter.data.len()];
     let (mut sum, mut count) = (0.0, 0);
+    let (device, answers) = (&model.device, model.encoder.answers);
+    let trainer = Trainer { device, answers, packing: recipe.packing, frozen };
     for _ in 0..recipe.local.epochs {
         for batch in samples.chunks(recipe.local.batch) {
             middle.passes_in_step = recipe.packing.split(batch).len();
-            let answers = model.encoder.answers;
-            let loss = accumulate(&model.device, batch, answers, recipe.packing, &adapter, &mut grads, middle)?;
+            let loss = trainer.accumulate(batch, &adapter, &mut grads, middle)?;
             descend(&mut adapter.data, &mut grads, recipe.local.lr);
             sum += loss.sum;
             count += loss.samples;

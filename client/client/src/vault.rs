@@ -5,10 +5,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use lethe_proto::codec;
+use lethe_proto::ids::Digest;
+use lethe_proto::payload::WireFormat;
 use lethe_transport::identity::Identity;
 use serde::{Deserialize, Serialize};
 
 use crate::ClientError;
+use crate::frozen::FrozenStore;
 use crate::history::{Cutoffs, Joined, LocalEvent};
 
 /// Largest state file, in bytes.
@@ -75,7 +78,21 @@ impl Vault {
         write_atomically(&self.path(), &sealed)
     }
 
-    /// Destroys the key file and the state.
+    fn frozen_folder(&self) -> PathBuf {
+        self.folder.join("frozen")
+    }
+
+    /// The states of frozen layers that belong to `under` (recipe and model); others are removed.
+    pub(crate) fn frozen(&self, under: Digest, form: (usize, WireFormat)) -> Result<FrozenStore, ClientError> {
+        FrozenStore::open(&self.frozen_folder(), self.key, under, form)
+    }
+
+    /// Removes all states of frozen layers.
+    pub(crate) fn drop_frozen(&self) -> Result<(), ClientError> {
+        FrozenStore::clear(&self.frozen_folder())
+    }
+
+    /// Destroys the key file, the state, and states of frozen layers.
     pub(crate) fn erase(&mut self) -> Result<(), ClientError> {
         self.key = random()?;
         let key = self.folder.join("device.key");
@@ -88,7 +105,7 @@ impl Vault {
                 _ => {}
             }
         }
-        Ok(())
+        self.drop_frozen()
     }
 }
 
@@ -108,7 +125,7 @@ fn key_file(path: &Path) -> Result<[u8; 32], ClientError> {
     }
 }
 
-fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
     // Temporary files are private to the user, and stay so when they take the final name.
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut temp = tempfile::NamedTempFile::new_in(folder).map_err(io(path))?;
@@ -117,7 +134,7 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
     Ok(())
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ClientError {
+pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ClientError {
     let path = path.to_owned();
     move |source| ClientError::Io { path, source }
 }

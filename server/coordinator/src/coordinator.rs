@@ -54,11 +54,12 @@ impl Coordinator {
         let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
         let (passes, tapes) = (config.passes, config.tapes);
         let core = Core::open(config, source.config(), &items)?;
+        let cut = core.recipe.lora.first_trained(source.config().layers);
         let segment = DeviceModel::load_middle(source.as_ref(), core.recipe.split, core.recipe.compute)?;
         tracing::info!(mib = segment.weight_bytes() >> 20, layers = segment.range().len(), "middle layers loaded");
         Ok(Self(Arc::new(Inner {
             core: Mutex::new(core),
-            middle: MiddleHost::new(segment, passes, tapes),
+            middle: MiddleHost::new(segment, cut, (passes, tapes)),
             server: OnceLock::new(),
             changed: Notify::new(),
             started: Instant::now(),
@@ -184,6 +185,11 @@ impl Coordinator {
                         let now = self.now();
                         self.core().expects(round, &subject, now)?;
                         self.0.middle.forward((round, subject), layout, x, hidden.format).await?
+                    }
+                    Purpose::Frozen { round } => {
+                        let now = self.now();
+                        self.core().expects(round, &subject, now)?;
+                        self.0.middle.frozen(layout, x, hidden.format).await?
                     }
                     Purpose::Score { release, omega } => {
                         let adapter = self.mixed(&subject, release, &omega)?;

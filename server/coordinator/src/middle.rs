@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use lethe_model::layout::Layout;
 use lethe_model::lora::Adapter;
 use lethe_model::segment::Segment;
-use lethe_model::split::{LocalMiddle, Middle};
+use lethe_model::split::{LocalMiddle, Middle, Stage};
 use lethe_proto::ids::{RoundKey, SubjectId};
 use lethe_proto::limits::MAX_TOKENS;
 use lethe_proto::message::{BatchShape, Refusal};
@@ -38,6 +38,8 @@ type At = (RoundKey, SubjectId);
 #[derive(Debug)]
 pub(crate) struct MiddleHost {
     segment: Segment,
+    /// The first trained layer of the whole model.
+    cut: usize,
     slots: Mutex<Slots<At, Session>>,
     /// Scoring passes that wait.
     queue: Queue,
@@ -54,9 +56,10 @@ fn lost() -> CoordinatorError {
 }
 
 impl MiddleHost {
-    pub(crate) fn new(segment: Segment, passes: usize, tapes: usize) -> Self {
+    pub(crate) fn new(segment: Segment, cut: usize, (passes, tapes): (usize, usize)) -> Self {
         let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));
-        Self { segment, slots: Mutex::default(), queue: Queue::default(), passes: bound(passes), tapes: bound(tapes) }
+        let (passes, tapes) = (bound(passes), bound(tapes));
+        Self { segment, cut, slots: Mutex::default(), queue: Queue::default(), passes, tapes }
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, Slots<At, Session>> {
@@ -150,6 +153,18 @@ impl MiddleHost {
         Ok(self.pack(&out, format))
     }
 
+    /// The layers below the first trained one.
+    pub(crate) async fn frozen(
+        &self,
+        layout: Layout,
+        hidden: Vec<f32>,
+        format: WireFormat,
+    ) -> Result<Payload, CoordinatorError> {
+        let below = self.segment.part(0..self.cut);
+        let out = self.pass(move || Ok(below.forward(&layout, hidden, None)?)).await?;
+        Ok(self.pack(&out, format))
+    }
+
     /// Forward pass of a training batch.
     pub(crate) async fn forward(
         &self,
@@ -170,7 +185,7 @@ impl MiddleHost {
         taken.content.tape = Some((permit, Instant::now()));
         let (out, taken) = self
             .pass(move || {
-                let out = taken.content.middle.forward(&layout, hidden, true)?;
+                let out = taken.content.middle.forward(&layout, hidden, Stage::Train)?;
                 Ok((out, taken))
             })
             .await?;
@@ -184,10 +199,15 @@ impl MiddleHost {
         let width = self.segment.config().hidden;
         let rows = taken.content.middle.pending_rows().unwrap_or(0);
         let format = grad.format;
+        // Nobody below is trained: no gradient is sent.
+        let needed = self.cut < self.segment.range().start;
         let grad = grad.decode(rows, width).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
         let (out, taken) = self
             .pass(move || {
-                let out = taken.content.middle.backward(grad)?;
+                let mut out = taken.content.middle.backward(grad)?;
+                if !needed {
+                    out.clear();
+                }
                 taken.content.tape = None;
                 if let Some(lr) = step {
                     taken.content.middle.descend(lr);

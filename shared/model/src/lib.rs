@@ -24,6 +24,7 @@ mod buffers;
 pub mod config;
 pub mod embedding;
 mod error;
+pub mod frozen;
 pub mod generate;
 pub mod kernels;
 mod layer;

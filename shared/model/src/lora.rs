@@ -66,14 +66,25 @@ pub struct LoraRecipe {
     pub rank: usize,
     /// Scale is `alpha / rank`.
     pub alpha: f32,
-    /// Adapted projections of every layer.
+    /// Adapted projections of every adapted layer.
     pub targets: Vec<Projection>,
+    /// Only this many of the last layers are adapted (absent: all). Layers below them are frozen: their states are computed
+    /// once per sample, nothing is kept for a backward pass, and no gradient goes through them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_layers: Option<usize>,
+}
+
+impl LoraRecipe {
+    /// The first adapted layer of a model with `layers` layers.
+    pub fn first_trained(&self, layers: usize) -> usize {
+        layers - self.last_layers.unwrap_or(layers).min(layers)
+    }
 }
 
 impl Default for LoraRecipe {
     /// TALLRec's: r 8, alpha 16, q and v.
     fn default() -> Self {
-        Self { rank: 8, alpha: 16.0, targets: vec![Projection::Q, Projection::V] }
+        Self { rank: 8, alpha: 16.0, targets: vec![Projection::Q, Projection::V], last_layers: None }
     }
 }
 
@@ -98,6 +109,8 @@ pub struct AdapterShape {
     rank: usize,
     scale: f32,
     len: usize,
+    /// Of the whole model, also in a part of its adapter.
+    first_trained: usize,
 }
 
 impl AdapterShape {
@@ -106,12 +119,18 @@ impl AdapterShape {
         let mut targets = recipe.targets.clone();
         targets.sort();
         targets.dedup();
-        let layers = (0..config.layers).filter(|l| keep(*l));
+        let first = recipe.first_trained(config.layers);
+        let layers = (first..config.layers).filter(|l| keep(*l));
         let pairs = layers.flat_map(|l| targets.iter().map(move |p| (l, *p))).map(|(l, p)| (l, p, p.widths(config)));
-        Self::of(pairs, recipe.rank, recipe.alpha / recipe.rank.max(1) as f32)
+        Self::of(pairs, recipe.rank, recipe.alpha / recipe.rank.max(1) as f32, first)
     }
 
-    fn of(pairs: impl Iterator<Item = (usize, Projection, (usize, usize))>, rank: usize, scale: f32) -> Arc<Self> {
+    fn of(
+        pairs: impl Iterator<Item = (usize, Projection, (usize, usize))>,
+        rank: usize,
+        scale: f32,
+        first_trained: usize,
+    ) -> Arc<Self> {
         let mut len = 0;
         let entries = pairs
             .map(|(layer, proj, (fan_in, fan_out))| {
@@ -120,12 +139,18 @@ impl AdapterShape {
                 Entry { layer, proj, fan_in, fan_out, start }
             })
             .collect();
-        Arc::new(Self { entries, rank, scale, len })
+        Arc::new(Self { entries, rank, scale, len, first_trained })
     }
 
     fn with(&self, rank: usize, keep: impl Fn(usize) -> bool) -> Arc<Self> {
         let kept = self.entries.iter().filter(|e| keep(e.layer)).map(|e| (e.layer, e.proj, (e.fan_in, e.fan_out)));
-        Self::of(kept, rank, self.scale)
+        Self::of(kept, rank, self.scale, self.first_trained)
+    }
+
+    /// The first layer of the whole model that is adapted, also if this is the shape of a part of it: layers below it
+    /// are frozen.
+    pub fn first_trained(&self) -> usize {
+        self.first_trained
     }
 
     /// Pairs in order.

@@ -109,7 +109,7 @@ fn so_they_do_with_the_biases_of_qwen2() {
 
 fn agree(c: ModelConfig) {
     let source = RandomWeights::new(c.clone(), 5);
-    let recipe = LoraRecipe { rank: 2, alpha: 4.0, targets: Projection::ALL.to_vec() };
+    let recipe = LoraRecipe { rank: 2, alpha: 4.0, targets: Projection::ALL.to_vec(), last_layers: None };
     let shape = AdapterShape::new(&c, &recipe, |_| true);
     let mut rng = Seed::from_u64(4).rng();
     let data = (0..shape.len()).map(|_| 0.2 * rng.normal()).collect();

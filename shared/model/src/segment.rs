@@ -19,7 +19,7 @@ use crate::source::WeightSource;
 pub struct Segment {
     config: Arc<ModelConfig>,
     range: Range<usize>,
-    layers: Arc<Vec<Layer>>,
+    layers: Arc<Vec<Arc<Layer>>>,
     compute: Compute,
     pool: Pool,
 }
@@ -54,7 +54,7 @@ impl Segment {
         if range.end > config.layers {
             return Err(ModelError::Shape(format!("layers {range:?} of a model with {}", config.layers)));
         }
-        let layer = |l| Ok(Layer::new(&config, source.layer(l)?, compute));
+        let layer = |l| Ok(Arc::new(Layer::new(&config, source.layer(l)?, compute)));
         let layers = range.clone().map(layer).collect::<Result<Vec<_>, ModelError>>()?;
         Ok(Self { config, range, layers: Arc::new(layers), compute, pool: Pool::default() })
     }
@@ -74,9 +74,17 @@ impl Segment {
         self.range.clone()
     }
 
+    /// Those of its layers that are in `layers` (none, perhaps), with the same weights.
+    pub fn part(&self, layers: Range<usize>) -> Self {
+        let clamp = |l: usize| l.clamp(self.range.start, self.range.end);
+        let (start, end) = (clamp(layers.start), clamp(layers.end).max(clamp(layers.start)));
+        let kept = self.layers[start - self.range.start..end - self.range.start].to_vec();
+        Self { range: start..end, layers: Arc::new(kept), ..self.clone() }
+    }
+
     /// Memory of the weights, in bytes.
     pub fn weight_bytes(&self) -> usize {
-        self.layers.iter().map(Layer::bytes).sum()
+        self.layers.iter().map(|l| l.bytes()).sum()
     }
 
     fn check(&self, layout: &Layout, x: &[f32]) -> Result<(), ModelError> {

@@ -44,18 +44,33 @@ impl SplitSpec {
     }
 }
 
+/// Which layers of a middle a forward pass runs, and what it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// All; nothing is kept.
+    Score,
+    /// Those below the first trained layer; nothing is kept.
+    Frozen,
+    /// Those from the first trained layer on; a [`Middle::backward`] follows.
+    Train,
+}
+
 /// Whoever runs the middle layers: this process, or the coordinator over a connection.
 pub trait Middle {
-    /// Hidden states after the middle, for training (`train`: a [`Self::backward`] follows) or scoring.
-    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, train: bool) -> Result<Vec<f32>, ModelError>;
+    /// Hidden states after the layers of `stage`, given those before them.
+    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, stage: Stage) -> Result<Vec<f32>, ModelError>;
 
-    /// From the gradient after the middle to the gradient before it, for the last training forward.
+    /// From the gradient after the middle to the gradient before its trained layers, for the last training forward. What
+    /// comes back is not read when no layer below the middle is trained: it may be empty then.
     fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError>;
 }
 
 /// The middle in this process, for scoring only.
 impl Middle for (&mut Segment, Option<&Adapter>) {
-    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, _train: bool) -> Result<Vec<f32>, ModelError> {
+    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, stage: Stage) -> Result<Vec<f32>, ModelError> {
+        if stage != Stage::Score {
+            return Err(ModelError::Shape("this middle scores only; use LocalMiddle to train".into()));
+        }
         self.0.forward(layout, hidden, self.1)
     }
 
@@ -68,6 +83,8 @@ impl Middle for (&mut Segment, Option<&Adapter>) {
 #[derive(Debug)]
 pub struct LocalMiddle {
     segment: Segment,
+    frozen: Segment,
+    trained: Segment,
     /// Adapter on the middle layers.
     pub adapter: Adapter,
     /// Gradient collected by backward passes, flat in the adapter's shape.
@@ -79,7 +96,9 @@ impl LocalMiddle {
     /// A middle that trains `adapter`.
     pub fn new(segment: Segment, adapter: Adapter) -> Self {
         let grads = vec![0.0; adapter.data.len()];
-        Self { segment, adapter, grads, tape: None }
+        let cut = adapter.shape().first_trained();
+        let (frozen, trained) = (segment.part(0..cut), segment.part(cut..usize::MAX));
+        Self { segment, frozen, trained, adapter, grads, tape: None }
     }
 }
 
@@ -106,18 +125,21 @@ impl LocalMiddle {
 }
 
 impl Middle for LocalMiddle {
-    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, train: bool) -> Result<Vec<f32>, ModelError> {
-        if !train {
-            return self.segment.forward(layout, hidden, Some(&self.adapter));
+    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, stage: Stage) -> Result<Vec<f32>, ModelError> {
+        match stage {
+            Stage::Score => self.segment.forward(layout, hidden, Some(&self.adapter)),
+            Stage::Frozen => self.frozen.forward(layout, hidden, None),
+            Stage::Train => {
+                let (out, tape) = self.trained.forward_train(layout, hidden, &self.adapter)?;
+                self.tape = Some(tape);
+                Ok(out)
+            }
         }
-        let (out, tape) = self.segment.forward_train(layout, hidden, &self.adapter)?;
-        self.tape = Some(tape);
-        Ok(out)
     }
 
     fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError> {
         let tape = self.tape.take().ok_or_else(|| ModelError::Shape("backward without a training forward".into()))?;
-        self.segment.backward(&tape, grad, &self.adapter, &mut self.grads)
+        self.trained.backward(&tape, grad, &self.adapter, &mut self.grads)
     }
 }
 
@@ -252,10 +274,26 @@ impl DeviceModel {
         middle: &mut dyn Middle,
     ) -> Result<Vec<[f32; 2]>, ModelError> {
         let h = self.bottom.forward(layout, self.embed(ids)?, adapter)?;
-        let h = middle.forward(layout, h, false)?;
+        let h = middle.forward(layout, h, Stage::Score)?;
         let last = self.top.forward_last(layout, h, adapter)?;
         let head = self.head.rows(&answers)?;
         Ok(self.answer_logits(&self.final_norm(&last), &head))
+    }
+
+    /// Hidden states before layer `cut`, `[rows, hidden]`: the layers below are frozen, so that these never change. `middle`
+    /// runs its part of them ([`Stage::Frozen`]).
+    pub fn frozen(
+        &self,
+        layout: &Layout,
+        ids: &[u32],
+        cut: usize,
+        middle: &mut dyn Middle,
+    ) -> Result<Vec<f32>, ModelError> {
+        let mut h = self.bottom.part(0..cut).forward(layout, self.embed(ids)?, None)?;
+        if cut > self.bottom.range().end {
+            h = middle.forward(layout, h, Stage::Frozen)?;
+        }
+        self.top.part(0..cut).forward(layout, h, None)
     }
 
     /// One forward and backward pass of the answer loss: cross-entropy over the two answer logits at the last token
@@ -268,14 +306,35 @@ impl DeviceModel {
         grads: &mut [f32],
         middle: &mut dyn Middle,
     ) -> Result<BatchLoss, ModelError> {
-        let layout = batch.layout;
-        let (h, bottom) = self.bottom.forward_train(layout, self.embed(batch.ids)?, adapter)?;
-        let h = middle.forward(layout, h, true)?;
-        let (last, top) = self.top.forward_last_train(layout, h, adapter)?;
+        let h = self.frozen(batch.layout, batch.ids, adapter.shape().first_trained(), middle)?;
+        self.train_from(batch, h, adapter, grads, middle)
+    }
+
+    /// [`Self::train_batch`] from the states before the first trained layer, `[rows, hidden]` ([`Self::frozen`]).
+    pub fn train_from(
+        &self,
+        batch: &Batch<'_>,
+        hidden: Vec<f32>,
+        adapter: &Adapter,
+        grads: &mut [f32],
+        middle: &mut dyn Middle,
+    ) -> Result<BatchLoss, ModelError> {
+        let (layout, cut) = (batch.layout, adapter.shape().first_trained());
+        let (bottom, top) = (self.bottom.part(cut..usize::MAX), self.top.part(cut..usize::MAX));
+        let (mut h, bottom_tape) = bottom.forward_train(layout, hidden, adapter)?;
+        let middle_trains = cut < self.top.range().start;
+        if middle_trains {
+            h = middle.forward(layout, h, Stage::Train)?;
+        }
+        let (last, top_tape) = top.forward_last_train(layout, h, adapter)?;
         let (loss, grad) = self.answer_loss(batch, &last)?;
-        let grad = self.top.backward_last(&top, grad, adapter, grads)?;
-        let grad = middle.backward(grad)?;
-        self.bottom.backward(&bottom, grad, adapter, grads)?;
+        let mut grad = top.backward_last(&top_tape, grad, adapter, grads)?;
+        if middle_trains {
+            grad = middle.backward(grad)?;
+        }
+        if !bottom.range().is_empty() {
+            bottom.backward(&bottom_tape, grad, adapter, grads)?;
+        }
         Ok(loss)
     }
 

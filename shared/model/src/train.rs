@@ -7,6 +7,7 @@ use crate::ModelError;
 use crate::layout::Layout;
 use crate::lora::Adapter;
 use crate::segment::Segment;
+use crate::frozen::{FrozenStates, InMemory, Recomputed};
 use crate::split::{Batch, BatchLoss, DeviceModel, LocalMiddle, Middle};
 
 /// A tokenised sample.
@@ -102,28 +103,73 @@ impl Packing {
     }
 }
 
-/// Gradient of the mean loss over `samples` on the device's adapter, added to `grads`; the middle collects its own.
-pub fn accumulate(
-    device: &DeviceModel,
-    samples: &[Sample],
-    answers: [u32; 2],
-    packing: Packing,
-    adapter: &Adapter,
-    grads: &mut [f32],
-    middle: &mut dyn Middle,
-) -> Result<BatchLoss, ModelError> {
-    let scale = 1.0 / samples.len().max(1) as f32;
-    let mut total = BatchLoss::default();
-    for pack in packing.split(samples) {
-        let sequences: Vec<Vec<u32>> = pack.iter().map(|s| s.ids.clone()).collect();
-        let labels: Vec<bool> = pack.iter().map(|s| s.label).collect();
-        let (layout, ids) = Layout::pack(&sequences);
-        let batch = Batch { layout: &layout, ids: &ids, labels: &labels, answers, scale };
-        let loss = device.train_batch(&batch, adapter, grads, middle)?;
-        total.sum += loss.sum;
-        total.samples += loss.samples;
+/// Everything that a training step needs besides samples and adapter.
+#[derive(Clone, Copy, Debug)]
+pub struct Trainer<'a> {
+    /// The device's layers.
+    pub device: &'a DeviceModel,
+    /// Token ids of `[no, yes]`.
+    pub answers: [u32; 2],
+    /// Grouping into forward passes.
+    pub packing: Packing,
+    /// Where states below the first trained layer are kept between steps.
+    pub frozen: &'a dyn FrozenStates,
+}
+
+impl Trainer<'_> {
+    /// Gradient of the mean loss over `samples` on the device's adapter, added to `grads`; the middle collects its own.
+    pub fn accumulate(
+        &self,
+        samples: &[Sample],
+        adapter: &Adapter,
+        grads: &mut [f32],
+        middle: &mut dyn Middle,
+    ) -> Result<BatchLoss, ModelError> {
+        let scale = 1.0 / samples.len().max(1) as f32;
+        let mut total = BatchLoss::default();
+        for pack in self.packing.split(samples) {
+            let sequences: Vec<Vec<u32>> = pack.iter().map(|s| s.ids.clone()).collect();
+            let labels: Vec<bool> = pack.iter().map(|s| s.label).collect();
+            let (layout, ids) = Layout::pack(&sequences);
+            let batch = Batch { layout: &layout, ids: &ids, labels: &labels, answers: self.answers, scale };
+            let hidden = match adapter.shape().first_trained() {
+                0 => self.device.embed(&ids)?,
+                cut => self.packed(&layout, &sequences, cut, middle)?,
+            };
+            let loss = self.device.train_from(&batch, hidden, adapter, grads, middle)?;
+            total.sum += loss.sum;
+            total.samples += loss.samples;
+        }
+        Ok(total)
     }
-    Ok(total)
+
+    /// States before layer `cut` of packed sequences. Each sequence is run alone, so that they do not depend on what it
+    /// is packed with, nor on whether they were kept from before.
+    fn packed(
+        &self,
+        layout: &Layout,
+        sequences: &[Vec<u32>],
+        cut: usize,
+        middle: &mut dyn Middle,
+    ) -> Result<Vec<f32>, ModelError> {
+        let width = self.device.config().hidden;
+        let shared = layout.prefix as usize * width;
+        let mut out = Vec::with_capacity(layout.rows() * width);
+        for ids in sequences {
+            let states = match self.frozen.get(ids).filter(|s| s.len() == ids.len() * width) {
+                Some(states) => states,
+                None => {
+                    let alone = Layout { prefix: 0, lens: vec![ids.len() as u32] };
+                    let states = self.device.frozen(&alone, ids, cut, middle)?;
+                    self.frozen.put(ids, &states);
+                    states
+                }
+            };
+            let from = if out.is_empty() { 0 } else { shared };
+            out.extend_from_slice(&states[from..]);
+        }
+        Ok(out)
+    }
 }
 
 /// Settings of a central (one machine, no federation) fine-tuning run.
@@ -163,10 +209,11 @@ pub struct Central<'a> {
     edge_optimiser: AdamW,
     middle: LocalMiddle,
     middle_optimiser: AdamW,
+    frozen: Box<dyn FrozenStates>,
 }
 
 impl<'a> Central<'a> {
-    /// Starts from `adapter` on all layers, for `total` steps. `answers` are the token ids of `[no, yes]`.
+    /// Starts from `adapter` (of the whole model), for `total` steps. `answers` are the token ids of `[no, yes]`.
     pub fn new(
         device: &'a DeviceModel,
         middle: Segment,
@@ -189,6 +236,7 @@ impl<'a> Central<'a> {
             middle_optimiser: AdamW::new(middle.adapter.data.len(), recipe.weight_decay),
             edge,
             middle,
+            frozen: if recipe.epochs > 1 { Box::new(InMemory::default()) } else { Box::new(Recomputed) },
         }
     }
 
@@ -196,8 +244,9 @@ impl<'a> Central<'a> {
     pub fn step(&mut self, batch: &[Sample]) -> Result<f64, ModelError> {
         self.edge_grads.fill(0.0);
         self.middle.grads.fill(0.0);
-        let (packing, grads) = (self.recipe.packing, &mut self.edge_grads);
-        let loss = accumulate(self.device, batch, self.answers, packing, &self.edge, grads, &mut self.middle)?;
+        let (packing, frozen) = (self.recipe.packing, self.frozen.as_ref());
+        let trainer = Trainer { device: self.device, answers: self.answers, packing, frozen };
+        let loss = trainer.accumulate(batch, &self.edge, &mut self.edge_grads, &mut self.middle)?;
         let lr = self.schedule.rate(self.steps);
         self.edge_optimiser.step(&mut self.edge.data, &self.edge_grads, lr);
         self.middle_optimiser.step(&mut self.middle.adapter.data, &self.middle.grads, lr);

@@ -1,19 +1,23 @@
 //! Packed against separate sequences, split against unsplit, one thread against many, gradients against differences.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use lethe_learn::seed::Seed;
 use lethe_model::config::ModelConfig;
+use lethe_model::frozen::{FrozenStates, InMemory, Recomputed};
 use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use lethe_model::segment::Part;
 use lethe_model::source::RandomWeights;
 use lethe_model::split::{Batch, BatchLoss, DeviceModel, LocalMiddle, SplitSpec};
+use lethe_model::train::{Packing, Sample, Trainer};
 
 const ANSWERS: [u32; 2] = [3, 4];
 
 fn recipe() -> LoraRecipe {
-    LoraRecipe { rank: 3, alpha: 6.0, targets: Projection::ALL.to_vec() }
+    LoraRecipe { rank: 3, alpha: 6.0, targets: Projection::ALL.to_vec(), last_layers: None }
 }
 
 fn adapter(config: &ModelConfig) -> Adapter {
@@ -178,5 +182,69 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let one = run(1);
     for threads in [2, 3, 8] {
         assert!(run(threads) == one, "{threads} threads");
+    }
+}
+
+/// Keeps what it is given and counts.
+#[derive(Debug, Default)]
+struct Counted {
+    kept: InMemory,
+    puts: AtomicUsize,
+}
+
+impl FrozenStates for Counted {
+    fn get(&self, ids: &[u32]) -> Option<Vec<f32>> {
+        self.kept.get(ids)
+    }
+
+    fn put(&self, ids: &[u32], states: &[f32]) {
+        self.puts.fetch_add(1, Ordering::Relaxed);
+        self.kept.put(ids, states);
+    }
+}
+
+/// Gradients of an adapter on the last layers: those of the whole adapter, wherever the boundary and the split lie, with
+/// kept states bit for bit as without.
+#[test]
+fn an_adapter_on_the_last_layers_gets_the_gradients_of_the_whole() {
+    let c = ModelConfig { layers: 4, ..ModelConfig::tiny() };
+    let source = RandomWeights::new(c.clone(), 5);
+    let samples: Vec<Sample> =
+        sequences().into_iter().zip([true, false, true]).map(|(ids, label)| Sample { ids, label }).collect();
+    for last in 1..=4 {
+        // Zero below the boundary: what a frozen layer has.
+        let mut whole = adapter(&c);
+        let zero = whole.select(|l| l + last < c.layers);
+        whole.paste(&Adapter::from_data(zero.shape(), vec![0.0; zero.data.len()]).unwrap()).unwrap();
+        let shape = AdapterShape::new(&c, &LoraRecipe { last_layers: Some(last), ..recipe() }, |_| true);
+        assert_eq!(shape.first_trained(), c.layers - last);
+        let upper = Adapter::from_data(&shape, whole.select(|l| l + last >= c.layers).data).unwrap();
+        let mut bits: Vec<Vec<u32>> = vec![];
+        for spec in [unsplit(&c), SplitSpec { k_in: 1, k_out: 1 }, SplitSpec { k_in: 2, k_out: 2 }] {
+            let device = DeviceModel::load(&source, spec, Compute::F32).unwrap();
+            let segment = || DeviceModel::load_middle(&source, spec, Compute::F32).unwrap();
+            let on_device = |l: usize| spec.on_device(l, c.layers);
+            let run = |adapter: &Adapter, frozen: &dyn FrozenStates| {
+                let edge = adapter.select(on_device);
+                let mut middle = LocalMiddle::new(segment(), adapter.select(|l| !on_device(l)));
+                let mut grads = vec![0.0; edge.data.len()];
+                let trainer = Trainer { device: &device, answers: ANSWERS, packing: Packing { max_tokens: 99 }, frozen };
+                let loss = trainer.accumulate(&samples, &edge, &mut grads, &mut middle).unwrap();
+                let mut all = adapter.clone();
+                all.paste(&Adapter::from_data(edge.shape(), grads).unwrap()).unwrap();
+                all.paste(&Adapter::from_data(middle.adapter.shape(), middle.grads).unwrap()).unwrap();
+                (loss.sum, all)
+            };
+            let (loss, all) = run(&whole, &Recomputed);
+            let counted = Counted::default();
+            let first = run(&upper, &counted);
+            close(&(first.0, first.1.data.clone()), &(loss, all.select(|l| l + last >= c.layers).data));
+            let again = run(&upper, &counted);
+            assert_eq!(first, again);
+            assert_eq!(first, run(&upper, &Recomputed));
+            assert_eq!(counted.puts.into_inner(), if last < c.layers { samples.len() } else { 0 });
+            bits.push(first.1.data.iter().map(|v| v.to_bits()).collect());
+        }
+        assert!(bits.iter().all(|b| *b == bits[0]), "the split changes nothing");
     }
 }

@@ -113,6 +113,12 @@ pub enum Purpose {
         /// Weight of each shard's adapter; empty: the untuned model.
         omega: Vec<f32>,
     },
+    /// The layers below the first trained one, for a sample of a round: computed once per sample, then sent back with
+    /// [`Purpose::Train`], which runs the layers from there on.
+    Frozen {
+        /// The round.
+        round: RoundKey,
+    },
 }
 
 /// One validation sample of a client.

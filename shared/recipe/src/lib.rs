@@ -212,6 +212,7 @@ impl Recipe {
         count("local.epochs", self.local.epochs, 1000)?;
         count("validation", self.validation, lethe_proto::limits::MAX_ROWS)?;
         count("lora.rank", self.lora.rank, 256)?;
+        count("lora.last_layers", self.lora.last_layers.unwrap_or(1), 10_000)?;
         count("packing.max_tokens", self.packing.max_tokens, lethe_proto::limits::MAX_TOKENS)?;
         range("deadline_s", (1..=86_400).contains(&self.deadline_s), self.deadline_s.to_string(), "1 to 86400")?;
         for (field, v) in [("server_lr", self.server_lr), ("clip", self.clip), ("local.lr", self.local.lr)] {
