@@ -29,7 +29,16 @@ pub(crate) struct RemoteMiddle {
 
 impl RemoteMiddle {
     pub(crate) fn new(session: Arc<Session>, purpose: Purpose, format: WireFormat, width: usize) -> Self {
-        Self { session, runtime: Handle::current(), purpose, format, width, rows: 0, below_trains: true, passes_in_step: 0 }
+        Self {
+            session,
+            runtime: Handle::current(),
+            purpose,
+            format,
+            width,
+            rows: 0,
+            below_trains: true,
+            passes_in_step: 0,
+        }
     }
 
     fn round(&self) -> Option<RoundKey> {

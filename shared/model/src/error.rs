@@ -38,6 +38,9 @@ pub enum ModelError {
     /// An argument does not fit the model.
     #[error("{0}")]
     Shape(String),
+    /// The device that should run the layers is not there, or cannot compute as the recipe asks.
+    #[error("{0}")]
+    Device(String),
     /// A library below failed.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),

@@ -4,9 +4,11 @@
 //! **coordinator middle**, and the **device top** (the last `k_out` layers, final norm and head). The unsplit model
 //! is the same three pieces in one process ([`split::DeviceModel`] with a [`segment::Segment`] as its
 //! [`split::Middle`]), so there is one code path to test. The forward and backward passes are our own kernels over
-//! plain buffers; candle reads and dequantises the weights.
+//! plain buffers; candle reads and dequantises the weights, and runs the layers on other devices.
 //!
-//! What it does not do: GPUs, dropout. Every result is independent of the number of threads.
+//! `LETHE_DEVICE` names what runs the layers: `cpu` (our kernels; the default), or `cuda`, `cuda:N`, `metal` (candle's
+//! operations, in builds with the feature of that name). What it does not do: dropout. Every result of our kernels is
+//! independent of the number of threads.
 //!
 //! ```
 //! use lethe_model::{kernels::panels::Compute, config::ModelConfig, layout::Layout, source::RandomWeights, split::{DeviceModel, SplitSpec}};
@@ -20,6 +22,7 @@
 //! # Ok::<(), lethe_model::ModelError>(())
 //! ```
 
+mod backend;
 mod buffers;
 pub mod config;
 pub mod embedding;
@@ -32,8 +35,6 @@ pub mod layout;
 pub mod lora;
 pub mod lora_io;
 mod pass;
-#[cfg(test)]
-mod reference;
 pub mod segment;
 pub mod source;
 pub mod split;

@@ -1,5 +1,6 @@
 //! What the layers of a pass share: rows, positions, adapters, buffers.
 
+use crate::backend::Part;
 use crate::buffers::Pool;
 use crate::config::ModelConfig;
 use crate::kernels::attention::{Heads, attention};
@@ -7,15 +8,6 @@ use crate::kernels::gemm::{Mat, Threads, matmul};
 use crate::kernels::rope::RopeTable;
 use crate::layout::Layout;
 use crate::lora::{Adapter, Projection};
-
-/// Rows that belong together: a packed batch and the adapter that applies to it.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    /// How the rows lie.
-    pub layout: &'a Layout,
-    /// The adapter, if any.
-    pub adapter: Option<&'a Adapter>,
-}
 
 /// The parts of a pass that do not change from layer to layer.
 pub(crate) struct Pass<'a> {
@@ -27,27 +19,8 @@ pub(crate) struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    pub(crate) fn new(
-        config: &'a ModelConfig,
-        layout: &'a Layout,
-        adapter: Option<&'a Adapter>,
-        pool: &'a Pool,
-    ) -> Self {
-        Self::after(config, layout, 0, adapter, pool)
-    }
-
-    /// A pass over tokens that come after `before` others.
-    pub(crate) fn after(
-        config: &'a ModelConfig,
-        layout: &'a Layout,
-        before: usize,
-        adapter: Option<&'a Adapter>,
-        pool: &'a Pool,
-    ) -> Self {
-        Self::many(config, vec![Part { layout, adapter }], before, pool)
-    }
-
-    /// A pass over the rows of several parts, one after the other: the frozen weights meet all rows at once.
+    /// A pass over the rows of several parts, one after the other, that come after `before` other tokens: the frozen weights
+    /// meet all rows at once.
     pub(crate) fn many(config: &'a ModelConfig, parts: Vec<Part<'a>>, before: usize, pool: &'a Pool) -> Self {
         let longest = parts.iter().map(|p| p.layout.max_position()).max().unwrap_or(0);
         let rope = RopeTable::new(config.rope_theta, config.head_dim, before + longest);

@@ -4,14 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::ModelError;
-use crate::buffers::Pool;
+pub use crate::backend::Part;
+use crate::backend::{self, Engine, EngineCache, EngineTape};
 use crate::config::ModelConfig;
 use crate::kernels::panels::Compute;
-use crate::layer::{Layer, LayerCache, LayerTape, gather, scatter};
 use crate::layout::Layout;
 use crate::lora::Adapter;
-pub use crate::pass::Part;
-use crate::pass::Pass;
 use crate::source::WeightSource;
 
 /// Layers `range` of a model, with their frozen weights. Cloning shares the weights.
@@ -19,18 +17,18 @@ use crate::source::WeightSource;
 pub struct Segment {
     config: Arc<ModelConfig>,
     range: Range<usize>,
-    layers: Arc<Vec<Arc<Layer>>>,
     compute: Compute,
-    pool: Pool,
+    engine: Engine,
 }
 
 /// What a forward pass keeps for the backward pass of the same batch.
 #[derive(Debug)]
 pub struct Tape {
     layout: Layout,
-    layers: Vec<LayerTape>,
+    range: Range<usize>,
     /// Only the last rows came out.
     last: bool,
+    kept: EngineTape,
 }
 
 impl Tape {
@@ -43,20 +41,30 @@ impl Tape {
 /// Keys and values of the tokens of one sequence so far.
 #[derive(Debug)]
 pub struct Cache {
-    layers: Vec<LayerCache>,
+    kept: EngineCache,
+    range: Range<usize>,
     rows: usize,
 }
 
 impl Segment {
-    /// Loads layers `range` for products in `compute` arithmetic.
+    /// Loads layers `range` for products in `compute` arithmetic, on the device that [`backend::chosen`] names.
     pub fn load(source: &dyn WeightSource, range: Range<usize>, compute: Compute) -> Result<Self, ModelError> {
+        Self::load_on(&backend::chosen()?, source, range, compute)
+    }
+
+    /// Loads layers `range` on a certain device.
+    pub(crate) fn load_on(
+        on: &backend::On,
+        source: &dyn WeightSource,
+        range: Range<usize>,
+        compute: Compute,
+    ) -> Result<Self, ModelError> {
         let config = Arc::new(source.config().clone());
         if range.end > config.layers {
             return Err(ModelError::Shape(format!("layers {range:?} of a model with {}", config.layers)));
         }
-        let layer = |l| Ok(Arc::new(Layer::new(&config, source.layer(l)?, compute)));
-        let layers = range.clone().map(layer).collect::<Result<Vec<_>, ModelError>>()?;
-        Ok(Self { config, range, layers: Arc::new(layers), compute, pool: Pool::default() })
+        let engine = Engine::load(on, source, range.clone(), compute)?;
+        Ok(Self { config, range, compute, engine })
     }
 
     /// The model's shape.
@@ -78,13 +86,13 @@ impl Segment {
     pub fn part(&self, layers: Range<usize>) -> Self {
         let clamp = |l: usize| l.clamp(self.range.start, self.range.end);
         let (start, end) = (clamp(layers.start), clamp(layers.end).max(clamp(layers.start)));
-        let kept = self.layers[start - self.range.start..end - self.range.start].to_vec();
-        Self { range: start..end, layers: Arc::new(kept), ..self.clone() }
+        let engine = self.engine.part(start - self.range.start..end - self.range.start);
+        Self { range: start..end, engine, ..self.clone() }
     }
 
     /// Memory of the weights, in bytes.
     pub fn weight_bytes(&self) -> usize {
-        self.layers.iter().map(|l| l.bytes()).sum()
+        self.engine.bytes()
     }
 
     fn check(&self, layout: &Layout, x: &[f32]) -> Result<(), ModelError> {
@@ -101,19 +109,6 @@ impl Segment {
             return Err(ModelError::Shape(
                 "these layers were loaded for scoring in int8: load them in f32 or bf16".into(),
             ));
-        }
-        Ok(())
-    }
-
-    fn fits(&self, tape: &Tape, last: bool, adapter: &Adapter, grads: &[f32]) -> Result<(), ModelError> {
-        self.trains()?;
-        if tape.last != last {
-            return Err(ModelError::Shape(
-                "the tape is of the other kind of forward pass (all rows, or the last)".into(),
-            ));
-        }
-        if grads.len() != adapter.shape().len() || tape.layers.len() != self.layers.len() {
-            return Err(ModelError::Shape("the gradient or the tape belongs to another adapter or segment".into()));
         }
         Ok(())
     }
@@ -137,14 +132,7 @@ impl Segment {
         if parts.is_empty() || !rest.is_empty() {
             return Err(ModelError::Shape(format!("{} hidden values are left over or no batch is given", rest.len())));
         }
-        let pass = Pass::many(&self.config, parts.to_vec(), 0, &self.pool);
-        let mut x = self.pool.adopt(x);
-        crate::in_pool(|| {
-            for (l, layer) in self.range.clone().zip(self.layers.iter()) {
-                layer.forward(&pass, l, &mut x, false);
-            }
-        });
-        Ok(x.into_vec())
+        self.engine.forward(self.first(), parts, x, &mut |_, _| {})
     }
 
     /// Like [`Self::forward`], showing the hidden states after each layer (`[rows, hidden]`) to `see`.
@@ -156,15 +144,11 @@ impl Segment {
         mut see: impl FnMut(usize, &[f32]) + Send,
     ) -> Result<Vec<f32>, ModelError> {
         self.check(layout, &x)?;
-        let pass = Pass::new(&self.config, layout, adapter, &self.pool);
-        let mut x = self.pool.adopt(x);
-        crate::in_pool(|| {
-            for (l, weights) in self.range.clone().zip(self.layers.iter()) {
-                weights.forward(&pass, l, &mut x, false);
-                see(l, &x);
-            }
-        });
-        Ok(x.into_vec())
+        self.engine.forward(self.first(), &[Part { layout, adapter }], x, &mut see)
+    }
+
+    fn first(&self) -> backend::First<'_> {
+        backend::First { config: &self.config, layer: self.range.start }
     }
 
     /// Like [`Self::forward`], keeping what the backward pass needs.
@@ -174,15 +158,7 @@ impl Segment {
         x: Vec<f32>,
         adapter: &Adapter,
     ) -> Result<(Vec<f32>, Tape), ModelError> {
-        self.check(layout, &x)?;
-        self.trains()?;
-        let pass = Pass::new(&self.config, layout, Some(adapter), &self.pool);
-        let mut x = self.pool.adopt(x);
-        let layers = crate::in_pool(|| {
-            let layers = self.range.clone().zip(self.layers.iter());
-            layers.filter_map(|(l, w)| w.forward(&pass, l, &mut x, true)).collect()
-        });
-        Ok((x.into_vec(), Tape { layout: layout.clone(), layers, last: false }))
+        self.train(layout, x, adapter, false)
     }
 
     /// Hidden states of each sequence's last row after these layers, `[sequences, hidden]`, given all rows before them.
@@ -192,7 +168,8 @@ impl Segment {
         x: Vec<f32>,
         adapter: Option<&Adapter>,
     ) -> Result<Vec<f32>, ModelError> {
-        Ok(self.last(layout, x, adapter, false)?.0)
+        self.check(layout, &x)?;
+        self.engine.forward_last(self.first(), Part { layout, adapter }, x)
     }
 
     /// Like [`Self::forward_last`], keeping what [`Self::backward_last`] needs.
@@ -202,34 +179,21 @@ impl Segment {
         x: Vec<f32>,
         adapter: &Adapter,
     ) -> Result<(Vec<f32>, Tape), ModelError> {
-        self.trains()?;
-        let (y, layers) = self.last(layout, x, Some(adapter), true)?;
-        Ok((y, Tape { layout: layout.clone(), layers, last: true }))
+        self.train(layout, x, adapter, true)
     }
 
-    fn last(
+    fn train(
         &self,
         layout: &Layout,
         x: Vec<f32>,
-        adapter: Option<&Adapter>,
-        keep: bool,
-    ) -> Result<(Vec<f32>, Vec<LayerTape>), ModelError> {
+        adapter: &Adapter,
+        last: bool,
+    ) -> Result<(Vec<f32>, Tape), ModelError> {
         self.check(layout, &x)?;
-        let pass = Pass::new(&self.config, layout, adapter, &self.pool);
-        let mut x = self.pool.adopt(x);
-        let mut tapes = vec![];
-        let y = crate::in_pool(|| {
-            let Some((last, before)) = self.layers.split_last() else {
-                return gather(&self.pool, &x, &layout.last_rows(), self.config.hidden);
-            };
-            for (l, layer) in self.range.clone().zip(before) {
-                tapes.extend(layer.forward(&pass, l, &mut x, keep));
-            }
-            let (y, tape) = last.forward_last(&pass, self.range.end - 1, x, keep);
-            tapes.extend(tape);
-            y
-        });
-        Ok((y.into_vec(), tapes))
+        self.trains()?;
+        let part = Part { layout, adapter: Some(adapter) };
+        let (y, kept) = self.engine.forward_train(self.first(), part, x, last)?;
+        Ok((y, Tape { layout: layout.clone(), range: self.range(), last, kept }))
     }
 
     /// Like [`Self::backward`], from the gradient of the last rows `[sequences, hidden]`.
@@ -240,25 +204,7 @@ impl Segment {
         adapter: &Adapter,
         grads: &mut [f32],
     ) -> Result<Vec<f32>, ModelError> {
-        self.fits(tape, true, adapter, grads)?;
-        let want = tape.layout.sequences() * self.config.hidden;
-        if dy.len() != want {
-            return Err(ModelError::Shape(format!("a gradient of {} values, expected {want}", dy.len())));
-        }
-        let pass = Pass::new(&self.config, &tape.layout, Some(adapter), &self.pool);
-        let dy = self.pool.adopt(dy);
-        let dx = crate::in_pool(|| {
-            let (Some((last, before)), Some((last_tape, tapes))) = (self.layers.split_last(), tape.layers.split_last())
-            else {
-                return scatter(&self.pool, &dy, &tape.layout.last_rows(), self.config.hidden, tape.rows());
-            };
-            let mut dx = last.backward_last(&pass, self.range.end - 1, last_tape, dy, grads);
-            for ((l, layer), tape) in self.range.clone().zip(before).zip(tapes).rev() {
-                layer.backward(&pass, l, tape, &mut dx, grads);
-            }
-            dx
-        });
-        Ok(dx.into_vec())
+        self.back(tape, dy, (adapter, true), grads)
     }
 
     /// From the gradient of the output to that of the input; the adapter's gradient is added to `grads` (flat, in
@@ -266,26 +212,41 @@ impl Segment {
     pub fn backward(
         &self,
         tape: &Tape,
-        mut dy: Vec<f32>,
+        dy: Vec<f32>,
         adapter: &Adapter,
         grads: &mut [f32],
     ) -> Result<Vec<f32>, ModelError> {
-        self.check(&tape.layout, &dy)?;
-        self.fits(tape, false, adapter, grads)?;
-        let pass = Pass::new(&self.config, &tape.layout, Some(adapter), &self.pool);
-        crate::in_pool(|| {
-            for ((l, weights), tape) in self.range.clone().zip(self.layers.iter()).zip(&tape.layers).rev() {
-                weights.backward(&pass, l, tape, &mut dy, grads);
-            }
-        });
-        Ok(dy)
+        self.back(tape, dy, (adapter, false), grads)
+    }
+
+    fn back(
+        &self,
+        tape: &Tape,
+        dy: Vec<f32>,
+        (adapter, last): (&Adapter, bool),
+        grads: &mut [f32],
+    ) -> Result<Vec<f32>, ModelError> {
+        self.trains()?;
+        if tape.last != last {
+            return Err(ModelError::Shape(
+                "the tape is of the other kind of forward pass (all rows, or the last)".into(),
+            ));
+        }
+        if grads.len() != adapter.shape().len() || tape.range != self.range {
+            return Err(ModelError::Shape("the gradient or the tape belongs to another adapter or segment".into()));
+        }
+        let rows = if last { tape.layout.sequences() } else { tape.layout.rows() };
+        let want = rows * self.config.hidden;
+        if dy.len() != want {
+            return Err(ModelError::Shape(format!("a gradient of {} values, expected {want}", dy.len())));
+        }
+        let part = Part { layout: &tape.layout, adapter: Some(adapter) };
+        self.engine.backward(self.first(), (part, last), &tape.kept, dy, grads)
     }
 
     /// An empty cache for one sequence of at most `positions` tokens.
     pub fn cache(&self, positions: usize) -> Cache {
-        let width = self.config.kv_heads * self.config.head_dim;
-        let layer = || LayerCache { keys: Vec::with_capacity(positions * width), values: vec![] };
-        Cache { layers: self.layers.iter().map(|_| layer()).collect(), rows: 0 }
+        Cache { kept: self.engine.cache(&self.config, positions), range: self.range(), rows: 0 }
     }
 
     /// Hidden states of the next tokens of a sequence, `[rows, hidden]`, given those before these layers; the cache then
@@ -293,20 +254,15 @@ impl Segment {
     pub fn extend(&self, cache: &mut Cache, x: Vec<f32>, adapter: Option<&Adapter>) -> Result<Vec<f32>, ModelError> {
         let layout = Layout { prefix: 0, lens: vec![(x.len() / self.config.hidden) as u32] };
         self.check(&layout, &x)?;
-        if cache.layers.len() != self.layers.len() || cache.rows + layout.rows() > self.config.max_positions {
+        if cache.range != self.range || cache.rows + layout.rows() > self.config.max_positions {
             let (held, new) = (cache.rows, layout.rows());
             return Err(ModelError::Shape(format!(
                 "a cache of {held} positions of another segment, or no room for {new}"
             )));
         }
-        let pass = Pass::after(&self.config, &layout, cache.rows, adapter, &self.pool);
-        let mut x = self.pool.adopt(x);
-        crate::in_pool(|| {
-            for ((l, weights), cache) in self.range.clone().zip(self.layers.iter()).zip(&mut cache.layers) {
-                weights.extend(&pass, l, &mut x, cache);
-            }
-        });
+        let part = Part { layout: &layout, adapter };
+        let y = self.engine.extend(self.first(), part, &mut cache.kept, cache.rows, x)?;
         cache.rows += layout.rows();
-        Ok(x.into_vec())
+        Ok(y)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
+use crate::backend;
 use crate::config::ModelConfig;
 use crate::embedding::Table;
 use crate::kernels::gemm::{Mat, Threads, matmul};
@@ -171,13 +172,22 @@ pub struct BatchLoss {
 impl DeviceModel {
     /// Loads the device's part.
     pub fn load(source: &dyn WeightSource, spec: SplitSpec, compute: Compute) -> Result<Self, ModelError> {
+        Self::load_on(&backend::chosen()?, source, spec, compute)
+    }
+
+    pub(crate) fn load_on(
+        on: &backend::On,
+        source: &dyn WeightSource,
+        spec: SplitSpec,
+        compute: Compute,
+    ) -> Result<Self, ModelError> {
         let layers = source.config().layers;
         spec.check(layers)?;
         let embedding = Arc::new(source.embedding()?);
         let head = if source.config().tied_head { embedding.clone() } else { Arc::new(source.head()?) };
         Ok(Self {
-            bottom: Segment::load(source, 0..spec.k_in, compute)?,
-            top: Segment::load(source, layers - spec.k_out..layers, compute)?,
+            bottom: Segment::load_on(on, source, 0..spec.k_in, compute)?,
+            top: Segment::load_on(on, source, layers - spec.k_out..layers, compute)?,
             norm: Arc::new(source.final_norm()?),
             embedding,
             head,
@@ -186,8 +196,17 @@ impl DeviceModel {
 
     /// Loads the middle that belongs to `spec`.
     pub fn load_middle(source: &dyn WeightSource, spec: SplitSpec, compute: Compute) -> Result<Segment, ModelError> {
+        Self::load_middle_on(&backend::chosen()?, source, spec, compute)
+    }
+
+    pub(crate) fn load_middle_on(
+        on: &backend::On,
+        source: &dyn WeightSource,
+        spec: SplitSpec,
+        compute: Compute,
+    ) -> Result<Segment, ModelError> {
         spec.check(source.config().layers)?;
-        Segment::load(source, spec.k_in..source.config().layers - spec.k_out, compute)
+        Segment::load_on(on, source, spec.k_in..source.config().layers - spec.k_out, compute)
     }
 
     /// The whole model's shape.

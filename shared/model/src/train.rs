@@ -4,10 +4,10 @@ use lethe_learn::seed::Seed;
 use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
+use crate::frozen::{FrozenStates, InMemory, Recomputed};
 use crate::layout::Layout;
 use crate::lora::Adapter;
 use crate::segment::Segment;
-use crate::frozen::{FrozenStates, InMemory, Recomputed};
 use crate::split::{Batch, BatchLoss, DeviceModel, LocalMiddle, Middle};
 
 /// A tokenised sample.

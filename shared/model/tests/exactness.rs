@@ -228,7 +228,8 @@ fn an_adapter_on_the_last_layers_gets_the_gradients_of_the_whole() {
                 let edge = adapter.select(on_device);
                 let mut middle = LocalMiddle::new(segment(), adapter.select(|l| !on_device(l)));
                 let mut grads = vec![0.0; edge.data.len()];
-                let trainer = Trainer { device: &device, answers: ANSWERS, packing: Packing { max_tokens: 99 }, frozen };
+                let trainer =
+                    Trainer { device: &device, answers: ANSWERS, packing: Packing { max_tokens: 99 }, frozen };
                 let loss = trainer.accumulate(&samples, &edge, &mut grads, &mut middle).unwrap();
                 let mut all = adapter.clone();
                 all.paste(&Adapter::from_data(edge.shape(), grads).unwrap()).unwrap();
