@@ -60,14 +60,14 @@ def row(work, pairs, unit, target, **more):
     }
 
 
-def alternate(theirs, mine, runs, warm=1):
+def alternate(theirs, mine, runs, warm=1, command="run"):
     pairs = []
     for i in range(runs + warm):
         # Who goes first changes from pair to pair.
         if i % 2:
-            own, other = mine.ask()["seconds"], theirs.ask()["seconds"]
+            own, other = mine.ask()["seconds"], theirs.ask(command)["seconds"]
         else:
-            other, own = theirs.ask()["seconds"], mine.ask()["seconds"]
+            other, own = theirs.ask(command)["seconds"], mine.ask()["seconds"]
         pair = other, own
         if i >= warm:
             pairs.append(pair)
@@ -142,12 +142,35 @@ def epoch(job):
 
 
 def train_memory(job):
-    peaks = {}
-    for name, worker in [("peer", peer(job, "tallrec_epoch")), ("ours", ours(job, "tallrec_epoch", "f32"))]:
-        worker.ask("step")
-        peaks[name] = worker.ask("step")["peak_mib"]
+    """Two steps of the epoch in processes of their own; the peer whole batches, and 4 samples at a time."""
+
+    def peak(worker, command):
+        worker.ask(command)
+        mib = worker.ask(command)["peak_mib"]
         worker.close()
-    return row("train_memory", [(peaks["peer"], peaks["ours"])], "MiB, peak", 2.5, arithmetic="f32")
+        return mib
+
+    whole, accumulated, bf16 = [], [], []
+    for _ in range(3):
+        whole.append((peak(peer(job, "tallrec_epoch"), "step"), peak(ours(job, "tallrec_epoch", "f32"), "step")))
+        accumulated.append((peak(peer(job, "tallrec_epoch"), "step 4"), whole[-1][1]))
+        bf16.append((whole[-1][0], peak(ours(job, "tallrec_epoch", "bf16"), "step")))
+    made = [row("train_memory", whole, "MiB, peak", 2.5, arithmetic="f32")]
+    made.append(row("train_memory", bf16, "MiB, peak", 2.5, arithmetic="bf16"))
+    unit = "MiB, peak; the peer accumulates over 4 samples"
+    made.append(row("train_memory", accumulated, unit, None, arithmetic="f32"))
+    return made
+
+
+def lora_step(job):
+    """f32 on both sides, then bf16 on both sides."""
+    rows = [plain("lora_step", 1.3)(job)]
+    theirs, mine = peer(job, "lora_step"), ours(job, "lora_step", "bf16")
+    pairs = alternate(theirs, mine, OPTIONS.runs, command="bf16")
+    losses = {"loss_peer": theirs.ask("bf16")["loss"], "loss_ours": mine.ask()["loss"]}
+    theirs.close(), mine.close()
+    rows.append(row("lora_step", pairs, "s, the peer with bf16 autocast", None, arithmetic="bf16", **losses))
+    return rows
 
 
 def device_side(job):
@@ -181,7 +204,7 @@ def split_overhead(job):
 
 
 WORKS = {
-    "lora_step": plain("lora_step", 1.3),
+    "lora_step": lora_step,
     "tallrec_epoch": epoch,
     "rank100": plain("rank100", 10),
     "rank100_quant": plain("rank100_quant", 1.5, "int8"),
@@ -207,7 +230,7 @@ def main():
     print("|---|---|---|---|---|---|---|---|")
     for r in rows:
         spread = f" ({number(r['ratio_min'])} to {number(r['ratio_max'])})" if "ratio_min" in r else ""
-        cells = [r["work"], r.get("arithmetic", "-"), number(r["peer"]), number(r["ours"]), r["unit"], number(r["ratio"]) + spread, r["target"], r["runs"]]
+        cells = [r["work"], r.get("arithmetic", "-"), number(r["peer"]), number(r["ours"]), r["unit"], number(r["ratio"]) + spread, r["target"] or "-", r["runs"]]
         print("| " + " | ".join(map(str, cells)) + " |")
 
 

@@ -57,11 +57,15 @@ def loss_of(model, job, batch):
 
 
 def lora_step(job, folder):
+    import torch
+
     model = torch_model(job, folder / "adapter")
     model.train()
 
-    def run(_):
-        loss = loss_of(model, job, job["step"])
+    def run(command):
+        # "bf16": PyTorch's own mixed precision on CPUs.
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=command == "bf16"):
+            loss = loss_of(model, job, job["step"])
         loss.backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         norm = torch.stack([g.double().square().sum() for g in grads]).sum().sqrt().item()
@@ -96,12 +100,18 @@ def tallrec_epoch(job, folder):
         rate = step / warmup if step < warmup else (total - step) / max(total - warmup, 1)
         for group in optimiser.param_groups:
             group["lr"] = 5e-4 * rate
-        loss = loss_of(model, job, next(batches))
-        loss.backward()
+        batch, total_loss = next(batches), 0.0
+        # "step N": N samples at a time, gradients accumulated.
+        size = int(command.split()[1]) if " " in command else len(batch)
+        for i in range(0, len(batch), size):
+            part = batch[i : i + size]
+            loss = loss_of(model, job, part) * (len(part) / len(batch))
+            loss.backward()
+            total_loss += loss.item()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         step += 1
-        return {"loss": loss.item()}
+        return {"loss": total_loss}
 
     serve(run)
 

@@ -1,21 +1,19 @@
-//! Load on the coordinator's middle layers: clients that score without a pause, over loopback QUIC with certificates.
+//! Load on the coordinator's middle layers: clients that score without a pause, over loopback QUIC with certificates, each
+//! with its own mixture of the four shards' trained adapters.
 //! Writes CSV: clients, tokens per request, requests per second, median and 99th percentile of the latency.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Parser;
-use lethe_coordinator::Coordinator;
-use lethe_coordinator::config::ServerConfig;
+use lethe_benches::{Federation, connect};
 use lethe_learn::seed::Seed;
 use lethe_proto::admin::{AdminReply, AdminRequest};
-use lethe_proto::ids::SubjectId;
 use lethe_proto::message::{BatchShape, Purpose, Reply, Request};
 use lethe_proto::payload::{Payload, WireFormat};
-use lethe_transport::client::{Connection, enrol};
-use lethe_transport::identity::Invitation;
+use lethe_transport::client::Connection;
 
 /// Measures scoring requests of SmolLM2-135M's middle layers.
 #[derive(Parser)]
@@ -33,56 +31,63 @@ struct Cli {
 
 const HIDDEN: usize = 576;
 
-async fn connect(addr: SocketAddr, text: &str) -> anyhow::Result<Connection> {
-    let invitation = Invitation::parse(text)?;
-    let identity = enrol(addr, &invitation).await?;
-    Ok(Connection::open(addr, &invitation.authority()?, Some(&identity)).await?)
-}
+/// Shards, each with adapters that some clients trained in one round.
+const SHARDS: usize = 4;
+const TRAINERS: u32 = 8;
+const RECIPE: &str = "shards = 4\nanchors = 1\nslices = 1\nrounds = 1\ncohort = 4\nvalidation = 1\n";
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
-    let dir = tempfile::tempdir()?;
-    let config = ServerConfig::parse(&format!(
-        "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = {:?}\nmin_subjects = 1000000\n",
-        dir.path(),
-        files.model,
-        files.movielens
-    ))?;
-    let coordinator = Coordinator::open(config)?;
-    let operator = coordinator.first_admin()?.context("a fresh coordinator invites")?.text();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let addr = coordinator.listen()?;
-        let operator = connect(addr, &operator).await?;
+        let federation = Federation::start(RECIPE, TRAINERS as usize).await?;
+        let release = train(&federation).await?;
         let mut connections = vec![];
         for i in 0..cli.clients.iter().copied().max().unwrap_or(0) {
-            let subject = Some(SubjectId::new(format!("load-{i}"))?);
-            let Reply::Admin(AdminReply::Invited { token }) =
-                operator.call(&Request::Admin(AdminRequest::Invite { subject })).await?
-            else {
-                bail!("the coordinator did not invite");
-            };
-            connections.push(std::sync::Arc::new(connect(addr, &token).await?));
+            let token = federation.invite(&format!("load-{i}")).await?;
+            connections.push(Arc::new(connect(federation.addr, &token).await?));
         }
         writeln!(std::io::stdout(), "clients,tokens,requests_per_second,tokens_per_second,p50_ms,p99_ms")?;
         for tokens in &cli.tokens {
             for clients in &cli.clients {
-                measure(&connections[..*clients], *tokens, cli.seconds).await?;
+                measure(&connections[..*clients], release, *tokens, cli.seconds).await?;
             }
         }
         Ok(())
     })
 }
 
-async fn measure(connections: &[std::sync::Arc<Connection>], tokens: u32, seconds: f64) -> anyhow::Result<()> {
+/// Trains all shards for a round; the number of the release.
+async fn train(federation: &Federation) -> anyhow::Result<u64> {
+    let mut fleet = tokio::task::JoinSet::new();
+    for user in 0..TRAINERS {
+        let events = federation.events(user, 16);
+        let mut client = federation.client(user, &events, 14).await?;
+        fleet.spawn(async move { while client.step().await.is_ok() {} });
+    }
+    loop {
+        let Reply::Admin(AdminReply::Status(s)) =
+            federation.operator.call(&Request::Admin(AdminRequest::Status)).await?
+        else {
+            bail!("the coordinator did not tell its state");
+        };
+        if s.release > 0 && s.validated {
+            fleet.abort_all();
+            return Ok(s.release);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn measure(connections: &[Arc<Connection>], release: u64, tokens: u32, seconds: f64) -> anyhow::Result<()> {
     let mut tasks = vec![];
     let started = Instant::now();
     let (warm, end) = (started + Duration::from_secs(1), started + Duration::from_secs_f64(1.0 + seconds));
     for (i, connection) in connections.iter().enumerate() {
         let mut rng = Seed::from_u64(i as u64).rng();
         let hidden: Vec<f32> = (0..tokens as usize * HIDDEN).map(|_| rng.normal()).collect();
+        let omega: Vec<f32> = (0..SHARDS).map(|_| rng.uniform(0.1, 0.4)).collect();
         let request = Request::Forward {
-            purpose: Purpose::Score { release: 0, omega: vec![] },
+            purpose: Purpose::Score { release, omega },
             shape: BatchShape { prefix: 0, lens: vec![tokens] },
             hidden: Payload::encode(&hidden, HIDDEN, WireFormat::F16),
         };

@@ -8,7 +8,6 @@ use lethe_learn::seed::Seed;
 use lethe_model::frozen::Recomputed;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
-use lethe_model::source::open;
 use lethe_model::split::{DeviceModel, LocalMiddle, SplitSpec};
 use lethe_model::train::{Packing, Sample, Trainer};
 
@@ -49,8 +48,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(n) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(n).build_global()?;
     }
-    let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
-    let source = open(&files.model)?;
+    let source = lethe_benches::model()?;
     let compute = if cli.bf16 { Compute::Bf16 } else { Compute::F32 };
     let spec = SplitSpec { k_in: 0, k_out: source.config().layers };
     let device = DeviceModel::load(source.as_ref(), spec, compute)?;

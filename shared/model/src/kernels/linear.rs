@@ -204,6 +204,24 @@ mod tests {
         assert_eq!(alone, one[100 * n..101 * n]);
     }
 
+    /// AVX-512, AVX2 and NEON give the same bits: those of one chain of fused multiply-adds.
+    #[test]
+    fn all_vector_units_give_the_bits_of_one_chain() {
+        if !tile::supported(Compute::F32) {
+            return;
+        }
+        for (rows, n, k) in [(1, 1, 1), (3, 33, 40), (15, 47, 96), (14, 64, 7)] {
+            let (x, w) = (random("x", rows * k), random("w", n * k));
+            let mut y = vec![0.0; rows * n];
+            Linear::new(w.clone(), n, k, Compute::F32).forward(&x, rows, &mut y, false);
+            for (at, got) in y.iter().enumerate() {
+                let (x, w) = (&x[at / n * k..][..k], &w[at % n * k..][..k]);
+                let want = x.iter().zip(w).fold(0.0f32, |sum, (x, w)| x.mul_add(*w, sum));
+                assert_eq!(got.to_bits(), want.to_bits(), "{rows} x {n} x {k} at {at}");
+            }
+        }
+    }
+
     #[test]
     fn first_backward_passes_at_once_do_not_wait_for_each_other() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");

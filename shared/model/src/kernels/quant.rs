@@ -53,8 +53,7 @@ impl Bits {
 pub(crate) fn supported() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        super::tile::allowed()
-            && is_x86_feature_detected!("avx512f")
+        super::tile::supported(super::panels::Compute::Int8)
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vnni")
     }

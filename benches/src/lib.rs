@@ -1,0 +1,103 @@
+//! What the benches share: a real federation on loopback, on real data.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use lethe_client::{Client, ClientBuilder, ClientModel, Cutoffs, LocalEvent, ModelOptions};
+use lethe_coordinator::Coordinator;
+use lethe_coordinator::config::ServerConfig;
+use lethe_proto::admin::{AdminReply, AdminRequest};
+use lethe_proto::ids::SubjectId;
+use lethe_proto::message::{Reply, Request};
+use lethe_recipe::Recipe;
+use lethe_recsys::data::{DataSpec, Dataset, Event, load};
+use lethe_transport::client::{Connection, enrol};
+use lethe_transport::identity::Invitation;
+
+/// A coordinator in this process, its operator, and what clients share.
+pub struct Federation {
+    /// The coordinator; its folder is removed with it.
+    pub coordinator: Coordinator,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Connection of the operator.
+    pub operator: Connection,
+    /// Its recipe.
+    pub recipe: Recipe,
+    /// MovieLens-100K.
+    pub data: Dataset,
+    model: Arc<ClientModel>,
+    dir: tempfile::TempDir,
+}
+
+/// A connection that enrols with this invitation.
+pub async fn connect(addr: SocketAddr, text: &str) -> anyhow::Result<Connection> {
+    let invitation = Invitation::parse(text)?;
+    let identity = enrol(addr, &invitation).await?;
+    Ok(Connection::open(addr, &invitation.authority()?, Some(&identity)).await?)
+}
+
+impl Federation {
+    /// Starts a coordinator with this recipe (TOML) that trains once `subjects` have joined.
+    pub async fn start(recipe: &str, subjects: usize) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
+        let data = load(&files.movielens, &DataSpec::of_folder(&files.movielens)?, false)?;
+        let mut config = ServerConfig::parse(&format!(
+            "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = {:?}\nmin_subjects = {subjects}\n",
+            dir.path().join("server"),
+            files.model,
+            files.movielens
+        ))?;
+        config.recipe = recipe.parse()?;
+        let recipe = Recipe::from_toml(recipe)?;
+        let coordinator = Coordinator::open(config)?;
+        let invitation = coordinator.first_admin()?.context("a fresh coordinator invites")?.text();
+        let addr = coordinator.listen()?;
+        let operator = connect(addr, &invitation).await?;
+        let options = ModelOptions { split: recipe.split, compute: recipe.compute };
+        let model = ClientModel::load(&files.model, &files.movielens, options)?;
+        Ok(Self { coordinator, addr, operator, recipe, data, model, dir })
+    }
+
+    /// An invitation for a subject.
+    pub async fn invite(&self, subject: &str) -> anyhow::Result<String> {
+        let request = AdminRequest::Invite { subject: Some(SubjectId::new(subject)?) };
+        match self.operator.call(&Request::Admin(request)).await? {
+            Reply::Admin(AdminReply::Invited { token }) => Ok(token),
+            other => bail!("the coordinator did not invite: {other:?}"),
+        }
+    }
+
+    /// The first `n` events of a user, in order of time.
+    pub fn events(&self, user: u32, n: usize) -> Vec<Event> {
+        let mut events: Vec<Event> = self.data.events.iter().filter(|e| e.user == user).cloned().collect();
+        events.sort_by_key(|e| e.time);
+        events.truncate(n);
+        events
+    }
+
+    /// A client with these events of a user, joined; the first `train` of them train.
+    pub async fn client(&self, user: u32, events: &[Event], train: usize) -> anyhow::Result<Client> {
+        let cutoffs = Cutoffs { train, validate: events.len() };
+        let folder = self.dir.path().join(format!("client-{user}"));
+        let invitation = self.invite(&user.to_string()).await?;
+        let builder = ClientBuilder::new(folder, self.addr).invitation(invitation).cutoffs(cutoffs);
+        let mut client = builder.build(self.model.clone()).await?;
+        client.record_all(events.iter().map(|e| LocalEvent {
+            item: self.data.items[e.item as usize].id.clone(),
+            liked: e.liked,
+            time: e.time,
+        }))?;
+        client.join().await?;
+        Ok(client)
+    }
+}
+
+/// Path of the downloaded base model.
+pub fn model() -> anyhow::Result<Box<dyn lethe_model::source::WeightSource>> {
+    let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
+    Ok(lethe_model::source::open(Path::new(&files.model))?)
+}
