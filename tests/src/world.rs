@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use lethe_client::{Client, ClientBuilder, ClientModel, ModelOptions};
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
-use lethe_proto::admin::{AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ReplayState};
+use lethe_proto::admin::{
+    AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ReplayState, SubjectLineage,
+};
+use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{ShardId, SubjectId};
 use lethe_proto::message::{Reply, Request};
 use lethe_transport::client::{Connection, enrol};
@@ -236,10 +239,44 @@ impl Operator {
 
     /// Asks for a deletion; its number.
     pub async fn ask_to_forget(&self, subject: u32, items: &[&str]) -> Result<u64, lethe_transport::TransportError> {
-        let items = items.iter().map(|s| (*s).to_owned()).collect();
-        match self.ask(AdminRequest::Forget { subject: id(subject), items, dry_run: false }).await? {
-            AdminReply::Deletion(d) => Ok(d.id.expect("accepted")),
+        let items: Vec<String> = items.iter().map(|s| (*s).to_owned()).collect();
+        let subject = id(subject);
+        let request = match items.is_empty() {
+            true => DeletionRequest::Erase { subject },
+            false => DeletionRequest::EraseItems { subject, items },
+        };
+        Ok(self.ask_for(vec![request]).await?[0])
+    }
+
+    /// Asks for a batch; the numbers.
+    pub async fn ask_for(&self, requests: Vec<DeletionRequest>) -> Result<Vec<u64>, lethe_transport::TransportError> {
+        match self.ask(AdminRequest::Forget { requests, dry_run: false }).await? {
+            AdminReply::Planned { ids, .. } => Ok(ids),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// The plan of a batch.
+    pub async fn plan_for(&self, requests: Vec<DeletionRequest>) -> String {
+        match self.ask(AdminRequest::Forget { requests, dry_run: true }).await.expect("plans") {
+            AdminReply::Planned { text, .. } => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a subject's data is in.
+    pub async fn lineage(&self, subject: u32) -> Result<SubjectLineage, lethe_transport::TransportError> {
+        match self.ask(AdminRequest::LineageOfSubject { subject: id(subject) }).await? {
+            AdminReply::Subject(s) => Ok(s),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// All shards retrained from nothing give what is served.
+    pub async fn replays_equal(&self) {
+        for shard in 0..self.status().await.shards.len() as u16 {
+            let (replayed, live) = self.replay(ShardId(shard)).await.hashes.expect("ended");
+            assert_eq!(replayed, live, "shard {shard}");
         }
     }
 

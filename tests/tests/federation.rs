@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use lethe_client::{ClientError, Source};
-use lethe_proto::admin::{AdminReply, AdminRequest};
+use lethe_proto::admin::AdminRequest;
+use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::Digest;
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::receipt::verify;
@@ -32,12 +33,10 @@ async fn a_deletion_is_exact_and_its_receipt_verifies() {
     let r = op.replay(lethe_proto::ids::ShardId(0)).await;
     assert_eq!(r.hashes.unwrap().0, before[0]);
 
-    let AdminReply::Deletion(dry) =
-        op.ask(AdminRequest::Forget { subject: id(3), items: vec![], dry_run: true }).await.unwrap()
-    else {
-        panic!()
-    };
-    assert_eq!((dry.id, hashes(&op).await), (None, before.clone()), "a dry run changes nothing");
+    let erase = || vec![DeletionRequest::Erase { subject: id(3) }];
+    let plan = op.plan_for(erase()).await;
+    assert!(plan.starts_with("forget all data of subject person-3\n"), "{plan}");
+    assert_eq!(hashes(&op).await, before, "a dry run changes nothing");
 
     let d = op.forget(3, &[]).await;
     let after = hashes(&op).await;
@@ -53,7 +52,7 @@ async fn a_deletion_is_exact_and_its_receipt_verifies() {
     assert_eq!(live, after[k]);
     assert_ne!(replayed, before[k], "negative control: without the retraining the comparison fails");
 
-    let receipt = op.receipt(d.id.unwrap()).await;
+    let receipt = op.receipt(d.id).await;
     let key = VerifierKey::parse(&op.status().await.log_key).unwrap();
     let r = verify(&receipt, &key).unwrap();
     assert_eq!((r.subject.as_str(), r.statement.affected[0].after.clone()), ("person-3", after[k].hex()));
@@ -63,10 +62,7 @@ async fn a_deletion_is_exact_and_its_receipt_verifies() {
         bad[i] ^= 1;
         assert!(verify(&bad, &key).is_err(), "byte {i}");
     }
-    assert!(
-        op.ask(AdminRequest::Forget { subject: id(3), items: vec![], dry_run: false }).await.is_err(),
-        "unknown now"
-    );
+    assert!(op.ask_for(erase()).await.is_err(), "unknown now");
     let text = String::from_utf8_lossy(&all_bytes(&world.dir.path().join("server"))).into_owned();
     assert!(!text.contains("person-"), "no subject is named in clear in the coordinator's files");
     fleet.abort();
@@ -120,7 +116,7 @@ async fn deleting_single_items_asks_the_device_and_is_exact() {
     assert!(clients[2].history().iter().all(|e| e.item != item), "the device erased it");
     assert_eq!(clients[2].history().len(), 15);
     let key = VerifierKey::parse(&op.status().await.log_key).unwrap();
-    assert_eq!(verify(&op.receipt(d.id.unwrap()).await, &key).unwrap().items, vec![item]);
+    assert_eq!(verify(&op.receipt(d.id).await, &key).unwrap().items, vec![item]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

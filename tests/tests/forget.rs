@@ -5,18 +5,10 @@ use std::time::Duration;
 
 use lethe_client::{ClientError, Done};
 use lethe_proto::admin::DeletionPhase;
-use lethe_proto::ids::ShardId;
 use lethe_proto::message::Refusal;
 use lethe_tests::tiny;
-use lethe_tests::world::{Fleet, Operator, World};
+use lethe_tests::world::{Fleet, World};
 use lethe_transport::TransportError;
-
-async fn replays_equal(op: &Operator) {
-    for shard in 0..op.status().await.shards.len() as u16 {
-        let (replayed, live) = op.replay(ShardId(shard)).await.hashes.unwrap();
-        assert_eq!(replayed, live, "shard {shard}");
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_recorded_after_joining_waits_for_the_next_epoch() {
@@ -38,9 +30,9 @@ async fn what_is_recorded_after_joining_waits_for_the_next_epoch() {
         }
         again.add(c);
     }
-    replays_equal(&op).await;
+    op.replays_equal().await;
     let d = op.forget(5, &[]).await;
-    replays_equal(&op).await;
+    op.replays_equal().await;
     assert!(!d.affected.is_empty());
     again.abort();
 }
@@ -63,7 +55,7 @@ async fn a_device_that_stays_away_is_left_out_until_it_has_erased() {
     op.forget(2, &[&items[0]]).await;
     let hashes = |s: lethe_proto::admin::CoordinatorStatus| s.shards.iter().map(|k| k.adapter).collect::<Vec<_>>();
     let settled = hashes(op.trained().await);
-    replays_equal(&op).await;
+    op.replays_equal().await;
     // More items may be named while the device is away; both are erased when it comes back, and the receipt's model stands.
     op.forget(2, &[&items[1]]).await;
     let mut done = vec![];
@@ -75,7 +67,7 @@ async fn a_device_that_stays_away_is_left_out_until_it_has_erased() {
     let more = tokio::time::timeout(Duration::from_secs(3), absent.step()).await;
     assert!(!matches!(more, Ok(Ok(Done::Trained))), "left out until the next epoch");
     assert_eq!(hashes(op.trained().await), settled);
-    replays_equal(&op).await;
+    op.replays_equal().await;
     fleet.abort();
 }
 
@@ -96,7 +88,7 @@ async fn everything_may_be_forgotten_at_any_time() {
         assert!(op.ask_to_forget(s, &["i1"]).await.is_err() || s == 22, "no items of a subject that has not joined");
         let d = op.forget(s, &[]).await;
         assert_eq!((d.phase, d.affected.len()), (DeletionPhase::Done, 0));
-        op.receipt(d.id.unwrap()).await;
+        op.receipt(d.id).await;
         assert!(op.ask_to_forget(s, &[]).await.is_err(), "unknown now");
     }
     let folder = world.dir.path().join("late");
@@ -123,7 +115,7 @@ async fn everything_may_be_forgotten_at_any_time() {
     op.forget(4, &[]).await;
     op.deleted(first).await;
     op.receipt(first).await;
-    replays_equal(&op).await;
+    op.replays_equal().await;
     fleet.abort();
 }
 
@@ -153,6 +145,6 @@ async fn while_an_accepted_deletion_cannot_be_executed_nothing_is_served() {
     clients.drain(..).for_each(|c| fleet.add(c));
     op.deleted(1).await;
     op.receipt(1).await;
-    replays_equal(&op).await;
+    op.replays_equal().await;
     fleet.abort();
 }

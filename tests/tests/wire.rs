@@ -4,9 +4,11 @@
 use std::fmt::Write;
 
 use lethe_proto::admin::{
-    AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ReplayState, ShardStatus,
+    AdminReply, AdminRequest, CoordinatorStatus, Coverage, DeletionPhase, DeletionState, DeletionSummary,
+    ReleaseLineage, ReplayState, ShardStatus, SubjectLineage,
 };
 use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
+use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{BatchShape, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, RoundStart, Task};
 use lethe_proto::payload::{Payload, WireFormat};
@@ -19,6 +21,16 @@ fn payload(format: WireFormat) -> Payload {
 
 fn subject() -> SubjectId {
     SubjectId::new("person-1").unwrap()
+}
+
+fn deletions() -> Vec<DeletionRequest> {
+    vec![
+        DeletionRequest::Erase { subject: subject() },
+        DeletionRequest::EraseItems { subject: subject(), items: vec!["i1".into()] },
+        DeletionRequest::Withdraw { subject: subject(), from: 1_700_000_000 },
+        DeletionRequest::Restrict { subject: subject() },
+        DeletionRequest::Takedown { items: vec!["i2".into()] },
+    ]
 }
 
 fn requests() -> Vec<Request> {
@@ -44,7 +56,17 @@ fn requests() -> Vec<Request> {
             rows: vec![ErrorReport { sample: 0, embedding: vec![0.5], errors: vec![(ShardId(1), 0.25)] }],
         },
         Request::Erased { task: 9 },
-        admin(AdminRequest::Forget { subject: subject(), items: vec!["i1".into()], dry_run: true }),
+        Request::Forward {
+            purpose: Purpose::Frozen { round: ROUND },
+            shape: shape(),
+            hidden: payload(WireFormat::F16),
+        },
+        admin(AdminRequest::Forget { requests: deletions(), dry_run: true }),
+        admin(AdminRequest::Deletions),
+        admin(AdminRequest::LineageOfSubject { subject: subject() }),
+        admin(AdminRequest::LineageOfRelease { release: 3 }),
+        admin(AdminRequest::Coverage { release: Some(2) }),
+        admin(AdminRequest::Log { from: 300 }),
         admin(AdminRequest::Deletion { id: 1 }),
         admin(AdminRequest::Receipt { id: 1 }),
         admin(AdminRequest::Replay { shard: ShardId(1) }),
@@ -58,8 +80,11 @@ fn requests() -> Vec<Request> {
 fn replies() -> Vec<Reply> {
     let start = RoundStart { round: ROUND, adapter: payload(WireFormat::F32), seed: [5; 32], deadline_ms: 1000 };
     let deletion = DeletionState {
-        id: Some(1),
+        id: 1,
+        request: deletions().remove(1),
+        batch: 2,
         plan: "p".into(),
+        waits_for: "w".into(),
         phase: DeletionPhase::Retraining,
         seconds_until_exact: Some(0.5),
         seconds_until_retrained: None,
@@ -67,6 +92,37 @@ fn replies() -> Vec<Reply> {
         now: vec![Digest([4; 32])],
         affected: vec![ShardId(0)],
     };
+    let summary = DeletionSummary {
+        id: 1,
+        request: deletions().remove(0),
+        phase: DeletionPhase::Done,
+        accepted_at: 5,
+        due_at: 6,
+        seconds_until_exact: Some(0.5),
+        seconds_until_retrained: Some(1.5),
+    };
+    let lineage = SubjectLineage {
+        number: 7,
+        place: Some((ShardId(1), 2)),
+        idle: "why".into(),
+        samples: 8,
+        checkpoints: vec![3],
+        served: true,
+        error_rows: 1,
+        open_updates: 0,
+        releases: vec![(1, true)],
+        deletions: vec![4],
+    };
+    let release = ReleaseLineage {
+        release: 2,
+        at: 9,
+        recalled: false,
+        shards: vec![(Digest([3; 32]), 4)],
+        subjects: vec![(subject(), ShardId(0))],
+        deleted: 1,
+        validation: 2,
+    };
+    let coverage = Coverage { release: 2, recalled: true, dropped: 1, holding: 2, never: 3 };
     let shard = ShardStatus { subjects: 1, rounds: (2, 3), adapter: Digest([6; 32]), done: false, losses: vec![0.5] };
     let status = CoordinatorStatus {
         build: "b".into(),
@@ -87,17 +143,23 @@ fn replies() -> Vec<Reply> {
     };
     vec![
         Reply::Enrolled { certificate: vec![1] },
-        Reply::Welcome { recipe: "{}".into(), anchors: vec![vec![1.0]] },
+        Reply::Welcome { recipe: "{}".into(), anchors: vec![vec![1.0]], engine: "e".into() },
         Reply::Joined { shard: Some(ShardId(1)), commitment: Digest([9; 32]) },
         Reply::Task(Task::Wait),
         Reply::Task(Task::Train(start)),
         Reply::Task(Task::Validate { release: 1, shards: vec![ShardId(0)] }),
-        Reply::Task(Task::Erase { task: 1, items: vec!["i".into()] }),
+        Reply::Task(Task::Erase { task: 1, items: vec!["i".into()], from: Some(-5) }),
         Reply::Hidden(payload(WireFormat::F16)),
         Reply::Ack,
         Reply::Release(ReleaseInfo { release: 1, adapters: vec![payload(WireFormat::F32)] }),
         Reply::Omega(vec![1.0]),
+        Reply::Admin(AdminReply::Planned { text: "t".into(), json: "{}".into(), ids: vec![1, 2] }),
         Reply::Admin(AdminReply::Deletion(deletion)),
+        Reply::Admin(AdminReply::Deletions(vec![summary])),
+        Reply::Admin(AdminReply::Subject(lineage)),
+        Reply::Admin(AdminReply::Release(release)),
+        Reply::Admin(AdminReply::Coverage(coverage)),
+        Reply::Admin(AdminReply::Log { entries: vec![vec![1, 2]], checkpoint: "c".into() }),
         Reply::Admin(AdminReply::Receipt("{}".into())),
         Reply::Admin(AdminReply::Replay(replay)),
         Reply::Admin(AdminReply::Status(status)),

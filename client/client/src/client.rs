@@ -17,7 +17,7 @@ use lethe_transport::client::enrol;
 use lethe_transport::identity::Invitation;
 use tokio::sync::Semaphore;
 
-use crate::history::Joined;
+use crate::history::{Erasure, Joined};
 use crate::session::Session;
 use crate::vault::{State, Vault};
 use crate::{ClientError, ClientModel, Cutoffs, LocalEvent, ModelOptions};
@@ -83,6 +83,7 @@ impl ClientBuilder {
             model,
             recipe: Recipe::default(),
             anchors: vec![],
+            engine: String::new(),
             release: Release::default(),
             passes: self.passes.unwrap_or_else(|| Arc::new(Semaphore::new(1))),
             shard: None,
@@ -109,6 +110,8 @@ pub struct Client {
     pub(crate) model: Arc<ClientModel>,
     pub(crate) recipe: Recipe,
     anchors: Vec<Vec<f32>>,
+    /// What computes the coordinator's layers.
+    pub(crate) engine: String,
     pub(crate) release: Release,
     passes: Arc<Semaphore>,
     shard: Option<ShardId>,
@@ -171,7 +174,8 @@ impl Client {
     async fn hello(&mut self) -> Result<(), ClientError> {
         let build = concat!("lethe-client ", env!("CARGO_PKG_VERSION")).to_owned();
         match self.session.call(&Request::Hello { build, model: self.model.digest }).await? {
-            Reply::Welcome { recipe, anchors } => {
+            Reply::Welcome { recipe, anchors, engine } => {
+                self.engine = engine;
                 self.recipe = Recipe::from_json(&recipe)?;
                 self.anchors = anchors;
                 let wanted = ModelOptions { split: self.recipe.split, compute: self.recipe.compute };
@@ -213,11 +217,18 @@ impl Client {
         self.record_all([LocalEvent { item: item.to_owned(), liked, time }])
     }
 
-    /// Records several events with one write.
+    /// Records several events with one write; all or, after an error, none.
     pub fn record_all(&mut self, events: impl IntoIterator<Item = LocalEvent>) -> Result<(), ClientError> {
         self.alive()?;
+        let mut checked = vec![];
         for e in events {
             self.model.position(&e.item)?;
+            if let Some(from) = self.state.consent_until.filter(|t| e.time >= *t) {
+                return Err(ClientError::ConsentWithdrawn { from });
+            }
+            checked.push(e);
+        }
+        for e in checked {
             let at = self.state.events.partition_point(|x| x.time <= e.time);
             self.state.events.insert(at, e);
         }
@@ -227,6 +238,18 @@ impl Client {
     /// The local history, oldest first.
     pub fn history(&self) -> &[LocalEvent] {
         &self.state.events
+    }
+
+    /// From when on consent is withdrawn, in seconds since 1970: nothing at or after that time is recorded.
+    pub fn consent_until(&self) -> Option<i64> {
+        self.state.consent_until
+    }
+
+    /// The person consents again: what happens from now on may be recorded.
+    pub fn consent(&mut self) -> Result<(), ClientError> {
+        self.alive()?;
+        self.state.consent_until = None;
+        self.vault.save(&self.state)
     }
 
     /// The shard this person's data is in, once the epoch has started.
@@ -321,7 +344,9 @@ impl Client {
             Task::Wait => Ok(Done::Nothing),
             Task::Train(start) => self.train(start).await.map(|()| Done::Trained),
             Task::Validate { release, shards } => self.validate(release, &shards).await.map(|()| Done::Validated),
-            Task::Erase { task, items } => self.erase_items(task, &items).await.map(|()| Done::Erased),
+            Task::Erase { task, items, from } => {
+                self.erase_some(task, Erasure { items, from }).await.map(|()| Done::Erased)
+            }
         };
         match done {
             Err(e)

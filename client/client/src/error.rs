@@ -35,6 +35,14 @@ pub enum ClientError {
         /// The file.
         path: PathBuf,
     },
+    /// The person has withdrawn consent.
+    #[error(
+        "consent is withdrawn from {from} (seconds since 1970) on: nothing later is recorded; `Client::consent` ends that"
+    )]
+    ConsentWithdrawn {
+        /// Seconds since 1970.
+        from: i64,
+    },
     /// The client has no identity and no invitation.
     #[error("not enrolled: give the builder an invitation once (printed by `lethe-admin invite`)")]
     NotEnrolled,

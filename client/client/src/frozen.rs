@@ -13,7 +13,7 @@ use lethe_proto::ids::Digest;
 use lethe_proto::payload::{Payload, WireFormat};
 
 use crate::ClientError;
-use crate::vault::{io, write_atomically};
+use crate::vault::{Erasures, io, sync_folder, write_atomically};
 
 /// Most bytes on the device; more is computed again in every round.
 const MAX_BYTES: u64 = 256 << 20;
@@ -29,6 +29,8 @@ pub(crate) struct FrozenStore {
     width: usize,
     format: WireFormat,
     bytes: AtomicU64,
+    erasures: Erasures,
+    opened: u64,
 }
 
 impl FrozenStore {
@@ -38,27 +40,30 @@ impl FrozenStore {
         key: [u8; 32],
         under: Digest,
         (width, format): (usize, WireFormat),
+        erasures: Erasures,
     ) -> Result<Self, ClientError> {
+        let opened = erasures.count();
         let own = folder.join(under.to_string());
         match fs::read_dir(folder) {
             Ok(entries) => {
                 for entry in entries.filter_map(Result::ok).filter(|e| e.path() != own) {
-                    fs::remove_dir_all(entry.path()).map_err(io(folder))?;
+                    remove(&entry.path())?;
                 }
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(io(folder)(e)),
         }
         let sizes = fs::read_dir(&own).into_iter().flatten().filter_map(|e| Some(e.ok()?.metadata().ok()?.len()));
-        Ok(Self { bytes: AtomicU64::new(sizes.sum()), folder: own, key, width, format })
+        Ok(Self { bytes: AtomicU64::new(sizes.sum()), folder: own, key, width, format, erasures, opened })
     }
 
     /// Removes everything below `folder`.
     pub(crate) fn clear(folder: &Path) -> Result<(), ClientError> {
-        match fs::remove_dir_all(folder) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(folder)(e)),
-            _ => Ok(()),
+        if fs::symlink_metadata(folder).is_ok() {
+            remove(folder)?;
+            folder.parent().map_or(Ok(()), sync_folder)?;
         }
+        Ok(())
     }
 
     fn path(&self, ids: &[u32]) -> PathBuf {
@@ -84,8 +89,22 @@ impl FrozenStore {
             self.bytes.fetch_sub(sealed.len() as u64, Ordering::Relaxed);
             return Ok(());
         }
-        fs::create_dir_all(&self.folder).map_err(io(&self.folder))?;
-        write_atomically(&path, &sealed)
+        let write = || {
+            fs::create_dir_all(&self.folder).map_err(io(&self.folder))?;
+            write_atomically(&path, &sealed)
+        };
+        // What was erased meanwhile must not come back from a pass that had begun before.
+        self.erasures.unless_since(self.opened, write).unwrap_or(Ok(()))
+    }
+}
+
+/// Removes a file or a folder with all that it holds.
+fn remove(path: &Path) -> Result<(), ClientError> {
+    let folder = fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
+    let gone = if folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match gone {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(path)(e)),
+        _ => Ok(()),
     }
 }
 
@@ -115,7 +134,9 @@ mod tests {
     fn states_come_back_bit_for_bit_and_are_sealed() {
         let dir = tempfile::tempdir().expect("tempdir");
         let folder = dir.path().join("frozen");
-        let open = |n: u8| FrozenStore::open(&folder, [7; 32], Digest([n; 32]), (2, WireFormat::F16)).expect("opens");
+        let form = (2, WireFormat::F16);
+        let open =
+            |n: u8| FrozenStore::open(&folder, [7; 32], Digest([n; 32]), form, Erasures::default()).expect("opens");
         let store = open(1);
         let (halves, exact) = ([0.5f32, -0.0, 2.0, 1.0], [0.1f32, 0.2]);
         store.put(&[8, 9], &halves);
@@ -129,7 +150,8 @@ mod tests {
         *bytes.last_mut().expect("not empty") ^= 1;
         fs::write(&path, bytes).expect("writes");
         assert!(store.get(&[5]).is_none());
-        // Another recipe: the old states go.
+        // A stray file is in nobody's way; another recipe: the old states go.
+        fs::write(folder.join(".DS_Store"), b"x").expect("writes");
         assert!(open(2).get(&[8, 9]).is_none());
         assert!(open(1).get(&[8, 9]).is_none());
     }

@@ -15,6 +15,21 @@ pub struct LocalEvent {
     pub time: i64,
 }
 
+/// Events that are to be erased.
+#[derive(Clone, Debug)]
+pub(crate) struct Erasure {
+    /// Those with one of these items.
+    pub(crate) items: Vec<String>,
+    /// Those at or after this time, in seconds since 1970.
+    pub(crate) from: Option<i64>,
+}
+
+impl Erasure {
+    pub(crate) fn concerns(&self, e: &LocalEvent) -> bool {
+        self.items.contains(&e.item) || self.from.is_some_and(|t| e.time >= t)
+    }
+}
+
 /// Which events are for training, validation and test, by position in the history. Without cutoffs the last tenth (at
 /// least one sample) validates and the rest trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,10 +46,10 @@ impl Cutoffs {
         Self { train: n - (n / 10).max(1).min(n), validate: n }
     }
 
-    /// The same division of `events` once `items` are gone.
-    pub(crate) fn without(&self, events: &[LocalEvent], items: &[String]) -> Self {
+    /// The same division of `events` once some are gone.
+    pub(crate) fn without(&self, events: &[LocalEvent], what: &Erasure) -> Self {
         let left = |n: usize| {
-            let lost = events[..n.min(events.len())].iter().filter(|e| items.contains(&e.item)).count();
+            let lost = events[..n.min(events.len())].iter().filter(|e| what.concerns(e)).count();
             n - lost
         };
         Self { train: left(self.train), validate: left(self.validate) }
@@ -74,10 +89,10 @@ impl Joined {
         commitment(salt, self.train())
     }
 
-    /// Without these items.
-    pub(crate) fn without(&self, items: &[String]) -> Self {
-        let events = self.events.iter().filter(|e| !items.contains(&e.item)).cloned().collect();
-        Self { cutoffs: self.cutoffs.without(&self.events, items), events }
+    /// Without these events.
+    pub(crate) fn without(&self, what: &Erasure) -> Self {
+        let events = self.events.iter().filter(|e| !what.concerns(e)).cloned().collect();
+        Self { cutoffs: self.cutoffs.without(&self.events, what), events }
     }
 }
 
@@ -114,6 +129,10 @@ fn commitment(salt: &[u8; 32], train: &[LocalEvent]) -> Digest {
 mod tests {
     use super::*;
 
+    fn erasure(items: &[&str]) -> Erasure {
+        Erasure { items: items.iter().map(|i| (*i).to_owned()).collect(), from: None }
+    }
+
     #[test]
     fn parts_are_by_position_and_histories_strictly_before() {
         let events: Vec<LocalEvent> =
@@ -126,12 +145,12 @@ mod tests {
         assert_eq!(Cutoffs::of(0), Cutoffs { train: 0, validate: 0 });
         assert_eq!(Cutoffs::of(30), Cutoffs { train: 27, validate: 30 });
         let joined = Joined { events, cutoffs: c };
-        let gone = joined.without(&["3".to_owned(), "21".to_owned(), "29".to_owned()]);
+        let gone = joined.without(&erasure(&["3", "21", "29"]));
         assert_eq!((gone.events.len(), gone.cutoffs), (27, Cutoffs { train: 19, validate: 23 }));
         assert_ne!(joined.commitment(&[0; 32]), gone.commitment(&[0; 32]));
         assert_eq!(
             joined.commitment(&[0; 32]),
-            joined.without(&["25".to_owned()]).commitment(&[0; 32]),
+            joined.without(&erasure(&["25"])).commitment(&[0; 32]),
             "only training data"
         );
     }

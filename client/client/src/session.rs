@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lethe_proto::message::{Reply, Request};
 use lethe_transport::TransportError;
@@ -17,6 +17,8 @@ pub(crate) struct Session {
     authority: Vec<u8>,
     identity: Identity,
     live: Mutex<Option<Arc<Connection>>>,
+    /// Closed for good: work that goes on in the background must not open a connection again.
+    closed: AtomicBool,
     /// Bytes of updates and adapters, both ways.
     pub(crate) update_bytes: AtomicU64,
     /// Bytes of hidden states and gradients, both ways.
@@ -32,6 +34,7 @@ impl Session {
             authority,
             identity,
             live: Mutex::new(None),
+            closed: AtomicBool::new(false),
             update_bytes: AtomicU64::new(0),
             activation_bytes: AtomicU64::new(0),
             samples: AtomicU64::new(0),
@@ -43,6 +46,9 @@ impl Session {
         if let Some(c) = live.as_ref().filter(|c| !c.is_closed()) {
             return Ok(c.clone());
         }
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(TransportError::Lost("the client was closed".into()));
+        }
         let fresh = Arc::new(Connection::open(self.addr, &self.authority, Some(&self.identity)).await?);
         *live = Some(fresh.clone());
         Ok(fresh)
@@ -53,8 +59,9 @@ impl Session {
         self.connection().await?.call(request).await
     }
 
-    /// Closes the connection, if there is one.
+    /// Closes the connection, if there is one, and opens none again.
     pub(crate) async fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
         if let Some(c) = self.live.lock().await.take().and_then(Arc::into_inner) {
             c.close().await;
         }

@@ -13,7 +13,7 @@ use lethe_proto::payload::{Payload, WireFormat};
 use lethe_recsys::samples::Part;
 
 use crate::client::Client;
-use crate::history::Joined;
+use crate::history::{Erasure, Joined};
 use crate::remote::RemoteMiddle;
 use crate::{ClientError, ClientModel};
 
@@ -34,9 +34,12 @@ impl Client {
     /// Where states of frozen layers are kept between rounds; nowhere when all layers are trained.
     fn frozen_states(&self) -> Result<Box<dyn FrozenStates>, ClientError> {
         if self.recipe.lora.first_trained(self.model.device.config().layers) == 0 {
+            self.vault.drop_frozen()?;
             return Ok(Box::new(Recomputed));
         }
-        let under = Digest::of(&[&self.recipe.digest().0, &self.model.digest.0]);
+        // Other arithmetic, here or on the coordinator, gives other bits.
+        let engines = [self.engine.as_str(), &lethe_model::engine()].join("\0");
+        let under = Digest::of(&[&self.recipe.digest().0, &self.model.digest.0, engines.as_bytes()]);
         let form = (self.model.device.config().hidden, self.recipe.wire);
         Ok(Box::new(self.vault.frozen(under, form)?))
     }
@@ -113,14 +116,16 @@ impl Client {
     }
 
     /// Erases items, tells the coordinator, and joins with what remains.
-    pub(crate) async fn erase_items(&mut self, task: u64, items: &[String]) -> Result<(), ClientError> {
-        self.state.cutoffs = self.state.cutoffs.map(|c| c.without(&self.state.events, items));
-        self.state.events.retain(|e| !items.contains(&e.item));
-        let left = |j: Option<Joined>| j.map(|j| j.without(items));
+    pub(crate) async fn erase_some(&mut self, task: u64, what: Erasure) -> Result<(), ClientError> {
+        self.state.cutoffs = self.state.cutoffs.map(|c| c.without(&self.state.events, &what));
+        self.state.events.retain(|e| !what.concerns(e));
+        self.state.consent_until = self.state.consent_until.into_iter().chain(what.from).min();
+        let left = |j: Option<Joined>| j.map(|j| j.without(&what));
         (self.state.joined, self.state.offered) = (left(self.state.joined.take()), left(self.state.offered.take()));
         self.state.cached.clear();
+        let saved = self.vault.save(&self.state);
         self.vault.drop_frozen()?;
-        self.vault.save(&self.state)?;
+        saved?;
         self.session.call(&Request::Erased { task }).await?;
         // What remains of what counted, not what was recorded since: the rest of the shard's training stands on it.
         match self.state.joined.clone() {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lethe_proto::codec;
 use lethe_proto::ids::Digest;
@@ -33,6 +34,8 @@ pub(crate) struct State {
     pub(crate) joined: Option<Joined>,
     /// What the last join offered, until the coordinator's answer says whether it counts.
     pub(crate) offered: Option<Joined>,
+    /// Consent is withdrawn from this time on, in seconds since 1970.
+    pub(crate) consent_until: Option<i64>,
     /// The last list that the coordinator helped to rank: `(item, score)`.
     pub(crate) cached: Vec<(String, f32)>,
 }
@@ -42,6 +45,8 @@ pub(crate) struct State {
 pub(crate) struct Vault {
     folder: PathBuf,
     key: [u8; 32],
+    /// Counts erasures: work that began before one keeps nothing after it.
+    erasures: Erasures,
 }
 
 impl Vault {
@@ -52,15 +57,20 @@ impl Vault {
             Some(key) => key,
             None => key_file(&folder.join("device.key"))?,
         };
-        let vault = Self { folder: folder.to_owned(), key };
+        remove_leftovers(folder)?;
+        let vault = Self { folder: folder.to_owned(), key, erasures: Erasures::default() };
         let path = vault.path();
         let state = match fs::read(&path) {
             Ok(bytes) => {
-                let plain = lethe_seal::unseal(&vault.key, b"lethe-client-state", &bytes);
+                let plain = lethe_seal::unseal(&vault.key, STATE, &bytes);
                 let state = plain.and_then(|p| codec::from_bytes(&p, MAX_STATE).ok());
                 state.ok_or(ClientError::Sealed { path })?
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => State { salt: random()?, ..State::default() },
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // An erasure that did not end; or nothing at all.
+                vault.drop_frozen()?;
+                State { salt: random()?, ..State::default() }
+            }
             Err(e) => return Err(io(&path)(e)),
         };
         Ok((vault, state))
@@ -73,8 +83,7 @@ impl Vault {
     /// Replaces the state; the old one is there until the new one is complete.
     pub(crate) fn save(&self, state: &State) -> Result<(), ClientError> {
         let plain = codec::to_bytes(state).map_err(|e| ClientError::Internal(e.to_string()))?;
-        let sealed = lethe_seal::seal(&self.key, b"lethe-client-state", &plain)
-            .map_err(|e| ClientError::Internal(e.to_string()))?;
+        let sealed = lethe_seal::seal(&self.key, STATE, &plain).map_err(|e| ClientError::Internal(e.to_string()))?;
         write_atomically(&self.path(), &sealed)
     }
 
@@ -84,16 +93,17 @@ impl Vault {
 
     /// The states of frozen layers that belong to `under` (recipe and model); others are removed.
     pub(crate) fn frozen(&self, under: Digest, form: (usize, WireFormat)) -> Result<FrozenStore, ClientError> {
-        FrozenStore::open(&self.frozen_folder(), self.key, under, form)
+        FrozenStore::open(&self.frozen_folder(), self.key, under, form, self.erasures.clone())
     }
 
     /// Removes all states of frozen layers.
     pub(crate) fn drop_frozen(&self) -> Result<(), ClientError> {
-        FrozenStore::clear(&self.frozen_folder())
+        self.erasures.erase(|| FrozenStore::clear(&self.frozen_folder()))
     }
 
-    /// Destroys the key file, the state, and states of frozen layers.
+    /// Destroys states of frozen layers, the key file and the state. After an error it may be repeated.
     pub(crate) fn erase(&mut self) -> Result<(), ClientError> {
+        self.drop_frozen()?;
         self.key = random()?;
         let key = self.folder.join("device.key");
         if let Ok(mut f) = fs::OpenOptions::new().write(true).open(&key) {
@@ -105,8 +115,58 @@ impl Vault {
                 _ => {}
             }
         }
-        self.drop_frozen()
+        remove_leftovers(&self.folder)?;
+        sync_folder(&self.folder)
     }
+}
+
+/// Binds a sealed file to what it is; the number is that of its layout.
+const STATE: &[u8] = b"lethe-client-state/2";
+
+/// How often something was erased. Work in the background asks before it writes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Erasures(Arc<Mutex<u64>>);
+
+impl Erasures {
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number so far.
+    pub(crate) fn count(&self) -> u64 {
+        *self.lock()
+    }
+
+    /// Writes, unless something was erased since `count`.
+    pub(crate) fn unless_since<T>(&self, count: u64, write: impl FnOnce() -> T) -> Option<T> {
+        let now = self.lock();
+        (*now == count).then(write)
+    }
+
+    fn erase<T>(&self, erase: impl FnOnce() -> T) -> T {
+        let mut now = self.lock();
+        *now += 1;
+        erase()
+    }
+}
+
+/// What a kill in the middle of a write leaves: sealed copies of the state under temporary names.
+fn remove_leftovers(folder: &Path) -> Result<(), ClientError> {
+    for entry in fs::read_dir(folder).map_err(io(folder))?.filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            fs::remove_file(entry.path()).map_err(io(folder))?;
+        }
+    }
+    Ok(())
+}
+
+const TEMPORARY: &str = ".lethe-";
+
+/// Makes names that were written or removed durable.
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), ClientError> {
+    #[cfg(unix)]
+    fs::File::open(folder).and_then(|f| f.sync_all()).map_err(io(folder))?;
+    Ok(())
 }
 
 fn random() -> Result<[u8; 32], ClientError> {
@@ -128,10 +188,10 @@ fn key_file(path: &Path) -> Result<[u8; 32], ClientError> {
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
     // Temporary files are private to the user, and stay so when they take the final name.
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut temp = tempfile::NamedTempFile::new_in(folder).map_err(io(path))?;
+    let mut temp = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder).map_err(io(path))?;
     temp.write_all(bytes).and_then(|()| temp.as_file().sync_all()).map_err(io(path))?;
     temp.persist(path).map_err(|e| io(path)(e.error))?;
-    Ok(())
+    sync_folder(folder)
 }
 
 pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ClientError {
@@ -142,6 +202,24 @@ pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ClientError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pass_that_outlives_an_erasure_keeps_nothing() {
+        use lethe_model::frozen::FrozenStates;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (mut vault, _) = Vault::open(dir.path(), Some([5; 32])).expect("opens");
+        let running = vault.frozen(Digest([1; 32]), (2, WireFormat::F16)).expect("opens");
+        running.put(&[1], &[0.5, 1.0]);
+        assert!(dir.path().join("frozen").exists());
+        vault.drop_frozen().expect("drops");
+        running.put(&[2], &[0.5, 1.0]);
+        assert!(!dir.path().join("frozen").exists(), "it began before the erasure");
+        vault.frozen(Digest([1; 32]), (2, WireFormat::F16)).expect("opens").put(&[2], &[0.5, 1.0]);
+        assert!(dir.path().join("frozen").exists(), "this one began after it");
+        fs::write(dir.path().join(".lethe-left"), b"x").expect("writes");
+        vault.erase().expect("erases");
+        assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 0, "nothing is left");
+    }
 
     #[test]
     fn state_is_sealed_and_gone_after_erasure() {

@@ -3,11 +3,12 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 mod commands;
 mod desk;
 mod output;
+mod when;
 
 #[derive(Parser)]
 #[command(name = "lethe-admin", version, about = "Deletion requests, receipts and their verification")]
@@ -28,8 +29,20 @@ enum Command {
     Enrol(commands::enrol::Args),
     /// State of the coordinator, or of one deletion.
     Status(commands::status::Args),
-    /// Delete a subject, or single items of a subject.
+    /// Delete subjects, items, or what came after a date; or stop using data.
     Forget(commands::forget::Args),
+    /// The plan of a deletion and its expected cost; nothing is done.
+    Forecast(commands::forget::What),
+    /// All deletions, with their deadlines.
+    List(commands::list::Args),
+    /// Carry out the requests of a CSV file.
+    Import(commands::import::Args),
+    /// What a subject's data is in, or whose data a release is computed from.
+    Lineage(commands::lineage::Args),
+    /// Which share of the devices has dropped a recalled release.
+    Coverage(commands::coverage::Args),
+    /// Fetch the transparency log as files.
+    Log(commands::log::Args),
     /// Fetch the receipt of a finished deletion.
     Receipt(commands::receipt::Args),
     /// Verify a receipt, offline.
@@ -40,6 +53,10 @@ enum Command {
     Invite(commands::invite::Args),
     /// Revoke the certificates of a subject.
     Revoke(commands::revoke::Args),
+    /// Print a shell's completion script.
+    Completion(commands::shell::Completion),
+    /// Write manual pages.
+    Man(commands::shell::Man),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +64,8 @@ fn main() -> ExitCode {
     let out = output::Output { json: cli.json };
     let result = match cli.command {
         Command::Verify(args) => commands::verify::run(&args, &out),
+        Command::Completion(args) => commands::shell::completion(&args, Cli::command()),
+        Command::Man(args) => commands::shell::man(&args, Cli::command()),
         command => run_online(&cli.home, command, &out),
     };
     result.unwrap_or_else(|e| {
@@ -65,11 +84,17 @@ fn run_online(home: &std::path::Path, command: Command, out: &output::Output) ->
         let code = match command {
             Command::Status(args) => commands::status::run(&args, &desk, out).await,
             Command::Forget(args) => commands::forget::run(&args, &desk, out).await,
+            Command::Forecast(args) => commands::forget::forecast(&args, &desk, out).await,
+            Command::List(args) => commands::list::run(&args, &desk, out).await,
+            Command::Import(args) => commands::import::run(&args, &desk, out).await,
+            Command::Lineage(args) => commands::lineage::run(&args, &desk, out).await,
+            Command::Coverage(args) => commands::coverage::run(&args, &desk, out).await,
+            Command::Log(args) => commands::log::run(&args, &desk, out).await,
             Command::Receipt(args) => commands::receipt::run(&args, &desk).await,
             Command::Replay(args) => commands::replay::run(&args, &desk, out).await,
             Command::Invite(args) => commands::invite::run(&args, &desk, out).await,
             Command::Revoke(args) => commands::revoke::run(&args, &desk).await,
-            Command::Enrol(_) | Command::Verify(_) => Ok(ExitCode::SUCCESS),
+            Command::Enrol(_) | Command::Verify(_) | Command::Completion(_) | Command::Man(_) => Ok(ExitCode::SUCCESS),
         };
         desk.close().await;
         code

@@ -94,11 +94,28 @@ impl Queue {
     }
 }
 
+/// Each job by itself.
+fn alone(segment: &Segment, batch: Vec<Job>, x: &[f32]) {
+    let (width, mut at) = (segment.config().hidden, 0);
+    for job in batch {
+        let end = at + job.layout.rows() * width;
+        let part = Part { layout: &job.layout, adapter: job.adapter.as_ref() };
+        let answer = segment.forward_many(&[part], x[at..end].to_vec()).map_err(|e| internal(e.to_string()));
+        at = end;
+        let _ = job.answer.send(answer);
+    }
+}
+
 fn run(segment: &Segment, mut batch: Vec<Job>) {
     let x: Vec<f32> = batch.iter_mut().flat_map(|j| std::mem::take(&mut j.hidden)).collect();
     let parts: Vec<Part<'_>> = batch.iter().map(|j| Part { layout: &j.layout, adapter: j.adapter.as_ref() }).collect();
     let width = segment.config().hidden;
-    let answers: Vec<Answer> = match segment.forward_many(&parts, x) {
+    let together = match segment.forward_many(&parts, x.clone()) {
+        // One of several may be at fault: the others must not suffer.
+        Err(_) if parts.len() > 1 => return alone(segment, batch, &x),
+        other => other,
+    };
+    let answers: Vec<Answer> = match together {
         Ok(y) => {
             let mut rest = &y[..];
             let rows = parts.iter().map(|p| {

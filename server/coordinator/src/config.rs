@@ -33,6 +33,9 @@ pub struct ServerConfig {
     /// Seconds that a subject's device may take to erase items before the retraining goes on without the subject.
     #[serde(default = "default_erase_wait")]
     pub erase_wait_s: u64,
+    /// Days within which a deletion has to be done (GDPR Article 12: one month).
+    #[serde(default = "default_deadline_days")]
+    pub deadline_days: u64,
     /// Name of the transparency log, as it appears in checkpoints.
     #[serde(default = "default_log_name")]
     pub log_name: String,
@@ -63,6 +66,10 @@ fn default_certificate_days() -> u64 {
 
 fn default_erase_wait() -> u64 {
     600
+}
+
+fn default_deadline_days() -> u64 {
+    30
 }
 
 fn default_log_name() -> String {

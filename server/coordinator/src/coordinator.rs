@@ -35,6 +35,8 @@ struct Inner {
     started: Instant,
     update_bytes: AtomicU64,
     activation_bytes: AtomicU64,
+    /// Bytes of training, both ways; the core takes them into its rates.
+    training_bytes: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Coordinator {
@@ -58,6 +60,7 @@ impl Coordinator {
         let segment = DeviceModel::load_middle(source.as_ref(), core.recipe.split, core.recipe.compute)?;
         tracing::info!(mib = segment.weight_bytes() >> 20, layers = segment.range().len(), "middle layers loaded");
         Ok(Self(Arc::new(Inner {
+            training_bytes: core.meter.bytes.clone(),
             core: Mutex::new(core),
             middle: MiddleHost::new(segment, cut, (passes, tapes)),
             server: OnceLock::new(),
@@ -169,7 +172,8 @@ impl Coordinator {
                     let message = format!("this epoch uses base model {}, the client has {}", core.model, model);
                     return Err(refuse(Refusal::WrongModel, message));
                 }
-                Ok(Reply::Welcome { recipe: core.recipe.to_json(), anchors: core.anchors.clone() })
+                let (recipe, anchors) = (core.recipe.to_json(), core.anchors.clone());
+                Ok(Reply::Welcome { recipe, anchors, engine: lethe_model::engine() })
             }
             Request::Join { anchor, samples, commitment } => {
                 let (shard, commitment) = self.core().join(&subject, anchor, samples, commitment)?;
@@ -180,6 +184,7 @@ impl Coordinator {
             Request::Forward { purpose, shape, hidden } => {
                 self.0.activation_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 let (layout, x) = self.0.middle.unpack(shape, &hidden)?;
+                let trains = !matches!(purpose, Purpose::Score { .. });
                 let reply = match purpose {
                     Purpose::Train { round } => {
                         let now = self.now();
@@ -202,16 +207,21 @@ impl Coordinator {
                         reply
                     }
                 };
+                if trains {
+                    self.trained(bytes + reply.bytes.len());
+                }
                 Ok(self.hidden(reply))
             }
             Request::Backward { round, grad, step } => {
                 self.0.activation_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 let lr = self.core().recipe.local.lr;
                 let reply = self.0.middle.backward((round, subject), grad, step.then_some(lr)).await?;
+                self.trained(bytes + reply.bytes.len());
                 Ok(self.hidden(reply))
             }
             Request::Update { round, delta, loss, samples } => {
                 self.0.update_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.trained(bytes);
                 self.update(round, &subject, &delta, loss, samples)
             }
             Request::Release { have } => Ok(Reply::Release(self.core().release(&subject, have)?)),
@@ -234,6 +244,10 @@ impl Coordinator {
     fn weigh(&self, embedding: &[f32]) -> Result<Reply, CoordinatorError> {
         let (apa, table, shards) = self.core().table(embedding)?;
         Ok(Reply::Omega(lethe_learn::apa::omega(&apa, &table, embedding, shards)))
+    }
+
+    fn trained(&self, bytes: usize) {
+        self.0.training_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn hidden(&self, payload: Payload) -> Reply {

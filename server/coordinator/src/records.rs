@@ -1,9 +1,15 @@
 //! Everything that the coordinator stores, each type with its class.
 
+use std::collections::BTreeSet;
+
 use lethe_learn::partition::SubShards;
-use lethe_plan::Plan;
+use lethe_plan::lineage::Census;
+use lethe_plan::{Plan, Rates};
 use lethe_proto::admin::DeletionPhase;
+use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_receipt::records::Leaf;
+use lethe_receipt::statement::{Statement, Training};
 use lethe_store::{Class, Persisted};
 use lethe_transport::identity::AuthorityRecord;
 use serde::{Deserialize, Serialize};
@@ -28,15 +34,36 @@ pub(crate) struct SubjectRecord {
     /// Came after the epoch started, or did not erase in time: not trained on. With `erase` still set, nothing that the
     /// device measures is taken either.
     pub(crate) idle: bool,
+    /// The person's data is kept, but used for nothing (such subjects are idle too).
+    pub(crate) restricted: bool,
     pub(crate) erase: Option<PendingErase>,
+    /// Number in lineages; never given to anybody else.
+    pub(crate) number: u32,
+    /// Salt of the person's record in the shard's tree of records.
+    pub(crate) salt: [u8; 32],
+    /// When the subject first joined, in milliseconds since 1970.
+    pub(crate) since: u64,
 }
 persisted!(SubjectRecord, "subjects", Subject);
+
+impl SubjectRecord {
+    /// Adds to what the device is to erase; it has confirmed none of the whole.
+    pub(crate) fn merge_erase(&mut self, more: Option<PendingErase>) {
+        let Some(more) = more else { return };
+        let (items, from) = self.erase.take().map_or((vec![], None), |e| (e.items, e.from));
+        let all: BTreeSet<String> = items.into_iter().chain(more.items).collect();
+        let from = from.into_iter().chain(more.from).min();
+        self.erase = Some(PendingErase { task: more.task, items: all.into_iter().collect(), from, confirmed: false });
+    }
+}
 
 /// Items that a device was told to erase.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PendingErase {
     pub(crate) task: u64,
     pub(crate) items: Vec<String>,
+    /// And what happened at or after this time, in Unix seconds.
+    pub(crate) from: Option<i64>,
     /// The device has confirmed; it must join again with what remains.
     pub(crate) confirmed: bool,
 }
@@ -75,6 +102,8 @@ persisted!(Foundation, "foundation", Public);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Epoch {
     pub(crate) sub_shards: SubShards,
+    /// With `placement = "tenure"`: whoever joined at or after the i-th time is in a slice after the i-th.
+    pub(crate) tenure: Vec<u64>,
 }
 persisted!(Epoch, "epoch", Public);
 
@@ -87,6 +116,7 @@ pub(crate) struct Counters {
     pub(crate) generation: u32,
     pub(crate) deletion: u64,
     pub(crate) task: u64,
+    pub(crate) subject: u32,
 }
 persisted!(Counters, "counters", Public);
 
@@ -137,6 +167,41 @@ pub(crate) struct RoundRecord {
 }
 persisted!(RoundRecord, "rounds", Shard);
 
+/// What rounds have cost so far. Key: empty.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RatesRecord(pub(crate) Rates);
+persisted!(RatesRecord, "rates", Public);
+
+/// What the log says that a shard is trained on. Key: the shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TrainingRecord {
+    pub(crate) training: Training,
+    pub(crate) salt: [u8; 32],
+    pub(crate) index: u64,
+}
+persisted!(TrainingRecord, "trainings", Public);
+
+/// Whose data a release was computed from. Key: the release. It holds numbers; whose they are goes with the subject's key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ReleaseRecord {
+    /// Unix seconds.
+    pub(crate) at: u64,
+    /// Per shard: adapter and subjects.
+    pub(crate) shards: Vec<(Digest, Census)>,
+    /// Subjects with rows in the error table.
+    pub(crate) validation: Census,
+    /// A deletion has withdrawn it.
+    pub(crate) recalled: bool,
+}
+persisted!(ReleaseRecord, "releases", Public);
+
+/// The release that a subject's device fetched last. Key: the subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DeviceRecord {
+    pub(crate) release: u64,
+}
+persisted!(DeviceRecord, "devices", Subject);
+
 /// An update, as a round aggregates it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Update {
@@ -176,6 +241,10 @@ pub(crate) struct ErrorRowRecord {
 /// A deletion in progress or done. Key: its number.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct DeletionRecord {
+    pub(crate) request: DeletionRequest,
+    /// Requests that were accepted together with this one, itself included.
+    pub(crate) batch: u32,
+    /// For this request alone.
     pub(crate) plan: Plan,
     pub(crate) phase: DeletionPhase,
     /// Milliseconds since 1970.
@@ -189,8 +258,30 @@ pub(crate) struct DeletionRecord {
     pub(crate) salt: [u8; 32],
     /// Number of the erase task, for deletions of items.
     pub(crate) task: Option<u64>,
-    /// For deletions of items: what is written anew under the person's fresh key, and the certificates that stay.
-    pub(crate) keep: Option<(SubjectRecord, Vec<Digest>)>,
+    /// For those who stay: what is written anew under the person's fresh key, and the certificates that stay.
+    pub(crate) keep: Vec<Kept>,
+    /// That the person's record was trained on.
+    pub(crate) proof: Option<RecordBefore>,
+    /// Bytes of training, both ways, when it was accepted.
+    pub(crate) bytes_before: u64,
+    /// What the log is to hold, once everything is done.
+    pub(crate) statement: Option<Statement>,
+}
+
+/// A person who stays, without some of their data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) subject: SubjectId,
+    pub(crate) record: SubjectRecord,
+    pub(crate) certificates: Vec<Digest>,
+}
+
+/// A person's record among those that a shard was trained on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RecordBefore {
+    pub(crate) salt: [u8; 32],
+    pub(crate) training: TrainingRecord,
+    pub(crate) member: Leaf,
 }
 persisted!(DeletionRecord, "deletions", Evidence);
 

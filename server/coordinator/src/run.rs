@@ -30,6 +30,8 @@ pub(crate) struct Run {
 pub(crate) struct OpenRound {
     pub(crate) round: Round,
     pub(crate) stored: BTreeMap<SubjectId, Contribution>,
+    /// When each client was given its task.
+    pub(crate) began: BTreeMap<SubjectId, u64>,
     pub(crate) starved: u32,
 }
 

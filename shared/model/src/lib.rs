@@ -41,6 +41,7 @@ pub mod split;
 pub mod tokenizer;
 pub mod train;
 
+pub use backend::engine;
 pub use error::ModelError;
 
 /// Runs `f` on a thread of the pool, so that its products divide their work without changing threads each time.

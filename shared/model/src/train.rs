@@ -156,11 +156,18 @@ impl Trainer<'_> {
         let shared = layout.prefix as usize * width;
         let mut out = Vec::with_capacity(layout.rows() * width);
         for ids in sequences {
-            let states = match self.frozen.get(ids).filter(|s| s.len() == ids.len() * width) {
+            let states = match self
+                .frozen
+                .get(ids)
+                .filter(|s| s.len() == ids.len() * width && s.iter().all(|v| v.is_finite()))
+            {
                 Some(states) => states,
                 None => {
                     let alone = Layout { prefix: 0, lens: vec![ids.len() as u32] };
                     let states = self.device.frozen(&alone, ids, cut, middle)?;
+                    if states.iter().any(|v| !v.is_finite()) {
+                        return Err(ModelError::Shape("the layers below gave states that are not finite".into()));
+                    }
                     self.frozen.put(ids, &states);
                     states
                 }

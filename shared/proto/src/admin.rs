@@ -2,19 +2,40 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::deletion::DeletionRequest;
 use crate::ids::{Digest, ShardId, SubjectId};
 
 /// What the admin tool asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AdminRequest {
-    /// Delete a subject, or some items of a subject.
+    /// Carry out requests, all with one plan.
     Forget {
-        /// The subject.
-        subject: SubjectId,
-        /// Items to forget; empty: everything.
-        items: Vec<String>,
+        /// What is asked; at most one about each subject.
+        requests: Vec<DeletionRequest>,
         /// Only plan.
         dry_run: bool,
+    },
+    /// All deletions.
+    Deletions,
+    /// What a subject's data is in.
+    LineageOfSubject {
+        /// The subject.
+        subject: SubjectId,
+    },
+    /// Whose data a release was computed from.
+    LineageOfRelease {
+        /// Its number.
+        release: u64,
+    },
+    /// Which devices still hold a release.
+    Coverage {
+        /// The release; `None`: the newest that was recalled.
+        release: Option<u64>,
+    },
+    /// Entries of the log and its signed head.
+    Log {
+        /// First entry wanted.
+        from: u64,
     },
     /// State of a deletion.
     Deletion {
@@ -53,8 +74,32 @@ pub enum AdminRequest {
 /// What the coordinator answers to the admin tool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AdminReply {
-    /// A deletion was planned (`id` is `None` for a dry run) or its state was asked.
+    /// Requests were planned (`ids` is empty for a dry run) or accepted.
+    Planned {
+        /// The plan, for people.
+        text: String,
+        /// The plan, JSON.
+        json: String,
+        /// Numbers of the deletions, in the order of the requests.
+        ids: Vec<u64>,
+    },
+    /// State of a deletion.
     Deletion(DeletionState),
+    /// All deletions, oldest first.
+    Deletions(Vec<DeletionSummary>),
+    /// What a subject's data is in.
+    Subject(SubjectLineage),
+    /// Whose data a release was computed from.
+    Release(ReleaseLineage),
+    /// Which devices still hold a release.
+    Coverage(Coverage),
+    /// A page of the log.
+    Log {
+        /// Entries, from the one asked for on; fewer than all when they do not fit into a message.
+        entries: Vec<Vec<u8>>,
+        /// The signed head.
+        checkpoint: String,
+    },
     /// Receipt, JSON.
     Receipt(String),
     /// State of a replay.
@@ -73,10 +118,16 @@ pub enum AdminReply {
 /// A deletion, as far as it got.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeletionState {
-    /// Number; `None` when only planned.
-    pub id: Option<u64>,
+    /// Number.
+    pub id: u64,
+    /// What was asked.
+    pub request: DeletionRequest,
+    /// Requests that were accepted together with this one, itself included.
+    pub batch: u32,
     /// The plan, for people.
     pub plan: String,
+    /// What retraining still waits for, in words; empty when it waits for nothing.
+    pub waits_for: String,
     /// Where it stands.
     pub phase: DeletionPhase,
     /// Seconds from acceptance until the served model was free of the data.
@@ -91,11 +142,89 @@ pub struct DeletionState {
     pub affected: Vec<ShardId>,
 }
 
+/// A deletion in a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeletionSummary {
+    /// Number.
+    pub id: u64,
+    /// What was asked.
+    pub request: DeletionRequest,
+    /// Where it stands.
+    pub phase: DeletionPhase,
+    /// When it was accepted, in Unix seconds.
+    pub accepted_at: u64,
+    /// When it has to be done, in Unix seconds.
+    pub due_at: u64,
+    /// Seconds from acceptance until the served model was free of the data.
+    pub seconds_until_exact: Option<f64>,
+    /// Seconds from acceptance until the shards were retrained and released.
+    pub seconds_until_retrained: Option<f64>,
+}
+
+/// What a subject's data is in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SubjectLineage {
+    /// Number in lineages.
+    pub number: u32,
+    /// Shard, and slice (0-based), once placed.
+    pub place: Option<(ShardId, u16)>,
+    /// Not trained on, and why; empty when it is.
+    pub idle: String,
+    /// Training samples that the device reported.
+    pub samples: u32,
+    /// Stages of the shard whose kept checkpoints the data is in.
+    pub checkpoints: Vec<u16>,
+    /// The shard's adapter in use was trained on the data.
+    pub served: bool,
+    /// Rows in the error table (validation).
+    pub error_rows: u32,
+    /// Updates of open rounds.
+    pub open_updates: u32,
+    /// Releases that the data was in, with those recalled.
+    pub releases: Vec<(u64, bool)>,
+    /// Deletions about the subject.
+    pub deletions: Vec<u64>,
+}
+
+/// Whose data a release was computed from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseLineage {
+    /// Number.
+    pub release: u64,
+    /// Published, in Unix seconds.
+    pub at: u64,
+    /// A later release withdrew it because of a deletion.
+    pub recalled: bool,
+    /// Adapter hash of every shard, and how many subjects it was trained on.
+    pub shards: Vec<(Digest, u64)>,
+    /// Those subjects who are still known: subject and shard.
+    pub subjects: Vec<(SubjectId, ShardId)>,
+    /// Those who were deleted since.
+    pub deleted: u64,
+    /// Subjects with rows in the error table when it was published.
+    pub validation: u64,
+}
+
+/// Which devices still hold a release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// The release asked about.
+    pub release: u64,
+    /// It is withdrawn; devices that hold it are refused until they update.
+    pub recalled: bool,
+    /// Subjects whose devices fetched a later one.
+    pub dropped: u32,
+    /// Subjects whose devices fetched this one, or an earlier one, last.
+    pub holding: u32,
+    /// Subjects whose devices never fetched any.
+    pub never: u32,
+}
+
 /// Where a deletion stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeletionPhase {
-    /// Planned only.
+    /// Accepted; the served model is not exact yet.
     Planned,
     /// Served model exact; waiting for the subject's device to erase items.
     WaitingForDevice,

@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod codec;
+pub mod deletion;
 pub mod ids;
 pub mod limits;
 pub mod message;

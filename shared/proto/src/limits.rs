@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 /// Version of the protocol; also in the ALPN.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Application protocol of the TLS handshake.
-pub const ALPN: &[u8] = b"lethe/1";
+pub const ALPN: &[u8] = b"lethe/2";
 /// Longest subject or item identifier, in bytes.
 pub const MAX_ID: usize = 128;
 /// Longest message whose body is small (everything but activations, adapters and tables).

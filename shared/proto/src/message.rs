@@ -146,6 +146,8 @@ pub enum Reply {
         recipe: String,
         /// Anchors of the partition, `[anchors][features]`.
         anchors: Vec<Vec<f32>>,
+        /// What computes the coordinator's layers: states that it computed are kept only while this stays the same.
+        engine: String,
     },
     /// Where the subject was placed.
     Joined {
@@ -190,12 +192,14 @@ pub enum Task {
         /// The shards whose adapters changed since the client's last report.
         shards: Vec<ShardId>,
     },
-    /// Erase items from the local history, then join again.
+    /// Erase items, and what happened at or after a time, from the local history, then join again.
     Erase {
         /// Number to acknowledge.
         task: u64,
         /// Items.
         items: Vec<String>,
+        /// Unix seconds: consent is withdrawn from then on, and nothing later is recorded either.
+        from: Option<i64>,
     },
 }
 

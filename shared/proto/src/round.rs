@@ -104,6 +104,11 @@ impl Round {
         self.needed = self.needed.clamp(1, self.cohort.len().max(1));
     }
 
+    /// Clients that have not answered.
+    pub fn waiting(&self) -> usize {
+        self.cohort.values().filter(|s| **s != Standing::Done).count()
+    }
+
     /// How the round ended, if it has.
     pub fn outcome(&self, now: u64) -> Option<Outcome> {
         let done: Vec<SubjectId> =

@@ -61,6 +61,22 @@ impl Tree {
         root(&self.leaves)
     }
 
+    /// The first `size` entries as a tree of their own; all when there are fewer.
+    pub fn first(&self, size: u64) -> Self {
+        let n = usize::try_from(size).map_or(self.leaves.len(), |n| n.min(self.leaves.len()));
+        Self { leaves: self.leaves[..n].to_vec() }
+    }
+
+    /// Proof that the tree of the first `size` entries is a prefix of this one (RFC 6962, section 2.1.2).
+    pub fn consistency(&self, size: u64) -> Option<Vec<Hash>> {
+        let m = usize::try_from(size).ok().filter(|m| *m <= self.leaves.len())?;
+        let mut path = Vec::new();
+        if m > 0 && m < self.leaves.len() {
+            subproof(&self.leaves, m, true, &mut path);
+        }
+        Some(path)
+    }
+
     /// Audit path of an entry in the whole tree.
     pub fn inclusion(&self, index: u64) -> Option<Vec<Hash>> {
         let i = usize::try_from(index).ok().filter(|i| *i < self.leaves.len())?;
@@ -102,6 +118,62 @@ fn audit_path(leaves: &[Hash], i: usize, path: &mut Vec<Hash>) {
         audit_path(r, i - k, path);
         path.push(root(l));
     }
+}
+
+fn subproof(leaves: &[Hash], m: usize, whole: bool, path: &mut Vec<Hash>) {
+    if m == leaves.len() {
+        if !whole {
+            path.push(root(leaves));
+        }
+        return;
+    }
+    let k = split(leaves.len());
+    let (l, r) = leaves.split_at(k);
+    if m <= k {
+        subproof(l, m, whole, path);
+        path.push(root(r));
+    } else {
+        subproof(r, m - k, false, path);
+        path.push(root(l));
+    }
+}
+
+/// Whether the tree `(size, root)` is a prefix of the tree `later` (RFC 9162, section 2.1.4.2).
+pub fn verify_consistency(old: (u64, &Hash), later: (u64, &Hash), proof: &[Hash]) -> bool {
+    let ((m, old_root), (n, new_root)) = (old, later);
+    if m > n || (m == 0) {
+        return m == 0 && proof.is_empty();
+    }
+    if m == n {
+        return proof.is_empty() && old_root == new_root;
+    }
+    let mut rest = proof.iter();
+    let first = if m.is_power_of_two() { Some(old_root) } else { rest.next() };
+    let Some(first) = first else { return false };
+    let (mut f, mut s) = (m - 1, n - 1);
+    while f & 1 == 1 {
+        f >>= 1;
+        s >>= 1;
+    }
+    let (mut fr, mut sr) = (*first, *first);
+    for c in rest {
+        if s == 0 {
+            return false;
+        }
+        if f & 1 == 1 || f == s {
+            fr = node_hash(c, &fr);
+            sr = node_hash(c, &sr);
+            while f & 1 == 0 && f != 0 {
+                f >>= 1;
+                s >>= 1;
+            }
+        } else {
+            sr = node_hash(&sr, c);
+        }
+        f >>= 1;
+        s >>= 1;
+    }
+    s == 0 && fr == *old_root && sr == *new_root
 }
 
 /// Whether `data` is entry `index` of the tree with `size` entries and root `root` (RFC 9162, section 2.1.3.2).
@@ -147,6 +219,28 @@ mod tests {
                 assert!(!verify_inclusion(&i.to_le_bytes(), (i + 1) % n, n, &p, &t.root()) || n == 1);
             }
             assert!(t.inclusion(n).is_none());
+        }
+    }
+
+    #[test]
+    fn every_prefix_is_consistent_and_no_other_tree_is() {
+        let tree = |n: u64, x: u64| {
+            let mut t = Tree::default();
+            (0..n).for_each(|i| {
+                t.push(&(i ^ x).to_le_bytes());
+            });
+            t
+        };
+        for n in 1..24u64 {
+            let t = tree(n, 0);
+            for m in 0..=n {
+                let p = t.consistency(m).expect("inside");
+                assert!(verify_consistency((m, &t.first(m).root()), (n, &t.root()), &p), "{m} of {n}");
+                if m > 0 {
+                    assert!(!verify_consistency((m, &tree(m, 64).root()), (n, &t.root()), &p), "a split view at {m}");
+                    assert!(!verify_consistency((m, &t.first(m).root()), (n, &tree(n, 64).root()), &p));
+                }
+            }
         }
     }
 

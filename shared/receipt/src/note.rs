@@ -22,12 +22,15 @@ pub enum NoteError {
     Signature(String),
 }
 
-const ALGORITHM: u8 = 1;
+/// Signature types of C2SP signed-note: Ed25519, and timestamped Ed25519 cosignatures of witnesses.
+const ED25519_NOTE: u8 = 1;
+const COSIGNATURE: u8 = 4;
 
-/// The log's public key: `NAME+KEYID+BASE64`.
+/// The public key of a log or of a witness: `NAME+KEYID+BASE64`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifierKey {
     name: String,
+    algorithm: u8,
     public: [u8; 32],
 }
 
@@ -36,26 +39,37 @@ impl VerifierKey {
     pub fn parse(text: &str) -> Result<Self, NoteError> {
         let mut parts = text.trim().splitn(3, '+');
         let (name, id, key) = (parts.next(), parts.next(), parts.next());
-        let bytes = key.and_then(|k| BASE64.decode(k).ok()).filter(|b| b.len() == 33 && b[0] == ALGORITHM);
+        let bytes = key.and_then(|k| BASE64.decode(k).ok()).filter(|b| b.len() == 33);
+        let bytes = bytes.filter(|b| [ED25519_NOTE, COSIGNATURE].contains(&b[0]));
         let (Some(name), Some(id), Some(bytes)) = (name, id, bytes) else { return Err(NoteError::Key) };
         let mut public = [0; 32];
         public.copy_from_slice(&bytes[1..]);
-        let key = Self { name: name.to_owned(), public };
+        let key = Self { name: name.to_owned(), algorithm: bytes[0], public };
         if name.is_empty() || u32::from_str_radix(id, 16) != Ok(u32::from_be_bytes(key.id())) {
             return Err(NoteError::Key);
         }
         Ok(key)
     }
 
-    fn id(&self) -> [u8; 4] {
-        let data = [self.name.as_bytes(), b"\n", &[ALGORITHM], &self.public].concat();
+    /// A witness's key.
+    pub(crate) fn cosigner(name: &str, public: [u8; 32]) -> Result<Self, NoteError> {
+        check_name(name)?;
+        Ok(Self { name: name.to_owned(), algorithm: COSIGNATURE, public })
+    }
+
+    pub(crate) fn public(&self) -> &[u8; 32] {
+        &self.public
+    }
+
+    pub(crate) fn id(&self) -> [u8; 4] {
+        let data = [self.name.as_bytes(), b"\n", &[self.algorithm], &self.public].concat();
         let d = digest(&SHA256, &data);
         [d.as_ref()[0], d.as_ref()[1], d.as_ref()[2], d.as_ref()[3]]
     }
 
     /// The text form.
     pub fn text(&self) -> String {
-        let key = [&[ALGORITHM][..], &self.public].concat();
+        let key = [&[self.algorithm][..], &self.public].concat();
         format!("{}+{:08x}+{}", self.name, u32::from_be_bytes(self.id()), BASE64.encode(key))
     }
 
@@ -63,6 +77,17 @@ impl VerifierKey {
     pub fn name(&self) -> &str {
         &self.name
     }
+}
+
+fn check_name(name: &str) -> Result<(), NoteError> {
+    if name.is_empty() || name.contains(['+', ' ', '\n']) { Err(NoteError::Key) } else { Ok(()) }
+}
+
+/// The decoded signatures under `name` in a signed note.
+pub(crate) fn signatures(text: &str, name: &str) -> Vec<Vec<u8>> {
+    let prefix = format!("\u{2014} {name} ");
+    let lines = text.split_once("\n\n").map_or("", |(_, s)| s).lines();
+    lines.filter_map(|l| l.strip_prefix(&prefix)).filter_map(|s| BASE64.decode(s).ok()).collect()
 }
 
 /// The log's private key.
@@ -75,13 +100,11 @@ pub struct Signer {
 impl Signer {
     /// From a 32-byte seed; `name` must hold no space or plus.
     pub fn from_seed(name: &str, seed: &[u8; 32]) -> Result<Self, NoteError> {
-        if name.is_empty() || name.contains(['+', ' ', '\n']) {
-            return Err(NoteError::Key);
-        }
+        check_name(name)?;
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| NoteError::Key)?;
         let mut public = [0; 32];
         public.copy_from_slice(pair.public_key().as_ref());
-        Ok(Self { pair, key: VerifierKey { name: name.to_owned(), public } })
+        Ok(Self { pair, key: VerifierKey { name: name.to_owned(), algorithm: ED25519_NOTE, public } })
     }
 
     /// The public key.
@@ -99,13 +122,11 @@ impl Signer {
 
 /// Verifies a checkpoint's signature and origin; returns its size and root.
 pub fn open_checkpoint(text: &str, key: &VerifierKey) -> Result<(u64, Hash), NoteError> {
-    let (body, signatures) = text.split_once("\n\n").ok_or(NoteError::Format("no signature part"))?;
+    let (body, _) = text.split_once("\n\n").ok_or(NoteError::Format("no signature part"))?;
     let body = format!("{body}\n");
-    let prefix = format!("\u{2014} {} ", key.name);
-    let signed = signatures.lines().filter_map(|l| l.strip_prefix(&prefix)).filter_map(|s| BASE64.decode(s).ok());
     let public = UnparsedPublicKey::new(&ED25519, &key.public);
     let valid = |s: &Vec<u8>| s.len() == 68 && s[..4] == key.id() && public.verify(body.as_bytes(), &s[4..]).is_ok();
-    if !signed.into_iter().any(|s| valid(&s)) {
+    if key.algorithm != ED25519_NOTE || !signatures(text, &key.name).iter().any(valid) {
         return Err(NoteError::Signature(key.name.clone()));
     }
     let mut lines = body.lines();

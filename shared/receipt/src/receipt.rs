@@ -1,11 +1,16 @@
-//! The receipt of a deletion.
+//! The receipt of a deletion: how it is put together and how it is verified.
 
-use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::hex::{hex, unhex32};
 use crate::merkle::{Hash, Tree, verify_inclusion};
 use crate::note::{NoteError, Signer, VerifierKey, open_checkpoint};
+use crate::records::{Leaf, record_key, verify_absent};
+use crate::statement::{Kind, Statement, Training, VERSION, canonical, commitment, entry};
+
+/// Largest receipt that is read.
+pub const MAX_RECEIPT: usize = 4 << 20;
 
 /// Why a receipt does not verify.
 #[derive(Debug, Error)]
@@ -16,8 +21,8 @@ pub enum VerifyError {
     /// The signed checkpoint is not accepted.
     #[error(transparent)]
     Checkpoint(#[from] NoteError),
-    /// The statement is not in the log.
-    #[error("the statement is not the log's entry {index}: it was altered after it was issued")]
+    /// A statement is not in the log.
+    #[error("a statement is not the log's entry {index}: it was altered after it was issued")]
     NotIncluded {
         /// Claimed index.
         index: u64,
@@ -25,172 +30,242 @@ pub enum VerifyError {
     /// The subject is not the one the statement is about.
     #[error("the subject or salt does not match the statement's commitment")]
     Subject,
+    /// What the receipt says about records does not hold.
+    #[error("shard {shard}: {why}")]
+    Records {
+        /// Which shard.
+        shard: u16,
+        /// What does not hold.
+        why: &'static str,
+    },
 }
 
-/// A shard that the deletion touched. Hashes are SHA-256 of adapters, hexadecimal.
+/// A training statement that the log holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AffectedShard {
-    /// Number of the shard.
-    pub shard: u16,
-    /// First stage that was retrained.
-    pub from_stage: u16,
-    /// Adapter served before.
-    pub before: String,
-    /// Adapter served at once: a checkpoint that never saw the data.
-    pub rolled_back_to: String,
-    /// Adapter after retraining.
-    pub after: String,
-    /// Checkpoint key of the final stage: a hash over the surviving subjects and their data commitments.
-    pub lineage: String,
-    /// Rounds retrained.
-    pub rounds: u32,
+pub struct Logged {
+    /// The statement.
+    pub training: Training,
+    /// Salt of its entry, hexadecimal.
+    pub salt: String,
+    /// Index of the entry.
+    pub index: u64,
+    /// Audit path, hexadecimal.
+    pub proof: Vec<String>,
 }
 
-/// What the coordinator states; its canonical JSON is the log's entry. It names nobody: the subject is a salted hash.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What became of the person's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Fate {
+    /// It is not among the records any more: the two neighbours that its key lies between.
+    Absent([Leaf; 2]),
+    /// It is, with other data.
+    Replaced(Leaf),
+    /// It is, with the same data: what the device erased was not among what it trains on.
+    Unchanged(Leaf),
+}
+
+/// A shard whose records held the person's: before, and now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Statement {
-    /// Format version, 1.
-    pub version: u32,
-    /// `erase-subject` or `erase-items`.
-    pub kind: String,
-    /// Number of the deletion at this coordinator.
-    pub deletion: u64,
-    /// SHA-256 of salt and subject (and items), hexadecimal.
-    pub commitment: String,
-    /// Seconds since 1970 when the request was accepted.
-    pub accepted_at: u64,
-    /// Milliseconds until the served model was free of the data.
-    pub exact_after_ms: u64,
-    /// Milliseconds until the affected shards were retrained and released.
-    pub retrained_after_ms: u64,
-    /// Encryption keys destroyed.
-    pub keys_destroyed: u32,
-    /// Shards touched.
-    pub affected: Vec<AffectedShard>,
-    /// Adapter hash of every shard not touched, as `[shard, hash]`; the same before and after.
-    pub untouched: Vec<(u16, String)>,
-    /// Release that dropped the data.
-    pub release: u64,
-    /// Digest of the recipe.
-    pub recipe: String,
-    /// Digest of the base model file.
-    pub base_model: String,
-    /// Version and build of the coordinator.
-    pub build: String,
+pub struct RecordProof {
+    /// Salt of the record's key, hexadecimal.
+    pub salt: String,
+    /// What the shard was trained on before.
+    pub before: Logged,
+    /// The person's record in it.
+    pub member: Leaf,
+    /// What it was trained on after.
+    pub after: Logged,
+    /// The person's record in that.
+    pub fate: Fate,
 }
 
-/// A receipt as handed to the requester. `subject`, `items` and `salt` open the commitment;
+/// A receipt as handed to the requester. `subject`, `items`, `from` and `salt` open the commitment;
 /// the coordinator keeps them too, encrypted under a key of this deletion alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
     /// What was done.
     pub statement: Statement,
-    /// Who was deleted.
+    /// Who was deleted; empty: everybody.
     pub subject: String,
     /// Which items; empty: everything.
     pub items: Vec<String>,
-    /// Salt of the commitment, hexadecimal.
+    /// From which time on, in Unix seconds; `None`: all.
+    pub from: Option<i64>,
+    /// Salt of the commitment and of the log's entry, hexadecimal.
     pub salt: String,
     /// Index of the log entry.
     pub index: u64,
     /// Audit path, hexadecimal.
     pub proof: Vec<String>,
+    /// What the person's record says of the shard that held it; `None` when no shard had been trained on it.
+    pub records: Option<RecordProof>,
     /// Signed head of the log.
     pub checkpoint: String,
 }
 
-/// `SHA-256(salt || len(subject) || subject || len(item) || item ...)`, hexadecimal.
-pub fn commitment(salt: &[u8], subject: &str, items: &[String]) -> String {
-    let mut ctx = Context::new(&SHA256);
-    ctx.update(salt);
-    for part in std::iter::once(subject).chain(items.iter().map(String::as_str)) {
-        ctx.update(&(part.len() as u64).to_le_bytes());
-        ctx.update(part.as_bytes());
-    }
-    hex(ctx.finish().as_ref())
+/// What opens a statement's commitment.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Subject; empty: everybody.
+    pub subject: String,
+    /// Items.
+    pub items: Vec<String>,
+    /// Time from which on.
+    pub from: Option<i64>,
+    /// Salt.
+    pub salt: [u8; 32],
 }
 
-fn canonical(value: &impl Serialize) -> Result<Vec<u8>, VerifyError> {
-    serde_json::to_vec_pretty(value).map_err(|e| VerifyError::Format(e.to_string()))
-}
-
-/// The log entry of a statement.
-pub fn entry(statement: &Statement) -> Result<Vec<u8>, VerifyError> {
-    canonical(statement)
+/// A training statement with what proves it, for a receipt.
+pub fn logged(training: Training, salt: &[u8; 32], index: u64, tree: &Tree) -> Result<Logged, VerifyError> {
+    let proof = tree.inclusion(index).ok_or(VerifyError::NotIncluded { index })?;
+    Ok(Logged { training, salt: hex(salt), index, proof: proof.iter().map(|h| hex(h)).collect() })
 }
 
 /// Assembles the receipt of a statement that is entry `index` of `tree`.
 pub fn issue(
     statement: Statement,
-    opening: (String, Vec<String>, &[u8]),
+    opening: Opening,
     index: u64,
+    records: Option<RecordProof>,
     tree: &Tree,
     signer: &Signer,
 ) -> Result<Vec<u8>, VerifyError> {
     let proof = tree.inclusion(index).ok_or(VerifyError::NotIncluded { index })?;
-    let (subject, items, salt) = opening;
     let receipt = Receipt {
         statement,
-        subject,
-        items,
-        salt: hex(salt),
+        subject: opening.subject,
+        items: opening.items,
+        from: opening.from,
+        salt: hex(&opening.salt),
         index,
         proof: proof.iter().map(|h| hex(h)).collect(),
+        records,
         checkpoint: signer.checkpoint(tree.len(), &tree.root()),
     };
-    let mut bytes = canonical(&receipt)?;
+    let mut bytes = canonical(&receipt);
     bytes.push(b'\n');
     Ok(bytes)
 }
 
+/// A signed head: size and root.
+struct Head(u64, Hash);
+
+impl Head {
+    fn includes(&self, entry: &[u8], index: u64, proof: &[String]) -> Result<(), VerifyError> {
+        let path: Option<Vec<Hash>> = proof.iter().map(|h| unhex32(h)).collect();
+        let path = path.ok_or_else(|| VerifyError::Format("a proof hash is not 32 bytes, hexadecimal".into()))?;
+        if !verify_inclusion(entry, index, self.0, &path, &self.1) {
+            return Err(VerifyError::NotIncluded { index });
+        }
+        Ok(())
+    }
+}
+
 /// Verifies a receipt offline. The bytes must be exactly as issued.
 pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
+    if bytes.len() > MAX_RECEIPT {
+        return Err(VerifyError::Format(format!("{} bytes, at most {MAX_RECEIPT}", bytes.len())));
+    }
     let receipt: Receipt = serde_json::from_slice(bytes).map_err(|e| VerifyError::Format(e.to_string()))?;
-    let mut again = canonical(&receipt)?;
+    let mut again = canonical(&receipt);
     again.push(b'\n');
     if again != bytes {
         return Err(VerifyError::Format("its bytes differ from the canonical form".into()));
     }
-    if receipt.statement.version != 1 {
-        return Err(VerifyError::Format(format!("version {}, this build knows 1", receipt.statement.version)));
+    if receipt.statement.version != VERSION {
+        let got = receipt.statement.version;
+        return Err(VerifyError::Format(format!("version {got}, this build knows {VERSION}")));
     }
     let (size, root) = open_checkpoint(&receipt.checkpoint, key)?;
-    let proof: Option<Vec<Hash>> = receipt.proof.iter().map(|h| unhex(h)?.try_into().ok()).collect();
-    let proof = proof.ok_or_else(|| VerifyError::Format("a proof hash is not hexadecimal".into()))?;
-    if !verify_inclusion(&entry(&receipt.statement)?, receipt.index, size, &proof, &root) {
-        return Err(VerifyError::NotIncluded { index: receipt.index });
-    }
-    let salt = unhex(&receipt.salt).ok_or(VerifyError::Subject)?;
-    if commitment(&salt, &receipt.subject, &receipt.items) != receipt.statement.commitment {
+    let head = Head(size, root);
+    let salt = unhex32(&receipt.salt).ok_or(VerifyError::Subject)?;
+    head.includes(&entry(Kind::Deletion, &salt, &canonical(&receipt.statement)), receipt.index, &receipt.proof)?;
+    if commitment(&salt, &receipt.subject, &receipt.items, receipt.from) != receipt.statement.commitment {
         return Err(VerifyError::Subject);
+    }
+    if let Some(r) = &receipt.records {
+        verify_records(r, &receipt, &head)?;
     }
     Ok(receipt)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+fn verify_logged(l: &Logged, head: &Head) -> Result<Hash, VerifyError> {
+    let shard = l.training.shard;
+    let salt = unhex32(&l.salt).ok_or(VerifyError::Records { shard, why: "a salt is not 32 bytes" })?;
+    head.includes(&entry(Kind::Training, &salt, &canonical(&l.training)), l.index, &l.proof)?;
+    unhex32(&l.training.root).ok_or(VerifyError::Records { shard, why: "a root is not 32 bytes" })
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || text.bytes().any(|b| !b.is_ascii_hexdigit() || b.is_ascii_uppercase()) {
-        return None;
+fn verify_records(r: &RecordProof, receipt: &Receipt, head: &Head) -> Result<(), VerifyError> {
+    let shard = r.before.training.shard;
+    let bad = |why: &'static str| Err(VerifyError::Records { shard, why });
+    let (before, after) = (verify_logged(&r.before, head)?, verify_logged(&r.after, head)?);
+    if r.after.training.shard != shard {
+        return bad("before and after are different shards");
     }
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok()).collect()
+    if r.after.index <= r.before.index || r.after.index >= receipt.index {
+        return bad("the log does not hold before, after and the statement in this order");
+    }
+    let Some(salt) = unhex32(&r.salt) else { return bad("the record's salt is not 32 bytes") };
+    let key = record_key(&salt, &receipt.subject);
+    if r.member.key != hex(&key) || !r.member.verify(r.before.training.count, &before) {
+        return bad("the person's record is not shown to have been trained on before");
+    }
+    let gone = matches!(receipt.statement.kind.as_str(), "erase-subject" | "restrict");
+    match &r.fate {
+        Fate::Absent(gap) if verify_absent(&key, gap, r.after.training.count, &after) => Ok(()),
+        Fate::Replaced(leaf)
+            if !gone
+                && leaf.key == r.member.key
+                && leaf.data != r.member.data
+                && leaf.verify(r.after.training.count, &after) =>
+        {
+            Ok(())
+        }
+        Fate::Unchanged(leaf)
+            if !gone
+                && leaf.key == r.member.key
+                && leaf.data == r.member.data
+                && leaf.verify(r.after.training.count, &after) =>
+        {
+            Ok(())
+        }
+        _ => bad("the person's record is not shown to be gone from what was trained on after"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::Records;
+    use crate::statement::{AffectedShard, Cost};
 
-    fn sample() -> (Vec<u8>, Signer) {
-        let statement = Statement {
-            version: 1,
-            kind: "erase-subject".into(),
+    fn training(generation: u32, records: &Records) -> Training {
+        Training {
+            version: VERSION,
+            shard: 2,
+            generation,
+            root: hex(&records.root()),
+            count: records.count(),
+            recipe: "ff".into(),
+            seed: 1,
+            base_model: "00".into(),
+            build: "test".into(),
+        }
+    }
+
+    fn statement(kind: &str) -> Statement {
+        Statement {
+            version: VERSION,
+            kind: kind.into(),
             deletion: 1,
-            commitment: commitment(&[5; 32], "alice", &[]),
+            batch: 1,
+            commitment: commitment(&[5; 32], "alice", &[], None),
             accepted_at: 1_700_000_000,
             exact_after_ms: 12,
             retrained_after_ms: 3400,
@@ -209,25 +284,66 @@ mod tests {
             recipe: "ff".into(),
             base_model: "00".into(),
             build: "test".into(),
-        };
+            forecast: Cost { rounds: 8, ..Cost::default() },
+            actual: Cost { rounds: 8, client_rounds: 16, bytes: 5, milliseconds: 3388 },
+        }
+    }
+
+    /// A receipt for alice, whose record is `fate` after: gone, the same, or with other data.
+    fn sample(kind: &str, after_data: Option<Hash>) -> (Vec<u8>, Signer) {
         let signer = Signer::from_seed("lethe-test", &[1; 32]).expect("a seed");
+        let key = record_key(&[8; 32], "alice");
+        let others: Vec<(Hash, Hash)> = (0..5).map(|i| (record_key(&[i; 32], "somebody"), [i; 32])).collect();
+        let before = Records::new(others.iter().copied().chain([(key, [77; 32])]));
+        let after = Records::new(others.iter().copied().chain(after_data.map(|d| (key, d))));
+        let (t1, t2) = (training(1, &before), training(2, &after));
+        let s = statement(kind);
         let mut tree = Tree::default();
         tree.push(b"other");
-        let index = tree.push(&entry(&statement).expect("serialises"));
+        let i1 = tree.push(&entry(Kind::Training, &[2; 32], &canonical(&t1)));
+        let i2 = tree.push(&entry(Kind::Training, &[3; 32], &canonical(&t2)));
+        let index = tree.push(&entry(Kind::Deletion, &[5; 32], &canonical(&s)));
         tree.push(b"later");
-        let bytes = issue(statement, ("alice".into(), vec![], &[5; 32]), index, &tree, &signer).expect("issues");
-        (bytes, signer)
+        let fate = match after_data {
+            None => Fate::Absent(after.absent(&key).expect("absent")),
+            Some([77, ..]) if kind == "erase-items" => Fate::Unchanged(after.member(&key).expect("there")),
+            Some(_) => Fate::Replaced(after.member(&key).expect("there")),
+        };
+        let records = RecordProof {
+            salt: hex(&[8; 32]),
+            before: logged(t1, &[2; 32], i1, &tree).expect("logged"),
+            member: before.member(&key).expect("there"),
+            after: logged(t2, &[3; 32], i2, &tree).expect("logged"),
+            fate,
+        };
+        let opening = Opening { subject: "alice".into(), items: vec![], from: None, salt: [5; 32] };
+        (issue(s, opening, index, Some(records), &tree, &signer).expect("issues"), signer)
     }
 
     #[test]
     fn verifies_as_issued() {
-        let (bytes, signer) = sample();
+        let (bytes, signer) = sample("erase-subject", None);
         assert_eq!(verify(&bytes, signer.verifier()).expect("verifies").subject, "alice");
+        let (bytes, signer) = sample("erase-items", Some([78; 32]));
+        assert!(verify(&bytes, signer.verifier()).is_ok());
+        let (bytes, signer) = sample("erase-items", Some([77; 32]));
+        assert!(matches!(
+            verify(&bytes, signer.verifier()).expect("verifies").records.expect("has one").fate,
+            Fate::Unchanged(_)
+        ));
+    }
+
+    #[test]
+    fn a_record_that_is_still_trained_on_is_refused() {
+        for (kind, data) in [("erase-subject", [77; 32]), ("restrict", [77; 32]), ("erase-subject", [78; 32])] {
+            let (bytes, signer) = sample(kind, Some(data));
+            assert!(matches!(verify(&bytes, signer.verifier()), Err(VerifyError::Records { shard: 2, .. })), "{kind}");
+        }
     }
 
     #[test]
     fn any_altered_byte_is_refused() {
-        let (bytes, signer) = sample();
+        let (bytes, signer) = sample("erase-subject", None);
         for i in 0..bytes.len() {
             for flip in [0x01, 0x20, 0x80] {
                 let mut b = bytes.clone();

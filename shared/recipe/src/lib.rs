@@ -76,6 +76,16 @@ pub enum Combination {
     D,
 }
 
+/// Which slice a subject's data enters with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// A keyed hash of the subject.
+    Hash,
+    /// The longer somebody is here when the epoch starts, the earlier: deletions of the newest cost least.
+    Tenure,
+}
+
 /// Local training of a client in one round.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -118,6 +128,8 @@ pub struct Recipe {
     pub anchors: usize,
     /// Slices per shard (R): stage r trains on slices 1..=r.
     pub slices: usize,
+    /// Which slice a subject is in.
+    pub placement: Placement,
     /// Rounds per stage.
     pub rounds: usize,
     /// Clients per round.
@@ -158,6 +170,7 @@ impl Default for Recipe {
             shards: 4,
             anchors: 2,
             slices: 2,
+            placement: Placement::Hash,
             rounds: 4,
             cohort: 4,
             quorum: 1,

@@ -262,11 +262,13 @@ impl Story<'_> {
     /// Deletes a person as a privacy team would; returns the receipt.
     fn delete(&mut self, fed: &mut Federation, victim: &str) -> anyhow::Result<String> {
         let key = fed.status()?["log_key"].as_str().unwrap_or_default().to_owned();
-        say(&format!("\n$ lethe-admin forget --subject {victim} --dry-run"));
-        say(&fed.admin.run(&["forget", "--subject", victim, "--dry-run"])?);
+        say(&format!("\n$ lethe-admin lineage --subject {victim}"));
+        say(&fed.admin.run(&["lineage", "--subject", victim])?);
+        say(&format!("\n$ lethe-admin forecast --subject {victim}"));
+        say(&fed.admin.run(&["forecast", "--subject", victim])?);
         say(&format!("$ lethe-admin forget --subject {victim}"));
         let accepted = fed.admin.json(&["forget", "--subject", victim])?;
-        let id = accepted["id"].as_u64().context("the deletion has no number")?.to_string();
+        let id = accepted["deletions"][0]["id"].as_u64().context("the deletion has no number")?.to_string();
         self.remember_deleted(victim)?;
         fed.fleet.ask(&Command::Erase { subject: victim.to_owned() })?;
         fed.wait("retraining", done)?;

@@ -52,8 +52,8 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "f32")]
     compute: ComputeArg,
     /// Adapt only this many of the last layers (all when absent).
-    #[arg(long)]
-    last_layers: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    last_layers: Option<u16>,
     /// Skip the untrained model's figures.
     #[arg(long)]
     no_untrained: bool,
@@ -152,7 +152,7 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
         DeviceModel::load_middle(source.as_ref(), spec, args.compute.into())?,
     );
     say(&format!("weights: {:.0} MiB", (device.weight_bytes() + segment.weight_bytes()) as f64 / 1048576.0));
-    let recipe = LoraRecipe { last_layers: args.last_layers, ..LoraRecipe::default() };
+    let recipe = LoraRecipe { last_layers: args.last_layers.map(usize::from), ..LoraRecipe::default() };
     let shape = AdapterShape::new(source.config(), &recipe, |_| true);
     let adapter = Adapter::init(&shape, &seed.derive("adapter", &[]));
     let test = samples.choose(Part::Test, args.test, &seed.derive("test", &[]));

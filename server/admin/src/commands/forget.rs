@@ -1,67 +1,155 @@
-//! `lethe-admin forget`.
+//! `lethe-admin forget` and `lethe-admin forecast`.
 
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use lethe_proto::admin::{AdminReply, AdminRequest, DeletionPhase, DeletionState};
+use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
+use serde_json::json;
 
 use crate::desk::{Desk, unexpected};
 use crate::output::Output;
+use crate::when::parse_time;
+
+/// What is asked.
+#[derive(clap::Args)]
+pub(crate) struct What {
+    /// The person (may be repeated: one plan for all).
+    #[arg(long, required_unless_present = "takedown")]
+    subject: Vec<String>,
+    /// Forget only this item (may be repeated); without it, everything.
+    #[arg(long)]
+    item: Vec<String>,
+    /// Forget what happened at or after this time: 2026-11-23 (UTC) or seconds since 1970. Consent is withdrawn from then on.
+    #[arg(long, conflicts_with = "item", value_parser = parse_time, allow_hyphen_values = true)]
+    from: Option<i64>,
+    /// Do not delete: stop using the data, and keep it.
+    #[arg(long, conflicts_with_all = ["item", "from"])]
+    restrict: bool,
+    /// Forget the items for everybody. Until all devices have answered, nothing that was learned is served.
+    #[arg(long, conflicts_with_all = ["subject", "from", "restrict"], requires = "item")]
+    takedown: bool,
+}
+
+impl What {
+    pub(crate) fn requests(&self) -> anyhow::Result<Vec<DeletionRequest>> {
+        if self.takedown {
+            return Ok(vec![DeletionRequest::Takedown { items: self.item.clone() }]);
+        }
+        let one = |s: &String| {
+            let subject = SubjectId::new(s.clone())?;
+            Ok(match (self.from, self.restrict, self.item.is_empty()) {
+                (Some(from), _, _) => DeletionRequest::Withdraw { subject, from },
+                (_, true, _) => DeletionRequest::Restrict { subject },
+                (_, _, false) => DeletionRequest::EraseItems { subject, items: self.item.clone() },
+                _ => DeletionRequest::Erase { subject },
+            })
+        };
+        self.subject.iter().map(one).collect()
+    }
+}
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The person.
-    #[arg(long)]
-    subject: String,
-    /// Forget only this item of the person (may be repeated); without it, everything.
-    #[arg(long)]
-    item: Vec<String>,
-    /// Print the plan and its cost, and stop.
+    #[command(flatten)]
+    what: What,
+    /// Print the plan and its cost, and stop; the same as `forecast`.
     #[arg(long)]
     dry_run: bool,
-    /// Return only when the shards are retrained and the receipt is issued.
+    /// Return only when the shards are retrained and the receipts are issued.
     #[arg(long)]
     wait: bool,
 }
 
-pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
-    let subject = SubjectId::new(args.subject.clone())?;
-    let request = AdminRequest::Forget { subject, items: args.item.clone(), dry_run: args.dry_run };
-    let mut state = deletion(desk.ask(request).await?)?;
-    while let (true, Some(id)) = (args.wait && state.phase != DeletionPhase::Done, state.id) {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        state = deletion(desk.ask(AdminRequest::Deletion { id }).await?)?;
+/// A plan, and the deletions that follow it.
+pub(crate) struct Planned {
+    pub(crate) text: String,
+    pub(crate) plan: serde_json::Value,
+    pub(crate) ids: Vec<u64>,
+}
+
+pub(crate) async fn ask(desk: &Desk, requests: Vec<DeletionRequest>, dry_run: bool) -> anyhow::Result<Planned> {
+    match desk.ask(AdminRequest::Forget { requests, dry_run }).await? {
+        AdminReply::Planned { text, json, ids } => {
+            Ok(Planned { text, plan: serde_json::from_str(&json).context("the coordinator's plan")?, ids })
+        }
+        other => unexpected(&other),
     }
-    out.show(&describe(&state), &state)?;
+}
+
+pub(crate) async fn forecast(what: &What, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+    let planned = ask(desk, what.requests()?, true).await?;
+    out.show(&(planned.text + "\nnothing was done (dry run)"), &json!({ "plan": planned.plan, "deletions": [] }))?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn deletion(reply: AdminReply) -> anyhow::Result<DeletionState> {
-    match reply {
+pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+    if args.dry_run {
+        return forecast(&args.what, desk, out).await;
+    }
+    let planned = ask(desk, args.what.requests()?, false).await?;
+    let mut states = vec![];
+    for id in &planned.ids {
+        states.push(if args.wait { finished(desk, *id).await? } else { state(desk, *id).await? });
+    }
+    let mut text = planned.text;
+    states.iter().for_each(|s| text += &format!("\n{}", describe(s)));
+    out.show(&text, &json!({ "plan": planned.plan, "deletions": states }))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The state of a deletion.
+pub(crate) async fn state(desk: &Desk, id: u64) -> anyhow::Result<DeletionState> {
+    match desk.ask(AdminRequest::Deletion { id }).await? {
         AdminReply::Deletion(state) => Ok(state),
         other => unexpected(&other),
     }
 }
 
-/// The state for people: plan, times, hashes.
+async fn finished(desk: &Desk, id: u64) -> anyhow::Result<DeletionState> {
+    loop {
+        let s = state(desk, id).await?;
+        if s.phase == DeletionPhase::Done {
+            return Ok(s);
+        }
+        if s.id != id {
+            bail!("asked for deletion {id}, got {}", s.id);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// The state for people: phase, times, hashes.
 pub(crate) fn describe(s: &DeletionState) -> String {
-    let mut out = s.plan.clone();
-    let Some(id) = s.id else { return out + "\nnothing was done (dry run)" };
-    let _ = write!(out, "\ndeletion {id}: {:?}", s.phase);
+    let mut out = format!("deletion {} ({}): {}", s.id, s.request, phase(s.phase));
     if let Some(t) = s.seconds_until_exact {
         let _ = write!(out, "\n  served model free of the data after {t:.3} s");
     }
     if let Some(t) = s.seconds_until_retrained {
         let _ = write!(out, "\n  retrained and released after {t:.1} s");
     }
+    if !s.waits_for.is_empty() {
+        let _ = write!(out, "\n  waits for {}", s.waits_for);
+    }
     for (k, (before, now)) in s.before.iter().zip(&s.now).enumerate() {
         let same = if before == now { "unchanged" } else { "replaced" };
         let _ = write!(out, "\n  shard {k}: {} -> {} {same}", before.short(), now.short());
     }
     if s.phase == DeletionPhase::Done {
-        let _ = write!(out, "\n  receipt: lethe-admin receipt --deletion {id}");
+        let _ = write!(out, "\n  receipt: lethe-admin receipt --deletion {}", s.id);
     }
     out
+}
+
+/// A phase, as people call it.
+pub(crate) fn phase(p: DeletionPhase) -> &'static str {
+    match p {
+        DeletionPhase::Planned => "accepted",
+        DeletionPhase::WaitingForDevice => "waiting for devices",
+        DeletionPhase::Retraining => "retraining",
+        DeletionPhase::Done => "done",
+    }
 }

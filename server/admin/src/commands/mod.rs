@@ -1,10 +1,16 @@
 //! One file per command.
 
+pub(crate) mod coverage;
 pub(crate) mod enrol;
 pub(crate) mod forget;
+pub(crate) mod import;
 pub(crate) mod invite;
+pub(crate) mod lineage;
+pub(crate) mod list;
+pub(crate) mod log;
 pub(crate) mod receipt;
 pub(crate) mod replay;
 pub(crate) mod revoke;
+pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod verify;

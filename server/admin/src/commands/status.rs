@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use lethe_proto::admin::{AdminReply, AdminRequest};
 
-use super::forget::{deletion, describe};
+use super::forget::{describe, state};
 use crate::desk::{Desk, unexpected};
 use crate::output::Output;
 
@@ -18,7 +18,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
     if let Some(id) = args.deletion {
-        let state = deletion(desk.ask(AdminRequest::Deletion { id }).await?)?;
+        let state = state(desk, id).await?;
         out.show(&describe(&state), &state)?;
         return Ok(ExitCode::SUCCESS);
     }

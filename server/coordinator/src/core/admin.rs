@@ -1,6 +1,9 @@
 //! Answers to the admin tool.
 
-use lethe_proto::admin::{AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ShardStatus};
+use std::collections::BTreeSet;
+
+use lethe_plan::Plan;
+use lethe_proto::admin::{AdminReply, AdminRequest, CoordinatorStatus, ShardStatus};
 use lethe_proto::ids::ShardId;
 use lethe_proto::message::Refusal;
 
@@ -8,6 +11,10 @@ use super::Core;
 use super::evidence::BUILD;
 use crate::CoordinatorError;
 use crate::records::ReceiptRecord;
+
+fn planned(plan: &Plan, ids: Vec<u64>) -> AdminReply {
+    AdminReply::Planned { text: plan.to_string(), json: serde_json::to_string(plan).unwrap_or_default(), ids }
+}
 
 impl Core {
     /// Answers one request; `traffic` is what only the listener knows: connections and bytes.
@@ -19,23 +26,19 @@ impl Core {
     ) -> Result<AdminReply, CoordinatorError> {
         let unknown = |id: u64| CoordinatorError::refuse(Refusal::Invalid, format!("there is no deletion {id}"));
         match request {
-            AdminRequest::Forget { subject, items, dry_run: true } => {
-                let plan = self.plan_deletion(&subject, &items)?;
-                Ok(AdminReply::Deletion(DeletionState {
-                    id: None,
-                    plan: plan.to_string(),
-                    phase: DeletionPhase::Planned,
-                    seconds_until_exact: None,
-                    seconds_until_retrained: None,
-                    before: self.served_hashes(),
-                    now: self.served_hashes(),
-                    affected: plan.affected().into_iter().map(|(s, _)| s).collect(),
-                }))
-            }
-            AdminRequest::Forget { subject, items, dry_run: false } => {
-                let id = self.forget(&subject, items)?;
+            AdminRequest::Forget { requests, dry_run: true } => Ok(planned(&self.plan_deletion(&requests)?, vec![])),
+            AdminRequest::Forget { requests, dry_run: false } => {
+                let (plan, ids) = self.forget(requests)?;
                 self.tick(now)?;
-                self.deletion_state(id).map(AdminReply::Deletion).ok_or_else(|| unknown(id))
+                Ok(planned(&plan, ids))
+            }
+            AdminRequest::Deletions => Ok(AdminReply::Deletions(self.deletion_list())),
+            AdminRequest::LineageOfSubject { subject } => Ok(AdminReply::Subject(self.subject_lineage(&subject)?)),
+            AdminRequest::LineageOfRelease { release } => Ok(AdminReply::Release(self.release_lineage(release)?)),
+            AdminRequest::Coverage { release } => Ok(AdminReply::Coverage(self.coverage(release)?)),
+            AdminRequest::Log { from } => {
+                let (entries, checkpoint) = self.log_page(from);
+                Ok(AdminReply::Log { entries, checkpoint })
             }
             AdminRequest::Deletion { id } => {
                 self.deletion_state(id).map(AdminReply::Deletion).ok_or_else(|| unknown(id))
@@ -58,7 +61,7 @@ impl Core {
                 Ok(AdminReply::Invited { token: self.invite(subject.as_ref())?.text() })
             }
             AdminRequest::Revoke { subject } => {
-                self.revoke(&subject)?;
+                self.revoke(&BTreeSet::from([subject]))?;
                 Ok(AdminReply::Done)
             }
         }
@@ -78,7 +81,7 @@ impl Core {
         CoordinatorStatus {
             build: BUILD.into(),
             subjects: self.subjects.len() as u32,
-            started: self.sub_shards.is_some(),
+            started: self.epoch.is_some(),
             release: self.counters.release,
             validated: self.validated(),
             shards: (0..self.runs.len()).map(shard).collect(),

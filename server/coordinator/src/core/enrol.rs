@@ -1,17 +1,20 @@
 //! Invitations, enrolment, joining, and where a subject is placed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lethe_learn::partition::SubShards;
 use lethe_learn::seed::Seed;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::message::{Refusal, Role};
+use lethe_recipe::Placement;
 use lethe_store::sealed::{Batch, KeyName};
 use lethe_transport::identity::Invitation;
 
 use super::Core;
+use super::deletion::now_unix_ms;
 use crate::CoordinatorError;
-use crate::records::{AdminCert, AdminInvite, Epoch, Invite, SubjectCert, SubjectRecord};
+use crate::records::{AdminCert, AdminInvite, Counters, Epoch, Invite, SubjectCert, SubjectRecord};
 
 fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(code, message)
@@ -76,13 +79,16 @@ impl Core {
         Ok(certificate)
     }
 
-    /// Withdraws all certificates and invitations of a subject and ends its connections.
-    pub(crate) fn revoke(&mut self, subject: &SubjectId) -> Result<(), CoordinatorError> {
-        let of_subject = |r: &Role| matches!(r, Role::Subject(s) if s == subject);
+    /// Withdraws all certificates and invitations of subjects and ends their connections.
+    pub(crate) fn revoke(&mut self, subjects: &BTreeSet<SubjectId>) -> Result<(), CoordinatorError> {
+        if subjects.is_empty() {
+            return Ok(());
+        }
+        let of_subject = |r: &Role| matches!(r, Role::Subject(s) if subjects.contains(s));
         let gone: Vec<Digest> = self.certificates.iter().filter(|(_, r)| of_subject(r)).map(|(d, _)| *d).collect();
         let mut batch = gone.iter().fold(Batch::new(), |b, d| b.delete::<SubjectCert>(&d.hex()));
         for (key, invite) in self.store.all::<Invite>()? {
-            if invite.0 == *subject {
+            if subjects.contains(&invite.0) {
                 batch = batch.delete::<Invite>(&key);
             }
         }
@@ -113,14 +119,15 @@ impl Core {
         }
         let known = self.subjects.get(subject).cloned();
         let rejoin = known.as_ref().is_some_and(|r| r.erase.as_ref().is_some_and(|e| e.confirmed));
-        if let Some(r) = known.as_ref().filter(|_| !rejoin && self.sub_shards.is_some()) {
+        if let Some(r) = known.as_ref().filter(|_| !rejoin && self.epoch.is_some()) {
             // New data counts from the next epoch on: what is being trained must stay what was committed to.
             return Ok((r.shard, r.commitment));
         }
-        let slice = self.slice(subject);
-        let shard = self.sub_shards.as_ref().map(|s| self.place(s, subject, anchor));
+        let since = known.as_ref().map_or(now_unix_ms(), |r| r.since);
+        let slice = self.slice(subject, since);
+        let shard = self.epoch.as_ref().map(|e| self.place(&e.sub_shards, subject, anchor));
         // Who was left out stays out: the receipt of that deletion says what was trained.
-        let idle = if rejoin { known.as_ref().is_some_and(|r| r.idle) } else { self.sub_shards.is_some() };
+        let idle = if rejoin { known.as_ref().is_some_and(|r| r.idle) } else { self.epoch.is_some() };
         let moved = known.as_ref().and_then(|r| r.shard) != shard;
         if let (true, true, false, Some(to)) = (rejoin, moved, idle, shard) {
             // What remains of a person after a partial deletion may lie nearer to another shard: that one is retrained
@@ -128,8 +135,16 @@ impl Core {
             let keys = self.roll_back(&[(to, slice + 1)], &[])?;
             self.also_affected(subject, (to, slice + 1), keys)?;
         }
-        self.save_subject(subject, SubjectRecord { anchor, samples, commitment, shard, slice, idle, erase: None })?;
-        if self.sub_shards.is_none() && self.subjects.len() >= self.config.min_subjects {
+        let (number, salt) = match &known {
+            Some(r) => (r.number, r.salt),
+            None => (self.next_number()?, lethe_seal::random()?),
+        };
+        let restricted = known.as_ref().is_some_and(|r| r.restricted);
+        let erase = None;
+        let record =
+            SubjectRecord { anchor, samples, commitment, shard, slice, idle, restricted, erase, number, salt, since };
+        self.save_subject(subject, record)?;
+        if self.epoch.is_none() && self.subjects.len() >= self.config.min_subjects {
             self.start_epoch()?;
         }
         Ok((self.subjects.get(subject).and_then(|r| r.shard), commitment))
@@ -139,8 +154,23 @@ impl Core {
         Seed::from_u64(self.recipe.seed).derive("epoch", &[])
     }
 
-    fn slice(&self, subject: &SubjectId) -> u16 {
-        (self.epoch_seed().rank("slice", subject.as_str().as_bytes()) % self.recipe.slices as u64) as u16
+    /// A number for a new subject in lineages.
+    fn next_number(&mut self) -> Result<u32, CoordinatorError> {
+        let counters = Counters { subject: self.counters.subject + 1, ..self.counters.clone() };
+        self.store.write(Batch::new().put(&KeyName::public(), "", &counters)?)?;
+        self.counters = counters;
+        Ok(self.counters.subject)
+    }
+
+    /// The slice of a subject: by a keyed hash, or by how long it has been here. The bounds of the latter are fixed when
+    /// the epoch starts; a deletion never computes them again.
+    fn slice(&self, subject: &SubjectId, since: u64) -> u16 {
+        let slices = self.recipe.slices as u64;
+        match (self.recipe.placement, &self.epoch) {
+            (Placement::Hash, _) => (self.epoch_seed().rank("slice", subject.as_str().as_bytes()) % slices) as u16,
+            (Placement::Tenure, Some(e)) => e.tenure.iter().filter(|t| since >= **t).count() as u16,
+            (Placement::Tenure, None) => 0,
+        }
     }
 
     fn place(&self, sub_shards: &SubShards, subject: &SubjectId, anchor: u16) -> ShardId {
@@ -151,15 +181,24 @@ impl Core {
         let mut counts = vec![0; self.anchors.len()];
         self.subjects.values().for_each(|r| counts[usize::from(r.anchor)] += 1);
         let sub_shards = SubShards::allot(&counts, self.recipe.shards)?;
-        let mut batch = Batch::new().put(&KeyName::public(), "", &Epoch { sub_shards: sub_shards.clone() })?;
+        let mut times: Vec<u64> = self.subjects.values().map(|r| r.since).collect();
+        times.sort_unstable();
+        let bound = |i: usize| times[i * times.len() / self.recipe.slices];
+        let tenure = (1..self.recipe.slices).map(bound).collect();
+        let epoch = Epoch { sub_shards, tenure };
+        let mut batch = Batch::new().put(&KeyName::public(), "", &epoch)?;
         let mut placed = self.subjects.clone();
+        self.epoch = Some(epoch.clone());
         for (subject, record) in &mut placed {
-            record.shard = Some(self.place(&sub_shards, subject, record.anchor));
+            record.shard = Some(self.place(&epoch.sub_shards, subject, record.anchor));
+            record.slice = self.slice(subject, record.since);
             batch = batch.put(&KeyName::subject(subject.as_str()), subject.as_str(), record)?;
         }
+        self.epoch = None;
         self.store.write(batch)?;
         self.subjects = placed;
-        self.sub_shards = Some(sub_shards);
+        self.epoch = Some(epoch);
+        self.dirty = (0..self.recipe.shards).map(|k| ShardId(k as u16)).collect();
         tracing::info!(subjects = self.subjects.len(), "epoch started");
         Ok(())
     }

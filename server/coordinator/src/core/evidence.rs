@@ -1,17 +1,26 @@
 //! What shows that a deletion happened: its phases, its receipt, its entry in the log.
 
-use lethe_proto::admin::{DeletionPhase, DeletionState};
+use lethe_proto::admin::{DeletionPhase, DeletionState, DeletionSummary};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
-use lethe_receipt::receipt::{AffectedShard, Statement, commitment, entry, issue};
+use lethe_receipt::receipt::{Fate, Opening, RecordProof, issue, logged};
+use lethe_receipt::statement::{AffectedShard, Cost, Kind, Statement, VERSION, canonical, commitment};
 use lethe_store::sealed::{Batch, KeyName};
 
-use super::Core;
 use super::deletion::now_unix_ms;
+use super::log::key_of;
+use super::{Core, checkpoint_id};
 use crate::CoordinatorError;
-use crate::records::{Checkpoint, DeletionRecord, ReceiptRecord};
+use crate::records::{Checkpoint, DeletionRecord, ReceiptRecord, RecordBefore, TrainingRecord};
 
 /// Version and build, as it appears in receipts.
 pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
+
+/// What was trained on before, what is now, and what became of the record.
+type Proven = (RecordBefore, TrainingRecord, Fate);
+
+fn waiting(d: &DeletionRecord) -> bool {
+    matches!(d.phase, DeletionPhase::Retraining | DeletionPhase::WaitingForDevice)
+}
 
 impl Core {
     /// The subject's device has erased what it was told to.
@@ -24,34 +33,42 @@ impl Core {
         Ok(())
     }
 
+    /// Subjects whose devices a deletion waits for.
+    fn erasing(&self, d: &DeletionRecord) -> usize {
+        let waits = |s: &SubjectId| d.task.is_some() && d.request.concerns(s);
+        self.subjects.iter().filter(|(s, r)| waits(s) && r.erase.is_some() && !r.idle).count()
+    }
+
+    fn retrained(&self, shard: ShardId) -> bool {
+        let run = &self.runs[usize::from(shard.0)];
+        run.done(&self.recipe) && self.counters.served.get(usize::from(shard.0)) == Some(&run.hash())
+    }
+
     /// Issues the receipts of deletions whose shards are trained and released again.
     pub(super) fn finish_deletions(&mut self, _now: u64) -> Result<(), CoordinatorError> {
         self.give_up_waiting()?;
-        let waiting =
-            |d: &DeletionRecord| matches!(d.phase, DeletionPhase::Retraining | DeletionPhase::WaitingForDevice);
         let pending: Vec<u64> = self.deletions.iter().filter(|(_, d)| waiting(d)).map(|(id, _)| *id).collect();
         for id in pending {
             let Some(mut d) = self.deletions.get(&id).cloned() else { continue };
-            let erasing = self.subjects.get(&d.plan.request.subject).is_some_and(|r| r.erase.is_some() && !r.idle);
-            if erasing && d.task.is_some() {
+            if self.erasing(&d) > 0 {
                 continue;
             }
             d.phase = DeletionPhase::Retraining;
-            let trained = |s: &ShardId| {
-                let run = &self.runs[usize::from(s.0)];
-                run.done(&self.recipe) && self.counters.served.get(usize::from(s.0)) == Some(&run.hash())
-            };
-            if d.rolled_back.iter().all(|(s, _, _)| trained(s)) {
-                // Stored first, so that a statement that a crash interrupts is made again with the same words.
-                if d.retrained_after_ms.is_none() {
+            if d.rolled_back.iter().all(|(s, _, _)| self.retrained(*s)) {
+                // Stored first, so that a crash makes the same statement again, word for word.
+                if d.statement.is_none() {
                     d.retrained_after_ms = Some(now_unix_ms().saturating_sub(d.accepted_at));
-                    self.save_deletion(id, d.clone())?;
+                    d.statement = Some(self.statement(id, &d)?);
+                    self.save_deletions(vec![(id, d.clone())])?;
                 }
+                let receipt = self.receipt(&d)?;
                 d.phase = DeletionPhase::Done;
-                let receipt = self.receipt(id, &d)?;
-                let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &ReceiptRecord(receipt))?;
-                self.store.write(batch)?;
-                self.save_deletion(id, d)?;
+                // What only the receipt needed goes with it; the receipt itself is sealed under this deletion's key.
+                (d.proof, d.statement) = (None, None);
+                let owner = KeyName::evidence(id);
+                let batch = Batch::new().put(&owner, &id.to_string(), &ReceiptRecord(receipt))?;
+                self.store.write(batch.put(&owner, &id.to_string(), &d)?)?;
+                self.deletions.insert(id, d);
                 tracing::info!(deletion = id, "receipt issued");
             } else {
                 self.deletions.insert(id, d);
@@ -66,10 +83,16 @@ impl Core {
         let bound = self.config.erase_wait_s * 1000;
         let late =
             |d: &&DeletionRecord| d.phase == DeletionPhase::WaitingForDevice && now_unix_ms() > d.accepted_at + bound;
-        let subjects: Vec<SubjectId> =
-            self.deletions.values().filter(late).map(|d| d.plan.request.subject.clone()).collect();
+        let requests: Vec<_> = self.deletions.values().filter(late).map(|d| d.request.clone()).collect();
+        let due = |s: &SubjectId| requests.iter().any(|r| r.concerns(s));
+        let subjects: Vec<SubjectId> = self
+            .subjects
+            .iter()
+            .filter(|(s, r)| r.erase.is_some() && !r.idle && due(s))
+            .map(|(s, _)| s.clone())
+            .collect();
         for s in subjects {
-            if let Some(mut r) = self.subjects.get(&s).cloned().filter(|r| r.erase.is_some() && !r.idle) {
+            if let Some(mut r) = self.subjects.get(&s).cloned() {
                 r.idle = true;
                 self.save_subject(&s, r)?;
             }
@@ -77,16 +100,15 @@ impl Core {
         Ok(())
     }
 
-    fn receipt(&mut self, id: u64, d: &DeletionRecord) -> Result<Vec<u8>, CoordinatorError> {
-        let request = &d.plan.request;
+    fn statement(&self, id: u64, d: &DeletionRecord) -> Result<Statement, CoordinatorError> {
+        let request = &d.request;
+        let subject = request.subject().map_or("", SubjectId::as_str);
         let hash = |k: usize| self.counters.served.get(k).map_or(String::new(), Digest::hex);
         let last = self.recipe.slices as u16;
         let affected = d.rolled_back.iter().map(|(s, stage, rolled)| {
             let k = usize::from(s.0);
-            let lineage = self
-                .store
-                .get::<Checkpoint>(&super::checkpoint_id(*s, last))?
-                .map_or(String::new(), |c| c.lineage.hex());
+            let lineage =
+                self.store.get::<Checkpoint>(&checkpoint_id(*s, last))?.map_or(String::new(), |c| c.lineage.hex());
             Ok(AffectedShard {
                 shard: s.0,
                 from_stage: *stage,
@@ -104,11 +126,12 @@ impl Core {
         };
         let untouched =
             d.plan.untouched.iter().map(|s| usize::from(s.0)).filter(same).map(|k| (k as u16, hash(k))).collect();
-        let statement = Statement {
-            version: 1,
-            kind: if request.items.is_empty() { "erase-subject" } else { "erase-items" }.into(),
+        Ok(Statement {
+            version: VERSION,
+            kind: request.kind().into(),
             deletion: id,
-            commitment: commitment(&d.salt, request.subject.as_str(), &request.items),
+            batch: d.batch,
+            commitment: commitment(&d.salt, subject, request.items(), request.from()),
             accepted_at: d.accepted_at / 1000,
             exact_after_ms: d.exact_after_ms.unwrap_or(0),
             retrained_after_ms: d.retrained_after_ms.unwrap_or(0),
@@ -119,19 +142,74 @@ impl Core {
             recipe: self.recipe_digest.hex(),
             base_model: self.model.hex(),
             build: BUILD.into(),
+            forecast: forecast(d),
+            actual: self.actual(d)?,
+        })
+    }
+
+    fn receipt(&mut self, d: &DeletionRecord) -> Result<Vec<u8>, CoordinatorError> {
+        let Some(statement) = d.statement.clone() else { return Ok(vec![]) };
+        self.log_trainings()?;
+        let records = self.record_proof(d)?;
+        let index = self.enter(Kind::Deletion, &d.salt, &canonical(&statement))?;
+        let records = records
+            .map(|(before, after, fate)| {
+                let logged = |t: TrainingRecord| logged(t.training, &t.salt, t.index, &self.tree);
+                Ok::<_, CoordinatorError>(RecordProof {
+                    salt: lethe_receipt::hex::hex(&before.salt),
+                    before: logged(before.training)?,
+                    member: before.member,
+                    after: logged(after)?,
+                    fate,
+                })
+            })
+            .transpose()?;
+        let opening = Opening {
+            subject: d.request.subject().map_or(String::new(), |s| s.as_str().to_owned()),
+            items: d.request.items().to_vec(),
+            from: d.request.from(),
+            salt: d.salt,
         };
-        let bytes = entry(&statement)?;
-        // A crash after the append leaves the entry without a receipt; the retry finds and reuses it.
-        let index = match self.log.entries().iter().position(|e| *e == bytes) {
-            Some(i) => i as u64,
-            None => {
-                let index = self.log.append(&bytes)?;
-                self.tree.push(&bytes);
-                index
+        Ok(issue(statement, opening, index, records, &self.tree, &self.signer)?)
+    }
+
+    /// What the log says of the person's record before and now. `None` when no shard was trained on it, or when what
+    /// the log says now is not what the shard holds (another deletion is in between: its rollback waits for a device).
+    fn record_proof(&self, d: &DeletionRecord) -> Result<Option<Proven>, CoordinatorError> {
+        let (Some(before), Some(subject)) = (d.proof.clone(), d.request.subject()) else { return Ok(None) };
+        let shard = ShardId(before.training.training.shard);
+        let Some(after) = self.logged_training(shard)?.filter(|t| t.index > before.training.index) else {
+            return Ok(None);
+        };
+        let Some(records) = self.records_now(&after) else { return Ok(None) };
+        let key = key_of(&before.salt, subject);
+        let fate = match records.member(&key) {
+            Some(leaf) if leaf.data == before.member.data => Fate::Unchanged(leaf),
+            Some(leaf) => Fate::Replaced(leaf),
+            None => match records.absent(&key) {
+                Some(gap) => Fate::Absent(gap),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some((before, after, fate)))
+    }
+
+    /// What retraining cost: rounds and updates as recorded, bytes of all training since the acceptance.
+    fn actual(&self, d: &DeletionRecord) -> Result<Cost, CoordinatorError> {
+        let mut cost = Cost {
+            bytes: self.rates().bytes.saturating_sub(d.bytes_before),
+            milliseconds: d.retrained_after_ms.unwrap_or(0).saturating_sub(d.exact_after_ms.unwrap_or(0)),
+            ..Cost::default()
+        };
+        for (shard, from, _) in &d.rolled_back {
+            for ((stage, _), contributors) in self.recorded_rounds(*shard)? {
+                if stage >= *from {
+                    cost.rounds += 1;
+                    cost.client_rounds += contributors.len() as u64;
+                }
             }
-        };
-        let opening = (request.subject.as_str().to_owned(), request.items.clone(), &d.salt[..]);
-        Ok(issue(statement, opening, index, &self.tree, &self.signer)?)
+        }
+        Ok(cost)
     }
 
     /// A deletion as the admin tool shows it.
@@ -139,14 +217,59 @@ impl Core {
         let d = self.deletions.get(&id)?;
         let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1000.0);
         Some(DeletionState {
-            id: Some(id),
+            id,
+            request: d.request.clone(),
+            batch: d.batch,
             plan: d.plan.to_string(),
+            waits_for: self.waits_for(d),
             phase: d.phase,
             seconds_until_exact: seconds(d.exact_after_ms),
             seconds_until_retrained: seconds(d.retrained_after_ms),
             before: d.before.clone(),
             now: self.served_hashes(),
-            affected: d.plan.affected().into_iter().map(|(s, _)| s).collect(),
+            affected: d.rolled_back.iter().map(|(s, _, _)| *s).collect(),
         })
     }
+
+    fn waits_for(&self, d: &DeletionRecord) -> String {
+        if d.phase == DeletionPhase::Planned {
+            return "the store: it fails; see the server's log".into();
+        }
+        if !waiting(d) {
+            return String::new();
+        }
+        let erasing = self.erasing(d);
+        if erasing > 0 {
+            return format!("{erasing} device(s) that have to erase (at most {} s)", self.config.erase_wait_s);
+        }
+        let open = |s: ShardId| {
+            let run = &self.runs[usize::from(s.0)];
+            let (done, all) = run.progress(&self.recipe);
+            let waits = run.open.as_ref().map_or(0, |o| o.round.waiting());
+            format!("{s}: round {} of {all}, {waits} client(s) have not answered", done + 1)
+        };
+        let shards = d.rolled_back.iter().map(|(s, _, _)| *s).filter(|s| !self.retrained(*s));
+        let parts: Vec<String> = shards.map(open).collect();
+        if parts.is_empty() { "other shards, to be released together".into() } else { parts.join("; ") }
+    }
+
+    /// All deletions, oldest first.
+    pub(crate) fn deletion_list(&self) -> Vec<DeletionSummary> {
+        let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1000.0);
+        let summary = |(id, d): (&u64, &DeletionRecord)| DeletionSummary {
+            id: *id,
+            request: d.request.clone(),
+            phase: d.phase,
+            accepted_at: d.accepted_at / 1000,
+            due_at: d.accepted_at / 1000 + self.config.deadline_days * 86_400,
+            seconds_until_exact: seconds(d.exact_after_ms),
+            seconds_until_retrained: seconds(d.retrained_after_ms),
+        };
+        self.deletions.iter().map(summary).collect()
+    }
+}
+
+fn forecast(d: &DeletionRecord) -> Cost {
+    let c = &d.plan.forecast.cost;
+    Cost { rounds: c.rounds, client_rounds: c.client_rounds, bytes: c.bytes, milliseconds: (c.seconds * 1000.0) as u64 }
 }

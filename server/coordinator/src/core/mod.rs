@@ -1,10 +1,10 @@
 //! The coordinator's state and every decision, under one lock. Written to the store before it is acknowledged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use lethe_learn::apa::ErrorRow;
-use lethe_learn::partition::{SubShards, anchors, centre};
+use lethe_learn::partition::{anchors, centre};
 use lethe_learn::seed::Seed;
 use lethe_model::config::ModelConfig;
 use lethe_model::lora::{Adapter, AdapterShape};
@@ -24,8 +24,8 @@ use lethe_transport::identity::Authority;
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::records::{
-    AdminCert, Checkpoint, Counters, DeletionRecord, Epoch, ErrorRecord, Foundation, Generation, RunRecord,
-    SubjectCert, SubjectRecord, TrainState,
+    AdminCert, Checkpoint, Counters, DeletionRecord, DeviceRecord, Epoch, ErrorRecord, Foundation, Generation,
+    RatesRecord, ReleaseRecord, RunRecord, SubjectCert, SubjectRecord, TrainState,
 };
 use crate::run::{Run, initial};
 
@@ -33,12 +33,17 @@ mod admin;
 mod deletion;
 mod enrol;
 mod evidence;
+mod execute;
+mod lineage;
+mod log;
+mod meter;
 mod personal;
 mod replay;
 mod serving;
 mod training;
 mod updates;
 
+use meter::Meter;
 pub(crate) use replay::Replay;
 pub(crate) use training::Work;
 
@@ -62,12 +67,17 @@ pub(crate) struct Core {
     errors: BTreeMap<SubjectId, ErrorRecord>,
     /// The rows of `errors` that count now; rebuilt when something changes.
     table: Option<Arc<Vec<ErrorRow>>>,
-    sub_shards: Option<SubShards>,
+    epoch: Option<Epoch>,
     counters: Counters,
     runs: Vec<Run>,
     served: Vec<Arc<Adapter>>,
     replays: BTreeMap<ShardId, Replay>,
     deletions: BTreeMap<u64, DeletionRecord>,
+    devices: BTreeMap<SubjectId, DeviceRecord>,
+    releases: BTreeMap<u64, ReleaseRecord>,
+    /// Shards whose members may differ from what the log says.
+    dirty: BTreeSet<ShardId>,
+    pub(crate) meter: Meter,
     /// Certificates whose live connections must be closed.
     pub(crate) to_disconnect: Vec<Digest>,
 }
@@ -96,7 +106,7 @@ impl Core {
         let anchors = anchors(&features, recipe.anchors, &Seed::from_u64(recipe.seed).derive("anchors", &[]))?;
         let shape = AdapterShape::new(model, &recipe.lora, |_| true);
         let counters = store.get::<Counters>("")?.unwrap_or_default();
-        let sub_shards = store.get::<Epoch>("")?.map(|e| e.sub_shards);
+        let epoch = store.get::<Epoch>("")?;
         let mut core = Self {
             recipe_digest: recipe.digest(),
             model: digest,
@@ -112,16 +122,16 @@ impl Core {
             certificates: HashMap::new(),
             errors: typed_keys(store.all::<ErrorRecord>()?),
             table: None,
-            sub_shards,
+            dirty: (0..recipe.shards).map(|k| ShardId(k as u16)).collect(),
+            meter: Meter::new(store.get::<RatesRecord>("")?.unwrap_or_default().0),
+            devices: typed_keys(store.all::<DeviceRecord>()?),
+            releases: numbered(store.all::<ReleaseRecord>()?),
+            epoch,
             counters,
             runs: vec![],
             served: vec![],
             replays: BTreeMap::new(),
-            deletions: store
-                .all::<DeletionRecord>()?
-                .into_iter()
-                .filter_map(|(k, d)| Some((k.parse().ok()?, d)))
-                .collect(),
+            deletions: numbered(store.all::<DeletionRecord>()?),
             to_disconnect: vec![],
             store,
             config,
@@ -135,6 +145,9 @@ impl Core {
             core.served.push(Arc::new(Adapter::from_data(&core.shape, served.theta)?));
         }
         core.resume()?;
+        if let Err(e) = core.publish_log(0) {
+            tracing::error!("the log's files for auditors could not be written: {e}");
+        }
         Ok(core)
     }
 
@@ -201,7 +214,10 @@ impl Core {
     fn save_subject(&mut self, subject: &SubjectId, record: SubjectRecord) -> Result<(), CoordinatorError> {
         let key = KeyName::subject(subject.as_str());
         self.store.write(Batch::new().put(&key, subject.as_str(), &record)?)?;
-        self.subjects.insert(subject.clone(), record);
+        self.touched(record.shard);
+        if let Some(old) = self.subjects.insert(subject.clone(), record) {
+            self.touched(old.shard);
+        }
         Ok(())
     }
 
@@ -250,6 +266,10 @@ fn foundation(store: &mut SealedStore, recipe: &Recipe, model: Digest) -> Result
 
 fn typed_keys<T>(rows: Vec<(String, T)>) -> BTreeMap<SubjectId, T> {
     rows.into_iter().filter_map(|(k, v)| Some((SubjectId::new(k).ok()?, v))).collect()
+}
+
+fn numbered<T>(rows: Vec<(String, T)>) -> BTreeMap<u64, T> {
+    rows.into_iter().filter_map(|(k, v)| Some((k.parse().ok()?, v))).collect()
 }
 
 fn unhex(text: &str) -> Option<Digest> {

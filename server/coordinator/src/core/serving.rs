@@ -29,7 +29,7 @@ impl Core {
     /// Publishes a release when every shard is trained and one of them is newer than what is served; then finishes the
     /// deletions that waited for it.
     pub(super) fn publish(&mut self, now: u64) -> Result<(), CoordinatorError> {
-        let trained = self.sub_shards.is_some() && self.runs.iter().all(|r| r.done(&self.recipe));
+        let trained = self.epoch.is_some() && self.runs.iter().all(|r| r.done(&self.recipe));
         if trained {
             let hashes: Vec<Digest> = self.runs.iter().map(super::Run::hash).collect();
             if self.counters.release == 0 || self.counters.served != hashes {
@@ -49,13 +49,16 @@ impl Core {
         self.counters.release += 1;
         self.counters.served = self.served_hashes();
         self.table = None;
-        self.save_counters()?;
+        let record = self.release_record()?;
+        let (id, owner) = (self.counters.release, KeyName::public());
+        self.store.write(Batch::new().put(&owner, "", &self.counters)?.put(&owner, &id.to_string(), &record)?)?;
+        self.releases.insert(id, record);
         tracing::info!(release = self.counters.release, "released");
         Ok(())
     }
 
     /// The device parts of the current release.
-    pub(crate) fn release(&self, subject: &SubjectId, have: Option<u64>) -> Result<ReleaseInfo, CoordinatorError> {
+    pub(crate) fn release(&mut self, subject: &SubjectId, have: Option<u64>) -> Result<ReleaseInfo, CoordinatorError> {
         self.may_serve()?;
         let release = self.counters.release;
         if release == 0 {
@@ -65,6 +68,7 @@ impl Core {
         if have != Some(release) {
             adapters = self.adapters_for(subject)?.iter().map(|a| self.device_part(a)).collect();
         }
+        self.fetched(subject, release)?;
         Ok(ReleaseInfo { release, adapters })
     }
 
@@ -138,8 +142,8 @@ impl Core {
 
     /// Shards whose served adapter this subject has not measured; `None` when nothing is due.
     pub(super) fn validation_due(&self, subject: &SubjectId) -> Option<Vec<ShardId>> {
-        let erasing = self.subjects.get(subject).is_some_and(|r| r.erase.is_some());
-        if erasing || self.counters.release == 0 || self.runs.iter().any(|r| !r.done(&self.recipe)) {
+        let unused = self.subjects.get(subject).is_some_and(|r| r.erase.is_some() || r.restricted);
+        if unused || self.counters.release == 0 || self.runs.iter().any(|r| !r.done(&self.recipe)) {
             return None;
         }
         let record = self.errors.get(subject);
@@ -169,6 +173,9 @@ impl Core {
         if self.subjects.get(subject).is_some_and(|r| r.erase.is_some()) {
             let message = "measured before the device erased what it was told to: ask for work again";
             return Err(refuse(Refusal::StaleRelease, message));
+        }
+        if self.subjects.get(subject).is_some_and(|r| r.restricted) {
+            return Err(refuse(Refusal::Forbidden, "this person's data is restricted: it is kept and not used"));
         }
         if rows.len() > MAX_ROWS || !self.subjects.contains_key(subject) {
             return Err(refuse(

@@ -39,7 +39,7 @@ impl Core {
         let Some(record) = self.subjects.get(subject) else { return Ok(None) };
         // Offered until the device has joined again: a device that stopped between its two answers goes on from here.
         if let Some(e) = &record.erase {
-            return Ok(Some(Work::Task(Task::Erase { task: e.task, items: e.items.clone() })));
+            return Ok(Some(Work::Task(Task::Erase { task: e.task, items: e.items.clone(), from: e.from })));
         }
         self.open_rounds(now)?;
         let (split, layers) = (self.recipe.split, self.layers);
@@ -47,9 +47,11 @@ impl Core {
         let offered = self.all_runs().find_map(|run| {
             let open = run.open.as_mut()?;
             let deadline = open.round.deadline();
-            open.round
-                .offer(subject, now)
-                .then(|| (deadline, run.key(), run.round_seed(&recipe).0, run.live, run.state.theta.clone()))
+            if !open.round.offer(subject, now) {
+                return None;
+            }
+            open.began(subject, now);
+            Some((deadline, run.key(), run.round_seed(&recipe).0, run.live, run.state.theta.clone()))
         });
         if let Some((deadline, key, seed, live, shared)) = offered {
             let theta = self.personal_theta(key, live, subject)?.unwrap_or(shared);
@@ -99,7 +101,7 @@ impl Core {
     /// Opens a round for every live run that has none and may go on.
     fn open_rounds(&mut self, now: u64) -> Result<(), CoordinatorError> {
         // While an accepted deletion could not be executed (the store fails), nothing is trained on what it concerns.
-        if self.sub_shards.is_none() || self.deletion_unexecuted() {
+        if self.epoch.is_none() || self.deletion_unexecuted() {
             return Ok(());
         }
         let deadline = now + self.recipe.deadline_s * 1000;
@@ -108,6 +110,8 @@ impl Core {
             if run.open.is_some() || run.done(&self.recipe) || self.held(run.shard) {
                 continue;
             }
+            self.log_training(self.runs[i].shard)?;
+            let run = &self.runs[i];
             let members = self.members(run.shard).map(|(s, r)| (s, r.slice));
             let cohort = run.cohort(&self.recipe, members);
             let open = self.reopen(run.key(), cohort, deadline)?;
@@ -131,7 +135,7 @@ impl Core {
                 stored.insert(subject, Contribution { sketch: u.sketch, loss: u.loss, samples: u.samples });
             }
         }
-        Ok(OpenRound { round, stored, starved: 0 })
+        Ok(OpenRound { round, stored, began: BTreeMap::new(), starved: 0 })
     }
 
     /// A shard with a member that has yet to erase items waits.
@@ -167,6 +171,8 @@ impl Core {
         if let Some(open) = self.run_of(key).and_then(|r| r.open.as_mut()) {
             open.stored.insert(subject.clone(), contribution);
             open.round.stored(subject);
+            let began = open.began.remove(subject);
+            self.answered(began, now);
         }
         // The update is stored: what fails from here on is the coordinator's affair, and is tried again by the timer.
         if let Err(e) = self.tick(now) {
@@ -178,6 +184,7 @@ impl Core {
     /// Closes what is due; call it after every update and from a timer.
     pub(crate) fn tick(&mut self, now: u64) -> Result<(), CoordinatorError> {
         self.execute_pending()?;
+        self.measure(now);
         for i in 0..self.runs.len() {
             let outcome = self.runs[i].open.as_ref().and_then(|o| o.round.outcome(now));
             match outcome {
@@ -252,6 +259,7 @@ impl Core {
         // Sealed under the stage that it has learned from, so that a rollback of that stage takes it along.
         let record = RunRecord { stage: run.stage, round: run.round, state: run.state.clone() };
         batch = batch.put(&owner, &shard.0.to_string(), &record)?;
+        let batch = self.measured(subjects.len(), batch)?;
         self.store.write(batch)?;
         let loss = run.state.losses.last().copied().unwrap_or(0.0);
         tracing::info!(%shard, stage, round = key.round, clients = subjects.len(), loss, "round closed");

@@ -117,6 +117,9 @@ impl Lora {
     }
 }
 
+/// Most values of one layer's scores, keys and values, which this engine repeats for every run of a batch: 1 GiB.
+const MAX_ATTENTION: usize = 1 << 28;
+
 impl Pass<'_> {
     fn norm(&self, x: &Tensor, gain: &Tensor) -> Result<Tensor> {
         let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
@@ -229,6 +232,13 @@ impl Layers {
 
     fn pass<'a>(&self, first: First<'a>, layout: &Layout, before: usize, lora: &'a Lora) -> Result<Pass<'a>> {
         let (c, half) = (first.config, first.config.head_dim / 2);
+        let seen = |r: &Run| (r.context + r.len) * c.heads * (r.len + c.head_dim);
+        let values: usize = layout.runs().iter().map(seen).sum();
+        if values > MAX_ATTENTION {
+            candle_core::bail!(
+                "{values} values of attention in one pass on this device, at most {MAX_ATTENTION}: send smaller batches"
+            );
+        }
         let rate = |i: usize| c.rope_theta.powf(-((2 * (i % half)) as f32) / c.head_dim as f32);
         let angles: Vec<f32> = layout
             .positions()

@@ -51,6 +51,17 @@ pub(crate) fn chosen() -> Result<On, ModelError> {
     CHOSEN.get_or_init(named).clone().map_err(ModelError::Device)
 }
 
+/// What computes the layers in this process: build, device and vector units. Where it is equal, results are equal bit for
+/// bit; where it differs they may not be.
+pub fn engine() -> String {
+    let on = match chosen() {
+        Ok(On::Cpu) => format!("{:?} {}", crate::kernels::tile::units(), std::env::consts::ARCH),
+        Ok(On::Candle(device)) => format!("candle {:?}", device.location()),
+        Err(e) => e.to_string(),
+    };
+    format!("lethe-model {} {on}", env!("CARGO_PKG_VERSION"))
+}
+
 impl On {
     fn named(name: &str) -> Result<Self, String> {
         let (kind, number) = name.split_once(':').unwrap_or((name, "0"));

@@ -11,5 +11,5 @@ pub mod norm;
 pub mod panels;
 mod quant;
 pub mod rope;
-mod tile;
+pub(crate) mod tile;
 mod tiled;

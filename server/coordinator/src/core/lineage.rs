@@ -1,0 +1,152 @@
+//! Lineage: whose data is in what, what a subject's data is in, and which devices still hold a recalled release.
+
+use lethe_plan::lineage::Census;
+use lethe_proto::admin::{Coverage, ReleaseLineage, SubjectLineage};
+use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::message::Refusal;
+use lethe_store::sealed::{Batch, KeyName};
+
+use super::deletion::now_unix_ms;
+use super::{Core, checkpoint_id};
+use crate::CoordinatorError;
+use crate::records::{Checkpoint, DeviceRecord, ReleaseRecord, SubjectRecord};
+
+impl Core {
+    /// Whose data the release that is served now was computed from.
+    pub(super) fn release_record(&self) -> Result<ReleaseRecord, CoordinatorError> {
+        let census = |k: usize| {
+            let shard = ShardId(k as u16);
+            let stage = self.served_stage(shard);
+            let members = self.members(shard).filter(move |(_, r)| r.erase.is_none() && r.slice < stage);
+            members.map(|(_, r)| r.number).collect::<Census>()
+        };
+        let shards = self.served.iter().enumerate().map(|(k, a)| (Digest::of_values(&a.data), census(k))).collect();
+        let validation = self.errors.keys().filter_map(|s| Some(self.subjects.get(s)?.number)).collect();
+        Ok(ReleaseRecord { at: now_unix_ms() / 1000, shards, validation, recalled: false })
+    }
+
+    /// The stage that the served adapter of a shard stands at.
+    fn served_stage(&self, shard: ShardId) -> u16 {
+        let k = usize::from(shard.0);
+        let run = &self.runs[k];
+        if Digest::of_values(&self.served[k].data) == run.hash() {
+            return run.stage - 1;
+        }
+        self.newest_checkpoint(shard).map_or(0, |(stage, _)| stage)
+    }
+
+    /// Marks all releases so far as recalled.
+    pub(super) fn recall(&mut self) -> Result<(), CoordinatorError> {
+        let mut batch = Batch::new();
+        for (id, r) in self.releases.iter_mut().filter(|(_, r)| !r.recalled) {
+            r.recalled = true;
+            batch = batch.put(&KeyName::public(), &id.to_string(), r)?;
+        }
+        Ok(self.store.write(batch)?)
+    }
+
+    /// A subject's device fetched a release.
+    pub(super) fn fetched(&mut self, subject: &SubjectId, release: u64) -> Result<(), CoordinatorError> {
+        let record = DeviceRecord { release };
+        if self.devices.get(subject) != Some(&record) && self.subjects.contains_key(subject) {
+            let owner = KeyName::subject(subject.as_str());
+            self.store.write(Batch::new().put(&owner, subject.as_str(), &record)?)?;
+            self.devices.insert(subject.clone(), record);
+        }
+        Ok(())
+    }
+
+    /// What a subject's data is in.
+    pub(super) fn subject_lineage(&self, subject: &SubjectId) -> Result<SubjectLineage, CoordinatorError> {
+        let about = |d: &crate::records::DeletionRecord| d.request.subject() == Some(subject);
+        let deletions = self.deletions.iter().filter(|(_, d)| about(d)).map(|(id, _)| *id).collect();
+        let Some(r) = self.subjects.get(subject) else {
+            let message = format!("{subject} has not joined, or was deleted: `lethe-admin list` shows the deletions");
+            return Err(CoordinatorError::refuse(Refusal::Invalid, message));
+        };
+        let trained = !r.idle && r.samples > 0;
+        let (mut checkpoints, mut served, mut open_updates) = (vec![], false, 0);
+        if let (Some(shard), true) = (r.shard, trained) {
+            for stage in r.slice + 1..=self.recipe.slices as u16 {
+                if self.store.get::<Checkpoint>(&checkpoint_id(shard, stage))?.is_some() {
+                    checkpoints.push(stage);
+                }
+            }
+            served = self.served_stage(shard) > r.slice;
+            let run = &self.runs[usize::from(shard.0)];
+            open_updates = u32::from(run.open.as_ref().is_some_and(|o| o.stored.contains_key(subject)));
+        }
+        let in_release = |r: &ReleaseRecord, n: u32| r.shards.iter().any(|(_, c)| c.contains(n));
+        Ok(SubjectLineage {
+            number: r.number,
+            place: r.shard.map(|s| (s, r.slice)),
+            idle: why_idle(r),
+            samples: r.samples,
+            checkpoints,
+            served,
+            error_rows: self.errors.get(subject).map_or(0, |e| e.rows.len()) as u32,
+            open_updates,
+            releases: self
+                .releases
+                .iter()
+                .filter(|(_, rel)| in_release(rel, r.number))
+                .map(|(id, rel)| (*id, rel.recalled))
+                .collect(),
+            deletions,
+        })
+    }
+
+    /// Whose data a release was computed from.
+    pub(super) fn release_lineage(&self, release: u64) -> Result<ReleaseLineage, CoordinatorError> {
+        let Some(r) = self.releases.get(&release) else {
+            let message = format!("there is no release {release}; the current one is {}", self.counters.release);
+            return Err(CoordinatorError::refuse(Refusal::Invalid, message));
+        };
+        let mut subjects = vec![];
+        for (s, record) in &self.subjects {
+            let shard = r.shards.iter().position(|(_, c)| c.contains(record.number));
+            subjects.extend(shard.map(|k| (s.clone(), ShardId(k as u16))));
+        }
+        let all = Census::union(r.shards.iter().map(|(_, c)| c)).len();
+        Ok(ReleaseLineage {
+            release,
+            at: r.at,
+            recalled: r.recalled,
+            shards: r.shards.iter().map(|(d, c)| (*d, c.len())).collect(),
+            deleted: all - subjects.len() as u64,
+            subjects,
+            validation: r.validation.len(),
+        })
+    }
+
+    /// Which devices still hold a release; the newest that was recalled when none is named.
+    pub(super) fn coverage(&self, release: Option<u64>) -> Result<Coverage, CoordinatorError> {
+        let newest = || self.releases.iter().rev().find(|(_, r)| r.recalled).map(|(id, _)| *id);
+        let Some(release) = release.or_else(newest).filter(|r| self.releases.contains_key(r)) else {
+            let message = "no such release, or none was recalled so far";
+            return Err(CoordinatorError::refuse(Refusal::Invalid, message));
+        };
+        let mut out = Coverage { release, recalled: false, dropped: 0, holding: 0, never: 0 };
+        out.recalled = self.releases.get(&release).is_some_and(|r| r.recalled);
+        for s in self.subjects.keys() {
+            match self.devices.get(s) {
+                None => out.never += 1,
+                Some(d) if d.release > release => out.dropped += 1,
+                Some(_) => out.holding += 1,
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn why_idle(r: &SubjectRecord) -> String {
+    let why = match (r.restricted, r.idle, &r.erase) {
+        (true, _, _) => "restricted: the data is kept and not used",
+        (_, true, Some(_)) => "the device did not erase in time: left out until the next epoch",
+        (_, true, None) => "came after the epoch started, or erased too late: left out until the next one",
+        (_, _, Some(_)) => "the device has to erase first",
+        _ if r.samples == 0 => "no training samples",
+        _ => "",
+    };
+    why.into()
+}

@@ -1,0 +1,65 @@
+//! What rounds cost, measured as they run: the rates that forecasts use.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lethe_plan::Rates;
+use lethe_proto::ids::SubjectId;
+use lethe_store::sealed::{Batch, KeyName};
+
+use super::Core;
+use crate::CoordinatorError;
+use crate::records::RatesRecord;
+use crate::run::OpenRound;
+
+/// Longest pause between two looks that counts as work, in milliseconds.
+const PAUSE: u64 = 1000;
+
+/// Sums so far.
+pub(crate) struct Meter {
+    rates: Rates,
+    /// Bytes of training passes and updates, both ways, that are not in `rates` yet.
+    pub(crate) bytes: Arc<AtomicU64>,
+    looked: u64,
+}
+
+impl Meter {
+    pub(super) fn new(rates: Rates) -> Self {
+        Self { rates, bytes: Arc::default(), looked: 0 }
+    }
+}
+
+impl Core {
+    /// What rounds have cost so far.
+    pub(super) fn rates(&self) -> Rates {
+        Rates { bytes: self.meter.rates.bytes + self.meter.bytes.load(Ordering::Relaxed), ..self.meter.rates }
+    }
+
+    /// Call it at every tick: time counts while a round is open.
+    pub(super) fn measure(&mut self, now: u64) {
+        let busy = self.runs.iter().any(|r| r.open.is_some());
+        if busy {
+            self.meter.rates.busy_ms += now.saturating_sub(self.meter.looked).min(PAUSE);
+        }
+        self.meter.looked = now;
+    }
+
+    /// Call it when a round closes with these contributions; what is added to `batch` keeps the sums over a restart.
+    pub(super) fn measured(&mut self, clients: usize, batch: Batch) -> Result<Batch, CoordinatorError> {
+        self.meter.rates.client_rounds += clients as u64;
+        self.meter.rates.bytes += self.meter.bytes.swap(0, Ordering::Relaxed);
+        Ok(batch.put(&KeyName::public(), "", &RatesRecord(self.meter.rates))?)
+    }
+
+    /// An update came in `now` from a client that was given its task earlier.
+    pub(super) fn answered(&mut self, started: Option<u64>, now: u64) {
+        self.meter.rates.client_ms += started.map_or(0, |s| now.saturating_sub(s));
+    }
+}
+
+impl OpenRound {
+    /// A client was given its task; a task that is given again began the first time.
+    pub(crate) fn began(&mut self, subject: &SubjectId, now: u64) {
+        self.began.entry(subject.clone()).or_insert(now);
+    }
+}

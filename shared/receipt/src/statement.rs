@@ -1,0 +1,157 @@
+//! What the operator states. The log holds none of it, only salted hashes of it ([`entry`]).
+
+use ring::digest::{Context, SHA256};
+use serde::{Deserialize, Serialize};
+
+use crate::hex::hex;
+
+/// Version of the format of statements and receipts.
+pub const VERSION: u32 = 2;
+
+/// A shard that the deletion touched. Hashes are SHA-256 of adapters, hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AffectedShard {
+    /// Number of the shard.
+    pub shard: u16,
+    /// First stage that was retrained.
+    pub from_stage: u16,
+    /// Adapter served before.
+    pub before: String,
+    /// Adapter served at once: a checkpoint that never saw the data.
+    pub rolled_back_to: String,
+    /// Adapter after retraining.
+    pub after: String,
+    /// Checkpoint key of the final stage: a hash over the surviving subjects and their data commitments.
+    pub lineage: String,
+    /// Rounds retrained.
+    pub rounds: u32,
+}
+
+/// A cost, in integers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cost {
+    /// Rounds.
+    pub rounds: u32,
+    /// Updates, one per client and round.
+    pub client_rounds: u64,
+    /// Bytes of training, both ways.
+    pub bytes: u64,
+    /// Milliseconds from the rollback to the release.
+    pub milliseconds: u64,
+}
+
+/// What was done for one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Statement {
+    /// [`VERSION`].
+    pub version: u32,
+    /// `erase-subject`, `erase-items`, `withdraw-consent`, `restrict` or `takedown`.
+    pub kind: String,
+    /// Number of the deletion at this coordinator.
+    pub deletion: u64,
+    /// Requests that were executed together with this one, itself included.
+    pub batch: u32,
+    /// [`commitment`] to subject and items, hexadecimal.
+    pub commitment: String,
+    /// Seconds since 1970 when the request was accepted.
+    pub accepted_at: u64,
+    /// Milliseconds until the served model was free of the data.
+    pub exact_after_ms: u64,
+    /// Milliseconds until the affected shards were retrained and released.
+    pub retrained_after_ms: u64,
+    /// Encryption keys destroyed.
+    pub keys_destroyed: u32,
+    /// Shards touched.
+    pub affected: Vec<AffectedShard>,
+    /// Adapter hash of every shard not touched, as `[shard, hash]`; the same before and after.
+    pub untouched: Vec<(u16, String)>,
+    /// Release that holds the retrained adapters; all before the first one after the deletion are recalled.
+    pub release: u64,
+    /// Digest of the recipe.
+    pub recipe: String,
+    /// Digest of the base model file.
+    pub base_model: String,
+    /// Version and build of the coordinator.
+    pub build: String,
+    /// What retraining was expected to cost.
+    pub forecast: Cost,
+    /// What it cost; other requests that waited for the same shards share it.
+    pub actual: Cost,
+}
+
+/// What a shard is about to be trained on; entered into the log before the first round.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Number of the shard.
+    pub shard: u16,
+    /// Generation of its training; a rollback begins a new one.
+    pub generation: u32,
+    /// Root of the sorted tree of records ([`crate::records`]), hexadecimal.
+    pub root: String,
+    /// Records.
+    pub count: u64,
+    /// Digest of the recipe.
+    pub recipe: String,
+    /// Seed of all randomness, as in the recipe.
+    pub seed: u64,
+    /// Digest of the base model file.
+    pub base_model: String,
+    /// Version and build of the coordinator.
+    pub build: String,
+}
+
+/// What a log entry is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A [`Training`].
+    Training,
+    /// A [`Statement`].
+    Deletion,
+    /// An operator's action.
+    Action,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Training => "training",
+            Self::Deletion => "deletion",
+            Self::Action => "action",
+        }
+    }
+}
+
+/// The log's entry of a statement: `lethe-log/2 KIND SHA-256(salt || canonical JSON)` and a line feed. Without the salt it
+/// says nothing about the statement.
+pub fn entry(kind: Kind, salt: &[u8; 32], canonical: &[u8]) -> Vec<u8> {
+    let mut ctx = Context::new(&SHA256);
+    ctx.update(salt);
+    ctx.update(canonical);
+    format!("lethe-log/2 {} {}\n", kind.name(), hex(ctx.finish().as_ref())).into_bytes()
+}
+
+/// `SHA-256(salt || len(part) || part ...)` over the subject (empty: everybody), the items, and the time from which on data
+/// was erased (decimal) if there is one; lengths are 8 bytes, little-endian. Hexadecimal.
+pub fn commitment(salt: &[u8; 32], subject: &str, items: &[String], from: Option<i64>) -> String {
+    let mut ctx = Context::new(&SHA256);
+    ctx.update(salt);
+    let from = from.map(|f| f.to_string());
+    let parts = std::iter::once(subject).chain(items.iter().map(String::as_str)).chain(from.as_deref());
+    for part in parts {
+        ctx.update(&(part.len() as u64).to_le_bytes());
+        ctx.update(part.as_bytes());
+    }
+    hex(ctx.finish().as_ref())
+}
+
+/// The one way to write a value as bytes: JSON with two spaces of indentation, fields in the order of declaration.
+pub fn canonical(value: &impl Serialize) -> Vec<u8> {
+    // Structs of strings, integers and lists do not fail to serialise.
+    serde_json::to_vec_pretty(value).unwrap_or_default()
+}

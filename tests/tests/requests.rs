@@ -1,0 +1,157 @@
+//! Every kind of request, one at a time and many at once; lineage, coverage, and what the log and the receipts prove.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use lethe_client::ClientError;
+use lethe_proto::admin::{AdminReply, AdminRequest, DeletionPhase};
+use lethe_proto::deletion::DeletionRequest;
+use lethe_receipt::note::VerifierKey;
+use lethe_receipt::receipt::{Fate, Receipt, verify};
+use lethe_receipt::tiles::audit;
+use lethe_tests::tiny;
+use lethe_tests::world::{Operator, World, id};
+
+async fn receipt(op: &Operator, deletion: u64) -> Receipt {
+    let key = VerifierKey::parse(&op.status().await.log_key).unwrap();
+    verify(&op.receipt(deletion).await, &key).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_every_kind_is_one_plan_with_a_receipt_each() {
+    let world = World::new(8);
+    let (_c, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    let first_release = op.trained().await.release;
+    let restricted = op.lineage(3).await.unwrap();
+    assert!(restricted.served && restricted.checkpoints.last() == Some(&2) && restricted.error_rows > 0);
+    let from = tiny::history(2)[13].time;
+    let requests = vec![
+        DeletionRequest::Erase { subject: id(0) },
+        DeletionRequest::EraseItems { subject: id(1), items: vec![tiny::history(1)[12].item.clone()] },
+        DeletionRequest::Withdraw { subject: id(2), from },
+        DeletionRequest::Restrict { subject: id(3) },
+    ];
+    let before = op.status().await;
+    let ids = op.ask_for(requests.clone()).await.unwrap();
+    assert_eq!(ids, [1, 2, 3, 4]);
+    let after = op.status().await;
+    assert_eq!(after.release, before.release + 1, "one release for the whole batch");
+    for id in &ids {
+        let d = op.deleted(*id).await;
+        assert!(d.seconds_until_exact.unwrap() < 1.0);
+    }
+    op.trained().await;
+
+    let proofs: Vec<Receipt> = {
+        let mut all = vec![];
+        for id in &ids {
+            all.push(receipt(&op, *id).await);
+        }
+        all
+    };
+    let kinds: Vec<&str> = proofs.iter().map(|r| r.statement.kind.as_str()).collect();
+    assert_eq!(kinds, ["erase-subject", "erase-items", "withdraw-consent", "restrict"]);
+    assert!(proofs.iter().all(|r| r.statement.batch == 4));
+    let fates: Vec<&Fate> = proofs.iter().map(|r| &r.records.as_ref().expect("was trained on").fate).collect();
+    assert!(matches!(fates[0], Fate::Absent(_)) && matches!(fates[3], Fate::Absent(_)), "{fates:?}");
+    assert!(matches!(fates[1], Fate::Replaced(_)) && matches!(fates[2], Fate::Replaced(_)), "{fates:?}");
+    assert_eq!(proofs[2].from, Some(from));
+
+    // Forecast and actual speak of the same work.
+    for r in &proofs {
+        assert_eq!(r.statement.forecast.rounds, r.statement.actual.rounds, "{:?}", r.statement);
+        assert!(r.statement.actual.client_rounds > 0 && r.statement.actual.bytes > 0);
+    }
+
+    // Restricted: kept, and used for nothing.
+    let kept = op.lineage(3).await.unwrap();
+    assert!(kept.idle.starts_with("restricted") && kept.samples == restricted.samples);
+    assert!(!kept.served && kept.checkpoints.is_empty() && kept.error_rows == 0);
+    assert!(op.lineage(0).await.is_err(), "forgotten");
+    let AdminReply::Release(old) = op.ask(AdminRequest::LineageOfRelease { release: first_release }).await.unwrap()
+    else {
+        panic!()
+    };
+    assert!(old.recalled && old.deleted == 1 && old.subjects.iter().any(|(s, _)| *s == id(3)), "{old:?}");
+
+    op.replays_equal().await;
+    let clients = fleet.stop_but(0).await;
+    let mut withdrawn = clients.into_iter().nth(1).unwrap();
+    assert!(withdrawn.history().iter().all(|e| e.time < from));
+    assert_eq!(withdrawn.consent_until(), Some(from));
+    assert!(matches!(withdrawn.record("i1", true, from), Err(ClientError::ConsentWithdrawn { .. })));
+    withdrawn.consent().unwrap();
+    withdrawn.record("i1", true, from).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takedown_erases_on_every_device_and_retrains_everything() {
+    let world = World::new(6);
+    let (_c, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    let item = tiny::history(1)[12].item.clone();
+    let ids = op.ask_for(vec![DeletionRequest::Takedown { items: vec![item.clone()] }]).await.unwrap();
+    let d = op.deleted(ids[0]).await;
+    assert_eq!(d.affected.len(), 2, "both shards");
+    op.trained().await;
+    op.replays_equal().await;
+    let r = receipt(&op, ids[0]).await;
+    assert_eq!((r.subject.as_str(), r.items, r.records), ("", vec![item.clone()], None));
+    for c in fleet.stop().await {
+        assert!(c.history().iter().all(|e| e.item != item));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coverage_counts_devices_that_dropped_what_was_recalled() {
+    let world = World::new(6);
+    let (_c, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    let coverage = async || match op.ask(AdminRequest::Coverage { release: None }).await {
+        Ok(AdminReply::Coverage(c)) => Some(c),
+        _ => None,
+    };
+    assert!(coverage().await.is_none(), "nothing was recalled");
+    // All have measured the release, so all have fetched it. They go away, one is deleted, one comes back.
+    let mut clients = fleet.stop().await;
+    op.ask_to_forget(5, &[]).await.unwrap();
+    let c = coverage().await.unwrap();
+    assert_eq!((c.recalled, c.dropped, c.holding, c.never), (true, 0, 5, 0), "{c:?}");
+    let items = ["i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11", "i12"];
+    clients[0].recommend(&items, 3).await.unwrap();
+    let c = coverage().await.unwrap();
+    assert_eq!((c.dropped, c.holding), (1, 4), "{c:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_audited_from_its_files_and_deletions_are_listed() {
+    let world = World::new(6);
+    let (coordinator, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    op.forget(2, &[]).await;
+    let key = VerifierKey::parse(&op.status().await.log_key).unwrap();
+    let log = audit(&world.dir.path().join("server/tiles"), &key).unwrap();
+    let text: Vec<String> = log.entries.iter().map(|e| String::from_utf8(e.clone()).unwrap()).collect();
+    // Two shards before training, one again after the rollback, the deletion.
+    let kinds: Vec<&str> = text.iter().map(|e| e.split(' ').nth(1).unwrap()).collect();
+    assert_eq!(kinds, ["training", "training", "training", "deletion"]);
+    let AdminReply::Log { entries, checkpoint } = op.ask(AdminRequest::Log { from: 1 }).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!((entries, checkpoint), (log.entries[1..].to_vec(), log.checkpoint));
+    let AdminReply::Deletions(all) = op.ask(AdminRequest::Deletions).await.unwrap() else { panic!() };
+    assert_eq!((all.len(), all[0].phase, all[0].due_at - all[0].accepted_at), (1, DeletionPhase::Done, 30 * 86_400));
+
+    // After a restart the log goes on where it was, and nothing is entered twice.
+    fleet.abort();
+    coordinator.shutdown();
+    drop(coordinator);
+    let again = audit(&world.dir.path().join("server/tiles"), &key).unwrap();
+    assert_eq!(again.entries, log.entries);
+}
