@@ -1,5 +1,7 @@
 //! Helpers that the end-to-end tests share.
 
+pub mod canary;
+pub mod corruption;
 pub mod tiny;
 pub mod world;
 

@@ -64,7 +64,8 @@ impl World {
     /// Configuration of a coordinator in this world.
     pub fn config(&self, extra: &str) -> ServerConfig {
         let mut config = ServerConfig::parse(&format!(
-            "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = {:?}\nmin_subjects = {}\n",
+            "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = {:?}\nmin_subjects = {}\n\
+             reserve_mib = 0\n",
             self.dir.path().join("server"),
             self.dir.path().join("model"),
             self.dir.path().join("data"),
@@ -100,6 +101,26 @@ impl World {
             connection: Connection::open(addr, &authority, Some(&identity)).await.expect("connects"),
             authority,
             identity,
+        }
+    }
+
+    /// Starts a coordinator process of the program `binary`; what it writes to standard error goes to `log`.
+    pub fn spawn(&self, binary: &Path, config: &ServerConfig, log: &Path) -> (std::process::Child, SocketAddr) {
+        let path = self.dir.path().join("server.toml");
+        std::fs::write(&path, toml::to_string(config).expect("serialises")).expect("writes");
+        let address = config.data_dir.join("address");
+        let _ = std::fs::remove_file(&address);
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("opens");
+        let mut command = std::process::Command::new(binary);
+        command.arg(&path).stdin(std::process::Stdio::piped()).stderr(log);
+        let child = command.spawn().expect("starts");
+        let started = Instant::now();
+        loop {
+            if let Some(addr) = std::fs::read_to_string(&address).ok().and_then(|t| t.parse().ok()) {
+                return (child, addr);
+            }
+            assert!(started.elapsed() < PATIENCE, "the coordinator did not start");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -189,6 +210,11 @@ pub struct Operator {
 }
 
 impl Operator {
+    /// Like [`Self::ask_for`], given up when the coordinator is killed.
+    pub async fn ask_within(&self, requests: Vec<DeletionRequest>, time: Duration) -> Option<Vec<u64>> {
+        tokio::time::timeout(time, self.ask_for(requests)).await.ok()?.ok()
+    }
+
     /// Connects again, to a restarted coordinator.
     pub async fn reconnect(&self, addr: SocketAddr) -> Self {
         let connection = Connection::open(addr, &self.authority, Some(&self.identity)).await.expect("connects");
@@ -323,6 +349,19 @@ impl Operator {
 /// Identifier of a subject.
 pub fn id(subject: u32) -> SubjectId {
     SubjectId::new(format!("person-{subject}")).expect("a valid id")
+}
+
+/// Copies a folder with all below it; a file that vanishes meanwhile is not part of the copy.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("creates");
+    for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy_folder(&source, &target);
+        } else {
+            let _ = std::fs::copy(&source, &target);
+        }
+    }
 }
 
 /// Every byte below a folder, for scans.

@@ -65,7 +65,7 @@ fn pure_crates_have_no_runtime_storage_or_engine() {
 #[test]
 fn arrows_point_down() {
     let layer = |name: &str| match name {
-        "lethe-learn" | "lethe-proto" | "lethe-receipt" | "lethe-seal" | "lethe-assets" => 0,
+        "lethe-learn" | "lethe-proto" | "lethe-receipt" | "lethe-seal" | "lethe-assets" | "lethe-scan" => 0,
         "lethe-plan" | "lethe-model" => 1,
         "lethe-recsys" | "lethe-transport" | "lethe-recipe" | "lethe-store" => 2,
         "lethe-coordinator" | "lethe-client" => 3,
@@ -73,7 +73,7 @@ fn arrows_point_down() {
         "lethe-tests" | "lethe-benches" => 5,
         other => panic!("{other} has no layer: add it here and to docs/ARCHITECTURE.md"),
     };
-    let server = ["lethe-coordinator", "lethe-store", "lethe-plan", "lethe-admin"];
+    let server = ["lethe-coordinator", "lethe-store", "lethe-plan", "lethe-scan", "lethe-admin"];
     let client = ["lethe-client", "lethe-cli"];
     for (name, deps) in dependencies() {
         for d in deps.iter().filter(|d| d.starts_with("lethe-")) {

@@ -136,7 +136,7 @@ async fn the_log_is_audited_from_its_files_and_deletions_are_listed() {
     op.trained().await;
     op.forget(2, &[]).await;
     let key = VerifierKey::parse(&op.status().await.log_key).unwrap();
-    let log = audit(&world.dir.path().join("server/tiles"), &key).unwrap();
+    let log = audit(&world.dir.path().join("server-evidence/tiles"), &key).unwrap();
     let text: Vec<String> = log.entries.iter().map(|e| String::from_utf8(e.clone()).unwrap()).collect();
     // Two shards before training, one again after the rollback, the deletion.
     let kinds: Vec<&str> = text.iter().map(|e| e.split(' ').nth(1).unwrap()).collect();
@@ -152,6 +152,6 @@ async fn the_log_is_audited_from_its_files_and_deletions_are_listed() {
     fleet.abort();
     coordinator.shutdown();
     drop(coordinator);
-    let again = audit(&world.dir.path().join("server/tiles"), &key).unwrap();
+    let again = audit(&world.dir.path().join("server-evidence/tiles"), &key).unwrap();
     assert_eq!(again.entries, log.entries);
 }

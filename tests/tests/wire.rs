@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use lethe_proto::admin::{
     AdminReply, AdminRequest, CoordinatorStatus, Coverage, DeletionPhase, DeletionState, DeletionSummary,
-    ReleaseLineage, ReplayState, ShardStatus, SubjectLineage,
+    ReleaseLineage, ReplayState, Scanned, ShardStatus, SubjectLineage,
 };
 use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
 use lethe_proto::deletion::DeletionRequest;
@@ -66,6 +66,7 @@ fn requests() -> Vec<Request> {
         admin(AdminRequest::LineageOfSubject { subject: subject() }),
         admin(AdminRequest::LineageOfRelease { release: 3 }),
         admin(AdminRequest::Coverage { release: Some(2) }),
+        admin(AdminRequest::Scan { texts: vec!["t".into()] }),
         admin(AdminRequest::Log { from: 300 }),
         admin(AdminRequest::Deletion { id: 1 }),
         admin(AdminRequest::Receipt { id: 1 }),
@@ -159,6 +160,7 @@ fn replies() -> Vec<Reply> {
         Reply::Admin(AdminReply::Subject(lineage)),
         Reply::Admin(AdminReply::Release(release)),
         Reply::Admin(AdminReply::Coverage(coverage)),
+        Reply::Admin(AdminReply::Scanned(Scanned { records: 1, hits: vec![("t".into(), 2)], evidence: 3 })),
         Reply::Admin(AdminReply::Log { entries: vec![vec![1, 2]], checkpoint: "c".into() }),
         Reply::Admin(AdminReply::Receipt("{}".into())),
         Reply::Admin(AdminReply::Replay(replay)),

@@ -41,6 +41,8 @@ enum Command {
     Lineage(commands::lineage::Args),
     /// Which share of the devices has dropped a recalled release.
     Coverage(commands::coverage::Args),
+    /// Search records and files for what should be gone.
+    Scan(commands::scan::Args),
     /// Fetch the transparency log as files.
     Log(commands::log::Args),
     /// Fetch the receipt of a finished deletion.
@@ -77,6 +79,9 @@ fn main() -> ExitCode {
 fn run_online(home: &std::path::Path, command: Command, out: &output::Output) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        if let Command::Scan(args) = &command {
+            return commands::scan::run(args, home, out).await;
+        }
         if let Command::Enrol(args) = command {
             return commands::enrol::run(&args, home, out).await;
         }
@@ -94,7 +99,9 @@ fn run_online(home: &std::path::Path, command: Command, out: &output::Output) ->
             Command::Replay(args) => commands::replay::run(&args, &desk, out).await,
             Command::Invite(args) => commands::invite::run(&args, &desk, out).await,
             Command::Revoke(args) => commands::revoke::run(&args, &desk).await,
-            Command::Enrol(_) | Command::Verify(_) | Command::Completion(_) | Command::Man(_) => Ok(ExitCode::SUCCESS),
+            Command::Enrol(_) | Command::Scan(_) | Command::Verify(_) | Command::Completion(_) | Command::Man(_) => {
+                Ok(ExitCode::SUCCESS)
+            }
         };
         desk.close().await;
         code

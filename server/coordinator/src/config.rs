@@ -14,6 +14,13 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Folder of the store, the keys and the log.
     pub data_dir: PathBuf,
+    /// Folder of the transparency log and the deletion journal; `DATA_DIR-evidence` when absent. It is never put back from a
+    /// backup together with the data folder: it is what tells a restored data folder what to forget again.
+    #[serde(default)]
+    pub evidence_dir: Option<PathBuf>,
+    /// Space that is set aside for deletions when the disk is full, in MiB.
+    #[serde(default = "default_reserve")]
+    pub reserve_mib: u64,
     /// GGUF file or Hugging Face folder of the base model.
     pub model: PathBuf,
     /// Folder of the public item catalogue (`dataset.toml` names the file), for the partition's anchors.
@@ -48,6 +55,10 @@ fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 4433))
 }
 
+fn default_reserve() -> u64 {
+    64
+}
+
 fn default_min_subjects() -> usize {
     8
 }
@@ -77,6 +88,15 @@ fn default_log_name() -> String {
 }
 
 impl ServerConfig {
+    /// Folder of the log and the journal.
+    pub fn evidence(&self) -> PathBuf {
+        self.evidence_dir.clone().unwrap_or_else(|| {
+            let mut name = self.data_dir.clone().into_os_string();
+            name.push("-evidence");
+            PathBuf::from(name)
+        })
+    }
+
     /// Parses TOML.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)

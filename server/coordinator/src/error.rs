@@ -49,6 +49,16 @@ pub enum CoordinatorError {
         "the data folder was started with another {what} ({stored}, now {given}): use it as it was, or an empty folder"
     )]
     OtherEpoch { what: &'static str, stored: String, given: String },
+    /// The deletion journal cannot be read.
+    #[error(
+        "entry {entry} of the deletion journal does not open with its key: restore `journal` and `journal-key` from the newest copy"
+    )]
+    Journal { entry: u64 },
+    /// The evidence folder is older than the data folder.
+    #[error(
+        "the log in {folder} has {has} entries, the data folder knows of {knows}: the evidence folder was lost or put back; restore its newest copy"
+    )]
+    Evidence { folder: std::path::PathBuf, has: u64, knows: u64 },
 }
 
 impl CoordinatorError {

@@ -4,7 +4,7 @@
 //! n+1, syncs it, then overwrites `master-n` in place and removes both: an old keyring that a disk still holds
 //! somewhere cannot be opened any more. A crash in between leaves two generations; opening keeps the newer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ pub(crate) struct Keyring {
     folder: PathBuf,
     generation: u64,
     keys: BTreeMap<String, Key>,
+    /// Names by handle.
+    names: HashMap<[u8; 16], String>,
     /// Generations that are still to be wiped.
     stale: Vec<u64>,
 }
@@ -51,7 +53,8 @@ impl Keyring {
             }
         };
         let stale = generations.into_iter().filter(|g| *g != generation).collect();
-        let mut ring = Self { folder: folder.to_owned(), generation, keys, stale };
+        let names = names(&keys);
+        let mut ring = Self { folder: folder.to_owned(), generation, keys, names, stale };
         ring.wipe_stale()?;
         Ok(ring)
     }
@@ -62,6 +65,11 @@ impl Keyring {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Key)> {
         self.keys.iter()
+    }
+
+    /// The key that records name by this handle.
+    pub(crate) fn by_handle(&self, handle: &[u8; 16]) -> Option<(&String, &Key)> {
+        self.keys.get_key_value(self.names.get(handle)?)
     }
 
     /// Makes sure that these keys exist; one rewrite for all that are new.
@@ -98,6 +106,7 @@ impl Keyring {
         write_synced(&self.path("keyring", next), &seal(&master, &next.to_le_bytes(), &plain)?)?;
         sync_folder(&self.folder)?;
         let old = std::mem::replace(&mut self.generation, next);
+        self.names = names(&keys);
         self.keys = keys;
         if old > 0 {
             self.stale.push(old);
@@ -131,6 +140,10 @@ impl Keyring {
         }
         sync_folder(&self.folder)
     }
+}
+
+fn names(keys: &BTreeMap<String, Key>) -> HashMap<[u8; 16], String> {
+    keys.iter().map(|(name, k)| (k.handle, name.clone())).collect()
 }
 
 fn load(folder: &Path, generation: u64) -> Option<BTreeMap<String, Key>> {

@@ -9,6 +9,7 @@ use ring::digest::{SHA256, digest};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
+use crate::head::Head;
 use crate::keyring::{Key, Keyring};
 use crate::{Class, Persisted, Storage, StoreError, Write};
 
@@ -40,6 +41,15 @@ impl KeyName {
         Self { name: format!("evidence:{deletion}"), class: Class::Evidence }
     }
 
+    fn class_of(name: &str) -> Class {
+        match name.split(':').next() {
+            Some("subject") => Class::Subject,
+            Some("shard") => Class::Shard,
+            Some("evidence") => Class::Evidence,
+            _ => Class::Public,
+        }
+    }
+
     /// The key of public records.
     pub fn public() -> Self {
         Self { name: "public".into(), class: Class::Public }
@@ -47,12 +57,12 @@ impl KeyName {
 }
 
 /// Changes that are applied together.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     writes: Vec<Change>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Change {
     table: &'static str,
     key: String,
@@ -95,6 +105,8 @@ struct Entry {
 struct Root {
     count: u64,
     mark: [u8; 32],
+    /// Writes so far: an older database is a consistent one, this tells it apart.
+    writes: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,6 +124,7 @@ pub struct SealedStore {
     /// Records whose key is gone and that are still to be removed: `(raw key, mark)`.
     orphans: Vec<(Vec<u8>, [u8; 32])>,
     root: Root,
+    head: Head,
     name: String,
 }
 
@@ -127,9 +140,11 @@ impl SealedStore {
         let mut keys = Keyring::open(&folder.join("keys"))?;
         keys.ensure(&[INDEX_KEY, "public"])?;
         let name = folder.display().to_string();
-        let root = Root { count: 0, mark: [0; 32] };
-        let mut store = Self { storage, keys, inventory: BTreeMap::new(), orphans: vec![], root, name };
-        store.load()?;
+        let root = Root { count: 0, mark: [0; 32], writes: 0 };
+        let secret = keys.get(INDEX_KEY).map(|k| k.secret).unwrap_or_default();
+        let (head, acknowledged) = Head::open(&folder.join("head"), &secret)?;
+        let mut store = Self { storage, keys, inventory: BTreeMap::new(), orphans: vec![], root, head, name };
+        store.load(acknowledged)?;
         Ok(store)
     }
 
@@ -141,9 +156,9 @@ impl SealedStore {
         self.keys.get(INDEX_KEY).ok_or_else(|| self.corrupt("its index key is gone"))
     }
 
-    fn load(&mut self) -> Result<(), StoreError> {
+    fn load(&mut self, acknowledged: Option<u64>) -> Result<(), StoreError> {
         let by_handle: BTreeMap<[u8; 16], Key> = self.keys.iter().map(|(_, k)| (k.handle, *k)).collect();
-        let mut found = Root { count: 0, mark: [0; 32] };
+        let mut found = Root { count: 0, mark: [0; 32], writes: 0 };
         let mut root = None;
         for (raw_key, raw) in self.storage.scan()? {
             if raw_key == ROOT {
@@ -164,18 +179,27 @@ impl SealedStore {
             self.inventory.insert((plain.table, plain.key), Entry { raw_key, mark, owner });
         }
         match root {
-            None if found.count == 0 => return Ok(()),
+            None if found.count == 0 && acknowledged.is_none() => return Ok(()),
             None => return Err(self.corrupt("its inventory is missing")),
             Some(raw) => {
                 let plain = unseal(&self.index_key()?.secret, ROOT, &raw)
                     .ok_or_else(|| self.corrupt("its inventory is altered"))?;
                 let want: Root = codec::from_bytes(&plain, 256).map_err(|e| self.corrupt(e.to_string()))?;
+                found.writes = want.writes;
                 if want != found {
                     return Err(
                         self.corrupt(format!("{} records of {}, or some were altered", found.count, want.count))
                     );
                 }
             }
+        }
+        match acknowledged {
+            None => return Err(self.corrupt("the file `head`, which counts its writes, is missing")),
+            Some(n) if found.writes < n => {
+                let lost = n - found.writes;
+                return Err(self.corrupt(format!("its last {lost} of {n} acknowledged writes are lost")));
+            }
+            Some(_) => {}
         }
         self.root = found;
         self.remove_orphans()
@@ -211,7 +235,7 @@ impl SealedStore {
         self.remove_orphans()?;
         let owners: Vec<&str> = batch.writes.iter().filter_map(|c| Some(c.value.as_ref()?.0.name.as_str())).collect();
         self.keys.ensure(&owners)?;
-        let mut root = Root { count: self.root.count, mark: self.root.mark };
+        let mut root = Root { count: self.root.count, mark: self.root.mark, writes: self.root.writes + 1 };
         let mut staged: BTreeMap<(String, String), Option<Entry>> = BTreeMap::new();
         let mut writes: Vec<Write> = vec![];
         for change in batch.writes {
@@ -245,6 +269,7 @@ impl SealedStore {
         writes.push(self.root_write(&root)?);
         self.storage.apply(&writes)?;
         self.root = root;
+        self.head.set(self.root.writes)?;
         for (id, entry) in staged {
             match entry {
                 Some(e) => self.inventory.insert(id, e),
@@ -258,7 +283,7 @@ impl SealedStore {
     pub fn get<T: Persisted>(&self, key: &str) -> Result<Option<T>, StoreError> {
         let Some(entry) = self.inventory.get(&(T::TABLE.to_owned(), key.to_owned())) else { return Ok(None) };
         let raw = self.storage.get(&entry.raw_key)?.ok_or_else(|| self.corrupt("a record vanished"))?;
-        let key = self.keys.iter().find(|(_, k)| k.handle == entry.owner).map(|(_, k)| *k);
+        let key = self.keys.by_handle(&entry.owner).map(|(_, k)| *k);
         let key = key.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
         let plain = self.open_record(&key, &entry.raw_key, &raw)?;
         codec::from_bytes(&plain.value, MAX_RECORD).map(Some).map_err(|e| self.corrupt(e.to_string()))
@@ -289,6 +314,31 @@ impl SealedStore {
         Ok(gone)
     }
 
+    /// Digest over all records, decrypted, in order: two stores with the same digest hold the same.
+    pub fn content(&self) -> Result<[u8; 32], StoreError> {
+        let mut all = vec![];
+        self.each(|_, table, key, value| {
+            for part in [table.as_bytes(), key.as_bytes(), value] {
+                all.extend_from_slice(digest(&SHA256, part).as_ref());
+            }
+        })?;
+        let mut out = [0; 32];
+        out.copy_from_slice(digest(&SHA256, &all).as_ref());
+        Ok(out)
+    }
+
+    /// Shows every record, decrypted: class of its key, table, key and value.
+    pub fn each(&self, mut see: impl FnMut(Class, &str, &str, &[u8])) -> Result<(), StoreError> {
+        for ((table, key), entry) in &self.inventory {
+            let raw = self.storage.get(&entry.raw_key)?.ok_or_else(|| self.corrupt("a record vanished"))?;
+            let owner = self.keys.by_handle(&entry.owner);
+            let (name, secret) = owner.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
+            let plain = self.open_record(secret, &entry.raw_key, &raw)?;
+            see(KeyName::class_of(name), table, key, &plain.value);
+        }
+        Ok(())
+    }
+
     /// How many of these keys exist.
     pub fn existing(&self, owners: &[KeyName]) -> usize {
         owners.iter().filter(|o| self.keys.get(&o.name).is_some()).count()
@@ -298,14 +348,15 @@ impl SealedStore {
         if self.orphans.is_empty() {
             return Ok(());
         }
-        let mut root = Root { count: self.root.count - self.orphans.len() as u64, mark: self.root.mark };
+        let count = self.root.count - self.orphans.len() as u64;
+        let mut root = Root { count, mark: self.root.mark, writes: self.root.writes + 1 };
         self.orphans.iter().for_each(|(_, m)| xor(&mut root.mark, m));
         let mut writes: Vec<Write> = self.orphans.iter().map(|(k, _)| (k.clone(), None)).collect();
         writes.push(self.root_write(&root)?);
         self.storage.apply(&writes)?;
         self.root = root;
         self.orphans.clear();
-        Ok(())
+        self.head.set(self.root.writes)
     }
 }
 
@@ -388,6 +439,31 @@ mod tests {
         }
         drop(raw);
         assert!(open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn an_older_database_is_an_error_and_a_crash_before_the_count_is_not() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut s = filled(dir.path());
+        let head = std::fs::read(dir.path().join("head")).expect("reads");
+        let old = s.storage.scan().expect("scans");
+        s.write(Batch::new().put(&KeyName::subject("x"), "9", &Row("late".into())).expect("encodes")).expect("writes");
+        drop(s);
+        // The count is behind the database: the crash came between them, before the write was acknowledged.
+        let now = std::fs::read(dir.path().join("head")).expect("reads");
+        std::fs::write(dir.path().join("head"), head).expect("writes");
+        assert_eq!(open(dir.path()).expect("opens").keys::<Row>().len(), 6);
+        // The database is behind the count: an acknowledged write is lost.
+        std::fs::write(dir.path().join("head"), &now).expect("writes");
+        std::fs::remove_dir_all(dir.path().join("db")).expect("removes");
+        let mut raw = SledStorage::open(&dir.path().join("db")).expect("opens");
+        raw.apply(&old.into_iter().map(|(k, v)| (k, Some(v))).collect::<Vec<_>>()).expect("writes");
+        drop(raw);
+        assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })));
+        std::fs::remove_dir_all(dir.path().join("db")).expect("removes");
+        assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })), "empty");
+        std::fs::write(dir.path().join("head"), &now[1..]).expect("writes");
+        assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })), "a damaged count");
     }
 
     #[test]

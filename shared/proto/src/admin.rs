@@ -32,6 +32,11 @@ pub enum AdminRequest {
         /// The release; `None`: the newest that was recalled.
         release: Option<u64>,
     },
+    /// Search the coordinator's records, decrypted, and what it keeps in memory for identifiers or texts.
+    Scan {
+        /// What to search for.
+        texts: Vec<String>,
+    },
     /// Entries of the log and its signed head.
     Log {
         /// First entry wanted.
@@ -93,6 +98,8 @@ pub enum AdminReply {
     Release(ReleaseLineage),
     /// Which devices still hold a release.
     Coverage(Coverage),
+    /// What a search found.
+    Scanned(Scanned),
     /// A page of the log.
     Log {
         /// Entries, from the one asked for on; fewer than all when they do not fit into a message.
@@ -203,6 +210,17 @@ pub struct ReleaseLineage {
     pub deleted: u64,
     /// Subjects with rows in the error table when it was published.
     pub validation: u64,
+}
+
+/// What a search of the records found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scanned {
+    /// Records searched.
+    pub records: u64,
+    /// Tables with hits, and how many.
+    pub hits: Vec<(String, u64)>,
+    /// Hits in requests and receipts of deletions, which name the person because they are the evidence.
+    pub evidence: u64,
 }
 
 /// Which devices still hold a release.

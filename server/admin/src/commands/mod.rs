@@ -11,6 +11,7 @@ pub(crate) mod log;
 pub(crate) mod receipt;
 pub(crate) mod replay;
 pub(crate) mod revoke;
+pub(crate) mod scan;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod verify;

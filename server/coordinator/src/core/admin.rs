@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use lethe_plan::Plan;
-use lethe_proto::admin::{AdminReply, AdminRequest, CoordinatorStatus, ShardStatus};
+use lethe_proto::admin::{AdminReply, AdminRequest, CoordinatorStatus, Scanned, ShardStatus};
 use lethe_proto::ids::ShardId;
 use lethe_proto::message::Refusal;
+
+use lethe_scan::{ScanError, Scanner, Secret};
+use lethe_store::Class;
 
 use super::Core;
 use super::evidence::BUILD;
@@ -36,6 +39,7 @@ impl Core {
             AdminRequest::LineageOfSubject { subject } => Ok(AdminReply::Subject(self.subject_lineage(&subject)?)),
             AdminRequest::LineageOfRelease { release } => Ok(AdminReply::Release(self.release_lineage(release)?)),
             AdminRequest::Coverage { release } => Ok(AdminReply::Coverage(self.coverage(release)?)),
+            AdminRequest::Scan { texts } => Ok(AdminReply::Scanned(self.search(&texts)?)),
             AdminRequest::Log { from } => {
                 let (entries, checkpoint) = self.log_page(from);
                 Ok(AdminReply::Log { entries, checkpoint })
@@ -65,6 +69,26 @@ impl Core {
                 Ok(AdminReply::Done)
             }
         }
+    }
+
+    /// Searches all records, decrypted, keys of records included.
+    fn search(&self, texts: &[String]) -> Result<Scanned, CoordinatorError> {
+        let secrets: Vec<Secret> = texts.iter().cloned().map(Secret::Text).collect();
+        let invalid = |e: ScanError| CoordinatorError::refuse(Refusal::Invalid, e.to_string());
+        let scanner = Scanner::new(&secrets).map_err(invalid)?;
+        let (mut out, mut tables) =
+            (Scanned { records: 0, hits: vec![], evidence: 0 }, std::collections::BTreeMap::<String, u64>::new());
+        self.store.each(|class, table, key, value| {
+            out.records += 1;
+            let n = scanner.count(key.as_bytes()) + scanner.count(value);
+            match class {
+                Class::Evidence => out.evidence += n,
+                _ if n > 0 => *tables.entry(table.to_owned()).or_default() += n,
+                _ => {}
+            }
+        })?;
+        out.hits = tables.into_iter().collect();
+        Ok(out)
     }
 
     fn status(&self, traffic: (u32, (u64, u64))) -> CoordinatorStatus {

@@ -1,6 +1,6 @@
 //! Deletions: how they are planned and accepted, one or many at once. `execute` carries them out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lethe_plan::{Inventory, Member, Plan, Request, ShardInventory, plan};
@@ -10,6 +10,7 @@ use lethe_proto::message::{Refusal, Role};
 use lethe_store::sealed::{Batch, KeyName};
 
 use super::Core;
+use super::journal::Accepted;
 use crate::CoordinatorError;
 use crate::records::{DeletionRecord, Invite, Kept, PendingErase, SubjectRecord};
 
@@ -110,12 +111,74 @@ impl Core {
             ids.push(counters.deletion);
             records.push(record);
         }
+        let batch = batch.put(&KeyName::public(), "", &counters)?;
         // From here on the deletions must complete, whatever happens to this process.
-        self.store.write(batch.put(&KeyName::public(), "", &counters)?)?;
+        for (id, d) in ids.iter().zip(&records) {
+            let accepted = Accepted::of(*id, d);
+            self.with_space(|core| core.journal.append(&accepted))?;
+        }
+        self.with_space(|core| Ok(core.store.write(batch.clone())?))?;
         self.counters = counters;
         self.deletions.extend(ids.iter().copied().zip(records));
-        self.execute(&ids)?;
+        self.with_space(|core| core.execute(&ids))?;
         Ok((whole, ids))
+    }
+
+    /// Tries again with the space that was set aside.
+    fn with_space<T>(
+        &mut self,
+        mut step: impl FnMut(&mut Self) -> Result<T, CoordinatorError>,
+    ) -> Result<T, CoordinatorError> {
+        match step(self) {
+            Err(e) if self.reserve.release() => {
+                tracing::warn!("{e}; the space that was set aside for deletions is used now: make room");
+                step(self)
+            }
+            other => other,
+        }
+    }
+
+    /// Sets space aside, now or when there is some again.
+    pub(super) fn set_aside_space(&self) {
+        if let Err(e) = self.reserve.take() {
+            tracing::warn!("no space could be set aside for deletions: {e}");
+        }
+    }
+
+    /// Deletions that were accepted after this data folder was copied are done again, before anything is served; those
+    /// that the journal lacks are added to it.
+    pub(super) fn catch_up(&mut self, mut accepted: BTreeMap<u64, Accepted>) -> Result<(), CoordinatorError> {
+        for (id, d) in &self.deletions {
+            if accepted.remove(id).is_none() {
+                self.journal.append(&Accepted::of(*id, d))?;
+            }
+        }
+        let Some(last) = accepted.keys().next_back().copied() else { return Ok(()) };
+        tracing::warn!(
+            count = accepted.len(),
+            "the data folder lacks accepted deletions (a restored backup?): done again"
+        );
+        self.counters.deletion = self.counters.deletion.max(last);
+        for (id, a) in accepted {
+            self.again(id, a)?;
+        }
+        self.save_counters()
+    }
+
+    fn again(&mut self, id: u64, a: Accepted) -> Result<(), CoordinatorError> {
+        let inventory = self.inventory()?;
+        let plan = match plan(&inventory, std::slice::from_ref(&a.request)) {
+            Ok(plan) => plan,
+            Err(lethe_plan::PlanError::UnknownSubject(_)) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        self.counters.task += 1;
+        let mut record = self.accept(a.request, plan, a.batch, self.counters.task)?;
+        (record.salt, record.accepted_at) = (a.salt, a.at);
+        let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &record)?;
+        self.store.write(batch.put(&KeyName::public(), "", &self.counters)?)?;
+        self.deletions.insert(id, record);
+        self.execute(&[id])
     }
 
     fn accept(&self, request: Request, plan: Plan, batch: u32, task: u64) -> Result<DeletionRecord, CoordinatorError> {

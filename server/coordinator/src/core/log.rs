@@ -28,6 +28,16 @@ impl Core {
         Ok(index)
     }
 
+    /// Refuses an evidence folder that is older than the data folder.
+    pub(super) fn check_log(&self) -> Result<(), CoordinatorError> {
+        let last = self.store.all::<TrainingRecord>()?.into_iter().map(|(_, t)| t.index + 1).max().unwrap_or(0);
+        let has = self.log.entries().len() as u64;
+        if has < last {
+            return Err(CoordinatorError::Evidence { folder: self.config.evidence(), has, knows: last });
+        }
+        Ok(())
+    }
+
     /// The signed head of the log.
     pub(super) fn checkpoint(&self) -> String {
         self.signer.checkpoint(self.tree.len(), &self.tree.root())
@@ -35,7 +45,7 @@ impl Core {
 
     /// Writes the files that changed since the log had `from` entries, the head last. They are for anybody to copy.
     pub(super) fn publish_log(&self, from: u64) -> std::io::Result<()> {
-        let folder = self.config.data_dir.join("tiles");
+        let folder = self.config.evidence().join("tiles");
         // One tile back: the last publication may have failed.
         for (path, bytes) in files(self.log.entries(), from.saturating_sub(256)).unwrap_or_default() {
             replace(&folder.join(path), &bytes)?;

@@ -16,7 +16,9 @@ use lethe_receipt::note::Signer;
 use lethe_recipe::{Recipe, model_digest};
 use lethe_recsys::data::Item;
 use lethe_recsys::features::item_features;
+use lethe_store::StoreError;
 use lethe_store::logfile::LogFile;
+use lethe_store::reserve::Reserve;
 use lethe_store::sealed::{Batch, KeyName, SealedStore};
 use lethe_store::sled_backend::SledStorage;
 use lethe_transport::identity::Authority;
@@ -34,6 +36,7 @@ mod deletion;
 mod enrol;
 mod evidence;
 mod execute;
+mod journal;
 mod lineage;
 mod log;
 mod meter;
@@ -43,6 +46,7 @@ mod serving;
 mod training;
 mod updates;
 
+use journal::Journal;
 use meter::Meter;
 pub(crate) use replay::Replay;
 pub(crate) use training::Work;
@@ -60,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) authority: Authority,
     store: SealedStore,
     log: LogFile,
+    journal: Journal,
+    reserve: Reserve,
     tree: Tree,
     signer: Signer,
     subjects: BTreeMap<SubjectId, SubjectRecord>,
@@ -78,6 +84,8 @@ pub(crate) struct Core {
     /// Shards whose members may differ from what the log says.
     dirty: BTreeSet<ShardId>,
     pub(crate) meter: Meter,
+    /// When space was last set aside, or tried to.
+    space_checked: u64,
     /// Certificates whose live connections must be closed.
     pub(crate) to_disconnect: Vec<Digest>,
 }
@@ -98,7 +106,11 @@ impl Core {
         let storage = SledStorage::open(&config.data_dir.join("db"))?;
         let mut store = SealedStore::open(Box::new(storage), &config.data_dir)?;
         let foundation = foundation(&mut store, &recipe, digest)?;
-        let log = LogFile::open(&config.data_dir.join("log"))?;
+        let evidence = config.evidence();
+        std::fs::create_dir_all(&evidence).map_err(|source| StoreError::Io { path: evidence.clone(), source })?;
+        let log = LogFile::open(&evidence.join("log"))?;
+        let (journal, accepted) = Journal::open(&evidence)?;
+        let reserve = Reserve::new(&config.data_dir.join("reserve"), config.reserve_mib << 20);
         let tree = Tree::from_leaves(log.entries().iter().map(|e| leaf_hash(e)).collect());
         let signer = Signer::from_seed(&config.log_name, &foundation.log_seed)?;
         let mut features = item_features(items);
@@ -116,6 +128,8 @@ impl Core {
             shape,
             anchors,
             log,
+            journal,
+            reserve,
             tree,
             signer,
             subjects: typed_keys(store.all::<SubjectRecord>()?),
@@ -128,6 +142,7 @@ impl Core {
             releases: numbered(store.all::<ReleaseRecord>()?),
             epoch,
             counters,
+            space_checked: 0,
             runs: vec![],
             served: vec![],
             replays: BTreeMap::new(),
@@ -144,7 +159,10 @@ impl Core {
             let served = core.newest_checkpoint(ShardId(shard as u16))?.1;
             core.served.push(Arc::new(Adapter::from_data(&core.shape, served.theta)?));
         }
+        core.check_log()?;
+        core.catch_up(accepted)?;
         core.resume()?;
+        core.set_aside_space();
         if let Err(e) = core.publish_log(0) {
             tracing::error!("the log's files for auditors could not be written: {e}");
         }

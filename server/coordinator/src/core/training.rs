@@ -185,6 +185,10 @@ impl Core {
     pub(crate) fn tick(&mut self, now: u64) -> Result<(), CoordinatorError> {
         self.execute_pending()?;
         self.measure(now);
+        if now > self.space_checked + 60_000 {
+            self.space_checked = now;
+            self.set_aside_space();
+        }
         for i in 0..self.runs.len() {
             let outcome = self.runs[i].open.as_ref().and_then(|o| o.round.outcome(now));
             match outcome {

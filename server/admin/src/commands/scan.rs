@@ -1,0 +1,85 @@
+//! `lethe-admin scan`: is anything of a person left?
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lethe_proto::admin::{AdminReply, AdminRequest, Scanned};
+use lethe_scan::{Report, Scanner, Secret};
+use serde_json::json;
+
+use crate::desk::{Desk, unexpected};
+use crate::output::Output;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The person (may be repeated).
+    #[arg(long, required_unless_present_any = ["text", "tokens"])]
+    subject: Vec<String>,
+    /// Any other text to search for, such as a title or an address (may be repeated).
+    #[arg(long)]
+    text: Vec<String>,
+    /// Token ids to search for in the files, as numbers with commas (may be repeated).
+    #[arg(long)]
+    tokens: Vec<String>,
+    /// Data folder, backup, log file or folder of temporary files to search (may be repeated).
+    paths: Vec<PathBuf>,
+    /// Search the files only; do not ask the coordinator.
+    #[arg(long)]
+    offline: bool,
+}
+
+pub(crate) async fn run(args: &Args, home: &std::path::Path, out: &Output) -> anyhow::Result<ExitCode> {
+    let texts: Vec<String> = args.subject.iter().chain(&args.text).cloned().collect();
+    let mut secrets: Vec<Secret> = texts.iter().cloned().map(Secret::Text).collect();
+    for t in &args.tokens {
+        secrets.push(Secret::Tokens(t.split(',').map(|n| n.trim().parse()).collect::<Result<_, _>>()?));
+    }
+    let report = Scanner::new(&secrets)?.scan(&args.paths)?;
+    let records = if args.offline || texts.is_empty() {
+        None
+    } else {
+        let desk = Desk::open(home).await?;
+        let reply = desk.ask(AdminRequest::Scan { texts }).await?;
+        desk.close().await;
+        match reply {
+            AdminReply::Scanned(s) => Some(s),
+            other => return unexpected(&other),
+        }
+    };
+    let clean = report.found == 0 && records.as_ref().is_none_or(|r| r.hits.is_empty());
+    out.show(
+        &describe(&report, records.as_ref(), clean),
+        &json!({ "clean": clean, "files": report, "records": records }),
+    )?;
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn describe(report: &Report, records: Option<&Scanned>, clean: bool) -> String {
+    let mut text = format!(
+        "{}\nfiles: {} read, {} bytes, {} patterns (raw, UTF-16, base64, hex, percent, tokens), {} hits",
+        if clean { "NOTHING FOUND" } else { "FOUND" },
+        report.files,
+        report.bytes,
+        report.patterns,
+        report.found
+    );
+    for h in report.hits.iter().take(50) {
+        let _ = write!(text, "\n  {} at byte {}, as {}", h.path.display(), h.offset, h.form);
+    }
+    match records {
+        None => text += "\nthe coordinator's records were not searched",
+        Some(r) => {
+            let _ = write!(text, "\nthe coordinator's records, decrypted: {} searched", r.records);
+            r.hits.iter().for_each(|(t, n)| {
+                let _ = write!(text, "\n  {n} in table {t}");
+            });
+            let _ = write!(
+                text,
+                "\n  {} in requests and receipts of deletions (the evidence, kept on purpose)",
+                r.evidence
+            );
+        }
+    }
+    text + "\nfiles of the data folder are encrypted: what they hold is searched through the coordinator"
+}

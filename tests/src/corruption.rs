@@ -1,0 +1,114 @@
+//! Damage to the store: every way in which a file can go bad, at random places. No loss may be silent, no panic may get out.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use lethe_learn::seed::Seed;
+use lethe_store::sealed::SealedStore;
+use lethe_store::sled_backend::SledStorage;
+use lethe_store::{StoreError, logfile::LogFile};
+
+use crate::world::copy_folder;
+
+/// What damage did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Damages tried.
+    pub tried: u32,
+    /// Opened with everything in place: the damage hit nothing that counts.
+    pub harmless: u32,
+    /// Refused with an error.
+    pub refused: u32,
+    /// Opened, but something was lost or different.
+    pub silent: u32,
+    /// Panicked.
+    pub panics: u32,
+}
+
+/// Ways to damage a file.
+#[derive(Clone, Copy, Debug)]
+pub enum Damage {
+    /// One bit flips.
+    Bit,
+    /// A page of 4 KiB reads as zeros.
+    Page,
+    /// The file ends early.
+    Truncate,
+}
+
+fn files(folder: &Path, out: &mut Vec<PathBuf>) {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).expect("reads").flatten().map(|e| e.path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            files(&path, out);
+        } else if std::fs::metadata(&path).is_ok_and(|m| m.len() > 0) {
+            out.push(path);
+        }
+    }
+}
+
+/// Everything that a data folder and an evidence folder hold.
+fn content(data: &Path, evidence: &Path) -> Result<([u8; 32], Vec<Vec<u8>>), StoreError> {
+    let store = SealedStore::open(Box::new(SledStorage::open(&data.join("db"))?), data)?;
+    Ok((store.content()?, LogFile::open(&evidence.join("log"))?.entries().to_vec()))
+}
+
+fn damage(path: &Path, at: u64, how: Damage) {
+    let mut bytes = std::fs::read(path).expect("reads");
+    let at = at as usize;
+    match how {
+        Damage::Bit => bytes[at] ^= 1 << (at % 8),
+        Damage::Page => {
+            let from = at & !4095;
+            let to = (from + 4096).min(bytes.len());
+            bytes[from..to].fill(0);
+        }
+        Damage::Truncate => bytes.truncate(at),
+    }
+    std::fs::write(path, bytes).expect("writes");
+}
+
+/// Damages copies of a stopped coordinator's folders `tries` times in one way. Places are uniform over the bytes of the
+/// store (database, count and keys) and of the log.
+pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> Outcome {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (pristine, trial) = (dir.path().join("pristine"), dir.path().join("trial"));
+    copy_folder(data, &pristine.join("data"));
+    copy_folder(evidence, &pristine.join("evidence"));
+    let want = content(&pristine.join("data"), &pristine.join("evidence")).expect("undamaged");
+    let mut all = vec![];
+    for part in ["data/db", "data/keys", "data/head", "evidence/log"] {
+        let path = pristine.join(part);
+        if path.is_dir() { files(&path, &mut all) } else { all.push(path) }
+    }
+    let sizes: Vec<u64> = all.iter().map(|p| std::fs::metadata(p).expect("exists").len()).collect();
+    let total: u64 = sizes.iter().sum();
+    let mut rng = Seed::from_u64(seed).derive("damage", &[&[how as u8]]).rng();
+    let mut out = Outcome::default();
+    for _ in 0..tries {
+        let mut at = (f64::from(rng.unit()) * total as f64) as u64;
+        // Every fourth goes to a small file, which a uniform choice would hardly ever hit.
+        let mut which = if out.tried % 4 == 3 { (rng.unit() * all.len() as f32) as usize % all.len() } else { 0 };
+        if out.tried % 4 == 3 {
+            at %= sizes[which];
+        } else {
+            while which + 1 < all.len() && at >= sizes[which] {
+                at -= sizes[which];
+                which += 1;
+            }
+            at = at.min(sizes[which] - 1);
+        }
+        let _ = std::fs::remove_dir_all(&trial);
+        copy_folder(&pristine, &trial);
+        damage(&trial.join(all[which].strip_prefix(&pristine).expect("below")), at, how);
+        out.tried += 1;
+        match catch_unwind(AssertUnwindSafe(|| content(&trial.join("data"), &trial.join("evidence")))) {
+            Err(_) => out.panics += 1,
+            Ok(Err(_)) => out.refused += 1,
+            Ok(Ok(found)) if found == want => out.harmless += 1,
+            Ok(Ok(_)) => out.silent += 1,
+        }
+    }
+    out
+}
