@@ -1,16 +1,16 @@
 //! Canaries: subjects with unmistakable names, deleted in random order while the coordinator is killed again and again.
 //! Afterwards nothing of them may be left.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lethe_client::Client;
 use lethe_learn::seed::Seed;
 use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_scan::{Scanner, Secret};
 
-use crate::world::{Operator, World, copy_folder, id};
+use crate::world::{Fleet, Operator, World, copy_folder, id};
 
 /// Numbers of canaries have six digits, so that none begins like another.
 const FIRST: u32 = 100_000;
@@ -35,37 +35,22 @@ pub struct Left {
     pub control: u64,
 }
 
-async fn train(world: &World, op: &Operator, addr: std::net::SocketAddr, subjects: &[u32]) -> Vec<Client> {
-    let mut clients = vec![];
+/// Enrols, trains and measures with all of them at work, and lets them go.
+async fn train(world: &World, op: &Operator, addr: SocketAddr, subjects: &[u32]) {
+    let mut fleet = Fleet::default();
     for s in subjects {
         let mut c = world.client(addr, op, *s).await;
         c.join().await.expect("joins");
-        clients.push(c);
+        fleet.add(c);
     }
     let started = Instant::now();
     loop {
         let s = op.status().await;
         if s.release > 0 && s.validated && s.shards.iter().all(|k| k.done) {
-            return clients;
+            return fleet.abort();
         }
         assert!(started.elapsed() < PATIENCE, "training and measuring took too long: {s:?}");
-        // Who has nothing to do waits at the coordinator; they all wait at once.
-        let steps =
-            clients.iter_mut().map(|c| async { tokio::time::timeout(Duration::from_secs(2), c.step()).await.is_ok() });
-        futures(steps).await;
-    }
-}
-
-/// Runs futures together, eight at a time.
-async fn futures<F: Future>(all: impl Iterator<Item = F>) {
-    let mut all = all.peekable();
-    while all.peek().is_some() {
-        let mut some: Vec<_> = all.by_ref().take(8).map(Box::pin).collect();
-        std::future::poll_fn(|cx| {
-            some.retain_mut(|f| f.as_mut().poll(cx).is_pending());
-            if some.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-        })
-        .await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -82,7 +67,7 @@ pub async fn run(binary: &Path, canaries: u32, kills: u32, seed: u64) -> Left {
     let mut order: Vec<u32> = (FIRST..FIRST + canaries).collect();
     let witness = FIRST + canaries;
     let everybody: Vec<u32> = (FIRST..=witness).collect();
-    drop(train(&world, &op, addr, &everybody).await);
+    train(&world, &op, addr, &everybody).await;
 
     let mut rng = Seed::from_u64(seed).derive("canaries", &[]).rng();
     rng.shuffle(&mut order);

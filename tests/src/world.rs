@@ -93,7 +93,12 @@ impl World {
 
     /// The operator, enrolled with the coordinator's first invitation.
     pub async fn operator(&self, addr: SocketAddr) -> Operator {
-        let text = std::fs::read_to_string(self.dir.path().join("server/admin-invitation")).expect("invitation");
+        self.operator_at(&self.dir.path().join("server"), addr).await
+    }
+
+    /// The operator of a coordinator with another data folder.
+    pub async fn operator_at(&self, data_dir: &Path, addr: SocketAddr) -> Operator {
+        let text = std::fs::read_to_string(data_dir.join("admin-invitation")).expect("invitation");
         let invitation = Invitation::parse(&text).expect("parses");
         let identity = enrol(addr, &invitation).await.expect("enrols");
         let authority = invitation.authority().expect("parses");

@@ -28,6 +28,8 @@ enum Command {
     Participate(commands::device::ParticipateArgs),
     /// Many clients in one process, driven over standard input (the demo starts one).
     Fleet(commands::fleet::Args),
+    /// Run a benchmark.
+    Bench(commands::bench::Args),
     /// Fine-tune on one machine without federation: the reference for every other figure.
     TrainCentral(commands::train_central::Args),
 }
@@ -40,6 +42,7 @@ fn main() -> anyhow::Result<()> {
         Command::Record(args) => commands::device::record(&args),
         Command::Participate(args) => commands::device::participate(&args),
         Command::Fleet(args) => commands::fleet::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::TrainCentral(args) => commands::train_central::run(&args),
     }
 }

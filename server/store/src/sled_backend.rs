@@ -1,7 +1,9 @@
 //! sled, the default backend. The only module that names it; its panics become [`StoreError::Corrupt`].
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use crate::{Record, Storage, StoreError, Write};
 
@@ -20,9 +22,30 @@ impl SledStorage {
     }
 }
 
+thread_local! {
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Panics of the engine become errors; they are not also printed as if the program had a bug.
+fn quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !CONTAINED.get() {
+                before(info);
+            }
+        }));
+    });
+}
+
 fn contained<T>(path: &Path, f: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
     let name = || path.display().to_string();
-    match catch_unwind(AssertUnwindSafe(f)) {
+    quiet();
+    CONTAINED.set(true);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    CONTAINED.set(false);
+    match result {
         Ok(Ok(v)) => Ok(v),
         Ok(Err(sled::Error::Io(source))) => Err(StoreError::Io { path: path.to_owned(), source }),
         Ok(Err(e @ sled::Error::Corruption { .. })) => Err(StoreError::Corrupt { name: name(), why: e.to_string() }),

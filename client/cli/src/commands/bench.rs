@@ -1,0 +1,34 @@
+//! `lethe bench`: benchmark programs that are built beside this one.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// How deletion performs: time until exact, retraining saved, canaries under SIGKILL, damage to the store, receipts. About
+    /// twenty minutes; `lethe bench forget --help` lists shorter forms.
+    #[command(disable_help_flag = true)]
+    Forget {
+        /// Arguments of the program `bench-forget`, such as `--json FILE`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let What::Forget { args } = &args.what;
+    let program: PathBuf = std::env::current_exe()?.with_file_name("bench-forget");
+    let status = std::process::Command::new(&program).args(args).status();
+    let status = status.with_context(|| format!("{}: build with `cargo build --release`", program.display()))?;
+    if !status.success() {
+        bail!("bench-forget ended with {status}");
+    }
+    Ok(())
+}
