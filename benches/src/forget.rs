@@ -26,22 +26,22 @@ struct Cli {
     /// Write the figures here; standard output when absent.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Deletions on the real model, one after another.
+    /// Deletions on the real model, one after another; 0 leaves them out.
     #[arg(long, default_value_t = 200)]
     deletions: usize,
-    /// Canary subjects.
+    /// Canary subjects; 0 leaves them out.
     #[arg(long, default_value_t = 1000)]
     canaries: u32,
     /// SIGKILLs of the coordinator in the middle of their deletions.
     #[arg(long, default_value_t = 40)]
     kills: u32,
-    /// Damages of each kind: one bit, a page of zeros, a truncation.
+    /// Damages of each kind (one bit, a page of zeros, a truncation); 0 leaves them out.
     #[arg(long, default_value_t = 2000)]
     damages: u32,
     /// Write the simulated cost curves here, as CSV.
     #[arg(long)]
     curves: Option<PathBuf>,
-    /// Only simulate; the other figures are null.
+    /// Only simulate; figures that are left out are null.
     #[arg(long)]
     simulate_only: bool,
 }
@@ -221,11 +221,16 @@ fn main() -> anyhow::Result<()> {
     let saved = simulate(cli.curves.as_deref())?;
     say(&format!("retraining saved, K = 4, R = 4, placement by tenure: {saved}"));
     let (mut speed, mut left, mut damage) = (Value::Null, None, Value::Null);
-    if !cli.simulate_only {
+    let wanted = |n: bool| n && !cli.simulate_only;
+    if wanted(cli.deletions > 0) {
         speed = runtime.block_on(latency(cli.deletions))?;
         say(&format!("{} deletions on the real model: {speed}", cli.deletions));
+    }
+    if wanted(cli.canaries > 0) {
         left = Some(runtime.block_on(canary::run(&sibling("coordinator-process")?, cli.canaries, cli.kills, 1)));
         say(&format!("{left:?}"));
+    }
+    if wanted(cli.damages > 0) {
         damage = runtime.block_on(damages(cli.damages))?;
     }
     let out = json!({

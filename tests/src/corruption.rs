@@ -51,7 +51,8 @@ fn files(folder: &Path, out: &mut Vec<PathBuf>) {
 /// Everything that a data folder and an evidence folder hold.
 fn content(data: &Path, evidence: &Path) -> Result<([u8; 32], Vec<Vec<u8>>), StoreError> {
     let store = SealedStore::open(Box::new(SledStorage::open(&data.join("db"))?), data)?;
-    Ok((store.content()?, LogFile::open(&evidence.join("log"))?.entries().to_vec()))
+    let log = |name: &str| Ok::<_, StoreError>(LogFile::open(&evidence.join(name))?.entries().to_vec());
+    Ok((store.content()?, [log("log")?, log("journal")?].concat()))
 }
 
 fn damage(path: &Path, at: u64, how: Damage) {
@@ -78,7 +79,15 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
     copy_folder(evidence, &pristine.join("evidence"));
     let want = content(&pristine.join("data"), &pristine.join("evidence")).expect("undamaged");
     let mut all = vec![];
-    for part in ["data/db", "data/keys", "data/head", "evidence/log"] {
+    for part in [
+        "data/db",
+        "data/keys",
+        "data/head",
+        "evidence/log",
+        "evidence/log.count",
+        "evidence/journal",
+        "evidence/journal.count",
+    ] {
         let path = pristine.join(part);
         if path.is_dir() { files(&path, &mut all) } else { all.push(path) }
     }

@@ -117,16 +117,13 @@ impl World {
         let _ = std::fs::remove_file(&address);
         let log = std::fs::File::options().create(true).append(true).open(log).expect("opens");
         let mut command = std::process::Command::new(binary);
-        command.arg(&path).stdin(std::process::Stdio::piped()).stderr(log);
-        let child = command.spawn().expect("starts");
-        let started = Instant::now();
-        loop {
-            if let Some(addr) = std::fs::read_to_string(&address).ok().and_then(|t| t.parse().ok()) {
-                return (child, addr);
-            }
-            assert!(started.elapsed() < PATIENCE, "the coordinator did not start");
+        let child = command.arg(&path).stdin(std::process::Stdio::piped()).stderr(log).spawn().expect("starts");
+        let (started, mut addr) = (Instant::now(), None);
+        while addr.is_none() && started.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(10));
+            addr = std::fs::read_to_string(&address).ok().and_then(|t| t.parse().ok());
         }
+        (child, addr.expect("the coordinator starts"))
     }
 
     /// What clients share.
@@ -218,6 +215,19 @@ impl Operator {
     /// Like [`Self::ask_for`], given up when the coordinator is killed.
     pub async fn ask_within(&self, requests: Vec<DeletionRequest>, time: Duration) -> Option<Vec<u64>> {
         tokio::time::timeout(time, self.ask_for(requests)).await.ok()?.ok()
+    }
+
+    /// Another operator.
+    pub async fn colleague(&self, addr: SocketAddr) -> Self {
+        let token = match self.ask(AdminRequest::Invite { subject: None }).await.expect("invites") {
+            AdminReply::Invited { token } => token,
+            other => panic!("{other:?}"),
+        };
+        let invitation = Invitation::parse(&token).expect("parses");
+        let identity = enrol(addr, &invitation).await.expect("enrols");
+        let authority = invitation.authority().expect("parses");
+        let connection = Connection::open(addr, &authority, Some(&identity)).await.expect("connects");
+        Self { connection, authority, identity }
     }
 
     /// Connects again, to a restarted coordinator.

@@ -155,3 +155,48 @@ async fn the_log_is_audited_from_its_files_and_deletions_are_listed() {
     let again = audit(&world.dir.path().join("server-evidence/tiles"), &key).unwrap();
     assert_eq!(again.entries, log.entries);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_operators_have_to_agree_when_the_policy_says_so() {
+    let world = World::new(6);
+    let (_c, addr) = world.start("").await;
+    let one = world.operator(addr).await;
+    let fleet = world.fleet(addr, &one).await;
+    one.trained().await;
+    let set = |approvals| AdminRequest::Policy { approvals: Some(approvals) };
+    assert!(one.ask(set(2)).await.is_err(), "there is one operator only: nobody could agree");
+    let two = one.colleague(addr).await;
+    assert_eq!(one.ask(set(2)).await.unwrap(), AdminReply::Policy { approvals: 2 });
+
+    let forget = |s| AdminRequest::Forget { requests: vec![DeletionRequest::Erase { subject: id(s) }], dry_run: false };
+    let AdminReply::Proposed(p) = one.ask(forget(1)).await.unwrap() else { panic!() };
+    assert_eq!((p.id, p.missing), (1, 1));
+    assert!(one.lineage(1).await.is_ok(), "nothing has happened");
+    assert!(one.ask(AdminRequest::Approve { proposal: 1 }).await.is_err(), "the same operator");
+    let AdminReply::Planned { ids, .. } = two.ask(AdminRequest::Approve { proposal: 1 }).await.unwrap() else {
+        panic!()
+    };
+    one.deleted(ids[0]).await;
+    assert!(one.lineage(1).await.is_err());
+    assert!(two.ask(AdminRequest::Approve { proposal: 1 }).await.is_err(), "carried out");
+
+    let AdminReply::Proposed(p) = two.ask(forget(2)).await.unwrap() else { panic!() };
+    one.ask(AdminRequest::Cancel { proposal: p.id }).await.unwrap();
+    assert!(one.ask(AdminRequest::Approve { proposal: p.id }).await.is_err() && one.lineage(2).await.is_ok());
+
+    // One operator alone cannot lift the policy.
+    let AdminReply::Proposed(p) = one.ask(set(1)).await.unwrap() else { panic!() };
+    let AdminReply::Proposals(waiting) = two.ask(AdminRequest::Proposals).await.unwrap() else { panic!() };
+    assert_eq!(waiting, std::slice::from_ref(&p));
+    assert_eq!(two.ask(AdminRequest::Approve { proposal: p.id }).await.unwrap(), AdminReply::Policy { approvals: 1 });
+
+    let AdminReply::Actions(done) = one.ask(AdminRequest::Actions).await.unwrap() else { panic!() };
+    let what: Vec<&str> = done.iter().map(|a| a.what.as_str()).collect();
+    assert!(what.contains(&"invite an operator") && what.contains(&"cancel proposal 2"), "{what:?}");
+    let key = VerifierKey::parse(&one.status().await.log_key).unwrap();
+    let log = audit(&world.dir.path().join("server-evidence/tiles"), &key).unwrap();
+    for a in &done {
+        assert!(log.entries[a.entry as usize].starts_with(b"lethe-log/2 action "));
+    }
+    fleet.abort();
+}

@@ -4,11 +4,11 @@
 use std::fmt::Write;
 
 use lethe_proto::admin::{
-    AdminReply, AdminRequest, CoordinatorStatus, Coverage, DeletionPhase, DeletionState, DeletionSummary,
-    ReleaseLineage, ReplayState, Scanned, ShardStatus, SubjectLineage,
+    ActionState, AdminReply, AdminRequest, CoordinatorStatus, Coverage, DeletionPhase, DeletionState, DeletionSummary,
+    ProposalState, ReleaseLineage, ReplayState, Scanned, ShardStatus, SubjectLineage,
 };
 use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
-use lethe_proto::deletion::DeletionRequest;
+use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{BatchShape, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, RoundStart, Task};
 use lethe_proto::payload::{Payload, WireFormat};
@@ -62,6 +62,11 @@ fn requests() -> Vec<Request> {
             hidden: payload(WireFormat::F16),
         },
         admin(AdminRequest::Forget { requests: deletions(), dry_run: true }),
+        admin(AdminRequest::Policy { approvals: Some(2) }),
+        admin(AdminRequest::Proposals),
+        admin(AdminRequest::Approve { proposal: 1 }),
+        admin(AdminRequest::Cancel { proposal: 1 }),
+        admin(AdminRequest::Actions),
         admin(AdminRequest::Deletions),
         admin(AdminRequest::LineageOfSubject { subject: subject() }),
         admin(AdminRequest::LineageOfRelease { release: 3 }),
@@ -93,6 +98,8 @@ fn replies() -> Vec<Reply> {
         now: vec![Digest([4; 32])],
         affected: vec![ShardId(0)],
     };
+    let proposal = |what| ProposalState { id: 1, what, at: 2, approved: vec![Digest([1; 32])], missing: 1 };
+    let action = ActionState { entry: 1, at: 2, by: Digest([3; 32]), what: "w".into() };
     let summary = DeletionSummary {
         id: 1,
         request: deletions().remove(0),
@@ -155,6 +162,10 @@ fn replies() -> Vec<Reply> {
         Reply::Release(ReleaseInfo { release: 1, adapters: vec![payload(WireFormat::F32)] }),
         Reply::Omega(vec![1.0]),
         Reply::Admin(AdminReply::Planned { text: "t".into(), json: "{}".into(), ids: vec![1, 2] }),
+        Reply::Admin(AdminReply::Proposed(proposal(Proposal::Forget(deletions())))),
+        Reply::Admin(AdminReply::Proposals(vec![proposal(Proposal::Approvals(2))])),
+        Reply::Admin(AdminReply::Policy { approvals: 2 }),
+        Reply::Admin(AdminReply::Actions(vec![action])),
         Reply::Admin(AdminReply::Deletion(deletion)),
         Reply::Admin(AdminReply::Deletions(vec![summary])),
         Reply::Admin(AdminReply::Subject(lineage)),

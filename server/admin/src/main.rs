@@ -33,6 +33,14 @@ enum Command {
     Forget(commands::forget::Args),
     /// The plan of a deletion and its expected cost; nothing is done.
     Forecast(commands::forget::What),
+    /// How many operators have to agree to a deletion, and which proposals wait for them.
+    Policy(commands::policy::Args),
+    /// Agree to another operator's proposal.
+    Approve(commands::policy::Which),
+    /// Withdraw a proposal that still waits.
+    Cancel(commands::policy::Which),
+    /// What operators did.
+    Actions,
     /// All deletions, with their deadlines.
     List(commands::list::Args),
     /// Carry out the requests of a CSV file.
@@ -90,6 +98,10 @@ fn run_online(home: &std::path::Path, command: Command, out: &output::Output) ->
             Command::Status(args) => commands::status::run(&args, &desk, out).await,
             Command::Forget(args) => commands::forget::run(&args, &desk, out).await,
             Command::Forecast(args) => commands::forget::forecast(&args, &desk, out).await,
+            Command::Policy(args) => commands::policy::policy(&args, &desk, out).await,
+            Command::Approve(args) => commands::policy::approve(&args, &desk, out).await,
+            Command::Cancel(args) => commands::policy::cancel(&args, &desk, out).await,
+            Command::Actions => commands::policy::actions(&desk, out).await,
             Command::List(args) => commands::list::run(&args, &desk, out).await,
             Command::Import(args) => commands::import::run(&args, &desk, out).await,
             Command::Lineage(args) => commands::lineage::run(&args, &desk, out).await,

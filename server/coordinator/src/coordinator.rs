@@ -148,11 +148,12 @@ impl Coordinator {
                 Ok(Reply::Enrolled { certificate: self.core().enrol(&token, &csr)? })
             }
             (Some(Role::Admin), Request::Admin(request)) => {
+                let by = certificate.unwrap_or_default();
                 let connections = self.0.server.get().map_or(0, Server::connections) as u32;
                 let bytes =
                     (self.0.update_bytes.load(Ordering::Relaxed), self.0.activation_bytes.load(Ordering::Relaxed));
                 let now = self.now();
-                let reply = self.core().admin(request, (connections, bytes), now)?;
+                let reply = self.core().admin(request, by, (connections, bytes), now)?;
                 self.after_change(true);
                 Ok(Reply::Admin(reply))
             }

@@ -6,7 +6,7 @@ use lethe_learn::partition::SubShards;
 use lethe_plan::lineage::Census;
 use lethe_plan::{Plan, Rates};
 use lethe_proto::admin::DeletionPhase;
-use lethe_proto::deletion::DeletionRequest;
+use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_receipt::records::Leaf;
 use lethe_receipt::statement::{Statement, Training};
@@ -117,6 +117,7 @@ pub(crate) struct Counters {
     pub(crate) deletion: u64,
     pub(crate) task: u64,
     pub(crate) subject: u32,
+    pub(crate) proposal: u64,
 }
 persisted!(Counters, "counters", Public);
 
@@ -247,6 +248,8 @@ pub(crate) struct DeletionRecord {
     /// For this request alone.
     pub(crate) plan: Plan,
     pub(crate) phase: DeletionPhase,
+    /// When it was asked for, in milliseconds since 1970: earlier than accepted, if others had to agree.
+    pub(crate) requested_at: u64,
     /// Milliseconds since 1970.
     pub(crate) accepted_at: u64,
     pub(crate) exact_after_ms: Option<u64>,
@@ -289,3 +292,43 @@ persisted!(DeletionRecord, "deletions", Evidence);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ReceiptRecord(pub(crate) Vec<u8>);
 persisted!(ReceiptRecord, "receipts", Evidence);
+
+/// How many operators have to agree to a deletion. Key: empty.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Policy {
+    pub(crate) approvals: u8,
+}
+persisted!(Policy, "policy", Public);
+
+/// A proposal that waits for other operators. Key: its number. It goes when it is carried out or withdrawn.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ProposalRecord {
+    pub(crate) what: Proposal,
+    /// Milliseconds since 1970.
+    pub(crate) at: u64,
+    pub(crate) approved: Vec<Digest>,
+}
+persisted!(ProposalRecord, "proposals", Evidence);
+
+/// Something that an operator did that concerns nobody in particular. Key: the log's entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ActionRecord {
+    pub(crate) salt: [u8; 32],
+    pub(crate) action: Action,
+}
+persisted!(ActionRecord, "actions", Public);
+
+/// Something that an operator did about a person; it goes with the person. Key: the log's entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SubjectAction(pub(crate) ActionRecord);
+persisted!(SubjectAction, "subject-actions", Subject);
+
+/// The statement of an action.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Action {
+    /// Unix seconds.
+    pub(crate) at: u64,
+    /// Fingerprint of the operator's certificate.
+    pub(crate) by: Digest,
+    pub(crate) what: String,
+}

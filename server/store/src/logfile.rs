@@ -2,7 +2,8 @@
 //!
 //! Each record is `length (u32 LE) | entry | SHA-256(previous chain value || entry)`. An unfinished record at the end
 //! (a crash before the sync returned, so never acknowledged) is cut off at opening; anything else that does not fit
-//! the chain is an error.
+//! the chain is an error. The number of acknowledged entries is in a small file beside it (`.count`): a log that lost its end
+//! would look like one that a crash cut short.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use lethe_proto::ids::Digest;
 
 use crate::StoreError;
+use crate::head::Head;
 
 /// Longest entry, in bytes.
 const MAX_ENTRY: usize = 1 << 20;
@@ -24,6 +26,7 @@ pub struct LogFile {
     len: u64,
     chain: Digest,
     entries: Vec<Vec<u8>>,
+    head: Head,
 }
 
 impl LogFile {
@@ -34,12 +37,23 @@ impl LogFile {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io())?;
         let mut bytes = vec![];
         file.read_to_end(&mut bytes).map_err(io())?;
-        let mut log = Self { file, path: path.to_owned(), len: 0, chain: Digest::default(), entries: vec![] };
+        let (head, acknowledged) = Head::open(&path.with_extension("count"), &[0; 32])?;
+        let mut log = Self { file, path: path.to_owned(), len: 0, chain: Digest::default(), entries: vec![], head };
         let mut at = 0;
         while let Some((entry, next)) = log.parse(&bytes, at)? {
             log.chain = link(&log.chain, &entry);
             log.entries.push(entry);
             at = next;
+        }
+        let corrupt = |why: String| StoreError::Corrupt { name: path.display().to_string(), why };
+        let found = log.entries.len() as u64;
+        match acknowledged {
+            // One entry without a count: the crash came before the first was acknowledged.
+            None if found > 1 => return Err(corrupt("the file that counts its entries is missing".into())),
+            Some(n) if found < n => {
+                return Err(corrupt(format!("its last {} of {n} acknowledged entries are lost", n - found)));
+            }
+            _ => {}
         }
         log.file.set_len(at as u64).map_err(io())?;
         log.len = at as u64;
@@ -74,6 +88,7 @@ impl LogFile {
         self.len += record.len() as u64;
         self.chain = chain;
         self.entries.push(entry.to_vec());
+        self.head.set(self.entries.len() as u64)?;
         Ok(self.entries.len() as u64 - 1)
     }
 
@@ -112,6 +127,25 @@ mod tests {
         let mut bytes = std::fs::read(&path).expect("reads");
         bytes[5] ^= 1;
         std::fs::write(&path, bytes).expect("writes");
+        assert!(matches!(LogFile::open(&path), Err(StoreError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn a_log_that_lost_its_end_is_an_error() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log");
+        let mut log = LogFile::open(&path).expect("opens");
+        for entry in [b"one", b"two"] {
+            log.append(entry).expect("writes");
+        }
+        let whole = std::fs::read(&path).expect("reads");
+        for keep in 0..whole.len() {
+            std::fs::write(&path, &whole[..keep]).expect("writes");
+            assert!(matches!(LogFile::open(&path), Err(StoreError::Corrupt { .. })), "{keep} bytes");
+        }
+        std::fs::write(&path, &whole).expect("writes");
+        assert_eq!(LogFile::open(&path).expect("opens").entries().len(), 2);
+        std::fs::remove_file(dir.path().join("log.count")).expect("exists");
         assert!(matches!(LogFile::open(&path), Err(StoreError::Corrupt { .. })));
     }
 

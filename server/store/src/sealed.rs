@@ -41,6 +41,11 @@ impl KeyName {
         Self { name: format!("evidence:{deletion}"), class: Class::Evidence }
     }
 
+    /// The key of one other piece of evidence, such as a proposal.
+    pub fn evidence_of(name: &str) -> Self {
+        Self { name: format!("evidence:{name}"), class: Class::Evidence }
+    }
+
     fn class_of(name: &str) -> Class {
         match name.split(':').next() {
             Some("subject") => Class::Subject,

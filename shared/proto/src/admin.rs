@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::deletion::DeletionRequest;
+use crate::deletion::{DeletionRequest, Proposal};
 use crate::ids::{Digest, ShardId, SubjectId};
 
 /// What the admin tool asks.
@@ -15,6 +15,25 @@ pub enum AdminRequest {
         /// Only plan.
         dry_run: bool,
     },
+    /// How many operators have to agree to a deletion, changed with `Some`.
+    Policy {
+        /// The new number; 1: nobody else.
+        approvals: Option<u8>,
+    },
+    /// Proposals that wait for other operators.
+    Proposals,
+    /// Agree to a proposal of another operator; it is carried out when enough have.
+    Approve {
+        /// Its number.
+        proposal: u64,
+    },
+    /// Withdraw a proposal.
+    Cancel {
+        /// Its number.
+        proposal: u64,
+    },
+    /// What operators did, newest last.
+    Actions,
     /// All deletions.
     Deletions,
     /// What a subject's data is in.
@@ -88,6 +107,17 @@ pub enum AdminReply {
         /// Numbers of the deletions, in the order of the requests.
         ids: Vec<u64>,
     },
+    /// Other operators have to agree first.
+    Proposed(ProposalState),
+    /// How many operators have to agree to a deletion.
+    Policy {
+        /// The number.
+        approvals: u8,
+    },
+    /// Proposals that wait.
+    Proposals(Vec<ProposalState>),
+    /// What operators did.
+    Actions(Vec<ActionState>),
     /// State of a deletion.
     Deletion(DeletionState),
     /// All deletions, oldest first.
@@ -210,6 +240,34 @@ pub struct ReleaseLineage {
     pub deleted: u64,
     /// Subjects with rows in the error table when it was published.
     pub validation: u64,
+}
+
+/// A proposal that waits for other operators.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProposalState {
+    /// Number.
+    pub id: u64,
+    /// What is proposed.
+    pub what: Proposal,
+    /// When, in Unix seconds.
+    pub at: u64,
+    /// Operators who agree, the proposer first, by the fingerprint of their certificates.
+    pub approved: Vec<Digest>,
+    /// Operators who still have to.
+    pub missing: u8,
+}
+
+/// Something that an operator did. The log holds its salted hash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActionState {
+    /// Entry of the log.
+    pub entry: u64,
+    /// When, in Unix seconds.
+    pub at: u64,
+    /// Fingerprint of the operator's certificate.
+    pub by: Digest,
+    /// What.
+    pub what: String,
 }
 
 /// What a search of the records found.

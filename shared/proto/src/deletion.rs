@@ -5,6 +5,27 @@ use std::fmt;
 use crate::ids::SubjectId;
 use serde::{Deserialize, Serialize};
 
+/// What more than one operator may have to agree to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proposal {
+    /// Carry out requests.
+    Forget(Vec<DeletionRequest>),
+    /// Change how many operators have to agree.
+    Approvals(u8),
+}
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forget(requests) => {
+                let all: Vec<String> = requests.iter().map(ToString::to_string).collect();
+                f.write_str(&all.join("; "))
+            }
+            Self::Approvals(n) => write!(f, "let {n} operator(s) agree to every deletion"),
+        }
+    }
+}
+
 /// One request. What the coordinator does not know (who has which item, when something was recorded) the devices answer
 /// by erasing; until they have, everything that may hold the data counts as holding it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

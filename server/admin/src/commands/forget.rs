@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lethe_proto::admin::{AdminReply, AdminRequest, DeletionPhase, DeletionState};
+use lethe_proto::admin::{AdminReply, AdminRequest, DeletionPhase, DeletionState, ProposalState};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
 use serde_json::json;
@@ -71,17 +71,30 @@ pub(crate) struct Planned {
     pub(crate) ids: Vec<u64>,
 }
 
-pub(crate) async fn ask(desk: &Desk, requests: Vec<DeletionRequest>, dry_run: bool) -> anyhow::Result<Planned> {
-    match desk.ask(AdminRequest::Forget { requests, dry_run }).await? {
+/// What `forget` leads to.
+pub(crate) enum Outcome {
+    Planned(Planned),
+    /// Others have to agree.
+    Proposed(ProposalState),
+}
+
+pub(crate) async fn ask(desk: &Desk, requests: Vec<DeletionRequest>, dry_run: bool) -> anyhow::Result<Outcome> {
+    outcome(desk.ask(AdminRequest::Forget { requests, dry_run }).await?)
+}
+
+pub(crate) fn outcome(reply: AdminReply) -> anyhow::Result<Outcome> {
+    match reply {
         AdminReply::Planned { text, json, ids } => {
-            Ok(Planned { text, plan: serde_json::from_str(&json).context("the coordinator's plan")?, ids })
+            let plan = serde_json::from_str(&json).context("the coordinator's plan")?;
+            Ok(Outcome::Planned(Planned { text, plan, ids }))
         }
+        AdminReply::Proposed(p) => Ok(Outcome::Proposed(p)),
         other => unexpected(&other),
     }
 }
 
 pub(crate) async fn forecast(what: &What, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
-    let planned = ask(desk, what.requests()?, true).await?;
+    let Outcome::Planned(planned) = ask(desk, what.requests()?, true).await? else { bail!("no plan") };
     out.show(&(planned.text + "\nnothing was done (dry run)"), &json!({ "plan": planned.plan, "deletions": [] }))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -90,10 +103,22 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     if args.dry_run {
         return forecast(&args.what, desk, out).await;
     }
-    let planned = ask(desk, args.what.requests()?, false).await?;
+    let outcome = ask(desk, args.what.requests()?, false).await?;
+    show(outcome, args.wait, desk, out).await
+}
+
+/// Shows what came of a request.
+pub(crate) async fn show(outcome: Outcome, wait: bool, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+    let planned = match outcome {
+        Outcome::Planned(p) => p,
+        Outcome::Proposed(p) => {
+            out.show(&super::policy::describe(&p), &json!({ "proposal": p }))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let mut states = vec![];
     for id in &planned.ids {
-        states.push(if args.wait { finished(desk, *id).await? } else { state(desk, *id).await? });
+        states.push(if wait { finished(desk, *id).await? } else { state(desk, *id).await? });
     }
     let mut text = planned.text;
     states.iter().for_each(|s| text += &format!("\n{}", describe(s)));

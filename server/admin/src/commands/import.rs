@@ -9,7 +9,7 @@ use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
 use serde::{Deserialize, Serialize};
 
-use super::forget::ask;
+use super::forget::{Outcome, ask};
 use crate::desk::Desk;
 use crate::output::{Output, table};
 use crate::when::parse_time;
@@ -43,7 +43,7 @@ struct Row {
     from: String,
 }
 
-/// What became of a row. Codes: `accepted`, `would-accept` (dry run), `duplicate`, `invalid`, `refused`.
+/// What became of a row. Codes: `accepted`, `proposed` (others have to agree), `would-accept` (dry run), `duplicate`, `invalid`, `refused`.
 #[derive(Serialize)]
 struct RowResult {
     request_id: String,
@@ -108,9 +108,18 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     }
     if !args.dry_run {
         for batch in good.chunks(BATCH) {
-            let planned = ask(desk, batch.iter().map(|(_, r)| r.clone()).collect(), false).await?;
-            for ((at, _), id) in batch.iter().zip(planned.ids) {
-                (results[*at].code, results[*at].deletion) = ("accepted", Some(id));
+            match ask(desk, batch.iter().map(|(_, r)| r.clone()).collect(), false).await? {
+                Outcome::Planned(planned) => {
+                    for ((at, _), id) in batch.iter().zip(planned.ids) {
+                        (results[*at].code, results[*at].deletion) = ("accepted", Some(id));
+                    }
+                }
+                Outcome::Proposed(p) => {
+                    for (at, _) in batch {
+                        results[*at].code = "proposed";
+                        results[*at].message = format!("waits for other operators as proposal {}", p.id);
+                    }
+                }
             }
         }
     }
@@ -124,6 +133,6 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         vec![r.request_id.clone(), r.subject.clone(), r.code.to_owned(), id, r.message.clone()]
     };
     out.show(&table(&["request", "subject", "code", "deletion", "message"], results.iter().map(row)), &results)?;
-    let all = results.iter().all(|r| matches!(r.code, "accepted" | "would-accept"));
+    let all = results.iter().all(|r| matches!(r.code, "accepted" | "proposed" | "would-accept"));
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

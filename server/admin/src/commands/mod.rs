@@ -8,6 +8,7 @@ pub(crate) mod invite;
 pub(crate) mod lineage;
 pub(crate) mod list;
 pub(crate) mod log;
+pub(crate) mod policy;
 pub(crate) mod receipt;
 pub(crate) mod replay;
 pub(crate) mod revoke;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use lethe_plan::Plan;
 use lethe_proto::admin::{AdminReply, AdminRequest, CoordinatorStatus, Scanned, ShardStatus};
-use lethe_proto::ids::ShardId;
+use lethe_proto::deletion::Proposal;
+use lethe_proto::ids::{Digest, ShardId};
 use lethe_proto::message::Refusal;
 
 use lethe_scan::{ScanError, Scanner, Secret};
@@ -15,7 +16,7 @@ use super::evidence::BUILD;
 use crate::CoordinatorError;
 use crate::records::ReceiptRecord;
 
-fn planned(plan: &Plan, ids: Vec<u64>) -> AdminReply {
+pub(super) fn planned(plan: &Plan, ids: Vec<u64>) -> AdminReply {
     AdminReply::Planned { text: plan.to_string(), json: serde_json::to_string(plan).unwrap_or_default(), ids }
 }
 
@@ -24,17 +25,30 @@ impl Core {
     pub(crate) fn admin(
         &mut self,
         request: AdminRequest,
+        by: Digest,
         traffic: (u32, (u64, u64)),
         now: u64,
     ) -> Result<AdminReply, CoordinatorError> {
         let unknown = |id: u64| CoordinatorError::refuse(Refusal::Invalid, format!("there is no deletion {id}"));
         match request {
             AdminRequest::Forget { requests, dry_run: true } => Ok(planned(&self.plan_deletion(&requests)?, vec![])),
-            AdminRequest::Forget { requests, dry_run: false } => {
-                let (plan, ids) = self.forget(requests)?;
-                self.tick(now)?;
-                Ok(planned(&plan, ids))
+            AdminRequest::Forget { requests, dry_run: false } => self.propose(Proposal::Forget(requests), by, now),
+            AdminRequest::Policy { approvals: Some(n) } => {
+                self.note(by, format!("policy: {n} approvals"), None)?;
+                self.propose(Proposal::Approvals(n), by, now)
             }
+            AdminRequest::Policy { approvals: None } => Ok(AdminReply::Policy { approvals: self.approvals()? }),
+            AdminRequest::Proposals => Ok(AdminReply::Proposals(self.proposals()?)),
+            AdminRequest::Approve { proposal } => {
+                self.note(by, format!("approve proposal {proposal}"), None)?;
+                self.approve(proposal, by, now)
+            }
+            AdminRequest::Cancel { proposal } => {
+                self.note(by, format!("cancel proposal {proposal}"), None)?;
+                self.cancel(proposal)?;
+                Ok(AdminReply::Done)
+            }
+            AdminRequest::Actions => Ok(AdminReply::Actions(self.actions()?)),
             AdminRequest::Deletions => Ok(AdminReply::Deletions(self.deletion_list())),
             AdminRequest::LineageOfSubject { subject } => Ok(AdminReply::Subject(self.subject_lineage(&subject)?)),
             AdminRequest::LineageOfRelease { release } => Ok(AdminReply::Release(self.release_lineage(release)?)),
@@ -56,15 +70,20 @@ impl Core {
                 Ok(AdminReply::Receipt(String::from_utf8_lossy(&bytes.0).into_owned()))
             }
             AdminRequest::Replay { shard } => {
+                self.note(by, format!("replay {shard}"), None)?;
                 self.start_replay(shard, now)?;
                 Ok(AdminReply::Replay(self.replay_state(shard, now)?))
             }
             AdminRequest::ReplayStatus { shard } => Ok(AdminReply::Replay(self.replay_state(shard, now)?)),
             AdminRequest::Status => Ok(AdminReply::Status(self.status(traffic))),
             AdminRequest::Invite { subject } => {
+                if subject.is_none() {
+                    self.note(by, "invite an operator".into(), None)?;
+                }
                 Ok(AdminReply::Invited { token: self.invite(subject.as_ref())?.text() })
             }
             AdminRequest::Revoke { subject } => {
+                self.note(by, format!("revoke the certificates of {subject}"), Some(&subject))?;
                 self.revoke(&BTreeSet::from([subject]))?;
                 Ok(AdminReply::Done)
             }

@@ -97,7 +97,7 @@ impl Core {
     /// Accepts requests and makes the served model exact before it returns. A deletion of everything supersedes
     /// deletions that wait for the device; further items are added to those that wait. If the store fails after the
     /// acceptance, the deletions stay accepted: nothing is served or trained until a retry has executed them.
-    pub(crate) fn forget(&mut self, requests: Vec<Request>) -> Result<(Plan, Vec<u64>), CoordinatorError> {
+    pub(crate) fn forget(&mut self, requests: Vec<Request>, asked: u64) -> Result<(Plan, Vec<u64>), CoordinatorError> {
         let whole = self.plan_deletion(&requests)?;
         let inventory = self.inventory()?;
         let mut counters = self.counters.clone();
@@ -106,7 +106,8 @@ impl Core {
             counters.deletion += 1;
             counters.task += u64::from(request.asks_devices());
             let own = plan(&inventory, std::slice::from_ref(&request))?;
-            let record = self.accept(request, own, whole.requests.len() as u32, counters.task)?;
+            let mut record = self.accept(request, own, whole.requests.len() as u32, counters.task)?;
+            record.requested_at = asked;
             batch = batch.put(&KeyName::evidence(counters.deletion), &counters.deletion.to_string(), &record)?;
             ids.push(counters.deletion);
             records.push(record);
@@ -174,7 +175,7 @@ impl Core {
         };
         self.counters.task += 1;
         let mut record = self.accept(a.request, plan, a.batch, self.counters.task)?;
-        (record.salt, record.accepted_at) = (a.salt, a.at);
+        (record.salt, record.accepted_at, record.requested_at) = (a.salt, a.at, a.at);
         let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &record)?;
         self.store.write(batch.put(&KeyName::public(), "", &self.counters)?)?;
         self.deletions.insert(id, record);
@@ -197,6 +198,7 @@ impl Core {
         Ok(DeletionRecord {
             batch,
             phase: DeletionPhase::Planned,
+            requested_at: now_unix_ms(),
             accepted_at: now_unix_ms(),
             exact_after_ms: None,
             retrained_after_ms: None,

@@ -261,7 +261,7 @@ impl Core {
             request: d.request.clone(),
             phase: d.phase,
             accepted_at: d.accepted_at / 1000,
-            due_at: d.accepted_at / 1000 + self.config.deadline_days * 86_400,
+            due_at: d.requested_at / 1000 + self.config.deadline_days * 86_400,
             seconds_until_exact: seconds(d.exact_after_ms),
             seconds_until_retrained: seconds(d.retrained_after_ms),
         };

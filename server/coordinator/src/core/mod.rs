@@ -41,6 +41,7 @@ mod lineage;
 mod log;
 mod meter;
 mod personal;
+mod policy;
 mod replay;
 mod serving;
 mod training;

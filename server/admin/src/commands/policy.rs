@@ -1,0 +1,79 @@
+//! `lethe-admin policy`, `approve`, `cancel` and `actions`.
+
+use std::process::ExitCode;
+
+use lethe_proto::admin::{AdminReply, AdminRequest, ProposalState};
+use serde_json::json;
+
+use super::forget::{outcome, show};
+use crate::desk::{Desk, unexpected};
+use crate::output::{Output, table};
+use crate::when::show_time;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Let this many operators agree to every deletion, and to a change of this number.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
+    approvals: Option<u8>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Which {
+    /// Number of the proposal; `lethe-admin policy` lists them.
+    proposal: u64,
+}
+
+/// A proposal, for people.
+pub(crate) fn describe(p: &ProposalState) -> String {
+    format!("proposal {}: {}\n  waits for {} more operator(s): lethe-admin approve {}", p.id, p.what, p.missing, p.id)
+}
+
+pub(crate) async fn policy(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+    let approvals = match desk.ask(AdminRequest::Policy { approvals: args.approvals }).await? {
+        AdminReply::Policy { approvals } => approvals,
+        AdminReply::Proposed(p) => {
+            out.show(&describe(&p), &json!({ "proposal": p }))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        other => return unexpected(&other),
+    };
+    let waiting = match desk.ask(AdminRequest::Proposals).await? {
+        AdminReply::Proposals(all) => all,
+        other => return unexpected(&other),
+    };
+    let mut text = format!("{approvals} operator(s) have to agree to a deletion");
+    waiting.iter().for_each(|p| text += &format!("\n{}", describe(p)));
+    out.show(&text, &json!({ "approvals": approvals, "proposals": waiting }))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn approve(which: &Which, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+    match desk.ask(AdminRequest::Approve { proposal: which.proposal }).await? {
+        AdminReply::Policy { approvals } => {
+            let text = format!("{approvals} operator(s) have to agree to a deletion");
+            out.show(&text, &json!({ "approvals": approvals }))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        reply => show(outcome(reply)?, false, desk, out).await,
+    }
+}
+
+pub(crate) async fn cancel(which: &Which, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+    match desk.ask(AdminRequest::Cancel { proposal: which.proposal }).await? {
+        AdminReply::Done => {
+            out.show(&format!("proposal {} is withdrawn", which.proposal), &json!({ "cancelled": which.proposal }))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        other => unexpected(&other),
+    }
+}
+
+pub(crate) async fn actions(desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+    let all = match desk.ask(AdminRequest::Actions).await? {
+        AdminReply::Actions(all) => all,
+        other => return unexpected(&other),
+    };
+    let rows = all.iter().map(|a| vec![a.entry.to_string(), show_time(a.at), a.by.short(), a.what.clone()]);
+    out.show(&table(&["log entry", "time (UTC)", "operator", "action"], rows), &all)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,153 @@
+//! Whose word counts: proposals that more than one operator has to agree to, and the record of what operators do.
+
+use lethe_proto::admin::{ActionState, AdminReply, ProposalState};
+use lethe_proto::deletion::Proposal;
+use lethe_proto::ids::{Digest, SubjectId};
+use lethe_proto::message::Refusal;
+use lethe_receipt::statement::{Kind, canonical};
+use lethe_store::sealed::{Batch, KeyName};
+
+use super::Core;
+use super::deletion::now_unix_ms;
+use crate::CoordinatorError;
+use crate::records::{Action, ActionRecord, AdminCert, Counters, Policy, ProposalRecord, SubjectAction};
+
+/// Most proposals that wait at once.
+const MAX_PROPOSALS: usize = 1000;
+
+fn refuse(message: impl Into<String>) -> CoordinatorError {
+    CoordinatorError::refuse(Refusal::Invalid, message)
+}
+
+fn owner(id: u64) -> KeyName {
+    KeyName::evidence_of(&format!("proposal/{id}"))
+}
+
+impl Core {
+    /// How many operators have to agree to a deletion.
+    pub(super) fn approvals(&self) -> Result<u8, CoordinatorError> {
+        Ok(self.store.get::<Policy>("")?.map_or(1, |p| p.approvals))
+    }
+
+    /// Does what an operator asks, or keeps it until enough others agree.
+    pub(super) fn propose(&mut self, what: Proposal, by: Digest, now: u64) -> Result<AdminReply, CoordinatorError> {
+        self.check(&what)?;
+        if self.approvals()? <= 1 {
+            return self.carry_out(what, now_unix_ms(), now);
+        }
+        if self.store.keys::<ProposalRecord>().len() >= MAX_PROPOSALS {
+            return Err(refuse(format!("{MAX_PROPOSALS} proposals wait already: approve or cancel some")));
+        }
+        let counters = Counters { proposal: self.counters.proposal + 1, ..self.counters.clone() };
+        let record = ProposalRecord { what, at: now_unix_ms(), approved: vec![by] };
+        let id = counters.proposal;
+        let batch = Batch::new().put(&owner(id), &id.to_string(), &record)?;
+        self.store.write(batch.put(&KeyName::public(), "", &counters)?)?;
+        self.counters = counters;
+        Ok(AdminReply::Proposed(self.proposal_state(id, record)?))
+    }
+
+    /// Refuses at once what could not be carried out later.
+    fn check(&self, what: &Proposal) -> Result<(), CoordinatorError> {
+        match what {
+            Proposal::Forget(requests) => self.plan_deletion(requests).map(drop),
+            Proposal::Approvals(n) => {
+                let operators = self.store.keys::<AdminCert>().len();
+                if *n == 0 || usize::from(*n) > operators {
+                    return Err(refuse(format!("{n} approvals: expected 1 to {operators}, the number of operators")));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn carry_out(&mut self, what: Proposal, asked: u64, now: u64) -> Result<AdminReply, CoordinatorError> {
+        match what {
+            Proposal::Forget(requests) => {
+                let (plan, ids) = self.forget(requests, asked)?;
+                self.tick(now)?;
+                Ok(super::admin::planned(&plan, ids))
+            }
+            Proposal::Approvals(approvals) => {
+                self.store.write(Batch::new().put(&KeyName::public(), "", &Policy { approvals })?)?;
+                Ok(AdminReply::Policy { approvals })
+            }
+        }
+    }
+
+    fn proposal(&self, id: u64) -> Result<ProposalRecord, CoordinatorError> {
+        let found = self.store.get::<ProposalRecord>(&id.to_string())?;
+        found.ok_or_else(|| refuse(format!("there is no proposal {id}: it was carried out, withdrawn, or never made")))
+    }
+
+    fn proposal_state(&self, id: u64, p: ProposalRecord) -> Result<ProposalState, CoordinatorError> {
+        let missing = self.approvals()?.saturating_sub(p.approved.len() as u8);
+        Ok(ProposalState { id, what: p.what, at: p.at / 1000, approved: p.approved, missing })
+    }
+
+    /// Proposals that wait.
+    pub(super) fn proposals(&self) -> Result<Vec<ProposalState>, CoordinatorError> {
+        let numbered = |(k, p): (String, ProposalRecord)| Some((k.parse::<u64>().ok()?, p));
+        let mut all: Vec<(u64, ProposalRecord)> =
+            self.store.all::<ProposalRecord>()?.into_iter().filter_map(numbered).collect();
+        all.sort_by_key(|(id, _)| *id);
+        all.into_iter().map(|(id, p)| self.proposal_state(id, p)).collect()
+    }
+
+    /// Another operator agrees.
+    pub(super) fn approve(&mut self, id: u64, by: Digest, now: u64) -> Result<AdminReply, CoordinatorError> {
+        let mut p = self.proposal(id)?;
+        if p.approved.contains(&by) {
+            return Err(refuse("another operator has to agree: this one did already"));
+        }
+        self.check(&p.what)?;
+        p.approved.push(by);
+        if p.approved.len() < usize::from(self.approvals()?) {
+            self.store.write(Batch::new().put(&owner(id), &id.to_string(), &p)?)?;
+            return Ok(AdminReply::Proposed(self.proposal_state(id, p)?));
+        }
+        let reply = self.carry_out(p.what, p.at, now)?;
+        self.store.destroy(&[owner(id)])?;
+        Ok(reply)
+    }
+
+    /// Withdraws a proposal.
+    pub(super) fn cancel(&mut self, id: u64) -> Result<(), CoordinatorError> {
+        self.proposal(id)?;
+        self.store.destroy(&[owner(id)])?;
+        Ok(())
+    }
+
+    /// Enters an operator's action into the log. What it says is kept under the key of whom it concerns.
+    pub(super) fn note(
+        &mut self,
+        by: Digest,
+        what: String,
+        concerns: Option<&SubjectId>,
+    ) -> Result<(), CoordinatorError> {
+        let action = Action { at: now_unix_ms() / 1000, by, what };
+        let salt = lethe_seal::random()?;
+        let entry = self.enter(Kind::Action, &salt, &canonical(&action))?;
+        let record = ActionRecord { salt, action };
+        let batch = match concerns {
+            Some(s) => Batch::new().put(&KeyName::subject(s.as_str()), &entry.to_string(), &SubjectAction(record))?,
+            None => Batch::new().put(&KeyName::public(), &entry.to_string(), &record)?,
+        };
+        Ok(self.store.write(batch)?)
+    }
+
+    /// What operators did, as far as it concerns nobody who was deleted.
+    pub(super) fn actions(&self) -> Result<Vec<ActionState>, CoordinatorError> {
+        let general = self.store.all::<ActionRecord>()?.into_iter();
+        let about = self.store.all::<SubjectAction>()?.into_iter().map(|(k, a)| (k, a.0));
+        let state = |(k, r): (String, ActionRecord)| {
+            let (at, by, what) = (r.action.at, r.action.by, r.action.what);
+            Some(ActionState { entry: k.parse().ok()?, at, by, what })
+        };
+        let mut all: Vec<ActionState> = general.chain(about).filter_map(state).collect();
+        all.sort_by_key(|a| a.entry);
+        // The newest that fit into a message.
+        let skip = all.len().saturating_sub(200);
+        Ok(all.split_off(skip))
+    }
+}
