@@ -15,6 +15,7 @@ use super::train_central::{self, SplitArg};
 use crate::commands::fleet::Command;
 use crate::demo::federation::{Federation, Setup, done};
 use crate::demo::figures::{Figures, Row, figures, references};
+use crate::demo::processes::third_party;
 use crate::demo::{report, table};
 use crate::inputs::Inputs;
 
@@ -305,14 +306,19 @@ impl Story<'_> {
         let file = self.home.join("receipt.json");
         let path = file.to_string_lossy().into_owned();
         fed.admin.run(&["receipt", "--deletion", id, "--out", &path])?;
-        say("$ lethe-admin verify receipt.json --log-key ...");
-        let (good, text) = fed.admin.try_run(&["verify", &path, "--log-key", key])?;
+        say("$ lethe-verify receipt receipt.json --log-key ...");
+        let (good, text) = third_party(&["receipt", &path, "--log-key", key])?;
+        say(&text);
+        let log = self.home.join("log").to_string_lossy().into_owned();
+        say("$ lethe-admin log --out LOG && lethe-verify log LOG --log-key ...");
+        fed.admin.run(&["log", "--out", &log])?;
+        let (audited, text) = third_party(&["log", &log, "--log-key", key])?;
         say(&text);
         let receipt = std::fs::read_to_string(&file)?;
         let altered = self.home.join("altered.json");
         std::fs::write(&altered, receipt.replacen("\"deletion\": ", "\"deletion\": 1", 1))?;
-        let (bad, _) = fed.admin.try_run(&["verify", &altered.to_string_lossy(), "--log-key", key])?;
-        self.out["receipt"]["verified"] = json!(good && !bad);
+        let (bad, _) = third_party(&["receipt", &altered.to_string_lossy(), "--log-key", key])?;
+        self.out["receipt"]["verified"] = json!(good && audited && !bad);
         Ok(receipt)
     }
 

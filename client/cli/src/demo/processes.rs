@@ -133,6 +133,18 @@ fn end(child: &mut Child, input: Option<ChildStdin>) {
     let _ = child.wait();
 }
 
+/// Whether a command succeeded, and its standard output (its errors when there is none).
+fn said(command: &mut Command) -> anyhow::Result<(bool, String)> {
+    let out = command.output()?;
+    let text = if out.stdout.is_empty() { out.stderr } else { out.stdout };
+    Ok((out.status.success(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// `lethe-verify`, as a third party would call it.
+pub(crate) fn third_party(args: &[&str]) -> anyhow::Result<(bool, String)> {
+    said(Command::new(sibling("lethe-verify")?).args(args))
+}
+
 /// The admin tool, as a privacy team would call it.
 pub(crate) struct Admin {
     home: PathBuf,
@@ -151,11 +163,7 @@ impl Admin {
 
     /// Runs a command; its standard output, and whether it succeeded.
     pub(crate) fn try_run(&self, args: &[&str]) -> anyhow::Result<(bool, String)> {
-        let out = Command::new(sibling("lethe-admin")?).arg("--home").arg(&self.home).args(args).output()?;
-        if !out.status.success() && out.stdout.is_empty() {
-            return Ok((false, String::from_utf8_lossy(&out.stderr).into_owned()));
-        }
-        Ok((out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned()))
+        said(Command::new(sibling("lethe-admin")?).arg("--home").arg(&self.home).args(args))
     }
 
     /// Runs a command that must succeed.

@@ -1,4 +1,4 @@
-//! `lethe-admin list`.
+//! `lethe-admin list`. Exit code 3 when something is overdue, for monitoring.
 
 use std::process::ExitCode;
 
@@ -41,5 +41,6 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     all.retain(|d| !args.open || d.phase != DeletionPhase::Done);
     let head = ["number", "kind", "subject", "state", "accepted (UTC)", "due (UTC)", "exact", "retrained"];
     out.show(&table(&head, all.iter().map(row)), &all)?;
-    Ok(ExitCode::SUCCESS)
+    let overdue = |d: &DeletionSummary| d.phase != DeletionPhase::Done && d.due_at < now();
+    Ok(if all.iter().any(overdue) { ExitCode::from(3) } else { ExitCode::SUCCESS })
 }

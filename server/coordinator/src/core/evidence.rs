@@ -231,6 +231,16 @@ impl Core {
         })
     }
 
+    /// Says so in the server's log when a deletion is not done in time.
+    pub(super) fn warn_overdue(&self) {
+        let bound = self.config.deadline_days * 86_400_000;
+        for (id, d) in &self.deletions {
+            if d.phase != DeletionPhase::Done && now_unix_ms() > d.requested_at + bound {
+                tracing::error!(deletion = id, "overdue: it waits for {}", self.waits_for(d));
+            }
+        }
+    }
+
     fn waits_for(&self, d: &DeletionRecord) -> String {
         if d.phase == DeletionPhase::Planned {
             return "the store: it fails; see the server's log".into();

@@ -188,6 +188,7 @@ impl Core {
         if now > self.space_checked + 60_000 {
             self.space_checked = now;
             self.set_aside_space();
+            self.warn_overdue();
         }
         for i in 0..self.runs.len() {
             let outcome = self.runs[i].open.as_ref().and_then(|o| o.round.outcome(now));
