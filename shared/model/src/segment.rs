@@ -47,7 +47,8 @@ pub struct Cache {
 }
 
 impl Segment {
-    /// Loads layers `range` for products in `compute` arithmetic, on the device that [`backend::chosen`] names.
+    /// Loads layers `range` for products in `compute` arithmetic, on the device that the environment variable
+    /// `LETHE_DEVICE` names.
     pub fn load(source: &dyn WeightSource, range: Range<usize>, compute: Compute) -> Result<Self, ModelError> {
         Self::load_on(&backend::chosen()?, source, range, compute)
     }
