@@ -130,6 +130,8 @@ pub struct SealedStore {
     orphans: Vec<(Vec<u8>, [u8; 32])>,
     root: Root,
     head: Head,
+    /// A write failed: whether the database has it will be seen before the next one.
+    doubt: bool,
     name: String,
 }
 
@@ -148,7 +150,8 @@ impl SealedStore {
         let root = Root { count: 0, mark: [0; 32], writes: 0 };
         let secret = keys.get(INDEX_KEY).map(|k| k.secret).unwrap_or_default();
         let (head, acknowledged) = Head::open(&folder.join("head"), &secret)?;
-        let mut store = Self { storage, keys, inventory: BTreeMap::new(), orphans: vec![], root, head, name };
+        let mut store =
+            Self { storage, keys, inventory: BTreeMap::new(), orphans: vec![], root, head, doubt: false, name };
         store.load(acknowledged)?;
         Ok(store)
     }
@@ -237,6 +240,7 @@ impl SealedStore {
 
     /// Applies a batch; when it returns, everything is durable.
     pub fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.settle()?;
         self.remove_orphans()?;
         let owners: Vec<&str> = batch.writes.iter().filter_map(|c| Some(c.value.as_ref()?.0.name.as_str())).collect();
         self.keys.ensure(&owners)?;
@@ -272,14 +276,35 @@ impl SealedStore {
             staged.insert(id, entry);
         }
         writes.push(self.root_write(&root)?);
-        self.storage.apply(&writes)?;
+        self.apply(&writes)?;
         self.root = root;
-        self.head.set(self.root.writes)?;
         for (id, entry) in staged {
             match entry {
                 Some(e) => self.inventory.insert(id, e),
                 None => self.inventory.remove(&id),
             };
+        }
+        self.head.set(self.root.writes)
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        self.doubt = true;
+        self.storage.apply(writes)?;
+        self.doubt = false;
+        Ok(())
+    }
+
+    /// After a failed write the database may hold it or not (an engine may have taken it and failed to sync): what it holds
+    /// is read again.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        if self.doubt {
+            let acknowledged = Some(self.root.writes).filter(|n| *n > 0);
+            (self.inventory, self.orphans) = (BTreeMap::new(), vec![]);
+            self.doubt = false;
+            if let Err(e) = self.load(acknowledged) {
+                self.doubt = true;
+                return Err(e);
+            }
         }
         Ok(())
     }
@@ -288,7 +313,9 @@ impl SealedStore {
     pub fn get<T: Persisted>(&self, key: &str) -> Result<Option<T>, StoreError> {
         let Some(entry) = self.inventory.get(&(T::TABLE.to_owned(), key.to_owned())) else { return Ok(None) };
         let raw = self.storage.get(&entry.raw_key)?.ok_or_else(|| self.corrupt("a record vanished"))?;
-        let key = self.keys.by_handle(&entry.owner).map(|(_, k)| *k);
+        // The handle that the record carries: after a failed write it may be another than the one that was known.
+        let handle = raw.get(..16).and_then(|h| h.try_into().ok()).unwrap_or(entry.owner);
+        let key = self.keys.by_handle(&handle).map(|(_, k)| *k);
         let key = key.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
         let plain = self.open_record(&key, &entry.raw_key, &raw)?;
         codec::from_bytes(&plain.value, MAX_RECORD).map(Some).map_err(|e| self.corrupt(e.to_string()))
@@ -312,6 +339,7 @@ impl SealedStore {
         let handles: Vec<[u8; 16]> = owners.iter().filter_map(|o| Some(self.keys.get(&o.name)?.handle)).collect();
         let names: Vec<&str> = owners.iter().map(|o| o.name.as_str()).collect();
         let gone = self.keys.destroy(&names)?;
+        self.settle()?;
         let dead: Vec<(String, String)> =
             self.inventory.iter().filter(|(_, e)| handles.contains(&e.owner)).map(|(id, _)| id.clone()).collect();
         self.orphans.extend(dead.iter().filter_map(|id| self.inventory.remove(id)).map(|e| (e.raw_key, e.mark)));
@@ -358,7 +386,7 @@ impl SealedStore {
         self.orphans.iter().for_each(|(_, m)| xor(&mut root.mark, m));
         let mut writes: Vec<Write> = self.orphans.iter().map(|(k, _)| (k.clone(), None)).collect();
         writes.push(self.root_write(&root)?);
-        self.storage.apply(&writes)?;
+        self.apply(&writes)?;
         self.root = root;
         self.orphans.clear();
         self.head.set(self.root.writes)
@@ -516,6 +544,47 @@ mod tests {
         put(&mut s, "1").expect("writes again, under a new key");
         drop(s);
         assert_eq!(open(dir.path()).expect("not damaged").keys::<Row>(), ["1"]);
+    }
+
+    /// Takes every write and says that it failed, while told to: a sync that failed after the fact.
+    struct Liar(SledStorage, std::sync::Arc<std::sync::atomic::AtomicBool>);
+    impl Storage for Liar {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.0.get(key)
+        }
+        fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+            self.0.apply(writes)?;
+            match self.1.load(std::sync::atomic::Ordering::Relaxed) {
+                true => Err(StoreError::Backend("no sync".into())),
+                false => Ok(()),
+            }
+        }
+        fn scan(&self) -> Result<Vec<crate::Record>, StoreError> {
+            self.0.scan()
+        }
+    }
+
+    #[test]
+    fn a_write_that_failed_after_the_fact_does_not_damage_the_store() {
+        use std::sync::atomic::Ordering::Relaxed;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fail = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let sled = SledStorage::open(&dir.path().join("db")).expect("opens");
+        let mut s = SealedStore::open(Box::new(Liar(sled, fail.clone())), dir.path()).expect("opens");
+        let put = |s: &mut SealedStore, owner: &str, id: &str| {
+            s.write(Batch::new().put(&KeyName::subject(owner), id, &Row(format!("{owner}'s"))).expect("encodes"))
+        };
+        put(&mut s, "x", "1").expect("writes");
+        fail.store(true, Relaxed);
+        assert!(put(&mut s, "y", "1").is_err() && put(&mut s, "x", "2").is_err());
+        assert!(s.destroy(&[KeyName::subject("y")]).is_err());
+        assert!(s.get::<Row>("2").expect("readable").is_some());
+        fail.store(false, Relaxed);
+        put(&mut s, "z", "3").expect("writes");
+        let want = s.content().expect("reads");
+        drop(s);
+        let s = open(dir.path()).expect("not damaged");
+        assert_eq!((s.content().expect("reads"), s.keys::<Row>()), (want, vec!["2".to_owned(), "3".to_owned()]));
     }
 
     #[test]
