@@ -58,9 +58,10 @@ impl Inventory {
 }
 
 impl ShardInventory {
-    /// First stage that saw data of a member for which `concerned` holds, if training has reached it.
+    /// First stage that saw data of a member for which `concerned` holds, if training has reached it. Who is idle is in no
+    /// stage: came later, or was taken out by a rollback.
     pub fn first_stage(&self, concerned: impl Fn(&Member) -> bool) -> Option<u16> {
-        let first = self.members.iter().filter(|m| concerned(m)).map(|m| m.slice + 1).min()?;
+        let first = self.members.iter().filter(|m| !m.idle && concerned(m)).map(|m| m.slice + 1).min()?;
         (self.trained_stage >= first).then_some(first)
     }
 }

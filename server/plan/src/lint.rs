@@ -43,7 +43,7 @@ impl Plan {
             let mut must: Option<u16> = None;
             for m in &shard.members {
                 let stage = m.slice + 1;
-                if stage <= shard.trained_stage && self.requests.iter().any(|r| r.concerns(&m.subject)) {
+                if !m.idle && stage <= shard.trained_stage && self.requests.iter().any(|r| r.concerns(&m.subject)) {
                     must = Some(must.map_or(stage, |s| s.min(stage)));
                 }
             }

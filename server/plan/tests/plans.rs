@@ -105,6 +105,12 @@ fn who_was_never_trained_on_costs_nothing() {
     inv.shards[1].trained_stage = 1;
     let p = plan(&inv, &[erase("f"), erase("x")]).unwrap();
     assert_eq!((p.lint(&inv), p.forecast.cost.rounds, p.untouched.len()), (Ok(()), 0, 2));
+    // Came after the epoch started, or was restricted: no stage holds the data.
+    let mut inv = inventory();
+    inv.shards[0].members[1].idle = true;
+    let p = plan(&inv, &[erase("b")]).unwrap();
+    assert_eq!((p.lint(&inv), p.affected()), (Ok(()), vec![]));
+    assert!(p.steps.contains(&Step::DestroyKeys { subject: id("b") }));
 }
 
 #[test]

@@ -127,9 +127,10 @@ fn reply_kind(r: &Reply) -> u16 {
 /// Largest body of a message type; `None` for unknown types.
 pub fn limit(kind: u16) -> Option<usize> {
     match kind {
-        1..=4 | 8..=9 | 11..=12 | 101 | 103 | 106 | 108 | 110 => Some(MAX_SMALL),
+        1..=4 | 8..=9 | 11 | 101 | 103 | 106 | 108 | 110 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
         7 | 104 | 107 => Some(MAX_ADAPTER),
+        12 => Some(1 << 20),
         10 | 102 | 109 => Some(4 << 20),
         _ => None,
     }

@@ -208,8 +208,8 @@ fn verify_records(r: &RecordProof, receipt: &Receipt, head: &Head) -> Result<(),
     if r.after.training.shard != shard {
         return bad("before and after are different shards");
     }
-    if r.after.index <= r.before.index || r.after.index >= receipt.index {
-        return bad("the log does not hold before, after and the statement in this order");
+    if r.after.index <= r.before.index || r.after.training.generation < r.before.training.generation {
+        return bad("the log does not hold what was trained on before and after in this order");
     }
     let Some(salt) = unhex32(&r.salt) else { return bad("the record's salt is not 32 bytes") };
     let key = record_key(&salt, &receipt.subject);
