@@ -200,3 +200,37 @@ async fn two_operators_have_to_agree_when_the_policy_says_so() {
     }
     fleet.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joining_again_gets_around_nothing() {
+    let world = World::new(6);
+    let (_c, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    let mut clients = vec![];
+    for s in 0..5 {
+        let mut c = world.client(addr, &op, s).await;
+        c.join().await.unwrap();
+        clients.push(c);
+    }
+    // Before the epoch starts.
+    let item = tiny::history(1)[12].item.clone();
+    let requests = vec![
+        DeletionRequest::Restrict { subject: id(0) },
+        DeletionRequest::EraseItems { subject: id(1), items: vec![item.clone()] },
+    ];
+    let ids = op.ask_for(requests).await.unwrap();
+    for c in &mut clients[..2] {
+        c.join().await.unwrap();
+    }
+    let mut last = world.client(addr, &op, 5).await;
+    last.join().await.unwrap();
+    let mut fleet = lethe_tests::world::Fleet::default();
+    clients.into_iter().chain([last]).for_each(|c| fleet.add(c));
+    op.trained().await;
+    op.deleted(ids[1]).await;
+    let kept = op.lineage(0).await.unwrap();
+    assert!(kept.idle.starts_with("restricted") && !kept.served, "{kept:?}");
+    assert!(op.lineage(1).await.unwrap().served, "what remains is trained on");
+    let clients = fleet.stop().await;
+    assert!(clients[1].history().iter().all(|e| e.item != item), "the device was told, and has erased");
+}

@@ -40,6 +40,7 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     let op = op.reconnect(addr).await;
     let ids = [op.ask_to_forget(2, &[]).await.unwrap(), op.ask_to_forget(5, &[]).await.unwrap()];
     let now = served(&op, ids[1]).await;
+    let release = op.status().await.release;
     stop(&mut child);
     std::fs::remove_dir_all(&config.data_dir).unwrap();
     copy_folder(&backup, &config.data_dir);
@@ -51,6 +52,7 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     }
     assert_eq!(served(&op, ids[1]).await, now, "what is served never saw them");
     assert!(op.lineage(3).await.is_ok());
+    assert!(op.status().await.release > release, "a number that devices may hold does not come to mean something else");
     // Training goes on with those who remain, and both get their receipts.
     let mut fleet = Fleet::default();
     for (s, c) in clients.into_iter().enumerate() {

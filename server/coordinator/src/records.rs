@@ -310,18 +310,13 @@ pub(crate) struct ProposalRecord {
 }
 persisted!(ProposalRecord, "proposals", Evidence);
 
-/// Something that an operator did that concerns nobody in particular. Key: the log's entry.
+/// Something that an operator did; it names nobody. Key: the log's entry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ActionRecord {
     pub(crate) salt: [u8; 32],
     pub(crate) action: Action,
 }
 persisted!(ActionRecord, "actions", Public);
-
-/// Something that an operator did about a person; it goes with the person. Key: the log's entry.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct SubjectAction(pub(crate) ActionRecord);
-persisted!(SubjectAction, "subject-actions", Subject);
 
 /// The statement of an action.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ const LEN: usize = 8 + 32;
 
 /// The open file; written in place (it is smaller than a sector) and synced.
 #[derive(Debug)]
-pub(crate) struct Head {
+pub struct Head {
     file: File,
     path: PathBuf,
     key: hmac::Key,
@@ -21,7 +21,7 @@ pub(crate) struct Head {
 
 impl Head {
     /// Opens or creates it. Returns the number of writes that it knows; `None` for a new file.
-    pub(crate) fn open(path: &Path, secret: &[u8; 32]) -> Result<(Self, Option<u64>), StoreError> {
+    pub fn open(path: &Path, secret: &[u8; 32]) -> Result<(Self, Option<u64>), StoreError> {
         let known = fs::read(path).ok();
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
@@ -39,7 +39,7 @@ impl Head {
     }
 
     /// `count` writes are durable.
-    pub(crate) fn set(&mut self, count: u64) -> Result<(), StoreError> {
+    pub fn set(&mut self, count: u64) -> Result<(), StoreError> {
         let count = count.to_le_bytes();
         let bytes = [&count[..], hmac::sign(&self.key, &count).as_ref()].concat();
         let io = || StoreError::io(&self.path);

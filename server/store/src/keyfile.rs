@@ -14,7 +14,9 @@ pub fn open(path: &Path, create: bool) -> Result<[u8; 32], StoreError> {
             .map_err(|_| StoreError::Corrupt { name: path.display().to_string(), why: "a key has 32 bytes".into() }),
         Err(e) if create && e.kind() == std::io::ErrorKind::NotFound => {
             let key: [u8; 32] = lethe_seal::random()?;
-            write(path, &key).map_err(StoreError::io(path))?;
+            let next = path.with_extension("next");
+            let _ = fs::remove_file(&next);
+            write(&next, &key).and_then(|()| fs::rename(&next, path)).map_err(StoreError::io(path))?;
             Ok(key)
         }
         Err(e) => Err(StoreError::io(path)(e)),

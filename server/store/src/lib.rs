@@ -19,7 +19,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod head;
+pub mod head;
 pub mod keyfile;
 mod keyring;
 pub mod logfile;

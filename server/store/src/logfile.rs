@@ -85,10 +85,10 @@ impl LogFile {
         let chain = link(&self.chain, entry);
         let record = [&(entry.len() as u32).to_le_bytes()[..], entry, &chain.0].concat();
         self.write_at_end(&record).map_err(StoreError::io(&self.path))?;
+        self.head.set(self.entries.len() as u64 + 1)?;
         self.len += record.len() as u64;
         self.chain = chain;
         self.entries.push(entry.to_vec());
-        self.head.set(self.entries.len() as u64)?;
         Ok(self.entries.len() as u64 - 1)
     }
 

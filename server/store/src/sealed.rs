@@ -202,6 +202,8 @@ impl SealedStore {
             }
         }
         match acknowledged {
+            // The crash came before the first write was acknowledged.
+            None if found.writes <= 1 => {}
             None => return Err(self.corrupt("the file `head`, which counts its writes, is missing")),
             Some(n) if found.writes < n => {
                 let lost = n - found.writes;
@@ -336,12 +338,15 @@ impl SealedStore {
     /// Destroys keys first (from then on their records cannot be read by anybody), then removes the records.
     /// Returns how many keys existed. After an error it may be repeated until it succeeds.
     pub fn destroy(&mut self, owners: &[KeyName]) -> Result<usize, StoreError> {
-        let handles: Vec<[u8; 16]> = owners.iter().filter_map(|o| Some(self.keys.get(&o.name)?.handle)).collect();
         let names: Vec<&str> = owners.iter().map(|o| o.name.as_str()).collect();
         let gone = self.keys.destroy(&names)?;
         self.settle()?;
-        let dead: Vec<(String, String)> =
-            self.inventory.iter().filter(|(_, e)| handles.contains(&e.owner)).map(|(id, _)| id.clone()).collect();
+        let dead: Vec<(String, String)> = self
+            .inventory
+            .iter()
+            .filter(|(_, e)| self.keys.by_handle(&e.owner).is_none())
+            .map(|(id, _)| id.clone())
+            .collect();
         self.orphans.extend(dead.iter().filter_map(|id| self.inventory.remove(id)).map(|e| (e.raw_key, e.mark)));
         self.remove_orphans()?;
         Ok(gone)

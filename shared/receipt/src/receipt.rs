@@ -188,6 +188,17 @@ pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
     if commitment(&salt, &receipt.subject, &receipt.items, receipt.from) != receipt.statement.commitment {
         return Err(VerifyError::Subject);
     }
+    let (who, what) = (!receipt.subject.is_empty(), !receipt.items.is_empty());
+    let fits = match receipt.statement.kind.as_str() {
+        "erase-subject" | "restrict" => who && !what && receipt.from.is_none(),
+        "erase-items" => who && what && receipt.from.is_none(),
+        "withdraw-consent" => who && !what && receipt.from.is_some(),
+        "takedown" => !who && what && receipt.from.is_none(),
+        _ => false,
+    };
+    if !fits || receipt.records.is_some() != receipt.statement.recorded {
+        return Err(VerifyError::Format("its kind, subject, items, time and proofs do not fit together".into()));
+    }
     if let Some(r) = &receipt.records {
         verify_records(r, &receipt, &head)?;
     }
@@ -208,8 +219,16 @@ fn verify_records(r: &RecordProof, receipt: &Receipt, head: &Head) -> Result<(),
     if r.after.training.shard != shard {
         return bad("before and after are different shards");
     }
-    if r.after.index <= r.before.index || r.after.training.generation < r.before.training.generation {
+    if r.before.index >= receipt.index
+        || r.after.index <= r.before.index
+        || r.after.training.generation < r.before.training.generation
+    {
         return bad("the log does not hold what was trained on before and after in this order");
+    }
+    for t in [&r.before.training, &r.after.training] {
+        if (&t.recipe, &t.base_model) != (&receipt.statement.recipe, &receipt.statement.base_model) {
+            return bad("it was trained with another recipe or base model");
+        }
     }
     let Some(salt) = unhex32(&r.salt) else { return bad("the record's salt is not 32 bytes") };
     let key = record_key(&salt, &receipt.subject);
@@ -284,6 +303,7 @@ mod tests {
             recipe: "ff".into(),
             base_model: "00".into(),
             build: "test".into(),
+            recorded: true,
             forecast: Cost { rounds: 8, ..Cost::default() },
             actual: Cost { rounds: 8, client_rounds: 16, bytes: 5, milliseconds: 3388 },
         }
@@ -297,7 +317,8 @@ mod tests {
         let before = Records::new(others.iter().copied().chain([(key, [77; 32])]));
         let after = Records::new(others.iter().copied().chain(after_data.map(|d| (key, d))));
         let (t1, t2) = (training(1, &before), training(2, &after));
-        let s = statement(kind);
+        let items: Vec<String> = if kind == "erase-items" { vec!["i1".into()] } else { vec![] };
+        let s = Statement { commitment: commitment(&[5; 32], "alice", &items, None), ..statement(kind) };
         let mut tree = Tree::default();
         tree.push(b"other");
         let i1 = tree.push(&entry(Kind::Training, &[2; 32], &canonical(&t1)));
@@ -316,7 +337,7 @@ mod tests {
             after: logged(t2, &[3; 32], i2, &tree).expect("logged"),
             fate,
         };
-        let opening = Opening { subject: "alice".into(), items: vec![], from: None, salt: [5; 32] };
+        let opening = Opening { subject: "alice".into(), items, from: None, salt: [5; 32] };
         (issue(s, opening, index, Some(records), &tree, &signer).expect("issues"), signer)
     }
 
@@ -326,6 +347,8 @@ mod tests {
         assert_eq!(verify(&bytes, signer.verifier()).expect("verifies").subject, "alice");
         let (bytes, signer) = sample("erase-items", Some([78; 32]));
         assert!(verify(&bytes, signer.verifier()).is_ok());
+        let (bytes, signer) = sample("unknown-kind", Some([78; 32]));
+        assert!(verify(&bytes, signer.verifier()).is_err());
         let (bytes, signer) = sample("erase-items", Some([77; 32]));
         assert!(matches!(
             verify(&bytes, signer.verifier()).expect("verifies").records.expect("has one").fate,
@@ -352,5 +375,13 @@ mod tests {
             }
         }
         assert!(verify(&[&bytes[..], b" "].concat(), signer.verifier()).is_err());
+        // Nor can fields be moved into each other, or proofs be left out.
+        let r = verify(&bytes, signer.verifier()).expect("as issued");
+        let again = |r: &Receipt| verify(&[canonical(r), b"\n".to_vec()].concat(), signer.verifier());
+        assert!(again(&r).is_ok());
+        assert!(again(&Receipt { records: None, ..r.clone() }).is_err());
+        assert!(again(&Receipt { from: Some(5), ..r.clone() }).is_err());
+        assert!(again(&Receipt { items: vec!["5".into()], ..r }).is_err());
+        assert_ne!(commitment(&[1; 32], "a", &["5".into()], None), commitment(&[1; 32], "a", &[], Some(5)));
     }
 }

@@ -15,7 +15,7 @@ const PROVEN: [&str; 3] = [
 /// What it has not.
 const NOT_PROVEN: [&str; 3] = [
     "that the operator trained on what it committed to: `lethe-admin replay` retrains the shard and compares byte for byte;",
-    "that nothing of the person was committed to under another salt;",
+    "that nothing of the person was committed to under another salt, or hidden in a list that is not sorted;",
     "that no copy exists outside the log's system: no receipt can prove that.",
 ];
 

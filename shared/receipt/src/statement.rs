@@ -76,6 +76,8 @@ pub struct Statement {
     pub base_model: String,
     /// Version and build of the coordinator.
     pub build: String,
+    /// The receipt has a proof about the person's record.
+    pub recorded: bool,
     /// What retraining was expected to cost.
     pub forecast: Cost,
     /// What it cost; other requests that waited for the same shards share it.
@@ -136,17 +138,19 @@ pub fn entry(kind: Kind, salt: &[u8; 32], canonical: &[u8]) -> Vec<u8> {
     format!("lethe-log/2 {} {}\n", kind.name(), hex(ctx.finish().as_ref())).into_bytes()
 }
 
-/// `SHA-256(salt || len(part) || part ...)` over the subject (empty: everybody), the items, and the time from which on data
-/// was erased (decimal) if there is one; lengths are 8 bytes, little-endian. Hexadecimal.
+/// SHA-256, hexadecimal, over these parts, each after its length as 8 bytes, little-endian: salt; subject; number of items as 8
+/// bytes, little-endian; every item; and one byte 0, or one byte 1 and the time as 8 bytes, little-endian.
 pub fn commitment(salt: &[u8; 32], subject: &str, items: &[String], from: Option<i64>) -> String {
     let mut ctx = Context::new(&SHA256);
-    ctx.update(salt);
-    let from = from.map(|f| f.to_string());
-    let parts = std::iter::once(subject).chain(items.iter().map(String::as_str)).chain(from.as_deref());
-    for part in parts {
-        ctx.update(&(part.len() as u64).to_le_bytes());
-        ctx.update(part.as_bytes());
-    }
+    let mut part = |bytes: &[u8]| {
+        ctx.update(&(bytes.len() as u64).to_le_bytes());
+        ctx.update(bytes);
+    };
+    part(salt);
+    part(subject.as_bytes());
+    part(&(items.len() as u64).to_le_bytes());
+    items.iter().for_each(|i| part(i.as_bytes()));
+    part(&from.map_or(vec![0], |f| [&[1][..], &f.to_le_bytes()].concat()));
     hex(ctx.finish().as_ref())
 }
 

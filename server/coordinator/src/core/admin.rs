@@ -34,17 +34,17 @@ impl Core {
             AdminRequest::Forget { requests, dry_run: true } => Ok(planned(&self.plan_deletion(&requests)?, vec![])),
             AdminRequest::Forget { requests, dry_run: false } => self.propose(Proposal::Forget(requests), by, now),
             AdminRequest::Policy { approvals: Some(n) } => {
-                self.note(by, format!("policy: {n} approvals"), None)?;
+                self.note(by, format!("policy: {n} approvals"))?;
                 self.propose(Proposal::Approvals(n), by, now)
             }
             AdminRequest::Policy { approvals: None } => Ok(AdminReply::Policy { approvals: self.approvals()? }),
             AdminRequest::Proposals => Ok(AdminReply::Proposals(self.proposals()?)),
             AdminRequest::Approve { proposal } => {
-                self.note(by, format!("approve proposal {proposal}"), None)?;
+                self.note(by, format!("approve proposal {proposal}"))?;
                 self.approve(proposal, by, now)
             }
             AdminRequest::Cancel { proposal } => {
-                self.note(by, format!("cancel proposal {proposal}"), None)?;
+                self.note(by, format!("cancel proposal {proposal}"))?;
                 self.cancel(proposal)?;
                 Ok(AdminReply::Done)
             }
@@ -70,7 +70,7 @@ impl Core {
                 Ok(AdminReply::Receipt(String::from_utf8_lossy(&bytes.0).into_owned()))
             }
             AdminRequest::Replay { shard } => {
-                self.note(by, format!("replay {shard}"), None)?;
+                self.note(by, format!("replay {shard}"))?;
                 self.start_replay(shard, now)?;
                 Ok(AdminReply::Replay(self.replay_state(shard, now)?))
             }
@@ -78,12 +78,20 @@ impl Core {
             AdminRequest::Status => Ok(AdminReply::Status(self.status(traffic))),
             AdminRequest::Invite { subject } => {
                 if subject.is_none() {
-                    self.note(by, "invite an operator".into(), None)?;
+                    if self.approvals()? > 1 {
+                        let why = "whoever invites an operator alone could agree with themselves: set --approvals 1 together first";
+                        return Err(CoordinatorError::refuse(Refusal::Invalid, why));
+                    }
+                    self.note(by, "invite an operator".into())?;
                 }
                 Ok(AdminReply::Invited { token: self.invite(subject.as_ref())?.text() })
             }
             AdminRequest::Revoke { subject } => {
-                self.note(by, format!("revoke the certificates of {subject}"), Some(&subject))?;
+                if !self.inventory()?.knows(&subject) {
+                    let why = format!("nothing is known of {subject}");
+                    return Err(CoordinatorError::refuse(Refusal::Invalid, why));
+                }
+                self.note(by, "revoke a subject's certificates".into())?;
                 self.revoke(&BTreeSet::from([subject]))?;
                 Ok(AdminReply::Done)
             }

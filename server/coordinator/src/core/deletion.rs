@@ -28,7 +28,7 @@ fn pending(mut r: SubjectRecord, task: u64, request: &Request) -> SubjectRecord 
 }
 
 impl Core {
-    fn inventory(&self) -> Result<Inventory, CoordinatorError> {
+    pub(super) fn inventory(&self) -> Result<Inventory, CoordinatorError> {
         let member = |(s, r): (&SubjectId, &SubjectRecord)| Member {
             subject: s.clone(),
             slice: r.slice,
@@ -101,27 +101,35 @@ impl Core {
         let whole = self.plan_deletion(&requests)?;
         let inventory = self.inventory()?;
         let mut counters = self.counters.clone();
-        let (mut ids, mut records, mut batch) = (vec![], vec![], Batch::new());
+        let (mut ids, mut records) = (vec![], vec![]);
         for request in requests {
             counters.deletion += 1;
             counters.task += u64::from(request.asks_devices());
             let own = plan(&inventory, std::slice::from_ref(&request))?;
             let mut record = self.accept(request, own, whole.requests.len() as u32, counters.task)?;
             record.requested_at = asked;
-            batch = batch.put(&KeyName::evidence(counters.deletion), &counters.deletion.to_string(), &record)?;
             ids.push(counters.deletion);
             records.push(record);
         }
-        let batch = batch.put(&KeyName::public(), "", &counters)?;
-        // From here on the deletions must complete, whatever happens to this process.
-        for (id, d) in ids.iter().zip(&records) {
-            let accepted = Accepted::of(*id, d);
-            self.with_space(|core| core.journal.append(&accepted))?;
+        // What the journal holds must complete, whatever happens to this process or to the next write.
+        let (mut batch, mut failed) = (Batch::new(), None);
+        for (id, record) in ids.iter().copied().zip(records) {
+            let accepted = Accepted::of(id, &record);
+            if let Err(e) = self.with_space(|core| core.journal.append(&accepted)) {
+                failed = Some(e);
+                break;
+            }
+            batch = batch.put(&KeyName::evidence(id), &id.to_string(), &record)?;
+            (self.counters.deletion, self.counters.task) = (id, counters.task);
+            self.deletions.insert(id, record);
         }
+        let batch = batch.put(&KeyName::public(), "", &self.counters)?;
         self.with_space(|core| Ok(core.store.write(batch.clone())?))?;
-        self.counters = counters;
-        self.deletions.extend(ids.iter().copied().zip(records));
-        self.with_space(|core| core.execute(&ids))?;
+        // With those that a failing store has left: what they keep of a person must not outlive that person's deletion.
+        self.with_space(Self::execute_pending)?;
+        if let Some(e) = failed {
+            return Err(e);
+        }
         Ok((whole, ids))
     }
 
@@ -149,6 +157,7 @@ impl Core {
     /// Deletions that were accepted after this data folder was copied are done again, before anything is served; those
     /// that the journal lacks are added to it.
     pub(super) fn catch_up(&mut self, mut accepted: BTreeMap<u64, Accepted>) -> Result<(), CoordinatorError> {
+        self.execute_pending()?;
         for (id, d) in &self.deletions {
             if accepted.remove(id).is_none() {
                 self.journal.append(&Accepted::of(*id, d))?;
@@ -179,7 +188,7 @@ impl Core {
         let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &record)?;
         self.store.write(batch.put(&KeyName::public(), "", &self.counters)?)?;
         self.deletions.insert(id, record);
-        self.execute(&[id])
+        self.execute_pending()
     }
 
     fn accept(&self, request: Request, plan: Plan, batch: u32, task: u64) -> Result<DeletionRecord, CoordinatorError> {

@@ -119,15 +119,18 @@ impl Core {
         }
         let known = self.subjects.get(subject).cloned();
         let rejoin = known.as_ref().is_some_and(|r| r.erase.as_ref().is_some_and(|e| e.confirmed));
-        if let Some(r) = known.as_ref().filter(|_| !rejoin && self.epoch.is_some()) {
-            // New data counts from the next epoch on: what is being trained must stay what was committed to.
+        let erasing = known.as_ref().is_some_and(|r| r.erase.is_some());
+        if let Some(r) = known.as_ref().filter(|_| !rejoin && (erasing || self.epoch.is_some())) {
+            // A device that has yet to erase does not get around it by joining again. And new data counts from the next epoch on: what is being trained must stay what was committed to.
             return Ok((r.shard, r.commitment));
         }
         let since = known.as_ref().map_or(now_unix_ms(), |r| r.since);
         let slice = self.slice(subject, since);
         let shard = self.epoch.as_ref().map(|e| self.place(&e.sub_shards, subject, anchor));
         // Who was left out stays out: the receipt of that deletion says what was trained.
+        let restricted = known.as_ref().is_some_and(|r| r.restricted);
         let idle = if rejoin { known.as_ref().is_some_and(|r| r.idle) } else { self.epoch.is_some() };
+        let idle = idle || restricted;
         let moved = known.as_ref().and_then(|r| r.shard) != shard;
         if let (true, true, false, Some(to)) = (rejoin, moved, idle, shard) {
             // What remains of a person after a partial deletion may lie nearer to another shard: that one is retrained
@@ -139,7 +142,6 @@ impl Core {
             Some(r) => (r.number, r.salt),
             None => (self.next_number()?, lethe_seal::random()?),
         };
-        let restricted = known.as_ref().is_some_and(|r| r.restricted);
         let erase = None;
         let record =
             SubjectRecord { anchor, samples, commitment, shard, slice, idle, restricted, erase, number, salt, since };

@@ -56,7 +56,9 @@ impl Core {
             d.phase = DeletionPhase::Retraining;
             if d.rolled_back.iter().all(|(s, _, _)| self.retrained(*s)) {
                 // Stored first, so that a crash makes the same statement again, word for word.
-                if d.statement.is_none() {
+                self.log_trainings()?;
+                let provable = self.record_proof(&d)?.is_some();
+                if d.statement.as_ref().is_none_or(|s| s.recorded != provable) {
                     d.retrained_after_ms = Some(now_unix_ms().saturating_sub(d.accepted_at));
                     d.statement = Some(self.statement(id, &d)?);
                     self.save_deletions(vec![(id, d.clone())])?;
@@ -81,8 +83,9 @@ impl Core {
     /// device comes back it is still told to erase, and nothing that it measures is taken before it has.
     fn give_up_waiting(&mut self) -> Result<(), CoordinatorError> {
         let bound = self.config.erase_wait_s * 1000;
-        let late =
-            |d: &&DeletionRecord| d.phase == DeletionPhase::WaitingForDevice && now_unix_ms() > d.accepted_at + bound;
+        let late = |d: &&DeletionRecord| {
+            d.phase == DeletionPhase::WaitingForDevice && now_unix_ms() > d.accepted_at.max(self.started_at) + bound
+        };
         let requests: Vec<_> = self.deletions.values().filter(late).map(|d| d.request.clone()).collect();
         let due = |s: &SubjectId| requests.iter().any(|r| r.concerns(s));
         let subjects: Vec<SubjectId> = self
@@ -142,6 +145,7 @@ impl Core {
             recipe: self.recipe_digest.hex(),
             base_model: self.model.hex(),
             build: BUILD.into(),
+            recorded: self.record_proof(d)?.is_some(),
             forecast: forecast(d),
             actual: self.actual(d)?,
         })

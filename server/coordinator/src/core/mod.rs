@@ -17,6 +17,7 @@ use lethe_recipe::{Recipe, model_digest};
 use lethe_recsys::data::Item;
 use lethe_recsys::features::item_features;
 use lethe_store::StoreError;
+use lethe_store::head::Head;
 use lethe_store::logfile::LogFile;
 use lethe_store::reserve::Reserve;
 use lethe_store::sealed::{Batch, KeyName, SealedStore};
@@ -85,6 +86,10 @@ pub(crate) struct Core {
     /// Shards whose members may differ from what the log says.
     dirty: BTreeSet<ShardId>,
     pub(crate) meter: Meter,
+    /// Milliseconds since 1970: devices could not answer earlier.
+    started_at: u64,
+    /// The highest number that a release ever had; outside the data folder, which may come back from a backup.
+    numbers: Head,
     /// When space was last set aside, or tried to.
     space_checked: u64,
     /// Certificates whose live connections must be closed.
@@ -111,6 +116,7 @@ impl Core {
         std::fs::create_dir_all(&evidence).map_err(|source| StoreError::Io { path: evidence.clone(), source })?;
         let log = LogFile::open(&evidence.join("log"))?;
         let (journal, accepted) = Journal::open(&evidence)?;
+        let (numbers, used) = Head::open(&evidence.join("releases"), &[0; 32])?;
         let reserve = Reserve::new(&config.data_dir.join("reserve"), config.reserve_mib << 20);
         let tree = Tree::from_leaves(log.entries().iter().map(|e| leaf_hash(e)).collect());
         let signer = Signer::from_seed(&config.log_name, &foundation.log_seed)?;
@@ -144,6 +150,8 @@ impl Core {
             epoch,
             counters,
             space_checked: 0,
+            started_at: deletion::now_unix_ms(),
+            numbers,
             runs: vec![],
             served: vec![],
             replays: BTreeMap::new(),
@@ -161,8 +169,14 @@ impl Core {
             core.served.push(Arc::new(Adapter::from_data(&core.shape, served.theta)?));
         }
         core.check_log()?;
+        let behind = used.filter(|n| *n > core.counters.release);
+        core.counters.release = core.counters.release.max(used.unwrap_or(0));
         core.catch_up(accepted)?;
         core.resume()?;
+        // A number that devices may hold already must not come to mean something else.
+        if behind == Some(core.counters.release) {
+            core.next_release()?;
+        }
         core.set_aside_space();
         if let Err(e) = core.publish_log(0) {
             tracing::error!("the log's files for auditors could not be written: {e}");
@@ -242,7 +256,7 @@ impl Core {
 
     /// Subjects whose data a shard trains on, with their slices.
     fn members(&self, shard: ShardId) -> impl Iterator<Item = (&SubjectId, &SubjectRecord)> {
-        self.subjects.iter().filter(move |(_, r)| r.shard == Some(shard) && !r.idle && r.samples > 0)
+        self.subjects.iter().filter(move |(_, r)| r.shard == Some(shard) && !r.idle && !r.restricted && r.samples > 0)
     }
 
     fn lineage(&self, shard: ShardId, stage: u16) -> Digest {

@@ -2,7 +2,7 @@
 
 use lethe_proto::admin::{ActionState, AdminReply, ProposalState};
 use lethe_proto::deletion::Proposal;
-use lethe_proto::ids::{Digest, SubjectId};
+use lethe_proto::ids::Digest;
 use lethe_proto::message::Refusal;
 use lethe_receipt::statement::{Kind, canonical};
 use lethe_store::sealed::{Batch, KeyName};
@@ -10,7 +10,7 @@ use lethe_store::sealed::{Batch, KeyName};
 use super::Core;
 use super::deletion::now_unix_ms;
 use crate::CoordinatorError;
-use crate::records::{Action, ActionRecord, AdminCert, Counters, Policy, ProposalRecord, SubjectAction};
+use crate::records::{Action, ActionRecord, AdminCert, Counters, Policy, ProposalRecord};
 
 /// Most proposals that wait at once.
 const MAX_PROPOSALS: usize = 1000;
@@ -118,33 +118,22 @@ impl Core {
         Ok(())
     }
 
-    /// Enters an operator's action into the log. What it says is kept under the key of whom it concerns.
-    pub(super) fn note(
-        &mut self,
-        by: Digest,
-        what: String,
-        concerns: Option<&SubjectId>,
-    ) -> Result<(), CoordinatorError> {
+    /// Enters an operator's action into the log. It names nobody: names are in the deletions.
+    pub(super) fn note(&mut self, by: Digest, what: String) -> Result<(), CoordinatorError> {
         let action = Action { at: now_unix_ms() / 1000, by, what };
         let salt = lethe_seal::random()?;
         let entry = self.enter(Kind::Action, &salt, &canonical(&action))?;
         let record = ActionRecord { salt, action };
-        let batch = match concerns {
-            Some(s) => Batch::new().put(&KeyName::subject(s.as_str()), &entry.to_string(), &SubjectAction(record))?,
-            None => Batch::new().put(&KeyName::public(), &entry.to_string(), &record)?,
-        };
-        Ok(self.store.write(batch)?)
+        Ok(self.store.write(Batch::new().put(&KeyName::public(), &entry.to_string(), &record)?)?)
     }
 
-    /// What operators did, as far as it concerns nobody who was deleted.
+    /// What operators did.
     pub(super) fn actions(&self) -> Result<Vec<ActionState>, CoordinatorError> {
-        let general = self.store.all::<ActionRecord>()?.into_iter();
-        let about = self.store.all::<SubjectAction>()?.into_iter().map(|(k, a)| (k, a.0));
         let state = |(k, r): (String, ActionRecord)| {
             let (at, by, what) = (r.action.at, r.action.by, r.action.what);
             Some(ActionState { entry: k.parse().ok()?, at, by, what })
         };
-        let mut all: Vec<ActionState> = general.chain(about).filter_map(state).collect();
+        let mut all: Vec<ActionState> = self.store.all::<ActionRecord>()?.into_iter().filter_map(state).collect();
         all.sort_by_key(|a| a.entry);
         // The newest that fit into a message.
         let skip = all.len().saturating_sub(200);

@@ -47,6 +47,7 @@ impl Core {
     /// A new release of what is served now; clients that hold an older one are refused until they update.
     pub(super) fn next_release(&mut self) -> Result<(), CoordinatorError> {
         self.counters.release += 1;
+        self.numbers.set(self.counters.release)?;
         self.counters.served = self.served_hashes();
         self.table = None;
         let record = self.release_record()?;
@@ -167,7 +168,7 @@ impl Core {
         release: u64,
         rows: Vec<ErrorReport>,
     ) -> Result<(), CoordinatorError> {
-        if release != self.counters.release {
+        if release == 0 || release != self.counters.release {
             return Err(refuse(Refusal::StaleRelease, "the release was withdrawn meanwhile: fetch the current one"));
         }
         if self.subjects.get(subject).is_some_and(|r| r.erase.is_some()) {
