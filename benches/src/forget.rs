@@ -207,11 +207,12 @@ async fn damages(tries: u32) -> anyhow::Result<Value> {
         sum.tried += o.tried;
         sum.harmless += o.harmless;
         sum.refused += o.refused;
+        sum.quarantined += o.quarantined;
         sum.silent += o.silent;
         sum.panics += o.panics;
     }
     Ok(json!({
-        "tried": sum.tried, "silent": sum.silent, "panics": sum.panics, "harmless": sum.harmless, "refused": sum.refused
+        "tried": sum.tried, "silent": sum.silent, "panics": sum.panics, "harmless": sum.harmless, "quarantined": sum.quarantined, "refused": sum.refused
     }))
 }
 

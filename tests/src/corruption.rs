@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use lethe_learn::seed::Seed;
 use lethe_store::sealed::SealedStore;
 use lethe_store::sled_backend::SledStorage;
-use lethe_store::{StoreError, logfile::LogFile};
+use lethe_store::head::Floor;
+use lethe_store::{StoreError, keyfile, logfile::LogFile};
 
 use crate::world::copy_folder;
 
@@ -15,8 +16,10 @@ use crate::world::copy_folder;
 pub struct Outcome {
     /// Damages tried.
     pub tried: u32,
-    /// Opened with everything in place: the damage hit nothing that counts.
+    /// Opened with everything in place: the damage hit nothing that counts, or a copy had it.
     pub harmless: u32,
+    /// Opened with everything in place but one shard, which is empty and learns again.
+    pub quarantined: u32,
     /// Refused with an error.
     pub refused: u32,
     /// Opened, but something was lost or different.
@@ -48,11 +51,31 @@ fn files(folder: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
+/// Shards of the tiny federation.
+const SHARDS: u16 = 2;
+
 /// Everything that a data folder and an evidence folder hold.
-fn content(data: &Path, evidence: &Path) -> Result<([u8; 32], Vec<Vec<u8>>), StoreError> {
-    let store = SealedStore::open(Box::new(SledStorage::open(&data.join("db"))?), data)?;
+#[derive(Debug, PartialEq, Eq)]
+struct Content {
+    main: [u8; 32],
+    shards: Vec<[u8; 32]>,
+    logs: [Vec<Vec<u8>>; 2],
+    key: [u8; 32],
+    floor: Option<u64>,
+}
+
+/// What the folders hold, and which shards were set aside.
+fn content(data: &Path, evidence: &Path) -> Result<(Content, Vec<u16>), StoreError> {
+    let store = SealedStore::open(&SledStorage::engine, data, usize::from(SHARDS))?;
     let log = |name: &str| Ok::<_, StoreError>(LogFile::open(&evidence.join(name))?.entries().to_vec());
-    Ok((store.content()?, [log("log")?, log("journal")?].concat()))
+    let content = Content {
+        main: store.main_content()?,
+        shards: (0..SHARDS).map(|s| store.shard_content(s)).collect::<Result<_, _>>()?,
+        logs: [log("log")?, log("journal")?],
+        key: keyfile::open(&evidence.join("journal-key"), false)?,
+        floor: Floor::open(&evidence.join("releases"))?.1,
+    };
+    Ok((content, store.quarantined().iter().map(|q| q.shard).collect()))
 }
 
 fn damage(path: &Path, at: u64, how: Damage) {
@@ -79,15 +102,10 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
     copy_folder(evidence, &pristine.join("evidence"));
     let want = content(&pristine.join("data"), &pristine.join("evidence")).expect("undamaged");
     let mut all = vec![];
-    for part in [
-        "data/db",
-        "data/keys",
-        "data/head",
-        "evidence/log",
-        "evidence/log.count",
-        "evidence/journal",
-        "evidence/journal.count",
-    ] {
+    let evidence_files = ["log", "journal"].map(|n| ["", ".count", ".copy", ".copy.count"].map(|e| format!("evidence/{n}{e}")));
+    let small = ["evidence/journal-key", "evidence/journal-key.copy", "evidence/releases", "evidence/releases.copy"];
+    let folders = ["data/db", "data/db-copy", "data/shards", "data/keys", "data/head"];
+    for part in folders.iter().chain(&small).copied().chain(evidence_files.iter().flatten().map(String::as_str)) {
         let path = pristine.join(part);
         if path.is_dir() { files(&path, &mut all) } else { all.push(path) }
     }
@@ -114,9 +132,18 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
         out.tried += 1;
         match catch_unwind(AssertUnwindSafe(|| content(&trial.join("data"), &trial.join("evidence")))) {
             Err(_) => out.panics += 1,
-            Ok(Err(_)) => out.refused += 1,
-            Ok(Ok(found)) if found == want => out.harmless += 1,
-            Ok(Ok(_)) => out.silent += 1,
+            Ok(Err(e)) => {
+                eprintln!("{} at {at}, {how:?}: {e}", all[which].display());
+                out.refused += 1;
+            }
+            Ok(Ok((found, aside))) if aside.is_empty() && found == want.0 => out.harmless += 1,
+            Ok(Ok((mut found, aside))) => {
+                let one = aside.len() == 1;
+                for s in aside.into_iter().map(usize::from) {
+                    found.shards[s] = want.0.shards[s];
+                }
+                if one && found == want.0 { out.quarantined += 1 } else { out.silent += 1 }
+            }
         }
     }
     out

@@ -69,7 +69,7 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     stop(&mut child);
 
     // An evidence folder that is older than the data folder is refused.
-    for lost in ["log", "log.count"] {
+    for lost in ["log", "log.count", "log.copy", "log.copy.count"] {
         std::fs::remove_file(config.evidence().join(lost)).unwrap();
     }
     assert!(matches!(Coordinator::open(config), Err(CoordinatorError::Evidence { has: 0, .. })));

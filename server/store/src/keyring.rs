@@ -2,7 +2,8 @@
 //!
 //! Generation n is two files, `master-n` (32 bytes) and `keyring-n` (sealed under it). A change writes generation
 //! n+1, syncs it, then overwrites `master-n` in place and removes both: an old keyring that a disk still holds
-//! somewhere cannot be opened any more. A crash in between leaves two generations; opening keeps the newer.
+//! somewhere cannot be opened any more. A crash in between leaves two generations; opening keeps the newer. Each of the two
+//! files is there twice (`.copy`): one that is damaged is not missed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -14,6 +15,9 @@ use lethe_seal::{random, seal, unseal};
 use serde::{Deserialize, Serialize};
 
 use crate::StoreError;
+
+const COPY: &str = ".copy";
+const COPIES: [&str; 2] = ["", COPY];
 
 /// A key and the random handle that records carry instead of its name.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -40,13 +44,14 @@ impl Keyring {
         let mut generations: Vec<u64> = vec![];
         for entry in fs::read_dir(folder).map_err(StoreError::io(folder))? {
             let name = entry.map_err(StoreError::io(folder))?.file_name();
-            generations.extend(name.to_str().and_then(|n| n.strip_prefix("keyring-")?.parse::<u64>().ok()));
+            generations.extend(name.to_str().and_then(|n| n.trim_end_matches(COPY).strip_prefix("keyring-")?.parse::<u64>().ok()));
         }
         generations.sort_unstable();
+        generations.dedup();
         let opened = generations.iter().rev().find_map(|g| Some((*g, load(folder, *g)?)));
-        let (generation, keys) = match opened {
+        let (generation, (keys, whole)) = match opened {
             Some(found) => found,
-            None if generations.is_empty() => (0, BTreeMap::new()),
+            None if generations.is_empty() => (0, (BTreeMap::new(), true)),
             None => {
                 let why = "no generation of the keyring opens with its master key".into();
                 return Err(StoreError::Corrupt { name: folder.display().to_string(), why });
@@ -56,6 +61,9 @@ impl Keyring {
         let names = names(&keys);
         let mut ring = Self { folder: folder.to_owned(), generation, keys, names, stale };
         ring.wipe_stale()?;
+        if !whole {
+            ring.replace(ring.keys.clone())?;
+        }
         Ok(ring)
     }
 
@@ -102,8 +110,11 @@ impl Keyring {
         let next = self.generation + 1;
         let master: [u8; 32] = random()?;
         let plain = codec::to_bytes(&keys).map_err(|e| StoreError::Encode { table: "keyring", why: e.to_string() })?;
-        write_synced(&self.path("master", next), &master)?;
-        write_synced(&self.path("keyring", next), &seal(&master, &next.to_le_bytes(), &plain)?)?;
+        let sealed = seal(&master, &next.to_le_bytes(), &plain)?;
+        for copy in COPIES {
+            write_synced(&path(&self.folder, "master", next, copy), &master)?;
+            write_synced(&path(&self.folder, "keyring", next, copy), &sealed)?;
+        }
         sync_folder(&self.folder)?;
         let old = std::mem::replace(&mut self.generation, next);
         self.names = names(&keys);
@@ -123,32 +134,52 @@ impl Keyring {
         Ok(())
     }
 
-    fn path(&self, kind: &str, generation: u64) -> PathBuf {
-        self.folder.join(format!("{kind}-{generation}"))
-    }
-
     fn wipe(&self, generation: u64) -> Result<(), StoreError> {
-        let master = self.path("master", generation);
-        if let Ok(mut f) = OpenOptions::new().write(true).open(&master) {
-            f.write_all(&[0; 32]).and_then(|()| f.sync_all()).map_err(StoreError::io(&master))?;
-        }
-        for path in [master, self.path("keyring", generation)] {
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io(&path)(e)),
-                _ => {}
+        for copy in COPIES {
+            let master = path(&self.folder, "master", generation, copy);
+            if let Ok(mut f) = OpenOptions::new().write(true).open(&master) {
+                f.write_all(&[0; 32]).and_then(|()| f.sync_all()).map_err(StoreError::io(&master))?;
+            }
+            for path in [master, path(&self.folder, "keyring", generation, copy)] {
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io(&path)(e)),
+                    _ => {}
+                }
             }
         }
         sync_folder(&self.folder)
     }
 }
 
+fn path(folder: &Path, kind: &str, generation: u64, copy: &str) -> PathBuf {
+    folder.join(format!("{kind}-{generation}{copy}"))
+}
+
 fn names(keys: &BTreeMap<String, Key>) -> HashMap<[u8; 16], String> {
     keys.iter().map(|(name, k)| (k.handle, name.clone())).collect()
 }
 
-fn load(folder: &Path, generation: u64) -> Option<BTreeMap<String, Key>> {
-    let master: [u8; 32] = fs::read(folder.join(format!("master-{generation}"))).ok()?.try_into().ok()?;
-    let sealed = fs::read(folder.join(format!("keyring-{generation}"))).ok()?;
+/// The keys of a generation, from whichever copies fit each other, and whether all did.
+fn load(folder: &Path, generation: u64) -> Option<(BTreeMap<String, Key>, bool)> {
+    let mut found = None;
+    let mut whole = true;
+    for master in COPIES {
+        for keyring in COPIES {
+            let keys = load_one(
+                &path(folder, "master", generation, master),
+                &path(folder, "keyring", generation, keyring),
+                generation,
+            );
+            whole &= keys.is_some();
+            found = found.or(keys);
+        }
+    }
+    Some((found?, whole))
+}
+
+fn load_one(master: &Path, keyring: &Path, generation: u64) -> Option<BTreeMap<String, Key>> {
+    let master: [u8; 32] = fs::read(master).ok()?.try_into().ok()?;
+    let sealed = fs::read(keyring).ok()?;
     codec::from_bytes(&unseal(&master, &generation.to_le_bytes(), &sealed)?, 256 << 20).ok()
 }
 
@@ -207,7 +238,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut ring = Keyring::open(dir.path()).expect("opens");
         ring.ensure(&["a"]).expect("writes");
-        let keep: Vec<(PathBuf, Vec<u8>)> = ["master-1", "keyring-1"]
+        let names = ["master-1", "keyring-1", "master-1.copy", "keyring-1.copy"];
+        let keep: Vec<(PathBuf, Vec<u8>)> = names
             .iter()
             .map(|n| (dir.path().join(n), fs::read(dir.path().join(n)).expect("exists")))
             .collect();
@@ -216,7 +248,27 @@ mod tests {
         let ring = Keyring::open(dir.path()).expect("opens");
         assert!(ring.get("b").is_some());
         assert!(!dir.path().join("master-1").exists());
-        fs::write(dir.path().join("keyring-2"), b"garbage").expect("writes");
+    }
+
+    #[test]
+    fn one_damaged_file_is_made_anew_and_two_of_a_kind_are_an_error() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut ring = Keyring::open(dir.path()).expect("opens");
+        ring.ensure(&["a"]).expect("writes");
+        let want = *ring.get("a").expect("made");
+        for name in ["keyring", "master"] {
+            for copy in COPIES {
+                let at = path(dir.path(), name, Keyring::open(dir.path()).expect("opens").generation, copy);
+                for bytes in [&b"garbage"[..], &[0; 32]] {
+                    let at = path(dir.path(), name, Keyring::open(dir.path()).expect("opens").generation, copy);
+                    fs::write(&at, bytes).expect("writes");
+                    assert_eq!(Keyring::open(dir.path()).expect("the copy is whole").get("a"), Some(&want));
+                }
+                assert!(!at.exists(), "the damaged generation is wiped");
+            }
+        }
+        let now = Keyring::open(dir.path()).expect("opens").generation;
+        COPIES.iter().for_each(|c| fs::write(path(dir.path(), "keyring", now, c), b"garbage").expect("writes"));
         assert!(matches!(Keyring::open(dir.path()), Err(StoreError::Corrupt { .. })));
     }
 }

@@ -11,7 +11,7 @@
 //! struct Note(String);
 //! impl Persisted for Note { const TABLE: &'static str = "notes"; const CLASS: Class = Class::Subject; }
 //! let dir = tempfile::tempdir()?;
-//! let mut store = SealedStore::open(Box::new(MemoryStorage::default()), dir.path())?;
+//! let mut store = SealedStore::open(&|_| Ok(Box::<MemoryStorage>::default()), dir.path(), 0)?;
 //! let key = KeyName::subject("alice");
 //! store.write(Batch::new().put(&key, "1", &Note("likes Heat".into()))?)?;
 //! store.destroy(&[key])?;
@@ -19,11 +19,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod batch;
 pub mod head;
 pub mod keyfile;
 mod keyring;
 pub mod logfile;
 pub mod memory;
+mod mirror;
+mod part;
 pub mod reserve;
 pub mod sealed;
 pub mod sled_backend;

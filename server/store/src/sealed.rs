@@ -1,325 +1,191 @@
-//! Typed records, each sealed under a key that can be destroyed, with an authenticated inventory of all of them.
+//! Typed records, each sealed under a key that can be destroyed: the main database, which is kept twice, and one database
+//! for every shard, so that damage to one takes only what that shard can learn again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lethe_proto::codec;
-use lethe_seal::{seal, unseal};
 use ring::digest::{SHA256, digest};
-use ring::hmac;
-use serde::{Deserialize, Serialize};
 
+pub use crate::batch::{Batch, KeyName};
 use crate::head::Head;
 use crate::keyring::{Key, Keyring};
+use crate::mirror::Mirror;
+use crate::part::{Acknowledged, Entry, Id, Loaded, MAX_RECORD, Part, Plain, Root, Sealer};
 use crate::{Class, Persisted, Storage, StoreError, Write};
 
-/// Largest record, in bytes.
-const MAX_RECORD: usize = 256 << 20;
-const ROOT: &[u8] = b"root";
 const INDEX_KEY: &str = "store:index";
 
-/// The name of a key: whose data it seals.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KeyName {
-    name: String,
-    class: Class,
-}
+/// Opens or creates the database in a folder.
+pub type Engine = dyn Fn(&Path) -> Result<Box<dyn Storage>, StoreError>;
 
-impl KeyName {
-    /// A subject's key.
-    pub fn subject(id: &str) -> Self {
-        Self { name: format!("subject:{id}"), class: Class::Subject }
-    }
-
-    /// A key for what was derived from a shard's subjects, such as one checkpoint.
-    pub fn shard(name: &str) -> Self {
-        Self { name: format!("shard:{name}"), class: Class::Shard }
-    }
-
-    /// The key of one deletion's request and receipt.
-    pub fn evidence(deletion: u64) -> Self {
-        Self { name: format!("evidence:{deletion}"), class: Class::Evidence }
-    }
-
-    /// The key of one other piece of evidence, such as a proposal.
-    pub fn evidence_of(name: &str) -> Self {
-        Self { name: format!("evidence:{name}"), class: Class::Evidence }
-    }
-
-    fn class_of(name: &str) -> Class {
-        match name.split(':').next() {
-            Some("subject") => Class::Subject,
-            Some("shard") => Class::Shard,
-            Some("evidence") => Class::Evidence,
-            _ => Class::Public,
-        }
-    }
-
-    /// The key of public records.
-    pub fn public() -> Self {
-        Self { name: "public".into(), class: Class::Public }
-    }
-}
-
-/// Changes that are applied together.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    writes: Vec<Change>,
-}
-
-#[derive(Clone, Debug)]
-struct Change {
-    table: &'static str,
-    key: String,
-    value: Option<(KeyName, Vec<u8>)>,
-}
-
-impl Batch {
-    /// No change yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Stores `value` under `key`, sealed with `owner`'s key, whose class must be the type's.
-    pub fn put<T: Persisted>(mut self, owner: &KeyName, key: &str, value: &T) -> Result<Self, StoreError> {
-        let encode = |why: String| StoreError::Encode { table: T::TABLE, why };
-        if owner.class != T::CLASS {
-            return Err(encode(format!("it is of class {:?}, the key of {:?}", T::CLASS, owner.class)));
-        }
-        let bytes = codec::to_bytes(value).map_err(|e| encode(e.to_string()))?;
-        self.writes.push(Change { table: T::TABLE, key: key.to_owned(), value: Some((owner.clone(), bytes)) });
-        Ok(self)
-    }
-
-    /// Deletes a record.
-    pub fn delete<T: Persisted>(mut self, key: &str) -> Self {
-        self.writes.push(Change { table: T::TABLE, key: key.to_owned(), value: None });
-        self
-    }
-}
-
-/// What is known about a stored record without opening it.
-#[derive(Clone, Debug)]
-struct Entry {
-    raw_key: Vec<u8>,
-    mark: [u8; 32],
-    owner: [u8; 16],
-}
-
-#[derive(Serialize, Deserialize, PartialEq, Debug)]
-struct Root {
-    count: u64,
-    mark: [u8; 32],
-    /// Writes so far: an older database is a consistent one, this tells it apart.
-    writes: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Plain {
-    table: String,
-    key: String,
-    value: Vec<u8>,
+/// A damaged database that was set aside; its shard starts from nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// The shard.
+    pub shard: u16,
+    /// What was found.
+    pub why: String,
 }
 
 /// A store of sealed records.
 pub struct SealedStore {
-    storage: Box<dyn Storage>,
     keys: Keyring,
-    inventory: BTreeMap<(String, String), Entry>,
-    /// Records whose key is gone and that are still to be removed: `(raw key, mark)`.
-    orphans: Vec<(Vec<u8>, [u8; 32])>,
-    root: Root,
-    head: Head,
-    /// A write failed: whether the database has it will be seen before the next one.
-    doubt: bool,
-    name: String,
+    /// The main database, then those of the shards.
+    parts: Vec<Part>,
+    inventory: BTreeMap<Id, (usize, Entry)>,
+    quarantined: Vec<Quarantined>,
+    folder: PathBuf,
 }
 
 impl std::fmt::Debug for SealedStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SealedStore({}, {} records)", self.name, self.root.count)
+        write!(f, "SealedStore({}, {} records)", self.folder.display(), self.inventory.len())
     }
 }
 
 impl SealedStore {
-    /// Opens the records in `storage` with the keys in `folder`, and checks that none is lost or altered.
-    pub fn open(storage: Box<dyn Storage>, folder: &Path) -> Result<Self, StoreError> {
+    /// Opens the records of a folder with the keys in it, and checks that none is lost or altered. What one copy of the main
+    /// database lost comes from the other. A shard's database that is damaged is renamed, its keys are destroyed and the
+    /// shard is empty ([`Self::quarantined`]).
+    pub fn open(engine: &Engine, folder: &Path, shards: usize) -> Result<Self, StoreError> {
         let mut keys = Keyring::open(&folder.join("keys"))?;
         keys.ensure(&[INDEX_KEY, "public"])?;
-        let name = folder.display().to_string();
-        let root = Root { count: 0, mark: [0; 32], writes: 0 };
-        let secret = keys.get(INDEX_KEY).map(|k| k.secret).unwrap_or_default();
-        let (head, acknowledged) = Head::open(&folder.join("head"), &secret)?;
+        let index = *keys.get(INDEX_KEY).ok_or_else(|| damaged(folder, "its index key is gone"))?;
         let mut store =
-            Self { storage, keys, inventory: BTreeMap::new(), orphans: vec![], root, head, doubt: false, name };
-        store.load(acknowledged)?;
+            Self { keys, parts: vec![], inventory: BTreeMap::new(), quarantined: vec![], folder: folder.to_owned() };
+        let main = open_main(engine, folder, &index, &store.keys)?;
+        store.add(main);
+        for shard in 0..shards as u16 {
+            let path = folder.join("shards").join(shard.to_string());
+            let part = match open_shard(engine, &path, shard, &index, &store.keys) {
+                Err(StoreError::Corrupt { why, .. }) => {
+                    set_aside(&path)?;
+                    store.forget_shard(shard)?;
+                    store.quarantined.push(Quarantined { shard, why });
+                    open_shard(engine, &path, shard, &index, &store.keys)?
+                }
+                other => other?,
+            };
+            store.add(part);
+        }
+        for part in &mut store.parts {
+            part.remove_orphans()?;
+        }
         Ok(store)
     }
 
+    fn add(&mut self, (part, entries): (Part, BTreeMap<Id, Entry>)) {
+        let at = self.parts.len();
+        self.parts.push(part);
+        self.inventory.extend(entries.into_iter().map(|(id, e)| (id, (at, e))));
+    }
+
+    /// Destroys all keys of a shard: what a damaged database still holds is unreadable.
+    fn forget_shard(&mut self, shard: u16) -> Result<(), StoreError> {
+        let prefix = KeyName::shard_prefix(shard);
+        let names: Vec<String> = self.keys.iter().map(|(n, _)| n.clone()).filter(|n| n.starts_with(&prefix)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.keys.destroy(&names).map(drop)
+    }
+
+    /// Databases that were damaged when the store was opened.
+    pub fn quarantined(&self) -> &[Quarantined] {
+        &self.quarantined
+    }
+
     fn corrupt(&self, why: impl Into<String>) -> StoreError {
-        StoreError::Corrupt { name: self.name.clone(), why: why.into() }
+        damaged(&self.folder, why)
     }
 
-    fn index_key(&self) -> Result<&Key, StoreError> {
-        self.keys.get(INDEX_KEY).ok_or_else(|| self.corrupt("its index key is gone"))
+    /// The database of an owner's records.
+    fn part_of(&self, owner: &KeyName) -> Result<usize, StoreError> {
+        let at = owner.shard.map_or(0, |s| usize::from(s) + 1);
+        let encode = || StoreError::Encode { table: "records", why: format!("there is no {}", owner.name) };
+        (at < self.parts.len()).then_some(at).ok_or_else(encode)
     }
 
-    fn load(&mut self, acknowledged: Option<u64>) -> Result<(), StoreError> {
-        let by_handle: BTreeMap<[u8; 16], Key> = self.keys.iter().map(|(_, k)| (k.handle, *k)).collect();
-        let mut found = Root { count: 0, mark: [0; 32], writes: 0 };
-        let mut root = None;
-        for (raw_key, raw) in self.storage.scan()? {
-            if raw_key == ROOT {
-                root = Some(raw);
-                continue;
-            }
-            let mark = self.mark(&raw_key, &raw)?;
-            found.count += 1;
-            xor(&mut found.mark, &mark);
-            let owner: [u8; 16] =
-                raw.get(..16).and_then(|h| h.try_into().ok()).ok_or_else(|| self.corrupt("a short record"))?;
-            // A key that is gone was destroyed: a crash came between that and the removal of its records.
-            let Some(key) = by_handle.get(&owner) else {
-                self.orphans.push((raw_key, mark));
-                continue;
-            };
-            let plain = self.open_record(key, &raw_key, &raw)?;
-            self.inventory.insert((plain.table, plain.key), Entry { raw_key, mark, owner });
-        }
-        match root {
-            None if found.count == 0 && acknowledged.is_none() => return Ok(()),
-            None => return Err(self.corrupt("its inventory is missing")),
-            Some(raw) => {
-                let plain = unseal(&self.index_key()?.secret, ROOT, &raw)
-                    .ok_or_else(|| self.corrupt("its inventory is altered"))?;
-                let want: Root = codec::from_bytes(&plain, 256).map_err(|e| self.corrupt(e.to_string()))?;
-                found.writes = want.writes;
-                if want != found {
-                    return Err(
-                        self.corrupt(format!("{} records of {}, or some were altered", found.count, want.count))
-                    );
-                }
-            }
-        }
-        match acknowledged {
-            // The crash came before the first write was acknowledged.
-            None if found.writes <= 1 => {}
-            None => return Err(self.corrupt("the file `head`, which counts its writes, is missing")),
-            Some(n) if found.writes < n => {
-                let lost = n - found.writes;
-                return Err(self.corrupt(format!("its last {lost} of {n} acknowledged writes are lost")));
-            }
-            Some(_) => {}
-        }
-        self.root = found;
-        self.remove_orphans()
-    }
-
-    fn mark(&self, raw_key: &[u8], raw: &[u8]) -> Result<[u8; 32], StoreError> {
-        let mac = hmac::Key::new(hmac::HMAC_SHA256, &self.index_key()?.secret);
-        let data = [raw_key, digest(&SHA256, raw).as_ref()].concat();
-        let mut out = [0; 32];
-        out.copy_from_slice(hmac::sign(&mac, &data).as_ref());
-        Ok(out)
-    }
-
-    fn open_record(&self, key: &Key, raw_key: &[u8], raw: &[u8]) -> Result<Plain, StoreError> {
-        let plain =
-            unseal(&key.secret, raw_key, &raw[16..]).ok_or_else(|| self.corrupt("a record is altered or was moved"))?;
-        codec::from_bytes(&plain, MAX_RECORD).map_err(|e| self.corrupt(e.to_string()))
-    }
-
-    /// Names nobody: a keyed hash of table and key.
-    fn raw_key(&self, table: &str, key: &str) -> Result<Vec<u8>, StoreError> {
-        let mac = hmac::Key::new(hmac::HMAC_SHA256, &self.index_key()?.secret);
-        Ok(hmac::sign(&mac, format!("{table}\0{key}").as_bytes()).as_ref()[..20].to_vec())
-    }
-
-    fn root_write(&self, root: &Root) -> Result<Write, StoreError> {
-        let plain = codec::to_bytes(root).map_err(|e| StoreError::Encode { table: "root", why: e.to_string() })?;
-        Ok((ROOT.to_vec(), Some(seal(&self.index_key()?.secret, ROOT, &plain)?)))
-    }
-
-    /// Applies a batch; when it returns, everything is durable.
+    /// Applies a batch; when it returns, everything is durable. After an error a shard's part may have been applied and the
+    /// main part not.
     pub fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
         self.settle()?;
-        self.remove_orphans()?;
-        let owners: Vec<&str> = batch.writes.iter().filter_map(|c| Some(c.value.as_ref()?.0.name.as_str())).collect();
+        let owners: Vec<&str> = batch.changes.iter().filter_map(|c| Some(c.value.as_ref()?.0.name.as_str())).collect();
         self.keys.ensure(&owners)?;
-        let mut root = Root { count: self.root.count, mark: self.root.mark, writes: self.root.writes + 1 };
-        let mut staged: BTreeMap<(String, String), Option<Entry>> = BTreeMap::new();
-        let mut writes: Vec<Write> = vec![];
-        for change in batch.writes {
+        for part in &mut self.parts {
+            part.remove_orphans()?;
+        }
+        let mut staged = Staged::default();
+        for change in batch.changes {
             let id = (change.table.to_owned(), change.key.clone());
-            let raw_key = self.raw_key(change.table, &change.key)?;
-            let old = staged.get(&id).cloned().unwrap_or_else(|| self.inventory.get(&id).cloned());
-            if let Some(old) = &old {
-                root.count -= 1;
-                xor(&mut root.mark, &old.mark);
-            }
-            let entry = match change.value {
-                None => {
-                    writes.push((raw_key, None));
-                    None
+            let old = staged.entries.get(&id).cloned().unwrap_or_else(|| self.inventory.get(&id).cloned());
+            let target = match &change.value {
+                Some((owner, _)) => Some(self.part_of(owner)?),
+                None => None,
+            };
+            if let Some((at, old)) = &old {
+                let (root, writes) = staged.part(*at, &self.parts);
+                root.remove(&old.mark);
+                if target != Some(*at) {
+                    writes.push((old.raw_key.clone(), None));
                 }
-                Some((owner, value)) => {
+            }
+            let entry = match (change.value, target) {
+                (Some((owner, value)), Some(at)) => {
                     let key = *self.keys.get(&owner.name).ok_or_else(|| self.corrupt("a key vanished"))?;
+                    let sealer = &self.parts[at].sealer;
+                    let raw_key = sealer.raw_key(change.table, &change.key);
                     let plain = Plain { table: change.table.into(), key: change.key, value };
-                    let plain = codec::to_bytes(&plain)
-                        .map_err(|e| StoreError::Encode { table: change.table, why: e.to_string() })?;
-                    let raw = [&key.handle[..], &seal(&key.secret, &raw_key, &plain)?].concat();
-                    let mark = self.mark(&raw_key, &raw)?;
-                    root.count += 1;
-                    xor(&mut root.mark, &mark);
-                    writes.push((raw_key.clone(), Some(raw)));
-                    Some(Entry { raw_key, mark, owner: key.handle })
+                    let (raw, entry) = sealer.seal_record(&key, &raw_key, &plain)?;
+                    let (root, writes) = staged.part(at, &self.parts);
+                    root.add(&entry.mark);
+                    writes.push((raw_key, Some(raw)));
+                    Some((at, entry))
                 }
+                _ => None,
             };
-            staged.insert(id, entry);
+            staged.entries.insert(id, entry);
         }
-        writes.push(self.root_write(&root)?);
-        self.apply(&writes)?;
-        self.root = root;
-        for (id, entry) in staged {
-            match entry {
-                Some(e) => self.inventory.insert(id, e),
-                None => self.inventory.remove(&id),
-            };
-        }
-        self.head.set(self.root.writes)
-    }
-
-    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        self.doubt = true;
-        self.storage.apply(writes)?;
-        self.doubt = false;
-        Ok(())
-    }
-
-    /// After a failed write the database may hold it or not (an engine may have taken it and failed to sync): what it holds
-    /// is read again.
-    fn settle(&mut self) -> Result<(), StoreError> {
-        if self.doubt {
-            let acknowledged = Some(self.root.writes).filter(|n| *n > 0);
-            (self.inventory, self.orphans) = (BTreeMap::new(), vec![]);
-            self.doubt = false;
-            if let Err(e) = self.load(acknowledged) {
-                self.doubt = true;
-                return Err(e);
+        // The main database last: what it says was done is done.
+        for (at, (root, writes)) in staged.parts.into_iter().rev() {
+            self.parts[at].commit(writes, root)?;
+            let own = staged.entries.iter().filter(|(id, e)| {
+                let old = self.inventory.get(*id).map(|(p, _)| *p);
+                e.as_ref().map(|(p, _)| *p).or(old) == Some(at)
+            });
+            for (id, entry) in own.map(|(id, e)| (id.clone(), e.clone())).collect::<Vec<_>>() {
+                match entry {
+                    Some(e) => self.inventory.insert(id, e),
+                    None => self.inventory.remove(&id),
+                };
             }
         }
         Ok(())
+    }
+
+    /// Databases that a failed write left in doubt are read again.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        for at in 0..self.parts.len() {
+            if let Some(entries) = self.parts[at].settle(&self.keys)? {
+                self.inventory.retain(|_, (p, _)| *p != at);
+                self.inventory.extend(entries.into_iter().map(|(id, e)| (id, (at, e))));
+            }
+        }
+        Ok(())
+    }
+
+    fn raw(&self, at: usize, entry: &Entry) -> Result<Vec<u8>, StoreError> {
+        self.parts[at].storage.get(&entry.raw_key)?.ok_or_else(|| self.corrupt("a record vanished"))
     }
 
     /// The record under `key`.
     pub fn get<T: Persisted>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let Some(entry) = self.inventory.get(&(T::TABLE.to_owned(), key.to_owned())) else { return Ok(None) };
-        let raw = self.storage.get(&entry.raw_key)?.ok_or_else(|| self.corrupt("a record vanished"))?;
+        let Some((at, entry)) = self.inventory.get(&(T::TABLE.to_owned(), key.to_owned())) else { return Ok(None) };
+        let raw = self.raw(*at, entry)?;
         // The handle that the record carries: after a failed write it may be another than the one that was known.
         let handle = raw.get(..16).and_then(|h| h.try_into().ok()).unwrap_or(entry.owner);
         let key = self.keys.by_handle(&handle).map(|(_, k)| *k);
         let key = key.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
-        let plain = self.open_record(&key, &entry.raw_key, &raw)?;
+        let plain = self.parts[*at].sealer.open_record(&key, &entry.raw_key, &raw)?;
         codec::from_bytes(&plain.value, MAX_RECORD).map(Some).map_err(|e| self.corrupt(e.to_string()))
     }
 
@@ -341,21 +207,33 @@ impl SealedStore {
         let names: Vec<&str> = owners.iter().map(|o| o.name.as_str()).collect();
         let gone = self.keys.destroy(&names)?;
         self.settle()?;
-        let dead: Vec<(String, String)> = self
-            .inventory
-            .iter()
-            .filter(|(_, e)| self.keys.by_handle(&e.owner).is_none())
-            .map(|(id, _)| id.clone())
-            .collect();
-        self.orphans.extend(dead.iter().filter_map(|id| self.inventory.remove(id)).map(|e| (e.raw_key, e.mark)));
-        self.remove_orphans()?;
+        let keys = &self.keys;
+        let (live, dead): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.inventory).into_iter().partition(|(_, (_, e))| keys.by_handle(&e.owner).is_some());
+        self.inventory = live;
+        dead.into_values().for_each(|(at, e)| self.parts[at].orphaned(e));
+        self.parts.iter_mut().try_for_each(Part::remove_orphans)?;
         Ok(gone)
     }
 
     /// Digest over all records, decrypted, in order: two stores with the same digest hold the same.
     pub fn content(&self) -> Result<[u8; 32], StoreError> {
+        self.digest(|_| true)
+    }
+
+    /// The same over what is in the main database.
+    pub fn main_content(&self) -> Result<[u8; 32], StoreError> {
+        self.digest(|at| at == 0)
+    }
+
+    /// The same over what is in a shard's database.
+    pub fn shard_content(&self, shard: u16) -> Result<[u8; 32], StoreError> {
+        self.digest(|at| at == usize::from(shard) + 1)
+    }
+
+    fn digest(&self, part: impl Fn(usize) -> bool) -> Result<[u8; 32], StoreError> {
         let mut all = vec![];
-        self.each(|_, table, key, value| {
+        self.see(part, |_, table, key, value| {
             for part in [table.as_bytes(), key.as_bytes(), value] {
                 all.extend_from_slice(digest(&SHA256, part).as_ref());
             }
@@ -366,12 +244,20 @@ impl SealedStore {
     }
 
     /// Shows every record, decrypted: class of its key, table, key and value.
-    pub fn each(&self, mut see: impl FnMut(Class, &str, &str, &[u8])) -> Result<(), StoreError> {
-        for ((table, key), entry) in &self.inventory {
-            let raw = self.storage.get(&entry.raw_key)?.ok_or_else(|| self.corrupt("a record vanished"))?;
+    pub fn each(&self, see: impl FnMut(Class, &str, &str, &[u8])) -> Result<(), StoreError> {
+        self.see(|_| true, see)
+    }
+
+    fn see(
+        &self,
+        part: impl Fn(usize) -> bool,
+        mut see: impl FnMut(Class, &str, &str, &[u8]),
+    ) -> Result<(), StoreError> {
+        for ((table, key), (at, entry)) in self.inventory.iter().filter(|(_, (at, _))| part(*at)) {
+            let raw = self.raw(*at, entry)?;
             let owner = self.keys.by_handle(&entry.owner);
             let (name, secret) = owner.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
-            let plain = self.open_record(secret, &entry.raw_key, &raw)?;
+            let plain = self.parts[*at].sealer.open_record(secret, &entry.raw_key, &raw)?;
             see(KeyName::class_of(name), table, key, &plain.value);
         }
         Ok(())
@@ -381,219 +267,106 @@ impl SealedStore {
     pub fn existing(&self, owners: &[KeyName]) -> usize {
         owners.iter().filter(|o| self.keys.get(&o.name).is_some()).count()
     }
+}
 
-    fn remove_orphans(&mut self) -> Result<(), StoreError> {
-        if self.orphans.is_empty() {
-            return Ok(());
-        }
-        let count = self.root.count - self.orphans.len() as u64;
-        let mut root = Root { count, mark: self.root.mark, writes: self.root.writes + 1 };
-        self.orphans.iter().for_each(|(_, m)| xor(&mut root.mark, m));
-        let mut writes: Vec<Write> = self.orphans.iter().map(|(k, _)| (k.clone(), None)).collect();
-        writes.push(self.root_write(&root)?);
-        self.apply(&writes)?;
-        self.root = root;
-        self.orphans.clear();
-        self.head.set(self.root.writes)
+/// What a batch does to every database.
+#[derive(Default)]
+struct Staged {
+    parts: BTreeMap<usize, (Root, Vec<Write>)>,
+    entries: BTreeMap<Id, Option<(usize, Entry)>>,
+}
+
+impl Staged {
+    fn part(&mut self, at: usize, parts: &[Part]) -> (&mut Root, &mut Vec<Write>) {
+        let (root, writes) = self.parts.entry(at).or_insert_with(|| (parts[at].root.next(), vec![]));
+        (root, writes)
     }
 }
 
-fn xor(a: &mut [u8; 32], b: &[u8; 32]) {
-    a.iter_mut().zip(b).for_each(|(a, b)| *a ^= b);
+fn damaged(path: &Path, why: impl Into<String>) -> StoreError {
+    StoreError::Corrupt { name: path.display().to_string(), why: why.into() }
+}
+
+type Opened = (Part, BTreeMap<Id, Entry>);
+
+fn open_shard(engine: &Engine, path: &Path, shard: u16, index: &Key, keys: &Keyring) -> Result<Opened, StoreError> {
+    std::fs::create_dir_all(path).map_err(StoreError::io(path))?;
+    let sealer = Sealer::new(path.display().to_string(), index);
+    let (head, count) = Head::open(&path.join("head"), &index.secret)?;
+    let prefix = KeyName::shard_prefix(shard);
+    if count.is_none() && keys.iter().any(|(n, _)| n.starts_with(&prefix)) {
+        return Err(sealer.corrupt("there are keys for its records, and no records"));
+    }
+    let storage = engine(&path.join("db"))?;
+    let acknowledged = count.map_or(Acknowledged::None, Acknowledged::AtLeast);
+    let loaded = Loaded::read(storage.as_ref(), &sealer, keys, acknowledged)?;
+    Ok(Part::new(storage, sealer, head, loaded))
+}
+
+/// Opens both copies of the main database; the one that is whole and newer makes the other anew.
+fn open_main(engine: &Engine, folder: &Path, index: &Key, keys: &Keyring) -> Result<Opened, StoreError> {
+    let sealer = Sealer::new(folder.display().to_string(), index);
+    let head_path = folder.join("head");
+    let (head, acknowledged) = match Head::open(&head_path, &index.secret) {
+        Ok((head, Some(n))) => (head, Acknowledged::AtLeast(n)),
+        Ok((head, None)) => (head, Acknowledged::Unknown),
+        Err(StoreError::Corrupt { .. }) => (Head::create(&head_path, &index.secret)?, Acknowledged::Unknown),
+        Err(e) => return Err(e),
+    };
+    let paths = [folder.join("db"), folder.join("db-copy")];
+    let [a, b] = [&paths[0], &paths[1]].map(|path| {
+        let storage = engine(path)?;
+        let loaded = Loaded::read(storage.as_ref(), &sealer, keys, acknowledged)?;
+        Ok::<_, StoreError>((storage, loaded))
+    });
+    let (first, second, loaded) = match (a, b) {
+        (Ok((a, in_a)), Ok((b, in_b))) => {
+            let most = in_a.root.writes.max(in_b.root.writes);
+            // The crash of a first start may have come between the copies.
+            if acknowledged == Acknowledged::Unknown && most > 1 && in_a.root != in_b.root {
+                return Err(sealer.corrupt("the count of its writes is damaged or missing, and its two copies differ"));
+            }
+            if most == 0 && keys.iter().any(|(n, _)| KeyName::class_of(n) != Class::Public && n != INDEX_KEY) {
+                return Err(sealer.corrupt("there are keys for its records, and no records"));
+            }
+            // The second is written last: where it is newer, the first has lost something.
+            if in_b.root.writes > in_a.root.writes { (b, a, in_b) } else { (a, b, in_a) }
+        }
+        (Ok((whole, loaded)), Err(e)) => (whole, remake(engine, &paths[1], e, acknowledged)?, loaded),
+        (Err(e), Ok((whole, loaded))) => (whole, remake(engine, &paths[0], e, acknowledged)?, loaded),
+        (Err(e), Err(_)) => return Err(e),
+    };
+    let (mut part, entries) = Part::new(Box::new(Mirror::new(first, second)?), sealer, head, loaded);
+    if acknowledged == Acknowledged::Unknown && part.root.writes > 0 {
+        part.recount()?;
+    }
+    Ok((part, entries))
+}
+
+/// An empty database in the place of a damaged one.
+fn remake(
+    engine: &Engine,
+    path: &Path,
+    why: StoreError,
+    acknowledged: Acknowledged,
+) -> Result<Box<dyn Storage>, StoreError> {
+    if !matches!(why, StoreError::Corrupt { .. }) || acknowledged == Acknowledged::Unknown {
+        return Err(why);
+    }
+    set_aside(path)?;
+    engine(path)
+}
+
+/// Renames a damaged folder to `NAME.damaged`, in place of an earlier one. It is for people to look at; nothing reads it.
+fn set_aside(path: &Path) -> Result<(), StoreError> {
+    let to = path.with_extension("damaged");
+    let gone = |r: std::io::Result<()>| match r {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    };
+    gone(std::fs::remove_dir_all(&to)).map_err(StoreError::io(&to))?;
+    gone(std::fs::rename(path, &to)).map_err(StoreError::io(path))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sled_backend::SledStorage;
-
-    #[derive(Serialize, Deserialize, PartialEq, Debug)]
-    struct Row(String);
-    impl Persisted for Row {
-        const TABLE: &'static str = "rows";
-        const CLASS: Class = Class::Subject;
-    }
-
-    fn open(dir: &Path) -> Result<SealedStore, StoreError> {
-        SealedStore::open(Box::new(SledStorage::open(&dir.join("db"))?), dir)
-    }
-
-    fn filled(dir: &Path) -> SealedStore {
-        let mut s = open(dir).expect("opens");
-        for i in 0..5 {
-            let owner = KeyName::subject(&format!("canary-{}", i % 2));
-            let b = Batch::new().put(&owner, &i.to_string(), &Row(format!("secret-{i}"))).expect("encodes");
-            s.write(b).expect("writes");
-        }
-        s
-    }
-
-    #[test]
-    fn destroying_a_key_takes_exactly_its_records() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let mut s = filled(dir.path());
-        assert_eq!(s.destroy(&[KeyName::subject("canary-1")]).expect("destroys"), 1);
-        assert_eq!(s.keys::<Row>(), ["0", "2", "4"]);
-        drop(s);
-        let s = open(dir.path()).expect("opens");
-        assert_eq!(s.all::<Row>().expect("reads").len(), 3);
-    }
-
-    #[test]
-    fn no_identifier_or_content_is_on_disk_in_clear() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        drop(filled(dir.path()));
-        let mut stack = vec![dir.path().to_owned()];
-        while let Some(p) = stack.pop() {
-            if p.is_dir() {
-                stack.extend(std::fs::read_dir(&p).expect("reads").map(|e| e.expect("entry").path()));
-            } else {
-                let text = String::from_utf8_lossy(&std::fs::read(&p).expect("reads")).into_owned();
-                assert!(!text.contains("canary") && !text.contains("secret-"), "{}", p.display());
-            }
-        }
-    }
-
-    #[test]
-    fn loss_swap_and_alteration_are_errors() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        drop(filled(dir.path()));
-        let mut raw = SledStorage::open(&dir.path().join("db")).expect("opens");
-        let records: Vec<_> = raw.scan().expect("scans").into_iter().filter(|(k, _)| k != ROOT).collect();
-        let (a, b) = (records[0].clone(), records[1].clone());
-        let mut flipped = a.1.clone();
-        flipped[30] ^= 1;
-        let damages: [Vec<Write>; 3] = [
-            vec![(a.0.clone(), None)],
-            vec![(a.0.clone(), Some(b.1.clone())), (b.0.clone(), Some(a.1.clone()))],
-            vec![(a.0.clone(), Some(flipped))],
-        ];
-        for damage in damages {
-            raw.apply(&damage).expect("writes");
-            drop(raw);
-            assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })), "{damage:?}");
-            raw = SledStorage::open(&dir.path().join("db")).expect("opens");
-            raw.apply(&[(a.0.clone(), Some(a.1.clone())), (b.0.clone(), Some(b.1.clone()))]).expect("restores");
-        }
-        drop(raw);
-        assert!(open(dir.path()).is_ok());
-    }
-
-    #[test]
-    fn an_older_database_is_an_error_and_a_crash_before_the_count_is_not() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let mut s = filled(dir.path());
-        let head = std::fs::read(dir.path().join("head")).expect("reads");
-        let old = s.storage.scan().expect("scans");
-        s.write(Batch::new().put(&KeyName::subject("x"), "9", &Row("late".into())).expect("encodes")).expect("writes");
-        drop(s);
-        // The count is behind the database: the crash came between them, before the write was acknowledged.
-        let now = std::fs::read(dir.path().join("head")).expect("reads");
-        std::fs::write(dir.path().join("head"), head).expect("writes");
-        assert_eq!(open(dir.path()).expect("opens").keys::<Row>().len(), 6);
-        // The database is behind the count: an acknowledged write is lost.
-        std::fs::write(dir.path().join("head"), &now).expect("writes");
-        std::fs::remove_dir_all(dir.path().join("db")).expect("removes");
-        let mut raw = SledStorage::open(&dir.path().join("db")).expect("opens");
-        raw.apply(&old.into_iter().map(|(k, v)| (k, Some(v))).collect::<Vec<_>>()).expect("writes");
-        drop(raw);
-        assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })));
-        std::fs::remove_dir_all(dir.path().join("db")).expect("removes");
-        assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })), "empty");
-        std::fs::write(dir.path().join("head"), &now[1..]).expect("writes");
-        assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })), "a damaged count");
-    }
-
-    #[test]
-    fn a_crash_between_key_and_records_is_finished_at_open() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let mut s = filled(dir.path());
-        s.keys.destroy(&["subject:canary-0"]).expect("destroys");
-        drop(s);
-        let s = open(dir.path()).expect("opens");
-        assert_eq!(s.keys::<Row>(), ["1", "3"]);
-    }
-
-    /// Fails every write while told to.
-    struct Flaky(SledStorage, std::sync::Arc<std::sync::atomic::AtomicBool>);
-    impl Storage for Flaky {
-        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-            self.0.get(key)
-        }
-        fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-            if self.1.load(std::sync::atomic::Ordering::Relaxed) {
-                return Err(StoreError::Backend("no space".into()));
-            }
-            self.0.apply(writes)
-        }
-        fn scan(&self) -> Result<Vec<crate::Record>, StoreError> {
-            self.0.scan()
-        }
-    }
-
-    #[test]
-    fn a_failed_removal_is_finished_by_the_next_change() {
-        use std::sync::atomic::Ordering::Relaxed;
-        let dir = tempfile::tempdir().expect("tempdir");
-        let fail = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let sled = SledStorage::open(&dir.path().join("db")).expect("opens");
-        let mut s = SealedStore::open(Box::new(Flaky(sled, fail.clone())), dir.path()).expect("opens");
-        let put = |s: &mut SealedStore, id: &str| {
-            let b = Batch::new().put(&KeyName::subject("x"), id, &Row("secret".into())).expect("encodes");
-            s.write(b)
-        };
-        put(&mut s, "1").expect("writes");
-        fail.store(true, Relaxed);
-        assert!(s.destroy(&[KeyName::subject("x")]).is_err() && put(&mut s, "1").is_err());
-        fail.store(false, Relaxed);
-        put(&mut s, "1").expect("writes again, under a new key");
-        drop(s);
-        assert_eq!(open(dir.path()).expect("not damaged").keys::<Row>(), ["1"]);
-    }
-
-    /// Takes every write and says that it failed, while told to: a sync that failed after the fact.
-    struct Liar(SledStorage, std::sync::Arc<std::sync::atomic::AtomicBool>);
-    impl Storage for Liar {
-        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-            self.0.get(key)
-        }
-        fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-            self.0.apply(writes)?;
-            match self.1.load(std::sync::atomic::Ordering::Relaxed) {
-                true => Err(StoreError::Backend("no sync".into())),
-                false => Ok(()),
-            }
-        }
-        fn scan(&self) -> Result<Vec<crate::Record>, StoreError> {
-            self.0.scan()
-        }
-    }
-
-    #[test]
-    fn a_write_that_failed_after_the_fact_does_not_damage_the_store() {
-        use std::sync::atomic::Ordering::Relaxed;
-        let dir = tempfile::tempdir().expect("tempdir");
-        let fail = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let sled = SledStorage::open(&dir.path().join("db")).expect("opens");
-        let mut s = SealedStore::open(Box::new(Liar(sled, fail.clone())), dir.path()).expect("opens");
-        let put = |s: &mut SealedStore, owner: &str, id: &str| {
-            s.write(Batch::new().put(&KeyName::subject(owner), id, &Row(format!("{owner}'s"))).expect("encodes"))
-        };
-        put(&mut s, "x", "1").expect("writes");
-        fail.store(true, Relaxed);
-        assert!(put(&mut s, "y", "1").is_err() && put(&mut s, "x", "2").is_err());
-        assert!(s.destroy(&[KeyName::subject("y")]).is_err());
-        assert!(s.get::<Row>("2").expect("readable").is_some());
-        fail.store(false, Relaxed);
-        put(&mut s, "z", "3").expect("writes");
-        let want = s.content().expect("reads");
-        drop(s);
-        let s = open(dir.path()).expect("not damaged");
-        assert_eq!((s.content().expect("reads"), s.keys::<Row>()), (want, vec!["2".to_owned(), "3".to_owned()]));
-    }
-
-    #[test]
-    fn a_record_cannot_be_sealed_under_a_key_of_another_class() {
-        assert!(Batch::new().put(&KeyName::public(), "1", &Row("x".into())).is_err());
-    }
-}
+mod tests;

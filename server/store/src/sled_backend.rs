@@ -1,6 +1,7 @@
 //! sled, the default backend. The only module that names it; its panics become [`StoreError::Corrupt`].
 
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -15,9 +16,14 @@ pub struct SledStorage {
 }
 
 impl SledStorage {
+    /// An engine for [`crate::sealed::SealedStore::open`].
+    pub fn engine(path: &Path) -> Result<Box<dyn Storage>, StoreError> {
+        Ok(Box::new(Self::open(path)?))
+    }
+
     /// Opens or creates it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = contained(path, || sled::Config::new().path(path).cache_capacity(32 << 20).open())?;
+        let db = contained(path, || sled::Config::new().path(path).cache_capacity(8 << 20).open())?;
         Ok(Self { db, path: path.to_owned() })
     }
 }
@@ -47,9 +53,12 @@ fn contained<T>(path: &Path, f: impl FnOnce() -> sled::Result<T>) -> Result<T, S
     CONTAINED.set(false);
     match result {
         Ok(Ok(v)) => Ok(v),
-        Ok(Err(sled::Error::Io(source))) => Err(StoreError::Io { path: path.to_owned(), source }),
-        Ok(Err(e @ sled::Error::Corruption { .. })) => Err(StoreError::Corrupt { name: name(), why: e.to_string() }),
-        Ok(Err(e)) => Err(StoreError::Backend(e.to_string())),
+        // Not its lock, which another process may hold, nor space or permissions: these are not damage.
+        Ok(Err(sled::Error::Io(e))) if !matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
+            Err(StoreError::Io { path: path.to_owned(), source: e })
+        }
+        // What it says of a damaged file depends on where the damage is: a corruption, another version, a bug of its own.
+        Ok(Err(e)) => Err(StoreError::Corrupt { name: name(), why: e.to_string() }),
         Err(_) => Err(StoreError::Corrupt { name: name(), why: "the database engine panicked reading it".into() }),
     }
 }

@@ -357,6 +357,8 @@ pub struct ShardStatus {
     pub adapter: Digest,
     /// Training is finished.
     pub done: bool,
+    /// Its database was damaged when the coordinator started and was set aside: it is trained again from the beginning.
+    pub quarantined: bool,
     /// Mean loss of each finished round.
     pub losses: Vec<f32>,
 }

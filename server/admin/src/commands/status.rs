@@ -40,6 +40,9 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
             shard.subjects,
             shard.adapter.short()
         );
+        if shard.quarantined {
+            text += " (its database was damaged and set aside: it is trained again from the beginning)";
+        }
     }
     let _ = write!(text, "\nlog key: {}", s.log_key);
     out.show(&text, &s)?;

@@ -126,6 +126,7 @@ impl Core {
                 rounds: run.progress(&self.recipe),
                 adapter: run.hash(),
                 done: run.done(&self.recipe),
+                quarantined: self.store.quarantined().iter().any(|q| usize::from(q.shard) == k),
                 losses: run.state.losses.clone(),
             }
         };

@@ -17,7 +17,7 @@ use lethe_recipe::{Recipe, model_digest};
 use lethe_recsys::data::Item;
 use lethe_recsys::features::item_features;
 use lethe_store::StoreError;
-use lethe_store::head::Head;
+use lethe_store::head::Floor;
 use lethe_store::logfile::LogFile;
 use lethe_store::reserve::Reserve;
 use lethe_store::sealed::{Batch, KeyName, SealedStore};
@@ -89,7 +89,7 @@ pub(crate) struct Core {
     /// Milliseconds since 1970: devices could not answer earlier.
     started_at: u64,
     /// The highest number that a release ever had; outside the data folder, which may come back from a backup.
-    numbers: Head,
+    numbers: Floor,
     /// When space was last set aside, or tried to.
     space_checked: u64,
     /// Certificates whose live connections must be closed.
@@ -97,7 +97,7 @@ pub(crate) struct Core {
 }
 
 fn stage_key(shard: ShardId, stage: u16) -> KeyName {
-    KeyName::shard(&format!("{}/{stage}", shard.0))
+    KeyName::shard(shard.0, &stage.to_string())
 }
 
 fn checkpoint_id(shard: ShardId, stage: u16) -> String {
@@ -109,14 +109,13 @@ impl Core {
     pub(crate) fn open(config: ServerConfig, model: &ModelConfig, items: &[Item]) -> Result<Self, CoordinatorError> {
         let recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
         let digest = model_digest(&config.model).map_err(CoordinatorError::ModelFile)?;
-        let storage = SledStorage::open(&config.data_dir.join("db"))?;
-        let mut store = SealedStore::open(Box::new(storage), &config.data_dir)?;
+        let mut store = SealedStore::open(&SledStorage::engine, &config.data_dir, recipe.shards)?;
         let foundation = foundation(&mut store, &recipe, digest)?;
         let evidence = config.evidence();
         std::fs::create_dir_all(&evidence).map_err(|source| StoreError::Io { path: evidence.clone(), source })?;
         let log = LogFile::open(&evidence.join("log"))?;
         let (journal, accepted) = Journal::open(&evidence)?;
-        let (numbers, used) = Head::open(&evidence.join("releases"), &[0; 32])?;
+        let (numbers, used) = Floor::open(&evidence.join("releases"))?;
         let reserve = Reserve::new(&config.data_dir.join("reserve"), config.reserve_mib << 20);
         let tree = Tree::from_leaves(log.entries().iter().map(|e| leaf_hash(e)).collect());
         let signer = Signer::from_seed(&config.log_name, &foundation.log_seed)?;
@@ -168,6 +167,7 @@ impl Core {
             let served = core.newest_checkpoint(ShardId(shard as u16))?.1;
             core.served.push(Arc::new(Adapter::from_data(&core.shape, served.theta)?));
         }
+        core.quarantine()?;
         core.check_log()?;
         let behind = used.filter(|n| *n > core.counters.release);
         core.counters.release = core.counters.release.max(used.unwrap_or(0));
@@ -182,6 +182,20 @@ impl Core {
             tracing::error!("the log's files for auditors could not be written: {e}");
         }
         Ok(core)
+    }
+
+    /// Shards whose databases were damaged learn again from the beginning, in a new generation.
+    fn quarantine(&mut self) -> Result<(), CoordinatorError> {
+        let damaged = self.store.quarantined().to_vec();
+        for q in &damaged {
+            let (shard, why) = (ShardId(q.shard), &q.why);
+            tracing::error!(%shard, "its database is damaged ({why}) and was set aside: the shard is trained again from the beginning");
+        }
+        let shards: Vec<(ShardId, u16)> = damaged.iter().map(|q| (ShardId(q.shard), 1)).collect();
+        if !shards.is_empty() {
+            self.roll_back(&shards, &[])?;
+        }
+        Ok(())
     }
 
     fn load_certificates(&mut self) -> Result<(), CoordinatorError> {

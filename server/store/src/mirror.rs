@@ -1,0 +1,86 @@
+//! Two databases that hold the same: when one is damaged, the other has everything.
+
+use std::collections::BTreeMap;
+
+use crate::{Record, Storage, StoreError, Write};
+
+/// Largest batch while one is copied to the other, in bytes.
+const COPY: usize = 16 << 20;
+
+/// A write is durable in both before it is acknowledged; the first is read.
+pub(crate) struct Mirror {
+    first: Box<dyn Storage>,
+    second: Box<dyn Storage>,
+    /// A write failed: the second may lack what the first has.
+    behind: bool,
+}
+
+impl Mirror {
+    /// Makes the second equal to the first.
+    pub(crate) fn new(first: Box<dyn Storage>, second: Box<dyn Storage>) -> Result<Self, StoreError> {
+        let mut mirror = Self { first, second, behind: true };
+        mirror.equalise()?;
+        Ok(mirror)
+    }
+
+    fn equalise(&mut self) -> Result<(), StoreError> {
+        copy(self.first.as_ref(), self.second.as_mut())?;
+        self.behind = false;
+        Ok(())
+    }
+}
+
+/// Makes `to` hold what `from` holds.
+fn copy(from: &dyn Storage, to: &mut dyn Storage) -> Result<(), StoreError> {
+    let mut extra: BTreeMap<Vec<u8>, Vec<u8>> = to.scan()?.into_iter().collect();
+    let (mut writes, mut bytes): (Vec<Write>, usize) = (vec![], 0);
+    for (key, value) in from.scan()? {
+        if extra.remove(&key).as_ref() == Some(&value) {
+            continue;
+        }
+        bytes += value.len();
+        writes.push((key, Some(value)));
+        if bytes > COPY {
+            to.apply(&writes)?;
+            (writes, bytes) = (vec![], 0);
+        }
+    }
+    writes.extend(extra.into_keys().map(|k| (k, None)));
+    if writes.is_empty() { Ok(()) } else { to.apply(&writes) }
+}
+
+impl Storage for Mirror {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.first.get(key)
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        if self.behind {
+            self.equalise()?;
+        }
+        self.behind = true;
+        self.first.apply(writes)?;
+        self.second.apply(writes)?;
+        self.behind = false;
+        Ok(())
+    }
+
+    fn scan(&self) -> Result<Vec<Record>, StoreError> {
+        self.first.scan()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryStorage;
+
+    #[test]
+    fn conforms_and_repairs_the_second() {
+        let mut old = MemoryStorage::default();
+        old.apply(&[(b"gone".to_vec(), Some(vec![1]))]).expect("works");
+        let mut m = Mirror::new(Box::<MemoryStorage>::default(), Box::new(old)).expect("copies");
+        crate::conformance(&mut m);
+        assert_eq!(m.first.scan().expect("works"), m.second.scan().expect("works"));
+    }
+}
