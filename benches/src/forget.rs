@@ -148,7 +148,8 @@ async fn latency(deletions: usize) -> anyhow::Result<Value> {
     for user in &order[..deletions] {
         let requests = vec![DeletionRequest::Erase { subject: SubjectId::new(user.to_string())? }];
         let started = Instant::now();
-        let AdminReply::Planned { ids, .. } = ask(&fed, AdminRequest::Forget { requests, dry_run: false }).await?
+        let AdminReply::Planned { ids, .. } =
+            ask(&fed, AdminRequest::Forget { requests, dry_run: false, reference: String::new() }).await?
         else {
             bail!("the deletion of {user} was not accepted")
         };

@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use lethe_learn::seed::Seed;
+use lethe_store::head::Floor;
 use lethe_store::sealed::SealedStore;
 use lethe_store::sled_backend::SledStorage;
-use lethe_store::head::Floor;
 use lethe_store::{StoreError, keyfile, logfile::LogFile};
 
 use crate::world::copy_folder;
@@ -102,7 +102,8 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
     copy_folder(evidence, &pristine.join("evidence"));
     let want = content(&pristine.join("data"), &pristine.join("evidence")).expect("undamaged");
     let mut all = vec![];
-    let evidence_files = ["log", "journal"].map(|n| ["", ".count", ".copy", ".copy.count"].map(|e| format!("evidence/{n}{e}")));
+    let evidence_files =
+        ["log", "journal"].map(|n| ["", ".count", ".copy", ".copy.count"].map(|e| format!("evidence/{n}{e}")));
     let small = ["evidence/journal-key", "evidence/journal-key.copy", "evidence/releases", "evidence/releases.copy"];
     let folders = ["data/db", "data/db-copy", "data/shards", "data/keys", "data/head"];
     for part in folders.iter().chain(&small).copied().chain(evidence_files.iter().flatten().map(String::as_str)) {

@@ -291,7 +291,7 @@ impl Operator {
 
     /// Asks for a batch; the numbers.
     pub async fn ask_for(&self, requests: Vec<DeletionRequest>) -> Result<Vec<u64>, lethe_transport::TransportError> {
-        match self.ask(AdminRequest::Forget { requests, dry_run: false }).await? {
+        match self.ask(AdminRequest::Forget { requests, dry_run: false, reference: String::new() }).await? {
             AdminReply::Planned { ids, .. } => Ok(ids),
             other => panic!("{other:?}"),
         }
@@ -299,7 +299,8 @@ impl Operator {
 
     /// The plan of a batch.
     pub async fn plan_for(&self, requests: Vec<DeletionRequest>) -> String {
-        match self.ask(AdminRequest::Forget { requests, dry_run: true }).await.expect("plans") {
+        match self.ask(AdminRequest::Forget { requests, dry_run: true, reference: String::new() }).await.expect("plans")
+        {
             AdminReply::Planned { text, .. } => text,
             other => panic!("{other:?}"),
         }

@@ -145,7 +145,7 @@ async fn the_log_is_audited_from_its_files_and_deletions_are_listed() {
         panic!()
     };
     assert_eq!((entries, checkpoint), (log.entries[1..].to_vec(), log.checkpoint));
-    let AdminReply::Deletions(all) = op.ask(AdminRequest::Deletions).await.unwrap() else { panic!() };
+    let AdminReply::Deletions(all) = op.ask(AdminRequest::Deletions { after: 0 }).await.unwrap() else { panic!() };
     assert_eq!((all.len(), all[0].phase, all[0].due_at - all[0].accepted_at), (1, DeletionPhase::Done, 30 * 86_400));
 
     // After a restart the log goes on where it was, and nothing is entered twice.
@@ -168,7 +168,11 @@ async fn two_operators_have_to_agree_when_the_policy_says_so() {
     let two = one.colleague(addr).await;
     assert_eq!(one.ask(set(2)).await.unwrap(), AdminReply::Policy { approvals: 2 });
 
-    let forget = |s| AdminRequest::Forget { requests: vec![DeletionRequest::Erase { subject: id(s) }], dry_run: false };
+    let forget = |s| AdminRequest::Forget {
+        requests: vec![DeletionRequest::Erase { subject: id(s) }],
+        dry_run: false,
+        reference: String::new(),
+    };
     let AdminReply::Proposed(p) = one.ask(forget(1)).await.unwrap() else { panic!() };
     assert_eq!((p.id, p.missing), (1, 1));
     assert!(one.lineage(1).await.is_ok(), "nothing has happened");
@@ -186,8 +190,15 @@ async fn two_operators_have_to_agree_when_the_policy_says_so() {
 
     // One operator alone cannot lift the policy.
     let AdminReply::Proposed(p) = one.ask(set(1)).await.unwrap() else { panic!() };
-    let AdminReply::Proposals(waiting) = two.ask(AdminRequest::Proposals).await.unwrap() else { panic!() };
+    let AdminReply::Proposals(waiting) = two.ask(AdminRequest::Proposals { after: 0 }).await.unwrap() else { panic!() };
     assert_eq!(waiting, std::slice::from_ref(&p));
+    // Nor invite somebody to agree with.
+    let invite = AdminRequest::Invite { subject: None };
+    let AdminReply::Proposed(invited) = one.ask(invite).await.unwrap() else { panic!() };
+    assert!(matches!(
+        two.ask(AdminRequest::Approve { proposal: invited.id }).await.unwrap(),
+        AdminReply::Invited { .. }
+    ));
     assert_eq!(two.ask(AdminRequest::Approve { proposal: p.id }).await.unwrap(), AdminReply::Policy { approvals: 1 });
 
     let AdminReply::Actions(done) = one.ask(AdminRequest::Actions).await.unwrap() else { panic!() };
@@ -233,4 +244,57 @@ async fn joining_again_gets_around_nothing() {
     assert!(op.lineage(1).await.unwrap().served, "what remains is trained on");
     let clients = fleet.stop().await;
     assert!(clients[1].history().iter().all(|e| e.item != item), "the device was told, and has erased");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_later_inherits_what_was_asked_before() {
+    let world = World::new(4);
+    let (_c, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    // Enrolled, but not joined: there is nothing to set aside yet, and it still holds.
+    let mut clients = vec![];
+    for s in 0..4 {
+        clients.push(world.client(addr, &op, s).await);
+    }
+    let item = tiny::history(2)[12].item.clone();
+    let requests =
+        vec![DeletionRequest::Restrict { subject: id(1) }, DeletionRequest::Takedown { items: vec![item.clone()] }];
+    let ids = op.ask_for(requests).await.unwrap();
+    for i in ids {
+        op.deleted(i).await;
+    }
+    let mut fleet = lethe_tests::world::Fleet::default();
+    for mut c in clients {
+        c.join().await.unwrap();
+        fleet.add(c);
+    }
+    op.trained().await;
+    assert!(op.lineage(1).await.unwrap().idle.starts_with("restricted"));
+    assert!(op.lineage(2).await.unwrap().served);
+    for c in fleet.stop().await {
+        assert!(c.history().iter().all(|e| e.item != item), "the takedown holds for those who came after it");
+    }
+    // Asked again after an erasure, somebody starts anew.
+    op.forget(1, &[]).await;
+    let mut again = World::client(&world, addr, &op, 9).await;
+    again.join().await.unwrap();
+    assert!(!op.lineage(9).await.unwrap().idle.starts_with("restricted"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offline_list_expires() {
+    let world = World::new(6);
+    let mut config = world.config("");
+    config.release_hours = 0;
+    let (coordinator, addr) = world.start_with(config).await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    let mut clients = fleet.stop().await;
+    let items: Vec<String> = (0..tiny::ITEMS).map(|i| format!("i{i}")).collect();
+    let items: Vec<&str> = items.iter().map(String::as_str).collect();
+    clients[0].recommend(&items, 3).await.unwrap();
+    coordinator.shutdown();
+    let e = clients[0].recommend(&items, 3).await.unwrap_err();
+    assert!(matches!(e, lethe_client::ClientError::ListExpired(_)), "{e}");
 }

@@ -5,8 +5,12 @@ use std::path::Path;
 
 use lethe_coordinator::{Coordinator, CoordinatorError};
 use lethe_proto::admin::{AdminReply, AdminRequest};
+use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::Digest;
-use lethe_tests::world::{Fleet, Operator, World, copy_folder};
+use lethe_store::logfile::LogFile;
+use lethe_tests::world::{Fleet, Operator, World, copy_folder, id};
+
+const LOG: [&str; 4] = ["log", "log.count", "log.copy", "log.copy.count"];
 
 async fn served(op: &Operator, deletion: u64) -> Vec<Digest> {
     match op.ask(AdminRequest::Deletion { id: deletion }).await.unwrap() {
@@ -39,6 +43,13 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     (child, _) = world.spawn(binary, &config, &log);
     let op = op.reconnect(addr).await;
     let ids = [op.ask_to_forget(2, &[]).await.unwrap(), op.ask_to_forget(5, &[]).await.unwrap()];
+    // And of somebody who came after it.
+    world.client(addr, &op, 8).await.join().await.unwrap();
+    let late = op.ask_to_forget(8, &[]).await.unwrap();
+    let limited = op.ask_for(vec![DeletionRequest::Restrict { subject: id(9) }]).await;
+    assert!(limited.is_err(), "nobody knows them");
+    op.invite(9).await;
+    let limited = op.ask_for(vec![DeletionRequest::Restrict { subject: id(9) }]).await.unwrap()[0];
     let now = served(&op, ids[1]).await;
     let release = op.status().await.release;
     stop(&mut child);
@@ -52,6 +63,20 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     }
     assert_eq!(served(&op, ids[1]).await, now, "what is served never saw them");
     assert!(op.lineage(3).await.is_ok());
+    for d in [late, limited] {
+        op.deleted(d).await;
+        op.receipt(d).await;
+    }
+    // Who joins again after an erasure starts anew, and stays; a restriction holds for who joins after it.
+    for s in [8, 9] {
+        let _ = std::fs::remove_dir_all(world.client_folder(s));
+        world.client(addr, &op, s).await.join().await.unwrap();
+    }
+    stop(&mut child);
+    (child, _) = world.spawn(binary, &config, &log);
+    let op = op.reconnect(addr).await;
+    assert!(!op.lineage(8).await.unwrap().idle.starts_with("restricted"));
+    assert!(op.lineage(9).await.unwrap().idle.starts_with("restricted"));
     assert!(op.status().await.release > release, "a number that devices may hold does not come to mean something else");
     // Training goes on with those who remain, and both get their receipts.
     let mut fleet = Fleet::default();
@@ -68,8 +93,27 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     fleet.abort();
     stop(&mut child);
 
+    // An evidence folder that went on from an old copy is refused: two logs would claim the same entries.
+    let evidence = config.evidence();
+    let kept = world.dir.path().join("kept");
+    copy_folder(&evidence, &kept);
+    let mut entries = LogFile::open(&evidence.join("log")).unwrap().entries().to_vec();
+    let last = entries.len() - 1;
+    entries[last] = b"another".to_vec();
+    for name in LOG {
+        std::fs::remove_file(evidence.join(name)).unwrap();
+    }
+    let mut forged = LogFile::open(&evidence.join("log")).unwrap();
+    for e in &entries {
+        forged.append(e).unwrap();
+    }
+    drop(forged);
+    assert!(matches!(Coordinator::open(config.clone()), Err(CoordinatorError::OtherLog { .. })));
+    std::fs::remove_dir_all(&evidence).unwrap();
+    copy_folder(&kept, &evidence);
+
     // An evidence folder that is older than the data folder is refused.
-    for lost in ["log", "log.count", "log.copy", "log.copy.count"] {
+    for lost in LOG {
         std::fs::remove_file(config.evidence().join(lost)).unwrap();
     }
     assert!(matches!(Coordinator::open(config), Err(CoordinatorError::Evidence { has: 0, .. })));

@@ -98,6 +98,8 @@ impl ClientBuilder {
 #[derive(Debug, Default)]
 pub(crate) struct Release {
     pub(crate) number: u64,
+    /// For so long may it be used without asking again, in seconds.
+    pub(crate) valid_s: u64,
     pub(crate) adapters: Vec<Adapter>,
 }
 

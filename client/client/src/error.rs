@@ -71,6 +71,20 @@ pub enum ClientError {
              next epoch; recommendations go on"
     )]
     OtherData,
+    /// The release has not seen deletions that an earlier one had: the coordinator has forgotten to forget.
+    #[error(
+        "the release offered stands before deletion {known}, which an earlier one was free of (it says {got}): it is not \
+         used; tell the operator"
+    )]
+    OldLineage {
+        /// Lineage offered.
+        got: u64,
+        /// Newest lineage seen.
+        known: u64,
+    },
+    /// The coordinator is away, and the list of the last time has expired.
+    #[error("the coordinator cannot be reached ({0}), and the last list has expired: connect to get a new one")]
+    ListExpired(#[source] Box<ClientError>),
     /// The erased client was used again.
     #[error("this client's data was erased")]
     Erased,

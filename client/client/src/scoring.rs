@@ -1,5 +1,7 @@
 //! Scores and ranked lists over the split model.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use lethe_model::layout::Layout;
 use lethe_model::lora::Adapter;
 use lethe_model::train::Packing;
@@ -66,6 +68,15 @@ impl Client {
         let Reply::Release(info) = self.session.call(&Request::Release { have }).await? else {
             return Err(TransportError::UnexpectedReply { asked: "release" }.into());
         };
+        let (got, known) = (info.lineage, self.state.lineage);
+        if got < known {
+            return Err(ClientError::OldLineage { got, known });
+        }
+        if got > known {
+            self.state.lineage = got;
+            self.vault.save(&self.state)?;
+        }
+        self.release.valid_s = info.valid_s;
         if info.release != self.release.number {
             let shape = self.edge_shape();
             let bad = |e: lethe_proto::payload::PayloadError| ClientError::Internal(format!("the release: {e}"));
@@ -126,16 +137,23 @@ impl Client {
     }
 
     /// Ranks `candidates` (items of the catalogue) for this person and returns the best `n`. Items already in the
-    /// history are left out. Without the coordinator the last list is returned, marked as such.
+    /// history are left out. Without the coordinator the last list is returned, marked as such, until it expires.
     pub async fn recommend(&mut self, candidates: &[&str], n: usize) -> Result<Recommendation, ClientError> {
         match self.rank(candidates).await {
             Ok(items) => {
+                let valid = i64::try_from(self.release.valid_s).unwrap_or(i64::MAX);
+                self.state.cached_until = now_unix_s().saturating_add(valid);
                 self.state.cached = items.iter().take(n).map(|r| (r.item.clone(), r.score)).collect();
                 self.vault.save(&self.state)?;
                 let items = items.into_iter().take(n).collect();
                 Ok(Recommendation { source: Source::Live { release: self.release.number }, items })
             }
             Err(e) if e.is_offline() && !self.state.cached.is_empty() => {
+                if now_unix_s() >= self.state.cached_until {
+                    self.state.cached.clear();
+                    self.vault.save(&self.state)?;
+                    return Err(ClientError::ListExpired(Box::new(e)));
+                }
                 let ranked = |(item, score): &(String, f32)| Ranked { item: item.clone(), score: *score };
                 let items = self.state.cached.iter().take(n).map(ranked).collect();
                 Ok(Recommendation { source: Source::Cached, items })
@@ -197,6 +215,10 @@ impl Client {
         };
         Ok(tests.into_iter().zip(scores).map(scored).collect())
     }
+}
+
+fn now_unix_s() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
 
 /// Packs that fit a scoring pass once their common prefix is shared.

@@ -38,6 +38,10 @@ pub(crate) struct State {
     pub(crate) consent_until: Option<i64>,
     /// The last list that the coordinator helped to rank: `(item, score)`.
     pub(crate) cached: Vec<(String, f32)>,
+    /// The list must not be shown after this time, in seconds since 1970: a deletion may have changed what it stands on.
+    pub(crate) cached_until: i64,
+    /// The newest lineage of a release seen: deletions up to this number are in what is served.
+    pub(crate) lineage: u64,
 }
 
 /// A folder with a sealed state file and, unless the app brings its own key, the key beside it.

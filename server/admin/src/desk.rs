@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use lethe_proto::admin::{AdminReply, AdminRequest};
+use lethe_proto::admin::{AdminReply, AdminRequest, DeletionSummary, ProposalState};
 use lethe_proto::message::{Reply, Request};
 use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::{Identity, Invitation};
@@ -54,6 +54,32 @@ impl Desk {
         match self.0.call(&Request::Admin(request)).await? {
             Reply::Admin(reply) => Ok(reply),
             other => bail!("the coordinator answered with {other:?}: versions differ"),
+        }
+    }
+
+    /// All deletions, page by page.
+    pub(crate) async fn deletions(&self) -> anyhow::Result<Vec<DeletionSummary>> {
+        let mut all: Vec<DeletionSummary> = vec![];
+        loop {
+            let after = all.last().map_or(0, |d| d.id);
+            match self.ask(AdminRequest::Deletions { after }).await? {
+                AdminReply::Deletions(page) if page.is_empty() => return Ok(all),
+                AdminReply::Deletions(page) => all.extend(page),
+                other => return unexpected(&other),
+            }
+        }
+    }
+
+    /// All proposals that wait, page by page.
+    pub(crate) async fn proposals(&self) -> anyhow::Result<Vec<ProposalState>> {
+        let mut all: Vec<ProposalState> = vec![];
+        loop {
+            let after = all.last().map_or(0, |p| p.id);
+            match self.ask(AdminRequest::Proposals { after }).await? {
+                AdminReply::Proposals(page) if page.is_empty() => return Ok(all),
+                AdminReply::Proposals(page) => all.extend(page),
+                other => return unexpected(&other),
+            }
         }
     }
 

@@ -43,6 +43,9 @@ pub struct ServerConfig {
     /// Days within which a deletion has to be done (GDPR Article 12: one month).
     #[serde(default = "default_deadline_days")]
     pub deadline_days: u64,
+    /// Hours for which a device may use what it got from a release without asking again.
+    #[serde(default = "default_release_hours")]
+    pub release_hours: u64,
     /// Name of the transparency log, as it appears in checkpoints.
     #[serde(default = "default_log_name")]
     pub log_name: String,
@@ -81,6 +84,10 @@ fn default_erase_wait() -> u64 {
 
 fn default_deadline_days() -> u64 {
     30
+}
+
+fn default_release_hours() -> u64 {
+    72
 }
 
 fn default_log_name() -> String {

@@ -59,6 +59,11 @@ pub enum CoordinatorError {
         "the log in {folder} has {has} entries, the data folder knows of {knows}: the evidence folder was lost or put back; restore its newest copy"
     )]
     Evidence { folder: std::path::PathBuf, has: u64, knows: u64 },
+    /// The evidence folder holds another log.
+    #[error(
+        "the first {knows} entries of the log in {folder} are not those that the data folder knows: it is another log, or one that went on from an old copy; restore the newest copy of the folder that belongs here"
+    )]
+    OtherLog { folder: std::path::PathBuf, knows: u64 },
 }
 
 impl CoordinatorError {

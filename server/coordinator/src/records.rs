@@ -49,11 +49,9 @@ persisted!(SubjectRecord, "subjects", Subject);
 impl SubjectRecord {
     /// Adds to what the device is to erase; it has confirmed none of the whole.
     pub(crate) fn merge_erase(&mut self, more: Option<PendingErase>) {
-        let Some(more) = more else { return };
-        let (items, from) = self.erase.take().map_or((vec![], None), |e| (e.items, e.from));
-        let all: BTreeSet<String> = items.into_iter().chain(more.items).collect();
-        let from = from.into_iter().chain(more.from).min();
-        self.erase = Some(PendingErase { task: more.task, items: all.into_iter().collect(), from, confirmed: false });
+        if let Some(more) = more {
+            self.erase = Some(more.with(self.erase.take()));
+        }
     }
 }
 
@@ -66,6 +64,28 @@ pub(crate) struct PendingErase {
     pub(crate) from: Option<i64>,
     /// The device has confirmed; it must join again with what remains.
     pub(crate) confirmed: bool,
+}
+
+impl PendingErase {
+    /// What a request asks of a device.
+    pub(crate) fn of(task: u64, request: &DeletionRequest) -> Self {
+        Self { task, items: request.items().to_vec(), from: request.from(), confirmed: false }
+    }
+
+    /// Together with what was asked before, under this task.
+    pub(crate) fn with(self, earlier: Option<Self>) -> Self {
+        let (items, from) = earlier.map_or((vec![], None), |e| (e.items, e.from));
+        let all: BTreeSet<String> = items.into_iter().chain(self.items).collect();
+        let from = from.into_iter().chain(self.from).min();
+        Self { task: self.task, items: all.into_iter().collect(), from, confirmed: false }
+    }
+}
+
+/// What earlier requests ask of a person who joins.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Inherited {
+    pub(crate) restricted: bool,
+    pub(crate) erase: Option<PendingErase>,
 }
 
 /// A subject's certificate. Key: its fingerprint.
@@ -173,6 +193,15 @@ persisted!(RoundRecord, "rounds", Shard);
 pub(crate) struct RatesRecord(pub(crate) Rates);
 persisted!(RatesRecord, "rates", Public);
 
+/// What the log was when the data folder last had a part in it: an evidence folder that does not continue it is another.
+/// Key: empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogHead {
+    pub(crate) entries: u64,
+    pub(crate) root: [u8; 32],
+}
+persisted!(LogHead, "log-head", Public);
+
 /// What the log says that a shard is trained on. Key: the shard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TrainingRecord {
@@ -261,15 +290,22 @@ pub(crate) struct DeletionRecord {
     pub(crate) salt: [u8; 32],
     /// Number of the erase task, for deletions of items.
     pub(crate) task: Option<u64>,
-    /// For those who stay: what is written anew under the person's fresh key, and the certificates that stay.
-    pub(crate) keep: Vec<Kept>,
     /// That the person's record was trained on.
     pub(crate) proof: Option<RecordBefore>,
     /// Bytes of training, both ways, when it was accepted.
     pub(crate) bytes_before: u64,
     /// What the log is to hold, once everything is done.
     pub(crate) statement: Option<Statement>,
+    /// What came with the request.
+    pub(crate) reference: String,
 }
+persisted!(DeletionRecord, "deletions", Evidence);
+
+/// Those who stay: what is written anew under each person's fresh key, and the certificates that stay. Key: the deletion's
+/// number, under a key of its own, which goes when the deletion has been executed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct KeptRecord(pub(crate) Vec<Kept>);
+persisted!(KeptRecord, "kept", Evidence);
 
 /// A person who stays, without some of their data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -286,7 +322,6 @@ pub(crate) struct RecordBefore {
     pub(crate) training: TrainingRecord,
     pub(crate) member: Leaf,
 }
-persisted!(DeletionRecord, "deletions", Evidence);
 
 /// An issued receipt. Key: the deletion's number.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -79,6 +79,10 @@ impl Plan {
     }
 
     fn lint_subjects(&self) -> Result<(), LintError> {
+        let renews = self.steps.iter().any(|s| matches!(s, Step::RenewKeys { .. }));
+        if renews != self.requests.iter().any(|r| r.subject().is_none()) {
+            return Err(LintError("everybody's keys go with a request about everybody, and only then"));
+        }
         for r in &self.requests {
             let Some(s) = r.subject() else { continue };
             let has = |step: Step| self.steps.contains(&step);
@@ -98,7 +102,7 @@ impl Plan {
         }
         for step in &self.steps {
             if let Step::Withdraw { subject } | Step::DestroyKeys { subject } | Step::SetAside { subject } = step
-                && !self.requests.iter().any(|r| r.concerns(subject))
+                && !self.requests.iter().any(|r| r.subject() == Some(subject))
             {
                 return Err(LintError("somebody else's data would be touched"));
             }

@@ -24,6 +24,11 @@ pub enum Step {
         /// Who.
         subject: SubjectId,
     },
+    /// Destroy the keys of everybody, and seal anew what stays.
+    RenewKeys {
+        /// How many subjects.
+        subjects: u32,
+    },
     /// Keep the subject's data, but use it no more.
     SetAside {
         /// Who.
@@ -115,11 +120,13 @@ pub fn plan(inventory: &Inventory, requests: &[Request]) -> Result<Plan, PlanErr
             Request::EraseItems { subject, .. } | Request::Withdraw { subject, .. } => {
                 steps.push(Step::DestroyKeys { subject: subject.clone() });
             }
-            Request::Takedown { .. } => {
-                let all = inventory.shards.iter().flat_map(|s| &s.members).map(|m| m.subject.clone());
-                steps.extend(all.map(|subject| Step::DestroyKeys { subject }));
-            }
+            Request::Takedown { .. } => {}
         }
+    }
+    if requests.iter().any(|r| r.subject().is_none()) {
+        // A count: the plan of a takedown is kept, and must not name everybody for ever.
+        let all = inventory.shards.iter().map(|s| s.members.len()).sum::<usize>();
+        steps.push(Step::RenewKeys { subjects: all as u32 });
     }
     steps.extend(
         affected.iter().map(|(shard, from_stage, _)| Step::RollBack { shard: *shard, from_stage: *from_stage }),
@@ -191,6 +198,16 @@ fn forecast(
 }
 
 impl Plan {
+    /// For a person of whom nothing is held any more: nothing is left to do but the receipt.
+    pub fn nothing_held(inventory: &Inventory, request: &Request) -> Self {
+        Self {
+            requests: vec![request.clone()],
+            steps: vec![Step::Reweigh, Step::Receipts { count: 1 }],
+            untouched: inventory.shards.iter().map(|s| s.id).collect(),
+            forecast: forecast(inventory, &[], |_| true),
+        }
+    }
+
     /// `(shard, first retrained stage)` of every shard that is rolled back.
     pub fn affected(&self) -> Vec<(ShardId, u16)> {
         let roll = |s: &Step| match s {
@@ -206,6 +223,9 @@ impl fmt::Display for Step {
         match self {
             Self::Withdraw { subject } => write!(f, "refuse connections of subject {subject}"),
             Self::DestroyKeys { subject } => write!(f, "destroy the encryption keys of subject {subject}"),
+            Self::RenewKeys { subjects } => {
+                write!(f, "destroy the encryption keys of all {subjects} subjects, seal what stays under new ones")
+            }
             Self::SetAside { subject } => write!(f, "set subject {subject} aside"),
             Self::RollBack { shard, from_stage } => {
                 write!(f, "{shard}: destroy stages {from_stage} and later, serve checkpoint {}", from_stage - 1)

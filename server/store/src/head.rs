@@ -65,9 +65,8 @@ impl Floor {
         let paths = [path.to_owned(), PathBuf::from(copy)];
         let known = match paths.each_ref().map(|p| Head::open(p, &[0; 32])) {
             [Ok((_, a)), Ok((_, b))] => a.max(b),
-            [Ok((_, Some(n))), Err(StoreError::Corrupt { .. })] | [Err(StoreError::Corrupt { .. }), Ok((_, Some(n)))] => {
-                Some(n)
-            }
+            [Ok((_, Some(n))), Err(StoreError::Corrupt { .. })]
+            | [Err(StoreError::Corrupt { .. }), Ok((_, Some(n)))] => Some(n),
             [Err(e), _] | [_, Err(e)] => return Err(e),
         };
         let mut floor = Self([Head::create(&paths[0], &[0; 32])?, Head::create(&paths[1], &[0; 32])?]);

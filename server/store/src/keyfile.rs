@@ -15,7 +15,9 @@ pub fn open(path: &Path, create: bool) -> Result<[u8; 32], StoreError> {
     let key = match (a, b) {
         (Ok(Some(key)), _) | (_, Ok(Some(key))) => key,
         (Ok(None), Ok(None)) if create => lethe_seal::random()?,
-        (Err(e), _) | (_, Err(e)) if e.kind() != std::io::ErrorKind::InvalidData => return Err(StoreError::io(path)(e)),
+        (Err(e), _) | (_, Err(e)) if e.kind() != std::io::ErrorKind::InvalidData => {
+            return Err(StoreError::io(path)(e));
+        }
         _ => {
             let why = "the key is damaged or missing, and so is its copy".into();
             return Err(StoreError::Corrupt { name: path.display().to_string(), why });
@@ -82,6 +84,9 @@ mod tests {
         }
         fs::write(&path, b"x").expect("writes");
         fs::write(copy_of(&path), b"x").expect("writes");
-        assert!(matches!(open(&path, true), Err(StoreError::Corrupt { .. })), "never a new key in place of a damaged one");
+        assert!(
+            matches!(open(&path, true), Err(StoreError::Corrupt { .. })),
+            "never a new key in place of a damaged one"
+        );
     }
 }

@@ -44,7 +44,9 @@ impl Keyring {
         let mut generations: Vec<u64> = vec![];
         for entry in fs::read_dir(folder).map_err(StoreError::io(folder))? {
             let name = entry.map_err(StoreError::io(folder))?.file_name();
-            generations.extend(name.to_str().and_then(|n| n.trim_end_matches(COPY).strip_prefix("keyring-")?.parse::<u64>().ok()));
+            generations.extend(
+                name.to_str().and_then(|n| n.trim_end_matches(COPY).strip_prefix("keyring-")?.parse::<u64>().ok()),
+            );
         }
         generations.sort_unstable();
         generations.dedup();
@@ -239,10 +241,8 @@ mod tests {
         let mut ring = Keyring::open(dir.path()).expect("opens");
         ring.ensure(&["a"]).expect("writes");
         let names = ["master-1", "keyring-1", "master-1.copy", "keyring-1.copy"];
-        let keep: Vec<(PathBuf, Vec<u8>)> = names
-            .iter()
-            .map(|n| (dir.path().join(n), fs::read(dir.path().join(n)).expect("exists")))
-            .collect();
+        let keep: Vec<(PathBuf, Vec<u8>)> =
+            names.iter().map(|n| (dir.path().join(n), fs::read(dir.path().join(n)).expect("exists"))).collect();
         ring.ensure(&["b"]).expect("writes");
         keep.into_iter().for_each(|(p, b)| fs::write(p, b).expect("writes"));
         let ring = Keyring::open(dir.path()).expect("opens");

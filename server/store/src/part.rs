@@ -111,8 +111,7 @@ impl Sealer {
     }
 
     pub(crate) fn seal_record(&self, key: &Key, raw_key: &[u8], plain: &Plain) -> Result<(Vec<u8>, Entry), StoreError> {
-        let bytes =
-            codec::to_bytes(plain).map_err(|e| StoreError::Encode { table: "records", why: e.to_string() })?;
+        let bytes = codec::to_bytes(plain).map_err(|e| StoreError::Encode { table: "records", why: e.to_string() })?;
         let raw = [&key.handle[..], &seal(&key.secret, raw_key, &bytes)?].concat();
         let entry = Entry { raw_key: raw_key.to_vec(), mark: self.mark(raw_key, &raw), owner: key.handle };
         Ok((raw, entry))

@@ -14,14 +14,20 @@ pub enum AdminRequest {
         requests: Vec<DeletionRequest>,
         /// Only plan.
         dry_run: bool,
+        /// What whoever asked calls it and where the answer goes; kept with the deletions as it is, at most
+        /// [`crate::limits::MAX_REFERENCE`] bytes. Empty: nothing.
+        reference: String,
     },
     /// How many operators have to agree to a deletion, changed with `Some`.
     Policy {
         /// The new number; 1: nobody else.
         approvals: Option<u8>,
     },
-    /// Proposals that wait for other operators.
-    Proposals,
+    /// Proposals that wait for other operators: a page of those with larger numbers.
+    Proposals {
+        /// The number; 0 for the first page.
+        after: u64,
+    },
     /// Agree to a proposal of another operator; it is carried out when enough have.
     Approve {
         /// Its number.
@@ -34,8 +40,11 @@ pub enum AdminRequest {
     },
     /// What operators did, newest last.
     Actions,
-    /// All deletions.
-    Deletions,
+    /// Deletions: a page of those with larger numbers, oldest first.
+    Deletions {
+        /// The number; 0 for the first page.
+        after: u64,
+    },
     /// What a subject's data is in.
     LineageOfSubject {
         /// The subject.
@@ -73,6 +82,11 @@ pub enum AdminRequest {
     },
     /// Retrain a shard from scratch on what remains and compare.
     Replay {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// What an auditor needs to train a shard again on another machine.
+    Audit {
         /// The shard.
         shard: ShardId,
     },
@@ -114,13 +128,13 @@ pub enum AdminReply {
         /// The number.
         approvals: u8,
     },
-    /// Proposals that wait.
+    /// Proposals that wait, oldest first; empty after the last.
     Proposals(Vec<ProposalState>),
     /// What operators did.
     Actions(Vec<ActionState>),
     /// State of a deletion.
     Deletion(DeletionState),
-    /// All deletions, oldest first.
+    /// Deletions, oldest first; empty after the last.
     Deletions(Vec<DeletionSummary>),
     /// What a subject's data is in.
     Subject(SubjectLineage),
@@ -139,6 +153,8 @@ pub enum AdminReply {
     },
     /// Receipt, JSON.
     Receipt(String),
+    /// For an auditor, JSON.
+    Audit(String),
     /// State of a replay.
     Replay(ReplayState),
     /// State of the coordinator.
@@ -186,6 +202,8 @@ pub struct DeletionSummary {
     pub id: u64,
     /// What was asked.
     pub request: DeletionRequest,
+    /// What came with the request.
+    pub reference: String,
     /// Where it stands.
     pub phase: DeletionPhase,
     /// When it was accepted, in Unix seconds.

@@ -9,7 +9,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Proposal {
     /// Carry out requests.
-    Forget(Vec<DeletionRequest>),
+    Forget {
+        /// What is asked.
+        requests: Vec<DeletionRequest>,
+        /// See [`crate::admin::AdminRequest::Forget`].
+        reference: String,
+    },
+    /// Invite another operator.
+    InviteOperator,
     /// Change how many operators have to agree.
     Approvals(u8),
 }
@@ -17,7 +24,8 @@ pub enum Proposal {
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Forget(requests) => {
+            Self::InviteOperator => f.write_str("invite another operator"),
+            Self::Forget { requests, .. } => {
                 let all: Vec<String> = requests.iter().map(ToString::to_string).collect();
                 f.write_str(&all.join("; "))
             }

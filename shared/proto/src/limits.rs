@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 /// Version of the protocol; also in the ALPN.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Application protocol of the TLS handshake.
-pub const ALPN: &[u8] = b"lethe/2";
+pub const ALPN: &[u8] = b"lethe/3";
 /// Longest subject or item identifier, in bytes.
 pub const MAX_ID: usize = 128;
+/// Longest reference that comes with a request, in bytes.
+pub const MAX_REFERENCE: usize = 8 << 10;
+/// About how many bytes a page of a list has.
+pub const PAGE: usize = 1 << 20;
 /// Longest message whose body is small (everything but activations, adapters and tables).
 pub const MAX_SMALL: usize = 64 << 10;
 /// Longest message that carries activations or their gradients.

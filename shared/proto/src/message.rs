@@ -221,6 +221,10 @@ pub struct RoundStart {
 pub struct ReleaseInfo {
     /// Number of the release; grows.
     pub release: u64,
+    /// Deletions up to this number are not in it.
+    pub lineage: u64,
+    /// Seconds from now after which the device must not use it without asking again.
+    pub valid_s: u64,
     /// Device part of each shard's adapter, f32; empty when the client has this release already.
     pub adapters: Vec<Payload>,
 }

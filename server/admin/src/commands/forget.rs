@@ -79,7 +79,17 @@ pub(crate) enum Outcome {
 }
 
 pub(crate) async fn ask(desk: &Desk, requests: Vec<DeletionRequest>, dry_run: bool) -> anyhow::Result<Outcome> {
-    outcome(desk.ask(AdminRequest::Forget { requests, dry_run }).await?)
+    ask_with(desk, requests, dry_run, String::new()).await
+}
+
+/// The same, with what came with the requests.
+pub(crate) async fn ask_with(
+    desk: &Desk,
+    requests: Vec<DeletionRequest>,
+    dry_run: bool,
+    reference: String,
+) -> anyhow::Result<Outcome> {
+    outcome(desk.ask(AdminRequest::Forget { requests, dry_run, reference }).await?)
 }
 
 pub(crate) fn outcome(reply: AdminReply) -> anyhow::Result<Outcome> {

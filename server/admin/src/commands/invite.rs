@@ -29,6 +29,10 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     for subject in subjects {
         match desk.ask(AdminRequest::Invite { subject: subject.clone() }).await? {
             AdminReply::Invited { token } => issued.push(json!({ "subject": subject, "invitation": token })),
+            AdminReply::Proposed(p) => {
+                out.show(&super::policy::describe(&p), &json!({ "proposal": p }))?;
+                return Ok(ExitCode::SUCCESS);
+            }
             other => return unexpected(&other),
         }
     }

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use lethe_proto::admin::{AdminReply, AdminRequest, DeletionPhase, DeletionSummary};
+use lethe_proto::admin::{DeletionPhase, DeletionSummary};
 
 use super::forget::phase;
-use crate::desk::{Desk, unexpected};
+use crate::desk::Desk;
 use crate::output::{Output, table};
 use crate::when::{now, show_time};
 
@@ -34,10 +34,7 @@ fn row(d: &DeletionSummary) -> Vec<String> {
 }
 
 pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
-    let mut all = match desk.ask(AdminRequest::Deletions).await? {
-        AdminReply::Deletions(all) => all,
-        other => return unexpected(&other),
-    };
+    let mut all = desk.deletions().await?;
     all.retain(|d| !args.open || d.phase != DeletionPhase::Done);
     let head = ["number", "kind", "subject", "state", "accepted (UTC)", "due (UTC)", "exact", "retrained"];
     out.show(&table(&head, all.iter().map(row)), &all)?;

@@ -37,10 +37,7 @@ pub(crate) async fn policy(args: &Args, desk: &Desk, out: &Output) -> anyhow::Re
         }
         other => return unexpected(&other),
     };
-    let waiting = match desk.ask(AdminRequest::Proposals).await? {
-        AdminReply::Proposals(all) => all,
-        other => return unexpected(&other),
-    };
+    let waiting = desk.proposals().await?;
     let mut text = format!("{approvals} operator(s) have to agree to a deletion");
     waiting.iter().for_each(|p| text += &format!("\n{}", describe(p)));
     out.show(&text, &json!({ "approvals": approvals, "proposals": waiting }))?;
@@ -52,6 +49,10 @@ pub(crate) async fn approve(which: &Which, desk: &Desk, out: &Output) -> anyhow:
         AdminReply::Policy { approvals } => {
             let text = format!("{approvals} operator(s) have to agree to a deletion");
             out.show(&text, &json!({ "approvals": approvals }))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        AdminReply::Invited { token } => {
+            out.show(&token, &json!({ "invitation": token }))?;
             Ok(ExitCode::SUCCESS)
         }
         reply => show(outcome(reply)?, false, desk, out).await,

@@ -31,14 +31,18 @@ impl Core {
     ) -> Result<AdminReply, CoordinatorError> {
         let unknown = |id: u64| CoordinatorError::refuse(Refusal::Invalid, format!("there is no deletion {id}"));
         match request {
-            AdminRequest::Forget { requests, dry_run: true } => Ok(planned(&self.plan_deletion(&requests)?, vec![])),
-            AdminRequest::Forget { requests, dry_run: false } => self.propose(Proposal::Forget(requests), by, now),
+            AdminRequest::Forget { requests, dry_run: true, .. } => {
+                Ok(planned(&self.plan_deletion(&requests)?, vec![]))
+            }
+            AdminRequest::Forget { requests, dry_run: false, reference } => {
+                self.propose(Proposal::Forget { requests, reference }, by, now)
+            }
             AdminRequest::Policy { approvals: Some(n) } => {
                 self.note(by, format!("policy: {n} approvals"))?;
                 self.propose(Proposal::Approvals(n), by, now)
             }
             AdminRequest::Policy { approvals: None } => Ok(AdminReply::Policy { approvals: self.approvals()? }),
-            AdminRequest::Proposals => Ok(AdminReply::Proposals(self.proposals()?)),
+            AdminRequest::Proposals { after } => Ok(AdminReply::Proposals(self.proposals(after)?)),
             AdminRequest::Approve { proposal } => {
                 self.note(by, format!("approve proposal {proposal}"))?;
                 self.approve(proposal, by, now)
@@ -49,7 +53,7 @@ impl Core {
                 Ok(AdminReply::Done)
             }
             AdminRequest::Actions => Ok(AdminReply::Actions(self.actions()?)),
-            AdminRequest::Deletions => Ok(AdminReply::Deletions(self.deletion_list())),
+            AdminRequest::Deletions { after } => Ok(AdminReply::Deletions(self.deletion_list(after))),
             AdminRequest::LineageOfSubject { subject } => Ok(AdminReply::Subject(self.subject_lineage(&subject)?)),
             AdminRequest::LineageOfRelease { release } => Ok(AdminReply::Release(self.release_lineage(release)?)),
             AdminRequest::Coverage { release } => Ok(AdminReply::Coverage(self.coverage(release)?)),
@@ -76,16 +80,15 @@ impl Core {
             }
             AdminRequest::ReplayStatus { shard } => Ok(AdminReply::Replay(self.replay_state(shard, now)?)),
             AdminRequest::Status => Ok(AdminReply::Status(self.status(traffic))),
-            AdminRequest::Invite { subject } => {
-                if subject.is_none() {
-                    if self.approvals()? > 1 {
-                        let why = "whoever invites an operator alone could agree with themselves: set --approvals 1 together first";
-                        return Err(CoordinatorError::refuse(Refusal::Invalid, why));
-                    }
-                    self.note(by, "invite an operator".into())?;
-                }
-                Ok(AdminReply::Invited { token: self.invite(subject.as_ref())?.text() })
+            // Whoever invited an operator alone could agree with themselves.
+            AdminRequest::Invite { subject: None } => {
+                self.note(by, "invite an operator".into())?;
+                self.propose(Proposal::InviteOperator, by, now)
             }
+            AdminRequest::Invite { subject: Some(s) } => {
+                Ok(AdminReply::Invited { token: self.invite(Some(&s))?.text() })
+            }
+            AdminRequest::Audit { .. } => Err(CoordinatorError::refuse(Refusal::Invalid, "not yet")),
             AdminRequest::Revoke { subject } => {
                 if !self.inventory()?.knows(&subject) {
                     let why = format!("nothing is known of {subject}");

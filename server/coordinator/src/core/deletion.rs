@@ -12,7 +12,7 @@ use lethe_store::sealed::{Batch, KeyName};
 use super::Core;
 use super::journal::Accepted;
 use crate::CoordinatorError;
-use crate::records::{DeletionRecord, Invite, Kept, PendingErase, SubjectRecord};
+use crate::records::{DeletionRecord, Inherited, Invite, Kept, KeptRecord, PendingErase, SubjectRecord};
 
 /// Most requests in one batch, and most items in one request.
 const MAX_BATCH: usize = 1000;
@@ -23,8 +23,17 @@ pub(super) fn now_unix_ms() -> u64 {
 
 /// The record of a person who stays, with what is to be erased beside what waits already.
 fn pending(mut r: SubjectRecord, task: u64, request: &Request) -> SubjectRecord {
-    r.merge_erase(Some(PendingErase { task, items: request.items().to_vec(), from: request.from(), confirmed: false }));
+    r.merge_erase(Some(PendingErase::of(task, request)));
     r
+}
+
+fn kept_key(id: &str) -> KeyName {
+    KeyName::evidence_of(&format!("kept/{id}"))
+}
+
+fn put_kept(batch: Batch, id: u64, kept: Vec<Kept>) -> Result<Batch, CoordinatorError> {
+    let id = id.to_string();
+    Ok(if kept.is_empty() { batch } else { batch.put(&kept_key(&id), &id, &KeptRecord(kept))? })
 }
 
 impl Core {
@@ -81,7 +90,7 @@ impl Core {
             return invalid(format!("{longest} requests or items at once, at most {MAX_BATCH}: divide them"));
         }
         for r in requests {
-            let Some(s) = r.subject().filter(|_| !r.erases_subject()) else { continue };
+            let Some(s) = r.subject().filter(|_| r.asks_devices()) else { continue };
             if !self.subjects.contains_key(s) {
                 return invalid(format!(
                     "{s} has not joined (or was deleted): there is no data of theirs to choose from"
@@ -97,7 +106,12 @@ impl Core {
     /// Accepts requests and makes the served model exact before it returns. A deletion of everything supersedes
     /// deletions that wait for the device; further items are added to those that wait. If the store fails after the
     /// acceptance, the deletions stay accepted: nothing is served or trained until a retry has executed them.
-    pub(crate) fn forget(&mut self, requests: Vec<Request>, asked: u64) -> Result<(Plan, Vec<u64>), CoordinatorError> {
+    pub(crate) fn forget(
+        &mut self,
+        requests: Vec<Request>,
+        reference: &str,
+        asked: u64,
+    ) -> Result<(Plan, Vec<u64>), CoordinatorError> {
         let whole = self.plan_deletion(&requests)?;
         let inventory = self.inventory()?;
         let mut counters = self.counters.clone();
@@ -106,20 +120,21 @@ impl Core {
             counters.deletion += 1;
             counters.task += u64::from(request.asks_devices());
             let own = plan(&inventory, std::slice::from_ref(&request))?;
-            let mut record = self.accept(request, own, whole.requests.len() as u32, counters.task)?;
-            record.requested_at = asked;
+            let (mut record, kept) = self.accept(request, own, whole.requests.len() as u32, counters.task)?;
+            (record.requested_at, record.reference) = (asked, reference.to_owned());
             ids.push(counters.deletion);
-            records.push(record);
+            records.push((record, kept));
         }
         // What the journal holds must complete, whatever happens to this process or to the next write.
         let (mut batch, mut failed) = (Batch::new(), None);
-        for (id, record) in ids.iter().copied().zip(records) {
+        for (id, (record, kept)) in ids.iter().copied().zip(records) {
             let accepted = Accepted::of(id, &record);
             if let Err(e) = self.with_space(|core| core.journal.append(&accepted)) {
                 failed = Some(e);
                 break;
             }
             batch = batch.put(&KeyName::evidence(id), &id.to_string(), &record)?;
+            batch = put_kept(batch, id, kept)?;
             (self.counters.deletion, self.counters.task) = (id, counters.task);
             self.deletions.insert(id, record);
         }
@@ -163,35 +178,60 @@ impl Core {
                 self.journal.append(&Accepted::of(*id, d))?;
             }
         }
-        let Some(last) = accepted.keys().next_back().copied() else { return Ok(()) };
+        let Some(last) = accepted.keys().next_back().copied() else { return self.drop_kept() };
         tracing::warn!(
             count = accepted.len(),
             "the data folder lacks accepted deletions (a restored backup?): done again"
         );
         self.counters.deletion = self.counters.deletion.max(last);
+        // Neither do the numbers of the devices' tasks come to mean something else.
+        self.counters.task = accepted.values().filter_map(|a| a.task).chain([self.counters.task]).max().unwrap_or(0);
         for (id, a) in accepted {
             self.again(id, a)?;
         }
-        self.save_counters()
+        self.save_counters()?;
+        self.drop_kept()
+    }
+
+    /// What a crash left of those who stay.
+    pub(super) fn drop_kept(&mut self) -> Result<(), CoordinatorError> {
+        let planned = |id: &String| {
+            let d = id.parse().ok().and_then(|id: u64| self.deletions.get(&id));
+            d.is_some_and(|d| d.phase == DeletionPhase::Planned)
+        };
+        let left: Vec<KeyName> =
+            self.store.keys::<KeptRecord>().iter().filter(|id| !planned(id)).map(|id| kept_key(id)).collect();
+        if !left.is_empty() {
+            self.store.destroy(&left)?;
+        }
+        Ok(())
     }
 
     fn again(&mut self, id: u64, a: Accepted) -> Result<(), CoordinatorError> {
         let inventory = self.inventory()?;
         let plan = match plan(&inventory, std::slice::from_ref(&a.request)) {
             Ok(plan) => plan,
-            Err(lethe_plan::PlanError::UnknownSubject(_)) => return Ok(()),
+            // The backup is older than the person: it is kept for the day on which they join again.
+            Err(lethe_plan::PlanError::UnknownSubject(_)) => Plan::nothing_held(&inventory, &a.request),
             Err(e) => return Err(e.into()),
         };
-        self.counters.task += 1;
-        let mut record = self.accept(a.request, plan, a.batch, self.counters.task)?;
+        let (mut record, kept) = self.accept(a.request, plan, a.batch, a.task.unwrap_or(self.counters.task))?;
         (record.salt, record.accepted_at, record.requested_at) = (a.salt, a.at, a.at);
+        record.reference = a.reference;
         let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &record)?;
+        let batch = put_kept(batch, id, kept)?;
         self.store.write(batch.put(&KeyName::public(), "", &self.counters)?)?;
         self.deletions.insert(id, record);
         self.execute_pending()
     }
 
-    fn accept(&self, request: Request, plan: Plan, batch: u32, task: u64) -> Result<DeletionRecord, CoordinatorError> {
+    fn accept(
+        &self,
+        request: Request,
+        plan: Plan,
+        batch: u32,
+        task: u64,
+    ) -> Result<(DeletionRecord, Vec<Kept>), CoordinatorError> {
         let stays = |s: &SubjectId| request.asks_devices() && request.concerns(s);
         let kept = |(s, r): (&SubjectId, &SubjectRecord)| Kept {
             subject: s.clone(),
@@ -204,7 +244,7 @@ impl Core {
             Some(_) => vec![],
             None => keep.iter().map(|k| KeyName::subject(k.subject.as_str())).collect(),
         };
-        Ok(DeletionRecord {
+        let record = DeletionRecord {
             batch,
             phase: DeletionPhase::Planned,
             requested_at: now_unix_ms(),
@@ -216,13 +256,31 @@ impl Core {
             keys_destroyed: self.store.existing(&self.keys_of(&plan.affected(), &own)) as u32,
             salt: lethe_seal::random()?,
             task: request.asks_devices().then_some(task),
-            keep,
             proof: request.subject().and_then(|s| self.record_before(s)),
             bytes_before: self.rates().bytes,
             statement: None,
+            reference: String::new(),
             plan,
             request,
-        })
+        };
+        Ok((record, keep))
+    }
+
+    /// What requests so far ask of a person of whom nothing else is known: who only enrolled, or joins again after a
+    /// backup that did not know them was restored. Takedowns concern everybody who joins later too.
+    pub(super) fn inherited(&self, subject: &SubjectId) -> Inherited {
+        let mut out = Inherited::default();
+        for d in self.deletions.values().filter(|d| d.request.concerns(subject)) {
+            match &d.request {
+                Request::Erase { .. } => out = Inherited::default(),
+                Request::Restrict { .. } => out.restricted = true,
+                request => {
+                    let earlier = out.erase.take();
+                    out.erase = Some(PendingErase::of(d.task.unwrap_or(0), request).with(earlier));
+                }
+            }
+        }
+        out
     }
 
     /// Whether an accepted deletion still has to be executed: only while the store fails.
@@ -258,6 +316,11 @@ impl Core {
     fn certificates_of(&self, subject: &SubjectId) -> Vec<Digest> {
         let own = |r: &Role| matches!(r, Role::Subject(s) if s == subject);
         self.certificates.iter().filter(|(_, r)| own(r)).map(|(d, _)| *d).collect()
+    }
+
+    /// Those who stay, of a deletion that has not been executed.
+    pub(super) fn kept_of(&self, id: u64) -> Result<Vec<Kept>, CoordinatorError> {
+        Ok(self.store.get::<KeptRecord>(&id.to_string())?.unwrap_or_default().0)
     }
 
     pub(super) fn save_deletions(&mut self, changed: Vec<(u64, DeletionRecord)>) -> Result<(), CoordinatorError> {

@@ -14,7 +14,7 @@ use lethe_transport::identity::Invitation;
 use super::Core;
 use super::deletion::now_unix_ms;
 use crate::CoordinatorError;
-use crate::records::{AdminCert, AdminInvite, Counters, Epoch, Invite, SubjectCert, SubjectRecord};
+use crate::records::{AdminCert, AdminInvite, Counters, Epoch, Inherited, Invite, SubjectCert, SubjectRecord};
 
 fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(code, message)
@@ -142,7 +142,9 @@ impl Core {
             Some(r) => (r.number, r.salt),
             None => (self.next_number()?, lethe_seal::random()?),
         };
-        let erase = None;
+        let inherited = if known.is_none() { self.inherited(subject) } else { Inherited::default() };
+        let (restricted, idle) = (restricted || inherited.restricted, idle || inherited.restricted);
+        let erase = inherited.erase;
         let record =
             SubjectRecord { anchor, samples, commitment, shard, slice, idle, restricted, erase, number, salt, since };
         self.save_subject(subject, record)?;

@@ -8,9 +8,9 @@ use lethe_store::sealed::{Batch, KeyName};
 
 use super::deletion::now_unix_ms;
 use super::log::key_of;
-use super::{Core, checkpoint_id};
+use super::{Core, checkpoint_id, page};
 use crate::CoordinatorError;
-use crate::records::{Checkpoint, DeletionRecord, ReceiptRecord, RecordBefore, TrainingRecord};
+use crate::records::{Checkpoint, DeletionRecord, ReceiptRecord, RecordBefore, SubjectRecord, TrainingRecord};
 
 /// Version and build, as it appears in receipts.
 pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
@@ -87,11 +87,17 @@ impl Core {
             d.phase == DeletionPhase::WaitingForDevice && now_unix_ms() > d.accepted_at.max(self.started_at) + bound
         };
         let requests: Vec<_> = self.deletions.values().filter(late).map(|d| d.request.clone()).collect();
-        let due = |s: &SubjectId| requests.iter().any(|r| r.concerns(s));
+        let waits = |d: &DeletionRecord| d.phase == DeletionPhase::WaitingForDevice;
+        let waiting: Vec<_> = self.deletions.values().filter(|d| waits(d)).map(|d| d.request.clone()).collect();
+        // Who joined with something to erase that others have erased long ago is waited for as long, from then on.
+        let due = |s: &SubjectId, r: &SubjectRecord| match waiting.iter().any(|w| w.concerns(s)) {
+            true => requests.iter().any(|w| w.concerns(s)),
+            false => now_unix_ms() > r.since.max(self.started_at) + bound,
+        };
         let subjects: Vec<SubjectId> = self
             .subjects
             .iter()
-            .filter(|(s, r)| r.erase.is_some() && !r.idle && due(s))
+            .filter(|(s, r)| r.erase.is_some() && !r.idle && due(s, r))
             .map(|(s, _)| s.clone())
             .collect();
         for s in subjects {
@@ -267,19 +273,20 @@ impl Core {
         if parts.is_empty() { "other shards, to be released together".into() } else { parts.join("; ") }
     }
 
-    /// All deletions, oldest first.
-    pub(crate) fn deletion_list(&self) -> Vec<DeletionSummary> {
+    /// A page of the deletions after a number, oldest first.
+    pub(crate) fn deletion_list(&self, after: u64) -> Vec<DeletionSummary> {
         let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1000.0);
         let summary = |(id, d): (&u64, &DeletionRecord)| DeletionSummary {
             id: *id,
             request: d.request.clone(),
+            reference: d.reference.clone(),
             phase: d.phase,
             accepted_at: d.accepted_at / 1000,
             due_at: d.requested_at / 1000 + self.config.deadline_days * 86_400,
             seconds_until_exact: seconds(d.exact_after_ms),
             seconds_until_retrained: seconds(d.retrained_after_ms),
         };
-        self.deletions.iter().map(summary).collect()
+        page(self.deletions.range(after.saturating_add(1)..).map(summary))
     }
 }
 

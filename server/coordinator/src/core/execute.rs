@@ -27,8 +27,11 @@ impl Core {
         let erased = of(&Request::erases_subject);
         let restricted = of(&|r| matches!(r, Request::Restrict { .. }));
         let mut kept: BTreeMap<SubjectId, Kept> = BTreeMap::new();
-        for k in all.iter_mut().flat_map(|(_, d)| std::mem::take(&mut d.keep)).filter(|k| !erased.contains(&k.subject))
-        {
+        let mut stay = vec![];
+        for (id, _) in &all {
+            stay.extend(self.kept_of(*id)?);
+        }
+        for k in stay.into_iter().filter(|k| !erased.contains(&k.subject)) {
             match kept.get_mut(&k.subject) {
                 Some(first) => first.record.merge_erase(k.record.erase),
                 None => drop(kept.insert(k.subject.clone(), k)),
@@ -71,6 +74,7 @@ impl Core {
             d.exact_after_ms.get_or_insert(now_unix_ms().saturating_sub(d.accepted_at));
         }
         self.save_deletions(all)?;
+        self.drop_kept()?;
         // What the shards will be trained on from here, entered into the log at once.
         self.log_trainings()
     }

@@ -25,6 +25,9 @@ pub(crate) struct Accepted {
     /// Milliseconds since 1970.
     pub(crate) at: u64,
     pub(crate) batch: u32,
+    /// Number of the devices' task: they may have been told already.
+    pub(crate) task: Option<u64>,
+    pub(crate) reference: String,
 }
 
 /// The journal on disk; entries are sealed under a key of its own beside it.
@@ -61,6 +64,7 @@ impl Journal {
 
 impl Accepted {
     pub(crate) fn of(id: u64, d: &DeletionRecord) -> Self {
-        Self { id, request: d.request.clone(), salt: d.salt, at: d.accepted_at, batch: d.batch }
+        let (request, reference) = (d.request.clone(), d.reference.clone());
+        Self { id, request, salt: d.salt, at: d.accepted_at, batch: d.batch, task: d.task, reference }
     }
 }

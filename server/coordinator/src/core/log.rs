@@ -11,29 +11,44 @@ use lethe_store::sealed::{Batch, KeyName};
 use super::Core;
 use super::evidence::BUILD;
 use crate::CoordinatorError;
-use crate::records::{RecordBefore, SubjectRecord, TrainingRecord};
+use crate::records::{LogHead, RecordBefore, SubjectRecord, TrainingRecord};
 
 impl Core {
     /// Enters a statement, unless a crash kept its caller from knowing that it is there. Returns its index.
     pub(super) fn enter(&mut self, kind: Kind, salt: &[u8; 32], statement: &[u8]) -> Result<u64, CoordinatorError> {
         let bytes = entry(kind, salt, statement);
         if let Some(i) = self.log.entries().iter().rposition(|e| *e == bytes) {
+            self.remember_log()?;
             return Ok(i as u64);
         }
         let index = self.log.append(&bytes)?;
         self.tree.push(&bytes);
+        self.remember_log()?;
         if let Err(e) = self.publish_log(index) {
             tracing::error!("the log's files for auditors are behind: {e}; the next entry or start writes them again");
         }
         Ok(index)
     }
 
-    /// Refuses an evidence folder that is older than the data folder.
+    /// Writes into the data folder how far the log is.
+    fn remember_log(&mut self) -> Result<(), CoordinatorError> {
+        let now = LogHead { entries: self.tree.len(), root: self.tree.root() };
+        if self.store.get::<LogHead>("")? != Some(now) {
+            self.store.write(Batch::new().put(&KeyName::public(), "", &now)?)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses an evidence folder that does not continue the log that the data folder knows: an older copy of it, or
+    /// another's. A data folder that is older than the evidence (a restored backup) is fine.
     pub(super) fn check_log(&self) -> Result<(), CoordinatorError> {
-        let last = self.store.all::<TrainingRecord>()?.into_iter().map(|(_, t)| t.index + 1).max().unwrap_or(0);
-        let has = self.log.entries().len() as u64;
-        if has < last {
-            return Err(CoordinatorError::Evidence { folder: self.config.evidence(), has, knows: last });
+        let Some(known) = self.store.get::<LogHead>("")? else { return Ok(()) };
+        let (folder, has, knows) = (self.config.evidence(), self.tree.len(), known.entries);
+        if has < knows {
+            return Err(CoordinatorError::Evidence { folder, has, knows });
+        }
+        if self.tree.first(knows).root() != known.root {
+            return Err(CoordinatorError::OtherLog { folder, knows });
         }
         Ok(())
     }

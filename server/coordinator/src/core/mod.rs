@@ -10,6 +10,7 @@ use lethe_model::config::ModelConfig;
 use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_plan::lineage::{Commitment, checkpoint_key};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::limits::PAGE;
 use lethe_proto::message::Role;
 use lethe_receipt::merkle::{Tree, leaf_hash};
 use lethe_receipt::note::Signer;
@@ -317,6 +318,19 @@ fn typed_keys<T>(rows: Vec<(String, T)>) -> BTreeMap<SubjectId, T> {
 
 fn numbered<T>(rows: Vec<(String, T)>) -> BTreeMap<u64, T> {
     rows.into_iter().filter_map(|(k, v)| Some((k.parse().ok()?, v))).collect()
+}
+
+/// As many as make a page, at least one.
+fn page<T: serde::Serialize>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let (mut out, mut bytes) = (vec![], 0);
+    for item in all {
+        bytes += lethe_proto::codec::to_bytes(&item).map_or(PAGE, |b| b.len());
+        if bytes > PAGE && !out.is_empty() {
+            break;
+        }
+        out.push(item);
+    }
+    out
 }
 
 fn unhex(text: &str) -> Option<Digest> {

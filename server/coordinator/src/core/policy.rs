@@ -3,12 +3,13 @@
 use lethe_proto::admin::{ActionState, AdminReply, ProposalState};
 use lethe_proto::deletion::Proposal;
 use lethe_proto::ids::Digest;
+use lethe_proto::limits::MAX_REFERENCE;
 use lethe_proto::message::Refusal;
 use lethe_receipt::statement::{Kind, canonical};
 use lethe_store::sealed::{Batch, KeyName};
 
-use super::Core;
 use super::deletion::now_unix_ms;
+use super::{Core, page};
 use crate::CoordinatorError;
 use crate::records::{Action, ActionRecord, AdminCert, Counters, Policy, ProposalRecord};
 
@@ -50,7 +51,14 @@ impl Core {
     /// Refuses at once what could not be carried out later.
     fn check(&self, what: &Proposal) -> Result<(), CoordinatorError> {
         match what {
-            Proposal::Forget(requests) => self.plan_deletion(requests).map(drop),
+            Proposal::Forget { requests, reference } => {
+                if reference.len() > MAX_REFERENCE {
+                    let got = reference.len();
+                    return Err(refuse(format!("a reference of {got} bytes, at most {MAX_REFERENCE}")));
+                }
+                self.plan_deletion(requests).map(drop)
+            }
+            Proposal::InviteOperator => Ok(()),
             Proposal::Approvals(n) => {
                 let operators = self.store.keys::<AdminCert>().len();
                 if *n == 0 || usize::from(*n) > operators {
@@ -63,8 +71,9 @@ impl Core {
 
     fn carry_out(&mut self, what: Proposal, asked: u64, now: u64) -> Result<AdminReply, CoordinatorError> {
         match what {
-            Proposal::Forget(requests) => {
-                let (plan, ids) = self.forget(requests, asked)?;
+            Proposal::InviteOperator => Ok(AdminReply::Invited { token: self.invite(None)?.text() }),
+            Proposal::Forget { requests, reference } => {
+                let (plan, ids) = self.forget(requests, &reference, asked)?;
                 self.tick(now)?;
                 Ok(super::admin::planned(&plan, ids))
             }
@@ -85,13 +94,16 @@ impl Core {
         Ok(ProposalState { id, what: p.what, at: p.at / 1000, approved: p.approved, missing })
     }
 
-    /// Proposals that wait.
-    pub(super) fn proposals(&self) -> Result<Vec<ProposalState>, CoordinatorError> {
+    /// A page of the proposals that wait, after a number.
+    pub(super) fn proposals(&self, after: u64) -> Result<Vec<ProposalState>, CoordinatorError> {
         let numbered = |(k, p): (String, ProposalRecord)| Some((k.parse::<u64>().ok()?, p));
         let mut all: Vec<(u64, ProposalRecord)> =
             self.store.all::<ProposalRecord>()?.into_iter().filter_map(numbered).collect();
+        all.retain(|(id, _)| *id > after);
         all.sort_by_key(|(id, _)| *id);
-        all.into_iter().map(|(id, p)| self.proposal_state(id, p)).collect()
+        let states: Vec<ProposalState> =
+            all.into_iter().map(|(id, p)| self.proposal_state(id, p)).collect::<Result<_, _>>()?;
+        Ok(page(states.into_iter()))
     }
 
     /// Another operator agrees.

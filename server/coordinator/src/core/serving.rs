@@ -70,7 +70,9 @@ impl Core {
             adapters = self.adapters_for(subject)?.iter().map(|a| self.device_part(a)).collect();
         }
         self.fetched(subject, release)?;
-        Ok(ReleaseInfo { release, adapters })
+        // Nothing is served while an accepted deletion is not executed: all of them are in this release.
+        let lineage = self.counters.deletion;
+        Ok(ReleaseInfo { release, lineage, valid_s: self.config.release_hours * 3600, adapters })
     }
 
     /// What is served to a subject: every shard's adapter, its own in place of its shard's in mode `personalized`.

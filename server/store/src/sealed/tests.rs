@@ -51,7 +51,10 @@ fn destroying_a_key_takes_exactly_its_records() {
     let mut s = filled(dir.path());
     assert_eq!(s.destroy(&[KeyName::subject("canary-1"), KeyName::shard(1, "1")]).expect("destroys"), 2);
     for _ in 0..2 {
-        assert_eq!((s.keys::<Row>(), s.keys::<Learned>()), (vec!["0".into(), "2".into(), "4".into()], vec!["0".into()]));
+        assert_eq!(
+            (s.keys::<Row>(), s.keys::<Learned>()),
+            (vec!["0".into(), "2".into(), "4".into()], vec!["0".into()])
+        );
         drop(s);
         s = open(dir.path()).expect("opens");
     }
