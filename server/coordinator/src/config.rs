@@ -12,6 +12,10 @@ pub struct ServerConfig {
     /// UDP address to listen on; port 0 takes a free one.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
+    /// TCP address on which `/metrics` (Prometheus text) and `/healthz` answer, without encryption: keep it inside. Absent:
+    /// nowhere.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
     /// Folder of the store, the keys and the log.
     pub data_dir: PathBuf,
     /// Folder of the transparency log and the deletion journal; `DATA_DIR-evidence` when absent. It is never put back from a

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::core::{Core, Work};
+use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
 
 /// A running coordinator; cloning shares it.
@@ -83,6 +84,31 @@ impl Coordinator {
     /// An invitation for the first operator, replacing earlier ones; `None` when one has enrolled already.
     pub fn first_admin(&self) -> Result<Option<Invitation>, CoordinatorError> {
         self.core().first_admin()
+    }
+
+    /// Answers monitoring in the background, where the configuration says so. Returns the bound address.
+    pub async fn listen_metrics(&self) -> Result<Option<SocketAddr>, CoordinatorError> {
+        let Some(addr) = self.core().config.metrics else { return Ok(None) };
+        let failed = |source| CoordinatorError::Metrics { addr, source };
+        let listener = metrics::bind(addr).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        let this = Arc::downgrade(&self.0);
+        let text = move || {
+            let Some(inner) = this.upgrade() else { return String::new() };
+            let this = Self(inner);
+            metrics::text(&this.core().view(), this.traffic())
+        };
+        tokio::spawn(metrics::serve(listener, Arc::new(text)));
+        Ok(Some(bound))
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            connections: self.0.server.get().map_or(0, Server::connections) as u64,
+            update_bytes: self.0.update_bytes.load(Ordering::Relaxed),
+            activation_bytes: self.0.activation_bytes.load(Ordering::Relaxed),
+            up: self.0.started.elapsed().as_secs_f64(),
+        }
     }
 
     /// Listens and serves in the background until [`Self::shutdown`]. Returns the bound address.
@@ -149,11 +175,8 @@ impl Coordinator {
             }
             (Some(Role::Admin), Request::Admin(request)) => {
                 let by = certificate.unwrap_or_default();
-                let connections = self.0.server.get().map_or(0, Server::connections) as u32;
-                let bytes =
-                    (self.0.update_bytes.load(Ordering::Relaxed), self.0.activation_bytes.load(Ordering::Relaxed));
-                let now = self.now();
-                let reply = self.core().admin(request, by, (connections, bytes), now)?;
+                let (traffic, now) = (self.traffic(), self.now());
+                let reply = self.core().admin(request, by, traffic, now)?;
                 self.after_change(true);
                 Ok(Reply::Admin(reply))
             }

@@ -39,6 +39,8 @@ pub enum CoordinatorError {
     Receipt(#[from] VerifyError),
     #[error("log key: {0}")]
     Note(#[from] NoteError),
+    #[error("metrics on {addr}: {source}; choose another `metrics` address")]
+    Metrics { addr: std::net::SocketAddr, source: std::io::Error },
     #[error("cannot read the model to identify it: {0}")]
     ModelFile(std::io::Error),
     /// A request that does not fit the state.

@@ -14,6 +14,7 @@ pub mod config;
 mod coordinator;
 mod core;
 mod error;
+mod metrics;
 mod middle;
 pub mod process;
 mod records;

@@ -48,6 +48,10 @@ pub fn run(config: &Path, with_parent: bool) -> Result<(), ProcessError> {
             write_private(&data_dir.join("admin-invitation"), &invitation.text())?;
         }
         let addr = coordinator.listen()?;
+        if let Some(metrics) = coordinator.listen_metrics().await? {
+            write_private(&data_dir.join("metrics-address"), &metrics.to_string())?;
+            tracing::info!(%metrics, "metrics");
+        }
         // Written last: whoever waits for it finds everything else in place.
         write_private(&address, &addr.to_string())?;
         tracing::info!(%addr, "listening");

@@ -14,6 +14,7 @@ use lethe_store::Class;
 use super::Core;
 use super::evidence::BUILD;
 use crate::CoordinatorError;
+use crate::metrics::Traffic;
 use crate::records::ReceiptRecord;
 
 pub(super) fn planned(plan: &Plan, ids: Vec<u64>) -> AdminReply {
@@ -21,12 +22,12 @@ pub(super) fn planned(plan: &Plan, ids: Vec<u64>) -> AdminReply {
 }
 
 impl Core {
-    /// Answers one request; `traffic` is what only the listener knows: connections and bytes.
+    /// Answers one request; `traffic` is what only the listener knows.
     pub(crate) fn admin(
         &mut self,
         request: AdminRequest,
         by: Digest,
-        traffic: (u32, (u64, u64)),
+        traffic: Traffic,
         now: u64,
     ) -> Result<AdminReply, CoordinatorError> {
         let unknown = |id: u64| CoordinatorError::refuse(Refusal::Invalid, format!("there is no deletion {id}"));
@@ -121,7 +122,7 @@ impl Core {
         Ok(out)
     }
 
-    fn status(&self, traffic: (u32, (u64, u64))) -> CoordinatorStatus {
+    fn status(&self, traffic: Traffic) -> CoordinatorStatus {
         let shard = |k: usize| {
             let run = &self.runs[k];
             ShardStatus {
@@ -140,8 +141,8 @@ impl Core {
             release: self.counters.release,
             validated: self.validated(),
             shards: (0..self.runs.len()).map(shard).collect(),
-            connections: traffic.0,
-            bytes: traffic.1,
+            connections: traffic.connections as u32,
+            bytes: (traffic.update_bytes, traffic.activation_bytes),
             log_key: self.signer.verifier().text(),
         }
     }

@@ -42,6 +42,7 @@ mod journal;
 mod lineage;
 mod log;
 mod meter;
+mod observe;
 mod personal;
 mod policy;
 mod replay;
@@ -51,6 +52,7 @@ mod updates;
 
 use journal::Journal;
 use meter::Meter;
+pub(crate) use observe::View;
 pub(crate) use replay::Replay;
 pub(crate) use training::Work;
 

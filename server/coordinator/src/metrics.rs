@@ -1,0 +1,146 @@
+//! `/metrics` and `/healthz` over plain HTTP: state as Prometheus text, computed when it is asked for.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::core::View;
+
+/// Most connections at once.
+const CONNECTIONS: usize = 16;
+/// Longest wait for a request's head, and longest life of a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bounds of the time until exact, in seconds.
+const EXACT: [f64; 10] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+type Labels = Vec<(String, String)>;
+type Floats = Gauge<f64, AtomicU64>;
+
+/// What only the listener knows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) connections: u64,
+    pub(crate) update_bytes: u64,
+    pub(crate) activation_bytes: u64,
+    /// Seconds since the start.
+    pub(crate) up: f64,
+}
+
+/// The text that monitoring reads.
+pub(crate) fn text(view: &View, traffic: Traffic) -> String {
+    let mut r = Registry::with_prefix("lethe");
+    let mut gauge = |name: &str, help: &str, value: f64| {
+        let g = Floats::default();
+        g.set(value);
+        r.register(name, help, g);
+    };
+    gauge("subjects", "Subjects that joined", view.subjects as f64);
+    gauge("connections", "Live connections", traffic.connections as f64);
+    gauge("release", "Number of the release that is served", view.release as f64);
+    gauge("uptime_seconds", "Seconds since the coordinator started", traffic.up);
+    gauge("log_entries", "Entries of the transparency log", view.log_entries as f64);
+    gauge("proposals_waiting", "Proposals that wait for other operators", view.proposals as f64);
+    gauge("reserve_held", "1 while space is set aside for deletions", f64::from(u8::from(view.space_held)));
+    gauge("deletions_overdue", "Deletions that are not done and past their deadline", view.overdue as f64);
+    if let Some(seconds) = view.next_deadline {
+        let help = "Seconds until the first deadline of a deletion that is not done; negative: past";
+        gauge("deletion_next_deadline_seconds", help, seconds);
+    }
+    for (name, help, value) in [
+        ("update_bytes", "Bytes of updates received", traffic.update_bytes),
+        ("activation_bytes", "Bytes of activations and gradients, both ways", traffic.activation_bytes),
+    ] {
+        r.register(name, help, ConstCounter::new(value));
+    }
+    let deletions = Family::<Labels, Gauge>::default();
+    for (phase, n) in view.deletions {
+        deletions.get_or_create(&vec![("phase".into(), phase.into())]).set(n as i64);
+    }
+    r.register("deletions", "Deletions by phase", deletions);
+    let exact = Histogram::new(EXACT);
+    view.exact.iter().for_each(|s| exact.observe(*s));
+    r.register("deletion_exact_seconds", "Seconds from acceptance until the served model was free of the data", exact);
+    let mut shards = |name: &str, help: &str, value: &dyn Fn(usize) -> i64| {
+        let family = Family::<Labels, Gauge>::default();
+        for k in 0..view.shards.len() {
+            family.get_or_create(&vec![("shard".into(), k.to_string())]).set(value(k));
+        }
+        r.register(name, help, family);
+    };
+    let of = |k: usize| &view.shards[k];
+    shards("shard_subjects", "Subjects that a shard is trained on", &|k| of(k).subjects as i64);
+    shards("shard_rounds_done", "Rounds of a shard that are done", &|k| i64::from(of(k).rounds.0));
+    shards("shard_rounds", "Rounds of a shard in all", &|k| i64::from(of(k).rounds.1));
+    shards("shard_waiting", "Clients of the open round that have not answered", &|k| of(k).waiting as i64);
+    shards("shard_starved", "Deadlines in a row without enough answers", &|k| i64::from(of(k).starved));
+    let help = "1: its database was damaged at the last start and set aside";
+    shards("shard_quarantined", help, &|k| i64::from(of(k).quarantined));
+    let mut out = String::new();
+    // Writing into a string does not fail.
+    let _ = encode(&mut out, &r);
+    out
+}
+
+/// Binds the address.
+pub(crate) async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(addr).await
+}
+
+/// Answers until the task is dropped; `metrics` makes the text.
+pub(crate) async fn serve(listener: TcpListener, metrics: Arc<dyn Fn() -> String + Send + Sync>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                tracing::warn!("metrics: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let metrics = metrics.clone();
+        tokio::spawn(async move {
+            let answer = service_fn(move |request| {
+                let metrics = metrics.clone();
+                async move { Ok::<_, Infallible>(answer(&request, metrics.as_ref())) }
+            });
+            let mut http = hyper::server::conn::http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(16 << 10).keep_alive(false);
+            // A scraper that hangs or speaks nonsense costs itself a connection.
+            let _ = tokio::time::timeout(PATIENCE, http.serve_connection(TokioIo::new(stream), answer)).await;
+            drop(permit);
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, metrics: &dyn Fn() -> String) -> Response<Full<Bytes>> {
+    let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics") => (StatusCode::OK, metrics()),
+        (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".into()),
+        (&Method::GET, _) => (StatusCode::NOT_FOUND, "there are /metrics and /healthz\n".into()),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".into()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
