@@ -83,9 +83,10 @@ impl World {
 
     /// Starts a coordinator with this configuration.
     pub async fn start_with(&self, config: ServerConfig) -> (Coordinator, SocketAddr) {
+        let data_dir = config.data_dir.clone();
         let coordinator = Coordinator::open(config).expect("opens");
         if let Some(i) = coordinator.first_admin().expect("invites") {
-            std::fs::write(self.dir.path().join("server/admin-invitation"), i.text()).expect("writes");
+            std::fs::write(data_dir.join("admin-invitation"), i.text()).expect("writes");
         }
         let addr = coordinator.listen().expect("listens");
         (coordinator, addr)
@@ -246,7 +247,13 @@ impl Operator {
 
     /// An invitation for a subject.
     pub async fn invite(&self, subject: u32) -> String {
-        match self.ask(AdminRequest::Invite { subject: Some(id(subject)) }).await.expect("invites") {
+        self.invite_named(id(subject).as_str()).await
+    }
+
+    /// An invitation for a subject of any name.
+    pub async fn invite_named(&self, subject: &str) -> String {
+        let subject = Some(SubjectId::new(subject).expect("a valid id"));
+        match self.ask(AdminRequest::Invite { subject }).await.expect("invites") {
             AdminReply::Invited { token } => token,
             other => panic!("{other:?}"),
         }

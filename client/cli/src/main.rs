@@ -1,5 +1,7 @@
 //! `lethe`: demo, fetch, central reference, headless client.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 mod commands;
@@ -30,19 +32,26 @@ enum Command {
     Fleet(commands::fleet::Args),
     /// Run a benchmark.
     Bench(commands::bench::Args),
+    /// For an auditor, if the person agrees: the events that a client trains on, in clear.
+    TrainingData(commands::audit::ExportArgs),
+    /// Train a shard again from an audit bundle and the exports of its people, and compare every byte.
+    Audit(commands::audit::Args),
     /// Fine-tune on one machine without federation: the reference for every other figure.
     TrainCentral(commands::train_central::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
     match Cli::parse().command {
-        Command::Fetch(args) => commands::fetch::run(&args),
-        Command::Demo(args) => commands::demo::run(&args),
-        Command::Recommend(args) => commands::device::recommend(&args),
-        Command::Record(args) => commands::device::record(&args),
-        Command::Participate(args) => commands::device::participate(&args),
-        Command::Fleet(args) => commands::fleet::run(&args),
-        Command::Bench(args) => commands::bench::run(&args),
-        Command::TrainCentral(args) => commands::train_central::run(&args),
+        Command::TrainingData(args) => commands::audit::export(&args),
+        Command::Audit(args) => commands::audit::audit(&args),
+        Command::Fetch(args) => commands::fetch::run(&args).map(done),
+        Command::Demo(args) => commands::demo::run(&args).map(done),
+        Command::Recommend(args) => commands::device::recommend(&args).map(done),
+        Command::Record(args) => commands::device::record(&args).map(done),
+        Command::Participate(args) => commands::device::participate(&args).map(done),
+        Command::Fleet(args) => commands::fleet::run(&args).map(done),
+        Command::Bench(args) => commands::bench::run(&args).map(done),
+        Command::TrainCentral(args) => commands::train_central::run(&args).map(done),
     }
 }

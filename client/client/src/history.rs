@@ -117,7 +117,7 @@ pub(crate) fn samples(events: &[LocalEvent], cutoffs: Cutoffs, part: Part) -> Ve
 }
 
 /// Salted commitment to the training events: what a checkpoint's lineage names instead of the data.
-fn commitment(salt: &[u8; 32], train: &[LocalEvent]) -> Digest {
+pub(crate) fn commitment(salt: &[u8; 32], train: &[LocalEvent]) -> Digest {
     let rows: Vec<Vec<u8>> =
         train.iter().map(|e| [&[u8::from(e.liked)][..], &e.time.to_le_bytes(), e.item.as_bytes()].concat()).collect();
     let mut parts: Vec<&[u8]> = vec![b"lethe-history", salt];

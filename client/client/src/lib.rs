@@ -28,6 +28,7 @@
 mod client;
 pub mod encode;
 mod error;
+mod export;
 mod frozen;
 mod history;
 mod model;
@@ -39,6 +40,7 @@ mod vault;
 
 pub use client::{Assigned, Client, ClientBuilder, Done, Stats};
 pub use error::ClientError;
+pub use export::TrainingData;
 pub use history::{Cutoffs, LocalEvent};
 pub use model::{ClientModel, ModelOptions};
 pub use scoring::{Ranked, Recommendation, Scored, Source};

@@ -59,6 +59,8 @@ enum Command {
     Verify(commands::verify::Args),
     /// Retrain a shard from scratch on what remains and compare hashes.
     Replay(commands::replay::Args),
+    /// Write what an auditor needs to train a shard again on another machine.
+    ExportAudit(commands::export_audit::Args),
     /// Issue a single-use invitation.
     Invite(commands::invite::Args),
     /// Revoke the certificates of a subject.
@@ -109,6 +111,7 @@ fn run_online(home: &std::path::Path, command: Command, out: &output::Output) ->
             Command::Log(args) => commands::log::run(&args, &desk, out).await,
             Command::Receipt(args) => commands::receipt::run(&args, &desk).await,
             Command::Replay(args) => commands::replay::run(&args, &desk, out).await,
+            Command::ExportAudit(args) => commands::export_audit::run(&args, &desk, out).await,
             Command::Invite(args) => commands::invite::run(&args, &desk, out).await,
             Command::Revoke(args) => commands::revoke::run(&args, &desk).await,
             Command::Enrol(_) | Command::Scan(_) | Command::Verify(_) | Command::Completion(_) | Command::Man(_) => {

@@ -12,6 +12,7 @@ use lethe_proto::ids::{Digest, RoundKey, SubjectId};
 use lethe_proto::limits::MAX_POLL_WAIT;
 use lethe_proto::message::{Purpose, Refusal, Reply, Request, Role, Task};
 use lethe_proto::payload::Payload;
+use lethe_receipt::audit::Bundle;
 use lethe_recipe::Combination;
 use lethe_recsys::data::{DataSpec, load_items};
 use lethe_transport::identity::Invitation;
@@ -70,6 +71,12 @@ impl Coordinator {
             update_bytes: AtomicU64::new(0),
             activation_bytes: AtomicU64::new(0),
         })))
+    }
+
+    /// For an auditor: trains the rounds of a verified bundle again, when `lethe-admin replay` asks for its shard. The data
+    /// folder must be new.
+    pub fn audit(&self, bundle: &Bundle) -> Result<(), CoordinatorError> {
+        self.core().audit(bundle)
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use lethe_receipt::audit::Bundle;
+use lethe_receipt::note::VerifierKey;
 use thiserror::Error;
 
 use crate::config::ServerConfig;
@@ -27,14 +29,43 @@ pub enum ProcessError {
         /// The cause.
         source: Box<toml::de::Error>,
     },
+    /// The bundle of an audit does not verify.
+    #[error("{path}: {source}")]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: lethe_receipt::receipt::VerifyError,
+    },
+    /// The log key of an audit is none.
+    #[error("the log key: {0}")]
+    Key(#[from] lethe_receipt::note::NoteError),
     /// The coordinator could not start.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
 }
 
+/// A bundle for an audit, and the log key under which it must verify.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// The file.
+    pub bundle: PathBuf,
+    /// Verifier key text.
+    pub key: String,
+}
+
+impl Audit {
+    fn read(&self) -> Result<Bundle, ProcessError> {
+        let bytes = std::fs::read(&self.bundle).map_err(io(&self.bundle))?;
+        let bad = |source| ProcessError::Bundle { path: self.bundle.clone(), source };
+        Bundle::verify(&bytes, &VerifierKey::parse(&self.key)?).map_err(bad)
+    }
+}
+
 /// Runs until interrupted or terminated or, `with_parent`, until standard input closes. Writes `admin-invitation` (when
 /// nobody can administer yet) and `address` into the data folder, readable by this user only.
-pub fn run(config: &Path, with_parent: bool) -> Result<(), ProcessError> {
+pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<(), ProcessError> {
+    let bundle = audit.map(Audit::read).transpose()?;
     let text = std::fs::read_to_string(config).map_err(io(config))?;
     let parsed =
         ServerConfig::parse(&text).map_err(|e| ProcessError::Config { path: config.into(), source: Box::new(e) })?;
@@ -44,6 +75,9 @@ pub fn run(config: &Path, with_parent: bool) -> Result<(), ProcessError> {
         let address = data_dir.join("address");
         let _ = std::fs::remove_file(&address);
         let coordinator = Coordinator::open(parsed)?;
+        if let Some(bundle) = &bundle {
+            coordinator.audit(bundle)?;
+        }
         if let Some(invitation) = coordinator.first_admin()? {
             write_private(&data_dir.join("admin-invitation"), &invitation.text())?;
         }

@@ -109,6 +109,18 @@ impl Digest {
         Self(out)
     }
 
+    /// Reads 64 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        if digits.len() != 64 {
+            return None;
+        }
+        let nibble = |b: u8| char::from(b).to_digit(16);
+        let byte = |pair: &[u8]| Some((nibble(pair[0])? * 16 + nibble(pair[1])?) as u8);
+        let bytes: Option<Vec<u8>> = digits.chunks_exact(2).map(byte).collect();
+        Some(Self(bytes?.try_into().ok()?))
+    }
+
     /// Lower-case hexadecimal.
     pub fn hex(&self) -> String {
         self.0.iter().map(|b| format!("{b:02x}")).collect()

@@ -16,6 +16,7 @@
 //! assert!(verify_inclusion(b"entry", index, tree.len(), &proof, &tree.root()));
 //! ```
 
+pub mod audit;
 pub mod hex;
 pub mod merkle;
 pub mod note;

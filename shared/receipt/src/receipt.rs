@@ -205,6 +205,12 @@ pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
     Ok(receipt)
 }
 
+/// The root of the records that a training statement commits to, if the log under this checkpoint and key holds it.
+pub(crate) fn check_logged(l: &Logged, checkpoint: &str, key: &VerifierKey) -> Result<Hash, VerifyError> {
+    let (size, root) = open_checkpoint(checkpoint, key)?;
+    verify_logged(l, &Head(size, root))
+}
+
 fn verify_logged(l: &Logged, head: &Head) -> Result<Hash, VerifyError> {
     let shard = l.training.shard;
     let salt = unhex32(&l.salt).ok_or(VerifyError::Records { shard, why: "a salt is not 32 bytes" })?;

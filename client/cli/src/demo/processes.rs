@@ -1,6 +1,7 @@
 //! The processes of the demo. Each ends when its standard input closes, so nothing is left running whatever happens
 //! to the demo itself.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -29,11 +30,17 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `lethe-server` and waits until it listens. Its log goes to `server.log` beside the configuration.
     pub(crate) fn start(config: &Path, data_dir: &Path) -> anyhow::Result<Self> {
+        Self::start_with(config, data_dir, &[])
+    }
+
+    /// The same, with more arguments.
+    pub(crate) fn start_with(config: &Path, data_dir: &Path, more: &[&OsStr]) -> anyhow::Result<Self> {
         let address = data_dir.join("address");
         let _ = std::fs::remove_file(&address);
         let log = config.with_extension("log");
         let child = Command::new(sibling("lethe-server")?)
             .args(["--with-parent".as_ref(), "--config".as_ref(), config.as_os_str()])
+            .args(more)
             .stdin(Stdio::piped())
             .stderr(std::fs::File::create(&log)?)
             .spawn()

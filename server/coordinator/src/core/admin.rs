@@ -89,7 +89,10 @@ impl Core {
             AdminRequest::Invite { subject: Some(s) } => {
                 Ok(AdminReply::Invited { token: self.invite(Some(&s))?.text() })
             }
-            AdminRequest::Audit { .. } => Err(CoordinatorError::refuse(Refusal::Invalid, "not yet")),
+            AdminRequest::Audit { shard } => {
+                self.note(by, format!("export {shard} for an audit"))?;
+                Ok(AdminReply::Audit(self.audit_bundle(shard)?))
+            }
             AdminRequest::Revoke { subject } => {
                 if !self.inventory()?.knows(&subject) {
                     let why = format!("nothing is known of {subject}");

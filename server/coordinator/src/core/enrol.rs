@@ -148,7 +148,8 @@ impl Core {
         let record =
             SubjectRecord { anchor, samples, commitment, shard, slice, idle, restricted, erase, number, salt, since };
         self.save_subject(subject, record)?;
-        if self.epoch.is_none() && self.subjects.len() >= self.config.min_subjects {
+        let starts = self.epoch.is_none() && self.audited.is_none();
+        if starts && self.subjects.len() >= self.config.min_subjects {
             self.start_epoch()?;
         }
         Ok((self.subjects.get(subject).and_then(|r| r.shard), commitment))

@@ -34,6 +34,7 @@ use crate::records::{
 use crate::run::{Run, initial};
 
 mod admin;
+mod audit;
 mod deletion;
 mod enrol;
 mod evidence;
@@ -88,6 +89,8 @@ pub(crate) struct Core {
     releases: BTreeMap<u64, ReleaseRecord>,
     /// Shards whose members may differ from what the log says.
     dirty: BTreeSet<ShardId>,
+    /// An audit trains this and nothing else.
+    audited: Option<audit::Schedule>,
     pub(crate) meter: Meter,
     /// Milliseconds since 1970: devices could not answer earlier.
     started_at: u64,
@@ -151,6 +154,7 @@ impl Core {
             releases: numbered(store.all::<ReleaseRecord>()?),
             epoch,
             counters,
+            audited: None,
             space_checked: 0,
             started_at: deletion::now_unix_ms(),
             numbers,
@@ -203,12 +207,12 @@ impl Core {
 
     fn load_certificates(&mut self) -> Result<(), CoordinatorError> {
         for (fingerprint, cert) in self.store.all::<SubjectCert>()? {
-            if let Some(d) = unhex(&fingerprint) {
+            if let Some(d) = Digest::parse(&fingerprint) {
                 self.certificates.insert(d, Role::Subject(cert.0));
             }
         }
         for fingerprint in self.store.keys::<AdminCert>() {
-            if let Some(d) = unhex(&fingerprint) {
+            if let Some(d) = Digest::parse(&fingerprint) {
                 self.certificates.insert(d, Role::Admin);
             }
         }
@@ -333,10 +337,4 @@ fn page<T: serde::Serialize>(all: impl Iterator<Item = T>) -> Vec<T> {
         out.push(item);
     }
     out
-}
-
-fn unhex(text: &str) -> Option<Digest> {
-    let bytes: Option<Vec<u8>> =
-        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect();
-    Some(Digest(bytes?.try_into().ok()?))
 }

@@ -101,10 +101,13 @@ impl Core {
     /// Opens a round for every live run that has none and may go on.
     fn open_rounds(&mut self, now: u64) -> Result<(), CoordinatorError> {
         // While an accepted deletion could not be executed (the store fails), nothing is trained on what it concerns.
+        let deadline = now + self.recipe.deadline_s * 1000;
+        if self.audited.is_some() {
+            return self.open_replays(deadline);
+        }
         if self.epoch.is_none() || self.deletion_unexecuted() {
             return Ok(());
         }
-        let deadline = now + self.recipe.deadline_s * 1000;
         for i in 0..self.runs.len() {
             let run = &self.runs[i];
             if run.open.is_some() || run.done(&self.recipe) || self.held(run.shard) {

@@ -1,0 +1,160 @@
+//! What an auditor needs to train a shard again on another machine and compare every byte. It names nobody: people are
+//! keys of records, in the coordinator's order; their data comes from their devices, by those who agree.
+
+use serde::{Deserialize, Serialize};
+
+use crate::hex::unhex32;
+use crate::note::VerifierKey;
+use crate::receipt::{Logged, VerifyError, check_logged};
+use crate::records::Records;
+
+/// Version of the format.
+pub const VERSION: u32 = 1;
+/// Largest bundle that is read, in bytes.
+pub const MAX_BUNDLE: usize = 4 << 20;
+
+/// A person's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Key of the record, hexadecimal.
+    pub key: String,
+    /// Salted commitment to the training data, hexadecimal: what the device's export must open.
+    pub data: String,
+    /// Slice, 0-based.
+    pub slice: u16,
+}
+
+/// A round that the shard's adapter stands on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Round {
+    /// Stage, 1-based.
+    pub stage: u16,
+    /// Round of the stage, 0-based.
+    pub round: u16,
+    /// Whose updates were aggregated: positions in [`Bundle::members`], ascending.
+    pub members: Vec<u32>,
+}
+
+/// A shard's training, for an auditor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The recipe, JSON.
+    pub recipe: String,
+    /// What the log says that the shard is trained on.
+    pub training: Logged,
+    /// Everybody whose data the shard is trained on.
+    pub members: Vec<Member>,
+    /// All rounds, in order.
+    pub rounds: Vec<Round>,
+    /// Adapter of the shard, SHA-256, hexadecimal: what training again must give.
+    pub adapter: String,
+    /// What computed the coordinator's layers; other arithmetic may give other last bits.
+    pub engine: String,
+    /// Signed head of the log.
+    pub checkpoint: String,
+}
+
+impl Bundle {
+    /// Reads a bundle and checks that the log, under this key, committed to exactly these records before training.
+    pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Self, VerifyError> {
+        if bytes.len() > MAX_BUNDLE {
+            return Err(VerifyError::Format(format!("{} bytes, at most {MAX_BUNDLE}", bytes.len())));
+        }
+        let b: Self = serde_json::from_slice(bytes).map_err(|e| VerifyError::Format(e.to_string()))?;
+        if b.version != VERSION {
+            return Err(VerifyError::Format(format!("version {}, this build knows {VERSION}", b.version)));
+        }
+        let shard = b.training.training.shard;
+        let bad = |why| VerifyError::Records { shard, why };
+        let root = check_logged(&b.training, &b.checkpoint, key)?;
+        let record = |m: &Member| Some((unhex32(&m.key)?, unhex32(&m.data)?));
+        let records: Option<Vec<_>> = b.members.iter().map(record).collect();
+        let records = records.ok_or_else(|| bad("a key or commitment is not 32 bytes, hexadecimal"))?;
+        let records = Records::new(records);
+        if records.root() != root || records.count() != b.training.training.count {
+            return Err(bad("its records are not those that the log committed to"));
+        }
+        let mut last = None;
+        for r in &b.rounds {
+            let sorted = r.members.windows(2).all(|w| w[0] < w[1]);
+            // A stage trains on the slices before it.
+            let allowed = |m: &u32| b.members.get(*m as usize).is_some_and(|m| m.slice < r.stage);
+            if last >= Some((r.stage, r.round)) || !sorted || !r.members.iter().all(allowed) {
+                return Err(bad("a round is out of order, or has somebody whose slice comes later"));
+            }
+            last = Some((r.stage, r.round));
+        }
+        Ok(b)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hex::hex;
+    use crate::merkle::Tree;
+    use crate::note::Signer;
+    use crate::receipt::logged;
+    use crate::statement::{Kind, Training, canonical, entry};
+
+    fn bundle() -> (Bundle, VerifierKey) {
+        let member = |i: u8| Member { key: hex(&[i; 32]), data: hex(&[i + 100; 32]), slice: u16::from(i % 2) };
+        let members: Vec<Member> = (0..3).map(|i| member(i + 1)).collect();
+        let records = Records::new((1..4).map(|i| ([i; 32], [i + 100; 32])));
+        let training = Training {
+            version: crate::statement::VERSION,
+            shard: 1,
+            generation: 3,
+            root: hex(&records.root()),
+            count: 3,
+            recipe: "r".into(),
+            seed: 1,
+            base_model: "m".into(),
+            build: "b".into(),
+        };
+        let mut tree = Tree::default();
+        tree.push(b"another");
+        tree.push(&entry(Kind::Training, &[9; 32], &canonical(&training)));
+        let signer = Signer::from_seed("log", &[7; 32]).expect("a signer");
+        let round = |stage, members: &[u32]| Round { stage, round: 0, members: members.to_vec() };
+        let b = Bundle {
+            version: VERSION,
+            recipe: "{}".into(),
+            training: logged(training, &[9; 32], 1, &tree).expect("is in it"),
+            members,
+            rounds: vec![round(1, &[1]), round(2, &[0, 1, 2])],
+            adapter: hex(&[5; 32]),
+            engine: "e".into(),
+            checkpoint: signer.checkpoint(tree.len(), &tree.root()),
+        };
+        (b, signer.verifier().clone())
+    }
+
+    #[test]
+    fn every_change_is_refused() {
+        let (good, key) = bundle();
+        let verify = |b: &Bundle| Bundle::verify(&canonical(b), &key);
+        assert_eq!(verify(&good).expect("verifies"), good);
+        let changes: [&dyn Fn(&mut Bundle); 7] = [
+            &|b| b.members[0].data = hex(&[0; 32]),
+            &|b| drop(b.members.pop()),
+            &|b| b.training.training.count = 2,
+            &|b| b.training.index = 0,
+            &|b| b.rounds[0].members = vec![0],
+            &|b| b.rounds[1].members = vec![2, 1],
+            &|b| b.rounds.swap(0, 1),
+        ];
+        for (i, change) in changes.iter().enumerate() {
+            let mut b = good.clone();
+            change(&mut b);
+            assert!(verify(&b).is_err(), "change {i}");
+        }
+        let other = Signer::from_seed("log", &[8; 32]).expect("a signer");
+        assert!(Bundle::verify(&canonical(&good), other.verifier()).is_err());
+    }
+}
