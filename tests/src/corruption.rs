@@ -1,5 +1,6 @@
 //! Damage to the store: every way in which a file can go bad, at random places. No loss may be silent, no panic may get out.
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -134,7 +135,7 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
         match catch_unwind(AssertUnwindSafe(|| content(&trial.join("data"), &trial.join("evidence")))) {
             Err(_) => out.panics += 1,
             Ok(Err(e)) => {
-                eprintln!("{} at {at}, {how:?}: {e}", all[which].display());
+                let _ = writeln!(std::io::stderr(), "{} at {at}, {how:?}: {e}", all[which].display());
                 out.refused += 1;
             }
             Ok(Ok((found, aside))) if aside.is_empty() && found == want.0 => out.harmless += 1,

@@ -76,6 +76,7 @@ impl CoordinatorError {
     pub(crate) fn reply(self) -> Reply {
         let code = match &self {
             Self::Refused { code, .. } => *code,
+            Self::Plan(PlanError::UnknownSubject(_)) => Refusal::NotFound,
             Self::Plan(_) | Self::Aggregate(_) => Refusal::Invalid,
             Self::Model(ModelError::Shape(_)) => Refusal::Invalid,
             _ => {

@@ -248,6 +248,8 @@ pub enum Refusal {
     WrongModel,
     /// The coordinator failed.
     Internal,
+    /// Nobody of that name is known.
+    NotFound,
 }
 
 /// Subject or operator, as the certificate says.

@@ -1,0 +1,142 @@
+//! `lethe-admin opendsr`: takes OpenDSR 2.0 requests from files and writes the signed answers.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use lethe_dsr::opendsr::{Cancelled, Discovery, Request, Signed, Status, StatusBody};
+use lethe_proto::admin::AdminRequest;
+
+use super::{Book, Reference, Signing, callbacks, deliver, find, submit};
+use crate::desk::Desk;
+use crate::when::now;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Take a request; writes the answer for status 201, with its headers, as JSON.
+    Receive(Receive),
+    /// The signed status of a request.
+    Status(Which),
+    /// Withdraw a request that is still pending (waits for other operators); writes the answer for status 202.
+    Cancel(Which),
+    /// Tell the callback addresses of all requests what has changed since they were told last.
+    Callbacks(callbacks::Args),
+    /// What `/discovery` answers.
+    Discovery(About),
+}
+
+#[derive(clap::Args)]
+struct Receive {
+    /// The request's body, exactly as it was received.
+    body: PathBuf,
+    /// Who asks, as this installation calls them.
+    #[arg(long)]
+    controller: String,
+    /// Identity type whose values are the subjects' identifiers here.
+    #[arg(long, default_value = "controller_customer_id")]
+    identity_type: String,
+    /// Days until it has to be done, from `submitted_time` on.
+    #[arg(long, default_value_t = 30)]
+    days: u32,
+    #[command(flatten)]
+    signing: Signing,
+    /// Write the answer here.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Which {
+    /// `subject_request_id`.
+    id: String,
+    #[command(flatten)]
+    signing: Signing,
+    /// Write the answer here.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct About {
+    /// Identity type whose values are the subjects' identifiers here.
+    #[arg(long, default_value = "controller_customer_id")]
+    identity_type: String,
+    /// Where partners find the certificate of the signing key.
+    #[arg(long)]
+    certificate: String,
+}
+
+pub(crate) async fn run(args: &Args, home: &Path, desk: &Desk) -> anyhow::Result<ExitCode> {
+    let mut book = Book::open(home)?;
+    match &args.what {
+        What::Receive(r) => receive(r, desk, &mut book).await,
+        What::Status(w) => status(w, desk, &book).await,
+        What::Cancel(w) => cancel(w, desk, &book).await,
+        What::Callbacks(c) => callbacks::run(c, desk, &mut book).await,
+        What::Discovery(a) => {
+            let body = Discovery::new(&a.identity_type, &a.certificate);
+            deliver(&serde_json::to_string_pretty(&body)?, None)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn write(signed: &Signed, out: Option<&PathBuf>) -> anyhow::Result<ExitCode> {
+    deliver(&serde_json::to_string_pretty(signed)?, out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn receive(r: &Receive, desk: &Desk, book: &mut Book) -> anyhow::Result<ExitCode> {
+    let key = r.signing.key()?;
+    let body = std::fs::read(&r.body).with_context(|| r.body.display().to_string())?;
+    let received = now() as i64;
+    let request = Request::parse(&body, received).with_context(|| r.body.display().to_string())?;
+    let deletion = request.deletion(&r.identity_type)?;
+    let reference = Reference {
+        format: "opendsr".into(),
+        id: request.subject_request_id.clone(),
+        controller: r.controller.clone(),
+        received,
+        due: request.submitted()? + i64::from(r.days) * 86_400,
+        callbacks: request.status_callback_urls.clone(),
+        token: None,
+    };
+    let found = submit(desk, book, deletion, reference).await?;
+    let known = found.reference;
+    if known.controller != r.controller {
+        bail!(
+            "{} was asked by {} before: ids are each controller's own, and never used twice",
+            known.id,
+            known.controller
+        );
+    }
+    let answer = request.response(&body, &known.controller, known.received, known.due)?;
+    write(&Signed::new(&answer, &r.signing.domain, &key)?, r.out.as_ref())
+}
+
+async fn status(w: &Which, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
+    let found = find(desk, book, &w.id).await?.with_context(|| format!("no request {} was received", w.id))?;
+    let r = &found.reference;
+    let body = StatusBody::new(&r.id, &r.controller, found.status, r.due, None)?;
+    write(&Signed::new(&body, &w.signing.domain, &w.signing.key()?)?, w.out.as_ref())
+}
+
+async fn cancel(w: &Which, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
+    let key = w.signing.key()?;
+    let found = find(desk, book, &w.id).await?.with_context(|| format!("no request {} was received", w.id))?;
+    match (found.status, found.proposal) {
+        (Status::Pending, Some(proposal)) => drop(desk.ask(AdminRequest::Cancel { proposal }).await?),
+        (Status::Cancelled, _) => {}
+        (status, _) => bail!(
+            "the request is {status:?}: only a pending one can be cancelled; a deletion that was accepted is executed at once"
+        ),
+    }
+    let body = Cancelled::new(&w.id, &found.reference.controller, now() as i64)?;
+    write(&Signed::new(&body, &w.signing.domain, &key)?, w.out.as_ref())
+}
