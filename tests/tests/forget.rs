@@ -128,11 +128,7 @@ async fn while_an_accepted_deletion_cannot_be_executed_nothing_is_served() {
     op.trained().await;
     let mut clients = fleet.stop().await;
     // A folder where the key ring after next would be written: the request is stored, destroying keys fails.
-    let keys = world.dir.path().join("server/keys");
-    let number = |name: String| name.strip_prefix("keyring-")?.parse::<u64>().ok();
-    let names = std::fs::read_dir(&keys).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let block = keys.join(format!("keyring-{}", names.filter_map(number).max().unwrap() + 2));
-    std::fs::create_dir(&block).unwrap();
+    let block = block_keyring(&world, 2);
     assert!(op.ask_to_forget(6, &[]).await.is_err(), "told that it is not done");
     let items = ["i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11", "i12"];
     let refused = clients[0].recommend(&items, 3).await;
@@ -147,4 +143,36 @@ async fn while_an_accepted_deletion_cannot_be_executed_nothing_is_served() {
     op.receipt(1).await;
     op.replays_equal().await;
     fleet.abort();
+}
+
+/// A folder in the place of a key ring to come: writing that one fails.
+fn block_keyring(world: &World, ahead: u64) -> std::path::PathBuf {
+    let keys = world.dir.path().join("server/keys");
+    let number = |name: String| name.strip_prefix("keyring-")?.parse::<u64>().ok();
+    let names = std::fs::read_dir(&keys).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let block = keys.join(format!("keyring-{}", names.filter_map(number).max().unwrap() + ahead));
+    std::fs::create_dir(&block).unwrap();
+    block
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_of_items_that_only_the_journal_took_is_not_lost() {
+    let world = World::new(8);
+    let (_c, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    let clients = fleet.stop().await;
+    let item = tiny::history(6)[12].item.clone();
+    let block = block_keyring(&world, 1);
+    assert!(op.ask_to_forget(6, &[&item]).await.is_err(), "told that it is not done");
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    std::fs::remove_dir(&block).unwrap();
+    let mut fleet = Fleet::default();
+    clients.into_iter().for_each(|c| fleet.add(c));
+    op.deleted(1).await;
+    op.receipt(1).await;
+    op.replays_equal().await;
+    let clients = fleet.stop().await;
+    assert!(clients[6].history().iter().all(|e| e.item != item), "the device was told");
 }

@@ -22,7 +22,11 @@ pub struct Head {
 impl Head {
     /// Opens or creates it. Returns the number of writes that it knows; `None` for a new file.
     pub fn open(path: &Path, secret: &[u8; 32]) -> Result<(Self, Option<u64>), StoreError> {
-        let known = fs::read(path).ok();
+        let known = match fs::read(path) {
+            Ok(bytes) => Some(bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(StoreError::io(path)(e)),
+        };
         let head = Self::create(path, secret)?;
         let Some(bytes) = known.filter(|b| !b.is_empty()) else { return Ok((head, None)) };
         let damaged = || StoreError::Corrupt { name: path.display().to_string(), why: "it is altered".into() };
@@ -40,6 +44,13 @@ impl Head {
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(path).map_err(StoreError::io(path))?;
         Ok(Self { file, path: path.to_owned(), key: hmac::Key::new(hmac::HMAC_SHA256, secret) })
+    }
+
+    /// The same file, not to be written: for tests of what happens then.
+    #[cfg(test)]
+    pub(crate) fn read_only(self) -> std::io::Result<Self> {
+        self.file.sync_all()?;
+        Ok(Self { file: File::open(&self.path)?, ..self })
     }
 
     /// `count` writes are durable.

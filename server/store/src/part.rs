@@ -200,7 +200,7 @@ pub(crate) struct Part {
     pub(crate) root: Root,
     /// Records whose key is gone and that are still to be removed: `(raw key, mark)`.
     orphans: Vec<(Vec<u8>, [u8; 32])>,
-    head: Head,
+    pub(crate) head: Head,
     /// A write failed: whether the database has it will be seen before the next one.
     doubt: bool,
 }
@@ -221,9 +221,10 @@ impl Part {
         writes.push(self.sealer.root_write(&root)?);
         self.doubt = true;
         self.storage.apply(&writes)?;
-        self.doubt = false;
-        self.root = root;
-        self.head.set(self.root.writes)
+        self.head.set(root.writes)?;
+        // Only now: what fails before is read again.
+        (self.root, self.doubt) = (root, false);
+        Ok(())
     }
 
     /// After a failed write the database may hold it or not (an engine may have taken it and failed to sync): what it

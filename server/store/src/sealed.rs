@@ -58,14 +58,31 @@ impl SealedStore {
         store.add(main);
         for shard in 0..shards as u16 {
             let path = folder.join("shards").join(shard.to_string());
+            let marker = path.with_extension("quarantined");
             let part = match open_shard(engine, &path, shard, &index, &store.keys) {
                 Err(StoreError::Corrupt { why, .. }) => {
+                    // An engine that cannot start its threads fails like a damaged file: keys go only if it fails again.
+                    std::thread::Builder::new().spawn(|| ()).map_err(StoreError::io(&path))?;
+                    match open_shard(engine, &path, shard, &index, &store.keys) {
+                        Err(StoreError::Corrupt { .. }) => {}
+                        other => {
+                            store.add(other?);
+                            continue;
+                        }
+                    }
+                    // Until whoever uses the store has gone back with the shard, every opening says so.
+                    write_marker(&marker, &why)?;
                     set_aside(&path)?;
                     store.forget_shard(shard)?;
                     store.quarantined.push(Quarantined { shard, why });
                     open_shard(engine, &path, shard, &index, &store.keys)?
                 }
-                other => other?,
+                other => {
+                    if let Ok(why) = std::fs::read_to_string(&marker) {
+                        store.quarantined.push(Quarantined { shard, why });
+                    }
+                    other?
+                }
             };
             store.add(part);
         }
@@ -87,6 +104,18 @@ impl SealedStore {
         let names: Vec<String> = self.keys.iter().map(|(n, _)| n.clone()).filter(|n| n.starts_with(&prefix)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.keys.destroy(&names).map(drop)
+    }
+
+    /// Whoever uses the store has gone back to the beginning with all shards that were set aside.
+    pub fn quarantine_handled(&mut self) -> Result<(), StoreError> {
+        for q in &self.quarantined {
+            let marker = self.folder.join("shards").join(format!("{}.quarantined", q.shard));
+            match std::fs::remove_file(&marker) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io(&marker)(e)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Databases that were damaged when the store was opened.
@@ -292,13 +321,17 @@ type Opened = (Part, BTreeMap<Id, Entry>);
 fn open_shard(engine: &Engine, path: &Path, shard: u16, index: &Key, keys: &Keyring) -> Result<Opened, StoreError> {
     std::fs::create_dir_all(path).map_err(StoreError::io(path))?;
     let sealer = Sealer::new(path.display().to_string(), index);
-    let (head, count) = Head::open(&path.join("head"), &index.secret)?;
+    let (mut head, count) = Head::open(&path.join("head"), &index.secret)?;
     let prefix = KeyName::shard_prefix(shard);
     if count.is_none() && keys.iter().any(|(n, _)| n.starts_with(&prefix)) {
         return Err(sealer.corrupt("there are keys for its records, and no records"));
     }
+    if count.is_none() {
+        // From here on keys without records are not yet a loss: a kill may come between them.
+        head.set(0)?;
+    }
     let storage = engine(&path.join("db"))?;
-    let acknowledged = count.map_or(Acknowledged::None, Acknowledged::AtLeast);
+    let acknowledged = count.filter(|n| *n > 0).map_or(Acknowledged::None, Acknowledged::AtLeast);
     let loaded = Loaded::read(storage.as_ref(), &sealer, keys, acknowledged)?;
     Ok(Part::new(storage, sealer, head, loaded))
 }
@@ -355,6 +388,12 @@ fn remake(
     }
     set_aside(path)?;
     engine(path)
+}
+
+fn write_marker(path: &Path, why: &str) -> Result<(), StoreError> {
+    let file = std::fs::File::create(path).map_err(StoreError::io(path))?;
+    let write = |mut f: std::fs::File| std::io::Write::write_all(&mut f, why.as_bytes()).and_then(|()| f.sync_all());
+    write(file).map_err(StoreError::io(path))
 }
 
 /// Renames a damaged folder to `NAME.damaged`, in place of an earlier one. It is for people to look at; nothing reads it.

@@ -57,6 +57,10 @@ fn contained<T>(path: &Path, f: impl FnOnce() -> sled::Result<T>) -> Result<T, S
         Ok(Err(sled::Error::Io(e))) if !matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
             Err(StoreError::Io { path: path.to_owned(), source: e })
         }
+        // One database whose thread died makes all others of the process say so.
+        Ok(Err(e @ sled::Error::ReportableBug(_))) if e.to_string().contains("thread") => {
+            Err(StoreError::Backend(e.to_string()))
+        }
         // What it says of a damaged file depends on where the damage is: a corruption, another version, a bug of its own.
         Ok(Err(e)) => Err(StoreError::Corrupt { name: name(), why: e.to_string() }),
         Err(_) => Err(StoreError::Corrupt { name: name(), why: "the database engine panicked reading it".into() }),

@@ -31,9 +31,9 @@ fn kept_key(id: &str) -> KeyName {
     KeyName::evidence_of(&format!("kept/{id}"))
 }
 
-fn put_kept(batch: Batch, id: u64, kept: Vec<Kept>) -> Result<Batch, CoordinatorError> {
+fn put_kept(batch: Batch, id: u64, kept: &[Kept]) -> Result<Batch, CoordinatorError> {
     let id = id.to_string();
-    Ok(if kept.is_empty() { batch } else { batch.put(&kept_key(&id), &id, &KeptRecord(kept))? })
+    Ok(if kept.is_empty() { batch } else { batch.put(&kept_key(&id), &id, &KeptRecord(kept.to_vec()))? })
 }
 
 impl Core {
@@ -126,26 +126,41 @@ impl Core {
             records.push((record, kept));
         }
         // What the journal holds must complete, whatever happens to this process or to the next write.
-        let (mut batch, mut failed) = (Batch::new(), None);
+        let mut failed = None;
         for (id, (record, kept)) in ids.iter().copied().zip(records) {
             let accepted = Accepted::of(id, &record);
             if let Err(e) = self.with_space(|core| core.journal.append(&accepted)) {
                 failed = Some(e);
                 break;
             }
-            batch = batch.put(&KeyName::evidence(id), &id.to_string(), &record)?;
-            batch = put_kept(batch, id, kept)?;
             (self.counters.deletion, self.counters.task) = (id, counters.task);
             self.deletions.insert(id, record);
+            self.unstored.insert(id, kept);
         }
-        let batch = batch.put(&KeyName::public(), "", &self.counters)?;
-        self.with_space(|core| Ok(core.store.write(batch.clone())?))?;
+        self.with_space(Self::store_accepted)?;
         // With those that a failing store has left: what they keep of a person must not outlive that person's deletion.
         self.with_space(Self::execute_pending)?;
         if let Some(e) = failed {
             return Err(e);
         }
         Ok((whole, ids))
+    }
+
+    /// Writes accepted deletions, those who stay, and the numbers; before anything of them is executed.
+    pub(super) fn store_accepted(&mut self) -> Result<(), CoordinatorError> {
+        if self.unstored.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new().put(&KeyName::public(), "", &self.counters)?;
+        for (id, kept) in &self.unstored {
+            if let Some(record) = self.deletions.get(id) {
+                batch = batch.put(&KeyName::evidence(*id), &id.to_string(), record)?;
+                batch = put_kept(batch, *id, kept)?;
+            }
+        }
+        self.store.write(batch)?;
+        self.unstored.clear();
+        Ok(())
     }
 
     /// Tries again with the space that was set aside.
@@ -172,20 +187,25 @@ impl Core {
     /// Deletions that were accepted after this data folder was copied are done again, before anything is served; those
     /// that the journal lacks are added to it.
     pub(super) fn catch_up(&mut self, mut accepted: BTreeMap<u64, Accepted>) -> Result<(), CoordinatorError> {
+        // Numbers of deletions and tasks never come to mean something else, whatever was lost with the last writes.
+        let deletions = self.deletions.keys().chain(accepted.keys()).copied();
+        self.counters.deletion = deletions.chain([self.counters.deletion]).max().unwrap_or(0);
+        let known = self.deletions.values().filter_map(|d| d.task);
+        let tasks = known.chain(accepted.values().filter_map(|a| a.task));
+        self.counters.task = tasks.chain([self.counters.task]).max().unwrap_or(0);
         self.execute_pending()?;
         for (id, d) in &self.deletions {
             if accepted.remove(id).is_none() {
                 self.journal.append(&Accepted::of(*id, d))?;
             }
         }
-        let Some(last) = accepted.keys().next_back().copied() else { return self.drop_kept() };
+        if accepted.is_empty() {
+            return self.drop_kept();
+        }
         tracing::warn!(
             count = accepted.len(),
             "the data folder lacks accepted deletions (a restored backup?): done again"
         );
-        self.counters.deletion = self.counters.deletion.max(last);
-        // Neither do the numbers of the devices' tasks come to mean something else.
-        self.counters.task = accepted.values().filter_map(|a| a.task).chain([self.counters.task]).max().unwrap_or(0);
         for (id, a) in accepted {
             self.again(id, a)?;
         }
@@ -219,7 +239,7 @@ impl Core {
         (record.salt, record.accepted_at, record.requested_at) = (a.salt, a.at, a.at);
         record.reference = a.reference;
         let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &record)?;
-        let batch = put_kept(batch, id, kept)?;
+        let batch = put_kept(batch, id, &kept)?;
         self.store.write(batch.put(&KeyName::public(), "", &self.counters)?)?;
         self.deletions.insert(id, record);
         self.execute_pending()

@@ -19,6 +19,7 @@ impl Core {
     /// The steps that make the served model exact: withdraw, destroy, roll back, re-weigh, release and recall. Deletions that
     /// are executed together share each of them.
     pub(super) fn execute(&mut self, ids: &[u64]) -> Result<(), CoordinatorError> {
+        self.store_accepted()?;
         let mut all: Vec<(u64, DeletionRecord)> =
             ids.iter().filter_map(|id| Some((*id, self.deletions.get(id)?.clone()))).collect();
         let of = |f: &dyn Fn(&Request) -> bool| -> BTreeSet<SubjectId> {

@@ -28,7 +28,7 @@ use lethe_transport::identity::Authority;
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::records::{
-    AdminCert, Checkpoint, Counters, DeletionRecord, DeviceRecord, Epoch, ErrorRecord, Foundation, Generation,
+    AdminCert, Checkpoint, Counters, DeletionRecord, DeviceRecord, Epoch, ErrorRecord, Foundation, Generation, Kept,
     RatesRecord, ReleaseRecord, RunRecord, SubjectCert, SubjectRecord, TrainState,
 };
 use crate::run::{Run, initial};
@@ -89,6 +89,8 @@ pub(crate) struct Core {
     releases: BTreeMap<u64, ReleaseRecord>,
     /// Shards whose members may differ from what the log says.
     dirty: BTreeSet<ShardId>,
+    /// Accepted deletions that the store has not taken yet, with those who stay.
+    unstored: BTreeMap<u64, Vec<Kept>>,
     /// An audit trains this and nothing else.
     audited: Option<audit::Schedule>,
     pub(crate) meter: Meter,
@@ -154,6 +156,7 @@ impl Core {
             releases: numbered(store.all::<ReleaseRecord>()?),
             epoch,
             counters,
+            unstored: BTreeMap::new(),
             audited: None,
             space_checked: 0,
             started_at: deletion::now_unix_ms(),
@@ -201,6 +204,7 @@ impl Core {
         let shards: Vec<(ShardId, u16)> = damaged.iter().map(|q| (ShardId(q.shard), 1)).collect();
         if !shards.is_empty() {
             self.roll_back(&shards, &[])?;
+            self.store.quarantine_handled()?;
         }
         Ok(())
     }

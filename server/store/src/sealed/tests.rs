@@ -137,6 +137,11 @@ fn a_damaged_shard_is_set_aside_alone_and_its_keys_are_gone() {
         assert_eq!(s.quarantined().iter().map(|q| q.shard).collect::<Vec<_>>(), [1], "damage {how}");
         assert_eq!((s.main_content().expect("reads"), s.shard_content(0).expect("reads")), want);
         assert_eq!(s.keys::<Learned>(), ["0"]);
+        drop(s);
+        // A crash before anybody went back with the shard: it is said again.
+        s = open(dir.path()).expect("opens");
+        assert_eq!(s.quarantined().len(), 1);
+        s.quarantine_handled().expect("removes the marker");
         assert_eq!(s.existing(&[KeyName::shard(0, "1"), KeyName::shard(1, "1")]), 1);
         s.write(Batch::new().put(&KeyName::shard(1, "1"), "1", &Learned(8)).expect("encodes")).expect("writes");
         drop(s);
@@ -284,4 +289,22 @@ fn a_write_that_failed_after_the_fact_does_not_damage_the_store() {
 #[test]
 fn a_record_cannot_be_sealed_under_a_key_of_another_class() {
     assert!(Batch::new().put(&KeyName::public(), "1", &Row("x".into())).is_err());
+}
+
+#[test]
+fn a_count_that_cannot_be_written_does_not_damage_the_store() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut s = filled(dir.path());
+    // Counting fails, as on an I/O error.
+    let broken = Head::open(&dir.path().join("elsewhere"), &[0; 32]).expect("opens").0;
+    let whole = std::mem::replace(&mut s.parts[0].head, broken.read_only().expect("reopens"));
+    let long = KeyName::subject("y");
+    let batch = Batch::new().put(&long, "9", &Row("late".into())).expect("encodes");
+    assert!(s.write(batch.clone()).is_err() && s.destroy(&[KeyName::subject("canary-0")]).is_err());
+    s.parts[0].head = whole;
+    s.write(batch).expect("the retry succeeds");
+    let want = s.content().expect("reads");
+    drop(s);
+    let s = open(dir.path()).expect("not damaged");
+    assert_eq!((s.content().expect("reads"), s.keys::<Row>()), (want, vec!["1".into(), "3".into(), "9".into()]));
 }
