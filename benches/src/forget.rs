@@ -149,7 +149,7 @@ async fn latency(deletions: usize) -> anyhow::Result<Value> {
         let requests = vec![DeletionRequest::Erase { subject: SubjectId::new(user.to_string())? }];
         let started = Instant::now();
         let AdminReply::Planned { ids, .. } =
-            ask(&fed, AdminRequest::Forget { requests, dry_run: false, reference: String::new() }).await?
+            ask(&fed, AdminRequest::Forget { requests, dry_run: false, asked: 0, reference: String::new() }).await?
         else {
             bail!("the deletion of {user} was not accepted")
         };

@@ -298,7 +298,7 @@ impl Operator {
 
     /// Asks for a batch; the numbers.
     pub async fn ask_for(&self, requests: Vec<DeletionRequest>) -> Result<Vec<u64>, lethe_transport::TransportError> {
-        match self.ask(AdminRequest::Forget { requests, dry_run: false, reference: String::new() }).await? {
+        match self.ask(AdminRequest::Forget { requests, dry_run: false, asked: 0, reference: String::new() }).await? {
             AdminReply::Planned { ids, .. } => Ok(ids),
             other => panic!("{other:?}"),
         }
@@ -306,7 +306,10 @@ impl Operator {
 
     /// The plan of a batch.
     pub async fn plan_for(&self, requests: Vec<DeletionRequest>) -> String {
-        match self.ask(AdminRequest::Forget { requests, dry_run: true, reference: String::new() }).await.expect("plans")
+        match self
+            .ask(AdminRequest::Forget { requests, dry_run: true, asked: 0, reference: String::new() })
+            .await
+            .expect("plans")
         {
             AdminReply::Planned { text, .. } => text,
             other => panic!("{other:?}"),

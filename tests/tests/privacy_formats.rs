@@ -159,7 +159,22 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
     // A controller that did not get the answer asks again: nothing happens twice.
     assert_eq!(desk.opendsr(&["receive", &file, "--controller", "shop"]), answer);
     let AdminReply::Deletions(all) = op.ask(AdminRequest::Deletions { after: 0 }).await.unwrap() else { panic!() };
-    assert_eq!(all.len(), 1);
+    assert_eq!((all.len(), all[0].due_at), (1, 1_771_513_200), "due 30 days after the person asked");
+    // Nor is its id good for anybody else.
+    let (_, other) = request(1, "person-4", &url);
+    let (code, _, err) = desk.run(&[
+        "opendsr",
+        "receive",
+        &desk.file("other.json", &other),
+        "--controller",
+        "shop",
+        "--domain",
+        "lethe.example",
+        "--key",
+        &fixture("test-rsa.pem").to_string_lossy(),
+    ]);
+    assert!(code == 1 && err.contains("another person"), "{err}");
+    assert!(op.lineage(4).await.is_ok());
     // Somebody who is not known here.
     let (unknown, body) = request(2, "nobody", &url);
     desk.opendsr(&["receive", &desk.file("unknown.json", &body), "--controller", "shop"]);
@@ -206,8 +221,13 @@ async fn iab_tokens_are_verified_acknowledged_and_completed() {
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     let (first, exchange) = (key("test-p256.pem"), key("test-ed25519.pem"));
-    let party = |domain: &str, key: &SigningKey| Party { domain: domain.into(), keys: vec![key.jwk("k")] };
-    let partners = json!([party("shop.example", &first), party("exchange.example", &exchange)]).to_string();
+    let party = |domain: &str, key: &SigningKey, first_party| Party {
+        domain: domain.into(),
+        keys: vec![key.jwk("k")],
+        first_party,
+    };
+    let partners =
+        json!([party("shop.example", &first, true), party("exchange.example", &exchange, false)]).to_string();
     let partners = desk.file("partners.json", &partners);
     let iat = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
     let token = |jti: &str, kind: &str| {
@@ -236,9 +256,10 @@ async fn iab_tokens_are_verified_acknowledged_and_completed() {
     let good = token("t2", "customer");
     assert_eq!(receive(&good), (0, 0));
     assert_eq!(receive(&good), (0, 0), "again: acknowledged, and done once");
+    assert_eq!(receive(&token("t3", "customer")), (0, 0), "the same first party's request, by another way");
     assert!(op.lineage(3).await.is_err());
     op.deleted(1).await;
-    let (code, out, err) = desk.run(&[&["iab-ddrf", "complete", "t2"], &us[..]].concat());
+    let (code, out, err) = desk.run(&[&["iab-ddrf", "complete", "origin"], &us[..]].concat());
     assert_eq!(code, 0, "{err}");
     let ack: AckClaims = jws::verify(out.trim(), &[key("test-rsa.pem").jwk("lethe")]).unwrap();
     assert_eq!((ack.result, ack.rq_jwt), (0, good));

@@ -171,6 +171,7 @@ async fn two_operators_have_to_agree_when_the_policy_says_so() {
     let forget = |s| AdminRequest::Forget {
         requests: vec![DeletionRequest::Erase { subject: id(s) }],
         dry_run: false,
+        asked: 0,
         reference: String::new(),
     };
     let AdminReply::Proposed(p) = one.ask(forget(1)).await.unwrap() else { panic!() };

@@ -107,7 +107,7 @@ fn run_online(home: &std::path::Path, command: Command, out: &output::Output) ->
             Command::Forecast(args) => commands::forget::forecast(&args, &desk, out).await,
             Command::Policy(args) => commands::policy::policy(&args, &desk, out).await,
             Command::Approve(args) => commands::policy::approve(&args, &desk, out).await,
-            Command::Cancel(args) => commands::policy::cancel(&args, &desk, out).await,
+            Command::Cancel(args) => commands::policy::cancel(&args, home, &desk, out).await,
             Command::Actions => commands::policy::actions(&desk, out).await,
             Command::List(args) => commands::list::run(&args, &desk, out).await,
             Command::Import(args) => commands::import::run(&args, &desk, out).await,

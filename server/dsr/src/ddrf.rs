@@ -125,6 +125,9 @@ pub struct Party {
     /// JSON Web Keys, as in `dsrdelete.json`.
     #[serde(rename = "publicKey")]
     pub keys: Vec<Jwk>,
+    /// People may be its customers: it may sign identity tokens.
+    #[serde(rename = "firstParty", default)]
+    pub first_party: bool,
 }
 
 /// A request that was verified.
@@ -175,12 +178,19 @@ pub fn receive(token: &str, parties: &[Party], known: &str, now: i64) -> Result<
     let claimed: RequestClaims = unverified(token)?;
     let request: RequestClaims = verify(token, keys(parties, &claimed.iss)?)?;
     let claimed: IdClaims = unverified(&request.id_jwt)?;
+    if !parties.iter().any(|p| p.domain == claimed.iss && p.first_party) {
+        return Err(DsrError::Key(format!("{} is not marked as a first party among the partners", claimed.iss)));
+    }
     let origin: IdClaims = verify(&request.id_jwt, keys(parties, &claimed.iss)?)?;
     version(&request.version)?;
     version(&origin.version)?;
     fresh(request.iat, now)?;
     fresh(origin.iat, now)?;
     let sub = &request.sub;
+    if *sub != origin.sub {
+        let why = "the requester's identifier is not the first party's: aliases are not resolved here";
+        return Err(DsrError::IdentityFormat(why.into()));
+    }
     if sub.identifier_type != known {
         return Err(DsrError::IdentityType { got: vec![sub.identifier_type.clone()], want: known.to_owned() });
     }

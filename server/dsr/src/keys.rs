@@ -11,6 +11,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::DsrError;
 
+/// A random salt and the salted digest of a text, hexadecimal: to know it again without keeping it.
+pub fn blind(text: &str, salt: Option<&str>) -> Result<(String, String), DsrError> {
+    let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let salt = match salt {
+        Some(salt) => salt.to_owned(),
+        None => {
+            let mut bytes = [0; 32];
+            ring::rand::SecureRandom::fill(&SystemRandom::new(), &mut bytes)
+                .map_err(|_| DsrError::Key("no random numbers".into()))?;
+            hex(&bytes)
+        }
+    };
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    context.update(salt.as_bytes());
+    context.update(text.as_bytes());
+    Ok((salt, hex(context.finish().as_ref())))
+}
+
 /// Base64url without padding.
 pub(crate) fn encode(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)

@@ -10,7 +10,7 @@ pub mod jws;
 mod keys;
 pub mod opendsr;
 
-pub use keys::{Jwk, SigningKey};
+pub use keys::{Jwk, SigningKey, blind};
 use thiserror::Error;
 
 /// Why a request is not taken, or an answer not made.

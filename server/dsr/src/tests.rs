@@ -90,7 +90,13 @@ fn tokens(first: usize, requester: usize) -> (String, Vec<Party>) {
         identifier_type: "customer".into(),
         identifier_format: "raw".into(),
     };
-    let id = IdClaims { version: "1.0".into(), jti: "j1".into(), iss: "shop.example".into(), sub: sub("x"), iat: NOW };
+    let id = IdClaims {
+        version: "1.0".into(),
+        jti: "j1".into(),
+        iss: "shop.example".into(),
+        sub: sub("person-1"),
+        iat: NOW,
+    };
     let id_jwt = jws::sign(&id, &key(first), "first").expect("signs");
     let rq = RequestClaims {
         version: "1.0".into(),
@@ -100,7 +106,11 @@ fn tokens(first: usize, requester: usize) -> (String, Vec<Party>) {
         sub: sub("person-1"),
         iat: NOW,
     };
-    let party = |domain: &str, i: usize, kid: &str| Party { domain: domain.into(), keys: vec![key(i).jwk(kid)] };
+    let party = |domain: &str, i: usize, kid: &str| Party {
+        domain: domain.into(),
+        keys: vec![key(i).jwk(kid)],
+        first_party: kid == "first",
+    };
     let parties = vec![party("shop.example", first, "first"), party("exchange.example", requester, "rq")];
     (jws::sign(&rq, &key(requester), "rq").expect("signs"), parties)
 }
@@ -131,6 +141,18 @@ fn what_is_wrong_with_a_token_has_its_code() {
     assert_eq!(code(&token, &parties, "customer", NOW + ddrf::MAX_AGE + 1), 6);
     assert_eq!(code(&token, &parties[..1], "customer", NOW), 3, "no keys of the requester");
     assert_eq!(code(&token, &parties[1..], "customer", NOW), 3, "no keys of the first party");
+    let mut unmarked = parties.clone();
+    unmarked[0].first_party = false;
+    assert_eq!(code(&token, &unmarked, "customer", NOW), 3, "nobody's customers");
+    let claims: RequestClaims = jws::unverified(&token).expect("claims");
+    let sub = Identifier { identifier_value: "person-2".into(), ..claims.sub.clone() };
+    let other = jws::sign(&RequestClaims { sub, ..claims }, &key(1), "rq").expect("signs");
+    assert_eq!(code(&other, &parties, "customer", NOW), 5, "somebody else than the first party named");
+    let mut odd = parties.clone();
+    let mut strange = odd[1].keys[0].clone();
+    (strange.crv, strange.kid) = (Some("P-384".into()), None);
+    odd[1].keys.insert(0, strange);
+    assert!(ddrf::receive(&token, &odd, "customer", NOW).is_ok(), "a key of another kind is skipped");
     let mut swapped = parties.clone();
     (swapped[0].keys, swapped[1].keys) = (parties[1].keys.clone(), parties[0].keys.clone());
     swapped.iter_mut().for_each(|p| p.keys.iter_mut().for_each(|k| k.kid = None));

@@ -14,6 +14,8 @@ pub enum AdminRequest {
         requests: Vec<DeletionRequest>,
         /// Only plan.
         dry_run: bool,
+        /// When it was asked for, in Unix seconds, if earlier than now: the deadline counts from then. 0: now.
+        asked: u64,
         /// What whoever asked calls it and where the answer goes; kept with the deletions as it is, at most
         /// [`crate::limits::MAX_REFERENCE`] bytes. Empty: nothing.
         reference: String,

@@ -13,6 +13,8 @@ pub enum Proposal {
         /// What is asked.
         requests: Vec<DeletionRequest>,
         /// See [`crate::admin::AdminRequest::Forget`].
+        asked: u64,
+        /// Likewise.
         reference: String,
     },
     /// Invite another operator.

@@ -9,7 +9,7 @@ pub const ALPN: &[u8] = b"lethe/3";
 /// Longest subject or item identifier, in bytes.
 pub const MAX_ID: usize = 128;
 /// Longest reference that comes with a request, in bytes.
-pub const MAX_REFERENCE: usize = 8 << 10;
+pub const MAX_REFERENCE: usize = 96 << 10;
 /// About how many bytes a page of a list has.
 pub const PAGE: usize = 1 << 20;
 /// Longest message whose body is small (everything but activations, adapters and tables).

@@ -79,17 +79,17 @@ pub(crate) enum Outcome {
 }
 
 pub(crate) async fn ask(desk: &Desk, requests: Vec<DeletionRequest>, dry_run: bool) -> anyhow::Result<Outcome> {
-    ask_with(desk, requests, dry_run, String::new()).await
+    ask_with(desk, requests, dry_run, (0, String::new())).await
 }
 
-/// The same, with what came with the requests.
+/// The same, with when they were asked for and what came with them.
 pub(crate) async fn ask_with(
     desk: &Desk,
     requests: Vec<DeletionRequest>,
     dry_run: bool,
-    reference: String,
+    (asked, reference): (u64, String),
 ) -> anyhow::Result<Outcome> {
-    outcome(desk.ask(AdminRequest::Forget { requests, dry_run, reference }).await?)
+    outcome(desk.ask(AdminRequest::Forget { requests, dry_run, asked, reference }).await?)
 }
 
 pub(crate) fn outcome(reply: AdminReply) -> anyhow::Result<Outcome> {

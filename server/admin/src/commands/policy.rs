@@ -1,5 +1,6 @@
 //! `lethe-admin policy`, `approve`, `cancel` and `actions`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use lethe_proto::admin::{AdminReply, AdminRequest, ProposalState};
@@ -59,7 +60,8 @@ pub(crate) async fn approve(which: &Which, desk: &Desk, out: &Output) -> anyhow:
     }
 }
 
-pub(crate) async fn cancel(which: &Which, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn cancel(which: &Which, home: &Path, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+    super::requests::cancelled(desk, home, which.proposal).await?;
     match desk.ask(AdminRequest::Cancel { proposal: which.proposal }).await? {
         AdminReply::Done => {
             out.show(&format!("proposal {} is withdrawn", which.proposal), &json!({ "cancelled": which.proposal }))?;

@@ -35,8 +35,8 @@ impl Core {
             AdminRequest::Forget { requests, dry_run: true, .. } => {
                 Ok(planned(&self.plan_deletion(&requests)?, vec![]))
             }
-            AdminRequest::Forget { requests, dry_run: false, reference } => {
-                self.propose(Proposal::Forget { requests, reference }, by, now)
+            AdminRequest::Forget { requests, dry_run: false, asked, reference } => {
+                self.propose(Proposal::Forget { requests, asked, reference }, by, now)
             }
             AdminRequest::Policy { approvals: Some(n) } => {
                 self.note(by, format!("policy: {n} approvals"))?;

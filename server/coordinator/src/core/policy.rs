@@ -51,7 +51,7 @@ impl Core {
     /// Refuses at once what could not be carried out later.
     fn check(&self, what: &Proposal) -> Result<(), CoordinatorError> {
         match what {
-            Proposal::Forget { requests, reference } => {
+            Proposal::Forget { requests, reference, .. } => {
                 if reference.len() > MAX_REFERENCE {
                     let got = reference.len();
                     return Err(refuse(format!("a reference of {got} bytes, at most {MAX_REFERENCE}")));
@@ -72,7 +72,10 @@ impl Core {
     fn carry_out(&mut self, what: Proposal, asked: u64, now: u64) -> Result<AdminReply, CoordinatorError> {
         match what {
             Proposal::InviteOperator => Ok(AdminReply::Invited { token: self.invite(None)?.text() }),
-            Proposal::Forget { requests, reference } => {
+            Proposal::Forget { requests, asked: earlier, reference } => {
+                // A year back at most: what is older was asked of somebody else.
+                let year = asked.saturating_sub(366 * 86_400_000);
+                let asked = if earlier > 0 { earlier.saturating_mul(1000).clamp(year, asked) } else { asked };
                 let (plan, ids) = self.forget(requests, &reference, asked)?;
                 self.tick(now)?;
                 Ok(super::admin::planned(&plan, ids))

@@ -1,7 +1,8 @@
 //! Callbacks: every address of every request is told each status once, over HTTPS; what failed is tried again next time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,7 +11,8 @@ use lethe_dsr::opendsr::{Signed, Status, StatusBody};
 use ureq::Agent;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
-use super::{Book, Found, Signing, all};
+use super::book::Book;
+use super::{Reference, Signing, all};
 use crate::desk::Desk;
 use crate::output::error;
 
@@ -49,34 +51,59 @@ fn agent(args: &Args) -> anyhow::Result<Agent> {
     Ok(config.tls_config(tls).build().new_agent())
 }
 
-pub(crate) async fn run(args: &Args, desk: &Desk, book: &mut Book) -> anyhow::Result<ExitCode> {
-    let (agent, key) = (agent(args)?, args.signing.key()?);
+pub(crate) async fn run(args: &Args, home: &Path, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
+    let caller =
+        Arc::new(Caller { agent: agent(args)?, key: args.signing.key()?, domain: args.signing.domain.clone() });
+    let Some(seconds) = args.every else {
+        return Ok(if tell(&caller, desk, book).await? { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+    };
     loop {
-        let failed = tell(&agent, &key, &args.signing.domain, desk, book).await?;
-        match args.every {
-            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.max(1))).await,
-            None if failed => return Ok(ExitCode::FAILURE),
-            None => return Ok(ExitCode::SUCCESS),
+        // A connection of its own each time: the coordinator may have been restarted meanwhile.
+        let told = match Desk::open(home).await {
+            Ok(desk) => tell(&caller, &desk, book).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = told {
+            error(&format!("{e:#}; looking again in {seconds} s"));
         }
+        tokio::time::sleep(Duration::from_secs(seconds.max(1))).await;
     }
 }
 
+struct Caller {
+    agent: Agent,
+    key: SigningKey,
+    domain: String,
+}
+
 /// Tells who has not been told; whether somebody could not be.
-async fn tell(agent: &Agent, key: &SigningKey, domain: &str, desk: &Desk, book: &mut Book) -> anyhow::Result<bool> {
+async fn tell(caller: &Arc<Caller>, desk: &Desk, book: &Book) -> anyhow::Result<bool> {
     let mut failed = false;
-    for (id, found) in all(desk, book).await? {
-        for url in &found.reference.callbacks {
-            let Some(booked) = book.requests.get(&id) else { continue };
-            if booked.told.get(url) == Some(&found.status) {
-                continue;
-            }
-            match call(agent, key, domain, &found, url) {
+    let known = book.read()?;
+    for (key, found) in all(desk, &known).await? {
+        let Some(booked) = known.get(&key) else { continue };
+        let Some(status) = found.status else {
+            failed = true;
+            error(&format!("{:#}", found.known().err().context("a request without a status")?));
+            continue;
+        };
+        for url in found.reference.callbacks.iter().filter(|u| booked.told.get(*u) != Some(&status)) {
+            let (caller, reference, to) = (caller.clone(), found.reference.clone(), url.clone());
+            // On a thread of its own: the connection to the coordinator stays alive meanwhile.
+            let called = tokio::task::spawn_blocking(move || caller.call(&reference, status, &to)).await?;
+            match called {
                 Ok(()) => {
-                    note(book, &id, url, found.status)?;
+                    let _lock = book.lock()?;
+                    book.change(|all| {
+                        if let Some(b) = all.get_mut(&key) {
+                            b.told.insert(url.clone(), status);
+                        }
+                        Ok(())
+                    })?;
                 }
                 Err(e) => {
                     failed = true;
-                    error(&format!("{id}: {url}: {e:#}; it is tried again"));
+                    error(&format!("{}: {url}: {e:#}; it is tried again", found.reference.id));
                 }
             }
         }
@@ -84,22 +111,16 @@ async fn tell(agent: &Agent, key: &SigningKey, domain: &str, desk: &Desk, book: 
     Ok(failed)
 }
 
-fn note(book: &mut Book, id: &str, url: &str, status: Status) -> anyhow::Result<()> {
-    if let Some(b) = book.requests.get_mut(id) {
-        b.told.insert(url.to_owned(), status);
+impl Caller {
+    fn call(&self, r: &Reference, status: Status, url: &str) -> anyhow::Result<()> {
+        let body = StatusBody::new(&r.id, &r.controller, status, r.due, Some(url))?;
+        let signed = Signed::new(&body, &self.domain, &self.key)?;
+        let mut request = self.agent.post(url);
+        for (name, value) in signed.headers() {
+            request = request.header(name, value);
+        }
+        let status = request.send(signed.body.as_bytes())?.status();
+        anyhow::ensure!(status.is_success(), "answered {status}");
+        Ok(())
     }
-    book.save()
-}
-
-fn call(agent: &Agent, key: &SigningKey, domain: &str, found: &Found, url: &str) -> anyhow::Result<()> {
-    let r = &found.reference;
-    let body = StatusBody::new(&r.id, &r.controller, found.status, r.due, Some(url))?;
-    let signed = Signed::new(&body, domain, key)?;
-    let mut request = agent.post(url);
-    for (name, value) in signed.headers() {
-        request = request.header(name, value);
-    }
-    let status = request.send(signed.body.as_bytes())?.status();
-    anyhow::ensure!(status.is_success(), "answered {status}");
-    Ok(())
 }

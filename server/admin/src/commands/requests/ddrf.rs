@@ -9,7 +9,8 @@ use lethe_dsr::jws::MAX_TOKEN;
 use lethe_dsr::opendsr::Status;
 use serde_json::json;
 
-use super::{Book, Reference, Signing, deliver, find, submit};
+use super::book::Book;
+use super::{Reference, Signing, deliver, find, submit};
 use crate::desk::Desk;
 use crate::when::now;
 
@@ -46,7 +47,7 @@ struct Us {
 struct Receive {
     /// File with the token.
     token: PathBuf,
-    /// Public keys of partners, JSON: `[{"domain": "shop.example", "publicKey": [JWK, ...]}, ...]`, from their
+    /// Public keys of partners, JSON: `[{"domain": "shop.example", "publicKey": [JWK, ...], "firstParty": true}, ...]`, from their
     /// `dsrdelete.json`.
     #[arg(long)]
     partners: PathBuf,
@@ -59,8 +60,11 @@ struct Receive {
 
 #[derive(clap::Args)]
 struct Complete {
-    /// `jti` of the request token.
+    /// `jti` of the identity token.
     id: String,
+    /// Domain of the first party, if several use the same.
+    #[arg(long)]
+    first_party: Option<String>,
     #[command(flatten)]
     us: Us,
 }
@@ -78,9 +82,9 @@ struct Publish {
 }
 
 pub(crate) async fn run(args: &Args, home: &Path, desk: &Desk) -> anyhow::Result<ExitCode> {
-    let mut book = Book::open(home)?;
+    let book = Book::of(home);
     match &args.what {
-        What::Receive(r) => receive(r, desk, &mut book).await,
+        What::Receive(r) => receive(r, desk, &book).await,
         What::Complete(c) => complete(c, desk, &book).await,
         What::Publish(p) => publish(p),
     }
@@ -94,7 +98,7 @@ fn acknowledge(us: &Us, token: &str, jti: &str, code: u8, text: Option<&str>) ->
     deliver(&ack, us.out.as_ref())
 }
 
-async fn receive(r: &Receive, desk: &Desk, book: &mut Book) -> anyhow::Result<ExitCode> {
+async fn receive(r: &Receive, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(&r.token).with_context(|| r.token.display().to_string())?;
     let token = text.trim();
     anyhow::ensure!(token.len() <= MAX_TOKEN, "a token of {} bytes, at most {MAX_TOKEN}", token.len());
@@ -109,30 +113,27 @@ async fn receive(r: &Receive, desk: &Desk, book: &mut Book) -> anyhow::Result<Ex
             bail!(e);
         }
     };
-    let id = verified.request.jti.clone();
+    // The first party's request: whoever passes it on, and how often, it is done once.
+    let id = verified.origin.jti.clone();
     let reference = Reference {
         format: "iab-ddrf".into(),
         id: id.clone(),
-        controller: verified.request.iss.clone(),
+        controller: verified.origin.iss.clone(),
         received: at,
         due: verified.origin.iat + 30 * 86_400,
         callbacks: vec![],
         token: Some(token.to_owned()),
     };
-    let found = submit(desk, book, verified.deletion, reference).await?;
-    anyhow::ensure!(
-        found.reference.controller == verified.request.iss,
-        "jti {id} was used by {} before",
-        found.reference.controller
-    );
+    submit(desk, book, verified.deletion, verified.origin.iat, reference).await?;
     acknowledge(&r.us, token, &format!("{id}-received"), 0, None)?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn complete(c: &Complete, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
-    let found = find(desk, book, &c.id).await?.with_context(|| format!("no request {} was received", c.id))?;
-    if found.status != Status::Completed {
-        crate::output::error(&format!("request {} is {:?}", c.id, found.status));
+    let found = find(desk, book, "iab-ddrf", &c.id, c.first_party.as_deref()).await?;
+    let status = found.known()?;
+    if status != Status::Completed {
+        crate::output::error(&format!("request {} is {status:?}", c.id));
         return Ok(ExitCode::from(3));
     }
     let (Some(token), Some(deletion)) = (found.reference.token, found.deletion) else {

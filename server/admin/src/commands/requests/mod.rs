@@ -1,12 +1,12 @@
 //! Requests in the formats of privacy platforms: what is common to them.
 //!
-//! What came with a request is kept with its deletions at the coordinator, sealed (`Reference`). The operator's home keeps a
-//! book of requests, `requests.json`: their ids and what was last answered. It names nobody.
+//! What came with a request is kept with its deletions at the coordinator, sealed ([`Reference`]); the operator's [`book`]
+//! knows the request again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use lethe_dsr::SigningKey;
 use lethe_dsr::opendsr::Status;
 use lethe_proto::admin::DeletionPhase;
@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use super::forget::{Outcome, ask_with};
 use crate::desk::Desk;
+use book::{Book, Requests};
 
+pub(crate) mod book;
 pub(crate) mod callbacks;
 pub(crate) mod ddrf;
 pub(crate) mod opendsr;
@@ -29,9 +31,9 @@ pub(crate) mod opendsr;
 pub(crate) struct Reference {
     /// `opendsr` or `iab-ddrf`.
     pub(crate) format: String,
-    /// The request's own id.
+    /// The request's own id; each controller has its own.
     pub(crate) id: String,
-    /// Who asked, as this installation calls them.
+    /// Who asked: as this installation calls them, or the first party's domain.
     pub(crate) controller: String,
     /// Unix seconds.
     pub(crate) received: i64,
@@ -45,43 +47,10 @@ pub(crate) struct Reference {
     pub(crate) token: Option<String>,
 }
 
-/// A request in the book.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Booked {
-    /// What came with it, without the token (which names the person).
-    pub(crate) reference: Reference,
-    /// Nobody of that name is known: nothing had to be done.
-    pub(crate) unknown: bool,
-    /// Status that each callback address was told last.
-    #[serde(default)]
-    pub(crate) told: BTreeMap<String, Status>,
-}
-
-/// The operator's book of requests.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Book {
-    #[serde(skip)]
-    path: PathBuf,
-    #[serde(flatten)]
-    pub(crate) requests: BTreeMap<String, Booked>,
-}
-
-impl Book {
-    pub(crate) fn open(home: &Path) -> anyhow::Result<Self> {
-        let path = home.join("requests.json");
-        let mut book: Self = match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).with_context(|| path.display().to_string())?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::default(),
-            Err(e) => return Err(e).with_context(|| path.display().to_string()),
-        };
-        book.path = path;
-        Ok(book)
-    }
-
-    pub(crate) fn save(&self) -> anyhow::Result<()> {
-        let next = self.path.with_extension("next");
-        std::fs::write(&next, serde_json::to_vec_pretty(self)?).with_context(|| next.display().to_string())?;
-        std::fs::rename(&next, &self.path).with_context(|| self.path.display().to_string())
+impl Reference {
+    /// Under which it is known.
+    pub(crate) fn key(&self) -> String {
+        format!("{} {} {}", self.format, self.controller, self.id)
     }
 }
 
@@ -103,81 +72,143 @@ impl Signing {
     }
 }
 
-/// A request, as the coordinator knows it.
+/// A request, as book and coordinator know it.
+#[derive(Clone)]
 pub(crate) struct Found {
     pub(crate) reference: Reference,
-    pub(crate) status: Status,
+    /// `None`: it was taken, and the coordinator does not know it any more (a proposal that a restored backup lacks).
+    pub(crate) status: Option<Status>,
+    /// Whom it is about, where the coordinator knows.
+    subject: Option<String>,
     /// The proposal that waits for other operators.
     pub(crate) proposal: Option<u64>,
     /// The deletion.
     pub(crate) deletion: Option<u64>,
 }
 
-/// All requests that came in one of these formats.
-pub(crate) async fn all(desk: &Desk, book: &Book) -> anyhow::Result<BTreeMap<String, Found>> {
+impl Found {
+    /// The status, or what to do without one.
+    pub(crate) fn known(&self) -> anyhow::Result<Status> {
+        let id = &self.reference.id;
+        self.status.with_context(|| {
+            format!("request {id} was taken, and the coordinator does not know it any more: hand it in again")
+        })
+    }
+}
+
+/// All requests that came in one of these formats, by key.
+pub(crate) async fn all(desk: &Desk, book: &Requests) -> anyhow::Result<BTreeMap<String, Found>> {
     let mut out = BTreeMap::new();
     let parse = |text: &str| serde_json::from_str::<Reference>(text).ok();
-    // What is known to nobody else was answered at once, or withdrawn.
-    for (id, b) in &book.requests {
-        let status = if b.unknown { Status::Completed } else { Status::Cancelled };
+    for (key, b) in book {
+        let status = match (b.unknown, b.cancelled) {
+            (true, _) => Some(Status::Completed),
+            (_, true) => Some(Status::Cancelled),
+            _ => None,
+        };
         let reference = b.reference.clone();
-        out.insert(id.clone(), Found { reference, status, proposal: None, deletion: None });
+        out.insert(key.clone(), Found { reference, status, subject: None, proposal: None, deletion: None });
     }
+    let about = |r: &DeletionRequest| r.subject().map(|s| s.as_str().to_owned());
     for p in desk.proposals().await? {
-        if let Proposal::Forget { reference, .. } = &p.what
+        if let Proposal::Forget { reference, requests, .. } = &p.what
             && let Some(reference) = parse(reference)
         {
-            let found = Found { reference, status: Status::Pending, proposal: Some(p.id), deletion: None };
-            out.insert(found.reference.id.clone(), found);
+            let (status, subject) = (Some(Status::Pending), requests.first().and_then(about));
+            let found = Found { reference, status, subject, proposal: Some(p.id), deletion: None };
+            out.insert(found.reference.key(), found);
         }
     }
     for d in desk.deletions().await? {
         if let Some(reference) = parse(&d.reference) {
             let status = if d.phase == DeletionPhase::Done { Status::Completed } else { Status::InProgress };
-            let found = Found { reference, status, proposal: None, deletion: Some(d.id) };
-            out.insert(found.reference.id.clone(), found);
+            let (status, subject) = (Some(status), about(&d.request));
+            let found = Found { reference, status, subject, proposal: None, deletion: Some(d.id) };
+            out.insert(found.reference.key(), found);
         }
     }
     Ok(out)
 }
 
-/// One of them.
-pub(crate) async fn find(desk: &Desk, book: &Book, id: &str) -> anyhow::Result<Option<Found>> {
-    Ok(all(desk, book).await?.remove(id))
+/// The one with this id in a format; `controller` tells apart those of several that use the same.
+pub(crate) async fn find(
+    desk: &Desk,
+    book: &Book,
+    format: &str,
+    id: &str,
+    controller: Option<&str>,
+) -> anyhow::Result<Found> {
+    let all = all(desk, &book.read()?).await?;
+    let fits = |f: &&Found| {
+        let r = &f.reference;
+        r.format == format && r.id == id && controller.is_none_or(|c| c == r.controller)
+    };
+    let mut found = all.values().filter(fits);
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one.clone()),
+        (None, _) => bail!("no request {id} was received"),
+        _ => bail!("several controllers have a request {id}: name one with --controller"),
+    }
 }
 
-/// Hands a request to the coordinator, once: a request that comes again is found as it is.
+/// Hands a request to the coordinator, once: a request that comes again is found as it is. An id that was used for somebody
+/// else is refused.
 pub(crate) async fn submit(
     desk: &Desk,
-    book: &mut Book,
+    book: &Book,
     deletion: DeletionRequest,
+    asked: i64,
     reference: Reference,
 ) -> anyhow::Result<Found> {
-    if let Some(found) = find(desk, book, &reference.id).await? {
+    let _lock = book.lock()?;
+    let (known, key) = (book.read()?, reference.key());
+    let subject = deletion.subject().map_or("", |s| s.as_str()).to_owned();
+    if let Some(booked) = known.get(&key) {
+        booked.check(&subject)?;
+    }
+    if let Some(found) = all(desk, &known).await?.remove(&key).filter(|f| f.status.is_some()) {
+        if found.subject.as_ref().is_some_and(|s| *s != subject) {
+            bail!("{} was used for another person before: ids are never used twice", reference.id);
+        }
+        if !known.contains_key(&key) {
+            // A crash came between the coordinator's answer and the book, or another operator took it.
+            book.enter(&found.reference, &subject, false)?;
+        }
         return Ok(found);
     }
     let text = serde_json::to_string(&reference)?;
-    anyhow::ensure!(
-        text.len() <= MAX_REFERENCE,
-        "the request's own part has {} bytes, at most {MAX_REFERENCE}",
-        text.len()
-    );
-    let unknown = match ask_with(desk, vec![deletion], false, text).await {
+    let got = text.len();
+    anyhow::ensure!(got <= MAX_REFERENCE, "the request's own part has {got} bytes, at most {MAX_REFERENCE}");
+    let unknown = match ask_with(desk, vec![deletion], false, (asked.max(0) as u64, text)).await {
         Ok(Outcome::Planned(_) | Outcome::Proposed(_)) => false,
         Err(e) if is_unknown(&e) => true,
         Err(e) => return Err(e),
     };
-    let mut kept = reference.clone();
-    kept.token = None;
-    book.requests.insert(reference.id.clone(), Booked { reference: kept, unknown, told: BTreeMap::new() });
-    book.save()?;
-    find(desk, book, &reference.id).await?.context("the coordinator does not show the request that it accepted")
+    book.enter(&reference, &subject, unknown)?;
+    let found = all(desk, &book.read()?).await?.remove(&key);
+    found.context("the coordinator does not show the request that it accepted")
 }
 
 /// Nobody of that name: for those who asked, that is a request with nothing left to do.
 fn is_unknown(e: &anyhow::Error) -> bool {
     let cause = e.chain().find_map(|c| c.downcast_ref::<TransportError>());
     matches!(cause, Some(TransportError::Refused { code: Refusal::NotFound, .. }))
+}
+
+/// Notes in the book that a proposal was withdrawn, if it came as such a request.
+pub(crate) async fn cancelled(desk: &Desk, home: &Path, proposal: u64) -> anyhow::Result<()> {
+    let waiting = desk.proposals().await?;
+    let Some(p) = waiting.iter().find(|p| p.id == proposal) else { return Ok(()) };
+    let Proposal::Forget { reference, .. } = &p.what else { return Ok(()) };
+    let Ok(reference) = serde_json::from_str::<Reference>(reference) else { return Ok(()) };
+    let book = Book::of(home);
+    let _lock = book.lock()?;
+    book.change(|all| {
+        if let Some(b) = all.get_mut(&reference.key()) {
+            b.cancelled = true;
+        }
+        Ok(())
+    })
 }
 
 /// Writes an answer to a file or prints it.

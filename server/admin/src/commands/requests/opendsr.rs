@@ -7,7 +7,8 @@ use anyhow::{Context, bail};
 use lethe_dsr::opendsr::{Cancelled, Discovery, Request, Signed, Status, StatusBody};
 use lethe_proto::admin::AdminRequest;
 
-use super::{Book, Reference, Signing, callbacks, deliver, find, submit};
+use super::book::Book;
+use super::{Reference, Signing, callbacks, cancelled, deliver, find, submit};
 use crate::desk::Desk;
 use crate::when::now;
 
@@ -55,6 +56,9 @@ struct Receive {
 struct Which {
     /// `subject_request_id`.
     id: String,
+    /// Whose, if several use the same.
+    #[arg(long)]
+    controller: Option<String>,
     #[command(flatten)]
     signing: Signing,
     /// Write the answer here.
@@ -73,12 +77,12 @@ struct About {
 }
 
 pub(crate) async fn run(args: &Args, home: &Path, desk: &Desk) -> anyhow::Result<ExitCode> {
-    let mut book = Book::open(home)?;
+    let book = Book::of(home);
     match &args.what {
-        What::Receive(r) => receive(r, desk, &mut book).await,
+        What::Receive(r) => receive(r, desk, &book).await,
         What::Status(w) => status(w, desk, &book).await,
-        What::Cancel(w) => cancel(w, desk, &book).await,
-        What::Callbacks(c) => callbacks::run(c, desk, &mut book).await,
+        What::Cancel(w) => cancel(w, home, desk, &book).await,
+        What::Callbacks(c) => callbacks::run(c, home, desk, &book).await,
         What::Discovery(a) => {
             let body = Discovery::new(&a.identity_type, &a.certificate);
             deliver(&serde_json::to_string_pretty(&body)?, None)?;
@@ -92,7 +96,7 @@ fn write(signed: &Signed, out: Option<&PathBuf>) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn receive(r: &Receive, desk: &Desk, book: &mut Book) -> anyhow::Result<ExitCode> {
+async fn receive(r: &Receive, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
     let key = r.signing.key()?;
     let body = std::fs::read(&r.body).with_context(|| r.body.display().to_string())?;
     let received = now() as i64;
@@ -107,31 +111,27 @@ async fn receive(r: &Receive, desk: &Desk, book: &mut Book) -> anyhow::Result<Ex
         callbacks: request.status_callback_urls.clone(),
         token: None,
     };
-    let found = submit(desk, book, deletion, reference).await?;
-    let known = found.reference;
-    if known.controller != r.controller {
-        bail!(
-            "{} was asked by {} before: ids are each controller's own, and never used twice",
-            known.id,
-            known.controller
-        );
-    }
+    let asked = request.submitted()?;
+    let known = submit(desk, book, deletion, asked, reference).await?.reference;
     let answer = request.response(&body, &known.controller, known.received, known.due)?;
     write(&Signed::new(&answer, &r.signing.domain, &key)?, r.out.as_ref())
 }
 
 async fn status(w: &Which, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
-    let found = find(desk, book, &w.id).await?.with_context(|| format!("no request {} was received", w.id))?;
+    let found = find(desk, book, "opendsr", &w.id, w.controller.as_deref()).await?;
     let r = &found.reference;
-    let body = StatusBody::new(&r.id, &r.controller, found.status, r.due, None)?;
+    let body = StatusBody::new(&r.id, &r.controller, found.known()?, r.due, None)?;
     write(&Signed::new(&body, &w.signing.domain, &w.signing.key()?)?, w.out.as_ref())
 }
 
-async fn cancel(w: &Which, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
+async fn cancel(w: &Which, home: &Path, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
     let key = w.signing.key()?;
-    let found = find(desk, book, &w.id).await?.with_context(|| format!("no request {} was received", w.id))?;
-    match (found.status, found.proposal) {
-        (Status::Pending, Some(proposal)) => drop(desk.ask(AdminRequest::Cancel { proposal }).await?),
+    let found = find(desk, book, "opendsr", &w.id, w.controller.as_deref()).await?;
+    match (found.known()?, found.proposal) {
+        (Status::Pending, Some(proposal)) => {
+            cancelled(desk, home, proposal).await?;
+            desk.ask(AdminRequest::Cancel { proposal }).await?;
+        }
         (Status::Cancelled, _) => {}
         (status, _) => bail!(
             "the request is {status:?}: only a pending one can be cancelled; a deletion that was accepted is executed at once"
