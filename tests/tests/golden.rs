@@ -6,7 +6,7 @@ use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use lethe_model::source::{WeightSource, open};
-use lethe_model::split::{Batch, DeviceModel, LocalMiddle, Middle, SplitSpec};
+use lethe_model::split::{Batch, DeviceModel, Labels, LocalMiddle, Middle, SplitSpec};
 use serde_json::Value;
 
 const SPLIT: SplitSpec = SplitSpec { k_in: 4, k_out: 1 };
@@ -97,7 +97,7 @@ fn lora_gradients() {
     let answers = ids(&g["yes_no_token_ids"]);
     let answers = [answers[1], answers[0]]; // The file lists yes first; ours is [no, yes].
     let mut grads = vec![0.0; edge.data.len()];
-    let batch = Batch { layout: &layout, ids: &tokens, labels: &[g["label"] == 1], answers, scale: 1.0 };
+    let batch = Batch { layout: &layout, ids: &tokens, labels: Labels::Hard(&[g["label"] == 1]), answers, scale: 1.0 };
     let logits = device.score(&layout, &tokens, answers, Some(&edge), &mut middle).unwrap();
     let loss = device.train_batch(&batch, &edge, &mut grads, &mut middle).unwrap();
     for (got, want) in logits[0].iter().zip(floats(&g["logits_no_yes"])) {

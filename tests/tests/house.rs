@@ -47,7 +47,7 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn pure_crates_have_no_runtime_storage_or_engine() {
     let deps = dependencies();
-    for pure in ["lethe-proto", "lethe-learn", "lethe-receipt", "lethe-plan", "lethe-dsr"] {
+    for pure in ["lethe-proto", "lethe-learn", "lethe-receipt", "lethe-plan", "lethe-dsr", "lethe-unlearn"] {
         for banned in ["tokio", "quinn", "sled", "candle-core", "candle-nn", "rustls"] {
             assert!(!deps[pure].iter().any(|d| d == banned), "{pure} depends on {banned}");
         }
@@ -66,7 +66,7 @@ fn pure_crates_have_no_runtime_storage_or_engine() {
 fn arrows_point_down() {
     let layer = |name: &str| match name {
         "lethe-learn" | "lethe-proto" | "lethe-receipt" | "lethe-seal" | "lethe-assets" | "lethe-scan" => 0,
-        "lethe-plan" | "lethe-model" | "lethe-dsr" => 1,
+        "lethe-plan" | "lethe-model" | "lethe-dsr" | "lethe-unlearn" => 1,
         "lethe-recsys" | "lethe-transport" | "lethe-recipe" | "lethe-store" => 2,
         "lethe-coordinator" | "lethe-client" => 3,
         "lethe-admin" | "lethe-cli" => 4,

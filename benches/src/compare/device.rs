@@ -8,7 +8,7 @@ use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
 use lethe_model::source::open;
-use lethe_model::split::{Batch, DeviceModel, Middle, SplitSpec, Stage};
+use lethe_model::split::{Batch, DeviceModel, Labels, Middle, SplitSpec, Stage};
 use serde_json::json;
 
 use crate::job::Job;
@@ -45,7 +45,8 @@ pub(crate) fn measure(job: &Job, compute: Compute) -> anyhow::Result<()> {
         device.score(&layout, &ids, job.answers, Some(&adapter), &mut Elsewhere)?;
         let scored = status_mib("VmRSS:");
         let labels = [sample.label];
-        let batch = Batch { layout: &layout, ids: &ids, labels: &labels, answers: job.answers, scale: 1.0 };
+        let batch =
+            Batch { layout: &layout, ids: &ids, labels: Labels::Hard(&labels), answers: job.answers, scale: 1.0 };
         device.train_batch(&batch, &adapter, &mut grads, &mut Elsewhere)?;
         Ok(json!({
             "load_s": load_s, "process_mib": before, "loaded_mib": loaded, "scored_mib": scored,

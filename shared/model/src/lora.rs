@@ -290,6 +290,25 @@ impl Adapter {
         }
         Ok(Self { shape, data })
     }
+
+    /// Part `i` of what [`Self::mix_nd`] stacked from adapters of `shape` with weight 1 (or of the gradient on it).
+    pub fn part_of_nd(&self, i: usize, shape: &Arc<AdapterShape>) -> Result<Self, ModelError> {
+        let (r, whole) = (shape.rank, self.shape.rank);
+        if whole % r != 0 || (i + 1) * r > whole || self.shape.entries.len() != shape.entries.len() {
+            return Err(ModelError::Shape(format!("no part {i} of rank {r} in an adapter of rank {whole}")));
+        }
+        let mut data = vec![0.0; shape.len];
+        for (old, new) in self.shape.entries.iter().zip(&shape.entries) {
+            let ((oa, ob), (na, nb)) = (self.shape.ranges(old), shape.ranges(new));
+            let block = r * new.fan_in;
+            data[na].copy_from_slice(&self.data[oa.start + i * block..oa.start + (i + 1) * block]);
+            for (row, b) in data[nb].chunks_exact_mut(r).enumerate() {
+                let at = ob.start + row * whole + i * r;
+                b.copy_from_slice(&self.data[at..at + r]);
+            }
+        }
+        Ok(Self { shape: shape.clone(), data })
+    }
 }
 
 fn same_shape<'a>(parts: &[(&'a Adapter, f32)]) -> Result<&'a Adapter, ModelError> {
@@ -309,6 +328,15 @@ mod tests {
         let mut rng = Seed::from_u64(seed).rng();
         let data = (0..shape.len()).map(|_| rng.normal()).collect();
         Adapter::from_data(&shape, data).expect("same length")
+    }
+
+    #[test]
+    fn stacked_parts_come_back() {
+        let (a, b) = (random(1), random(2));
+        let both = Adapter::mix_nd(&[(&a, 1.0), (&b, 1.0)]).expect("same shape");
+        assert_eq!(both.part_of_nd(0, a.shape()).expect("there").data, a.data);
+        assert_eq!(both.part_of_nd(1, a.shape()).expect("there").data, b.data);
+        assert!(both.part_of_nd(2, a.shape()).is_err());
     }
 
     fn delta(x: &Adapter, layer: usize) -> Vec<f32> {

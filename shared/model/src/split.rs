@@ -283,6 +283,14 @@ impl DeviceModel {
         Ok(mean)
     }
 
+    /// Last hidden state of a prompt by the untuned model, after the final norm, `[hidden]`.
+    pub fn last_hidden(&self, ids: &[u32], middle: &mut dyn Middle) -> Result<Vec<f32>, ModelError> {
+        let (layout, ids) = Layout::pack(&[ids.to_vec()]);
+        let h = self.bottom.forward(&layout, self.embed(&ids)?, None)?;
+        let h = middle.forward(&layout, h, Stage::Score)?;
+        Ok(self.final_norm(&self.top.forward_last(&layout, h, None)?))
+    }
+
     /// The two answer logits `[no, yes]` at the last token of each sequence.
     pub fn score(
         &self,
@@ -374,12 +382,9 @@ impl DeviceModel {
         let logits = self.answer_logits(&self.final_norm(last), &head);
         let mut loss = BatchLoss { sum: 0.0, samples: logits.len() };
         let mut d_normed = vec![0.0; last.len()];
-        for ((l, yes), dn) in logits.iter().zip(batch.labels).zip(d_normed.chunks_exact_mut(d)) {
-            // log(1 + e^-margin) without overflow; its derivative is -sigmoid(-margin).
-            let margin = if *yes { l[1] - l[0] } else { l[0] - l[1] };
-            loss.sum += f64::from((-margin).max(0.0)) + (-f64::from(margin).abs()).exp().ln_1p();
-            let g = batch.scale / (1.0 + margin.exp());
-            let toward_yes = if *yes { -g } else { g };
+        for ((n, l), dn) in logits.iter().enumerate().zip(d_normed.chunks_exact_mut(d)) {
+            let (sum, toward_yes) = batch.labels.loss(n, l, batch.scale);
+            loss.sum += sum;
             for i in 0..d {
                 dn[i] = toward_yes * (head[d + i] - head[i]);
             }
@@ -390,6 +395,42 @@ impl DeviceModel {
     }
 }
 
+/// What the sequences of a batch are to answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Labels<'a> {
+    /// Yes or no.
+    Hard(&'a [bool]),
+    /// The probability of yes that a teacher gives.
+    Soft(&'a [f32]),
+}
+
+impl Labels<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Hard(l) => l.len(),
+            Self::Soft(t) => t.len(),
+        }
+    }
+
+    /// Cross-entropy of an answer's logits `[no, yes]`, and `scale` times its derivative towards yes.
+    fn loss(&self, i: usize, l: &[f32; 2], scale: f32) -> (f64, f32) {
+        // log(1 + e^-margin) without overflow; its derivative is -sigmoid(-margin).
+        let softplus = |margin: f32| f64::from((-margin).max(0.0)) + (-f64::from(margin).abs()).exp().ln_1p();
+        match self {
+            Self::Hard(labels) => {
+                let margin = if labels[i] { l[1] - l[0] } else { l[0] - l[1] };
+                let g = scale / (1.0 + margin.exp());
+                (softplus(margin), if labels[i] { -g } else { g })
+            }
+            Self::Soft(targets) => {
+                let (margin, t) = (l[1] - l[0], targets[i]);
+                let loss = f64::from(t) * softplus(margin) + f64::from(1.0 - t) * softplus(-margin);
+                (loss, scale * (1.0 / (1.0 + (-margin).exp()) - t))
+            }
+        }
+    }
+}
+
 /// A packed training batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
@@ -397,8 +438,8 @@ pub struct Batch<'a> {
     pub layout: &'a Layout,
     /// Tokens in row order.
     pub ids: &'a [u32],
-    /// Whether each sequence's answer is yes.
-    pub labels: &'a [bool],
+    /// The answer of each sequence.
+    pub labels: Labels<'a>,
     /// Token ids of `[no, yes]`.
     pub answers: [u32; 2],
     /// Weight of each sample's loss in the gradient, usually one over the samples of the optimiser step.

@@ -8,7 +8,7 @@ use crate::frozen::{FrozenStates, InMemory, Recomputed};
 use crate::layout::Layout;
 use crate::lora::Adapter;
 use crate::segment::Segment;
-use crate::split::{Batch, BatchLoss, DeviceModel, LocalMiddle, Middle};
+use crate::split::{Batch, BatchLoss, DeviceModel, Labels, LocalMiddle, Middle};
 
 /// A tokenised sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Sample {
 }
 
 /// AdamW (Loshchilov and Hutter, arXiv 1711.05101).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdamW {
     first: Vec<f32>,
     second: Vec<f32>,
@@ -125,13 +125,30 @@ impl Trainer<'_> {
         grads: &mut [f32],
         middle: &mut dyn Middle,
     ) -> Result<BatchLoss, ModelError> {
+        self.accumulate_towards(samples, None, adapter, grads, middle)
+    }
+
+    /// The same towards a teacher's probabilities of yes, one per sample, in place of the labels.
+    pub fn accumulate_towards(
+        &self,
+        samples: &[Sample],
+        teacher: Option<&[f32]>,
+        adapter: &Adapter,
+        grads: &mut [f32],
+        middle: &mut dyn Middle,
+    ) -> Result<BatchLoss, ModelError> {
         let scale = 1.0 / samples.len().max(1) as f32;
-        let mut total = BatchLoss::default();
+        let (mut total, mut at) = (BatchLoss::default(), 0);
         for pack in self.packing.split(samples) {
             let sequences: Vec<Vec<u32>> = pack.iter().map(|s| s.ids.clone()).collect();
-            let labels: Vec<bool> = pack.iter().map(|s| s.label).collect();
+            let hard: Vec<bool> = pack.iter().map(|s| s.label).collect();
+            let labels = match teacher {
+                Some(t) => Labels::Soft(t.get(at..at + pack.len()).unwrap_or_default()),
+                None => Labels::Hard(&hard),
+            };
+            at += pack.len();
             let (layout, ids) = Layout::pack(&sequences);
-            let batch = Batch { layout: &layout, ids: &ids, labels: &labels, answers: self.answers, scale };
+            let batch = Batch { layout: &layout, ids: &ids, labels, answers: self.answers, scale };
             let hidden = match adapter.shape().first_trained() {
                 0 => self.device.embed(&ids)?,
                 cut => self.packed(&layout, &sequences, cut, middle)?,
@@ -249,11 +266,16 @@ impl<'a> Central<'a> {
 
     /// One optimiser step; the mean loss over the batch.
     pub fn step(&mut self, batch: &[Sample]) -> Result<f64, ModelError> {
+        self.step_towards(batch, None)
+    }
+
+    /// The same towards a teacher's probabilities of yes.
+    pub fn step_towards(&mut self, batch: &[Sample], teacher: Option<&[f32]>) -> Result<f64, ModelError> {
         self.edge_grads.fill(0.0);
         self.middle.grads.fill(0.0);
         let (packing, frozen) = (self.recipe.packing, self.frozen.as_ref());
         let trainer = Trainer { device: self.device, answers: self.answers, packing, frozen };
-        let loss = trainer.accumulate(batch, &self.edge, &mut self.edge_grads, &mut self.middle)?;
+        let loss = trainer.accumulate_towards(batch, teacher, &self.edge, &mut self.edge_grads, &mut self.middle)?;
         let lr = self.schedule.rate(self.steps);
         self.edge_optimiser.step(&mut self.edge.data, &self.edge_grads, lr);
         self.middle_optimiser.step(&mut self.middle.adapter.data, &self.middle.grads, lr);

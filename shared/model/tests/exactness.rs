@@ -11,7 +11,7 @@ use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use lethe_model::segment::Part;
 use lethe_model::source::RandomWeights;
-use lethe_model::split::{Batch, BatchLoss, DeviceModel, LocalMiddle, SplitSpec};
+use lethe_model::split::{Batch, BatchLoss, DeviceModel, Labels, LocalMiddle, SplitSpec};
 use lethe_model::train::{Packing, Sample, Trainer};
 
 const ANSWERS: [u32; 2] = [3, 4];
@@ -51,7 +51,7 @@ fn train(config: &ModelConfig, spec: SplitSpec, packs: &[Vec<Vec<u32>>], adapter
                 k % 2 == 0
             })
             .collect();
-        let batch = Batch { layout: &layout, ids: &ids, labels: &labels, answers: ANSWERS, scale: 1.0 };
+        let batch = Batch { layout: &layout, ids: &ids, labels: Labels::Hard(&labels), answers: ANSWERS, scale: 1.0 };
         total.sum += device.train_batch(&batch, &edge, &mut grads, &mut middle).unwrap().sum;
     }
     let mut all = adapter.clone();

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use lethe_learn::seed::Seed;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -63,6 +64,17 @@ impl Dataset {
     /// Index of every item by identifier.
     pub fn item_index(&self) -> HashMap<&str, u32> {
         self.items.iter().enumerate().map(|(i, x)| (x.id.as_str(), i as u32)).collect()
+    }
+
+    /// For data without times: puts each user's events into a seeded order. What a user's order is does not depend on others.
+    pub fn order_by_seed(&mut self, seed: &Seed) {
+        let key = |e: &Event| {
+            let names = [self.users[e.user as usize].as_bytes(), self.items[e.item as usize].id.as_bytes()];
+            seed.rank("order", &names.join(&0))
+        };
+        let mut keyed: Vec<(u64, Event)> = self.events.iter().map(|e| (key(e), *e)).collect();
+        keyed.sort_by_key(|(k, _)| *k);
+        self.events = (0..).zip(keyed).map(|(time, (_, e))| Event { time, ..e }).collect();
     }
 }
 
@@ -157,6 +169,12 @@ pub struct InteractionSpec {
     pub timestamp: Option<String>,
     /// A rating above this is a like.
     pub like_above: f32,
+    /// Ratings up to this say nothing and are left out (Book-Crossing's 0: seen, not rated).
+    #[serde(default)]
+    pub ignore_up_to: Option<f32>,
+    /// Character that takes a quotation mark's meaning away, where the file does not double it.
+    #[serde(default)]
+    pub escape: Option<char>,
 }
 
 /// The file of items.
@@ -176,6 +194,9 @@ pub struct ItemSpec {
     pub year: Option<String>,
     /// Column of tags separated by spaces or `|`, if there is one.
     pub tags: Option<String>,
+    /// Character that takes a quotation mark's meaning away, where the file does not double it.
+    #[serde(default)]
+    pub escape: Option<char>,
 }
 
 fn comma() -> char {
@@ -194,6 +215,8 @@ impl DataSpec {
                 rating: "rating:float".into(),
                 timestamp: Some("timestamp:float".into()),
                 like_above: 3.0,
+                ignore_up_to: None,
+                escape: None,
             },
             items: ItemSpec {
                 file: "ml-100k.item".into(),
@@ -202,15 +225,45 @@ impl DataSpec {
                 title: "movie_title:token_seq".into(),
                 year: Some("release_year:token".into()),
                 tags: Some("class:token_seq".into()),
+                escape: None,
             },
         }
     }
 
-    /// Reads `dataset.toml` of `folder`; a folder without one must be MovieLens-100K in RecBole's format.
+    /// Book-Crossing: explicit ratings of 1 to 10, like = rating > 5; the file has no times.
+    pub fn book_crossing() -> Self {
+        Self {
+            interactions: InteractionSpec {
+                file: "BX-Book-Ratings.csv".into(),
+                delimiter: ';',
+                user: "User-ID".into(),
+                item: "ISBN".into(),
+                rating: "Book-Rating".into(),
+                timestamp: None,
+                like_above: 5.0,
+                ignore_up_to: Some(0.0),
+                escape: Some('\\'),
+            },
+            items: ItemSpec {
+                file: "BX-Books.csv".into(),
+                delimiter: ';',
+                item: "ISBN".into(),
+                title: "Book-Title".into(),
+                year: None,
+                tags: None,
+                escape: Some('\\'),
+            },
+        }
+    }
+
+    /// Reads `dataset.toml` of `folder`; a folder without one must be MovieLens-100K in RecBole's format, or Book-Crossing.
     pub fn of_folder(folder: &Path) -> Result<Self, DataError> {
         let path = folder.join("dataset.toml");
         if !path.exists() && folder.join("ml-100k.inter").exists() {
             return Ok(Self::movielens());
+        }
+        if !path.exists() && folder.join("BX-Book-Ratings.csv").exists() {
+            return Ok(Self::book_crossing());
         }
         let text = std::fs::read_to_string(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
         toml::from_str(&text).map_err(|e| DataError::Spec { path, source: Box::new(e) })

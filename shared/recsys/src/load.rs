@@ -36,12 +36,13 @@ struct Table {
 }
 
 impl Table {
-    fn open(path: PathBuf, delimiter: char) -> Result<Self, DataError> {
+    fn open(path: PathBuf, delimiter: char, escape: Option<char>) -> Result<Self, DataError> {
         let bytes = std::fs::read(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
         let mut reader = csv::ReaderBuilder::new()
             .delimiter(u8::try_from(delimiter).unwrap_or(b','))
             .flexible(true)
             .quoting(delimiter != '\t')
+            .escape(escape.and_then(|c| u8::try_from(c).ok()))
             .from_reader(std::io::Cursor::new(bytes));
         let header = reader.byte_headers().map_err(|e| DataError::Io { path: path.clone(), source: e.into() })?;
         let header = header.iter().map(|h| text(h).trim().to_owned()).collect();
@@ -86,7 +87,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn read_items(folder: &Path, spec: &ItemSpec, data: &mut Dataset) -> Result<(), DataError> {
-    let table = Table::open(folder.join(&spec.file), spec.delimiter)?;
+    let table = Table::open(folder.join(&spec.file), spec.delimiter, spec.escape)?;
     let (id, title) = (table.column(&spec.item)?, table.column(&spec.title)?);
     let (year, tags) = (table.optional(spec.year.as_ref())?, table.optional(spec.tags.as_ref())?);
     let mut seen: HashMap<String, ()> = HashMap::new();
@@ -108,7 +109,7 @@ fn read_items(folder: &Path, spec: &ItemSpec, data: &mut Dataset) -> Result<(), 
 }
 
 fn read_events(folder: &Path, spec: &InteractionSpec, data: &mut Dataset) -> Result<(), DataError> {
-    let table = Table::open(folder.join(&spec.file), spec.delimiter)?;
+    let table = Table::open(folder.join(&spec.file), spec.delimiter, spec.escape)?;
     let (user, item, rating) = (table.column(&spec.user)?, table.column(&spec.item)?, table.column(&spec.rating)?);
     let time = table.optional(spec.timestamp.as_ref())?;
     let index: HashMap<String, u32> = data.items.iter().enumerate().map(|(i, x)| (x.id.clone(), i as u32)).collect();
@@ -117,6 +118,9 @@ fn read_events(folder: &Path, spec: &InteractionSpec, data: &mut Dataset) -> Res
     table.each(&mut data.problems, |row| {
         let item = *index.get(&row[item]).ok_or_else(|| format!("item {:?} is not in the catalogue", row[item]))?;
         let rating: f32 = number(&row[rating], "rating")?;
+        if spec.ignore_up_to.is_some_and(|n| rating <= n) {
+            return Ok(());
+        }
         let time = time.map_or(Ok(0.0), |t| number::<f64>(&row[t], "timestamp"))? as i64;
         if row[user].is_empty() {
             return Err("an interaction without a user".into());
@@ -175,6 +179,22 @@ mod tests {
         assert_eq!(data.events.iter().map(|e| (e.item, e.liked)).collect::<Vec<_>>(), [(1, false), (0, true)]);
         let e = load(dir.path(), &spec, true).expect_err("strict");
         assert!(e.to_string().contains("ratings.csv:3"), "{e}");
+    }
+
+    #[test]
+    fn escapes_and_ratings_without_an_opinion() {
+        let dir = folder("who,what,stars,when\na,1,0,20\na,2,4,10\n");
+        let text = SPEC
+            .replace("like_above = 3", "like_above = 3\nignore_up_to = 0")
+            .replace("item = \"id\"", "item = \"id\"\nescape = '\\'");
+        std::fs::write(dir.path().join("dataset.toml"), text).expect("writes");
+        std::fs::write(dir.path().join("films.csv"), "id;name\n1;\"The \\\"Heat\\\"; a film\"\n2;B\n").expect("writes");
+        let mut data =
+            load(dir.path(), &DataSpec::of_folder(dir.path()).expect("spec"), true).expect("nothing is malformed");
+        assert_eq!((data.items[0].title.as_str(), data.events.len()), ("The \"Heat\"; a film", 1));
+        let before = data.events.clone();
+        data.order_by_seed(&lethe_learn::seed::Seed::from_u64(1));
+        assert_eq!(data.events[0].item, before[0].item);
     }
 
     #[test]

@@ -30,6 +30,11 @@ impl Template {
         Self { version: "tallrec-movie.v1", text: include_str!("../templates/tallrec-movie.v1.txt") }
     }
 
+    /// TALLRec's book prompt, without the authors.
+    pub fn book() -> Self {
+        Self { version: "tallrec-book.v1", text: include_str!("../templates/tallrec-book.v1.txt") }
+    }
+
     /// The prompt's text.
     pub fn render(&self, prompt: &Prompt) -> String {
         let mut out = String::with_capacity(1024);

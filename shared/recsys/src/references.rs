@@ -39,6 +39,18 @@ impl References {
         Self { item_rate: item_rates(events, items), bias, mf }
     }
 
+    /// Pretrained vector of a user: matrix factorisation.
+    pub fn user_vector(&self, u: u32) -> &[f32] {
+        let at = u as usize * DIM;
+        &self.mf.user[at..at + DIM]
+    }
+
+    /// Pretrained vector of an item.
+    pub fn item_vector(&self, i: u32) -> &[f32] {
+        let at = i as usize * DIM;
+        &self.mf.item[at..at + DIM]
+    }
+
     /// `[item_mean, bias, mf, history_rate]` for one sample; higher means more likely liked.
     pub fn scores(&self, s: &TaskSample) -> [f32; 4] {
         let (u, i) = (s.user as usize, s.item as usize);

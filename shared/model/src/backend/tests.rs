@@ -11,7 +11,7 @@ use crate::layout::Layout;
 use crate::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use crate::segment::{Part, Segment};
 use crate::source::RandomWeights;
-use crate::split::{Batch, DeviceModel, LocalMiddle, SplitSpec};
+use crate::split::{Batch, DeviceModel, Labels, LocalMiddle, SplitSpec};
 
 const CANDLE: On = On::Candle(Device::Cpu);
 
@@ -55,7 +55,7 @@ fn train(on: &On, c: &ModelConfig, sequences: &[Vec<u32>], adapter: &Adapter) ->
     let mut middle = LocalMiddle::new(segment, adapter.select(|l| !spec.on_device(l, c.layers)));
     let (layout, ids) = Layout::pack(sequences);
     let labels: Vec<bool> = (0..sequences.len()).map(|i| i % 2 == 0).collect();
-    let batch = Batch { layout: &layout, ids: &ids, labels: &labels, answers: [3, 4], scale: 1.0 };
+    let batch = Batch { layout: &layout, ids: &ids, labels: Labels::Hard(&labels), answers: [3, 4], scale: 1.0 };
     let mut grads = vec![0.0; edge.data.len()];
     let loss = device.train_batch(&batch, &edge, &mut grads, &mut middle).expect("runs");
     (loss.sum, grads, middle.grads)

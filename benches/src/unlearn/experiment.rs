@@ -1,0 +1,284 @@
+//! One data set and one seed: what is trained on, what is deleted, and what is measured of every method.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Instant;
+
+use lethe_learn::metrics::{auc, uauc};
+use lethe_learn::seed::Seed;
+use lethe_recsys::data::Dataset;
+use lethe_recsys::prompt::Template;
+use lethe_recsys::samples::{Part, Samples, Split, TaskSample};
+use lethe_unlearn::figures::{jsd, l2, membership_auc, membership_score};
+use lethe_unlearn::{Exactness, ModelId, SampleId, Strategy, World};
+use serde_json::{Value, json};
+
+use crate::methods::{PARTITIONS, all};
+use crate::world::{Real, Recipe, eprint_line};
+
+/// How many samples of each part.
+pub(crate) struct Sizes {
+    pub(crate) train: usize,
+    pub(crate) test: usize,
+    pub(crate) validation: usize,
+}
+
+/// What is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Deletion {
+    /// All samples of 1 % of the users.
+    OnePercent,
+    /// All samples of 5 % of the users.
+    FivePercent,
+    /// One interaction.
+    Interaction,
+}
+
+impl Deletion {
+    fn name(self) -> &'static str {
+        match self {
+            Self::OnePercent => "1% of users",
+            Self::FivePercent => "5% of users",
+            Self::Interaction => "one interaction",
+        }
+    }
+}
+
+/// Most deleted samples that are attacked.
+const ATTACKED: usize = 64;
+/// Predictions that are timed.
+const TIMED: usize = 24;
+
+pub(crate) struct Experiment {
+    world: Real,
+    train: Vec<SampleId>,
+    validation: Vec<SampleId>,
+    test: Vec<SampleId>,
+    /// Never trained on by anybody, for the attack.
+    never: Vec<SampleId>,
+    gone: BTreeMap<Deletion, Vec<SampleId>>,
+    seed: Seed,
+}
+
+/// Models that never saw certain samples: for each, the positions that it was trained on.
+type References = Vec<(ModelId, BTreeSet<SampleId>)>;
+
+impl Experiment {
+    pub(crate) fn new(
+        model: &Path,
+        data: Dataset,
+        (split, template): (Split, Template),
+        sizes: &Sizes,
+        recipe: Recipe,
+        seed: &Seed,
+        home: &Path,
+    ) -> anyhow::Result<Self> {
+        let samples = Samples::build(&data, split);
+        let choose = |part, n, label: &str| samples.choose(part, n, &seed.derive(label, &[]));
+        let train = choose(Part::Train, sizes.train, "train");
+        let deleted = deletions(&train, seed);
+        let leaving: BTreeSet<u32> = deleted.values().flatten().map(|i| train[*i].user).collect();
+        // Who leaves is in no validation and no test sample.
+        let stays = |s: &TaskSample| !leaving.contains(&s.user);
+        let few = |part, n: usize, label: &str| -> Vec<TaskSample> {
+            choose(part, 3 * n + 100, label).into_iter().filter(stays).take(n).collect()
+        };
+        let never = choose(Part::Test, ATTACKED, "never");
+        let parts =
+            [train, few(Part::Validation, sizes.validation, "validation"), few(Part::Test, sizes.test, "test"), never];
+        let mut rows = vec![];
+        let [train, validation, test, never] = parts.map(|p| {
+            let ids: Vec<SampleId> = (rows.len()..rows.len() + p.len()).collect();
+            rows.extend(p);
+            ids
+        });
+        let world = Real::load(model, data, split, template, rows, recipe, seed, home)?;
+        Ok(Self { world, train, validation, test, never, gone: deleted, seed: *seed })
+    }
+
+    fn remaining(&self, gone: &[SampleId]) -> Vec<SampleId> {
+        self.train.iter().copied().filter(|s| !gone.contains(s)).collect()
+    }
+
+    fn auc(&self, logits: &[[f32; 2]]) -> (f64, f64) {
+        let scores: Vec<f32> = logits.iter().map(|l| l[1] - l[0]).collect();
+        let labels: Vec<bool> = self.test.iter().map(|s| self.world.label(*s)).collect();
+        let users: Vec<u32> = self.test.iter().map(|s| self.world.user(*s)).collect();
+        (auc(&scores, &labels).unwrap_or(f64::NAN), uauc(&users, &scores, &labels).unwrap_or(f64::NAN))
+    }
+
+    /// Every method and deletion; rows of the table.
+    pub(crate) fn run(
+        &mut self,
+        dataset: &str,
+        seed: u64,
+        (shards, epochs): (usize, f64),
+        which: &[Deletion],
+    ) -> anyhow::Result<Vec<Value>> {
+        let references = self.references(shards, epochs)?;
+        let mut rows = vec![];
+        for deletion in which {
+            let gone = self.gone[deletion].clone();
+            let remaining = self.remaining(&gone);
+            let attacked: Vec<SampleId> = gone.iter().copied().take(ATTACKED).collect();
+            let mut retrained: Option<(f64, Vec<[f32; 2]>, u64)> = None;
+            for mut m in all(shards, epochs, &self.seed) {
+                eprint_line(&format!("{dataset}, seed {seed}, {}: {}", deletion.name(), m.name()));
+                let w = &mut self.world;
+                let trained = m.fit(w, &self.train, &self.validation)?;
+                let before = m.predict(w, &self.test)?;
+                let submodels = self.submodels(m.as_mut())?;
+                let cost = m.forget(&mut self.world, &remaining, &gone, &self.validation)?;
+                let after = m.predict(&mut self.world, &self.test)?;
+                let ((auc_before, _), (auc_after, uauc_after)) = (self.auc(&before), self.auc(&after));
+                let on_gone = m.predict(&mut self.world, &attacked)?;
+                let (reference, theirs, everything) =
+                    retrained.get_or_insert_with(|| (auc_after, on_gone.clone(), cost.samples)).clone();
+                let mia = self.attack(m.as_mut(), &attacked, &on_gone, &references)?;
+                let (p50, p95) = self.timed(m.as_mut())?;
+                rows.push(json!({
+                    "dataset": dataset, "method": m.name(), "deletion": deletion.name(), "seed": seed,
+                    "auc_before": auc_before, "auc_after": auc_after, "uauc_after": uauc_after,
+                    "gap_to_retrain": auc_after - reference, "submodel_auc": submodels,
+                    "seconds": cost.seconds, "samples_retrained": cost.samples,
+                    "retrain_saved": everything as f64 / cost.samples.max(1) as f64,
+                    "exact": m.exactness() == Exactness::Exact, "exactness": m.exactness(),
+                    "jsd_to_retrain": jsd(&on_gone, &theirs), "l2_to_retrain": l2(&on_gone, &theirs), "mia_auc": mia,
+                    "passes": m.passes(), "query_ms_p50": p50, "query_ms_p95": p95,
+                    "train_seconds": trained.seconds, "train_samples": trained.samples,
+                    "users_deleted": gone.iter().map(|s| self.world.user(*s)).collect::<BTreeSet<_>>().len(),
+                    "samples_deleted": gone.len(), "samples": self.train.len(), "test": self.test.len(),
+                }));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Mean AUC of the models that a method predicts with.
+    fn submodels(&mut self, m: &mut dyn Strategy) -> anyhow::Result<f64> {
+        let models = m.models();
+        let mut sum = 0.0;
+        for id in &models {
+            let logits = self.world.logits(id, &self.test)?;
+            sum += self.auc(&logits).0;
+        }
+        Ok(sum / models.len().max(1) as f64)
+    }
+
+    /// The shards of all methods, as reference models for the attack.
+    fn references(&mut self, shards: usize, epochs: f64) -> anyhow::Result<References> {
+        let mut out: References = vec![];
+        for mut m in all(shards, epochs, &self.seed) {
+            let mut seen: BTreeMap<usize, BTreeSet<SampleId>> = BTreeMap::new();
+            if m.exactness() == Exactness::Approximate {
+                continue;
+            }
+            m.fit(&mut self.world, &self.train, &self.validation)?;
+            for (s, k) in m.placement() {
+                seen.entry(k).or_default().insert(s);
+            }
+            let models = m.models();
+            if models.len() > 1 {
+                let of = |(k, id): (usize, ModelId)| (id, seen.get(&k).cloned().unwrap_or_default());
+                out.extend(models.into_iter().enumerate().map(of));
+            }
+        }
+        out.sort_by(|a, b| a.0.cmp(&b.0));
+        out.dedup_by(|a, b| a.0 == b.0);
+        Ok(out)
+    }
+
+    /// AUC of telling deleted samples from never-seen ones, after the deletion.
+    fn attack(
+        &mut self,
+        m: &mut dyn Strategy,
+        gone: &[SampleId],
+        on_gone: &[[f32; 2]],
+        references: &References,
+    ) -> anyhow::Result<Option<f64>> {
+        let on_never = m.predict(&mut self.world, &self.never)?;
+        let all: Vec<SampleId> = gone.iter().chain(&self.never).copied().collect();
+        let mut theirs: Vec<Vec<[f32; 2]>> = vec![vec![]; all.len()];
+        for (id, seen) in references {
+            for ((s, l), out) in all.iter().zip(self.world.logits(id, &all)?).zip(&mut theirs) {
+                if !seen.contains(s) {
+                    out.push(l);
+                }
+            }
+        }
+        let predictions = on_gone.iter().chain(&on_never);
+        let scores: Vec<f32> = all
+            .iter()
+            .zip(predictions)
+            .zip(&theirs)
+            .map(|((s, l), refs)| membership_score(l, self.world.label(*s), refs))
+            .collect();
+        Ok(membership_auc(&scores[..gone.len()], &scores[gone.len()..]))
+    }
+
+    /// Median and 95th percentile of one prediction alone, in milliseconds.
+    fn timed(&mut self, m: &mut dyn Strategy) -> anyhow::Result<(f64, f64)> {
+        self.world.timed = true;
+        let mut times = vec![];
+        for s in self.test.iter().take(TIMED).copied().collect::<Vec<_>>() {
+            let started = Instant::now();
+            m.predict(&mut self.world, &[s])?;
+            times.push(started.elapsed().as_secs_f64() * 1000.0);
+        }
+        self.world.timed = false;
+        times.sort_by(f64::total_cmp);
+        let at = |q: f64| times.get(((times.len() as f64 * q) as usize).min(times.len().saturating_sub(1))).copied();
+        Ok((at(0.5).unwrap_or(f64::NAN), at(0.95).unwrap_or(f64::NAN)))
+    }
+
+    /// How many samples that stay change their shard when others leave, for 20 deletions of one user each.
+    pub(crate) fn partitions(&mut self, dataset: &str, seed: u64) -> anyhow::Result<Vec<Value>> {
+        let mut rows = vec![];
+        let mut users: Vec<u32> = self.train.iter().map(|s| self.world.user(*s)).collect();
+        users.sort_by_key(|u| (self.seed.rank("leaves", &u.to_le_bytes()), *u));
+        users.dedup();
+        for shards in [2, 4, 8] {
+            for p in PARTITIONS {
+                let before = p.place(&mut self.world, &self.train, shards, &self.seed, None)?;
+                let (mut moved, mut changed, mut stayed) = (0, 0, 0);
+                for user in users.iter().take(20) {
+                    let stays = |s: &&SampleId| self.world.user(**s) != *user;
+                    let remaining: Vec<SampleId> = self.train.iter().filter(stays).copied().collect();
+                    let after = p.place(&mut self.world, &remaining, shards, &self.seed, Some(&before))?;
+                    let now: BTreeMap<SampleId, usize> =
+                        self.train.iter().copied().zip(before.shards.iter().copied()).collect();
+                    let others = remaining.iter().zip(&after.shards).filter(|(s, k)| now[s] != **k).count();
+                    (moved, stayed, changed) =
+                        (moved + others, stayed + remaining.len(), changed + usize::from(others > 0));
+                }
+                let sizes: Vec<usize> =
+                    (0..shards).map(|k| before.shards.iter().filter(|s| **s == k).count()).collect();
+                let largest = sizes.iter().copied().max().unwrap_or(0);
+                rows.push(json!({
+                    "dataset": dataset, "seed": seed, "partition": p.name(), "shards": shards,
+                    "deletions_that_move_others": changed as f64 / 20.0, "others_moved": moved as f64 / stayed.max(1) as f64,
+                    "largest_over_mean": largest as f64 * shards as f64 / self.train.len() as f64,
+                }));
+            }
+        }
+        Ok(rows)
+    }
+}
+
+fn deletions(train: &[TaskSample], seed: &Seed) -> BTreeMap<Deletion, Vec<SampleId>> {
+    let mut users: Vec<u32> = train.iter().map(|s| s.user).collect();
+    users.sort_unstable();
+    users.dedup();
+    users.sort_by_key(|u| seed.rank("deleted", &u.to_le_bytes()));
+    let of = |share: f64| {
+        let n = ((users.len() as f64 * share).round() as usize).max(1);
+        let leave: BTreeSet<u32> = users.iter().take(n).copied().collect();
+        (0..train.len()).filter(|i| leave.contains(&train[*i].user)).collect()
+    };
+    let one = (0..train.len()).min_by_key(|i| seed.rank("interaction", &train[*i].event.to_le_bytes()));
+    BTreeMap::from([
+        (Deletion::OnePercent, of(0.01)),
+        (Deletion::FivePercent, of(0.05)),
+        (Deletion::Interaction, one.into_iter().collect()),
+    ])
+}

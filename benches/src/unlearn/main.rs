@@ -1,0 +1,146 @@
+//! `lethe bench unlearn`: the published unlearning methods on the same data, model and deletions.
+//!
+//! Everything that is computed is kept in a folder, by a digest of all that it depends on: an interrupted run goes on, and
+//! methods that need the same model share it (each is charged what it cost).
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Parser;
+use lethe_learn::seed::Seed;
+use lethe_recsys::data::{DataSpec, Dataset, load};
+use lethe_recsys::prompt::Template;
+use lethe_recsys::samples::Split;
+
+mod experiment;
+mod methods;
+mod table;
+mod world;
+
+use experiment::{Experiment, Sizes};
+use world::{Recipe, eprint_line};
+
+#[derive(Parser)]
+#[command(name = "bench-unlearn", about = "The published unlearning methods, side by side")]
+struct Args {
+    /// Data sets.
+    #[arg(long, value_enum, default_values = ["movielens", "books"])]
+    dataset: Vec<Which>,
+    /// Seeds.
+    #[arg(long, default_values_t = [1, 2, 3])]
+    seeds: Vec<u64>,
+    /// Training samples.
+    #[arg(long, default_value_t = 1024)]
+    samples: usize,
+    /// Test samples.
+    #[arg(long, default_value_t = 400)]
+    test: usize,
+    /// Validation samples.
+    #[arg(long, default_value_t = 100)]
+    validation: usize,
+    /// Passes over the training samples.
+    #[arg(long, default_value_t = 2.0)]
+    epochs: f64,
+    /// Shards.
+    #[arg(long, default_value_t = 4)]
+    shards: usize,
+    /// What is deleted, one after the other from the same state.
+    #[arg(long, value_enum, default_values = ["one-percent", "five-percent", "interaction"])]
+    deletions: Vec<experiment::Deletion>,
+    /// A run of some minutes: MovieLens, one seed, few samples; everything still happens for real.
+    #[arg(long)]
+    quick: bool,
+    /// Only how often deletions move others in each partition; K = 2, 4, 8. No training.
+    #[arg(long)]
+    partitions: bool,
+    /// Folder of what is computed; below the cache folder when absent.
+    #[arg(long)]
+    home: Option<PathBuf>,
+    /// Write the rows as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write the rows as CSV.
+    #[arg(long)]
+    csv: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Which {
+    /// MovieLens-100K, global chronological split.
+    Movielens,
+    /// Book-Crossing, seeded order within each user.
+    Books,
+}
+
+impl Which {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Movielens => "movielens-100k",
+            Self::Books => "book-crossing",
+        }
+    }
+
+    fn load(self) -> anyhow::Result<(Dataset, Split, Template)> {
+        let home = lethe_assets::default_home()?;
+        let folder = match self {
+            Self::Movielens => lethe_assets::fetch(&home, &mut |_| {})?.movielens,
+            Self::Books => lethe_assets::fetch_books(&home, &mut eprint_line)?,
+        };
+        let mut data = load(&folder, &DataSpec::of_folder(&folder)?, false).context("loading the data")?;
+        Ok(match self {
+            Self::Movielens => (data, Split::Global, Template::movie()),
+            Self::Books => {
+                data.order_by_seed(&Seed::from_u64(1).derive("books", &[]));
+                (data, Split::PerUser, Template::book())
+            }
+        })
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut args = Args::parse();
+    if args.quick {
+        (args.dataset, args.seeds) = (vec![Which::Movielens], vec![1]);
+        (args.samples, args.test, args.validation, args.epochs) = (48, 32, 20, 1.0);
+        args.deletions = vec![experiment::Deletion::FivePercent];
+    }
+    let home = match &args.home {
+        Some(h) => h.clone(),
+        None => lethe_assets::default_home()?.join("unlearn"),
+    };
+    let model = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?.model;
+    let sizes = Sizes { train: args.samples, test: args.test, validation: args.validation };
+    let mut rows = vec![];
+    for which in &args.dataset {
+        let (data, split, template) = which.load()?;
+        for seed in &args.seeds {
+            let (data, seed_of) = (data.clone(), Seed::from_u64(*seed));
+            let mut experiment =
+                Experiment::new(&model, data, (split, template), &sizes, Recipe::default(), &seed_of, &home)?;
+            if args.partitions {
+                rows.extend(experiment.partitions(which.name(), *seed)?);
+                continue;
+            }
+            for row in experiment.run(which.name(), *seed, (args.shards, args.epochs), &args.deletions)? {
+                rows.push(row);
+                // After every row: an interruption loses none.
+                write(&args, &rows)?;
+            }
+        }
+    }
+    write(&args, &rows)?;
+    writeln!(std::io::stdout(), "{}", table::render(&rows))?;
+    Ok(())
+}
+
+fn write(args: &Args, rows: &[serde_json::Value]) -> anyhow::Result<()> {
+    if let Some(path) = &args.json {
+        let text = serde_json::to_vec_pretty(&serde_json::json!({ "rows": rows }))?;
+        std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    if let Some(path) = &args.csv {
+        std::fs::write(path, table::csv(rows)).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}

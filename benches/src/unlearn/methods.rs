@@ -1,0 +1,46 @@
+//! The methods of the table.
+
+use lethe_learn::apa::ApaParams;
+use lethe_learn::seed::Seed;
+use lethe_unlearn::Strategy;
+use lethe_unlearn::combine::Combine;
+use lethe_unlearn::partition::Partition;
+use lethe_unlearn::sharded::Sharded;
+use lethe_unlearn::whole::{E2urec, Retrain};
+use lethe_unlearn::world::Mixing;
+
+/// Slices of those methods that have any.
+const SLICES: usize = 4;
+
+/// All of them, with `shards` shards and `epochs` passes.
+pub(crate) fn all(shards: usize, epochs: f64, seed: &Seed) -> Vec<Box<dyn Strategy>> {
+    let apa = |mixing| Combine::Apa(mixing, ApaParams::default());
+    let sharded = |name: &str, partition, combine, slices| -> Box<dyn Strategy> {
+        Box::new(Sharded::new(name, partition, combine, (shards, slices), epochs, seed))
+    };
+    vec![
+        Box::new(Retrain::new(epochs)),
+        sharded("SISA", Partition::Random, Combine::Mean, SLICES),
+        sharded("GraphEraser (BEKM)", Partition::Bekm, Combine::Learned, 1),
+        sharded("RecEraser (UBP)", Partition::Ubp, Combine::Attention, 1),
+        sharded("RecEraser (IBP)", Partition::Ibp, Combine::Attention, 1),
+        sharded("RecEraser (InBP)", Partition::Inbp, Combine::Attention, 1),
+        sharded("APA(D), paper's partition", Partition::Apa, apa(Mixing::D), 1),
+        sharded("APA(ND), paper's partition", Partition::Apa, apa(Mixing::Nd), 1),
+        sharded("APA(D), our partition", Partition::Ours, apa(Mixing::D), SLICES),
+        sharded("APA(ND), our partition", Partition::Ours, apa(Mixing::Nd), SLICES),
+        Box::new(E2urec::new(epochs, 1.0)),
+    ]
+}
+
+/// Every partition, for the ablation.
+pub(crate) const PARTITIONS: [Partition; 8] = [
+    Partition::Apa,
+    Partition::Bekm,
+    Partition::Ubp,
+    Partition::Ibp,
+    Partition::Inbp,
+    Partition::Ours,
+    Partition::Random,
+    Partition::ByUser,
+];

@@ -1,0 +1,454 @@
+//! The real world of the comparison: a language model, a data set, and everything computed so far on disk.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use lethe_client::encode::Encoder;
+use lethe_learn::seed::Seed;
+use lethe_model::frozen::Recomputed;
+use lethe_model::kernels::panels::Compute;
+use lethe_model::layout::Layout;
+use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
+use lethe_model::segment::Segment;
+use lethe_model::source::open;
+use lethe_model::split::LocalMiddle;
+use lethe_model::split::{DeviceModel, SplitSpec};
+use lethe_model::train::{AdamW, Packing, Sample, Trainer};
+use lethe_proto::ids::Digest;
+use lethe_recsys::data::Dataset;
+use lethe_recsys::features::item_features;
+use lethe_recsys::prompt::Template;
+use lethe_recsys::references::References;
+use lethe_recsys::samples::{Split, TaskSample, training_events};
+use lethe_unlearn::world::{Distillation, Mixing};
+use lethe_unlearn::{Cost, ModelId, SampleId, Training, UnlearnError, World};
+use serde::{Deserialize, Serialize};
+
+/// What decides a model's bytes besides samples and seed; the same for every method.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Recipe {
+    /// Learning rate after the warm-up; constant, since a schedule that knew the number of samples would know who left.
+    pub(crate) lr: f32,
+    /// Steps of the warm-up.
+    pub(crate) warmup: usize,
+    /// Samples per optimiser step.
+    pub(crate) batch: usize,
+    /// Rate of distillation.
+    pub(crate) distil_lr: f32,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self { lr: 5e-4, warmup: 8, batch: 16, distil_lr: 2e-4 }
+    }
+}
+
+/// A trained model with its optimiser, as it lies in the cache.
+#[derive(Clone, Serialize, Deserialize)]
+struct Stored {
+    theta: Vec<f32>,
+    optimiser: AdamW,
+    steps: usize,
+    /// Of this run alone.
+    samples: u64,
+    seconds: f64,
+    /// Models beside which this one is mixed with weight 1 (an unlearning adapter).
+    beside: Option<String>,
+}
+
+/// Model, data and cache.
+pub(crate) struct Real {
+    device: DeviceModel,
+    middle: Segment,
+    encoder: Encoder,
+    shape: std::sync::Arc<AdapterShape>,
+    initial: Adapter,
+    data: Dataset,
+    rows: Vec<TaskSample>,
+    tokens: Vec<Option<Vec<u32>>>,
+    vectors: References,
+    catalogue: Vec<Vec<f32>>,
+    recipe: Recipe,
+    seed: Seed,
+    /// Digest of all that the files below depend on.
+    under: String,
+    cache: PathBuf,
+    /// Seconds spent in forward passes of predictions, and how many.
+    pub(crate) served: (f64, u64),
+    /// One line per computed model.
+    pub(crate) log: bool,
+    /// Predictions are computed anew, to be timed.
+    pub(crate) timed: bool,
+}
+
+fn failed(e: impl std::fmt::Display) -> UnlearnError {
+    UnlearnError::World(e.to_string())
+}
+
+const PACKING: Packing = Packing { max_tokens: 800 };
+
+impl Real {
+    /// Loads the model; `rows` is every sample that the experiment uses.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn load(
+        model: &Path,
+        data: Dataset,
+        split: Split,
+        template: Template,
+        rows: Vec<TaskSample>,
+        recipe: Recipe,
+        seed: &Seed,
+        cache: &Path,
+    ) -> anyhow::Result<Self> {
+        let source = open(model)?;
+        let spec = SplitSpec { k_in: 0, k_out: source.config().layers };
+        let device = DeviceModel::load(source.as_ref(), spec, Compute::Bf16)?;
+        let middle = DeviceModel::load_middle(source.as_ref(), spec, Compute::Bf16)?;
+        let shape = AdapterShape::new(source.config(), &LoraRecipe::default(), |_| true);
+        let initial = Adapter::init(&shape, &seed.derive("adapter", &[]));
+        let events = training_events(&data, split);
+        let vectors = References::fit(&events, data.users.len(), data.items.len(), seed);
+        let named = serde_json::to_vec(&recipe)?;
+        let what = [template.version.as_bytes(), &named[..], &seed.0[..], lethe_model::engine().as_bytes()].concat();
+        let under = Digest::of(&[&what, &std::fs::metadata(model)?.len().to_le_bytes()]).hex();
+        std::fs::create_dir_all(cache).with_context(|| cache.display().to_string())?;
+        Ok(Self {
+            encoder: Encoder::new(source.tokenizer()?, template)?,
+            tokens: vec![None; rows.len()],
+            catalogue: item_features(&data.items),
+            device,
+            middle,
+            shape,
+            initial,
+            data,
+            rows,
+            vectors,
+            recipe,
+            seed: *seed,
+            under,
+            cache: cache.to_owned(),
+            served: (0.0, 0),
+            log: true,
+            timed: false,
+        })
+    }
+
+    fn ids(&mut self, s: SampleId) -> Result<Vec<u32>, UnlearnError> {
+        if let Some(ids) = &self.tokens[s] {
+            return Ok(ids.clone());
+        }
+        let ids = self.encoder.ids(&self.rows[s].prompt(&self.data)).map_err(failed)?;
+        self.tokens[s] = Some(ids.clone());
+        Ok(ids)
+    }
+
+    fn sample(&mut self, s: SampleId) -> Result<Sample, UnlearnError> {
+        Ok(Sample { ids: self.ids(s)?, label: self.rows[s].label })
+    }
+
+    /// Identities of samples, sorted, with what their prompts say.
+    fn content(&mut self, samples: &[SampleId]) -> Result<Vec<u8>, UnlearnError> {
+        let mut all = vec![];
+        for s in samples {
+            let ids = self.ids(*s)?;
+            let bytes: Vec<u8> = ids.iter().flat_map(|t| t.to_le_bytes()).collect();
+            all.push(Digest::of(&[&bytes, &[u8::from(self.rows[*s].label)]]).0);
+        }
+        all.sort_unstable();
+        Ok(all.concat())
+    }
+
+    fn path(&self, kind: &str, id: &str) -> PathBuf {
+        self.cache.join(kind).join(format!("{}.bin", &id[..32]))
+    }
+
+    fn kept<T: for<'a> Deserialize<'a>>(&self, kind: &str, id: &str) -> Option<T> {
+        let bytes = std::fs::read(self.path(kind, id)).ok()?;
+        lethe_proto::codec::from_bytes(&bytes, 1 << 30).ok()
+    }
+
+    /// Written whole or not at all: an interrupted experiment goes on from what it has.
+    fn keep<T: Serialize>(&self, kind: &str, id: &str, value: &T) -> Result<(), UnlearnError> {
+        let path = self.path(kind, id);
+        let folder = path.parent().unwrap_or(&self.cache);
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let next = path.with_extension("next");
+        std::fs::write(&next, lethe_proto::codec::to_bytes(value).map_err(failed)?).map_err(failed)?;
+        std::fs::rename(next, path).map_err(failed)
+    }
+
+    fn kept_logits(&self, id: &str) -> Option<Vec<[f32; 2]>> {
+        if self.timed { None } else { self.kept("logits", id) }
+    }
+
+    fn stored(&self, id: &ModelId) -> Result<Stored, UnlearnError> {
+        self.kept("models", &id.0).ok_or_else(|| failed(format!("model {id} is not in the cache any more")))
+    }
+
+    /// The adapter that a model predicts with.
+    fn adapter(&self, id: &ModelId) -> Result<Adapter, UnlearnError> {
+        let stored = self.stored(id)?;
+        let own = Adapter::from_data(&self.shape, stored.theta).map_err(failed)?;
+        match stored.beside {
+            None => Ok(own),
+            Some(other) => {
+                let base = self.adapter(&ModelId(other))?;
+                Adapter::mix_nd(&[(&base, 1.0), (&own, 1.0)]).map_err(failed)
+            }
+        }
+    }
+
+    /// `count` optimiser steps over samples in seeded orders.
+    fn descend(
+        &mut self,
+        mut state: Stored,
+        base: Option<&Adapter>,
+        samples: &[(SampleId, Option<f32>)],
+        (epochs, lr): (f64, f32),
+    ) -> Result<Stored, UnlearnError> {
+        let started = Instant::now();
+        let batch = self.recipe.batch;
+        let steps = (epochs * samples.len() as f64 / batch as f64).ceil() as usize;
+        let mut order: Vec<(u64, SampleId, Option<f32>)> = vec![];
+        (state.samples, state.seconds) = (0, 0.0);
+        for pass in 0.. {
+            if state.samples as f64 >= epochs * samples.len() as f64 || samples.is_empty() {
+                break;
+            }
+            // By a keyed rank of the sample: who leaves does not change the order of who stays.
+            let seed = self.seed.derive("pass", &[&(pass as u64).to_le_bytes()]);
+            order.clear();
+            order.extend(samples.iter().map(|(s, t)| (seed.rank("order", &self.identity(*s).to_le_bytes()), *s, *t)));
+            order.sort_by_key(|(rank, s, _)| (*rank, *s));
+            for chunk in order.chunks(batch) {
+                if state.samples as f64 >= (epochs * samples.len() as f64).floor().max(1.0) {
+                    break;
+                }
+                let rows: Vec<Sample> = chunk.iter().map(|(_, s, _)| self.sample(*s)).collect::<Result<_, _>>()?;
+                let soft: Option<Vec<f32>> = chunk.iter().map(|(_, _, t)| *t).collect();
+                let grads = self.gradient(&state.theta, base, &rows, soft.as_deref())?;
+                let rate = lr * ((state.steps + 1) as f32 / self.recipe.warmup as f32).min(1.0);
+                state.optimiser.step(&mut state.theta, &grads, rate);
+                (state.steps, state.samples) = (state.steps + 1, state.samples + chunk.len() as u64);
+            }
+        }
+        state.seconds = started.elapsed().as_secs_f64();
+        if self.log {
+            eprint_line(&format!("trained {steps} steps, {} samples, {:.0} s", state.samples, state.seconds));
+        }
+        Ok(state)
+    }
+
+    /// Gradient on an adapter; beside `base`, which stays as it is.
+    fn gradient(
+        &self,
+        theta: &[f32],
+        base: Option<&Adapter>,
+        rows: &[Sample],
+        soft: Option<&[f32]>,
+    ) -> Result<Vec<f32>, UnlearnError> {
+        let own = Adapter::from_data(&self.shape, theta.to_vec()).map_err(failed)?;
+        let whole = match base {
+            None => own.clone(),
+            Some(b) => Adapter::mix_nd(&[(b, 1.0), (&own, 1.0)]).map_err(failed)?,
+        };
+        let mut grads = vec![0.0; whole.data.len()];
+        let empty = whole.select(|_| false);
+        let mut middle = LocalMiddle::new(self.middle.clone(), empty);
+        let frozen = Recomputed;
+        let trainer =
+            Trainer { device: &self.device, answers: self.encoder.answers, packing: PACKING, frozen: &frozen };
+        trainer.accumulate_towards(rows, soft, &whole, &mut grads, &mut middle).map_err(failed)?;
+        match base {
+            None => Ok(grads),
+            Some(_) => Adapter::from_data(whole.shape(), grads)
+                .and_then(|g| Ok(g.part_of_nd(1, &self.shape)?.data))
+                .map_err(failed),
+        }
+    }
+
+    fn score(&mut self, adapter: &Adapter, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
+        let rows: Vec<Sample> = samples.iter().map(|s| self.sample(*s)).collect::<Result<_, _>>()?;
+        let started = Instant::now();
+        let mut out = Vec::with_capacity(rows.len());
+        for pack in (Packing { max_tokens: 1600 }).split(&rows) {
+            let sequences: Vec<Vec<u32>> = pack.iter().map(|s| s.ids.clone()).collect();
+            let (layout, ids) = Layout::pack(&sequences);
+            let mut middle = self.middle.clone();
+            let logits =
+                self.device.score(&layout, &ids, self.encoder.answers, Some(adapter), &mut (&mut middle, None));
+            out.extend(logits.map_err(failed)?);
+        }
+        self.served.0 += started.elapsed().as_secs_f64();
+        self.served.1 += rows.len() as u64;
+        Ok(out)
+    }
+}
+
+pub(crate) fn eprint_line(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+impl World for Real {
+    fn train(&mut self, run: &Training) -> Result<(ModelId, Cost), UnlearnError> {
+        let start = run.start.as_ref().map_or(String::new(), |m| m.0.clone());
+        let content = self.content(&run.samples)?;
+        let parts = [self.under.as_bytes(), start.as_bytes(), &content[..], &run.epochs.to_le_bytes()[..]];
+        let id = Digest::of(&parts).hex();
+        let stored = match self.kept::<Stored>("models", &id) {
+            Some(stored) => stored,
+            None => {
+                let state = match &run.start {
+                    Some(m) => self.stored(m)?,
+                    None => Stored {
+                        theta: self.initial.data.clone(),
+                        optimiser: AdamW::new(self.initial.data.len(), 0.01),
+                        steps: 0,
+                        samples: 0,
+                        seconds: 0.0,
+                        beside: None,
+                    },
+                };
+                let samples: Vec<_> = run.samples.iter().map(|s| (*s, None)).collect();
+                let stored = self.descend(state, None, &samples, (run.epochs, self.recipe.lr))?;
+                self.keep("models", &id, &stored)?;
+                stored
+            }
+        };
+        Ok((ModelId(id), Cost { samples: stored.samples, seconds: stored.seconds }))
+    }
+
+    fn distil(&mut self, run: &Distillation) -> Result<(ModelId, Cost), UnlearnError> {
+        let samples: Vec<SampleId> = run.targets.iter().map(|(s, _)| *s).collect();
+        let content = self.content(&samples)?;
+        let soft: Vec<u8> = run.targets.iter().flat_map(|(_, t)| t.to_le_bytes()).collect();
+        let parts = [self.under.as_bytes(), b"distil", run.student.0.as_bytes(), &content[..], &soft[..]];
+        let id = Digest::of(&parts).hex();
+        let stored = match self.kept::<Stored>("models", &id) {
+            Some(stored) => stored,
+            None => {
+                let base = self.adapter(&run.student)?;
+                let init = Adapter::init(&self.shape, &self.seed.derive("unlearning adapter", &[]));
+                let state = Stored {
+                    optimiser: AdamW::new(init.data.len(), 0.01),
+                    theta: init.data,
+                    steps: 0,
+                    samples: 0,
+                    seconds: 0.0,
+                    beside: Some(run.student.0.clone()),
+                };
+                let targets: Vec<_> = run.targets.iter().map(|(s, t)| (*s, Some(*t))).collect();
+                let stored = self.descend(state, Some(&base), &targets, (run.epochs, self.recipe.distil_lr))?;
+                self.keep("models", &id, &stored)?;
+                stored
+            }
+        };
+        Ok((ModelId(id), Cost { samples: stored.samples, seconds: stored.seconds }))
+    }
+
+    fn logits(&mut self, model: &ModelId, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
+        let bytes: Vec<u8> = samples.iter().flat_map(|s| self.identity(*s).to_le_bytes()).collect();
+        let id = Digest::of(&[model.0.as_bytes(), &bytes]).hex();
+        if let Some(kept) = self.kept_logits(&id) {
+            return Ok(kept);
+        }
+        let adapter = self.adapter(model)?;
+        let out = self.score(&adapter, samples)?;
+        self.keep("logits", &id, &out)?;
+        Ok(out)
+    }
+
+    fn mixed(
+        &mut self,
+        models: &[ModelId],
+        omega: &[Vec<f32>],
+        how: Mixing,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError> {
+        let bytes: Vec<u8> = samples.iter().flat_map(|s| self.identity(*s).to_le_bytes()).collect();
+        let weights: Vec<u8> = omega.iter().flatten().flat_map(|w| w.to_le_bytes()).collect();
+        let names: String = models.iter().map(|m| m.0.as_str()).collect();
+        let id = Digest::of(&[names.as_bytes(), &bytes, &weights, format!("{how:?}").as_bytes()]).hex();
+        if let Some(kept) = self.kept_logits(&id) {
+            return Ok(kept);
+        }
+        let adapters: Vec<Adapter> = models.iter().map(|m| self.adapter(m)).collect::<Result<_, _>>()?;
+        // Queries with the same weights share an adapter and a pass; most weigh one shard alone.
+        let mut groups: HashMap<Vec<u32>, Vec<usize>> = HashMap::new();
+        for (i, w) in omega.iter().enumerate() {
+            groups.entry(w.iter().map(|v| v.to_bits()).collect()).or_default().push(i);
+        }
+        let mut groups: Vec<Vec<usize>> = groups.into_values().collect();
+        groups.sort();
+        let mut out = vec![[0.0; 2]; samples.len()];
+        for rows in groups {
+            let weights = &omega[rows[0]];
+            let parts: Vec<(&Adapter, f32)> =
+                adapters.iter().zip(weights.iter().copied()).filter(|(_, w)| *w != 0.0).collect();
+            let mix = match how {
+                Mixing::D => Adapter::mix_d(&parts),
+                Mixing::Nd => Adapter::mix_nd(&parts),
+            };
+            let those: Vec<SampleId> = rows.iter().map(|i| samples[*i]).collect();
+            for (i, l) in rows.iter().zip(self.score(&mix.map_err(failed)?, &those)?) {
+                out[*i] = l;
+            }
+        }
+        self.keep("logits", &id, &out)?;
+        Ok(out)
+    }
+
+    fn hidden(&mut self, samples: &[SampleId]) -> Result<Vec<Vec<f32>>, UnlearnError> {
+        let mut out = Vec::with_capacity(samples.len());
+        for s in samples {
+            let ids = self.ids(*s)?;
+            let bytes: Vec<u8> = ids.iter().flat_map(|t| t.to_le_bytes()).collect();
+            let id = Digest::of(&[lethe_model::engine().as_bytes(), &bytes]).hex();
+            let v = match self.kept::<Vec<f32>>("hidden", &id) {
+                Some(v) => v,
+                None => {
+                    let v = self.device.last_hidden(&ids, &mut (&mut self.middle.clone(), None)).map_err(failed)?;
+                    self.keep("hidden", &id, &v)?;
+                    v
+                }
+            };
+            out.push(v);
+        }
+        Ok(out)
+    }
+
+    fn identity(&self, sample: SampleId) -> u64 {
+        u64::from(self.rows[sample].event)
+    }
+
+    fn user(&self, sample: SampleId) -> u32 {
+        self.rows[sample].user
+    }
+
+    fn item(&self, sample: SampleId) -> u32 {
+        self.rows[sample].item
+    }
+
+    fn label(&self, sample: SampleId) -> bool {
+        self.rows[sample].label
+    }
+
+    fn liked(&self, sample: SampleId) -> Vec<u32> {
+        self.rows[sample].history.iter().filter(|(_, l)| *l).map(|(i, _)| *i).collect()
+    }
+
+    fn user_vector(&self, user: u32) -> Vec<f32> {
+        self.vectors.user_vector(user).to_vec()
+    }
+
+    fn item_vector(&self, item: u32) -> Vec<f32> {
+        self.vectors.item_vector(item).to_vec()
+    }
+
+    fn catalogue(&self) -> &[Vec<f32>] {
+        &self.catalogue
+    }
+}
