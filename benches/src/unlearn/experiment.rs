@@ -21,6 +21,10 @@ pub(crate) struct Sizes {
     pub(crate) train: usize,
     pub(crate) test: usize,
     pub(crate) validation: usize,
+    /// Most deleted samples, and never-seen ones, of the attack.
+    pub(crate) attacked: usize,
+    /// Predictions that are timed.
+    pub(crate) timed: usize,
 }
 
 /// What is deleted.
@@ -44,11 +48,6 @@ impl Deletion {
     }
 }
 
-/// Most deleted samples that are attacked.
-const ATTACKED: usize = 64;
-/// Predictions that are timed.
-const TIMED: usize = 24;
-
 pub(crate) struct Experiment {
     world: Real,
     train: Vec<SampleId>,
@@ -57,6 +56,8 @@ pub(crate) struct Experiment {
     /// Never trained on by anybody, for the attack.
     never: Vec<SampleId>,
     gone: BTreeMap<Deletion, Vec<SampleId>>,
+    attacked: usize,
+    timed: usize,
     seed: Seed,
 }
 
@@ -83,7 +84,7 @@ impl Experiment {
         let few = |part, n: usize, label: &str| -> Vec<TaskSample> {
             choose(part, 3 * n + 100, label).into_iter().filter(stays).take(n).collect()
         };
-        let never = choose(Part::Test, ATTACKED, "never");
+        let never = choose(Part::Test, sizes.attacked, "never");
         let parts =
             [train, few(Part::Validation, sizes.validation, "validation"), few(Part::Test, sizes.test, "test"), never];
         let mut rows = vec![];
@@ -93,7 +94,17 @@ impl Experiment {
             ids
         });
         let world = Real::load(model, data, split, template, rows, recipe, seed, home)?;
-        Ok(Self { world, train, validation, test, never, gone: deleted, seed: *seed })
+        Ok(Self {
+            world,
+            train,
+            validation,
+            test,
+            never,
+            gone: deleted,
+            attacked: sizes.attacked,
+            timed: sizes.timed,
+            seed: *seed,
+        })
     }
 
     fn remaining(&self, gone: &[SampleId]) -> Vec<SampleId> {
@@ -120,7 +131,7 @@ impl Experiment {
         for deletion in which {
             let gone = self.gone[deletion].clone();
             let remaining = self.remaining(&gone);
-            let attacked: Vec<SampleId> = gone.iter().copied().take(ATTACKED).collect();
+            let attacked: Vec<SampleId> = gone.iter().copied().take(self.attacked).collect();
             let mut retrained: Option<(f64, Vec<[f32; 2]>, u64)> = None;
             for mut m in all(shards, epochs, &self.seed) {
                 eprint_line(&format!("{dataset}, seed {seed}, {}: {}", deletion.name(), m.name()));
@@ -220,7 +231,7 @@ impl Experiment {
     fn timed(&mut self, m: &mut dyn Strategy) -> anyhow::Result<(f64, f64)> {
         self.world.timed = true;
         let mut times = vec![];
-        for s in self.test.iter().take(TIMED).copied().collect::<Vec<_>>() {
+        for s in self.test.iter().take(self.timed).copied().collect::<Vec<_>>() {
             let started = Instant::now();
             m.predict(&mut self.world, &[s])?;
             times.push(started.elapsed().as_secs_f64() * 1000.0);

@@ -102,15 +102,16 @@ fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     if args.quick {
         (args.dataset, args.seeds) = (vec![Which::Movielens], vec![1]);
-        (args.samples, args.test, args.validation, args.epochs) = (48, 32, 20, 1.0);
-        args.deletions = vec![experiment::Deletion::FivePercent];
+        (args.samples, args.test, args.validation, args.epochs) = (24, 12, 8, 1.0);
+        args.deletions = vec![experiment::Deletion::Interaction];
     }
     let home = match &args.home {
         Some(h) => h.clone(),
         None => lethe_assets::default_home()?.join("unlearn"),
     };
     let model = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?.model;
-    let sizes = Sizes { train: args.samples, test: args.test, validation: args.validation };
+    let (attacked, timed) = if args.quick { (4, 1) } else { (64, 24) };
+    let sizes = Sizes { train: args.samples, test: args.test, validation: args.validation, attacked, timed };
     let mut rows = vec![];
     for which in &args.dataset {
         let (data, split, template) = which.load()?;

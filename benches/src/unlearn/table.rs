@@ -22,13 +22,16 @@ pub(crate) fn csv(rows: &[Value]) -> String {
     out
 }
 
+/// Rows of each method, in the order of the run.
+type Methods<'a> = Vec<(String, Vec<&'a Value>)>;
+
 /// Mean and spread per data set, deletion and method, as a Markdown table.
 pub(crate) fn render(rows: &[Value]) -> String {
     if rows.first().is_some_and(|r| r.get("partition").is_some()) {
         return csv(rows);
     }
     let text = |r: &Value, k: &str| r[k].as_str().unwrap_or("").to_owned();
-    let mut groups: BTreeMap<(String, String), Vec<(String, Vec<&Value>)>> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, String), Methods<'_>> = BTreeMap::new();
     for r in rows {
         let methods = groups.entry((text(r, "dataset"), text(r, "deletion"))).or_default();
         match methods.iter_mut().find(|(m, _)| *m == text(r, "method")) {

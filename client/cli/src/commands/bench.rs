@@ -20,15 +20,26 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// The published unlearning methods on the same data, model and deletions. Hours; `--quick` takes some minutes; goes on where
+    /// it was interrupted. `lethe bench unlearn --help` lists the options.
+    #[command(disable_help_flag = true)]
+    Unlearn {
+        /// Arguments of the program `bench-unlearn`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let What::Forget { args } = &args.what;
-    let program: PathBuf = std::env::current_exe()?.with_file_name("bench-forget");
+    let (name, args) = match &args.what {
+        What::Forget { args } => ("bench-forget", args),
+        What::Unlearn { args } => ("bench-unlearn", args),
+    };
+    let program: PathBuf = std::env::current_exe()?.with_file_name(name);
     let status = std::process::Command::new(&program).args(args).status();
     let status = status.with_context(|| format!("{}: build with `cargo build --release`", program.display()))?;
     if !status.success() {
-        bail!("bench-forget ended with {status}");
+        bail!("{name} ended with {status}");
     }
     Ok(())
 }
