@@ -10,13 +10,20 @@ use lethe_proto::admin::{
 use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
-use lethe_proto::message::{BatchShape, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, RoundStart, Task};
+use lethe_proto::message::{
+    BatchShape, Declined, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, RoundStart, ServedAdapter, Task,
+};
+use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_proto::payload::{Payload, WireFormat};
 
 const ROUND: RoundKey = RoundKey { shard: ShardId(2), generation: 3, stage: 1, round: 4 };
 
 fn payload(format: WireFormat) -> Payload {
     Payload::encode(&[0.5, -1.0, 2.0, 0.0], 2, format)
+}
+
+fn packed(format: PackedFormat) -> Packed {
+    Packed::encode(&[0.5, -1.0, 2.0, 0.0], format).unwrap()
 }
 
 fn subject() -> SubjectId {
@@ -38,7 +45,7 @@ fn requests() -> Vec<Request> {
     let admin = |r| Request::Admin(r);
     vec![
         Request::Enrol { token: "t".into(), csr: vec![1, 2] },
-        Request::Hello { build: "b".into(), model: Digest([1; 32]) },
+        Request::Hello { build: "b".into(), model: Digest([1; 32]), minor: 1 },
         Request::Join { anchor: 1, samples: 70_000, commitment: Digest([2; 32]) },
         Request::Poll,
         Request::Forward { purpose: Purpose::Train { round: ROUND }, shape: shape(), hidden: payload(WireFormat::F32) },
@@ -48,14 +55,15 @@ fn requests() -> Vec<Request> {
             hidden: payload(WireFormat::F16),
         },
         Request::Backward { round: ROUND, grad: payload(WireFormat::Int8), step: true },
-        Request::Update { round: ROUND, delta: payload(WireFormat::F32), loss: 0.5, samples: 4 },
-        Request::Release { have: Some(2) },
+        Request::Update { round: ROUND, delta: packed(PackedFormat::F32), loss: 0.5, samples: 4 },
+        Request::Release { have: Some(2), adapters: vec![Digest([6; 32])] },
         Request::Weigh { embedding: vec![1.0] },
         Request::Errors {
             release: 1,
             rows: vec![ErrorReport { sample: 0, embedding: vec![0.5], errors: vec![(ShardId(1), 0.25)] }],
         },
         Request::Erased { task: 9 },
+        Request::Decline { round: ROUND, why: Declined::Memory },
         Request::Forward {
             purpose: Purpose::Frozen { round: ROUND },
             shape: shape(),
@@ -85,7 +93,7 @@ fn requests() -> Vec<Request> {
 }
 
 fn replies() -> Vec<Reply> {
-    let start = RoundStart { round: ROUND, adapter: payload(WireFormat::F32), seed: [5; 32], deadline_ms: 1000 };
+    let start = RoundStart { round: ROUND, adapter: packed(PackedFormat::Int8), counted: Some(3), seed: [5; 32], deadline_ms: 1000 };
     let deletion = DeletionState {
         id: 1,
         request: deletions().remove(1),
@@ -160,7 +168,7 @@ fn replies() -> Vec<Reply> {
     };
     vec![
         Reply::Enrolled { certificate: vec![1] },
-        Reply::Welcome { recipe: "{}".into(), anchors: vec![vec![1.0]], engine: "e".into() },
+        Reply::Welcome { recipe: "{}".into(), anchors: vec![vec![1.0]], engine: "e".into(), minor: 1 },
         Reply::Joined { shard: Some(ShardId(1)), commitment: Digest([9; 32]) },
         Reply::Task(Task::Wait),
         Reply::Task(Task::Train(start)),
@@ -168,7 +176,7 @@ fn replies() -> Vec<Reply> {
         Reply::Task(Task::Erase { task: 1, items: vec!["i".into()], from: Some(-5) }),
         Reply::Hidden(payload(WireFormat::F16)),
         Reply::Ack,
-        Reply::Release(ReleaseInfo { release: 1, lineage: 2, valid_s: 3, adapters: vec![payload(WireFormat::F32)] }),
+        Reply::Release(ReleaseInfo { release: 1, lineage: 2, valid_s: 3, adapters: vec![ServedAdapter::Same(Digest([6; 32])), ServedAdapter::New(packed(PackedFormat::Int4))] }),
         Reply::Omega(vec![1.0]),
         Reply::Admin(AdminReply::Planned { text: "t".into(), json: "{}".into(), ids: vec![1, 2] }),
         Reply::Admin(AdminReply::Proposed(proposal(Proposal::Forget {

@@ -49,16 +49,16 @@ impl Deletion {
 }
 
 pub(crate) struct Experiment {
-    world: Real,
-    train: Vec<SampleId>,
-    validation: Vec<SampleId>,
+    pub(crate) world: Real,
+    pub(crate) train: Vec<SampleId>,
+    pub(crate) validation: Vec<SampleId>,
     test: Vec<SampleId>,
     /// Never trained on by anybody, for the attack.
     never: Vec<SampleId>,
     gone: BTreeMap<Deletion, Vec<SampleId>>,
     attacked: usize,
     timed: usize,
-    seed: Seed,
+    pub(crate) seed: Seed,
 }
 
 /// Models that never saw certain samples: for each, the positions that it was trained on.
@@ -93,7 +93,8 @@ impl Experiment {
             rows.extend(p);
             ids
         });
-        let world = Real::load(model, data, split, template, rows, recipe, seed, home)?;
+        let mut world = Real::load(model, data, split, template, rows, recipe, seed, home)?;
+        world.prepare()?;
         Ok(Self {
             world,
             train,

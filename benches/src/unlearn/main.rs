@@ -15,7 +15,9 @@ use lethe_recsys::samples::Split;
 
 mod experiment;
 mod methods;
+mod states;
 mod table;
+mod tune;
 mod world;
 
 use experiment::{Experiment, Sizes};
@@ -40,8 +42,8 @@ struct Args {
     #[arg(long, default_value_t = 100)]
     validation: usize,
     /// Passes over the training samples.
-    #[arg(long, default_value_t = 2.0)]
-    epochs: f64,
+    #[arg(long, value_delimiter = ',', default_values_t = [2.0])]
+    epochs: Vec<f64>,
     /// Shards.
     #[arg(long, default_value_t = 4)]
     shards: usize,
@@ -54,6 +56,18 @@ struct Args {
     /// Only how often deletions move others in each partition; K = 2, 4, 8. No training.
     #[arg(long)]
     partitions: bool,
+    /// Only which recipe is best on validation samples, over the lists that follow.
+    #[arg(long)]
+    tune: bool,
+    /// Adapted layers, counted from the last.
+    #[arg(long, value_delimiter = ',', default_values_t = [Recipe::default().last_layers])]
+    last_layers: Vec<usize>,
+    /// Learning rates.
+    #[arg(long, value_delimiter = ',', default_values_t = [Recipe::default().lr])]
+    lr: Vec<f32>,
+    /// Samples per step.
+    #[arg(long, value_delimiter = ',', default_values_t = [Recipe::default().batch])]
+    batch: Vec<usize>,
     /// Folder of what is computed; below the cache folder when absent.
     #[arg(long)]
     home: Option<PathBuf>,
@@ -98,11 +112,34 @@ impl Which {
     }
 }
 
+impl Args {
+    /// Every recipe of the lists.
+    fn recipes(&self) -> Vec<Recipe> {
+        let mut out = vec![];
+        for last_layers in &self.last_layers {
+            for lr in &self.lr {
+                for batch in &self.batch {
+                    out.push(Recipe { last_layers: *last_layers, lr: *lr, batch: *batch, ..Recipe::default() });
+                }
+            }
+        }
+        out
+    }
+
+    /// The one recipe of a run that does not tune.
+    fn recipe(&self) -> anyhow::Result<(Recipe, f64)> {
+        match (&self.recipes()[..], &self.epochs[..]) {
+            ([recipe], [epochs]) => Ok((recipe.clone(), *epochs)),
+            _ => anyhow::bail!("lists of layers, rates, batches or epochs are for --tune; give one of each"),
+        }
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     if args.quick {
         (args.dataset, args.seeds) = (vec![Which::Movielens], vec![1]);
-        (args.samples, args.test, args.validation, args.epochs) = (24, 12, 8, 1.0);
+        (args.samples, args.test, args.validation, args.epochs) = (24, 12, 8, vec![1.0]);
         args.deletions = vec![experiment::Deletion::Interaction];
     }
     let home = match &args.home {
@@ -116,14 +153,26 @@ fn main() -> anyhow::Result<()> {
     for which in &args.dataset {
         let (data, split, template) = which.load()?;
         for seed in &args.seeds {
-            let (data, seed_of) = (data.clone(), Seed::from_u64(*seed));
-            let mut experiment =
-                Experiment::new(&model, data, (split, template), &sizes, Recipe::default(), &seed_of, &home)?;
+            let seed_of = Seed::from_u64(*seed);
+            let load = |recipe: Recipe| {
+                Experiment::new(&model, data.clone(), (split, template), &sizes, recipe, &seed_of, &home)
+            };
+            if args.tune {
+                let recipes = args.recipes();
+                for recipe in &recipes {
+                    let (name, only) = (which.name(), recipes.len() == 1);
+                    rows.extend(load(recipe.clone())?.tune(name, *seed, recipe, args.shards, &args.epochs, only)?);
+                    write(&args, &rows)?;
+                }
+                continue;
+            }
+            let (recipe, epochs) = args.recipe()?;
+            let mut experiment = load(recipe)?;
             if args.partitions {
                 rows.extend(experiment.partitions(which.name(), *seed)?);
                 continue;
             }
-            for row in experiment.run(which.name(), *seed, (args.shards, args.epochs), &args.deletions)? {
+            for row in experiment.run(which.name(), *seed, (args.shards, epochs), &args.deletions)? {
                 rows.push(row);
                 // After every row: an interruption loses none.
                 write(&args, &rows)?;

@@ -10,7 +10,7 @@ use lethe_unlearn::whole::{E2urec, Retrain};
 use lethe_unlearn::world::Mixing;
 
 /// Slices of those methods that have any.
-const SLICES: usize = 4;
+pub(crate) const SLICES: usize = 4;
 
 /// All of them, with `shards` shards and `epochs` passes.
 pub(crate) fn all(shards: usize, epochs: f64, seed: &Seed) -> Vec<Box<dyn Strategy>> {

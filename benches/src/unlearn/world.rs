@@ -7,7 +7,6 @@ use std::time::Instant;
 use anyhow::Context;
 use lethe_client::encode::Encoder;
 use lethe_learn::seed::Seed;
-use lethe_model::frozen::Recomputed;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
@@ -26,6 +25,8 @@ use lethe_unlearn::world::{Distillation, Mixing};
 use lethe_unlearn::{Cost, ModelId, SampleId, Training, UnlearnError, World};
 use serde::{Deserialize, Serialize};
 
+use crate::states::OnDisk;
+
 /// What decides a model's bytes besides samples and seed; the same for every method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Recipe {
@@ -37,11 +38,13 @@ pub(crate) struct Recipe {
     pub(crate) batch: usize,
     /// Rate of distillation.
     pub(crate) distil_lr: f32,
+    /// How many of the last layers are adapted; what the layers below give is computed once per sample.
+    pub(crate) last_layers: usize,
 }
 
 impl Default for Recipe {
     fn default() -> Self {
-        Self { lr: 5e-4, warmup: 8, batch: 16, distil_lr: 2e-4 }
+        Self { lr: 5e-4, warmup: 8, batch: 16, distil_lr: 2e-4, last_layers: 8 }
     }
 }
 
@@ -62,12 +65,15 @@ struct Stored {
 pub(crate) struct Real {
     device: DeviceModel,
     middle: Segment,
+    frozen: OnDisk,
     encoder: Encoder,
     shape: std::sync::Arc<AdapterShape>,
     initial: Adapter,
     data: Dataset,
     rows: Vec<TaskSample>,
     tokens: Vec<Option<Vec<u32>>>,
+    /// Last hidden states by the untuned model.
+    places: Vec<Option<Vec<f32>>>,
     vectors: References,
     catalogue: Vec<Vec<f32>>,
     recipe: Recipe,
@@ -75,8 +81,6 @@ pub(crate) struct Real {
     /// Digest of all that the files below depend on.
     under: String,
     cache: PathBuf,
-    /// Seconds spent in forward passes of predictions, and how many.
-    pub(crate) served: (f64, u64),
     /// One line per computed model.
     pub(crate) log: bool,
     /// Predictions are computed anew, to be timed.
@@ -106,20 +110,25 @@ impl Real {
         let spec = SplitSpec { k_in: 0, k_out: source.config().layers };
         let device = DeviceModel::load(source.as_ref(), spec, Compute::Bf16)?;
         let middle = DeviceModel::load_middle(source.as_ref(), spec, Compute::Bf16)?;
-        let shape = AdapterShape::new(source.config(), &LoraRecipe::default(), |_| true);
+        let lora = LoraRecipe { last_layers: Some(recipe.last_layers), ..LoraRecipe::default() };
+        let shape = AdapterShape::new(source.config(), &lora, |_| true);
         let initial = Adapter::init(&shape, &seed.derive("adapter", &[]));
         let events = training_events(&data, split);
         let vectors = References::fit(&events, data.users.len(), data.items.len(), seed);
         let named = serde_json::to_vec(&recipe)?;
         let what = [template.version.as_bytes(), &named[..], &seed.0[..], lethe_model::engine().as_bytes()].concat();
+        let states = format!("{} {}", recipe.last_layers, lethe_model::engine());
+        let states = Digest::of(&[states.as_bytes(), &std::fs::metadata(model)?.len().to_le_bytes()]).hex();
         let under = Digest::of(&[&what, &std::fs::metadata(model)?.len().to_le_bytes()]).hex();
         std::fs::create_dir_all(cache).with_context(|| cache.display().to_string())?;
         Ok(Self {
             encoder: Encoder::new(source.tokenizer()?, template)?,
             tokens: vec![None; rows.len()],
+            places: vec![None; rows.len()],
             catalogue: item_features(&data.items),
             device,
             middle,
+            frozen: OnDisk::open(&cache.join("states").join(&states[..16]))?,
             shape,
             initial,
             data,
@@ -129,7 +138,6 @@ impl Real {
             seed: *seed,
             under,
             cache: cache.to_owned(),
-            served: (0.0, 0),
             log: true,
             timed: false,
         })
@@ -241,6 +249,22 @@ impl Real {
         Ok(state)
     }
 
+    /// Computes what the layers below the adapted ones give for every sample, so that no method is charged for it.
+    pub(crate) fn prepare(&mut self) -> Result<(), UnlearnError> {
+        let started = Instant::now();
+        let all: Vec<SampleId> = (0..self.rows.len()).collect();
+        let untuned = self.initial.clone();
+        self.score(&untuned, &all)?;
+        let tokens: usize = self.tokens.iter().flatten().map(Vec::len).sum();
+        let (n, s) = (all.len(), started.elapsed().as_secs_f64());
+        eprint_line(&format!("states of {n} samples, {} tokens each: {s:.0} s", tokens / n.max(1)));
+        Ok(())
+    }
+
+    fn trainer(&self) -> Trainer<'_> {
+        Trainer { device: &self.device, answers: self.encoder.answers, packing: PACKING, frozen: &self.frozen }
+    }
+
     /// Gradient on an adapter; beside `base`, which stays as it is.
     fn gradient(
         &self,
@@ -257,10 +281,7 @@ impl Real {
         let mut grads = vec![0.0; whole.data.len()];
         let empty = whole.select(|_| false);
         let mut middle = LocalMiddle::new(self.middle.clone(), empty);
-        let frozen = Recomputed;
-        let trainer =
-            Trainer { device: &self.device, answers: self.encoder.answers, packing: PACKING, frozen: &frozen };
-        trainer.accumulate_towards(rows, soft, &whole, &mut grads, &mut middle).map_err(failed)?;
+        self.trainer().accumulate_towards(rows, soft, &whole, &mut grads, &mut middle).map_err(failed)?;
         match base {
             None => Ok(grads),
             Some(_) => Adapter::from_data(whole.shape(), grads)
@@ -271,19 +292,14 @@ impl Real {
 
     fn score(&mut self, adapter: &Adapter, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
         let rows: Vec<Sample> = samples.iter().map(|s| self.sample(*s)).collect::<Result<_, _>>()?;
-        let started = Instant::now();
-        let mut out = Vec::with_capacity(rows.len());
-        for pack in (Packing { max_tokens: 1600 }).split(&rows) {
-            let sequences: Vec<Vec<u32>> = pack.iter().map(|s| s.ids.clone()).collect();
-            let (layout, ids) = Layout::pack(&sequences);
-            let mut middle = self.middle.clone();
-            let logits =
-                self.device.score(&layout, &ids, self.encoder.answers, Some(adapter), &mut (&mut middle, None));
-            out.extend(logits.map_err(failed)?);
+        let mut middle = LocalMiddle::new(self.middle.clone(), adapter.select(|_| false));
+        if !self.timed {
+            return self.trainer().score(&rows, adapter, &mut middle).map_err(failed);
         }
-        self.served.0 += started.elapsed().as_secs_f64();
-        self.served.1 += rows.len() as u64;
-        Ok(out)
+        // What a query costs: the whole pass.
+        let sequences: Vec<Vec<u32>> = rows.into_iter().map(|s| s.ids).collect();
+        let (layout, ids) = Layout::pack(&sequences);
+        self.device.score(&layout, &ids, self.encoder.answers, Some(adapter), &mut middle).map_err(failed)
     }
 }
 
@@ -402,22 +418,14 @@ impl World for Real {
     }
 
     fn hidden(&mut self, samples: &[SampleId]) -> Result<Vec<Vec<f32>>, UnlearnError> {
-        let mut out = Vec::with_capacity(samples.len());
-        for s in samples {
-            let ids = self.ids(*s)?;
-            let bytes: Vec<u8> = ids.iter().flat_map(|t| t.to_le_bytes()).collect();
-            let id = Digest::of(&[lethe_model::engine().as_bytes(), &bytes]).hex();
-            let v = match self.kept::<Vec<f32>>("hidden", &id) {
-                Some(v) => v,
-                None => {
-                    let v = self.device.last_hidden(&ids, &mut (&mut self.middle.clone(), None)).map_err(failed)?;
-                    self.keep("hidden", &id, &v)?;
-                    v
-                }
-            };
-            out.push(v);
+        let unknown: Vec<SampleId> = samples.iter().copied().filter(|s| self.places[*s].is_none()).collect();
+        let rows: Vec<Sample> = unknown.iter().map(|s| self.sample(*s)).collect::<Result<_, _>>()?;
+        let mut middle = LocalMiddle::new(self.middle.clone(), self.initial.select(|_| false));
+        let found = self.trainer().last_hidden(&rows, self.shape.first_trained(), &mut middle).map_err(failed)?;
+        for (s, v) in unknown.into_iter().zip(found) {
+            self.places[s] = Some(v);
         }
-        Ok(out)
+        Ok(samples.iter().map(|s| self.places[*s].clone().unwrap_or_default()).collect())
     }
 
     fn identity(&self, sample: SampleId) -> u64 {

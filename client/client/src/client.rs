@@ -8,8 +8,10 @@ use std::sync::atomic::Ordering;
 use lethe_learn::partition::nearest_anchor;
 use lethe_model::ModelError;
 use lethe_model::lora::Adapter;
-use lethe_proto::ids::ShardId;
-use lethe_proto::message::{Refusal, Reply, Request, Task};
+use lethe_proto::codec::Extension;
+use lethe_proto::ids::{Digest, ShardId};
+use lethe_proto::limits::MINOR;
+use lethe_proto::message::{Declined, Refusal, Reply, Request, Task};
 use lethe_recipe::Recipe;
 use lethe_recsys::samples::Part;
 use lethe_transport::TransportError;
@@ -31,12 +33,23 @@ pub struct ClientBuilder {
     invitation: Option<String>,
     cutoffs: Option<Cutoffs>,
     passes: Option<Arc<Semaphore>>,
+    minor: u16,
+    extensions: Vec<Extension>,
 }
 
 impl ClientBuilder {
     /// A client that keeps its state in `folder` and talks to the coordinator at `addr`.
     pub fn new(folder: impl AsRef<Path>, addr: SocketAddr) -> Self {
-        Self { folder: folder.as_ref().to_owned(), addr, key: None, invitation: None, cutoffs: None, passes: None }
+        Self {
+            folder: folder.as_ref().to_owned(),
+            addr,
+            key: None,
+            invitation: None,
+            cutoffs: None,
+            passes: None,
+            minor: MINOR,
+            extensions: vec![],
+        }
     }
 
     /// Seals the state with this key (from the platform's key store) instead of a key file in the folder.
@@ -64,6 +77,13 @@ impl ClientBuilder {
         self
     }
 
+    /// Speaks as a client of another minor version of the protocol would, with what it adds to every request. For tests of
+    /// upgrades.
+    pub fn minor_version(mut self, minor: u16, extensions: Vec<Extension>) -> Self {
+        (self.minor, self.extensions) = (minor, extensions);
+        self
+    }
+
     /// Opens the state, enrols if needed, and agrees on the recipe.
     pub async fn build(self, model: Arc<ClientModel>) -> Result<Client, ClientError> {
         let (vault, mut state) = Vault::open(&self.folder, self.key)?;
@@ -75,7 +95,7 @@ impl ClientBuilder {
         }
         state.cutoffs = state.cutoffs.or(self.cutoffs);
         let identity = state.identity.clone().ok_or(ClientError::NotEnrolled)?;
-        let session = Arc::new(Session::new(self.addr, state.authority.clone(), identity));
+        let session = Arc::new(Session::new(self.addr, state.authority.clone(), identity, self.extensions));
         let mut client = Client {
             vault,
             state,
@@ -84,6 +104,7 @@ impl ClientBuilder {
             recipe: Recipe::default(),
             anchors: vec![],
             engine: String::new(),
+            minor: self.minor,
             release: Release::default(),
             passes: self.passes.unwrap_or_else(|| Arc::new(Semaphore::new(1))),
             shard: None,
@@ -101,6 +122,8 @@ pub(crate) struct Release {
     /// For so long may it be used without asking again, in seconds.
     pub(crate) valid_s: u64,
     pub(crate) adapters: Vec<Adapter>,
+    /// Of the adapters as they were sent.
+    pub(crate) digests: Vec<Digest>,
 }
 
 /// One person's client.
@@ -114,6 +137,8 @@ pub struct Client {
     anchors: Vec<Vec<f32>>,
     /// What computes the coordinator's layers.
     pub(crate) engine: String,
+    /// Minor version that both sides speak.
+    pub(crate) minor: u16,
     pub(crate) release: Release,
     passes: Arc<Semaphore>,
     shard: Option<ShardId>,
@@ -129,6 +154,8 @@ pub enum Done {
     Trained,
     /// Was in a round that went on without it (late, or the coordinator restarted).
     RoundLost,
+    /// Told the coordinator that it does not take part in the round.
+    Declined(Declined),
     /// Reported validation errors.
     Validated,
     /// Erased items that the coordinator named.
@@ -175,8 +202,9 @@ impl ClientError {
 impl Client {
     async fn hello(&mut self) -> Result<(), ClientError> {
         let build = concat!("lethe-client ", env!("CARGO_PKG_VERSION")).to_owned();
-        match self.session.call(&Request::Hello { build, model: self.model.digest }).await? {
-            Reply::Welcome { recipe, anchors, engine } => {
+        match self.session.call(&Request::Hello { build, model: self.model.digest, minor: self.minor }).await? {
+            Reply::Welcome { recipe, anchors, engine, minor } => {
+                self.minor = self.minor.min(minor);
                 self.engine = engine;
                 self.recipe = Recipe::from_json(&recipe)?;
                 self.anchors = anchors;
@@ -344,7 +372,7 @@ impl Client {
     pub async fn perform(&mut self, task: Assigned) -> Result<Done, ClientError> {
         let done = match task.0 {
             Task::Wait => Ok(Done::Nothing),
-            Task::Train(start) => self.train(start).await.map(|()| Done::Trained),
+            Task::Train(start) => self.take_part(start).await,
             Task::Validate { release, shards } => self.validate(release, &shards).await.map(|()| Done::Validated),
             Task::Erase { task, items, from } => {
                 self.erase_some(task, Erasure { items, from }).await.map(|()| Done::Erased)

@@ -43,6 +43,9 @@ pub enum ClientError {
         /// Seconds since 1970.
         from: i64,
     },
+    /// The coordinator counted an update of this stage whose left-out part is not here any more.
+    #[error("what the last update left out is lost (the file was removed or damaged): the client takes part again from the next stage on")]
+    FeedbackLost,
     /// The client has no identity and no invitation.
     #[error("not enrolled: give the builder an invitation once (printed by `lethe-admin invite`)")]
     NotEnrolled,

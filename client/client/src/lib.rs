@@ -29,6 +29,7 @@ mod client;
 pub mod encode;
 mod error;
 mod export;
+mod feedback;
 mod frozen;
 mod history;
 mod model;

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use lethe_model::layout::Layout;
 use lethe_model::lora::Adapter;
 use lethe_model::train::Packing;
-use lethe_proto::message::{Purpose, Reply, Request};
+use lethe_proto::message::{ServedAdapter, Purpose, Reply, Request};
 use lethe_recipe::Combination;
 use lethe_recsys::samples::{HISTORY, Part};
 use lethe_transport::TransportError;
@@ -65,7 +65,8 @@ impl Client {
     /// Fetches the current release if the client has another.
     pub(crate) async fn refresh_release(&mut self) -> Result<(), ClientError> {
         let have = (self.release.number > 0).then_some(self.release.number);
-        let Reply::Release(info) = self.session.call(&Request::Release { have }).await? else {
+        let ask = Request::Release { have, adapters: self.release.digests.clone() };
+        let Reply::Release(info) = self.session.call(&ask).await? else {
             return Err(TransportError::UnexpectedReply { asked: "release" }.into());
         };
         let (got, known) = (info.lineage, self.state.lineage);
@@ -79,13 +80,22 @@ impl Client {
         self.release.valid_s = info.valid_s;
         if info.release != self.release.number {
             let shape = self.edge_shape();
-            let bad = |e: lethe_proto::payload::PayloadError| ClientError::Internal(format!("the release: {e}"));
-            self.session.count_update(info.adapters.iter().map(|p| p.bytes.len()).sum());
-            self.release.adapters = info
-                .adapters
-                .iter()
-                .map(|p| Ok(Adapter::from_data(&shape, p.decode(1, shape.len()).map_err(bad)?)?))
-                .collect::<Result<_, ClientError>>()?;
+            let (mut adapters, mut digests) = (vec![], vec![]);
+            for (k, served) in info.adapters.iter().enumerate() {
+                let (adapter, digest) = match served {
+                    ServedAdapter::New(packed) => {
+                        self.session.count_update(packed.bytes.len());
+                        (self.unpack(&shape, packed)?, packed.digest())
+                    }
+                    ServedAdapter::Same(digest) => match self.release.digests.get(k) == Some(digest) {
+                        true => (self.release.adapters[k].clone(), *digest),
+                        false => return Err(TransportError::UnexpectedReply { asked: "release" }.into()),
+                    },
+                };
+                adapters.push(adapter);
+                digests.push(digest);
+            }
+            (self.release.adapters, self.release.digests) = (adapters, digests);
             self.release.number = info.release;
         }
         Ok(())

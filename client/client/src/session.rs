@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use lethe_proto::codec::Extension;
 use lethe_proto::message::{Reply, Request};
 use lethe_transport::TransportError;
 use lethe_transport::client::Connection;
@@ -16,6 +17,8 @@ pub(crate) struct Session {
     addr: SocketAddr,
     authority: Vec<u8>,
     identity: Identity,
+    /// Sent with every request, by a newer minor version.
+    extensions: Vec<Extension>,
     live: Mutex<Option<Arc<Connection>>>,
     /// Closed for good: work that goes on in the background must not open a connection again.
     closed: AtomicBool,
@@ -28,11 +31,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(addr: SocketAddr, authority: Vec<u8>, identity: Identity) -> Self {
+    pub(crate) fn new(addr: SocketAddr, authority: Vec<u8>, identity: Identity, extensions: Vec<Extension>) -> Self {
         Self {
             addr,
             authority,
             identity,
+            extensions,
             live: Mutex::new(None),
             closed: AtomicBool::new(false),
             update_bytes: AtomicU64::new(0),
@@ -49,7 +53,8 @@ impl Session {
         if self.closed.load(Ordering::SeqCst) {
             return Err(TransportError::Lost("the client was closed".into()));
         }
-        let fresh = Arc::new(Connection::open(self.addr, &self.authority, Some(&self.identity)).await?);
+        let fresh = Connection::open(self.addr, &self.authority, Some(&self.identity)).await?;
+        let fresh = Arc::new(fresh.extended(self.extensions.clone()));
         *live = Some(fresh.clone());
         Ok(fresh)
     }

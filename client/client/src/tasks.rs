@@ -7,12 +7,12 @@ use lethe_model::frozen::{FrozenStates, Recomputed};
 use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_model::split::descend;
 use lethe_model::train::{Sample, Trainer};
-use lethe_proto::ids::{Digest, ShardId};
-use lethe_proto::message::{ErrorReport, Purpose, Request, RoundStart};
-use lethe_proto::payload::{Payload, WireFormat};
+use lethe_proto::ids::{Digest, RoundKey, ShardId};
+use lethe_proto::message::{Declined, ErrorReport, Purpose, Request, RoundStart};
+use lethe_proto::packed::{Packed, PackedError};
 use lethe_recsys::samples::Part;
 
-use crate::client::Client;
+use crate::client::{Client, Done};
 use crate::history::{Erasure, Joined};
 use crate::remote::RemoteMiddle;
 use crate::{ClientError, ClientModel};
@@ -44,14 +44,31 @@ impl Client {
         Ok(Box::new(self.vault.frozen(under, form)?))
     }
 
+    /// Trains in a round, or says that nobody needs to wait for it.
+    pub(crate) async fn take_part(&mut self, start: RoundStart) -> Result<Done, ClientError> {
+        let round = start.round;
+        let why = match self.train(start).await {
+            Ok(()) => return Ok(Done::Trained),
+            Err(e @ ClientError::FeedbackLost) => {
+                tracing::warn!("{e}");
+                Declined::FeedbackLost
+            }
+            Err(e) => return Err(e),
+        };
+        // An older coordinator waits until the deadline.
+        if self.minor >= 1 {
+            self.session.call(&Request::Decline { round, why }).await?;
+        }
+        Ok(Done::Declined(why))
+    }
+
     /// Trains in a round and sends the update.
-    pub(crate) async fn train(&mut self, start: RoundStart) -> Result<(), ClientError> {
+    async fn train(&mut self, start: RoundStart) -> Result<(), ClientError> {
         self.session.count_update(start.adapter.bytes.len());
         self.joined().await?;
         let chosen = self.choose(&start)?;
         let shape = self.edge_shape();
-        let bad = |e: lethe_proto::payload::PayloadError| ClientError::Internal(format!("the round's adapter: {e}"));
-        let adapter = Adapter::from_data(&shape, start.adapter.decode(1, shape.len()).map_err(bad)?)?;
+        let adapter = self.unpack(&shape, &start.adapter)?;
         let purpose = Purpose::Train { round: start.round };
         let frozen = self.frozen_states()?;
         let (model, recipe, session) = (self.model.clone(), self.recipe.clone(), self.session.clone());
@@ -63,12 +80,45 @@ impl Client {
                 local_training((&model, frozen.as_ref()), &recipe, adapter, &chosen, &mut middle)
             })
             .await?;
-        let delta = Payload::encode(&trained.delta, trained.delta.len(), WireFormat::F32);
+        let delta = self.pack(&start, trained.delta)?;
         self.session.count_update(delta.bytes.len());
         let update = Request::Update { round: start.round, delta, loss: trained.loss, samples: trained.samples };
         self.session.call(&update).await?;
         self.session.samples.fetch_add(u64::from(trained.samples), std::sync::atomic::Ordering::Relaxed);
         Ok(())
+    }
+
+    /// An adapter's device part as the coordinator sent it.
+    pub(crate) fn unpack(&self, shape: &Arc<AdapterShape>, packed: &Packed) -> Result<Adapter, ClientError> {
+        let bad = |e: PackedError| ClientError::Internal(format!("an adapter that the coordinator sent: {e}"));
+        let mut data = packed.decode(shape.len()).map_err(bad)?;
+        if packed.format.lossy() {
+            data.iter_mut().zip(&self.recipe.initial(shape).data).for_each(|(v, i)| *v += i);
+        }
+        Ok(Adapter::from_data(shape, data)?)
+    }
+
+    /// An update in the recipe's format. Where that leaves much out, what it leaves out is kept for the client's next round of
+    /// the stage.
+    fn pack(&self, start: &RoundStart, mut delta: Vec<f32>) -> Result<Packed, ClientError> {
+        let bad = |e: PackedError| ClientError::Internal(e.to_string());
+        let format = self.recipe.updates;
+        if !format.feeds_back() {
+            return Packed::encode(&delta, format).map_err(bad);
+        }
+        let mut feedback = self.vault.feedback()?;
+        if let Some(round) = start.counted {
+            let before = RoundKey { round, ..start.round };
+            let left = feedback.of(before).filter(|l| l.len() == delta.len()).ok_or(ClientError::FeedbackLost)?;
+            delta.iter_mut().zip(left).for_each(|(d, l)| *d += l);
+        }
+        let packed = Packed::encode(&delta, format).map_err(bad)?;
+        let sent = packed.decode(delta.len()).map_err(bad)?;
+        delta.iter_mut().zip(&sent).for_each(|(d, s)| *d -= s);
+        // Before it is sent: the coordinator may count an update whose acknowledgement is lost.
+        feedback.keep(start.round, start.counted, delta);
+        self.vault.keep_feedback(&feedback)?;
+        Ok(packed)
     }
 
     /// The samples of this round: the first by a rank that depends on the round and the sample alone.
@@ -125,6 +175,7 @@ impl Client {
         self.state.cached.clear();
         let saved = self.vault.save(&self.state);
         self.vault.drop_frozen()?;
+        self.vault.drop_feedback()?;
         saved?;
         self.session.call(&Request::Erased { task }).await?;
         // What remains of what counted, not what was recorded since: the rest of the shard's training stands on it.

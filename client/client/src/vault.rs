@@ -12,6 +12,7 @@ use lethe_transport::identity::Identity;
 use serde::{Deserialize, Serialize};
 
 use crate::ClientError;
+use crate::feedback::Feedback;
 use crate::frozen::FrozenStore;
 use crate::history::{Cutoffs, Joined, LocalEvent};
 
@@ -105,9 +106,41 @@ impl Vault {
         self.erasures.erase(|| FrozenStore::clear(&self.frozen_folder()))
     }
 
+    fn feedback_path(&self) -> PathBuf {
+        self.folder.join("feedback")
+    }
+
+    /// What compressed updates left out; nothing when there is no file, or it is damaged.
+    pub(crate) fn feedback(&self) -> Result<Feedback, ClientError> {
+        let path = self.feedback_path();
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let plain = lethe_seal::unseal(&self.key, FEEDBACK, &bytes);
+                Ok(plain.and_then(|p| codec::from_bytes(&p, MAX_STATE).ok()).unwrap_or_default())
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Feedback::default()),
+            Err(e) => Err(io(&path)(e)),
+        }
+    }
+
+    pub(crate) fn keep_feedback(&self, feedback: &Feedback) -> Result<(), ClientError> {
+        let plain = codec::to_bytes(feedback).map_err(|e| ClientError::Internal(e.to_string()))?;
+        let sealed = lethe_seal::seal(&self.key, FEEDBACK, &plain).map_err(|e| ClientError::Internal(e.to_string()))?;
+        write_atomically(&self.feedback_path(), &sealed)
+    }
+
+    /// Removes what was learned from data that is to go.
+    pub(crate) fn drop_feedback(&self) -> Result<(), ClientError> {
+        match fs::remove_file(self.feedback_path()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(&self.feedback_path())(e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Destroys states of frozen layers, the key file and the state. After an error it may be repeated.
     pub(crate) fn erase(&mut self) -> Result<(), ClientError> {
         self.drop_frozen()?;
+        self.drop_feedback()?;
         self.key = random()?;
         let key = self.folder.join("device.key");
         if let Ok(mut f) = fs::OpenOptions::new().write(true).open(&key) {
@@ -123,6 +156,8 @@ impl Vault {
         sync_folder(&self.folder)
     }
 }
+
+const FEEDBACK: &[u8] = b"lethe-client-feedback/1";
 
 /// Binds a sealed file to what it is; the number is that of its layout.
 const STATE: &[u8] = b"lethe-client-state/2";

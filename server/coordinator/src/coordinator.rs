@@ -9,8 +9,9 @@ use lethe_model::lora::Adapter;
 use lethe_model::source::open;
 use lethe_model::split::DeviceModel;
 use lethe_proto::ids::{Digest, RoundKey, SubjectId};
-use lethe_proto::limits::MAX_POLL_WAIT;
+use lethe_proto::limits::{MAX_POLL_WAIT, MINOR};
 use lethe_proto::message::{Purpose, Refusal, Reply, Request, Role, Task};
+use lethe_proto::packed::Packed;
 use lethe_proto::payload::Payload;
 use lethe_receipt::audit::Bundle;
 use lethe_recipe::Combination;
@@ -204,7 +205,7 @@ impl Coordinator {
                     return Err(refuse(Refusal::WrongModel, message));
                 }
                 let (recipe, anchors) = (core.recipe.to_json(), core.anchors.clone());
-                Ok(Reply::Welcome { recipe, anchors, engine: lethe_model::engine() })
+                Ok(Reply::Welcome { recipe, anchors, engine: lethe_model::engine(), minor: MINOR })
             }
             Request::Join { anchor, samples, commitment } => {
                 let (shard, commitment) = self.core().join(&subject, anchor, samples, commitment)?;
@@ -255,7 +256,7 @@ impl Coordinator {
                 self.trained(bytes);
                 self.update(round, &subject, &delta, loss, samples)
             }
-            Request::Release { have } => Ok(Reply::Release(self.core().release(&subject, have)?)),
+            Request::Release { have, adapters } => Ok(Reply::Release(self.core().release(&subject, have, &adapters)?)),
             Request::Weigh { embedding } => self.weigh(&embedding),
             Request::Errors { release, rows } => {
                 self.core().take_errors(&subject, release, rows)?;
@@ -263,6 +264,14 @@ impl Coordinator {
             }
             Request::Erased { task } => {
                 self.core().erased(&subject, task)?;
+                Ok(Reply::Ack)
+            }
+            Request::Decline { round, why } => {
+                tracing::debug!(%subject, ?round, ?why, "declined");
+                self.0.middle.close(round, &subject);
+                let now = self.now();
+                self.core().declined(round, &subject, now)?;
+                self.after_change(false);
                 Ok(Reply::Ack)
             }
             Request::Enrol { .. } | Request::Admin(_) => {
@@ -308,7 +317,7 @@ impl Coordinator {
         &self,
         round: RoundKey,
         subject: &SubjectId,
-        delta: &Payload,
+        delta: &Packed,
         loss: f32,
         samples: u32,
     ) -> Result<Reply, CoordinatorError> {
@@ -328,7 +337,12 @@ impl Coordinator {
         let part = whole.select(|l| !core.on_device(l));
         whole.paste(&Adapter::from_data(part.shape(), middle)?)?;
         let edge = whole.select(|l| core.on_device(l));
-        let values = delta.decode(1, edge.data.len()).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
+        let expected = core.recipe.updates;
+        if delta.format != expected {
+            let message = format!("an update in {:?}, this epoch takes {expected:?}", delta.format);
+            return Err(refuse(Refusal::Invalid, message));
+        }
+        let values = delta.decode(edge.data.len()).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
         whole.paste(&Adapter::from_data(edge.shape(), values)?)?;
         core.take_update(round, subject, whole, loss, samples, now)?;
         drop(core);

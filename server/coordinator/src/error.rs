@@ -3,6 +3,7 @@ use lethe_learn::partition::PartitionError;
 use lethe_model::ModelError;
 use lethe_plan::{LintError, PlanError};
 use lethe_proto::message::{Refusal, Reply};
+use lethe_proto::packed::PackedError;
 use lethe_receipt::note::NoteError;
 use lethe_receipt::receipt::VerifyError;
 use lethe_recipe::RecipeError;
@@ -35,6 +36,8 @@ pub enum CoordinatorError {
     Lint(#[from] LintError),
     #[error(transparent)]
     Aggregate(#[from] AggregateError),
+    #[error("an adapter cannot be sent: {0}")]
+    Packed(#[from] PackedError),
     #[error("receipt: {0}")]
     Receipt(#[from] VerifyError),
     #[error("log key: {0}")]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lethe_learn::seed::Seed;
-use lethe_model::lora::{Adapter, AdapterShape};
+use lethe_model::lora::AdapterShape;
 use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
 use lethe_proto::round::Round;
 use lethe_recipe::Recipe;
@@ -22,6 +22,8 @@ pub(crate) struct Run {
     pub(crate) stage: u16,
     pub(crate) round: u16,
     pub(crate) state: TrainState,
+    /// The round of this stage in which each subject's update counted last; only where updates feed back what they lose.
+    pub(crate) counted: BTreeMap<SubjectId, u16>,
     pub(crate) open: Option<OpenRound>,
 }
 
@@ -42,8 +44,7 @@ pub(crate) fn shard_seed(recipe: &Recipe, shard: ShardId) -> Seed {
 
 /// The state that a shard starts from: the one initialisation that all clients of the shard share.
 pub(crate) fn initial(recipe: &Recipe, shape: &std::sync::Arc<AdapterShape>) -> TrainState {
-    // One common initialisation for all shards (APA, arXiv 2404.10327): A is the same, so D and ND mix like with like.
-    let theta = Adapter::init(shape, &Seed::from_u64(recipe.seed).derive("init", &[])).data;
+    let theta = recipe.initial(shape).data;
     let zeros = vec![0.0; theta.len()];
     TrainState { first: zeros.clone(), second: zeros, theta, step: 0, losses: vec![] }
 }
@@ -90,6 +91,7 @@ impl Run {
         }
         self.round = 0;
         self.stage += 1;
+        self.counted.clear();
         true
     }
 

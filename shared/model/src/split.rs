@@ -286,9 +286,32 @@ impl DeviceModel {
     /// Last hidden state of a prompt by the untuned model, after the final norm, `[hidden]`.
     pub fn last_hidden(&self, ids: &[u32], middle: &mut dyn Middle) -> Result<Vec<f32>, ModelError> {
         let (layout, ids) = Layout::pack(&[ids.to_vec()]);
-        let h = self.bottom.forward(&layout, self.embed(&ids)?, None)?;
-        let h = middle.forward(&layout, h, Stage::Score)?;
-        Ok(self.final_norm(&self.top.forward_last(&layout, h, None)?))
+        self.last_from(&layout, self.embed(&ids)?, 0, None, middle)
+    }
+
+    /// Last hidden states of sequences after the final norm, `[sequences, hidden]`, from the states before layer `cut`,
+    /// `[rows, hidden]` ([`Self::frozen`]).
+    ///
+    /// # Errors
+    /// [`ModelError::Shape`] when `cut` lies among the middle layers: a middle cannot start there.
+    pub fn last_from(
+        &self,
+        layout: &Layout,
+        hidden: Vec<f32>,
+        cut: usize,
+        adapter: Option<&Adapter>,
+        middle: &mut dyn Middle,
+    ) -> Result<Vec<f32>, ModelError> {
+        let (first, last) = (self.bottom.range().end, self.top.range().start);
+        if cut > first && cut < last {
+            let expected = format!("expected states before a layer up to {first} or from {last} on");
+            return Err(ModelError::Shape(format!("{expected}, got them before layer {cut}, in the middle")));
+        }
+        let mut h = self.bottom.part(cut..usize::MAX).forward(layout, hidden, adapter)?;
+        if cut < last {
+            h = middle.forward(layout, h, Stage::Score)?;
+        }
+        Ok(self.final_norm(&self.top.part(cut..usize::MAX).forward_last(layout, h, adapter)?))
     }
 
     /// The two answer logits `[no, yes]` at the last token of each sequence.
@@ -300,11 +323,7 @@ impl DeviceModel {
         adapter: Option<&Adapter>,
         middle: &mut dyn Middle,
     ) -> Result<Vec<[f32; 2]>, ModelError> {
-        let h = self.bottom.forward(layout, self.embed(ids)?, adapter)?;
-        let h = middle.forward(layout, h, Stage::Score)?;
-        let last = self.top.forward_last(layout, h, adapter)?;
-        let head = self.head.rows(&answers)?;
-        Ok(self.answer_logits(&self.final_norm(&last), &head))
+        self.score_from(layout, self.embed(ids)?, 0, answers, adapter, middle)
     }
 
     /// Hidden states before layer `cut`, `[rows, hidden]`: the layers below are frozen, so that these never change. `middle`
@@ -321,6 +340,20 @@ impl DeviceModel {
             h = middle.forward(layout, h, Stage::Frozen)?;
         }
         self.top.part(0..cut).forward(layout, h, None)
+    }
+
+    /// [`Self::score`] from the states before layer `cut`; as [`Self::last_from`].
+    pub fn score_from(
+        &self,
+        layout: &Layout,
+        hidden: Vec<f32>,
+        cut: usize,
+        answers: [u32; 2],
+        adapter: Option<&Adapter>,
+        middle: &mut dyn Middle,
+    ) -> Result<Vec<[f32; 2]>, ModelError> {
+        let head = self.head.rows(&answers)?;
+        Ok(self.answer_logits(&self.last_from(layout, hidden, cut, adapter, middle)?, &head))
     }
 
     /// One forward and backward pass of the answer loss: cross-entropy over the two answer logits at the last token

@@ -160,6 +160,55 @@ impl Trainer<'_> {
         Ok(total)
     }
 
+    /// Answer logits `[no, yes]` of samples by an adapter, from kept states where there are any.
+    pub fn score(
+        &self,
+        samples: &[Sample],
+        adapter: &Adapter,
+        middle: &mut dyn Middle,
+    ) -> Result<Vec<[f32; 2]>, ModelError> {
+        let cut = adapter.shape().first_trained();
+        let mut out = Vec::with_capacity(samples.len());
+        for pack in self.packing.split(samples) {
+            let (layout, hidden) = self.from_kept(pack, cut, middle)?;
+            out.extend(self.device.score_from(&layout, hidden, cut, self.answers, Some(adapter), middle)?);
+        }
+        Ok(out)
+    }
+
+    /// Last hidden states by the untuned model after the final norm, `[hidden]` each, from kept states before layer `cut`
+    /// where there are any.
+    pub fn last_hidden(
+        &self,
+        samples: &[Sample],
+        cut: usize,
+        middle: &mut dyn Middle,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let mut out = Vec::with_capacity(samples.len());
+        for pack in self.packing.split(samples) {
+            let (layout, hidden) = self.from_kept(pack, cut, middle)?;
+            let last = self.device.last_from(&layout, hidden, cut, None, middle)?;
+            out.extend(last.chunks_exact(self.device.config().hidden).map(<[f32]>::to_vec));
+        }
+        Ok(out)
+    }
+
+    /// Layout of a pack, and its states before layer `cut`.
+    fn from_kept(
+        &self,
+        pack: &[Sample],
+        cut: usize,
+        middle: &mut dyn Middle,
+    ) -> Result<(Layout, Vec<f32>), ModelError> {
+        let sequences: Vec<Vec<u32>> = pack.iter().map(|s| s.ids.clone()).collect();
+        let (layout, ids) = Layout::pack(&sequences);
+        let hidden = match cut {
+            0 => self.device.embed(&ids)?,
+            cut => self.packed(&layout, &sequences, cut, middle)?,
+        };
+        Ok((layout, hidden))
+    }
+
     /// States before layer `cut` of packed sequences. Each sequence is run alone, so that they do not depend on what it
     /// is packed with, nor on whether they were kept from before.
     fn packed(

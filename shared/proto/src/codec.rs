@@ -3,6 +3,10 @@
 //! A frame is an 8-byte header and a body: version (u8), codec (u8, 1 = bincode 2 with the standard configuration),
 //! message type (u16 LE), body length (u32 LE). The type decides the largest body; a longer one is refused before it
 //! is read. `tests/fixtures/golden-bytes` pins every message.
+//!
+//! Peers of one version and different minor versions understand each other: what a minor version adds to a message comes after its
+//! value, as extensions (tag u16, length u16, bytes), and who does not know a tag skips it. A new message is sent only to peers whose
+//! minor version ([`crate::message::Request::Hello`]) has it.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -79,17 +83,21 @@ pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 
 /// A value from exactly these bytes, at most `limit` of them (also bounding what is allocated).
 pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, CodecError> {
+    let (value, used) = prefix_from(bytes, limit)?;
+    if used != bytes.len() {
+        return Err(CodecError::Malformed(format!("{} bytes are left over", bytes.len() - used)));
+    }
+    Ok(value)
+}
+
+/// A value from the first of these bytes, and how many they are.
+fn prefix_from<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<(T, usize), CodecError> {
     if bytes.len() > limit {
         return Err(CodecError::Malformed(format!("{} bytes, at most {limit}", bytes.len())));
     }
     // bincode's own limit is a constant: it counts claimed lengths before it allocates.
     let limited = bincode::config::standard().with_limit::<{ 256 << 20 }>();
-    let (value, used) =
-        bincode::serde::decode_from_slice(bytes, limited).map_err(|e| CodecError::Malformed(e.to_string()))?;
-    if used != bytes.len() {
-        return Err(CodecError::Malformed(format!("{} bytes are left over", bytes.len() - used)));
-    }
-    Ok(value)
+    bincode::serde::decode_from_slice(bytes, limited).map_err(|e| CodecError::Malformed(e.to_string()))
 }
 
 fn request_kind(r: &Request) -> u16 {
@@ -106,6 +114,7 @@ fn request_kind(r: &Request) -> u16 {
         Request::Errors { .. } => 10,
         Request::Erased { .. } => 11,
         Request::Admin(_) => 12,
+        Request::Decline { .. } => 13,
     }
 }
 
@@ -127,7 +136,7 @@ fn reply_kind(r: &Reply) -> u16 {
 /// Largest body of a message type; `None` for unknown types.
 pub fn limit(kind: u16) -> Option<usize> {
     match kind {
-        1..=4 | 8..=9 | 11 | 101 | 103 | 106 | 108 | 110 => Some(MAX_SMALL),
+        1..=4 | 8..=9 | 11 | 13 | 101 | 103 | 106 | 108 | 110 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
         7 | 104 | 107 => Some(MAX_ADAPTER),
         12 => Some(1 << 20),
@@ -153,11 +162,42 @@ pub fn decode_header(bytes: &[u8; HEADER]) -> Result<Header, CodecError> {
     Ok(Header { kind, len })
 }
 
-fn frame<T: Serialize>(kind: u16, value: &T) -> Result<Vec<u8>, CodecError> {
+/// What a newer minor version adds to a message: tag and bytes, each at most [`u16::MAX`] long.
+pub type Extension = (u16, Vec<u8>);
+
+/// Most extensions of a message.
+const MAX_EXTENSIONS: usize = 16;
+
+fn extend(body: &mut Vec<u8>, extensions: &[Extension]) -> Result<(), CodecError> {
+    for (tag, bytes) in extensions {
+        let len = u16::try_from(bytes.len()).map_err(|_| CodecError::Malformed("an extension is too long".into()))?;
+        body.extend(tag.to_le_bytes());
+        body.extend(len.to_le_bytes());
+        body.extend(bytes);
+    }
+    Ok(())
+}
+
+/// Checks what comes after a message; this version knows no extension, and skips all.
+fn skip_extensions(mut rest: &[u8]) -> Result<(), CodecError> {
+    let bad = |n: usize| CodecError::Malformed(format!("{n} bytes are left over"));
+    for _ in 0..MAX_EXTENSIONS {
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let (head, after) = rest.split_at_checked(4).ok_or_else(|| bad(rest.len()))?;
+        let len = usize::from(u16::from_le_bytes([head[2], head[3]]));
+        rest = after.get(len..).ok_or_else(|| bad(rest.len()))?;
+    }
+    if rest.is_empty() { Ok(()) } else { Err(bad(rest.len())) }
+}
+
+fn frame<T: Serialize>(kind: u16, value: &T, extensions: &[Extension]) -> Result<Vec<u8>, CodecError> {
     let mut out = vec![VERSION, BINCODE];
     out.extend(kind.to_le_bytes());
     out.extend([0; 4]);
-    let body = to_bytes(value)?;
+    let mut body = to_bytes(value)?;
+    extend(&mut body, extensions)?;
     let allowed = limit(kind).ok_or(CodecError::Type { got: kind })?;
     if body.len() > allowed {
         return Err(CodecError::TooLong { kind, got: body.len(), allowed });
@@ -173,7 +213,8 @@ fn unframe<T: DeserializeOwned>(bytes: &[u8], kind_of: impl Fn(&T) -> u16) -> Re
     if bytes.len() != HEADER + header.len {
         return Err(short());
     }
-    let value = from_bytes(&bytes[HEADER..], header.len)?;
+    let (value, used) = prefix_from(&bytes[HEADER..], header.len)?;
+    skip_extensions(&bytes[HEADER + used..])?;
     if kind_of(&value) != header.kind {
         return Err(CodecError::Type { got: header.kind });
     }
@@ -182,7 +223,12 @@ fn unframe<T: DeserializeOwned>(bytes: &[u8], kind_of: impl Fn(&T) -> u16) -> Re
 
 /// A request as a frame.
 pub fn encode_request(r: &Request) -> Result<Vec<u8>, CodecError> {
-    frame(request_kind(r), r)
+    encode_request_with(r, &[])
+}
+
+/// A request with extensions, as a frame.
+pub fn encode_request_with(r: &Request, extensions: &[Extension]) -> Result<Vec<u8>, CodecError> {
+    frame(request_kind(r), r, extensions)
 }
 
 /// A request from a whole frame.
@@ -192,7 +238,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request, CodecError> {
 
 /// A reply as a frame.
 pub fn encode_reply(r: &Reply) -> Result<Vec<u8>, CodecError> {
-    frame(reply_kind(r), r)
+    frame(reply_kind(r), r, &[])
 }
 
 /// A reply from a whole frame.
@@ -218,6 +264,21 @@ mod tests {
         assert!(matches!(with(6, 0xff), Err(CodecError::TooLong { .. })));
         assert!(matches!(with(2, 2), Err(CodecError::Malformed(_) | CodecError::Type { .. })));
         assert!(decode_request(&good[..5]).is_err());
+    }
+
+    #[test]
+    fn extensions_of_a_newer_minor_version_are_skipped() {
+        let r = Request::Erased { task: 3 };
+        let extended = encode_request_with(&r, &[(7, vec![1, 2, 3]), (9, vec![])]).expect("encodes");
+        assert_eq!(decode_request(&extended), Ok(r.clone()));
+        let reply = frame(106, &Reply::Ack, &[(1, vec![0; 300])]).expect("encodes");
+        assert_eq!(decode_reply(&reply), Ok(Reply::Ack));
+        // Cut off, or more than allowed: not taken for a message.
+        let mut cut = extended.clone();
+        cut.pop();
+        assert!(decode_request(&cut).is_err());
+        let many = vec![(1, vec![]); MAX_EXTENSIONS + 1];
+        assert!(decode_request(&encode_request_with(&r, &many).expect("encodes")).is_err());
     }
 
     #[test]

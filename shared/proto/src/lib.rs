@@ -17,5 +17,6 @@ pub mod deletion;
 pub mod ids;
 pub mod limits;
 pub mod message;
+pub mod packed;
 pub mod payload;
 pub mod round;

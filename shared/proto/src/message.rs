@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminReply, AdminRequest};
 use crate::ids::{Digest, RoundKey, ShardId, SubjectId};
+use crate::packed::Packed;
 use crate::payload::Payload;
 
 /// How sequences lie in a packed batch: a shared prefix, then the own rows of each sequence.
@@ -31,6 +32,8 @@ pub enum Request {
         build: String,
         /// Digest of the base model the client has.
         model: Digest,
+        /// Minor version of the protocol that the client speaks.
+        minor: u16,
     },
     /// Takes part in the epoch with what the client holds now.
     Join {
@@ -65,8 +68,8 @@ pub enum Request {
     Update {
         /// The round.
         round: RoundKey,
-        /// Device part of the new adapter minus the old, `[1, values]`.
-        delta: Payload,
+        /// Device part of the new adapter minus the old, in the recipe's format.
+        delta: Packed,
         /// Mean training loss, nats.
         loss: f32,
         /// Samples trained on.
@@ -76,6 +79,8 @@ pub enum Request {
     Release {
         /// The release the client has, if any.
         have: Option<u64>,
+        /// Digests of the adapters it has: those that are still served are not sent again.
+        adapters: Vec<Digest>,
     },
     /// Asks for the adapter weights of a query (APA).
     Weigh {
@@ -93,6 +98,13 @@ pub enum Request {
     Erased {
         /// The task's number.
         task: u64,
+    },
+    /// The client does not take part in a round that it was asked for; nobody needs to wait for it. From minor version 1 on.
+    Decline {
+        /// The round.
+        round: RoundKey,
+        /// Why.
+        why: Declined,
     },
     /// A privacy team's request; needs a certificate with the admin role.
     Admin(AdminRequest),
@@ -119,6 +131,17 @@ pub enum Purpose {
         /// The round.
         round: RoundKey,
     },
+}
+
+/// Why a client does not take part in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Declined {
+    /// It would need more memory than the app allows.
+    Memory,
+    /// The app says not now: battery, network, heat, or the person uses the phone.
+    Conditions,
+    /// What its last update left out is gone.
+    FeedbackLost,
 }
 
 /// One validation sample of a client.
@@ -148,6 +171,8 @@ pub enum Reply {
         anchors: Vec<Vec<f32>>,
         /// What computes the coordinator's layers: states that it computed are kept only while this stays the same.
         engine: String,
+        /// Minor version of the protocol that the coordinator speaks.
+        minor: u16,
     },
     /// Where the subject was placed.
     Joined {
@@ -208,8 +233,11 @@ pub enum Task {
 pub struct RoundStart {
     /// The round.
     pub round: RoundKey,
-    /// Device part of the shard's adapter, `[1, values]`, f32.
-    pub adapter: Payload,
+    /// Device part of the shard's adapter: minus the initial one, unless the recipe's format is exact.
+    pub adapter: Packed,
+    /// The round of this stage in which an update of this client counted last: what was left out of that one is to be added
+    /// to the next (error feedback).
+    pub counted: Option<u16>,
     /// Seed from which the client derives its choices in this round.
     pub seed: [u8; 32],
     /// Milliseconds until the round closes.
@@ -225,8 +253,17 @@ pub struct ReleaseInfo {
     pub lineage: u64,
     /// Seconds from now after which the device must not use it without asking again.
     pub valid_s: u64,
-    /// Device part of each shard's adapter, f32; empty when the client has this release already.
-    pub adapters: Vec<Payload>,
+    /// Device part of each shard's adapter; empty when the client has this release already.
+    pub adapters: Vec<ServedAdapter>,
+}
+
+/// The device part of a shard's adapter in a release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ServedAdapter {
+    /// It is the one that the client said it has under this digest.
+    Same(Digest),
+    /// As in [`RoundStart::adapter`].
+    New(Packed),
 }
 
 /// Why a request was refused.

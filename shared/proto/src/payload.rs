@@ -79,7 +79,7 @@ fn decode_row(row: &[u8]) -> impl Iterator<Item = f32> {
 }
 
 /// f32 to IEEE half bits: nearest even, overflow to infinity.
-fn to_half(x: f32) -> u16 {
+pub(crate) fn to_half(x: f32) -> u16 {
     let bits = x.to_bits();
     let sign = (bits >> 16) as u16 & 0x8000;
     let magnitude = bits & 0x7fff_ffff;
@@ -98,7 +98,7 @@ fn to_half(x: f32) -> u16 {
     sign | ((magnitude - 0x3800_0000 + 0xfff + odd) >> 13) as u16
 }
 
-fn from_half(h: u16) -> f32 {
+pub(crate) fn from_half(h: u16) -> f32 {
     let sign = f32::from_bits(0x3f80_0000 | (u32::from(h & 0x8000) << 16));
     let (exponent, fraction) = ((h >> 10) & 0x1f, u32::from(h & 0x3ff));
     sign * match exponent {

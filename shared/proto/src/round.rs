@@ -15,6 +15,8 @@ pub enum Standing {
     Training,
     /// Its update is stored.
     Done,
+    /// It said that it does not take part.
+    Declined,
 }
 
 /// How a round ended.
@@ -73,7 +75,7 @@ impl Round {
     /// ask again and gets the task again.
     pub fn offer(&mut self, subject: &SubjectId, now: u64) -> bool {
         match self.cohort.get_mut(subject) {
-            Some(s) if *s != Standing::Done && now < self.deadline => {
+            Some(s) if matches!(s, Standing::Chosen | Standing::Training) && now < self.deadline => {
                 *s = Standing::Training;
                 true
             }
@@ -98,6 +100,13 @@ impl Round {
         }
     }
 
+    /// Records that `subject` does not take part: nobody waits for it, and it is not asked again until the round is extended.
+    pub fn decline(&mut self, subject: &SubjectId) {
+        if let Some(s) = self.cohort.get_mut(subject).filter(|s| **s != Standing::Done) {
+            *s = Standing::Declined;
+        }
+    }
+
     /// Takes a deleted or revoked subject out: its contribution is dropped and nobody waits for it.
     pub fn remove(&mut self, subject: &SubjectId) {
         self.cohort.remove(subject);
@@ -106,14 +115,14 @@ impl Round {
 
     /// Clients that have not answered.
     pub fn waiting(&self) -> usize {
-        self.cohort.values().filter(|s| **s != Standing::Done).count()
+        self.cohort.values().filter(|s| matches!(s, Standing::Chosen | Standing::Training)).count()
     }
 
     /// How the round ended, if it has.
     pub fn outcome(&self, now: u64) -> Option<Outcome> {
         let done: Vec<SubjectId> =
             self.cohort.iter().filter(|(_, s)| **s == Standing::Done).map(|(id, _)| id.clone()).collect();
-        if done.len() == self.cohort.len() {
+        if self.waiting() == 0 && (done.len() >= self.needed || self.cohort.is_empty()) {
             return Some(Outcome::Aggregate(done));
         }
         if now < self.deadline {
@@ -126,8 +135,9 @@ impl Round {
         }
     }
 
-    /// Gives a starved round a new deadline; what is stored stays stored.
+    /// Gives a starved round a new deadline; what is stored stays stored, and who declined is asked again.
     pub fn extend(&mut self, deadline: u64) {
+        self.cohort.values_mut().filter(|s| **s == Standing::Declined).for_each(|s| *s = Standing::Chosen);
         self.deadline = deadline;
     }
 }
@@ -181,6 +191,27 @@ mod tests {
         assert!(!r.offer(&subject(0), 150), "a stored update is not asked for again");
         r.stored(&subject(1));
         assert_eq!(r.outcome(200), Some(Outcome::Aggregate(vec![subject(0), subject(1)])));
+    }
+
+    #[test]
+    fn nobody_waits_for_who_declined() {
+        let mut r = round();
+        r.stored(&subject(0));
+        r.decline(&subject(2));
+        assert_eq!(r.outcome(10), None);
+        r.stored(&subject(1));
+        assert_eq!(r.outcome(10), Some(Outcome::Aggregate(vec![subject(0), subject(1)])));
+        // Too few: the deadline decides, and then all are asked again.
+        let mut r = round();
+        r.stored(&subject(0));
+        r.decline(&subject(1));
+        r.decline(&subject(2));
+        r.decline(&subject(0));
+        assert!(!r.offer(&subject(1), 5));
+        assert_eq!(r.outcome(99), None);
+        assert_eq!(r.outcome(100), Some(Outcome::Starved { got: 1, needed: 2 }));
+        r.extend(200);
+        assert!(r.offer(&subject(1), 150));
     }
 
     #[test]

@@ -10,13 +10,17 @@
 //! # Ok::<(), lethe_recipe::RecipeError>(())
 //! ```
 
+use std::sync::Arc;
+
 use lethe_learn::apa::ApaParams;
 use lethe_learn::balance::BalanceParams;
+use lethe_learn::seed::Seed;
 use lethe_model::kernels::panels::Compute;
-use lethe_model::lora::LoraRecipe;
+use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
 use lethe_model::split::SplitSpec;
 use lethe_model::train::Packing;
 use lethe_proto::ids::Digest;
+use lethe_proto::packed::PackedFormat;
 use lethe_proto::payload::WireFormat;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -120,6 +124,12 @@ pub struct Recipe {
     pub compute: Compute,
     /// Number format of activations and gradients on the wire.
     pub wire: WireFormat,
+    /// Number format of updates, from devices to the coordinator.
+    #[serde(skip_serializing_if = "exact")]
+    pub updates: PackedFormat,
+    /// Number format of adapters, from the coordinator to devices. What a device trains on is what it was sent.
+    #[serde(skip_serializing_if = "exact")]
+    pub adapters: PackedFormat,
     /// How samples are grouped into forward passes.
     pub packing: Packing,
     /// Shards (K).
@@ -158,6 +168,11 @@ pub struct Recipe {
     pub seed: u64,
 }
 
+/// Left out of the JSON, so that clients that know no other format understand it.
+fn exact(format: &PackedFormat) -> bool {
+    !format.lossy()
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Self {
@@ -166,6 +181,8 @@ impl Default for Recipe {
             split: SplitSpec { k_in: 4, k_out: 1 },
             compute: Compute::F32,
             wire: WireFormat::F32,
+            updates: PackedFormat::F32,
+            adapters: PackedFormat::F32,
             packing: Packing::default(),
             shards: 4,
             anchors: 2,
@@ -204,6 +221,12 @@ impl Recipe {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// The adapter (or part of one) that everybody starts from: one common initialisation for all shards (APA, arXiv
+    /// 2404.10327), keyed by layer and projection, so that a device computes its part alone.
+    pub fn initial(&self, shape: &Arc<AdapterShape>) -> Adapter {
+        Adapter::init(shape, &Seed::from_u64(self.seed).derive("init", &[]))
+    }
+
     /// Digest of the JSON.
     pub fn digest(&self) -> Digest {
         Digest::of(&[b"lethe-recipe", self.to_json().as_bytes()])
@@ -233,6 +256,12 @@ impl Recipe {
         }
         let trains = self.compute != Compute::Int8;
         range("compute", trains, "int8".into(), "f32 or bf16: int8 scores, it does not train")?;
+        let sparse = |f: PackedFormat, max: u16| match f {
+            PackedFormat::TopK(n) => (1..=max).contains(&n),
+            _ => true,
+        };
+        range("updates", sparse(self.updates, 1000), format!("{:?}", self.updates), "f32, int8, int4 or top-k of 1 to 1000")?;
+        range("adapters", sparse(self.adapters, 0), format!("{:?}", self.adapters), "f32, int8 or int4")?;
         let known = self.template == "tallrec-movie.v1";
         range("template", known, self.template.clone(), "tallrec-movie.v1")?;
         Ok(self)

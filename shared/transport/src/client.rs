@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lethe_proto::codec;
+use lethe_proto::codec::{self, Extension};
 use lethe_proto::limits;
 use lethe_proto::message::{Reply, Request};
 use tokio::time::timeout;
@@ -19,6 +19,7 @@ pub struct Connection {
     connection: quinn::Connection,
     sent: AtomicU64,
     received: AtomicU64,
+    extensions: Vec<Extension>,
 }
 
 impl Connection {
@@ -35,7 +36,19 @@ impl Connection {
             .await
             .map_err(|_| refused(format!("no answer within {} s", limits::HANDSHAKE_TIMEOUT.as_secs())))?
             .map_err(|e| refused(e.to_string()))?;
-        Ok(Self { endpoint, connection, sent: AtomicU64::new(0), received: AtomicU64::new(0) })
+        Ok(Self {
+            endpoint,
+            connection,
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            extensions: vec![],
+        })
+    }
+
+    /// Sends these with every request: what a newer minor version adds, which an older coordinator skips.
+    pub fn extended(mut self, extensions: Vec<Extension>) -> Self {
+        self.extensions = extensions;
+        self
     }
 
     /// One request and its reply; a refusal becomes an error.
@@ -56,7 +69,7 @@ impl Connection {
 
     async fn exchange(&self, request: &Request) -> Result<Reply, TransportError> {
         let lost = |e: &dyn std::fmt::Display| TransportError::Lost(e.to_string());
-        let bytes = codec::encode_request(request)?;
+        let bytes = codec::encode_request_with(request, &self.extensions)?;
         let (mut send, mut recv) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
         self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         send.write_all(&bytes).await.map_err(|e| lost(&e))?;

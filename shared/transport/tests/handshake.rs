@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lethe_proto::ids::{Digest, RoundKey, ShardId};
 use lethe_proto::message::{Refusal, Reply, Request, Task};
-use lethe_proto::payload::{Payload, WireFormat};
+use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_transport::TransportError;
 use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::{Authority, ClientKey, Identity, Invitation};
@@ -115,7 +115,7 @@ async fn peers_without_a_certificate_cost_little_and_keep_nobody_out() {
     let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
     // A large message is refused by its header, before its body is read.
     let stranger = Connection::open(addr, &ca, None).await.unwrap();
-    let big = Payload { bytes: vec![0; 8 << 20], format: WireFormat::F32 };
+    let big = Packed { bytes: vec![0; 8 << 20], deflated: false, format: PackedFormat::F32 };
     let push = Request::Update {
         round: RoundKey { shard: ShardId(0), generation: 1, stage: 1, round: 0 },
         delta: big,

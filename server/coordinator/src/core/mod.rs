@@ -12,6 +12,7 @@ use lethe_plan::lineage::{Commitment, checkpoint_key};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::limits::PAGE;
 use lethe_proto::message::Role;
+use lethe_proto::packed::Packed;
 use lethe_receipt::merkle::{Tree, leaf_hash};
 use lethe_receipt::note::Signer;
 use lethe_recipe::{Recipe, model_digest};
@@ -83,6 +84,8 @@ pub(crate) struct Core {
     counters: Counters,
     runs: Vec<Run>,
     served: Vec<Arc<Adapter>>,
+    /// The device parts of `served`, as they are sent; empty until somebody asks.
+    parts: Vec<Arc<Packed>>,
     replays: BTreeMap<ShardId, Replay>,
     deletions: BTreeMap<u64, DeletionRecord>,
     devices: BTreeMap<SubjectId, DeviceRecord>,
@@ -163,6 +166,7 @@ impl Core {
             numbers,
             runs: vec![],
             served: vec![],
+            parts: vec![],
             replays: BTreeMap::new(),
             deletions: numbered(store.all::<DeletionRecord>()?),
             to_disconnect: vec![],
@@ -251,7 +255,13 @@ impl Core {
                 (stage + 1, 0, state)
             }
         };
-        Ok(Run { shard, live: true, generation, stage, round, state, open: None })
+        let mut counted = BTreeMap::new();
+        if self.recipe.updates.feeds_back() {
+            for ((_, round), subjects) in self.recorded_rounds(shard)?.into_iter().filter(|((s, _), _)| *s == stage) {
+                counted.extend(subjects.into_iter().map(|s| (s, round)));
+            }
+        }
+        Ok(Run { shard, live: true, generation, stage, round, state, counted, open: None })
     }
 
     /// Begins a new generation of a shard: sessions and updates of the old one are refused from now on.

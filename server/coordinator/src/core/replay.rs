@@ -48,8 +48,8 @@ impl Core {
         self.counters.generation += 1;
         self.save_counters()?;
         let state = initial(&self.recipe, &self.shape);
-        let run =
-            Run { shard, live: false, generation: self.counters.generation, stage: 1, round: 0, state, open: None };
+        let (generation, counted) = (self.counters.generation, BTreeMap::new());
+        let run = Run { shard, live: false, generation, stage: 1, round: 0, state, counted, open: None };
         let replay = Replay { run, schedule, expected, started: now, ended: None, hashes: None, failure: None };
         self.replays.insert(shard, replay);
         Ok(())

@@ -6,8 +6,8 @@ use lethe_learn::apa::{ApaParams, ErrorRow};
 use lethe_model::lora::Adapter;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::limits::MAX_ROWS;
-use lethe_proto::message::{ErrorReport, Refusal, ReleaseInfo};
-use lethe_proto::payload::{Payload, WireFormat};
+use lethe_proto::message::{ErrorReport, Refusal, ReleaseInfo, ServedAdapter};
+use lethe_proto::packed::{Packed, PackedError};
 use lethe_recipe::Combination;
 use lethe_store::sealed::{Batch, KeyName};
 
@@ -50,6 +50,7 @@ impl Core {
         self.numbers.set(self.counters.release)?;
         self.counters.served = self.served_hashes();
         self.table = None;
+        self.parts.clear();
         let record = self.release_record()?;
         let (id, owner) = (self.counters.release, KeyName::public());
         self.store.write(Batch::new().put(&owner, "", &self.counters)?.put(&owner, &id.to_string(), &record)?)?;
@@ -58,8 +59,13 @@ impl Core {
         Ok(())
     }
 
-    /// The device parts of the current release.
-    pub(crate) fn release(&mut self, subject: &SubjectId, have: Option<u64>) -> Result<ReleaseInfo, CoordinatorError> {
+    /// The device parts of the current release; those whose digests are in `known` are only named.
+    pub(crate) fn release(
+        &mut self,
+        subject: &SubjectId,
+        have: Option<u64>,
+        known: &[Digest],
+    ) -> Result<ReleaseInfo, CoordinatorError> {
         self.may_serve()?;
         let release = self.counters.release;
         if release == 0 {
@@ -67,7 +73,13 @@ impl Core {
         }
         let mut adapters = vec![];
         if have != Some(release) {
-            adapters = self.adapters_for(subject)?.iter().map(|a| self.device_part(a)).collect();
+            for (k, part) in self.parts_for(subject)?.into_iter().enumerate() {
+                let digest = part.digest();
+                adapters.push(match known.get(k) == Some(&digest) {
+                    true => ServedAdapter::Same(digest),
+                    false => ServedAdapter::New(Packed::clone(&part)),
+                });
+            }
         }
         self.fetched(subject, release)?;
         // Nothing is served while an accepted deletion is not executed: all of them are in this release.
@@ -84,9 +96,29 @@ impl Core {
         Ok(served)
     }
 
-    fn device_part(&self, whole: &Adapter) -> Payload {
-        let edge = whole.select(|l| self.on_device(l));
-        Payload::encode(&edge.data, edge.data.len(), WireFormat::F32)
+    /// The same as devices get it. What is the same for everybody is packed once per release.
+    fn parts_for(&mut self, subject: &SubjectId) -> Result<Vec<Arc<Packed>>, CoordinatorError> {
+        if self.parts.len() != self.served.len() {
+            let pack = |a: &Arc<Adapter>| Ok(Arc::new(self.device_part(a)?));
+            self.parts = self.served.iter().map(pack).collect::<Result<_, PackedError>>()?;
+        }
+        let mut parts = self.parts.clone();
+        if let Some((k, own)) = self.own_adapter(subject)? {
+            parts[k] = Arc::new(self.device_part(&own)?);
+        }
+        Ok(parts)
+    }
+
+    /// The device part of an adapter on the wire: exact, or its difference from the initial one in few bits, which the
+    /// device computes for itself.
+    pub(super) fn device_part(&self, whole: &Adapter) -> Result<Packed, PackedError> {
+        let mut edge = whole.select(|l| self.on_device(l));
+        let format = self.recipe.adapters;
+        if format.lossy() {
+            let initial = self.recipe.initial(edge.shape());
+            edge.data.iter_mut().zip(&initial.data).for_each(|(v, i)| *v -= i);
+        }
+        Packed::encode(&edge.data, format)
     }
 
     /// Whether this release is the one that may be served now.

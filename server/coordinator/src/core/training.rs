@@ -7,7 +7,6 @@ use lethe_learn::sketch::{SKETCH_LEN, sketch};
 use lethe_model::lora::Adapter;
 use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{Refusal, RoundStart, Task};
-use lethe_proto::payload::{Payload, WireFormat};
 use lethe_proto::round::{NotTaken, Outcome, Round};
 use lethe_recipe::Aggregation;
 use lethe_store::sealed::Batch;
@@ -51,14 +50,14 @@ impl Core {
                 return None;
             }
             open.began(subject, now);
-            Some((deadline, run.key(), run.round_seed(&recipe).0, run.live, run.state.theta.clone()))
+            let counted = run.counted.get(subject).copied();
+            Some((deadline, run.key(), run.round_seed(&recipe).0, run.live, run.state.theta.clone(), counted))
         });
-        if let Some((deadline, key, seed, live, shared)) = offered {
+        if let Some((deadline, key, seed, live, shared, counted)) = offered {
             let theta = self.personal_theta(key, live, subject)?.unwrap_or(shared);
             let whole = Adapter::from_data(&self.shape, theta)?;
-            let edge = whole.select(|l| split.on_device(l, layers));
-            let adapter = Payload::encode(&edge.data, edge.data.len(), WireFormat::F32);
-            let start = RoundStart { round: key, adapter, seed, deadline_ms: deadline.saturating_sub(now) };
+            let adapter = self.device_part(&whole)?;
+            let start = RoundStart { round: key, adapter, counted, seed, deadline_ms: deadline.saturating_sub(now) };
             return Ok(Some(Work::Train(start, whole.select(|l| !split.on_device(l, layers)))));
         }
         Ok(self
@@ -184,6 +183,15 @@ impl Core {
         Ok(())
     }
 
+    /// A client says that it does not take part in a round; the round may close with that.
+    pub(crate) fn declined(&mut self, key: RoundKey, subject: &SubjectId, now: u64) -> Result<(), CoordinatorError> {
+        if let Some(open) = self.run_of(key).and_then(|r| r.open.as_mut()) {
+            open.round.decline(subject);
+            open.began.remove(subject);
+        }
+        self.tick(now)
+    }
+
     /// Closes what is due; call it after every update and from a timer.
     pub(crate) fn tick(&mut self, now: u64) -> Result<(), CoordinatorError> {
         self.execute_pending()?;
@@ -226,6 +234,9 @@ impl Core {
             let found = self.load_update(key, &subjects[i])?;
             found.map(|u| u.delta).ok_or_else(|| refuse(Refusal::Internal, "an acknowledged update is missing"))
         };
+        if self.recipe.updates.feeds_back() {
+            run.counted.extend(subjects.iter().map(|s| (s.clone(), key.round)));
+        }
         let batch = if self.recipe.aggregation == Aggregation::Personalized {
             self.aggregate_personal(run, subjects, &contributions, load)?
         } else {

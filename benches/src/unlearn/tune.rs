@@ -1,0 +1,70 @@
+//! Which recipe is best on validation samples. The test samples are not looked at.
+
+use lethe_learn::apa::ApaParams;
+use lethe_learn::metrics::auc;
+use lethe_unlearn::combine::Combine;
+use lethe_unlearn::partition::Partition;
+use lethe_unlearn::sharded::Sharded;
+use lethe_unlearn::whole::Retrain;
+use lethe_unlearn::world::Mixing;
+use lethe_unlearn::{SampleId, Strategy, World};
+use serde_json::{Value, json};
+
+use crate::experiment::Experiment;
+use crate::methods::SLICES;
+use crate::world::{Recipe, eprint_line};
+
+const TAUS: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
+const NEIGHBOURS: [usize; 3] = [10, 20, 100];
+
+impl Experiment {
+    /// Validation AUC of one model for everything and of our APA(ND), whose table comes from one half of the validation
+    /// samples while the other half is predicted; the latter for the `only` recipe alone.
+    pub(crate) fn tune(
+        &mut self,
+        dataset: &str,
+        seed: u64,
+        recipe: &Recipe,
+        shards: usize,
+        epochs: &[f64],
+        only: bool,
+    ) -> anyhow::Result<Vec<Value>> {
+        let mut rows = vec![];
+        let all = self.validation.clone();
+        let (asked, predicted) = all.split_at(all.len() / 2);
+        for epochs in epochs {
+            let mut full = Retrain::new(*epochs);
+            let cost = full.fit(&mut self.world, &self.train, &[])?;
+            let whole = self.validated(&mut full, &all)?;
+            let mut row = |method: &str, tau: Option<f64>, neighbours: Option<usize>, auc: f64| {
+                eprint_line(&format!("{dataset} {recipe:?} {epochs} epochs: {method} {tau:?} {neighbours:?}: {auc:.4}"));
+                rows.push(json!({
+                    "dataset": dataset, "seed": seed, "last_layers": recipe.last_layers, "lr": recipe.lr,
+                    "batch": recipe.batch, "epochs": epochs, "method": method, "tau": tau, "neighbours": neighbours,
+                    "validation_auc": auc, "seconds": cost.seconds,
+                }));
+            };
+            row("Retrain", None, None, whole);
+            for tau in if only { &TAUS[..] } else { &[] } {
+                for neighbours in NEIGHBOURS {
+                    let combine = Combine::Apa(Mixing::Nd, ApaParams { tau: *tau, neighbours });
+                    let mut ours =
+                        Sharded::new("ours", Partition::Ours, combine, (shards, SLICES), *epochs, &self.seed);
+                    ours.fit(&mut self.world, &self.train, asked)?;
+                    let auc = self.validated(&mut ours, predicted)?;
+                    row("APA(ND), our partition", Some(*tau), Some(neighbours), auc);
+                }
+            }
+            // The same half, for comparison.
+            let half = self.validated(&mut full, predicted)?;
+            row("Retrain, that half", None, None, half);
+        }
+        Ok(rows)
+    }
+
+    fn validated(&mut self, m: &mut dyn Strategy, samples: &[SampleId]) -> anyhow::Result<f64> {
+        let scores: Vec<f32> = m.predict(&mut self.world, samples)?.iter().map(|l| l[1] - l[0]).collect();
+        let labels: Vec<bool> = samples.iter().map(|s| self.world.label(*s)).collect();
+        Ok(auc(&scores, &labels).unwrap_or(f64::NAN))
+    }
+}
