@@ -93,7 +93,13 @@ fn requests() -> Vec<Request> {
 }
 
 fn replies() -> Vec<Reply> {
-    let start = RoundStart { round: ROUND, adapter: packed(PackedFormat::Int8), counted: Some(3), seed: [5; 32], deadline_ms: 1000 };
+    let start = RoundStart {
+        round: ROUND,
+        adapter: packed(PackedFormat::Int8),
+        counted: Some(3),
+        seed: [5; 32],
+        deadline_ms: 1000,
+    };
     let deletion = DeletionState {
         id: 1,
         request: deletions().remove(1),
@@ -176,7 +182,12 @@ fn replies() -> Vec<Reply> {
         Reply::Task(Task::Erase { task: 1, items: vec!["i".into()], from: Some(-5) }),
         Reply::Hidden(payload(WireFormat::F16)),
         Reply::Ack,
-        Reply::Release(ReleaseInfo { release: 1, lineage: 2, valid_s: 3, adapters: vec![ServedAdapter::Same(Digest([6; 32])), ServedAdapter::New(packed(PackedFormat::Int4))] }),
+        Reply::Release(ReleaseInfo {
+            release: 1,
+            lineage: 2,
+            valid_s: 3,
+            adapters: vec![ServedAdapter::Same(Digest([6; 32])), ServedAdapter::New(packed(PackedFormat::Int4))],
+        }),
         Reply::Omega(vec![1.0]),
         Reply::Admin(AdminReply::Planned { text: "t".into(), json: "{}".into(), ids: vec![1, 2] }),
         Reply::Admin(AdminReply::Proposed(proposal(Proposal::Forget {

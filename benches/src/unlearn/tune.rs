@@ -14,8 +14,19 @@ use crate::experiment::Experiment;
 use crate::methods::SLICES;
 use crate::world::{Recipe, eprint_line};
 
-const TAUS: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
-const NEIGHBOURS: [usize; 3] = [10, 20, 100];
+const TAUS: [f64; 3] = [1.0, 100.0, 1000.0];
+const NEIGHBOURS: [usize; 2] = [20, 100];
+const GAINS: [f64; 3] = [1.0, 2.0, 4.0];
+
+fn grid() -> Vec<ApaParams> {
+    let mut out = vec![];
+    for gain in GAINS {
+        for tau in TAUS {
+            out.extend(NEIGHBOURS.map(|neighbours| ApaParams { tau, neighbours, gain }));
+        }
+    }
+    out
+}
 
 impl Experiment {
     /// Validation AUC of one model for everything and of our APA(ND), whose table comes from one half of the validation
@@ -36,28 +47,25 @@ impl Experiment {
             let mut full = Retrain::new(*epochs);
             let cost = full.fit(&mut self.world, &self.train, &[])?;
             let whole = self.validated(&mut full, &all)?;
-            let mut row = |method: &str, tau: Option<f64>, neighbours: Option<usize>, auc: f64| {
-                eprint_line(&format!("{dataset} {recipe:?} {epochs} epochs: {method} {tau:?} {neighbours:?}: {auc:.4}"));
+            let mut row = |method: &str, apa: Option<ApaParams>, auc: f64| {
+                eprint_line(&format!("{dataset} {recipe:?} {epochs} epochs: {method} {apa:?}: {auc:.4}"));
                 rows.push(json!({
                     "dataset": dataset, "seed": seed, "last_layers": recipe.last_layers, "lr": recipe.lr,
-                    "batch": recipe.batch, "epochs": epochs, "method": method, "tau": tau, "neighbours": neighbours,
+                    "batch": recipe.batch, "epochs": epochs, "method": method, "tau": apa.map(|a| a.tau), "neighbours": apa.map(|a| a.neighbours), "gain": apa.map(|a| a.gain),
                     "validation_auc": auc, "seconds": cost.seconds,
                 }));
             };
-            row("Retrain", None, None, whole);
-            for tau in if only { &TAUS[..] } else { &[] } {
-                for neighbours in NEIGHBOURS {
-                    let combine = Combine::Apa(Mixing::Nd, ApaParams { tau: *tau, neighbours });
-                    let mut ours =
-                        Sharded::new("ours", Partition::Ours, combine, (shards, SLICES), *epochs, &self.seed);
-                    ours.fit(&mut self.world, &self.train, asked)?;
-                    let auc = self.validated(&mut ours, predicted)?;
-                    row("APA(ND), our partition", Some(*tau), Some(neighbours), auc);
-                }
+            row("Retrain", None, whole);
+            for apa in if only { grid() } else { vec![] } {
+                let combine = Combine::Apa(Mixing::Nd, apa);
+                let mut ours = Sharded::new("ours", Partition::Ours, combine, (shards, SLICES), *epochs, &self.seed);
+                ours.fit(&mut self.world, &self.train, asked)?;
+                let auc = self.validated(&mut ours, predicted)?;
+                row("APA(ND), our partition", Some(apa), auc);
             }
             // The same half, for comparison.
             let half = self.validated(&mut full, predicted)?;
-            row("Retrain, that half", None, None, half);
+            row("Retrain, that half", None, half);
         }
         Ok(rows)
     }

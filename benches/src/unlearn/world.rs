@@ -218,11 +218,13 @@ impl Real {
     ) -> Result<Stored, UnlearnError> {
         let started = Instant::now();
         let batch = self.recipe.batch;
-        let steps = (epochs * samples.len() as f64 / batch as f64).ceil() as usize;
+        let before = state.steps;
+        // In whole samples: a fraction that no batch reaches would never end.
+        let due = if samples.is_empty() { 0 } else { ((epochs * samples.len() as f64).floor() as u64).max(1) };
         let mut order: Vec<(u64, SampleId, Option<f32>)> = vec![];
         (state.samples, state.seconds) = (0, 0.0);
         for pass in 0.. {
-            if state.samples as f64 >= epochs * samples.len() as f64 || samples.is_empty() {
+            if state.samples >= due {
                 break;
             }
             // By a keyed rank of the sample: who leaves does not change the order of who stays.
@@ -231,7 +233,7 @@ impl Real {
             order.extend(samples.iter().map(|(s, t)| (seed.rank("order", &self.identity(*s).to_le_bytes()), *s, *t)));
             order.sort_by_key(|(rank, s, _)| (*rank, *s));
             for chunk in order.chunks(batch) {
-                if state.samples as f64 >= (epochs * samples.len() as f64).floor().max(1.0) {
+                if state.samples >= due {
                     break;
                 }
                 let rows: Vec<Sample> = chunk.iter().map(|(_, s, _)| self.sample(*s)).collect::<Result<_, _>>()?;
@@ -244,6 +246,7 @@ impl Real {
         }
         state.seconds = started.elapsed().as_secs_f64();
         if self.log {
+            let steps = state.steps - before;
             eprint_line(&format!("trained {steps} steps, {} samples, {:.0} s", state.samples, state.seconds));
         }
         Ok(state)

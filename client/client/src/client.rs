@@ -19,6 +19,7 @@ use lethe_transport::client::enrol;
 use lethe_transport::identity::Invitation;
 use tokio::sync::Semaphore;
 
+use crate::conditions::{Canceller, Conditions, Guard, Stopped};
 use crate::history::{Erasure, Joined};
 use crate::session::Session;
 use crate::vault::{State, Vault};
@@ -33,6 +34,8 @@ pub struct ClientBuilder {
     invitation: Option<String>,
     cutoffs: Option<Cutoffs>,
     passes: Option<Arc<Semaphore>>,
+    guard: Guard,
+    memory_cap: Option<usize>,
     minor: u16,
     extensions: Vec<Extension>,
 }
@@ -47,6 +50,8 @@ impl ClientBuilder {
             invitation: None,
             cutoffs: None,
             passes: None,
+            guard: Guard::default(),
+            memory_cap: None,
             minor: MINOR,
             extensions: vec![],
         }
@@ -74,6 +79,19 @@ impl ClientBuilder {
     /// Bounds the passes that clients of one process run at once.
     pub fn passes(mut self, passes: Arc<Semaphore>) -> Self {
         self.passes = Some(passes);
+        self
+    }
+
+    /// Trains only while what `required` names holds; `now` is asked before a task is taken and before every pass, from any
+    /// thread. Without this call a client always trains. Recommendations are not concerned.
+    pub fn conditions(mut self, required: Conditions, now: impl Fn() -> Conditions + Send + Sync + 'static) -> Self {
+        self.guard = Guard::new(required, Arc::new(now));
+        self
+    }
+
+    /// Takes no round whose largest pass needs more than this beside the weights, in bytes.
+    pub fn memory_cap(mut self, bytes: usize) -> Self {
+        self.memory_cap = Some(bytes);
         self
     }
 
@@ -106,6 +124,8 @@ impl ClientBuilder {
             engine: String::new(),
             minor: self.minor,
             release: Release::default(),
+            guard: self.guard,
+            memory_cap: self.memory_cap,
             passes: self.passes.unwrap_or_else(|| Arc::new(Semaphore::new(1))),
             shard: None,
             erased: false,
@@ -141,6 +161,8 @@ pub struct Client {
     pub(crate) minor: u16,
     pub(crate) release: Release,
     passes: Arc<Semaphore>,
+    pub(crate) guard: Guard,
+    pub(crate) memory_cap: Option<usize>,
     shard: Option<ShardId>,
     erased: bool,
 }
@@ -156,6 +178,8 @@ pub enum Done {
     RoundLost,
     /// Told the coordinator that it does not take part in the round.
     Declined(Declined),
+    /// Did not ask: the conditions do not hold. Ask again when they change.
+    NotNow(Conditions),
     /// Reported validation errors.
     Validated,
     /// Erased items that the coordinator named.
@@ -181,6 +205,17 @@ impl ClientError {
     /// The coordinator is away or busy: local functions still work, and trying again later may help.
     pub fn is_offline(&self) -> bool {
         self.transport().is_some_and(TransportError::is_transient)
+    }
+
+    /// The reason that the coordinator is told when a client leaves a round by its own decision.
+    pub(crate) fn declines(&self) -> Option<Declined> {
+        match self {
+            Self::FeedbackLost => Some(Declined::FeedbackLost),
+            Self::Memory { .. } => Some(Declined::Memory),
+            Self::Stopped(_) => Some(Declined::Conditions),
+            Self::Model(ModelError::Middle(e)) if e.is::<Stopped>() => Some(Declined::Conditions),
+            _ => None,
+        }
     }
 
     fn transport(&self) -> Option<&TransportError> {
@@ -349,9 +384,17 @@ impl Client {
         self.state.joined.as_ref().ok_or(ClientError::OtherData)
     }
 
+    /// Stops what is being trained, from another task or thread.
+    pub fn canceller(&self) -> Canceller {
+        self.guard.canceller()
+    }
+
     /// Asks for work once and does it. Waits up to the poll bound (10 s) when there is none. Call it when the device is
-    /// idle; an error leaves the client as it was, and the next call reconnects.
+    /// idle; an error leaves the client as it was, and the next call reconnects. Dropping the future stops the training.
     pub async fn step(&mut self) -> Result<Done, ClientError> {
+        if let Err(Stopped::Conditions(now)) = self.guard.allows() {
+            return Ok(Done::NotNow(now));
+        }
         match self.next_task().await? {
             Some(task) => self.perform(task).await,
             None => Ok(Done::Nothing),

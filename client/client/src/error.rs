@@ -6,6 +6,8 @@ use lethe_recsys::data::DataError;
 use lethe_transport::TransportError;
 use thiserror::Error;
 
+use crate::conditions::Stopped;
+
 /// Why a client could not do what was asked. The local history is never lost by any of them.
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -44,8 +46,23 @@ pub enum ClientError {
         from: i64,
     },
     /// The coordinator counted an update of this stage whose left-out part is not here any more.
-    #[error("what the last update left out is lost (the file was removed or damaged): the client takes part again from the next stage on")]
+    #[error(
+        "what the last update left out is lost (the file was removed or damaged): the client takes part again from the next stage on"
+    )]
     FeedbackLost,
+    /// Training stopped before its end; the round goes on without this client.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// A round would need more memory than [`crate::ClientBuilder::memory_cap`] allows.
+    #[error(
+        "a training pass needs about {needed} bytes beside the weights, the cap is {cap}: the round goes on without this client"
+    )]
+    Memory {
+        /// Bytes needed, as estimated before anything is allocated.
+        needed: usize,
+        /// The cap.
+        cap: usize,
+    },
     /// The client has no identity and no invitation.
     #[error("not enrolled: give the builder an invitation once (printed by `lethe-admin invite`)")]
     NotEnrolled,

@@ -26,6 +26,7 @@
 //! ```
 
 mod client;
+mod conditions;
 pub mod encode;
 mod error;
 mod export;
@@ -40,8 +41,10 @@ mod tasks;
 mod vault;
 
 pub use client::{Assigned, Client, ClientBuilder, Done, Stats};
+pub use conditions::{Canceller, Conditions, Stopped};
 pub use error::ClientError;
 pub use export::TrainingData;
 pub use history::{Cutoffs, LocalEvent};
+pub use lethe_proto::message::Declined;
 pub use model::{ClientModel, ModelOptions};
 pub use scoring::{Ranked, Recommendation, Scored, Source};

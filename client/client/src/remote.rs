@@ -11,6 +11,7 @@ use lethe_proto::payload::{Payload, WireFormat};
 use lethe_transport::TransportError;
 use tokio::runtime::Handle;
 
+use crate::conditions::Watch;
 use crate::session::Session;
 
 /// Runs on a blocking thread; each pass is one call.
@@ -21,6 +22,8 @@ pub(crate) struct RemoteMiddle {
     format: WireFormat,
     width: usize,
     rows: usize,
+    /// Training may be stopped between passes; scoring is not.
+    watch: Option<Watch>,
     /// A layer below the middle is trained: the gradient comes back.
     pub(crate) below_trains: bool,
     /// Backward passes until the optimiser step, this one included.
@@ -36,9 +39,16 @@ impl RemoteMiddle {
             format,
             width,
             rows: 0,
+            watch: None,
             below_trains: true,
             passes_in_step: 0,
         }
+    }
+
+    /// Stops when `watch` says so.
+    pub(crate) fn watched(mut self, watch: Watch) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     fn round(&self) -> Option<RoundKey> {
@@ -50,7 +60,20 @@ impl RemoteMiddle {
 
     fn exchange(&self, request: &Request, sent: usize) -> Result<Vec<f32>, ModelError> {
         let failed = |e: TransportError| ModelError::Middle(Box::new(e));
-        match self.runtime.block_on(self.session.call(request)).map_err(failed)? {
+        let call = self.session.call(request);
+        let reply = match &self.watch {
+            None => self.runtime.block_on(call),
+            Some(watch) => {
+                watch.pass()?;
+                self.runtime.block_on(async {
+                    tokio::select! {
+                        reply = call => Ok(reply),
+                        stopped = watch.ended() => Err(ModelError::Middle(Box::new(stopped))),
+                    }
+                })?
+            }
+        };
+        match reply.map_err(failed)? {
             Reply::Hidden(p) => {
                 self.session.count_activations(sent + p.bytes.len());
                 p.decode(self.rows, self.width).map_err(|e| ModelError::Middle(Box::new(e)))

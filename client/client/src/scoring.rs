@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use lethe_model::layout::Layout;
 use lethe_model::lora::Adapter;
 use lethe_model::train::Packing;
-use lethe_proto::message::{ServedAdapter, Purpose, Reply, Request};
+use lethe_proto::message::{Purpose, Reply, Request, ServedAdapter};
 use lethe_recipe::Combination;
 use lethe_recsys::samples::{HISTORY, Part};
 use lethe_transport::TransportError;

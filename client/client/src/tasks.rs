@@ -8,7 +8,7 @@ use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_model::split::descend;
 use lethe_model::train::{Sample, Trainer};
 use lethe_proto::ids::{Digest, RoundKey, ShardId};
-use lethe_proto::message::{Declined, ErrorReport, Purpose, Request, RoundStart};
+use lethe_proto::message::{ErrorReport, Purpose, Request, RoundStart};
 use lethe_proto::packed::{Packed, PackedError};
 use lethe_recsys::samples::Part;
 
@@ -49,11 +49,13 @@ impl Client {
         let round = start.round;
         let why = match self.train(start).await {
             Ok(()) => return Ok(Done::Trained),
-            Err(e @ ClientError::FeedbackLost) => {
-                tracing::warn!("{e}");
-                Declined::FeedbackLost
-            }
-            Err(e) => return Err(e),
+            Err(e) => match e.declines() {
+                Some(why) => {
+                    tracing::info!("{e}");
+                    why
+                }
+                None => return Err(e),
+            },
         };
         // An older coordinator waits until the deadline.
         if self.minor >= 1 {
@@ -70,12 +72,15 @@ impl Client {
         let shape = self.edge_shape();
         let adapter = self.unpack(&shape, &start.adapter)?;
         let purpose = Purpose::Train { round: start.round };
+        self.fits(&chosen)?;
         let frozen = self.frozen_states()?;
         let (model, recipe, session) = (self.model.clone(), self.recipe.clone(), self.session.clone());
+        let watch = self.guard.watch();
+        let _stops = watch.until_dropped();
         let trained = self
             .blocking(move || {
                 let width = model.device.config().hidden;
-                let mut middle = RemoteMiddle::new(session, purpose, recipe.wire, width);
+                let mut middle = RemoteMiddle::new(session, purpose, recipe.wire, width).watched(watch);
                 middle.below_trains = adapter.shape().first_trained() < model.device.split().k_in;
                 local_training((&model, frozen.as_ref()), &recipe, adapter, &chosen, &mut middle)
             })
@@ -86,6 +91,16 @@ impl Client {
         self.session.call(&update).await?;
         self.session.samples.fetch_add(u64::from(trained.samples), std::sync::atomic::Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Refuses what would need more memory than the app allows, before anything is allocated.
+    fn fits(&self, samples: &[Sample]) -> Result<(), ClientError> {
+        let Some(cap) = self.memory_cap else { return Ok(()) };
+        let packs = samples.chunks(self.recipe.local.batch).flat_map(|b| self.recipe.packing.split(b));
+        let tokens = packs.map(|p| p.iter().map(|s| s.ids.len()).sum()).max().unwrap_or(0);
+        let first = self.recipe.lora.first_trained(self.model.device.config().layers);
+        let needed = self.model.device.training_bytes(tokens, first);
+        if needed > cap { Err(ClientError::Memory { needed, cap }) } else { Ok(()) }
     }
 
     /// An adapter's device part as the coordinator sent it.

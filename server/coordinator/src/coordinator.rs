@@ -283,7 +283,8 @@ impl Coordinator {
     /// APA's weights; the table is shared with the core, the arithmetic happens outside the lock.
     fn weigh(&self, embedding: &[f32]) -> Result<Reply, CoordinatorError> {
         let (apa, table, shards) = self.core().table(embedding)?;
-        Ok(Reply::Omega(lethe_learn::apa::omega(&apa, &table, embedding, shards)))
+        let factors = if self.core().recipe.combine == Combination::D { 2 } else { 1 };
+        Ok(Reply::Omega(apa.amplified(lethe_learn::apa::omega(&apa, &table, embedding, shards), factors)))
     }
 
     fn trained(&self, bytes: usize) {

@@ -21,11 +21,35 @@ pub struct ApaParams {
     pub tau: f64,
     /// Nearest validation samples asked.
     pub neighbours: usize,
+    /// What the weights sum to when adapters are mixed. The paper's is 1: the mean of changes that were each learned on one
+    /// shard alone, about a K-th as long as what one model learns from all of them. Up to K makes up for that (task
+    /// arithmetic; Ilharco et al., arXiv 2212.04089); choose it on validation samples.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub gain: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_one(gain: &f64) -> bool {
+    *gain == 1.0
+}
+
+impl ApaParams {
+    /// Weights times the gain, where `factors` of an adapter's two matrices are weighted: 1 for the sum of products (ND), 2 for
+    /// factors mixed apart (D).
+    pub fn amplified(&self, mut omega: Vec<f32>, factors: u32) -> Vec<f32> {
+        let gain = self.gain.powf(1.0 / f64::from(factors.max(1))) as f32;
+        omega.iter_mut().for_each(|w| *w *= gain);
+        omega
+    }
 }
 
 impl Default for ApaParams {
     fn default() -> Self {
-        Self { tau: 1000.0, neighbours: 20 }
+        Self { tau: 1000.0, neighbours: 20, gain: 1.0 }
     }
 }
 
@@ -62,9 +86,16 @@ mod tests {
     #[test]
     fn asks_the_neighbours() {
         let table = [row(1.0, [0.1, 0.5]), row(-1.0, [0.5, 0.1])];
-        let p = ApaParams { tau: 100.0, neighbours: 1 };
+        let p = ApaParams { tau: 100.0, neighbours: 1, gain: 1.0 };
         assert!(omega(&p, &table, &[0.9, 1.0], 2)[0] > 0.99);
         assert!(omega(&p, &table, &[-0.9, 1.0], 2)[1] > 0.99);
+    }
+
+    #[test]
+    fn the_gain_is_that_of_the_product() {
+        let p = ApaParams { gain: 4.0, ..ApaParams::default() };
+        assert_eq!(p.amplified(vec![0.25, 0.75], 1), vec![1.0, 3.0]);
+        assert_eq!(p.amplified(vec![0.25, 0.75], 2), vec![0.5, 1.5]);
     }
 
     #[test]

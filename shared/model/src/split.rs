@@ -230,6 +230,23 @@ impl DeviceModel {
         self.bottom.weight_bytes() + self.top.weight_bytes() + self.embedding.bytes() + head
     }
 
+    /// About how much memory a training pass over `tokens` tokens needs beside the weights, in bytes, when layers from
+    /// `first_trained` on are adapted: what each trained layer of the device keeps for its backward pass, and the working buffers of
+    /// one layer in both directions. An upper bound for the kernels; `tests/memory.rs` measures it.
+    pub fn training_bytes(&self, tokens: usize, first_trained: usize) -> usize {
+        let c = self.config();
+        let (d, ff, heads) = (c.hidden, c.intermediate, c.heads);
+        let qkv = (c.heads + 2 * c.kv_heads) * c.head_dim;
+        // Input, queries to values, attention's output, its normalisers, state before the MLP, gate and up.
+        let kept = 2 * d + qkv + c.heads * c.head_dim + heads + 2 * ff;
+        let trained = [self.bottom.range(), self.top.range()]
+            .iter()
+            .map(|r| r.clone().filter(|l| *l >= first_trained).count())
+            .sum::<usize>();
+        // One layer's forward and backward work with a few times as much, and buffers are kept for the next layer.
+        4 * tokens * (trained * kept + 6 * kept + 4 * d)
+    }
+
     /// Embedding rows of `ids`: the hidden states before layer 0.
     pub fn embed(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
         self.embedding.rows(ids)

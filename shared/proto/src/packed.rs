@@ -259,7 +259,9 @@ mod tests {
     /// Values as updates have them: near zero, with a few large ones.
     fn values(n: usize) -> Vec<f32> {
         let unit = |i: usize, salt: u64| {
-            let x = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(salt.wrapping_mul(0xd134_2543_de82_ef95));
+            let x = (i as u64 + 1)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .wrapping_add(salt.wrapping_mul(0xd134_2543_de82_ef95));
             ((x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as f32 / (1u64 << 24) as f32 - 0.5
         };
         (0..n).map(|i| (0..6).map(|s| unit(i, s)).sum::<f32>() * 1e-3).collect()

@@ -51,6 +51,7 @@ pub struct Round {
     cohort: BTreeMap<SubjectId, Standing>,
     deadline: u64,
     needed: usize,
+    goal: usize,
 }
 
 impl Round {
@@ -58,7 +59,14 @@ impl Round {
     pub fn open(key: RoundKey, cohort: impl IntoIterator<Item = SubjectId>, deadline: u64, needed: usize) -> Self {
         let cohort: BTreeMap<_, _> = cohort.into_iter().map(|s| (s, Standing::Chosen)).collect();
         let needed = needed.clamp(1, cohort.len().max(1));
-        Self { key, cohort, deadline, needed }
+        Self { key, cohort, deadline, needed, goal: usize::MAX }
+    }
+
+    /// Closes as soon as `goal` of the cohort have answered (over-selection; Bonawitz et al., MLSys 2019): more are asked than are
+    /// needed, and the slowest are not waited for.
+    pub fn with_goal(mut self, goal: usize) -> Self {
+        self.goal = goal.max(self.needed);
+        self
     }
 
     /// Which round.
@@ -122,6 +130,9 @@ impl Round {
     pub fn outcome(&self, now: u64) -> Option<Outcome> {
         let done: Vec<SubjectId> =
             self.cohort.iter().filter(|(_, s)| **s == Standing::Done).map(|(id, _)| id.clone()).collect();
+        if done.len() >= self.goal {
+            return Some(Outcome::Aggregate(done));
+        }
         if self.waiting() == 0 && (done.len() >= self.needed || self.cohort.is_empty()) {
             return Some(Outcome::Aggregate(done));
         }
@@ -191,6 +202,15 @@ mod tests {
         assert!(!r.offer(&subject(0), 150), "a stored update is not asked for again");
         r.stored(&subject(1));
         assert_eq!(r.outcome(200), Some(Outcome::Aggregate(vec![subject(0), subject(1)])));
+    }
+
+    #[test]
+    fn the_slowest_are_not_waited_for() {
+        let mut r = round().with_goal(2);
+        r.stored(&subject(2));
+        assert_eq!(r.outcome(10), None);
+        r.stored(&subject(0));
+        assert_eq!(r.outcome(10), Some(Outcome::Aggregate(vec![subject(0), subject(2)])));
     }
 
     #[test]

@@ -144,6 +144,10 @@ pub struct Recipe {
     pub rounds: usize,
     /// Clients per round.
     pub cohort: usize,
+    /// A round closes as soon as so many of the cohort have answered (absent: all). A cohort of 1.3 times the goal is usual: the slowest
+    /// tenth of phones decides nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<usize>,
     /// Fewest contributions with which a round may close at its deadline.
     pub quorum: usize,
     /// Seconds until a round closes.
@@ -190,6 +194,7 @@ impl Default for Recipe {
             placement: Placement::Hash,
             rounds: 4,
             cohort: 4,
+            goal: None,
             quorum: 1,
             deadline_s: 120,
             local: Local::default(),
@@ -242,7 +247,8 @@ impl Recipe {
         count("slices", self.slices, 64)?;
         count("rounds", self.rounds, 10_000)?;
         count("cohort", self.cohort, 100_000)?;
-        count("quorum", self.quorum, self.cohort)?;
+        count("goal", self.goal.unwrap_or(self.cohort), self.cohort)?;
+        count("quorum", self.quorum, self.goal.unwrap_or(self.cohort))?;
         count("local.samples", self.local.samples, 10_000)?;
         count("local.batch", self.local.batch, 10_000)?;
         count("local.epochs", self.local.epochs, 1000)?;
@@ -260,7 +266,12 @@ impl Recipe {
             PackedFormat::TopK(n) => (1..=max).contains(&n),
             _ => true,
         };
-        range("updates", sparse(self.updates, 1000), format!("{:?}", self.updates), "f32, int8, int4 or top-k of 1 to 1000")?;
+        range(
+            "updates",
+            sparse(self.updates, 1000),
+            format!("{:?}", self.updates),
+            "f32, int8, int4 or top-k of 1 to 1000",
+        )?;
         range("adapters", sparse(self.adapters, 0), format!("{:?}", self.adapters), "f32, int8 or int4")?;
         let known = self.template == "tallrec-movie.v1";
         range("template", known, self.template.clone(), "tallrec-movie.v1")?;

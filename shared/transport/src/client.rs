@@ -36,13 +36,7 @@ impl Connection {
             .await
             .map_err(|_| refused(format!("no answer within {} s", limits::HANDSHAKE_TIMEOUT.as_secs())))?
             .map_err(|e| refused(e.to_string()))?;
-        Ok(Self {
-            endpoint,
-            connection,
-            sent: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            extensions: vec![],
-        })
+        Ok(Self { endpoint, connection, sent: AtomicU64::new(0), received: AtomicU64::new(0), extensions: vec![] })
     }
 
     /// Sends these with every request: what a newer minor version adds, which an older coordinator skips.

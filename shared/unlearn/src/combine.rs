@@ -157,7 +157,9 @@ impl Fitted {
     ) -> Result<Vec<[f32; 2]>, UnlearnError> {
         if let Self::Table(table, mixing, params) = self {
             let hidden = w.hidden(samples)?;
-            let omega: Vec<Vec<f32>> = hidden.iter().map(|h| omega(params, table, h, models.len())).collect();
+            let factors = if *mixing == Mixing::D { 2 } else { 1 };
+            let of = |h: &Vec<f32>| params.amplified(omega(params, table, h, models.len()), factors);
+            let omega: Vec<Vec<f32>> = hidden.iter().map(of).collect();
             return w.mixed(models, &omega, *mixing, samples);
         }
         let rows = probabilities(w, models, samples)?;

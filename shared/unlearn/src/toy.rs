@@ -133,7 +133,7 @@ impl World for Toy {
     }
 }
 
-const APA: Combine = Combine::Apa(Mixing::Nd, ApaParams { tau: 100.0, neighbours: 10 });
+const APA: Combine = Combine::Apa(Mixing::Nd, ApaParams { tau: 100.0, neighbours: 10, gain: 1.0 });
 
 fn sharded(partition: Partition, combine: Combine, slices: usize) -> Sharded {
     Sharded::new(partition.name(), partition, combine, (4, slices), 4.0, &Seed::from_u64(9))

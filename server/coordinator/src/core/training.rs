@@ -116,7 +116,11 @@ impl Core {
             let run = &self.runs[i];
             let members = self.members(run.shard).map(|(s, r)| (s, r.slice));
             let cohort = run.cohort(&self.recipe, members);
-            let open = self.reopen(run.key(), cohort, deadline)?;
+            let goal = self.recipe.goal;
+            let mut open = self.reopen(run.key(), cohort, deadline)?;
+            if let Some(goal) = goal {
+                open.round = open.round.with_goal(goal);
+            }
             self.runs[i].open = Some(open);
         }
         self.open_replays(deadline)
