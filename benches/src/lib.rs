@@ -101,3 +101,21 @@ pub fn model() -> anyhow::Result<Box<dyn lethe_model::source::WeightSource>> {
     let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
     Ok(lethe_model::source::open(Path::new(&files.model))?)
 }
+
+/// Processor seconds of this process so far: what a computation costs also on a machine that does other things. Where the system
+/// does not tell (not Linux), seconds of the clock.
+pub fn cpu_seconds() -> f64 {
+    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    let clock = START.elapsed().as_secs_f64();
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // After the name, which may hold anything: the 12th and 13th fields are user and system time in hundredths.
+    let fields: Vec<f64> = stat
+        .rsplit(')')
+        .next()
+        .map(|rest| rest.split_whitespace().map(|f| f.parse().unwrap_or(0.0)).collect())
+        .unwrap_or_default();
+    match fields.get(11..13) {
+        Some([user, system]) => (user + system) / 100.0,
+        _ => clock,
+    }
+}

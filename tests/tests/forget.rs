@@ -127,8 +127,8 @@ async fn while_an_accepted_deletion_cannot_be_executed_nothing_is_served() {
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     let mut clients = fleet.stop().await;
-    // A folder where the key ring after next would be written: the request is stored, destroying keys fails.
-    let block = block_keyring(&world, 2);
+    // A folder where the next key ring would be written: the request is stored, destroying keys fails.
+    let block = block_keyring(&world, 1);
     assert!(op.ask_to_forget(6, &[]).await.is_err(), "told that it is not done");
     let items = ["i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11", "i12"];
     let refused = clients[0].recommend(&items, 3).await;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
+use lethe_learn::apa::ApaParams;
 use lethe_learn::metrics::{auc, uauc};
 use lethe_learn::seed::Seed;
 use lethe_recsys::data::Dataset;
@@ -25,6 +26,8 @@ pub(crate) struct Sizes {
     pub(crate) attacked: usize,
     /// Predictions that are timed.
     pub(crate) timed: usize,
+    /// Validation samples that APA asks per query.
+    pub(crate) neighbours: usize,
 }
 
 /// What is deleted.
@@ -58,6 +61,7 @@ pub(crate) struct Experiment {
     gone: BTreeMap<Deletion, Vec<SampleId>>,
     attacked: usize,
     timed: usize,
+    apa: ApaParams,
     pub(crate) seed: Seed,
 }
 
@@ -104,6 +108,7 @@ impl Experiment {
             gone: deleted,
             attacked: sizes.attacked,
             timed: sizes.timed,
+            apa: ApaParams { neighbours: sizes.neighbours, ..ApaParams::default() },
             seed: *seed,
         })
     }
@@ -134,7 +139,7 @@ impl Experiment {
             let remaining = self.remaining(&gone);
             let attacked: Vec<SampleId> = gone.iter().copied().take(self.attacked).collect();
             let mut retrained: Option<(f64, Vec<[f32; 2]>, u64)> = None;
-            for mut m in all(shards, epochs, &self.seed) {
+            for mut m in all(shards, epochs, self.apa, &self.seed) {
                 eprint_line(&format!("{dataset}, seed {seed}, {}: {}", deletion.name(), m.name()));
                 let w = &mut self.world;
                 let trained = m.fit(w, &self.train, &self.validation)?;
@@ -180,7 +185,7 @@ impl Experiment {
     /// The shards of all methods, as reference models for the attack.
     fn references(&mut self, shards: usize, epochs: f64) -> anyhow::Result<References> {
         let mut out: References = vec![];
-        for mut m in all(shards, epochs, &self.seed) {
+        for mut m in all(shards, epochs, self.apa, &self.seed) {
             let mut seen: BTreeMap<usize, BTreeSet<SampleId>> = BTreeMap::new();
             if m.exactness() == Exactness::Approximate {
                 continue;
@@ -229,7 +234,7 @@ impl Experiment {
     }
 
     /// Median and 95th percentile of one prediction alone, in milliseconds.
-    fn timed(&mut self, m: &mut dyn Strategy) -> anyhow::Result<(f64, f64)> {
+    fn timed(&mut self, m: &mut dyn Strategy) -> anyhow::Result<(Option<f64>, Option<f64>)> {
         self.world.timed = true;
         let mut times = vec![];
         for s in self.test.iter().take(self.timed).copied().collect::<Vec<_>>() {
@@ -240,7 +245,7 @@ impl Experiment {
         self.world.timed = false;
         times.sort_by(f64::total_cmp);
         let at = |q: f64| times.get(((times.len() as f64 * q) as usize).min(times.len().saturating_sub(1))).copied();
-        Ok((at(0.5).unwrap_or(f64::NAN), at(0.95).unwrap_or(f64::NAN)))
+        Ok((at(0.5), at(0.95)))
     }
 
     /// How many samples that stay change their shard when others leave, for 20 deletions of one user each.

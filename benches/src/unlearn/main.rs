@@ -41,6 +41,9 @@ struct Args {
     /// Validation samples.
     #[arg(long, default_value_t = 100)]
     validation: usize,
+    /// Queries that are timed per method; needs a quiet machine.
+    #[arg(long, default_value_t = 24)]
+    timed: usize,
     /// Passes over the training samples.
     #[arg(long, value_delimiter = ',', default_values_t = [2.0])]
     epochs: Vec<f64>,
@@ -92,6 +95,14 @@ impl Which {
         match self {
             Self::Movielens => "movielens-100k",
             Self::Books => "book-crossing",
+        }
+    }
+
+    /// The paper's.
+    fn neighbours(self) -> usize {
+        match self {
+            Self::Movielens => 20,
+            Self::Books => 100,
         }
     }
 
@@ -147,11 +158,12 @@ fn main() -> anyhow::Result<()> {
         None => lethe_assets::default_home()?.join("unlearn"),
     };
     let model = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?.model;
-    let (attacked, timed) = if args.quick { (4, 1) } else { (64, 24) };
-    let sizes = Sizes { train: args.samples, test: args.test, validation: args.validation, attacked, timed };
+    let (attacked, timed) = if args.quick { (4, 1) } else { (64, args.timed) };
     let mut rows = vec![];
     for which in &args.dataset {
         let (data, split, template) = which.load()?;
+        let (train, test, validation, neighbours) = (args.samples, args.test, args.validation, which.neighbours());
+        let sizes = Sizes { train, test, validation, attacked, timed, neighbours };
         for seed in &args.seeds {
             let seed_of = Seed::from_u64(*seed);
             let load = |recipe: Recipe| {

@@ -13,8 +13,9 @@ use lethe_unlearn::world::Mixing;
 pub(crate) const SLICES: usize = 4;
 
 /// All of them, with `shards` shards and `epochs` passes.
-pub(crate) fn all(shards: usize, epochs: f64, seed: &Seed) -> Vec<Box<dyn Strategy>> {
-    let apa = |mixing| Combine::Apa(mixing, ApaParams::default());
+pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Vec<Box<dyn Strategy>> {
+    let sum = ApaParams { gain: shards as f64, ..apa };
+    let apa = |mixing| Combine::Apa(mixing, apa);
     let sharded = |name: &str, partition, combine, slices| -> Box<dyn Strategy> {
         Box::new(Sharded::new(name, partition, combine, (shards, slices), epochs, seed))
     };
@@ -29,6 +30,7 @@ pub(crate) fn all(shards: usize, epochs: f64, seed: &Seed) -> Vec<Box<dyn Strate
         sharded("APA(ND), paper's partition", Partition::Apa, apa(Mixing::Nd), 1),
         sharded("APA(D), our partition", Partition::Ours, apa(Mixing::D), SLICES),
         sharded("APA(ND), our partition", Partition::Ours, apa(Mixing::Nd), SLICES),
+        sharded("APA(ND), our partition, gain K", Partition::Ours, Combine::Apa(Mixing::Nd, sum), SLICES),
         Box::new(E2urec::new(epochs, 1.0)),
     ]
 }

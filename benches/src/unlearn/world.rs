@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
+use lethe_benches::cpu_seconds;
 use lethe_client::encode::Encoder;
 use lethe_learn::seed::Seed;
 use lethe_model::kernels::panels::Compute;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::states::OnDisk;
 
+
 /// What decides a model's bytes besides samples and seed; the same for every method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Recipe {
@@ -44,7 +46,7 @@ pub(crate) struct Recipe {
 
 impl Default for Recipe {
     fn default() -> Self {
-        Self { lr: 5e-4, warmup: 8, batch: 16, distil_lr: 2e-4, last_layers: 8 }
+        Self { lr: 1e-3, warmup: 8, batch: 8, distil_lr: 2e-4, last_layers: 8 }
     }
 }
 
@@ -216,7 +218,7 @@ impl Real {
         samples: &[(SampleId, Option<f32>)],
         (epochs, lr): (f64, f32),
     ) -> Result<Stored, UnlearnError> {
-        let started = Instant::now();
+        let started = cpu_seconds();
         let batch = self.recipe.batch;
         let before = state.steps;
         // In whole samples: a fraction that no batch reaches would never end.
@@ -244,10 +246,10 @@ impl Real {
                 (state.steps, state.samples) = (state.steps + 1, state.samples + chunk.len() as u64);
             }
         }
-        state.seconds = started.elapsed().as_secs_f64();
+        state.seconds = cpu_seconds() - started;
         if self.log {
             let steps = state.steps - before;
-            eprint_line(&format!("trained {steps} steps, {} samples, {:.0} s", state.samples, state.seconds));
+            eprint_line(&format!("trained {steps} steps, {} samples, {:.0} processor s", state.samples, state.seconds));
         }
         Ok(state)
     }

@@ -18,13 +18,13 @@ use lethe_recipe::Combination;
 use lethe_recsys::data::{DataSpec, load_items};
 use lethe_transport::identity::Invitation;
 use lethe_transport::server::{Handler, ReplyFuture, Server};
-use tokio::sync::Notify;
 
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::core::{Core, Work};
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
+use crate::waiters::Waiters;
 
 /// A running coordinator; cloning shares it.
 #[derive(Clone)]
@@ -34,7 +34,7 @@ struct Inner {
     core: Mutex<Core>,
     middle: MiddleHost,
     server: OnceLock<Server>,
-    changed: Notify,
+    waiters: Waiters,
     started: Instant,
     update_bytes: AtomicU64,
     activation_bytes: AtomicU64,
@@ -67,7 +67,7 @@ impl Coordinator {
             core: Mutex::new(core),
             middle: MiddleHost::new(segment, cut, (passes, tapes)),
             server: OnceLock::new(),
-            changed: Notify::new(),
+            waiters: Waiters::default(),
             started: Instant::now(),
             update_bytes: AtomicU64::new(0),
             activation_bytes: AtomicU64::new(0),
@@ -138,7 +138,8 @@ impl Coordinator {
                 if let Err(e) = timer.core().tick(now) {
                     tracing::error!("{e}");
                 }
-                timer.after_change(false);
+                timer.after_change(true);
+                timer.0.middle.expire();
             }
         });
         Ok(addr)
@@ -151,23 +152,31 @@ impl Coordinator {
         }
     }
 
-    /// Ends revoked connections, drops sessions of closed rounds, wakes waiting polls.
-    fn after_change(&self, wake: bool) {
-        let now = self.now();
-        let gone = std::mem::take(&mut self.core().to_disconnect);
+    /// Ends revoked connections, wakes the polls that something changed for, and drops sessions of rounds that closed.
+    fn after_change(&self, sweep: bool) {
+        let (gone, wake, closed) = {
+            let mut core = self.core();
+            (std::mem::take(&mut core.to_disconnect), std::mem::take(&mut core.wake), std::mem::take(&mut core.closed))
+        };
         if let Some(server) = self.0.server.get() {
             gone.iter().for_each(|c| server.disconnect(c));
         }
-        let mut stale = self.0.middle.open_sessions();
-        {
-            let mut core = self.core();
-            stale.retain(|(key, subject)| core.expects(*key, subject, now).is_err());
+        if sweep || closed {
+            let now = self.now();
+            let mut stale = self.0.middle.open_sessions();
+            {
+                let mut core = self.core();
+                stale.retain(|(key, subject)| core.expects(*key, subject, now).is_err());
+            }
+            stale.iter().for_each(|(key, subject)| self.0.middle.close(*key, subject));
         }
-        stale.iter().for_each(|(key, subject)| self.0.middle.close(*key, subject));
-        self.0.middle.expire();
-        if wake {
-            self.0.changed.notify_waiters();
-        }
+        self.0.waiters.wake(&wake);
+    }
+
+    /// A round that one poll opened is work for others.
+    fn wake_others(&self) {
+        let wake = std::mem::take(&mut self.core().wake);
+        self.0.waiters.wake(&wake);
     }
 
     async fn answer(
@@ -184,7 +193,13 @@ impl Coordinator {
             (Some(Role::Admin), Request::Admin(request)) => {
                 let by = certificate.unwrap_or_default();
                 let (traffic, now) = (self.traffic(), self.now());
-                let reply = self.core().admin(request, by, traffic, now)?;
+                let changes = request.changes();
+                let reply = {
+                    let mut core = self.core();
+                    let reply = core.admin(request, by, traffic, now);
+                    core.wake.everybody |= changes;
+                    reply?
+                };
                 self.after_change(true);
                 Ok(Reply::Admin(reply))
             }
@@ -209,7 +224,7 @@ impl Coordinator {
             }
             Request::Join { anchor, samples, commitment } => {
                 let (shard, commitment) = self.core().join(&subject, anchor, samples, commitment)?;
-                self.after_change(true);
+                self.after_change(false);
                 Ok(Reply::Joined { shard, commitment })
             }
             Request::Poll => self.poll(&subject).await,
@@ -347,17 +362,18 @@ impl Coordinator {
         whole.paste(&Adapter::from_data(edge.shape(), values)?)?;
         core.take_update(round, subject, whole, loss, samples, now)?;
         drop(core);
-        self.after_change(true);
+        self.after_change(false);
         Ok(Reply::Ack)
     }
 
     /// Answers at once when there is work, else when something changes or the wait is over.
     async fn poll(&self, subject: &SubjectId) -> Result<Reply, CoordinatorError> {
         let deadline = tokio::time::Instant::now() + MAX_POLL_WAIT;
+        let waiting = self.0.waiters.enter(subject);
         loop {
-            let changed = self.0.changed.notified();
             let now = self.now();
             let work = self.core().next_work(subject, now)?;
+            self.wake_others();
             match work {
                 Some(Work::Task(task)) => return Ok(Reply::Task(task)),
                 Some(Work::Train(start, middle)) => {
@@ -366,7 +382,7 @@ impl Coordinator {
                 }
                 None => {}
             }
-            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+            if tokio::time::timeout_at(deadline, waiting.notify.notified()).await.is_err() {
                 return Ok(Reply::Task(Task::Wait));
             }
         }

@@ -20,6 +20,7 @@ pub mod process;
 mod records;
 mod run;
 mod slots;
+mod waiters;
 
 pub use coordinator::Coordinator;
 pub use error::CoordinatorError;

@@ -1,10 +1,12 @@
 //! One run of a shard's training: live, or a replay that must reproduce it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use lethe_learn::seed::Seed;
-use lethe_model::lora::AdapterShape;
+use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
+use lethe_proto::packed::Packed;
 use lethe_proto::round::Round;
 use lethe_recipe::Recipe;
 
@@ -35,11 +37,18 @@ pub(crate) struct OpenRound {
     /// When each client was given its task.
     pub(crate) began: BTreeMap<SubjectId, u64>,
     pub(crate) starved: u32,
+    /// What its clients start from, once somebody asked: as it is sent, and the middle part.
+    pub(crate) parts: Option<Arc<(Packed, Adapter)>>,
 }
 
 /// Seed of a shard: its initialisation, cohorts and sample choices derive from it.
 pub(crate) fn shard_seed(recipe: &Recipe, shard: ShardId) -> Seed {
     Seed::from_u64(recipe.seed).derive("shard", &[&shard.0.to_le_bytes()])
+}
+
+/// Seed of a round; it depends on stage and round but on no generation, so a replay draws the same.
+pub(crate) fn round_seed(recipe: &Recipe, key: RoundKey) -> Seed {
+    shard_seed(recipe, key.shard).derive("round", &[&key.stage.to_le_bytes(), &key.round.to_le_bytes()])
 }
 
 /// The state that a shard starts from: the one initialisation that all clients of the shard share.
@@ -62,10 +71,6 @@ impl Run {
         Digest::of_values(&self.state.theta)
     }
 
-    /// Seed of this round; it names stage and round but no generation, so a replay draws the same.
-    pub(crate) fn round_seed(&self, recipe: &Recipe) -> Seed {
-        shard_seed(recipe, self.shard).derive("round", &[&self.stage.to_le_bytes(), &self.round.to_le_bytes()])
-    }
 
     /// The cohort of this round among `members` (`(subject, slice)`): the first by a seeded rank of the subject alone,
     /// so that who is chosen depends on the others only through who ranks before.
@@ -74,7 +79,7 @@ impl Run {
         recipe: &Recipe,
         members: impl Iterator<Item = (&'a SubjectId, u16)>,
     ) -> Vec<SubjectId> {
-        let seed = self.round_seed(recipe);
+        let seed = round_seed(recipe, self.key());
         let eligible = members.filter(|(_, slice)| *slice < self.stage);
         let mut ranked: Vec<(u64, &SubjectId)> =
             eligible.map(|(s, _)| (seed.rank("cohort", s.as_str().as_bytes()), s)).collect();

@@ -56,6 +56,7 @@ impl Storage for Mirror {
 
     fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
         if self.behind {
+            self.recover()?;
             self.equalise()?;
         }
         self.behind = true;
@@ -63,6 +64,11 @@ impl Storage for Mirror {
         self.second.apply(writes)?;
         self.behind = false;
         Ok(())
+    }
+
+    fn recover(&mut self) -> Result<(), StoreError> {
+        self.first.recover()?;
+        self.second.recover()
     }
 
     fn scan(&self) -> Result<Vec<Record>, StoreError> {

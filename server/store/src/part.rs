@@ -33,11 +33,13 @@ pub(crate) struct Root {
     mark: [u8; 32],
     /// Writes so far: an older database is a consistent one, this tells it apart.
     pub(crate) writes: u64,
+    /// Keys that had been made: a keyring that knows of fewer has lost some.
+    pub(crate) keys: u64,
 }
 
 impl Root {
     fn empty() -> Self {
-        Self { count: 0, mark: [0; 32], writes: 0 }
+        Self { count: 0, mark: [0; 32], writes: 0, keys: 0 }
     }
 
     fn toggle(&mut self, mark: &[u8; 32]) {
@@ -171,7 +173,11 @@ impl Loaded {
                 let plain =
                     unseal(&sealer.secret, ROOT, &raw).ok_or_else(|| sealer.corrupt("its inventory is altered"))?;
                 let want: Root = codec::from_bytes(&plain, 256).map_err(|e| sealer.corrupt(e.to_string()))?;
-                found.writes = want.writes;
+                (found.writes, found.keys) = (want.writes, want.keys);
+                if want.keys > keys.made() {
+                    let lost = want.keys - keys.made();
+                    return Err(sealer.corrupt(format!("the newest {lost} keys of the keyring are lost: restore `keys` with it")));
+                }
                 if want != found {
                     let (has, wants) = (found.count, want.count);
                     return Err(sealer.corrupt(format!("{has} records of {wants}, or some were altered")));
@@ -233,6 +239,7 @@ impl Part {
         if !self.doubt {
             return Ok(None);
         }
+        self.storage.recover()?;
         let acknowledged = match self.root.writes {
             0 => Acknowledged::None,
             n => Acknowledged::AtLeast(n),

@@ -175,7 +175,8 @@ impl SealedStore {
             staged.entries.insert(id, entry);
         }
         // The main database last: what it says was done is done.
-        for (at, (root, writes)) in staged.parts.into_iter().rev() {
+        for (at, (mut root, writes)) in staged.parts.into_iter().rev() {
+            root.keys = self.keys.made();
             self.parts[at].commit(writes, root)?;
             let own = staged.entries.iter().filter(|(id, e)| {
                 let old = self.inventory.get(*id).map(|(p, _)| *p);

@@ -9,9 +9,13 @@ use std::sync::Once;
 use crate::{Record, Storage, StoreError, Write};
 
 /// A sled database in a folder.
+///
+/// After a failed write (no space, say) sled refuses everything until it is opened again, also when there is space again: the next
+/// use opens it.
 #[derive(Debug)]
 pub struct SledStorage {
-    db: sled::Db,
+    /// `None` after a failed write.
+    db: Option<sled::Db>,
     path: PathBuf,
 }
 
@@ -23,9 +27,31 @@ impl SledStorage {
 
     /// Opens or creates it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = contained(path, || sled::Config::new().path(path).cache_capacity(8 << 20).open())?;
-        Ok(Self { db, path: path.to_owned() })
+        Ok(Self { db: Some(open(path)?), path: path.to_owned() })
     }
+
+    fn db(&self) -> Result<&sled::Db, StoreError> {
+        let closed = || std::io::Error::other("closed after a write failed; the next write opens it again");
+        self.db.as_ref().ok_or_else(|| StoreError::Io { path: self.path.clone(), source: closed() })
+    }
+}
+
+fn open(path: &Path) -> Result<sled::Db, StoreError> {
+    contained(path, || sled::Config::new().path(path).cache_capacity(8 << 20).open())
+}
+
+/// Opens a database that this process has just let go of: its threads give the lock back a moment later.
+fn reopen(path: &Path) -> Result<sled::Db, StoreError> {
+    let mut last = open(path);
+    for _ in 0..40 {
+        match &last {
+            Err(StoreError::Io { source, .. }) if source.kind() != ErrorKind::StorageFull => {}
+            _ => break,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        last = open(path);
+    }
+    last
 }
 
 thread_local! {
@@ -69,11 +95,16 @@ fn contained<T>(path: &Path, f: impl FnOnce() -> sled::Result<T>) -> Result<T, S
 
 impl Storage for SledStorage {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        contained(&self.path, || Ok(self.db.get(key)?.map(|v| v.to_vec())))
+        let db = self.db()?;
+        contained(&self.path, || Ok(db.get(key)?.map(|v| v.to_vec())))
     }
 
     fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        contained(&self.path, || {
+        let db = match self.db.take() {
+            Some(db) => db,
+            None => reopen(&self.path)?,
+        };
+        let written = contained(&self.path, || {
             let mut batch = sled::Batch::default();
             for (k, v) in writes {
                 match v {
@@ -81,13 +112,29 @@ impl Storage for SledStorage {
                     None => batch.remove(&k[..]),
                 }
             }
-            self.db.apply_batch(batch)?;
-            self.db.flush().map(|_| ())
-        })
+            db.apply_batch(batch)?;
+            db.flush().map(|_| ())
+        });
+        self.db = match &written {
+            Ok(()) => Some(db),
+            Err(_) => {
+                drop(db);
+                reopen(&self.path).ok()
+            }
+        };
+        written
+    }
+
+    fn recover(&mut self) -> Result<(), StoreError> {
+        if self.db.is_none() {
+            self.db = Some(reopen(&self.path)?);
+        }
+        Ok(())
     }
 
     fn scan(&self) -> Result<Vec<Record>, StoreError> {
-        contained(&self.path, || self.db.iter().map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect())
+        let db = self.db()?;
+        contained(&self.path, || db.iter().map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect())
     }
 }
 

@@ -56,8 +56,12 @@ pub type Record = (Vec<u8>, Vec<u8>);
 pub trait Storage: Send {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
-    /// Applies all changes or none, and returns only when they are durable.
+    /// Applies all changes or none, and returns only when they are durable. After an error either may be the case.
     fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError>;
+    /// Makes reading possible again after an error of [`Storage::apply`].
+    fn recover(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// All records in key order.
     fn scan(&self) -> Result<Vec<Record>, StoreError>;
 }

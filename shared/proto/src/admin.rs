@@ -111,6 +111,20 @@ pub enum AdminRequest {
     },
 }
 
+impl AdminRequest {
+    /// Whether clients may have other work after it.
+    pub fn changes(&self) -> bool {
+        matches!(
+            self,
+            Self::Forget { dry_run: false, .. }
+                | Self::Approve { .. }
+                | Self::Cancel { .. }
+                | Self::Replay { .. }
+                | Self::Revoke { .. }
+        )
+    }
+}
+
 /// What the coordinator answers to the admin tool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AdminReply {

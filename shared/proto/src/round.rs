@@ -121,6 +121,11 @@ impl Round {
         self.needed = self.needed.clamp(1, self.cohort.len().max(1));
     }
 
+    /// Who was asked.
+    pub fn members(&self) -> impl Iterator<Item = &SubjectId> {
+        self.cohort.keys()
+    }
+
     /// Clients that have not answered.
     pub fn waiting(&self) -> usize {
         self.cohort.values().filter(|s| matches!(s, Standing::Chosen | Standing::Training)).count()

@@ -151,7 +151,9 @@ impl Core {
         let starts = self.epoch.is_none() && self.audited.is_none();
         if starts && self.subjects.len() >= self.config.min_subjects {
             self.start_epoch()?;
+            self.wake.everybody = true;
         }
+        self.wake.everybody |= rejoin;
         Ok((self.subjects.get(subject).and_then(|r| r.shard), commitment))
     }
 

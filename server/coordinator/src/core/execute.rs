@@ -123,6 +123,8 @@ impl Core {
     /// left, which never saw what those stages saw. Returns how many keys existed.
     pub(super) fn roll_back(&mut self, shards: &[(ShardId, u16)], others: &[KeyName]) -> Result<u32, CoordinatorError> {
         let gone = self.store.destroy(&self.keys_of(shards, others))?;
+        self.parts.clear();
+        (self.wake.everybody, self.closed) = (true, true);
         self.drop_derived(shards)?;
         for (shard, _) in shards {
             self.next_generation(*shard)?;

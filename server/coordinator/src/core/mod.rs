@@ -33,6 +33,7 @@ use crate::records::{
     RatesRecord, ReleaseRecord, RunRecord, SubjectCert, SubjectRecord, TrainState,
 };
 use crate::run::{Run, initial};
+use crate::waiters::Wake;
 
 mod admin;
 mod audit;
@@ -105,6 +106,10 @@ pub(crate) struct Core {
     space_checked: u64,
     /// Certificates whose live connections must be closed.
     pub(crate) to_disconnect: Vec<Digest>,
+    /// Whose polls have something to find.
+    pub(crate) wake: Wake,
+    /// A round closed: sessions may be stale.
+    pub(crate) closed: bool,
 }
 
 fn stage_key(shard: ShardId, stage: u16) -> KeyName {
@@ -170,6 +175,8 @@ impl Core {
             replays: BTreeMap::new(),
             deletions: numbered(store.all::<DeletionRecord>()?),
             to_disconnect: vec![],
+            wake: Wake::default(),
+            closed: false,
             store,
             config,
             recipe,

@@ -73,6 +73,7 @@ impl Core {
             let Some(r) = self.replays.get(&shard) else { continue };
             let cohort = r.schedule.get(&(r.run.stage, r.run.round)).cloned().unwrap_or_default();
             let open = self.reopen(r.run.key(), cohort, deadline)?;
+            self.wake.subjects.extend(open.round.members().cloned());
             if let Some(r) = self.replays.get_mut(&shard) {
                 r.run.open = Some(open);
             }
@@ -99,6 +100,7 @@ impl Core {
                 let batch = self.aggregate(&mut replay.run, &subjects)?;
                 self.store.write(batch)?;
                 replay.run.advance(&self.recipe);
+                self.closed = true;
             }
             Some(_) => {
                 open.starved += 1;

@@ -55,6 +55,7 @@ impl Core {
         let (id, owner) = (self.counters.release, KeyName::public());
         self.store.write(Batch::new().put(&owner, "", &self.counters)?.put(&owner, &id.to_string(), &record)?)?;
         self.releases.insert(id, record);
+        self.wake.everybody = true;
         tracing::info!(release = self.counters.release, "released");
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! Rounds: opening, handing out work, taking updates, closing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use lethe_learn::aggregate::{check_finite, clip};
 use lethe_learn::sketch::{SKETCH_LEN, sketch};
 use lethe_model::lora::Adapter;
 use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{Refusal, RoundStart, Task};
+use lethe_proto::packed::Packed;
 use lethe_proto::round::{NotTaken, Outcome, Round};
 use lethe_recipe::Aggregation;
 use lethe_store::sealed::Batch;
@@ -15,7 +17,7 @@ use super::{Core, checkpoint_id, stage_key};
 use crate::CoordinatorError;
 use crate::aggregate::{Contribution, apply};
 use crate::records::{Checkpoint, RoundRecord, RunRecord, Update};
-use crate::run::{OpenRound, Run};
+use crate::run::{OpenRound, Run, round_seed};
 
 /// How often a starved round is tried again before its shard waits for people to look.
 const MAX_STARVED: u32 = 1000;
@@ -41,8 +43,6 @@ impl Core {
             return Ok(Some(Work::Task(Task::Erase { task: e.task, items: e.items.clone(), from: e.from })));
         }
         self.open_rounds(now)?;
-        let (split, layers) = (self.recipe.split, self.layers);
-        let recipe = self.recipe.clone();
         let offered = self.all_runs().find_map(|run| {
             let open = run.open.as_mut()?;
             let deadline = open.round.deadline();
@@ -50,19 +50,42 @@ impl Core {
                 return None;
             }
             open.began(subject, now);
-            let counted = run.counted.get(subject).copied();
-            Some((deadline, run.key(), run.round_seed(&recipe).0, run.live, run.state.theta.clone(), counted))
+            Some((deadline, run.key(), run.live, run.counted.get(subject).copied()))
         });
-        if let Some((deadline, key, seed, live, shared, counted)) = offered {
-            let theta = self.personal_theta(key, live, subject)?.unwrap_or(shared);
-            let whole = Adapter::from_data(&self.shape, theta)?;
-            let adapter = self.device_part(&whole)?;
-            let start = RoundStart { round: key, adapter, counted, seed, deadline_ms: deadline.saturating_sub(now) };
-            return Ok(Some(Work::Train(start, whole.select(|l| !split.on_device(l, layers)))));
+        if let Some((deadline, round, live, counted)) = offered {
+            let parts = match self.personal_theta(round, live, subject)? {
+                Some(own) => Arc::new(self.start_parts(own)?),
+                None => self.round_parts(round)?,
+            };
+            let seed = round_seed(&self.recipe, round).0;
+            let adapter = Packed::clone(&parts.0);
+            let start = RoundStart { round, adapter, counted, seed, deadline_ms: deadline.saturating_sub(now) };
+            return Ok(Some(Work::Train(start, parts.1.clone())));
         }
         Ok(self
             .validation_due(subject)
             .map(|shards| Work::Task(Task::Validate { release: self.counters.release, shards })))
+    }
+
+    /// What a client starts a round from: the device's part as it is sent, and the middle part.
+    fn start_parts(&self, theta: Vec<f32>) -> Result<(Packed, Adapter), CoordinatorError> {
+        let whole = Adapter::from_data(&self.shape, theta)?;
+        Ok((self.device_part(&whole)?, whole.select(|l| !self.on_device(l))))
+    }
+
+    /// The same for everybody in a round: made once.
+    fn round_parts(&mut self, round: RoundKey) -> Result<Arc<(Packed, Adapter)>, CoordinatorError> {
+        let closed = || refuse(Refusal::RoundClosed, "the round is over");
+        let run = self.run_of(round).ok_or_else(closed)?;
+        if let Some(parts) = run.open.as_ref().and_then(|o| o.parts.clone()) {
+            return Ok(parts);
+        }
+        let theta = run.state.theta.clone();
+        let parts = Arc::new(self.start_parts(theta)?);
+        if let Some(open) = self.run_of(round).and_then(|r| r.open.as_mut()) {
+            open.parts = Some(parts.clone());
+        }
+        Ok(parts)
     }
 
     fn all_runs(&mut self) -> impl Iterator<Item = &mut Run> {
@@ -121,6 +144,7 @@ impl Core {
             if let Some(goal) = goal {
                 open.round = open.round.with_goal(goal);
             }
+            self.wake.subjects.extend(open.round.members().cloned());
             self.runs[i].open = Some(open);
         }
         self.open_replays(deadline)
@@ -141,7 +165,7 @@ impl Core {
                 stored.insert(subject, Contribution { sketch: u.sketch, loss: u.loss, samples: u.samples });
             }
         }
-        Ok(OpenRound { round, stored, began: BTreeMap::new(), starved: 0 })
+        Ok(OpenRound { round, stored, began: BTreeMap::new(), starved: 0, parts: None })
     }
 
     /// A shard with a member that has yet to erase items waits.
@@ -213,6 +237,10 @@ impl Core {
                 None => {}
             }
         }
+        // Who took part is online: the next round need not wait for somebody to ask.
+        if self.closed {
+            self.open_rounds(now)?;
+        }
         self.tick_replays(now)?;
         self.publish(now)
     }
@@ -224,6 +252,7 @@ impl Core {
         if let Some(open) = run.open.as_mut().filter(|o| o.starved < MAX_STARVED) {
             open.starved += 1;
             open.round.extend(deadline);
+            self.wake.subjects.extend(open.round.members().cloned());
             tracing::warn!(?key, got, needed, "round starved: too few clients answered in time; trying again");
         }
     }
@@ -251,6 +280,7 @@ impl Core {
     }
 
     fn close_round(&mut self, i: usize, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {
+        self.closed = true;
         let shard = self.runs[i].shard;
         // Worked on outside the list; if storing fails, the state of the last completed round comes back from the store.
         let mut run = self.runs.remove(i);

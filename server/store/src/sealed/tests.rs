@@ -308,3 +308,30 @@ fn a_count_that_cannot_be_written_does_not_damage_the_store() {
     let s = open(dir.path()).expect("not damaged");
     assert_eq!((s.content().expect("reads"), s.keys::<Row>()), (want, vec!["1".into(), "3".into(), "9".into()]));
 }
+
+#[test]
+fn a_keyring_that_lost_its_newest_keys_is_not_taken_for_one_that_destroyed_them() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    drop(filled(dir.path()));
+    let added: Vec<_> = std::fs::read_dir(dir.path().join("keys"))
+        .expect("reads")
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("added-")))
+        .collect();
+    assert_eq!(added.len(), 2, "kept twice");
+    let whole = std::fs::read(&added[0]).expect("reads");
+    // One copy: repaired.
+    std::fs::write(&added[0], &whole[..whole.len() / 2]).expect("writes");
+    assert_eq!(open(dir.path()).expect("opens").keys::<Row>().len(), 5);
+    // What the repair wrote holds all keys; the next are appended again, and both copies of them are lost.
+    let mut s = open(dir.path()).expect("opens");
+    put(&mut s, "late", "late").expect("writes");
+    drop(s);
+    for entry in std::fs::read_dir(dir.path().join("keys")).expect("reads").filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with("added-") {
+            std::fs::write(entry.path(), b"").expect("writes");
+        }
+    }
+    let error = open(dir.path()).expect_err("refuses").to_string();
+    assert!(error.contains("newest 1 keys of the keyring are lost"), "{error}");
+}

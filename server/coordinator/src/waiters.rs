@@ -1,0 +1,91 @@
+//! Polls that wait for work, by subject: only those for whom something changed are woken.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lethe_proto::ids::SubjectId;
+use tokio::sync::Notify;
+
+/// Whose polls are to look for work again.
+#[derive(Debug, Default)]
+pub(crate) struct Wake {
+    /// All: a release, a deletion, the start of the epoch.
+    pub(crate) everybody: bool,
+    /// The cohorts of rounds that opened.
+    pub(crate) subjects: Vec<SubjectId>,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    notify: Arc<Notify>,
+    polls: usize,
+}
+
+/// The polls that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters(Mutex<HashMap<SubjectId, Place>>);
+
+/// One poll that waits; leaves when dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    all: &'a Waiters,
+    subject: SubjectId,
+    /// Told when to look again; also what happened between two looks is not missed.
+    pub(crate) notify: Arc<Notify>,
+}
+
+impl Waiters {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SubjectId, Place>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a subject from here on.
+    pub(crate) fn enter(&self, subject: &SubjectId) -> Waiting<'_> {
+        let mut places = self.lock();
+        let place = places.entry(subject.clone()).or_default();
+        place.polls += 1;
+        Waiting { all: self, subject: subject.clone(), notify: place.notify.clone() }
+    }
+
+    /// Wakes polls, or lets the next look of each not wait.
+    pub(crate) fn wake(&self, who: &Wake) {
+        let places = self.lock();
+        if who.everybody {
+            places.values().for_each(|p| p.notify.notify_one());
+            return;
+        }
+        who.subjects.iter().filter_map(|s| places.get(s)).for_each(|p| p.notify.notify_one());
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut places = self.all.lock();
+        if let Some(place) = places.get_mut(&self.subject) {
+            place.polls -= 1;
+            if place.polls == 0 {
+                places.remove(&self.subject);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_those_concerned_wake_and_nothing_is_missed() {
+        let waiters = Waiters::default();
+        let id = |n: u32| SubjectId::new(n.to_string()).expect("a number");
+        let (a, b) = (waiters.enter(&id(1)), waiters.enter(&id(2)));
+        waiters.wake(&Wake { everybody: false, subjects: vec![id(1), id(9)] });
+        let soon = std::time::Duration::from_millis(20);
+        assert!(tokio::time::timeout(soon, a.notify.notified()).await.is_ok(), "told before it looked");
+        assert!(tokio::time::timeout(soon, b.notify.notified()).await.is_err());
+        waiters.wake(&Wake { everybody: true, subjects: vec![] });
+        assert!(tokio::time::timeout(soon, b.notify.notified()).await.is_ok());
+        drop((a, b));
+        assert!(waiters.lock().is_empty());
+    }
+}
