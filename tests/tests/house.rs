@@ -68,13 +68,13 @@ fn arrows_point_down() {
         "lethe-learn" | "lethe-proto" | "lethe-receipt" | "lethe-seal" | "lethe-assets" | "lethe-scan" => 0,
         "lethe-plan" | "lethe-model" | "lethe-dsr" | "lethe-unlearn" => 1,
         "lethe-recsys" | "lethe-transport" | "lethe-recipe" | "lethe-store" => 2,
-        "lethe-coordinator" | "lethe-client" => 3,
+        "lethe-coordinator" | "lethe-client" | "lethe-puppet" => 3,
         "lethe-admin" | "lethe-cli" => 4,
         "lethe-tests" | "lethe-benches" => 5,
         other => panic!("{other} has no layer: add it here and to docs/ARCHITECTURE.md"),
     };
     let server = ["lethe-coordinator", "lethe-store", "lethe-plan", "lethe-dsr", "lethe-scan", "lethe-admin"];
-    let client = ["lethe-client", "lethe-cli"];
+    let client = ["lethe-client", "lethe-puppet", "lethe-cli"];
     for (name, deps) in dependencies() {
         for d in deps.iter().filter(|d| d.starts_with("lethe-")) {
             assert!(layer(d) <= layer(&name), "{name} depends on {d}, which is above it");

@@ -28,7 +28,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::states::OnDisk;
 
-
 /// What decides a model's bytes besides samples and seed; the same for every method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Recipe {

@@ -28,7 +28,7 @@ enum Command {
     Record(commands::device::RecordArgs),
     /// Look for training work for a while.
     Participate(commands::device::ParticipateArgs),
-    /// Many clients in one process, driven over standard input (the demo starts one).
+    /// Many clients in one process: driven over standard input (the demo starts one), or a load test (`--clients N`).
     Fleet(commands::fleet::Args),
     /// Run a benchmark.
     Bench(commands::bench::Args),

@@ -1,7 +1,7 @@
 //! From the contributions of a round to the shard's next state. Pure, streamed, in the order of subjects.
 
 use lethe_learn::aggregate::{Accumulator, ServerAdam, fedavg_weights};
-use lethe_learn::balance::{learning_speeds, mixing_matrix, personalized, shared_weights, similarities};
+use lethe_learn::balance::{learning_speeds, mixing_matrix, personalized, shared_weights_of, similarities};
 use lethe_recipe::{Aggregation, Recipe};
 
 use crate::CoordinatorError;
@@ -28,7 +28,9 @@ fn weights(recipe: &Recipe, round: u32, contributions: &[&Contribution]) -> Vec<
     match recipe.aggregation {
         Aggregation::Fedavg => fedavg_weights(&contributions.iter().map(|c| c.samples).collect::<Vec<_>>()),
         Aggregation::Shared | Aggregation::Personalized => {
-            shared_weights(&mixing(recipe, round, contributions), contributions.len())
+            let losses: Vec<f64> = contributions.iter().map(|c| f64::from(c.loss)).collect();
+            let sketches: Vec<&[f32]> = contributions.iter().map(|c| &c.sketch[..]).collect();
+            shared_weights_of(&learning_speeds(&recipe.balance, &losses, round), &sketches)
         }
     }
 }

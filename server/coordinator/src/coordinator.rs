@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use lethe_model::lora::Adapter;
@@ -20,10 +20,12 @@ use lethe_transport::identity::Invitation;
 use lethe_transport::server::{Handler, ReplyFuture, Server};
 
 use crate::CoordinatorError;
+use crate::arrivals::{Arrivals, Arrived};
 use crate::config::ServerConfig;
 use crate::core::{Core, Work};
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
+use crate::records::Update;
 use crate::waiters::Waiters;
 
 /// A running coordinator; cloning shares it.
@@ -35,6 +37,7 @@ struct Inner {
     middle: MiddleHost,
     server: OnceLock<Server>,
     waiters: Waiters,
+    arrivals: Arrivals,
     started: Instant,
     update_bytes: AtomicU64,
     activation_bytes: AtomicU64,
@@ -62,16 +65,35 @@ impl Coordinator {
         let cut = core.recipe.lora.first_trained(source.config().layers);
         let segment = DeviceModel::load_middle(source.as_ref(), core.recipe.split, core.recipe.compute)?;
         tracing::info!(mib = segment.weight_bytes() >> 20, layers = segment.range().len(), "middle layers loaded");
-        Ok(Self(Arc::new(Inner {
-            training_bytes: core.meter.bytes.clone(),
-            core: Mutex::new(core),
-            middle: MiddleHost::new(segment, cut, (passes, tapes)),
-            server: OnceLock::new(),
-            waiters: Waiters::default(),
-            started: Instant::now(),
-            update_bytes: AtomicU64::new(0),
-            activation_bytes: AtomicU64::new(0),
-        })))
+        let threads = |source| CoordinatorError::Threads { source };
+        let mut failed = None;
+        let inner = Arc::new_cyclic(|this: &Weak<Inner>| {
+            let this = this.clone();
+            let take = move |arrived| {
+                if let Some(inner) = this.upgrade() {
+                    Self(inner).take_updates(arrived);
+                }
+            };
+            let arrivals = Arrivals::start(take).unwrap_or_else(|e| {
+                failed = Some(e);
+                Arrivals::closed()
+            });
+            Inner {
+                training_bytes: core.meter.bytes.clone(),
+                core: Mutex::new(core),
+                middle: MiddleHost::new(segment, cut, (passes, tapes)),
+                server: OnceLock::new(),
+                waiters: Waiters::default(),
+                arrivals,
+                started: Instant::now(),
+                update_bytes: AtomicU64::new(0),
+                activation_bytes: AtomicU64::new(0),
+            }
+        });
+        match failed {
+            Some(e) => Err(threads(e)),
+            None => Ok(Self(inner)),
+        }
     }
 
     /// For an auditor: trains the rounds of a verified bundle again, when `lethe-admin replay` asks for its shard. The data
@@ -269,7 +291,7 @@ impl Coordinator {
             Request::Update { round, delta, loss, samples } => {
                 self.0.update_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 self.trained(bytes);
-                self.update(round, &subject, &delta, loss, samples)
+                self.update(round, subject, &delta, loss, samples).await
             }
             Request::Release { have, adapters } => Ok(Reply::Release(self.core().release(&subject, have, &adapters)?)),
             Request::Weigh { embedding } => self.weigh(&embedding),
@@ -329,41 +351,50 @@ impl Coordinator {
         }))
     }
 
-    fn update(
+    async fn update(
         &self,
         round: RoundKey,
-        subject: &SubjectId,
+        subject: SubjectId,
         delta: &Packed,
         loss: f32,
         samples: u32,
     ) -> Result<Reply, CoordinatorError> {
         let now = self.now();
-        let shape = {
+        let (shape, recipe, layers) = {
             let mut core = self.core();
-            if core.holds(round, subject) {
+            if core.holds(round, &subject) {
                 // The acknowledgement was lost: it counts once and is acknowledged again.
                 return Ok(Reply::Ack);
             }
-            core.expects(round, subject, now)?;
-            core.shape.clone()
+            core.expects(round, &subject, now)?;
+            (core.shape.clone(), core.recipe.clone(), core.layers)
         };
-        let middle = self.0.middle.finish(round, subject)?;
-        let mut core = self.core();
+        let middle = self.0.middle.finish(round, &subject)?;
         let mut whole = Adapter::from_data(&shape, vec![0.0; shape.len()])?;
-        let part = whole.select(|l| !core.on_device(l));
+        let part = whole.select(|l| !recipe.split.on_device(l, layers));
         whole.paste(&Adapter::from_data(part.shape(), middle)?)?;
-        let edge = whole.select(|l| core.on_device(l));
-        let expected = core.recipe.updates;
+        let edge = whole.select(|l| recipe.split.on_device(l, layers));
+        let expected = recipe.updates;
         if delta.format != expected {
             let message = format!("an update in {:?}, this epoch takes {expected:?}", delta.format);
             return Err(refuse(Refusal::Invalid, message));
         }
         let values = delta.decode(edge.data.len()).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
         whole.paste(&Adapter::from_data(edge.shape(), values)?)?;
-        core.take_update(round, subject, whole, loss, samples, now)?;
-        drop(core);
-        self.after_change(false);
+        let update = Update::checked(&recipe, round, whole.data, loss, samples)?;
+        self.0.arrivals.store(round, subject, update).await?;
         Ok(Reply::Ack)
+    }
+
+    /// Stores updates that arrived together, and answers each.
+    fn take_updates(&self, arrived: Vec<Arrived>) {
+        let now = self.now();
+        let answers = self.core().take_updates(arrived, now);
+        self.after_change(false);
+        for (to, answer) in answers {
+            // Whoever asked may be gone; the update counts.
+            let _ = to.send(answer);
+        }
     }
 
     /// Answers at once when there is work, else when something changes or the wait is over.

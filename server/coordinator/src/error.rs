@@ -44,6 +44,8 @@ pub enum CoordinatorError {
     Note(#[from] NoteError),
     #[error("metrics on {addr}: {source}; choose another `metrics` address")]
     Metrics { addr: std::net::SocketAddr, source: std::io::Error },
+    #[error("a thread cannot be started: {source}; raise the limit on processes")]
+    Threads { source: std::io::Error },
     #[error("cannot read the model to identify it: {0}")]
     ModelFile(std::io::Error),
     /// A request that does not fit the state.

@@ -9,6 +9,7 @@
 //! `server/coordinator/src/main.rs` shows how to run one.
 
 mod aggregate;
+mod arrivals;
 mod batch;
 pub mod config;
 mod coordinator;

@@ -70,7 +70,10 @@ pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<()
     let parsed =
         ServerConfig::parse(&text).map_err(|e| ProcessError::Config { path: config.into(), source: Box::new(e) })?;
     let data_dir = parsed.data_dir.clone();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(io(config))?;
+    // More threads than cores: some wait for the disk with the lock held, and the network must not wait with them.
+    let threads = std::thread::available_parallelism().map_or(2, usize::from) + 6;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = runtime.map_err(io(config))?;
     let result = runtime.block_on(async {
         let address = data_dir.join("address");
         let _ = std::fs::remove_file(&address);

@@ -6,6 +6,7 @@ use lethe_learn::partition::SubShards;
 use lethe_plan::lineage::Census;
 use lethe_plan::{Plan, Rates};
 use lethe_proto::admin::DeletionPhase;
+use lethe_proto::codec;
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_receipt::records::Leaf;
@@ -144,8 +145,11 @@ persisted!(Counters, "counters", Public);
 /// Training state of a shard. It is sealed under its stage's key, like everything that a stage learned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TrainState {
+    #[serde(with = "codec::values")]
     pub(crate) theta: Vec<f32>,
+    #[serde(with = "codec::values")]
     pub(crate) first: Vec<f32>,
+    #[serde(with = "codec::values")]
     pub(crate) second: Vec<f32>,
     pub(crate) step: u32,
     pub(crate) losses: Vec<f32>,
@@ -178,7 +182,7 @@ persisted!(Checkpoint, "checkpoints", Shard);
 /// A client's own parameters in mode `personalized`, as a stage left them. Key: `shard/stage/subject`, in a replay with
 /// the generation in front. They mix what all clients of the shard learned, so they are shard data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct PersonalRecord(pub(crate) Vec<f32>);
+pub(crate) struct PersonalRecord(#[serde(with = "codec::values")] pub(crate) Vec<f32>);
 persisted!(PersonalRecord, "personal", Shard);
 
 /// Who contributed to a round. Key: `shard/stage/round`.
@@ -235,7 +239,9 @@ persisted!(DeviceRecord, "devices", Subject);
 /// An update, as a round aggregates it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Update {
+    #[serde(with = "codec::values")]
     pub(crate) delta: Vec<f32>,
+    #[serde(with = "codec::values")]
     pub(crate) sketch: Vec<f32>,
     pub(crate) loss: f32,
     pub(crate) samples: u32,
@@ -245,7 +251,7 @@ pub(crate) struct Update {
 /// destroying either makes it unreadable, wherever a copy of it may still lie. Key:
 /// `shard/generation/stage/round/subject`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct UpdateRecord(pub(crate) Vec<u8>);
+pub(crate) struct UpdateRecord(#[serde(with = "serde_bytes")] pub(crate) Vec<u8>);
 persisted!(UpdateRecord, "updates", Subject);
 
 /// Key of the updates of a stage's rounds. Key: `shard/stage`.

@@ -71,7 +71,6 @@ impl Run {
         Digest::of_values(&self.state.theta)
     }
 
-
     /// The cohort of this round among `members` (`(subject, slice)`): the first by a seeded rank of the subject alone,
     /// so that who is chosen depends on the others only through who ranks before.
     pub(crate) fn cohort<'a>(

@@ -65,6 +65,7 @@ impl Root {
 pub(crate) struct Plain {
     pub(crate) table: String,
     pub(crate) key: String,
+    #[serde(with = "serde_bytes")]
     pub(crate) value: Vec<u8>,
 }
 
@@ -176,7 +177,8 @@ impl Loaded {
                 (found.writes, found.keys) = (want.writes, want.keys);
                 if want.keys > keys.made() {
                     let lost = want.keys - keys.made();
-                    return Err(sealer.corrupt(format!("the newest {lost} keys of the keyring are lost: restore `keys` with it")));
+                    return Err(sealer
+                        .corrupt(format!("the newest {lost} keys of the keyring are lost: restore `keys` with it")));
                 }
                 if want != found {
                     let (has, wants) = (found.count, want.count);

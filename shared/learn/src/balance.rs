@@ -96,6 +96,42 @@ pub fn shared_weights(mixing: &[f64], n: usize) -> Vec<f32> {
     (0..n).map(|j| ((0..n).map(|i| mixing[i * n + j]).sum::<f64>() / n as f64) as f32).collect()
 }
 
+/// [`shared_weights`] of [`mixing_matrix`] and [`similarities`] in time and memory linear in the number of clients: sums over
+/// cosines are inner products with sums of unit vectors. Equal but for rounding.
+pub fn shared_weights_of(speeds: &[f64], updates: &[impl AsRef<[f32]>]) -> Vec<f32> {
+    let (n, width) = (speeds.len(), updates.first().map_or(0, |u| u.as_ref().len()));
+    let units: Vec<f64> = updates
+        .iter()
+        .map(|u| {
+            let norm = u.as_ref().iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
+            if norm > 0.0 { 1.0 / norm } else { 0.0 }
+        })
+        .collect();
+    let sum = |factor: &dyn Fn(usize) -> f64| {
+        let mut out = vec![0.0f64; width];
+        for (i, u) in updates.iter().enumerate() {
+            let f = factor(i) * units[i];
+            out.iter_mut().zip(u.as_ref()).for_each(|(o, v)| *o += f * f64::from(*v));
+        }
+        out
+    };
+    // Inner product of a unit vector with such a sum, and its own part in it.
+    let with =
+        |i: usize, s: &[f64]| updates[i].as_ref().iter().zip(s).map(|(v, s)| f64::from(*v) * s).sum::<f64>() * units[i];
+    let own = |i: usize| if units[i] > 0.0 { 1.0 } else { 0.0 };
+    let all = sum(&|_| 1.0);
+    let row = |i: usize| ((n - 1) as f64 + with(i, &all) - own(i)) / 2.0;
+    let denominators: Vec<f64> = (0..n).map(|i| 1.0 + speeds[i] * row(i)).collect();
+    let shares: Vec<f64> = (0..n).map(|i| speeds[i] / denominators[i]).collect();
+    let (total, weighted) = (shares.iter().sum::<f64>(), sum(&|i| shares[i]));
+    (0..n)
+        .map(|j| {
+            let others = (total - shares[j] + with(j, &weighted) - shares[j] * own(j)) / 2.0;
+            ((1.0 / denominators[j] + others) / n as f64) as f32
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +159,22 @@ mod tests {
         for (x, y) in a.iter().zip(b.iter().rev()) {
             assert!((x - y).abs() < 1e-6, "{a:?} against {b:?}");
         }
+    }
+
+    #[test]
+    fn the_linear_form_gives_the_same_weights() {
+        let mut rng = crate::seed::Seed::from_u64(5).rng();
+        let mut u: Vec<Vec<f32>> = (0..40).map(|_| (0..64).map(|_| 0.3 + rng.normal()).collect()).collect();
+        u[7].fill(0.0);
+        let losses: Vec<f64> = (0..40).map(|i| 0.5 + f64::from(i % 9) / 40.0).collect();
+        for round in [0, 3] {
+            let slow = shared_weights(&matrix(&losses, &u, round), 40);
+            let fast = shared_weights_of(&learning_speeds(&BalanceParams::default(), &losses, round), &u);
+            for (a, b) in slow.iter().zip(&fast) {
+                assert!((a - b).abs() < 1e-6, "{a} {b}");
+            }
+        }
+        assert!(shared_weights_of(&[], &Vec::<Vec<f32>>::new()).is_empty());
     }
 
     #[test]

@@ -246,6 +246,27 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
     unframe(bytes, reply_kind)
 }
 
+/// Many values as bytes, little-endian, for `#[serde(with)]`: one copy in place of one call a value.
+pub mod values {
+    use serde::de::Error;
+    use serde::{Deserializer, Serializer};
+
+    /// Writes them.
+    pub fn serialize<S: Serializer>(values: &[f32], s: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        serde_bytes::serialize(&bytes, s)
+    }
+
+    /// Reads them.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<f32>, D::Error> {
+        let bytes: Vec<u8> = serde_bytes::deserialize(d)?;
+        if bytes.len() % 4 != 0 {
+            return Err(D::Error::custom(format!("{} bytes are no values of four", bytes.len())));
+        }
+        Ok(bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -62,6 +62,7 @@ pub struct Packed {
     /// The codes are deflated.
     pub deflated: bool,
     /// Scales and codes.
+    #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
 }
 

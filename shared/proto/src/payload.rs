@@ -31,6 +31,7 @@ pub struct Payload {
     /// Number format.
     pub format: WireFormat,
     /// Values; for int8 each row is its f32 scale and then its bytes.
+    #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
 }
 

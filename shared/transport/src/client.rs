@@ -12,6 +12,44 @@ use tokio::time::timeout;
 use crate::identity::{ClientKey, Identity, Invitation, SERVER_NAME};
 use crate::{TransportError, config, frame};
 
+/// A local socket, which several connections may share.
+#[derive(Clone, Debug)]
+pub struct Dialer(quinn::Endpoint);
+
+impl Dialer {
+    /// Binds a socket from which `peer` can be reached.
+    pub fn bind(peer: SocketAddr) -> Result<Self, TransportError> {
+        let local: SocketAddr =
+            if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        quinn::Endpoint::client(local).map(Self).map_err(|source| TransportError::Bind { addr: local, source })
+    }
+
+    /// Connects to `addr`, trusting only `authority` (DER), with a client certificate unless the call is to enrol.
+    pub async fn connect(
+        &self,
+        addr: SocketAddr,
+        authority: &[u8],
+        identity: Option<&Identity>,
+    ) -> Result<Connection, TransportError> {
+        let refused = |why: String| TransportError::Connect { addr, why };
+        let connecting = self
+            .0
+            .connect_with(config::client(authority, identity)?, addr, SERVER_NAME)
+            .map_err(|e| refused(e.to_string()))?;
+        let connection = timeout(limits::HANDSHAKE_TIMEOUT, connecting)
+            .await
+            .map_err(|_| refused(format!("no answer within {} s", limits::HANDSHAKE_TIMEOUT.as_secs())))?
+            .map_err(|e| refused(e.to_string()))?;
+        Ok(Connection {
+            endpoint: self.0.clone(),
+            connection,
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            extensions: vec![],
+        })
+    }
+}
+
 /// An open connection. Dropping it closes it.
 #[derive(Debug)]
 pub struct Connection {
@@ -25,18 +63,7 @@ pub struct Connection {
 impl Connection {
     /// Connects to `addr`, trusting only `authority` (DER), with a client certificate unless the call is to enrol.
     pub async fn open(addr: SocketAddr, authority: &[u8], identity: Option<&Identity>) -> Result<Self, TransportError> {
-        let local: SocketAddr =
-            if addr.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-        let endpoint = quinn::Endpoint::client(local).map_err(|source| TransportError::Bind { addr: local, source })?;
-        let refused = |why: String| TransportError::Connect { addr, why };
-        let connecting = endpoint
-            .connect_with(config::client(authority, identity)?, addr, SERVER_NAME)
-            .map_err(|e| refused(e.to_string()))?;
-        let connection = timeout(limits::HANDSHAKE_TIMEOUT, connecting)
-            .await
-            .map_err(|_| refused(format!("no answer within {} s", limits::HANDSHAKE_TIMEOUT.as_secs())))?
-            .map_err(|e| refused(e.to_string()))?;
-        Ok(Self { endpoint, connection, sent: AtomicU64::new(0), received: AtomicU64::new(0), extensions: vec![] })
+        Dialer::bind(addr)?.connect(addr, authority, identity).await
     }
 
     /// Sends these with every request: what a newer minor version adds, which an older coordinator skips.

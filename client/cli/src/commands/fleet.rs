@@ -18,11 +18,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore, watch};
 
+use super::load::{self as load_test, LoadArgs};
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// JSON file: server, model, data, home, split, recipe, passes, clients.
-    #[arg(long)]
-    config: PathBuf,
+    #[arg(long, required_unless_present = "clients", conflicts_with = "clients")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 /// What a fleet runs.
@@ -91,8 +95,9 @@ pub(crate) enum Command {
 type Clients = BTreeMap<String, Arc<Mutex<Client>>>;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let text = std::fs::read(&args.config).with_context(|| args.config.display().to_string())?;
-    let config: FleetConfig = serde_json::from_slice(&text).with_context(|| args.config.display().to_string())?;
+    let Some(path) = args.config.as_ref().filter(|_| !args.load.wanted()) else { return load_test::run(&args.load) };
+    let text = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let config: FleetConfig = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(serve(config));
     runtime.shutdown_timeout(Duration::from_secs(2));

@@ -6,4 +6,5 @@ pub(crate) mod demo;
 pub(crate) mod device;
 pub(crate) mod fetch;
 pub(crate) mod fleet;
+mod load;
 pub(crate) mod train_central;

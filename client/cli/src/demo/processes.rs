@@ -63,9 +63,26 @@ impl Server {
 
     /// Peak memory so far, in MiB (Linux; 0 elsewhere).
     pub(crate) fn peak_mib(&self) -> f64 {
+        self.status_mib("VmHWM:")
+    }
+
+    /// Memory now, in MiB (Linux; 0 elsewhere).
+    pub(crate) fn resident_mib(&self) -> f64 {
+        self.status_mib("VmRSS:")
+    }
+
+    fn status_mib(&self, field: &str) -> f64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        let line = text.lines().find_map(|l| l.strip_prefix(field));
         line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    }
+
+    /// Processor seconds so far (Linux; 0 elsewhere).
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // After the name, which may hold anything: the 12th and 13th fields, in hundredths.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        fields.filter_map(|f| f.parse::<f64>().ok()).sum::<f64>() / 100.0
     }
 }
 

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lethe_learn::aggregate::{check_finite, clip};
-use lethe_learn::sketch::{SKETCH_LEN, sketch};
 use lethe_model::lora::Adapter;
 use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{Refusal, RoundStart, Task};
@@ -12,15 +10,20 @@ use lethe_proto::packed::Packed;
 use lethe_proto::round::{NotTaken, Outcome, Round};
 use lethe_recipe::Aggregation;
 use lethe_store::sealed::Batch;
+use tokio::sync::oneshot;
 
 use super::{Core, checkpoint_id, stage_key};
 use crate::CoordinatorError;
 use crate::aggregate::{Contribution, apply};
+use crate::arrivals::Arrived;
 use crate::records::{Checkpoint, RoundRecord, RunRecord, Update};
 use crate::run::{OpenRound, Run, round_seed};
 
 /// How often a starved round is tried again before its shard waits for people to look.
 const MAX_STARVED: u32 = 1000;
+
+/// What a client is told of its update.
+pub(crate) type Answer = (oneshot::Sender<Result<(), CoordinatorError>>, Result<(), CoordinatorError>);
 
 /// Work for a client; a training task brings the middle adapter for its session.
 pub(crate) enum Work {
@@ -173,42 +176,41 @@ impl Core {
         self.members(shard).any(|(_, r)| r.erase.is_some())
     }
 
-    /// Stores an update (both parts of the split joined); acknowledged only when durable.
-    pub(crate) fn take_update(
-        &mut self,
-        key: RoundKey,
-        subject: &SubjectId,
-        delta: Adapter,
-        loss: f32,
-        samples: u32,
-        now: u64,
-    ) -> Result<(), CoordinatorError> {
-        self.expects(key, subject, now)?;
-        let mut delta = delta.data;
-        check_finite(&delta, self.shape.len())?;
-        if !loss.is_finite() || samples == 0 {
-            return Err(refuse(
-                Refusal::Invalid,
-                format!("loss {loss} over {samples} samples is not a training result"),
-            ));
+    /// Stores updates (both parts of the split joined) in one write; each is answered only when all are durable.
+    pub(crate) fn take_updates(&mut self, arrived: Vec<Arrived>, now: u64) -> Vec<Answer> {
+        let (mut answers, mut taken): (Vec<Answer>, Vec<Arrived>) = (vec![], vec![]);
+        for a in arrived {
+            // A client may have sent it twice, and both came together.
+            let again = taken.iter().any(|t| t.round == a.round && t.subject == a.subject);
+            match self.expects(a.round, &a.subject, now) {
+                Ok(()) if !again => taken.push(a),
+                Ok(()) => answers.push((a.answer, Err(refuse(Refusal::Busy, "this update is being stored already")))),
+                Err(e) => answers.push((a.answer, Err(e))),
+            }
         }
-        clip(&mut delta, self.recipe.clip);
-        let seed = crate::run::shard_seed(&self.recipe, key.shard);
-        let sketch = sketch(&seed, &delta);
-        debug_assert_eq!(sketch.len(), SKETCH_LEN);
-        let contribution = Contribution { sketch: sketch.clone(), loss, samples };
-        self.store_update(key, subject, &Update { delta, sketch, loss, samples })?;
-        if let Some(open) = self.run_of(key).and_then(|r| r.open.as_mut()) {
-            open.stored.insert(subject.clone(), contribution);
-            open.round.stored(subject);
-            let began = open.began.remove(subject);
-            self.answered(began, now);
+        if taken.is_empty() {
+            return answers;
         }
-        // The update is stored: what fails from here on is the coordinator's affair, and is tried again by the timer.
+        if let Err(e) = self.store_updates(&taken) {
+            let why = e.to_string();
+            answers.extend(taken.into_iter().map(|a| (a.answer, Err(refuse(Refusal::Internal, why.clone())))));
+            return answers;
+        }
+        for a in taken {
+            let Update { sketch, loss, samples, .. } = a.update;
+            if let Some(open) = self.run_of(a.round).and_then(|r| r.open.as_mut()) {
+                open.stored.insert(a.subject.clone(), Contribution { sketch, loss, samples });
+                open.round.stored(&a.subject);
+                let began = open.began.remove(&a.subject);
+                self.answered(began, now);
+            }
+            answers.push((a.answer, Ok(())));
+        }
+        // The updates are stored: what fails from here on is the coordinator's affair, and is tried again by the timer.
         if let Err(e) = self.tick(now) {
             tracing::error!("after an update: {e}");
         }
-        Ok(())
+        answers
     }
 
     /// A client says that it does not take part in a round; the round may close with that.

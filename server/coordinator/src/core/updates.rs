@@ -1,12 +1,20 @@
 //! Updates of open rounds: stored so that either of two keys, the subject's and the stage's, can make them unreadable.
 
+use std::collections::BTreeMap;
+
+use lethe_learn::aggregate::{check_finite, clip};
+use lethe_learn::sketch::sketch;
 use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
+use lethe_proto::message::Refusal;
 use lethe_proto::{codec, limits};
+use lethe_recipe::Recipe;
 use lethe_store::sealed::{Batch, KeyName};
 
 use super::{Core, checkpoint_id, stage_key};
 use crate::CoordinatorError;
+use crate::arrivals::Arrived;
 use crate::records::{Update, UpdateKey, UpdateRecord};
+use crate::run::shard_seed;
 
 fn update_id(key: RoundKey, subject: &SubjectId) -> String {
     format!("{}/{}/{}/{}/{subject}", key.shard.0, key.generation, key.stage, key.round)
@@ -16,27 +24,51 @@ fn internal(e: &dyn std::fmt::Display) -> CoordinatorError {
     CoordinatorError::refuse(lethe_proto::message::Refusal::Internal, e.to_string())
 }
 
+impl Update {
+    /// Checks what a client sent, and clips it. Runs outside the lock.
+    pub(crate) fn checked(
+        recipe: &Recipe,
+        round: RoundKey,
+        mut delta: Vec<f32>,
+        loss: f32,
+        samples: u32,
+    ) -> Result<Self, CoordinatorError> {
+        check_finite(&delta, delta.len())?;
+        if !loss.is_finite() || samples == 0 {
+            let message = format!("loss {loss} over {samples} samples is not a training result");
+            return Err(CoordinatorError::refuse(Refusal::Invalid, message));
+        }
+        clip(&mut delta, recipe.clip);
+        let sketch = sketch(&shard_seed(recipe, round.shard), &delta);
+        Ok(Self { delta, sketch, loss, samples })
+    }
+}
+
 impl Core {
-    /// Stores an update; when it returns, the update is durable.
-    pub(super) fn store_update(
-        &mut self,
-        key: RoundKey,
-        subject: &SubjectId,
-        update: &Update,
-    ) -> Result<(), CoordinatorError> {
-        let (id, key_id) = (update_id(key, subject), checkpoint_id(key.shard, key.stage));
+    /// All of them in one write.
+    pub(super) fn store_updates(&mut self, arrived: &[Arrived]) -> Result<(), CoordinatorError> {
         let mut batch = Batch::new();
-        let secret = match self.store.get::<UpdateKey>(&key_id)? {
-            Some(k) => k.0,
-            None => {
-                let k = UpdateKey(lethe_seal::random()?);
-                batch = batch.put(&stage_key(key.shard, key.stage), &key_id, &k)?;
-                k.0
-            }
-        };
-        let plain = codec::to_bytes(update).map_err(|e| internal(&e))?;
-        let record = UpdateRecord(lethe_seal::seal(&secret, id.as_bytes(), &plain)?);
-        Ok(self.store.write(batch.put(&KeyName::subject(subject.as_str()), &id, &record)?)?)
+        let mut secrets: BTreeMap<String, [u8; 32]> = BTreeMap::new();
+        for a in arrived {
+            let (id, key_id) = (update_id(a.round, &a.subject), checkpoint_id(a.round.shard, a.round.stage));
+            let known = match secrets.get(&key_id) {
+                Some(k) => Some(*k),
+                None => self.store.get::<UpdateKey>(&key_id)?.map(|k| k.0),
+            };
+            let secret = match known {
+                Some(k) => k,
+                None => {
+                    let k = UpdateKey(lethe_seal::random()?);
+                    batch = batch.put(&stage_key(a.round.shard, a.round.stage), &key_id, &k)?;
+                    k.0
+                }
+            };
+            secrets.insert(key_id, secret);
+            let plain = codec::to_bytes(&a.update).map_err(|e| internal(&e))?;
+            let record = UpdateRecord(lethe_seal::seal(&secret, id.as_bytes(), &plain)?);
+            batch = batch.put(&KeyName::subject(a.subject.as_str()), &id, &record)?;
+        }
+        Ok(self.store.write(batch)?)
     }
 
     /// The stored update of a subject in a round, if there is one that can be read.

@@ -1,0 +1,222 @@
+//! Clients without a model: the real protocol over real QUIC, with noise in place of what a device would compute.
+//!
+//! For load and fault tests: thousands of them fit in one process, and one can be told to fall silent at any message
+//! ([`Puppet::silent_after`]). What the coordinator sees differs from a device only in the values.
+//!
+//! ```no_run
+//! # async fn example(addr: std::net::SocketAddr, config: &lethe_model::config::ModelConfig) -> Result<(), lethe_puppet::PuppetError> {
+//! use lethe_puppet::{Puppet, Role};
+//! let role = Role { config, model: Default::default(), seed: 7 };
+//! let mut puppet = Puppet::enrol(addr, "lethe1:...", &role).await?;
+//! puppet.join().await?;
+//! puppet.step().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::net::SocketAddr;
+
+use lethe_learn::seed::Seed;
+use lethe_model::config::ModelConfig;
+use lethe_model::lora::AdapterShape;
+use lethe_proto::ids::Digest;
+use lethe_proto::limits::MINOR;
+use lethe_proto::message::{BatchShape, ErrorReport, Purpose, Reply, Request, RoundStart, Task};
+use lethe_proto::packed::{Packed, PackedError};
+use lethe_proto::payload::Payload;
+use lethe_recipe::{Recipe, RecipeError};
+use lethe_transport::TransportError;
+use lethe_transport::client::{Connection, Dialer};
+use lethe_transport::identity::{ClientKey, Identity, Invitation};
+use thiserror::Error;
+
+/// Why a puppet could not go on.
+#[derive(Debug, Error)]
+pub enum PuppetError {
+    /// The coordinator could not be reached, or refused.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The coordinator's recipe is not understood.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The noise cannot be packed.
+    #[error(transparent)]
+    Packed(#[from] PackedError),
+    /// The answer is not one to the question.
+    #[error("the coordinator answered {asked} with something else")]
+    Unexpected {
+        /// What was asked.
+        asked: &'static str,
+    },
+    /// It was told to fall silent.
+    #[error("silent from message {0} on")]
+    Silent(u32),
+}
+
+/// What a puppet pretends.
+#[derive(Clone, Copy, Debug)]
+pub struct Role<'a> {
+    /// Shape of the base model.
+    pub config: &'a ModelConfig,
+    /// Its digest.
+    pub model: Digest,
+    /// Decides its noise.
+    pub seed: u64,
+}
+
+/// What a [`Puppet::step`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Did {
+    /// There was nothing to do.
+    Nothing,
+    /// Sent the update of a round.
+    Trained(lethe_proto::ids::RoundKey),
+    /// Reported errors.
+    Validated,
+    /// Erased, and joined again.
+    Erased,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Puppet {
+    connection: Connection,
+    recipe: Recipe,
+    config: ModelConfig,
+    shape: std::sync::Arc<AdapterShape>,
+    anchors: usize,
+    seed: Seed,
+    /// Messages that it still sends.
+    left: Option<u32>,
+    sent: u32,
+}
+
+/// Exchanges an invitation for an identity, over a socket that others use too.
+pub async fn identity(dialer: &Dialer, addr: SocketAddr, invitation: &str) -> Result<Identity, PuppetError> {
+    let invitation = Invitation::parse(invitation)?;
+    let key = ClientKey::generate()?;
+    let connection = dialer.connect(addr, &invitation.authority()?, None).await?;
+    let request = Request::Enrol { token: invitation.secret.clone(), csr: key.request()? };
+    match connection.call(&request).await? {
+        Reply::Enrolled { certificate } => Ok(key.with_certificate(certificate)),
+        _ => Err(PuppetError::Unexpected { asked: "enrolment" }),
+    }
+}
+
+impl Puppet {
+    /// Enrols and agrees on the recipe.
+    pub async fn enrol(addr: SocketAddr, invitation: &str, role: &Role<'_>) -> Result<Self, PuppetError> {
+        let dialer = Dialer::bind(addr)?;
+        let identity = identity(&dialer, addr, invitation).await?;
+        let authority = Invitation::parse(invitation)?.authority()?;
+        Self::connect(&dialer, addr, &authority, &identity, role).await
+    }
+
+    /// Connects with an identity.
+    pub async fn connect(
+        dialer: &Dialer,
+        addr: SocketAddr,
+        authority: &[u8],
+        identity: &Identity,
+        role: &Role<'_>,
+    ) -> Result<Self, PuppetError> {
+        let connection = dialer.connect(addr, authority, Some(identity)).await?;
+        let hello = Request::Hello { build: "lethe-puppet".into(), model: role.model, minor: MINOR };
+        let Reply::Welcome { recipe, anchors, .. } = connection.call(&hello).await? else {
+            return Err(PuppetError::Unexpected { asked: "hello" });
+        };
+        let recipe = Recipe::from_json(&recipe)?;
+        let layers = role.config.layers;
+        let shape = AdapterShape::new(role.config, &recipe.lora, |l| recipe.split.on_device(l, layers));
+        Ok(Self {
+            connection,
+            recipe,
+            config: role.config.clone(),
+            shape,
+            anchors: anchors.len(),
+            seed: Seed::from_u64(role.seed).derive("puppet", &[]),
+            left: None,
+            sent: 0,
+        })
+    }
+
+    /// Sends so many messages more and then none, with its connection open.
+    pub fn silent_after(&mut self, messages: u32) {
+        self.left = Some(messages);
+    }
+
+    /// Values of a device's part of the adapter.
+    pub fn values(&self) -> usize {
+        self.shape.len()
+    }
+
+    async fn call(&mut self, request: &Request) -> Result<Reply, PuppetError> {
+        if let Some(left) = &mut self.left {
+            if *left == 0 {
+                return Err(PuppetError::Silent(self.sent));
+            }
+            *left -= 1;
+        }
+        self.sent += 1;
+        Ok(self.connection.call(request).await?)
+    }
+
+    /// Takes part in the epoch.
+    pub async fn join(&mut self) -> Result<(), PuppetError> {
+        let anchor = (self.seed.rank("anchor", &[]) % self.anchors.max(1) as u64) as u16;
+        let join = Request::Join { anchor, samples: 4, commitment: Digest(self.seed.0) };
+        match self.call(&join).await? {
+            Reply::Joined { .. } => Ok(()),
+            _ => Err(PuppetError::Unexpected { asked: "join" }),
+        }
+    }
+
+    /// Asks for work once and does it.
+    pub async fn step(&mut self) -> Result<Did, PuppetError> {
+        match self.call(&Request::Poll).await? {
+            Reply::Task(Task::Wait) => Ok(Did::Nothing),
+            Reply::Task(Task::Train(start)) => {
+                let round = start.round;
+                self.train(start).await?;
+                Ok(Did::Trained(round))
+            }
+            Reply::Task(Task::Validate { release, shards }) => {
+                let embedding = self.noise(self.config.hidden, "embedding", 1.0);
+                let errors = shards.into_iter().map(|s| (s, 0.5)).collect();
+                let rows = vec![ErrorReport { sample: 0, embedding, errors }];
+                self.call(&Request::Errors { release, rows }).await?;
+                Ok(Did::Validated)
+            }
+            Reply::Task(Task::Erase { task, .. }) => {
+                self.call(&Request::Erased { task }).await?;
+                self.join().await?;
+                Ok(Did::Erased)
+            }
+            _ => Err(PuppetError::Unexpected { asked: "poll" }),
+        }
+    }
+
+    fn noise(&self, n: usize, what: &str, scale: f32) -> Vec<f32> {
+        let mut rng = self.seed.derive(what, &[]).rng();
+        (0..n).map(|_| scale * rng.normal()).collect()
+    }
+
+    /// Through the middle layers, if there are any, and then an update of noise.
+    async fn train(&mut self, start: RoundStart) -> Result<(), PuppetError> {
+        let round = start.round;
+        if self.recipe.split.k_in + self.recipe.split.k_out < self.config.layers {
+            let (rows, width) = (8, self.config.hidden);
+            let hidden = Payload::encode(&self.noise(rows * width, "hidden", 0.1), width, self.recipe.wire);
+            let shape = BatchShape { prefix: 0, lens: vec![rows as u32] };
+            self.call(&Request::Forward { purpose: Purpose::Train { round }, shape, hidden }).await?;
+            let grad = Payload::encode(&self.noise(rows * width, "grad", 1e-4), width, self.recipe.wire);
+            self.call(&Request::Backward { round, grad, step: true }).await?;
+        }
+        let label = format!("update {} {} {}", round.generation, round.stage, round.round);
+        let delta = Packed::encode(&self.noise(self.shape.len(), &label, 1e-3), self.recipe.updates)?;
+        match self.call(&Request::Update { round, delta, loss: 0.6, samples: 4 }).await? {
+            Reply::Ack => Ok(()),
+            _ => Err(PuppetError::Unexpected { asked: "update" }),
+        }
+    }
+}
