@@ -86,6 +86,8 @@ pub struct Puppet {
     shape: std::sync::Arc<AdapterShape>,
     anchors: usize,
     seed: Seed,
+    /// Its noise: the same in every round, so that a load test measures the coordinator.
+    update: Option<Packed>,
     /// Messages that it still sends.
     left: Option<u32>,
     sent: u32,
@@ -135,6 +137,7 @@ impl Puppet {
             shape,
             anchors: anchors.len(),
             seed: Seed::from_u64(role.seed).derive("puppet", &[]),
+            update: None,
             left: None,
             sent: 0,
         })
@@ -212,8 +215,11 @@ impl Puppet {
             let grad = Payload::encode(&self.noise(rows * width, "grad", 1e-4), width, self.recipe.wire);
             self.call(&Request::Backward { round, grad, step: true }).await?;
         }
-        let label = format!("update {} {} {}", round.generation, round.stage, round.round);
-        let delta = Packed::encode(&self.noise(self.shape.len(), &label, 1e-3), self.recipe.updates)?;
+        let delta = match self.update.clone() {
+            Some(update) => update,
+            None => Packed::encode(&self.noise(self.shape.len(), "update", 1e-3), self.recipe.updates)?,
+        };
+        self.update = Some(delta.clone());
         match self.call(&Request::Update { round, delta, loss: 0.6, samples: 4 }).await? {
             Reply::Ack => Ok(()),
             _ => Err(PuppetError::Unexpected { asked: "update" }),

@@ -291,7 +291,7 @@ impl Coordinator {
             Request::Update { round, delta, loss, samples } => {
                 self.0.update_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 self.trained(bytes);
-                self.update(round, subject, &delta, loss, samples).await
+                self.update(round, subject, delta, loss, samples).await
             }
             Request::Release { have, adapters } => Ok(Reply::Release(self.core().release(&subject, have, &adapters)?)),
             Request::Weigh { embedding } => self.weigh(&embedding),
@@ -355,33 +355,22 @@ impl Coordinator {
         &self,
         round: RoundKey,
         subject: SubjectId,
-        delta: &Packed,
+        delta: Packed,
         loss: f32,
         samples: u32,
     ) -> Result<Reply, CoordinatorError> {
         let now = self.now();
-        let (shape, recipe, layers) = {
+        let (whole, recipe) = {
             let mut core = self.core();
             if core.holds(round, &subject) {
                 // The acknowledgement was lost: it counts once and is acknowledged again.
                 return Ok(Reply::Ack);
             }
             core.expects(round, &subject, now)?;
-            (core.shape.clone(), core.recipe.clone(), core.layers)
+            (core.whole(), core.recipe.clone())
         };
         let middle = self.0.middle.finish(round, &subject)?;
-        let mut whole = Adapter::from_data(&shape, vec![0.0; shape.len()])?;
-        let part = whole.select(|l| !recipe.split.on_device(l, layers));
-        whole.paste(&Adapter::from_data(part.shape(), middle)?)?;
-        let edge = whole.select(|l| recipe.split.on_device(l, layers));
-        let expected = recipe.updates;
-        if delta.format != expected {
-            let message = format!("an update in {:?}, this epoch takes {expected:?}", delta.format);
-            return Err(refuse(Refusal::Invalid, message));
-        }
-        let values = delta.decode(edge.data.len()).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
-        whole.paste(&Adapter::from_data(edge.shape(), values)?)?;
-        let update = Update::checked(&recipe, round, whole.data, loss, samples)?;
+        let update = Update::checked(&recipe, &whole, round, (delta, middle), (loss, samples))?;
         self.0.arrivals.store(round, subject, update).await?;
         Ok(Reply::Ack)
     }

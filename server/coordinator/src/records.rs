@@ -9,6 +9,7 @@ use lethe_proto::admin::DeletionPhase;
 use lethe_proto::codec;
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::packed::Packed;
 use lethe_receipt::records::Leaf;
 use lethe_receipt::statement::{Statement, Training};
 use lethe_store::{Class, Persisted};
@@ -236,11 +237,13 @@ pub(crate) struct DeviceRecord {
 }
 persisted!(DeviceRecord, "devices", Subject);
 
-/// An update, as a round aggregates it.
+/// An update, as it arrived.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Update {
+    /// The device's part as it was sent.
+    pub(crate) device: Packed,
     #[serde(with = "codec::values")]
-    pub(crate) delta: Vec<f32>,
+    pub(crate) middle: Vec<f32>,
     #[serde(with = "codec::values")]
     pub(crate) sketch: Vec<f32>,
     pub(crate) loss: f32,

@@ -170,7 +170,7 @@ impl Trainer<'_> {
         let cut = adapter.shape().first_trained();
         let mut out = Vec::with_capacity(samples.len());
         for pack in self.packing.split(samples) {
-            let (layout, hidden) = self.from_kept(pack, cut, middle)?;
+            let (layout, hidden) = self.kept_states(pack, cut, middle)?;
             out.extend(self.device.score_from(&layout, hidden, cut, self.answers, Some(adapter), middle)?);
         }
         Ok(out)
@@ -186,7 +186,7 @@ impl Trainer<'_> {
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let mut out = Vec::with_capacity(samples.len());
         for pack in self.packing.split(samples) {
-            let (layout, hidden) = self.from_kept(pack, cut, middle)?;
+            let (layout, hidden) = self.kept_states(pack, cut, middle)?;
             let last = self.device.last_from(&layout, hidden, cut, None, middle)?;
             out.extend(last.chunks_exact(self.device.config().hidden).map(<[f32]>::to_vec));
         }
@@ -194,7 +194,7 @@ impl Trainer<'_> {
     }
 
     /// Layout of a pack, and its states before layer `cut`.
-    fn from_kept(
+    fn kept_states(
         &self,
         pack: &[Sample],
         cut: usize,

@@ -260,7 +260,7 @@ pub mod values {
     /// Reads them.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<f32>, D::Error> {
         let bytes: Vec<u8> = serde_bytes::deserialize(d)?;
-        if bytes.len() % 4 != 0 {
+        if !bytes.len().is_multiple_of(4) {
             return Err(D::Error::custom(format!("{} bytes are no values of four", bytes.len())));
         }
         Ok(bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())

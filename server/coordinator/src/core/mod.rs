@@ -51,7 +51,7 @@ mod policy;
 mod replay;
 mod serving;
 mod training;
-mod updates;
+pub(crate) mod updates;
 
 use journal::Journal;
 use meter::Meter;

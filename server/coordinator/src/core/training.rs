@@ -265,9 +265,10 @@ impl Core {
         let key = run.key();
         let Some(open) = run.open.take() else { return Ok(Batch::new()) };
         let contributions: Vec<&Contribution> = subjects.iter().filter_map(|s| open.stored.get(s)).collect();
+        let whole = self.whole();
         let load = |i: usize| {
-            let found = self.load_update(key, &subjects[i])?;
-            found.map(|u| u.delta).ok_or_else(|| refuse(Refusal::Internal, "an acknowledged update is missing"))
+            let missing = || refuse(Refusal::Internal, "an acknowledged update is missing");
+            self.load_update(key, &subjects[i])?.ok_or_else(missing)?.delta(&self.recipe, &whole)
         };
         if self.recipe.updates.feeds_back() {
             run.counted.extend(subjects.iter().map(|s| (s.clone(), key.round)));

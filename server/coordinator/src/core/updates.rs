@@ -1,11 +1,15 @@
 //! Updates of open rounds: stored so that either of two keys, the subject's and the stage's, can make them unreadable.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use lethe_learn::aggregate::{check_finite, clip};
 use lethe_learn::sketch::sketch;
+use lethe_model::lora::{Adapter, AdapterShape};
+use lethe_model::split::SplitSpec;
 use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
 use lethe_proto::message::Refusal;
+use lethe_proto::packed::Packed;
 use lethe_proto::{codec, limits};
 use lethe_recipe::Recipe;
 use lethe_store::sealed::{Batch, KeyName};
@@ -24,27 +28,64 @@ fn internal(e: &dyn std::fmt::Display) -> CoordinatorError {
     CoordinatorError::refuse(lethe_proto::message::Refusal::Internal, e.to_string())
 }
 
+/// Which part of an adapter is whose.
+#[derive(Clone, Debug)]
+pub(crate) struct Whole {
+    pub(crate) shape: Arc<AdapterShape>,
+    pub(crate) split: SplitSpec,
+    pub(crate) layers: usize,
+}
+
+impl Whole {
+    /// Both parts of an update as one, `[values]`.
+    fn join(&self, device: &Packed, middle: &[f32]) -> Result<Vec<f32>, CoordinatorError> {
+        let invalid = |e: &dyn std::fmt::Display| CoordinatorError::refuse(Refusal::Invalid, e.to_string());
+        let mut whole = Adapter::from_data(&self.shape, vec![0.0; self.shape.len()])?;
+        let inner = whole.select(|l| !self.split.on_device(l, self.layers));
+        whole.paste(&Adapter::from_data(inner.shape(), middle.to_vec())?)?;
+        let edge = whole.select(|l| self.split.on_device(l, self.layers));
+        let values = device.decode(edge.data.len()).map_err(|e| invalid(&e))?;
+        whole.paste(&Adapter::from_data(edge.shape(), values)?)?;
+        Ok(whole.data)
+    }
+}
+
 impl Update {
-    /// Checks what a client sent, and clips it. Runs outside the lock.
+    /// Checks what a client sent. Runs outside the lock.
     pub(crate) fn checked(
         recipe: &Recipe,
+        whole: &Whole,
         round: RoundKey,
-        mut delta: Vec<f32>,
-        loss: f32,
-        samples: u32,
+        (device, middle): (Packed, Vec<f32>),
+        (loss, samples): (f32, u32),
     ) -> Result<Self, CoordinatorError> {
-        check_finite(&delta, delta.len())?;
-        if !loss.is_finite() || samples == 0 {
-            let message = format!("loss {loss} over {samples} samples is not a training result");
-            return Err(CoordinatorError::refuse(Refusal::Invalid, message));
+        let invalid = |message: String| CoordinatorError::refuse(Refusal::Invalid, message);
+        if device.format != recipe.updates {
+            return Err(invalid(format!("an update in {:?}, this epoch takes {:?}", device.format, recipe.updates)));
         }
+        if !loss.is_finite() || samples == 0 {
+            return Err(invalid(format!("loss {loss} over {samples} samples is not a training result")));
+        }
+        let mut update = Self { device, middle, sketch: vec![], loss, samples };
+        update.sketch = sketch(&shard_seed(recipe, round.shard), &update.delta(recipe, whole)?);
+        Ok(update)
+    }
+
+    /// The change of the whole adapter, no longer than the recipe allows.
+    pub(crate) fn delta(&self, recipe: &Recipe, whole: &Whole) -> Result<Vec<f32>, CoordinatorError> {
+        let mut delta = whole.join(&self.device, &self.middle)?;
+        check_finite(&delta, whole.shape.len())?;
         clip(&mut delta, recipe.clip);
-        let sketch = sketch(&shard_seed(recipe, round.shard), &delta);
-        Ok(Self { delta, sketch, loss, samples })
+        Ok(delta)
     }
 }
 
 impl Core {
+    /// How adapters are divided between devices and coordinator.
+    pub(crate) fn whole(&self) -> Whole {
+        Whole { shape: self.shape.clone(), split: self.recipe.split, layers: self.layers }
+    }
+
     /// All of them in one write.
     pub(super) fn store_updates(&mut self, arrived: &[Arrived]) -> Result<(), CoordinatorError> {
         let mut batch = Batch::new();
