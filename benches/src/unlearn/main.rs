@@ -15,6 +15,7 @@ use lethe_recsys::samples::Split;
 
 mod experiment;
 mod methods;
+mod plot;
 mod states;
 mod table;
 mod tune;
@@ -80,6 +81,12 @@ struct Args {
     /// Write the rows as CSV.
     #[arg(long)]
     csv: Option<PathBuf>,
+    /// Draw them.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// Compute nothing: the rows of these files (of `--json`), as one table.
+    #[arg(long, num_args = 1..)]
+    merge: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -153,6 +160,17 @@ fn main() -> anyhow::Result<()> {
         (args.samples, args.test, args.validation, args.epochs) = (24, 12, 8, vec![1.0]);
         args.deletions = vec![experiment::Deletion::Interaction];
     }
+    if !args.merge.is_empty() {
+        let mut rows = vec![];
+        for path in &args.merge {
+            let text = std::fs::read(path).with_context(|| path.display().to_string())?;
+            let file: serde_json::Value = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+            rows.extend(file["rows"].as_array().context("a file without rows")?.iter().cloned());
+        }
+        write(&args, &rows)?;
+        writeln!(std::io::stdout(), "{}", table::render(&rows))?;
+        return Ok(());
+    }
     let home = match &args.home {
         Some(h) => h.clone(),
         None => lethe_assets::default_home()?.join("unlearn"),
@@ -203,6 +221,9 @@ fn write(args: &Args, rows: &[serde_json::Value]) -> anyhow::Result<()> {
     }
     if let Some(path) = &args.csv {
         std::fs::write(path, table::csv(rows)).with_context(|| path.display().to_string())?;
+    }
+    if let Some(path) = &args.svg {
+        std::fs::write(path, plot::svg(rows)).with_context(|| path.display().to_string())?;
     }
     Ok(())
 }

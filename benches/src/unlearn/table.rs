@@ -25,12 +25,9 @@ pub(crate) fn csv(rows: &[Value]) -> String {
 /// Rows of each method, in the order of the run.
 type Methods<'a> = Vec<(String, Vec<&'a Value>)>;
 
-/// Mean and spread per data set, deletion and method, as a Markdown table.
-pub(crate) fn render(rows: &[Value]) -> String {
-    if rows.first().is_some_and(|r| r.get("partition").is_some()) {
-        return csv(rows);
-    }
-    let text = |r: &Value, k: &str| r[k].as_str().unwrap_or("").to_owned();
+/// Rows per data set and deletion.
+pub(crate) fn grouped(rows: &[Value]) -> BTreeMap<(String, String), Methods<'_>> {
+    let text = |r: &Value, k: &str| r[k].as_str().unwrap_or_default().to_owned();
     let mut groups: BTreeMap<(String, String), Methods<'_>> = BTreeMap::new();
     for r in rows {
         let methods = groups.entry((text(r, "dataset"), text(r, "deletion"))).or_default();
@@ -39,6 +36,15 @@ pub(crate) fn render(rows: &[Value]) -> String {
             None => methods.push((text(r, "method"), vec![r])),
         }
     }
+    groups
+}
+
+/// Mean and spread per data set, deletion and method, as a Markdown table.
+pub(crate) fn render(rows: &[Value]) -> String {
+    if rows.first().is_some_and(|r| r.get("auc_after").is_none()) {
+        return csv(rows);
+    }
+    let groups = grouped(rows);
     let mut out = String::new();
     for ((dataset, deletion), methods) in groups {
         out += &format!("\n### {dataset}, {deletion}\n\n");
