@@ -124,16 +124,16 @@ impl Experiment {
         (auc(&scores, &labels).unwrap_or(f64::NAN), uauc(&users, &scores, &labels).unwrap_or(f64::NAN))
     }
 
-    /// Every method and deletion; rows of the table.
+    /// Every method and deletion; each row of the table is given to `ready`.
     pub(crate) fn run(
         &mut self,
         dataset: &str,
         seed: u64,
         (shards, epochs): (usize, f64),
         which: &[Deletion],
-    ) -> anyhow::Result<Vec<Value>> {
+        ready: &mut dyn FnMut(Value) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let references = self.references(shards, epochs)?;
-        let mut rows = vec![];
         for deletion in which {
             let gone = self.gone[deletion].clone();
             let remaining = self.remaining(&gone);
@@ -153,7 +153,7 @@ impl Experiment {
                     retrained.get_or_insert_with(|| (auc_after, on_gone.clone(), cost.samples)).clone();
                 let mia = self.attack(m.as_mut(), &attacked, &on_gone, &references)?;
                 let (p50, p95) = self.timed(m.as_mut())?;
-                rows.push(json!({
+                ready(json!({
                     "dataset": dataset, "method": m.name(), "deletion": deletion.name(), "seed": seed,
                     "auc_before": auc_before, "auc_after": auc_after, "uauc_after": uauc_after,
                     "gap_to_retrain": auc_after - reference, "submodel_auc": submodels,
@@ -165,10 +165,10 @@ impl Experiment {
                     "train_seconds": trained.seconds, "train_samples": trained.samples,
                     "users_deleted": gone.iter().map(|s| self.world.user(*s)).collect::<BTreeSet<_>>().len(),
                     "samples_deleted": gone.len(), "samples": self.train.len(), "test": self.test.len(),
-                }));
+                }))?;
             }
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// Mean AUC of the models that a method predicts with.

@@ -202,11 +202,12 @@ fn main() -> anyhow::Result<()> {
                 rows.extend(experiment.partitions(which.name(), *seed)?);
                 continue;
             }
-            for row in experiment.run(which.name(), *seed, (args.shards, epochs), &args.deletions)? {
+            // After every row: an interruption loses none.
+            let mut ready = |row| {
                 rows.push(row);
-                // After every row: an interruption loses none.
-                write(&args, &rows)?;
-            }
+                write(&args, &rows)
+            };
+            experiment.run(which.name(), *seed, (args.shards, epochs), &args.deletions, &mut ready)?;
         }
     }
     write(&args, &rows)?;

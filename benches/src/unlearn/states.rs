@@ -16,6 +16,11 @@ impl OnDisk {
         Ok(Self(folder.to_owned()))
     }
 
+    /// Whether a sample's states are there.
+    pub(crate) fn holds(&self, ids: &[u32]) -> bool {
+        self.path(ids).exists()
+    }
+
     fn path(&self, ids: &[u32]) -> PathBuf {
         let bytes: Vec<u8> = ids.iter().flat_map(|t| t.to_le_bytes()).collect();
         self.0.join(&Digest::of(&[&bytes]).hex()[..32])

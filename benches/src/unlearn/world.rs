@@ -256,12 +256,18 @@ impl Real {
     /// Computes what the layers below the adapted ones give for every sample, so that no method is charged for it.
     pub(crate) fn prepare(&mut self) -> Result<(), UnlearnError> {
         let started = Instant::now();
-        let all: Vec<SampleId> = (0..self.rows.len()).collect();
+        let mut all = vec![];
+        for s in 0..self.rows.len() {
+            let ids = self.ids(s)?;
+            if !self.frozen.holds(&ids) {
+                all.push(s);
+            }
+        }
         let untuned = self.initial.clone();
         self.score(&untuned, &all)?;
         let tokens: usize = self.tokens.iter().flatten().map(Vec::len).sum();
-        let (n, s) = (all.len(), started.elapsed().as_secs_f64());
-        eprint_line(&format!("states of {n} samples, {} tokens each: {s:.0} s", tokens / n.max(1)));
+        let (n, new, s) = (self.rows.len(), all.len(), started.elapsed().as_secs_f64());
+        eprint_line(&format!("{n} samples, {} tokens each; states of {new}: {s:.0} s", tokens / n.max(1)));
         Ok(())
     }
 
