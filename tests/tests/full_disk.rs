@@ -64,7 +64,10 @@ async fn a_deletion_succeeds_on_a_full_disk() {
         invited += 1;
         assert!(invited < 5000, "the disk is full");
     }
-    let id = op.ask_to_forget(3, &[]).await.expect("the space that was set aside is used");
+    let id = op.ask_to_forget(3, &[]).await.unwrap_or_else(|e| {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        panic!("the space that was set aside is used: {e}\n{said}")
+    });
     assert!(op.lineage(3).await.is_err());
     assert!(!config.data_dir.join("reserve").exists());
     // It holds over a kill; with room again, retraining and the receipt follow.

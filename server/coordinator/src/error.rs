@@ -74,6 +74,11 @@ pub enum CoordinatorError {
 }
 
 impl CoordinatorError {
+    /// Whether what was asked is at fault, and not what it met here.
+    pub(crate) fn is_request(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Plan(_) | Self::Lint(_))
+    }
+
     pub(crate) fn refuse(code: Refusal, message: impl Into<String>) -> Self {
         Self::Refused { code, message: message.into() }
     }

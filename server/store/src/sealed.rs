@@ -137,7 +137,7 @@ impl SealedStore {
     /// Applies a batch; when it returns, everything is durable. After an error a shard's part may have been applied and the
     /// main part not.
     pub fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
-        self.settle()?;
+        self.recover()?;
         let owners: Vec<&str> = batch.changes.iter().filter_map(|c| Some(c.value.as_ref()?.0.name.as_str())).collect();
         self.keys.ensure(&owners)?;
         for part in &mut self.parts {
@@ -192,8 +192,8 @@ impl SealedStore {
         Ok(())
     }
 
-    /// Databases that a failed write left in doubt are read again.
-    fn settle(&mut self) -> Result<(), StoreError> {
+    /// Databases that a failed write left in doubt are opened and read again. Writing does it too.
+    pub fn recover(&mut self) -> Result<(), StoreError> {
         for at in 0..self.parts.len() {
             if let Some(entries) = self.parts[at].settle(&self.keys)? {
                 self.inventory.retain(|_, (p, _)| *p != at);
@@ -236,7 +236,7 @@ impl SealedStore {
     pub fn destroy(&mut self, owners: &[KeyName]) -> Result<usize, StoreError> {
         let names: Vec<&str> = owners.iter().map(|o| o.name.as_str()).collect();
         let gone = self.keys.destroy(&names)?;
-        self.settle()?;
+        self.recover()?;
         let keys = &self.keys;
         let (live, dead): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.inventory).into_iter().partition(|(_, (_, e))| keys.by_handle(&e.owner).is_some());

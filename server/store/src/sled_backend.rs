@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 
 use crate::{Record, Storage, StoreError, Write};
 
@@ -14,8 +14,8 @@ use crate::{Record, Storage, StoreError, Write};
 /// use opens it.
 #[derive(Debug)]
 pub struct SledStorage {
-    /// `None` after a failed write.
-    db: Option<sled::Db>,
+    /// `None` after a failed write, while it could not be opened again.
+    db: Mutex<Option<sled::Db>>,
     path: PathBuf,
 }
 
@@ -27,12 +27,16 @@ impl SledStorage {
 
     /// Opens or creates it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { db: Some(open(path)?), path: path.to_owned() })
+        Ok(Self { db: Mutex::new(Some(open(path)?)), path: path.to_owned() })
     }
 
-    fn db(&self) -> Result<&sled::Db, StoreError> {
-        let closed = || std::io::Error::other("closed after a write failed; the next write opens it again");
-        self.db.as_ref().ok_or_else(|| StoreError::Io { path: self.path.clone(), source: closed() })
+    /// The database, opened again if a failed write closed it.
+    fn db(&self) -> Result<sled::Db, StoreError> {
+        let mut db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(db) = db.as_ref() {
+            return Ok(db.clone());
+        }
+        Ok(db.insert(reopen(&self.path)?).clone())
     }
 }
 
@@ -100,10 +104,7 @@ impl Storage for SledStorage {
     }
 
     fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        let db = match self.db.take() {
-            Some(db) => db,
-            None => reopen(&self.path)?,
-        };
+        let db = self.db()?;
         let written = contained(&self.path, || {
             let mut batch = sled::Batch::default();
             for (k, v) in writes {
@@ -115,21 +116,15 @@ impl Storage for SledStorage {
             db.apply_batch(batch)?;
             db.flush().map(|_| ())
         });
-        self.db = match &written {
-            Ok(()) => Some(db),
-            Err(_) => {
-                drop(db);
-                reopen(&self.path).ok()
-            }
-        };
+        if written.is_err() {
+            drop(db);
+            *self.db.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         written
     }
 
     fn recover(&mut self) -> Result<(), StoreError> {
-        if self.db.is_none() {
-            self.db = Some(reopen(&self.path)?);
-        }
-        Ok(())
+        self.db().map(|_| ())
     }
 
     fn scan(&self) -> Result<Vec<Record>, StoreError> {
@@ -150,5 +145,17 @@ mod tests {
         drop(s);
         let s = SledStorage::open(dir.path()).expect("opens again");
         assert_eq!(s.get(b"a").expect("reads").as_deref(), Some(&b"9"[..]));
+    }
+
+    #[test]
+    fn reading_opens_what_a_failed_write_closed() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut s = SledStorage::open(dir.path()).expect("opens");
+        s.apply(&[(b"a".to_vec(), Some(vec![9]))]).expect("writes");
+        *s.db.get_mut().expect("not poisoned") = None;
+        assert_eq!(s.get(b"a").expect("reads"), Some(vec![9]));
+        *s.db.get_mut().expect("not poisoned") = None;
+        s.apply(&[(b"b".to_vec(), Some(vec![8]))]).expect("writes");
+        assert_eq!(s.scan().expect("reads").len(), 2);
     }
 }

@@ -163,13 +163,13 @@ impl Core {
         Ok(())
     }
 
-    /// Tries again with the space that was set aside.
-    fn with_space<T>(
+    /// Tries again with the space that was set aside, unless it was the request that failed.
+    pub(super) fn with_space<T>(
         &mut self,
         mut step: impl FnMut(&mut Self) -> Result<T, CoordinatorError>,
     ) -> Result<T, CoordinatorError> {
         match step(self) {
-            Err(e) if self.reserve.release() => {
+            Err(e) if !e.is_request() && self.reserve.release() => {
                 tracing::warn!("{e}; the space that was set aside for deletions is used now: make room");
                 step(self)
             }

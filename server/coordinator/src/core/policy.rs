@@ -32,6 +32,7 @@ impl Core {
 
     /// Does what an operator asks, or keeps it until enough others agree.
     pub(super) fn propose(&mut self, what: Proposal, by: Digest, now: u64) -> Result<AdminReply, CoordinatorError> {
+        self.open_databases()?;
         self.check(&what)?;
         if self.approvals()? <= 1 {
             return self.carry_out(what, now_unix_ms(), now);
@@ -42,10 +43,18 @@ impl Core {
         let counters = Counters { proposal: self.counters.proposal + 1, ..self.counters.clone() };
         let record = ProposalRecord { what, at: now_unix_ms(), approved: vec![by] };
         let id = counters.proposal;
-        let batch = Batch::new().put(&owner(id), &id.to_string(), &record)?;
-        self.store.write(batch.put(&KeyName::public(), "", &counters)?)?;
+        self.with_space(|core| {
+            let batch = Batch::new().put(&owner(id), &id.to_string(), &record)?;
+            Ok(core.store.write(batch.put(&KeyName::public(), "", &counters)?)?)
+        })?;
         self.counters = counters;
         Ok(AdminReply::Proposed(self.proposal_state(id, record)?))
+    }
+
+    /// Opens what a full disk has closed, with the space that was set aside if it takes that: a deletion can then be read
+    /// about and planned.
+    fn open_databases(&mut self) -> Result<(), CoordinatorError> {
+        self.with_space(|core| Ok(core.store.recover()?))
     }
 
     /// Refuses at once what could not be carried out later.
@@ -111,6 +120,7 @@ impl Core {
 
     /// Another operator agrees.
     pub(super) fn approve(&mut self, id: u64, by: Digest, now: u64) -> Result<AdminReply, CoordinatorError> {
+        self.open_databases()?;
         let mut p = self.proposal(id)?;
         if p.approved.contains(&by) {
             return Err(refuse("another operator has to agree: this one did already"));
@@ -118,7 +128,7 @@ impl Core {
         self.check(&p.what)?;
         p.approved.push(by);
         if p.approved.len() < usize::from(self.approvals()?) {
-            self.store.write(Batch::new().put(&owner(id), &id.to_string(), &p)?)?;
+            self.with_space(|core| Ok(core.store.write(Batch::new().put(&owner(id), &id.to_string(), &p)?)?))?;
             return Ok(AdminReply::Proposed(self.proposal_state(id, p)?));
         }
         let reply = self.carry_out(p.what, p.at, now)?;
