@@ -190,6 +190,19 @@ pub enum Done {
 #[derive(Debug)]
 pub struct Assigned(Task);
 
+/// Where the system's news about networks goes.
+#[derive(Clone, Debug)]
+pub struct Network(Arc<Session>);
+
+impl Network {
+    /// The device has changed its network: the connection goes on from a new socket (QUIC migration, RFC 9000, 9), and with it
+    /// what is being trained. Without this call the loss is noticed after 30 s without an answer, and the client connects
+    /// again by itself.
+    pub async fn changed(&self) -> Result<(), ClientError> {
+        Ok(self.0.rebind().await?)
+    }
+}
+
 /// What was exchanged so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
@@ -387,6 +400,11 @@ impl Client {
     /// Stops what is being trained, from another task or thread.
     pub fn canceller(&self) -> Canceller {
         self.guard.canceller()
+    }
+
+    /// For whoever learns that the device has another network, while this client works.
+    pub fn network(&self) -> Network {
+        Network(self.session.clone())
     }
 
     /// Asks for work once and does it. Waits up to the poll bound (10 s) when there is none. Call it when the device is

@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod backoff;
 mod client;
 mod conditions;
 pub mod encode;
@@ -40,7 +41,7 @@ mod session;
 mod tasks;
 mod vault;
 
-pub use client::{Assigned, Client, ClientBuilder, Done, Stats};
+pub use client::{Assigned, Client, ClientBuilder, Done, Network, Stats};
 pub use conditions::{Canceller, Conditions, Stopped};
 pub use error::ClientError;
 pub use export::TrainingData;

@@ -10,6 +10,7 @@ use lethe_proto::message::{BatchShape, Purpose, Reply, Request};
 use lethe_proto::payload::{Payload, WireFormat};
 use lethe_transport::TransportError;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use crate::conditions::Watch;
 use crate::session::Session;
@@ -24,6 +25,10 @@ pub(crate) struct RemoteMiddle {
     rows: usize,
     /// Training may be stopped between passes; scoring is not.
     watch: Option<Watch>,
+    /// The round's end: until then a pass is tried again on a new connection.
+    until: Option<Instant>,
+    /// Training passes so far.
+    pass: u32,
     /// A layer below the middle is trained: the gradient comes back.
     pub(crate) below_trains: bool,
     /// Backward passes until the optimiser step, this one included.
@@ -40,27 +45,34 @@ impl RemoteMiddle {
             width,
             rows: 0,
             watch: None,
+            until: None,
+            pass: 0,
             below_trains: true,
             passes_in_step: 0,
         }
     }
 
-    /// Stops when `watch` says so.
-    pub(crate) fn watched(mut self, watch: Watch) -> Self {
-        self.watch = Some(watch);
+    /// Stops when `watch` says so; until the end of the round, lost connections are opened again.
+    pub(crate) fn watched(mut self, watch: Watch, until: Instant) -> Self {
+        (self.watch, self.until) = (Some(watch), Some(until));
         self
     }
 
     fn round(&self) -> Option<RoundKey> {
         match &self.purpose {
-            Purpose::Train { round } | Purpose::Frozen { round } => Some(*round),
+            Purpose::Train { round, .. } | Purpose::Frozen { round } => Some(*round),
             Purpose::Score { .. } => None,
         }
     }
 
     fn exchange(&self, request: &Request, sent: usize) -> Result<Vec<f32>, ModelError> {
         let failed = |e: TransportError| ModelError::Middle(Box::new(e));
-        let call = self.session.call(request);
+        let call = async {
+            match self.until {
+                Some(until) => self.session.call_until(request, until).await,
+                None => self.session.call(request).await,
+            }
+        };
         let reply = match &self.watch {
             None => self.runtime.block_on(call),
             Some(watch) => {
@@ -88,7 +100,11 @@ impl Middle for RemoteMiddle {
         self.rows = layout.rows();
         let purpose = match (stage, self.round()) {
             (Stage::Frozen, Some(round)) => Purpose::Frozen { round },
-            _ => self.purpose.clone(),
+            (_, Some(round)) => {
+                self.pass += 1;
+                Purpose::Train { round, pass: self.pass }
+            }
+            (_, None) => self.purpose.clone(),
         };
         let hidden = Payload::encode(&hidden, self.width, self.format);
         let sent = hidden.bytes.len();
@@ -99,11 +115,12 @@ impl Middle for RemoteMiddle {
     fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError> {
         let round = self.round().ok_or_else(|| ModelError::Shape("a scoring pass has no backward".into()))?;
         self.passes_in_step = self.passes_in_step.saturating_sub(1);
+        self.pass += 1;
         let grad = Payload::encode(&grad, self.width, self.format);
         if !self.below_trains {
             self.rows = 0;
         }
         let sent = grad.bytes.len();
-        self.exchange(&Request::Backward { round, grad, step: self.passes_in_step == 0 }, sent)
+        self.exchange(&Request::Backward { round, pass: self.pass, grad, step: self.passes_in_step == 0 }, sent)
     }
 }

@@ -10,6 +10,9 @@ use lethe_transport::TransportError;
 use lethe_transport::client::Connection;
 use lethe_transport::identity::Identity;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
 
 /// Calls the coordinator, connecting when there is no connection.
 #[derive(Debug)]
@@ -62,6 +65,32 @@ impl Session {
     /// One call. A lost connection is an error; the next call opens a new one.
     pub(crate) async fn call(&self, request: &Request) -> Result<Reply, TransportError> {
         self.connection().await?.call(request).await
+    }
+
+    /// A call that may be sent twice: tried again, on a new connection, until `until`.
+    pub(crate) async fn call_until(&self, request: &Request, until: Instant) -> Result<Reply, TransportError> {
+        let mut pause = Backoff::default();
+        loop {
+            match self.call(request).await {
+                Err(e) if e.is_transient() && !self.closed.load(Ordering::SeqCst) => {
+                    let next = Instant::now() + pause.next();
+                    if next >= until {
+                        return Err(e);
+                    }
+                    tracing::debug!("{e}; trying again");
+                    tokio::time::sleep_until(next).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The device has another address: the connection goes on from there.
+    pub(crate) async fn rebind(&self) -> Result<(), TransportError> {
+        match self.live.lock().await.as_ref() {
+            Some(c) => c.rebind(),
+            None => Ok(()),
+        }
     }
 
     /// Closes the connection, if there is one, and opens none again.

@@ -1,6 +1,7 @@
 //! What the coordinator asks for: a round, validation, erasure.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lethe_learn::seed::Seed;
 use lethe_model::frozen::{FrozenStates, Recomputed};
@@ -11,6 +12,7 @@ use lethe_proto::ids::{Digest, RoundKey, ShardId};
 use lethe_proto::message::{ErrorReport, Purpose, Request, RoundStart};
 use lethe_proto::packed::{Packed, PackedError};
 use lethe_recsys::samples::Part;
+use tokio::time::Instant;
 
 use crate::client::{Client, Done};
 use crate::history::{Erasure, Joined};
@@ -71,7 +73,8 @@ impl Client {
         let chosen = self.choose(&start)?;
         let shape = self.edge_shape();
         let adapter = self.unpack(&shape, &start.adapter)?;
-        let purpose = Purpose::Train { round: start.round };
+        let until = Instant::now() + Duration::from_millis(start.deadline_ms);
+        let purpose = Purpose::Train { round: start.round, pass: 0 };
         self.fits(&chosen)?;
         let frozen = self.frozen_states()?;
         let (model, recipe, session) = (self.model.clone(), self.recipe.clone(), self.session.clone());
@@ -80,7 +83,7 @@ impl Client {
         let trained = self
             .blocking(move || {
                 let width = model.device.config().hidden;
-                let mut middle = RemoteMiddle::new(session, purpose, recipe.wire, width).watched(watch);
+                let mut middle = RemoteMiddle::new(session, purpose, recipe.wire, width).watched(watch, until);
                 middle.below_trains = adapter.shape().first_trained() < model.device.split().k_in;
                 local_training((&model, frozen.as_ref()), &recipe, adapter, &chosen, &mut middle)
             })
@@ -88,7 +91,7 @@ impl Client {
         let delta = self.pack(&start, trained.delta)?;
         self.session.count_update(delta.bytes.len());
         let update = Request::Update { round: start.round, delta, loss: trained.loss, samples: trained.samples };
-        self.session.call(&update).await?;
+        self.session.call_until(&update, until).await?;
         self.session.samples.fetch_add(u64::from(trained.samples), std::sync::atomic::Ordering::Relaxed);
         Ok(())
     }

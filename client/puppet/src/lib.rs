@@ -211,9 +211,9 @@ impl Puppet {
             let (rows, width) = (8, self.config.hidden);
             let hidden = Payload::encode(&self.noise(rows * width, "hidden", 0.1), width, self.recipe.wire);
             let shape = BatchShape { prefix: 0, lens: vec![rows as u32] };
-            self.call(&Request::Forward { purpose: Purpose::Train { round }, shape, hidden }).await?;
+            self.call(&Request::Forward { purpose: Purpose::Train { round, pass: 1 }, shape, hidden }).await?;
             let grad = Payload::encode(&self.noise(rows * width, "grad", 1e-4), width, self.recipe.wire);
-            self.call(&Request::Backward { round, grad, step: true }).await?;
+            self.call(&Request::Backward { round, pass: 2, grad, step: true }).await?;
         }
         let delta = match self.update.clone() {
             Some(update) => update,

@@ -167,6 +167,13 @@ impl Coordinator {
         Ok(addr)
     }
 
+    /// Ends all connections. Clients open new ones and go on where they were.
+    pub fn drop_connections(&self) {
+        if let Some(s) = self.0.server.get() {
+            s.drop_connections();
+        }
+    }
+
     /// Stops listening.
     pub fn shutdown(&self) {
         if let Some(s) = self.0.server.get() {
@@ -255,10 +262,10 @@ impl Coordinator {
                 let (layout, x) = self.0.middle.unpack(shape, &hidden)?;
                 let trains = !matches!(purpose, Purpose::Score { .. });
                 let reply = match purpose {
-                    Purpose::Train { round } => {
+                    Purpose::Train { round, pass } => {
                         let now = self.now();
                         self.core().expects(round, &subject, now)?;
-                        self.0.middle.forward((round, subject), layout, x, hidden.format).await?
+                        self.0.middle.forward(((round, subject), pass), layout, x, hidden.format).await?
                     }
                     Purpose::Frozen { round } => {
                         let now = self.now();
@@ -281,10 +288,10 @@ impl Coordinator {
                 }
                 Ok(self.hidden(reply))
             }
-            Request::Backward { round, grad, step } => {
+            Request::Backward { round, pass, grad, step } => {
                 self.0.activation_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 let lr = self.core().recipe.local.lr;
-                let reply = self.0.middle.backward((round, subject), grad, step.then_some(lr)).await?;
+                let reply = self.0.middle.backward(((round, subject), pass), grad, step.then_some(lr)).await?;
                 self.trained(bytes + reply.bytes.len());
                 Ok(self.hidden(reply))
             }
@@ -422,7 +429,7 @@ impl Handler for Coordinator {
     fn disconnected(&self, certificate: &Digest) {
         let role = self.core().role(certificate);
         if let Some(Role::Subject(s)) = role {
-            self.0.middle.close_all(&s);
+            self.0.middle.gone(&s);
         }
     }
 }

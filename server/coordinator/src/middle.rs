@@ -8,7 +8,7 @@ use lethe_model::lora::Adapter;
 use lethe_model::segment::Segment;
 use lethe_model::split::{LocalMiddle, Middle, Stage};
 use lethe_proto::ids::{RoundKey, SubjectId};
-use lethe_proto::limits::MAX_TOKENS;
+use lethe_proto::limits::{MAX_TOKENS, RESUME};
 use lethe_proto::message::{BatchShape, Refusal};
 use lethe_proto::payload::{Payload, WireFormat};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,16 +23,78 @@ const TAPE_WAIT: Duration = Duration::from_secs(60);
 /// Longest time between a training forward and its backward; what the forward keeps is dropped then.
 const TAPE_LIFE: Duration = Duration::from_secs(180);
 
-/// A client's middle adapter during a round; dropped when the round closes, the client sends its update or goes away.
+/// Longest wait of a repeated pass for the one before it, and pauses of that wait.
+const AGAIN_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(10));
+
+/// A client's middle adapter during a round; dropped when the round closes, the client sends its update or stays away.
 #[derive(Debug)]
 pub(crate) struct Session {
     middle: LocalMiddle,
     start: Vec<f32>,
     /// Held from a training forward to its backward: what the passes keep in memory is bounded.
     tape: Option<(OwnedSemaphorePermit, Instant)>,
+    /// Number and answer of the last pass, for a client that lost the answer with its connection.
+    last: (u32, Option<Payload>),
+    /// Since when the client has no connection.
+    gone: Option<Instant>,
 }
 
 type At = (RoundKey, SubjectId);
+type Places = Mutex<Slots<At, Session>>;
+
+/// A pass in the order of its session.
+enum Turn {
+    /// It ran already: what it gave.
+    Again(Payload),
+    Now(Held),
+}
+
+/// A session in use. It returns to its place when dropped, unless a pass failed half-way.
+struct Held {
+    places: Arc<Places>,
+    at: At,
+    taken: Option<Taken<Session>>,
+}
+
+impl Held {
+    fn session(&mut self) -> Result<&mut Session, CoordinatorError> {
+        self.taken.as_mut().map(|t| &mut t.content).ok_or_else(lost)
+    }
+
+    /// What a pass gave, for this session alone: one that was closed or replaced meanwhile counts no more.
+    fn done(mut self, pass: u32, reply: &Payload) -> Result<(), CoordinatorError> {
+        self.session()?.last = (pass, Some(reply.clone()));
+        if self.put_back() { Ok(()) } else { Err(lost()) }
+    }
+
+    fn put_back(&mut self) -> bool {
+        self.taken.take().is_some_and(|t| held(&self.places).put_back(&self.at, t))
+    }
+
+    /// Half a pass has run: nothing may go on from here.
+    fn spoilt(&mut self) {
+        self.taken = None;
+        let mut places = held(&self.places);
+        // Unless another session has come into its place.
+        if places.is_taken(&self.at) {
+            places.close(&self.at);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.spoilt();
+        } else {
+            self.put_back();
+        }
+    }
+}
+
+fn held(places: &Places) -> std::sync::MutexGuard<'_, Slots<At, Session>> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Layers, sessions and the bound on passes.
 #[derive(Debug)]
@@ -40,7 +102,7 @@ pub(crate) struct MiddleHost {
     segment: Segment,
     /// The first trained layer of the whole model.
     cut: usize,
-    slots: Mutex<Slots<At, Session>>,
+    places: Arc<Places>,
     /// Scoring passes that wait.
     queue: Queue,
     passes: Arc<Semaphore>,
@@ -59,27 +121,48 @@ impl MiddleHost {
     pub(crate) fn new(segment: Segment, cut: usize, (passes, tapes): (usize, usize)) -> Self {
         let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));
         let (passes, tapes) = (bound(passes), bound(tapes));
-        Self { segment, cut, slots: Mutex::default(), queue: Queue::default(), passes, tapes }
+        Self { segment, cut, places: Arc::default(), queue: Queue::default(), passes, tapes }
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, Slots<At, Session>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.places)
     }
 
     /// Opens (or restarts) a subject's session with the round's middle adapter.
     pub(crate) fn open(&self, round: RoundKey, subject: &SubjectId, adapter: Adapter) {
         let start = adapter.data.clone();
         let middle = LocalMiddle::new(self.segment.clone(), adapter);
-        self.slots().open((round, subject.clone()), Session { middle, start, tape: None });
+        self.slots().open((round, subject.clone()), Session { middle, start, tape: None, last: (0, None), gone: None });
     }
 
     fn take(&self, at: &At) -> Result<Taken<Session>, CoordinatorError> {
         self.slots().take(at).ok_or_else(lost)
     }
 
-    /// Puts a session back, unless it was closed or replaced while the pass ran: then its results count no more.
-    fn put_back(&self, at: &At, taken: Taken<Session>) -> Result<(), CoordinatorError> {
-        if self.slots().put_back(at, taken) { Ok(()) } else { Err(lost()) }
+    /// Takes a session for its next pass. A pass that is sent again waits for itself.
+    async fn turn(&self, at: &At, pass: u32) -> Result<Turn, CoordinatorError> {
+        let (until, pause) = (Instant::now() + AGAIN_WAIT.0, AGAIN_WAIT.1);
+        let taken = loop {
+            let waits = {
+                let mut slots = self.slots();
+                match slots.take(at) {
+                    Some(taken) => break taken,
+                    None => slots.is_taken(at) && Instant::now() < until,
+                }
+            };
+            if !waits {
+                return Err(lost());
+            }
+            tokio::time::sleep(pause).await;
+        };
+        let mut held = Held { places: self.places.clone(), at: at.clone(), taken: Some(taken) };
+        let session = held.session()?;
+        session.gone = None;
+        match &session.last {
+            (n, Some(reply)) if *n == pass => Ok(Turn::Again(reply.clone())),
+            (n, _) if *n + 1 == pass => Ok(Turn::Now(held)),
+            _ => Err(lost()),
+        }
     }
 
     /// Ends a session: the change of the middle adapter, flat.
@@ -100,14 +183,26 @@ impl MiddleHost {
         self.slots().close(&(round, subject.clone()));
     }
 
-    /// Drops all sessions of a subject, whose client went away.
-    pub(crate) fn close_all(&self, subject: &SubjectId) {
-        self.slots().retain(|(_, s), _| s != subject);
+    /// A client has no connection: its sessions wait for it for a while, if nobody needs what they keep.
+    pub(crate) fn gone(&self, subject: &SubjectId) {
+        let now = Instant::now();
+        self.slots().iter_mut().filter(|((_, s), _)| s == subject).for_each(|(_, s)| s.gone = Some(now));
+        self.make_room();
     }
 
-    /// Drops sessions whose backward has not come in time: what they keep is needed by others.
+    /// When no place for activations is free: those of clients that are gone.
+    fn make_room(&self) {
+        if self.tapes.available_permits() == 0 {
+            self.slots().retain(|_, s| !s.is_some_and(|s| s.gone.is_some() && s.tape.is_some()));
+        }
+    }
+
+    /// Drops sessions whose backward has not come in time, or whose client stays away: what they keep is needed by others.
     pub(crate) fn expire(&self) {
-        let late = |s: &Session| s.tape.as_ref().is_some_and(|(_, since)| since.elapsed() > TAPE_LIFE);
+        let late = |s: &Session| {
+            s.tape.as_ref().is_some_and(|(_, since)| since.elapsed() > TAPE_LIFE)
+                || s.gone.is_some_and(|since| since.elapsed() > RESUME)
+        };
         self.slots().retain(|_, session| !session.is_some_and(late));
     }
 
@@ -165,57 +260,85 @@ impl MiddleHost {
         Ok(self.pack(&out, format))
     }
 
+    /// Runs a pass of a session and keeps its answer.
+    async fn session_pass(
+        &self,
+        pass: u32,
+        mut held: Held,
+        f: impl FnOnce(&mut Session) -> Result<Payload, CoordinatorError> + Send + 'static,
+    ) -> Result<Payload, CoordinatorError> {
+        self.pass(move || match f(held.session()?) {
+            Ok(reply) => held.done(pass, &reply).map(|()| reply),
+            Err(e) => {
+                held.spoilt();
+                Err(e)
+            }
+        })
+        .await
+    }
+
     /// Forward pass of a training batch.
     pub(crate) async fn forward(
         &self,
-        at: At,
+        (at, pass): (At, u32),
         layout: Layout,
         hidden: Vec<f32>,
         format: WireFormat,
     ) -> Result<Payload, CoordinatorError> {
-        // A repeated forward gives back what the one before it kept before it waits for its turn.
-        let mut taken = self.take(&at)?;
-        taken.content.middle.drop_tape();
-        taken.content.tape = None;
-        self.put_back(&at, taken)?;
+        // What a forward without its backward kept is given back before the wait for a place.
+        match self.turn(&at, pass).await? {
+            Turn::Again(reply) => return Ok(reply),
+            Turn::Now(mut held) => {
+                let session = held.session()?;
+                session.middle.drop_tape();
+                session.tape = None;
+            }
+        }
         let busy = || refuse(Refusal::Busy, "too many clients train at once: try again");
+        self.make_room();
         let wait = tokio::time::timeout(TAPE_WAIT, self.tapes.clone().acquire_owned()).await;
         let permit = wait.map_err(|_| busy())?.map_err(|_| busy())?;
-        let mut taken = self.take(&at)?;
-        taken.content.tape = Some((permit, Instant::now()));
-        let (out, taken) = self
-            .pass(move || {
-                let out = taken.content.middle.forward(&layout, hidden, Stage::Train)?;
-                Ok((out, taken))
-            })
-            .await?;
-        self.put_back(&at, taken)?;
-        Ok(self.pack(&out, format))
+        let held = match self.turn(&at, pass).await? {
+            Turn::Again(reply) => return Ok(reply),
+            Turn::Now(held) => held,
+        };
+        let width = self.segment.config().hidden;
+        self.session_pass(pass, held, move |session| {
+            session.tape = Some((permit, Instant::now()));
+            let out = session.middle.forward(&layout, hidden, Stage::Train)?;
+            Ok(Payload::encode(&out, width, format))
+        })
+        .await
     }
 
     /// Backward pass of the last training batch; with `step`, one gradient step at rate `lr` follows.
-    pub(crate) async fn backward(&self, at: At, grad: Payload, step: Option<f32>) -> Result<Payload, CoordinatorError> {
-        let mut taken = self.take(&at)?;
+    pub(crate) async fn backward(
+        &self,
+        (at, pass): (At, u32),
+        grad: Payload,
+        step: Option<f32>,
+    ) -> Result<Payload, CoordinatorError> {
+        let mut held = match self.turn(&at, pass).await? {
+            Turn::Again(reply) => return Ok(reply),
+            Turn::Now(held) => held,
+        };
         let width = self.segment.config().hidden;
-        let rows = taken.content.middle.pending_rows().unwrap_or(0);
+        let rows = held.session()?.middle.pending_rows().unwrap_or(0);
         let format = grad.format;
         // Nobody below is trained: no gradient is sent.
         let needed = self.cut < self.segment.range().start;
         let grad = grad.decode(rows, width).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
-        let (out, taken) = self
-            .pass(move || {
-                let mut out = taken.content.middle.backward(grad)?;
-                if !needed {
-                    out.clear();
-                }
-                taken.content.tape = None;
-                if let Some(lr) = step {
-                    taken.content.middle.descend(lr);
-                }
-                Ok((out, taken))
-            })
-            .await?;
-        self.put_back(&at, taken)?;
-        Ok(self.pack(&out, format))
+        self.session_pass(pass, held, move |session| {
+            let mut out = session.middle.backward(grad)?;
+            if !needed {
+                out.clear();
+            }
+            session.tape = None;
+            if let Some(lr) = step {
+                session.middle.descend(lr);
+            }
+            Ok(Payload::encode(&out, width, format))
+        })
+        .await
     }
 }

@@ -54,6 +54,16 @@ impl<K: Hash + Eq + Clone, T> Slots<K, T> {
         }
     }
 
+    /// Whether somebody has the content of a place.
+    pub(crate) fn is_taken(&self, key: &K) -> bool {
+        self.slots.get(key).is_some_and(|s| s.content.is_none())
+    }
+
+    /// Contents that nobody has.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut T)> {
+        self.slots.iter_mut().filter_map(|(k, s)| Some((k, s.content.as_mut()?)))
+    }
+
     /// Closes a place.
     pub(crate) fn close(&mut self, key: &K) {
         self.slots.remove(key);
@@ -79,7 +89,7 @@ mod tests {
         let mut s = Slots::default();
         s.open("a", 1);
         let old = s.take(&"a").expect("there");
-        assert!(s.take(&"a").is_none(), "taken");
+        assert!(s.take(&"a").is_none() && s.is_taken(&"a"), "taken");
         s.open("a", 2);
         assert!(!s.put_back(&"a", old));
         let fresh = s.take(&"a").expect("the fresh one");

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 /// Version of the protocol; also in the ALPN.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// Minor version: what it adds to the version is left out, or skipped, where a peer has an older one. 1: declined rounds.
 pub const MINOR: u16 = 1;
 /// Application protocol of the TLS handshake.
-pub const ALPN: &[u8] = b"lethe/4";
+pub const ALPN: &[u8] = b"lethe/5";
 /// Longest subject or item identifier, in bytes.
 pub const MAX_ID: usize = 128;
 /// Longest reference that comes with a request, in bytes.
@@ -28,6 +28,8 @@ pub const MAX_ROWS: usize = 256;
 pub const MAX_SHARDS: usize = 256;
 /// How long the coordinator may hold a poll before it answers "nothing to do".
 pub const MAX_POLL_WAIT: Duration = Duration::from_secs(10);
+/// How long a client's part of a round is kept after its connection was lost.
+pub const RESUME: Duration = Duration::from_secs(40);
 /// Longest wait for a reply before a caller gives up.
 pub const RPC_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest life of a connection without a certificate.
@@ -35,7 +37,7 @@ pub const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Most connections without a certificate at once.
 pub const MAX_UNAUTHENTICATED: usize = 64;
 /// Longest TLS handshake.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most concurrent streams a peer may open on a connection.
 pub const MAX_STREAMS: u32 = 8;
 /// Most connections with one certificate.

@@ -59,6 +59,8 @@ pub enum Request {
     Backward {
         /// The round.
         round: RoundKey,
+        /// As in [`Purpose::Train`].
+        pass: u32,
         /// `[rows, hidden]`.
         grad: Payload,
         /// This ends an optimiser step: the middle adapter is updated.
@@ -117,6 +119,9 @@ pub enum Purpose {
     Train {
         /// The round.
         round: RoundKey,
+        /// Number of this pass in the client's part of the round, from 1, forward and backward: sent again with the same
+        /// number after a lost connection, it is answered as before and counts once.
+        pass: u32,
     },
     /// Scoring with the release's adapters.
     Score {

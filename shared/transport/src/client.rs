@@ -16,11 +16,14 @@ use crate::{TransportError, config, frame};
 #[derive(Clone, Debug)]
 pub struct Dialer(quinn::Endpoint);
 
+fn any(peer: SocketAddr) -> SocketAddr {
+    if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
+}
+
 impl Dialer {
     /// Binds a socket from which `peer` can be reached.
     pub fn bind(peer: SocketAddr) -> Result<Self, TransportError> {
-        let local: SocketAddr =
-            if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let local = any(peer);
         quinn::Endpoint::client(local).map(Self).map_err(|source| TransportError::Bind { addr: local, source })
     }
 
@@ -103,6 +106,13 @@ impl Connection {
     /// Message bytes `(sent, received)` so far.
     pub fn bytes(&self) -> (u64, u64) {
         (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+    }
+
+    /// Goes on from a new local socket: the device has changed its network.
+    pub fn rebind(&self) -> Result<(), TransportError> {
+        let local = any(self.connection.remote_address());
+        let socket = std::net::UdpSocket::bind(local).and_then(|s| self.endpoint.rebind(s));
+        socket.map_err(|source| TransportError::Bind { addr: local, source })
     }
 
     /// Whether the connection has ended.

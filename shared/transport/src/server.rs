@@ -111,6 +111,13 @@ impl Server {
         }
     }
 
+    /// Closes all live connections.
+    pub fn drop_connections(&self) {
+        for c in self.live.with(std::mem::take).into_values().flatten() {
+            c.close(0u32.into(), b"connect again");
+        }
+    }
+
     /// Connections with a certificate.
     pub fn connections(&self) -> usize {
         self.live.with(|l| l.values().map(Vec::len).sum())
