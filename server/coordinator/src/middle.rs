@@ -46,7 +46,7 @@ type Places = Mutex<Slots<At, Session>>;
 enum Turn {
     /// It ran already: what it gave.
     Again(Payload),
-    Now(Held),
+    Now(Box<Held>),
 }
 
 /// A session in use. It returns to its place when dropped, unless a pass failed half-way.
@@ -160,7 +160,7 @@ impl MiddleHost {
         session.gone = None;
         match &session.last {
             (n, Some(reply)) if *n == pass => Ok(Turn::Again(reply.clone())),
-            (n, _) if *n + 1 == pass => Ok(Turn::Now(held)),
+            (n, _) if *n + 1 == pass => Ok(Turn::Now(Box::new(held))),
             _ => Err(lost()),
         }
     }
@@ -264,7 +264,7 @@ impl MiddleHost {
     async fn session_pass(
         &self,
         pass: u32,
-        mut held: Held,
+        mut held: Box<Held>,
         f: impl FnOnce(&mut Session) -> Result<Payload, CoordinatorError> + Send + 'static,
     ) -> Result<Payload, CoordinatorError> {
         self.pass(move || match f(held.session()?) {
