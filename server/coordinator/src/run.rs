@@ -27,6 +27,8 @@ pub(crate) struct Run {
     /// The round of this stage in which each subject's update counted last; only where updates feed back what they lose.
     pub(crate) counted: BTreeMap<SubjectId, u16>,
     pub(crate) open: Option<OpenRound>,
+    /// A write of it failed: the store may hold it as it was, or as it became. It is read again before it goes on.
+    pub(crate) stale: bool,
 }
 
 /// The round that is being trained.

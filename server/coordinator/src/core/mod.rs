@@ -22,7 +22,7 @@ use lethe_store::StoreError;
 use lethe_store::head::Floor;
 use lethe_store::logfile::LogFile;
 use lethe_store::reserve::Reserve;
-use lethe_store::sealed::{Batch, KeyName, SealedStore};
+use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 use lethe_store::sled_backend::SledStorage;
 use lethe_transport::identity::Authority;
 
@@ -50,6 +50,8 @@ mod personal;
 mod policy;
 mod replay;
 mod serving;
+#[cfg(test)]
+mod simulation;
 mod training;
 pub(crate) mod updates;
 
@@ -123,9 +125,19 @@ fn checkpoint_id(shard: ShardId, stage: u16) -> String {
 impl Core {
     /// Opens a data folder, or starts an epoch in an empty one.
     pub(crate) fn open(config: ServerConfig, model: &ModelConfig, items: &[Item]) -> Result<Self, CoordinatorError> {
+        Self::open_on(&SledStorage::engine, config, model, items)
+    }
+
+    /// The same, on any database engine.
+    fn open_on(
+        engine: &Engine,
+        config: ServerConfig,
+        model: &ModelConfig,
+        items: &[Item],
+    ) -> Result<Self, CoordinatorError> {
         let recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
         let digest = model_digest(&config.model).map_err(CoordinatorError::ModelFile)?;
-        let mut store = SealedStore::open(&SledStorage::engine, &config.data_dir, recipe.shards)?;
+        let mut store = SealedStore::open(engine, &config.data_dir, recipe.shards)?;
         let foundation = foundation(&mut store, &recipe, digest)?;
         let evidence = config.evidence();
         std::fs::create_dir_all(&evidence).map_err(|source| StoreError::Io { path: evidence.clone(), source })?;
@@ -268,7 +280,7 @@ impl Core {
                 counted.extend(subjects.into_iter().map(|s| (s, round)));
             }
         }
-        Ok(Run { shard, live: true, generation, stage, round, state, counted, open: None })
+        Ok(Run { shard, live: true, generation, stage, round, state, counted, open: None, stale: false })
     }
 
     /// Begins a new generation of a shard: sessions and updates of the old one are refused from now on.

@@ -54,7 +54,10 @@ impl Core {
     /// Opens what a full disk has closed, with the space that was set aside if it takes that: a deletion can then be read
     /// about and planned.
     fn open_databases(&mut self) -> Result<(), CoordinatorError> {
-        self.with_space(|core| Ok(core.store.recover()?))
+        self.with_space(|core| {
+            core.store.recover()?;
+            core.reload_stale()
+        })
     }
 
     /// Refuses at once what could not be carried out later.

@@ -49,7 +49,7 @@ impl Core {
         self.save_counters()?;
         let state = initial(&self.recipe, &self.shape);
         let (generation, counted) = (self.counters.generation, BTreeMap::new());
-        let run = Run { shard, live: false, generation, stage: 1, round: 0, state, counted, open: None };
+        let run = Run { shard, live: false, generation, stage: 1, round: 0, state, counted, open: None, stale: false };
         let replay = Replay { run, schedule, expected, started: now, ended: None, hashes: None, failure: None };
         self.replays.insert(shard, replay);
         Ok(())
@@ -97,10 +97,14 @@ impl Core {
         let Some(open) = replay.run.open.as_mut() else { return Ok(()) };
         match open.round.outcome(now) {
             Some(Outcome::Aggregate(subjects)) if subjects.len() == expected => {
-                let batch = self.aggregate(&mut replay.run, &subjects)?;
-                self.store.write(batch)?;
-                replay.run.advance(&self.recipe);
                 self.closed = true;
+                let stored = self.aggregate(&mut replay.run, &subjects).and_then(|b| Ok(self.store.write(b)?));
+                if let Err(e) = stored {
+                    replay.ended = Some(now);
+                    replay.failure = Some(format!("the store failed in a round: {e}; replay again"));
+                    return Err(e);
+                }
+                replay.run.advance(&self.recipe);
             }
             Some(_) => {
                 open.starved += 1;

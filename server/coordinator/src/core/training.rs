@@ -135,7 +135,7 @@ impl Core {
         }
         for i in 0..self.runs.len() {
             let run = &self.runs[i];
-            if run.open.is_some() || run.done(&self.recipe) || self.held(run.shard) {
+            if run.open.is_some() || run.stale || run.done(&self.recipe) || self.held(run.shard) {
                 continue;
             }
             self.log_training(self.runs[i].shard)?;
@@ -224,6 +224,7 @@ impl Core {
 
     /// Closes what is due; call it after every update and from a timer.
     pub(crate) fn tick(&mut self, now: u64) -> Result<(), CoordinatorError> {
+        self.reload_stale()?;
         self.execute_pending()?;
         self.measure(now);
         if now > self.space_checked + 60_000 {
@@ -284,21 +285,25 @@ impl Core {
 
     fn close_round(&mut self, i: usize, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {
         self.closed = true;
-        let shard = self.runs[i].shard;
-        // Worked on outside the list; if storing fails, the state of the last completed round comes back from the store.
+        // Worked on outside the list.
         let mut run = self.runs.remove(i);
         let result = self.close_taken(&mut run, subjects);
         if result.is_err() {
-            run = match self.load_run(shard) {
-                Ok(stored) => stored,
-                Err(e) => {
-                    tracing::error!(%shard, "cannot be reloaded: {e}; restart the coordinator when the store works again");
-                    run
-                }
-            };
+            (run.stale, run.open) = (true, None);
         }
         self.runs.insert(i, run);
         result
+    }
+
+    /// Reads again what a failed write left in doubt.
+    pub(super) fn reload_stale(&mut self) -> Result<(), CoordinatorError> {
+        for i in 0..self.runs.len() {
+            if self.runs[i].stale {
+                self.store.recover()?;
+                self.runs[i] = self.load_run(self.runs[i].shard)?;
+            }
+        }
+        Ok(())
     }
 
     fn close_taken(&mut self, run: &mut Run, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {

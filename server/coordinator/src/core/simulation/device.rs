@@ -1,0 +1,178 @@
+//! A device as the coordinator meets it: the client library's rules for what is sent when, without a model.
+
+use std::sync::Arc;
+
+use lethe_learn::seed::{Seed, Stream};
+use lethe_model::lora::AdapterShape;
+use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
+use lethe_proto::message::{Declined, ErrorReport, Refusal, Reply, Request, RoundStart, Task};
+use lethe_proto::packed::Packed;
+use lethe_recipe::Recipe;
+
+/// Longest wait for an answer, in milliseconds.
+const PATIENCE: u64 = 3000;
+
+/// What every device knows.
+pub(super) struct Common {
+    pub(super) recipe: Recipe,
+    pub(super) edge: Arc<AdapterShape>,
+    pub(super) hidden: usize,
+    pub(super) anchors: usize,
+}
+
+/// What a device does next.
+#[derive(Debug)]
+pub(super) enum Act {
+    /// Sends this, and looks at the clock again after so many milliseconds.
+    Send(Request, u64),
+    /// Waits so many milliseconds.
+    Wait(u64),
+    /// Has nothing to do any more.
+    Stop,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Joining,
+    Idle,
+    Polling,
+    Training(RoundStart, u64),
+    Updating(RoundKey, u64),
+    Declining(RoundKey),
+    Validating(u64, Vec<ShardId>),
+    Erasing(u64),
+    Stopped,
+}
+
+/// One device.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) subject: SubjectId,
+    /// How often its person's items were erased: what it trains on changes with it.
+    pub(super) erased: u32,
+    /// The call whose answer it waits for.
+    pub(super) call: u64,
+    phase: Phase,
+    /// Updates that were acknowledged to it.
+    pub(super) acknowledged: Vec<RoundKey>,
+}
+
+/// What a device computes in a round: the same in every generation, other after items were erased.
+pub(super) fn update(common: &Common, subject: &SubjectId, erased: u32, round: RoundKey) -> (Packed, f32, u32) {
+    let parts = [
+        &round.shard.0.to_le_bytes()[..],
+        &round.stage.to_le_bytes(),
+        &round.round.to_le_bytes(),
+        subject.as_str().as_bytes(),
+        &erased.to_le_bytes(),
+    ];
+    let mut rng = Seed::from_u64(5).derive("simulated update", &parts).rng();
+    let values: Vec<f32> = (0..common.edge.len()).map(|_| 1e-3 * rng.normal()).collect();
+    let loss = rng.uniform(0.3, 0.9);
+    let samples = 1 + rng.below(8) as u32;
+    (Packed::encode(&values, common.recipe.updates).expect("finite values"), loss, samples)
+}
+
+fn commitment(subject: &SubjectId, erased: u32) -> Digest {
+    Digest::of(&[subject.as_str().as_bytes(), &erased.to_le_bytes()])
+}
+
+impl Device {
+    pub(super) fn new(subject: SubjectId) -> Self {
+        Self { subject, erased: 0, call: 0, phase: Phase::Joining, acknowledged: vec![] }
+    }
+
+    /// Loses what it was doing, as when the system stops the app.
+    pub(super) fn restart(&mut self) {
+        if !matches!(self.phase, Phase::Stopped | Phase::Joining | Phase::Erasing(_)) {
+            self.phase = Phase::Idle;
+        }
+    }
+
+    /// The clock rings: it begins, an answer has not come, or the training is done.
+    pub(super) fn awake(&mut self, common: &Common, now: u64, dice: &mut Stream) -> Act {
+        match &self.phase {
+            Phase::Stopped => Act::Stop,
+            Phase::Joining => Act::Send(self.join(common), PATIENCE),
+            Phase::Idle | Phase::Polling => {
+                self.phase = Phase::Polling;
+                Act::Send(Request::Poll, PATIENCE)
+            }
+            Phase::Training(start, until) if dice.unit() > 0.05 => {
+                self.phase = Phase::Updating(start.round, *until);
+                self.awake(common, now, dice)
+            }
+            Phase::Training(start, _) => {
+                self.phase = Phase::Declining(start.round);
+                self.awake(common, now, dice)
+            }
+            Phase::Declining(round) => {
+                let round = *round;
+                Act::Send(Request::Decline { round, why: Declined::Conditions }, PATIENCE)
+            }
+            Phase::Updating(_, until) if now >= *until => {
+                self.phase = Phase::Idle;
+                Act::Wait(100)
+            }
+            Phase::Updating(round, _) => {
+                let (delta, loss, samples) = update(common, &self.subject, self.erased, *round);
+                Act::Send(Request::Update { round: *round, delta, loss, samples }, PATIENCE)
+            }
+            Phase::Validating(release, shards) => {
+                let errors: Vec<_> = shards.iter().map(|s| (*s, 0.5)).collect();
+                let row = ErrorReport { sample: 0, embedding: vec![0.5; common.hidden], errors };
+                Act::Send(Request::Errors { release: *release, rows: vec![row] }, PATIENCE)
+            }
+            Phase::Erasing(task) => Act::Send(Request::Erased { task: *task }, PATIENCE),
+        }
+    }
+
+    fn join(&self, common: &Common) -> Request {
+        let anchor =
+            (Seed::from_u64(1).rank("anchor", self.subject.as_str().as_bytes()) % common.anchors as u64) as u16;
+        Request::Join { anchor, samples: 4, commitment: commitment(&self.subject, self.erased) }
+    }
+
+    /// An answer came. How long until the clock rings.
+    pub(super) fn answered(&mut self, reply: Reply, now: u64, dice: &mut Stream) -> Act {
+        let soon = |dice: &mut Stream| Act::Wait(50 + dice.below(400) as u64);
+        if let Reply::Refused { code: Refusal::Forbidden, .. } = reply {
+            self.phase = Phase::Stopped;
+            return Act::Stop;
+        }
+        match (&self.phase, reply) {
+            (Phase::Polling, Reply::Task(Task::Train(start))) => {
+                let until = now + start.deadline_ms;
+                self.phase = Phase::Training(start, until);
+                // Some are slower than the round waits.
+                let slow = if dice.unit() < 0.1 { 8000 } else { 900 };
+                Act::Wait(50 + dice.below(slow) as u64)
+            }
+            (Phase::Polling, Reply::Task(Task::Validate { release, shards })) => {
+                self.phase = Phase::Validating(release, shards);
+                Act::Wait(20)
+            }
+            (Phase::Polling, Reply::Task(Task::Erase { task, .. })) => {
+                // On the device first, and once for each task that it hears of.
+                self.erased = self.erased.max(task as u32);
+                self.phase = Phase::Erasing(task);
+                Act::Wait(20)
+            }
+            (Phase::Erasing(_), Reply::Ack) => {
+                self.phase = Phase::Joining;
+                Act::Wait(20)
+            }
+            (Phase::Updating(round, _), Reply::Ack) => {
+                self.acknowledged.push(*round);
+                self.phase = Phase::Idle;
+                soon(dice)
+            }
+            // Tried again as it is: the coordinator's disk, or too many at once.
+            (_, Reply::Refused { code: Refusal::Internal | Refusal::Busy, .. }) => Act::Wait(200),
+            _ => {
+                self.phase = Phase::Idle;
+                soon(dice)
+            }
+        }
+    }
+}

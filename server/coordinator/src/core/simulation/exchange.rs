@@ -1,0 +1,73 @@
+//! What the listener does with a request, as in `coordinator.rs`, without sessions and sockets.
+
+use lethe_model::lora::Adapter;
+use lethe_proto::ids::SubjectId;
+use lethe_proto::message::{Reply, Request, Task};
+use tokio::sync::oneshot;
+
+use crate::CoordinatorError;
+use crate::arrivals::Arrived;
+use crate::core::{Core, Work};
+use crate::records::Update;
+
+/// The answer to a device.
+pub(super) fn answer(
+    core: &mut Core,
+    subject: &SubjectId,
+    request: Request,
+    now: u64,
+) -> Result<Reply, CoordinatorError> {
+    match request {
+        Request::Join { anchor, samples, commitment } => {
+            let (shard, commitment) = core.join(subject, anchor, samples, commitment)?;
+            Ok(Reply::Joined { shard, commitment })
+        }
+        Request::Poll => Ok(Reply::Task(match core.next_work(subject, now)? {
+            Some(Work::Task(task)) => task,
+            Some(Work::Train(start, _)) => Task::Train(start),
+            None => Task::Wait,
+        })),
+        Request::Update { round, delta, loss, samples } => {
+            if core.holds(round, subject) {
+                return Ok(Reply::Ack);
+            }
+            core.expects(round, subject, now)?;
+            let (recipe, whole) = (core.recipe.clone(), core.whole());
+            let update = Update::checked(&recipe, &whole, round, (delta, middle(core)), (loss, samples))?;
+            let (answer, _) = oneshot::channel();
+            let arrived = Arrived { round, subject: subject.clone(), update, answer };
+            let answers = core.take_updates(vec![arrived], now);
+            answers.into_iter().next().map_or(Ok(()), |(_, a)| a).map(|()| Reply::Ack)
+        }
+        Request::Decline { round, .. } => core.declined(round, subject, now).map(|()| Reply::Ack),
+        Request::Errors { release, rows } => core.take_errors(subject, release, rows).map(|()| Reply::Ack),
+        Request::Erased { task } => core.erased(subject, task).map(|()| Reply::Ack),
+        other => panic!("devices do not send {other:?}"),
+    }
+}
+
+/// The middle part of every update: that of a session without passes.
+pub(super) fn middle(core: &Core) -> Vec<f32> {
+    let whole = Adapter::from_data(&core.shape, vec![0.0; core.shape.len()]).expect("fits");
+    whole.select(|l| !core.on_device(l)).data
+}
+
+/// A request in a few words.
+pub(super) fn kind(request: &Request) -> String {
+    match request {
+        Request::Update { round, .. } => format!("update {round:?}"),
+        Request::Join { .. } => "join".into(),
+        Request::Errors { release, .. } => format!("errors of {release}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// An answer in a few words.
+pub(super) fn brief(reply: &Reply) -> String {
+    match reply {
+        Reply::Task(Task::Train(s)) => format!("train {:?}", s.round),
+        Reply::Refused { code, message } => format!("refused {code:?}: {message}"),
+        Reply::Joined { shard, .. } => format!("joined {shard:?}"),
+        other => format!("{other:?}"),
+    }
+}
