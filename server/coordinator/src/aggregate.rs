@@ -1,5 +1,7 @@
 //! From the contributions of a round to the shard's next state. Pure, streamed, in the order of subjects.
 
+use std::ops::Range;
+
 use lethe_learn::aggregate::{Accumulator, ServerAdam, fedavg_weights};
 use lethe_learn::balance::{learning_speeds, mixing_matrix, personalized, shared_weights_of, similarities};
 use lethe_recipe::{Aggregation, Recipe};
@@ -63,18 +65,26 @@ fn record_loss(state: &mut TrainState, contributions: &[&Contribution]) {
     state.losses.push(contributions.iter().map(|c| c.loss).sum::<f32>() / n);
 }
 
-/// Applies a round: `load(i)` reads the i-th update, one at a time. A round without contributions changes nothing.
+/// Most values of updates in memory at once while a round is added up.
+const AT_ONCE: usize = 8 << 20;
+
+/// Applies a round: `load(range)` reads some updates, few enough to be in memory together; they are added in their order. A
+/// round without contributions changes nothing.
 pub(crate) fn apply(
     recipe: &Recipe,
     state: &mut TrainState,
     contributions: &[&Contribution],
-    mut load: impl FnMut(usize) -> Result<Vec<f32>, CoordinatorError>,
+    mut load: impl FnMut(Range<usize>) -> Result<Vec<Vec<f32>>, CoordinatorError>,
 ) -> Result<(), CoordinatorError> {
     let round = state.losses.len() as u32;
     if !contributions.is_empty() {
         let mut sum = Accumulator::new(state.theta.len());
-        for (i, w) in weights(recipe, round, contributions).into_iter().enumerate() {
-            sum.add(w, &load(i)?)?;
+        let (weights, together) = (weights(recipe, round, contributions), (AT_ONCE / state.theta.len().max(1)).max(1));
+        for start in (0..weights.len()).step_by(together) {
+            let range = start..(start + together).min(weights.len());
+            for (w, delta) in weights[range.clone()].iter().zip(load(range)?) {
+                sum.add(*w, &delta)?;
+            }
         }
         state.step += 1;
         let adam =

@@ -1,18 +1,19 @@
 //! Updates on their way to the store: those that arrive while one write is being synced go together into the next.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lethe_proto::ids::{RoundKey, SubjectId};
 use lethe_proto::message::Refusal;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::CoordinatorError;
 use crate::records::Update;
 
-/// Most updates of one write: what it holds is in memory twice.
-const TOGETHER: usize = 64;
-/// Most that wait; who comes then waits to be let in.
-const WAITING: usize = 256;
+/// Most bytes of updates in one write: what it holds is in memory twice. A write is synced once, whatever it holds.
+const TOGETHER: usize = 16 << 20;
+/// Most KiB that wait; who comes then waits to be let in.
+const WAITING: usize = 128 << 10;
 /// Longest wait to be let in.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -23,23 +24,34 @@ pub(crate) struct Arrived {
     pub(crate) subject: SubjectId,
     pub(crate) update: Update,
     pub(crate) answer: oneshot::Sender<Result<(), CoordinatorError>>,
+    /// Its share of what may wait, until it is stored.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
+}
+
+impl Arrived {
+    fn bytes(&self) -> usize {
+        self.update.device.bytes.len() + 4 * (self.update.middle.len() + self.update.sketch.len())
+    }
 }
 
 /// The way in.
 #[derive(Debug)]
-pub(crate) struct Arrivals(mpsc::Sender<Arrived>);
+pub(crate) struct Arrivals {
+    send: mpsc::UnboundedSender<Arrived>,
+    places: Arc<Semaphore>,
+}
 
 impl Arrivals {
     /// Starts the thread that stores; it ends with the last sender.
     pub(crate) fn start(store: impl FnMut(Vec<Arrived>) + Send + 'static) -> std::io::Result<Self> {
-        let (send, receive) = mpsc::channel(WAITING);
+        let (send, receive) = mpsc::unbounded_channel();
         std::thread::Builder::new().name("lethe-updates".into()).spawn(move || run(receive, store))?;
-        Ok(Self(send))
+        Ok(Self { send, places: Arc::new(Semaphore::new(WAITING)) })
     }
 
     /// A way that leads nowhere.
     pub(crate) fn closed() -> Self {
-        Self(mpsc::channel(1).0)
+        Self { send: mpsc::unbounded_channel().0, places: Arc::new(Semaphore::new(0)) }
     }
 
     /// Stores an update; when this returns, it is durable or it does not count.
@@ -52,18 +64,23 @@ impl Arrivals {
         let internal = || CoordinatorError::refuse(Refusal::Internal, "the coordinator is shutting down");
         let busy = || CoordinatorError::refuse(Refusal::Busy, "too many updates wait to be stored: try again");
         let (answer, answered) = oneshot::channel();
-        let arrived = Arrived { round, subject, update, answer };
-        tokio::time::timeout(PATIENCE, self.0.send(arrived)).await.map_err(|_| busy())?.map_err(|_| internal())?;
+        let mut arrived = Arrived { round, subject, update, answer, place: None };
+        let share = (1 + (arrived.bytes() >> 10)).min(WAITING) as u32;
+        let place = tokio::time::timeout(PATIENCE, self.places.clone().acquire_many_owned(share)).await;
+        arrived.place = Some(place.map_err(|_| busy())?.map_err(|_| internal())?);
+        self.send.send(arrived).map_err(|_| internal())?;
         answered.await.map_err(|_| internal())?
     }
 }
 
-fn run(mut receive: mpsc::Receiver<Arrived>, mut store: impl FnMut(Vec<Arrived>)) {
+fn run(mut receive: mpsc::UnboundedReceiver<Arrived>, mut store: impl FnMut(Vec<Arrived>)) {
     while let Some(first) = receive.blocking_recv() {
+        let mut bytes = first.bytes();
         let mut together = vec![first];
-        while together.len() < TOGETHER
+        while bytes < TOGETHER
             && let Ok(next) = receive.try_recv()
         {
+            bytes += next.bytes();
             together.push(next);
         }
         store(together);

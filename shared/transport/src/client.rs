@@ -1,6 +1,7 @@
 //! A client's connection to the coordinator.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -24,7 +25,10 @@ impl Dialer {
     /// Binds a socket from which `peer` can be reached.
     pub fn bind(peer: SocketAddr) -> Result<Self, TransportError> {
         let local = any(peer);
-        quinn::Endpoint::client(local).map(Self).map_err(|source| TransportError::Bind { addr: local, source })
+        let endpoint = config::socket(local).and_then(|socket| {
+            quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime))
+        });
+        endpoint.map(Self).map_err(|source| TransportError::Bind { addr: local, source })
     }
 
     /// Connects to `addr`, trusting only `authority` (DER), with a client certificate unless the call is to enrol.
@@ -92,13 +96,19 @@ impl Connection {
     }
 
     async fn exchange(&self, request: &Request) -> Result<Reply, TransportError> {
-        let lost = |e: &dyn std::fmt::Display| TransportError::Lost(e.to_string());
+        // Why the connection ended says more than that it did.
+        let lost = |e: &dyn std::fmt::Display| {
+            TransportError::Lost(self.connection.close_reason().map_or_else(|| e.to_string(), |r| r.to_string()))
+        };
         let bytes = codec::encode_request_with(request, &self.extensions)?;
         let (mut send, mut recv) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
         self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         send.write_all(&bytes).await.map_err(|e| lost(&e))?;
         send.finish().map_err(|e| lost(&e))?;
-        let reply = frame::read(&mut recv, frame::Kinds::All).await?;
+        let reply = match frame::read(&mut recv, frame::Kinds::All).await {
+            Err(TransportError::Lost(e)) => return Err(lost(&e)),
+            other => other?,
+        };
         self.received.fetch_add(reply.len() as u64, Ordering::Relaxed);
         Ok(codec::decode_reply(&reply)?)
     }
@@ -111,7 +121,7 @@ impl Connection {
     /// Goes on from a new local socket: the device has changed its network.
     pub fn rebind(&self) -> Result<(), TransportError> {
         let local = any(self.connection.remote_address());
-        let socket = std::net::UdpSocket::bind(local).and_then(|s| self.endpoint.rebind(s));
+        let socket = config::socket(local).and_then(|s| self.endpoint.rebind(s));
         socket.map_err(|source| TransportError::Bind { addr: local, source })
     }
 

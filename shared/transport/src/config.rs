@@ -1,5 +1,6 @@
 //! TLS and QUIC settings, all bounds in one place.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,22 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use crate::TransportError;
 use crate::identity::Identity;
+
+/// What the kernel holds for a socket between two looks at it, in bytes; a full buffer drops packets. Linux gives at most
+/// `net.core.rmem_max` and `wmem_max`.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// A UDP socket with room for what arrives while others are served.
+pub(crate) fn socket(addr: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(addr)?;
+    let options = socket2::SockRef::from(&socket);
+    for size in [options.set_recv_buffer_size(SOCKET_BUFFER), options.set_send_buffer_size(SOCKET_BUFFER)] {
+        if let Err(e) = size {
+            tracing::debug!("a socket buffer of {SOCKET_BUFFER} bytes was refused: {e}");
+        }
+    }
+    Ok(socket)
+}
 
 fn failed(e: impl std::fmt::Display) -> TransportError {
     TransportError::Certificate(e.to_string())

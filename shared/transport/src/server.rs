@@ -12,6 +12,7 @@ use lethe_proto::limits;
 use lethe_proto::message::{Refusal, Reply, Request};
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::pki_types::CertificateDer;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -48,10 +49,53 @@ impl Live {
     }
 }
 
+/// Threads that do nothing but move packets: a handler that thinks for long must not let connections die.
+struct Network(Option<Runtime>);
+
+impl Network {
+    fn start() -> std::io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Ok(Self(Some(builder.worker_threads(threads).thread_name("lethe-quic").enable_all().build()?)))
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A handler with the runtime that its work is done on.
+#[derive(Clone)]
+struct Desk {
+    handler: Arc<dyn Handler>,
+    runtime: Handle,
+}
+
+impl Desk {
+    /// Does something there; `None` if it panicked.
+    async fn work<T: Send + 'static>(&self, f: impl FnOnce(&dyn Handler) -> T + Send + 'static) -> Option<T> {
+        let handler = self.handler.clone();
+        self.runtime.spawn(async move { f(handler.as_ref()) }).await.ok()
+    }
+
+    async fn answer(&self, peer: Option<Digest>, request: Request, bytes: usize) -> Reply {
+        let handler = self.handler.clone();
+        let answer = self.runtime.spawn(async move { handler.handle(peer, request, bytes).await });
+        answer
+            .await
+            .unwrap_or_else(|e| Reply::Refused { code: Refusal::Internal, message: format!("the request failed: {e}") })
+    }
+}
+
 /// A running listener.
 #[derive(Clone)]
 pub struct Server {
     endpoint: quinn::Endpoint,
+    network: Arc<Network>,
     live: Arc<Live>,
     doorstep: Doorstep,
 }
@@ -67,14 +111,17 @@ impl Server {
     pub fn bind(addr: SocketAddr, authority: &Authority) -> Result<Self, TransportError> {
         let config = config::server(authority.certificate(), &authority.server_identity()?)?;
         let bind = |source| TransportError::Bind { addr, source };
-        let socket = std::net::UdpSocket::bind(addr).map_err(bind)?;
+        let socket = config::socket(addr).map_err(bind)?;
         let (reset_key, cid_key) = authority.endpoint_keys();
         let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
         endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
-        let endpoint =
-            quinn::Endpoint::new(endpoint, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
+        let network = Network::start().map_err(bind)?;
+        let endpoint = {
+            let _on = network.0.as_ref().map(Runtime::enter);
+            quinn::Endpoint::new(endpoint, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?
+        };
         let doorstep = Doorstep(Arc::new(Semaphore::new(limits::MAX_UNAUTHENTICATED)));
-        Ok(Self { endpoint, live: Arc::default(), doorstep })
+        Ok(Self { endpoint, network: Arc::new(network), live: Arc::default(), doorstep })
     }
 
     /// Where it listens.
@@ -82,20 +129,28 @@ impl Server {
         self.endpoint.local_addr().map_err(|e| TransportError::Lost(e.to_string()))
     }
 
-    /// Accepts connections until [`Self::close`].
+    /// Accepts connections until [`Self::close`]. The handler runs on the caller's runtime.
     pub async fn run(&self, handler: Arc<dyn Handler>) {
+        let desk = Desk { handler, runtime: Handle::current() };
+        let (this, network) = (self.clone(), self.network.0.as_ref().map(|r| r.handle().clone()));
+        if let Some(network) = network {
+            let _ = network.spawn(async move { this.accept(desk).await }).await;
+        }
+    }
+
+    async fn accept(&self, desk: Desk) {
         while let Some(incoming) = self.endpoint.accept().await {
             // Under load an unvalidated address must answer a Retry first, so that spoofed packets cost little.
             if !incoming.remote_address_validated() && self.endpoint.open_connections() > limits::MAX_INCOMING / 2 {
                 let _ = incoming.retry();
                 continue;
             }
-            let (live, handler, doorstep) = (self.live.clone(), handler.clone(), self.doorstep.clone());
+            let (live, desk, doorstep) = (self.live.clone(), desk.clone(), self.doorstep.clone());
             tokio::spawn(async move {
                 match timeout(limits::HANDSHAKE_TIMEOUT, incoming).await {
                     Ok(Ok(connection)) => match peer(&connection) {
-                        Some(p) => serve(connection, p, live, handler).await,
-                        None => doorstep.serve(connection, handler).await,
+                        Some(p) => serve(connection, p, live, desk).await,
+                        None => doorstep.serve(connection, desk).await,
                     },
                     Ok(Err(e)) => tracing::debug!("handshake refused: {e}"),
                     Err(_) => tracing::debug!("handshake timed out"),
@@ -131,14 +186,14 @@ impl Server {
 
 impl Doorstep {
     /// One enrolment, within a short time; few such connections at once.
-    async fn serve(&self, connection: quinn::Connection, handler: Arc<dyn Handler>) {
+    async fn serve(&self, connection: quinn::Connection, desk: Desk) {
         let Ok(_place) = self.0.try_acquire() else {
             connection.close(TOO_MANY.into(), b"too many enrolments at once: try again");
             return;
         };
         let one = async {
             if let Ok((send, recv)) = connection.accept_bi().await {
-                answer(send, recv, None, handler).await;
+                answer(send, recv, None, desk).await;
             }
         };
         let _ = timeout(limits::ENROL_TIMEOUT, one).await;
@@ -146,8 +201,8 @@ impl Doorstep {
     }
 }
 
-async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, handler: Arc<dyn Handler>) {
-    if !handler.admits(&peer) {
+async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, desk: Desk) {
+    if desk.work(move |h| h.admits(&peer)).await != Some(true) {
         connection.close(REVOKED.into(), b"this certificate is not known or was revoked: enrol again");
         return;
     }
@@ -165,7 +220,7 @@ async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, han
         return;
     }
     while let Ok((send, recv)) = connection.accept_bi().await {
-        tokio::spawn(answer(send, recv, Some(peer), handler.clone()));
+        tokio::spawn(answer(send, recv, Some(peer), desk.clone()));
     }
     let last = live.with(|l| {
         let Some(of_peer) = l.get_mut(&peer) else { return true };
@@ -177,7 +232,7 @@ async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, han
         last
     });
     if last {
-        handler.disconnected(&peer);
+        desk.work(move |h| h.disconnected(&peer)).await;
     }
 }
 
@@ -186,12 +241,7 @@ fn peer(connection: &quinn::Connection) -> Option<Digest> {
     chain.first().map(|c| fingerprint(c))
 }
 
-async fn answer(
-    mut send: quinn::SendStream,
-    mut recv: quinn::RecvStream,
-    peer: Option<Digest>,
-    handler: Arc<dyn Handler>,
-) {
+async fn answer(mut send: quinn::SendStream, mut recv: quinn::RecvStream, peer: Option<Digest>, desk: Desk) {
     let kinds = if peer.is_some() { frame::Kinds::All } else { frame::Kinds::Enrolment };
     let request = match timeout(limits::RPC_TIMEOUT, frame::read(&mut recv, kinds)).await {
         Ok(Ok(bytes)) => codec::decode_request(&bytes).map(|r| (r, bytes.len())).map_err(|e| (Refusal::Invalid, e)),
@@ -200,7 +250,7 @@ async fn answer(
         _ => return,
     };
     let reply = match request {
-        Ok((request, bytes)) => handler.handle(peer, request, bytes).await,
+        Ok((request, bytes)) => desk.answer(peer, request, bytes).await,
         Err((code, e)) => Reply::Refused { code, message: e.to_string() },
     };
     let bytes = codec::encode_reply(&reply).or_else(|e| {

@@ -28,7 +28,7 @@ pub(crate) struct LoadArgs {
     /// Rounds that are measured.
     #[arg(long, default_value_t = 10)]
     rounds: usize,
-    /// Number format of updates: f32, int8 or int4.
+    /// Number format of updates and of the adapters that clients start from: f32, int8 or int4.
     #[arg(long, default_value = "f32")]
     updates: String,
     /// Adapted layers; two give 30,720 values.
@@ -68,11 +68,12 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
     let text = format!(
         "listen = \"127.0.0.1:0\"\ndata_dir = {data_dir:?}\nmodel = {:?}\ncatalogue = {:?}\nmin_subjects = {clients}\n\
          reserve_mib = 0\n[recipe]\nshards = 1\nanchors = 1\nslices = 1\nrounds = {}\ncohort = {clients}\nquorum = {clients}\n\
-         deadline_s = 3600\nvalidation = 1\nupdates = {:?}\nsplit = {{ k_in = {}, k_out = {on_top} }}\n\
+         deadline_s = 3600\nvalidation = 1\nupdates = {:?}\nadapters = {:?}\nsplit = {{ k_in = {}, k_out = {on_top} }}\n\
          lora = {{ rank = 8, alpha = 16.0, targets = [\"q\", \"v\"], last_layers = {on_top} }}\n",
         files.model,
         files.movielens,
         args.rounds + 1,
+        args.updates,
         args.updates,
         layers - on_top,
     );
@@ -123,6 +124,11 @@ impl Operator {
             _ => bail!("the coordinator did not invite"),
         }
     }
+}
+
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 async fn measure(
@@ -176,6 +182,7 @@ async fn measure(
         repeated += again;
     }
     let joined_s = started.elapsed().as_secs_f64() - invited_s;
+    say(&format!("{clients} joined: {joined_s:.0} s"));
     let (idle_mib, idle_cpu) = (server.resident_mib(), server.cpu_seconds());
     let (told, mut events) = mpsc::unbounded_channel();
     let mut work = JoinSet::new();
@@ -200,6 +207,9 @@ async fn measure(
         let event: Result<_, PuppetError> = events.recv().await.context("the puppets are gone")?;
         let (round, at) = event?;
         counts[usize::from(round)] += 1;
+        if counts[usize::from(round)] == clients {
+            say(&format!("round {round} is answered: {:.0} s", started.elapsed().as_secs_f64()));
+        }
         ends[usize::from(round)] = Some(at);
     }
     let cpu = server.cpu_seconds() - idle_cpu;

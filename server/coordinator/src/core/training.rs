@@ -1,6 +1,6 @@
 //! Rounds: opening, handing out work, taking updates, closing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lethe_model::lora::Adapter;
@@ -10,8 +10,10 @@ use lethe_proto::packed::Packed;
 use lethe_proto::round::{NotTaken, Outcome, Round};
 use lethe_recipe::Aggregation;
 use lethe_store::sealed::Batch;
+use rayon::prelude::*;
 use tokio::sync::oneshot;
 
+use super::updates::SealedUpdate;
 use super::{Core, checkpoint_id, stage_key};
 use crate::CoordinatorError;
 use crate::aggregate::{Contribution, apply};
@@ -179,11 +181,11 @@ impl Core {
     /// Stores updates (both parts of the split joined) in one write; each is answered only when all are durable.
     pub(crate) fn take_updates(&mut self, arrived: Vec<Arrived>, now: u64) -> Vec<Answer> {
         let (mut answers, mut taken): (Vec<Answer>, Vec<Arrived>) = (vec![], vec![]);
+        let mut known = BTreeSet::new();
         for a in arrived {
-            // A client may have sent it twice, and both came together.
-            let again = taken.iter().any(|t| t.round == a.round && t.subject == a.subject);
             match self.expects(a.round, &a.subject, now) {
-                Ok(()) if !again => taken.push(a),
+                Ok(()) if known.insert((a.round, a.subject.clone())) => taken.push(a),
+                // A client may have sent it twice, and both came together.
                 Ok(()) => answers.push((a.answer, Err(refuse(Refusal::Busy, "this update is being stored already")))),
                 Err(e) => answers.push((a.answer, Err(e))),
             }
@@ -267,17 +269,25 @@ impl Core {
         let Some(open) = run.open.take() else { return Ok(Batch::new()) };
         let contributions: Vec<&Contribution> = subjects.iter().filter_map(|s| open.stored.get(s)).collect();
         let whole = self.whole();
-        let load = |i: usize| {
-            let missing = || refuse(Refusal::Internal, "an acknowledged update is missing");
-            self.load_update(key, &subjects[i])?.ok_or_else(missing)?.delta(&self.recipe, &whole)
-        };
+        let missing = || refuse(Refusal::Internal, "an acknowledged update is missing");
+        let recipe = &self.recipe;
         if self.recipe.updates.feeds_back() {
             run.counted.extend(subjects.iter().map(|s| (s.clone(), key.round)));
         }
         let batch = if self.recipe.aggregation == Aggregation::Personalized {
+            let load = |i: usize| self.load_update(key, &subjects[i])?.ok_or_else(missing)?.delta(recipe, &whole);
             self.aggregate_personal(run, subjects, &contributions, load)?
         } else {
-            apply(&self.recipe, &mut run.state, &contributions, load)?;
+            // Read one after the other, opened and unpacked on all cores.
+            let load = |range: std::ops::Range<usize>| {
+                let sealed: Vec<_> = subjects[range]
+                    .iter()
+                    .map(|s| self.sealed_update(key, s)?.ok_or_else(missing))
+                    .collect::<Result<_, CoordinatorError>>()?;
+                let open = |s: SealedUpdate| s.open()?.ok_or_else(missing)?.delta(recipe, &whole);
+                sealed.into_par_iter().map(open).collect()
+            };
+            apply(recipe, &mut run.state, &contributions, load)?;
             Batch::new()
         };
         Ok(Self::drop_updates(batch, key, subjects))

@@ -80,6 +80,21 @@ impl Update {
     }
 }
 
+/// An update as it is stored, with the stage's key.
+pub(super) struct SealedUpdate {
+    id: String,
+    secret: [u8; 32],
+    record: UpdateRecord,
+}
+
+impl SealedUpdate {
+    /// `None` when it is sealed under a key that is gone (a shard that was set aside): the round asks its client again.
+    pub(super) fn open(self) -> Result<Option<Update>, CoordinatorError> {
+        let Some(plain) = lethe_seal::unseal(&self.secret, self.id.as_bytes(), &self.record.0) else { return Ok(None) };
+        codec::from_bytes(&plain, limits::MAX_ADAPTER * 2).map(Some).map_err(|e| internal(&e))
+    }
+}
+
 impl Core {
     /// How adapters are divided between devices and coordinator.
     pub(crate) fn whole(&self) -> Whole {
@@ -114,14 +129,19 @@ impl Core {
 
     /// The stored update of a subject in a round, if there is one that can be read.
     pub(super) fn load_update(&self, key: RoundKey, subject: &SubjectId) -> Result<Option<Update>, CoordinatorError> {
+        self.sealed_update(key, subject)?.map_or(Ok(None), SealedUpdate::open)
+    }
+
+    /// The same, not yet opened.
+    pub(super) fn sealed_update(
+        &self,
+        key: RoundKey,
+        subject: &SubjectId,
+    ) -> Result<Option<SealedUpdate>, CoordinatorError> {
         let id = update_id(key, subject);
         let Some(record) = self.store.get::<UpdateRecord>(&id)? else { return Ok(None) };
-        let Some(secret) = self.store.get::<UpdateKey>(&checkpoint_id(key.shard, key.stage))? else {
-            return Ok(None);
-        };
-        // Sealed under a key that is gone (a shard that was set aside): the round asks its client again.
-        let Some(plain) = lethe_seal::unseal(&secret.0, id.as_bytes(), &record.0) else { return Ok(None) };
-        codec::from_bytes(&plain, limits::MAX_ADAPTER * 2).map(Some).map_err(|e| internal(&e))
+        let secret = self.store.get::<UpdateKey>(&checkpoint_id(key.shard, key.stage))?;
+        Ok(secret.map(|UpdateKey(secret)| SealedUpdate { id, secret, record }))
     }
 
     /// Deletes updates that a round has aggregated.

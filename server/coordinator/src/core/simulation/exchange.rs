@@ -35,7 +35,7 @@ pub(super) fn answer(
             let (recipe, whole) = (core.recipe.clone(), core.whole());
             let update = Update::checked(&recipe, &whole, round, (delta, middle(core)), (loss, samples))?;
             let (answer, _) = oneshot::channel();
-            let arrived = Arrived { round, subject: subject.clone(), update, answer };
+            let arrived = Arrived { round, subject: subject.clone(), update, answer, place: None };
             let answers = core.take_updates(vec![arrived], now);
             answers.into_iter().next().map_or(Ok(()), |(_, a)| a).map(|()| Reply::Ack)
         }

@@ -59,7 +59,7 @@ fn anew(sim: &Simulation, core: &Core, shard: usize) -> Digest {
             .map(|u| Contribution { sketch: u.sketch.clone(), loss: u.loss, samples: u.samples })
             .collect();
         let refs: Vec<&Contribution> = contributions.iter().collect();
-        apply(recipe, &mut state, &refs, |i| updates[i].delta(recipe, &whole)).unwrap();
+        apply(recipe, &mut state, &refs, |r| updates[r].iter().map(|u| u.delta(recipe, &whole)).collect()).unwrap();
     }
     Digest::of_values(&state.theta)
 }
