@@ -82,12 +82,14 @@ impl Desk {
         self.runtime.spawn(async move { f(handler.as_ref()) }).await.ok()
     }
 
-    async fn answer(&self, peer: Option<Digest>, request: Request, bytes: usize) -> Reply {
+    /// `None` when the program is ending: the peer is to see a lost connection, not a refusal.
+    async fn answer(&self, peer: Option<Digest>, request: Request, bytes: usize) -> Option<Reply> {
         let handler = self.handler.clone();
-        let answer = self.runtime.spawn(async move { handler.handle(peer, request, bytes).await });
-        answer
-            .await
-            .unwrap_or_else(|e| Reply::Refused { code: Refusal::Internal, message: format!("the request failed: {e}") })
+        match self.runtime.spawn(async move { handler.handle(peer, request, bytes).await }).await {
+            Ok(reply) => Some(reply),
+            Err(e) if e.is_cancelled() => None,
+            Err(e) => Some(Reply::Refused { code: Refusal::Internal, message: format!("the request failed: {e}") }),
+        }
     }
 }
 
@@ -250,7 +252,10 @@ async fn answer(mut send: quinn::SendStream, mut recv: quinn::RecvStream, peer: 
         _ => return,
     };
     let reply = match request {
-        Ok((request, bytes)) => desk.answer(peer, request, bytes).await,
+        Ok((request, bytes)) => match desk.answer(peer, request, bytes).await {
+            Some(reply) => reply,
+            None => return,
+        },
         Err((code, e)) => Reply::Refused { code, message: e.to_string() },
     };
     let bytes = codec::encode_reply(&reply).or_else(|e| {
