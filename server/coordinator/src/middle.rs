@@ -23,6 +23,9 @@ const TAPE_WAIT: Duration = Duration::from_secs(60);
 /// Longest time between a training forward and its backward; what the forward keeps is dropped then.
 const TAPE_LIFE: Duration = Duration::from_secs(180);
 
+/// Most bytes of answers that are kept for clients which may ask again.
+const ANSWERS: usize = 256 << 20;
+
 /// Longest wait of a repeated pass for the one before it, and pauses of that wait.
 const AGAIN_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(10));
 
@@ -33,13 +36,16 @@ pub(crate) struct Session {
     start: Vec<f32>,
     /// Held from a training forward to its backward: what the passes keep in memory is bounded.
     tape: Option<(OwnedSemaphorePermit, Instant)>,
-    /// Number and answer of the last pass, for a client that lost the answer with its connection.
-    last: (u32, Option<Payload>),
+    /// Number of the last pass.
+    pass: u32,
+    /// Its answer, for a client that lost it with its connection.
+    answer: Option<Answer>,
     /// Since when the client has no connection.
     gone: Option<Instant>,
 }
 
 type At = (RoundKey, SubjectId);
+type Answer = (Payload, Instant);
 type Places = Mutex<Slots<At, Session>>;
 
 /// A pass in the order of its session.
@@ -63,8 +69,13 @@ impl Held {
 
     /// What a pass gave, for this session alone: one that was closed or replaced meanwhile counts no more.
     fn done(mut self, pass: u32, reply: &Payload) -> Result<(), CoordinatorError> {
-        self.session()?.last = (pass, Some(reply.clone()));
-        if self.put_back() { Ok(()) } else { Err(lost()) }
+        let session = self.session()?;
+        (session.pass, session.answer) = (pass, Some((reply.clone(), Instant::now())));
+        if !self.put_back() {
+            return Err(lost());
+        }
+        forget_oldest(held(&self.places).iter_mut().map(|(_, s)| &mut s.answer).collect(), ANSWERS);
+        Ok(())
     }
 
     fn put_back(&mut self) -> bool {
@@ -89,6 +100,23 @@ impl Drop for Held {
         } else {
             self.put_back();
         }
+    }
+}
+
+/// Lets go of the oldest answers when all together have more than `most` bytes: whose client still needs one begins again.
+fn forget_oldest(mut answers: Vec<&mut Option<Answer>>, most: usize) {
+    let size = |a: &Option<Answer>| a.as_ref().map_or(0, |(p, _)| p.bytes.len());
+    let mut total: usize = answers.iter().map(|a| size(a)).sum();
+    if total <= most {
+        return;
+    }
+    answers.sort_unstable_by_key(|a| a.as_ref().map(|(_, at)| *at));
+    for answer in answers {
+        if total <= most / 4 * 3 {
+            break;
+        }
+        total -= size(answer);
+        *answer = None;
     }
 }
 
@@ -132,7 +160,8 @@ impl MiddleHost {
     pub(crate) fn open(&self, round: RoundKey, subject: &SubjectId, adapter: Adapter) {
         let start = adapter.data.clone();
         let middle = LocalMiddle::new(self.segment.clone(), adapter);
-        self.slots().open((round, subject.clone()), Session { middle, start, tape: None, last: (0, None), gone: None });
+        self.slots()
+            .open((round, subject.clone()), Session { middle, start, tape: None, pass: 0, answer: None, gone: None });
     }
 
     fn take(&self, at: &At) -> Result<Taken<Session>, CoordinatorError> {
@@ -158,9 +187,9 @@ impl MiddleHost {
         let mut held = Held { places: self.places.clone(), at: at.clone(), taken: Some(taken) };
         let session = held.session()?;
         session.gone = None;
-        match &session.last {
-            (n, Some(reply)) if *n == pass => Ok(Turn::Again(reply.clone())),
-            (n, _) if *n + 1 == pass => Ok(Turn::Now(Box::new(held))),
+        match &session.answer {
+            Some((reply, _)) if session.pass == pass => Ok(Turn::Again(reply.clone())),
+            _ if session.pass.checked_add(1) == Some(pass) => Ok(Turn::Now(Box::new(held))),
             _ => Err(lost()),
         }
     }
@@ -340,5 +369,22 @@ impl MiddleHost {
             Ok(Payload::encode(&out, width, format))
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_answers_go_first() {
+        let now = Instant::now();
+        let answer = |n| Some((Payload::encode(&[0.0; 25], 25, WireFormat::F32), now + Duration::from_secs(n)));
+        let mut answers: Vec<Option<Answer>> = [3, 0, 7, 1, 6, 2, 5, 4].into_iter().map(answer).collect();
+        forget_oldest(answers.iter_mut().collect(), 800);
+        assert!(answers.iter().all(Option::is_some));
+        forget_oldest(answers.iter_mut().collect(), 400);
+        let left: Vec<u64> = answers.iter().flatten().map(|(_, at)| (*at - now).as_secs()).collect();
+        assert_eq!(left, [7, 6, 5]);
     }
 }
