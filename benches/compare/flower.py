@@ -1,7 +1,8 @@
 """Rounds of Flower with N clients on this machine, to stand beside `lethe fleet --clients N`.
 
 The server is Flower's own `start_server` (gRPC streams: nobody polls) with its FedAvg, without TLS; the clients are Flower's own
-`start_client`, many threads to a process, and answer with a constant vector. All clients take part in every round.
+`start_client`, many threads to a process, and answer with a constant vector. All clients take part in every round. As in `lethe fleet`, one
+round more than `--rounds` is run, and the first one, which warms up, is not counted.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def server(args):
 
         def configure_fit(self, *a, **k):
             if not self.marks:
-                # Until all have come; what is measured begins with the first round.
+                # Until all have come.
                 k.get("client_manager", a[2] if len(a) > 2 else None).wait_for(args.clients, 600)
                 self.note()
             return super().configure_fit(*a, **k)
@@ -59,7 +60,9 @@ def server(args):
         min_available_clients=args.clients,
         initial_parameters=start,
     )
-    start_server(server_address=args.address, config=ServerConfig(num_rounds=args.rounds), strategy=strategy)
+    start_server(server_address=args.address, config=ServerConfig(num_rounds=args.rounds + 1), strategy=strategy)
+    for figures in (strategy.marks, strategy.counts, strategy.cpu):
+        figures.pop(0)
     lengths = sorted(1000 * (b - a) for a, b in zip(strategy.marks, strategy.marks[1:]))
     at = lambda q: lengths[min(len(lengths) - 1, int(q * len(lengths)))]
     usage = resource.getrusage(resource.RUSAGE_SELF)

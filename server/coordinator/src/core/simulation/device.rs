@@ -53,8 +53,6 @@ pub(super) struct Device {
     /// The call whose answer it waits for.
     pub(super) call: u64,
     phase: Phase,
-    /// Updates that were acknowledged to it.
-    pub(super) acknowledged: Vec<RoundKey>,
 }
 
 /// What a device computes in a round: the same in every generation, other after items were erased.
@@ -79,7 +77,7 @@ fn commitment(subject: &SubjectId, erased: u32) -> Digest {
 
 impl Device {
     pub(super) fn new(subject: SubjectId) -> Self {
-        Self { subject, erased: 0, call: 0, phase: Phase::Joining, acknowledged: vec![] }
+        Self { subject, erased: 0, call: 0, phase: Phase::Joining }
     }
 
     /// Loses what it was doing, as when the system stops the app.
@@ -161,11 +159,6 @@ impl Device {
             (Phase::Erasing(_), Reply::Ack) => {
                 self.phase = Phase::Joining;
                 Act::Wait(20)
-            }
-            (Phase::Updating(round, _), Reply::Ack) => {
-                self.acknowledged.push(*round);
-                self.phase = Phase::Idle;
-                soon(dice)
             }
             // Tried again as it is: the coordinator's disk, or too many at once.
             (_, Reply::Refused { code: Refusal::Internal | Refusal::Busy, .. }) => Act::Wait(200),
