@@ -1,4 +1,4 @@
-//! What the benches share: a real federation on loopback, on real data.
+//! What the benches share: a real federation on loopback, on real data; and a lab without a network ([`lab`]).
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,6 +15,9 @@ use lethe_recipe::Recipe;
 use lethe_recsys::data::{DataSpec, Dataset, Event, load};
 use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::Invitation;
+
+pub mod lab;
+pub mod rows;
 
 /// A coordinator in this process, its operator, and what clients share.
 pub struct Federation {

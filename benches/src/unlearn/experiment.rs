@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
+use lethe_benches::lab::eprint_line;
 use lethe_learn::apa::ApaParams;
 use lethe_learn::metrics::{auc, uauc};
 use lethe_learn::seed::Seed;
@@ -15,7 +16,7 @@ use lethe_unlearn::{Exactness, ModelId, SampleId, Strategy, World};
 use serde_json::{Value, json};
 
 use crate::methods::{PARTITIONS, all};
-use crate::world::{Real, Recipe, eprint_line};
+use crate::world::{Real, Recipe};
 
 /// How many samples of each part.
 pub(crate) struct Sizes {

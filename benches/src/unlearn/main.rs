@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
+use lethe_benches::lab::eprint_line;
 use lethe_learn::seed::Seed;
 use lethe_recsys::data::{DataSpec, Dataset, load};
 use lethe_recsys::prompt::Template;
@@ -16,22 +17,21 @@ use lethe_recsys::samples::Split;
 mod experiment;
 mod methods;
 mod plot;
-mod states;
 mod table;
 mod tune;
 mod world;
 
 use experiment::{Experiment, Sizes};
-use world::{Recipe, eprint_line};
+use world::Recipe;
 
 #[derive(Parser)]
 #[command(name = "bench-unlearn", about = "The published unlearning methods, side by side")]
 struct Args {
     /// Data sets.
-    #[arg(long, value_enum, default_values = ["movielens", "books"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["movielens", "books"])]
     dataset: Vec<Which>,
     /// Seeds.
-    #[arg(long, default_values_t = [1, 2, 3])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3])]
     seeds: Vec<u64>,
     /// Training samples.
     #[arg(long, default_value_t = 1024)]
@@ -52,7 +52,7 @@ struct Args {
     #[arg(long, default_value_t = 4)]
     shards: usize,
     /// What is deleted, one after the other from the same state.
-    #[arg(long, value_enum, default_values = ["one-percent", "five-percent", "interaction"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["one-percent", "five-percent", "interaction"])]
     deletions: Vec<experiment::Deletion>,
     /// A run of some minutes: MovieLens, one seed, few samples; everything still happens for real.
     #[arg(long)]
@@ -163,9 +163,7 @@ fn main() -> anyhow::Result<()> {
     if !args.merge.is_empty() {
         let mut rows = vec![];
         for path in &args.merge {
-            let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-            let file: serde_json::Value = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-            rows.extend(file["rows"].as_array().context("a file without rows")?.iter().cloned());
+            rows.extend(lethe_benches::rows::read(path)?);
         }
         write(&args, &rows)?;
         writeln!(std::io::stdout(), "{}", table::render(&rows))?;
@@ -221,7 +219,7 @@ fn write(args: &Args, rows: &[serde_json::Value]) -> anyhow::Result<()> {
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
     }
     if let Some(path) = &args.csv {
-        std::fs::write(path, table::csv(rows)).with_context(|| path.display().to_string())?;
+        std::fs::write(path, lethe_benches::rows::csv(rows)).with_context(|| path.display().to_string())?;
     }
     if let Some(path) = &args.svg {
         std::fs::write(path, plot::svg(rows)).with_context(|| path.display().to_string())?;

@@ -34,9 +34,9 @@ pub(crate) fn svg(rows: &[Value]) -> String {
          font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
         WIDTH + RIGHT
     );
-    for (i, ((dataset, deletion), methods)) in panels.into_iter().enumerate() {
+    for (i, (title, methods)) in panels.enumerate() {
         let _ = writeln!(out, "<g transform=\"translate(0 {})\">", HEIGHT * i as f64);
-        panel(&mut out, &format!("{dataset}, {deletion}"), &methods);
+        panel(&mut out, &title, &methods);
         out += "</g>\n";
     }
     out + "</svg>\n"

@@ -1,5 +1,6 @@
 //! Which recipe is best on validation samples. The test samples are not looked at.
 
+use lethe_benches::lab::eprint_line;
 use lethe_learn::apa::ApaParams;
 use lethe_learn::metrics::auc;
 use lethe_unlearn::combine::Combine;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::experiment::Experiment;
 use crate::methods::SLICES;
-use crate::world::{Recipe, eprint_line};
+use crate::world::Recipe;
 
 const TAUS: [f64; 3] = [1.0, 100.0, 1000.0];
 const NEIGHBOURS: [usize; 2] = [20, 100];

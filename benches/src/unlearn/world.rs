@@ -1,22 +1,17 @@
 //! The real world of the comparison: a language model, a data set, and everything computed so far on disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::Context;
 use lethe_benches::cpu_seconds;
-use lethe_client::encode::Encoder;
+use lethe_benches::lab::{Lab, Setting, eprint_line};
 use lethe_learn::seed::Seed;
-use lethe_model::kernels::panels::Compute;
-use lethe_model::layout::Layout;
-use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
-use lethe_model::segment::Segment;
-use lethe_model::source::open;
-use lethe_model::split::LocalMiddle;
-use lethe_model::split::{DeviceModel, SplitSpec};
-use lethe_model::train::{AdamW, Packing, Sample, Trainer};
+use lethe_model::lora::{Adapter, AdapterShape};
+use lethe_model::split::SplitSpec;
+use lethe_model::train::{AdamW, Sample};
 use lethe_proto::ids::Digest;
+use lethe_proto::payload::WireFormat;
 use lethe_recsys::data::Dataset;
 use lethe_recsys::features::item_features;
 use lethe_recsys::prompt::Template;
@@ -25,8 +20,6 @@ use lethe_recsys::samples::{Split, TaskSample, training_events};
 use lethe_unlearn::world::{Distillation, Mixing};
 use lethe_unlearn::{Cost, ModelId, SampleId, Training, UnlearnError, World};
 use serde::{Deserialize, Serialize};
-
-use crate::states::OnDisk;
 
 /// What decides a model's bytes besides samples and seed; the same for every method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,15 +57,9 @@ struct Stored {
 
 /// Model, data and cache.
 pub(crate) struct Real {
-    device: DeviceModel,
-    middle: Segment,
-    frozen: OnDisk,
-    encoder: Encoder,
+    lab: Lab,
     shape: std::sync::Arc<AdapterShape>,
     initial: Adapter,
-    data: Dataset,
-    rows: Vec<TaskSample>,
-    tokens: Vec<Option<Vec<u32>>>,
     /// Last hidden states by the untuned model.
     places: Vec<Option<Vec<f32>>>,
     vectors: References,
@@ -92,8 +79,6 @@ fn failed(e: impl std::fmt::Display) -> UnlearnError {
     UnlearnError::World(e.to_string())
 }
 
-const PACKING: Packing = Packing { max_tokens: 800 };
-
 impl Real {
     /// Loads the model; `rows` is every sample that the experiment uses.
     #[allow(clippy::too_many_arguments)]
@@ -107,33 +92,27 @@ impl Real {
         seed: &Seed,
         cache: &Path,
     ) -> anyhow::Result<Self> {
-        let source = open(model)?;
-        let spec = SplitSpec { k_in: 0, k_out: source.config().layers };
-        let device = DeviceModel::load(source.as_ref(), spec, Compute::Bf16)?;
-        let middle = DeviceModel::load_middle(source.as_ref(), spec, Compute::Bf16)?;
-        let lora = LoraRecipe { last_layers: Some(recipe.last_layers), ..LoraRecipe::default() };
-        let shape = AdapterShape::new(source.config(), &lora, |_| true);
-        let initial = Adapter::init(&shape, &seed.derive("adapter", &[]));
         let events = training_events(&data, split);
         let vectors = References::fit(&events, data.users.len(), data.items.len(), seed);
+        let catalogue = item_features(&data.items);
+        let places = vec![None; rows.len()];
+        let version = template.version;
+        // All layers here: nothing crosses a split.
+        let whole = SplitSpec { k_in: 0, k_out: lethe_model::source::open(model)?.config().layers };
+        let setting = Setting { split: whole, last_layers: recipe.last_layers, wire: WireFormat::F32 };
+        let lab = Lab::load(model, (data, template), rows, setting, &cache.join("states"))?;
+        let shape = lab.shape(8);
+        let initial = Adapter::init(&shape, &seed.derive("adapter", &[]));
         let named = serde_json::to_vec(&recipe)?;
-        let what = [template.version.as_bytes(), &named[..], &seed.0[..], lethe_model::engine().as_bytes()].concat();
-        let states = format!("{} {}", recipe.last_layers, lethe_model::engine());
-        let states = Digest::of(&[states.as_bytes(), &std::fs::metadata(model)?.len().to_le_bytes()]).hex();
+        let what = [version.as_bytes(), &named[..], &seed.0[..], lethe_model::engine().as_bytes()].concat();
         let under = Digest::of(&[&what, &std::fs::metadata(model)?.len().to_le_bytes()]).hex();
         std::fs::create_dir_all(cache).with_context(|| cache.display().to_string())?;
         Ok(Self {
-            encoder: Encoder::new(source.tokenizer()?, template)?,
-            tokens: vec![None; rows.len()],
-            places: vec![None; rows.len()],
-            catalogue: item_features(&data.items),
-            device,
-            middle,
-            frozen: OnDisk::open(&cache.join("states").join(&states[..16]))?,
+            places,
+            catalogue,
+            lab,
             shape,
             initial,
-            data,
-            rows,
             vectors,
             recipe,
             seed: *seed,
@@ -144,26 +123,17 @@ impl Real {
         })
     }
 
-    fn ids(&mut self, s: SampleId) -> Result<Vec<u32>, UnlearnError> {
-        if let Some(ids) = &self.tokens[s] {
-            return Ok(ids.clone());
-        }
-        let ids = self.encoder.ids(&self.rows[s].prompt(&self.data)).map_err(failed)?;
-        self.tokens[s] = Some(ids.clone());
-        Ok(ids)
-    }
-
     fn sample(&mut self, s: SampleId) -> Result<Sample, UnlearnError> {
-        Ok(Sample { ids: self.ids(s)?, label: self.rows[s].label })
+        self.lab.sample(s).map_err(failed)
     }
 
     /// Identities of samples, sorted, with what their prompts say.
     fn content(&mut self, samples: &[SampleId]) -> Result<Vec<u8>, UnlearnError> {
         let mut all = vec![];
         for s in samples {
-            let ids = self.ids(*s)?;
+            let Sample { ids, label } = self.sample(*s)?;
             let bytes: Vec<u8> = ids.iter().flat_map(|t| t.to_le_bytes()).collect();
-            all.push(Digest::of(&[&bytes, &[u8::from(self.rows[*s].label)]]).0);
+            all.push(Digest::of(&[&bytes, &[u8::from(label)]]).0);
         }
         all.sort_unstable();
         Ok(all.concat())
@@ -254,25 +224,8 @@ impl Real {
     }
 
     /// Computes what the layers below the adapted ones give for every sample, so that no method is charged for it.
-    pub(crate) fn prepare(&mut self) -> Result<(), UnlearnError> {
-        let started = Instant::now();
-        let mut all = vec![];
-        for s in 0..self.rows.len() {
-            let ids = self.ids(s)?;
-            if !self.frozen.holds(&ids) {
-                all.push(s);
-            }
-        }
-        let untuned = self.initial.clone();
-        self.score(&untuned, &all)?;
-        let tokens: usize = self.tokens.iter().flatten().map(Vec::len).sum();
-        let (n, new, s) = (self.rows.len(), all.len(), started.elapsed().as_secs_f64());
-        eprint_line(&format!("{n} samples, {} tokens each; states of {new}: {s:.0} s", tokens / n.max(1)));
-        Ok(())
-    }
-
-    fn trainer(&self) -> Trainer<'_> {
-        Trainer { device: &self.device, answers: self.encoder.answers, packing: PACKING, frozen: &self.frozen }
+    pub(crate) fn prepare(&mut self) -> anyhow::Result<()> {
+        self.lab.prepare()
     }
 
     /// Gradient on an adapter; beside `base`, which stays as it is.
@@ -288,34 +241,18 @@ impl Real {
             None => own.clone(),
             Some(b) => Adapter::mix_nd(&[(b, 1.0), (&own, 1.0)]).map_err(failed)?,
         };
-        let mut grads = vec![0.0; whole.data.len()];
-        let empty = whole.select(|_| false);
-        let mut middle = LocalMiddle::new(self.middle.clone(), empty);
-        self.trainer().accumulate_towards(rows, soft, &whole, &mut grads, &mut middle).map_err(failed)?;
+        let grads = self.lab.gradient(&whole, rows, soft, &mut BTreeSet::new()).map_err(failed)?.grads;
         match base {
-            None => Ok(grads),
-            Some(_) => Adapter::from_data(whole.shape(), grads)
-                .and_then(|g| Ok(g.part_of_nd(1, &self.shape)?.data))
-                .map_err(failed),
+            None => Ok(grads.data),
+            Some(_) => Ok(grads.part_of_nd(1, &self.shape).map_err(failed)?.data),
         }
     }
 
     fn score(&mut self, adapter: &Adapter, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
-        let rows: Vec<Sample> = samples.iter().map(|s| self.sample(*s)).collect::<Result<_, _>>()?;
-        let mut middle = LocalMiddle::new(self.middle.clone(), adapter.select(|_| false));
-        if !self.timed {
-            return self.trainer().score(&rows, adapter, &mut middle).map_err(failed);
-        }
-        // What a query costs: the whole pass.
-        let sequences: Vec<Vec<u32>> = rows.into_iter().map(|s| s.ids).collect();
-        let (layout, ids) = Layout::pack(&sequences);
-        self.device.score(&layout, &ids, self.encoder.answers, Some(adapter), &mut middle).map_err(failed)
+        let rows = self.lab.samples(samples).map_err(failed)?;
+        let out = if self.timed { self.lab.score_whole(adapter, rows) } else { self.lab.score(adapter, &rows) };
+        out.map_err(failed)
     }
-}
-
-pub(crate) fn eprint_line(line: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 impl World for Real {
@@ -429,9 +366,8 @@ impl World for Real {
 
     fn hidden(&mut self, samples: &[SampleId]) -> Result<Vec<Vec<f32>>, UnlearnError> {
         let unknown: Vec<SampleId> = samples.iter().copied().filter(|s| self.places[*s].is_none()).collect();
-        let rows: Vec<Sample> = unknown.iter().map(|s| self.sample(*s)).collect::<Result<_, _>>()?;
-        let mut middle = LocalMiddle::new(self.middle.clone(), self.initial.select(|_| false));
-        let found = self.trainer().last_hidden(&rows, self.shape.first_trained(), &mut middle).map_err(failed)?;
+        let rows = self.lab.samples(&unknown).map_err(failed)?;
+        let found = self.lab.last_hidden(&rows).map_err(failed)?;
         for (s, v) in unknown.into_iter().zip(found) {
             self.places[s] = Some(v);
         }
@@ -439,23 +375,23 @@ impl World for Real {
     }
 
     fn identity(&self, sample: SampleId) -> u64 {
-        u64::from(self.rows[sample].event)
+        u64::from(self.lab.rows[sample].event)
     }
 
     fn user(&self, sample: SampleId) -> u32 {
-        self.rows[sample].user
+        self.lab.rows[sample].user
     }
 
     fn item(&self, sample: SampleId) -> u32 {
-        self.rows[sample].item
+        self.lab.rows[sample].item
     }
 
     fn label(&self, sample: SampleId) -> bool {
-        self.rows[sample].label
+        self.lab.rows[sample].label
     }
 
     fn liked(&self, sample: SampleId) -> Vec<u32> {
-        self.rows[sample].history.iter().filter(|(_, l)| *l).map(|(i, _)| *i).collect()
+        self.lab.rows[sample].history.iter().filter(|(_, l)| *l).map(|(i, _)| *i).collect()
     }
 
     fn user_vector(&self, user: u32) -> Vec<f32> {

@@ -97,6 +97,9 @@ impl RemoteMiddle {
 
 impl Middle for RemoteMiddle {
     fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, stage: Stage) -> Result<Vec<f32>, ModelError> {
+        if stage == Stage::Above {
+            return Err(ModelError::Shape("the coordinator's middle scores from its first layer on".into()));
+        }
         self.rows = layout.rows();
         let purpose = match (stage, self.round()) {
             (Stage::Frozen, Some(round)) => Purpose::Frozen { round },

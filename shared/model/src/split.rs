@@ -54,6 +54,8 @@ pub enum Stage {
     Frozen,
     /// Those from the first trained layer on; a [`Middle::backward`] follows.
     Train,
+    /// Those from the first trained layer on; nothing is kept.
+    Above,
 }
 
 /// Whoever runs the middle layers: this process, or the coordinator over a connection.
@@ -130,6 +132,7 @@ impl Middle for LocalMiddle {
         match stage {
             Stage::Score => self.segment.forward(layout, hidden, Some(&self.adapter)),
             Stage::Frozen => self.frozen.forward(layout, hidden, None),
+            Stage::Above => self.trained.forward(layout, hidden, Some(&self.adapter)),
             Stage::Train => {
                 let (out, tape) = self.trained.forward_train(layout, hidden, &self.adapter)?;
                 self.tape = Some(tape);
@@ -309,8 +312,10 @@ impl DeviceModel {
     /// Last hidden states of sequences after the final norm, `[sequences, hidden]`, from the states before layer `cut`,
     /// `[rows, hidden]` ([`Self::frozen`]).
     ///
+    /// When `cut` lies among the middle layers it must be the first trained one: the middle starts there ([`Stage::Above`]).
+    ///
     /// # Errors
-    /// [`ModelError::Shape`] when `cut` lies among the middle layers: a middle cannot start there.
+    /// Those of the middle, which may not offer that.
     pub fn last_from(
         &self,
         layout: &Layout,
@@ -320,13 +325,9 @@ impl DeviceModel {
         middle: &mut dyn Middle,
     ) -> Result<Vec<f32>, ModelError> {
         let (first, last) = (self.bottom.range().end, self.top.range().start);
-        if cut > first && cut < last {
-            let expected = format!("expected states before a layer up to {first} or from {last} on");
-            return Err(ModelError::Shape(format!("{expected}, got them before layer {cut}, in the middle")));
-        }
         let mut h = self.bottom.part(cut..usize::MAX).forward(layout, hidden, adapter)?;
         if cut < last {
-            h = middle.forward(layout, h, Stage::Score)?;
+            h = middle.forward(layout, h, if cut > first { Stage::Above } else { Stage::Score })?;
         }
         Ok(self.final_norm(&self.top.part(cut..usize::MAX).forward_last(layout, h, adapter)?))
     }

@@ -159,6 +159,11 @@ fn ours(
     Ok(Placed { shards: samples.iter().map(place).collect(), sub_shards: Some(sub_shards) })
 }
 
+/// Balanced k-means of rows: the cluster of each, none above `cap` rows; k-means++ start, ties by position.
+pub fn clusters(rows: &[Vec<f32>], clusters: usize, cap: usize, iterations: usize, seed: &Seed) -> Vec<usize> {
+    KMeans { shards: clusters, cap, iterations }.run(rows, seed)
+}
+
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(x, y)| f64::from(x - y) * f64::from(x - y)).sum()
 }

@@ -28,12 +28,21 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// PPLR's balance beside other ways to federate, and what compression and lost devices cost. Hours; `--quick` takes some
+    /// minutes; goes on where it was interrupted. `lethe bench federated --help` lists the options.
+    #[command(disable_help_flag = true)]
+    Federated {
+        /// Arguments of the program `bench-federated`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (name, args) = match &args.what {
         What::Forget { args } => ("bench-forget", args),
         What::Unlearn { args } => ("bench-unlearn", args),
+        What::Federated { args } => ("bench-federated", args),
     };
     let program: PathBuf = std::env::current_exe()?.with_file_name(name);
     let status = std::process::Command::new(&program).args(args).status();

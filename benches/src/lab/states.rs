@@ -8,16 +8,16 @@ use lethe_proto::ids::Digest;
 
 /// One file per sample. What cannot be read is computed again; what cannot be written is not kept.
 #[derive(Debug)]
-pub(crate) struct OnDisk(PathBuf);
+pub(super) struct OnDisk(PathBuf);
 
 impl OnDisk {
-    pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         Ok(Self(folder.to_owned()))
     }
 
     /// Whether a sample's states are there.
-    pub(crate) fn holds(&self, ids: &[u32]) -> bool {
+    pub(super) fn holds(&self, ids: &[u32]) -> bool {
         self.path(ids).exists()
     }
 

@@ -1,0 +1,224 @@
+//! `lethe bench federated`: PPLR's balance beside other ways to federate LoRA, on the same users, samples and model.
+//!
+//! Every row is written when it is ready, and rows that `--json FILE` holds already are not computed again: an interrupted run
+//! goes on.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::Parser;
+use lethe_benches::lab::{Lab, Setting, eprint_line};
+use lethe_benches::rows::Rows;
+use lethe_learn::seed::Seed;
+use lethe_model::split::SplitSpec;
+use lethe_proto::payload::WireFormat;
+use lethe_recsys::data::{DataSpec, Dataset, load};
+use lethe_recsys::prompt::Template;
+use serde_json::Value;
+
+mod experiment;
+mod factors;
+mod fleet;
+mod methods;
+mod population;
+mod table;
+mod training;
+
+use experiment::Experiment;
+use methods::{Rule, all};
+use population::{Kind, Population, Sizes};
+use training::Recipe;
+
+#[derive(Parser)]
+#[command(name = "bench-federated", about = "Ways to federate LoRA, side by side")]
+struct Args {
+    /// What clients are.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["silos", "users"])]
+    clients: Vec<Kind>,
+    /// Seeds.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3])]
+    seeds: Vec<u64>,
+    /// Only methods whose name holds one of these; the centralised one is always there.
+    #[arg(long, value_delimiter = ';')]
+    only: Vec<String>,
+    /// Users.
+    #[arg(long, default_value_t = 64)]
+    users: usize,
+    /// Training samples of each.
+    #[arg(long, default_value_t = 8)]
+    train: usize,
+    /// Validation samples of each.
+    #[arg(long, default_value_t = 4)]
+    validation: usize,
+    /// Test samples of each.
+    #[arg(long, default_value_t = 16)]
+    test: usize,
+    /// Rounds with silos, all of which take part in each.
+    #[arg(long, default_value_t = 4)]
+    silo_rounds: usize,
+    /// Rounds with one user per client.
+    #[arg(long, default_value_t = 16)]
+    user_rounds: usize,
+    /// Clients per round then.
+    #[arg(long, default_value_t = 8)]
+    cohort: usize,
+    /// Passes of a user's device over its samples in a round.
+    #[arg(long, default_value_t = 2)]
+    user_epochs: usize,
+    /// Passes over the samples where there are no rounds.
+    #[arg(long, default_value_t = 2)]
+    central_epochs: usize,
+    /// Rate of AdamW.
+    #[arg(long, default_value_t = 1e-3)]
+    lr: f32,
+    /// Rate of the coordinator's Adam.
+    #[arg(long, default_value_t = 1.5e-3)]
+    server_lr: f32,
+    /// Adapted layers, counted from the last.
+    #[arg(long, default_value_t = 4)]
+    last_layers: usize,
+    /// A run of some minutes: few users, every method; no figure to quote.
+    #[arg(long)]
+    quick: bool,
+    /// Folder of frozen layers' states; below the cache folder when absent.
+    #[arg(long)]
+    home: Option<PathBuf>,
+    /// Write the rows as JSON; rows that it holds are kept.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write the rows as CSV.
+    #[arg(long)]
+    csv: Option<PathBuf>,
+}
+
+/// What rows of one file share.
+const KEY: [&str; 3] = ["clients", "seed", "method"];
+
+fn main() -> anyhow::Result<()> {
+    let mut args = Args::parse();
+    if args.quick {
+        (args.users, args.train, args.validation, args.test, args.seeds) = (6, 4, 2, 4, vec![1]);
+        (args.silo_rounds, args.user_rounds, args.cohort, args.central_epochs) = (2, 2, 3, 1);
+    }
+    let mut rows = Rows::open(args.json.clone(), args.csv.clone())?;
+    let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
+    let home = match &args.home {
+        Some(h) => h.clone(),
+        None => lethe_assets::default_home()?.join("unlearn"),
+    };
+    let data = load(&files.movielens, &DataSpec::of_folder(&files.movielens)?, false).context("loading the data")?;
+    for seed in &args.seeds {
+        let silos = if args.quick { 3 } else { 5 };
+        let (users, train, validation, test) = (args.users, args.train, args.validation, args.test);
+        let sizes = Sizes { users, train, validation, test, silos };
+        let seed_of = Seed::from_u64(*seed);
+        let population = Population::draw(&data, &sizes, &seed_of)?;
+        let mut labs = Labs {
+            model: &files.model,
+            data: &data,
+            population: &population,
+            args: &args,
+            home: &home,
+            open: HashMap::new(),
+        };
+        for kind in &args.clients {
+            one(&args, *kind, (*seed, &seed_of), &population, &mut labs, &mut rows)?;
+        }
+    }
+    writeln!(std::io::stdout(), "{}", table::render(rows.all()))?;
+    Ok(())
+}
+
+/// All methods with one kind of clients and one seed.
+fn one(
+    args: &Args,
+    kind: Kind,
+    (seed, seed_of): (u64, &Seed),
+    population: &Population,
+    labs: &mut Labs<'_>,
+    rows: &mut Rows,
+) -> anyhow::Result<()> {
+    let clients = population.clients(kind);
+    let recipe = args.recipe(kind, clients.len());
+    eprint_line(&format!("{}, seed {seed}: {} clients", kind.name(), clients.len()));
+    let mut experiment = Experiment { clients: &clients, recipe: &recipe, seed: *seed_of, first: HashMap::new() };
+    let mut target = None;
+    for method in all(kind) {
+        let wanted = args.only.is_empty() || args.only.iter().any(|o| method.name.contains(o.as_str()));
+        if !wanted && method.rule != Rule::Central {
+            continue;
+        }
+        let key = [Value::from(kind.name()), Value::from(seed), Value::from(method.name.clone())];
+        let validation = match rows.find(&KEY, &key) {
+            Some(known) => known["validation_auc"].as_f64(),
+            None => {
+                let found = experiment.row(labs.with(method.wire)?, &method, target)?;
+                let mut row = found.row;
+                for (k, v) in KEY.iter().zip(&key) {
+                    row[*k] = v.clone();
+                }
+                rows.push(row)?;
+                found.validation
+            }
+        };
+        if method.rule == Rule::Central {
+            target = validation.map(|v| v - 0.01);
+        }
+    }
+    Ok(())
+}
+
+impl Args {
+    fn recipe(&self, kind: Kind, clients: usize) -> Recipe {
+        let (rounds, cohort, epochs, validate_every) = match kind {
+            Kind::Silos => (self.silo_rounds, clients, 1, 1),
+            Kind::Users => (self.user_rounds, self.cohort, self.user_epochs, 2),
+        };
+        Recipe {
+            rounds,
+            cohort,
+            epochs,
+            central_epochs: self.central_epochs,
+            batch: 8,
+            lr: self.lr,
+            rank: 8,
+            device_lr: 1.0,
+            server_lr: self.server_lr,
+            validate_every,
+        }
+    }
+}
+
+/// The model and the samples, once per number format of the wire.
+struct Labs<'a> {
+    model: &'a Path,
+    data: &'a Dataset,
+    population: &'a Population,
+    args: &'a Args,
+    home: &'a Path,
+    open: HashMap<&'static str, Lab>,
+}
+
+impl Labs<'_> {
+    fn with(&mut self, wire: WireFormat) -> anyhow::Result<&mut Lab> {
+        let name = match wire {
+            WireFormat::F32 => "f32",
+            WireFormat::F16 => "f16",
+            WireFormat::Int8 => "int8",
+        };
+        if !self.open.contains_key(name) {
+            let last_layers = self.args.last_layers;
+            ensure!(last_layers > 1, "at least 2 layers must be adapted: the device's last one and one of the middle");
+            // The product's split: 4 layers and the last one on the device.
+            let setting = Setting { split: SplitSpec { k_in: 4, k_out: 1 }, last_layers, wire };
+            let what = (self.data.clone(), Template::movie());
+            let mut lab =
+                Lab::load(self.model, what, self.population.rows.clone(), setting, &self.home.join("states"))?;
+            lab.prepare()?;
+            self.open.insert(name, lab);
+        }
+        self.open.get_mut(name).context("just opened")
+    }
+}
