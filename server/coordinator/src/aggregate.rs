@@ -69,11 +69,12 @@ fn record_loss(state: &mut TrainState, contributions: &[&Contribution]) {
 const AT_ONCE: usize = 8 << 20;
 
 /// Applies a round: `load(range)` reads some updates, few enough to be in memory together; they are added in their order. A
-/// round without contributions changes nothing.
+/// round without contributions changes nothing. An update that is so many rounds late counts `1 / sqrt(1 + rounds)` of its weight
+/// (FedBuff; Nguyen et al., AISTATS 2022, section 5).
 pub(crate) fn apply(
     recipe: &Recipe,
     state: &mut TrainState,
-    contributions: &[&Contribution],
+    (contributions, late): (&[&Contribution], &[u16]),
     mut load: impl FnMut(Range<usize>) -> Result<Vec<Vec<f32>>, CoordinatorError>,
 ) -> Result<(), CoordinatorError> {
     let round = state.losses.len() as u32;
@@ -82,8 +83,9 @@ pub(crate) fn apply(
         let (weights, together) = (weights(recipe, round, contributions), (AT_ONCE / state.theta.len().max(1)).max(1));
         for start in (0..weights.len()).step_by(together) {
             let range = start..(start + together).min(weights.len());
-            for (w, delta) in weights[range.clone()].iter().zip(load(range)?) {
-                sum.add(*w, &delta)?;
+            let factors = late[range.clone()].iter().map(|rounds| 1.0 / (1.0 + f32::from(*rounds)).sqrt());
+            for ((w, factor), delta) in weights[range.clone()].iter().zip(factors).zip(load(range)?) {
+                sum.add(w * factor, &delta)?;
             }
         }
         state.step += 1;

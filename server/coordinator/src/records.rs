@@ -193,6 +193,14 @@ pub(crate) struct RoundRecord {
 }
 persisted!(RoundRecord, "rounds", Shard);
 
+/// The round of the same stage that each contributor of a round began in; only where somebody was late. Key: as of the round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct BegunRecord(pub(crate) Vec<u16>);
+persisted!(BegunRecord, "rounds-begun", Shard);
+
+/// Whose update, and the round of the stage that it was begun in.
+pub(crate) type Contributor = (SubjectId, u16);
+
 /// What rounds have cost so far. Key: empty.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct RatesRecord(pub(crate) Rates);

@@ -11,7 +11,7 @@ use lethe_proto::round::Round;
 use lethe_recipe::Recipe;
 
 use crate::aggregate::Contribution;
-use crate::records::TrainState;
+use crate::records::{Contributor, TrainState};
 
 /// A shard's training, between or inside rounds.
 #[derive(Debug)]
@@ -27,6 +27,12 @@ pub(crate) struct Run {
     /// The round of this stage in which each subject's update counted last; only where updates feed back what they lose.
     pub(crate) counted: BTreeMap<SubjectId, u16>,
     pub(crate) open: Option<OpenRound>,
+    /// Updates that are stored and have not counted yet: whose, and the round of this stage that they were begun in.
+    pub(crate) buffer: BTreeMap<Contributor, Contribution>,
+    /// Closed rounds of this stage whose late updates still count.
+    pub(crate) past: BTreeMap<u16, Round>,
+    /// Read from the store: what is stored of late updates is not in `buffer` yet.
+    pub(crate) resumed: bool,
     /// A write of it failed: the store may hold it as it was, or as it became. It is read again before it goes on.
     pub(crate) stale: bool,
 }
@@ -35,7 +41,6 @@ pub(crate) struct Run {
 #[derive(Debug)]
 pub(crate) struct OpenRound {
     pub(crate) round: Round,
-    pub(crate) stored: BTreeMap<SubjectId, Contribution>,
     /// When each client was given its task.
     pub(crate) began: BTreeMap<SubjectId, u64>,
     pub(crate) starved: u32,
@@ -61,6 +66,67 @@ pub(crate) fn initial(recipe: &Recipe, shape: &std::sync::Arc<AdapterShape>) -> 
 }
 
 impl Run {
+    /// A run between two rounds.
+    pub(crate) fn at(key: RoundKey, live: bool, state: TrainState) -> Self {
+        let RoundKey { shard, generation, stage, round } = key;
+        Self {
+            shard,
+            live,
+            generation,
+            stage,
+            round,
+            state,
+            counted: BTreeMap::new(),
+            open: None,
+            buffer: BTreeMap::new(),
+            past: BTreeMap::new(),
+            resumed: true,
+            stale: false,
+        }
+    }
+
+    /// A round of this stage that takes updates.
+    pub(crate) fn round_mut(&mut self, round: u16) -> Option<&mut Round> {
+        match self.open.as_mut().filter(|_| round == self.round) {
+            Some(open) => Some(&mut open.round),
+            None => self.past.get_mut(&round),
+        }
+    }
+
+    /// An update is stored, and waits for the round that counts it.
+    pub(crate) fn stored(&mut self, (subject, begun): Contributor, contribution: Contribution) {
+        if let Some(round) = self.round_mut(begun) {
+            round.stored(&subject);
+        }
+        self.buffer.insert((subject, begun), contribution);
+        self.count_late();
+    }
+
+    /// Tells the open round how many updates of earlier ones count in it.
+    pub(crate) fn count_late(&mut self) {
+        let late = self.buffer.keys().filter(|(_, begun)| *begun < self.round).count();
+        if let Some(open) = self.open.as_mut().filter(|_| self.live) {
+            open.round.count_late(late);
+        }
+    }
+
+    /// The round in which an update of a subject counted last, or will count.
+    pub(crate) fn counted_of(&self, subject: &SubjectId) -> Option<u16> {
+        let of = (subject.clone(), 0)..=(subject.clone(), u16::MAX);
+        let waits = self.buffer.range(of).map(|((_, begun), _)| *begun).rfind(|b| *b < self.round);
+        waits.max(self.counted.get(subject).copied())
+    }
+
+    /// Forgets what a subject has given, and waits for it no more.
+    pub(crate) fn remove(&mut self, subject: &SubjectId) {
+        self.buffer.retain(|(s, _), _| s != subject);
+        self.past.values_mut().for_each(|r| r.remove(subject));
+        if let Some(open) = self.open.as_mut() {
+            open.round.remove(subject);
+        }
+        self.count_late();
+    }
+
     pub(crate) fn key(&self) -> RoundKey {
         RoundKey { shard: self.shard, generation: self.generation, stage: self.stage, round: self.round }
     }
@@ -90,11 +156,17 @@ impl Run {
 
     /// Moves past a closed round; true when that ended the stage.
     pub(crate) fn advance(&mut self, recipe: &Recipe) -> bool {
-        self.open = None;
+        let closed = self.open.take();
         self.round += 1;
         if usize::from(self.round) < recipe.rounds {
+            if let (Some(closed), Some(most)) = (closed, recipe.staleness) {
+                self.past.insert(self.round - 1, closed.round.linger());
+                self.past.retain(|begun, _| usize::from(self.round - begun) <= most);
+            }
             return false;
         }
+        // A stage ends with all that it learned from: what is late for its last round is lost.
+        self.past.clear();
         self.round = 0;
         self.stage += 1;
         self.counted.clear();

@@ -22,7 +22,7 @@ pub enum Standing {
 /// How a round ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Aggregate these contributions (sorted).
+    /// Aggregate these contributions of its cohort (sorted), and the late ones.
     Aggregate(Vec<SubjectId>),
     /// The deadline passed with fewer than `needed` contributions: try the round again.
     Starved {
@@ -52,6 +52,8 @@ pub struct Round {
     deadline: u64,
     needed: usize,
     goal: usize,
+    /// Updates of earlier rounds that count in this one.
+    late: usize,
 }
 
 impl Round {
@@ -59,13 +61,24 @@ impl Round {
     pub fn open(key: RoundKey, cohort: impl IntoIterator<Item = SubjectId>, deadline: u64, needed: usize) -> Self {
         let cohort: BTreeMap<_, _> = cohort.into_iter().map(|s| (s, Standing::Chosen)).collect();
         let needed = needed.clamp(1, cohort.len().max(1));
-        Self { key, cohort, deadline, needed, goal: usize::MAX }
+        Self { key, cohort, deadline, needed, goal: usize::MAX, late: 0 }
     }
 
     /// Closes as soon as `goal` of the cohort have answered (over-selection; Bonawitz et al., MLSys 2019): more are asked than are
     /// needed, and the slowest are not waited for.
     pub fn with_goal(mut self, goal: usize) -> Self {
         self.goal = goal.max(self.needed);
+        self
+    }
+
+    /// So many updates of earlier rounds count in this one, beside those of its own cohort.
+    pub fn count_late(&mut self, updates: usize) {
+        self.late = updates;
+    }
+
+    /// The round has closed, but updates of it still count in later ones: there is no deadline any more.
+    pub fn linger(mut self) -> Self {
+        self.deadline = u64::MAX;
         self
     }
 
@@ -135,19 +148,20 @@ impl Round {
     pub fn outcome(&self, now: u64) -> Option<Outcome> {
         let done: Vec<SubjectId> =
             self.cohort.iter().filter(|(_, s)| **s == Standing::Done).map(|(id, _)| id.clone()).collect();
-        if done.len() >= self.goal {
+        let got = done.len() + self.late;
+        if got >= self.goal {
             return Some(Outcome::Aggregate(done));
         }
-        if self.waiting() == 0 && (done.len() >= self.needed || self.cohort.is_empty()) {
+        if self.waiting() == 0 && (got >= self.needed || self.cohort.is_empty()) {
             return Some(Outcome::Aggregate(done));
         }
         if now < self.deadline {
             return None;
         }
-        if done.len() >= self.needed {
+        if got >= self.needed {
             Some(Outcome::Aggregate(done))
         } else {
-            Some(Outcome::Starved { got: done.len(), needed: self.needed })
+            Some(Outcome::Starved { got, needed: self.needed })
         }
     }
 

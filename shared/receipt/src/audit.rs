@@ -35,6 +35,10 @@ pub struct Round {
     pub round: u16,
     /// Whose updates were aggregated: positions in [`Bundle::members`], ascending.
     pub members: Vec<u32>,
+    /// The round of the stage that each of them was begun in, where some were late (`staleness` in the recipe); empty where
+    /// none was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub begun: Vec<u16>,
 }
 
 /// A shard's training, for an auditor.
@@ -81,7 +85,11 @@ impl Bundle {
         }
         let mut last = None;
         for r in &b.rounds {
-            let sorted = r.members.windows(2).all(|w| w[0] < w[1]);
+            let begun = |i: usize| r.begun.get(i).copied().unwrap_or(r.round);
+            let whole = r.begun.is_empty() || r.begun.len() == r.members.len();
+            let keys: Vec<(u32, u16)> = r.members.iter().enumerate().map(|(i, m)| (*m, begun(i))).collect();
+            let sorted =
+                whole && keys.windows(2).all(|w| w[0] < w[1]) && keys.iter().all(|(_, begun)| *begun <= r.round);
             // A stage trains on the slices before it.
             let allowed = |m: &u32| b.members.get(*m as usize).is_some_and(|m| m.slice < r.stage);
             if last >= Some((r.stage, r.round)) || !sorted || !r.members.iter().all(allowed) {
@@ -121,7 +129,7 @@ mod tests {
         tree.push(b"another");
         tree.push(&entry(Kind::Training, &[9; 32], &canonical(&training)));
         let signer = Signer::from_seed("log", &[7; 32]).expect("a signer");
-        let round = |stage, members: &[u32]| Round { stage, round: 0, members: members.to_vec() };
+        let round = |stage, members: &[u32]| Round { stage, round: 0, members: members.to_vec(), begun: vec![] };
         let b = Bundle {
             version: VERSION,
             recipe: "{}".into(),
@@ -140,7 +148,7 @@ mod tests {
         let (good, key) = bundle();
         let verify = |b: &Bundle| Bundle::verify(&canonical(b), &key);
         assert_eq!(verify(&good).expect("verifies"), good);
-        let changes: [&dyn Fn(&mut Bundle); 7] = [
+        let changes: [&dyn Fn(&mut Bundle); 9] = [
             &|b| b.members[0].data = hex(&[0; 32]),
             &|b| drop(b.members.pop()),
             &|b| b.training.training.count = 2,
@@ -148,6 +156,8 @@ mod tests {
             &|b| b.rounds[0].members = vec![0],
             &|b| b.rounds[1].members = vec![2, 1],
             &|b| b.rounds.swap(0, 1),
+            &|b| b.rounds[1].begun = vec![0],
+            &|b| b.rounds[1].begun = vec![0, 9, 0],
         ];
         for (i, change) in changes.iter().enumerate() {
             let mut b = good.clone();

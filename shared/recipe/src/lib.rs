@@ -148,6 +148,11 @@ pub struct Recipe {
     /// tenth of phones decides nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal: Option<usize>,
+    /// Buffered asynchronous aggregation (FedBuff; Nguyen et al., AISTATS 2022): an update that comes after its round has closed counts
+    /// in the next one, if no more than so many rounds of its stage have closed since it was begun, with a weight of
+    /// `1 / sqrt(1 + rounds)`. Absent: it is refused. Needs `goal`, which is the buffer's size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub staleness: Option<usize>,
     /// Fewest contributions with which a round may close at its deadline.
     pub quorum: usize,
     /// Seconds until a round closes.
@@ -195,6 +200,7 @@ impl Default for Recipe {
             rounds: 4,
             cohort: 4,
             goal: None,
+            staleness: None,
             quorum: 1,
             deadline_s: 120,
             local: Local::default(),
@@ -248,6 +254,14 @@ impl Recipe {
         count("rounds", self.rounds, 10_000)?;
         count("cohort", self.cohort, 100_000)?;
         count("goal", self.goal.unwrap_or(self.cohort), self.cohort)?;
+        count("staleness", self.staleness.unwrap_or(1), 64)?;
+        let buffers = self.goal.is_some() && self.aggregation != Aggregation::Personalized;
+        range(
+            "staleness",
+            self.staleness.is_none() || buffers,
+            format!("{:?}", self.staleness),
+            "none without `goal`, or with aggregation \"personalized\": who is late there has parameters of its own",
+        )?;
         count("quorum", self.quorum, self.goal.unwrap_or(self.cohort))?;
         count("local.samples", self.local.samples, 10_000)?;
         count("local.batch", self.local.batch, 10_000)?;

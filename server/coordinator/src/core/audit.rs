@@ -12,6 +12,7 @@ use lethe_receipt::statement::canonical;
 use super::Core;
 use super::log::key_of;
 use crate::CoordinatorError;
+use crate::records::Contributor;
 
 fn refuse(why: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(Refusal::Invalid, why)
@@ -26,7 +27,7 @@ fn alias(member: usize) -> String {
 #[derive(Debug)]
 pub(crate) struct Schedule {
     pub(crate) shard: ShardId,
-    pub(crate) rounds: BTreeMap<(u16, u16), Vec<SubjectId>>,
+    pub(crate) rounds: BTreeMap<(u16, u16), Vec<Contributor>>,
     pub(crate) adapter: Digest,
 }
 
@@ -36,7 +37,14 @@ impl Schedule {
         let names: Vec<SubjectId> = (0..bundle.members.len())
             .map(|i| SubjectId::new(alias(i)).map_err(|e| refuse(e.to_string())))
             .collect::<Result<_, _>>()?;
-        let clients = |r: &Round| r.members.iter().filter_map(|m| names.get(*m as usize).cloned()).collect();
+        let clients = |r: &Round| -> Vec<Contributor> {
+            let begun = |i: usize| r.begun.get(i).copied().unwrap_or(r.round);
+            r.members
+                .iter()
+                .enumerate()
+                .filter_map(|(i, m)| Some((names.get(*m as usize)?.clone(), begun(i))))
+                .collect()
+        };
         Ok(Self {
             shard: ShardId(bundle.training.training.shard),
             rounds: bundle.rounds.iter().map(|r| ((r.stage, r.round), clients(r))).collect(),
@@ -58,10 +66,12 @@ impl Core {
         let training = training.ok_or_else(|| refuse("the log does not yet say what the shard is trained on"))?;
         let all: Vec<_> = self.members(shard).filter(|(_, r)| r.erase.is_none()).collect();
         let position: BTreeMap<&SubjectId, u32> = all.iter().enumerate().map(|(i, (s, _))| (*s, i as u32)).collect();
-        let round = |((stage, round), subjects): ((u16, u16), Vec<SubjectId>)| {
-            let members: Option<Vec<u32>> = subjects.iter().map(|s| position.get(s).copied()).collect();
+        let round = |((stage, round), contributors): ((u16, u16), Vec<Contributor>)| {
+            let members: Option<Vec<u32>> = contributors.iter().map(|(s, _)| position.get(s).copied()).collect();
             let members = members.ok_or_else(|| refuse("a round has somebody who is not in the shard any more"))?;
-            Ok(Round { stage, round, members })
+            let late = contributors.iter().any(|(_, begun)| *begun != round);
+            let begun = contributors.iter().filter(|_| late).map(|(_, begun)| *begun).collect();
+            Ok(Round { stage, round, members, begun })
         };
         let member = |(s, r): &(&SubjectId, &crate::records::SubjectRecord)| Member {
             key: hex(&key_of(&r.salt, s)),

@@ -182,9 +182,6 @@ impl Core {
     }
 
     fn drop_from_rounds(&mut self, subject: &SubjectId) {
-        for open in self.runs.iter_mut().filter_map(|r| r.open.as_mut()) {
-            open.round.remove(subject);
-            open.stored.remove(subject);
-        }
+        self.runs.iter_mut().for_each(|r| r.remove(subject));
     }
 }

@@ -74,7 +74,7 @@ impl Core {
             }
             served = self.served_stage(shard) > r.slice;
             let run = &self.runs[usize::from(shard.0)];
-            open_updates = u32::from(run.open.as_ref().is_some_and(|o| o.stored.contains_key(subject)));
+            open_updates = run.buffer.keys().filter(|(s, _)| s == subject).count() as u32;
         }
         let in_release = |r: &ReleaseRecord, n: u32| r.shards.iter().any(|(_, c)| c.contains(n));
         Ok(SubjectLineage {

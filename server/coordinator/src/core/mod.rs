@@ -9,7 +9,7 @@ use lethe_learn::seed::Seed;
 use lethe_model::config::ModelConfig;
 use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_plan::lineage::{Commitment, checkpoint_key};
-use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
 use lethe_proto::limits::PAGE;
 use lethe_proto::message::Role;
 use lethe_proto::packed::Packed;
@@ -276,11 +276,12 @@ impl Core {
         };
         let mut counted = BTreeMap::new();
         if self.recipe.updates.feeds_back() {
-            for ((_, round), subjects) in self.recorded_rounds(shard)?.into_iter().filter(|((s, _), _)| *s == stage) {
-                counted.extend(subjects.into_iter().map(|s| (s, round)));
+            for (_, contributors) in self.recorded_rounds(shard)?.into_iter().filter(|((s, _), _)| *s == stage) {
+                counted.extend(contributors);
             }
         }
-        Ok(Run { shard, live: true, generation, stage, round, state, counted, open: None, stale: false })
+        let key = RoundKey { shard, generation, stage, round };
+        Ok(Run { counted, ..Run::at(key, true, state) })
     }
 
     /// Begins a new generation of a shard: sessions and updates of the old one are refused from now on.

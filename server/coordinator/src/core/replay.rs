@@ -3,28 +3,41 @@
 use std::collections::BTreeMap;
 
 use lethe_proto::admin::ReplayState;
-use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
 use lethe_proto::message::Refusal;
 use lethe_proto::round::Outcome;
 
 use super::Core;
 use crate::CoordinatorError;
+use crate::records::Contributor;
 use crate::run::{Run, initial};
 
 /// Deadlines that may pass without all recorded contributors before a replay is given up.
 const MAX_STARVED: u32 = 3;
 
+/// Whose updates counted in each `(stage, round)`.
+pub(crate) type Recorded = BTreeMap<(u16, u16), Vec<Contributor>>;
+
 /// A replay in progress or finished. Kept in memory only: after a restart it is asked for again.
 #[derive(Debug)]
 pub(crate) struct Replay {
     pub(crate) run: Run,
-    schedule: BTreeMap<(u16, u16), Vec<SubjectId>>,
+    schedule: Recorded,
     /// What must come out; `None`: what is live.
     expected: Option<Digest>,
     started: u64,
     ended: Option<u64>,
     hashes: Option<(Digest, Digest)>,
     failure: Option<String>,
+}
+
+impl Replay {
+    /// Who began in the run's round: also those whose updates counted in a later one.
+    fn cohort(&self) -> Vec<SubjectId> {
+        let (stage, round) = (self.run.stage, self.run.round);
+        let from_now_on = self.schedule.range((stage, round)..=(stage, u16::MAX)).flat_map(|(_, c)| c);
+        from_now_on.filter(|(_, begun)| *begun == round).map(|(s, _)| s.clone()).collect()
+    }
 }
 
 impl Core {
@@ -48,8 +61,8 @@ impl Core {
         self.counters.generation += 1;
         self.save_counters()?;
         let state = initial(&self.recipe, &self.shape);
-        let (generation, counted) = (self.counters.generation, BTreeMap::new());
-        let run = Run { shard, live: false, generation, stage: 1, round: 0, state, counted, open: None, stale: false };
+        let key = RoundKey { shard, generation: self.counters.generation, stage: 1, round: 0 };
+        let run = Run::at(key, false, state);
         let replay = Replay { run, schedule, expected, started: now, ended: None, hashes: None, failure: None };
         self.replays.insert(shard, replay);
         Ok(())
@@ -71,11 +84,11 @@ impl Core {
             self.replays.iter().filter(|(_, r)| r.ended.is_none() && r.run.open.is_none()).map(|(s, _)| *s).collect();
         for shard in due {
             let Some(r) = self.replays.get(&shard) else { continue };
-            let cohort = r.schedule.get(&(r.run.stage, r.run.round)).cloned().unwrap_or_default();
-            let open = self.reopen(r.run.key(), cohort, deadline)?;
+            let (open, stored) = self.reopen(r.run.key(), r.cohort(), deadline)?;
             self.wake.subjects.extend(open.round.members().cloned());
             if let Some(r) = self.replays.get_mut(&shard) {
                 r.run.open = Some(open);
+                r.run.buffer.extend(stored);
             }
         }
         Ok(())
@@ -93,14 +106,15 @@ impl Core {
     }
 
     fn tick_replay(&mut self, replay: &mut Replay, now: u64) -> Result<(), CoordinatorError> {
-        let expected = replay.schedule.get(&(replay.run.stage, replay.run.round)).map_or(0, Vec::len);
+        let expected = replay.cohort().len();
+        let counted = replay.schedule.get(&(replay.run.stage, replay.run.round)).cloned().unwrap_or_default();
         let Some(open) = replay.run.open.as_mut() else { return Ok(()) };
         match open.round.outcome(now) {
             Some(Outcome::Aggregate(subjects)) if subjects.len() == expected => {
                 self.closed = true;
-                let stored = self.aggregate(&mut replay.run, &subjects).and_then(|b| Ok(self.store.write(b)?));
+                let stored = self.aggregate(&mut replay.run, &counted).and_then(|b| Ok(self.store.write(b)?));
                 if let Err(e) = stored {
-                    replay.ended = Some(now);
+                    (replay.ended, replay.run.open) = (Some(now), None);
                     replay.failure = Some(format!("the store failed in a round: {e}; replay again"));
                     return Err(e);
                 }

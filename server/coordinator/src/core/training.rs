@@ -13,16 +13,20 @@ use lethe_store::sealed::Batch;
 use rayon::prelude::*;
 use tokio::sync::oneshot;
 
+use super::replay::Recorded;
 use super::updates::SealedUpdate;
 use super::{Core, checkpoint_id, stage_key};
 use crate::CoordinatorError;
 use crate::aggregate::{Contribution, apply};
 use crate::arrivals::Arrived;
-use crate::records::{Checkpoint, RoundRecord, RunRecord, Update};
+use crate::records::{BegunRecord, Checkpoint, Contributor, RoundRecord, RunRecord};
 use crate::run::{OpenRound, Run, round_seed};
 
 /// How often a starved round is tried again before its shard waits for people to look.
 const MAX_STARVED: u32 = 1000;
+
+/// Updates that wait for the round that counts them.
+pub(super) type Buffer = BTreeMap<Contributor, Contribution>;
 
 /// What a client is told of its update.
 pub(crate) type Answer = (oneshot::Sender<Result<(), CoordinatorError>>, Result<(), CoordinatorError>);
@@ -55,7 +59,7 @@ impl Core {
                 return None;
             }
             open.began(subject, now);
-            Some((deadline, run.key(), run.live, run.counted.get(subject).copied()))
+            Some((deadline, run.key(), run.live, run.counted_of(subject)))
         });
         if let Some((deadline, round, live, counted)) = offered {
             let parts = match self.personal_theta(round, live, subject)? {
@@ -64,7 +68,9 @@ impl Core {
             };
             let seed = round_seed(&self.recipe, round).0;
             let adapter = Packed::clone(&parts.0);
-            let start = RoundStart { round, adapter, counted, seed, deadline_ms: deadline.saturating_sub(now) };
+            // Where updates may be late, a device may take longer than its round.
+            let late = self.recipe.staleness.unwrap_or(0) as u64 * self.recipe.deadline_s * 1000;
+            let start = RoundStart { round, adapter, counted, seed, deadline_ms: deadline.saturating_sub(now) + late };
             return Ok(Some(Work::Train(start, parts.1.clone())));
         }
         Ok(self
@@ -101,16 +107,21 @@ impl Core {
         self.all_runs().find(|r| r.key() == key)
     }
 
-    /// Whether this round is open and holds the update of `subject` already.
-    pub(crate) fn holds(&mut self, key: RoundKey, subject: &SubjectId) -> bool {
-        let open = self.run_of(key).and_then(|r| r.open.as_ref());
-        open.is_some_and(|o| o.round.check(subject, 0) == Err(NotTaken::Duplicate))
+    /// The run whose stage this round belongs to.
+    fn stage_of(&mut self, key: RoundKey) -> Option<&mut Run> {
+        self.all_runs().find(|r| RoundKey { round: key.round, ..r.key() } == key)
     }
 
-    /// Whether this round is open and waits for `subject`.
+    /// Whether this round takes updates and holds that of `subject` already.
+    pub(crate) fn holds(&mut self, key: RoundKey, subject: &SubjectId) -> bool {
+        let round = self.stage_of(key).and_then(|r| r.round_mut(key.round));
+        round.is_some_and(|r| r.check(subject, 0) == Err(NotTaken::Duplicate))
+    }
+
+    /// Whether this round takes updates and waits for `subject`.
     pub(crate) fn expects(&mut self, key: RoundKey, subject: &SubjectId, now: u64) -> Result<(), CoordinatorError> {
-        let open = self.run_of(key).and_then(|r| r.open.as_ref());
-        match open.map(|o| o.round.check(subject, now)) {
+        let round = self.stage_of(key).and_then(|r| r.round_mut(key.round));
+        match round.map(|r| r.check(subject, now)) {
             Some(Ok(())) => Ok(()),
             Some(Err(NotTaken::Duplicate)) => {
                 Err(refuse(Refusal::RoundClosed, "the update of this round is stored already"))
@@ -145,32 +156,58 @@ impl Core {
             let members = self.members(run.shard).map(|(s, r)| (s, r.slice));
             let cohort = run.cohort(&self.recipe, members);
             let goal = self.recipe.goal;
-            let mut open = self.reopen(run.key(), cohort, deadline)?;
+            let late = self.stored_late(run)?;
+            let (mut open, stored) = self.reopen(run.key(), cohort, deadline)?;
             if let Some(goal) = goal {
                 open.round = open.round.with_goal(goal);
             }
             self.wake.subjects.extend(open.round.members().cloned());
-            self.runs[i].open = Some(open);
+            let run = &mut self.runs[i];
+            (run.open, run.resumed) = (Some(open), false);
+            run.buffer.extend(late.into_iter().chain(stored));
+            run.count_late();
         }
         self.open_replays(deadline)
     }
 
-    /// A round with the updates that were stored before a restart.
+    /// A round, and the updates of it that were stored before a restart.
     pub(super) fn reopen(
         &self,
         key: RoundKey,
         cohort: Vec<SubjectId>,
         deadline: u64,
-    ) -> Result<OpenRound, CoordinatorError> {
+    ) -> Result<(OpenRound, Buffer), CoordinatorError> {
         let mut round = Round::open(key, cohort.iter().cloned(), deadline, self.recipe.quorum);
-        let mut stored = BTreeMap::new();
+        let mut stored = Buffer::new();
         for subject in cohort {
             if let Some(u) = self.load_update(key, &subject)? {
                 round.stored(&subject);
-                stored.insert(subject, Contribution { sketch: u.sketch, loss: u.loss, samples: u.samples });
+                stored.insert((subject, key.round), u.contribution());
             }
         }
-        Ok(OpenRound { round, stored, began: BTreeMap::new(), starved: 0, parts: None })
+        Ok((OpenRound { round, began: BTreeMap::new(), starved: 0, parts: None }, stored))
+    }
+
+    /// Late updates that were stored before a restart, of those who are still there. A round's own record says what has counted: the
+    /// write that closed it may have been cut off before it removed them.
+    fn stored_late(&self, run: &Run) -> Result<Buffer, CoordinatorError> {
+        let mut out = Buffer::new();
+        let Some(most) = self.recipe.staleness.filter(|_| run.resumed) else { return Ok(out) };
+        let members: BTreeSet<&SubjectId> = self.members(run.shard).map(|(s, _)| s).collect();
+        let recorded = self.recorded_rounds(run.shard)?;
+        let counted: BTreeSet<&Contributor> =
+            recorded.range((run.stage, 0)..=(run.stage, run.round)).flat_map(|(_, c)| c).collect();
+        for (subject, begun) in self.updates_of(run.key()) {
+            let late = run.round.checked_sub(begun).map(usize::from).filter(|l| *l > 0);
+            let counts = members.contains(&subject) && !counted.contains(&(subject.clone(), begun));
+            if late.is_some_and(|l| l <= most) && counts {
+                let key = RoundKey { round: begun, ..run.key() };
+                if let Some(u) = self.load_update(key, &subject)? {
+                    out.insert((subject, begun), u.contribution());
+                }
+            }
+        }
+        Ok(out)
     }
 
     /// A shard with a member that has yet to erase items waits.
@@ -199,11 +236,10 @@ impl Core {
             return answers;
         }
         for a in taken {
-            let Update { sketch, loss, samples, .. } = a.update;
-            if let Some(open) = self.run_of(a.round).and_then(|r| r.open.as_mut()) {
-                open.stored.insert(a.subject.clone(), Contribution { sketch, loss, samples });
-                open.round.stored(&a.subject);
-                let began = open.began.remove(&a.subject);
+            if let Some(run) = self.stage_of(a.round) {
+                run.stored((a.subject.clone(), a.round.round), a.update.contribution());
+                let open = run.open.as_mut().filter(|_| run.round == a.round.round);
+                let began = open.and_then(|o| o.began.remove(&a.subject));
                 self.answered(began, now);
             }
             answers.push((a.answer, Ok(())));
@@ -237,7 +273,7 @@ impl Core {
         for i in 0..self.runs.len() {
             let outcome = self.runs[i].open.as_ref().and_then(|o| o.round.outcome(now));
             match outcome {
-                Some(Outcome::Aggregate(subjects)) => self.close_round(i, subjects)?,
+                Some(Outcome::Aggregate(_)) => self.close_round(i)?,
                 Some(Outcome::Starved { got, needed }) => self.starved(i, got, needed, now),
                 None => {}
             }
@@ -262,42 +298,50 @@ impl Core {
         }
     }
 
-    /// Aggregates a round of `run`, reading one update at a time, in the order of subjects. The batch removes what was
+    /// Aggregates updates in a round of `run`, reading one at a time, in the order of subjects. The batch removes what was
     /// read and stores what the round leaves beside the run's state.
-    pub(super) fn aggregate(&self, run: &mut Run, subjects: &[SubjectId]) -> Result<Batch, CoordinatorError> {
+    pub(super) fn aggregate(&self, run: &mut Run, counted: &[Contributor]) -> Result<Batch, CoordinatorError> {
         let key = run.key();
-        let Some(open) = run.open.take() else { return Ok(Batch::new()) };
-        let contributions: Vec<&Contribution> = subjects.iter().filter_map(|s| open.stored.get(s)).collect();
+        let begun = |c: &Contributor| RoundKey { round: c.1, ..key };
         let whole = self.whole();
         let missing = || refuse(Refusal::Internal, "an acknowledged update is missing");
         let recipe = &self.recipe;
         if self.recipe.updates.feeds_back() {
-            run.counted.extend(subjects.iter().map(|s| (s.clone(), key.round)));
+            run.counted.extend(counted.iter().cloned());
         }
+        let taken: Vec<Contribution> =
+            counted.iter().map(|c| run.buffer.remove(c).ok_or_else(missing)).collect::<Result<_, _>>()?;
+        let contributions: Vec<&Contribution> = taken.iter().collect();
         let batch = if self.recipe.aggregation == Aggregation::Personalized {
-            let load = |i: usize| self.load_update(key, &subjects[i])?.ok_or_else(missing)?.delta(recipe, &whole);
-            self.aggregate_personal(run, subjects, &contributions, load)?
+            let load = |i: usize| {
+                let (c, stored) = (&counted[i], self.load_update(begun(&counted[i]), &counted[i].0)?);
+                debug_assert_eq!(c.1, key.round, "nobody is late in this mode");
+                stored.ok_or_else(missing)?.delta(recipe, &whole)
+            };
+            let subjects: Vec<SubjectId> = counted.iter().map(|(s, _)| s.clone()).collect();
+            self.aggregate_personal(run, &subjects, &contributions, load)?
         } else {
             // Read one after the other, opened and unpacked on all cores.
             let load = |range: std::ops::Range<usize>| {
-                let sealed: Vec<_> = subjects[range]
+                let sealed: Vec<_> = counted[range]
                     .iter()
-                    .map(|s| self.sealed_update(key, s)?.ok_or_else(missing))
+                    .map(|c| self.sealed_update(begun(c), &c.0)?.ok_or_else(missing))
                     .collect::<Result<_, CoordinatorError>>()?;
                 let open = |s: SealedUpdate| s.open()?.ok_or_else(missing)?.delta(recipe, &whole);
                 sealed.into_par_iter().map(open).collect()
             };
-            apply(recipe, &mut run.state, &contributions, load)?;
+            let late: Vec<u16> = counted.iter().map(|(_, begun)| key.round - begun).collect();
+            apply(recipe, &mut run.state, (&contributions, &late), load)?;
             Batch::new()
         };
-        Ok(Self::drop_updates(batch, key, subjects))
+        Ok(Self::drop_updates(batch, key, counted))
     }
 
-    fn close_round(&mut self, i: usize, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {
+    fn close_round(&mut self, i: usize) -> Result<(), CoordinatorError> {
         self.closed = true;
         // Worked on outside the list.
         let mut run = self.runs.remove(i);
-        let result = self.close_taken(&mut run, subjects);
+        let result = self.close_taken(&mut run);
         if result.is_err() {
             (run.stale, run.open) = (true, None);
         }
@@ -316,13 +360,21 @@ impl Core {
         Ok(())
     }
 
-    fn close_taken(&mut self, run: &mut Run, subjects: Vec<SubjectId>) -> Result<(), CoordinatorError> {
+    fn close_taken(&mut self, run: &mut Run) -> Result<(), CoordinatorError> {
         let (key, shard) = (run.key(), run.shard);
-        let mut batch = self.aggregate(run, &subjects)?;
+        // All that is stored, late or not.
+        let counted: Vec<Contributor> = run.buffer.keys().cloned().collect();
+        let clients = counted.len();
+        let mut batch = self.aggregate(run, &counted)?;
         let owner = stage_key(shard, run.stage);
         let stage = run.stage;
         let round_id = format!("{}/{:05}", checkpoint_id(shard, stage), run.round);
-        batch = batch.put(&owner, &round_id, &RoundRecord { contributors: subjects.clone() })?;
+        let (contributors, begun): (Vec<SubjectId>, Vec<u16>) = counted.into_iter().unzip();
+        let late = begun.iter().filter(|b| **b != key.round).count();
+        if late > 0 {
+            batch = batch.put(&owner, &round_id, &BegunRecord(begun))?;
+        }
+        batch = batch.put(&owner, &round_id, &RoundRecord { contributors })?;
         if run.advance(&self.recipe) {
             let checkpoint = Checkpoint { lineage: self.lineage(shard, stage), state: run.state.clone() };
             batch = batch.put(&owner, &checkpoint_id(shard, stage), &checkpoint)?;
@@ -330,25 +382,24 @@ impl Core {
         // Sealed under the stage that it has learned from, so that a rollback of that stage takes it along.
         let record = RunRecord { stage: run.stage, round: run.round, state: run.state.clone() };
         batch = batch.put(&owner, &shard.0.to_string(), &record)?;
-        let batch = self.measured(subjects.len(), batch)?;
+        let batch = self.measured(clients, batch)?;
         self.store.write(batch)?;
         let loss = run.state.losses.last().copied().unwrap_or(0.0);
-        tracing::info!(%shard, stage, round = key.round, clients = subjects.len(), loss, "round closed");
+        tracing::info!(%shard, stage, round = key.round, clients, late, loss, "round closed");
         Ok(())
     }
 
     /// Who contributed to every round that a shard's state stands on.
-    pub(super) fn recorded_rounds(
-        &self,
-        shard: ShardId,
-    ) -> Result<BTreeMap<(u16, u16), Vec<SubjectId>>, CoordinatorError> {
+    pub(super) fn recorded_rounds(&self, shard: ShardId) -> Result<Recorded, CoordinatorError> {
         let mut out = BTreeMap::new();
+        let mut all_begun: BTreeMap<String, BegunRecord> = self.store.all()?.into_iter().collect();
         for (id, r) in self.store.all::<RoundRecord>()? {
             let parts: Vec<u16> = id.split('/').filter_map(|p| p.parse().ok()).collect();
             if let [s, stage, round] = parts[..]
                 && s == shard.0
             {
-                out.insert((stage, round), r.contributors);
+                let begun = all_begun.remove(&id).map_or_else(|| vec![round; r.contributors.len()], |b| b.0);
+                out.insert((stage, round), r.contributors.into_iter().zip(begun).collect());
             }
         }
         Ok(out)

@@ -16,8 +16,9 @@ use lethe_store::sealed::{Batch, KeyName};
 
 use super::{Core, checkpoint_id, stage_key};
 use crate::CoordinatorError;
+use crate::aggregate::Contribution;
 use crate::arrivals::Arrived;
-use crate::records::{Update, UpdateKey, UpdateRecord};
+use crate::records::{Contributor, Update, UpdateKey, UpdateRecord};
 use crate::run::shard_seed;
 
 fn update_id(key: RoundKey, subject: &SubjectId) -> String {
@@ -69,6 +70,11 @@ impl Update {
         let mut update = Self { device, middle, sketch: vec![], loss, samples };
         update.sketch = sketch(&shard_seed(recipe, round.shard), &update.delta(recipe, whole)?);
         Ok(update)
+    }
+
+    /// What is kept of it in memory.
+    pub(crate) fn contribution(&self) -> Contribution {
+        Contribution { sketch: self.sketch.clone(), loss: self.loss, samples: self.samples }
     }
 
     /// The change of the whole adapter, no longer than the recipe allows.
@@ -144,9 +150,20 @@ impl Core {
         Ok(secret.map(|UpdateKey(secret)| SealedUpdate { id, secret, record }))
     }
 
+    /// Whose updates of a round's stage are stored, and the rounds that they were begun in.
+    pub(super) fn updates_of(&self, key: RoundKey) -> Vec<Contributor> {
+        let prefix = format!("{}/{}/{}/", key.shard.0, key.generation, key.stage);
+        let parse = |k: &String| {
+            let (round, subject) = k.strip_prefix(&prefix)?.split_once('/')?;
+            Some((SubjectId::new(subject).ok()?, round.parse().ok()?))
+        };
+        self.store.keys::<UpdateRecord>().iter().filter_map(parse).collect()
+    }
+
     /// Deletes updates that a round has aggregated.
-    pub(super) fn drop_updates(batch: Batch, key: RoundKey, subjects: &[SubjectId]) -> Batch {
-        subjects.iter().fold(batch, |b, s| b.delete::<UpdateRecord>(&update_id(key, s)))
+    pub(super) fn drop_updates(batch: Batch, key: RoundKey, counted: &[Contributor]) -> Batch {
+        let id = |(s, begun): &Contributor| update_id(RoundKey { round: *begun, ..key }, s);
+        counted.iter().fold(batch, |b, c| b.delete::<UpdateRecord>(&id(c)))
     }
 
     /// Deletes all updates of a shard's rounds, live and replayed.

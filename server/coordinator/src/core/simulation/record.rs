@@ -14,6 +14,8 @@ pub(super) struct Count {
     pub(super) updates: u64,
     pub(super) repeated: u64,
     pub(super) deletions: u64,
+    /// Updates that counted in a later round.
+    pub(super) late: u64,
 }
 
 impl std::ops::AddAssign for Count {
@@ -25,6 +27,7 @@ impl std::ops::AddAssign for Count {
         self.updates += o.updates;
         self.repeated += o.repeated;
         self.deletions += o.deletions;
+        self.late += o.late;
     }
 }
 
