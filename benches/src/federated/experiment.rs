@@ -25,7 +25,7 @@ pub(crate) struct Experiment<'a> {
     pub(crate) recipe: &'a Recipe,
     pub(crate) seed: Seed,
     /// What everybody's first round gave.
-    pub(crate) first: HashMap<Digest, Local>,
+    pub(crate) first: &'a mut HashMap<Digest, Local>,
 }
 
 /// What a run leaves.
@@ -94,7 +94,7 @@ impl Experiment<'_> {
     }
 
     fn trainer<'b>(&'b mut self, lab: &'b mut Lab) -> Trainer<'b> {
-        Trainer { lab, recipe: self.recipe, seed: self.seed, first: &mut self.first, paid: HashMap::new() }
+        Trainer { lab, recipe: self.recipe, seed: self.seed, first: self.first, paid: HashMap::new() }
     }
 
     /// Without a federation: all samples in one place, or every client alone.

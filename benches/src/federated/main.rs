@@ -13,6 +13,7 @@ use lethe_benches::lab::{Lab, Setting, eprint_line};
 use lethe_benches::rows::Rows;
 use lethe_learn::seed::Seed;
 use lethe_model::split::SplitSpec;
+use lethe_proto::ids::Digest;
 use lethe_proto::payload::WireFormat;
 use lethe_recsys::data::{DataSpec, Dataset, load};
 use lethe_recsys::prompt::Template;
@@ -29,7 +30,7 @@ mod training;
 use experiment::Experiment;
 use methods::{Rule, all};
 use population::{Kind, Population, Sizes};
-use training::Recipe;
+use training::{Local, Recipe};
 
 #[derive(Parser)]
 #[command(name = "bench-federated", about = "Ways to federate LoRA, side by side")]
@@ -123,8 +124,9 @@ fn main() -> anyhow::Result<()> {
             home: &home,
             open: HashMap::new(),
         };
+        let mut first = HashMap::new();
         for kind in &args.clients {
-            one(&args, *kind, (*seed, &seed_of), &population, &mut labs, &mut rows)?;
+            one(&args, *kind, (*seed, &seed_of), &population, &mut labs, &mut first, &mut rows)?;
         }
     }
     writeln!(std::io::stdout(), "{}", table::render(rows.all()))?;
@@ -138,12 +140,13 @@ fn one(
     (seed, seed_of): (u64, &Seed),
     population: &Population,
     labs: &mut Labs<'_>,
+    first: &mut HashMap<Digest, Local>,
     rows: &mut Rows,
 ) -> anyhow::Result<()> {
     let clients = population.clients(kind);
     let recipe = args.recipe(kind, clients.len());
     eprint_line(&format!("{}, seed {seed}: {} clients", kind.name(), clients.len()));
-    let mut experiment = Experiment { clients: &clients, recipe: &recipe, seed: *seed_of, first: HashMap::new() };
+    let mut experiment = Experiment { clients: &clients, recipe: &recipe, seed: *seed_of, first };
     let mut target = None;
     for method in all(kind) {
         let wanted = args.only.is_empty() || args.only.iter().any(|o| method.name.contains(o.as_str()));

@@ -77,9 +77,13 @@ impl Trainer<'_> {
         passes: Passes,
     ) -> anyhow::Result<Local> {
         let bytes: Vec<u8> = model.own.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+        // In whatever order they come: they are put in a seeded one.
+        let mut sorted = samples.to_vec();
+        sorted.sort_unstable();
         let how = format!(
-            "{samples:?} {} {} {} {:?} {}",
+            "{sorted:?} {} {} {} {} {:?} {}",
             passes.epochs,
+            passes.warmup,
             method.prox,
             method.freeze_a,
             method.wire,

@@ -103,7 +103,7 @@ impl Connection {
         let bytes = codec::encode_request_with(request, &self.extensions)?;
         let (mut send, mut recv) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
         self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        send.write_all(&bytes).await.map_err(|e| lost(&e))?;
+        send.write_chunk(bytes.into()).await.map_err(|e| lost(&e))?;
         send.finish().map_err(|e| lost(&e))?;
         let reply = match frame::read(&mut recv, frame::Kinds::All).await {
             Err(TransportError::Lost(e)) => return Err(lost(&e)),

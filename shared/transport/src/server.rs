@@ -261,9 +261,11 @@ async fn answer(mut send: quinn::SendStream, mut recv: quinn::RecvStream, peer: 
     let bytes = codec::encode_reply(&reply).or_else(|e| {
         codec::encode_reply(&Reply::Refused { code: Refusal::Internal, message: format!("the reply is too long: {e}") })
     });
+    // What is being sent is there once: thousands of clients are sent an adapter at the same time.
+    drop(reply);
     if let Ok(bytes) = bytes {
         let write = async {
-            let _ = send.write_all(&bytes).await;
+            let _ = send.write_chunk(bytes.into()).await;
             let _ = send.finish();
             let _ = send.stopped().await;
         };
