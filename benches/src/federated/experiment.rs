@@ -100,7 +100,14 @@ impl Experiment<'_> {
     /// Without a federation: all samples in one place, or every client alone.
     fn apart(&mut self, lab: &mut Lab, method: &Method) -> anyhow::Result<(Vec<Adapter>, Trace)> {
         let start = Model::new(self.initial(lab, self.recipe.rank));
-        let passes = Passes { epochs: self.recipe.central_epochs, warmup: WARMUP, round: 0 };
+        let passes = Passes {
+            epochs: self.recipe.central_epochs,
+            samples: usize::MAX,
+            warmup: WARMUP,
+            batch: self.recipe.batch,
+            plain: None,
+            round: 0,
+        };
         let groups: Vec<Vec<usize>> = match method.rule {
             Rule::Central => vec![self.clients.iter().flat_map(|c| c.train.clone()).collect()],
             _ => self.clients.iter().map(|c| c.train.clone()).collect(),
@@ -129,7 +136,14 @@ impl Experiment<'_> {
                     continue;
                 }
                 let (model, samples) = (fleet.model(client), &clients[client].train);
-                let passes = Passes { epochs: recipe.epochs, warmup: 1, round };
+                let passes = Passes {
+                    epochs: 1,
+                    samples: recipe.samples,
+                    warmup: 1,
+                    batch: recipe.client_batch,
+                    plain: recipe.server_adam(method.rule).map(|s| s.device_lr),
+                    round,
+                };
                 let mut trainer = self.trainer(lab);
                 trainer.paid = std::mem::take(&mut paid);
                 let local = trainer.train(client, samples, model, method, passes)?;
@@ -150,7 +164,14 @@ impl Experiment<'_> {
         }
         let mut models = served(&fleet, n)?;
         if method.tuned > 0 {
-            let passes = Passes { epochs: method.tuned, warmup: 1, round: recipe.rounds };
+            let passes = Passes {
+                epochs: method.tuned,
+                samples: usize::MAX,
+                warmup: 1,
+                batch: recipe.client_batch,
+                plain: None,
+                round: recipe.rounds,
+            };
             for (i, c) in clients.iter().enumerate() {
                 let local = self.trainer(lab).train(i, &c.train, fleet.model(i), method, passes)?;
                 models[i] = Adapter::from_data(models[i].shape(), local.theta)?;

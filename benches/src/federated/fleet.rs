@@ -50,7 +50,7 @@ pub(crate) struct Fleet {
     models: Vec<Model>,
     /// Moments of the coordinator's Adam.
     adam: (Vec<f32>, Vec<f32>, u32),
-    server_lr: f32,
+    server_lr: Option<f32>,
 }
 
 /// One client's result, as it arrived.
@@ -82,7 +82,7 @@ impl Fleet {
             _ => vec![Model::new(initial(recipe.rank))],
         };
         let n = models[0].own.data.len();
-        Self { rule, models, adam: (vec![0.0; n], vec![0.0; n], 0), server_lr: recipe.server_lr }
+        Self { rule, models, adam: (vec![0.0; n], vec![0.0; n], 0), server_lr: recipe.server_adam(rule).map(|s| s.lr) }
     }
 
     /// What a client starts from, and is served with.
@@ -108,14 +108,6 @@ impl Fleet {
                 let mixing = mixing(&params, cosine, round, arrived)?;
                 self.add(&shared_weights(&mixing, arrived.len()), arrived);
             }
-            Rule::Served(params) => {
-                let mixing = mixing(&params, Cosine::Both, round, arrived)?;
-                let delta = weighted(&shared_weights(&mixing, arrived.len()), arrived);
-                self.adam.2 += 1;
-                let (first, second, step) = (&mut self.adam.0, &mut self.adam.1, self.adam.2);
-                let adam = ServerAdam { first, second, step, lr: self.server_lr };
-                adam.apply(&mut self.models[0].own.data, &delta);
-            }
             Rule::Personal(params, cosine) => {
                 let mixing = mixing(&params, cosine, round, arrived)?;
                 let thetas: Vec<Vec<f32>> = arrived.iter().map(Arrived::theta).collect();
@@ -136,8 +128,15 @@ impl Fleet {
     }
 
     fn add(&mut self, weights: &[f32], arrived: &[Arrived]) {
-        let delta = weighted(weights, arrived);
-        self.models[0].own.data.iter_mut().zip(delta).for_each(|(t, d)| *t += d);
+        let (delta, theta) = (weighted(weights, arrived), &mut self.models[0].own.data);
+        match self.server_lr {
+            None => theta.iter_mut().zip(delta).for_each(|(t, d)| *t += d),
+            Some(lr) => {
+                self.adam.2 += 1;
+                let (first, second, step) = (&mut self.adam.0, &mut self.adam.1, self.adam.2);
+                ServerAdam { first, second, step, lr }.apply(theta, &delta);
+            }
+        }
     }
 
     fn add_residual(&mut self, arrived: &[Arrived]) -> anyhow::Result<()> {

@@ -30,7 +30,7 @@ mod training;
 use experiment::Experiment;
 use methods::{Rule, all};
 use population::{Kind, Population, Sizes};
-use training::{Local, Recipe};
+use training::{Local, Recipe, ServerAdam};
 
 #[derive(Parser)]
 #[command(name = "bench-federated", about = "Ways to federate LoRA, side by side")]
@@ -57,25 +57,25 @@ struct Args {
     #[arg(long, default_value_t = 16)]
     test: usize,
     /// Rounds with silos, all of which take part in each.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 6)]
     silo_rounds: usize,
     /// Rounds with one user per client.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 96)]
     user_rounds: usize,
     /// Clients per round then.
     #[arg(long, default_value_t = 8)]
     cohort: usize,
-    /// Passes of a user's device over its samples in a round.
-    #[arg(long, default_value_t = 2)]
-    user_epochs: usize,
+    /// Samples that a user's device trains on in a round, in steps of two.
+    #[arg(long, default_value_t = 4)]
+    user_samples: usize,
     /// Passes over the samples where there are no rounds.
     #[arg(long, default_value_t = 2)]
     central_epochs: usize,
-    /// Rate of AdamW.
-    #[arg(long, default_value_t = 1e-3)]
+    /// Rate of AdamW on clients.
+    #[arg(long, default_value_t = 2e-3)]
     lr: f32,
-    /// Rate of the coordinator's Adam.
-    #[arg(long, default_value_t = 1.5e-3)]
+    /// Rate of the coordinator's Adam, with one user per client.
+    #[arg(long, default_value_t = 2e-3)]
     server_lr: f32,
     /// Adapted layers, counted from the last.
     #[arg(long, default_value_t = 4)]
@@ -175,20 +175,21 @@ fn one(
 
 impl Args {
     fn recipe(&self, kind: Kind, clients: usize) -> Recipe {
-        let (rounds, cohort, epochs, validate_every) = match kind {
-            Kind::Silos => (self.silo_rounds, clients, 1, 1),
-            Kind::Users => (self.user_rounds, self.cohort, self.user_epochs, 2),
+        let adam = ServerAdam { device_lr: 1.0, lr: self.server_lr };
+        let (rounds, cohort, samples, client_batch, server_adam, validate_every) = match kind {
+            Kind::Silos => (self.silo_rounds, clients, usize::MAX, 8, None, 2),
+            Kind::Users => (self.user_rounds, self.cohort, self.user_samples, 2, Some(adam), 24),
         };
         Recipe {
             rounds,
             cohort,
-            epochs,
             central_epochs: self.central_epochs,
             batch: 8,
+            samples,
             lr: self.lr,
             rank: 8,
-            device_lr: 1.0,
-            server_lr: self.server_lr,
+            client_batch,
+            server_adam,
             validate_every,
         }
     }

@@ -38,9 +38,13 @@ pub(crate) enum Rule {
     /// FlexLoRA (Bai et al., NeurIPS 2024): the mean of products, divided by SVD into what each client's rank holds. Clients have
     /// ranks 4, 8 and 16 in turn.
     Flex,
-    /// What the coordinator runs for fleets: plain gradient steps on devices, PPLR's weights, Adam at the coordinator (FedAdam; Reddi et
-    /// al., ICLR 2021).
-    Served(BalanceParams),
+}
+
+impl Rule {
+    /// Whether a round ends in one weighted mean, along which a coordinator's Adam can step.
+    pub(crate) fn gives_a_mean(self) -> bool {
+        matches!(self, Self::Average | Self::Fair(_) | Self::Shared(..))
+    }
 }
 
 /// A row of the table.
@@ -102,10 +106,6 @@ pub(crate) fn all(kind: Kind) -> Vec<Method> {
         Method { tuned: 1, ..Method::new("FedAvg, tuned locally", Rule::Average) },
         Method { tuned: 1, ..Method::new("PPLR shared, tuned locally", Rule::Shared(paper, Cosine::Both)) },
     ]);
-    // A coordinator's Adam needs more rounds than silos have.
-    if kind == Kind::Users {
-        out.push(Method::new("as served", Rule::Served(paper)));
-    }
     let shared = Method::new("PPLR shared", Rule::Shared(paper, Cosine::Both));
     for (name, updates) in
         [("int8", PackedFormat::Int8), ("int4", PackedFormat::Int4), ("top 5 %", PackedFormat::TopK(50))]

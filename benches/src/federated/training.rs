@@ -19,19 +19,38 @@ pub(crate) struct Recipe {
     pub(crate) rounds: usize,
     /// Clients per round.
     pub(crate) cohort: usize,
-    /// Passes of a client over its samples in a round.
-    pub(crate) epochs: usize,
+    /// Samples that a client trains on in a round, once: the first in the round's seeded order.
+    pub(crate) samples: usize,
     /// Passes where there are no rounds.
     pub(crate) central_epochs: usize,
+    /// Samples per step where there are no rounds.
     pub(crate) batch: usize,
+    /// Samples per step of a round.
+    pub(crate) client_batch: usize,
     /// Of AdamW, fresh in every round as in PPLR's and FedIT's code.
     pub(crate) lr: f32,
     pub(crate) rank: usize,
-    /// Of the plain steps on devices when the coordinator runs Adam.
-    pub(crate) device_lr: f32,
-    pub(crate) server_lr: f32,
+    /// Devices take plain gradient steps and the coordinator runs Adam on their weighted mean (FedAdam; Reddi et al., ICLR 2021), as
+    /// `lethe-server` does, wherever a rule gives a mean. Devices with a few samples learn nothing together otherwise.
+    pub(crate) server_adam: Option<ServerAdam>,
     /// Rounds between two looks at the validation samples.
     pub(crate) validate_every: usize,
+}
+
+/// Rates of both sides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServerAdam {
+    /// Of the devices' plain steps.
+    pub(crate) device_lr: f32,
+    /// Of the coordinator's Adam.
+    pub(crate) lr: f32,
+}
+
+impl Recipe {
+    /// How a round of this rule steps, if not by AdamW on the clients.
+    pub(crate) fn server_adam(&self, rule: Rule) -> Option<ServerAdam> {
+        self.server_adam.filter(|_| rule.gives_a_mean())
+    }
 }
 
 /// What a client did.
@@ -50,8 +69,14 @@ pub(crate) struct Local {
 #[derive(Clone, Copy)]
 pub(crate) struct Passes {
     pub(crate) epochs: usize,
+    /// Samples of each, at most.
+    pub(crate) samples: usize,
     /// Steps over which the rate rises.
     pub(crate) warmup: usize,
+    /// Samples per step.
+    pub(crate) batch: usize,
+    /// Plain gradient steps at this rate, in place of AdamW.
+    pub(crate) plain: Option<f32>,
     /// Decides the order of samples.
     pub(crate) round: usize,
 }
@@ -81,13 +106,8 @@ impl Trainer<'_> {
         let mut sorted = samples.to_vec();
         sorted.sort_unstable();
         let how = format!(
-            "{sorted:?} {} {} {} {} {:?} {}",
-            passes.epochs,
-            passes.warmup,
-            method.prox,
-            method.freeze_a,
-            method.wire,
-            matches!(method.rule, Rule::Served(_))
+            "{sorted:?} {} {} {} {} {} {:?} {:?}",
+            passes.epochs, passes.samples, passes.warmup, method.prox, method.freeze_a, method.wire, passes.plain
         );
         let key = Digest::of(&[&bytes, how.as_bytes()]);
         if let Some(known) = self.first.get(&key).filter(|_| passes.round == 0) {
@@ -116,29 +136,29 @@ impl Trainer<'_> {
         let (mut sum, mut count, mut crossed, mut step) = (0.0, 0usize, 0, 0usize);
         for epoch in 0..passes.epochs {
             let order = self.order(samples, passes.round, epoch);
-            for batch in order.chunks(self.recipe.batch) {
+            for batch in order[..passes.samples.min(order.len())].chunks(passes.batch) {
                 let rows = self.lab.samples(batch)?;
                 let paid = self.paid.entry(client).or_default();
                 let got = self.lab.gradient(&model.with(&own)?, &rows, None, paid)?;
                 let mut grads = model.part(got.grads, own.shape())?;
                 (sum, count, crossed) = (sum + got.loss.sum, count + got.loss.samples, crossed + got.crossed);
                 step += 1;
-                if let Rule::Served(_) = method.rule {
-                    descend(&mut own.data, &mut grads, self.recipe.device_lr);
-                    continue;
-                }
                 if method.prox > 0.0 {
                     let pull = own.data.iter().zip(start).map(|(t, s)| method.prox * (t - s));
                     grads.iter_mut().zip(pull).for_each(|(g, p)| *g += p);
                 }
-                let rate = self.recipe.lr * (step as f32 / passes.warmup.max(1) as f32).min(1.0);
-                optimiser.step(&mut own.data, &grads, rate);
+                if let Some(rate) = passes.plain {
+                    descend(&mut own.data, &mut grads, rate);
+                } else {
+                    let rate = self.recipe.lr * (step as f32 / passes.warmup.max(1) as f32).min(1.0);
+                    optimiser.step(&mut own.data, &grads, rate);
+                }
                 if method.freeze_a {
                     restore_a(&mut own, start);
                 }
             }
         }
-        if let Rule::Served(_) = method.rule {
+        if passes.plain.is_some() {
             let mut delta: Vec<f32> = own.data.iter().zip(start).map(|(t, s)| t - s).collect();
             clip(&mut delta, 10.0);
             own.data = start.iter().zip(&delta).map(|(s, d)| s + d).collect();
