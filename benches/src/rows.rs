@@ -1,6 +1,6 @@
 //! Rows of results: kept as JSON and CSV while they are made, and grouped for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -58,10 +58,12 @@ pub fn read(path: &std::path::Path) -> anyhow::Result<Vec<Value>> {
     Ok(file["rows"].as_array().with_context(|| format!("{} holds no rows", path.display()))?.clone())
 }
 
-/// Rows as CSV, columns in order of name.
+/// Rows as CSV: every column that a row has, in order of name.
 pub fn csv(rows: &[Value]) -> String {
-    let Some(Value::Object(first)) = rows.first() else { return String::new() };
-    let columns: Vec<&String> = first.keys().collect();
+    let columns: BTreeSet<&String> = rows.iter().filter_map(Value::as_object).flat_map(|r| r.keys()).collect();
+    if columns.is_empty() {
+        return String::new();
+    }
     let cell = |v: Option<&Value>| match v {
         Some(Value::String(s)) if s.contains(',') => format!("\"{s}\""),
         Some(Value::String(s)) => s.clone(),

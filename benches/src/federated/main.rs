@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use lethe_benches::lab::{Lab, Setting, eprint_line};
+use lethe_benches::lab::{Lab, QV, Setting, eprint_line};
 use lethe_benches::rows::Rows;
 use lethe_learn::seed::Seed;
+use lethe_model::kernels::panels::Compute;
 use lethe_model::split::SplitSpec;
 use lethe_proto::ids::Digest;
 use lethe_proto::payload::WireFormat;
@@ -80,6 +81,12 @@ struct Args {
     /// Adapted layers, counted from the last.
     #[arg(long, default_value_t = 4)]
     last_layers: usize,
+    /// Made-up people that the base model learns from first, as in `lethe bench unlearn`. 0: none.
+    #[arg(long, default_value_t = 0)]
+    people: usize,
+    /// Products with frozen weights in bf16, as in `lethe bench unlearn`.
+    #[arg(long)]
+    bf16: bool,
     /// A run of some minutes: few users, every method; no figure to quote.
     #[arg(long)]
     quick: bool,
@@ -216,11 +223,14 @@ impl Labs<'_> {
             let last_layers = self.args.last_layers;
             ensure!(last_layers > 1, "at least 2 layers must be adapted: the device's last one and one of the middle");
             // The product's split: 4 layers and the last one on the device.
-            let setting = Setting { split: SplitSpec { k_in: 4, k_out: 1 }, last_layers, wire };
+            let (people, targets) = (self.args.people, QV);
+            let compute = if self.args.bf16 { Compute::Bf16 } else { Compute::F32 };
+            let setting =
+                Setting { split: SplitSpec { k_in: 4, k_out: 1 }, last_layers, wire, compute, people, targets };
             let what = (self.data.clone(), Template::movie());
             let mut lab =
                 Lab::load(self.model, what, self.population.rows.clone(), setting, &self.home.join("states"))?;
-            lab.prepare()?;
+            lab.prepare(usize::MAX)?;
             self.open.insert(name, lab);
         }
         self.open.get_mut(name).context("just opened")

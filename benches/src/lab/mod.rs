@@ -9,9 +9,9 @@ use anyhow::Context;
 use lethe_client::encode::Encoder;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
-use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
+use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use lethe_model::segment::Segment;
-use lethe_model::source::open;
+use lethe_model::source::{Merged, open};
 use lethe_model::split::{BatchLoss, DeviceModel, LocalMiddle, SplitSpec};
 use lethe_model::train::{Packing, Sample, Trainer};
 use lethe_proto::ids::Digest;
@@ -20,6 +20,7 @@ use lethe_recsys::data::Dataset;
 use lethe_recsys::prompt::Template;
 use lethe_recsys::samples::TaskSample;
 
+mod prior;
 mod states;
 mod wire;
 
@@ -43,7 +44,16 @@ pub struct Setting {
     pub last_layers: usize,
     /// Number format over the split.
     pub wire: WireFormat,
+    /// Arithmetic of products with frozen weights.
+    pub compute: Compute,
+    /// Made-up people that the base model has learned from; 0: it is as it was published.
+    pub people: usize,
+    /// What is adapted of each layer.
+    pub targets: &'static [Projection],
 }
+
+/// TALLRec's q and v.
+pub const QV: &[Projection] = &[Projection::Q, Projection::V];
 
 /// Model, data and samples.
 pub struct Lab {
@@ -80,20 +90,27 @@ impl Lab {
         setting: Setting,
         states: &Path,
     ) -> anyhow::Result<Self> {
-        let source = open(model)?;
-        let device = DeviceModel::load(source.as_ref(), setting.split, Compute::Bf16)?;
-        let middle = DeviceModel::load_middle(source.as_ref(), setting.split, Compute::Bf16)?;
+        let mut source = open(model)?;
+        let mut base = vec![];
+        if setting.people > 0 {
+            let adapter = prior::adapter(model, &data, template, (setting.people, setting.compute), states)?;
+            base = adapter.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+            source = Box::new(Merged::new(source, adapter)?);
+        }
+        let device = DeviceModel::load(source.as_ref(), setting.split, setting.compute)?;
+        let middle = DeviceModel::load_middle(source.as_ref(), setting.split, setting.compute)?;
         let size = std::fs::metadata(model).with_context(|| model.display().to_string())?.len().to_le_bytes();
-        let mut what = format!("{} {}", setting.last_layers, lethe_model::engine());
+        let engine = format!("{} {:?}", lethe_model::engine(), setting.compute);
+        let mut what = format!("{} {engine}", setting.last_layers);
         if setting.wire != WireFormat::F32 {
             what += &format!(" {:?} {:?}", setting.wire, setting.split);
         }
-        let name = Digest::of(&[what.as_bytes(), &size]).hex();
+        let name = Digest::of(&[what.as_bytes(), &size, &base]).hex();
         Ok(Self {
             encoder: Encoder::new(source.tokenizer()?, template)?,
             tokens: vec![None; rows.len()],
             frozen: OnDisk::open(&states.join(&name[..16]))?,
-            under: Digest::of(&[lethe_model::engine().as_bytes(), &size]).hex(),
+            under: Digest::of(&[engine.as_bytes(), &size, &base]).hex(),
             device,
             middle,
             setting,
@@ -102,10 +119,10 @@ impl Lab {
         })
     }
 
-    /// The shape of an adapter of this rank on q and v of the adapted layers, with TALLRec's scale of 2.
+    /// The shape of an adapter of this rank on the adapted layers, with TALLRec's scale of 2.
     pub fn shape(&self, rank: usize) -> Arc<AdapterShape> {
         let last_layers = Some(self.setting.last_layers);
-        let recipe = LoraRecipe { rank, alpha: 2.0 * rank as f32, last_layers, ..LoraRecipe::default() };
+        let recipe = LoraRecipe { rank, alpha: 2.0 * rank as f32, targets: self.setting.targets.to_vec(), last_layers };
         AdapterShape::new(self.device.config(), &recipe, |_| true)
     }
 
@@ -129,11 +146,11 @@ impl Lab {
         all.iter().map(|s| self.sample(*s)).collect()
     }
 
-    /// Computes what the layers below the adapted ones give for every sample, so that no method is charged for it.
-    pub fn prepare(&mut self) -> anyhow::Result<()> {
+    /// Computes what the layers below the adapted ones give for the `first` samples, so that no method is charged for it.
+    pub fn prepare(&mut self, first: usize) -> anyhow::Result<()> {
         let started = Instant::now();
         let mut missing = vec![];
-        for s in 0..self.rows.len() {
+        for s in 0..first.min(self.rows.len()) {
             let sample = self.sample(s)?;
             if !self.frozen.holds(&sample.ids) {
                 missing.push(sample);
@@ -141,7 +158,7 @@ impl Lab {
         }
         self.score(&Adapter::from_data(&self.shape(1), vec![0.0; self.shape(1).len()])?, &missing)?;
         let tokens: usize = self.tokens.iter().flatten().map(Vec::len).sum();
-        let (n, new, s) = (self.rows.len(), missing.len(), started.elapsed().as_secs_f64());
+        let (n, new, s) = (first.min(self.rows.len()), missing.len(), started.elapsed().as_secs_f64());
         eprint_line(&format!("{n} samples, {} tokens each; states of {new}: {s:.0} s", tokens / n.max(1)));
         Ok(())
     }
@@ -208,6 +225,16 @@ impl Lab {
         let (layout, ids) = Layout::pack(&sequences);
         let edge = adapter.select(|l| self.on_device(l));
         Ok(self.device.score(&layout, &ids, self.encoder.answers, Some(&edge), &mut self.wired(adapter))?)
+    }
+
+    /// [`Self::last_hidden`] by the whole pass.
+    pub fn last_hidden_whole(&self, rows: Vec<Sample>) -> anyhow::Result<Vec<Vec<f32>>> {
+        let sequences: Vec<Vec<u32>> = rows.into_iter().map(|s| s.ids).collect();
+        let (layout, ids) = Layout::pack(&sequences);
+        let untuned = Adapter::from_data(&self.shape(1), vec![0.0; self.shape(1).len()])?;
+        let hidden = self.device.embed(&ids)?;
+        let last = self.device.last_from(&layout, hidden, 0, None, &mut self.wired(&untuned))?;
+        Ok(last.chunks_exact(self.device.config().hidden).map(<[f32]>::to_vec).collect())
     }
 
     /// Last hidden states by the untuned model, `[hidden]` each.

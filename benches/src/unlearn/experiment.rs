@@ -15,8 +15,12 @@ use lethe_unlearn::figures::{jsd, l2, membership_auc, membership_score};
 use lethe_unlearn::{Exactness, ModelId, SampleId, Strategy, World};
 use serde_json::{Value, json};
 
-use crate::methods::{PARTITIONS, all};
+use crate::composed::{Rates, Scored};
+use crate::methods::all;
 use crate::world::{Real, Recipe};
+
+/// Candidates that are ranked at once when that is timed.
+const CANDIDATES: usize = 20;
 
 /// How many samples of each part.
 pub(crate) struct Sizes {
@@ -56,14 +60,24 @@ pub(crate) struct Experiment {
     pub(crate) world: Real,
     pub(crate) train: Vec<SampleId>,
     pub(crate) validation: Vec<SampleId>,
-    test: Vec<SampleId>,
+    pub(crate) test: Vec<SampleId>,
     /// Never trained on by anybody, for the attack.
     never: Vec<SampleId>,
     gone: BTreeMap<Deletion, Vec<SampleId>>,
     attacked: usize,
     timed: usize,
-    apa: ApaParams,
+    /// Candidates of one person, who has one history: prompts that share a prefix.
+    ranked: Vec<Vec<SampleId>>,
+    pub(crate) apa: ApaParams,
     pub(crate) seed: Seed,
+}
+
+/// What others are compared with: everything trained again.
+struct Retrained {
+    auc: f64,
+    auc_composed: f64,
+    on_gone: Vec<[f32; 2]>,
+    samples: u64,
 }
 
 /// Models that never saw certain samples: for each, the positions that it was trained on.
@@ -98,8 +112,15 @@ impl Experiment {
             rows.extend(p);
             ids
         });
+        let prepared = rows.len();
+        let mut ranked = vec![];
+        for s in rows[test[0]..].iter().take(sizes.timed / 4).cloned().collect::<Vec<TaskSample>>() {
+            let item = |i: usize| (seed.rank("candidate", &i.to_le_bytes()) % data.items.len() as u64) as u32;
+            ranked.push((rows.len()..rows.len() + CANDIDATES).collect());
+            rows.extend((0..CANDIDATES).map(|i| TaskSample { item: item(i), ..s.clone() }));
+        }
         let mut world = Real::load(model, data, split, template, rows, recipe, seed, home)?;
-        world.prepare()?;
+        world.prepare(prepared)?;
         Ok(Self {
             world,
             train,
@@ -109,6 +130,7 @@ impl Experiment {
             gone: deleted,
             attacked: sizes.attacked,
             timed: sizes.timed,
+            ranked,
             apa: ApaParams { neighbours: sizes.neighbours, ..ApaParams::default() },
             seed: *seed,
         })
@@ -118,7 +140,7 @@ impl Experiment {
         self.train.iter().copied().filter(|s| !gone.contains(s)).collect()
     }
 
-    fn auc(&self, logits: &[[f32; 2]]) -> (f64, f64) {
+    pub(crate) fn auc(&self, logits: &[[f32; 2]]) -> (f64, f64) {
         let scores: Vec<f32> = logits.iter().map(|l| l[1] - l[0]).collect();
         let labels: Vec<bool> = self.test.iter().map(|s| self.world.label(*s)).collect();
         let users: Vec<u32> = self.test.iter().map(|s| self.world.user(*s)).collect();
@@ -139,7 +161,13 @@ impl Experiment {
             let gone = self.gone[deletion].clone();
             let remaining = self.remaining(&gone);
             let attacked: Vec<SampleId> = gone.iter().copied().take(self.attacked).collect();
-            let mut retrained: Option<(f64, Vec<[f32; 2]>, u64)> = None;
+            let mut retrained: Option<Retrained> = None;
+            let rates = self.rates(*deletion);
+            let alone = self.composed(&rates, None, None);
+            ready(json!({
+                "dataset": dataset, "method": "(rates alone)", "deletion": deletion.name(), "seed": seed,
+                "auc_composed": alone, "exactness": Exactness::Exact, "exact": true, "samples_retrained": 0,
+            }))?;
             for mut m in all(shards, epochs, self.apa, &self.seed) {
                 eprint_line(&format!("{dataset}, seed {seed}, {}: {}", deletion.name(), m.name()));
                 let w = &mut self.world;
@@ -150,19 +178,31 @@ impl Experiment {
                 let after = m.predict(&mut self.world, &self.test)?;
                 let ((auc_before, _), (auc_after, uauc_after)) = (self.auc(&before), self.auc(&after));
                 let on_gone = m.predict(&mut self.world, &attacked)?;
-                let (reference, theirs, everything) =
-                    retrained.get_or_insert_with(|| (auc_after, on_gone.clone(), cost.samples)).clone();
+                let validated = m.predict(&mut self.world, &self.validation)?;
+                let auc_composed = self.composed(&rates, Some(&validated), Some(&after));
+                let reference = retrained.get_or_insert_with(|| Retrained {
+                    auc: auc_after,
+                    auc_composed,
+                    on_gone: on_gone.clone(),
+                    samples: cost.samples,
+                });
+                let (gap, gap_composed) = (auc_after - reference.auc, auc_composed - reference.auc_composed);
+                let saved = (cost.samples > 0).then(|| reference.samples as f64 / cost.samples as f64);
+                let theirs = reference.on_gone.clone();
                 let mia = self.attack(m.as_mut(), &attacked, &on_gone, &references)?;
-                let (p50, p95) = self.timed(m.as_mut())?;
+                let singles: Vec<Vec<SampleId>> = self.test.iter().take(self.timed).map(|s| vec![*s]).collect();
+                let (p50, p95) = self.timed(m.as_mut(), &singles)?;
+                let (ranked_p50, ranked_p95) = self.timed(m.as_mut(), &self.ranked.clone())?;
                 ready(json!({
                     "dataset": dataset, "method": m.name(), "deletion": deletion.name(), "seed": seed,
                     "auc_before": auc_before, "auc_after": auc_after, "uauc_after": uauc_after,
-                    "gap_to_retrain": auc_after - reference, "submodel_auc": submodels,
+                    "gap_to_retrain": gap, "auc_composed": auc_composed, "gap_composed": gap_composed, "submodel_auc": submodels,
                     "seconds": cost.seconds, "samples_retrained": cost.samples,
-                    "retrain_saved": everything as f64 / cost.samples.max(1) as f64,
+                    "retrain_saved": saved,
                     "exact": m.exactness() == Exactness::Exact, "exactness": m.exactness(),
                     "jsd_to_retrain": jsd(&on_gone, &theirs), "l2_to_retrain": l2(&on_gone, &theirs), "mia_auc": mia,
                     "passes": m.passes(), "query_ms_p50": p50, "query_ms_p95": p95,
+                    "ranked_ms_p50": ranked_p50, "ranked_ms_p95": ranked_p95,
                     "train_seconds": trained.seconds, "train_samples": trained.samples,
                     "users_deleted": gone.iter().map(|s| self.world.user(*s)).collect::<BTreeSet<_>>().len(),
                     "samples_deleted": gone.len(), "samples": self.train.len(), "test": self.test.len(),
@@ -170,6 +210,25 @@ impl Experiment {
             }
         }
         Ok(())
+    }
+
+    /// Rates after a deletion: the deleted are out of all sums.
+    fn rates(&self, deletion: Deletion) -> Rates {
+        let gone: Vec<&TaskSample> = self.gone[&deletion].iter().map(|s| self.world.row(*s)).collect();
+        match deletion {
+            Deletion::Interaction => self.world.rates(|at, _| gone.first().is_some_and(|s| s.event == at)),
+            _ => self.world.rates(|_, e| gone.iter().any(|s| s.user == e.user)),
+        }
+    }
+
+    /// Test AUC of a model's log-odds together with rates.
+    fn composed(&self, rates: &Rates, validation: Option<&[[f32; 2]]>, test: Option<&[[f32; 2]]>) -> f64 {
+        let of =
+            |ids: &[SampleId], logits| Scored { samples: ids.iter().map(|s| self.world.row(*s)).collect(), logits };
+        let test = of(&self.test, test);
+        let scores = rates.compose(&of(&self.validation, validation), &test);
+        let labels: Vec<bool> = test.samples.iter().map(|s| s.label).collect();
+        auc(&scores, &labels).unwrap_or(f64::NAN)
     }
 
     /// Mean AUC of the models that a method predicts with.
@@ -234,52 +293,19 @@ impl Experiment {
         Ok(membership_auc(&scores[..gone.len()], &scores[gone.len()..]))
     }
 
-    /// Median and 95th percentile of one prediction alone, in milliseconds.
-    fn timed(&mut self, m: &mut dyn Strategy) -> anyhow::Result<(Option<f64>, Option<f64>)> {
+    /// Median and 95th percentile of one prediction by the whole pass, in milliseconds, when those of each list are asked together.
+    fn timed(&mut self, m: &mut dyn Strategy, lists: &[Vec<SampleId>]) -> anyhow::Result<(Option<f64>, Option<f64>)> {
         self.world.timed = true;
         let mut times = vec![];
-        for s in self.test.iter().take(self.timed).copied().collect::<Vec<_>>() {
+        for list in lists {
             let started = Instant::now();
-            m.predict(&mut self.world, &[s])?;
-            times.push(started.elapsed().as_secs_f64() * 1000.0);
+            m.predict(&mut self.world, list)?;
+            times.push(started.elapsed().as_secs_f64() * 1000.0 / list.len() as f64);
         }
         self.world.timed = false;
         times.sort_by(f64::total_cmp);
         let at = |q: f64| times.get(((times.len() as f64 * q) as usize).min(times.len().saturating_sub(1))).copied();
         Ok((at(0.5), at(0.95)))
-    }
-
-    /// How many samples that stay change their shard when others leave, for 20 deletions of one user each.
-    pub(crate) fn partitions(&mut self, dataset: &str, seed: u64) -> anyhow::Result<Vec<Value>> {
-        let mut rows = vec![];
-        let mut users: Vec<u32> = self.train.iter().map(|s| self.world.user(*s)).collect();
-        users.sort_by_key(|u| (self.seed.rank("leaves", &u.to_le_bytes()), *u));
-        users.dedup();
-        for shards in [2, 4, 8] {
-            for p in PARTITIONS {
-                let before = p.place(&mut self.world, &self.train, shards, &self.seed, None)?;
-                let (mut moved, mut changed, mut stayed) = (0, 0, 0);
-                for user in users.iter().take(20) {
-                    let stays = |s: &&SampleId| self.world.user(**s) != *user;
-                    let remaining: Vec<SampleId> = self.train.iter().filter(stays).copied().collect();
-                    let after = p.place(&mut self.world, &remaining, shards, &self.seed, Some(&before))?;
-                    let now: BTreeMap<SampleId, usize> =
-                        self.train.iter().copied().zip(before.shards.iter().copied()).collect();
-                    let others = remaining.iter().zip(&after.shards).filter(|(s, k)| now[s] != **k).count();
-                    (moved, stayed, changed) =
-                        (moved + others, stayed + remaining.len(), changed + usize::from(others > 0));
-                }
-                let sizes: Vec<usize> =
-                    (0..shards).map(|k| before.shards.iter().filter(|s| **s == k).count()).collect();
-                let largest = sizes.iter().copied().max().unwrap_or(0);
-                rows.push(json!({
-                    "dataset": dataset, "seed": seed, "partition": p.name(), "shards": shards,
-                    "deletions_that_move_others": changed as f64 / 20.0, "others_moved": moved as f64 / stayed.max(1) as f64,
-                    "largest_over_mean": largest as f64 * shards as f64 / self.train.len() as f64,
-                }));
-            }
-        }
-        Ok(rows)
     }
 }
 
@@ -294,9 +320,17 @@ fn deletions(train: &[TaskSample], seed: &Seed) -> BTreeMap<Deletion, Vec<Sample
         (0..train.len()).filter(|i| leave.contains(&train[*i].user)).collect()
     };
     let one = (0..train.len()).min_by_key(|i| seed.rank("interaction", &train[*i].event.to_le_bytes()));
+    // The event itself first, then the samples whose history it is in.
+    let told = |one: usize| {
+        let in_history = move |s: &TaskSample| {
+            let o = &train[one];
+            s.user == o.user && s.event > o.event && s.history.iter().any(|(item, _)| *item == o.item)
+        };
+        std::iter::once(one).chain((0..train.len()).filter(move |i| in_history(&train[*i])))
+    };
     BTreeMap::from([
         (Deletion::OnePercent, of(0.01)),
         (Deletion::FivePercent, of(0.05)),
-        (Deletion::Interaction, one.into_iter().collect()),
+        (Deletion::Interaction, one.into_iter().flat_map(told).collect()),
     ])
 }

@@ -10,10 +10,13 @@ use anyhow::Context;
 use clap::Parser;
 use lethe_benches::lab::eprint_line;
 use lethe_learn::seed::Seed;
+use lethe_model::kernels::panels::Compute;
 use lethe_recsys::data::{DataSpec, Dataset, load};
 use lethe_recsys::prompt::Template;
 use lethe_recsys::samples::Split;
 
+mod ablation;
+mod composed;
 mod experiment;
 mod methods;
 mod plot;
@@ -40,13 +43,13 @@ struct Args {
     #[arg(long, default_value_t = 400)]
     test: usize,
     /// Validation samples.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 200)]
     validation: usize,
     /// Queries that are timed per method; needs a quiet machine.
     #[arg(long, default_value_t = 24)]
     timed: usize,
     /// Passes over the training samples.
-    #[arg(long, value_delimiter = ',', default_values_t = [2.0])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1.0])]
     epochs: Vec<f64>,
     /// Shards.
     #[arg(long, default_value_t = 4)]
@@ -57,7 +60,7 @@ struct Args {
     /// A run of some minutes: MovieLens, one seed, few samples; everything still happens for real.
     #[arg(long)]
     quick: bool,
-    /// Only how often deletions move others in each partition; K = 2, 4, 8. No training.
+    /// Only what the partition does, K = 2, 4, 8: how often deletions move others, and the AUC of APA(ND) before any.
     #[arg(long)]
     partitions: bool,
     /// Only which recipe is best on validation samples, over the lists that follow.
@@ -72,6 +75,15 @@ struct Args {
     /// Samples per step.
     #[arg(long, value_delimiter = ',', default_values_t = [Recipe::default().batch])]
     batch: Vec<usize>,
+    /// Adapt all projections of those layers, not q and v alone.
+    #[arg(long)]
+    all_projections: bool,
+    /// Made-up people that the base model learns from first: the same for every method, and nobody's data. 0: none.
+    #[arg(long, default_value_t = Recipe::default().people)]
+    people: usize,
+    /// Products with frozen weights in bf16: on some CPUs with bf16 dot products twice as fast, on others half (`bench-products`).
+    #[arg(long)]
+    bf16: bool,
     /// Folder of what is computed; below the cache folder when absent.
     #[arg(long)]
     home: Option<PathBuf>,
@@ -137,7 +149,10 @@ impl Args {
         for last_layers in &self.last_layers {
             for lr in &self.lr {
                 for batch in &self.batch {
-                    out.push(Recipe { last_layers: *last_layers, lr: *lr, batch: *batch, ..Recipe::default() });
+                    let (last_layers, lr, batch) = (*last_layers, *lr, *batch);
+                    let (all_projections, people) = (self.all_projections, self.people);
+                    let compute = if self.bf16 { Compute::Bf16 } else { Compute::F32 };
+                    out.push(Recipe { last_layers, lr, batch, all_projections, people, compute, ..Recipe::default() });
                 }
             }
         }
@@ -158,6 +173,7 @@ fn main() -> anyhow::Result<()> {
     if args.quick {
         (args.dataset, args.seeds) = (vec![Which::Movielens], vec![1]);
         (args.samples, args.test, args.validation, args.epochs) = (24, 12, 8, vec![1.0]);
+        args.people = 16;
         args.deletions = vec![experiment::Deletion::Interaction];
     }
     if !args.merge.is_empty() {
@@ -196,15 +212,15 @@ fn main() -> anyhow::Result<()> {
             }
             let (recipe, epochs) = args.recipe()?;
             let mut experiment = load(recipe)?;
-            if args.partitions {
-                rows.extend(experiment.partitions(which.name(), *seed)?);
-                continue;
-            }
             // After every row: an interruption loses none.
             let mut ready = |row| {
                 rows.push(row);
                 write(&args, &rows)
             };
+            if args.partitions {
+                experiment.partitions(which.name(), *seed, epochs, &mut ready)?;
+                continue;
+            }
             experiment.run(which.name(), *seed, (args.shards, epochs), &args.deletions, &mut ready)?;
         }
     }

@@ -6,7 +6,7 @@ use lethe_unlearn::Strategy;
 use lethe_unlearn::combine::Combine;
 use lethe_unlearn::partition::Partition;
 use lethe_unlearn::sharded::Sharded;
-use lethe_unlearn::whole::{E2urec, Retrain};
+use lethe_unlearn::whole::{Base, E2urec, Retrain};
 use lethe_unlearn::world::Mixing;
 
 /// Slices of those methods that have any.
@@ -21,6 +21,7 @@ pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Ve
     };
     vec![
         Box::new(Retrain::new(epochs)),
+        Box::new(Base::default()),
         sharded("SISA", Partition::Random, Combine::Mean, SLICES),
         sharded("GraphEraser (BEKM)", Partition::Bekm, Combine::Learned, 1),
         sharded("RecEraser (UBP)", Partition::Ubp, Combine::Attention, 1),

@@ -10,14 +10,14 @@ pub(crate) fn grouped(rows: &[Value]) -> impl ExactSizeIterator<Item = (String, 
 
 /// Mean and spread per data set, deletion and method, as a Markdown table.
 pub(crate) fn render(rows: &[Value]) -> String {
-    if rows.first().is_some_and(|r| r.get("auc_after").is_none()) {
+    if rows.iter().all(|r| r.get("auc_after").is_none()) {
         return csv(rows);
     }
     let mut out = String::new();
     for (title, methods) in grouped(rows) {
         out += &format!("\n### {title}\n\n");
-        out += "| method | exact | AUC before | AUC after | gap to Retrain | sub-models | seconds | retrained | saved | JSD | MIA | ms p50 / p95 |\n";
-        out += "|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+        out += "| method | exact | AUC before | AUC after | gap to Retrain | with rates | gap | sub-models | seconds | retrained | saved | JSD | MIA | ms a query, p50 / p95 | ms a candidate of 20 |\n";
+        out += "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
         for (method, list) in methods {
             let figure = |k: &str, digits: usize| rows::figure(&list, k, digits);
             let exact = list[0]["exactness"].as_str().unwrap_or("");
@@ -27,6 +27,8 @@ pub(crate) fn render(rows: &[Value]) -> String {
                 figure("auc_before", 3),
                 figure("auc_after", 3),
                 figure("gap_to_retrain", 3),
+                figure("auc_composed", 3),
+                figure("gap_composed", 3),
                 figure("submodel_auc", 3),
                 figure("seconds", 0),
                 figure("samples_retrained", 0),
@@ -34,6 +36,7 @@ pub(crate) fn render(rows: &[Value]) -> String {
                 figure("jsd_to_retrain", 4),
                 figure("mia_auc", 2),
                 format!("{} / {}", figure("query_ms_p50", 0), figure("query_ms_p95", 0)),
+                format!("{} / {}", figure("ranked_ms_p50", 1), figure("ranked_ms_p95", 1)),
             ];
             out += &format!("| {} |\n", cells.join(" | "));
         }

@@ -6,7 +6,7 @@ use lethe_learn::metrics::auc;
 use lethe_unlearn::combine::Combine;
 use lethe_unlearn::partition::Partition;
 use lethe_unlearn::sharded::Sharded;
-use lethe_unlearn::whole::Retrain;
+use lethe_unlearn::whole::{Base, Retrain};
 use lethe_unlearn::world::Mixing;
 use lethe_unlearn::{SampleId, Strategy, World};
 use serde_json::{Value, json};
@@ -44,6 +44,7 @@ impl Experiment {
         let mut rows = vec![];
         let all = self.validation.clone();
         let (asked, predicted) = all.split_at(all.len() / 2);
+        let untrained = self.validated(&mut Base::default(), &all)?;
         for epochs in epochs {
             let mut full = Retrain::new(*epochs);
             let cost = full.fit(&mut self.world, &self.train, &[])?;
@@ -52,18 +53,29 @@ impl Experiment {
                 eprint_line(&format!("{dataset} {recipe:?} {epochs} epochs: {method} {apa:?}: {auc:.4}"));
                 rows.push(json!({
                     "dataset": dataset, "seed": seed, "last_layers": recipe.last_layers, "lr": recipe.lr,
-                    "batch": recipe.batch, "epochs": epochs, "method": method, "tau": apa.map(|a| a.tau), "neighbours": apa.map(|a| a.neighbours), "gain": apa.map(|a| a.gain),
+                    "batch": recipe.batch, "epochs": epochs, "all_projections": recipe.all_projections,
+                    "people": recipe.people, "method": method, "tau": apa.map(|a| a.tau),
+                    "neighbours": apa.map(|a| a.neighbours), "gain": apa.map(|a| a.gain),
                     "validation_auc": auc, "seconds": cost.seconds,
                 }));
             };
+            row("Base", None, untrained);
             row("Retrain", None, whole);
-            for apa in if only { grid() } else { vec![] } {
+            let mut parts = 0.0;
+            for apa in if only { grid() } else { GAINS.map(|gain| ApaParams { gain, ..self.apa }).to_vec() } {
                 let combine = Combine::Apa(Mixing::Nd, apa);
                 let mut ours = Sharded::new("ours", Partition::Ours, combine, (shards, SLICES), *epochs, &self.seed);
                 ours.fit(&mut self.world, &self.train, asked)?;
                 let auc = self.validated(&mut ours, predicted)?;
                 row("APA(ND), our partition", Some(apa), auc);
+                let models = ours.models();
+                parts = 0.0;
+                for model in &models {
+                    let logits = self.world.logits(model, &all)?;
+                    parts += self.validation_auc(&all, &logits) / models.len() as f64;
+                }
             }
+            row("mean of its shards", None, parts);
             // The same half, for comparison.
             let half = self.validated(&mut full, predicted)?;
             row("Retrain, that half", None, half);
@@ -72,8 +84,16 @@ impl Experiment {
     }
 
     fn validated(&mut self, m: &mut dyn Strategy, samples: &[SampleId]) -> anyhow::Result<f64> {
-        let scores: Vec<f32> = m.predict(&mut self.world, samples)?.iter().map(|l| l[1] - l[0]).collect();
+        if m.models().is_empty() {
+            m.fit(&mut self.world, &self.train, &[])?;
+        }
+        let logits = m.predict(&mut self.world, samples)?;
+        Ok(self.validation_auc(samples, &logits))
+    }
+
+    fn validation_auc(&self, samples: &[SampleId], logits: &[[f32; 2]]) -> f64 {
+        let scores: Vec<f32> = logits.iter().map(|l| l[1] - l[0]).collect();
         let labels: Vec<bool> = samples.iter().map(|s| self.world.label(*s)).collect();
-        Ok(auc(&scores, &labels).unwrap_or(f64::NAN))
+        auc(&scores, &labels).unwrap_or(f64::NAN)
     }
 }

@@ -5,21 +5,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use lethe_benches::cpu_seconds;
-use lethe_benches::lab::{Lab, Setting, eprint_line};
+use lethe_benches::lab::{Lab, QV, Setting, eprint_line};
 use lethe_learn::seed::Seed;
-use lethe_model::lora::{Adapter, AdapterShape};
+use lethe_model::kernels::panels::Compute;
+use lethe_model::lora::{Adapter, AdapterShape, Projection};
 use lethe_model::split::SplitSpec;
 use lethe_model::train::{AdamW, Sample};
 use lethe_proto::ids::Digest;
 use lethe_proto::payload::WireFormat;
-use lethe_recsys::data::Dataset;
+use lethe_recsys::data::{Dataset, Event};
 use lethe_recsys::features::item_features;
 use lethe_recsys::prompt::Template;
 use lethe_recsys::references::References;
-use lethe_recsys::samples::{Split, TaskSample, training_events};
+use lethe_recsys::samples::{Part, Split, TaskSample, event_parts, training_events};
 use lethe_unlearn::world::{Distillation, Mixing};
 use lethe_unlearn::{Cost, ModelId, SampleId, Training, UnlearnError, World};
 use serde::{Deserialize, Serialize};
+
+use crate::composed::Rates;
 
 /// What decides a model's bytes besides samples and seed; the same for every method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,11 +37,26 @@ pub(crate) struct Recipe {
     pub(crate) distil_lr: f32,
     /// How many of the last layers are adapted; what the layers below give is computed once per sample.
     pub(crate) last_layers: usize,
+    /// Whether all projections are adapted, or q and v.
+    pub(crate) all_projections: bool,
+    /// Made-up people that the base model has learned from.
+    pub(crate) people: usize,
+    /// Arithmetic of products with frozen weights.
+    pub(crate) compute: Compute,
 }
 
 impl Default for Recipe {
     fn default() -> Self {
-        Self { lr: 1e-3, warmup: 8, batch: 8, distil_lr: 2e-4, last_layers: 8 }
+        Self {
+            lr: 3e-3,
+            warmup: 8,
+            batch: 4,
+            distil_lr: 2e-4,
+            last_layers: 2,
+            all_projections: false,
+            people: 512,
+            compute: Compute::F32,
+        }
     }
 }
 
@@ -65,6 +83,7 @@ pub(crate) struct Real {
     vectors: References,
     catalogue: Vec<Vec<f32>>,
     recipe: Recipe,
+    split: Split,
     seed: Seed,
     /// Digest of all that the files below depend on.
     under: String,
@@ -99,13 +118,19 @@ impl Real {
         let version = template.version;
         // All layers here: nothing crosses a split.
         let whole = SplitSpec { k_in: 0, k_out: lethe_model::source::open(model)?.config().layers };
-        let setting = Setting { split: whole, last_layers: recipe.last_layers, wire: WireFormat::F32 };
+        let setting = Setting {
+            split: whole,
+            last_layers: recipe.last_layers,
+            wire: WireFormat::F32,
+            people: recipe.people,
+            compute: recipe.compute,
+            targets: if recipe.all_projections { &Projection::ALL } else { QV },
+        };
         let lab = Lab::load(model, (data, template), rows, setting, &cache.join("states"))?;
         let shape = lab.shape(8);
         let initial = Adapter::init(&shape, &seed.derive("adapter", &[]));
         let named = serde_json::to_vec(&recipe)?;
-        let what = [version.as_bytes(), &named[..], &seed.0[..], lethe_model::engine().as_bytes()].concat();
-        let under = Digest::of(&[&what, &std::fs::metadata(model)?.len().to_le_bytes()]).hex();
+        let under = Digest::of(&[version.as_bytes(), &named, &seed.0, lab.under.as_bytes()]).hex();
         std::fs::create_dir_all(cache).with_context(|| cache.display().to_string())?;
         Ok(Self {
             places,
@@ -115,12 +140,27 @@ impl Real {
             initial,
             vectors,
             recipe,
+            split,
             seed: *seed,
             under,
             cache: cache.to_owned(),
             log: true,
             timed: false,
         })
+    }
+
+    /// A sample, with its history.
+    pub(crate) fn row(&self, s: SampleId) -> &TaskSample {
+        &self.lab.rows[s]
+    }
+
+    /// Rates from what remains of the training events when those leave for which `leaves` (position, event) holds.
+    pub(crate) fn rates(&self, leaves: impl Fn(u32, &Event) -> bool) -> Rates {
+        let data = &self.lab.data;
+        let parts = event_parts(data, self.split);
+        let stays = |(at, (e, part)): (u32, (&Event, Part))| (part == Part::Train && !leaves(at, e)).then_some(*e);
+        let remaining: Vec<Event> = (0..).zip(data.events.iter().zip(parts)).filter_map(stays).collect();
+        Rates::fit(&remaining, (data.users.len(), data.items.len()), &self.seed)
     }
 
     fn sample(&mut self, s: SampleId) -> Result<Sample, UnlearnError> {
@@ -223,9 +263,9 @@ impl Real {
         Ok(state)
     }
 
-    /// Computes what the layers below the adapted ones give for every sample, so that no method is charged for it.
-    pub(crate) fn prepare(&mut self) -> anyhow::Result<()> {
-        self.lab.prepare()
+    /// Computes what the layers below the adapted ones give for the `first` samples, so that no method is charged for it.
+    pub(crate) fn prepare(&mut self, first: usize) -> anyhow::Result<()> {
+        self.lab.prepare(first)
     }
 
     /// Gradient on an adapter; beside `base`, which stays as it is.
@@ -365,6 +405,10 @@ impl World for Real {
     }
 
     fn hidden(&mut self, samples: &[SampleId]) -> Result<Vec<Vec<f32>>, UnlearnError> {
+        if self.timed {
+            let rows = self.lab.samples(samples).map_err(failed)?;
+            return self.lab.last_hidden_whole(rows).map_err(failed);
+        }
         let unknown: Vec<SampleId> = samples.iter().copied().filter(|s| self.places[*s].is_none()).collect();
         let rows = self.lab.samples(&unknown).map_err(failed)?;
         let found = self.lab.last_hidden(&rows).map_err(failed)?;

@@ -13,6 +13,7 @@
 pub mod aggregate;
 pub mod apa;
 pub mod balance;
+pub mod logistic;
 pub mod metrics;
 pub mod partition;
 pub mod seed;

@@ -16,3 +16,4 @@ mod load;
 pub mod prompt;
 pub mod references;
 pub mod samples;
+pub mod synthetic;

@@ -23,6 +23,47 @@ impl Retrain {
     }
 }
 
+/// The common start of all methods, trained on nobody: what a deletion has nothing to take from, and what every other method
+/// has to beat.
+#[derive(Debug, Default)]
+pub struct Base {
+    model: Option<ModelId>,
+}
+
+impl Strategy for Base {
+    fn name(&self) -> String {
+        "Base".into()
+    }
+
+    fn exactness(&self) -> Exactness {
+        Exactness::Exact
+    }
+
+    fn fit(&mut self, w: &mut dyn World, _: &[SampleId], _: &[SampleId]) -> Result<Cost, UnlearnError> {
+        let (model, cost) = w.train(&Training { start: None, samples: vec![], epochs: 0.0 })?;
+        self.model = Some(model);
+        Ok(cost)
+    }
+
+    fn forget(
+        &mut self,
+        _: &mut dyn World,
+        _: &[SampleId],
+        _: &[SampleId],
+        _: &[SampleId],
+    ) -> Result<Cost, UnlearnError> {
+        Ok(Cost::default())
+    }
+
+    fn predict(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
+        w.logits(trained(&self.model, "Base")?, samples)
+    }
+
+    fn models(&self) -> Vec<ModelId> {
+        self.model.iter().cloned().collect()
+    }
+}
+
 fn trained<'a>(model: &'a Option<ModelId>, name: &str) -> Result<&'a ModelId, UnlearnError> {
     model.as_ref().ok_or_else(|| UnlearnError::Untrained(name.into()))
 }

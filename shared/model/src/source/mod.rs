@@ -12,9 +12,11 @@ use crate::tokenizer::Tokenizer;
 
 mod gguf;
 mod hf;
+mod merged;
 
 pub use gguf::GgufFile;
 pub use hf::HfFolder;
+pub use merged::Merged;
 
 /// A source of frozen weights, in the layouts the kernels want.
 pub trait WeightSource: Sealed + Send + Sync {
