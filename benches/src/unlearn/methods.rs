@@ -19,6 +19,9 @@ pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Ve
     let sharded = |name: &str, partition, combine, slices| -> Box<dyn Strategy> {
         Box::new(Sharded::new(name, partition, combine, (shards, slices), epochs, seed))
     };
+    let ours = |name: &str, combine| -> Box<dyn Strategy> {
+        Box::new(Sharded::new(name, Partition::Ours, combine, (shards, SLICES), epochs, seed).slice_by_slice())
+    };
     vec![
         Box::new(Retrain::new(epochs)),
         Box::new(Base::default()),
@@ -29,9 +32,9 @@ pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Ve
         sharded("RecEraser (InBP)", Partition::Inbp, Combine::Attention, 1),
         sharded("APA(D), paper's partition", Partition::Apa, apa(Mixing::D), 1),
         sharded("APA(ND), paper's partition", Partition::Apa, apa(Mixing::Nd), 1),
-        sharded("APA(D), our partition", Partition::Ours, apa(Mixing::D), SLICES),
-        sharded("APA(ND), our partition", Partition::Ours, apa(Mixing::Nd), SLICES),
-        sharded("APA(ND), our partition, gain K", Partition::Ours, Combine::Apa(Mixing::Nd, sum), SLICES),
+        ours("APA(D), our partition", apa(Mixing::D)),
+        ours("APA(ND), our partition", apa(Mixing::Nd)),
+        ours("APA(ND), our partition, gain K", Combine::Apa(Mixing::Nd, sum)),
         Box::new(E2urec::new(epochs, 1.0)),
     ]
 }

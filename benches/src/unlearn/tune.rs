@@ -64,7 +64,8 @@ impl Experiment {
             let mut parts = 0.0;
             for apa in if only { grid() } else { GAINS.map(|gain| ApaParams { gain, ..self.apa }).to_vec() } {
                 let combine = Combine::Apa(Mixing::Nd, apa);
-                let mut ours = Sharded::new("ours", Partition::Ours, combine, (shards, SLICES), *epochs, &self.seed);
+                let mut ours = Sharded::new("ours", Partition::Ours, combine, (shards, SLICES), *epochs, &self.seed)
+                    .slice_by_slice();
                 ours.fit(&mut self.world, &self.train, asked)?;
                 let auc = self.validated(&mut ours, predicted)?;
                 row("APA(ND), our partition", Some(apa), auc);

@@ -13,9 +13,9 @@ use crate::world::{Cost, Exactness, ModelId, SampleId, Strategy, Training, Unlea
 ///
 /// The published methods keep the partition that they computed with the deleted samples: that is what they promise
 /// exactness for. Ours computes it again from what remains. Inside a shard, stage r trains on slices 1..r (SISA, section 5.2)
-/// for `2 e / (R + 1)` epochs, so that all stages together pass over as many samples as `e` epochs would; optimiser state goes
-/// along. A deletion trains again from the first slice that it touched. Slices are keyed ranks of the user: what leaves does not
-/// move who stays.
+/// for `2 e / (R + 1)` epochs, so that all stages together pass over as many samples as `e` epochs would, or, with
+/// [`Self::slice_by_slice`], on slice r alone for `e` epochs; optimiser state goes along. A deletion trains again from the first
+/// slice that it touched. Slices are keyed ranks of the user: what leaves does not move who stays.
 #[derive(Debug)]
 pub struct Sharded {
     name: String,
@@ -24,6 +24,8 @@ pub struct Sharded {
     shards: usize,
     slices: usize,
     epochs: f64,
+    /// Stages train on their own slice alone.
+    alone: bool,
     seed: Seed,
     placed: Placed,
     samples: Vec<SampleId>,
@@ -49,12 +51,19 @@ impl Sharded {
             shards,
             slices,
             epochs,
+            alone: false,
             seed: method_seed(seed, partition.name()),
             placed: Placed::default(),
             samples: vec![],
             stages: vec![],
             fitted: None,
         }
+    }
+
+    /// Stages that train on their own slice alone. All cost the same then: a deletion that touches slice r of R costs
+    /// `(R - r + 1) / R` of its shard, where stages over all earlier slices cost up to all of it and `2 / (R + 1)` at least.
+    pub fn slice_by_slice(self) -> Self {
+        Self { alone: true, ..self }
     }
 
     fn slice(&self, w: &dyn World, s: SampleId) -> usize {
@@ -75,11 +84,11 @@ impl Sharded {
     /// Trains a shard's stages from `from` on.
     fn train(&mut self, w: &mut dyn World, shard: usize, from: usize) -> Result<Cost, UnlearnError> {
         let slices = self.sliced(w, shard);
-        let epochs = 2.0 * self.epochs / (self.slices as f64 + 1.0);
+        let epochs = if self.alone { self.epochs } else { 2.0 * self.epochs / (self.slices as f64 + 1.0) };
         let mut cost = Cost::default();
         for stage in from..self.slices {
             let start = stage.checked_sub(1).and_then(|s| self.stages[shard][s].clone());
-            let mut samples = slices[..=stage].concat();
+            let mut samples = slices[if self.alone { stage } else { 0 }..=stage].concat();
             samples.sort_unstable();
             let (model, spent) = w.train(&Training { start, samples, epochs })?;
             cost += spent;
