@@ -31,8 +31,8 @@ pub(crate) struct Sizes {
     pub(crate) attacked: usize,
     /// Predictions that are timed.
     pub(crate) timed: usize,
-    /// Validation samples that APA asks per query.
-    pub(crate) neighbours: usize,
+    /// Of APA's weights.
+    pub(crate) apa: ApaParams,
 }
 
 /// What is deleted.
@@ -70,6 +70,17 @@ pub(crate) struct Experiment {
     ranked: Vec<Vec<SampleId>>,
     pub(crate) apa: ApaParams,
     pub(crate) seed: Seed,
+}
+
+/// One deletion.
+struct Case<'a> {
+    dataset: &'a str,
+    seed: u64,
+    deletion: Deletion,
+    gone: Vec<SampleId>,
+    remaining: Vec<SampleId>,
+    attacked: Vec<SampleId>,
+    references: &'a References,
 }
 
 /// What others are compared with: everything trained again.
@@ -131,7 +142,7 @@ impl Experiment {
             attacked: sizes.attacked,
             timed: sizes.timed,
             ranked,
-            apa: ApaParams { neighbours: sizes.neighbours, ..ApaParams::default() },
+            apa: sizes.apa,
             seed: *seed,
         })
     }
@@ -161,55 +172,77 @@ impl Experiment {
             let gone = self.gone[deletion].clone();
             let remaining = self.remaining(&gone);
             let attacked: Vec<SampleId> = gone.iter().copied().take(self.attacked).collect();
-            let mut retrained: Option<Retrained> = None;
+            let case = Case { dataset, seed, deletion: *deletion, gone, remaining, attacked, references: &references };
             let rates = self.rates(*deletion);
-            let alone = self.composed(&rates, None, None);
-            ready(json!({
-                "dataset": dataset, "method": "(rates alone)", "deletion": deletion.name(), "seed": seed,
-                "auc_composed": alone, "exactness": Exactness::Exact, "exact": true, "samples_retrained": 0,
-            }))?;
+            let mut retrained: Option<Retrained> = None;
             for mut m in all(shards, epochs, self.apa, &self.seed) {
                 eprint_line(&format!("{dataset}, seed {seed}, {}: {}", deletion.name(), m.name()));
-                let w = &mut self.world;
-                let trained = m.fit(w, &self.train, &self.validation)?;
-                let before = m.predict(w, &self.test)?;
-                let submodels = self.submodels(m.as_mut())?;
-                let cost = m.forget(&mut self.world, &remaining, &gone, &self.validation)?;
-                let after = m.predict(&mut self.world, &self.test)?;
-                let ((auc_before, _), (auc_after, uauc_after)) = (self.auc(&before), self.auc(&after));
-                let on_gone = m.predict(&mut self.world, &attacked)?;
-                let validated = m.predict(&mut self.world, &self.validation)?;
-                let auc_composed = self.composed(&rates, Some(&validated), Some(&after));
-                let reference = retrained.get_or_insert_with(|| Retrained {
-                    auc: auc_after,
-                    auc_composed,
-                    on_gone: on_gone.clone(),
-                    samples: cost.samples,
-                });
-                let (gap, gap_composed) = (auc_after - reference.auc, auc_composed - reference.auc_composed);
-                let saved = (cost.samples > 0).then(|| reference.samples as f64 / cost.samples as f64);
-                let theirs = reference.on_gone.clone();
-                let mia = self.attack(m.as_mut(), &attacked, &on_gone, &references)?;
-                let singles: Vec<Vec<SampleId>> = self.test.iter().take(self.timed).map(|s| vec![*s]).collect();
-                let (p50, p95) = self.timed(m.as_mut(), &singles)?;
-                let (ranked_p50, ranked_p95) = self.timed(m.as_mut(), &self.ranked.clone())?;
-                ready(json!({
-                    "dataset": dataset, "method": m.name(), "deletion": deletion.name(), "seed": seed,
-                    "auc_before": auc_before, "auc_after": auc_after, "uauc_after": uauc_after,
-                    "gap_to_retrain": gap, "auc_composed": auc_composed, "gap_composed": gap_composed, "submodel_auc": submodels,
-                    "seconds": cost.seconds, "samples_retrained": cost.samples,
-                    "retrain_saved": saved,
-                    "exact": m.exactness() == Exactness::Exact, "exactness": m.exactness(),
-                    "jsd_to_retrain": jsd(&on_gone, &theirs), "l2_to_retrain": l2(&on_gone, &theirs), "mia_auc": mia,
-                    "passes": m.passes(), "query_ms_p50": p50, "query_ms_p95": p95,
-                    "ranked_ms_p50": ranked_p50, "ranked_ms_p95": ranked_p95,
-                    "train_seconds": trained.seconds, "train_samples": trained.samples,
-                    "users_deleted": gone.iter().map(|s| self.world.user(*s)).collect::<BTreeSet<_>>().len(),
-                    "samples_deleted": gone.len(), "samples": self.train.len(), "test": self.test.len(),
-                }))?;
+                ready(self.row(&case, &rates, m.as_mut(), &mut retrained)?)?;
+            }
+            if let Some(reference) = &retrained {
+                ready(self.rates_row(&case, &rates, reference))?;
             }
         }
         Ok(())
+    }
+
+    /// Trains and forgets with one method, and measures. The first method is what the others are compared with.
+    fn row(
+        &mut self,
+        case: &Case<'_>,
+        rates: &Rates,
+        m: &mut dyn Strategy,
+        retrained: &mut Option<Retrained>,
+    ) -> anyhow::Result<Value> {
+        let trained = m.fit(&mut self.world, &self.train, &self.validation)?;
+        let before = m.predict(&mut self.world, &self.test)?;
+        let submodels = self.submodels(m)?;
+        let cost = m.forget(&mut self.world, &case.remaining, &case.gone, &self.validation)?;
+        let after = m.predict(&mut self.world, &self.test)?;
+        let ((auc_before, _), (auc_after, uauc_after)) = (self.auc(&before), self.auc(&after));
+        let on_gone = m.predict(&mut self.world, &case.attacked)?;
+        let validated = m.predict(&mut self.world, &self.validation)?;
+        let auc_composed = self.composed(rates, Some(&validated), Some(&after));
+        let reference = retrained.get_or_insert_with(|| Retrained {
+            auc: auc_after,
+            auc_composed,
+            on_gone: on_gone.clone(),
+            samples: cost.samples,
+        });
+        let singles: Vec<Vec<SampleId>> = self.test.iter().take(self.timed).map(|s| vec![*s]).collect();
+        let (p50, p95) = self.timed(m, &singles)?;
+        let (ranked_p50, ranked_p95) = self.timed(m, &self.ranked.clone())?;
+        Ok(json!({
+            "dataset": case.dataset, "method": m.name(), "deletion": case.deletion.name(), "seed": case.seed,
+            "auc_before": auc_before, "auc_after": auc_after, "uauc_after": uauc_after,
+            "gap_to_retrain": auc_after - reference.auc, "submodel_auc": submodels,
+            "auc_composed": auc_composed, "gap_composed": auc_composed - reference.auc_composed,
+            "seconds": cost.seconds, "samples_retrained": cost.samples,
+            "retrain_saved": (cost.samples > 0).then(|| reference.samples as f64 / cost.samples as f64),
+            "exact": m.exactness() == Exactness::Exact, "exactness": m.exactness(),
+            "jsd_to_retrain": jsd(&on_gone, &reference.on_gone), "l2_to_retrain": l2(&on_gone, &reference.on_gone),
+            "mia_auc": self.attack(m, &case.attacked, &on_gone, case.references)?,
+            "passes": m.passes(), "query_ms_p50": p50, "query_ms_p95": p95,
+            "ranked_ms_p50": ranked_p50, "ranked_ms_p95": ranked_p95,
+            "train_seconds": trained.seconds, "train_samples": trained.samples,
+            "users_deleted": case.gone.iter().map(|s| self.world.user(*s)).collect::<BTreeSet<_>>().len(),
+            "samples_deleted": case.gone.len(), "samples": self.train.len(), "test": self.test.len(),
+        }))
+    }
+
+    /// The rates without a language model, before and after the deletion.
+    fn rates_row(&self, case: &Case<'_>, rates: &Rates, reference: &Retrained) -> Value {
+        let started = Instant::now();
+        let after = self.composed(rates, None, None);
+        let seconds = started.elapsed().as_secs_f64();
+        let before = self.composed(&self.world.rates(|_, _| false), None, None);
+        json!({
+            "dataset": case.dataset, "method": "rates, no language model", "deletion": case.deletion.name(), "seed": case.seed,
+            "auc_before": before, "auc_after": after, "gap_to_retrain": after - reference.auc,
+            "auc_composed": after, "gap_composed": after - reference.auc_composed, "submodel_auc": after,
+            "seconds": seconds, "samples_retrained": 0, "exact": true, "exactness": Exactness::Exact, "passes": 0,
+            "samples_deleted": case.gone.len(), "samples": self.train.len(), "test": self.test.len(),
+        })
     }
 
     /// Rates after a deletion: the deleted are out of all sums.
@@ -277,7 +310,9 @@ impl Experiment {
         let all: Vec<SampleId> = gone.iter().chain(&self.never).copied().collect();
         let mut theirs: Vec<Vec<[f32; 2]>> = vec![vec![]; all.len()];
         for (id, seen) in references {
-            for ((s, l), out) in all.iter().zip(self.world.logits(id, &all)?).zip(&mut theirs) {
+            let mut logits = self.world.logits(id, gone)?;
+            logits.extend(self.world.logits(id, &self.never)?);
+            for ((s, l), out) in all.iter().zip(logits).zip(&mut theirs) {
                 if !seen.contains(s) {
                     out.push(l);
                 }

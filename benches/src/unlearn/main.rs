@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Parser;
 use lethe_benches::lab::eprint_line;
+use lethe_learn::apa::ApaParams;
 use lethe_learn::seed::Seed;
 use lethe_model::kernels::panels::Compute;
 use lethe_recsys::data::{DataSpec, Dataset, load};
@@ -60,6 +61,9 @@ struct Args {
     /// A run of some minutes: MovieLens, one seed, few samples; everything still happens for real.
     #[arg(long)]
     quick: bool,
+    /// APA's inverse temperature; the paper's is 1000, where one shard answers a query alone.
+    #[arg(long, default_value_t = 100.0)]
+    tau: f64,
     /// Only what the partition does, K = 2, 4, 8: how often deletions move others, and the AUC of APA(ND) before any.
     #[arg(long)]
     partitions: bool,
@@ -195,7 +199,8 @@ fn main() -> anyhow::Result<()> {
     for which in &args.dataset {
         let (data, split, template) = which.load()?;
         let (train, test, validation, neighbours) = (args.samples, args.test, args.validation, which.neighbours());
-        let sizes = Sizes { train, test, validation, attacked, timed, neighbours };
+        let apa = ApaParams { tau: args.tau, neighbours, ..ApaParams::default() };
+        let sizes = Sizes { train, test, validation, attacked, timed, apa };
         for seed in &args.seeds {
             let seed_of = Seed::from_u64(*seed);
             let load = |recipe: Recipe| {
