@@ -64,6 +64,9 @@ struct Args {
     /// APA's inverse temperature; the paper's is 1000, where one shard answers a query alone.
     #[arg(long, default_value_t = 100.0)]
     tau: f64,
+    /// Nearest validation samples that APA asks per query; the paper's are 20 for movies and 100 for books.
+    #[arg(long, default_value_t = 100)]
+    neighbours: usize,
     /// Only what the partition does, K = 2, 4, 8: how often deletions move others, and the AUC of APA(ND) before any.
     #[arg(long)]
     partitions: bool,
@@ -118,14 +121,6 @@ impl Which {
         match self {
             Self::Movielens => "movielens-100k",
             Self::Books => "book-crossing",
-        }
-    }
-
-    /// The paper's.
-    fn neighbours(self) -> usize {
-        match self {
-            Self::Movielens => 20,
-            Self::Books => 100,
         }
     }
 
@@ -198,8 +193,8 @@ fn main() -> anyhow::Result<()> {
     let mut rows = vec![];
     for which in &args.dataset {
         let (data, split, template) = which.load()?;
-        let (train, test, validation, neighbours) = (args.samples, args.test, args.validation, which.neighbours());
-        let apa = ApaParams { tau: args.tau, neighbours, ..ApaParams::default() };
+        let (train, test, validation) = (args.samples, args.test, args.validation);
+        let apa = ApaParams { tau: args.tau, neighbours: args.neighbours, ..ApaParams::default() };
         let sizes = Sizes { train, test, validation, attacked, timed, apa };
         for seed in &args.seeds {
             let seed_of = Seed::from_u64(*seed);

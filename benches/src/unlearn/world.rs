@@ -52,7 +52,7 @@ impl Default for Recipe {
             warmup: 8,
             batch: 4,
             distil_lr: 2e-4,
-            last_layers: 2,
+            last_layers: 1,
             all_projections: false,
             people: 512,
             compute: Compute::F32,
