@@ -102,7 +102,7 @@ struct Args {
 }
 
 /// What rows of one file share.
-const KEY: [&str; 3] = ["clients", "seed", "method"];
+const KEY: [&str; 5] = ["clients", "seed", "method", "people", "arithmetic"];
 
 fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
@@ -160,7 +160,14 @@ fn one(
         if !wanted && method.rule != Rule::Central {
             continue;
         }
-        let key = [Value::from(kind.name()), Value::from(seed), Value::from(method.name.clone())];
+        let arithmetic = if args.bf16 { "bf16" } else { "f32" };
+        let key = [
+            Value::from(kind.name()),
+            Value::from(seed),
+            Value::from(method.name.clone()),
+            Value::from(args.people),
+            Value::from(arithmetic),
+        ];
         let validation = match rows.find(&KEY, &key) {
             Some(known) => known["validation_auc"].as_f64(),
             None => {

@@ -20,9 +20,11 @@ use super::eprint_line;
 
 /// One seed for all experiments: the base model is public, and part of none of them.
 const SEED: u64 = 1;
+const RANK: usize = 16;
+const LR: f32 = 5e-4;
+const BATCH: usize = 8;
 
-/// The adapter that `n` made-up people give, of all layers: LoRA r 16 on all projections, one pass, AdamW 5e-4, batch 8. Kept
-/// in `folder`.
+/// The adapter that `n` made-up people give: LoRA on all projections of all layers, one pass, AdamW. Kept in `folder`.
 pub(super) fn adapter(
     model: &Path,
     data: &Dataset,
@@ -31,7 +33,8 @@ pub(super) fn adapter(
     folder: &Path,
 ) -> anyhow::Result<Adapter> {
     let source = open(model)?;
-    let recipe = LoraRecipe { rank: 16, alpha: 32.0, targets: Projection::ALL.to_vec(), ..LoraRecipe::default() };
+    let recipe =
+        LoraRecipe { rank: RANK, alpha: 2.0 * RANK as f32, targets: Projection::ALL.to_vec(), ..LoraRecipe::default() };
     let shape = AdapterShape::new(source.config(), &recipe, |_| true);
     let seed = Seed::from_u64(SEED).derive("prior", &[]);
     let encoder = Encoder::new(source.tokenizer()?, template)?;
@@ -50,9 +53,10 @@ pub(super) fn adapter(
         );
         return Ok(Adapter::from_data(&shape, values)?);
     }
+    eprint_line(&format!("{n} made-up people teach the base: {}", path.display()));
     let trained = train((source.as_ref(), compute), encoder.answers, Adapter::init(&shape, &seed), &samples, &seed)?;
     let bytes: Vec<u8> = trained.data.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let next = path.with_extension("next");
+    let next = path.with_extension(format!("next-{}", std::process::id()));
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(&next, bytes))
         .and_then(|()| std::fs::rename(&next, &path))
@@ -62,7 +66,7 @@ pub(super) fn adapter(
 
 fn name(model: &Path, samples: &[Sample], compute: Compute) -> anyhow::Result<String> {
     let size = std::fs::metadata(model).with_context(|| model.display().to_string())?.len().to_le_bytes();
-    let mut what = format!("{} {compute:?}", lethe_model::engine()).into_bytes();
+    let mut what = format!("{} {compute:?} {SEED} {RANK} {LR} {BATCH}", lethe_model::engine()).into_bytes();
     for s in samples {
         what.extend(s.ids.iter().flat_map(|t| t.to_le_bytes()));
         what.push(u8::from(s.label));
@@ -80,7 +84,7 @@ fn train(
     let whole = SplitSpec { k_in: 0, k_out: source.config().layers };
     let device = DeviceModel::load(source, whole, compute)?;
     let middle = DeviceModel::load_middle(source, whole, compute)?;
-    let recipe = CentralRecipe { batch: 8, ..CentralRecipe::default() };
+    let recipe = CentralRecipe { batch: BATCH, lr: LR, ..CentralRecipe::default() };
     let steps = samples.len().div_ceil(recipe.batch);
     let mut central = Central::new(&device, middle, start, answers, (recipe, steps));
     let mut recent = vec![];

@@ -35,7 +35,7 @@ impl FrozenStates for OnDisk {
 
     fn put(&self, ids: &[u32], states: &[f32]) {
         let bytes: Vec<u8> = states.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let (path, next) = (self.path(ids), self.path(ids).with_extension("next"));
+        let (path, next) = (self.path(ids), self.path(ids).with_extension(format!("next-{}", std::process::id())));
         // Whole or not at all.
         let _ = std::fs::write(&next, bytes).and_then(|()| std::fs::rename(next, path));
     }

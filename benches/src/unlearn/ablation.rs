@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lethe_benches::lab::eprint_line;
-use lethe_unlearn::combine::Combine;
+use lethe_unlearn::combine::{Combine, method_seed};
 use lethe_unlearn::partition::{Partition, Placed};
 use lethe_unlearn::sharded::Sharded;
 use lethe_unlearn::whole::Retrain;
@@ -42,7 +42,8 @@ impl Experiment {
         let reference = self.tested(&mut Retrain::new(epochs))?;
         for shards in SHARDS {
             for p in PARTITIONS {
-                let before = p.place(&mut self.world, &self.train, shards, &self.seed, None)?;
+                let choices = method_seed(&self.seed, p.name());
+                let before = p.place(&mut self.world, &self.train, shards, &choices, None)?;
                 let moved = self.moved(p, shards, &before)?;
                 let sizes = (0..shards).map(|k| before.shards.iter().filter(|s| **s == k).count());
                 let largest = sizes.max().unwrap_or(0);
@@ -82,12 +83,43 @@ impl Experiment {
         for user in users.iter().take(TRIED) {
             let stays = |s: &&SampleId| self.world.user(**s) != *user;
             let remaining: Vec<SampleId> = self.train.iter().filter(stays).copied().collect();
-            let after = p.place(&mut self.world, &remaining, shards, &self.seed, Some(before))?;
-            let others = remaining.iter().zip(&after.shards).filter(|(s, k)| was[s] != **k).count();
+            let after =
+                p.place(&mut self.world, &remaining, shards, &method_seed(&self.seed, p.name()), Some(before))?;
+            let pairs: Vec<(usize, usize)> = remaining.iter().zip(&after.shards).map(|(s, k)| (was[s], *k)).collect();
+            let others = pairs.len() - most_in_place(&pairs, shards);
             out.samples += others;
             out.stayed += remaining.len();
             out.deletions += usize::from(others > 0);
         }
         Ok(out)
+    }
+}
+
+/// How many keep their shard when the shards' numbers are matched as well as they can be: clusters have no order, and a partition whose
+/// numbers alone have changed moved nobody.
+fn most_in_place(pairs: &[(usize, usize)], shards: usize) -> usize {
+    let mut overlap = vec![vec![0; shards]; shards];
+    pairs.iter().for_each(|(before, after)| overlap[*before][*after] += 1);
+    // Best assignment of the first `before` shards to each set of new ones.
+    let mut best = vec![0; 1 << shards];
+    for set in 1usize..1 << shards {
+        let before = set.count_ones() as usize - 1;
+        let with = |after: usize| best[set & !(1 << after)] + overlap[before][after];
+        best[set] = (0..shards).filter(|a| set & (1 << a) != 0).map(with).max().unwrap_or(0);
+    }
+    best[(1 << shards) - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renumbered_shards_move_nobody() {
+        let renumbered: Vec<(usize, usize)> = (0..30).map(|i| (i % 3, (i + 1) % 3)).collect();
+        assert_eq!(most_in_place(&renumbered, 3), 30);
+        let one_moved: Vec<(usize, usize)> = renumbered.iter().copied().chain([(0, 0)]).collect();
+        assert_eq!(most_in_place(&one_moved, 3), 30);
+        assert_eq!(most_in_place(&[(0, 0), (0, 1), (1, 0), (1, 0)], 2), 3);
     }
 }

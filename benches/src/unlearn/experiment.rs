@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
+use lethe_benches::cpu_seconds;
 use lethe_benches::lab::eprint_line;
 use lethe_learn::apa::ApaParams;
 use lethe_learn::metrics::{auc, uauc};
@@ -18,6 +19,9 @@ use serde_json::{Value, json};
 use crate::composed::{Rates, Scored};
 use crate::methods::all;
 use crate::world::{Real, Recipe};
+
+/// Fewer deleted samples than this tell nothing by an attack.
+const ATTACKED: usize = 5;
 
 /// Candidates that are ranked at once when that is timed.
 const CANDIDATES: usize = 20;
@@ -105,18 +109,18 @@ impl Experiment {
         home: &Path,
     ) -> anyhow::Result<Self> {
         let samples = Samples::build(&data, split);
-        let choose = |part, n, label: &str| samples.choose(part, n, &seed.derive(label, &[]));
-        let train = choose(Part::Train, sizes.train, "train");
+        let train = samples.choose(Part::Train, sizes.train, &seed.derive("train", &[]));
         let deleted = deletions(&train, seed);
         let leaving: BTreeSet<u32> = deleted.values().flatten().map(|i| train[*i].user).collect();
-        // Who leaves is in no validation and no test sample.
-        let stays = |s: &TaskSample| !leaving.contains(&s.user);
-        let few = |part, n: usize, label: &str| -> Vec<TaskSample> {
-            choose(part, 3 * n + 100, label).into_iter().filter(stays).take(n).collect()
-        };
-        let never = choose(Part::Test, sizes.attacked, "never");
-        let parts =
-            [train, few(Part::Validation, sizes.validation, "validation"), few(Part::Test, sizes.test, "test"), never];
+        let trained: BTreeSet<u32> = train.iter().map(|s| s.event).collect();
+        // Who leaves is in no validation and no test sample, and in none of those that were never seen.
+        let stays = |s: &&TaskSample| !leaving.contains(&s.user) && !trained.contains(&s.event);
+        let others = Samples { all: samples.all.iter().filter(stays).cloned().collect() };
+        let few = |part, n, label: &str| others.choose(part, n, &seed.derive(label, &[]));
+        let (test, validation) =
+            (few(Part::Test, sizes.test, "test"), few(Part::Validation, sizes.validation, "validation"));
+        // Of the same time as the deleted: an attack that tells times apart would tell nothing about memory.
+        let parts = [train, validation, test, few(Part::Train, sizes.attacked, "never")];
         let mut rows = vec![];
         let [train, validation, test, never] = parts.map(|p| {
             let ids: Vec<SampleId> = (rows.len()..rows.len() + p.len()).collect();
@@ -125,7 +129,7 @@ impl Experiment {
         });
         let prepared = rows.len();
         let mut ranked = vec![];
-        for s in rows[test[0]..].iter().take(sizes.timed / 4).cloned().collect::<Vec<TaskSample>>() {
+        for s in rows[test[0]..].iter().take(sizes.timed.div_ceil(2)).cloned().collect::<Vec<TaskSample>>() {
             let item = |i: usize| (seed.rank("candidate", &i.to_le_bytes()) % data.items.len() as u64) as u32;
             ranked.push((rows.len()..rows.len() + CANDIDATES).collect());
             rows.extend((0..CANDIDATES).map(|i| TaskSample { item: item(i), ..s.clone() }));
@@ -173,14 +177,16 @@ impl Experiment {
             let remaining = self.remaining(&gone);
             let attacked: Vec<SampleId> = gone.iter().copied().take(self.attacked).collect();
             let case = Case { dataset, seed, deletion: *deletion, gone, remaining, attacked, references: &references };
-            let rates = self.rates(*deletion);
             let mut retrained: Option<Retrained> = None;
+            let started = cpu_seconds();
+            let rates = self.rates(*deletion);
+            let seconds = cpu_seconds() - started;
             for mut m in all(shards, epochs, self.apa, &self.seed) {
                 eprint_line(&format!("{dataset}, seed {seed}, {}: {}", deletion.name(), m.name()));
                 ready(self.row(&case, &rates, m.as_mut(), &mut retrained)?)?;
             }
             if let Some(reference) = &retrained {
-                ready(self.rates_row(&case, &rates, reference))?;
+                ready(self.rates_row(&case, (&rates, seconds), reference))?;
             }
         }
         Ok(())
@@ -231,10 +237,8 @@ impl Experiment {
     }
 
     /// The rates without a language model, before and after the deletion.
-    fn rates_row(&self, case: &Case<'_>, rates: &Rates, reference: &Retrained) -> Value {
-        let started = Instant::now();
+    fn rates_row(&self, case: &Case<'_>, (rates, seconds): (&Rates, f64), reference: &Retrained) -> Value {
         let after = self.composed(rates, None, None);
-        let seconds = started.elapsed().as_secs_f64();
         let before = self.composed(&self.world.rates(|_, _| false), None, None);
         json!({
             "dataset": case.dataset, "method": "rates, no language model", "deletion": case.deletion.name(), "seed": case.seed,
@@ -306,6 +310,9 @@ impl Experiment {
         on_gone: &[[f32; 2]],
         references: &References,
     ) -> anyhow::Result<Option<f64>> {
+        if gone.len() < ATTACKED {
+            return Ok(None);
+        }
         let on_never = m.predict(&mut self.world, &self.never)?;
         let all: Vec<SampleId> = gone.iter().chain(&self.never).copied().collect();
         let mut theirs: Vec<Vec<[f32; 2]>> = vec![vec![]; all.len()];

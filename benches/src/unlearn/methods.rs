@@ -19,13 +19,15 @@ pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Ve
     let sharded = |name: &str, partition, combine, slices| -> Box<dyn Strategy> {
         Box::new(Sharded::new(name, partition, combine, (shards, slices), epochs, seed))
     };
-    let ours = |name: &str, combine| -> Box<dyn Strategy> {
-        Box::new(Sharded::new(name, Partition::Ours, combine, (shards, SLICES), epochs, seed).slice_by_slice())
+    let by_slice = |name: &str, partition, combine| -> Box<dyn Strategy> {
+        Box::new(Sharded::new(name, partition, combine, (shards, SLICES), epochs, seed).slice_by_slice())
     };
+    let ours = |name: &str, combine| by_slice(name, Partition::Ours, combine);
     vec![
         Box::new(Retrain::new(epochs)),
         Box::new(Base::default()),
         sharded("SISA", Partition::Random, Combine::Mean, SLICES),
+        by_slice("SISA, slice by slice", Partition::Random, Combine::Mean),
         sharded("GraphEraser (BEKM)", Partition::Bekm, Combine::Learned, 1),
         sharded("RecEraser (UBP)", Partition::Ubp, Combine::Attention, 1),
         sharded("RecEraser (IBP)", Partition::Ibp, Combine::Attention, 1),

@@ -44,11 +44,11 @@ pub(crate) fn svg(rows: &[Value]) -> String {
 
 fn panel(out: &mut String, title: &str, methods: &[(String, Vec<&Value>)]) {
     let share = |r: &Value| Some(r["samples_retrained"].as_f64()? / r["train_samples"].as_f64()?.max(1.0));
-    let points: Vec<(f64, Spread)> = methods
+    let points: Vec<(&str, f64, Spread)> = methods
         .iter()
-        .filter_map(|(_, rows)| Some((spread(rows, share)?.mean, spread(rows, |r| r["auc_after"].as_f64())?)))
+        .filter_map(|(n, rows)| Some((&n[..], spread(rows, share)?.mean, spread(rows, |r| r["auc_after"].as_f64())?)))
         .collect();
-    let ends = points.iter().flat_map(|(_, s)| [s.mean - s.std, s.mean + s.std]);
+    let ends = points.iter().flat_map(|(_, _, s)| [s.mean - s.std, s.mean + s.std]);
     let (low, high) = ends.fold((0.5f64, 0.6f64), |(l, h), v| (l.min(v), h.max(v + 0.02)));
     let x = |v: f64| LEFT + v.clamp(0.0, 1.1) / 1.1 * (WIDTH - LEFT - 16.0);
     let y = |v: f64| HEIGHT - BOTTOM - (v - low) / (high - low) * (HEIGHT - BOTTOM - TOP);
@@ -71,7 +71,7 @@ fn panel(out: &mut String, title: &str, methods: &[(String, Vec<&Value>)]) {
         "<text x=\"{LEFT}\" y=\"{}\">share of the training repeated (right), AUC after the deletion (up)</text>",
         HEIGHT - 10.0
     );
-    for (n, ((name, _), (at, auc))) in methods.iter().zip(&points).enumerate() {
+    for (n, (name, at, auc)) in points.iter().enumerate() {
         let (colour, cx, cy) = (COLOURS[n % COLOURS.len()], x(*at), y(auc.mean));
         let (top, bottom) = (y(auc.mean + auc.std), y(auc.mean - auc.std));
         let _ = writeln!(

@@ -176,7 +176,7 @@ impl Fitted {
     }
 }
 
-/// Seed of a method's own choices.
-pub(crate) fn method_seed(seed: &Seed, name: &str) -> Seed {
+/// Seed of the choices of a method whose partition has this name.
+pub fn method_seed(seed: &Seed, name: &str) -> Seed {
     seed.derive("method", &[name.as_bytes()])
 }
