@@ -105,18 +105,18 @@ impl Experiment {
         (split, template): (Split, Template),
         sizes: &Sizes,
         recipe: Recipe,
-        seed: &Seed,
+        (seed, drawn): (&Seed, &Seed),
         home: &Path,
     ) -> anyhow::Result<Self> {
         let samples = Samples::build(&data, split);
-        let train = samples.choose(Part::Train, sizes.train, &seed.derive("train", &[]));
+        let train = samples.choose(Part::Train, sizes.train, &drawn.derive("train", &[]));
         let deleted = deletions(&train, seed);
         let leaving: BTreeSet<u32> = deleted.values().flatten().map(|i| train[*i].user).collect();
         let trained: BTreeSet<u32> = train.iter().map(|s| s.event).collect();
         // Who leaves is in no validation and no test sample, and in none of those that were never seen.
         let stays = |s: &&TaskSample| !leaving.contains(&s.user) && !trained.contains(&s.event);
         let others = Samples { all: samples.all.iter().filter(stays).cloned().collect() };
-        let few = |part, n, label: &str| others.choose(part, n, &seed.derive(label, &[]));
+        let few = |part, n, label: &str| others.choose(part, n, &drawn.derive(label, &[]));
         let (test, validation) =
             (few(Part::Test, sizes.test, "test"), few(Part::Validation, sizes.validation, "validation"));
         // Of the same time as the deleted: an attack that tells times apart would tell nothing about memory.

@@ -37,6 +37,10 @@ struct Args {
     /// Seeds.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3])]
     seeds: Vec<u64>,
+    /// Draw training, validation and test samples by this seed for all: seeds then differ in the adapter's start, the order of
+    /// samples, the partition and who leaves. Absent: each seed draws its own.
+    #[arg(long)]
+    data_seed: Option<u64>,
     /// Training samples.
     #[arg(long, default_value_t = 1024)]
     samples: usize,
@@ -50,7 +54,7 @@ struct Args {
     #[arg(long, default_value_t = 24)]
     timed: usize,
     /// Passes over the training samples.
-    #[arg(long, value_delimiter = ',', default_values_t = [1.0])]
+    #[arg(long, value_delimiter = ',', default_values_t = [2.0])]
     epochs: Vec<f64>,
     /// Shards.
     #[arg(long, default_value_t = 4)]
@@ -198,8 +202,9 @@ fn main() -> anyhow::Result<()> {
         let sizes = Sizes { train, test, validation, attacked, timed, apa };
         for seed in &args.seeds {
             let seed_of = Seed::from_u64(*seed);
+            let drawn = Seed::from_u64(args.data_seed.unwrap_or(*seed));
             let load = |recipe: Recipe| {
-                Experiment::new(&model, data.clone(), (split, template), &sizes, recipe, &seed_of, &home)
+                Experiment::new(&model, data.clone(), (split, template), &sizes, recipe, (&seed_of, &drawn), &home)
             };
             if args.tune {
                 let recipes = args.recipes();

@@ -48,7 +48,7 @@ pub(crate) struct Recipe {
 impl Default for Recipe {
     fn default() -> Self {
         Self {
-            lr: 3e-3,
+            lr: 1e-3,
             warmup: 8,
             batch: 4,
             distil_lr: 2e-4,
