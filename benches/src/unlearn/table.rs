@@ -16,8 +16,26 @@ pub(crate) fn render(rows: &[Value]) -> String {
     let mut out = String::new();
     for (title, methods) in grouped(rows) {
         out += &format!("\n### {title}\n\n");
-        out += "| method | exact | AUC before | AUC after | gap to Retrain | with rates | gap | sub-models | seconds | retrained | saved | JSD | MIA | ms a query, p50 / p95 | ms a candidate of 20 |\n";
-        out += "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+        let timed = methods.iter().flat_map(|(_, rows)| rows).any(|r| r["query_ms_p50"].is_number());
+        let mut columns = vec![
+            "method",
+            "exact",
+            "AUC before",
+            "AUC after",
+            "gap to Retrain",
+            "with rates",
+            "gap",
+            "sub-models",
+            "seconds",
+            "retrained",
+            "saved",
+            "JSD",
+            "MIA",
+        ];
+        if timed {
+            columns.extend(["ms a query, p50 / p95", "ms a candidate of 20, p50 / p95"]);
+        }
+        out += &format!("| {} |\n|{}\n", columns.join(" | "), "---|".repeat(columns.len()));
         let retrain = methods.iter().find(|(m, _)| m == "Retrain").map(|(_, rows)| retrained(rows));
         for (method, list) in methods {
             // Of all seeds together: a mean of ratios would be ruled by the luckiest.
@@ -27,7 +45,7 @@ pub(crate) fn render(rows: &[Value]) -> String {
             };
             let figure = |k: &str, digits: usize| rows::figure(&list, k, digits);
             let exact = list[0]["exactness"].as_str().unwrap_or("");
-            let cells = [
+            let mut cells = vec![
                 method,
                 exact.to_owned(),
                 figure("auc_before", 3),
@@ -41,9 +59,12 @@ pub(crate) fn render(rows: &[Value]) -> String {
                 saved,
                 figure("jsd_to_retrain", 4),
                 figure("mia_auc", 2),
-                format!("{} / {}", figure("query_ms_p50", 0), figure("query_ms_p95", 0)),
-                format!("{} / {}", figure("ranked_ms_p50", 1), figure("ranked_ms_p95", 1)),
             ];
+            if timed {
+                let pair = |a: &str, b: &str, digits| format!("{} / {}", figure(a, digits), figure(b, digits));
+                cells.push(pair("query_ms_p50", "query_ms_p95", 0));
+                cells.push(pair("ranked_ms_p50", "ranked_ms_p95", 1));
+            }
             out += &format!("| {} |\n", cells.join(" | "));
         }
     }
