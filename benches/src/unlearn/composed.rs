@@ -1,7 +1,7 @@
-//! What would be served: the language model's log-odds together with rates that are sums over people.
+//! What would be served: the language model's log-odds together with rates of items, people and histories.
 //!
-//! Rates of items and offsets of people are sums: taking somebody out of them is exact and takes no training. They are computed
-//! anew from what remains, and so are the weights, which are fitted on validation samples.
+//! The rates are refitted from the events that remain, which takes a moment and is exact; so are the weights, on validation samples.
+//! Where a method learned its own weights from the same validation samples (APA's table, GraphEraser, RecEraser), this flatters it a little.
 
 use lethe_learn::logistic::Logistic;
 use lethe_learn::seed::Seed;

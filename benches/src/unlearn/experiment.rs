@@ -249,7 +249,7 @@ impl Experiment {
         })
     }
 
-    /// Rates after a deletion: the deleted are out of all sums.
+    /// Rates after a deletion: the deleted are in none of them.
     fn rates(&self, deletion: Deletion) -> Rates {
         let gone: Vec<&TaskSample> = self.gone[&deletion].iter().map(|s| self.world.row(*s)).collect();
         match deletion {
