@@ -174,12 +174,22 @@ mod tests {
     }
 
     /// A stand-in for Python that acts as pip would: writes `wheel` into the folder after `--dest`.
+    ///
+    /// Another process writes it: were it open for writing here while another test starts a process, that process would hold it
+    /// open for a moment, and running it would fail (`ETXTBSY`).
     #[cfg(unix)]
     fn fake_python(dir: &Path, script: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
         let path = dir.join("python3");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("writes");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let mut child = Command::new("sh")
+            .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("sh starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(format!("#!/bin/sh\n{script}\n").as_bytes()).expect("writes");
+        drop(stdin);
+        assert!(child.wait().expect("ends").success());
         path
     }
 
