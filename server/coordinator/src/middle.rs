@@ -32,8 +32,10 @@ const AGAIN_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::fro
 /// A client's middle adapter during a round; dropped when the round closes, the client sends its update or stays away.
 #[derive(Debug)]
 pub(crate) struct Session {
-    middle: LocalMiddle,
-    start: Vec<f32>,
+    /// Everybody's in this round, unless the recipe gives each client its own.
+    start: Arc<Adapter>,
+    /// The client's own copy, from its first training pass on: thousands may be asked at once, and each has one then.
+    middle: Option<LocalMiddle>,
     /// Held from a training forward to its backward: what the passes keep in memory is bounded.
     tape: Option<(OwnedSemaphorePermit, Instant)>,
     /// Number of the last pass.
@@ -157,11 +159,9 @@ impl MiddleHost {
     }
 
     /// Opens (or restarts) a subject's session with the round's middle adapter.
-    pub(crate) fn open(&self, round: RoundKey, subject: &SubjectId, adapter: Adapter) {
-        let start = adapter.data.clone();
-        let middle = LocalMiddle::new(self.segment.clone(), adapter);
-        self.slots()
-            .open((round, subject.clone()), Session { middle, start, tape: None, pass: 0, answer: None, gone: None });
+    pub(crate) fn open(&self, round: RoundKey, subject: &SubjectId, start: Arc<Adapter>) {
+        let session = Session { start, middle: None, tape: None, pass: 0, answer: None, gone: None };
+        self.slots().open((round, subject.clone()), session);
     }
 
     fn take(&self, at: &At) -> Result<Taken<Session>, CoordinatorError> {
@@ -197,9 +197,12 @@ impl MiddleHost {
     /// Ends a session: the change of the middle adapter, flat.
     pub(crate) fn finish(&self, round: RoundKey, subject: &SubjectId) -> Result<Vec<f32>, CoordinatorError> {
         let at = (round, subject.clone());
-        let s = self.take(&at)?.content;
+        let Session { start, middle, .. } = self.take(&at)?.content;
         self.slots().close(&at);
-        Ok(s.middle.adapter.data.iter().zip(&s.start).map(|(a, b)| a - b).collect())
+        Ok(match middle {
+            Some(m) => m.adapter.data.iter().zip(&start.data).map(|(a, b)| a - b).collect(),
+            None => vec![0.0; start.data.len()],
+        })
     }
 
     /// The sessions that are open.
@@ -319,7 +322,9 @@ impl MiddleHost {
             Turn::Again(reply) => return Ok(reply),
             Turn::Now(mut held) => {
                 let session = held.session()?;
-                session.middle.drop_tape();
+                if let Some(middle) = &mut session.middle {
+                    middle.drop_tape();
+                }
                 session.tape = None;
             }
         }
@@ -331,10 +336,12 @@ impl MiddleHost {
             Turn::Again(reply) => return Ok(reply),
             Turn::Now(held) => held,
         };
-        let width = self.segment.config().hidden;
+        let (width, segment) = (self.segment.config().hidden, self.segment.clone());
         self.session_pass(pass, held, move |session| {
             session.tape = Some((permit, Instant::now()));
-            let out = session.middle.forward(&layout, hidden, Stage::Train)?;
+            let Session { start, middle, .. } = session;
+            let middle = middle.get_or_insert_with(|| LocalMiddle::new(segment, Adapter::clone(start)));
+            let out = middle.forward(&layout, hidden, Stage::Train)?;
             Ok(Payload::encode(&out, width, format))
         })
         .await
@@ -352,19 +359,20 @@ impl MiddleHost {
             Turn::Now(held) => held,
         };
         let width = self.segment.config().hidden;
-        let rows = held.session()?.middle.pending_rows().unwrap_or(0);
+        let rows = held.session()?.middle.as_ref().and_then(LocalMiddle::pending_rows).unwrap_or(0);
         let format = grad.format;
         // Nobody below is trained: no gradient is sent.
         let needed = self.cut < self.segment.range().start;
         let grad = grad.decode(rows, width).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
         self.session_pass(pass, held, move |session| {
-            let mut out = session.middle.backward(grad)?;
+            let middle = session.middle.as_mut().ok_or_else(lost)?;
+            let mut out = middle.backward(grad)?;
             if !needed {
                 out.clear();
             }
             session.tape = None;
             if let Some(lr) = step {
-                session.middle.descend(lr);
+                middle.descend(lr);
             }
             Ok(Payload::encode(&out, width, format))
         })

@@ -45,7 +45,7 @@ pub(crate) struct OpenRound {
     pub(crate) began: BTreeMap<SubjectId, u64>,
     pub(crate) starved: u32,
     /// What its clients start from, once somebody asked: as it is sent, and the middle part.
-    pub(crate) parts: Option<Arc<(Packed, Adapter)>>,
+    pub(crate) parts: Option<Arc<(Packed, Arc<Adapter>)>>,
 }
 
 /// Seed of a shard: its initialisation, cohorts and sample choices derive from it.

@@ -36,7 +36,7 @@ pub(crate) enum Work {
     /// A task without a session.
     Task(Task),
     /// A round: the task, and the middle part of the adapter.
-    Train(RoundStart, Adapter),
+    Train(RoundStart, Arc<Adapter>),
 }
 
 fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
@@ -79,13 +79,13 @@ impl Core {
     }
 
     /// What a client starts a round from: the device's part as it is sent, and the middle part.
-    fn start_parts(&self, theta: Vec<f32>) -> Result<(Packed, Adapter), CoordinatorError> {
+    fn start_parts(&self, theta: Vec<f32>) -> Result<(Packed, Arc<Adapter>), CoordinatorError> {
         let whole = Adapter::from_data(&self.shape, theta)?;
-        Ok((self.device_part(&whole)?, whole.select(|l| !self.on_device(l))))
+        Ok((self.device_part(&whole)?, Arc::new(whole.select(|l| !self.on_device(l)))))
     }
 
     /// The same for everybody in a round: made once.
-    fn round_parts(&mut self, round: RoundKey) -> Result<Arc<(Packed, Adapter)>, CoordinatorError> {
+    fn round_parts(&mut self, round: RoundKey) -> Result<Arc<(Packed, Arc<Adapter>)>, CoordinatorError> {
         let closed = || refuse(Refusal::RoundClosed, "the round is over");
         let run = self.run_of(round).ok_or_else(closed)?;
         if let Some(parts) = run.open.as_ref().and_then(|o| o.parts.clone()) {
