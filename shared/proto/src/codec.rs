@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::limits::{MAX_ACTIVATIONS, MAX_ADAPTER, MAX_SMALL, VERSION};
-use crate::message::{Reply, Request};
+use crate::message::{Reply, Request, ServedAdapter, Task};
 
 /// Bytes before the body.
 pub const HEADER: usize = 8;
@@ -239,6 +239,24 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request, CodecError> {
 /// A reply as a frame.
 pub fn encode_reply(r: &Reply) -> Result<Vec<u8>, CodecError> {
     frame(reply_kind(r), r, &[])
+}
+
+/// About how long a reply's frame is, from what it carries: small ones count as nothing.
+pub fn payload_bytes(r: &Reply) -> usize {
+    match r {
+        Reply::Task(Task::Train(start)) => start.adapter.bytes.len(),
+        Reply::Hidden(payload) => payload.bytes.len(),
+        Reply::Release(release) => release
+            .adapters
+            .iter()
+            .map(|a| match a {
+                ServedAdapter::New(packed) => packed.bytes.len(),
+                ServedAdapter::Same(_) => 0,
+            })
+            .sum(),
+        Reply::Welcome { recipe, anchors, .. } => recipe.len() + 4 * anchors.iter().map(Vec::len).sum::<usize>(),
+        _ => 0,
+    }
 }
 
 /// A reply from a whole frame.

@@ -42,5 +42,15 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_STREAMS: u32 = 8;
 /// Most connections with one certificate.
 pub const MAX_CONNECTIONS_PER_PEER: usize = 4;
+/// What a connection may send before the coordinator has made room for it, in bytes.
+pub const UNASKED: u64 = 16 << 10;
+/// Messages up to this length come and go without waiting for room.
+pub const SMALL: usize = 8 << 10;
+/// Room for larger messages on their way, in each direction; one that is larger takes all of it.
+pub const SWIFT: usize = 8 << 20;
+/// Room for those of slow peers.
+pub const SLOW: usize = 64 << 20;
+/// After how long a peer is slow.
+pub const LINGER: Duration = Duration::from_millis(500);
 /// Most handshakes in progress.
 pub const MAX_INCOMING: usize = 512;

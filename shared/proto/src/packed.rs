@@ -6,6 +6,7 @@
 
 use std::io::{Read, Write};
 
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
@@ -62,8 +63,9 @@ pub struct Packed {
     /// The codes are deflated.
     pub deflated: bool,
     /// Scales and codes.
-    #[serde(with = "serde_bytes")]
-    pub bytes: Vec<u8>,
+    ///
+    /// Copies share them: a coordinator sends the same to thousands of clients at the same time.
+    pub bytes: Bytes,
 }
 
 impl PackedFormat {
@@ -111,7 +113,8 @@ impl Packed {
         }
         let raw = match format {
             PackedFormat::F32 => {
-                let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                let bytes = bytes.into();
                 return Ok(Self { format, deflated: false, bytes });
             }
             PackedFormat::Int8 => quantise(values, 127),
@@ -121,8 +124,8 @@ impl Packed {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
         let short = encoder.write_all(&raw).and_then(|()| encoder.finish()).ok().filter(|d| d.len() < raw.len());
         Ok(match short {
-            Some(bytes) => Self { format, deflated: true, bytes },
-            None => Self { format, deflated: false, bytes: raw },
+            Some(bytes) => Self { format, deflated: true, bytes: bytes.into() },
+            None => Self { format, deflated: false, bytes: raw.into() },
         })
     }
 
@@ -132,12 +135,12 @@ impl Packed {
         let bad = |why| PackedError::Malformed { format: self.format, expected: n, got, why };
         let mut inflated = vec![];
         let raw = match self.deflated {
-            false => &self.bytes,
+            false => &self.bytes[..],
             true => {
                 let bound = self.format.bound(n) as u64 + 1;
                 let read = DeflateDecoder::new(&self.bytes[..]).take(bound).read_to_end(&mut inflated);
                 read.map_err(|_| bad("the codes cannot be inflated"))?;
-                &inflated
+                &inflated[..]
             }
         };
         let values = match self.format {
@@ -322,20 +325,21 @@ mod tests {
             let good = Packed::encode(&v, format).expect("finite");
             for at in 0..good.bytes.len() {
                 for bit in 0..8 {
-                    let mut bad = good.clone();
-                    bad.bytes[at] ^= 1 << bit;
-                    if let Ok(values) = bad.decode(v.len()) {
+                    let mut bad = good.bytes.to_vec();
+                    bad[at] ^= 1 << bit;
+                    let flipped = Packed { bytes: bad.clone().into(), ..good.clone() };
+                    if let Ok(values) = flipped.decode(v.len()) {
                         assert!(values.len() == v.len() && values.iter().all(|x| x.is_finite()));
                     }
-                    bad.bytes.truncate(at);
-                    let _ = bad.decode(v.len());
+                    let cut = Packed { bytes: bad[..at].to_vec().into(), ..good.clone() };
+                    let _ = cut.decode(v.len());
                 }
             }
         }
         // A bomb: what inflates to more than the values need is cut off.
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
         encoder.write_all(&vec![0; 1 << 22]).expect("in memory");
-        let bytes = encoder.finish().expect("in memory");
+        let bytes = encoder.finish().expect("in memory").into();
         assert!(Packed { format: PackedFormat::Int8, deflated: true, bytes }.decode(700).is_err());
     }
 }

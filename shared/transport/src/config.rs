@@ -41,11 +41,11 @@ fn roots(authority: &[u8]) -> Result<Arc<RootCertStore>, TransportError> {
     Ok(Arc::new(store))
 }
 
-fn transport() -> Arc<TransportConfig> {
+fn transport(unasked: u64) -> Arc<TransportConfig> {
     let mut t = TransportConfig::default();
     t.max_concurrent_bidi_streams(VarInt::from_u32(limits::MAX_STREAMS));
     t.max_concurrent_uni_streams(VarInt::from_u32(0));
-    t.receive_window(VarInt::from_u32(4 << 20));
+    t.receive_window(VarInt::from_u64(unasked).unwrap_or(VarInt::MAX));
     t.stream_receive_window(VarInt::from_u32(4 << 20));
     t.send_window(8 << 20);
     t.datagram_receive_buffer_size(None);
@@ -71,7 +71,7 @@ pub(crate) fn server(authority: &[u8], identity: &Identity) -> Result<quinn::Ser
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(failed)?));
-    config.transport_config(transport());
+    config.transport_config(transport(limits::UNASKED));
     config.max_incoming(limits::MAX_INCOMING);
     Ok(config)
 }
@@ -88,6 +88,6 @@ pub(crate) fn client(authority: &[u8], identity: Option<&Identity>) -> Result<qu
     tls.alpn_protocols = vec![limits::ALPN.to_vec()];
     tls.resumption = rustls::client::Resumption::disabled();
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(failed)?));
-    config.transport_config(transport());
+    config.transport_config(transport(4 << 20));
     Ok(config)
 }

@@ -14,23 +14,56 @@ pub(crate) enum Kinds {
     Enrolment,
 }
 
-/// Reads one frame and the end of the stream.
-pub(crate) async fn read(stream: &mut RecvStream, kinds: Kinds) -> Result<Vec<u8>, TransportError> {
-    let lost = |e: &dyn std::fmt::Display| TransportError::Lost(e.to_string());
-    let mut head = [0; HEADER];
-    stream.read_exact(&mut head).await.map_err(|e| lost(&e))?;
-    let header = decode_header(&head)?;
+/// Bytes of a body before which a claimed length costs nothing; all of it has a place from then on.
+const EARNEST: usize = 4 << 10;
+
+/// A header, and its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    bytes: [u8; HEADER],
+    /// Length of the body.
+    pub(crate) len: usize,
+}
+
+fn lost(e: &dyn std::fmt::Display) -> TransportError {
+    TransportError::Lost(e.to_string())
+}
+
+/// Reads a frame's header.
+pub(crate) async fn head(stream: &mut RecvStream, kinds: Kinds) -> Result<Head, TransportError> {
+    let mut bytes = [0; HEADER];
+    stream.read_exact(&mut bytes).await.map_err(|e| lost(&e))?;
+    let header = decode_header(&bytes)?;
     if kinds == Kinds::Enrolment && header.kind != ENROL {
         return Err(CodecError::NotEnrolled { got: header.kind }.into());
     }
-    let mut bytes = head.to_vec();
-    // Grows as bytes arrive, so a peer that only claims a length costs nothing.
-    let mut left = header.len;
+    Ok(Head { bytes, len: header.len })
+}
+
+/// Reads the body after a header: the whole frame. `came` hears of the length of every piece.
+pub(crate) async fn body(
+    stream: &mut RecvStream,
+    head: Head,
+    mut came: impl FnMut(usize),
+) -> Result<Vec<u8>, TransportError> {
+    let mut bytes = head.bytes.to_vec();
+    let mut left = head.len;
     while left > 0 {
         let chunk = stream.read_chunk(left, true).await.map_err(|e| lost(&e))?;
         let chunk = chunk.ok_or_else(|| TransportError::Lost("the stream ended inside a message".into()))?;
         left -= chunk.bytes.len();
+        came(chunk.bytes.len());
         bytes.extend_from_slice(&chunk.bytes);
+        if bytes.len() > EARNEST {
+            // Once, and without what doubling would waste.
+            bytes.reserve_exact(left);
+        }
     }
     Ok(bytes)
+}
+
+/// Reads one frame.
+pub(crate) async fn read(stream: &mut RecvStream, kinds: Kinds) -> Result<Vec<u8>, TransportError> {
+    let head = head(stream, kinds).await?;
+    body(stream, head, |_| {}).await
 }

@@ -19,8 +19,10 @@
 pub mod client;
 mod config;
 mod error;
+mod exchange;
 mod frame;
 pub mod identity;
+mod pace;
 pub mod server;
 
 pub use error::TransportError;

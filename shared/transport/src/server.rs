@@ -6,18 +6,18 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lethe_proto::codec::{self, CodecError};
 use lethe_proto::ids::Digest;
 use lethe_proto::limits;
-use lethe_proto::message::{Refusal, Reply, Request};
+use lethe_proto::message::{Reply, Request};
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::pki_types::CertificateDer;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::exchange::{Desk, Line};
 use crate::identity::{Authority, fingerprint};
-use crate::{TransportError, config, frame};
+use crate::{TransportError, config};
 
 /// Close codes that a client may see.
 const REVOKED: u32 = 1;
@@ -68,31 +68,6 @@ impl Drop for Network {
     }
 }
 
-/// A handler with the runtime that its work is done on.
-#[derive(Clone)]
-struct Desk {
-    handler: Arc<dyn Handler>,
-    runtime: Handle,
-}
-
-impl Desk {
-    /// Does something there; `None` if it panicked.
-    async fn work<T: Send + 'static>(&self, f: impl FnOnce(&dyn Handler) -> T + Send + 'static) -> Option<T> {
-        let handler = self.handler.clone();
-        self.runtime.spawn(async move { f(handler.as_ref()) }).await.ok()
-    }
-
-    /// `None` when the program is ending: the peer is to see a lost connection, not a refusal.
-    async fn answer(&self, peer: Option<Digest>, request: Request, bytes: usize) -> Option<Reply> {
-        let handler = self.handler.clone();
-        match self.runtime.spawn(async move { handler.handle(peer, request, bytes).await }).await {
-            Ok(reply) => Some(reply),
-            Err(e) if e.is_cancelled() => None,
-            Err(e) => Some(Reply::Refused { code: Refusal::Internal, message: format!("the request failed: {e}") }),
-        }
-    }
-}
-
 /// A running listener.
 #[derive(Clone)]
 pub struct Server {
@@ -133,7 +108,7 @@ impl Server {
 
     /// Accepts connections until [`Self::close`]. The handler runs on the caller's runtime.
     pub async fn run(&self, handler: Arc<dyn Handler>) {
-        let desk = Desk { handler, runtime: Handle::current() };
+        let desk = Desk::new(handler, Handle::current());
         let (this, network) = (self.clone(), self.network.0.as_ref().map(|r| r.handle().clone()));
         if let Some(network) = network {
             let _ = network.spawn(async move { this.accept(desk).await }).await;
@@ -194,8 +169,8 @@ impl Doorstep {
             return;
         };
         let one = async {
-            if let Ok((send, recv)) = connection.accept_bi().await {
-                answer(send, recv, None, desk).await;
+            if let Ok(stream) = connection.accept_bi().await {
+                desk.exchange(Arc::new(Line::new(connection.clone(), None)), stream).await;
             }
         };
         let _ = timeout(limits::ENROL_TIMEOUT, one).await;
@@ -221,8 +196,10 @@ async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, des
         connection.close(TOO_MANY.into(), b"too many connections with this certificate");
         return;
     }
-    while let Ok((send, recv)) = connection.accept_bi().await {
-        tokio::spawn(answer(send, recv, Some(peer), desk.clone()));
+    let line = Arc::new(Line::new(connection.clone(), Some(peer)));
+    while let Ok(stream) = connection.accept_bi().await {
+        let (desk, line) = (desk.clone(), line.clone());
+        tokio::spawn(async move { desk.exchange(line, stream).await });
     }
     let last = live.with(|l| {
         let Some(of_peer) = l.get_mut(&peer) else { return true };
@@ -241,34 +218,4 @@ async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, des
 fn peer(connection: &quinn::Connection) -> Option<Digest> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     chain.first().map(|c| fingerprint(c))
-}
-
-async fn answer(mut send: quinn::SendStream, mut recv: quinn::RecvStream, peer: Option<Digest>, desk: Desk) {
-    let kinds = if peer.is_some() { frame::Kinds::All } else { frame::Kinds::Enrolment };
-    let request = match timeout(limits::RPC_TIMEOUT, frame::read(&mut recv, kinds)).await {
-        Ok(Ok(bytes)) => codec::decode_request(&bytes).map(|r| (r, bytes.len())).map_err(|e| (Refusal::Invalid, e)),
-        Ok(Err(TransportError::Codec(e @ CodecError::NotEnrolled { .. }))) => Err((Refusal::Forbidden, e)),
-        Ok(Err(TransportError::Codec(e))) => Err((Refusal::Invalid, e)),
-        _ => return,
-    };
-    let reply = match request {
-        Ok((request, bytes)) => match desk.answer(peer, request, bytes).await {
-            Some(reply) => reply,
-            None => return,
-        },
-        Err((code, e)) => Reply::Refused { code, message: e.to_string() },
-    };
-    let bytes = codec::encode_reply(&reply).or_else(|e| {
-        codec::encode_reply(&Reply::Refused { code: Refusal::Internal, message: format!("the reply is too long: {e}") })
-    });
-    // What is being sent is there once: thousands of clients are sent an adapter at the same time.
-    drop(reply);
-    if let Ok(bytes) = bytes {
-        let write = async {
-            let _ = send.write_chunk(bytes.into()).await;
-            let _ = send.finish();
-            let _ = send.stopped().await;
-        };
-        let _ = timeout(limits::RPC_TIMEOUT, write).await;
-    }
 }

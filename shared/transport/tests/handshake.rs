@@ -115,7 +115,7 @@ async fn peers_without_a_certificate_cost_little_and_keep_nobody_out() {
     let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
     // A large message is refused by its header, before its body is read.
     let stranger = Connection::open(addr, &ca, None).await.unwrap();
-    let big = Packed { bytes: vec![0; 8 << 20], deflated: false, format: PackedFormat::F32 };
+    let big = Packed { bytes: vec![0; 8 << 20].into(), deflated: false, format: PackedFormat::F32 };
     let push = Request::Update {
         round: RoundKey { shard: ShardId(0), generation: 1, stage: 1, round: 0 },
         delta: big,

@@ -1,0 +1,122 @@
+use super::*;
+use crate::config;
+use crate::identity::Authority;
+use quinn::{Connection, RecvStream, SendStream};
+use std::future::{pending, ready};
+use std::sync::Arc;
+
+const MESSAGE: usize = 64 << 10;
+
+/// Until there is so much room, in units.
+async fn until(room: &Room, swift: usize, slow: usize) {
+    let free = || (room.swift.0.available_permits(), room.slow.0.available_permits());
+    let same = async {
+        while free() != (swift / UNIT, slow / UNIT) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(20), same).await.is_ok(), "{:?} units are free", free());
+}
+
+#[tokio::test]
+async fn those_who_are_slow_make_way() {
+    let waits = (Duration::from_millis(5), Duration::from_millis(200));
+    let room = Arc::new(Room::new(2 * MESSAGE, 3 * MESSAGE, waits));
+    let slow = |room: Arc<Room>| async move { room.carry(MESSAGE, pending::<()>()).await };
+    // Two come in and the third waits; after a moment all three are among the slow.
+    let held: Vec<_> = (0..3).map(|_| tokio::spawn(slow(room.clone()))).collect();
+    until(&room, 2 * MESSAGE, 0).await;
+    assert_eq!(room.carry(MESSAGE, ready(7)).await, Some(7));
+    // With no room among the slow they stay where they are.
+    let more: Vec<_> = (0..2).map(|_| tokio::spawn(slow(room.clone()))).collect();
+    until(&room, 0, 0).await;
+    // Small ones pass, large ones wait, and not for ever.
+    assert_eq!(room.carry(limits::SMALL, ready(7)).await, Some(7));
+    assert_eq!(room.carry(MESSAGE, ready(7)).await, None);
+    // Whoever ends gives its room back, and another moves into it.
+    held[0].abort();
+    until(&room, MESSAGE, 0).await;
+    more.iter().chain(&held).for_each(|h| h.abort());
+    until(&room, 2 * MESSAGE, 3 * MESSAGE).await;
+}
+
+#[tokio::test]
+async fn one_larger_than_all_room_takes_all_of_it() {
+    let room = Room::default();
+    assert_eq!(room.carry(limits::SWIFT * 3, async { room.swift.0.available_permits() }).await, Some(0));
+    until(&room, limits::SWIFT, limits::SLOW).await;
+}
+
+#[test]
+fn credit_is_granted_once() {
+    let mut account = Account::default();
+    assert_eq!(account.ask(100), 100);
+    account.came(60);
+    assert_eq!(account.ask(50), 50);
+    account.came(90);
+    assert_eq!(account, Account::default());
+    // A message that was cut off leaves credit, which the next one uses.
+    assert_eq!(account.ask(100), 100);
+    account.came(10);
+    account.gave_up(90);
+    assert_eq!(account.ask(100), 10);
+}
+
+/// A connection over loopback from both ends; the coordinator's end has the coordinator's settings.
+async fn connection() -> (quinn::Endpoint, quinn::Endpoint, Connection, Connection) {
+    let authority = Authority::create().expect("an authority");
+    let identity = authority.server_identity().expect("an identity");
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let server = config::server(authority.certificate(), &identity).expect("settings");
+    let server = quinn::Endpoint::server(server, any).expect("a socket");
+    let client = quinn::Endpoint::client(any).expect("a socket");
+    let settings = config::client(authority.certificate(), None).expect("settings");
+    let to = server.local_addr().expect("an address");
+    let connecting = client.connect_with(settings, to, crate::identity::SERVER_NAME).expect("connects");
+    let (ours, theirs) = tokio::join!(async { server.accept().await.expect("comes").await }, connecting);
+    (server, client, ours.expect("handshake"), theirs.expect("handshake"))
+}
+
+/// Writes until the peer has taken `expected` bytes, and sees that it takes no more.
+async fn push(send: &mut SendStream, expected: u64) {
+    let (mut taken, block) = (0, vec![0; 64 << 10]);
+    while taken < expected {
+        let written = timeout(Duration::from_secs(20), send.write(&block)).await;
+        taken += written.unwrap_or_else(|_| panic!("{taken} of {expected} bytes were taken")).expect("written") as u64;
+    }
+    assert_eq!(taken, expected);
+    assert!(timeout(Duration::from_millis(100), send.write(&block)).await.is_err(), "more than {expected} bytes");
+}
+
+async fn take(recv: &mut RecvStream, mut bytes: usize, awaited: &mut Awaited<'_>) {
+    while bytes > 0 {
+        let chunk = recv.read_chunk(bytes, true).await.expect("reads").expect("more comes");
+        bytes -= chunk.bytes.len();
+        awaited.came(chunk.bytes.len());
+    }
+}
+
+#[tokio::test]
+async fn a_peer_sends_what_it_has_credit_for_and_no_more() {
+    let (_server, _client, ours, theirs) = connection().await;
+    let (mut send, _back) = theirs.open_bi().await.expect("opens");
+    push(&mut send, limits::UNASKED).await;
+    let (_reply, mut recv) = ours.accept_bi().await.expect("comes");
+    let credit = Credit::default();
+    for _ in 0..4 {
+        // However often it is granted and read: unread are never more than before.
+        let mut awaited = credit.grant(&ours, 300_000);
+        push(&mut send, 300_000).await;
+        take(&mut recv, 300_000, &mut awaited).await;
+        drop(awaited);
+        push(&mut send, 0).await;
+    }
+    // A message that is given up leaves its credit to the next.
+    for _ in 0..3 {
+        drop(credit.grant(&ours, 300_000));
+    }
+    let mut awaited = credit.grant(&ours, 400_000);
+    push(&mut send, 400_000).await;
+    take(&mut recv, 400_000, &mut awaited).await;
+    push(&mut send, 0).await;
+}
