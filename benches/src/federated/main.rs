@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Parser;
 use lethe_benches::lab::{Lab, QV, Setting, eprint_line};
 use lethe_benches::rows::Rows;
@@ -228,7 +228,6 @@ impl Labs<'_> {
         };
         if !self.open.contains_key(name) {
             let last_layers = self.args.last_layers;
-            ensure!(last_layers > 1, "at least 2 layers must be adapted: the device's last one and one of the middle");
             // The product's split: 4 layers and the last one on the device.
             let (people, targets) = (self.args.people, QV);
             let compute = if self.args.bf16 { Compute::Bf16 } else { Compute::F32 };

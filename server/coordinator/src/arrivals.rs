@@ -11,9 +11,11 @@ use crate::CoordinatorError;
 use crate::records::Update;
 
 /// Most bytes of updates in one write: what it holds is in memory twice. A write is synced once, whatever it holds.
-const TOGETHER: usize = 16 << 20;
+const TOGETHER: usize = 8 << 20;
 /// Most KiB that wait; who comes then waits to be let in.
-const WAITING: usize = 128 << 10;
+const WAITING: usize = 32 << 10;
+/// How long the first of a write waits for others: a write costs the same for one as for many.
+const GATHER: Duration = Duration::from_millis(5);
 /// Longest wait to be let in.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -75,6 +77,7 @@ impl Arrivals {
 
 fn run(mut receive: mpsc::UnboundedReceiver<Arrived>, mut store: impl FnMut(Vec<Arrived>)) {
     while let Some(first) = receive.blocking_recv() {
+        std::thread::sleep(GATHER);
         let mut bytes = first.bytes();
         let mut together = vec![first];
         while bytes < TOGETHER

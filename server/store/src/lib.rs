@@ -26,6 +26,7 @@ mod keyring;
 pub mod logfile;
 pub mod memory;
 mod mirror;
+mod outside;
 mod part;
 pub mod reserve;
 pub mod sealed;

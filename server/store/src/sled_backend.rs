@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once, PoisonError};
 
+use crate::outside::Outside;
 use crate::{Record, Storage, StoreError, Write};
 
 /// A sled database in a folder.
@@ -20,9 +21,9 @@ pub struct SledStorage {
 }
 
 impl SledStorage {
-    /// An engine for [`crate::sealed::SealedStore::open`].
+    /// An engine for [`crate::sealed::SealedStore::open`]: large values are in files beside the database.
     pub fn engine(path: &Path) -> Result<Box<dyn Storage>, StoreError> {
-        Ok(Box::new(Self::open(path)?))
+        Ok(Box::new(Outside::open(Self::open(path)?, &path.join("values"))?))
     }
 
     /// Opens or creates it.

@@ -47,7 +47,7 @@ pub const UNASKED: u64 = 16 << 10;
 /// Messages up to this length come and go without waiting for room.
 pub const SMALL: usize = 8 << 10;
 /// Room for larger messages on their way, in each direction; one that is larger takes all of it.
-pub const SWIFT: usize = 8 << 20;
+pub const SWIFT: usize = 16 << 20;
 /// Room for those of slow peers.
 pub const SLOW: usize = 64 << 20;
 /// After how long a peer is slow.

@@ -49,12 +49,6 @@ pub(crate) struct Desk {
     traffic: Arc<Traffic>,
 }
 
-/// A request that was read, or what is to be said of it already.
-enum Came {
-    Request(Request, usize),
-    Answer(Reply),
-}
-
 impl Desk {
     pub(crate) fn new(handler: Arc<dyn Handler>, runtime: Handle) -> Self {
         Self { handler, runtime, traffic: Arc::default() }
@@ -103,19 +97,16 @@ impl Desk {
             Ok(head) => head,
             Err(e) => return refused(e),
         };
-        let come = async {
-            match timeout(RPC_TIMEOUT, line.read(recv, head)).await.ok()? {
-                // Has room until it is stored. Other requests may wait for each other, and must not do so with what others need.
-                Ok((request @ Request::Update { .. }, bytes)) => {
-                    self.answer(line.peer, request, bytes).await.map(Came::Answer)
-                }
-                Ok((request, bytes)) => Some(Came::Request(request, bytes)),
-                Err(e) => refused(e).map(Came::Answer),
+        let come = timeout(RPC_TIMEOUT, line.read(recv, head));
+        let (came, place) = self.traffic.coming.carry(head.len, come).await?;
+        match came.ok()? {
+            Ok((request, bytes)) => {
+                // An update keeps its room until it is stored. Other requests may wait for each other, and must not do so with what
+                // others need.
+                let _place = place.filter(|_| matches!(request, Request::Update { .. }));
+                self.answer(line.peer, request, bytes).await
             }
-        };
-        match self.traffic.coming.carry(head.len, come).await?? {
-            Came::Answer(reply) => Some(reply),
-            Came::Request(request, bytes) => self.answer(line.peer, request, bytes).await,
+            Err(e) => refused(e),
         }
     }
 }

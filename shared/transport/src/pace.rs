@@ -51,26 +51,30 @@ impl Room {
         Self { swift: Pool::new(swift), slow: Pool::new(slow), waits }
     }
 
-    /// Does `work` when there is room for a message of `bytes`; small ones need none. One that is larger than all room takes all of
-    /// it. `None` if there was no room for as long as a call may take.
-    pub(crate) async fn carry<T>(&self, bytes: usize, work: impl Future<Output = T>) -> Option<T> {
+    /// Does `work` when there is room for a message of `bytes`, which comes back with what the work gave and is kept until it is
+    /// dropped; small ones need none. One that is larger than all room takes all of it. `None` if there was no room for as long as a
+    /// call may take.
+    pub(crate) async fn carry<T>(&self, bytes: usize, work: impl Future<Output = T>) -> Option<(T, Place<'_>)> {
         if bytes <= limits::SMALL {
-            return Some(work.await);
+            return Some((work.await, None));
         }
         let units = bytes.div_ceil(UNIT);
-        let swift = timeout(self.waits.1, self.swift.enter(units)).await.ok()??;
+        let swift = timeout(self.waits.1, self.swift.enter(units)).await.ok()?;
         let mut work = pin!(work);
         if let Ok(done) = timeout(self.waits.0, &mut work).await {
-            return Some(done);
+            return Some((done, swift));
         }
-        let _slow = tokio::select! {
-            done = &mut work => return Some(done),
+        let slow = tokio::select! {
+            done = &mut work => return Some((done, swift)),
             slow = self.slow.enter(units) => slow,
         };
         drop(swift);
-        Some(work.await)
+        Some((work.await, slow))
     }
 }
+
+/// Room that a message has; none when it is small.
+pub(crate) type Place<'a> = Option<SemaphorePermit<'a>>;
 
 /// What a connection may send beyond [`limits::UNASKED`].
 #[derive(Debug, Default)]

@@ -18,21 +18,25 @@ async fn until(room: &Room, swift: usize, slow: usize) {
     assert!(timeout(Duration::from_secs(20), same).await.is_ok(), "{:?} units are free", free());
 }
 
+async fn given(room: &Room, bytes: usize) -> Option<i32> {
+    room.carry(bytes, ready(7)).await.map(|(given, _)| given)
+}
+
 #[tokio::test]
 async fn those_who_are_slow_make_way() {
     let waits = (Duration::from_millis(5), Duration::from_millis(200));
     let room = Arc::new(Room::new(2 * MESSAGE, 3 * MESSAGE, waits));
-    let slow = |room: Arc<Room>| async move { room.carry(MESSAGE, pending::<()>()).await };
+    let slow = |room: Arc<Room>| async move { room.carry(MESSAGE, pending::<()>()).await.is_some() };
     // Two come in and the third waits; after a moment all three are among the slow.
     let held: Vec<_> = (0..3).map(|_| tokio::spawn(slow(room.clone()))).collect();
     until(&room, 2 * MESSAGE, 0).await;
-    assert_eq!(room.carry(MESSAGE, ready(7)).await, Some(7));
+    assert_eq!(given(&room, MESSAGE).await, Some(7));
     // With no room among the slow they stay where they are.
     let more: Vec<_> = (0..2).map(|_| tokio::spawn(slow(room.clone()))).collect();
     until(&room, 0, 0).await;
     // Small ones pass, large ones wait, and not for ever.
-    assert_eq!(room.carry(limits::SMALL, ready(7)).await, Some(7));
-    assert_eq!(room.carry(MESSAGE, ready(7)).await, None);
+    assert_eq!(given(&room, limits::SMALL).await, Some(7));
+    assert_eq!(given(&room, MESSAGE).await, None);
     // Whoever ends gives its room back, and another moves into it.
     held[0].abort();
     until(&room, MESSAGE, 0).await;
@@ -43,7 +47,11 @@ async fn those_who_are_slow_make_way() {
 #[tokio::test]
 async fn one_larger_than_all_room_takes_all_of_it() {
     let room = Room::default();
-    assert_eq!(room.carry(limits::SWIFT * 3, async { room.swift.0.available_permits() }).await, Some(0));
+    let carried = room.carry(limits::SWIFT * 3, async { room.swift.0.available_permits() }).await;
+    assert!(matches!(carried, Some((0, Some(_)))), "{carried:?}");
+    // Until it is dropped.
+    until(&room, 0, limits::SLOW).await;
+    drop(carried);
     until(&room, limits::SWIFT, limits::SLOW).await;
 }
 

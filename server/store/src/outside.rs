@@ -1,0 +1,293 @@
+//! Large values in files beside a database, which holds where they are (after WiscKey; Lu et al., FAST 2016).
+//!
+//! Thousands of updates wait for the end of a round. In the database they would be in memory until then and be written several times
+//! over; here they are appended once to a segment file, and read when they are asked for. A value is durable before the database
+//! refers to it: what a crash leaves without a reference is removed when the segment is.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::{Record, Storage, StoreError, Write};
+
+/// Values of so many bytes are kept outside.
+const LARGE: usize = 4 << 10;
+/// A segment that has so many bytes is not continued.
+const SEGMENT: u64 = 64 << 20;
+/// A segment of which no more than one byte in so many is still referred to is emptied.
+const SPARSE: u64 = 4;
+/// What a key has at its end under which the database says where its value is. No key of a caller ends so.
+const REFERENCE: &[u8] = b"\0outside";
+
+/// Where a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    segment: u64,
+    offset: u64,
+    len: u64,
+}
+
+impl Place {
+    fn to_bytes(self) -> Vec<u8> {
+        [self.segment, self.offset, self.len].iter().flat_map(|n| n.to_le_bytes()).collect()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 24] = bytes.try_into().ok()?;
+        let n = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+        Some(Self { segment: n(0)?, offset: n(8)?, len: n(16)? })
+    }
+}
+
+/// Bytes of a segment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    all: u64,
+    /// Those that the database refers to.
+    live: u64,
+}
+
+/// The segment that is written to.
+#[derive(Debug)]
+struct Current {
+    number: u64,
+    file: File,
+    len: u64,
+}
+
+/// A database whose large values are outside.
+#[derive(Debug)]
+pub(crate) struct Outside<S> {
+    inner: S,
+    folder: PathBuf,
+    places: BTreeMap<Vec<u8>, Place>,
+    segments: BTreeMap<u64, Size>,
+    current: Option<Current>,
+    /// Number of the next segment.
+    next: u64,
+    /// A write failed: the database may refer to other places than are known here.
+    doubt: bool,
+}
+
+fn reference(key: &[u8]) -> Vec<u8> {
+    [key, REFERENCE].concat()
+}
+
+impl<S: Storage> Outside<S> {
+    /// `inner` refers to values in `folder`, which is made when there is the first.
+    pub(crate) fn open(inner: S, folder: &Path) -> Result<Self, StoreError> {
+        let (places, segments) = (BTreeMap::new(), BTreeMap::new());
+        let mut this =
+            Self { inner, folder: folder.to_owned(), places, segments, current: None, next: 0, doubt: false };
+        this.load()?;
+        Ok(this)
+    }
+
+    fn path(&self, segment: u64) -> PathBuf {
+        self.folder.join(format!("{segment}.values"))
+    }
+
+    fn corrupt(&self, why: impl Into<String>) -> StoreError {
+        StoreError::Corrupt { name: self.folder.display().to_string(), why: why.into() }
+    }
+
+    /// Reads where everything is; segments that nothing refers to are removed.
+    fn load(&mut self) -> Result<(), StoreError> {
+        (self.places, self.segments, self.current) = (BTreeMap::new(), BTreeMap::new(), None);
+        for (key, value) in self.inner.scan()? {
+            if let Some(key) = key.strip_suffix(REFERENCE) {
+                let place = Place::from_bytes(&value).ok_or_else(|| self.corrupt("a reference is damaged"))?;
+                self.places.insert(key.to_vec(), place);
+                let size = self.segments.entry(place.segment).or_default();
+                size.live += place.len;
+                size.all = size.all.max(place.offset.saturating_add(place.len));
+            }
+        }
+        for number in self.on_disk()? {
+            self.next = self.next.max(number + 1);
+            if !self.segments.contains_key(&number) {
+                self.remove(number)?;
+            }
+        }
+        let known = self.segments.keys().next_back().map_or(0, |n| n + 1);
+        (self.next, self.doubt) = (self.next.max(known), false);
+        Ok(())
+    }
+
+    /// Numbers of the segments that are there.
+    fn on_disk(&self) -> Result<Vec<u64>, StoreError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
+            other => other.map_err(StoreError::io(&self.folder))?,
+        };
+        let mut out = vec![];
+        for entry in entries {
+            let name = entry.map_err(StoreError::io(&self.folder))?.file_name();
+            out.extend(name.to_str().and_then(|n| n.strip_suffix(".values")?.parse::<u64>().ok()));
+        }
+        Ok(out)
+    }
+
+    fn remove(&mut self, segment: u64) -> Result<(), StoreError> {
+        self.segments.remove(&segment);
+        if self.current.as_ref().is_some_and(|c| c.number == segment) {
+            self.current = None;
+        }
+        let path = self.path(segment);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(StoreError::io(&path)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&self, place: Place) -> Result<Vec<u8>, StoreError> {
+        let path = self.path(place.segment);
+        let read = || {
+            let mut file = File::open(&path)?;
+            // Never more memory than there is file, whatever the reference says.
+            if place.offset.saturating_add(place.len) > file.metadata()?.len() {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            file.seek(SeekFrom::Start(place.offset))?;
+            let mut value = vec![0; place.len as usize];
+            file.read_exact(&mut value).map(|()| value)
+        };
+        read().map_err(|e| match e.kind() {
+            ErrorKind::NotFound | ErrorKind::UnexpectedEof => self.corrupt(format!("a value is lost: {e}")),
+            _ => StoreError::io(&path)(e),
+        })
+    }
+
+    /// The segment to write to.
+    fn writable(&mut self) -> Result<&mut Current, StoreError> {
+        if self.current.as_ref().is_some_and(|c| c.len >= SEGMENT) {
+            self.current = None;
+        }
+        if self.current.is_none() {
+            let path = self.path(self.next);
+            let create = || {
+                fs::create_dir_all(&self.folder)?;
+                let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+                // The name of a new file is durable with its folder.
+                if cfg!(unix) {
+                    File::open(&self.folder)?.sync_all()?;
+                }
+                Ok(file)
+            };
+            let file = create().map_err(StoreError::io(&path))?;
+            self.current = Some(Current { number: self.next, file, len: 0 });
+            self.next += 1;
+        }
+        self.current.as_mut().ok_or_else(|| StoreError::Backend("no segment is open".into()))
+    }
+
+    fn append(&mut self, value: &[u8]) -> Result<Place, StoreError> {
+        let at = self.writable()?;
+        let place = Place { segment: at.number, offset: at.len, len: value.len() as u64 };
+        if let Err(e) = at.file.write_all(value) {
+            // Where its end is now is not known: it is not continued.
+            self.current = None;
+            return Err(StoreError::io(&self.path(place.segment))(e));
+        }
+        at.len += place.len;
+        Ok(place)
+    }
+
+    /// What was appended is durable.
+    fn sync(&mut self) -> Result<(), StoreError> {
+        let Some(current) = &self.current else { return Ok(()) };
+        let synced = current.file.sync_data();
+        synced.map_err(StoreError::io(&self.path(current.number))).inspect_err(|_| self.current = None)
+    }
+
+    /// Values of a segment that is hardly referred to any more.
+    fn sparse(&self) -> Vec<Vec<u8>> {
+        let current = self.current.as_ref().map(|c| c.number);
+        let sparse = |(n, s): &(&u64, &Size)| Some(**n) != current && s.live * SPARSE <= s.all;
+        let Some((segment, _)) = self.segments.iter().find(sparse) else { return vec![] };
+        self.places.iter().filter(|(_, p)| p.segment == *segment).map(|(k, _)| k.clone()).collect()
+    }
+
+    /// Takes note of what the database refers to now, and removes segments that nobody needs.
+    fn settled(&mut self, changed: Vec<(Vec<u8>, Option<Place>)>) -> Result<(), StoreError> {
+        for (key, place) in changed {
+            let old = match place {
+                Some(p) => self.places.insert(key, p),
+                None => self.places.remove(&key),
+            };
+            if let Some(new) = place {
+                let size = self.segments.entry(new.segment).or_default();
+                (size.all, size.live) = (size.all.max(new.offset + new.len), size.live + new.len);
+            }
+            if let Some(size) = old.and_then(|o| self.segments.get_mut(&o.segment).map(|s| (s, o.len))) {
+                size.0.live -= size.1;
+            }
+        }
+        let dead: Vec<u64> = self.segments.iter().filter(|(_, s)| s.live == 0).map(|(n, _)| *n).collect();
+        dead.into_iter().try_for_each(|n| self.remove(n))
+    }
+}
+
+impl<S: Storage> Storage for Outside<S> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.places.get(key) {
+            Some(place) => self.read(*place).map(Some),
+            None => self.inner.get(key),
+        }
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        if self.doubt {
+            self.recover()?;
+        }
+        // The last write of a key counts.
+        let mut last: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
+        for (key, value) in writes {
+            if key.ends_with(REFERENCE) {
+                return Err(StoreError::Backend("a key ends as only references do".into()));
+            }
+            last.insert(key, value.as_deref());
+        }
+        let (mut inner, mut changed): (Vec<Write>, Vec<(Vec<u8>, Option<Place>)>) = (vec![], vec![]);
+        for key in self.sparse().into_iter().filter(|k| !last.contains_key(&k[..])) {
+            // One that cannot be read stays where it is, and who asks for it is told.
+            let Some(Ok(value)) = self.places.get(&key).map(|p| self.read(*p)) else { continue };
+            let place = self.append(&value)?;
+            inner.push((reference(&key), Some(place.to_bytes())));
+            changed.push((key, Some(place)));
+        }
+        for (key, value) in last {
+            let outside = value.filter(|v| v.len() >= LARGE).map(|v| self.append(v)).transpose()?;
+            let inside = value.filter(|_| outside.is_none()).map(<[u8]>::to_vec);
+            inner.push((key.to_vec(), inside));
+            if outside.is_some() || self.places.contains_key(key) {
+                inner.push((reference(key), outside.map(Place::to_bytes)));
+                changed.push((key.to_vec(), outside));
+            }
+        }
+        if changed.iter().any(|(_, place)| place.is_some()) {
+            self.sync()?;
+        }
+        self.doubt = true;
+        self.inner.apply(&inner)?;
+        self.doubt = false;
+        self.settled(changed)
+    }
+
+    fn recover(&mut self) -> Result<(), StoreError> {
+        self.inner.recover()?;
+        self.load()
+    }
+
+    fn scan(&self) -> Result<Vec<Record>, StoreError> {
+        let inside = self.inner.scan()?.into_iter().filter(|(k, _)| !k.ends_with(REFERENCE)).map(Ok);
+        let outside = self.places.iter().map(|(k, p)| Ok((k.clone(), self.read(*p)?)));
+        let mut all = inside.chain(outside).collect::<Result<Vec<Record>, StoreError>>()?;
+        all.sort_unstable();
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests;

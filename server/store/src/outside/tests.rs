@@ -1,0 +1,152 @@
+use super::*;
+use crate::memory::MemoryStorage;
+use crate::sled_backend::SledStorage;
+
+type Store = Outside<MemoryStorage>;
+
+fn open(inner: MemoryStorage, dir: &Path) -> Store {
+    Outside::open(inner, dir).expect("opens")
+}
+
+fn put(key: &str, byte: u8, len: usize) -> Write {
+    (key.as_bytes().to_vec(), Some(vec![byte; len]))
+}
+
+fn gone(key: &str) -> Write {
+    (key.as_bytes().to_vec(), None)
+}
+
+fn files(dir: &Path) -> usize {
+    fs::read_dir(dir).map_or(0, Iterator::count)
+}
+
+#[test]
+fn conforms_over_both_engines() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    crate::conformance(&mut open(MemoryStorage::default(), &dir.path().join("values")));
+    let path = dir.path().join("db");
+    let mut sled = SledStorage::engine(&path).expect("opens");
+    crate::conformance(sled.as_mut());
+    let before = sled.scan().expect("reads");
+    drop(sled);
+    assert_eq!(SledStorage::engine(&path).expect("opens again").scan().expect("reads"), before);
+}
+
+#[test]
+fn values_change_their_size_and_are_what_was_written_last() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut s = open(MemoryStorage::default(), dir.path());
+    for (byte, len) in [(1, 10), (2, LARGE), (3, LARGE * 3), (4, LARGE - 1), (5, LARGE)] {
+        s.apply(&[put("k", byte, len), put("other", 9, LARGE)]).expect("writes");
+        assert_eq!(s.get(b"k").expect("reads"), Some(vec![byte; len]));
+        assert_eq!(s.scan().expect("reads").len(), 2);
+        s = open(s.inner.clone(), dir.path());
+        assert_eq!(s.get(b"k").expect("reads"), Some(vec![byte; len]));
+    }
+    // The same key twice in one write.
+    s.apply(&[put("k", 6, LARGE), put("k", 7, 1), gone("other"), put("other", 8, LARGE)]).expect("writes");
+    assert_eq!((s.get(b"k").expect("reads"), s.get(b"other").expect("reads")), (Some(vec![7]), Some(vec![8; LARGE])));
+    s.apply(&[gone("k"), gone("other"), gone("nobody")]).expect("writes");
+    assert!(s.scan().expect("reads").is_empty() && s.inner.scan().expect("reads").is_empty());
+    assert_eq!(files(dir.path()), 0, "nothing is left of what nobody refers to");
+}
+
+#[test]
+fn what_a_crash_left_is_removed_and_not_taken_for_a_value() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut s = open(MemoryStorage::default(), dir.path());
+    s.apply(&[put("kept", 1, LARGE)]).expect("writes");
+    let before = s.inner.clone();
+    // The value is in its segment, and the process ends before the database has the reference.
+    s.apply(&[put("lost", 2, LARGE)]).expect("writes");
+    let mut s = open(before, dir.path());
+    assert_eq!((s.get(b"kept").expect("reads"), s.get(b"lost").expect("reads")), (Some(vec![1; LARGE]), None));
+    s.apply(&[put("new", 3, LARGE), gone("kept")]).expect("writes");
+    assert_eq!(s.get(b"new").expect("reads"), Some(vec![3; LARGE]));
+    assert_eq!(files(dir.path()), 1, "the segment with the value that was lost is gone");
+    let s = open(MemoryStorage::default(), dir.path());
+    assert_eq!((s.scan().expect("reads").len(), files(dir.path())), (0, 0));
+}
+
+#[test]
+fn a_segment_with_little_left_is_emptied() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut s = open(MemoryStorage::default(), dir.path());
+    let many: Vec<Write> = (0..40).map(|i| put(&format!("update {i:02}"), i, LARGE)).collect();
+    s.apply(&many).expect("writes");
+    s.apply(&[put("checkpoint", 77, LARGE)]).expect("writes");
+    // Another segment is written to now.
+    s.current = None;
+    let counted: Vec<Write> = (0..40).map(|i| gone(&format!("update {i:02}"))).collect();
+    s.apply(&counted).expect("writes");
+    assert_eq!(s.places[&b"checkpoint"[..]].segment, 0);
+    s.apply(&[put("x", 1, 1)]).expect("writes");
+    assert_eq!((s.places[&b"checkpoint"[..]].segment, files(dir.path())), (1, 1));
+    assert_eq!(s.get(b"checkpoint").expect("reads"), Some(vec![77; LARGE]));
+    let s = open(s.inner.clone(), dir.path());
+    assert_eq!(s.get(b"checkpoint").expect("reads"), Some(vec![77; LARGE]));
+}
+
+#[test]
+fn damage_is_an_error() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut s = open(MemoryStorage::default(), dir.path());
+    s.apply(&[put("a", 1, LARGE), put("b", 2, LARGE)]).expect("writes");
+    let inner = s.inner.clone();
+    let file = s.path(0);
+    let cut = OpenOptions::new().write(true).open(&file).expect("opens");
+    cut.set_len(LARGE as u64 + 5).expect("cuts");
+    let s = open(inner.clone(), dir.path());
+    assert_eq!(s.get(b"a").expect("reads"), Some(vec![1; LARGE]));
+    assert!(matches!(s.get(b"b"), Err(StoreError::Corrupt { .. })));
+    assert!(matches!(s.scan(), Err(StoreError::Corrupt { .. })));
+    fs::remove_file(&file).expect("removes");
+    assert!(matches!(open(inner, dir.path()).scan(), Err(StoreError::Corrupt { .. })));
+    let mut bad = MemoryStorage::default();
+    bad.apply(&[(reference(b"a"), Some(vec![1; 23]))]).expect("writes");
+    assert!(matches!(Outside::open(bad, dir.path()), Err(StoreError::Corrupt { .. })));
+}
+
+/// A database that takes a write and then says that it failed, or does not take it.
+#[derive(Default)]
+struct Doubtful(MemoryStorage, Option<bool>);
+
+impl Storage for Doubtful {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get(key)
+    }
+    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        match self.1.take() {
+            None => self.0.apply(writes),
+            Some(taken) => {
+                if taken {
+                    self.0.apply(writes)?;
+                }
+                Err(StoreError::Backend("it failed".into()))
+            }
+        }
+    }
+    fn scan(&self) -> Result<Vec<Record>, StoreError> {
+        self.0.scan()
+    }
+}
+
+#[test]
+fn after_a_failed_write_either_may_be_the_case_and_nothing_else() {
+    for taken in [false, true] {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut s = Outside::open(Doubtful::default(), dir.path()).expect("opens");
+        s.apply(&[put("a", 1, LARGE)]).expect("writes");
+        s.inner.1 = Some(taken);
+        assert!(s.apply(&[put("a", 2, LARGE), put("b", 2, LARGE)]).is_err());
+        s.recover().expect("recovers");
+        let want = if taken { (Some(vec![2; LARGE]), Some(vec![2; LARGE])) } else { (Some(vec![1; LARGE]), None) };
+        assert_eq!((s.get(b"a").expect("reads"), s.get(b"b").expect("reads")), want);
+        // Without being told to, too.
+        s.inner.1 = Some(taken);
+        assert!(s.apply(&[put("c", 3, LARGE)]).is_err());
+        s.apply(&[put("d", 4, LARGE)]).expect("writes");
+        assert_eq!(s.get(b"c").expect("reads").is_some(), taken);
+        assert_eq!(s.get(b"d").expect("reads"), Some(vec![4; LARGE]));
+    }
+}
