@@ -46,43 +46,43 @@ struct Args {
     #[arg(long, value_delimiter = ';')]
     only: Vec<String>,
     /// Users.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 48)]
     users: usize,
     /// Training samples of each.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 20)]
     train: usize,
     /// Validation samples of each.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 6)]
     validation: usize,
     /// Test samples of each.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 12)]
     test: usize,
     /// Rounds with silos, all of which take part in each.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 4)]
     silo_rounds: usize,
     /// Rounds with one user per client.
-    #[arg(long, default_value_t = 96)]
+    #[arg(long, default_value_t = 48)]
     user_rounds: usize,
     /// Clients per round then.
     #[arg(long, default_value_t = 8)]
     cohort: usize,
     /// Samples that a user's device trains on in a round, in steps of two.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 8)]
     user_samples: usize,
     /// Passes over the samples where there are no rounds.
     #[arg(long, default_value_t = 2)]
     central_epochs: usize,
     /// Rate of AdamW on clients.
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 1e-3)]
     lr: f32,
     /// Rate of the coordinator's Adam, with one user per client.
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 1e-3)]
     server_lr: f32,
-    /// Adapted layers, counted from the last.
-    #[arg(long, default_value_t = 4)]
+    /// Adapted layers, counted from the last. With one, all that is trained is on the device, and no gradient crosses the split.
+    #[arg(long, default_value_t = 1)]
     last_layers: usize,
     /// Made-up people that the base model learns from first, as in `lethe bench unlearn`. 0: none.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 64)]
     people: usize,
     /// Products with frozen weights in bf16, as in `lethe bench unlearn`.
     #[arg(long)]
@@ -102,13 +102,15 @@ struct Args {
 }
 
 /// What rows of one file share.
-const KEY: [&str; 5] = ["clients", "seed", "method", "people", "arithmetic"];
+const KEY: [&str; 5] = ["clients", "seed", "method", "setting", "arithmetic"];
 
 fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     if args.quick {
         (args.users, args.train, args.validation, args.test, args.seeds) = (6, 4, 2, 4, vec![1]);
         (args.silo_rounds, args.user_rounds, args.cohort, args.central_epochs) = (2, 2, 3, 1);
+        // As few made-up people as the other quick run, and a trained layer on either side of the split.
+        (args.people, args.last_layers) = (16, 2);
     }
     let mut rows = Rows::open(args.json.clone(), args.csv.clone())?;
     let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
@@ -165,7 +167,7 @@ fn one(
             Value::from(kind.name()),
             Value::from(seed),
             Value::from(method.name.clone()),
-            Value::from(args.people),
+            Value::from(args.setting(kind)),
             Value::from(arithmetic),
         ];
         let validation = match rows.find(&KEY, &key) {
@@ -188,6 +190,20 @@ fn one(
 }
 
 impl Args {
+    /// All that decides a row besides seed, method and arithmetic: rows of another are not taken for this one's.
+    fn setting(&self, kind: Kind) -> String {
+        let rounds = match kind {
+            Kind::Silos => format!("{} rounds", self.silo_rounds),
+            Kind::Users => format!("{} rounds of {} by {}", self.user_rounds, self.cohort, self.user_samples),
+        };
+        let (layers, people, epochs, lr, server) =
+            (self.last_layers, self.people, self.central_epochs, self.lr, self.server_lr);
+        format!(
+            "{} users of {}+{}+{}, {rounds}, {epochs} passes, rates {lr} and {server}, {layers} layers, {people} made up",
+            self.users, self.train, self.validation, self.test
+        )
+    }
+
     fn recipe(&self, kind: Kind, clients: usize) -> Recipe {
         let adam = ServerAdam { device_lr: 1.0, lr: self.server_lr };
         let (rounds, cohort, samples, client_batch, server_adam, validate_every) = match kind {

@@ -13,7 +13,7 @@ use crate::records::Update;
 /// Most bytes of updates in one write: what it holds is in memory twice. A write is synced once, whatever it holds.
 const TOGETHER: usize = 8 << 20;
 /// Most KiB that wait; who comes then waits to be let in.
-const WAITING: usize = 32 << 10;
+const WAITING: usize = 128 << 10;
 /// How long the first of a write waits for others: a write costs the same for one as for many.
 const GATHER: Duration = Duration::from_millis(5);
 /// Longest wait to be let in.

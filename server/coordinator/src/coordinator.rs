@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use lethe_model::lora::Adapter;
 use lethe_model::source::open;
 use lethe_model::split::DeviceModel;
+use lethe_proto::codec;
 use lethe_proto::ids::{Digest, RoundKey, SubjectId};
-use lethe_proto::limits::{MAX_POLL_WAIT, MINOR};
+use lethe_proto::limits::{MAX_POLL_WAIT, MAX_SMALL, MAX_TOKENS, MINOR};
 use lethe_proto::message::{Purpose, Refusal, Reply, Request, Role, Task};
 use lethe_proto::packed::Packed;
 use lethe_proto::payload::Payload;
@@ -43,6 +44,8 @@ struct Inner {
     activation_bytes: AtomicU64,
     /// Bytes of training, both ways; the core takes them into its rates.
     training_bytes: Arc<AtomicU64>,
+    /// Longest update and longest activations that anybody has reason to send, in bytes.
+    longest: (usize, usize),
 }
 
 impl std::fmt::Debug for Coordinator {
@@ -66,6 +69,9 @@ impl Coordinator {
         let segment = DeviceModel::load_middle(source.as_ref(), core.recipe.split, core.recipe.compute)?;
         tracing::info!(mib = segment.weight_bytes() >> 20, layers = segment.range().len(), "middle layers loaded");
         let threads = |source| CoordinatorError::Threads { source };
+        // No number format takes more than six bytes a value.
+        let longest = (6 * core.whole().shape.len(), 4 * MAX_TOKENS * source.config().hidden);
+        let longest = (longest.0 + MAX_SMALL, longest.1 + MAX_SMALL);
         let mut failed = None;
         let inner = Arc::new_cyclic(|this: &Weak<Inner>| {
             let this = this.clone();
@@ -88,6 +94,7 @@ impl Coordinator {
                 started: Instant::now(),
                 update_bytes: AtomicU64::new(0),
                 activation_bytes: AtomicU64::new(0),
+                longest,
             }
         });
         match failed {
@@ -419,6 +426,14 @@ impl Coordinator {
 impl Handler for Coordinator {
     fn admits(&self, certificate: &Digest) -> bool {
         self.core().role(certificate).is_some()
+    }
+
+    fn longest(&self, kind: u16) -> usize {
+        match kind {
+            codec::UPDATE => self.0.longest.0,
+            codec::FORWARD | codec::BACKWARD => self.0.longest.1,
+            _ => codec::limit(kind).unwrap_or(0),
+        }
     }
 
     fn handle(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> ReplyFuture {

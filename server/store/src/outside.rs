@@ -4,7 +4,7 @@
 //! over; here they are appended once to a segment file, and read when they are asked for. A value is durable before the database
 //! refers to it: what a crash leaves without a reference is removed when the segment is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -33,9 +33,10 @@ impl Place {
         [self.segment, self.offset, self.len].iter().flat_map(|n| n.to_le_bytes()).collect()
     }
 
+    /// `None` for what cannot be a place; sums of those that can do not overflow.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; 24] = bytes.try_into().ok()?;
-        let n = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+        let n = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).ok().filter(|n| n >> 40 == 0);
         Some(Self { segment: n(0)?, offset: n(8)?, len: n(16)? })
     }
 }
@@ -66,6 +67,10 @@ pub(crate) struct Outside<S> {
     current: Option<Current>,
     /// Number of the next segment.
     next: u64,
+    /// Segments that nothing refers to, to be removed after the next write: until then, a database that was opened may be an older one.
+    orphans: BTreeSet<u64>,
+    /// Sparse segments that hold a value which cannot be read.
+    stuck: BTreeSet<u64>,
     /// A write failed: the database may refer to other places than are known here.
     doubt: bool,
 }
@@ -78,8 +83,9 @@ impl<S: Storage> Outside<S> {
     /// `inner` refers to values in `folder`, which is made when there is the first.
     pub(crate) fn open(inner: S, folder: &Path) -> Result<Self, StoreError> {
         let (places, segments) = (BTreeMap::new(), BTreeMap::new());
-        let mut this =
-            Self { inner, folder: folder.to_owned(), places, segments, current: None, next: 0, doubt: false };
+        let (orphans, stuck) = (BTreeSet::new(), BTreeSet::new());
+        let folder = folder.to_owned();
+        let mut this = Self { inner, folder, places, segments, current: None, next: 0, orphans, stuck, doubt: false };
         this.load()?;
         Ok(this)
     }
@@ -92,22 +98,22 @@ impl<S: Storage> Outside<S> {
         StoreError::Corrupt { name: self.folder.display().to_string(), why: why.into() }
     }
 
-    /// Reads where everything is; segments that nothing refers to are removed.
+    /// Reads where everything is.
     fn load(&mut self) -> Result<(), StoreError> {
         (self.places, self.segments, self.current) = (BTreeMap::new(), BTreeMap::new(), None);
         for (key, value) in self.inner.scan()? {
             if let Some(key) = key.strip_suffix(REFERENCE) {
                 let place = Place::from_bytes(&value).ok_or_else(|| self.corrupt("a reference is damaged"))?;
                 self.places.insert(key.to_vec(), place);
-                let size = self.segments.entry(place.segment).or_default();
-                size.live += place.len;
-                size.all = size.all.max(place.offset.saturating_add(place.len));
+                self.segments.entry(place.segment).or_default().live += place.len;
             }
         }
-        for number in self.on_disk()? {
-            self.next = self.next.max(number + 1);
-            if !self.segments.contains_key(&number) {
-                self.remove(number)?;
+        self.orphans.clear();
+        for (number, len) in self.on_disk()? {
+            self.next = self.next.max(number.saturating_add(1));
+            match self.segments.get_mut(&number) {
+                Some(size) => size.all = len,
+                None => drop(self.orphans.insert(number)),
             }
         }
         let known = self.segments.keys().next_back().map_or(0, |n| n + 1);
@@ -115,30 +121,38 @@ impl<S: Storage> Outside<S> {
         Ok(())
     }
 
-    /// Numbers of the segments that are there.
-    fn on_disk(&self) -> Result<Vec<u64>, StoreError> {
+    /// Numbers and lengths of the segments that are there.
+    fn on_disk(&self) -> Result<Vec<(u64, u64)>, StoreError> {
         let entries = match fs::read_dir(&self.folder) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
             other => other.map_err(StoreError::io(&self.folder))?,
         };
         let mut out = vec![];
         for entry in entries {
-            let name = entry.map_err(StoreError::io(&self.folder))?.file_name();
-            out.extend(name.to_str().and_then(|n| n.strip_suffix(".values")?.parse::<u64>().ok()));
+            let entry = entry.map_err(StoreError::io(&self.folder))?;
+            let len = entry.metadata().map_err(StoreError::io(&self.folder))?.len();
+            let number = entry.file_name().to_str().and_then(|n| n.strip_suffix(".values")?.parse::<u64>().ok());
+            out.extend(number.map(|n| (n, len)));
         }
         Ok(out)
     }
 
-    fn remove(&mut self, segment: u64) -> Result<(), StoreError> {
-        self.segments.remove(&segment);
-        if self.current.as_ref().is_some_and(|c| c.number == segment) {
-            self.current = None;
+    /// Removes segments that nothing refers to; one that cannot be removed now is tried again after the next write.
+    fn sweep(&mut self) {
+        let dead: Vec<u64> = self.segments.iter().filter(|(_, s)| s.live == 0).map(|(n, _)| *n).collect();
+        for number in dead {
+            self.segments.remove(&number);
+            self.stuck.remove(&number);
+            self.orphans.insert(number);
+            self.current.take_if(|c| c.number == number);
         }
-        let path = self.path(segment);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(StoreError::io(&path)(e)),
-            _ => Ok(()),
-        }
+        let writing = self.current.as_ref().map(|c| c.number);
+        let kept = |n: &u64| {
+            let path = self.path(*n);
+            Some(*n) == writing || fs::remove_file(path).is_err_and(|e| e.kind() != ErrorKind::NotFound)
+        };
+        let orphans = self.orphans.iter().copied().filter(|n| !self.segments.contains_key(n));
+        self.orphans = orphans.filter(kept).collect();
     }
 
     fn read(&self, place: Place) -> Result<Vec<u8>, StoreError> {
@@ -162,12 +176,19 @@ impl<S: Storage> Outside<S> {
     /// The segment to write to.
     fn writable(&mut self) -> Result<&mut Current, StoreError> {
         if self.current.as_ref().is_some_and(|c| c.len >= SEGMENT) {
+            // It may hold values of the write that goes on in the next.
+            self.sync()?;
             self.current = None;
         }
         if self.current.is_none() {
             let path = self.path(self.next);
             let create = || {
-                fs::create_dir_all(&self.folder)?;
+                if !self.folder.is_dir() {
+                    fs::create_dir_all(&self.folder)?;
+                    if let Some(parent) = self.folder.parent().filter(|_| cfg!(unix)) {
+                        File::open(parent)?.sync_all()?;
+                    }
+                }
                 let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
                 // The name of a new file is durable with its folder.
                 if cfg!(unix) {
@@ -176,6 +197,7 @@ impl<S: Storage> Outside<S> {
                 Ok(file)
             };
             let file = create().map_err(StoreError::io(&path))?;
+            self.orphans.remove(&self.next);
             self.current = Some(Current { number: self.next, file, len: 0 });
             self.next += 1;
         }
@@ -201,16 +223,64 @@ impl<S: Storage> Outside<S> {
         synced.map_err(StoreError::io(&self.path(current.number))).inspect_err(|_| self.current = None)
     }
 
-    /// Values of a segment that is hardly referred to any more.
-    fn sparse(&self) -> Vec<Vec<u8>> {
-        let current = self.current.as_ref().map(|c| c.number);
-        let sparse = |(n, s): &(&u64, &Size)| Some(**n) != current && s.live * SPARSE <= s.all;
-        let Some((segment, _)) = self.segments.iter().find(sparse) else { return vec![] };
-        self.places.iter().filter(|(_, p)| p.segment == *segment).map(|(k, _)| k.clone()).collect()
+    /// Cuts what was appended after `start`, as far as that is possible.
+    fn take_back(&mut self, start: Option<(u64, u64)>) {
+        self.current = None;
+        if let Some((number, len)) = start {
+            let _ = OpenOptions::new().write(true).open(self.path(number)).and_then(|f| f.set_len(len));
+        }
+        for (number, _) in self.on_disk().unwrap_or_default() {
+            if !self.segments.contains_key(&number) {
+                self.orphans.insert(number);
+            }
+        }
+        self.sweep();
     }
 
-    /// Takes note of what the database refers to now, and removes segments that nobody needs.
-    fn settled(&mut self, changed: Vec<(Vec<u8>, Option<Place>)>) -> Result<(), StoreError> {
+    /// A segment that is hardly referred to any more.
+    fn sparse(&self) -> Option<u64> {
+        let current = self.current.as_ref().map(|c| c.number);
+        let sparse =
+            |(n, s): &(&u64, &Size)| Some(**n) != current && !self.stuck.contains(n) && s.live * SPARSE <= s.all;
+        self.segments.iter().find(sparse).map(|(n, _)| *n)
+    }
+
+    /// Moves what is left of a sparse segment to the one that is written to.
+    fn compact(&mut self) -> Result<(), StoreError> {
+        let Some(segment) = self.sparse() else { return Ok(()) };
+        let left: Vec<(Vec<u8>, Place)> =
+            self.places.iter().filter(|(_, p)| p.segment == segment).map(|(k, p)| (k.clone(), *p)).collect();
+        let (mut inner, mut changed) = (vec![], vec![]);
+        for (key, place) in left {
+            // One that cannot be read stays where it is, and who asks for it is told.
+            let value = match self.read(place) {
+                Ok(value) => value,
+                Err(e) => {
+                    self.stuck.insert(segment);
+                    return Err(e);
+                }
+            };
+            let place = self.append(&value)?;
+            inner.push((reference(&key), Some(place.to_bytes())));
+            changed.push((key, Some(place)));
+        }
+        self.commit(&inner, changed)
+    }
+
+    /// Makes what was appended durable, then what refers to it.
+    fn commit(&mut self, inner: &[Write], changed: Vec<(Vec<u8>, Option<Place>)>) -> Result<(), StoreError> {
+        if changed.iter().any(|(_, place)| place.is_some()) {
+            self.sync()?;
+        }
+        self.doubt = true;
+        self.inner.apply(inner)?;
+        self.doubt = false;
+        self.settled(changed);
+        Ok(())
+    }
+
+    /// Takes note of what the database refers to now.
+    fn settled(&mut self, changed: Vec<(Vec<u8>, Option<Place>)>) {
         for (key, place) in changed {
             let old = match place {
                 Some(p) => self.places.insert(key, p),
@@ -224,8 +294,30 @@ impl<S: Storage> Outside<S> {
                 size.0.live -= size.1;
             }
         }
-        let dead: Vec<u64> = self.segments.iter().filter(|(_, s)| s.live == 0).map(|(n, _)| *n).collect();
-        dead.into_iter().try_for_each(|n| self.remove(n))
+        self.sweep();
+    }
+
+    /// Appends large values and refers to them.
+    fn write(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        // The last write of a key counts.
+        let mut last: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
+        for (key, value) in writes {
+            if key.ends_with(REFERENCE) {
+                return Err(StoreError::Backend("a key ends as only references do".into()));
+            }
+            last.insert(key, value.as_deref());
+        }
+        let (mut inner, mut changed): (Vec<Write>, Vec<(Vec<u8>, Option<Place>)>) = (vec![], vec![]);
+        for (key, value) in last {
+            let outside = value.filter(|v| v.len() >= LARGE).map(|v| self.append(v)).transpose()?;
+            let inside = value.filter(|_| outside.is_none()).map(<[u8]>::to_vec);
+            inner.push((key.to_vec(), inside));
+            if outside.is_some() || self.places.contains_key(key) {
+                inner.push((reference(key), outside.map(Place::to_bytes)));
+                changed.push((key.to_vec(), outside));
+            }
+        }
+        self.commit(&inner, changed)
     }
 }
 
@@ -241,38 +333,20 @@ impl<S: Storage> Storage for Outside<S> {
         if self.doubt {
             self.recover()?;
         }
-        // The last write of a key counts.
-        let mut last: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
-        for (key, value) in writes {
-            if key.ends_with(REFERENCE) {
-                return Err(StoreError::Backend("a key ends as only references do".into()));
+        let start = self.current.as_ref().map(|c| (c.number, c.len));
+        if let Err(e) = self.write(writes) {
+            if !self.doubt {
+                // The database has not heard of it: what was appended is taken back, so that a full disk does not stay full.
+                self.take_back(start);
             }
-            last.insert(key, value.as_deref());
+            return Err(e);
         }
-        let (mut inner, mut changed): (Vec<Write>, Vec<(Vec<u8>, Option<Place>)>) = (vec![], vec![]);
-        for key in self.sparse().into_iter().filter(|k| !last.contains_key(&k[..])) {
-            // One that cannot be read stays where it is, and who asks for it is told.
-            let Some(Ok(value)) = self.places.get(&key).map(|p| self.read(*p)) else { continue };
-            let place = self.append(&value)?;
-            inner.push((reference(&key), Some(place.to_bytes())));
-            changed.push((key, Some(place)));
+        // What was asked for is done. A segment that cannot be emptied now (no space, say) will be later.
+        let start = self.current.as_ref().map(|c| (c.number, c.len));
+        if self.compact().is_err() && !self.doubt {
+            self.take_back(start);
         }
-        for (key, value) in last {
-            let outside = value.filter(|v| v.len() >= LARGE).map(|v| self.append(v)).transpose()?;
-            let inside = value.filter(|_| outside.is_none()).map(<[u8]>::to_vec);
-            inner.push((key.to_vec(), inside));
-            if outside.is_some() || self.places.contains_key(key) {
-                inner.push((reference(key), outside.map(Place::to_bytes)));
-                changed.push((key.to_vec(), outside));
-            }
-        }
-        if changed.iter().any(|(_, place)| place.is_some()) {
-            self.sync()?;
-        }
-        self.doubt = true;
-        self.inner.apply(&inner)?;
-        self.doubt = false;
-        self.settled(changed)
+        Ok(())
     }
 
     fn recover(&mut self) -> Result<(), StoreError> {

@@ -19,6 +19,12 @@ use crate::message::{Reply, Request, ServedAdapter, Task};
 pub const HEADER: usize = 8;
 /// Type of [`Request::Enrol`].
 pub const ENROL: u16 = 1;
+/// Type of [`Request::Forward`].
+pub const FORWARD: u16 = 5;
+/// Type of [`Request::Backward`].
+pub const BACKWARD: u16 = 6;
+/// Type of [`Request::Update`].
+pub const UPDATE: u16 = 7;
 const BINCODE: u8 = 1;
 
 /// Why bytes are not a message.
@@ -106,9 +112,9 @@ fn request_kind(r: &Request) -> u16 {
         Request::Hello { .. } => 2,
         Request::Join { .. } => 3,
         Request::Poll => 4,
-        Request::Forward { .. } => 5,
-        Request::Backward { .. } => 6,
-        Request::Update { .. } => 7,
+        Request::Forward { .. } => FORWARD,
+        Request::Backward { .. } => BACKWARD,
+        Request::Update { .. } => UPDATE,
         Request::Release { .. } => 8,
         Request::Weigh { .. } => 9,
         Request::Errors { .. } => 10,

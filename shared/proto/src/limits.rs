@@ -49,8 +49,16 @@ pub const SMALL: usize = 8 << 10;
 /// Room for larger messages on their way, in each direction; one that is larger takes all of it.
 pub const SWIFT: usize = 16 << 20;
 /// Room for those of slow peers.
-pub const SLOW: usize = 64 << 20;
+pub const SLOW: usize = 128 << 20;
 /// After how long a peer is slow.
 pub const LINGER: Duration = Duration::from_millis(500);
+/// How long a slow one may wait for room among its like before it is cut off.
+pub const CROWDED: Duration = Duration::from_secs(5);
+/// Longest wait of a large message for room.
+pub const ROOM_WAIT: Duration = Duration::from_secs(60);
+/// What a message may send ahead of what was read of it, in bytes.
+pub const AHEAD: u64 = 512 << 10;
+/// How far a message may be behind an even pace that would end it within [`RPC_TIMEOUT`].
+pub const BEHIND: Duration = Duration::from_secs(40);
 /// Most handshakes in progress.
 pub const MAX_INCOMING: usize = 512;

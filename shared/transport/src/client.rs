@@ -101,10 +101,10 @@ impl Connection {
             TransportError::Lost(self.connection.close_reason().map_or_else(|| e.to_string(), |r| r.to_string()))
         };
         let bytes = codec::encode_request_with(request, &self.extensions)?;
-        let (mut send, mut recv) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
+        let (send, mut recv) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
         self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        send.write_chunk(bytes.into()).await.map_err(|e| lost(&e))?;
-        send.finish().map_err(|e| lost(&e))?;
+        let mut send = Whole(Some(send));
+        send.write(bytes).await.map_err(|e| lost(&e))?;
         let reply = match frame::read(&mut recv, frame::Kinds::All).await {
             Err(TransportError::Lost(e)) => return Err(lost(&e)),
             other => other?,
@@ -134,6 +134,27 @@ impl Connection {
     pub async fn close(self) {
         self.connection.close(0u32.into(), b"done");
         let _ = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}
+
+/// A message that is sent to its end or taken back: half of one would stay with the coordinator, and be in the way of the next.
+struct Whole(Option<quinn::SendStream>);
+
+impl Whole {
+    async fn write(&mut self, bytes: Vec<u8>) -> Result<(), quinn::WriteError> {
+        let Some(send) = &mut self.0 else { return Err(quinn::WriteError::ClosedStream) };
+        send.write_chunk(bytes.into()).await?;
+        send.finish().map_err(|_| quinn::WriteError::ClosedStream)?;
+        self.0 = None;
+        Ok(())
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if let Some(send) = &mut self.0 {
+            let _ = send.reset(0u32.into());
+        }
     }
 }
 

@@ -41,13 +41,13 @@ fn roots(authority: &[u8]) -> Result<Arc<RootCertStore>, TransportError> {
     Ok(Arc::new(store))
 }
 
-fn transport(unasked: u64) -> Arc<TransportConfig> {
+fn transport(receive: u64, send: u64) -> Arc<TransportConfig> {
     let mut t = TransportConfig::default();
     t.max_concurrent_bidi_streams(VarInt::from_u32(limits::MAX_STREAMS));
     t.max_concurrent_uni_streams(VarInt::from_u32(0));
-    t.receive_window(VarInt::from_u64(unasked).unwrap_or(VarInt::MAX));
+    t.receive_window(VarInt::from_u64(receive).unwrap_or(VarInt::MAX));
     t.stream_receive_window(VarInt::from_u32(4 << 20));
-    t.send_window(8 << 20);
+    t.send_window(send);
     t.datagram_receive_buffer_size(None);
     t.keep_alive_interval(Some(Duration::from_secs(10)));
     t.max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(30_000))));
@@ -71,7 +71,7 @@ pub(crate) fn server(authority: &[u8], identity: &Identity) -> Result<quinn::Ser
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(failed)?));
-    config.transport_config(transport(limits::UNASKED));
+    config.transport_config(transport(limits::UNASKED, limits::AHEAD));
     config.max_incoming(limits::MAX_INCOMING);
     Ok(config)
 }
@@ -88,6 +88,6 @@ pub(crate) fn client(authority: &[u8], identity: Option<&Identity>) -> Result<qu
     tls.alpn_protocols = vec![limits::ALPN.to_vec()];
     tls.resumption = rustls::client::Resumption::disabled();
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(failed)?));
-    config.transport_config(transport(4 << 20));
+    config.transport_config(transport(4 << 20, 8 << 20));
     Ok(config)
 }

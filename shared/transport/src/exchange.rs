@@ -4,28 +4,25 @@ use std::sync::Arc;
 
 use lethe_proto::codec::{self, CodecError};
 use lethe_proto::ids::Digest;
-use lethe_proto::limits::RPC_TIMEOUT;
+use lethe_proto::limits::{BEHIND, RPC_TIMEOUT, SMALL};
 use lethe_proto::message::{Refusal, Reply, Request};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use crate::TransportError;
 use crate::frame::{self, Head, Kinds};
-use crate::pace::{Credit, Room};
+use crate::pace::{Credit, Crowded, Pace, Room, Turn, Turns, turn};
 use crate::server::Handler;
 
 /// A connection, and who is at its other end.
 pub(crate) struct Line {
     connection: quinn::Connection,
     peer: Option<Digest>,
+    turn: Arc<Turn>,
     credit: Credit,
 }
 
 impl Line {
-    pub(crate) fn new(connection: quinn::Connection, peer: Option<Digest>) -> Self {
-        Self { connection, peer, credit: Credit::default() }
-    }
-
     /// Reads the rest of a request, and how long it was.
     async fn read(&self, recv: &mut quinn::RecvStream, head: Head) -> Result<(Request, usize), TransportError> {
         let mut awaited = self.credit.grant(&self.connection, head.len);
@@ -39,6 +36,7 @@ impl Line {
 struct Traffic {
     coming: Room,
     going: Room,
+    turns: Turns,
 }
 
 /// A handler with the runtime that its work is done on.
@@ -52,6 +50,11 @@ pub(crate) struct Desk {
 impl Desk {
     pub(crate) fn new(handler: Arc<dyn Handler>, runtime: Handle) -> Self {
         Self { handler, runtime, traffic: Arc::default() }
+    }
+
+    /// A connection of a peer.
+    pub(crate) fn line(&self, connection: quinn::Connection, peer: Option<Digest>) -> Line {
+        Line { connection, peer, turn: self.traffic.turns.of(peer.as_ref()), credit: Credit::default() }
     }
 
     /// Does something there; `None` if it panicked.
@@ -74,20 +77,28 @@ impl Desk {
     }
 
     /// Reads a request and sends what it is answered with.
-    pub(crate) async fn exchange(&self, line: Arc<Line>, (mut send, mut recv): (quinn::SendStream, quinn::RecvStream)) {
+    pub(crate) async fn exchange(&self, line: Arc<Line>, (send, mut recv): (quinn::SendStream, quinn::RecvStream)) {
         let Some(reply) = self.reply(&line, &mut recv).await else { return };
+        // A peer that has no room for its answer is not told so: there is none for that either.
+        let _ = self.send(&line, send, reply).await;
+    }
+
+    async fn send(&self, line: &Line, mut send: quinn::SendStream, reply: Reply) -> Result<(), Crowded> {
         let bytes = codec::payload_bytes(&reply);
+        let _turn = turn(&line.turn.going, bytes).await?;
+        let place = self.traffic.going.enter(bytes).await?;
         let write = async move {
-            let frame = encode(&reply);
+            let frame = encode(&reply).ok()?;
             // What is being sent is there once.
             drop(reply);
-            if let Ok(frame) = frame {
-                let _ = send.write_chunk(frame.into()).await;
-                let _ = send.finish();
-                let _ = send.stopped().await;
+            let (pace, mut sent) = (Pace::new(frame.len()), 0);
+            while sent < frame.len() {
+                sent += timeout_at(pace.due(sent), send.write(&frame[sent..])).await.ok()?.ok()?;
             }
+            send.finish().ok()?;
+            timeout(BEHIND, send.stopped()).await.ok()?.ok()
         };
-        let _ = self.traffic.going.carry(bytes, timeout(RPC_TIMEOUT, write)).await;
+        self.traffic.going.carry(place, write).await.map(drop)
     }
 
     /// `None` where there is nobody to answer.
@@ -97,18 +108,40 @@ impl Desk {
             Ok(head) => head,
             Err(e) => return refused(e),
         };
-        let come = timeout(RPC_TIMEOUT, line.read(recv, head));
-        let (came, place) = self.traffic.coming.carry(head.len, come).await?;
-        match came.ok()? {
-            Ok((request, bytes)) => {
+        let allowed = self.handler.longest(head.kind);
+        if head.len > allowed {
+            return refused(CodecError::TooLong { kind: head.kind, got: head.len, allowed }.into());
+        }
+        let enter = async {
+            let turn = turn(&line.turn.coming, head.len).await?;
+            Ok((turn, self.traffic.coming.enter(head.len).await?))
+        };
+        let entered = tokio::select! {
+            entered = enter => entered,
+            // The peer does not wait any longer.
+            _ = recv.received_reset(), if head.len > SMALL => return None,
+        };
+        let (turn, place) = match entered {
+            Ok(entered) => entered,
+            Err(Crowded) => return Some(busy()),
+        };
+        match self.traffic.coming.carry(place, line.read(recv, head)).await {
+            Ok((Ok((request, bytes)), place)) => {
                 // An update keeps its room until it is stored. Other requests may wait for each other, and must not do so with what
                 // others need.
-                let _place = place.filter(|_| matches!(request, Request::Update { .. }));
+                let _place = Some(place).filter(|_| matches!(request, Request::Update { .. }));
+                drop(turn);
                 self.answer(line.peer, request, bytes).await
             }
-            Err(e) => refused(e),
+            Ok((Err(e), _)) => refused(e),
+            Err(Crowded) => Some(busy()),
         }
     }
+}
+
+fn busy() -> Reply {
+    let message = "too much is on its way from slow connections: try again in a minute".to_owned();
+    Reply::Refused { code: Refusal::Busy, message }
 }
 
 /// What is said of bytes that are no request.

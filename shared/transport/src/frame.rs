@@ -2,8 +2,10 @@
 
 use lethe_proto::codec::{CodecError, ENROL, HEADER, decode_header};
 use quinn::RecvStream;
+use tokio::time::timeout_at;
 
 use crate::TransportError;
+use crate::pace::Pace;
 
 /// What a peer may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ const EARNEST: usize = 4 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
     bytes: [u8; HEADER],
+    /// Type.
+    pub(crate) kind: u16,
     /// Length of the body.
     pub(crate) len: usize,
 }
@@ -37,19 +41,20 @@ pub(crate) async fn head(stream: &mut RecvStream, kinds: Kinds) -> Result<Head, 
     if kinds == Kinds::Enrolment && header.kind != ENROL {
         return Err(CodecError::NotEnrolled { got: header.kind }.into());
     }
-    Ok(Head { bytes, len: header.len })
+    Ok(Head { bytes, kind: header.kind, len: header.len })
 }
 
-/// Reads the body after a header: the whole frame. `came` hears of the length of every piece.
+/// Reads the body after a header: the whole frame, at an even pace or not at all. `came` hears of the length of every piece.
 pub(crate) async fn body(
     stream: &mut RecvStream,
     head: Head,
     mut came: impl FnMut(usize),
 ) -> Result<Vec<u8>, TransportError> {
     let mut bytes = head.bytes.to_vec();
-    let mut left = head.len;
+    let (pace, mut left) = (Pace::new(head.len), head.len);
     while left > 0 {
-        let chunk = stream.read_chunk(left, true).await.map_err(|e| lost(&e))?;
+        let chunk = timeout_at(pace.due(head.len - left), stream.read_chunk(left, true)).await;
+        let chunk = chunk.map_err(|_| lost(&"the message comes too slowly"))?.map_err(|e| lost(&e))?;
         let chunk = chunk.ok_or_else(|| TransportError::Lost("the stream ended inside a message".into()))?;
         left -= chunk.bytes.len();
         came(chunk.bytes.len());

@@ -1,29 +1,45 @@
 //! Large messages take turns: what is on its way to and from thousands of clients at the same time has a bound.
 //!
-//! A connection may send [`limits::UNASKED`] bytes that nobody has read; for more it needs credit, which it gets when its message has
-//! found room. Messages of one direction share [`limits::SWIFT`] bytes; one that takes longer than [`limits::LINGER`] moves to the
-//! [`limits::SLOW`] bytes of those whose peers are slow, when there is room, so that they do not hold up the others.
+//! A connection may send [`limits::UNASKED`] bytes that nobody has read; for more it needs credit, which it gets by and by when its
+//! message has found room. Messages of one direction share [`limits::SWIFT`] bytes; one that takes longer than [`limits::LINGER`] moves
+//! to the [`limits::SLOW`] bytes of those whose peers are slow, so that these do not hold up the others; when there is no room for it
+//! either, it is cut off. A peer has one large message at a time in each direction, and one that falls behind an even pace is cut off.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use lethe_proto::ids::Digest;
 use lethe_proto::limits;
 use quinn::VarInt;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Room is given in units of this many bytes.
 const UNIT: usize = 1 << 10;
+
+/// There is no room: to be tried again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Crowded;
 
 /// Room for messages of one direction.
 #[derive(Debug)]
 pub(crate) struct Room {
     swift: Pool,
     slow: Pool,
-    /// How long one may take before it is slow, and how long it may wait.
-    waits: (Duration, Duration),
+    waits: Waits,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waits {
+    /// For room.
+    enter: Duration,
+    /// Until one is slow.
+    linger: Duration,
+    /// For room among the slow.
+    crowded: Duration,
 }
 
 /// Room in units, and how many there are.
@@ -35,46 +51,120 @@ impl Pool {
         Self(Semaphore::new(bytes / UNIT), bytes / UNIT)
     }
 
-    async fn enter(&self, units: usize) -> Option<SemaphorePermit<'_>> {
-        self.0.acquire_many(units.min(self.1) as u32).await.ok()
+    /// Room for so many units within a time; one that is larger than all takes all.
+    async fn enter(&self, units: usize, within: Duration) -> Result<SemaphorePermit<'_>, Crowded> {
+        let enter = self.0.acquire_many(units.min(self.1) as u32);
+        timeout(within, enter).await.map_err(|_| Crowded)?.map_err(|_| Crowded)
     }
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self::new(limits::SWIFT, limits::SLOW, (limits::LINGER, limits::RPC_TIMEOUT))
+        let waits = Waits { enter: limits::ROOM_WAIT, linger: limits::LINGER, crowded: limits::CROWDED };
+        Self::new(limits::SWIFT, limits::SLOW, waits)
     }
+}
+
+/// Room that a message has, until it is dropped; none when it is small.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    units: usize,
+    room: Option<SemaphorePermit<'a>>,
 }
 
 impl Room {
-    fn new(swift: usize, slow: usize, waits: (Duration, Duration)) -> Self {
+    fn new(swift: usize, slow: usize, waits: Waits) -> Self {
         Self { swift: Pool::new(swift), slow: Pool::new(slow), waits }
     }
 
-    /// Does `work` when there is room for a message of `bytes`, which comes back with what the work gave and is kept until it is
-    /// dropped; small ones need none. One that is larger than all room takes all of it. `None` if there was no room for as long as a
-    /// call may take.
-    pub(crate) async fn carry<T>(&self, bytes: usize, work: impl Future<Output = T>) -> Option<(T, Place<'_>)> {
-        if bytes <= limits::SMALL {
-            return Some((work.await, None));
-        }
+    /// Waits for room for a message of `bytes`.
+    pub(crate) async fn enter(&self, bytes: usize) -> Result<Place<'_>, Crowded> {
         let units = bytes.div_ceil(UNIT);
-        let swift = timeout(self.waits.1, self.swift.enter(units)).await.ok()?;
-        let mut work = pin!(work);
-        if let Ok(done) = timeout(self.waits.0, &mut work).await {
-            return Some((done, swift));
+        if bytes <= limits::SMALL {
+            return Ok(Place { units, room: None });
+        }
+        let room = self.swift.enter(units, self.waits.enter).await?;
+        Ok(Place { units, room: Some(room) })
+    }
+
+    /// Moves a message that has room, which comes back with what that gave. One that takes long moves to the slow, or is cut off.
+    pub(crate) async fn carry<'a, T>(
+        &'a self,
+        mut place: Place<'a>,
+        message: impl Future<Output = T>,
+    ) -> Result<(T, Place<'a>), Crowded> {
+        if place.room.is_none() {
+            return Ok((message.await, place));
+        }
+        let mut message = pin!(message);
+        if let Ok(done) = timeout(self.waits.linger, &mut message).await {
+            return Ok((done, place));
         }
         let slow = tokio::select! {
-            done = &mut work => return Some((done, swift)),
-            slow = self.slow.enter(units) => slow,
+            done = &mut message => return Ok((done, place)),
+            slow = self.slow.enter(place.units, self.waits.crowded) => slow?,
         };
-        drop(swift);
-        Some((work.await, slow))
+        place.room = Some(slow);
+        Ok((message.await, place))
     }
 }
 
-/// Room that a message has; none when it is small.
-pub(crate) type Place<'a> = Option<SemaphorePermit<'a>>;
+/// A peer's turn, one large message at a time in each direction.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    pub(crate) coming: Semaphore,
+    pub(crate) going: Semaphore,
+}
+
+/// The turns of all peers, by certificate.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(Mutex<HashMap<Digest, Weak<Turn>>>);
+
+impl Turns {
+    /// That of a peer, the same for all its connections; strangers have one each.
+    pub(crate) fn of(&self, peer: Option<&Digest>) -> Arc<Turn> {
+        let fresh = || Arc::new(Turn { coming: Semaphore::new(1), going: Semaphore::new(1) });
+        let Some(peer) = peer else { return fresh() };
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = turns.get(peer).and_then(Weak::upgrade) {
+            return turn;
+        }
+        if turns.len() >= turns.capacity() {
+            turns.retain(|_, t| t.strong_count() > 0);
+        }
+        let turn = fresh();
+        turns.insert(*peer, Arc::downgrade(&turn));
+        turn
+    }
+}
+
+/// Waits for a turn if a message of `bytes` needs one.
+pub(crate) async fn turn(of: &Semaphore, bytes: usize) -> Result<Option<SemaphorePermit<'_>>, Crowded> {
+    if bytes <= limits::SMALL {
+        return Ok(None);
+    }
+    timeout(limits::ROOM_WAIT, of.acquire()).await.map_err(|_| Crowded)?.map(Some).map_err(|_| Crowded)
+}
+
+/// An even pace: by when the next bytes of a message must move so that it is not late.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    started: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    /// Of a message of so many bytes that begins now.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self { started: Instant::now(), bytes: bytes.max(1) }
+    }
+
+    /// When so many of them have moved.
+    pub(crate) fn due(self, moved: usize) -> Instant {
+        let share = moved.min(self.bytes) as f64 / self.bytes as f64;
+        self.started + limits::BEHIND + (limits::RPC_TIMEOUT - limits::BEHIND).mul_f64(share)
+    }
+}
 
 /// What a connection may send beyond [`limits::UNASKED`].
 #[derive(Debug, Default)]
@@ -108,21 +198,15 @@ impl Account {
 }
 
 impl Credit {
-    fn with<T>(&self, f: impl FnOnce(&mut Account) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Lets a message of `bytes` come, [`limits::AHEAD`] of it before it is read.
+    pub(crate) fn grant<'a>(&'a self, connection: &'a quinn::Connection, bytes: usize) -> Awaited<'a> {
+        let mut awaited = Awaited { credit: self, connection, asked: 0, later: bytes as u64 };
+        awaited.ask();
+        awaited
     }
 
-    /// Lets a message of `bytes` come.
-    pub(crate) fn grant<'a>(&'a self, connection: &quinn::Connection, bytes: usize) -> Awaited<'a> {
-        self.with(|account| {
-            let more = account.ask(bytes as u64);
-            if let Ok(window) = VarInt::from_u64(limits::UNASKED + more) {
-                // The peer may send `more` once: what is read of it opens the window no further.
-                connection.set_receive_window(window);
-                connection.set_receive_window(VarInt::from_u64(limits::UNASKED).unwrap_or(window));
-            }
-        });
-        Awaited { credit: self, left: bytes as u64 }
+    fn with<T>(&self, f: impl FnOnce(&mut Account) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -130,20 +214,42 @@ impl Credit {
 #[derive(Debug)]
 pub(crate) struct Awaited<'a> {
     credit: &'a Credit,
-    left: u64,
+    connection: &'a quinn::Connection,
+    /// Bytes that may come and have not.
+    asked: u64,
+    /// Bytes that may come later.
+    later: u64,
 }
 
 impl Awaited<'_> {
+    fn ask(&mut self) {
+        let bytes = self.later.min(limits::AHEAD.saturating_sub(self.asked));
+        // By and by, and not at every packet.
+        if bytes == 0 || (bytes < self.later && bytes < limits::AHEAD / 4) {
+            return;
+        }
+        (self.asked, self.later) = (self.asked + bytes, self.later - bytes);
+        self.credit.with(|account| {
+            let more = account.ask(bytes);
+            if let Ok(window) = VarInt::from_u64(limits::UNASKED + more) {
+                // The peer may send `more` once: what is read of it opens the window no further.
+                self.connection.set_receive_window(window);
+                self.connection.set_receive_window(VarInt::from_u64(limits::UNASKED).unwrap_or(window));
+            }
+        });
+    }
+
     /// So many bytes of it came.
     pub(crate) fn came(&mut self, bytes: usize) {
-        self.left = self.left.saturating_sub(bytes as u64);
+        self.asked = self.asked.saturating_sub(bytes as u64);
         self.credit.with(|a| a.came(bytes as u64));
+        self.ask();
     }
 }
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        self.credit.with(|a| a.gave_up(self.left));
+        self.credit.with(|a| a.gave_up(self.asked));
     }
 }
 

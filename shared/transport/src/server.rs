@@ -15,7 +15,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::exchange::{Desk, Line};
+use crate::exchange::Desk;
 use crate::identity::{Authority, fingerprint};
 use crate::{TransportError, config};
 
@@ -30,6 +30,8 @@ pub type ReplyFuture = Pin<Box<dyn Future<Output = Reply> + Send>>;
 pub trait Handler: Send + Sync + 'static {
     /// Whether a certificate may connect now: known and not revoked. Asked after every handshake.
     fn admits(&self, certificate: &Digest) -> bool;
+    /// Longest body of a message type that makes sense here; what a peer claims beyond it is refused by its header.
+    fn longest(&self, kind: u16) -> usize;
     /// Answers one request; `certificate` is `None` for a peer without one. `bytes` is the request's frame length.
     fn handle(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> ReplyFuture;
     /// The last connection of this certificate ended.
@@ -170,7 +172,7 @@ impl Doorstep {
         };
         let one = async {
             if let Ok(stream) = connection.accept_bi().await {
-                desk.exchange(Arc::new(Line::new(connection.clone(), None)), stream).await;
+                desk.exchange(Arc::new(desk.line(connection.clone(), None)), stream).await;
             }
         };
         let _ = timeout(limits::ENROL_TIMEOUT, one).await;
@@ -196,7 +198,7 @@ async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, des
         connection.close(TOO_MANY.into(), b"too many connections with this certificate");
         return;
     }
-    let line = Arc::new(Line::new(connection.clone(), Some(peer)));
+    let line = Arc::new(desk.line(connection.clone(), Some(peer)));
     while let Ok(stream) = connection.accept_bi().await {
         let (desk, line) = (desk.clone(), line.clone());
         tokio::spawn(async move { desk.exchange(line, stream).await });

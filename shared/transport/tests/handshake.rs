@@ -13,6 +13,9 @@ use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::{Authority, ClientKey, Identity, Invitation};
 use lethe_transport::server::{Handler, ReplyFuture, Server};
 
+/// Longest message that this desk has reason to get.
+const LONGEST: usize = 8 << 20;
+
 #[derive(Default)]
 struct Known(Mutex<HashSet<Digest>>);
 
@@ -25,6 +28,9 @@ impl Handler for Desk {
     fn admits(&self, certificate: &Digest) -> bool {
         self.known.0.lock().unwrap().contains(certificate)
     }
+    fn longest(&self, kind: u16) -> usize {
+        lethe_proto::codec::limit(kind).unwrap_or(0).min(LONGEST)
+    }
     fn handle(&self, certificate: Option<Digest>, request: Request, _: usize) -> ReplyFuture {
         let reply = match (certificate, request) {
             (None, Request::Enrol { token, csr }) if token == "secret" => {
@@ -33,6 +39,7 @@ impl Handler for Desk {
                 Reply::Enrolled { certificate }
             }
             (Some(_), Request::Poll) => Reply::Task(Task::Wait),
+            (Some(_), Request::Update { .. }) => Reply::Ack,
             _ => Reply::Refused { code: Refusal::Forbidden, message: "no".into() },
         };
         Box::pin(async move { reply })
@@ -108,6 +115,55 @@ async fn revocation_ends_live_connections() {
     assert!(try_poll(addr, &ca, Some(&identity)).await.is_err());
 }
 
+fn update(bytes: usize) -> Request {
+    Request::Update {
+        round: RoundKey { shard: ShardId(0), generation: 1, stage: 1, round: 0 },
+        delta: Packed { bytes: vec![0; bytes].into(), deflated: false, format: PackedFormat::F32 },
+        loss: 0.0,
+        samples: 1,
+    }
+}
+
+#[tokio::test]
+async fn large_messages_take_turns_and_a_cancelled_one_is_in_nobodys_way() {
+    let (desk, server, addr) = start();
+    let ca = desk.authority.certificate().to_vec();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
+        let ca = ca.clone();
+        clients.spawn(async move {
+            let c = Connection::open(addr, &ca, Some(&identity)).await.unwrap();
+            for round in 0..4 {
+                // Together more than there is room for.
+                assert_eq!(c.call(&update(6 << 20)).await.unwrap(), Reply::Ack);
+                // Given up on its way: the next call needs no more time than any other.
+                let cancelled = c.call_within(&update(6 << 20), Duration::from_millis(round)).await;
+                assert!(matches!(cancelled, Err(TransportError::Timeout { .. }) | Ok(Reply::Ack)), "{cancelled:?}");
+                let next = c.call_within(&Request::Poll, Duration::from_secs(20)).await;
+                assert_eq!(next.unwrap(), Reply::Task(Task::Wait));
+            }
+            assert_eq!(c.call(&update(6 << 20)).await.unwrap(), Reply::Ack);
+        });
+    }
+    while let Some(done) = clients.join_next().await {
+        done.unwrap();
+    }
+    server.close();
+}
+
+#[tokio::test]
+async fn a_message_longer_than_makes_sense_is_refused_by_its_header() {
+    let (desk, server, addr) = start();
+    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
+    let c = Connection::open(addr, desk.authority.certificate(), Some(&identity)).await.unwrap();
+    let refused = c.call_within(&update(LONGEST + 1), Duration::from_secs(20)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    let next = c.call_within(&Request::Poll, Duration::from_secs(20)).await;
+    assert_eq!(next.unwrap(), Reply::Task(Task::Wait));
+    server.close();
+}
+
 #[tokio::test]
 async fn peers_without_a_certificate_cost_little_and_keep_nobody_out() {
     let (desk, server, addr) = start();
@@ -115,14 +171,7 @@ async fn peers_without_a_certificate_cost_little_and_keep_nobody_out() {
     let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
     // A large message is refused by its header, before its body is read.
     let stranger = Connection::open(addr, &ca, None).await.unwrap();
-    let big = Packed { bytes: vec![0; 8 << 20].into(), deflated: false, format: PackedFormat::F32 };
-    let push = Request::Update {
-        round: RoundKey { shard: ShardId(0), generation: 1, stage: 1, round: 0 },
-        delta: big,
-        loss: 0.0,
-        samples: 1,
-    };
-    let answer = stranger.call_within(&push, Duration::from_secs(5)).await;
+    let answer = stranger.call_within(&update(8 << 20), Duration::from_secs(5)).await;
     assert!(answer.is_err(), "{answer:?}");
     assert!(stranger.call_within(&Request::Poll, Duration::from_secs(5)).await.is_err(), "one request each");
     let mut open = vec![];

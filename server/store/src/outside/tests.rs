@@ -64,8 +64,11 @@ fn what_a_crash_left_is_removed_and_not_taken_for_a_value() {
     s.apply(&[put("new", 3, LARGE), gone("kept")]).expect("writes");
     assert_eq!(s.get(b"new").expect("reads"), Some(vec![3; LARGE]));
     assert_eq!(files(dir.path()), 1, "the segment with the value that was lost is gone");
-    let s = open(MemoryStorage::default(), dir.path());
-    assert_eq!((s.scan().expect("reads").len(), files(dir.path())), (0, 0));
+    // A database that is empty, or older, may be put right again: nothing is removed before it is written to.
+    let mut s = open(MemoryStorage::default(), dir.path());
+    assert_eq!((s.scan().expect("reads").len(), files(dir.path())), (0, 1));
+    s.apply(&[put("x", 1, 1)]).expect("writes");
+    assert_eq!(files(dir.path()), 0);
 }
 
 #[test]
@@ -78,13 +81,48 @@ fn a_segment_with_little_left_is_emptied() {
     // Another segment is written to now.
     s.current = None;
     let counted: Vec<Write> = (0..40).map(|i| gone(&format!("update {i:02}"))).collect();
-    s.apply(&counted).expect("writes");
+    s.apply(&counted[..20]).expect("writes");
     assert_eq!(s.places[&b"checkpoint"[..]].segment, 0);
-    s.apply(&[put("x", 1, 1)]).expect("writes");
+    // Also when the process has ended meanwhile.
+    let mut s = open(s.inner.clone(), dir.path());
+    s.apply(&counted[20..]).expect("writes");
     assert_eq!((s.places[&b"checkpoint"[..]].segment, files(dir.path())), (1, 1));
     assert_eq!(s.get(b"checkpoint").expect("reads"), Some(vec![77; LARGE]));
     let s = open(s.inner.clone(), dir.path());
     assert_eq!(s.get(b"checkpoint").expect("reads"), Some(vec![77; LARGE]));
+}
+
+#[test]
+fn a_value_that_cannot_be_read_keeps_nothing_else_from_being_written() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut s = open(MemoryStorage::default(), dir.path());
+    let many: Vec<Write> = (0..8).map(|i| put(&format!("{i}"), i, LARGE)).collect();
+    s.apply(&many).expect("writes");
+    s.current = None;
+    OpenOptions::new().write(true).open(s.path(0)).expect("opens").set_len(10).expect("cuts");
+    let gone: Vec<Write> = (0..7).map(|i| gone(&format!("{i}"))).collect();
+    s.apply(&gone).expect("writes");
+    assert!(matches!(s.get(b"7"), Err(StoreError::Corrupt { .. })) && s.stuck.contains(&0));
+    s.apply(&[put("8", 8, LARGE)]).expect("writes");
+    assert_eq!(s.get(b"8").expect("reads"), Some(vec![8; LARGE]));
+}
+
+#[test]
+fn what_could_not_be_written_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut s = open(MemoryStorage::default(), dir.path());
+    s.apply(&[put("a", 1, LARGE)]).expect("writes");
+    let start = s.current.as_ref().map(|c| (c.number, c.len));
+    s.append(&[2; LARGE]).expect("appends");
+    s.take_back(start);
+    assert_eq!(fs::metadata(s.path(0)).expect("is there").len(), LARGE as u64);
+    // The next segment cannot be made.
+    fs::create_dir(s.path(1)).expect("makes");
+    assert!(s.apply(&[put("b", 2, LARGE)]).is_err());
+    assert_eq!((s.get(b"a").expect("reads"), s.get(b"b").expect("reads")), (Some(vec![1; LARGE]), None));
+    fs::remove_dir(s.path(1)).expect("removes");
+    s.apply(&[put("b", 2, LARGE)]).expect("writes");
+    assert_eq!(s.get(b"b").expect("reads"), Some(vec![2; LARGE]));
 }
 
 #[test]
@@ -103,8 +141,10 @@ fn damage_is_an_error() {
     fs::remove_file(&file).expect("removes");
     assert!(matches!(open(inner, dir.path()).scan(), Err(StoreError::Corrupt { .. })));
     let mut bad = MemoryStorage::default();
-    bad.apply(&[(reference(b"a"), Some(vec![1; 23]))]).expect("writes");
-    assert!(matches!(Outside::open(bad, dir.path()), Err(StoreError::Corrupt { .. })));
+    for damaged in [vec![1; 23], vec![255; 24]] {
+        bad.apply(&[(reference(b"a"), Some(damaged))]).expect("writes");
+        assert!(matches!(Outside::open(bad.clone(), dir.path()), Err(StoreError::Corrupt { .. })));
+    }
 }
 
 /// A database that takes a write and then says that it failed, or does not take it.

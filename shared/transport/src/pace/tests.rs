@@ -18,25 +18,34 @@ async fn until(room: &Room, swift: usize, slow: usize) {
     assert!(timeout(Duration::from_secs(20), same).await.is_ok(), "{:?} units are free", free());
 }
 
-async fn given(room: &Room, bytes: usize) -> Option<i32> {
-    room.carry(bytes, ready(7)).await.map(|(given, _)| given)
+async fn through<T>(room: &Room, bytes: usize, message: impl Future<Output = T>) -> Result<T, Crowded> {
+    let place = room.enter(bytes).await?;
+    room.carry(place, message).await.map(|(done, _)| done)
+}
+
+async fn given(room: &Room, bytes: usize) -> Result<i32, Crowded> {
+    through(room, bytes, ready(7)).await
+}
+
+fn waits(crowded: u64) -> Waits {
+    let ms = Duration::from_millis;
+    Waits { enter: ms(200), linger: ms(5), crowded: ms(crowded) }
 }
 
 #[tokio::test]
 async fn those_who_are_slow_make_way() {
-    let waits = (Duration::from_millis(5), Duration::from_millis(200));
-    let room = Arc::new(Room::new(2 * MESSAGE, 3 * MESSAGE, waits));
-    let slow = |room: Arc<Room>| async move { room.carry(MESSAGE, pending::<()>()).await.is_some() };
+    let room = Arc::new(Room::new(2 * MESSAGE, 3 * MESSAGE, waits(10_000)));
+    let slow = |room: Arc<Room>| async move { through(&room, MESSAGE, pending::<()>()).await };
     // Two come in and the third waits; after a moment all three are among the slow.
     let held: Vec<_> = (0..3).map(|_| tokio::spawn(slow(room.clone()))).collect();
     until(&room, 2 * MESSAGE, 0).await;
-    assert_eq!(given(&room, MESSAGE).await, Some(7));
-    // With no room among the slow they stay where they are.
+    assert_eq!(given(&room, MESSAGE).await, Ok(7));
+    // With no room among the slow they stay where they are for a while.
     let more: Vec<_> = (0..2).map(|_| tokio::spawn(slow(room.clone()))).collect();
     until(&room, 0, 0).await;
     // Small ones pass, large ones wait, and not for ever.
-    assert_eq!(given(&room, limits::SMALL).await, Some(7));
-    assert_eq!(given(&room, MESSAGE).await, None);
+    assert_eq!(given(&room, limits::SMALL).await, Ok(7));
+    assert_eq!(given(&room, MESSAGE).await, Err(Crowded));
     // Whoever ends gives its room back, and another moves into it.
     held[0].abort();
     until(&room, MESSAGE, 0).await;
@@ -47,12 +56,55 @@ async fn those_who_are_slow_make_way() {
 #[tokio::test]
 async fn one_larger_than_all_room_takes_all_of_it() {
     let room = Room::default();
-    let carried = room.carry(limits::SWIFT * 3, async { room.swift.0.available_permits() }).await;
-    assert!(matches!(carried, Some((0, Some(_)))), "{carried:?}");
+    let place = room.enter(limits::SWIFT * 3).await.expect("room");
+    let carried = room.carry(place, async { room.swift.0.available_permits() }).await;
+    assert!(matches!(carried, Ok((0, Place { room: Some(_), .. }))), "{carried:?}");
     // Until it is dropped.
     until(&room, 0, limits::SLOW).await;
     drop(carried);
     until(&room, limits::SWIFT, limits::SLOW).await;
+}
+
+#[tokio::test]
+async fn among_too_many_slow_ones_one_is_cut_off_and_others_pass() {
+    let room = Arc::new(Room::new(MESSAGE, MESSAGE, waits(20)));
+    let other = room.clone();
+    let held = tokio::spawn(async move { through(&other, MESSAGE, pending::<()>()).await });
+    until(&room, MESSAGE, 0).await;
+    assert_eq!(through(&room, MESSAGE, pending::<()>()).await, Err(Crowded));
+    assert_eq!(given(&room, MESSAGE).await, Ok(7));
+    held.abort();
+    until(&room, MESSAGE, MESSAGE).await;
+}
+
+#[tokio::test]
+async fn a_peer_has_one_turn_over_all_its_connections() {
+    let turns = Turns::default();
+    let (me, other) = (Digest([1; 32]), Digest([2; 32]));
+    let (first, second) = (turns.of(Some(&me)), turns.of(Some(&me)));
+    let held = turn(&first.coming, MESSAGE).await.expect("its turn");
+    let soon = |of: Arc<Turn>| async move {
+        timeout(Duration::from_millis(20), turn(&of.coming, MESSAGE)).await.is_ok_and(|t| t.is_ok())
+    };
+    assert!(!soon(second.clone()).await);
+    assert!(turn(&second.coming, limits::SMALL).await.is_ok(), "small ones need none");
+    assert!(soon(turns.of(Some(&other))).await && soon(turns.of(None)).await);
+    drop(held);
+    assert!(soon(second.clone()).await);
+    // Those of peers that are gone are not kept.
+    drop((first, second));
+    for i in 0..100u8 {
+        turns.of(Some(&Digest([i; 32])));
+    }
+    assert!(turns.0.lock().expect("not poisoned").len() < 30);
+}
+
+#[test]
+fn an_even_pace_ends_in_time() {
+    let pace = Pace::new(1000);
+    let after = |moved| pace.due(moved) - pace.started;
+    assert_eq!((after(0), after(1000)), (limits::BEHIND, limits::RPC_TIMEOUT));
+    assert!(after(500) > limits::BEHIND && after(500) < limits::RPC_TIMEOUT);
 }
 
 #[test]
@@ -126,5 +178,13 @@ async fn a_peer_sends_what_it_has_credit_for_and_no_more() {
     let mut awaited = credit.grant(&ours, 400_000);
     push(&mut send, 400_000).await;
     take(&mut recv, 400_000, &mut awaited).await;
+    push(&mut send, 0).await;
+    drop(awaited);
+    // A long one comes by and by: what was not read is never more than a part of it.
+    let mut awaited = credit.grant(&ours, 3_000_000);
+    push(&mut send, limits::AHEAD).await;
+    let rest = vec![0; 3_000_000 - limits::AHEAD as usize];
+    let (read, written) = tokio::join!(take(&mut recv, 3_000_000, &mut awaited), send.write_all(&rest));
+    assert_eq!((read, written.is_ok()), ((), true));
     push(&mut send, 0).await;
 }
