@@ -41,6 +41,9 @@ impl Place {
     }
 }
 
+/// Where a key's value is from now on; `None`: not outside.
+type Change = (Vec<u8>, Option<Place>);
+
 /// Bytes of a segment.
 #[derive(Clone, Copy, Debug, Default)]
 struct Size {
@@ -268,7 +271,7 @@ impl<S: Storage> Outside<S> {
     }
 
     /// Makes what was appended durable, then what refers to it.
-    fn commit(&mut self, inner: &[Write], changed: Vec<(Vec<u8>, Option<Place>)>) -> Result<(), StoreError> {
+    fn commit(&mut self, inner: &[Write], changed: Vec<Change>) -> Result<(), StoreError> {
         if changed.iter().any(|(_, place)| place.is_some()) {
             self.sync()?;
         }
@@ -280,7 +283,7 @@ impl<S: Storage> Outside<S> {
     }
 
     /// Takes note of what the database refers to now.
-    fn settled(&mut self, changed: Vec<(Vec<u8>, Option<Place>)>) {
+    fn settled(&mut self, changed: Vec<Change>) {
         for (key, place) in changed {
             let old = match place {
                 Some(p) => self.places.insert(key, p),
@@ -307,7 +310,7 @@ impl<S: Storage> Outside<S> {
             }
             last.insert(key, value.as_deref());
         }
-        let (mut inner, mut changed): (Vec<Write>, Vec<(Vec<u8>, Option<Place>)>) = (vec![], vec![]);
+        let (mut inner, mut changed): (Vec<Write>, Vec<Change>) = (vec![], vec![]);
         for (key, value) in last {
             let outside = value.filter(|v| v.len() >= LARGE).map(|v| self.append(v)).transpose()?;
             let inside = value.filter(|_| outside.is_none()).map(<[u8]>::to_vec);
