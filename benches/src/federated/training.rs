@@ -111,7 +111,10 @@ impl Trainer<'_> {
         );
         let key = Digest::of(&[&bytes, how.as_bytes()]);
         if let Some(known) = self.first.get(&key).filter(|_| passes.round == 0) {
-            let (known, rows) = (known.clone(), self.lab.samples(samples)?);
+            // It has fetched what it trained on, and nothing else.
+            let (known, mut order) = (known.clone(), self.order(samples, passes.round, 0));
+            order.truncate(passes.samples);
+            let rows = self.lab.samples(&order)?;
             self.paid.entry(client).or_default().extend(rows.into_iter().map(|r| r.ids));
             return Ok(known);
         }
