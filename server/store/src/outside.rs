@@ -15,8 +15,10 @@ use crate::{Record, Storage, StoreError, Write};
 const LARGE: usize = 4 << 10;
 /// A segment that has so many bytes is not continued.
 const SEGMENT: u64 = 64 << 20;
-/// A segment of which no more than one byte in so many is still referred to is emptied.
+/// A segment of which no more than one byte in so many is still referred to is sparse.
 const SPARSE: u64 = 4;
+/// Bytes that nothing refers to before sparse segments are emptied: what waits for the end of a round goes by itself.
+const WASTE: u64 = 4 * SEGMENT;
 /// What a key has at its end under which the database says where its value is. No key of a caller ends so.
 const REFERENCE: &[u8] = b"\0outside";
 
@@ -74,6 +76,8 @@ pub(crate) struct Outside<S> {
     orphans: BTreeSet<u64>,
     /// Sparse segments that hold a value which cannot be read.
     stuck: BTreeSet<u64>,
+    /// [`WASTE`].
+    waste: u64,
     /// A write failed: the database may refer to other places than are known here.
     doubt: bool,
 }
@@ -88,7 +92,18 @@ impl<S: Storage> Outside<S> {
         let (places, segments) = (BTreeMap::new(), BTreeMap::new());
         let (orphans, stuck) = (BTreeSet::new(), BTreeSet::new());
         let folder = folder.to_owned();
-        let mut this = Self { inner, folder, places, segments, current: None, next: 0, orphans, stuck, doubt: false };
+        let mut this = Self {
+            inner,
+            folder,
+            places,
+            segments,
+            current: None,
+            next: 0,
+            orphans,
+            stuck,
+            waste: WASTE,
+            doubt: false,
+        };
         this.load()?;
         Ok(this)
     }
@@ -240,8 +255,11 @@ impl<S: Storage> Outside<S> {
         self.sweep();
     }
 
-    /// A segment that is hardly referred to any more.
+    /// A segment that is hardly referred to any more, when all have wasted much.
     fn sparse(&self) -> Option<u64> {
+        if self.segments.values().map(|s| s.all.saturating_sub(s.live)).sum::<u64>() < self.waste {
+            return None;
+        }
         let current = self.current.as_ref().map(|c| c.number);
         let sparse =
             |(n, s): &(&u64, &Size)| Some(**n) != current && !self.stuck.contains(n) && s.live * SPARSE <= s.all;
