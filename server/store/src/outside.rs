@@ -241,18 +241,20 @@ impl<S: Storage> Outside<S> {
         synced.map_err(StoreError::io(&self.path(current.number))).inspect_err(|_| self.current = None)
     }
 
-    /// Cuts what was appended after `start`, as far as that is possible.
-    fn take_back(&mut self, start: Option<(u64, u64)>) {
+    /// Where the next value would be, if a segment is open, and the number of the next segment.
+    fn end(&self) -> (Option<(u64, u64)>, u64) {
+        (self.current.as_ref().map(|c| (c.number, c.len)), self.next)
+    }
+
+    /// Cuts what was appended after an [`Self::end`], and nothing else. What cannot be cut now is left over until its segment goes.
+    fn take_back(&mut self, (start, next): (Option<(u64, u64)>, u64)) {
         self.current = None;
         if let Some((number, len)) = start {
             let _ = OpenOptions::new().write(true).open(self.path(number)).and_then(|f| f.set_len(len));
         }
-        for (number, _) in self.on_disk().unwrap_or_default() {
-            if !self.segments.contains_key(&number) {
-                self.orphans.insert(number);
-            }
+        for number in next..self.next {
+            let _ = fs::remove_file(self.path(number));
         }
-        self.sweep();
     }
 
     /// A segment that is hardly referred to any more, when all have wasted much.
@@ -354,7 +356,7 @@ impl<S: Storage> Storage for Outside<S> {
         if self.doubt {
             self.recover()?;
         }
-        let start = self.current.as_ref().map(|c| (c.number, c.len));
+        let start = self.end();
         if let Err(e) = self.write(writes) {
             if !self.doubt {
                 // The database has not heard of it: what was appended is taken back, so that a full disk does not stay full.
@@ -363,7 +365,7 @@ impl<S: Storage> Storage for Outside<S> {
             return Err(e);
         }
         // What was asked for is done. A segment that cannot be emptied now (no space, say) will be later.
-        let start = self.current.as_ref().map(|c| (c.number, c.len));
+        let start = self.end();
         if self.compact().is_err() && !self.doubt {
             self.take_back(start);
         }

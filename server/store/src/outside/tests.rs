@@ -114,15 +114,20 @@ fn what_could_not_be_written_leaves_nothing_behind() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut s = open(MemoryStorage::default(), dir.path());
     s.apply(&[put("a", 1, LARGE)]).expect("writes");
-    let start = s.current.as_ref().map(|c| (c.number, c.len));
+    // A segment of before, which a database that is put right may refer to.
+    fs::write(s.path(7), [9]).expect("writes");
+    let start = s.end();
     s.append(&[2; LARGE]).expect("appends");
+    s.current = None;
+    s.append(&[2; LARGE]).expect("appends to the next");
     s.take_back(start);
-    assert_eq!(fs::metadata(s.path(0)).expect("is there").len(), LARGE as u64);
+    assert_eq!((fs::metadata(s.path(0)).expect("is there").len(), files(dir.path())), (LARGE as u64, 2));
+    fs::remove_file(s.path(7)).expect("removes");
     // The next segment cannot be made.
-    fs::create_dir(s.path(1)).expect("makes");
+    fs::create_dir(s.path(2)).expect("makes");
     assert!(s.apply(&[put("b", 2, LARGE)]).is_err());
     assert_eq!((s.get(b"a").expect("reads"), s.get(b"b").expect("reads")), (Some(vec![1; LARGE]), None));
-    fs::remove_dir(s.path(1)).expect("removes");
+    fs::remove_dir(s.path(2)).expect("removes");
     s.apply(&[put("b", 2, LARGE)]).expect("writes");
     assert_eq!(s.get(b"b").expect("reads"), Some(vec![2; LARGE]));
 }
