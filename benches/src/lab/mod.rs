@@ -237,6 +237,12 @@ impl Lab {
         Ok(last.chunks_exact(self.device.config().hidden).map(<[f32]>::to_vec).collect())
     }
 
+    /// Rows of the output table for no and yes, `[hidden]` each: their products with a last hidden state are the answers' logits.
+    pub fn answer_rows(&self) -> anyhow::Result<[Vec<f32>; 2]> {
+        let [no, yes] = self.encoder.answers;
+        Ok([self.device.head().rows(&[no])?, self.device.head().rows(&[yes])?])
+    }
+
     /// Last hidden states by the untuned model, `[hidden]` each.
     pub fn last_hidden(&self, rows: &[Sample]) -> anyhow::Result<Vec<Vec<f32>>> {
         let untuned = Adapter::from_data(&self.shape(1), vec![0.0; self.shape(1).len()])?;

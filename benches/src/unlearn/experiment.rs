@@ -268,15 +268,19 @@ impl Experiment {
         auc(&scores, &labels).unwrap_or(f64::NAN)
     }
 
-    /// Mean AUC of the models that a method predicts with.
+    /// Mean AUC of the models that a method predicts with; its own where it has none.
     fn submodels(&mut self, m: &mut dyn Strategy) -> anyhow::Result<f64> {
         let models = m.models();
+        if models.is_empty() {
+            let own = m.predict(&mut self.world, &self.test)?;
+            return Ok(self.auc(&own).0);
+        }
         let mut sum = 0.0;
         for id in &models {
             let logits = self.world.logits(id, &self.test)?;
             sum += self.auc(&logits).0;
         }
-        Ok(sum / models.len().max(1) as f64)
+        Ok(sum / models.len() as f64)
     }
 
     /// The shards of all methods, as reference models for the attack.

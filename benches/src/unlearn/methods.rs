@@ -3,6 +3,7 @@
 use lethe_learn::apa::ApaParams;
 use lethe_learn::seed::Seed;
 use lethe_unlearn::Strategy;
+use lethe_unlearn::analytic::{Analytic, WithHead};
 use lethe_unlearn::combine::Combine;
 use lethe_unlearn::partition::Partition;
 use lethe_unlearn::sharded::Sharded;
@@ -12,6 +13,9 @@ use lethe_unlearn::world::Mixing;
 /// Slices of those methods that have any.
 pub(crate) const SLICES: usize = 4;
 
+/// Penalty of the analytic head, in units of its features' mean variance: chosen on validation samples (`--tune`).
+pub(crate) const RIDGE: f64 = 10.0;
+
 /// All of them, with `shards` shards and `epochs` passes.
 pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Vec<Box<dyn Strategy>> {
     let sum = ApaParams { gain: shards as f64, ..apa };
@@ -19,8 +23,12 @@ pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Ve
     let sharded = |name: &str, partition, combine, slices| -> Box<dyn Strategy> {
         Box::new(Sharded::new(name, partition, combine, (shards, slices), epochs, seed))
     };
-    let by_slice = |name: &str, partition, combine| -> Box<dyn Strategy> {
-        Box::new(Sharded::new(name, partition, combine, (shards, SLICES), epochs, seed).slice_by_slice())
+    let sliced = |name: &str, partition, combine| {
+        Sharded::new(name, partition, combine, (shards, SLICES), epochs, seed).slice_by_slice()
+    };
+    let by_slice = |name: &str, partition, combine| -> Box<dyn Strategy> { Box::new(sliced(name, partition, combine)) };
+    let with_head = |name: &str, combine| -> Box<dyn Strategy> {
+        Box::new(WithHead::new(name, sliced(name, Partition::Ours, combine), Analytic::new(RIDGE)))
     };
     let ours = |name: &str, combine| by_slice(name, Partition::Ours, combine);
     vec![
@@ -37,6 +45,8 @@ pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Ve
         ours("APA(D), our partition", apa(Mixing::D)),
         ours("APA(ND), our partition", apa(Mixing::Nd)),
         ours("APA(ND), our partition, gain K", Combine::Apa(Mixing::Nd, sum)),
+        Box::new(Analytic::new(RIDGE)),
+        with_head("APA(ND), our partition, with analytic head", apa(Mixing::Nd)),
         Box::new(E2urec::new(epochs, 1.0)),
     ]
 }

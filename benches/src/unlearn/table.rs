@@ -54,7 +54,7 @@ pub(crate) fn render(rows: &[Value]) -> String {
                 figure("auc_composed", 3),
                 figure("gap_composed", 3),
                 figure("submodel_auc", 3),
-                figure("seconds", 0),
+                figure("seconds", 2),
                 figure("samples_retrained", 0),
                 saved,
                 figure("jsd_to_retrain", 4),

@@ -3,6 +3,7 @@
 use lethe_benches::lab::eprint_line;
 use lethe_learn::apa::ApaParams;
 use lethe_learn::metrics::auc;
+use lethe_unlearn::analytic::Analytic;
 use lethe_unlearn::combine::Combine;
 use lethe_unlearn::partition::Partition;
 use lethe_unlearn::sharded::Sharded;
@@ -17,6 +18,7 @@ use crate::world::Recipe;
 
 const TAUS: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
 const NEIGHBOURS: [usize; 2] = [20, 100];
+const RIDGES: [f64; 6] = [0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
 const GAINS: [f64; 2] = [1.0, 4.0];
 
 fn grid() -> Vec<ApaParams> {
@@ -44,7 +46,19 @@ impl Experiment {
         let mut rows = vec![];
         let all = self.validation.clone();
         let (first, second) = all.split_at(all.len() / 2);
-        let untrained = self.validated(&mut Base::default(), &all)?;
+        let mut base = Base::default();
+        base.fit(&mut self.world, &self.train, &[])?;
+        let untrained = self.validated(&mut base, &all)?;
+        let mut head = Analytic::new(RIDGES[0]);
+        head.fit(&mut self.world, &self.train, &[])?;
+        for ridge in RIDGES {
+            let auc = self.validated(&mut head.with_ridge(ridge)?, &all)?;
+            eprint_line(&format!("{dataset}: analytic head, ridge {ridge}: {auc:.4}"));
+            rows.push(json!({
+                "dataset": dataset, "seed": seed, "people": recipe.people, "method": "Analytic head", "ridge": ridge,
+                "validation_auc": auc,
+            }));
+        }
         for epochs in epochs {
             let mut full = Retrain::new(*epochs);
             let cost = full.fit(&mut self.world, &self.train, &[])?;
@@ -88,9 +102,6 @@ impl Experiment {
     }
 
     fn validated(&mut self, m: &mut dyn Strategy, samples: &[SampleId]) -> anyhow::Result<f64> {
-        if m.models().is_empty() {
-            m.fit(&mut self.world, &self.train, &[])?;
-        }
         let logits = m.predict(&mut self.world, samples)?;
         Ok(self.validation_auc(samples, &logits))
     }

@@ -19,7 +19,7 @@ use lethe_recsys::prompt::Template;
 use lethe_recsys::references::References;
 use lethe_recsys::samples::{Part, Split, TaskSample, event_parts, training_events};
 use lethe_unlearn::world::{Distillation, Mixing};
-use lethe_unlearn::{Cost, ModelId, SampleId, Training, UnlearnError, World};
+use lethe_unlearn::{Cost, ModelId, SampleId, Training, UnlearnError, Untuned, World};
 use serde::{Deserialize, Serialize};
 
 use crate::composed::Rates;
@@ -82,6 +82,8 @@ pub(crate) struct Real {
     places: Vec<Option<Vec<f32>>>,
     vectors: References,
     catalogue: Vec<Vec<f32>>,
+    /// Rows of the output table for no and yes.
+    answers: [Vec<f32>; 2],
     recipe: Recipe,
     split: Split,
     seed: Seed,
@@ -135,6 +137,7 @@ impl Real {
         Ok(Self {
             places,
             catalogue,
+            answers: lab.answer_rows()?,
             lab,
             shape,
             initial,
@@ -422,6 +425,23 @@ impl World for Real {
             self.places[s] = Some(v);
         }
         Ok(samples.iter().map(|s| self.places[*s].clone().unwrap_or_default()).collect())
+    }
+
+    fn untuned(&mut self, samples: &[SampleId]) -> Result<Vec<Untuned>, UnlearnError> {
+        let hidden = if self.timed {
+            let rows = self.lab.samples(samples).map_err(failed)?;
+            self.lab.last_hidden_whole(rows).map_err(failed)?
+        } else {
+            self.hidden(samples)?
+        };
+        let [no, yes] = &self.answers;
+        let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let of = |hidden: Vec<f32>| Untuned { log_odds: (dot(&hidden, yes) - dot(&hidden, no)) as f32, hidden };
+        Ok(hidden.into_iter().map(of).collect())
+    }
+
+    fn seconds(&self) -> f64 {
+        cpu_seconds()
     }
 
     fn identity(&self, sample: SampleId) -> u64 {

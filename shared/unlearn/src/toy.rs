@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use lethe_learn::apa::ApaParams;
 use lethe_learn::seed::Seed;
 
+use crate::analytic::{Analytic, WithHead};
 use crate::combine::Combine;
 use crate::partition::Partition;
 use crate::sharded::Sharded;
 use crate::whole::{E2urec, Retrain};
-use crate::world::{Cost, Distillation, Exactness, Mixing, ModelId, SampleId, Strategy, Training, UnlearnError, World};
+use crate::world::{
+    Cost, Distillation, Exactness, Mixing, ModelId, SampleId, Strategy, Training, UnlearnError, Untuned, World,
+};
 
 const USERS: u32 = 40;
 const ITEMS: u32 = 24;
@@ -100,6 +103,15 @@ impl World for Toy {
         Ok(samples.iter().map(|s| self.x(*s).to_vec()).collect())
     }
 
+    fn untuned(&mut self, samples: &[SampleId]) -> Result<Vec<Untuned>, UnlearnError> {
+        let of = |s: &SampleId| Untuned { hidden: self.x(*s).to_vec(), log_odds: 0.1 * self.x(*s)[0] };
+        Ok(samples.iter().map(of).collect())
+    }
+
+    fn seconds(&self) -> f64 {
+        0.0
+    }
+
     fn identity(&self, sample: SampleId) -> u64 {
         sample as u64
     }
@@ -139,6 +151,10 @@ fn sharded(partition: Partition, combine: Combine, slices: usize) -> Sharded {
     Sharded::new(partition.name(), partition, combine, (4, slices), 4.0, &Seed::from_u64(9))
 }
 
+fn with_head() -> WithHead {
+    WithHead::new("ours with head", sharded(Partition::Ours, APA, 4), Analytic::new(0.1))
+}
+
 fn all() -> Vec<Box<dyn Strategy>> {
     let mean = Combine::Mean;
     vec![
@@ -152,6 +168,8 @@ fn all() -> Vec<Box<dyn Strategy>> {
         Box::new(sharded(Partition::Apa, APA, 1)),
         Box::new(sharded(Partition::Ours, APA, 4)),
         Box::new(sharded(Partition::Ours, APA, 4).slice_by_slice()),
+        Box::new(Analytic::new(0.1)),
+        Box::new(with_head()),
         Box::new(E2urec::new(4.0, 1.0)),
     ]
 }
@@ -181,6 +199,7 @@ fn every_method_learns_forgets_and_still_predicts() {
         assert!(before > 0.75 && after > 0.75, "{name}: {before} {after}");
         match name.as_str() {
             "Retrain" => assert_eq!(cost.samples, everything),
+            "Analytic head" => assert_eq!(cost.samples, gone.len() as u64),
             "by-user" | "ours" => assert!(cost.samples < everything / 2, "{name}: {} samples", cost.samples),
             _ => assert!(cost.samples > 0, "{name}"),
         }
@@ -201,12 +220,15 @@ fn what_promises_exactness_gives_what_training_without_the_data_gives() {
         let keep = |w: &Toy, s: &SampleId| w.user(*s) != user;
         let remaining: Vec<SampleId> = train.iter().copied().filter(|s| keep(&w, s)).collect();
         let gone: Vec<SampleId> = train.iter().copied().filter(|s| !keep(&w, s)).collect();
-        for make in [
-            || sharded(Partition::Random, Combine::Mean, 1),
-            || sharded(Partition::ByUser, Combine::Mean, 4),
-            || sharded(Partition::Ours, APA, 4),
-            || sharded(Partition::Ours, APA, 4).slice_by_slice(),
-        ] {
+        let makers: [fn() -> Box<dyn Strategy>; 6] = [
+            || Box::new(sharded(Partition::Random, Combine::Mean, 1)),
+            || Box::new(sharded(Partition::ByUser, Combine::Mean, 4)),
+            || Box::new(sharded(Partition::Ours, APA, 4)),
+            || Box::new(sharded(Partition::Ours, APA, 4).slice_by_slice()),
+            || Box::new(Analytic::new(0.1)),
+            || Box::new(with_head()),
+        ];
+        for make in makers {
             let (mut forgot, mut never) = (make(), make());
             forgot.fit(&mut w, &train, &validation).expect("trains");
             forgot.forget(&mut w, &remaining, &gone, &validation).expect("forgets");
@@ -214,6 +236,8 @@ fn what_promises_exactness_gives_what_training_without_the_data_gives() {
             assert_eq!(forgot.exactness(), Exactness::Exact);
             assert_eq!(forgot.models(), never.models(), "{} without user {user}", forgot.name());
             assert_eq!(forgot.placement(), never.placement());
+            let (forgot, never) = (forgot.predict(&mut w, &validation), never.predict(&mut w, &validation));
+            assert_eq!(forgot.expect("predicts"), never.expect("predicts"));
         }
     }
 }

@@ -80,6 +80,15 @@ pub struct Distillation {
     pub epochs: f64,
 }
 
+/// What the untuned model says of a sample, in one pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Untuned {
+    /// Last hidden state after the final norm, `[hidden]`.
+    pub hidden: Vec<f32>,
+    /// Log-odds of yes.
+    pub log_odds: f32,
+}
+
 /// Training, scoring and the vectors of samples, as the experiment offers them. Logits are `[no, yes]`.
 pub trait World {
     /// Trains; the same run gives the same model.
@@ -98,6 +107,10 @@ pub trait World {
     ) -> Result<Vec<[f32; 2]>, UnlearnError>;
     /// Where a sample lies: hidden states of the untuned model.
     fn hidden(&mut self, samples: &[SampleId]) -> Result<Vec<Vec<f32>>, UnlearnError>;
+    /// What the untuned model says of samples.
+    fn untuned(&mut self, samples: &[SampleId]) -> Result<Vec<Untuned>, UnlearnError>;
+    /// Processor seconds so far, for methods that compute something themselves.
+    fn seconds(&self) -> f64;
     /// Identity of a sample: the same whatever else is there.
     fn identity(&self, sample: SampleId) -> u64;
     /// Whose it is.
