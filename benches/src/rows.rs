@@ -83,7 +83,10 @@ pub type Methods<'a> = Vec<(String, Vec<&'a Value>)>;
 
 /// Rows per values under `by`, and per value under `method`.
 pub fn groups<'a>(rows: &'a [Value], by: &[&str], method: &str) -> BTreeMap<Vec<String>, Methods<'a>> {
-    let text = |r: &Value, k: &str| r[k].as_str().unwrap_or_default().to_owned();
+    let text = |r: &Value, k: &str| match &r[k] {
+        Value::Null => String::new(),
+        v => v.as_str().map_or_else(|| v.to_string(), str::to_owned),
+    };
     let mut groups: BTreeMap<Vec<String>, Methods<'a>> = BTreeMap::new();
     for r in rows {
         let methods = groups.entry(by.iter().map(|k| text(r, k)).collect()).or_default();

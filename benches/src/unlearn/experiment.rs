@@ -233,6 +233,7 @@ impl Experiment {
             "train_seconds": trained.seconds, "train_samples": trained.samples,
             "users_deleted": case.gone.iter().map(|s| self.world.user(*s)).collect::<BTreeSet<_>>().len(),
             "samples_deleted": case.gone.len(), "samples": self.train.len(), "test": self.test.len(),
+            "people": self.world.people(),
         }))
     }
 
@@ -246,6 +247,7 @@ impl Experiment {
             "auc_composed": after, "gap_composed": after - reference.auc_composed, "submodel_auc": after,
             "seconds": seconds, "samples_retrained": 0, "exact": true, "exactness": Exactness::Exact, "passes": 0,
             "samples_deleted": case.gone.len(), "samples": self.train.len(), "test": self.test.len(),
+            "people": self.world.people(),
         })
     }
 

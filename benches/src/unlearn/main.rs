@@ -45,10 +45,10 @@ struct Args {
     #[arg(long, default_value_t = 1024)]
     samples: usize,
     /// Test samples.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 800)]
     test: usize,
     /// Validation samples.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 400)]
     validation: usize,
     /// Queries that are timed per method; needs a quiet machine.
     #[arg(long, default_value_t = 24)]

@@ -54,7 +54,7 @@ impl Default for Recipe {
             distil_lr: 2e-4,
             last_layers: 1,
             all_projections: false,
-            people: 512,
+            people: 64,
             compute: Compute::F32,
         }
     }
@@ -150,6 +150,11 @@ impl Real {
             log: true,
             timed: false,
         })
+    }
+
+    /// Made-up people that the base has learned from.
+    pub(crate) fn people(&self) -> usize {
+        self.recipe.people
     }
 
     /// A sample, with its history.
