@@ -177,7 +177,8 @@ impl Strategy for WithHead {
         self.adapters.placement()
     }
 
+    /// Those of the adapters, and the untuned one.
     fn passes(&self) -> usize {
-        self.adapters.passes()
+        self.adapters.passes() + self.head.passes()
     }
 }

@@ -1,5 +1,7 @@
 //! Who goes into which shard: the published partitions and ours.
 
+use std::sync::Arc;
+
 use lethe_learn::partition::{SubShards, anchors, centre, nearest_anchor};
 use lethe_learn::seed::Seed;
 
@@ -36,8 +38,19 @@ pub enum Partition {
 pub struct Placed {
     /// Shard of each sample, in the order given.
     pub shards: Vec<usize>,
-    /// Sub-shards per anchor ([`Partition::Ours`]).
-    pub sub_shards: Option<SubShards>,
+    /// Of [`Partition::Ours`].
+    pub fixed: Option<Fixed>,
+}
+
+/// What our partition fixes when the epoch starts: nobody's data decides it but the number of sub-shards, which is kept as it is when
+/// somebody leaves.
+#[derive(Clone, Debug)]
+pub struct Fixed {
+    /// Features of the public catalogue, centred.
+    features: Arc<Vec<Vec<f32>>>,
+    anchors: Arc<Vec<Vec<f32>>>,
+    /// Sub-shards per anchor.
+    sub_shards: SubShards,
 }
 
 /// What a balanced k-means works with.
@@ -77,7 +90,7 @@ impl Partition {
         stored: Option<&Placed>,
     ) -> Result<Placed, UnlearnError> {
         let keyed = |label: &str, n: u64| (seed.rank(label, &n.to_le_bytes()) % shards as u64) as usize;
-        let plain = |shards| Placed { shards, sub_shards: None };
+        let plain = |shards| Placed { shards, fixed: None };
         let n = samples.len();
         let share = n.div_ceil(shards);
         Ok(match self {
@@ -129,9 +142,16 @@ fn ours(
     stored: Option<&Placed>,
 ) -> Result<Placed, UnlearnError> {
     let data = |e: lethe_learn::partition::PartitionError| UnlearnError::Data(e.to_string());
-    let mut features = w.catalogue().to_vec();
-    centre(&mut features);
-    let centres = anchors(&features, shards.div_ceil(2), &seed.derive("anchors", &[])).map_err(data)?;
+    let stored = stored.and_then(|p| p.fixed.as_ref());
+    let (features, centres) = match stored {
+        Some(fixed) => (fixed.features.clone(), fixed.anchors.clone()),
+        None => {
+            let mut features = w.catalogue().to_vec();
+            centre(&mut features);
+            let centres = anchors(&features, shards.div_ceil(2), &seed.derive("anchors", &[])).map_err(data)?;
+            (Arc::new(features), Arc::new(centres))
+        }
+    };
     let mut liked: std::collections::BTreeMap<u32, std::collections::BTreeSet<u32>> = Default::default();
     for s in samples {
         let items = liked.entry(w.user(*s)).or_default();
@@ -144,8 +164,8 @@ fn ours(
         let rows: Vec<&[f32]> = liked.get(&u).into_iter().flatten().map(|i| &features[*i as usize][..]).collect();
         nearest_anchor(&centres, &rows, seed.rank("fallback", &u.to_le_bytes()))
     };
-    let sub_shards = match stored.and_then(|p| p.sub_shards.clone()) {
-        Some(fixed) => fixed,
+    let sub_shards = match stored {
+        Some(fixed) => fixed.sub_shards.clone(),
         None => {
             let mut counts = vec![0; centres.len()];
             liked.keys().for_each(|u| counts[anchor(*u)] += 1);
@@ -156,7 +176,8 @@ fn ours(
         let u = w.user(*s);
         sub_shards.shard(anchor(u), &u.to_le_bytes(), seed)
     };
-    Ok(Placed { shards: samples.iter().map(place).collect(), sub_shards: Some(sub_shards) })
+    let shards = samples.iter().map(place).collect();
+    Ok(Placed { shards, fixed: Some(Fixed { features, anchors: centres, sub_shards }) })
 }
 
 /// Balanced k-means of rows: the cluster of each, none above `cap` rows; k-means++ start, ties by position.

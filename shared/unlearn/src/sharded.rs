@@ -141,7 +141,7 @@ impl Strategy for Sharded {
                 let stored = |s: &SampleId| old.get(s).copied();
                 let shards: Option<Vec<usize>> = remaining.iter().map(stored).collect();
                 let missing = || UnlearnError::Data("a remaining sample was never placed".into());
-                Placed { shards: shards.ok_or_else(missing)?, sub_shards: None }
+                Placed { shards: shards.ok_or_else(missing)?, fixed: None }
             }
         };
         let new: BTreeMap<SampleId, usize> = remaining.iter().copied().zip(next.shards.iter().copied()).collect();
