@@ -290,7 +290,7 @@ impl Experiment {
         let mut out: References = vec![];
         for mut m in all(shards, epochs, self.apa, &self.seed) {
             let mut seen: BTreeMap<usize, BTreeSet<SampleId>> = BTreeMap::new();
-            if m.exactness() == Exactness::Approximate {
+            if m.exactness() == Exactness::Approximate || !m.adapters_alone() {
                 continue;
             }
             m.fit(&mut self.world, &self.train, &self.validation)?;
@@ -316,7 +316,7 @@ impl Experiment {
         on_gone: &[[f32; 2]],
         references: &References,
     ) -> anyhow::Result<Option<f64>> {
-        if gone.len() < ATTACKED {
+        if gone.len() < ATTACKED || !m.adapters_alone() {
             return Ok(None);
         }
         let on_never = m.predict(&mut self.world, &self.never)?;

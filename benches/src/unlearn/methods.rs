@@ -13,8 +13,8 @@ use lethe_unlearn::world::Mixing;
 /// Slices of those methods that have any.
 pub(crate) const SLICES: usize = 4;
 
-/// Penalty of the analytic head, in units of its features' mean variance: chosen on validation samples (`--tune`).
-pub(crate) const RIDGE: f64 = 10.0;
+/// Penalty of the analytic head, in samples: chosen on validation samples (`--tune`).
+pub(crate) const RIDGE: f64 = 10_000.0;
 
 /// All of them, with `shards` shards and `epochs` passes.
 pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Vec<Box<dyn Strategy>> {
@@ -27,9 +27,6 @@ pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Ve
         Sharded::new(name, partition, combine, (shards, SLICES), epochs, seed).slice_by_slice()
     };
     let by_slice = |name: &str, partition, combine| -> Box<dyn Strategy> { Box::new(sliced(name, partition, combine)) };
-    let with_head = |name: &str, combine| -> Box<dyn Strategy> {
-        Box::new(WithHead::new(name, sliced(name, Partition::Ours, combine), Analytic::new(RIDGE)))
-    };
     let ours = |name: &str, combine| by_slice(name, Partition::Ours, combine);
     vec![
         Box::new(Retrain::new(epochs)),
@@ -46,7 +43,11 @@ pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Ve
         ours("APA(ND), our partition", apa(Mixing::Nd)),
         ours("APA(ND), our partition, gain K", Combine::Apa(Mixing::Nd, sum)),
         Box::new(Analytic::new(RIDGE)),
-        with_head("APA(ND), our partition, with analytic head", apa(Mixing::Nd)),
+        Box::new(WithHead::new(Retrain::new(epochs), Analytic::new(RIDGE))),
+        Box::new(WithHead::new(
+            sliced("APA(ND), our partition", Partition::Ours, apa(Mixing::Nd)),
+            Analytic::new(RIDGE),
+        )),
         Box::new(E2urec::new(epochs, 1.0)),
     ]
 }

@@ -18,7 +18,7 @@ use crate::world::Recipe;
 
 const TAUS: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
 const NEIGHBOURS: [usize; 2] = [20, 100];
-const RIDGES: [f64; 6] = [0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+const RIDGES: [f64; 6] = [300.0, 1000.0, 3000.0, 10_000.0, 30_000.0, 100_000.0];
 const GAINS: [f64; 2] = [1.0, 4.0];
 
 fn grid() -> Vec<ApaParams> {

@@ -80,6 +80,9 @@ pub(crate) struct Real {
     initial: Adapter,
     /// Last hidden states by the untuned model.
     places: Vec<Option<Vec<f32>>>,
+    /// Processor seconds that those took, in all and per sample.
+    places_took: f64,
+    place_seconds: f64,
     vectors: References,
     catalogue: Vec<Vec<f32>>,
     /// Rows of the output table for no and yes.
@@ -136,6 +139,8 @@ impl Real {
         std::fs::create_dir_all(cache).with_context(|| cache.display().to_string())?;
         Ok(Self {
             places,
+            places_took: 0.0,
+            place_seconds: 0.0,
             catalogue,
             answers: lab.answer_rows()?,
             lab,
@@ -425,14 +430,18 @@ impl World for Real {
         }
         let unknown: Vec<SampleId> = samples.iter().copied().filter(|s| self.places[*s].is_none()).collect();
         let rows = self.lab.samples(&unknown).map_err(failed)?;
+        let started = cpu_seconds();
         let found = self.lab.last_hidden(&rows).map_err(failed)?;
+        self.places_took += cpu_seconds() - started;
         for (s, v) in unknown.into_iter().zip(found) {
             self.places[s] = Some(v);
         }
+        // Per sample, of all so far.
+        self.place_seconds = self.places_took / self.places.iter().flatten().count().max(1) as f64;
         Ok(samples.iter().map(|s| self.places[*s].clone().unwrap_or_default()).collect())
     }
 
-    fn untuned(&mut self, samples: &[SampleId]) -> Result<Vec<Untuned>, UnlearnError> {
+    fn untuned(&mut self, samples: &[SampleId]) -> Result<(Vec<Untuned>, Cost), UnlearnError> {
         let hidden = if self.timed {
             let rows = self.lab.samples(samples).map_err(failed)?;
             self.lab.last_hidden_whole(rows).map_err(failed)?
@@ -442,7 +451,8 @@ impl World for Real {
         let [no, yes] = &self.answers;
         let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let of = |hidden: Vec<f32>| Untuned { log_odds: (dot(&hidden, yes) - dot(&hidden, no)) as f32, hidden };
-        Ok(hidden.into_iter().map(of).collect())
+        let cost = Cost { samples: samples.len() as u64, seconds: self.place_seconds * samples.len() as f64 };
+        Ok((hidden.into_iter().map(of).collect(), cost))
     }
 
     fn seconds(&self) -> f64 {

@@ -96,11 +96,6 @@ impl Sharded {
         }
         Ok(cost)
     }
-
-    fn learn(&mut self, w: &mut dyn World, validation: &[SampleId]) -> Result<(), UnlearnError> {
-        self.fitted = Some(self.combine.fit(w, &self.models(), validation)?);
-        Ok(())
-    }
 }
 
 impl Strategy for Sharded {
@@ -169,6 +164,11 @@ impl Strategy for Sharded {
     fn predict(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
         let fitted = self.fitted.as_ref().ok_or_else(|| UnlearnError::Untrained(self.name.clone()))?;
         fitted.predict(w, &self.models(), samples)
+    }
+
+    fn learn(&mut self, w: &mut dyn World, validation: &[SampleId]) -> Result<(), UnlearnError> {
+        self.fitted = Some(self.combine.fit(w, &self.models(), validation)?);
+        Ok(())
     }
 
     fn models(&self) -> Vec<ModelId> {

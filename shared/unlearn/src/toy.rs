@@ -103,9 +103,9 @@ impl World for Toy {
         Ok(samples.iter().map(|s| self.x(*s).to_vec()).collect())
     }
 
-    fn untuned(&mut self, samples: &[SampleId]) -> Result<Vec<Untuned>, UnlearnError> {
+    fn untuned(&mut self, samples: &[SampleId]) -> Result<(Vec<Untuned>, Cost), UnlearnError> {
         let of = |s: &SampleId| Untuned { hidden: self.x(*s).to_vec(), log_odds: 0.1 * self.x(*s)[0] };
-        Ok(samples.iter().map(of).collect())
+        Ok((samples.iter().map(of).collect(), Cost { samples: samples.len() as u64, seconds: 0.0 }))
     }
 
     fn seconds(&self) -> f64 {
@@ -151,8 +151,8 @@ fn sharded(partition: Partition, combine: Combine, slices: usize) -> Sharded {
     Sharded::new(partition.name(), partition, combine, (4, slices), 4.0, &Seed::from_u64(9))
 }
 
-fn with_head() -> WithHead {
-    WithHead::new("ours with head", sharded(Partition::Ours, APA, 4), Analytic::new(0.1))
+fn with_head() -> WithHead<Sharded> {
+    WithHead::new(sharded(Partition::Ours, APA, 4), Analytic::new(100.0))
 }
 
 fn all() -> Vec<Box<dyn Strategy>> {
@@ -168,7 +168,7 @@ fn all() -> Vec<Box<dyn Strategy>> {
         Box::new(sharded(Partition::Apa, APA, 1)),
         Box::new(sharded(Partition::Ours, APA, 4)),
         Box::new(sharded(Partition::Ours, APA, 4).slice_by_slice()),
-        Box::new(Analytic::new(0.1)),
+        Box::new(Analytic::new(100.0)),
         Box::new(with_head()),
         Box::new(E2urec::new(4.0, 1.0)),
     ]
@@ -200,6 +200,7 @@ fn every_method_learns_forgets_and_still_predicts() {
         match name.as_str() {
             "Retrain" => assert_eq!(cost.samples, everything),
             "Analytic head" => assert_eq!(cost.samples, gone.len() as u64),
+            "ours, with analytic head" => assert!(cost.samples > gone.len() as u64 && cost.samples < everything / 2),
             "by-user" | "ours" => assert!(cost.samples < everything / 2, "{name}: {} samples", cost.samples),
             _ => assert!(cost.samples > 0, "{name}"),
         }
@@ -225,7 +226,7 @@ fn what_promises_exactness_gives_what_training_without_the_data_gives() {
             || Box::new(sharded(Partition::ByUser, Combine::Mean, 4)),
             || Box::new(sharded(Partition::Ours, APA, 4)),
             || Box::new(sharded(Partition::Ours, APA, 4).slice_by_slice()),
-            || Box::new(Analytic::new(0.1)),
+            || Box::new(Analytic::new(100.0)),
             || Box::new(with_head()),
         ];
         for make in makers {
@@ -239,6 +240,24 @@ fn what_promises_exactness_gives_what_training_without_the_data_gives() {
             let (forgot, never) = (forgot.predict(&mut w, &validation), never.predict(&mut w, &validation));
             assert_eq!(forgot.expect("predicts"), never.expect("predicts"));
         }
+    }
+}
+
+#[test]
+fn a_head_forgets_once_and_everybody() {
+    let mut w = Toy::new(400);
+    let (train, validation): (Vec<SampleId>, Vec<SampleId>) = ((0..300).collect(), (300..400).collect());
+    let mut head = Analytic::new(100.0);
+    head.fit(&mut w, &train, &validation).expect("trains");
+    let (gone, remaining) = train.split_at(40);
+    head.forget(&mut w, remaining, gone, &validation).expect("forgets");
+    let sums = head.sums().expect("fitted").clone();
+    assert!(head.forget(&mut w, remaining, gone, &validation).is_err(), "they are gone already");
+    assert_eq!(head.sums(), Some(&sums), "a refused deletion changes nothing");
+    head.forget(&mut w, &[], remaining, &validation).expect("forgets");
+    let untuned = w.untuned(&validation).expect("scores").0;
+    for (l, u) in head.predict(&mut w, &validation).expect("predicts").iter().zip(untuned) {
+        assert_eq!(*l, [0.0, u.log_odds], "nobody is left");
     }
 }
 

@@ -107,8 +107,8 @@ pub trait World {
     ) -> Result<Vec<[f32; 2]>, UnlearnError>;
     /// Where a sample lies: hidden states of the untuned model.
     fn hidden(&mut self, samples: &[SampleId]) -> Result<Vec<Vec<f32>>, UnlearnError>;
-    /// What the untuned model says of samples.
-    fn untuned(&mut self, samples: &[SampleId]) -> Result<Vec<Untuned>, UnlearnError>;
+    /// What the untuned model says of samples, and what the layers above the frozen states cost for it.
+    fn untuned(&mut self, samples: &[SampleId]) -> Result<(Vec<Untuned>, Cost), UnlearnError>;
     /// Processor seconds so far, for methods that compute something themselves.
     fn seconds(&self) -> f64;
     /// Identity of a sample: the same whatever else is there.
@@ -164,6 +164,14 @@ pub trait Strategy {
     /// Shard of every training sample, where there are shards; for the ablation of partitions.
     fn placement(&self) -> Vec<(SampleId, usize)> {
         vec![]
+    }
+    /// Learns anew what it takes from validation samples alone: how shards are combined.
+    fn learn(&mut self, _: &mut dyn World, _validation: &[SampleId]) -> Result<(), UnlearnError> {
+        Ok(())
+    }
+    /// Whether it predicts with adapters and nothing else, so that other methods' adapters are references for an attack on it.
+    fn adapters_alone(&self) -> bool {
+        true
     }
     /// Forward passes of the model per prediction.
     fn passes(&self) -> usize {
