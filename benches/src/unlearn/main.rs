@@ -182,7 +182,17 @@ fn main() -> anyhow::Result<()> {
     if !args.merge.is_empty() {
         let mut rows = vec![];
         for path in &args.merge {
-            rows.extend(lethe_benches::rows::read(path)?);
+            for row in lethe_benches::rows::read(path)? {
+                let key = |r: &serde_json::Value| {
+                    ["dataset", "people", "deletion", "method", "seed", "partition", "shards"].map(|k| r[k].clone())
+                };
+                anyhow::ensure!(
+                    !rows.iter().any(|r| key(r) == key(&row)),
+                    "{}: a row that was there already: {row}",
+                    path.display()
+                );
+                rows.push(row);
+            }
         }
         write(&args, &rows)?;
         writeln!(std::io::stdout(), "{}", table::render(&rows))?;

@@ -59,9 +59,7 @@ fn summary(methods: &Methods<'_>) -> String {
         for name in ["gap_to_retrain", "gap_composed"] {
             cells.extend(deletions.iter().map(|d| rows::figure(&of_deletion(list, d), name, 3)));
         }
-        cells.extend(
-            deletions.iter().map(|d| saved(retrained(&of_deletion(&retrain, d)), retrained(&of_deletion(list, d)))),
-        );
+        cells.extend(deletions.iter().map(|d| saved(&of_deletion(&retrain, d), &of_deletion(list, d))));
         cells
     };
     markdown(&columns, methods.iter().map(row))
@@ -85,7 +83,7 @@ fn details(methods: &Methods<'_>) -> String {
         "gap",
         "sub-models",
         "seconds",
-        "retrained",
+        "samples",
         "saved",
         "JSD",
         "L2",
@@ -95,7 +93,7 @@ fn details(methods: &Methods<'_>) -> String {
         columns.extend(["ms a query, p50 / p95", "ms a candidate of 20, p50 / p95"]);
     }
     let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
-    let retrain = methods.iter().find(|(m, _)| m == "Retrain").map_or(0.0, |(_, rows)| retrained(rows));
+    let retrain = methods.iter().find(|(m, _)| m == "Retrain").map(|(_, rows)| rows.clone()).unwrap_or_default();
     let row = |(method, list): &(String, Vec<&Value>)| {
         let figure = |k: &str, digits: usize| rows::figure(list, k, digits);
         let mut cells = vec![
@@ -109,7 +107,7 @@ fn details(methods: &Methods<'_>) -> String {
             figure("submodel_auc", 3),
             figure("seconds", 2),
             figure("samples_retrained", 0),
-            saved(retrain, retrained(list)),
+            saved(&retrain, list),
             figure("jsd_to_retrain", 4),
             figure("l2_to_retrain", 3),
             figure("mia_auc", 2),
@@ -124,12 +122,42 @@ fn details(methods: &Methods<'_>) -> String {
     markdown(&columns, methods.iter().map(row))
 }
 
-/// Retrain's samples over a method's, of all seeds together: a mean of ratios would be ruled by the luckiest.
-fn saved(retrain: f64, own: f64) -> String {
-    if own > 0.0 && retrain > 0.0 { format!("{:.1}x", retrain / own) } else { "-".to_owned() }
+/// Retrain's samples over a method's, over the seeds that both have, together: a mean of ratios would be ruled by the luckiest.
+fn saved(retrain: &[&Value], own: &[&Value]) -> String {
+    let samples = |r: &Value| r["samples_retrained"].as_f64().unwrap_or(0.0);
+    let pair = |r: &&Value| Some((samples(retrain.iter().find(|all| all["seed"] == r["seed"])?), samples(r)));
+    let (all, own) = own.iter().filter_map(pair).fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    if own > 0.0 { format!("{:.1}x", all / own) } else { "-".to_owned() }
 }
 
-/// Samples trained again, over all seeds.
-fn retrained(rows: &[&Value]) -> f64 {
-    rows.iter().filter_map(|r| r["samples_retrained"].as_f64()).sum()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_summary_says_what_each_deletion_did() {
+        let row = |method: &str, deletion: &str, seed: u64, gap: f64, samples: u64| {
+            json!({
+                "dataset": "d", "people": 64, "method": method, "deletion": deletion, "seed": seed, "exactness": "exact",
+                "auc_before": 0.7, "auc_after": 0.7 + gap, "gap_to_retrain": gap, "gap_composed": gap / 10.0,
+                "submodel_auc": 0.6, "samples_retrained": samples,
+            })
+        };
+        let rows = [
+            row("Retrain", "one", 1, 0.0, 1000),
+            row("Retrain", "one", 2, 0.0, 2000),
+            row("Retrain", "one", 3, 0.0, 9000),
+            row("Retrain", "many", 1, 0.0, 500),
+            row("ours", "one", 1, -0.01, 100),
+            row("ours", "one", 2, -0.03, 200),
+            row("ours", "many", 1, 0.05, 250),
+        ];
+        let text = render(&rows);
+        let ours: Vec<&str> = text.lines().find(|l| l.starts_with("| ours")).expect("a row").split(" | ").collect();
+        // Seed 3 of Retrain has no partner.
+        let expected = ["0.600 ± 0.000", "-0.020 ± 0.010", "0.050", "-0.002 ± 0.001", "0.005", "10.0x", "2.0x |"];
+        assert_eq!(ours[3..], expected, "{text}");
+        assert!(text.contains("## d, base of 64") && text.contains("### d, base of 64, many"), "{text}");
+    }
 }
