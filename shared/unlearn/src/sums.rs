@@ -98,7 +98,7 @@ impl Sums {
 
     /// Ridge regression of the label around the untuned model, whose log-odds are the last feature: its slope is drawn to the one that
     /// takes the log-odds at their word, the others' to none, with the weight of `ridge` samples of the features' mean
-    /// variance ([`OWN`] of its own for the last). Few samples leave the untuned model; nobody's is the untuned model.
+    /// variance (20 of its own for the last). Few samples leave the untuned model; nobody's is the untuned model.
     /// Deterministic.
     ///
     /// # Errors
