@@ -11,7 +11,7 @@ const STEPS: f32 = 1024.0;
 const LARGEST: f32 = 512.0;
 
 /// Samples of its own variance that draw the untuned model's slope to what it says.
-const OWN: f64 = 20.0;
+pub const OWN: f64 = 20.0;
 
 /// Most samples: with [`LARGEST`] no sum leaves 64 bits.
 const MOST: i64 = 1 << 24;
@@ -98,7 +98,7 @@ impl Sums {
 
     /// Ridge regression of the label around the untuned model, whose log-odds are the last feature: its slope is drawn to the one that
     /// takes the log-odds at their word, the others' to none, with the weight of `ridge` samples of the features' mean
-    /// variance (20 of its own for the last). Few samples leave the untuned model; nobody's is the untuned model.
+    /// variance ([`OWN`] of its own for the last). Few samples leave the untuned model; nobody's is the untuned model.
     /// Deterministic.
     ///
     /// # Errors
