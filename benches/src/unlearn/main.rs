@@ -180,20 +180,7 @@ fn main() -> anyhow::Result<()> {
         args.deletions = vec![experiment::Deletion::Interaction];
     }
     if !args.merge.is_empty() {
-        let mut rows = vec![];
-        for path in &args.merge {
-            for row in lethe_benches::rows::read(path)? {
-                let key = |r: &serde_json::Value| {
-                    ["dataset", "people", "deletion", "method", "seed", "partition", "shards"].map(|k| r[k].clone())
-                };
-                anyhow::ensure!(
-                    !rows.iter().any(|r| key(r) == key(&row)),
-                    "{}: a row that was there already: {row}",
-                    path.display()
-                );
-                rows.push(row);
-            }
-        }
+        let rows = merged(&args.merge)?;
         write(&args, &rows)?;
         writeln!(std::io::stdout(), "{}", table::render(&rows))?;
         return Ok(());
@@ -242,6 +229,24 @@ fn main() -> anyhow::Result<()> {
     write(&args, &rows)?;
     writeln!(std::io::stdout(), "{}", table::render(&rows))?;
     Ok(())
+}
+
+/// Rows of several runs. One that two runs have would count twice.
+fn merged(paths: &[PathBuf]) -> anyhow::Result<Vec<serde_json::Value>> {
+    let mut rows = vec![];
+    for path in paths {
+        for row in lethe_benches::rows::read(path)? {
+            // Rows of `--tune` have more that tells them apart, and no mean is taken of them.
+            let key = |r: &serde_json::Value| {
+                let names = ["dataset", "people", "deletion", "method", "seed", "partition", "shards"];
+                r["validation_auc"].is_null().then(|| names.map(|k| r[k].clone()))
+            };
+            let twice = key(&row).is_some_and(|k| rows.iter().any(|r| key(r).as_ref() == Some(&k)));
+            anyhow::ensure!(!twice, "{}: a row that was there already: {row}", path.display());
+            rows.push(row);
+        }
+    }
+    Ok(rows)
 }
 
 fn write(args: &Args, rows: &[serde_json::Value]) -> anyhow::Result<()> {

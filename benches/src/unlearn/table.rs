@@ -49,7 +49,7 @@ fn summary(methods: &Methods<'_>) -> String {
     columns.extend(deletions.iter().map(|d| format!("gap, {d}")));
     columns.extend(deletions.iter().map(|d| format!("with rates: gap, {d}")));
     columns.extend(deletions.iter().map(|d| format!("saved, {d}")));
-    let retrain = methods.iter().find(|(m, _)| m == "Retrain").map(|(_, rows)| rows.clone()).unwrap_or_default();
+    let retrain = retrain(methods);
     let row = |(method, list): &(String, Vec<&Value>)| {
         let first = of_deletion(list, deletions.first().copied().unwrap_or(""));
         let exact = list[0]["exactness"].as_str().unwrap_or("").to_owned();
@@ -63,6 +63,11 @@ fn summary(methods: &Methods<'_>) -> String {
         cells
     };
     markdown(&columns, methods.iter().map(row))
+}
+
+/// What the others are compared with.
+fn retrain<'a>(methods: &Methods<'a>) -> Vec<&'a Value> {
+    methods.iter().find(|(m, _)| m == "Retrain").map(|(_, rows)| rows.clone()).unwrap_or_default()
 }
 
 /// A method's rows of one deletion.
@@ -93,7 +98,7 @@ fn details(methods: &Methods<'_>) -> String {
         columns.extend(["ms a query, p50 / p95", "ms a candidate of 20, p50 / p95"]);
     }
     let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
-    let retrain = methods.iter().find(|(m, _)| m == "Retrain").map(|(_, rows)| rows.clone()).unwrap_or_default();
+    let retrain = retrain(methods);
     let row = |(method, list): &(String, Vec<&Value>)| {
         let figure = |k: &str, digits: usize| rows::figure(list, k, digits);
         let mut cells = vec![
