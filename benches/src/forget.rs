@@ -1,5 +1,6 @@
-//! `lethe bench forget`: how long until what is served is exact, what placement saves, whether anything is left of deleted
-//! subjects, whether damage goes unnoticed, how large receipts are and how long their verification takes.
+//! `lethe bench forget`: how long until what is served is exact, what placement saves, whether
+//! anything is left of deleted subjects, whether damage goes unnoticed, how large receipts are and
+//! how long their verification takes.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,9 @@ use clap::Parser;
 use lethe_benches::Federation;
 use lethe_learn::seed::Seed;
 use lethe_plan::simulate::{Placement, Shape, Trace};
-use lethe_proto::admin::{AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState};
+use lethe_proto::admin::{
+    AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState,
+};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
 use lethe_proto::message::{Reply, Request};
@@ -46,7 +49,8 @@ struct Cli {
     simulate_only: bool,
 }
 
-/// K = 4, R = 4; the cost of a deletion does not depend on how many subjects there are beyond a cohort per slice.
+/// K = 4, R = 4; the cost of a deletion does not depend on how many subjects there are beyond a
+/// cohort per slice.
 const SHAPE: Shape = Shape {
     shards: 4,
     slices: 4,
@@ -59,8 +63,11 @@ const SHAPE: Shape = Shape {
     seed: 1,
 };
 
-const TRACES: [(&str, Trace); 3] =
-    [("uniform", Trace::Uniform), ("recent_first", Trace::RecentFirst), ("core_users", Trace::CoreUsers)];
+const TRACES: [(&str, Trace); 3] = [
+    ("uniform", Trace::Uniform),
+    ("recent_first", Trace::RecentFirst),
+    ("core_users", Trace::CoreUsers),
+];
 
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
@@ -73,7 +80,10 @@ fn simulate(curves: Option<&Path>) -> anyhow::Result<Value> {
         for (placed, placement) in [("hash", Placement::Hash), ("tenure", Placement::Tenure)] {
             for batch in [1, 10, 100] {
                 for p in (Shape { batch, ..SHAPE }).curve(placement, trace) {
-                    csv += &format!("{name},{placed},{batch},{},{:.0},{:.2}\n", p.deletions, p.samples, p.saving);
+                    csv += &format!(
+                        "{name},{placed},{batch},{},{:.0},{:.2}\n",
+                        p.deletions, p.samples, p.saving
+                    );
                 }
             }
         }
@@ -89,7 +99,10 @@ fn simulate(curves: Option<&Path>) -> anyhow::Result<Value> {
 fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
     if !path.exists() {
-        bail!("{} is missing: build with `cargo build --release --workspace`", path.display());
+        bail!(
+            "{} is missing: build with `cargo build --release --workspace`",
+            path.display()
+        );
     }
     Ok(path)
 }
@@ -123,7 +136,8 @@ fn percentile(sorted: &[f64], p: f64) -> f64 {
 async fn latency(deletions: usize) -> anyhow::Result<Value> {
     const STAY: usize = 24;
     let subjects = deletions + STAY;
-    let recipe = "shards = 4\nanchors = 2\nslices = 4\nrounds = 1\ncohort = 4\nquorum = 2\nvalidation = 1\n\
+    let recipe = "shards = 4\nanchors = 2\nslices = 4\nrounds = 1\ncohort = 4\nquorum = \
+                  2\nvalidation = 1\n\
                   wire = \"f16\"\nlocal = { samples = 2, batch = 2 }\n";
     let fed = Federation::start(recipe, subjects).await?;
     let mut tasks = vec![];
@@ -143,20 +157,38 @@ async fn latency(deletions: usize) -> anyhow::Result<Value> {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let mut order: Vec<u32> = (0..subjects as u32).collect();
-    Seed::from_u64(1).derive("order", &[]).rng().shuffle(&mut order);
+    Seed::from_u64(1)
+        .derive("order", &[])
+        .rng()
+        .shuffle(&mut order);
     let (mut exact, mut answered, mut last) = (vec![], vec![], 0);
     for user in &order[..deletions] {
-        let requests = vec![DeletionRequest::Erase { subject: SubjectId::new(user.to_string())? }];
+        let requests = vec![DeletionRequest::Erase {
+            subject: SubjectId::new(user.to_string())?,
+        }];
         let started = Instant::now();
-        let AdminReply::Planned { ids, .. } =
-            ask(&fed, AdminRequest::Forget { requests, dry_run: false, asked: 0, reference: String::new() }).await?
+        let AdminReply::Planned { ids, .. } = ask(
+            &fed,
+            AdminRequest::Forget {
+                requests,
+                dry_run: false,
+                asked: 0,
+                reference: String::new(),
+            },
+        )
+        .await?
         else {
             bail!("the deletion of {user} was not accepted")
         };
         answered.push(started.elapsed().as_secs_f64());
         tasks[*user as usize].abort();
         last = ids[0];
-        exact.push(deletion(&fed, last).await?.seconds_until_exact.context("exact before the answer")?);
+        exact.push(
+            deletion(&fed, last)
+                .await?
+                .seconds_until_exact
+                .context("exact before the answer")?,
+        );
     }
     exact.sort_by(f64::total_cmp);
     answered.sort_by(f64::total_cmp);
@@ -164,7 +196,9 @@ async fn latency(deletions: usize) -> anyhow::Result<Value> {
     while deletion(&fed, last).await?.phase != DeletionPhase::Done {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let AdminReply::Receipt(text) = ask(&fed, AdminRequest::Receipt { id: last }).await? else { bail!("no receipt") };
+    let AdminReply::Receipt(text) = ask(&fed, AdminRequest::Receipt { id: last }).await? else {
+        bail!("no receipt")
+    };
     let key = status(&fed).await?.log_key;
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("receipt.json");
@@ -172,11 +206,17 @@ async fn latency(deletions: usize) -> anyhow::Result<Value> {
     let mut times = vec![];
     for _ in 0..11 {
         let started = Instant::now();
-        let out =
-            Command::new(sibling("lethe-verify")?).arg("receipt").arg(&path).args(["--log-key", &key]).output()?;
+        let out = Command::new(sibling("lethe-verify")?)
+            .arg("receipt")
+            .arg(&path)
+            .args(["--log-key", &key])
+            .output()?;
         times.push(started.elapsed().as_secs_f64() * 1000.0);
         if !out.status.success() {
-            bail!("the receipt does not verify: {}", String::from_utf8_lossy(&out.stderr));
+            bail!(
+                "the receipt does not verify: {}",
+                String::from_utf8_lossy(&out.stderr)
+            );
         }
     }
     times.sort_by(f64::total_cmp);
@@ -219,17 +259,29 @@ async fn damages(tries: u32) -> anyhow::Result<Value> {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let saved = simulate(cli.curves.as_deref())?;
-    say(&format!("retraining saved, K = 4, R = 4, placement by tenure: {saved}"));
+    say(&format!(
+        "retraining saved, K = 4, R = 4, placement by tenure: {saved}"
+    ));
     let (mut speed, mut left, mut damage) = (Value::Null, None, Value::Null);
     let wanted = |n: bool| n && !cli.simulate_only;
     if wanted(cli.deletions > 0) {
         speed = runtime.block_on(latency(cli.deletions))?;
-        say(&format!("{} deletions on the real model: {speed}", cli.deletions));
+        say(&format!(
+            "{} deletions on the real model: {speed}",
+            cli.deletions
+        ));
     }
     if wanted(cli.canaries > 0) {
-        left = Some(runtime.block_on(canary::run(&sibling("coordinator-process")?, cli.canaries, cli.kills, 1)));
+        left = Some(runtime.block_on(canary::run(
+            &sibling("coordinator-process")?,
+            cli.canaries,
+            cli.kills,
+            1,
+        )));
         say(&format!("{left:?}"));
     }
     if wanted(cli.damages > 0) {

@@ -1,4 +1,5 @@
-//! What the benches share: a real federation on loopback, on real data; and a lab without a network ([`lab`]).
+//! What the benches share: a real federation on loopback, on real data; and a lab without a network
+//! ([`lab`]).
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -47,9 +48,14 @@ impl Federation {
     pub async fn start(recipe: &str, subjects: usize) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
-        let data = load(&files.movielens, &DataSpec::of_folder(&files.movielens)?, false)?;
+        let data = load(
+            &files.movielens,
+            &DataSpec::of_folder(&files.movielens)?,
+            false,
+        )?;
         let mut config = ServerConfig::parse(&format!(
-            "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = {:?}\nmin_subjects = {subjects}\n",
+            "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = \
+             {:?}\nmin_subjects = {subjects}\n",
             dir.path().join("server"),
             files.model,
             files.movielens
@@ -57,17 +63,33 @@ impl Federation {
         config.recipe = recipe.parse()?;
         let recipe = Recipe::from_toml(recipe)?;
         let coordinator = Coordinator::open(config)?;
-        let invitation = coordinator.first_admin()?.context("a fresh coordinator invites")?.text();
+        let invitation = coordinator
+            .first_admin()?
+            .context("a fresh coordinator invites")?
+            .text();
         let addr = coordinator.listen()?;
         let operator = connect(addr, &invitation).await?;
-        let options = ModelOptions { split: recipe.split, compute: recipe.compute };
+        let options = ModelOptions {
+            split: recipe.split,
+            compute: recipe.compute,
+        };
         let model = ClientModel::load(&files.model, &files.movielens, options)?;
-        Ok(Self { coordinator, addr, operator, recipe, data, model, dir })
+        Ok(Self {
+            coordinator,
+            addr,
+            operator,
+            recipe,
+            data,
+            model,
+            dir,
+        })
     }
 
     /// An invitation for a subject.
     pub async fn invite(&self, subject: &str) -> anyhow::Result<String> {
-        let request = AdminRequest::Invite { subject: Some(SubjectId::new(subject)?) };
+        let request = AdminRequest::Invite {
+            subject: Some(SubjectId::new(subject)?),
+        };
         match self.operator.call(&Request::Admin(request)).await? {
             Reply::Admin(AdminReply::Invited { token }) => Ok(token),
             other => bail!("the coordinator did not invite: {other:?}"),
@@ -76,18 +98,34 @@ impl Federation {
 
     /// The first `n` events of a user, in order of time.
     pub fn events(&self, user: u32, n: usize) -> Vec<Event> {
-        let mut events: Vec<Event> = self.data.events.iter().filter(|e| e.user == user).cloned().collect();
+        let mut events: Vec<Event> = self
+            .data
+            .events
+            .iter()
+            .filter(|e| e.user == user)
+            .cloned()
+            .collect();
         events.sort_by_key(|e| e.time);
         events.truncate(n);
         events
     }
 
     /// A client with these events of a user, joined; the first `train` of them train.
-    pub async fn client(&self, user: u32, events: &[Event], train: usize) -> anyhow::Result<Client> {
-        let cutoffs = Cutoffs { train, validate: events.len() };
+    pub async fn client(
+        &self,
+        user: u32,
+        events: &[Event],
+        train: usize,
+    ) -> anyhow::Result<Client> {
+        let cutoffs = Cutoffs {
+            train,
+            validate: events.len(),
+        };
         let folder = self.dir.path().join(format!("client-{user}"));
         let invitation = self.invite(&user.to_string()).await?;
-        let builder = ClientBuilder::new(folder, self.addr).invitation(invitation).cutoffs(cutoffs);
+        let builder = ClientBuilder::new(folder, self.addr)
+            .invitation(invitation)
+            .cutoffs(cutoffs);
         let mut client = builder.build(self.model.clone()).await?;
         client.record_all(events.iter().map(|e| LocalEvent {
             item: self.data.items[e.item as usize].id.clone(),
@@ -105,17 +143,23 @@ pub fn model() -> anyhow::Result<Box<dyn lethe_model::source::WeightSource>> {
     Ok(lethe_model::source::open(Path::new(&files.model))?)
 }
 
-/// Processor seconds of this process so far: what a computation costs also on a machine that does other things. Where the system
-/// does not tell (not Linux), seconds of the clock.
+/// Processor seconds of this process so far: what a computation costs also on a machine that does
+/// other things. Where the system does not tell (not Linux), seconds of the clock.
 pub fn cpu_seconds() -> f64 {
-    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    static START: std::sync::LazyLock<std::time::Instant> =
+        std::sync::LazyLock::new(std::time::Instant::now);
     let clock = START.elapsed().as_secs_f64();
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name, which may hold anything: the 12th and 13th fields are user and system time in hundredths.
+    // After the name, which may hold anything: the 12th and 13th fields are user and system time in
+    // hundredths.
     let fields: Vec<f64> = stat
         .rsplit(')')
         .next()
-        .map(|rest| rest.split_whitespace().map(|f| f.parse().unwrap_or(0.0)).collect())
+        .map(|rest| {
+            rest.split_whitespace()
+                .map(|f| f.parse().unwrap_or(0.0))
+                .collect()
+        })
         .unwrap_or_default();
     match fields.get(11..13) {
         Some([user, system]) => (user + system) / 100.0,

@@ -31,7 +31,9 @@ impl Rows {
 
     /// The row with these values under these names.
     pub fn find(&self, names: &[&str], values: &[Value]) -> Option<&Value> {
-        self.all.iter().find(|r| names.iter().zip(values).all(|(n, v)| r[*n] == *v))
+        self.all
+            .iter()
+            .find(|r| names.iter().zip(values).all(|(n, v)| r[*n] == *v))
     }
 
     /// Adds a row, and writes all.
@@ -55,12 +57,19 @@ impl Rows {
 pub fn read(path: &std::path::Path) -> anyhow::Result<Vec<Value>> {
     let text = std::fs::read(path).with_context(|| path.display().to_string())?;
     let file: Value = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-    Ok(file["rows"].as_array().with_context(|| format!("{} holds no rows", path.display()))?.clone())
+    Ok(file["rows"]
+        .as_array()
+        .with_context(|| format!("{} holds no rows", path.display()))?
+        .clone())
 }
 
 /// Rows as CSV: every column that a row has, in order of name.
 pub fn csv(rows: &[Value]) -> String {
-    let columns: BTreeSet<&String> = rows.iter().filter_map(Value::as_object).flat_map(|r| r.keys()).collect();
+    let columns: BTreeSet<&String> = rows
+        .iter()
+        .filter_map(Value::as_object)
+        .flat_map(|r| r.keys())
+        .collect();
     if columns.is_empty() {
         return String::new();
     }
@@ -71,9 +80,19 @@ pub fn csv(rows: &[Value]) -> String {
         Some(Value::Array(a)) => format!("\"{}\"", Value::from(a.clone())),
         Some(v) => v.to_string(),
     };
-    let mut out = columns.iter().map(|c| c.as_str()).collect::<Vec<_>>().join(",") + "\n";
+    let mut out = columns
+        .iter()
+        .map(|c| c.as_str())
+        .collect::<Vec<_>>()
+        .join(",")
+        + "\n";
     for row in rows {
-        out += &(columns.iter().map(|c| cell(row.get(c.as_str()))).collect::<Vec<_>>().join(",") + "\n");
+        out += &(columns
+            .iter()
+            .map(|c| cell(row.get(c.as_str())))
+            .collect::<Vec<_>>()
+            .join(",")
+            + "\n");
     }
     out
 }
@@ -82,14 +101,20 @@ pub fn csv(rows: &[Value]) -> String {
 pub type Methods<'a> = Vec<(String, Vec<&'a Value>)>;
 
 /// Rows per values under `by`, and per value under `method`.
-pub fn groups<'a>(rows: &'a [Value], by: &[&str], method: &str) -> BTreeMap<Vec<String>, Methods<'a>> {
+pub fn groups<'a>(
+    rows: &'a [Value],
+    by: &[&str],
+    method: &str,
+) -> BTreeMap<Vec<String>, Methods<'a>> {
     let text = |r: &Value, k: &str| match &r[k] {
         Value::Null => String::new(),
         v => v.as_str().map_or_else(|| v.to_string(), str::to_owned),
     };
     let mut groups: BTreeMap<Vec<String>, Methods<'a>> = BTreeMap::new();
     for r in rows {
-        let methods = groups.entry(by.iter().map(|k| text(r, k)).collect()).or_default();
+        let methods = groups
+            .entry(by.iter().map(|k| text(r, k)).collect())
+            .or_default();
         match methods.iter_mut().find(|(m, _)| *m == text(r, method)) {
             Some((_, list)) => list.push(r),
             None => methods.push((text(r, method), vec![r])),

@@ -1,4 +1,5 @@
-//! One LoRA training step of the real model, unsplit: seconds, minimum, median and maximum over repeats.
+//! One LoRA training step of the real model, unsplit: seconds, minimum, median and maximum over
+//! repeats.
 
 use std::io::Write;
 use std::time::Instant;
@@ -35,7 +36,8 @@ struct Cli {
     /// Threads of the pool (all cores when absent).
     #[arg(long)]
     threads: Option<usize>,
-    /// Print one line of CSV: batch, tokens, rank, layers, threads, arithmetic, minimum, median, maximum seconds, peak MiB.
+    /// Print one line of CSV: batch, tokens, rank, layers, threads, arithmetic, minimum, median,
+    /// maximum seconds, peak MiB.
     #[arg(long)]
     csv: bool,
     /// bf16 products.
@@ -46,27 +48,52 @@ struct Cli {
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     if let Some(n) = cli.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(n).build_global()?;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build_global()?;
     }
     let source = lethe_benches::model()?;
-    let compute = if cli.bf16 { Compute::Bf16 } else { Compute::F32 };
-    let spec = SplitSpec { k_in: 0, k_out: source.config().layers };
+    let compute = if cli.bf16 {
+        Compute::Bf16
+    } else {
+        Compute::F32
+    };
+    let spec = SplitSpec {
+        k_in: 0,
+        k_out: source.config().layers,
+    };
     let device = DeviceModel::load(source.as_ref(), spec, compute)?;
-    let recipe = LoraRecipe { rank: cli.rank, last_layers: Some(cli.layers), ..LoraRecipe::default() };
+    let recipe = LoraRecipe {
+        rank: cli.rank,
+        last_layers: Some(cli.layers),
+        ..LoraRecipe::default()
+    };
     let shape = AdapterShape::new(source.config(), &recipe, |_| true);
     let adapter = Adapter::init(&shape, &Seed::from_u64(1));
     let mut grads = vec![0.0; adapter.data.len()];
-    let mut middle =
-        LocalMiddle::new(DeviceModel::load_middle(source.as_ref(), spec, compute)?, adapter.select(|_| false));
+    let mut middle = LocalMiddle::new(
+        DeviceModel::load_middle(source.as_ref(), spec, compute)?,
+        adapter.select(|_| false),
+    );
     let mut rng = Seed::from_u64(2).rng();
     let mut sample = |i: usize| {
         let mut ids = vec![1000 + i as u32];
         ids.extend((1..cli.tokens).map(|_| rng.below(source.config().vocab) as u32));
-        Sample { ids, label: i.is_multiple_of(2) }
+        Sample {
+            ids,
+            label: i.is_multiple_of(2),
+        }
     };
     let samples: Vec<Sample> = (0..cli.batch).map(&mut sample).collect();
-    let packing = Packing { max_tokens: cli.pack };
-    let trainer = Trainer { device: &device, answers: [2838, 9230], packing, frozen: &Recomputed };
+    let packing = Packing {
+        max_tokens: cli.pack,
+    };
+    let trainer = Trainer {
+        device: &device,
+        answers: [2838, 9230],
+        packing,
+        frozen: &Recomputed,
+    };
     let mut seconds = vec![];
     for _ in 0..=cli.repeats {
         let started = Instant::now();
@@ -75,7 +102,11 @@ fn main() -> anyhow::Result<()> {
     }
     seconds.remove(0);
     seconds.sort_by(f64::total_cmp);
-    let (min, median, max) = (seconds[0], seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
+    let (min, median, max) = (
+        seconds[0],
+        seconds[seconds.len() / 2],
+        seconds[seconds.len() - 1],
+    );
     let mut out = std::io::stdout();
     let arithmetic = if cli.bf16 { "bf16" } else { "f32" };
     let (batch, tokens, threads) = (cli.batch, cli.tokens, rayon::current_num_threads());
@@ -89,7 +120,8 @@ fn main() -> anyhow::Result<()> {
     } else {
         writeln!(
             out,
-            "{batch} x {tokens} tokens, {arithmetic}: min {min:.3} s, median {median:.3} s, max {max:.3} s, peak {:.0} MiB",
+            "{batch} x {tokens} tokens, {arithmetic}: min {min:.3} s, median {median:.3} s, max \
+             {max:.3} s, peak {:.0} MiB",
             peak_mib()
         )?;
     }
@@ -100,5 +132,7 @@ fn main() -> anyhow::Result<()> {
 fn peak_mib() -> f64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok())
+        .unwrap_or(0.0)
+        / 1024.0
 }

@@ -1,5 +1,5 @@
-//! Canaries: subjects with unmistakable names, deleted in random order while the coordinator is killed again and again.
-//! Afterwards nothing of them may be left.
+//! Canaries: subjects with unmistakable names, deleted in random order while the coordinator is
+//! killed again and again. Afterwards nothing of them may be left.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,8 @@ pub struct Left {
     pub in_records: u64,
     /// Files searched.
     pub files: u64,
-    /// Hits of a subject that was not deleted, in the records: shows that the search finds what is there.
+    /// Hits of a subject that was not deleted, in the records: shows that the search finds what is
+    /// there.
     pub control: u64,
 }
 
@@ -49,13 +50,16 @@ async fn train(world: &World, op: &Operator, addr: SocketAddr, subjects: &[u32])
         if s.release > 0 && s.validated && s.shards.iter().all(|k| k.done) {
             return fleet.abort();
         }
-        assert!(started.elapsed() < PATIENCE, "training and measuring took too long: {s:?}");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "training and measuring took too long: {s:?}"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// Deletes `canaries` subjects in random order, in batches, with about `kills` SIGKILLs of the coordinator (the program
-/// `binary`) in the middle of deletions, and searches for what is left.
+/// Deletes `canaries` subjects in random order, in batches, with about `kills` SIGKILLs of the
+/// coordinator (the program `binary`) in the middle of deletions, and searches for what is left.
 pub async fn run(binary: &Path, canaries: u32, kills: u32, seed: u64) -> Left {
     let world = World::new(canaries + 1);
     let config = world.config("rounds = 1\ncohort = 4\nvalidation = 1\n");
@@ -71,13 +75,21 @@ pub async fn run(binary: &Path, canaries: u32, kills: u32, seed: u64) -> Left {
 
     let mut rng = Seed::from_u64(seed).derive("canaries", &[]).rng();
     rng.shuffle(&mut order);
-    let mut left = Left { deleted: canaries, ..Left::default() };
+    let mut left = Left {
+        deleted: canaries,
+        ..Left::default()
+    };
     let backup = world.dir.path().join("backup");
     let mut rest = &order[..];
     while !rest.is_empty() {
         let (batch, tail) = rest.split_at((1 + (rng.unit() * 4.0) as usize).min(rest.len()));
         rest = tail;
-        let requests = || batch.iter().map(|s| DeletionRequest::Erase { subject: id(*s) }).collect::<Vec<_>>();
+        let requests = || {
+            batch
+                .iter()
+                .map(|s| DeletionRequest::Erase { subject: id(*s) })
+                .collect::<Vec<_>>()
+        };
         let batches_left = rest.len() as f32 / 2.5 + 1.0;
         if rng.unit() * batches_left < (kills.saturating_sub(left.kills)) as f32 {
             let delay = Duration::from_micros((rng.unit() * 40_000.0) as u64);
@@ -100,7 +112,11 @@ pub async fn run(binary: &Path, canaries: u32, kills: u32, seed: u64) -> Left {
     for s in &order {
         assert!(op.lineage(*s).await.is_err(), "{} is still known", id(*s));
     }
-    let texts = |list: &[u32]| list.iter().map(|s| id(*s).as_str().to_owned()).collect::<Vec<_>>();
+    let texts = |list: &[u32]| {
+        list.iter()
+            .map(|s| id(*s).as_str().to_owned())
+            .collect::<Vec<_>>()
+    };
     for part in order.chunks(200) {
         left.in_records += scanned(&op, texts(part)).await;
     }
@@ -110,13 +126,20 @@ pub async fn run(binary: &Path, canaries: u32, kills: u32, seed: u64) -> Left {
     let secrets: Vec<Secret> = texts(&order).into_iter().map(Secret::Text).collect();
     let paths: Vec<PathBuf> = vec![config.data_dir.clone(), config.evidence(), backup, log];
     let paths: Vec<PathBuf> = paths.into_iter().filter(|p| p.exists()).collect();
-    let report = Scanner::new(&secrets).expect("long names").scan(&paths).expect("readable");
+    let report = Scanner::new(&secrets)
+        .expect("long names")
+        .scan(&paths)
+        .expect("readable");
     (left.in_files, left.files) = (report.found, report.files);
     left
 }
 
 async fn scanned(op: &Operator, texts: Vec<String>) -> u64 {
-    match op.ask(AdminRequest::Scan { texts }).await.expect("searches") {
+    match op
+        .ask(AdminRequest::Scan { texts })
+        .await
+        .expect("searches")
+    {
         AdminReply::Scanned(s) => s.hits.iter().map(|(_, n)| n).sum(),
         other => panic!("{other:?}"),
     }

@@ -1,4 +1,5 @@
-//! Damage to the store: every way in which a file can go bad, at random places. No loss may be silent, no panic may get out.
+//! Damage to the store: every way in which a file can go bad, at random places. No loss may be
+//! silent, no panic may get out.
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +42,11 @@ pub enum Damage {
 }
 
 fn files(folder: &Path, out: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).expect("reads").flatten().map(|e| e.path()).collect();
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("reads")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -68,15 +73,21 @@ struct Content {
 /// What the folders hold, and which shards were set aside.
 fn content(data: &Path, evidence: &Path) -> Result<(Content, Vec<u16>), StoreError> {
     let store = SealedStore::open(&SledStorage::engine, data, usize::from(SHARDS))?;
-    let log = |name: &str| Ok::<_, StoreError>(LogFile::open(&evidence.join(name))?.entries().to_vec());
+    let log =
+        |name: &str| Ok::<_, StoreError>(LogFile::open(&evidence.join(name))?.entries().to_vec());
     let content = Content {
         main: store.main_content()?,
-        shards: (0..SHARDS).map(|s| store.shard_content(s)).collect::<Result<_, _>>()?,
+        shards: (0..SHARDS)
+            .map(|s| store.shard_content(s))
+            .collect::<Result<_, _>>()?,
         logs: [log("log")?, log("journal")?],
         key: keyfile::open(&evidence.join("journal-key"), false)?,
         floor: Floor::open(&evidence.join("releases"))?.1,
     };
-    Ok((content, store.quarantined().iter().map(|q| q.shard).collect()))
+    Ok((
+        content,
+        store.quarantined().iter().map(|q| q.shard).collect(),
+    ))
 }
 
 fn damage(path: &Path, at: u64, how: Damage) {
@@ -94,8 +105,8 @@ fn damage(path: &Path, at: u64, how: Damage) {
     std::fs::write(path, bytes).expect("writes");
 }
 
-/// Damages copies of a stopped coordinator's folders `tries` times in one way. Places are uniform over the bytes of the
-/// store (database, count and keys) and of the log.
+/// Damages copies of a stopped coordinator's folders `tries` times in one way. Places are uniform
+/// over the bytes of the store (database, count and keys) and of the log.
 pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> Outcome {
     let dir = tempfile::tempdir().expect("tempdir");
     let (pristine, trial) = (dir.path().join("pristine"), dir.path().join("trial"));
@@ -103,22 +114,49 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
     copy_folder(evidence, &pristine.join("evidence"));
     let want = content(&pristine.join("data"), &pristine.join("evidence")).expect("undamaged");
     let mut all = vec![];
-    let evidence_files =
-        ["log", "journal"].map(|n| ["", ".count", ".copy", ".copy.count"].map(|e| format!("evidence/{n}{e}")));
-    let small = ["evidence/journal-key", "evidence/journal-key.copy", "evidence/releases", "evidence/releases.copy"];
-    let folders = ["data/db", "data/db-copy", "data/shards", "data/keys", "data/head"];
-    for part in folders.iter().chain(&small).copied().chain(evidence_files.iter().flatten().map(String::as_str)) {
+    let evidence_files = ["log", "journal"]
+        .map(|n| ["", ".count", ".copy", ".copy.count"].map(|e| format!("evidence/{n}{e}")));
+    let small = [
+        "evidence/journal-key",
+        "evidence/journal-key.copy",
+        "evidence/releases",
+        "evidence/releases.copy",
+    ];
+    let folders = [
+        "data/db",
+        "data/db-copy",
+        "data/shards",
+        "data/keys",
+        "data/head",
+    ];
+    for part in folders
+        .iter()
+        .chain(&small)
+        .copied()
+        .chain(evidence_files.iter().flatten().map(String::as_str))
+    {
         let path = pristine.join(part);
-        if path.is_dir() { files(&path, &mut all) } else { all.push(path) }
+        if path.is_dir() {
+            files(&path, &mut all)
+        } else {
+            all.push(path)
+        }
     }
-    let sizes: Vec<u64> = all.iter().map(|p| std::fs::metadata(p).expect("exists").len()).collect();
+    let sizes: Vec<u64> = all
+        .iter()
+        .map(|p| std::fs::metadata(p).expect("exists").len())
+        .collect();
     let total: u64 = sizes.iter().sum();
     let mut rng = Seed::from_u64(seed).derive("damage", &[&[how as u8]]).rng();
     let mut out = Outcome::default();
     for _ in 0..tries {
         let mut at = (f64::from(rng.unit()) * total as f64) as u64;
         // Every fourth goes to a small file, which a uniform choice would hardly ever hit.
-        let mut which = if out.tried % 4 == 3 { (rng.unit() * all.len() as f32) as usize % all.len() } else { 0 };
+        let mut which = if out.tried % 4 == 3 {
+            (rng.unit() * all.len() as f32) as usize % all.len()
+        } else {
+            0
+        };
         if out.tried % 4 == 3 {
             at %= sizes[which];
         } else {
@@ -130,12 +168,22 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
         }
         let _ = std::fs::remove_dir_all(&trial);
         copy_folder(&pristine, &trial);
-        damage(&trial.join(all[which].strip_prefix(&pristine).expect("below")), at, how);
+        damage(
+            &trial.join(all[which].strip_prefix(&pristine).expect("below")),
+            at,
+            how,
+        );
         out.tried += 1;
-        match catch_unwind(AssertUnwindSafe(|| content(&trial.join("data"), &trial.join("evidence")))) {
+        match catch_unwind(AssertUnwindSafe(|| {
+            content(&trial.join("data"), &trial.join("evidence"))
+        })) {
             Err(_) => out.panics += 1,
             Ok(Err(e)) => {
-                let _ = writeln!(std::io::stderr(), "{} at {at}, {how:?}: {e}", all[which].display());
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "{} at {at}, {how:?}: {e}",
+                    all[which].display()
+                );
                 out.refused += 1;
             }
             Ok(Ok((found, aside))) if aside.is_empty() && found == want.0 => out.harmless += 1,
@@ -144,7 +192,11 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
                 for s in aside.into_iter().map(usize::from) {
                     found.shards[s] = want.0.shards[s];
                 }
-                if one && found == want.0 { out.quarantined += 1 } else { out.silent += 1 }
+                if one && found == want.0 {
+                    out.quarantined += 1
+                } else {
+                    out.silent += 1
+                }
             }
         }
     }

@@ -13,7 +13,8 @@ use lethe_assets::Files;
 /// The real model and data, fetched once into the cache.
 ///
 /// # Panics
-/// If they cannot be fetched: the tests that need them cannot run without, and must not pass without.
+/// If they cannot be fetched: the tests that need them cannot run without, and must not pass
+/// without.
 pub fn assets() -> &'static Files {
     static FILES: OnceLock<Files> = OnceLock::new();
     FILES.get_or_init(|| {

@@ -1,4 +1,5 @@
-//! A UDP proxy that treats packets as bad networks do. What it does to a packet is drawn from a seed.
+//! A UDP proxy that treats packets as bad networks do. What it does to a packet is drawn from a
+//! seed.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -108,12 +109,21 @@ impl Proxy {
     pub async fn start(server: SocketAddr, seed: u64) -> Self {
         let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("binds"));
         let addr = front.local_addr().expect("bound");
-        let (faults, routes, counts) =
-            (Arc::<Mutex<Faults>>::default(), Arc::<Mutex<Routes>>::default(), Arc::default());
+        let (faults, routes, counts) = (
+            Arc::<Mutex<Faults>>::default(),
+            Arc::<Mutex<Routes>>::default(),
+            Arc::default(),
+        );
         let mut tasks = JoinSet::new();
         let (f, r, c) = (faults.clone(), routes.clone(), Arc::clone(&counts));
         tasks.spawn(async move { run(front, server, Seed::from_u64(seed), (f, r, c)).await });
-        Self { addr, counts, faults, routes, _tasks: tasks }
+        Self {
+            addr,
+            counts,
+            faults,
+            routes,
+            _tasks: tasks,
+        }
     }
 
     /// From now on.
@@ -121,7 +131,8 @@ impl Proxy {
         *lock(&self.faults) = faults;
     }
 
-    /// The server sees all clients come from other ports from now on, as when a router forgets what it mapped.
+    /// The server sees all clients come from other ports from now on, as when a router forgets what
+    /// it mapped.
     pub fn remap(&self) {
         lock(&self.routes).clear();
     }
@@ -138,13 +149,19 @@ async fn run(
     let mut way = |what: &str| {
         ways += 1;
         let dice = Mutex::new(seed.derive(what, &[&ways.to_le_bytes()]).rng());
-        Way { faults: faults.clone(), counts: counts.clone(), dice }
+        Way {
+            faults: faults.clone(),
+            counts: counts.clone(),
+            dice,
+        }
     };
     let out = way("out");
     let mut buffer = vec![0; 1 << 16];
     loop {
         // Errors are those of a peer that is gone.
-        let Ok((n, client)) = front.recv_from(&mut buffer).await else { continue };
+        let Ok((n, client)) = front.recv_from(&mut buffer).await else {
+            continue;
+        };
         if is_initial(&buffer[..n]) {
             counts.initial.fetch_add(1, Ordering::Relaxed);
         }
@@ -159,7 +176,9 @@ async fn run(
                 returns.spawn(async move {
                     let mut buffer = vec![0; 1 << 16];
                     loop {
-                        let Ok(n) = from.recv(&mut buffer).await else { continue };
+                        let Ok(n) = from.recv(&mut buffer).await else {
+                            continue;
+                        };
                         let front = front.clone();
                         back.send(&buffer[..n], move |p| drop(front.try_send_to(&p, client)));
                     }

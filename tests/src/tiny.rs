@@ -44,30 +44,52 @@ pub fn write_model(folder: &Path) -> std::io::Result<()> {
             ("mlp.up_proj", vec![FF, HIDDEN]),
             ("mlp.down_proj", vec![HIDDEN, FF]),
         ];
-        shapes.extend(parts.into_iter().map(|(n, s)| (format!("model.layers.{l}.{n}.weight"), s)));
+        shapes.extend(
+            parts
+                .into_iter()
+                .map(|(n, s)| (format!("model.layers.{l}.{n}.weight"), s)),
+        );
     }
     let raw: Vec<(String, Vec<usize>, Vec<u8>)> = shapes
         .into_iter()
         .map(|(name, shape)| {
             let mut rng = Seed::from_u64(11).derive("tiny", &[name.as_bytes()]).rng();
-            let (spread, centre) = if name.contains("norm") { (0.1, 1.0) } else { (0.2, 0.0) };
+            let (spread, centre) = if name.contains("norm") {
+                (0.1, 1.0)
+            } else {
+                (0.2, 0.0)
+            };
             let n = shape.iter().product::<usize>();
-            let bytes = (0..n).flat_map(|_| (centre + spread * rng.normal()).to_le_bytes()).collect();
+            let bytes = (0..n)
+                .flat_map(|_| (centre + spread * rng.normal()).to_le_bytes())
+                .collect();
             (name, shape, bytes)
         })
         .collect();
-    let views =
-        raw.iter().map(|(n, s, b)| (n, TensorView::new(Dtype::F32, s.clone(), b).expect("bytes fit the shape")));
+    let views = raw.iter().map(|(n, s, b)| {
+        (
+            n,
+            TensorView::new(Dtype::F32, s.clone(), b).expect("bytes fit the shape"),
+        )
+    });
     let bytes = safetensors::serialize(views, None).expect("a valid file");
     std::fs::write(folder.join("model.safetensors"), bytes)
 }
 
 /// GPT-2's byte alphabet, and two merges so that the answers differ in their first token.
 fn tokenizer() -> serde_json::Value {
-    let printable = |b: &u32| (33..=126).contains(b) || (161..=172).contains(b) || (174..=255).contains(b);
-    let mut alphabet: Vec<char> = (0..256u32).filter(printable).filter_map(char::from_u32).collect();
+    let printable =
+        |b: &u32| (33..=126).contains(b) || (161..=172).contains(b) || (174..=255).contains(b);
+    let mut alphabet: Vec<char> = (0..256u32)
+        .filter(printable)
+        .filter_map(char::from_u32)
+        .collect();
     alphabet.extend((0..256 - alphabet.len() as u32).filter_map(|i| char::from_u32(256 + i)));
-    let mut vocab: BTreeMap<String, usize> = alphabet.iter().enumerate().map(|(i, c)| (c.to_string(), i)).collect();
+    let mut vocab: BTreeMap<String, usize> = alphabet
+        .iter()
+        .enumerate()
+        .map(|(i, c)| (c.to_string(), i))
+        .collect();
     vocab.insert("\u{120}N".into(), 256);
     vocab.insert("\u{120}Y".into(), 257);
     json!({
@@ -80,10 +102,12 @@ fn tokenizer() -> serde_json::Value {
     })
 }
 
-/// Writes dataset.toml and a catalogue of [`ITEMS`] films in three genres (the histories stay with the clients).
+/// Writes dataset.toml and a catalogue of [`ITEMS`] films in three genres (the histories stay with
+/// the clients).
 pub fn write_catalogue(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
-    let spec = "[interactions]\nfile = \"none.csv\"\nuser = \"u\"\nitem = \"i\"\nrating = \"r\"\nlike_above = 3.0\n\
+    let spec = "[interactions]\nfile = \"none.csv\"\nuser = \"u\"\nitem = \"i\"\nrating = \
+                \"r\"\nlike_above = 3.0\n\
                 [items]\nfile = \"items.csv\"\nitem = \"id\"\ntitle = \"title\"\ntags = \"tags\"\n";
     std::fs::write(folder.join("dataset.toml"), spec)?;
     let mut rows = String::from("id,title,tags\n");
@@ -96,7 +120,9 @@ pub fn write_catalogue(folder: &Path) -> std::io::Result<()> {
 
 /// The history of a subject: 16 films, liked by genre.
 pub fn history(subject: u32) -> Vec<LocalEvent> {
-    let mut rng = Seed::from_u64(3).derive("history", &[&subject.to_le_bytes()]).rng();
+    let mut rng = Seed::from_u64(3)
+        .derive("history", &[&subject.to_le_bytes()])
+        .rng();
     let mut items: Vec<u32> = (0..ITEMS).collect();
     rng.shuffle(&mut items);
     let event = |(t, i): (usize, u32)| LocalEvent {

@@ -10,7 +10,8 @@ use lethe_client::{Client, ClientBuilder, ClientModel, ModelOptions};
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
 use lethe_proto::admin::{
-    AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ReplayState, SubjectLineage,
+    AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ReplayState,
+    SubjectLineage,
 };
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{ShardId, SubjectId};
@@ -26,10 +27,11 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Recipe of the tiny federation; `extra` replaces keys.
 pub fn recipe(extra: &str) -> toml::Table {
-    let mut table: toml::Table = "shards = 2\nanchors = 1\nslices = 2\nrounds = 2\ncohort = 3\ndeadline_s = 60\n\
+    let mut table: toml::Table =
+        "shards = 2\nanchors = 1\nslices = 2\nrounds = 2\ncohort = 3\ndeadline_s = 60\n\
          server_lr = 0.01\nsplit = { k_in = 1, k_out = 1 }\nlocal = { samples = 2, batch = 2 }\n"
-        .parse()
-        .expect("valid");
+            .parse()
+            .expect("valid");
     table.extend(extra.parse::<toml::Table>().expect("valid"));
     table
 }
@@ -56,15 +58,27 @@ impl World {
         tiny::write_model(&dir.path().join("model")).expect("writes");
         tiny::write_catalogue(&dir.path().join("data")).expect("writes");
         let (model, data) = (dir.path().join("model"), dir.path().join("data"));
-        let model = ClientModel::load(&model, &data, ModelOptions { split: recipe.split, compute: recipe.compute })
-            .expect("loads");
-        Self { dir, subjects, model }
+        let model = ClientModel::load(
+            &model,
+            &data,
+            ModelOptions {
+                split: recipe.split,
+                compute: recipe.compute,
+            },
+        )
+        .expect("loads");
+        Self {
+            dir,
+            subjects,
+            model,
+        }
     }
 
     /// Configuration of a coordinator in this world.
     pub fn config(&self, extra: &str) -> ServerConfig {
         let mut config = ServerConfig::parse(&format!(
-            "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = {:?}\nmin_subjects = {}\n\
+            "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = \
+             {:?}\nmin_subjects = {}\n\
              reserve_mib = 0\n",
             self.dir.path().join("server"),
             self.dir.path().join("model"),
@@ -94,7 +108,8 @@ impl World {
 
     /// The operator, enrolled with the coordinator's first invitation.
     pub async fn operator(&self, addr: SocketAddr) -> Operator {
-        self.operator_at(&self.dir.path().join("server"), addr).await
+        self.operator_at(&self.dir.path().join("server"), addr)
+            .await
     }
 
     /// The operator of a coordinator with another data folder.
@@ -104,25 +119,44 @@ impl World {
         let identity = enrol(addr, &invitation).await.expect("enrols");
         let authority = invitation.authority().expect("parses");
         Operator {
-            connection: Connection::open(addr, &authority, Some(&identity)).await.expect("connects"),
+            connection: Connection::open(addr, &authority, Some(&identity))
+                .await
+                .expect("connects"),
             authority,
             identity,
         }
     }
 
-    /// Starts a coordinator process of the program `binary`; what it writes to standard error goes to `log`.
-    pub fn spawn(&self, binary: &Path, config: &ServerConfig, log: &Path) -> (std::process::Child, SocketAddr) {
+    /// Starts a coordinator process of the program `binary`; what it writes to standard error goes
+    /// to `log`.
+    pub fn spawn(
+        &self,
+        binary: &Path,
+        config: &ServerConfig,
+        log: &Path,
+    ) -> (std::process::Child, SocketAddr) {
         let path = self.dir.path().join("server.toml");
         std::fs::write(&path, toml::to_string(config).expect("serialises")).expect("writes");
         let address = config.data_dir.join("address");
         let _ = std::fs::remove_file(&address);
-        let log = std::fs::File::options().create(true).append(true).open(log).expect("opens");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("opens");
         let mut command = std::process::Command::new(binary);
-        let child = command.arg(&path).stdin(std::process::Stdio::piped()).stderr(log).spawn().expect("starts");
+        let child = command
+            .arg(&path)
+            .stdin(std::process::Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("starts");
         let (started, mut addr) = (Instant::now(), None);
         while addr.is_none() && started.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(10));
-            addr = std::fs::read_to_string(&address).ok().and_then(|t| t.parse().ok());
+            addr = std::fs::read_to_string(&address)
+                .ok()
+                .and_then(|t| t.parse().ok());
         }
         (child, addr.expect("the coordinator starts"))
     }
@@ -170,7 +204,8 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Lets a client look for work; errors (a lost coordinator, a revoked certificate) are tried again.
+    /// Lets a client look for work; errors (a lost coordinator, a revoked certificate) are tried
+    /// again.
     pub fn add(&mut self, mut client: Client) {
         let stop = self.stop.clone();
         self.tasks.push(tokio::spawn(async move {
@@ -214,31 +249,57 @@ pub struct Operator {
 
 impl Operator {
     /// Like [`Self::ask_for`], given up when the coordinator is killed.
-    pub async fn ask_within(&self, requests: Vec<DeletionRequest>, time: Duration) -> Option<Vec<u64>> {
-        tokio::time::timeout(time, self.ask_for(requests)).await.ok()?.ok()
+    pub async fn ask_within(
+        &self,
+        requests: Vec<DeletionRequest>,
+        time: Duration,
+    ) -> Option<Vec<u64>> {
+        tokio::time::timeout(time, self.ask_for(requests))
+            .await
+            .ok()?
+            .ok()
     }
 
     /// Another operator.
     pub async fn colleague(&self, addr: SocketAddr) -> Self {
-        let token = match self.ask(AdminRequest::Invite { subject: None }).await.expect("invites") {
+        let token = match self
+            .ask(AdminRequest::Invite { subject: None })
+            .await
+            .expect("invites")
+        {
             AdminReply::Invited { token } => token,
             other => panic!("{other:?}"),
         };
         let invitation = Invitation::parse(&token).expect("parses");
         let identity = enrol(addr, &invitation).await.expect("enrols");
         let authority = invitation.authority().expect("parses");
-        let connection = Connection::open(addr, &authority, Some(&identity)).await.expect("connects");
-        Self { connection, authority, identity }
+        let connection = Connection::open(addr, &authority, Some(&identity))
+            .await
+            .expect("connects");
+        Self {
+            connection,
+            authority,
+            identity,
+        }
     }
 
     /// Connects again, to a restarted coordinator.
     pub async fn reconnect(&self, addr: SocketAddr) -> Self {
-        let connection = Connection::open(addr, &self.authority, Some(&self.identity)).await.expect("connects");
-        Self { connection, authority: self.authority.clone(), identity: self.identity.clone() }
+        let connection = Connection::open(addr, &self.authority, Some(&self.identity))
+            .await
+            .expect("connects");
+        Self {
+            connection,
+            authority: self.authority.clone(),
+            identity: self.identity.clone(),
+        }
     }
 
     /// One request.
-    pub async fn ask(&self, request: AdminRequest) -> Result<AdminReply, lethe_transport::TransportError> {
+    pub async fn ask(
+        &self,
+        request: AdminRequest,
+    ) -> Result<AdminReply, lethe_transport::TransportError> {
         match self.connection.call(&Request::Admin(request)).await? {
             Reply::Admin(r) => Ok(r),
             other => panic!("{other:?}"),
@@ -253,7 +314,11 @@ impl Operator {
     /// An invitation for a subject of any name.
     pub async fn invite_named(&self, subject: &str) -> String {
         let subject = Some(SubjectId::new(subject).expect("a valid id"));
-        match self.ask(AdminRequest::Invite { subject }).await.expect("invites") {
+        match self
+            .ask(AdminRequest::Invite { subject })
+            .await
+            .expect("invites")
+        {
             AdminReply::Invited { token } => token,
             other => panic!("{other:?}"),
         }
@@ -268,7 +333,11 @@ impl Operator {
     }
 
     /// Waits until `ready`.
-    pub async fn wait_for(&self, what: &str, ready: impl Fn(&CoordinatorStatus) -> bool) -> CoordinatorStatus {
+    pub async fn wait_for(
+        &self,
+        what: &str,
+        ready: impl Fn(&CoordinatorStatus) -> bool,
+    ) -> CoordinatorStatus {
         let started = Instant::now();
         loop {
             let s = self.status().await;
@@ -282,11 +351,18 @@ impl Operator {
 
     /// Waits until a release is served and measured.
     pub async fn trained(&self) -> CoordinatorStatus {
-        self.wait_for("training", |s| s.release > 0 && s.validated && s.shards.iter().all(|k| k.done)).await
+        self.wait_for("training", |s| {
+            s.release > 0 && s.validated && s.shards.iter().all(|k| k.done)
+        })
+        .await
     }
 
     /// Asks for a deletion; its number.
-    pub async fn ask_to_forget(&self, subject: u32, items: &[&str]) -> Result<u64, lethe_transport::TransportError> {
+    pub async fn ask_to_forget(
+        &self,
+        subject: u32,
+        items: &[&str],
+    ) -> Result<u64, lethe_transport::TransportError> {
         let items: Vec<String> = items.iter().map(|s| (*s).to_owned()).collect();
         let subject = id(subject);
         let request = match items.is_empty() {
@@ -297,8 +373,19 @@ impl Operator {
     }
 
     /// Asks for a batch; the numbers.
-    pub async fn ask_for(&self, requests: Vec<DeletionRequest>) -> Result<Vec<u64>, lethe_transport::TransportError> {
-        match self.ask(AdminRequest::Forget { requests, dry_run: false, asked: 0, reference: String::new() }).await? {
+    pub async fn ask_for(
+        &self,
+        requests: Vec<DeletionRequest>,
+    ) -> Result<Vec<u64>, lethe_transport::TransportError> {
+        match self
+            .ask(AdminRequest::Forget {
+                requests,
+                dry_run: false,
+                asked: 0,
+                reference: String::new(),
+            })
+            .await?
+        {
             AdminReply::Planned { ids, .. } => Ok(ids),
             other => panic!("{other:?}"),
         }
@@ -307,7 +394,12 @@ impl Operator {
     /// The plan of a batch.
     pub async fn plan_for(&self, requests: Vec<DeletionRequest>) -> String {
         match self
-            .ask(AdminRequest::Forget { requests, dry_run: true, asked: 0, reference: String::new() })
+            .ask(AdminRequest::Forget {
+                requests,
+                dry_run: true,
+                asked: 0,
+                reference: String::new(),
+            })
             .await
             .expect("plans")
         {
@@ -317,8 +409,16 @@ impl Operator {
     }
 
     /// What a subject's data is in.
-    pub async fn lineage(&self, subject: u32) -> Result<SubjectLineage, lethe_transport::TransportError> {
-        match self.ask(AdminRequest::LineageOfSubject { subject: id(subject) }).await? {
+    pub async fn lineage(
+        &self,
+        subject: u32,
+    ) -> Result<SubjectLineage, lethe_transport::TransportError> {
+        match self
+            .ask(AdminRequest::LineageOfSubject {
+                subject: id(subject),
+            })
+            .await?
+        {
             AdminReply::Subject(s) => Ok(s),
             other => panic!("{other:?}"),
         }
@@ -336,9 +436,16 @@ impl Operator {
     pub async fn deleted(&self, id: u64) -> DeletionState {
         let started = Instant::now();
         loop {
-            match self.ask(AdminRequest::Deletion { id }).await.expect("answers") {
+            match self
+                .ask(AdminRequest::Deletion { id })
+                .await
+                .expect("answers")
+            {
                 AdminReply::Deletion(d) if d.phase == DeletionPhase::Done => return d,
-                other => assert!(started.elapsed() < PATIENCE, "the deletion did not finish: {other:?}"),
+                other => assert!(
+                    started.elapsed() < PATIENCE,
+                    "the deletion did not finish: {other:?}"
+                ),
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
@@ -352,10 +459,16 @@ impl Operator {
 
     /// Replays a shard to its end.
     pub async fn replay(&self, shard: ShardId) -> ReplayState {
-        self.ask(AdminRequest::Replay { shard }).await.expect("starts");
+        self.ask(AdminRequest::Replay { shard })
+            .await
+            .expect("starts");
         let started = Instant::now();
         loop {
-            match self.ask(AdminRequest::ReplayStatus { shard }).await.expect("answers") {
+            match self
+                .ask(AdminRequest::ReplayStatus { shard })
+                .await
+                .expect("answers")
+            {
                 AdminReply::Replay(s) if s.hashes.is_some() => return s,
                 _ => assert!(started.elapsed() < PATIENCE, "the replay did not finish"),
             }
@@ -365,7 +478,11 @@ impl Operator {
 
     /// The receipt of a deletion.
     pub async fn receipt(&self, deletion: u64) -> Vec<u8> {
-        match self.ask(AdminRequest::Receipt { id: deletion }).await.expect("has a receipt") {
+        match self
+            .ask(AdminRequest::Receipt { id: deletion })
+            .await
+            .expect("has a receipt")
+        {
             AdminReply::Receipt(text) => text.into_bytes(),
             other => panic!("{other:?}"),
         }
@@ -395,7 +512,11 @@ pub fn all_bytes(folder: &Path) -> Vec<u8> {
     let mut out = vec![];
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.is_dir() { out.extend(all_bytes(&path)) } else { out.extend(std::fs::read(path).unwrap_or_default()) }
+        if path.is_dir() {
+            out.extend(all_bytes(&path))
+        } else {
+            out.extend(std::fs::read(path).unwrap_or_default())
+        }
     }
     out
 }

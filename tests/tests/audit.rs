@@ -1,4 +1,5 @@
-//! A third party trains a shard again: from the bundle, with the exports of those who agree, on a coordinator of its own.
+//! A third party trains a shard again: from the bundle, with the exports of those who agree, on a
+//! coordinator of its own.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -11,7 +12,12 @@ use lethe_receipt::note::VerifierKey;
 use lethe_tests::world::{Fleet, World};
 
 /// Trains the bundle's shard from these exports; what came out, and what should have.
-async fn train(world: &World, name: &str, bundle: &Bundle, people: &[TrainingData]) -> (String, String) {
+async fn train(
+    world: &World,
+    name: &str,
+    bundle: &Bundle,
+    people: &[TrainingData],
+) -> (String, String) {
     let mut config = world.config("");
     config.data_dir = world.dir.path().join(name);
     let (coordinator, addr) = world.start_with(config.clone()).await;
@@ -22,13 +28,22 @@ async fn train(world: &World, name: &str, bundle: &Bundle, people: &[TrainingDat
         let alias = format!("member-{i:06}");
         let n = person.events.len();
         let builder = ClientBuilder::new(world.dir.path().join(format!("{name}-{i}")), addr);
-        let builder = builder.cutoffs(Cutoffs { train: n, validate: n }).invitation(op.invite_named(&alias).await);
+        let builder = builder
+            .cutoffs(Cutoffs {
+                train: n,
+                validate: n,
+            })
+            .invitation(op.invite_named(&alias).await);
         let mut client = builder.build(world.model()).await.unwrap();
         client.record_all(person.events.clone()).unwrap();
         client.join().await.unwrap();
         fleet.add(client);
     }
-    let (replayed, expected) = op.replay(ShardId(bundle.training.training.shard)).await.hashes.unwrap();
+    let (replayed, expected) = op
+        .replay(ShardId(bundle.training.training.shard))
+        .await
+        .hashes
+        .unwrap();
     fleet.abort();
     coordinator.shutdown();
     (replayed.hex(), expected.hex())
@@ -45,7 +60,9 @@ async fn a_shard_is_trained_again_by_a_third_party() {
     let status = op.trained().await;
     let key = VerifierKey::parse(&status.log_key).unwrap();
     let shard = ShardId(0);
-    let AdminReply::Audit(text) = op.ask(AdminRequest::Audit { shard }).await.unwrap() else { panic!() };
+    let AdminReply::Audit(text) = op.ask(AdminRequest::Audit { shard }).await.unwrap() else {
+        panic!()
+    };
     assert!(!text.contains("person-"), "it names nobody");
     let bundle = Bundle::verify(text.as_bytes(), &key).unwrap();
     assert_eq!(bundle.adapter, status.shards[0].adapter.hex());
@@ -56,13 +73,25 @@ async fn a_shard_is_trained_again_by_a_third_party() {
         .map(|s| TrainingData::of_folder(&world.client_folder(s), None).unwrap())
         .map(|d| (d.commitment().unwrap().hex(), d))
         .collect();
-    let mut people: Vec<TrainingData> = bundle.members.iter().map(|m| exports[&m.data].clone()).collect();
+    let mut people: Vec<TrainingData> = bundle
+        .members
+        .iter()
+        .map(|m| exports[&m.data].clone())
+        .collect();
     let (here, theirs) = train(&world, "auditor", &bundle, &people).await;
-    assert_eq!((&here, &theirs), (&bundle.adapter, &bundle.adapter), "byte for byte");
+    assert_eq!(
+        (&here, &theirs),
+        (&bundle.adapter, &bundle.adapter),
+        "byte for byte"
+    );
 
-    // Somebody's data was different from what was committed to: the commitment says so, and so does the result.
+    // Somebody's data was different from what was committed to: the commitment says so, and so does
+    // the result.
     people[0].events.iter_mut().for_each(|e| e.liked = !e.liked);
-    assert_ne!(people[0].commitment().unwrap().hex(), bundle.members[0].data);
+    assert_ne!(
+        people[0].commitment().unwrap().hex(),
+        bundle.members[0].data
+    );
     let (here, theirs) = train(&world, "deceived", &bundle, &people).await;
     assert_ne!(here, theirs);
 }

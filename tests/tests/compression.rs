@@ -9,7 +9,8 @@ const SMALL: [&str; 3] = [
     "updates = { top-k = 100 }\nadapters = \"int8\"\nrounds = 3\n",
 ];
 
-/// A packed federation forgets exactly: what remains equals a replay, byte for byte, with what earlier rounds left out.
+/// A packed federation forgets exactly: what remains equals a replay, byte for byte, with what
+/// earlier rounds left out.
 #[tokio::test(flavor = "multi_thread")]
 async fn packed_rounds_are_replayed_byte_for_byte() {
     for recipe in SMALL {
@@ -17,10 +18,18 @@ async fn packed_rounds_are_replayed_byte_for_byte() {
         let (_c, addr) = world.start(recipe).await;
         let op = world.operator(addr).await;
         let fleet = world.fleet(addr, &op).await;
-        let before: Vec<_> = op.trained().await.shards.iter().map(|s| s.adapter).collect();
+        let before: Vec<_> = op
+            .trained()
+            .await
+            .shards
+            .iter()
+            .map(|s| s.adapter)
+            .collect();
         let d = op.forget(3, &[]).await;
         let after: Vec<_> = op.status().await.shards.iter().map(|s| s.adapter).collect();
-        let [shard] = d.affected[..] else { panic!("one shard: {d:?}") };
+        let [shard] = d.affected[..] else {
+            panic!("one shard: {d:?}")
+        };
         let k = usize::from(shard.0);
         let (replayed, live) = op.replay(shard).await.hashes.unwrap();
         assert_eq!((replayed, live), (after[k], after[k]), "{recipe}");

@@ -12,7 +12,11 @@ use lethe_tests::world::{Operator, World};
 const RECIPE: &str = "shards = 1\nslices = 1\ncohort = 4\nquorum = 2\ndeadline_s = 60\n";
 
 async fn join(world: &World, op: &Operator, subject: u32, builder: ClientBuilder) -> Client {
-    let mut c = builder.invitation(op.invite(subject).await).build(world.model()).await.unwrap();
+    let mut c = builder
+        .invitation(op.invite(subject).await)
+        .build(world.model())
+        .await
+        .unwrap();
     c.record_all(tiny::history(subject)).unwrap();
     c.join().await.unwrap();
     c
@@ -36,11 +40,29 @@ async fn rounds_go_on_without_devices_that_may_not_work() {
     let builder = |s: u32| ClientBuilder::new(world.client_folder(s), addr);
     let charging = Arc::new(AtomicBool::new(false));
     let plugged = charging.clone();
-    let now = move || Conditions { charging: plugged.load(Ordering::SeqCst), idle: false, ..Conditions::ALL };
+    let now = move || Conditions {
+        charging: plugged.load(Ordering::SeqCst),
+        idle: false,
+        ..Conditions::ALL
+    };
     let mut poor = join(&world, &op, 0, builder(0).memory_cap(1000)).await;
-    let mut unplugged =
-        join(&world, &op, 1, builder(1).conditions(Conditions { idle: false, ..Conditions::ALL }, now)).await;
-    let mut willing = vec![join(&world, &op, 2, builder(2)).await, join(&world, &op, 3, builder(3)).await];
+    let mut unplugged = join(
+        &world,
+        &op,
+        1,
+        builder(1).conditions(
+            Conditions {
+                idle: false,
+                ..Conditions::ALL
+            },
+            now,
+        ),
+    )
+    .await;
+    let mut willing = vec![
+        join(&world, &op, 2, builder(2)).await,
+        join(&world, &op, 3, builder(3)).await,
+    ];
 
     // It does not even ask.
     assert!(matches!(unplugged.step().await.unwrap(), Done::NotNow(c) if !c.charging));
@@ -54,21 +76,30 @@ async fn rounds_go_on_without_devices_that_may_not_work() {
     assert_eq!(op.status().await.shards[0].rounds.0, 0);
     charging.store(true, Ordering::SeqCst);
     assert_eq!(next(&mut unplugged).await, Done::Trained);
-    let status = op.wait_for("the round", |s| s.shards[0].rounds.0 == 1).await;
-    assert!(started.elapsed() < Duration::from_secs(30), "before the deadline: {status:?}");
+    let status = op
+        .wait_for("the round", |s| s.shards[0].rounds.0 == 1)
+        .await;
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "before the deadline: {status:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn training_stops_when_it_is_told_to() {
     let world = World::new(2);
     // Far more passes than the test would wait for.
-    let long = "shards = 1\nslices = 1\ncohort = 2\nquorum = 1\nlocal = { samples = 2, batch = 1, epochs = 1000 }\n";
+    let long = "shards = 1\nslices = 1\ncohort = 2\nquorum = 1\nlocal = { samples = 2, batch = 1, \
+                epochs = 1000 }\n";
     let (_c, addr) = world.start(long).await;
     let op = world.operator(addr).await;
     let builder = |s: u32| ClientBuilder::new(world.client_folder(s), addr);
     let hot = Arc::new(AtomicBool::new(false));
     let sensor = hot.clone();
-    let now = move || Conditions { cool: !sensor.load(Ordering::SeqCst), ..Conditions::ALL };
+    let now = move || Conditions {
+        cool: !sensor.load(Ordering::SeqCst),
+        ..Conditions::ALL
+    };
     let mut heats = join(&world, &op, 0, builder(0).conditions(Conditions::ALL, now)).await;
     let mut other = join(&world, &op, 1, builder(1)).await;
 
@@ -100,5 +131,9 @@ async fn training_stops_when_it_is_told_to() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let after = other.stats().activation_bytes;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(other.stats().activation_bytes, after, "it was {before} before the step");
+    assert_eq!(
+        other.stats().activation_bytes,
+        after,
+        "it was {before} before the step"
+    );
 }

@@ -19,18 +19,27 @@ fn spawn(world: &World, listen: &str, recipe: &str) -> (Child, SocketAddr) {
     std::fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
     let address = world.dir.path().join("server/address");
     let _ = std::fs::remove_file(&address);
-    let child =
-        Command::new(env!("CARGO_BIN_EXE_coordinator-process")).arg(&path).stdin(Stdio::piped()).spawn().unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_coordinator-process"))
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     (child, wait_for_address(&address))
 }
 
 fn wait_for_address(path: &Path) -> SocketAddr {
     let started = Instant::now();
     loop {
-        if let Some(addr) = std::fs::read_to_string(path).ok().and_then(|t| t.parse().ok()) {
+        if let Some(addr) = std::fs::read_to_string(path)
+            .ok()
+            .and_then(|t| t.parse().ok())
+        {
             return addr;
         }
-        assert!(started.elapsed() < PATIENCE, "the coordinator did not start");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "the coordinator did not start"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -40,7 +49,12 @@ fn done(s: &lethe_proto::admin::CoordinatorStatus) -> u32 {
 }
 
 async fn finish(op: &Operator) -> Vec<Digest> {
-    op.wait_for("a release", |s| s.release > 0).await.shards.iter().map(|s| s.adapter).collect()
+    op.wait_for("a release", |s| s.release > 0)
+        .await
+        .shards
+        .iter()
+        .map(|s| s.adapter)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,9 +79,16 @@ async fn killed_in_a_round_it_goes_on_and_ends_with_the_same_bytes() {
         // The same address, so that the clients find it again by themselves.
         (child, _) = spawn(&world, &addr.to_string(), RECIPE);
         op = op.reconnect(addr).await;
-        assert!(done(&op.status().await) >= done(&s), "a completed round was lost");
+        assert!(
+            done(&op.status().await) >= done(&s),
+            "a completed round was lost"
+        );
     }
-    assert_eq!(finish(&op).await, want, "interrupted and uninterrupted training end alike");
+    assert_eq!(
+        finish(&op).await,
+        want,
+        "interrupted and uninterrupted training end alike"
+    );
     fleet.abort();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -85,8 +106,16 @@ async fn an_acknowledged_update_of_a_first_round_survives_a_kill() {
         c.join().await.unwrap();
         clients.push(c);
     }
-    assert_eq!(clients[0].step().await.unwrap(), Done::Trained, "its update is acknowledged");
-    assert_eq!(done(&op.status().await), 0, "the round is open: the others have not answered");
+    assert_eq!(
+        clients[0].step().await.unwrap(),
+        Done::Trained,
+        "its update is acknowledged"
+    );
+    assert_eq!(
+        done(&op.status().await),
+        0,
+        "the round is open: the others have not answered"
+    );
     child.kill().unwrap();
     child.wait().unwrap();
     (child, _) = spawn(&world, &addr.to_string(), recipe);
@@ -94,12 +123,17 @@ async fn an_acknowledged_update_of_a_first_round_survives_a_kill() {
     // The first call after the loss may still go to the dead connection.
     let mut again = Err(());
     for _ in 0..3 {
-        again = tokio::time::timeout(Duration::from_secs(2), clients[0].step()).await.map_err(|_| ());
+        again = tokio::time::timeout(Duration::from_secs(2), clients[0].step())
+            .await
+            .map_err(|_| ());
         if !matches!(again, Ok(Err(_))) {
             break;
         }
     }
-    assert!(again.is_err(), "not asked for the same round again, but {again:?}");
+    assert!(
+        again.is_err(),
+        "not asked for the same round again, but {again:?}"
+    );
     for c in &mut clients[1..] {
         while c.step().await.ok() != Some(Done::Trained) {}
     }

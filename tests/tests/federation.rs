@@ -22,9 +22,15 @@ async fn a_deletion_is_exact_and_its_receipt_verifies() {
     let op = world.operator(addr).await;
     let fleet = world.fleet(addr, &op).await;
     let status = op.trained().await;
-    assert!(status.shards.iter().all(|s| s.subjects > 0), "both shards have subjects: {status:?}");
     assert!(
-        status.shards.iter().all(|s| s.losses.iter().all(|l| l.is_nan() || *l > 0.0)),
+        status.shards.iter().all(|s| s.subjects > 0),
+        "both shards have subjects: {status:?}"
+    );
+    assert!(
+        status
+            .shards
+            .iter()
+            .all(|s| s.losses.iter().all(|l| l.is_nan() || *l > 0.0)),
         "a round without clients has no loss"
     );
     let before = hashes(&op).await;
@@ -35,28 +41,42 @@ async fn a_deletion_is_exact_and_its_receipt_verifies() {
 
     let erase = || vec![DeletionRequest::Erase { subject: id(3) }];
     let plan = op.plan_for(erase()).await;
-    assert!(plan.starts_with("forget all data of subject person-3\n"), "{plan}");
+    assert!(
+        plan.starts_with("forget all data of subject person-3\n"),
+        "{plan}"
+    );
     assert_eq!(hashes(&op).await, before, "a dry run changes nothing");
 
     let d = op.forget(3, &[]).await;
     let after = hashes(&op).await;
-    let [shard] = d.affected[..] else { panic!("one shard: {d:?}") };
+    let [shard] = d.affected[..] else {
+        panic!("one shard: {d:?}")
+    };
     let k = usize::from(shard.0);
     assert_eq!(after[1 - k], before[1 - k], "the other shard is unchanged");
     assert!(d.seconds_until_exact.unwrap() < 1.0, "{d:?}");
 
-    // Bitwise equal to training from scratch without the subject; and the check can fail: the model that saw the
-    // subject (a deletion whose retraining was skipped) is not equal.
+    // Bitwise equal to training from scratch without the subject; and the check can fail: the model
+    // that saw the subject (a deletion whose retraining was skipped) is not equal.
     let (replayed, live) = op.replay(shard).await.hashes.unwrap();
     assert_eq!(replayed, live);
     assert_eq!(live, after[k]);
-    assert_ne!(replayed, before[k], "negative control: without the retraining the comparison fails");
+    assert_ne!(
+        replayed, before[k],
+        "negative control: without the retraining the comparison fails"
+    );
 
     let receipt = op.receipt(d.id).await;
     let key = VerifierKey::parse(&op.status().await.log_key).unwrap();
     let r = verify(&receipt, &key).unwrap();
-    assert_eq!((r.subject.as_str(), r.statement.affected[0].after.clone()), ("person-3", after[k].hex()));
-    assert_eq!(r.statement.untouched, vec![(1 - shard.0, after[1 - k].hex())]);
+    assert_eq!(
+        (r.subject.as_str(), r.statement.affected[0].after.clone()),
+        ("person-3", after[k].hex())
+    );
+    assert_eq!(
+        r.statement.untouched,
+        vec![(1 - shard.0, after[1 - k].hex())]
+    );
     for i in (0..receipt.len()).step_by(7) {
         let mut bad = receipt.clone();
         bad[i] ^= 1;
@@ -64,7 +84,10 @@ async fn a_deletion_is_exact_and_its_receipt_verifies() {
     }
     assert!(op.ask_for(erase()).await.is_err(), "unknown now");
     let text = String::from_utf8_lossy(&all_bytes(&world.dir.path().join("server"))).into_owned();
-    assert!(!text.contains("person-"), "no subject is named in clear in the coordinator's files");
+    assert!(
+        !text.contains("person-"),
+        "no subject is named in clear in the coordinator's files"
+    );
     fleet.abort();
 }
 
@@ -75,14 +98,21 @@ async fn order_and_concurrency_do_not_change_a_byte() {
         let mut config = world.config("");
         (config.passes, config.tapes) = (passes, passes);
         let c = lethe_coordinator::Coordinator::open(config).unwrap();
-        std::fs::write(world.dir.path().join("server/admin-invitation"), c.first_admin().unwrap().unwrap().text())
-            .unwrap();
+        std::fs::write(
+            world.dir.path().join("server/admin-invitation"),
+            c.first_admin().unwrap().unwrap().text(),
+        )
+        .unwrap();
         let addr = c.listen().unwrap();
         let op = world.operator(addr).await;
         let mut fleet = lethe_tests::world::Fleet::default();
         let mut clients = vec![];
         for s in 0..8 {
-            clients.push(world.client(addr, &op, if reverse { 7 - s } else { s }).await);
+            clients.push(
+                world
+                    .client(addr, &op, if reverse { 7 - s } else { s })
+                    .await,
+            );
         }
         for mut c in clients {
             c.join().await.unwrap();
@@ -113,16 +143,24 @@ async fn deleting_single_items_asks_the_device_and_is_exact() {
     }
     assert_ne!(before, after);
     let clients = fleet.stop().await;
-    assert!(clients[2].history().iter().all(|e| e.item != item), "the device erased it");
+    assert!(
+        clients[2].history().iter().all(|e| e.item != item),
+        "the device erased it"
+    );
     assert_eq!(clients[2].history().len(), 15);
     let key = VerifierKey::parse(&op.status().await.log_key).unwrap();
-    assert_eq!(verify(&op.receipt(d.id).await, &key).unwrap().items, vec![item]);
+    assert_eq!(
+        verify(&op.receipt(d.id).await, &key).unwrap().items,
+        vec![item]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_lost_in_a_round_costs_only_itself() {
     let world = World::new(8);
-    let (_c, addr) = world.start("deadline_s = 3\ncohort = 8\nrounds = 1\n").await;
+    let (_c, addr) = world
+        .start("deadline_s = 3\ncohort = 8\nrounds = 1\n")
+        .await;
     let op = world.operator(addr).await;
     let mut fleet = lethe_tests::world::Fleet::default();
     let mut lost = None;
@@ -133,7 +171,9 @@ async fn a_client_lost_in_a_round_costs_only_itself() {
     }
     // The lost client is in every cohort of its shard but never answers.
     drop(lost);
-    let s = op.wait_for("a release without the lost client", |s| s.release > 0).await;
+    let s = op
+        .wait_for("a release without the lost client", |s| s.release > 0)
+        .await;
     assert!(s.shards.iter().all(|k| k.done));
     fleet.abort();
 }
@@ -152,17 +192,32 @@ async fn recommendations_are_live_then_cached_and_revocation_is_immediate() {
     assert!(matches!(list.source, Source::Live { release } if release > 0));
     assert_eq!(list.items.len(), 5);
     assert!(list.items.windows(2).all(|w| w[0].score >= w[1].score));
-    assert!(list.items.iter().all(|r| clients[1].history().iter().all(|e| e.item != r.item)), "nothing seen before");
-    assert!(matches!(clients[1].recommend(&["nope"], 1).await, Err(ClientError::UnknownItem(_))));
+    assert!(
+        list.items
+            .iter()
+            .all(|r| clients[1].history().iter().all(|e| e.item != r.item)),
+        "nothing seen before"
+    );
+    assert!(matches!(
+        clients[1].recommend(&["nope"], 1).await,
+        Err(ClientError::UnknownItem(_))
+    ));
 
-    op.ask(AdminRequest::Revoke { subject: id(4) }).await.unwrap();
-    assert!(clients[4].recommend(&items, 5).await.is_err(), "revoked on the live connection");
+    op.ask(AdminRequest::Revoke { subject: id(4) })
+        .await
+        .unwrap();
+    assert!(
+        clients[4].recommend(&items, 5).await.is_err(),
+        "revoked on the live connection"
+    );
 
     coordinator.shutdown();
     tokio::time::sleep(Duration::from_millis(200)).await;
     let cached = clients[1].recommend(&items, 5).await.unwrap();
     assert_eq!((cached.source, cached.items), (Source::Cached, list.items));
-    clients[1].record("i29", true, 99).expect("recording works offline");
+    clients[1]
+        .record("i29", true, 99)
+        .expect("recording works offline");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,7 +225,8 @@ async fn every_mode_trains_serves_and_forgets_exactly() {
     let modes = [
         "aggregation = \"personalized\"\nlocal = { samples = 2, batch = 1, lr = 0.05 }\n",
         "aggregation = \"fedavg\"\nwire = \"f16\"\ncombine = \"d\"\n",
-        "wire = \"int8\"\ncompute = \"bf16\"\nlocal = { samples = 4, batch = 2, epochs = 2, lr = 0.05 }\n",
+        "wire = \"int8\"\ncompute = \"bf16\"\nlocal = { samples = 4, batch = 2, epochs = 2, lr = \
+         0.05 }\n",
     ];
     for mode in modes {
         let world = World::with_recipe(7, mode);
@@ -186,8 +242,13 @@ async fn every_mode_trains_serves_and_forgets_exactly() {
             assert_ne!(replayed, before[usize::from(shard.0)], "{mode}");
         }
         let mut clients = fleet.stop_but(1).await;
-        let list =
-            clients[0].recommend(&["i0", "i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9"], 3).await.unwrap();
+        let list = clients[0]
+            .recommend(
+                &["i0", "i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9"],
+                3,
+            )
+            .await
+            .unwrap();
         assert!(list.items.iter().all(|r| r.score.is_finite()), "{mode}");
         coordinator.shutdown();
     }

@@ -1,4 +1,5 @@
-//! Deletions when things do not go smoothly: data that changes, devices that stay away, stores that fail.
+//! Deletions when things do not go smoothly: data that changes, devices that stay away, stores that
+//! fail.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -51,12 +52,18 @@ async fn a_device_that_stays_away_is_left_out_until_it_has_erased() {
     let mut fleet = Fleet::default();
     clients.into_iter().for_each(|c| fleet.add(c));
 
-    let items = [tiny::history(2)[11].item.clone(), tiny::history(2)[15].item.clone()];
+    let items = [
+        tiny::history(2)[11].item.clone(),
+        tiny::history(2)[15].item.clone(),
+    ];
     op.forget(2, &[&items[0]]).await;
-    let hashes = |s: lethe_proto::admin::CoordinatorStatus| s.shards.iter().map(|k| k.adapter).collect::<Vec<_>>();
+    let hashes = |s: lethe_proto::admin::CoordinatorStatus| {
+        s.shards.iter().map(|k| k.adapter).collect::<Vec<_>>()
+    };
     let settled = hashes(op.trained().await);
     op.replays_equal().await;
-    // More items may be named while the device is away; both are erased when it comes back, and the receipt's model stands.
+    // More items may be named while the device is away; both are erased when it comes back, and the
+    // receipt's model stands.
     op.forget(2, &[&items[1]]).await;
     let mut done = vec![];
     while done.last() != Some(&Done::Erased) {
@@ -65,7 +72,10 @@ async fn a_device_that_stays_away_is_left_out_until_it_has_erased() {
     assert_eq!(done, [Done::Erased], "before anything else");
     assert!(absent.history().iter().all(|e| !items.contains(&e.item)));
     let more = tokio::time::timeout(Duration::from_secs(3), absent.step()).await;
-    assert!(!matches!(more, Ok(Ok(Done::Trained))), "left out until the next epoch");
+    assert!(
+        !matches!(more, Ok(Ok(Done::Trained))),
+        "left out until the next epoch"
+    );
     assert_eq!(hashes(op.trained().await), settled);
     op.replays_equal().await;
     fleet.abort();
@@ -85,14 +95,20 @@ async fn everything_may_be_forgotten_at_any_time() {
         c
     };
     for s in [20, 21, 22] {
-        assert!(op.ask_to_forget(s, &["i1"]).await.is_err() || s == 22, "no items of a subject that has not joined");
+        assert!(
+            op.ask_to_forget(s, &["i1"]).await.is_err() || s == 22,
+            "no items of a subject that has not joined"
+        );
         let d = op.forget(s, &[]).await;
         assert_eq!((d.phase, d.affected.len()), (DeletionPhase::Done, 0));
         op.receipt(d.id).await;
         assert!(op.ask_to_forget(s, &[]).await.is_err(), "unknown now");
     }
     let folder = world.dir.path().join("late");
-    let late = lethe_client::ClientBuilder::new(folder, addr).invitation(invitation).build(world.model()).await;
+    let late = lethe_client::ClientBuilder::new(folder, addr)
+        .invitation(invitation)
+        .build(world.model())
+        .await;
     assert!(late.is_err(), "the invitation went with the subject");
     assert!(enrolled.next_task().await.is_err() && joined.next_task().await.is_err());
 
@@ -127,13 +143,25 @@ async fn while_an_accepted_deletion_cannot_be_executed_nothing_is_served() {
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     let mut clients = fleet.stop().await;
-    // A folder where the next key ring would be written: the request is stored, destroying keys fails.
+    // A folder where the next key ring would be written: the request is stored, destroying keys
+    // fails.
     let block = block_keyring(&world, 1);
-    assert!(op.ask_to_forget(6, &[]).await.is_err(), "told that it is not done");
-    let items = ["i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11", "i12"];
+    assert!(
+        op.ask_to_forget(6, &[]).await.is_err(),
+        "told that it is not done"
+    );
+    let items = [
+        "i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11", "i12",
+    ];
     let refused = clients[0].recommend(&items, 3).await;
     assert!(
-        matches!(&refused, Err(ClientError::Transport(TransportError::Refused { code: Refusal::Busy, .. }))),
+        matches!(
+            &refused,
+            Err(ClientError::Transport(TransportError::Refused {
+                code: Refusal::Busy,
+                ..
+            }))
+        ),
         "{refused:?}"
     );
     std::fs::remove_dir(&block).unwrap();
@@ -149,8 +177,13 @@ async fn while_an_accepted_deletion_cannot_be_executed_nothing_is_served() {
 fn block_keyring(world: &World, ahead: u64) -> std::path::PathBuf {
     let keys = world.dir.path().join("server/keys");
     let number = |name: String| name.strip_prefix("keyring-")?.parse::<u64>().ok();
-    let names = std::fs::read_dir(&keys).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let block = keys.join(format!("keyring-{}", names.filter_map(number).max().unwrap() + ahead));
+    let names = std::fs::read_dir(&keys)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap());
+    let block = keys.join(format!(
+        "keyring-{}",
+        names.filter_map(number).max().unwrap() + ahead
+    ));
     std::fs::create_dir(&block).unwrap();
     block
 }
@@ -165,7 +198,10 @@ async fn a_deletion_of_items_that_only_the_journal_took_is_not_lost() {
     let clients = fleet.stop().await;
     let item = tiny::history(6)[12].item.clone();
     let block = block_keyring(&world, 1);
-    assert!(op.ask_to_forget(6, &[&item]).await.is_err(), "told that it is not done");
+    assert!(
+        op.ask_to_forget(6, &[&item]).await.is_err(),
+        "told that it is not done"
+    );
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     std::fs::remove_dir(&block).unwrap();
     let mut fleet = Fleet::default();
@@ -174,5 +210,8 @@ async fn a_deletion_of_items_that_only_the_journal_took_is_not_lost() {
     op.receipt(1).await;
     op.replays_equal().await;
     let clients = fleet.stop().await;
-    assert!(clients[6].history().iter().all(|e| e.item != item), "the device was told");
+    assert!(
+        clients[6].history().iter().all(|e| e.item != item),
+        "the device was told"
+    );
 }

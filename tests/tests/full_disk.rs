@@ -1,5 +1,5 @@
-//! A deletion on a disk that is full, in a file system of its own. Needs the right to mount one (as root on Linux); without
-//! it the test says that it did nothing.
+//! A deletion on a disk that is full, in a file system of its own. Needs the right to mount one (as
+//! root on Linux); without it the test says that it did nothing.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
@@ -15,7 +15,10 @@ struct Mounted(PathBuf);
 impl Mounted {
     fn new(at: PathBuf, size: &str) -> Option<Self> {
         std::fs::create_dir_all(&at).unwrap();
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(&at).status();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", size, "tmpfs"])
+            .arg(&at)
+            .status();
         mount.is_ok_and(|s| s.success()).then_some(Self(at))
     }
 }
@@ -57,7 +60,9 @@ async fn a_deletion_succeeds_on_a_full_disk() {
     // What the database has set aside for its log takes some more.
     let mut invited = 0;
     while op
-        .ask(lethe_proto::admin::AdminRequest::Invite { subject: Some(lethe_tests::world::id(50 + invited)) })
+        .ask(lethe_proto::admin::AdminRequest::Invite {
+            subject: Some(lethe_tests::world::id(50 + invited)),
+        })
         .await
         .is_ok()
     {

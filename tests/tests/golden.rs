@@ -20,21 +20,38 @@ fn model() -> Box<dyn WeightSource> {
 }
 
 fn ids(v: &Value) -> Vec<u32> {
-    v.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+    v.as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_u64().unwrap() as u32)
+        .collect()
 }
 
 fn floats(v: &Value) -> Vec<f32> {
-    v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    v.as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap() as f32)
+        .collect()
 }
 
 #[test]
 fn token_ids_are_equal() {
     let tokenizer = model().tokenizer().unwrap();
     for p in golden()["prompts"].as_array().unwrap() {
-        assert_eq!(tokenizer.encode(p["text"].as_str().unwrap()).unwrap(), ids(&p["ids"]));
+        assert_eq!(
+            tokenizer.encode(p["text"].as_str().unwrap()).unwrap(),
+            ids(&p["ids"])
+        );
     }
     let answers = ids(&golden()["gradient"]["yes_no_token_ids"]);
-    assert_eq!([tokenizer.first(" Yes").unwrap(), tokenizer.first(" No").unwrap()], [answers[0], answers[1]]);
+    assert_eq!(
+        [
+            tokenizer.first(" Yes").unwrap(),
+            tokenizer.first(" No").unwrap()
+        ],
+        [answers[0], answers[1]]
+    );
 }
 
 #[test]
@@ -49,7 +66,9 @@ fn hidden_states_and_logits() {
         let mut x = device.embed(&ids).unwrap();
         let mut hidden = vec![last(&x)];
         for part in [device.bottom(), &middle, device.top()] {
-            x = part.run(&layout, x, None, |_, h| hidden.push(last(h))).unwrap();
+            x = part
+                .run(&layout, x, None, |_, h| hidden.push(last(h)))
+                .unwrap();
         }
         let layers = hidden.len() - 1;
         hidden[layers] = device.final_norm(&hidden[layers]);
@@ -57,13 +76,23 @@ fn hidden_states_and_logits() {
             let got = &hidden[index.parse::<usize>().unwrap()][..8];
             for (g, w) in got.iter().zip(floats(want)) {
                 // The reference prints six decimals: allow half of the last one.
-                assert!((g - w).abs() <= 2e-3 * w.abs() + 1e-6, "hidden {index}: {g} against {w}");
+                assert!(
+                    (g - w).abs() <= 2e-3 * w.abs() + 1e-6,
+                    "hidden {index}: {g} against {w}"
+                );
             }
         }
         let logits = device.logits(&hidden[layers]).unwrap();
         for row in p["last_logits_top20"].as_array().unwrap() {
-            let (id, want) = (row[0].as_u64().unwrap() as usize, row[1].as_f64().unwrap() as f32);
-            assert!((logits[id] - want).abs() <= 2e-3, "logit {id}: {} against {want}", logits[id]);
+            let (id, want) = (
+                row[0].as_u64().unwrap() as usize,
+                row[1].as_f64().unwrap() as f32,
+            );
+            assert!(
+                (logits[id] - want).abs() <= 2e-3,
+                "logit {id}: {} against {want}",
+                logits[id]
+            );
         }
         let lse = logits.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln();
         assert!((lse - p["logsumexp"].as_f64().unwrap()).abs() <= 2e-3);
@@ -97,28 +126,57 @@ fn lora_gradients() {
     let answers = ids(&g["yes_no_token_ids"]);
     let answers = [answers[1], answers[0]]; // The file lists yes first; ours is [no, yes].
     let mut grads = vec![0.0; edge.data.len()];
-    let batch = Batch { layout: &layout, ids: &tokens, labels: Labels::Hard(&[g["label"] == 1]), answers, scale: 1.0 };
-    let logits = device.score(&layout, &tokens, answers, Some(&edge), &mut middle).unwrap();
-    let loss = device.train_batch(&batch, &edge, &mut grads, &mut middle).unwrap();
+    let batch = Batch {
+        layout: &layout,
+        ids: &tokens,
+        labels: Labels::Hard(&[g["label"] == 1]),
+        answers,
+        scale: 1.0,
+    };
+    let logits = device
+        .score(&layout, &tokens, answers, Some(&edge), &mut middle)
+        .unwrap();
+    let loss = device
+        .train_batch(&batch, &edge, &mut grads, &mut middle)
+        .unwrap();
     for (got, want) in logits[0].iter().zip(floats(&g["logits_no_yes"])) {
         assert!((got - want).abs() <= 2e-3, "{got} against {want}");
     }
     assert!((loss.sum - g["loss_value"].as_f64().unwrap()).abs() <= 1e-3);
     let mut all = Adapter::from_data(&shape, vec![0.0; shape.len()]).unwrap();
-    all.paste(&Adapter::from_data(edge.shape(), grads).unwrap()).unwrap();
-    all.paste(&Adapter::from_data(middle.adapter.shape(), middle.grads.clone()).unwrap()).unwrap();
+    all.paste(&Adapter::from_data(edge.shape(), grads).unwrap())
+        .unwrap();
+    all.paste(&Adapter::from_data(middle.adapter.shape(), middle.grads.clone()).unwrap())
+        .unwrap();
     for (name, want) in g["grads"].as_object().unwrap() {
         let (at, kind) = name.rsplit_once('.').unwrap();
         let (layer, proj) = at.split_once('.').unwrap();
-        let proj = if proj == "q_proj" { Projection::Q } else { Projection::V };
+        let proj = if proj == "q_proj" {
+            Projection::Q
+        } else {
+            Projection::V
+        };
         let (a, b) = all.pair(layer.parse().unwrap(), proj).unwrap();
         let got = if kind == "lora_A" { a } else { b };
-        let l2 = got.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let l2 = got
+            .iter()
+            .map(|v| f64::from(*v).powi(2))
+            .sum::<f64>()
+            .sqrt();
         let want_l2 = want["l2"].as_f64().unwrap();
-        assert!((l2 - want_l2).abs() <= 0.01 * want_l2, "{name}: L2 {l2} against {want_l2}");
+        assert!(
+            (l2 - want_l2).abs() <= 0.01 * want_l2,
+            "{name}: L2 {l2} against {want_l2}"
+        );
         for (x, w) in got.iter().zip(floats(&want["first6"])) {
-            assert!(f64::from((x - w).abs()) <= 0.01 * want_l2, "{name}: {x} against {w}");
+            assert!(
+                f64::from((x - w).abs()) <= 0.01 * want_l2,
+                "{name}: {x} against {w}"
+            );
         }
     }
-    assert!(Middle::backward(&mut middle, vec![]).is_err(), "a tape is used once");
+    assert!(
+        Middle::backward(&mut middle, vec![]).is_err(),
+        "a tape is used once"
+    );
 }

@@ -1,4 +1,5 @@
-//! Devices that die: 30 % and then 50 % of a cohort, at each message of a round. Every round ends with those that are left.
+//! Devices that die: 30 % and then 50 % of a cohort, at each message of a round. Every round ends
+//! with those that are left.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ async fn rounds_complete_when_half_of_the_devices_die_at_any_message() {
     let world = World::new(DEVICES);
     // Ten are asked, five are enough; the deadline is far away: nobody waits for the dead.
     let config = world.config(
-        "shards = 1\nslices = 1\nrounds = 500\ncohort = 10\nquorum = 5\ngoal = 5\ndeadline_s = 120\nvalidation = 1\n",
+        "shards = 1\nslices = 1\nrounds = 500\ncohort = 10\nquorum = 5\ngoal = 5\ndeadline_s = \
+         120\nvalidation = 1\n",
     );
     let source = lethe_model::source::open(&config.model).unwrap();
     let model = lethe_recipe::model_digest(&config.model).unwrap();
@@ -30,18 +32,36 @@ async fn rounds_complete_when_half_of_the_devices_die_at_any_message() {
     let op = world.operator(addr).await;
     let dialer = Dialer::bind(addr).unwrap();
     let (mut authority, mut devices) = (vec![], vec![]);
-    let role = |seed: u64| Role { config: source.config(), model, seed };
+    let role = |seed: u64| Role {
+        config: source.config(),
+        model,
+        seed,
+    };
     for n in 0..DEVICES {
         let invitation = op.invite(n).await;
         authority = Invitation::parse(&invitation).unwrap().authority().unwrap();
         let identity = identity(&dialer, addr, &invitation).await.unwrap();
         let seed = u64::from(n);
-        Puppet::connect(&dialer, addr, &authority, &identity, &role(seed)).await.unwrap().join().await.unwrap();
+        Puppet::connect(&dialer, addr, &authority, &identity, &role(seed))
+            .await
+            .unwrap()
+            .join()
+            .await
+            .unwrap();
         devices.push(Device { identity, seed });
     }
     let connect = |d: &Device| {
-        let (dialer, authority, identity, role) = (dialer.clone(), authority.clone(), d.identity.clone(), role(d.seed));
-        async move { Puppet::connect(&dialer, addr, &authority, &identity, &role).await.unwrap() }
+        let (dialer, authority, identity, role) = (
+            dialer.clone(),
+            authority.clone(),
+            d.identity.clone(),
+            role(d.seed),
+        );
+        async move {
+            Puppet::connect(&dialer, addr, &authority, &identity, &role)
+                .await
+                .unwrap()
+        }
     };
     for dying in [3, 5] {
         // Before the poll, and after poll, forward, backward and update.
@@ -66,9 +86,13 @@ async fn rounds_complete_when_half_of_the_devices_die_at_any_message() {
                 }));
             }
             let started = Instant::now();
-            op.wait_for("three rounds", |s| s.shards[0].rounds.0 >= before + 3).await;
+            op.wait_for("three rounds", |s| s.shards[0].rounds.0 >= before + 3)
+                .await;
             let took = started.elapsed();
-            assert!(took < Duration::from_secs(60), "{dying} died after {messages} messages: {took:?}");
+            assert!(
+                took < Duration::from_secs(60),
+                "{dying} died after {messages} messages: {took:?}"
+            );
             tasks.iter().for_each(tokio::task::JoinHandle::abort);
         }
     }

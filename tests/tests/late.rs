@@ -1,11 +1,12 @@
-//! Buffered asynchronous rounds: what comes after its round has closed counts in the next, if it is not too late; and what counted
-//! late is trained again, byte for byte.
+//! Buffered asynchronous rounds: what comes after its round has closed counts in the next, if it is
+//! not too late; and what counted late is trained again, byte for byte.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use lethe_client::{Client, Done};
 use lethe_tests::world::{Fleet, Operator, World};
 
-const RECIPE: &str = "shards = 1\nslices = 1\nrounds = 4\ncohort = 4\nquorum = 2\ngoal = 2\nstaleness = 1\ndeadline_s = 300\n\
+const RECIPE: &str = "shards = 1\nslices = 1\nrounds = 4\ncohort = 4\nquorum = 2\ngoal = \
+                      2\nstaleness = 1\ndeadline_s = 300\n\
      validation = 1\n";
 
 async fn task(client: &mut Client) -> lethe_client::Assigned {
@@ -36,17 +37,26 @@ async fn late_updates_count(updates: &str) {
     }
     let mut tasks = tasks.into_iter();
     for c in &mut clients[..2] {
-        assert_eq!(c.perform(tasks.next().unwrap()).await.unwrap(), Done::Trained);
+        assert_eq!(
+            c.perform(tasks.next().unwrap()).await.unwrap(),
+            Done::Trained
+        );
     }
     assert_eq!(rounds(&op).await, 1);
     // The third is late, and counts in the second round: it closes with one more.
-    assert_eq!(clients[2].perform(tasks.next().unwrap()).await.unwrap(), Done::Trained);
+    assert_eq!(
+        clients[2].perform(tasks.next().unwrap()).await.unwrap(),
+        Done::Trained
+    );
     assert_eq!(rounds(&op).await, 1);
     let second = task(&mut clients[0]).await;
     assert_eq!(clients[0].perform(second).await.unwrap(), Done::Trained);
     assert_eq!(rounds(&op).await, 2);
     // The fourth is too late.
-    assert_eq!(clients[3].perform(tasks.next().unwrap()).await.unwrap(), Done::RoundLost);
+    assert_eq!(
+        clients[3].perform(tasks.next().unwrap()).await.unwrap(),
+        Done::RoundLost
+    );
     let mut fleet = Fleet::default();
     clients.into_iter().for_each(|c| fleet.add(c));
     let before = op.trained().await.shards[0].adapter;
@@ -69,10 +79,14 @@ async fn what_late_updates_left_out_goes_with_the_next() {
 
 #[test]
 fn a_recipe_without_a_buffer_has_no_late_updates() {
-    for bad in
-        ["staleness = 1\n", "staleness = 1\ngoal = 2\naggregation = \"personalized\"\n", "staleness = 0\ngoal = 2\n"]
-    {
-        let e = lethe_recipe::Recipe::from_toml(bad).expect_err(bad).to_string();
+    for bad in [
+        "staleness = 1\n",
+        "staleness = 1\ngoal = 2\naggregation = \"personalized\"\n",
+        "staleness = 0\ngoal = 2\n",
+    ] {
+        let e = lethe_recipe::Recipe::from_toml(bad)
+            .expect_err(bad)
+            .to_string();
         assert!(e.contains("staleness"), "{e}");
     }
 }

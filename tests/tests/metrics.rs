@@ -18,12 +18,18 @@ async fn get(addr: SocketAddr, request: &str) -> String {
 
 async fn scrape(addr: SocketAddr) -> BTreeMap<String, f64> {
     let text = get(addr, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    assert!(text.starts_with("HTTP/1.1 200") && text.trim_end().ends_with("# EOF"), "{text}");
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.trim_end().ends_with("# EOF"),
+        "{text}"
+    );
     let sample = |l: &str| {
         let (name, value) = l.rsplit_once(' ')?;
         Some((name.to_owned(), value.parse().ok()?))
     };
-    text.lines().filter(|l| l.starts_with("lethe_")).filter_map(sample).collect()
+    text.lines()
+        .filter(|l| l.starts_with("lethe_"))
+        .filter_map(sample)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,20 +44,54 @@ async fn an_overdue_deletion_is_alarmed() {
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     let m = scrape(metrics).await;
-    assert_eq!((m["lethe_subjects"], m["lethe_release"], m["lethe_deletions_overdue"]), (6.0, 1.0, 0.0));
-    assert!(m["lethe_update_bytes_total"] > 0.0 && !m.contains_key("lethe_deletion_next_deadline_seconds"));
-    assert_eq!(m["lethe_shard_rounds_done{shard=\"1\"}"], m["lethe_shard_rounds{shard=\"1\"}"]);
+    assert_eq!(
+        (
+            m["lethe_subjects"],
+            m["lethe_release"],
+            m["lethe_deletions_overdue"]
+        ),
+        (6.0, 1.0, 0.0)
+    );
+    assert!(
+        m["lethe_update_bytes_total"] > 0.0
+            && !m.contains_key("lethe_deletion_next_deadline_seconds")
+    );
+    assert_eq!(
+        m["lethe_shard_rounds_done{shard=\"1\"}"],
+        m["lethe_shard_rounds{shard=\"1\"}"]
+    );
 
     // Nobody is there to retrain: the deletion is exact, and cannot be done before its deadline.
     fleet.stop().await;
     op.ask_to_forget(1, &[]).await.unwrap();
     let m = scrape(metrics).await;
-    assert_eq!((m["lethe_deletions_overdue"], m["lethe_deletions{phase=\"retraining\"}"]), (1.0, 1.0));
+    assert_eq!(
+        (
+            m["lethe_deletions_overdue"],
+            m["lethe_deletions{phase=\"retraining\"}"]
+        ),
+        (1.0, 1.0)
+    );
     assert!(m["lethe_deletion_next_deadline_seconds"] <= 0.0);
-    assert_eq!((m["lethe_deletion_exact_seconds_count"], m["lethe_subjects"]), (1.0, 5.0));
+    assert_eq!(
+        (m["lethe_deletion_exact_seconds_count"], m["lethe_subjects"]),
+        (1.0, 5.0)
+    );
 
-    assert!(get(metrics, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.contains("200 OK"));
-    assert!(get(metrics, "POST /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.contains("405"));
-    assert!(get(metrics, "GET /person-1 HTTP/1.1\r\nHost: x\r\n\r\n").await.contains("404"));
+    assert!(
+        get(metrics, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .contains("200 OK")
+    );
+    assert!(
+        get(metrics, "POST /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .contains("405")
+    );
+    assert!(
+        get(metrics, "GET /person-1 HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .contains("404")
+    );
     assert!(get(metrics, "nonsense\r\n\r\n").await.contains("400"));
 }

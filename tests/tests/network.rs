@@ -1,5 +1,5 @@
-//! Real network faults between real clients and a real coordinator. An update that counted twice, or not at all, would
-//! change the adapters: they must be, byte for byte, those of a quiet network.
+//! Real network faults between real clients and a real coordinator. An update that counted twice,
+//! or not at all, would change the adapters: they must be, byte for byte, those of a quiet network.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::sync::atomic::Ordering;
@@ -10,9 +10,10 @@ use lethe_proto::ids::Digest;
 use lethe_tests::proxy::{Faults, Proxy};
 use lethe_tests::world::World;
 
-/// Everybody is in every round, and every round waits for everybody. Small messages: on this network a connection that takes
-/// loss for congestion, as QUIC's does, carries about 12 kB/s.
-const RECIPE: &str = "shards = 1\nslices = 1\nrounds = 2\ncohort = 4\nquorum = 4\ndeadline_s = 300\nvalidation = 1\n\
+/// Everybody is in every round, and every round waits for everybody. Small messages: on this
+/// network a connection that takes loss for congestion, as QUIC's does, carries about 12 kB/s.
+const RECIPE: &str = "shards = 1\nslices = 1\nrounds = 2\ncohort = 4\nquorum = 4\ndeadline_s = \
+                      300\nvalidation = 1\n\
      updates = \"int8\"\nadapters = \"int8\"\nwire = \"int8\"\n";
 
 const BAD: Faults = Faults {
@@ -44,11 +45,15 @@ async fn bad_networks_and_a_long_partition_change_no_byte() {
     proxy.set(BAD);
     op.wait_for("a round", |s| s.shards[0].rounds.0 >= 1).await;
     // Longer than a connection lives without an answer.
-    proxy.set(Faults { partition: true, ..BAD });
+    proxy.set(Faults {
+        partition: true,
+        ..BAD
+    });
     tokio::time::sleep(Duration::from_secs(31)).await;
     proxy.set(BAD);
     let hash = op.trained().await.shards[0].adapter;
-    let lost = proxy.counts.lost.load(Ordering::Relaxed) as f32 / proxy.counts.packets.load(Ordering::Relaxed) as f32;
+    let lost = proxy.counts.lost.load(Ordering::Relaxed) as f32
+        / proxy.counts.packets.load(Ordering::Relaxed) as f32;
     assert!(lost > 0.05, "packets were lost: {lost}");
     fleet.abort();
     assert_eq!(hash, on_a_quiet_network().await);
@@ -77,7 +82,10 @@ async fn a_lost_connection_costs_no_pass() {
         }
     };
     // Slow enough that the connection is lost in the middle of the passes.
-    proxy.set(Faults { delay: Duration::from_millis(150), ..Faults::default() });
+    proxy.set(Faults {
+        delay: Duration::from_millis(150),
+        ..Faults::default()
+    });
     let dropping = tokio::spawn(async move {
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_millis(400)).await;
@@ -85,7 +93,11 @@ async fn a_lost_connection_costs_no_pass() {
         }
         coordinator
     });
-    assert_eq!(client.perform(task).await.unwrap(), Done::Trained, "the round went on where it was");
+    assert_eq!(
+        client.perform(task).await.unwrap(),
+        Done::Trained,
+        "the round went on where it was"
+    );
     let _coordinator = dropping.await.unwrap();
     proxy.set(Faults::default());
     let mut fleet = fleet;
@@ -98,7 +110,8 @@ async fn a_lost_connection_costs_no_pass() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_address_keeps_the_connection() {
     let world = World::new(1);
-    let recipe = "shards = 1\nslices = 1\nrounds = 6\ncohort = 1\nquorum = 1\ndeadline_s = 300\nvalidation = 1\n";
+    let recipe = "shards = 1\nslices = 1\nrounds = 6\ncohort = 1\nquorum = 1\ndeadline_s = \
+                  300\nvalidation = 1\n";
     let (_c, addr) = world.start(recipe).await;
     let op = world.operator(addr).await;
     let proxy = Proxy::start(addr, 3).await;
@@ -106,7 +119,10 @@ async fn a_change_of_address_keeps_the_connection() {
     client.join().await.unwrap();
     let network = client.network();
     let handshakes = proxy.counts.initial.load(Ordering::Relaxed);
-    proxy.set(Faults { delay: Duration::from_millis(40), ..Faults::default() });
+    proxy.set(Faults {
+        delay: Duration::from_millis(40),
+        ..Faults::default()
+    });
     let mut fleet = lethe_tests::world::Fleet::default();
     fleet.add(client);
     let mut last = 0;
@@ -118,9 +134,18 @@ async fn a_change_of_address_keeps_the_connection() {
             proxy.remap()
         }
         let before = last;
-        last = op.wait_for("a round", |s| s.shards[0].rounds.0 > before).await.shards[0].rounds.0;
+        last = op
+            .wait_for("a round", |s| s.shards[0].rounds.0 > before)
+            .await
+            .shards[0]
+            .rounds
+            .0;
     }
     op.trained().await;
-    assert_eq!(proxy.counts.initial.load(Ordering::Relaxed), handshakes, "no new connection was needed");
+    assert_eq!(
+        proxy.counts.initial.load(Ordering::Relaxed),
+        handshakes,
+        "no new connection was needed"
+    );
     fleet.abort();
 }

@@ -1,4 +1,5 @@
-//! Requests of privacy platforms, from their files to their signed answers, with the admin tool as people use it.
+//! Requests of privacy platforms, from their files to their signed answers, with the admin tool as
+//! people use it.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,7 +18,9 @@ use lethe_tests::world::{Operator, World};
 use serde_json::{Value, json};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/dsr/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../server/dsr/fixtures")
+        .join(name)
 }
 
 fn key(name: &str) -> SigningKey {
@@ -32,25 +35,51 @@ struct Desk {
 
 impl Desk {
     async fn enrol(world: &World, op: &Operator, addr: SocketAddr, name: &str) -> Self {
-        let AdminReply::Invited { token } = op.ask(AdminRequest::Invite { subject: None }).await.unwrap() else {
+        let AdminReply::Invited { token } = op
+            .ask(AdminRequest::Invite { subject: None })
+            .await
+            .unwrap()
+        else {
             panic!()
         };
         let folder = world.dir.path().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("invitation");
         std::fs::write(&file, token).unwrap();
-        let desk = Self { home: folder.join("home"), folder };
+        let desk = Self {
+            home: folder.join("home"),
+            folder,
+        };
         let file = file.to_string_lossy().into_owned();
-        assert_eq!(desk.run(&["enrol", "--server", &addr.to_string(), "--invitation", &file]).0, 0);
+        assert_eq!(
+            desk.run(&[
+                "enrol",
+                "--server",
+                &addr.to_string(),
+                "--invitation",
+                &file
+            ])
+            .0,
+            0
+        );
         desk
     }
 
     /// Exit code, standard output, standard error.
     fn run(&self, args: &[&str]) -> (i32, String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_admin-process"));
-        let out = command.arg("--home").arg(&self.home).args(args).output().unwrap();
+        let out = command
+            .arg("--home")
+            .arg(&self.home)
+            .args(args)
+            .output()
+            .unwrap();
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-        (out.status.code().unwrap(), text(&out.stdout), text(&out.stderr))
+        (
+            out.status.code().unwrap(),
+            text(&out.stdout),
+            text(&out.stderr),
+        )
     }
 
     fn file(&self, name: &str, content: &str) -> String {
@@ -62,17 +91,33 @@ impl Desk {
     /// An OpenDSR command; its answer's body, whose signature holds.
     fn opendsr(&self, args: &[&str]) -> Value {
         let pem = fixture("test-rsa.pem").to_string_lossy().into_owned();
-        let (code, out, err) = self.run(&[&["opendsr"], args, &["--domain", "lethe.example", "--key", &pem]].concat());
+        let (code, out, err) = self.run(
+            &[
+                &["opendsr"],
+                args,
+                &["--domain", "lethe.example", "--key", &pem],
+            ]
+            .concat(),
+        );
         assert_eq!(code, 0, "{err}");
         let signed: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(signed["domain"], "lethe.example");
-        checked(signed["body"].as_str().unwrap(), signed["signature"].as_str().unwrap())
+        checked(
+            signed["body"].as_str().unwrap(),
+            signed["signature"].as_str().unwrap(),
+        )
     }
 }
 
 fn checked(body: &str, signature: &str) -> Value {
     let signature = STANDARD.decode(signature).unwrap();
-    assert!(key("test-rsa.pem").jwk("k").verify(body.as_bytes(), &signature).unwrap(), "signed by us");
+    assert!(
+        key("test-rsa.pem")
+            .jwk("k")
+            .verify(body.as_bytes(), &signature)
+            .unwrap(),
+        "signed by us"
+    );
     serde_json::from_str(body).unwrap()
 }
 
@@ -100,7 +145,10 @@ fn endpoint() -> (String, String, Receiver<(String, String)>) {
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("https://localhost:{}/callbacks", listener.local_addr().unwrap().port());
+    let url = format!(
+        "https://localhost:{}/callbacks",
+        listener.local_addr().unwrap().port()
+    );
     let (send, receive) = channel();
     let (config, send) = (Arc::new(config), Mutex::new(send));
     std::thread::spawn(move || {
@@ -124,12 +172,17 @@ fn endpoint() -> (String, String, Receiver<(String, String)>) {
                 continue;
             }
             let answer = if i == 0 { "503 Busy" } else { "202 Accepted" };
-            let _ = tls
-                .write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
+            let _ = tls.write_all(
+                format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    .as_bytes(),
+            );
             tls.conn.send_close_notify();
             let _ = tls.flush();
             if i > 0 {
-                send.lock().unwrap().send((String::from_utf8(body).unwrap(), signature)).unwrap();
+                send.lock()
+                    .unwrap()
+                    .send((String::from_utf8(body).unwrap(), signature))
+                    .unwrap();
             }
         }
     });
@@ -150,16 +203,37 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
     let (id, body) = request(1, "person-1", &url);
     let file = desk.file("request.json", &body);
     let answer = desk.opendsr(&["receive", &file, "--controller", "shop"]);
-    assert_eq!((&answer["subject_request_id"], &answer["controller_id"]), (&json!(id), &json!("shop")));
+    assert_eq!(
+        (&answer["subject_request_id"], &answer["controller_id"]),
+        (&json!(id), &json!("shop"))
+    );
     assert_eq!(answer["expected_completion_time"], "2026-02-19T15:00:00Z");
-    assert_eq!(STANDARD.decode(answer["encoded_request"].as_str().unwrap()).unwrap(), body.as_bytes());
+    assert_eq!(
+        STANDARD
+            .decode(answer["encoded_request"].as_str().unwrap())
+            .unwrap(),
+        body.as_bytes()
+    );
     assert!(op.lineage(1).await.is_err(), "deleted");
     op.deleted(1).await;
-    assert_eq!(desk.opendsr(&["status", &id])["request_status"], "completed");
+    assert_eq!(
+        desk.opendsr(&["status", &id])["request_status"],
+        "completed"
+    );
     // A controller that did not get the answer asks again: nothing happens twice.
-    assert_eq!(desk.opendsr(&["receive", &file, "--controller", "shop"]), answer);
-    let AdminReply::Deletions(all) = op.ask(AdminRequest::Deletions { after: 0 }).await.unwrap() else { panic!() };
-    assert_eq!((all.len(), all[0].due_at), (1, 1_771_513_200), "due 30 days after the person asked");
+    assert_eq!(
+        desk.opendsr(&["receive", &file, "--controller", "shop"]),
+        answer
+    );
+    let AdminReply::Deletions(all) = op.ask(AdminRequest::Deletions { after: 0 }).await.unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (all.len(), all[0].due_at),
+        (1, 1_771_513_200),
+        "due 30 days after the person asked"
+    );
     // Nor is its id good for anybody else.
     let (_, other) = request(1, "person-4", &url);
     let (code, _, err) = desk.run(&[
@@ -177,12 +251,29 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
     assert!(op.lineage(4).await.is_ok());
     // Somebody who is not known here.
     let (unknown, body) = request(2, "nobody", &url);
-    desk.opendsr(&["receive", &desk.file("unknown.json", &body), "--controller", "shop"]);
-    assert_eq!(desk.opendsr(&["status", &unknown])["request_status"], "completed");
+    desk.opendsr(&[
+        "receive",
+        &desk.file("unknown.json", &body),
+        "--controller",
+        "shop",
+    ]);
+    assert_eq!(
+        desk.opendsr(&["status", &unknown])["request_status"],
+        "completed"
+    );
 
     // Each is called back once; what failed is tried again.
     let pem = fixture("test-rsa.pem").to_string_lossy().into_owned();
-    let call = ["opendsr", "callbacks", "--domain", "lethe.example", "--key", &pem, "--ca", &ca];
+    let call = [
+        "opendsr",
+        "callbacks",
+        "--domain",
+        "lethe.example",
+        "--key",
+        &pem,
+        "--ca",
+        &ca,
+    ];
     let (code, _, err) = desk.run(&call);
     assert_eq!(code, 1, "the first call fails");
     assert!(err.contains("503") && !err.contains("person-1"), "{err}");
@@ -192,23 +283,61 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
     let mut told: Vec<String> = vec![];
     while let Ok((body, signature)) = calls.try_recv() {
         let body = checked(&body, &signature);
-        assert_eq!((&body["status_callback_url"], &body["request_status"]), (&json!(url), &json!("completed")));
+        assert_eq!(
+            (&body["status_callback_url"], &body["request_status"]),
+            (&json!(url), &json!("completed"))
+        );
         told.push(body["subject_request_id"].as_str().unwrap().to_owned());
     }
     told.sort();
     assert_eq!(told, [id.clone(), unknown]);
     let book = std::fs::read_to_string(desk.home.join("requests.json")).unwrap();
-    assert!(!book.contains("person-1") && !book.contains("nobody"), "the book names nobody");
+    assert!(
+        !book.contains("person-1") && !book.contains("nobody"),
+        "the book names nobody"
+    );
 
     // While others have to agree, a request is pending and can be cancelled.
-    assert_eq!(op.ask(AdminRequest::Policy { approvals: Some(2) }).await.unwrap(), AdminReply::Policy { approvals: 2 });
+    assert_eq!(
+        op.ask(AdminRequest::Policy { approvals: Some(2) })
+            .await
+            .unwrap(),
+        AdminReply::Policy { approvals: 2 }
+    );
     let (pending, body) = request(3, "person-2", &url);
-    desk.opendsr(&["receive", &desk.file("pending.json", &body), "--controller", "shop"]);
-    assert_eq!(desk.opendsr(&["status", &pending])["request_status"], "pending");
-    assert_eq!(desk.opendsr(&["cancel", &pending])["subject_request_id"], json!(pending));
-    assert_eq!(desk.opendsr(&["status", &pending])["request_status"], "cancelled");
+    desk.opendsr(&[
+        "receive",
+        &desk.file("pending.json", &body),
+        "--controller",
+        "shop",
+    ]);
+    assert_eq!(
+        desk.opendsr(&["status", &pending])["request_status"],
+        "pending"
+    );
+    assert_eq!(
+        desk.opendsr(&["cancel", &pending])["subject_request_id"],
+        json!(pending)
+    );
+    assert_eq!(
+        desk.opendsr(&["status", &pending])["request_status"],
+        "cancelled"
+    );
     assert!(op.lineage(2).await.is_ok());
-    assert_ne!(desk.run(&["opendsr", "cancel", &id, "--domain", "lethe.example", "--key", &pem]).0, 0, "completed");
+    assert_ne!(
+        desk.run(&[
+            "opendsr",
+            "cancel",
+            &id,
+            "--domain",
+            "lethe.example",
+            "--key",
+            &pem
+        ])
+        .0,
+        0,
+        "completed"
+    );
     fleet.abort();
 }
 
@@ -226,10 +355,16 @@ async fn iab_tokens_are_verified_acknowledged_and_completed() {
         keys: vec![key.jwk("k")],
         first_party,
     };
-    let partners =
-        json!([party("shop.example", &first, true), party("exchange.example", &exchange, false)]).to_string();
+    let partners = json!([
+        party("shop.example", &first, true),
+        party("exchange.example", &exchange, false)
+    ])
+    .to_string();
     let partners = desk.file("partners.json", &partners);
-    let iat = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+    let iat = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs() as i64;
     let token = |jti: &str, kind: &str| {
         let sub = Identifier {
             identifier_value: "person-3".into(),
@@ -237,26 +372,56 @@ async fn iab_tokens_are_verified_acknowledged_and_completed() {
             identifier_format: "plaintext".into(),
         };
         let (version, iss) = ("1.0".to_owned(), "shop.example".to_owned());
-        let id = IdClaims { version: version.clone(), jti: "origin".into(), iss, sub: sub.clone(), iat };
+        let id = IdClaims {
+            version: version.clone(),
+            jti: "origin".into(),
+            iss,
+            sub: sub.clone(),
+            iat,
+        };
         let id_jwt = jws::sign(&id, &first, "k").unwrap();
-        let rq = RequestClaims { version, id_jwt, jti: jti.into(), iss: "exchange.example".into(), sub, iat };
+        let rq = RequestClaims {
+            version,
+            id_jwt,
+            jti: jti.into(),
+            iss: "exchange.example".into(),
+            sub,
+            iat,
+        };
         jws::sign(&rq, &exchange, "k").unwrap()
     };
     let pem = fixture("test-rsa.pem").to_string_lossy().into_owned();
     let us = ["--domain", "lethe.example", "--key", &pem];
     let receive = |token: &str| {
         let file = desk.file("token", token);
-        let (code, out, _) = desk.run(&[&["iab-ddrf", "receive", &file, "--partners", &partners], &us[..]].concat());
+        let (code, out, _) = desk.run(
+            &[
+                &["iab-ddrf", "receive", &file, "--partners", &partners],
+                &us[..],
+            ]
+            .concat(),
+        );
         let ack: AckClaims = jws::verify(out.trim(), &[key("test-rsa.pem").jwk("lethe")]).unwrap();
-        assert_eq!((ack.rq_jwt.as_str(), ack.iss.as_str()), (token, "lethe.example"));
+        assert_eq!(
+            (ack.rq_jwt.as_str(), ack.iss.as_str()),
+            (token, "lethe.example")
+        );
         (code, ack.result)
     };
-    assert_eq!(receive(&token("t1", "email")), (1, 4), "an identifier type that is not known here");
+    assert_eq!(
+        receive(&token("t1", "email")),
+        (1, 4),
+        "an identifier type that is not known here"
+    );
     assert!(op.lineage(3).await.is_ok());
     let good = token("t2", "customer");
     assert_eq!(receive(&good), (0, 0));
     assert_eq!(receive(&good), (0, 0), "again: acknowledged, and done once");
-    assert_eq!(receive(&token("t3", "customer")), (0, 0), "the same first party's request, by another way");
+    assert_eq!(
+        receive(&token("t3", "customer")),
+        (0, 0),
+        "the same first party's request, by another way"
+    );
     assert!(op.lineage(3).await.is_err());
     op.deleted(1).await;
     let (code, out, err) = desk.run(&[&["iab-ddrf", "complete", "origin"], &us[..]].concat());
@@ -264,11 +429,24 @@ async fn iab_tokens_are_verified_acknowledged_and_completed() {
     let ack: AckClaims = jws::verify(out.trim(), &[key("test-rsa.pem").jwk("lethe")]).unwrap();
     assert_eq!((ack.result, ack.rq_jwt), (0, good));
     assert!(ack.text.unwrap().starts_with("completed: deletion 1"));
-    let (_, out, _) =
-        desk.run(&[&["iab-ddrf", "publish", "--endpoint", "https://lethe.example/ddr"], &us[..]].concat());
+    let (_, out, _) = desk.run(
+        &[
+            &[
+                "iab-ddrf",
+                "publish",
+                "--endpoint",
+                "https://lethe.example/ddr",
+            ],
+            &us[..],
+        ]
+        .concat(),
+    );
     let resource: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(
-        (&resource["publicKey"][0]["alg"], &resource["identifiers"][0]["type"]),
+        (
+            &resource["publicKey"][0]["alg"],
+            &resource["identifiers"][0]["type"]
+        ),
         (&json!("RS256"), &json!("customer"))
     );
     fleet.abort();

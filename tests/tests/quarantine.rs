@@ -1,4 +1,5 @@
-//! A shard whose database is damaged is set aside and trained again; nothing else stops, deletions least of all.
+//! A shard whose database is damaged is set aside and trained again; nothing else stops, deletions
+//! least of all.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::Path;
@@ -36,15 +37,28 @@ async fn only_the_damaged_shard_learns_again_and_deletions_go_on() {
     let (child, _) = world.spawn(binary, &config, &log);
     let op = op.reconnect(addr).await;
     let now = op.status().await;
-    assert_eq!(now.shards.iter().map(|s| s.quarantined).collect::<Vec<_>>(), [false, true]);
-    assert_eq!((now.shards[0].adapter, now.shards[0].done), (before.shards[0].adapter, true));
+    assert_eq!(
+        now.shards.iter().map(|s| s.quarantined).collect::<Vec<_>>(),
+        [false, true]
+    );
+    assert_eq!(
+        (now.shards[0].adapter, now.shards[0].done),
+        (before.shards[0].adapter, true)
+    );
     assert_eq!((now.shards[1].rounds.0, now.shards[1].done), (0, false));
-    assert!(now.release > before.release, "what devices hold of the damaged shard is no longer what is served");
+    assert!(
+        now.release > before.release,
+        "what devices hold of the damaged shard is no longer what is served"
+    );
     assert!(config.data_dir.join("shards/1.damaged").exists());
     // Somebody of the damaged shard is deleted before it has learned anything again.
     let id = op.ask_to_forget(subject, &[]).await.unwrap();
     let mut fleet = Fleet::default();
-    clients.into_iter().enumerate().filter(|(s, _)| *s != subject as usize).for_each(|(_, c)| fleet.add(c));
+    clients
+        .into_iter()
+        .enumerate()
+        .filter(|(s, _)| *s != subject as usize)
+        .for_each(|(_, c)| fleet.add(c));
     op.deleted(id).await;
     op.receipt(id).await;
     op.trained().await;
@@ -56,5 +70,8 @@ async fn only_the_damaged_shard_learns_again_and_deletions_go_on() {
     for name in ["db", "db-copy"] {
         std::fs::write(config.data_dir.join(name).join("db"), b"x").unwrap();
     }
-    assert!(matches!(Coordinator::open(config), Err(CoordinatorError::Store(StoreError::Corrupt { .. }))));
+    assert!(matches!(
+        Coordinator::open(config),
+        Err(CoordinatorError::Store(StoreError::Corrupt { .. }))
+    ));
 }

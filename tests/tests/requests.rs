@@ -1,4 +1,5 @@
-//! Every kind of request, one at a time and many at once; lineage, coverage, and what the log and the receipts prove.
+//! Every kind of request, one at a time and many at once; lineage, coverage, and what the log and
+//! the receipts prove.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use lethe_client::ClientError;
@@ -23,19 +24,31 @@ async fn a_batch_of_every_kind_is_one_plan_with_a_receipt_each() {
     let fleet = world.fleet(addr, &op).await;
     let first_release = op.trained().await.release;
     let restricted = op.lineage(3).await.unwrap();
-    assert!(restricted.served && restricted.checkpoints.last() == Some(&2) && restricted.error_rows > 0);
+    assert!(
+        restricted.served && restricted.checkpoints.last() == Some(&2) && restricted.error_rows > 0
+    );
     let from = tiny::history(2)[13].time;
     let requests = vec![
         DeletionRequest::Erase { subject: id(0) },
-        DeletionRequest::EraseItems { subject: id(1), items: vec![tiny::history(1)[12].item.clone()] },
-        DeletionRequest::Withdraw { subject: id(2), from },
+        DeletionRequest::EraseItems {
+            subject: id(1),
+            items: vec![tiny::history(1)[12].item.clone()],
+        },
+        DeletionRequest::Withdraw {
+            subject: id(2),
+            from,
+        },
         DeletionRequest::Restrict { subject: id(3) },
     ];
     let before = op.status().await;
     let ids = op.ask_for(requests.clone()).await.unwrap();
     assert_eq!(ids, [1, 2, 3, 4]);
     let after = op.status().await;
-    assert_eq!(after.release, before.release + 1, "one release for the whole batch");
+    assert_eq!(
+        after.release,
+        before.release + 1,
+        "one release for the whole batch"
+    );
     for id in &ids {
         let d = op.deleted(*id).await;
         assert!(d.seconds_until_exact.unwrap() < 1.0);
@@ -50,16 +63,37 @@ async fn a_batch_of_every_kind_is_one_plan_with_a_receipt_each() {
         all
     };
     let kinds: Vec<&str> = proofs.iter().map(|r| r.statement.kind.as_str()).collect();
-    assert_eq!(kinds, ["erase-subject", "erase-items", "withdraw-consent", "restrict"]);
+    assert_eq!(
+        kinds,
+        [
+            "erase-subject",
+            "erase-items",
+            "withdraw-consent",
+            "restrict"
+        ]
+    );
     assert!(proofs.iter().all(|r| r.statement.batch == 4));
-    let fates: Vec<&Fate> = proofs.iter().map(|r| &r.records.as_ref().expect("was trained on").fate).collect();
-    assert!(matches!(fates[0], Fate::Absent(_)) && matches!(fates[3], Fate::Absent(_)), "{fates:?}");
-    assert!(matches!(fates[1], Fate::Replaced(_)) && matches!(fates[2], Fate::Replaced(_)), "{fates:?}");
+    let fates: Vec<&Fate> = proofs
+        .iter()
+        .map(|r| &r.records.as_ref().expect("was trained on").fate)
+        .collect();
+    assert!(
+        matches!(fates[0], Fate::Absent(_)) && matches!(fates[3], Fate::Absent(_)),
+        "{fates:?}"
+    );
+    assert!(
+        matches!(fates[1], Fate::Replaced(_)) && matches!(fates[2], Fate::Replaced(_)),
+        "{fates:?}"
+    );
     assert_eq!(proofs[2].from, Some(from));
 
     // Forecast and actual speak of the same work.
     for r in &proofs {
-        assert_eq!(r.statement.forecast.rounds, r.statement.actual.rounds, "{:?}", r.statement);
+        assert_eq!(
+            r.statement.forecast.rounds, r.statement.actual.rounds,
+            "{:?}",
+            r.statement
+        );
         assert!(r.statement.actual.client_rounds > 0 && r.statement.actual.bytes > 0);
     }
 
@@ -68,18 +102,29 @@ async fn a_batch_of_every_kind_is_one_plan_with_a_receipt_each() {
     assert!(kept.idle.starts_with("restricted") && kept.samples == restricted.samples);
     assert!(!kept.served && kept.checkpoints.is_empty() && kept.error_rows == 0);
     assert!(op.lineage(0).await.is_err(), "forgotten");
-    let AdminReply::Release(old) = op.ask(AdminRequest::LineageOfRelease { release: first_release }).await.unwrap()
+    let AdminReply::Release(old) = op
+        .ask(AdminRequest::LineageOfRelease {
+            release: first_release,
+        })
+        .await
+        .unwrap()
     else {
         panic!()
     };
-    assert!(old.recalled && old.deleted == 1 && old.subjects.iter().any(|(s, _)| *s == id(3)), "{old:?}");
+    assert!(
+        old.recalled && old.deleted == 1 && old.subjects.iter().any(|(s, _)| *s == id(3)),
+        "{old:?}"
+    );
 
     op.replays_equal().await;
     let clients = fleet.stop_but(0).await;
     let mut withdrawn = clients.into_iter().nth(1).unwrap();
     assert!(withdrawn.history().iter().all(|e| e.time < from));
     assert_eq!(withdrawn.consent_until(), Some(from));
-    assert!(matches!(withdrawn.record("i1", true, from), Err(ClientError::ConsentWithdrawn { .. })));
+    assert!(matches!(
+        withdrawn.record("i1", true, from),
+        Err(ClientError::ConsentWithdrawn { .. })
+    ));
     withdrawn.consent().unwrap();
     withdrawn.record("i1", true, from).unwrap();
 }
@@ -92,13 +137,21 @@ async fn a_takedown_erases_on_every_device_and_retrains_everything() {
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     let item = tiny::history(1)[12].item.clone();
-    let ids = op.ask_for(vec![DeletionRequest::Takedown { items: vec![item.clone()] }]).await.unwrap();
+    let ids = op
+        .ask_for(vec![DeletionRequest::Takedown {
+            items: vec![item.clone()],
+        }])
+        .await
+        .unwrap();
     let d = op.deleted(ids[0]).await;
     assert_eq!(d.affected.len(), 2, "both shards");
     op.trained().await;
     op.replays_equal().await;
     let r = receipt(&op, ids[0]).await;
-    assert_eq!((r.subject.as_str(), r.items, r.records), ("", vec![item.clone()], None));
+    assert_eq!(
+        (r.subject.as_str(), r.items, r.records),
+        ("", vec![item.clone()], None)
+    );
     for c in fleet.stop().await {
         assert!(c.history().iter().all(|e| e.item != item));
     }
@@ -116,12 +169,19 @@ async fn coverage_counts_devices_that_dropped_what_was_recalled() {
         _ => None,
     };
     assert!(coverage().await.is_none(), "nothing was recalled");
-    // All have measured the release, so all have fetched it. They go away, one is deleted, one comes back.
+    // All have measured the release, so all have fetched it. They go away, one is deleted, one
+    // comes back.
     let mut clients = fleet.stop().await;
     op.ask_to_forget(5, &[]).await.unwrap();
     let c = coverage().await.unwrap();
-    assert_eq!((c.recalled, c.dropped, c.holding, c.never), (true, 0, 5, 0), "{c:?}");
-    let items = ["i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11", "i12"];
+    assert_eq!(
+        (c.recalled, c.dropped, c.holding, c.never),
+        (true, 0, 5, 0),
+        "{c:?}"
+    );
+    let items = [
+        "i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9", "i10", "i11", "i12",
+    ];
     clients[0].recommend(&items, 3).await.unwrap();
     let c = coverage().await.unwrap();
     assert_eq!((c.dropped, c.holding), (1, 4), "{c:?}");
@@ -137,16 +197,33 @@ async fn the_log_is_audited_from_its_files_and_deletions_are_listed() {
     op.forget(2, &[]).await;
     let key = VerifierKey::parse(&op.status().await.log_key).unwrap();
     let log = audit(&world.dir.path().join("server-evidence/tiles"), &key).unwrap();
-    let text: Vec<String> = log.entries.iter().map(|e| String::from_utf8(e.clone()).unwrap()).collect();
+    let text: Vec<String> = log
+        .entries
+        .iter()
+        .map(|e| String::from_utf8(e.clone()).unwrap())
+        .collect();
     // Two shards before training, one again after the rollback, the deletion.
     let kinds: Vec<&str> = text.iter().map(|e| e.split(' ').nth(1).unwrap()).collect();
     assert_eq!(kinds, ["training", "training", "training", "deletion"]);
-    let AdminReply::Log { entries, checkpoint } = op.ask(AdminRequest::Log { from: 1 }).await.unwrap() else {
+    let AdminReply::Log {
+        entries,
+        checkpoint,
+    } = op.ask(AdminRequest::Log { from: 1 }).await.unwrap()
+    else {
         panic!()
     };
-    assert_eq!((entries, checkpoint), (log.entries[1..].to_vec(), log.checkpoint));
-    let AdminReply::Deletions(all) = op.ask(AdminRequest::Deletions { after: 0 }).await.unwrap() else { panic!() };
-    assert_eq!((all.len(), all[0].phase, all[0].due_at - all[0].accepted_at), (1, DeletionPhase::Done, 30 * 86_400));
+    assert_eq!(
+        (entries, checkpoint),
+        (log.entries[1..].to_vec(), log.checkpoint)
+    );
+    let AdminReply::Deletions(all) = op.ask(AdminRequest::Deletions { after: 0 }).await.unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (all.len(), all[0].phase, all[0].due_at - all[0].accepted_at),
+        (1, DeletionPhase::Done, 30 * 86_400)
+    );
 
     // After a restart the log goes on where it was, and nothing is entered twice.
     fleet.abort();
@@ -163,10 +240,18 @@ async fn two_operators_have_to_agree_when_the_policy_says_so() {
     let one = world.operator(addr).await;
     let fleet = world.fleet(addr, &one).await;
     one.trained().await;
-    let set = |approvals| AdminRequest::Policy { approvals: Some(approvals) };
-    assert!(one.ask(set(2)).await.is_err(), "there is one operator only: nobody could agree");
+    let set = |approvals| AdminRequest::Policy {
+        approvals: Some(approvals),
+    };
+    assert!(
+        one.ask(set(2)).await.is_err(),
+        "there is one operator only: nobody could agree"
+    );
     let two = one.colleague(addr).await;
-    assert_eq!(one.ask(set(2)).await.unwrap(), AdminReply::Policy { approvals: 2 });
+    assert_eq!(
+        one.ask(set(2)).await.unwrap(),
+        AdminReply::Policy { approvals: 2 }
+    );
 
     let forget = |s| AdminRequest::Forget {
         requests: vec![DeletionRequest::Erase { subject: id(s) }],
@@ -174,37 +259,84 @@ async fn two_operators_have_to_agree_when_the_policy_says_so() {
         asked: 0,
         reference: String::new(),
     };
-    let AdminReply::Proposed(p) = one.ask(forget(1)).await.unwrap() else { panic!() };
+    let AdminReply::Proposed(p) = one.ask(forget(1)).await.unwrap() else {
+        panic!()
+    };
     assert_eq!((p.id, p.missing), (1, 1));
     assert!(one.lineage(1).await.is_ok(), "nothing has happened");
-    assert!(one.ask(AdminRequest::Approve { proposal: 1 }).await.is_err(), "the same operator");
-    let AdminReply::Planned { ids, .. } = two.ask(AdminRequest::Approve { proposal: 1 }).await.unwrap() else {
+    assert!(
+        one.ask(AdminRequest::Approve { proposal: 1 })
+            .await
+            .is_err(),
+        "the same operator"
+    );
+    let AdminReply::Planned { ids, .. } = two
+        .ask(AdminRequest::Approve { proposal: 1 })
+        .await
+        .unwrap()
+    else {
         panic!()
     };
     one.deleted(ids[0]).await;
     assert!(one.lineage(1).await.is_err());
-    assert!(two.ask(AdminRequest::Approve { proposal: 1 }).await.is_err(), "carried out");
+    assert!(
+        two.ask(AdminRequest::Approve { proposal: 1 })
+            .await
+            .is_err(),
+        "carried out"
+    );
 
-    let AdminReply::Proposed(p) = two.ask(forget(2)).await.unwrap() else { panic!() };
-    one.ask(AdminRequest::Cancel { proposal: p.id }).await.unwrap();
-    assert!(one.ask(AdminRequest::Approve { proposal: p.id }).await.is_err() && one.lineage(2).await.is_ok());
+    let AdminReply::Proposed(p) = two.ask(forget(2)).await.unwrap() else {
+        panic!()
+    };
+    one.ask(AdminRequest::Cancel { proposal: p.id })
+        .await
+        .unwrap();
+    assert!(
+        one.ask(AdminRequest::Approve { proposal: p.id })
+            .await
+            .is_err()
+            && one.lineage(2).await.is_ok()
+    );
 
     // One operator alone cannot lift the policy.
-    let AdminReply::Proposed(p) = one.ask(set(1)).await.unwrap() else { panic!() };
-    let AdminReply::Proposals(waiting) = two.ask(AdminRequest::Proposals { after: 0 }).await.unwrap() else { panic!() };
+    let AdminReply::Proposed(p) = one.ask(set(1)).await.unwrap() else {
+        panic!()
+    };
+    let AdminReply::Proposals(waiting) =
+        two.ask(AdminRequest::Proposals { after: 0 }).await.unwrap()
+    else {
+        panic!()
+    };
     assert_eq!(waiting, std::slice::from_ref(&p));
     // Nor invite somebody to agree with.
     let invite = AdminRequest::Invite { subject: None };
-    let AdminReply::Proposed(invited) = one.ask(invite).await.unwrap() else { panic!() };
+    let AdminReply::Proposed(invited) = one.ask(invite).await.unwrap() else {
+        panic!()
+    };
     assert!(matches!(
-        two.ask(AdminRequest::Approve { proposal: invited.id }).await.unwrap(),
+        two.ask(AdminRequest::Approve {
+            proposal: invited.id
+        })
+        .await
+        .unwrap(),
         AdminReply::Invited { .. }
     ));
-    assert_eq!(two.ask(AdminRequest::Approve { proposal: p.id }).await.unwrap(), AdminReply::Policy { approvals: 1 });
+    assert_eq!(
+        two.ask(AdminRequest::Approve { proposal: p.id })
+            .await
+            .unwrap(),
+        AdminReply::Policy { approvals: 1 }
+    );
 
-    let AdminReply::Actions(done) = one.ask(AdminRequest::Actions).await.unwrap() else { panic!() };
+    let AdminReply::Actions(done) = one.ask(AdminRequest::Actions).await.unwrap() else {
+        panic!()
+    };
     let what: Vec<&str> = done.iter().map(|a| a.what.as_str()).collect();
-    assert!(what.contains(&"invite an operator") && what.contains(&"cancel proposal 2"), "{what:?}");
+    assert!(
+        what.contains(&"invite an operator") && what.contains(&"cancel proposal 2"),
+        "{what:?}"
+    );
     let key = VerifierKey::parse(&one.status().await.log_key).unwrap();
     let log = audit(&world.dir.path().join("server-evidence/tiles"), &key).unwrap();
     for a in &done {
@@ -228,7 +360,10 @@ async fn joining_again_gets_around_nothing() {
     let item = tiny::history(1)[12].item.clone();
     let requests = vec![
         DeletionRequest::Restrict { subject: id(0) },
-        DeletionRequest::EraseItems { subject: id(1), items: vec![item.clone()] },
+        DeletionRequest::EraseItems {
+            subject: id(1),
+            items: vec![item.clone()],
+        },
     ];
     let ids = op.ask_for(requests).await.unwrap();
     for c in &mut clients[..2] {
@@ -241,10 +376,19 @@ async fn joining_again_gets_around_nothing() {
     op.trained().await;
     op.deleted(ids[1]).await;
     let kept = op.lineage(0).await.unwrap();
-    assert!(kept.idle.starts_with("restricted") && !kept.served, "{kept:?}");
-    assert!(op.lineage(1).await.unwrap().served, "what remains is trained on");
+    assert!(
+        kept.idle.starts_with("restricted") && !kept.served,
+        "{kept:?}"
+    );
+    assert!(
+        op.lineage(1).await.unwrap().served,
+        "what remains is trained on"
+    );
     let clients = fleet.stop().await;
-    assert!(clients[1].history().iter().all(|e| e.item != item), "the device was told, and has erased");
+    assert!(
+        clients[1].history().iter().all(|e| e.item != item),
+        "the device was told, and has erased"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,8 +402,12 @@ async fn who_joins_later_inherits_what_was_asked_before() {
         clients.push(world.client(addr, &op, s).await);
     }
     let item = tiny::history(2)[12].item.clone();
-    let requests =
-        vec![DeletionRequest::Restrict { subject: id(1) }, DeletionRequest::Takedown { items: vec![item.clone()] }];
+    let requests = vec![
+        DeletionRequest::Restrict { subject: id(1) },
+        DeletionRequest::Takedown {
+            items: vec![item.clone()],
+        },
+    ];
     let ids = op.ask_for(requests).await.unwrap();
     for i in ids {
         op.deleted(i).await;
@@ -273,7 +421,10 @@ async fn who_joins_later_inherits_what_was_asked_before() {
     assert!(op.lineage(1).await.unwrap().idle.starts_with("restricted"));
     assert!(op.lineage(2).await.unwrap().served);
     for c in fleet.stop().await {
-        assert!(c.history().iter().all(|e| e.item != item), "the takedown holds for those who came after it");
+        assert!(
+            c.history().iter().all(|e| e.item != item),
+            "the takedown holds for those who came after it"
+        );
     }
     // Asked again after an erasure, somebody starts anew.
     op.forget(1, &[]).await;
@@ -297,5 +448,8 @@ async fn an_offline_list_expires() {
     clients[0].recommend(&items, 3).await.unwrap();
     coordinator.shutdown();
     let e = clients[0].recommend(&items, 3).await.unwrap_err();
-    assert!(matches!(e, lethe_client::ClientError::ListExpired(_)), "{e}");
+    assert!(
+        matches!(e, lethe_client::ClientError::ListExpired(_)),
+        "{e}"
+    );
 }

@@ -13,7 +13,11 @@ use lethe_tests::world::{Fleet, Operator, World, copy_folder, id};
 const LOG: [&str; 4] = ["log", "log.count", "log.copy", "log.copy.count"];
 
 async fn served(op: &Operator, deletion: u64) -> Vec<Digest> {
-    match op.ask(AdminRequest::Deletion { id: deletion }).await.unwrap() {
+    match op
+        .ask(AdminRequest::Deletion { id: deletion })
+        .await
+        .unwrap()
+    {
         AdminReply::Deletion(d) => d.now,
         other => panic!("{other:?}"),
     }
@@ -42,14 +46,22 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     // Deletions after the backup was made; then the data folder is lost, and comes back from it.
     (child, _) = world.spawn(binary, &config, &log);
     let op = op.reconnect(addr).await;
-    let ids = [op.ask_to_forget(2, &[]).await.unwrap(), op.ask_to_forget(5, &[]).await.unwrap()];
+    let ids = [
+        op.ask_to_forget(2, &[]).await.unwrap(),
+        op.ask_to_forget(5, &[]).await.unwrap(),
+    ];
     // And of somebody who came after it.
     world.client(addr, &op, 8).await.join().await.unwrap();
     let late = op.ask_to_forget(8, &[]).await.unwrap();
-    let limited = op.ask_for(vec![DeletionRequest::Restrict { subject: id(9) }]).await;
+    let limited = op
+        .ask_for(vec![DeletionRequest::Restrict { subject: id(9) }])
+        .await;
     assert!(limited.is_err(), "nobody knows them");
     op.invite(9).await;
-    let limited = op.ask_for(vec![DeletionRequest::Restrict { subject: id(9) }]).await.unwrap()[0];
+    let limited = op
+        .ask_for(vec![DeletionRequest::Restrict { subject: id(9) }])
+        .await
+        .unwrap()[0];
     let now = served(&op, ids[1]).await;
     let release = op.status().await.release;
     stop(&mut child);
@@ -59,15 +71,23 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     (child, _) = world.spawn(binary, &config, &log);
     let op = op.reconnect(addr).await;
     for s in [2, 5] {
-        assert!(op.lineage(s).await.is_err(), "person {s} came back with the backup");
+        assert!(
+            op.lineage(s).await.is_err(),
+            "person {s} came back with the backup"
+        );
     }
-    assert_eq!(served(&op, ids[1]).await, now, "what is served never saw them");
+    assert_eq!(
+        served(&op, ids[1]).await,
+        now,
+        "what is served never saw them"
+    );
     assert!(op.lineage(3).await.is_ok());
     for d in [late, limited] {
         op.deleted(d).await;
         op.receipt(d).await;
     }
-    // Who joins again after an erasure starts anew, and stays; a restriction holds for who joins after it.
+    // Who joins again after an erasure starts anew, and stays; a restriction holds for who joins
+    // after it.
     for s in [8, 9] {
         let _ = std::fs::remove_dir_all(world.client_folder(s));
         world.client(addr, &op, s).await.join().await.unwrap();
@@ -77,7 +97,10 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     let op = op.reconnect(addr).await;
     assert!(!op.lineage(8).await.unwrap().idle.starts_with("restricted"));
     assert!(op.lineage(9).await.unwrap().idle.starts_with("restricted"));
-    assert!(op.status().await.release > release, "a number that devices may hold does not come to mean something else");
+    assert!(
+        op.status().await.release > release,
+        "a number that devices may hold does not come to mean something else"
+    );
     // Training goes on with those who remain, and both get their receipts.
     let mut fleet = Fleet::default();
     for (s, c) in clients.into_iter().enumerate() {
@@ -93,11 +116,15 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     fleet.abort();
     stop(&mut child);
 
-    // An evidence folder that went on from an old copy is refused: two logs would claim the same entries.
+    // An evidence folder that went on from an old copy is refused: two logs would claim the same
+    // entries.
     let evidence = config.evidence();
     let kept = world.dir.path().join("kept");
     copy_folder(&evidence, &kept);
-    let mut entries = LogFile::open(&evidence.join("log")).unwrap().entries().to_vec();
+    let mut entries = LogFile::open(&evidence.join("log"))
+        .unwrap()
+        .entries()
+        .to_vec();
     let last = entries.len() - 1;
     entries[last] = b"another".to_vec();
     for name in LOG {
@@ -108,7 +135,10 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
         forged.append(e).unwrap();
     }
     drop(forged);
-    assert!(matches!(Coordinator::open(config.clone()), Err(CoordinatorError::OtherLog { .. })));
+    assert!(matches!(
+        Coordinator::open(config.clone()),
+        Err(CoordinatorError::OtherLog { .. })
+    ));
     std::fs::remove_dir_all(&evidence).unwrap();
     copy_folder(&kept, &evidence);
 
@@ -116,5 +146,8 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     for lost in LOG {
         std::fs::remove_file(config.evidence().join(lost)).unwrap();
     }
-    assert!(matches!(Coordinator::open(config), Err(CoordinatorError::Evidence { has: 0, .. })));
+    assert!(matches!(
+        Coordinator::open(config),
+        Err(CoordinatorError::Evidence { has: 0, .. })
+    ));
 }

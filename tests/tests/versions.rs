@@ -1,4 +1,5 @@
-//! Upgrades: clients one minor version older and newer than the coordinator take part; another version is told so.
+//! Upgrades: clients one minor version older and newer than the coordinator take part; another
+//! version is told so.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use lethe_client::ClientBuilder;
@@ -15,9 +16,18 @@ async fn older_and_newer_minor_versions_take_part() {
     for subject in 0..6 {
         let minor = MINOR - 1 + (subject % 3) as u16;
         // What a newer client adds to each message; the coordinator has never heard of it.
-        let added = if minor > MINOR { vec![(77, vec![1, 2, 3]), (300, vec![0; 1000])] } else { vec![] };
-        let builder = ClientBuilder::new(world.client_folder(subject), addr).minor_version(minor, added);
-        let mut client = builder.invitation(op.invite(subject).await).build(world.model()).await.unwrap();
+        let added = if minor > MINOR {
+            vec![(77, vec![1, 2, 3]), (300, vec![0; 1000])]
+        } else {
+            vec![]
+        };
+        let builder =
+            ClientBuilder::new(world.client_folder(subject), addr).minor_version(minor, added);
+        let mut client = builder
+            .invitation(op.invite(subject).await)
+            .build(world.model())
+            .await
+            .unwrap();
         client.record_all(tiny::history(subject)).unwrap();
         client.join().await.unwrap();
         fleet.add(client);
@@ -25,6 +35,11 @@ async fn older_and_newer_minor_versions_take_part() {
     let status = op.trained().await;
     assert!(status.release > 0);
     op.replays_equal().await;
-    let trained = fleet.stop().await.iter().filter(|c| c.stats().samples > 0).count();
+    let trained = fleet
+        .stop()
+        .await
+        .iter()
+        .filter(|c| c.stats().samples > 0)
+        .count();
     assert_eq!(trained, 6, "every client's updates were taken");
 }

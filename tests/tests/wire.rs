@@ -4,19 +4,26 @@
 use std::fmt::Write;
 
 use lethe_proto::admin::{
-    ActionState, AdminReply, AdminRequest, CoordinatorStatus, Coverage, DeletionPhase, DeletionState, DeletionSummary,
-    ProposalState, ReleaseLineage, ReplayState, Scanned, ShardStatus, SubjectLineage,
+    ActionState, AdminReply, AdminRequest, CoordinatorStatus, Coverage, DeletionPhase,
+    DeletionState, DeletionSummary, ProposalState, ReleaseLineage, ReplayState, Scanned,
+    ShardStatus, SubjectLineage,
 };
 use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{
-    BatchShape, Declined, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, RoundStart, ServedAdapter, Task,
+    BatchShape, Declined, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, RoundStart,
+    ServedAdapter, Task,
 };
 use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_proto::payload::{Payload, WireFormat};
 
-const ROUND: RoundKey = RoundKey { shard: ShardId(2), generation: 3, stage: 1, round: 4 };
+const ROUND: RoundKey = RoundKey {
+    shard: ShardId(2),
+    generation: 3,
+    stage: 1,
+    round: 4,
+};
 
 fn payload(format: WireFormat) -> Payload {
     Payload::encode(&[0.5, -1.0, 2.0, 0.0], 2, format)
@@ -33,47 +40,102 @@ fn subject() -> SubjectId {
 fn deletions() -> Vec<DeletionRequest> {
     vec![
         DeletionRequest::Erase { subject: subject() },
-        DeletionRequest::EraseItems { subject: subject(), items: vec!["i1".into()] },
-        DeletionRequest::Withdraw { subject: subject(), from: 1_700_000_000 },
+        DeletionRequest::EraseItems {
+            subject: subject(),
+            items: vec!["i1".into()],
+        },
+        DeletionRequest::Withdraw {
+            subject: subject(),
+            from: 1_700_000_000,
+        },
         DeletionRequest::Restrict { subject: subject() },
-        DeletionRequest::Takedown { items: vec!["i2".into()] },
+        DeletionRequest::Takedown {
+            items: vec!["i2".into()],
+        },
     ]
 }
 
 fn requests() -> Vec<Request> {
-    let shape = || BatchShape { prefix: 1, lens: vec![1, 300] };
+    let shape = || BatchShape {
+        prefix: 1,
+        lens: vec![1, 300],
+    };
     let admin = |r| Request::Admin(r);
     vec![
-        Request::Enrol { token: "t".into(), csr: vec![1, 2] },
-        Request::Hello { build: "b".into(), model: Digest([1; 32]), minor: 1 },
-        Request::Join { anchor: 1, samples: 70_000, commitment: Digest([2; 32]) },
+        Request::Enrol {
+            token: "t".into(),
+            csr: vec![1, 2],
+        },
+        Request::Hello {
+            build: "b".into(),
+            model: Digest([1; 32]),
+            minor: 1,
+        },
+        Request::Join {
+            anchor: 1,
+            samples: 70_000,
+            commitment: Digest([2; 32]),
+        },
         Request::Poll,
         Request::Forward {
-            purpose: Purpose::Train { round: ROUND, pass: 1 },
+            purpose: Purpose::Train {
+                round: ROUND,
+                pass: 1,
+            },
             shape: shape(),
             hidden: payload(WireFormat::F32),
         },
         Request::Forward {
-            purpose: Purpose::Score { release: 7, omega: vec![0.25, 0.75] },
+            purpose: Purpose::Score {
+                release: 7,
+                omega: vec![0.25, 0.75],
+            },
             shape: shape(),
             hidden: payload(WireFormat::F16),
         },
-        Request::Backward { round: ROUND, pass: 2, grad: payload(WireFormat::Int8), step: true },
-        Request::Update { round: ROUND, delta: packed(PackedFormat::F32), loss: 0.5, samples: 4 },
-        Request::Release { have: Some(2), adapters: vec![Digest([6; 32])] },
-        Request::Weigh { embedding: vec![1.0] },
+        Request::Backward {
+            round: ROUND,
+            pass: 2,
+            grad: payload(WireFormat::Int8),
+            step: true,
+        },
+        Request::Update {
+            round: ROUND,
+            delta: packed(PackedFormat::F32),
+            loss: 0.5,
+            samples: 4,
+        },
+        Request::Release {
+            have: Some(2),
+            adapters: vec![Digest([6; 32])],
+        },
+        Request::Weigh {
+            embedding: vec![1.0],
+        },
         Request::Errors {
             release: 1,
-            rows: vec![ErrorReport { sample: 0, embedding: vec![0.5], errors: vec![(ShardId(1), 0.25)] }],
+            rows: vec![ErrorReport {
+                sample: 0,
+                embedding: vec![0.5],
+                errors: vec![(ShardId(1), 0.25)],
+            }],
         },
         Request::Erased { task: 9 },
-        Request::Decline { round: ROUND, why: Declined::Memory },
+        Request::Decline {
+            round: ROUND,
+            why: Declined::Memory,
+        },
         Request::Forward {
             purpose: Purpose::Frozen { round: ROUND },
             shape: shape(),
             hidden: payload(WireFormat::F16),
         },
-        admin(AdminRequest::Forget { requests: deletions(), dry_run: true, asked: 7, reference: "r".into() }),
+        admin(AdminRequest::Forget {
+            requests: deletions(),
+            dry_run: true,
+            asked: 7,
+            reference: "r".into(),
+        }),
         admin(AdminRequest::Policy { approvals: Some(2) }),
         admin(AdminRequest::Proposals { after: 1 }),
         admin(AdminRequest::Approve { proposal: 1 }),
@@ -84,7 +146,9 @@ fn requests() -> Vec<Request> {
         admin(AdminRequest::LineageOfSubject { subject: subject() }),
         admin(AdminRequest::LineageOfRelease { release: 3 }),
         admin(AdminRequest::Coverage { release: Some(2) }),
-        admin(AdminRequest::Scan { texts: vec!["t".into()] }),
+        admin(AdminRequest::Scan {
+            texts: vec!["t".into()],
+        }),
         admin(AdminRequest::Log { from: 300 }),
         admin(AdminRequest::Deletion { id: 1 }),
         admin(AdminRequest::Receipt { id: 1 }),
@@ -117,8 +181,19 @@ fn replies() -> Vec<Reply> {
         now: vec![Digest([4; 32])],
         affected: vec![ShardId(0)],
     };
-    let proposal = |what| ProposalState { id: 1, what, at: 2, approved: vec![Digest([1; 32])], missing: 1 };
-    let action = ActionState { entry: 1, at: 2, by: Digest([3; 32]), what: "w".into() };
+    let proposal = |what| ProposalState {
+        id: 1,
+        what,
+        at: 2,
+        approved: vec![Digest([1; 32])],
+        missing: 1,
+    };
+    let action = ActionState {
+        entry: 1,
+        at: 2,
+        by: Digest([3; 32]),
+        what: "w".into(),
+    };
     let summary = DeletionSummary {
         id: 1,
         request: deletions().remove(0),
@@ -150,7 +225,13 @@ fn replies() -> Vec<Reply> {
         deleted: 1,
         validation: 2,
     };
-    let coverage = Coverage { release: 2, recalled: true, dropped: 1, holding: 2, never: 3 };
+    let coverage = Coverage {
+        release: 2,
+        recalled: true,
+        dropped: 1,
+        holding: 2,
+        never: 3,
+    };
     let shard = ShardStatus {
         subjects: 1,
         rounds: (2, 3),
@@ -177,29 +258,56 @@ fn replies() -> Vec<Reply> {
         seconds: 1.5,
     };
     vec![
-        Reply::Enrolled { certificate: vec![1] },
-        Reply::Welcome { recipe: "{}".into(), anchors: vec![vec![1.0]], engine: "e".into(), minor: 1 },
-        Reply::Joined { shard: Some(ShardId(1)), commitment: Digest([9; 32]) },
+        Reply::Enrolled {
+            certificate: vec![1],
+        },
+        Reply::Welcome {
+            recipe: "{}".into(),
+            anchors: vec![vec![1.0]],
+            engine: "e".into(),
+            minor: 1,
+        },
+        Reply::Joined {
+            shard: Some(ShardId(1)),
+            commitment: Digest([9; 32]),
+        },
         Reply::Task(Task::Wait),
         Reply::Task(Task::Train(start)),
-        Reply::Task(Task::Validate { release: 1, shards: vec![ShardId(0)] }),
-        Reply::Task(Task::Erase { task: 1, items: vec!["i".into()], from: Some(-5) }),
+        Reply::Task(Task::Validate {
+            release: 1,
+            shards: vec![ShardId(0)],
+        }),
+        Reply::Task(Task::Erase {
+            task: 1,
+            items: vec!["i".into()],
+            from: Some(-5),
+        }),
         Reply::Hidden(payload(WireFormat::F16)),
         Reply::Ack,
         Reply::Release(ReleaseInfo {
             release: 1,
             lineage: 2,
             valid_s: 3,
-            adapters: vec![ServedAdapter::Same(Digest([6; 32])), ServedAdapter::New(packed(PackedFormat::Int4))],
+            adapters: vec![
+                ServedAdapter::Same(Digest([6; 32])),
+                ServedAdapter::New(packed(PackedFormat::Int4)),
+            ],
         }),
         Reply::Omega(vec![1.0]),
-        Reply::Admin(AdminReply::Planned { text: "t".into(), json: "{}".into(), ids: vec![1, 2] }),
+        Reply::Admin(AdminReply::Planned {
+            text: "t".into(),
+            json: "{}".into(),
+            ids: vec![1, 2],
+        }),
         Reply::Admin(AdminReply::Proposed(proposal(Proposal::Forget {
             requests: deletions(),
             asked: 8,
             reference: "r".into(),
         }))),
-        Reply::Admin(AdminReply::Proposals(vec![proposal(Proposal::Approvals(2)), proposal(Proposal::InviteOperator)])),
+        Reply::Admin(AdminReply::Proposals(vec![
+            proposal(Proposal::Approvals(2)),
+            proposal(Proposal::InviteOperator),
+        ])),
         Reply::Admin(AdminReply::Policy { approvals: 2 }),
         Reply::Admin(AdminReply::Actions(vec![action])),
         Reply::Admin(AdminReply::Deletion(deletion)),
@@ -207,15 +315,25 @@ fn replies() -> Vec<Reply> {
         Reply::Admin(AdminReply::Subject(lineage)),
         Reply::Admin(AdminReply::Release(release)),
         Reply::Admin(AdminReply::Coverage(coverage)),
-        Reply::Admin(AdminReply::Scanned(Scanned { records: 1, hits: vec![("t".into(), 2)], evidence: 3 })),
-        Reply::Admin(AdminReply::Log { entries: vec![vec![1, 2]], checkpoint: "c".into() }),
+        Reply::Admin(AdminReply::Scanned(Scanned {
+            records: 1,
+            hits: vec![("t".into(), 2)],
+            evidence: 3,
+        })),
+        Reply::Admin(AdminReply::Log {
+            entries: vec![vec![1, 2]],
+            checkpoint: "c".into(),
+        }),
         Reply::Admin(AdminReply::Receipt("{}".into())),
         Reply::Admin(AdminReply::Audit("{}".into())),
         Reply::Admin(AdminReply::Replay(replay)),
         Reply::Admin(AdminReply::Status(status)),
         Reply::Admin(AdminReply::Invited { token: "t".into() }),
         Reply::Admin(AdminReply::Done),
-        Reply::Refused { code: Refusal::Busy, message: "m".into() },
+        Reply::Refused {
+            code: Refusal::Busy,
+            message: "m".into(),
+        },
     ]
 }
 
@@ -239,7 +357,10 @@ fn golden_bytes_of_every_message() {
     }
     let pinned = std::fs::read_to_string(file).unwrap();
     for (i, (got, want)) in now.lines().zip(pinned.lines()).enumerate() {
-        assert_eq!(got, want, "message {i} changed on the wire: raise the protocol version, or undo");
+        assert_eq!(
+            got, want,
+            "message {i} changed on the wire: raise the protocol version, or undo"
+        );
     }
     assert_eq!(now.lines().count(), pinned.lines().count());
 }
@@ -256,14 +377,19 @@ fn decoders_never_panic() {
 /// Starts from valid messages, so that mutations reach deep into the bodies.
 #[test]
 fn mutated_messages_never_panic() {
-    let valid: Vec<Vec<u8>> = requests().iter().map(|r| encode_request(r).unwrap()).collect();
-    bolero::check!().with_type::<(u8, Vec<(u16, u8)>)>().for_each(|(which, edits)| {
-        let mut bytes = valid[*which as usize % valid.len()].clone();
-        for (at, value) in edits {
-            let i = *at as usize % bytes.len();
-            bytes[i] = *value;
-        }
-        let _ = decode_request(&bytes);
-        let _ = decode_reply(&bytes);
-    });
+    let valid: Vec<Vec<u8>> = requests()
+        .iter()
+        .map(|r| encode_request(r).unwrap())
+        .collect();
+    bolero::check!()
+        .with_type::<(u8, Vec<(u16, u8)>)>()
+        .for_each(|(which, edits)| {
+            let mut bytes = valid[*which as usize % valid.len()].clone();
+            for (at, value) in edits {
+                let i = *at as usize % bytes.len();
+                bytes[i] = *value;
+            }
+            let _ = decode_request(&bytes);
+            let _ = decode_reply(&bytes);
+        });
 }

@@ -1,4 +1,5 @@
-//! What a device holds: time to load its layers, and memory after loading, after scoring, and after a training pass.
+//! What a device holds: time to load its layers, and memory after loading, after scoring, and after
+//! a training pass.
 
 use std::time::Instant;
 
@@ -36,7 +37,9 @@ pub(crate) fn measure(job: &Job, compute: Compute) -> anyhow::Result<()> {
     drop(source);
     let loaded = status_mib("VmRSS:");
     let layers = device.config().layers;
-    let shape = AdapterShape::new(device.config(), &LoraRecipe::default(), |l| spec.on_device(l, layers));
+    let shape = AdapterShape::new(device.config(), &LoraRecipe::default(), |l| {
+        spec.on_device(l, layers)
+    });
     let adapter = Adapter::init(&shape, &Seed::from_u64(1));
     let mut grads = vec![0.0; adapter.data.len()];
     serve(|_| {
@@ -45,8 +48,13 @@ pub(crate) fn measure(job: &Job, compute: Compute) -> anyhow::Result<()> {
         device.score(&layout, &ids, job.answers, Some(&adapter), &mut Elsewhere)?;
         let scored = status_mib("VmRSS:");
         let labels = [sample.label];
-        let batch =
-            Batch { layout: &layout, ids: &ids, labels: Labels::Hard(&labels), answers: job.answers, scale: 1.0 };
+        let batch = Batch {
+            layout: &layout,
+            ids: &ids,
+            labels: Labels::Hard(&labels),
+            answers: job.answers,
+            scale: 1.0,
+        };
         device.train_batch(&batch, &adapter, &mut grads, &mut Elsewhere)?;
         Ok(json!({
             "load_s": load_s, "process_mib": before, "loaded_mib": loaded, "scored_mib": scored,

@@ -49,23 +49,36 @@ impl Job {
 
 impl Labelled {
     pub(crate) fn sample(&self) -> Sample {
-        Sample { ids: self.ids.clone(), label: self.label }
+        Sample {
+            ids: self.ids.clone(),
+            label: self.label,
+        }
     }
 
     fn of(s: &Sample) -> Self {
-        Self { ids: s.ids.clone(), label: s.label }
+        Self {
+            ids: s.ids.clone(),
+            label: s.label,
+        }
     }
 }
 
 pub(crate) fn export(dir: &Path, samples: usize, test: usize, seed: u64) -> anyhow::Result<()> {
     let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
     let source = open(&files.model)?;
-    let data = load(&files.movielens, &DataSpec::of_folder(&files.movielens)?, false)?;
+    let data = load(
+        &files.movielens,
+        &DataSpec::of_folder(&files.movielens)?,
+        false,
+    )?;
     let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
     let seed = Seed::from_u64(seed);
     let all = Samples::build(&data, Split::Global);
     let encode = |chosen: &[TaskSample]| -> anyhow::Result<Vec<Sample>> {
-        chosen.iter().map(|s| Ok(encoder.sample(&s.prompt(&data), s.label)?)).collect()
+        chosen
+            .iter()
+            .map(|s| Ok(encoder.sample(&s.prompt(&data), s.label)?))
+            .collect()
     };
     let train = encode(&all.choose(Part::Train, samples, &seed.derive("train", &[])))?;
     let tests = all.choose(Part::Test, test, &seed.derive("test", &[]));
@@ -73,15 +86,29 @@ pub(crate) fn export(dir: &Path, samples: usize, test: usize, seed: u64) -> anyh
     let mut items: Vec<u32> = (0..data.items.len() as u32).collect();
     seed.derive("candidates", &[]).rng().shuffle(&mut items);
     let history: Vec<(u32, bool)> = first.history.clone();
-    let candidates = items.iter().filter(|i| history.iter().all(|(h, _)| h != *i)).take(100);
-    let rank = candidates.map(|i| Ok(encoder.ids(&prompt(&data, &history, *i))?)).collect::<anyhow::Result<_>>()?;
+    let candidates = items
+        .iter()
+        .filter(|i| history.iter().all(|(h, _)| h != *i))
+        .take(100);
+    let rank = candidates
+        .map(|i| Ok(encoder.ids(&prompt(&data, &history, *i))?))
+        .collect::<anyhow::Result<_>>()?;
     let mut rng = seed.derive("step", &[]).rng();
     let vocab = source.config().vocab;
     let random = |i: usize| -> Vec<u32> {
-        std::iter::once(1000 + i as u32).chain((1..128).map(|_| rng.below(vocab) as u32)).collect()
+        std::iter::once(1000 + i as u32)
+            .chain((1..128).map(|_| rng.below(vocab) as u32))
+            .collect()
     };
     let sequences: Vec<Vec<u32>> = (0..8).map(random).collect();
-    let step = sequences.into_iter().enumerate().map(|(i, ids)| Labelled { ids, label: i % 2 == 0 }).collect();
+    let step = sequences
+        .into_iter()
+        .enumerate()
+        .map(|(i, ids)| Labelled {
+            ids,
+            label: i % 2 == 0,
+        })
+        .collect();
     let batches = epoch_batches(&train, 16, 0, &seed);
     let prompt = train.first().context("no training samples")?.ids.clone();
     let test: Vec<Sample> = encode(&tests)?;
@@ -89,7 +116,10 @@ pub(crate) fn export(dir: &Path, samples: usize, test: usize, seed: u64) -> anyh
         model: files.model.clone(),
         answers: encoder.answers,
         step,
-        batches: batches.iter().map(|b| b.iter().map(Labelled::of).collect()).collect(),
+        batches: batches
+            .iter()
+            .map(|b| b.iter().map(Labelled::of).collect())
+            .collect(),
         test: test.iter().map(Labelled::of).collect(),
         rank,
         prompt,
@@ -97,6 +127,14 @@ pub(crate) fn export(dir: &Path, samples: usize, test: usize, seed: u64) -> anyh
     std::fs::create_dir_all(dir)?;
     std::fs::write(dir.join("job.json"), serde_json::to_vec(&job)?)?;
     let recipe = LoraRecipe::default();
-    let adapter = Adapter::init(&AdapterShape::new(source.config(), &recipe, |_| true), &seed.derive("adapter", &[]));
-    Ok(lethe_model::lora_io::save_peft(&dir.join("adapter"), &adapter, &recipe, "SmolLM2-135M-Instruct")?)
+    let adapter = Adapter::init(
+        &AdapterShape::new(source.config(), &recipe, |_| true),
+        &seed.derive("adapter", &[]),
+    );
+    Ok(lethe_model::lora_io::save_peft(
+        &dir.join("adapter"),
+        &adapter,
+        &recipe,
+        "SmolLM2-135M-Instruct",
+    )?)
 }

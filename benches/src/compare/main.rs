@@ -1,8 +1,10 @@
-//! Our side of `benches/compare`: writes the job that all sides run, and runs one work of it on command.
+//! Our side of `benches/compare`: writes the job that all sides run, and runs one work of it on
+//! command.
 //!
-//! `bench-compare export DIR` writes `job.json` (token ids of everything) and the adapter that both sides start from.
-//! `bench-compare worker DIR WORK` loads, says `{"ready": true}`, and then answers every line on standard input with the
-//! figures of one run, as JSON. The driver alternates between our worker and the peer's.
+//! `bench-compare export DIR` writes `job.json` (token ids of everything) and the adapter that both
+//! sides start from. `bench-compare worker DIR WORK` loads, says `{"ready": true}`, and then
+//! answers every line on standard input with the figures of one run, as JSON. The driver alternates
+//! between our worker and the peer's.
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -45,7 +47,8 @@ enum Command {
     Worker {
         /// Folder of the job.
         dir: PathBuf,
-        /// `lora_step`, `tallrec_epoch`, `rank100`, `rank100_quant`, `generate64`, `device_side` or `split_overhead`.
+        /// `lora_step`, `tallrec_epoch`, `rank100`, `rank100_quant`, `generate64`, `device_side` or
+        /// `split_overhead`.
         work: String,
         /// Arithmetic: f32, bf16 or (to generate) int8, where the work leaves the choice.
         #[arg(long, default_value = "f32")]
@@ -55,7 +58,12 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Export { dir, samples, test, seed } => job::export(&dir, samples, test, seed),
+        Command::Export {
+            dir,
+            samples,
+            test,
+            seed,
+        } => job::export(&dir, samples, test, seed),
         Command::Worker { dir, work, compute } => {
             let compute = match compute.as_str() {
                 "f32" => Compute::F32,
@@ -103,5 +111,7 @@ fn say(value: &Value) -> anyhow::Result<()> {
 pub(crate) fn status_mib(field: &str) -> f64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix(field));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok())
+        .unwrap_or(0.0)
+        / 1024.0
 }

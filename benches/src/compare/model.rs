@@ -19,7 +19,10 @@ use crate::job::Job;
 use crate::serve;
 
 /// All layers in one piece, which ends with the answer.
-const UNSPLIT: SplitSpec = SplitSpec { k_in: 0, k_out: LAYERS };
+const UNSPLIT: SplitSpec = SplitSpec {
+    k_in: 0,
+    k_out: LAYERS,
+};
 const LAYERS: usize = 30;
 
 struct Whole {
@@ -37,10 +40,21 @@ impl Whole {
     }
 
     /// `yes - no` for packs that share their prefix.
-    fn scores(&self, job: &Job, pack: &[Vec<u32>], adapter: Option<&Adapter>) -> anyhow::Result<Vec<f32>> {
+    fn scores(
+        &self,
+        job: &Job,
+        pack: &[Vec<u32>],
+        adapter: Option<&Adapter>,
+    ) -> anyhow::Result<Vec<f32>> {
         let (layout, ids) = Layout::pack(pack);
         let mut middle = self.middle.clone();
-        let logits = self.device.score(&layout, &ids, job.answers, adapter, &mut (&mut middle, None))?;
+        let logits = self.device.score(
+            &layout,
+            &ids,
+            job.answers,
+            adapter,
+            &mut (&mut middle, None),
+        )?;
         Ok(logits.iter().map(|l| l[1] - l[0]).collect())
     }
 }
@@ -60,23 +74,42 @@ pub(crate) fn lora_step(job: &Job, dir: &Path, compute: Compute) -> anyhow::Resu
     let mut middle = LocalMiddle::new(whole.middle, adapter.select(|_| false));
     let samples: Vec<Sample> = job.step.iter().map(crate::job::Labelled::sample).collect();
     let packing = Packing { max_tokens: 1024 };
-    let trainer = Trainer { device: &whole.device, answers: job.answers, packing, frozen: &Recomputed };
+    let trainer = Trainer {
+        device: &whole.device,
+        answers: job.answers,
+        packing,
+        frozen: &Recomputed,
+    };
     serve(|_| {
         let loss = trainer.accumulate(&samples, &adapter, &mut grads, &mut middle)?;
-        let norm = grads.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        let norm = grads
+            .iter()
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt();
         grads.fill(0.0);
         Ok(json!({ "loss": loss.sum / loss.samples as f64, "gradient_norm": norm }))
     })
 }
 
-/// `step`: the next optimiser step of the epoch; `score`: the test samples with what was learned so far.
+/// `step`: the next optimiser step of the epoch; `score`: the test samples with what was learned so
+/// far.
 pub(crate) fn epoch(job: &Job, dir: &Path, compute: Compute) -> anyhow::Result<()> {
     let whole = Whole::load(job, compute)?;
     let shape = AdapterShape::new(whole.device.config(), &LoraRecipe::default(), |_| true);
     let adapter = start(dir, &shape)?;
-    let recipe = CentralRecipe { packing: Packing { max_tokens: 1600 }, ..CentralRecipe::default() };
+    let recipe = CentralRecipe {
+        packing: Packing { max_tokens: 1600 },
+        ..CentralRecipe::default()
+    };
     let total = job.batches.len();
-    let mut central = Central::new(&whole.device, whole.middle.clone(), adapter, job.answers, (recipe, total));
+    let mut central = Central::new(
+        &whole.device,
+        whole.middle.clone(),
+        adapter,
+        job.answers,
+        (recipe, total),
+    );
     let mut batches = job.batches.iter();
     serve(|command| {
         if command == "score" {
@@ -88,7 +121,12 @@ pub(crate) fn epoch(job: &Job, dir: &Path, compute: Compute) -> anyhow::Result<(
             }
             return Ok(json!({ "scores": scores }));
         }
-        let batch: Vec<Sample> = batches.next().context("the epoch is over")?.iter().map(|s| s.sample()).collect();
+        let batch: Vec<Sample> = batches
+            .next()
+            .context("the epoch is over")?
+            .iter()
+            .map(|s| s.sample())
+            .collect();
         Ok(json!({ "loss": central.step(&batch)? }))
     })
 }

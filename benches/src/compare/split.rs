@@ -22,10 +22,19 @@ use crate::serve;
 const SAMPLES: usize = 16;
 const HISTORY: usize = 10;
 
-/// `unsplit` runs the step in this process, `split` has the client do it with a coordinator over loopback.
+/// `unsplit` runs the step in this process, `split` has the client do it with a coordinator over
+/// loopback.
 pub(crate) fn measure(compute: Compute) -> anyhow::Result<()> {
-    let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().enable_all().build()?);
-    let name = if compute == Compute::Bf16 { "bf16" } else { "f32" };
+    let runtime = Arc::new(
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?,
+    );
+    let name = if compute == Compute::Bf16 {
+        "bf16"
+    } else {
+        "f32"
+    };
     let keys = format!(
         "shards = 1\nanchors = 1\nslices = 1\nrounds = 1000\ncohort = 1\ncompute = \"{name}\"\n\
          [local]\nsamples = {SAMPLES}\nbatch = {SAMPLES}\n"
@@ -37,7 +46,10 @@ pub(crate) fn measure(compute: Compute) -> anyhow::Result<()> {
 
     let source = lethe_benches::model()?;
     let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
-    let whole = SplitSpec { k_in: 0, k_out: source.config().layers };
+    let whole = SplitSpec {
+        k_in: 0,
+        k_out: source.config().layers,
+    };
     let device = DeviceModel::load(source.as_ref(), whole, compute)?;
     let shape = AdapterShape::new(source.config(), &recipe.lora, |_| true);
     let mut adapter = Adapter::init(&shape, &Seed::from_u64(1));
@@ -45,13 +57,23 @@ pub(crate) fn measure(compute: Compute) -> anyhow::Result<()> {
     let segment = DeviceModel::load_middle(source.as_ref(), whole, compute)?;
     let mut middle = LocalMiddle::new(segment, adapter.select(|_| false));
     let sample = |i: usize| -> anyhow::Result<Sample> {
-        let history: Vec<(u32, bool)> = events[i - HISTORY..i].iter().map(|e| (e.item, e.liked)).collect();
+        let history: Vec<(u32, bool)> = events[i - HISTORY..i]
+            .iter()
+            .map(|e| (e.item, e.liked))
+            .collect();
         Ok(encoder.sample(&prompt(data, &history, events[i].item), events[i].liked)?)
     };
-    let samples: Vec<Sample> = (HISTORY..events.len()).map(sample).collect::<anyhow::Result<_>>()?;
+    let samples: Vec<Sample> = (HISTORY..events.len())
+        .map(sample)
+        .collect::<anyhow::Result<_>>()?;
 
     let (answers, packing) = (encoder.answers, recipe.packing);
-    let trainer = Trainer { device: &device, answers, packing, frozen: &Recomputed };
+    let trainer = Trainer {
+        device: &device,
+        answers,
+        packing,
+        frozen: &Recomputed,
+    };
     serve(|command| {
         let started = Instant::now();
         if command == "split" {

@@ -53,13 +53,19 @@ struct Scored {
 }
 
 impl Experiment<'_> {
-    /// Everybody's initial adapter: one for all clients, since their own would dominate what they are compared by.
+    /// Everybody's initial adapter: one for all clients, since their own would dominate what they
+    /// are compared by.
     fn initial(&self, lab: &Lab, rank: usize) -> Adapter {
         Adapter::init(&lab.shape(rank), &self.seed.derive("adapter", &[]))
     }
 
     /// The row of a method. `target` is the validation AUC that counts as reached.
-    pub(crate) fn row(&mut self, lab: &mut Lab, method: &Method, target: Option<f64>) -> anyhow::Result<Row> {
+    pub(crate) fn row(
+        &mut self,
+        lab: &mut Lab,
+        method: &Method,
+        target: Option<f64>,
+    ) -> anyhow::Result<Row> {
         let started = Instant::now();
         let (models, trace) = match method.rule {
             Rule::Central | Rule::Alone => self.apart(lab, method)?,
@@ -68,7 +74,13 @@ impl Experiment<'_> {
         let of = |i: usize| &models[i % models.len()];
         let test = self.score(lab, &of, |c| &c.test)?;
         let validation = trace.validation.last().map(|v| v.1);
-        let reached = target.and_then(|t| trace.validation.iter().find(|(_, v)| *v >= t).map(|(r, _)| *r));
+        let reached = target.and_then(|t| {
+            trace
+                .validation
+                .iter()
+                .find(|(_, v)| *v >= t)
+                .map(|(r, _)| *r)
+        });
         let own = Spread::of(&test.by_client());
         let each = |bytes: u64| (trace.updates > 0).then(|| bytes as f64 / trace.updates as f64);
         let row = json!({
@@ -94,7 +106,13 @@ impl Experiment<'_> {
     }
 
     fn trainer<'b>(&'b mut self, lab: &'b mut Lab) -> Trainer<'b> {
-        Trainer { lab, recipe: self.recipe, seed: self.seed, first: self.first, paid: HashMap::new() }
+        Trainer {
+            lab,
+            recipe: self.recipe,
+            seed: self.seed,
+            first: self.first,
+            paid: HashMap::new(),
+        }
     }
 
     /// Without a federation: all samples in one place, or every client alone.
@@ -114,12 +132,20 @@ impl Experiment<'_> {
         };
         let mut models = vec![];
         for (i, samples) in groups.iter().enumerate() {
-            let local = self.trainer(lab).train(i, samples, &start, method, passes)?;
+            let local = self
+                .trainer(lab)
+                .train(i, samples, &start, method, passes)?;
             models.push(Adapter::from_data(start.own.shape(), local.theta)?);
         }
         let of = |i: usize| &models[i % models.len()];
         let validation = self.score(lab, &of, |c| &c.validation)?.auc();
-        Ok((models, Trace { validation: vec![(0, validation)], ..Trace::default() }))
+        Ok((
+            models,
+            Trace {
+                validation: vec![(0, validation)],
+                ..Trace::default()
+            },
+        ))
     }
 
     fn rounds(&mut self, lab: &mut Lab, method: &Method) -> anyhow::Result<(Vec<Adapter>, Trace)> {
@@ -131,7 +157,8 @@ impl Experiment<'_> {
         for round in 0..recipe.rounds {
             let mut arrived = vec![];
             for client in cohort(&seed, round, n, recipe.cohort) {
-                if seed.rank("lost", &place(round, client)) as f64 / (u64::MAX as f64) < method.lost {
+                if seed.rank("lost", &place(round, client)) as f64 / (u64::MAX as f64) < method.lost
+                {
                     trace.lost += 1;
                     continue;
                 }
@@ -149,17 +176,34 @@ impl Experiment<'_> {
                 let local = trainer.train(client, samples, model, method, passes)?;
                 paid = trainer.paid;
                 let start = model.own.clone();
-                let delta: Vec<f32> = local.theta.iter().zip(&start.data).map(|(t, s)| t - s).collect();
-                let (delta, bytes) = send(method, start.shape(), delta, left.entry(client).or_default())?;
+                let delta: Vec<f32> = local
+                    .theta
+                    .iter()
+                    .zip(&start.data)
+                    .map(|(t, s)| t - s)
+                    .collect();
+                let (delta, bytes) = send(
+                    method,
+                    start.shape(),
+                    delta,
+                    left.entry(client).or_default(),
+                )?;
                 (trace.sent, trace.crossed) = (trace.sent + bytes, trace.crossed + local.crossed);
                 trace.updates += 1;
-                arrived.push(Arrived { client, start, delta, local });
+                arrived.push(Arrived {
+                    client,
+                    start,
+                    delta,
+                    local,
+                });
             }
             fleet.close(round, &arrived)?;
             if (round + 1) % recipe.validate_every == 0 || round + 1 == recipe.rounds {
                 let models = served(&fleet, n)?;
                 let of = |i: usize| &models[i];
-                trace.validation.push((round + 1, self.score(lab, &of, |c| &c.validation)?.auc()));
+                trace
+                    .validation
+                    .push((round + 1, self.score(lab, &of, |c| &c.validation)?.auc()));
             }
         }
         let mut models = served(&fleet, n)?;
@@ -173,7 +217,9 @@ impl Experiment<'_> {
                 round: recipe.rounds,
             };
             for (i, c) in clients.iter().enumerate() {
-                let local = self.trainer(lab).train(i, &c.train, fleet.model(i), method, passes)?;
+                let local = self
+                    .trainer(lab)
+                    .train(i, &c.train, fleet.model(i), method, passes)?;
                 models[i] = Adapter::from_data(models[i].shape(), local.theta)?;
             }
             let of = |i: usize| &models[i];
@@ -186,12 +232,23 @@ impl Experiment<'_> {
     }
 
     /// Scores of all clients' samples, each by the model that serves it.
-    fn score<'m>(&self, lab: &mut Lab, model: &dyn Fn(usize) -> &'m Adapter, which: Which) -> anyhow::Result<Scored> {
-        let mut out = Scored { clients: vec![], users: vec![], scores: vec![], labels: vec![] };
+    fn score<'m>(
+        &self,
+        lab: &mut Lab,
+        model: &dyn Fn(usize) -> &'m Adapter,
+        which: Which,
+    ) -> anyhow::Result<Scored> {
+        let mut out = Scored {
+            clients: vec![],
+            users: vec![],
+            scores: vec![],
+            labels: vec![],
+        };
         for (i, client) in self.clients.iter().enumerate() {
             let samples = which(client);
             let rows = lab.samples(samples)?;
-            out.scores.extend(lab.score(model(i), &rows)?.iter().map(|l| l[1] - l[0]));
+            out.scores
+                .extend(lab.score(model(i), &rows)?.iter().map(|l| l[1] - l[0]));
             for s in samples {
                 out.clients.push(i);
                 out.users.push(lab.rows[*s].user);
@@ -214,19 +271,24 @@ impl Scored {
     }
 
     fn by_client(&self) -> Vec<f64> {
-        lethe_learn::metrics::user_aucs(&self.clients, &self.scores, &self.labels).into_values().collect()
+        lethe_learn::metrics::user_aucs(&self.clients, &self.scores, &self.labels)
+            .into_values()
+            .collect()
     }
 }
 
 fn served(fleet: &Fleet, clients: usize) -> anyhow::Result<Vec<Adapter>> {
-    (0..clients).map(|i| fleet.model(i).with(&fleet.model(i).own)).collect()
+    (0..clients)
+        .map(|i| fleet.model(i).with(&fleet.model(i).own))
+        .collect()
 }
 
 fn place(round: usize, client: usize) -> Vec<u8> {
     [(round as u64).to_le_bytes(), (client as u64).to_le_bytes()].concat()
 }
 
-/// Who takes part in a round, in order: everybody equally often, in a seeded order anew each time all have been asked.
+/// Who takes part in a round, in order: everybody equally often, in a seeded order anew each time
+/// all have been asked.
 fn cohort(seed: &Seed, round: usize, clients: usize, size: usize) -> Vec<usize> {
     let mut out: Vec<usize> = (round * size..(round + 1) * size)
         .map(|turn| {
@@ -240,7 +302,8 @@ fn cohort(seed: &Seed, round: usize, clients: usize, size: usize) -> Vec<usize> 
     out
 }
 
-/// What arrives of a change, and its bytes. What a sparse format leaves out is kept in `left` and goes with the next.
+/// What arrives of a change, and its bytes. What a sparse format leaves out is kept in `left` and
+/// goes with the next.
 fn send(
     method: &Method,
     shape: &AdapterShape,
@@ -249,7 +312,9 @@ fn send(
 ) -> anyhow::Result<(Vec<f32>, u64)> {
     if method.freeze_a {
         // A did not change.
-        let bytes = Packed::encode(&only_b(shape, &delta), method.updates)?.bytes.len();
+        let bytes = Packed::encode(&only_b(shape, &delta), method.updates)?
+            .bytes
+            .len();
         return Ok((delta, bytes as u64));
     }
     if method.updates == PackedFormat::F32 {

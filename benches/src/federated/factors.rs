@@ -5,17 +5,27 @@ use std::sync::Arc;
 use lethe_model::lora::{Adapter, AdapterShape};
 use nalgebra::{DMatrix, DVector};
 
-/// `sum w_k B_k A_k` of adapters of any ranks as one adapter of `shape`'s rank: `B = U S`, `A = V^T` of the truncated SVD, which is the
-/// nearest such adapter. All must have the same pairs and scale.
-pub(crate) fn truncated(parts: &[(&Adapter, f32)], shape: &Arc<AdapterShape>) -> anyhow::Result<Adapter> {
+/// `sum w_k B_k A_k` of adapters of any ranks as one adapter of `shape`'s rank: `B = U S`, `A =
+/// V^T` of the truncated SVD, which is the nearest such adapter. All must have the same pairs and
+/// scale.
+pub(crate) fn truncated(
+    parts: &[(&Adapter, f32)],
+    shape: &Arc<AdapterShape>,
+) -> anyhow::Result<Adapter> {
     let mut out = Adapter::from_data(shape, vec![0.0; shape.len()])?;
     for e in shape.entries() {
         let (left, right) = stacked(parts, e.layer, e.proj)?;
         let (b, a) = nearest(&left, &right, shape.rank());
         let (at, bt) = shape.ranges(e);
         // Column-major: B row by row is its transpose column by column.
-        out.data[at].iter_mut().zip(a.transpose().iter()).for_each(|(o, v)| *o = *v as f32);
-        out.data[bt].iter_mut().zip(b.transpose().iter()).for_each(|(o, v)| *o = *v as f32);
+        out.data[at]
+            .iter_mut()
+            .zip(a.transpose().iter())
+            .for_each(|(o, v)| *o = *v as f32);
+        out.data[bt]
+            .iter_mut()
+            .zip(b.transpose().iter())
+            .for_each(|(o, v)| *o = *v as f32);
     }
     Ok(out)
 }
@@ -28,23 +38,38 @@ fn stacked(
 ) -> anyhow::Result<(DMatrix<f64>, DMatrix<f64>)> {
     let (mut left, mut right) = (vec![], vec![]);
     for (adapter, w) in parts {
-        let (a, b) = adapter.pair(layer, proj).ok_or_else(|| anyhow::anyhow!("adapters of different pairs"))?;
+        let (a, b) = adapter
+            .pair(layer, proj)
+            .ok_or_else(|| anyhow::anyhow!("adapters of different pairs"))?;
         let r = adapter.shape().rank();
         right.extend(
-            a.chunks_exact(a.len() / r).map(|row| DVector::from_iterator(row.len(), row.iter().map(|v| f64::from(*v)))),
+            a.chunks_exact(a.len() / r)
+                .map(|row| DVector::from_iterator(row.len(), row.iter().map(|v| f64::from(*v)))),
         );
         left.extend((0..r).map(|q| {
-            DVector::from_iterator(b.len() / r, b.iter().skip(q).step_by(r).map(|v| f64::from(*w) * f64::from(*v)))
+            DVector::from_iterator(
+                b.len() / r,
+                b.iter()
+                    .skip(q)
+                    .step_by(r)
+                    .map(|v| f64::from(*w) * f64::from(*v)),
+            )
         }));
     }
-    Ok((DMatrix::from_columns(&left), DMatrix::from_columns(&right).transpose()))
+    Ok((
+        DMatrix::from_columns(&left),
+        DMatrix::from_columns(&right).transpose(),
+    ))
 }
 
-/// The factors of rank `rank` whose product is nearest to `left * right`: SVD of the small core between two orthogonal bases.
+/// The factors of rank `rank` whose product is nearest to `left * right`: SVD of the small core
+/// between two orthogonal bases.
 fn nearest(left: &DMatrix<f64>, right: &DMatrix<f64>, rank: usize) -> (DMatrix<f64>, DMatrix<f64>) {
     let (ql, qr) = (left.clone().qr(), right.transpose().qr());
     let svd = (ql.r() * qr.r().transpose()).svd(true, true);
-    let (Some(u), Some(vt)) = (svd.u, svd.v_t) else { unreachable!("both were asked for") };
+    let (Some(u), Some(vt)) = (svd.u, svd.v_t) else {
+        unreachable!("both were asked for")
+    };
     let mut order: Vec<usize> = (0..svd.singular_values.len()).collect();
     order.sort_by(|i, j| svd.singular_values[*j].total_cmp(&svd.singular_values[*i]));
     let mut b = DMatrix::zeros(left.nrows(), rank);
@@ -58,7 +83,9 @@ fn nearest(left: &DMatrix<f64>, right: &DMatrix<f64>, rank: usize) -> (DMatrix<f
 
 /// `sum w_k B_k A_k` of every pair, all entries in one vector.
 pub(crate) fn product(parts: &[(&Adapter, f32)]) -> anyhow::Result<Vec<f32>> {
-    let Some((first, _)) = parts.first() else { return Ok(vec![]) };
+    let Some((first, _)) = parts.first() else {
+        return Ok(vec![]);
+    };
     let mut out = vec![];
     for e in first.shape().entries() {
         let (left, right) = stacked(parts, e.layer, e.proj)?;
@@ -76,7 +103,11 @@ mod tests {
     use super::*;
 
     fn shape(rank: usize) -> Arc<AdapterShape> {
-        let recipe = LoraRecipe { rank, alpha: 2.0 * rank as f32, ..LoraRecipe::default() };
+        let recipe = LoraRecipe {
+            rank,
+            alpha: 2.0 * rank as f32,
+            ..LoraRecipe::default()
+        };
         AdapterShape::new(&ModelConfig::tiny(), &recipe, |_| true)
     }
 
@@ -88,7 +119,11 @@ mod tests {
     }
 
     fn apart(x: &[f32], y: &[f32]) -> f64 {
-        x.iter().zip(y).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+        x.iter()
+            .zip(y)
+            .map(|(a, b)| f64::from(a - b).powi(2))
+            .sum::<f64>()
+            .sqrt()
     }
 
     #[test]
@@ -105,8 +140,12 @@ mod tests {
         let (x, y) = (random(2, 1), random(2, 2));
         let parts = [(&x, 0.5), (&y, 0.5)];
         let whole = product(&parts).expect("same pairs");
-        let cut = product(&[(&truncated(&parts, &shape(2)).expect("same pairs"), 1.0)]).expect("pairs");
-        let (far, near) = (apart(&whole, &product(&[(&x, 0.5)]).expect("pairs")), apart(&whole, &cut));
+        let cut =
+            product(&[(&truncated(&parts, &shape(2)).expect("same pairs"), 1.0)]).expect("pairs");
+        let (far, near) = (
+            apart(&whole, &product(&[(&x, 0.5)]).expect("pairs")),
+            apart(&whole, &cut),
+        );
         assert!(near > 0.1 && near < far, "{near} {far}");
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use lethe_learn::aggregate::{ServerAdam, fedavg_weights};
-use lethe_learn::balance::{BalanceParams, learning_speeds, mixing_matrix, personalized, shared_weights, similarities};
+use lethe_learn::balance::{
+    BalanceParams, learning_speeds, mixing_matrix, personalized, shared_weights, similarities,
+};
 use lethe_model::lora::{Adapter, AdapterShape};
 
 use crate::factors::{product, truncated};
@@ -22,7 +24,10 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(own: Adapter) -> Self {
-        Self { frozen: vec![], own }
+        Self {
+            frozen: vec![],
+            own,
+        }
     }
 
     /// All in one, with `own` in place of its own.
@@ -36,7 +41,11 @@ impl Model {
     }
 
     /// The part of a gradient on all of it that concerns its own adapter.
-    pub(crate) fn part(&self, grads: Adapter, shape: &Arc<AdapterShape>) -> anyhow::Result<Vec<f32>> {
+    pub(crate) fn part(
+        &self,
+        grads: Adapter,
+        shape: &Arc<AdapterShape>,
+    ) -> anyhow::Result<Vec<f32>> {
         match self.frozen.len() {
             0 => Ok(grads.data),
             n => Ok(grads.part_of_nd(n, shape)?.data),
@@ -65,7 +74,12 @@ pub(crate) struct Arrived {
 
 impl Arrived {
     fn theta(&self) -> Vec<f32> {
-        self.start.data.iter().zip(&self.delta).map(|(s, d)| s + d).collect()
+        self.start
+            .data
+            .iter()
+            .zip(&self.delta)
+            .map(|(s, d)| s + d)
+            .collect()
     }
 
     fn adapter(&self) -> anyhow::Result<Adapter> {
@@ -75,14 +89,26 @@ impl Arrived {
 
 impl Fleet {
     /// `initial(rank)` is where everybody starts.
-    pub(crate) fn new(rule: Rule, clients: usize, recipe: &Recipe, initial: impl Fn(usize) -> Adapter) -> Self {
+    pub(crate) fn new(
+        rule: Rule,
+        clients: usize,
+        recipe: &Recipe,
+        initial: impl Fn(usize) -> Adapter,
+    ) -> Self {
         let models = match rule {
             Rule::Personal(..) => vec![Model::new(initial(recipe.rank)); clients],
-            Rule::Flex => [recipe.rank / 2, recipe.rank, 2 * recipe.rank].map(|r| Model::new(initial(r))).to_vec(),
+            Rule::Flex => [recipe.rank / 2, recipe.rank, 2 * recipe.rank]
+                .map(|r| Model::new(initial(r)))
+                .to_vec(),
             _ => vec![Model::new(initial(recipe.rank))],
         };
         let n = models[0].own.data.len();
-        Self { rule, models, adam: (vec![0.0; n], vec![0.0; n], 0), server_lr: recipe.server_adam(rule).map(|s| s.lr) }
+        Self {
+            rule,
+            models,
+            adam: (vec![0.0; n], vec![0.0; n], 0),
+            server_lr: recipe.server_adam(rule).map(|s| s.lr),
+        }
     }
 
     /// What a client starts from, and is served with.
@@ -96,13 +122,23 @@ impl Fleet {
             return Ok(());
         }
         match self.rule {
-            Rule::Central | Rule::Alone => anyhow::bail!("without a federation there are no rounds"),
+            Rule::Central | Rule::Alone => {
+                anyhow::bail!("without a federation there are no rounds")
+            }
             Rule::Average => self.add(&samples(arrived), arrived),
             Rule::Fair(power) => {
-                let by_loss: Vec<f64> =
-                    arrived.iter().map(|a| f64::from(a.local.samples) * a.local.loss.powf(power)).collect();
+                let by_loss: Vec<f64> = arrived
+                    .iter()
+                    .map(|a| f64::from(a.local.samples) * a.local.loss.powf(power))
+                    .collect();
                 let total: f64 = by_loss.iter().sum();
-                self.add(&by_loss.iter().map(|w| (w / total) as f32).collect::<Vec<_>>(), arrived);
+                self.add(
+                    &by_loss
+                        .iter()
+                        .map(|w| (w / total) as f32)
+                        .collect::<Vec<_>>(),
+                    arrived,
+                );
             }
             Rule::Shared(params, cosine) => {
                 let mixing = mixing(&params, cosine, round, arrived)?;
@@ -117,7 +153,10 @@ impl Fleet {
             }
             Rule::FedEx => self.add_residual(arrived)?,
             Rule::Flex => {
-                let adapters: Vec<Adapter> = arrived.iter().map(Arrived::adapter).collect::<Result<_, _>>()?;
+                let adapters: Vec<Adapter> = arrived
+                    .iter()
+                    .map(Arrived::adapter)
+                    .collect::<Result<_, _>>()?;
                 let parts: Vec<(&Adapter, f32)> = adapters.iter().zip(samples(arrived)).collect();
                 for m in &mut self.models {
                     m.own = truncated(&parts, m.own.shape())?;
@@ -134,7 +173,13 @@ impl Fleet {
             Some(lr) => {
                 self.adam.2 += 1;
                 let (first, second, step) = (&mut self.adam.0, &mut self.adam.1, self.adam.2);
-                ServerAdam { first, second, step, lr }.apply(theta, &delta);
+                ServerAdam {
+                    first,
+                    second,
+                    step,
+                    lr,
+                }
+                .apply(theta, &delta);
             }
         }
     }
@@ -153,7 +198,8 @@ impl Fleet {
             let whole = Adapter::mix_nd(&parts)?;
             let wide = Adapter::mix_nd(&vec![(&model.own, 1.0); FROZEN.1 / rank])?;
             let cut = truncated(&[(&whole, 1.0)], wide.shape())?;
-            let parts = (0..FROZEN.1 / rank).map(|i| Ok((cut.part_of_nd(i, model.own.shape())?, 1.0)));
+            let parts =
+                (0..FROZEN.1 / rank).map(|i| Ok((cut.part_of_nd(i, model.own.shape())?, 1.0)));
             model.frozen = parts.collect::<anyhow::Result<_>>()?;
         }
         Ok(())
@@ -173,10 +219,21 @@ fn weighted(weights: &[f32], arrived: &[Arrived]) -> Vec<f32> {
 }
 
 /// PPLR's mixing matrix of a round.
-fn mixing(params: &BalanceParams, cosine: Cosine, round: usize, arrived: &[Arrived]) -> anyhow::Result<Vec<f64>> {
+fn mixing(
+    params: &BalanceParams,
+    cosine: Cosine,
+    round: usize,
+    arrived: &[Arrived],
+) -> anyhow::Result<Vec<f64>> {
     let losses: Vec<f64> = arrived.iter().map(|a| a.local.loss).collect();
-    let changes: Vec<Vec<f32>> = arrived.iter().map(|a| change(a, cosine)).collect::<Result<_, _>>()?;
-    Ok(mixing_matrix(&learning_speeds(params, &losses, round as u32), &similarities(&changes)))
+    let changes: Vec<Vec<f32>> = arrived
+        .iter()
+        .map(|a| change(a, cosine))
+        .collect::<Result<_, _>>()?;
+    Ok(mixing_matrix(
+        &learning_speeds(params, &losses, round as u32),
+        &similarities(&changes),
+    ))
 }
 
 fn change(a: &Arrived, cosine: Cosine) -> anyhow::Result<Vec<f32>> {
@@ -189,5 +246,9 @@ fn change(a: &Arrived, cosine: Cosine) -> anyhow::Result<Vec<f32>> {
 
 /// The values of B alone.
 pub(crate) fn only_b(shape: &AdapterShape, values: &[f32]) -> Vec<f32> {
-    shape.entries().iter().flat_map(|e| values[shape.ranges(e).1].iter().copied()).collect()
+    shape
+        .entries()
+        .iter()
+        .flat_map(|e| values[shape.ranges(e).1].iter().copied())
+        .collect()
 }

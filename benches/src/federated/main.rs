@@ -1,7 +1,8 @@
-//! `lethe bench federated`: PPLR's balance beside other ways to federate LoRA, on the same users, samples and model.
+//! `lethe bench federated`: PPLR's balance beside other ways to federate LoRA, on the same users,
+//! samples and model.
 //!
-//! Every row is written when it is ready, and rows that `--json FILE` holds already are not computed again: an interrupted run
-//! goes on.
+//! Every row is written when it is ready, and rows that `--json FILE` holds already are not
+//! computed again: an interrupted run goes on.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -34,7 +35,10 @@ use population::{Kind, Population, Sizes};
 use training::{Local, Recipe, ServerAdam};
 
 #[derive(Parser)]
-#[command(name = "bench-federated", about = "Ways to federate LoRA, side by side")]
+#[command(
+    name = "bench-federated",
+    about = "Ways to federate LoRA, side by side"
+)]
 struct Args {
     /// What clients are.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["silos", "users"])]
@@ -78,7 +82,8 @@ struct Args {
     /// Rate of the coordinator's Adam, with one user per client.
     #[arg(long, default_value_t = 1e-3)]
     server_lr: f32,
-    /// Adapted layers, counted from the last. With one, all that is trained is on the device, and no gradient crosses the split.
+    /// Adapted layers, counted from the last. With one, all that is trained is on the device, and
+    /// no gradient crosses the split.
     #[arg(long, default_value_t = 1)]
     last_layers: usize,
     /// Made-up people that the base model learns from first, as in `lethe bench unlearn`. 0: none.
@@ -107,9 +112,21 @@ const KEY: [&str; 5] = ["clients", "seed", "method", "setting", "arithmetic"];
 fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     if args.quick {
-        (args.users, args.train, args.validation, args.test, args.seeds) = (6, 4, 2, 4, vec![1]);
-        (args.silo_rounds, args.user_rounds, args.cohort, args.central_epochs) = (2, 2, 3, 1);
-        // As few made-up people as the other quick run, and a trained layer on either side of the split.
+        (
+            args.users,
+            args.train,
+            args.validation,
+            args.test,
+            args.seeds,
+        ) = (6, 4, 2, 4, vec![1]);
+        (
+            args.silo_rounds,
+            args.user_rounds,
+            args.cohort,
+            args.central_epochs,
+        ) = (2, 2, 3, 1);
+        // As few made-up people as the other quick run, and a trained layer on either side of the
+        // split.
         (args.people, args.last_layers) = (16, 2);
     }
     let mut rows = Rows::open(args.json.clone(), args.csv.clone())?;
@@ -118,11 +135,22 @@ fn main() -> anyhow::Result<()> {
         Some(h) => h.clone(),
         None => lethe_assets::default_home()?.join("unlearn"),
     };
-    let data = load(&files.movielens, &DataSpec::of_folder(&files.movielens)?, false).context("loading the data")?;
+    let data = load(
+        &files.movielens,
+        &DataSpec::of_folder(&files.movielens)?,
+        false,
+    )
+    .context("loading the data")?;
     for seed in &args.seeds {
         let silos = if args.quick { 3 } else { 5 };
         let (users, train, validation, test) = (args.users, args.train, args.validation, args.test);
-        let sizes = Sizes { users, train, validation, test, silos };
+        let sizes = Sizes {
+            users,
+            train,
+            validation,
+            test,
+            silos,
+        };
         let seed_of = Seed::from_u64(*seed);
         let population = Population::draw(&data, &sizes, &seed_of)?;
         let mut labs = Labs {
@@ -135,7 +163,15 @@ fn main() -> anyhow::Result<()> {
         };
         let mut first = HashMap::new();
         for kind in &args.clients {
-            one(&args, *kind, (*seed, &seed_of), &population, &mut labs, &mut first, &mut rows)?;
+            one(
+                &args,
+                *kind,
+                (*seed, &seed_of),
+                &population,
+                &mut labs,
+                &mut first,
+                &mut rows,
+            )?;
         }
     }
     writeln!(std::io::stdout(), "{}", table::render(rows.all()))?;
@@ -154,11 +190,21 @@ fn one(
 ) -> anyhow::Result<()> {
     let clients = population.clients(kind);
     let recipe = args.recipe(kind, clients.len());
-    eprint_line(&format!("{}, seed {seed}: {} clients", kind.name(), clients.len()));
-    let mut experiment = Experiment { clients: &clients, recipe: &recipe, seed: *seed_of, first };
+    eprint_line(&format!(
+        "{}, seed {seed}: {} clients",
+        kind.name(),
+        clients.len()
+    ));
+    let mut experiment = Experiment {
+        clients: &clients,
+        recipe: &recipe,
+        seed: *seed_of,
+        first,
+    };
     let mut target = None;
     for method in all(kind) {
-        let wanted = args.only.is_empty() || args.only.iter().any(|o| method.name.contains(o.as_str()));
+        let wanted =
+            args.only.is_empty() || args.only.iter().any(|o| method.name.contains(o.as_str()));
         if !wanted && method.rule != Rule::Central {
             continue;
         }
@@ -190,25 +236,45 @@ fn one(
 }
 
 impl Args {
-    /// All that decides a row besides seed, method and arithmetic: rows of another are not taken for this one's.
+    /// All that decides a row besides seed, method and arithmetic: rows of another are not taken
+    /// for this one's.
     fn setting(&self, kind: Kind) -> String {
         let rounds = match kind {
             Kind::Silos => format!("{} rounds", self.silo_rounds),
-            Kind::Users => format!("{} rounds of {} by {}", self.user_rounds, self.cohort, self.user_samples),
+            Kind::Users => format!(
+                "{} rounds of {} by {}",
+                self.user_rounds, self.cohort, self.user_samples
+            ),
         };
-        let (layers, people, epochs, lr, server) =
-            (self.last_layers, self.people, self.central_epochs, self.lr, self.server_lr);
+        let (layers, people, epochs, lr, server) = (
+            self.last_layers,
+            self.people,
+            self.central_epochs,
+            self.lr,
+            self.server_lr,
+        );
         format!(
-            "{} users of {}+{}+{}, {rounds}, {epochs} passes, rates {lr} and {server}, {layers} layers, {people} made up",
+            "{} users of {}+{}+{}, {rounds}, {epochs} passes, rates {lr} and {server}, {layers} \
+             layers, {people} made up",
             self.users, self.train, self.validation, self.test
         )
     }
 
     fn recipe(&self, kind: Kind, clients: usize) -> Recipe {
-        let adam = ServerAdam { device_lr: 1.0, lr: self.server_lr };
+        let adam = ServerAdam {
+            device_lr: 1.0,
+            lr: self.server_lr,
+        };
         let (rounds, cohort, samples, client_batch, server_adam, validate_every) = match kind {
             Kind::Silos => (self.silo_rounds, clients, usize::MAX, 8, None, 2),
-            Kind::Users => (self.user_rounds, self.cohort, self.user_samples, 2, Some(adam), 24),
+            Kind::Users => (
+                self.user_rounds,
+                self.cohort,
+                self.user_samples,
+                2,
+                Some(adam),
+                24,
+            ),
         };
         Recipe {
             rounds,
@@ -246,12 +312,27 @@ impl Labs<'_> {
             let last_layers = self.args.last_layers;
             // The product's split: 4 layers and the last one on the device.
             let (people, targets) = (self.args.people, QV);
-            let compute = if self.args.bf16 { Compute::Bf16 } else { Compute::F32 };
-            let setting =
-                Setting { split: SplitSpec { k_in: 4, k_out: 1 }, last_layers, wire, compute, people, targets };
+            let compute = if self.args.bf16 {
+                Compute::Bf16
+            } else {
+                Compute::F32
+            };
+            let setting = Setting {
+                split: SplitSpec { k_in: 4, k_out: 1 },
+                last_layers,
+                wire,
+                compute,
+                people,
+                targets,
+            };
             let what = (self.data.clone(), Template::movie());
-            let mut lab =
-                Lab::load(self.model, what, self.population.rows.clone(), setting, &self.home.join("states"))?;
+            let mut lab = Lab::load(
+                self.model,
+                what,
+                self.population.rows.clone(),
+                setting,
+                &self.home.join("states"),
+            )?;
             lab.prepare(usize::MAX)?;
             self.open.insert(name, lab);
         }

@@ -6,7 +6,8 @@ use lethe_proto::payload::WireFormat;
 
 use crate::population::Kind;
 
-/// What PPLR's cosine between clients is taken of; always of the change in a round, since the common start would dominate it.
+/// What PPLR's cosine between clients is taken of; always of the change in a round, since the
+/// common start would dominate it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cosine {
     /// Both factors.
@@ -26,17 +27,19 @@ pub(crate) enum Rule {
     Alone,
     /// FedAvg (McMahan et al., AISTATS 2017): A and B averaged, weights by samples.
     Average,
-    /// The same with weights by samples times loss to this power (after q-FFL; Li et al., ICLR 2020): who is served badly counts more.
+    /// The same with weights by samples times loss to this power (after q-FFL; Li et al., ICLR
+    /// 2020): who is served badly counts more.
     Fair(f64),
     /// PPLR (arXiv 2402.09959), every client with parameters of its own.
     Personal(BalanceParams, Cosine),
     /// PPLR's weights for one shared adapter.
     Shared(BalanceParams, Cosine),
-    /// FedEx-LoRA (Singhal et al., ACL 2025): FedAvg, and what the product of means lacks to the mean of products goes into the frozen
-    /// weights. Departure: kept as factors and, where these would outgrow rank 128, cut to rank 64.
+    /// FedEx-LoRA (Singhal et al., ACL 2025): FedAvg, and what the product of means lacks to the
+    /// mean of products goes into the frozen weights. Departure: kept as factors and, where these
+    /// would outgrow rank 128, cut to rank 64.
     FedEx,
-    /// FlexLoRA (Bai et al., NeurIPS 2024): the mean of products, divided by SVD into what each client's rank holds. Clients have
-    /// ranks 4, 8 and 16 in turn.
+    /// FlexLoRA (Bai et al., NeurIPS 2024): the mean of products, divided by SVD into what each
+    /// client's rank holds. Clients have ranks 4, 8 and 16 in turn.
     Flex,
 }
 
@@ -82,12 +85,18 @@ impl Method {
 /// All of them, those that others are compared with first.
 pub(crate) fn all(kind: Kind) -> Vec<Method> {
     let paper = BalanceParams::default();
-    let code = BalanceParams { exponent: Exponent::Code, ..paper };
+    let code = BalanceParams {
+        exponent: Exponent::Code,
+        ..paper
+    };
     let mut out = vec![
         Method::new("centralised", Rule::Central),
         Method::new("local only", Rule::Alone),
         Method::new("FedAvg", Rule::Average),
-        Method { prox: 0.01, ..Method::new("FedProx", Rule::Average) },
+        Method {
+            prox: 0.01,
+            ..Method::new("FedProx", Rule::Average)
+        },
     ];
     for (name, exponent, cosine) in [
         ("paper, A+B", paper, Cosine::Both),
@@ -95,30 +104,62 @@ pub(crate) fn all(kind: Kind) -> Vec<Method> {
         ("paper, B", paper, Cosine::B),
         ("paper, BA", paper, Cosine::Product),
     ] {
-        out.push(Method::new(&format!("PPLR personalized, {name}"), Rule::Personal(exponent, cosine)));
-        out.push(Method::new(&format!("PPLR shared, {name}"), Rule::Shared(exponent, cosine)));
+        out.push(Method::new(
+            &format!("PPLR personalized, {name}"),
+            Rule::Personal(exponent, cosine),
+        ));
+        out.push(Method::new(
+            &format!("PPLR shared, {name}"),
+            Rule::Shared(exponent, cosine),
+        ));
     }
     out.extend([
-        Method { freeze_a: true, ..Method::new("FFA-LoRA", Rule::Average) },
+        Method {
+            freeze_a: true,
+            ..Method::new("FFA-LoRA", Rule::Average)
+        },
         Method::new("FedEx-LoRA", Rule::FedEx),
         Method::new("FlexLoRA", Rule::Flex),
         Method::new("weights by loss", Rule::Fair(1.0)),
-        Method { tuned: 1, ..Method::new("FedAvg, tuned locally", Rule::Average) },
-        Method { tuned: 1, ..Method::new("PPLR shared, tuned locally", Rule::Shared(paper, Cosine::Both)) },
+        Method {
+            tuned: 1,
+            ..Method::new("FedAvg, tuned locally", Rule::Average)
+        },
+        Method {
+            tuned: 1,
+            ..Method::new(
+                "PPLR shared, tuned locally",
+                Rule::Shared(paper, Cosine::Both),
+            )
+        },
     ]);
     let shared = Method::new("PPLR shared", Rule::Shared(paper, Cosine::Both));
-    for (name, updates) in
-        [("int8", PackedFormat::Int8), ("int4", PackedFormat::Int4), ("top 5 %", PackedFormat::TopK(50))]
-    {
-        out.push(Method { name: format!("PPLR shared, updates {name}"), updates, ..shared.clone() });
+    for (name, updates) in [
+        ("int8", PackedFormat::Int8),
+        ("int4", PackedFormat::Int4),
+        ("top 5 %", PackedFormat::TopK(50)),
+    ] {
+        out.push(Method {
+            name: format!("PPLR shared, updates {name}"),
+            updates,
+            ..shared.clone()
+        });
     }
     for (name, wire) in [("f16", WireFormat::F16), ("int8", WireFormat::Int8)] {
-        out.push(Method { name: format!("PPLR shared, activations {name}"), wire, ..shared.clone() });
+        out.push(Method {
+            name: format!("PPLR shared, activations {name}"),
+            wire,
+            ..shared.clone()
+        });
     }
     // Of five silos a third is hardly a number.
     if kind == Kind::Users {
         for lost in [0.3, 0.5] {
-            out.push(Method { name: format!("PPLR shared, {:.0} % lost", 100.0 * lost), lost, ..shared.clone() });
+            out.push(Method {
+                name: format!("PPLR shared, {:.0} % lost", 100.0 * lost),
+                lost,
+                ..shared.clone()
+            });
         }
     }
     out

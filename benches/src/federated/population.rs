@@ -56,12 +56,21 @@ impl Client {
     }
 }
 
-/// A user's targets as candidates of one moment, with the history before the first, as a recommendation ranks them. With a history
-/// that moves on, each target would be in the histories of the next: of a few targets of one user those after many liked ones are
-/// less often liked, whatever the model, and within a user its AUC would fall below one half.
+/// A user's targets as candidates of one moment, with the history before the first, as a
+/// recommendation ranks them. With a history that moves on, each target would be in the histories
+/// of the next: of a few targets of one user those after many liked ones are less often liked,
+/// whatever the model, and within a user its AUC would fall below one half.
 fn as_one(targets: Vec<TaskSample>) -> Vec<TaskSample> {
-    let Some(history) = targets.first().map(|s| s.history.clone()) else { return targets };
-    targets.into_iter().map(|s| TaskSample { history: history.clone(), ..s }).collect()
+    let Some(history) = targets.first().map(|s| s.history.clone()) else {
+        return targets;
+    };
+    targets
+        .into_iter()
+        .map(|s| TaskSample {
+            history: history.clone(),
+            ..s
+        })
+        .collect()
 }
 
 /// Users of an experiment.
@@ -74,10 +83,11 @@ pub(crate) struct Population {
 }
 
 impl Population {
-    /// Chooses users by a seeded rank among those with enough samples and both labels in the test: others have no AUC.
+    /// Chooses users by a seeded rank among those with enough samples and both labels in the test:
+    /// others have no AUC.
     ///
-    /// Silos are a k-means of the users' vectors by matrix factorisation, as in PPLR's experiments (arXiv 2402.09959), none of
-    /// them above twice the mean.
+    /// Silos are a k-means of the users' vectors by matrix factorisation, as in PPLR's experiments
+    /// (arXiv 2402.09959), none of them above twice the mean.
     pub(crate) fn draw(data: &Dataset, sizes: &Sizes, seed: &Seed) -> anyhow::Result<Self> {
         let all = Samples::build(data, Split::PerUser);
         let mut of: BTreeMap<u32, [Vec<&TaskSample>; 3]> = BTreeMap::new();
@@ -86,15 +96,25 @@ impl Population {
         }
         let mut chosen: Vec<(u64, u32, [Vec<TaskSample>; 3])> = vec![];
         for (user, [train, validation, test]) in of {
-            let newest =
-                |v: &[&TaskSample], n: usize| v[v.len().saturating_sub(n)..].iter().copied().cloned().collect();
+            let newest = |v: &[&TaskSample], n: usize| {
+                v[v.len().saturating_sub(n)..]
+                    .iter()
+                    .copied()
+                    .cloned()
+                    .collect()
+            };
             let parts: [Vec<TaskSample>; 3] = [
                 newest(&train, sizes.train),
                 as_one(newest(&validation, sizes.validation)),
                 as_one(test.iter().take(sizes.test).copied().cloned().collect()),
             ];
-            let both = [true, false].iter().all(|l| parts[2].iter().any(|s| s.label == *l));
-            let enough = [sizes.train, sizes.validation, sizes.test].iter().zip(&parts).all(|(n, p)| p.len() == *n);
+            let both = [true, false]
+                .iter()
+                .all(|l| parts[2].iter().any(|s| s.label == *l));
+            let enough = [sizes.train, sizes.validation, sizes.test]
+                .iter()
+                .zip(&parts)
+                .all(|(n, p)| p.len() == *n);
             if both && enough {
                 chosen.push((seed.rank("client", &user.to_le_bytes()), user, parts));
             }
@@ -107,8 +127,16 @@ impl Population {
         );
         chosen.sort_by_key(|(rank, user, _)| (*rank, *user));
         chosen.truncate(sizes.users);
-        let vectors = References::fit(&training_events(data, Split::PerUser), data.users.len(), data.items.len(), seed);
-        let places: Vec<Vec<f32>> = chosen.iter().map(|(_, u, _)| vectors.user_vector(*u).to_vec()).collect();
+        let vectors = References::fit(
+            &training_events(data, Split::PerUser),
+            data.users.len(),
+            data.items.len(),
+            seed,
+        );
+        let places: Vec<Vec<f32>> = chosen
+            .iter()
+            .map(|(_, u, _)| vectors.user_vector(*u).to_vec())
+            .collect();
         let cap = (2 * sizes.users).div_ceil(sizes.silos);
         let silos = clusters(&places, sizes.silos, cap, 50, &seed.derive("silos", &[]));
         let mut rows = vec![];

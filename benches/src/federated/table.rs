@@ -8,11 +8,16 @@ pub(crate) fn render(rows: &[Value]) -> String {
     let mut out = String::new();
     for (kind, methods) in groups(rows, &["clients"], "method") {
         out += &format!("\n### {}\n\n", kind.join(", "));
-        out += "| method | AUC | UAUC | clients' mean | spread | worst tenth | rounds to target | KiB of updates | KiB of activations |\n";
+        out += "| method | AUC | UAUC | clients' mean | spread | worst tenth | rounds to target | \
+                KiB of updates | KiB of activations |\n";
         out += "|---|---|---|---|---|---|---|---|---|\n";
         for (method, list) in methods {
             let kib = |k: &str| {
-                let scaled: Vec<f64> = list.iter().filter_map(|r| r[k].as_f64()).map(|b| b / 1024.0).collect();
+                let scaled: Vec<f64> = list
+                    .iter()
+                    .filter_map(|r| r[k].as_f64())
+                    .map(|b| b / 1024.0)
+                    .collect();
                 rows_of(&scaled)
             };
             let reached = list.iter().filter(|r| !r["rounds"].is_null()).count();

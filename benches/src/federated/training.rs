@@ -30,8 +30,9 @@ pub(crate) struct Recipe {
     /// Of AdamW, fresh in every round as in PPLR's and FedIT's code.
     pub(crate) lr: f32,
     pub(crate) rank: usize,
-    /// Devices take plain gradient steps and the coordinator runs Adam on their weighted mean (FedAdam; Reddi et al., ICLR 2021), as
-    /// `lethe-server` does, wherever a rule gives a mean. Devices with a few samples learn nothing together otherwise.
+    /// Devices take plain gradient steps and the coordinator runs Adam on their weighted mean
+    /// (FedAdam; Reddi et al., ICLR 2021), as `lethe-server` does, wherever a rule gives a mean.
+    /// Devices with a few samples learn nothing together otherwise.
     pub(crate) server_adam: Option<ServerAdam>,
     /// Rounds between two looks at the validation samples.
     pub(crate) validate_every: usize,
@@ -81,7 +82,8 @@ pub(crate) struct Passes {
     pub(crate) round: usize,
 }
 
-/// Trains for clients; what everybody's first round gives is kept, since methods that start alike share it.
+/// Trains for clients; what everybody's first round gives is kept, since methods that start alike
+/// share it.
 pub(crate) struct Trainer<'a> {
     pub(crate) lab: &'a mut Lab,
     pub(crate) recipe: &'a Recipe,
@@ -101,13 +103,24 @@ impl Trainer<'_> {
         method: &Method,
         passes: Passes,
     ) -> anyhow::Result<Local> {
-        let bytes: Vec<u8> = model.own.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let bytes: Vec<u8> = model
+            .own
+            .data
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
         // In whatever order they come: they are put in a seeded one.
         let mut sorted = samples.to_vec();
         sorted.sort_unstable();
         let how = format!(
             "{sorted:?} {} {} {} {} {} {:?} {:?}",
-            passes.epochs, passes.samples, passes.warmup, method.prox, method.freeze_a, method.wire, passes.plain
+            passes.epochs,
+            passes.samples,
+            passes.warmup,
+            method.prox,
+            method.freeze_a,
+            method.wire,
+            passes.plain
         );
         let key = Digest::of(&[&bytes, how.as_bytes()]);
         if let Some(known) = self.first.get(&key).filter(|_| passes.round == 0) {
@@ -115,7 +128,10 @@ impl Trainer<'_> {
             let (known, mut order) = (known.clone(), self.order(samples, passes.round, 0));
             order.truncate(passes.samples);
             let rows = self.lab.samples(&order)?;
-            self.paid.entry(client).or_default().extend(rows.into_iter().map(|r| r.ids));
+            self.paid
+                .entry(client)
+                .or_default()
+                .extend(rows.into_iter().map(|r| r.ids));
             return Ok(known);
         }
         let local = self.descend(client, samples, model, method, passes)?;
@@ -144,16 +160,25 @@ impl Trainer<'_> {
                 let paid = self.paid.entry(client).or_default();
                 let got = self.lab.gradient(&model.with(&own)?, &rows, None, paid)?;
                 let mut grads = model.part(got.grads, own.shape())?;
-                (sum, count, crossed) = (sum + got.loss.sum, count + got.loss.samples, crossed + got.crossed);
+                (sum, count, crossed) = (
+                    sum + got.loss.sum,
+                    count + got.loss.samples,
+                    crossed + got.crossed,
+                );
                 step += 1;
                 if method.prox > 0.0 {
-                    let pull = own.data.iter().zip(start).map(|(t, s)| method.prox * (t - s));
+                    let pull = own
+                        .data
+                        .iter()
+                        .zip(start)
+                        .map(|(t, s)| method.prox * (t - s));
                     grads.iter_mut().zip(pull).for_each(|(g, p)| *g += p);
                 }
                 if let Some(rate) = passes.plain {
                     descend(&mut own.data, &mut grads, rate);
                 } else {
-                    let rate = self.recipe.lr * (step as f32 / passes.warmup.max(1) as f32).min(1.0);
+                    let rate =
+                        self.recipe.lr * (step as f32 / passes.warmup.max(1) as f32).min(1.0);
                     optimiser.step(&mut own.data, &grads, rate);
                 }
                 if method.freeze_a {
@@ -166,14 +191,24 @@ impl Trainer<'_> {
             clip(&mut delta, 10.0);
             own.data = start.iter().zip(&delta).map(|(s, d)| s + d).collect();
         }
-        Ok(Local { theta: own.data, loss: sum / count.max(1) as f64, samples: samples.len() as u32, crossed })
+        Ok(Local {
+            theta: own.data,
+            loss: sum / count.max(1) as f64,
+            samples: samples.len() as u32,
+            crossed,
+        })
     }
 
     fn order(&self, samples: &[usize], round: usize, epoch: usize) -> Vec<usize> {
         let pass = [(round as u64).to_le_bytes(), (epoch as u64).to_le_bytes()].concat();
         let seed = self.seed.derive("pass", &[&pass]);
         let mut order = samples.to_vec();
-        order.sort_by_key(|s| (seed.rank("order", &self.lab.rows[*s].event.to_le_bytes()), *s));
+        order.sort_by_key(|s| {
+            (
+                seed.rank("order", &self.lab.rows[*s].event.to_le_bytes()),
+                *s,
+            )
+        });
         order
     }
 }

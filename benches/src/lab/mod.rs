@@ -1,4 +1,5 @@
-//! What experiments train and score with, without a network: a base model, a data set, samples, states of frozen layers on disk.
+//! What experiments train and score with, without a network: a base model, a data set, samples,
+//! states of frozen layers on disk.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -67,7 +68,8 @@ pub struct Lab {
     /// Every sample of the experiment; identified by position.
     pub rows: Vec<TaskSample>,
     tokens: Vec<Option<Vec<u32>>>,
-    /// Digest of the base model and of the arithmetic: what is computed with another has another name.
+    /// Digest of the base model and of the arithmetic: what is computed with another has another
+    /// name.
     pub under: String,
 }
 
@@ -82,7 +84,8 @@ pub struct Gradient {
 }
 
 impl Lab {
-    /// Loads the model. `rows` is every sample that the experiment uses; `states` the folder of frozen layers' states.
+    /// Loads the model. `rows` is every sample that the experiment uses; `states` the folder of
+    /// frozen layers' states.
     pub fn load(
         model: &Path,
         (data, template): (Dataset, Template),
@@ -93,13 +96,22 @@ impl Lab {
         let mut source = open(model)?;
         let mut base = vec![];
         if setting.people > 0 {
-            let adapter = prior::adapter(model, &data, template, (setting.people, setting.compute), states)?;
+            let adapter = prior::adapter(
+                model,
+                &data,
+                template,
+                (setting.people, setting.compute),
+                states,
+            )?;
             base = adapter.data.iter().flat_map(|v| v.to_le_bytes()).collect();
             source = Box::new(Merged::new(source, adapter)?);
         }
         let device = DeviceModel::load(source.as_ref(), setting.split, setting.compute)?;
         let middle = DeviceModel::load_middle(source.as_ref(), setting.split, setting.compute)?;
-        let size = std::fs::metadata(model).with_context(|| model.display().to_string())?.len().to_le_bytes();
+        let size = std::fs::metadata(model)
+            .with_context(|| model.display().to_string())?
+            .len()
+            .to_le_bytes();
         let engine = format!("{} {:?}", lethe_model::engine(), setting.compute);
         let mut what = format!("{} {engine}", setting.last_layers);
         if setting.wire != WireFormat::F32 {
@@ -122,7 +134,12 @@ impl Lab {
     /// The shape of an adapter of this rank on the adapted layers, with TALLRec's scale of 2.
     pub fn shape(&self, rank: usize) -> Arc<AdapterShape> {
         let last_layers = Some(self.setting.last_layers);
-        let recipe = LoraRecipe { rank, alpha: 2.0 * rank as f32, targets: self.setting.targets.to_vec(), last_layers };
+        let recipe = LoraRecipe {
+            rank,
+            alpha: 2.0 * rank as f32,
+            targets: self.setting.targets.to_vec(),
+            last_layers,
+        };
         AdapterShape::new(self.device.config(), &recipe, |_| true)
     }
 
@@ -138,7 +155,10 @@ impl Lab {
 
     /// A sample for the trainer.
     pub fn sample(&mut self, s: usize) -> anyhow::Result<Sample> {
-        Ok(Sample { ids: self.ids(s)?, label: self.rows[s].label })
+        Ok(Sample {
+            ids: self.ids(s)?,
+            label: self.rows[s].label,
+        })
     }
 
     /// Several.
@@ -146,7 +166,8 @@ impl Lab {
         all.iter().map(|s| self.sample(*s)).collect()
     }
 
-    /// Computes what the layers below the adapted ones give for the `first` samples, so that no method is charged for it.
+    /// Computes what the layers below the adapted ones give for the `first` samples, so that no
+    /// method is charged for it.
     pub fn prepare(&mut self, first: usize) -> anyhow::Result<()> {
         let started = Instant::now();
         let mut missing = vec![];
@@ -156,19 +177,36 @@ impl Lab {
                 missing.push(sample);
             }
         }
-        self.score(&Adapter::from_data(&self.shape(1), vec![0.0; self.shape(1).len()])?, &missing)?;
+        self.score(
+            &Adapter::from_data(&self.shape(1), vec![0.0; self.shape(1).len()])?,
+            &missing,
+        )?;
         let tokens: usize = self.tokens.iter().flatten().map(Vec::len).sum();
-        let (n, new, s) = (first.min(self.rows.len()), missing.len(), started.elapsed().as_secs_f64());
-        eprint_line(&format!("{n} samples, {} tokens each; states of {new}: {s:.0} s", tokens / n.max(1)));
+        let (n, new, s) = (
+            first.min(self.rows.len()),
+            missing.len(),
+            started.elapsed().as_secs_f64(),
+        );
+        eprint_line(&format!(
+            "{n} samples, {} tokens each; states of {new}: {s:.0} s",
+            tokens / n.max(1)
+        ));
         Ok(())
     }
 
     fn trainer(&self) -> Trainer<'_> {
-        Trainer { device: &self.device, answers: self.encoder.answers, packing: PACKING, frozen: &self.frozen }
+        Trainer {
+            device: &self.device,
+            answers: self.encoder.answers,
+            packing: PACKING,
+            frozen: &self.frozen,
+        }
     }
 
     fn on_device(&self, layer: usize) -> bool {
-        self.setting.split.on_device(layer, self.device.config().layers)
+        self.setting
+            .split
+            .on_device(layer, self.device.config().layers)
     }
 
     fn wired(&self, adapter: &Adapter) -> Wired {
@@ -176,8 +214,9 @@ impl Lab {
         Wired::new(middle, self.setting.wire, self.device.config().hidden)
     }
 
-    /// Gradient of the mean loss of `rows`, towards a teacher's probabilities of yes when there is one. Samples of `paid` have
-    /// the states of their frozen layers already; the others are charged for them and join.
+    /// Gradient of the mean loss of `rows`, towards a teacher's probabilities of yes when there is
+    /// one. Samples of `paid` have the states of their frozen layers already; the others are
+    /// charged for them and join.
     pub fn gradient(
         &self,
         adapter: &Adapter,
@@ -188,7 +227,13 @@ impl Lab {
         let mut middle = self.wired(adapter);
         let edge = adapter.select(|l| self.on_device(l));
         let mut edge_grads = vec![0.0; edge.data.len()];
-        let loss = self.trainer().accumulate_towards(rows, teacher, &edge, &mut edge_grads, &mut middle)?;
+        let loss = self.trainer().accumulate_towards(
+            rows,
+            teacher,
+            &edge,
+            &mut edge_grads,
+            &mut middle,
+        )?;
         let mut grads = Adapter::from_data(adapter.shape(), vec![0.0; adapter.data.len()])?;
         grads.paste(&Adapter::from_data(edge.shape(), edge_grads)?)?;
         let inner = adapter.select(|l| !self.on_device(l));
@@ -199,10 +244,15 @@ impl Lab {
                 crossed += self.frozen_bytes(row.ids.len());
             }
         }
-        Ok(Gradient { grads, loss, crossed })
+        Ok(Gradient {
+            grads,
+            loss,
+            crossed,
+        })
     }
 
-    /// Bytes of a sample's frozen states over the split, both ways; none when the device runs all layers below the adapted.
+    /// Bytes of a sample's frozen states over the split, both ways; none when the device runs all
+    /// layers below the adapted.
     fn frozen_bytes(&self, tokens: usize) -> u64 {
         let width = self.device.config().hidden;
         let first = self.device.config().layers - self.setting.last_layers;
@@ -210,21 +260,35 @@ impl Lab {
         if first <= k_in || k_in + k_out >= self.device.config().layers {
             return 0;
         }
-        2 * Payload::encode(&vec![0.0; tokens * width], width, self.setting.wire).bytes.len() as u64
+        2 * Payload::encode(&vec![0.0; tokens * width], width, self.setting.wire)
+            .bytes
+            .len() as u64
     }
 
     /// Answer logits `[no, yes]`, from the states of frozen layers.
     pub fn score(&self, adapter: &Adapter, rows: &[Sample]) -> anyhow::Result<Vec<[f32; 2]>> {
         let edge = adapter.select(|l| self.on_device(l));
-        Ok(self.trainer().score(rows, &edge, &mut self.wired(adapter))?)
+        Ok(self
+            .trainer()
+            .score(rows, &edge, &mut self.wired(adapter))?)
     }
 
     /// The same by the whole pass: what a query costs.
-    pub fn score_whole(&self, adapter: &Adapter, rows: Vec<Sample>) -> anyhow::Result<Vec<[f32; 2]>> {
+    pub fn score_whole(
+        &self,
+        adapter: &Adapter,
+        rows: Vec<Sample>,
+    ) -> anyhow::Result<Vec<[f32; 2]>> {
         let sequences: Vec<Vec<u32>> = rows.into_iter().map(|s| s.ids).collect();
         let (layout, ids) = Layout::pack(&sequences);
         let edge = adapter.select(|l| self.on_device(l));
-        Ok(self.device.score(&layout, &ids, self.encoder.answers, Some(&edge), &mut self.wired(adapter))?)
+        Ok(self.device.score(
+            &layout,
+            &ids,
+            self.encoder.answers,
+            Some(&edge),
+            &mut self.wired(adapter),
+        )?)
     }
 
     /// [`Self::last_hidden`] by the whole pass.
@@ -233,19 +297,32 @@ impl Lab {
         let (layout, ids) = Layout::pack(&sequences);
         let untuned = Adapter::from_data(&self.shape(1), vec![0.0; self.shape(1).len()])?;
         let hidden = self.device.embed(&ids)?;
-        let last = self.device.last_from(&layout, hidden, 0, None, &mut self.wired(&untuned))?;
-        Ok(last.chunks_exact(self.device.config().hidden).map(<[f32]>::to_vec).collect())
+        let last = self
+            .device
+            .last_from(&layout, hidden, 0, None, &mut self.wired(&untuned))?;
+        Ok(last
+            .chunks_exact(self.device.config().hidden)
+            .map(<[f32]>::to_vec)
+            .collect())
     }
 
-    /// Rows of the output table for no and yes, `[hidden]` each: their products with a last hidden state are the answers' logits.
+    /// Rows of the output table for no and yes, `[hidden]` each: their products with a last hidden
+    /// state are the answers' logits.
     pub fn answer_rows(&self) -> anyhow::Result<[Vec<f32>; 2]> {
         let [no, yes] = self.encoder.answers;
-        Ok([self.device.head().rows(&[no])?, self.device.head().rows(&[yes])?])
+        Ok([
+            self.device.head().rows(&[no])?,
+            self.device.head().rows(&[yes])?,
+        ])
     }
 
     /// Last hidden states by the untuned model, `[hidden]` each.
     pub fn last_hidden(&self, rows: &[Sample]) -> anyhow::Result<Vec<Vec<f32>>> {
         let untuned = Adapter::from_data(&self.shape(1), vec![0.0; self.shape(1).len()])?;
-        Ok(self.trainer().last_hidden(rows, self.shape(1).first_trained(), &mut self.wired(&untuned))?)
+        Ok(self.trainer().last_hidden(
+            rows,
+            self.shape(1).first_trained(),
+            &mut self.wired(&untuned),
+        )?)
     }
 }

@@ -1,5 +1,5 @@
-//! What the base model learns from made-up people before anybody's data: the same for every method, and out of reach of every
-//! deletion.
+//! What the base model learns from made-up people before anybody's data: the same for every method,
+//! and out of reach of every deletion.
 
 use std::path::Path;
 
@@ -24,7 +24,8 @@ const RANK: usize = 16;
 const LR: f32 = 5e-4;
 const BATCH: usize = 8;
 
-/// The adapter that `n` made-up people give: LoRA on all projections of all layers, one pass, AdamW. Kept in `folder`.
+/// The adapter that `n` made-up people give: LoRA on all projections of all layers, one pass,
+/// AdamW. Kept in `folder`.
 pub(super) fn adapter(
     model: &Path,
     data: &Dataset,
@@ -33,17 +34,26 @@ pub(super) fn adapter(
     folder: &Path,
 ) -> anyhow::Result<Adapter> {
     let source = open(model)?;
-    let recipe =
-        LoraRecipe { rank: RANK, alpha: 2.0 * RANK as f32, targets: Projection::ALL.to_vec(), ..LoraRecipe::default() };
+    let recipe = LoraRecipe {
+        rank: RANK,
+        alpha: 2.0 * RANK as f32,
+        targets: Projection::ALL.to_vec(),
+        ..LoraRecipe::default()
+    };
     let shape = AdapterShape::new(source.config(), &recipe, |_| true);
     let seed = Seed::from_u64(SEED).derive("prior", &[]);
     let encoder = Encoder::new(source.tokenizer()?, template)?;
     let made_up = people(&data.items, n, &seed);
-    let samples: Vec<Sample> =
-        made_up.iter().map(|s| Ok(encoder.sample(&s.prompt(data), s.label)?)).collect::<anyhow::Result<_>>()?;
+    let samples: Vec<Sample> = made_up
+        .iter()
+        .map(|s| Ok(encoder.sample(&s.prompt(data), s.label)?))
+        .collect::<anyhow::Result<_>>()?;
     let path = folder.join(format!("{}.prior", &name(model, &samples, compute)?[..32]));
     if let Ok(bytes) = std::fs::read(&path) {
-        let values: Vec<f32> = bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
+        let values: Vec<f32> = bytes
+            .chunks_exact(4)
+            .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+            .collect();
         ensure!(
             values.len() == shape.len(),
             "{} holds {} values, expected {}: remove it",
@@ -53,8 +63,17 @@ pub(super) fn adapter(
         );
         return Ok(Adapter::from_data(&shape, values)?);
     }
-    eprint_line(&format!("{n} made-up people teach the base: {}", path.display()));
-    let trained = train((source.as_ref(), compute), encoder.answers, Adapter::init(&shape, &seed), &samples, &seed)?;
+    eprint_line(&format!(
+        "{n} made-up people teach the base: {}",
+        path.display()
+    ));
+    let trained = train(
+        (source.as_ref(), compute),
+        encoder.answers,
+        Adapter::init(&shape, &seed),
+        &samples,
+        &seed,
+    )?;
     let bytes: Vec<u8> = trained.data.iter().flat_map(|v| v.to_le_bytes()).collect();
     let next = path.with_extension(format!("next-{}", std::process::id()));
     std::fs::create_dir_all(folder)
@@ -65,8 +84,15 @@ pub(super) fn adapter(
 }
 
 fn name(model: &Path, samples: &[Sample], compute: Compute) -> anyhow::Result<String> {
-    let size = std::fs::metadata(model).with_context(|| model.display().to_string())?.len().to_le_bytes();
-    let mut what = format!("{} {compute:?} {SEED} {RANK} {LR} {BATCH}", lethe_model::engine()).into_bytes();
+    let size = std::fs::metadata(model)
+        .with_context(|| model.display().to_string())?
+        .len()
+        .to_le_bytes();
+    let mut what = format!(
+        "{} {compute:?} {SEED} {RANK} {LR} {BATCH}",
+        lethe_model::engine()
+    )
+    .into_bytes();
     for s in samples {
         what.extend(s.ids.iter().flat_map(|t| t.to_le_bytes()));
         what.push(u8::from(s.label));
@@ -81,10 +107,17 @@ fn train(
     samples: &[Sample],
     seed: &Seed,
 ) -> anyhow::Result<Adapter> {
-    let whole = SplitSpec { k_in: 0, k_out: source.config().layers };
+    let whole = SplitSpec {
+        k_in: 0,
+        k_out: source.config().layers,
+    };
     let device = DeviceModel::load(source, whole, compute)?;
     let middle = DeviceModel::load_middle(source, whole, compute)?;
-    let recipe = CentralRecipe { batch: BATCH, lr: LR, ..CentralRecipe::default() };
+    let recipe = CentralRecipe {
+        batch: BATCH,
+        lr: LR,
+        ..CentralRecipe::default()
+    };
     let steps = samples.len().div_ceil(recipe.batch);
     let mut central = Central::new(&device, middle, start, answers, (recipe, steps));
     let mut recent = vec![];
@@ -92,7 +125,9 @@ fn train(
         recent.push(central.step(&batch)?);
         if i % 16 == 0 || i == steps {
             let loss = recent.iter().sum::<f64>() / recent.len() as f64;
-            eprint_line(&format!("made-up people: step {i} of {steps}, mean loss {loss:.3}"));
+            eprint_line(&format!(
+                "made-up people: step {i} of {steps}, mean loss {loss:.3}"
+            ));
             recent.clear();
         }
     }

@@ -30,12 +30,21 @@ impl OnDisk {
 impl FrozenStates for OnDisk {
     fn get(&self, ids: &[u32]) -> Option<Vec<f32>> {
         let bytes = std::fs::read(self.path(ids)).ok()?;
-        Some(bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+        Some(
+            bytes
+                .chunks_exact(4)
+                .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+                .collect(),
+        )
     }
 
     fn put(&self, ids: &[u32], states: &[f32]) {
         let bytes: Vec<u8> = states.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let (path, next) = (self.path(ids), self.path(ids).with_extension(format!("next-{}", std::process::id())));
+        let (path, next) = (
+            self.path(ids),
+            self.path(ids)
+                .with_extension(format!("next-{}", std::process::id())),
+        );
         // Whole or not at all.
         let _ = std::fs::write(&next, bytes).and_then(|()| std::fs::rename(next, path));
     }

@@ -1,4 +1,5 @@
-//! The boundary of the split as experiments see it: everything crosses in a wire format, and is counted.
+//! The boundary of the split as experiments see it: everything crosses in a wire format, and is
+//! counted.
 
 use lethe_model::ModelError;
 use lethe_model::layout::Layout;
@@ -18,7 +19,12 @@ pub(super) struct Wired {
 impl Wired {
     /// States of `width` values a row cross in `format`.
     pub(super) fn new(inner: LocalMiddle, format: WireFormat, width: usize) -> Self {
-        Self { inner, format, width, crossed: 0 }
+        Self {
+            inner,
+            format,
+            width,
+            crossed: 0,
+        }
     }
 
     /// Gradient that the middle has collected, in its adapter's shape.
@@ -32,12 +38,19 @@ impl Wired {
         if counts {
             self.crossed += payload.bytes.len() as u64;
         }
-        payload.decode(values.len() / self.width, self.width).map_err(|e| ModelError::Middle(Box::new(e)))
+        payload
+            .decode(values.len() / self.width, self.width)
+            .map_err(|e| ModelError::Middle(Box::new(e)))
     }
 }
 
 impl Middle for Wired {
-    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, stage: Stage) -> Result<Vec<f32>, ModelError> {
+    fn forward(
+        &mut self,
+        layout: &Layout,
+        hidden: Vec<f32>,
+        stage: Stage,
+    ) -> Result<Vec<f32>, ModelError> {
         // Frozen states are kept over experiments: who trains counts them (`Lab::gradient`).
         let counts = stage == Stage::Train;
         let arrived = self.cross(&hidden, counts)?;

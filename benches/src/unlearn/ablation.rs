@@ -1,4 +1,5 @@
-//! What the partition alone does: how often a deletion moves others, and what APA(ND) is worth on it.
+//! What the partition alone does: how often a deletion moves others, and what APA(ND) is worth on
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,12 @@ const SHARDS: [usize; 3] = [2, 4, 8];
 const TRIED: usize = 20;
 
 /// Those that APA(ND) is trained on.
-const TRAINED: [Partition; 4] = [Partition::Apa, Partition::Ours, Partition::Random, Partition::ByUser];
+const TRAINED: [Partition; 4] = [
+    Partition::Apa,
+    Partition::Ours,
+    Partition::Random,
+    Partition::ByUser,
+];
 
 /// What deletions do to those who stay.
 #[derive(Default)]
@@ -51,10 +57,19 @@ impl Experiment {
                 if TRAINED.contains(&p) {
                     // One slice for all: the partition is compared, not what a deletion costs.
                     let combine = Combine::Apa(Mixing::Nd, self.apa);
-                    auc =
-                        Some(self.tested(&mut Sharded::new(p.name(), p, combine, (shards, 1), epochs, &self.seed))?);
+                    auc = Some(self.tested(&mut Sharded::new(
+                        p.name(),
+                        p,
+                        combine,
+                        (shards, 1),
+                        epochs,
+                        &self.seed,
+                    ))?);
                 }
-                eprint_line(&format!("{dataset}, seed {seed}, K = {shards}, {}: {auc:?}", p.name()));
+                eprint_line(&format!(
+                    "{dataset}, seed {seed}, K = {shards}, {}: {auc:?}",
+                    p.name()
+                ));
                 ready(json!({
                     "dataset": dataset, "seed": seed, "partition": p.name(), "shards": shards,
                     "deletions_that_move_others": moved.deletions as f64 / TRIED as f64,
@@ -73,19 +88,34 @@ impl Experiment {
         Ok(self.auc(&logits).0)
     }
 
-    /// How many samples that stay change their shard when the partition is computed anew without one user.
+    /// How many samples that stay change their shard when the partition is computed anew without
+    /// one user.
     fn moved(&mut self, p: Partition, shards: usize, before: &Placed) -> anyhow::Result<Moved> {
         let mut users: Vec<u32> = self.train.iter().map(|s| self.world.user(*s)).collect();
         users.sort_by_key(|u| (self.seed.rank("leaves", &u.to_le_bytes()), *u));
         users.dedup();
-        let was: BTreeMap<SampleId, usize> = self.train.iter().copied().zip(before.shards.iter().copied()).collect();
+        let was: BTreeMap<SampleId, usize> = self
+            .train
+            .iter()
+            .copied()
+            .zip(before.shards.iter().copied())
+            .collect();
         let mut out = Moved::default();
         for user in users.iter().take(TRIED) {
             let stays = |s: &&SampleId| self.world.user(**s) != *user;
             let remaining: Vec<SampleId> = self.train.iter().filter(stays).copied().collect();
-            let after =
-                p.place(&mut self.world, &remaining, shards, &method_seed(&self.seed, p.name()), Some(before))?;
-            let pairs: Vec<(usize, usize)> = remaining.iter().zip(&after.shards).map(|(s, k)| (was[s], *k)).collect();
+            let after = p.place(
+                &mut self.world,
+                &remaining,
+                shards,
+                &method_seed(&self.seed, p.name()),
+                Some(before),
+            )?;
+            let pairs: Vec<(usize, usize)> = remaining
+                .iter()
+                .zip(&after.shards)
+                .map(|(s, k)| (was[s], *k))
+                .collect();
             let others = pairs.len() - most_in_place(&pairs, shards);
             out.samples += others;
             out.stayed += remaining.len();
@@ -95,17 +125,23 @@ impl Experiment {
     }
 }
 
-/// How many keep their shard when the shards' numbers are matched as well as they can be: clusters have no order, and a partition whose
-/// numbers alone have changed moved nobody.
+/// How many keep their shard when the shards' numbers are matched as well as they can be: clusters
+/// have no order, and a partition whose numbers alone have changed moved nobody.
 fn most_in_place(pairs: &[(usize, usize)], shards: usize) -> usize {
     let mut overlap = vec![vec![0; shards]; shards];
-    pairs.iter().for_each(|(before, after)| overlap[*before][*after] += 1);
+    pairs
+        .iter()
+        .for_each(|(before, after)| overlap[*before][*after] += 1);
     // Best assignment of the first `before` shards to each set of new ones.
     let mut best = vec![0; 1 << shards];
     for set in 1usize..1 << shards {
         let before = set.count_ones() as usize - 1;
         let with = |after: usize| best[set & !(1 << after)] + overlap[before][after];
-        best[set] = (0..shards).filter(|a| set & (1 << a) != 0).map(with).max().unwrap_or(0);
+        best[set] = (0..shards)
+            .filter(|a| set & (1 << a) != 0)
+            .map(with)
+            .max()
+            .unwrap_or(0);
     }
     best[(1 << shards) - 1]
 }

@@ -1,7 +1,9 @@
-//! What would be served: the language model's log-odds together with rates of items, people and histories.
+//! What would be served: the language model's log-odds together with rates of items, people and
+//! histories.
 //!
-//! The rates are refitted from the events that remain, which takes a moment and is exact; so are the weights, on validation samples.
-//! Where a method learned its own weights from the same validation samples (APA's table, GraphEraser, RecEraser), this flatters it a little.
+//! The rates are refitted from the events that remain, which takes a moment and is exact; so are
+//! the weights, on validation samples. Where a method learned its own weights from the same
+//! validation samples (APA's table, GraphEraser, RecEraser), this flatters it a little.
 
 use lethe_learn::logistic::Logistic;
 use lethe_learn::seed::Seed;
@@ -12,7 +14,8 @@ use lethe_recsys::samples::TaskSample;
 /// Of the weights, which are fitted on few samples.
 const RIDGE: f64 = 0.05;
 
-/// Which of [`References::scores`] are used: item rate, offsets of person and item, rate of the history.
+/// Which of [`References::scores`] are used: item rate, offsets of person and item, rate of the
+/// history.
 const RATES: [usize; 3] = [0, 1, 3];
 
 /// Rates after a deletion.
@@ -35,7 +38,11 @@ impl Rates {
     pub(crate) fn compose(&self, validation: &Scored<'_>, test: &Scored<'_>) -> Vec<f32> {
         let rows = |s: &Scored<'_>| -> Vec<Vec<f64>> {
             let logits = |i: usize| s.logits.map(|l| &l[i]);
-            s.samples.iter().enumerate().map(|(i, x)| self.features(x, logits(i))).collect()
+            s.samples
+                .iter()
+                .enumerate()
+                .map(|(i, x)| self.features(x, logits(i)))
+                .collect()
         };
         let labels: Vec<bool> = validation.samples.iter().map(|s| s.label).collect();
         let model = Logistic::fit(&rows(validation), &labels, RIDGE);

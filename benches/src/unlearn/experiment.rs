@@ -1,4 +1,5 @@
-//! One data set and one seed: what is trained on, what is deleted, and what is measured of every method.
+//! One data set and one seed: what is trained on, what is deleted, and what is measured of every
+//! method.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -113,14 +114,25 @@ impl Experiment {
         let deleted = deletions(&train, seed);
         let leaving: BTreeSet<u32> = deleted.values().flatten().map(|i| train[*i].user).collect();
         let trained: BTreeSet<u32> = train.iter().map(|s| s.event).collect();
-        // Who leaves is in no validation and no test sample, and in none of those that were never seen.
+        // Who leaves is in no validation and no test sample, and in none of those that were never
+        // seen.
         let stays = |s: &&TaskSample| !leaving.contains(&s.user) && !trained.contains(&s.event);
-        let others = Samples { all: samples.all.iter().filter(stays).cloned().collect() };
+        let others = Samples {
+            all: samples.all.iter().filter(stays).cloned().collect(),
+        };
         let few = |part, n, label: &str| others.choose(part, n, &drawn.derive(label, &[]));
-        let (test, validation) =
-            (few(Part::Test, sizes.test, "test"), few(Part::Validation, sizes.validation, "validation"));
-        // Of the same time as the deleted: an attack that tells times apart would tell nothing about memory.
-        let parts = [train, validation, test, few(Part::Train, sizes.attacked, "never")];
+        let (test, validation) = (
+            few(Part::Test, sizes.test, "test"),
+            few(Part::Validation, sizes.validation, "validation"),
+        );
+        // Of the same time as the deleted: an attack that tells times apart would tell nothing
+        // about memory.
+        let parts = [
+            train,
+            validation,
+            test,
+            few(Part::Train, sizes.attacked, "never"),
+        ];
         let mut rows = vec![];
         let [train, validation, test, never] = parts.map(|p| {
             let ids: Vec<SampleId> = (rows.len()..rows.len() + p.len()).collect();
@@ -129,10 +141,20 @@ impl Experiment {
         });
         let prepared = rows.len();
         let mut ranked = vec![];
-        for s in rows[test[0]..].iter().take(sizes.timed.div_ceil(2)).cloned().collect::<Vec<TaskSample>>() {
-            let item = |i: usize| (seed.rank("candidate", &i.to_le_bytes()) % data.items.len() as u64) as u32;
+        for s in rows[test[0]..]
+            .iter()
+            .take(sizes.timed.div_ceil(2))
+            .cloned()
+            .collect::<Vec<TaskSample>>()
+        {
+            let item = |i: usize| {
+                (seed.rank("candidate", &i.to_le_bytes()) % data.items.len() as u64) as u32
+            };
             ranked.push((rows.len()..rows.len() + CANDIDATES).collect());
-            rows.extend((0..CANDIDATES).map(|i| TaskSample { item: item(i), ..s.clone() }));
+            rows.extend((0..CANDIDATES).map(|i| TaskSample {
+                item: item(i),
+                ..s.clone()
+            }));
         }
         let mut world = Real::load(model, data, split, template, rows, recipe, seed, home)?;
         world.prepare(prepared)?;
@@ -152,14 +174,21 @@ impl Experiment {
     }
 
     fn remaining(&self, gone: &[SampleId]) -> Vec<SampleId> {
-        self.train.iter().copied().filter(|s| !gone.contains(s)).collect()
+        self.train
+            .iter()
+            .copied()
+            .filter(|s| !gone.contains(s))
+            .collect()
     }
 
     pub(crate) fn auc(&self, logits: &[[f32; 2]]) -> (f64, f64) {
         let scores: Vec<f32> = logits.iter().map(|l| l[1] - l[0]).collect();
         let labels: Vec<bool> = self.test.iter().map(|s| self.world.label(*s)).collect();
         let users: Vec<u32> = self.test.iter().map(|s| self.world.user(*s)).collect();
-        (auc(&scores, &labels).unwrap_or(f64::NAN), uauc(&users, &scores, &labels).unwrap_or(f64::NAN))
+        (
+            auc(&scores, &labels).unwrap_or(f64::NAN),
+            uauc(&users, &scores, &labels).unwrap_or(f64::NAN),
+        )
     }
 
     /// Every method and deletion; each row of the table is given to `ready`.
@@ -176,13 +205,25 @@ impl Experiment {
             let gone = self.gone[deletion].clone();
             let remaining = self.remaining(&gone);
             let attacked: Vec<SampleId> = gone.iter().copied().take(self.attacked).collect();
-            let case = Case { dataset, seed, deletion: *deletion, gone, remaining, attacked, references: &references };
+            let case = Case {
+                dataset,
+                seed,
+                deletion: *deletion,
+                gone,
+                remaining,
+                attacked,
+                references: &references,
+            };
             let mut retrained: Option<Retrained> = None;
             let started = cpu_seconds();
             let rates = self.rates(*deletion);
             let seconds = cpu_seconds() - started;
             for mut m in all(shards, epochs, self.apa, &self.seed) {
-                eprint_line(&format!("{dataset}, seed {seed}, {}: {}", deletion.name(), m.name()));
+                eprint_line(&format!(
+                    "{dataset}, seed {seed}, {}: {}",
+                    deletion.name(),
+                    m.name()
+                ));
                 ready(self.row(&case, &rates, m.as_mut(), &mut retrained)?)?;
             }
             if let Some(reference) = &retrained {
@@ -192,7 +233,8 @@ impl Experiment {
         Ok(())
     }
 
-    /// Trains and forgets with one method, and measures. The first method is what the others are compared with.
+    /// Trains and forgets with one method, and measures. The first method is what the others are
+    /// compared with.
     fn row(
         &mut self,
         case: &Case<'_>,
@@ -203,7 +245,12 @@ impl Experiment {
         let trained = m.fit(&mut self.world, &self.train, &self.validation)?;
         let before = m.predict(&mut self.world, &self.test)?;
         let submodels = self.submodels(m)?;
-        let cost = m.forget(&mut self.world, &case.remaining, &case.gone, &self.validation)?;
+        let cost = m.forget(
+            &mut self.world,
+            &case.remaining,
+            &case.gone,
+            &self.validation,
+        )?;
         let after = m.predict(&mut self.world, &self.test)?;
         let ((auc_before, _), (auc_after, uauc_after)) = (self.auc(&before), self.auc(&after));
         let on_gone = m.predict(&mut self.world, &case.attacked)?;
@@ -215,7 +262,12 @@ impl Experiment {
             on_gone: on_gone.clone(),
             samples: cost.samples,
         });
-        let singles: Vec<Vec<SampleId>> = self.test.iter().take(self.timed).map(|s| vec![*s]).collect();
+        let singles: Vec<Vec<SampleId>> = self
+            .test
+            .iter()
+            .take(self.timed)
+            .map(|s| vec![*s])
+            .collect();
         let (p50, p95) = self.timed(m, &singles)?;
         let (ranked_p50, ranked_p95) = self.timed(m, &self.ranked.clone())?;
         Ok(json!({
@@ -238,7 +290,12 @@ impl Experiment {
     }
 
     /// The rates without a language model, before and after the deletion.
-    fn rates_row(&self, case: &Case<'_>, (rates, seconds): (&Rates, f64), reference: &Retrained) -> Value {
+    fn rates_row(
+        &self,
+        case: &Case<'_>,
+        (rates, seconds): (&Rates, f64),
+        reference: &Retrained,
+    ) -> Value {
         let after = self.composed(rates, None, None);
         let before = self.composed(&self.world.rates(|_, _| false), None, None);
         json!({
@@ -253,17 +310,31 @@ impl Experiment {
 
     /// Rates after a deletion: the deleted are in none of them.
     fn rates(&self, deletion: Deletion) -> Rates {
-        let gone: Vec<&TaskSample> = self.gone[&deletion].iter().map(|s| self.world.row(*s)).collect();
+        let gone: Vec<&TaskSample> = self.gone[&deletion]
+            .iter()
+            .map(|s| self.world.row(*s))
+            .collect();
         match deletion {
-            Deletion::Interaction => self.world.rates(|at, _| gone.first().is_some_and(|s| s.event == at)),
-            _ => self.world.rates(|_, e| gone.iter().any(|s| s.user == e.user)),
+            Deletion::Interaction => self
+                .world
+                .rates(|at, _| gone.first().is_some_and(|s| s.event == at)),
+            _ => self
+                .world
+                .rates(|_, e| gone.iter().any(|s| s.user == e.user)),
         }
     }
 
     /// Test AUC of a model's log-odds together with rates.
-    fn composed(&self, rates: &Rates, validation: Option<&[[f32; 2]]>, test: Option<&[[f32; 2]]>) -> f64 {
-        let of =
-            |ids: &[SampleId], logits| Scored { samples: ids.iter().map(|s| self.world.row(*s)).collect(), logits };
+    fn composed(
+        &self,
+        rates: &Rates,
+        validation: Option<&[[f32; 2]]>,
+        test: Option<&[[f32; 2]]>,
+    ) -> f64 {
+        let of = |ids: &[SampleId], logits| Scored {
+            samples: ids.iter().map(|s| self.world.row(*s)).collect(),
+            logits,
+        };
         let test = of(&self.test, test);
         let scores = rates.compose(&of(&self.validation, validation), &test);
         let labels: Vec<bool> = test.samples.iter().map(|s| s.label).collect();
@@ -299,7 +370,8 @@ impl Experiment {
             }
             let models = m.models();
             if models.len() > 1 {
-                let of = |(k, id): (usize, ModelId)| (id, seen.get(&k).cloned().unwrap_or_default());
+                let of =
+                    |(k, id): (usize, ModelId)| (id, seen.get(&k).cloned().unwrap_or_default());
                 out.extend(models.into_iter().enumerate().map(of));
             }
         }
@@ -341,8 +413,13 @@ impl Experiment {
         Ok(membership_auc(&scores[..gone.len()], &scores[gone.len()..]))
     }
 
-    /// Median and 95th percentile of one prediction by the whole pass, in milliseconds, when those of each list are asked together.
-    fn timed(&mut self, m: &mut dyn Strategy, lists: &[Vec<SampleId>]) -> anyhow::Result<(Option<f64>, Option<f64>)> {
+    /// Median and 95th percentile of one prediction by the whole pass, in milliseconds, when those
+    /// of each list are asked together.
+    fn timed(
+        &mut self,
+        m: &mut dyn Strategy,
+        lists: &[Vec<SampleId>],
+    ) -> anyhow::Result<(Option<f64>, Option<f64>)> {
         self.world.timed = true;
         let mut times = vec![];
         for list in lists {
@@ -352,7 +429,11 @@ impl Experiment {
         }
         self.world.timed = false;
         times.sort_by(f64::total_cmp);
-        let at = |q: f64| times.get(((times.len() as f64 * q) as usize).min(times.len().saturating_sub(1))).copied();
+        let at = |q: f64| {
+            times
+                .get(((times.len() as f64 * q) as usize).min(times.len().saturating_sub(1)))
+                .copied()
+        };
         Ok((at(0.5), at(0.95)))
     }
 }
@@ -365,20 +446,28 @@ fn deletions(train: &[TaskSample], seed: &Seed) -> BTreeMap<Deletion, Vec<Sample
     let of = |share: f64| {
         let n = ((users.len() as f64 * share).round() as usize).max(1);
         let leave: BTreeSet<u32> = users.iter().take(n).copied().collect();
-        (0..train.len()).filter(|i| leave.contains(&train[*i].user)).collect()
+        (0..train.len())
+            .filter(|i| leave.contains(&train[*i].user))
+            .collect()
     };
-    let one = (0..train.len()).min_by_key(|i| seed.rank("interaction", &train[*i].event.to_le_bytes()));
+    let one =
+        (0..train.len()).min_by_key(|i| seed.rank("interaction", &train[*i].event.to_le_bytes()));
     // The event itself first, then the samples whose history it is in.
     let told = |one: usize| {
         let in_history = move |s: &TaskSample| {
             let o = &train[one];
-            s.user == o.user && s.event > o.event && s.history.iter().any(|(item, _)| *item == o.item)
+            s.user == o.user
+                && s.event > o.event
+                && s.history.iter().any(|(item, _)| *item == o.item)
         };
         std::iter::once(one).chain((0..train.len()).filter(move |i| in_history(&train[*i])))
     };
     BTreeMap::from([
         (Deletion::OnePercent, of(0.01)),
         (Deletion::FivePercent, of(0.05)),
-        (Deletion::Interaction, one.into_iter().flat_map(told).collect()),
+        (
+            Deletion::Interaction,
+            one.into_iter().flat_map(told).collect(),
+        ),
     ])
 }

@@ -1,7 +1,8 @@
 //! `lethe bench unlearn`: the published unlearning methods on the same data, model and deletions.
 //!
-//! Everything that is computed is kept in a folder, by a digest of all that it depends on: an interrupted run goes on, and
-//! methods that need the same model share it (each is charged what it cost).
+//! Everything that is computed is kept in a folder, by a digest of all that it depends on: an
+//! interrupted run goes on, and methods that need the same model share it (each is charged what it
+//! cost).
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,7 +30,10 @@ use experiment::{Experiment, Sizes};
 use world::Recipe;
 
 #[derive(Parser)]
-#[command(name = "bench-unlearn", about = "The published unlearning methods, side by side")]
+#[command(
+    name = "bench-unlearn",
+    about = "The published unlearning methods, side by side"
+)]
 struct Args {
     /// Data sets.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["movielens", "books"])]
@@ -37,8 +41,9 @@ struct Args {
     /// Seeds.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3])]
     seeds: Vec<u64>,
-    /// Draw training, validation and test samples by this seed for all: seeds then differ in the adapter's start, the order of
-    /// samples, the partition and who leaves. Absent: each seed draws its own.
+    /// Draw training, validation and test samples by this seed for all: seeds then differ in the
+    /// adapter's start, the order of samples, the partition and who leaves. Absent: each seed draws
+    /// its own.
     #[arg(long)]
     data_seed: Option<u64>,
     /// Training samples.
@@ -68,10 +73,12 @@ struct Args {
     /// APA's inverse temperature; the paper's is 1000, where one shard answers a query alone.
     #[arg(long, default_value_t = 100.0)]
     tau: f64,
-    /// Nearest validation samples that APA asks per query; the paper's are 20 for movies and 100 for books.
+    /// Nearest validation samples that APA asks per query; the paper's are 20 for movies and 100
+    /// for books.
     #[arg(long, default_value_t = 100)]
     neighbours: usize,
-    /// Only what the partition does, K = 2, 4, 8: how often deletions move others, and the AUC of APA(ND) before any.
+    /// Only what the partition does, K = 2, 4, 8: how often deletions move others, and the AUC of
+    /// APA(ND) before any.
     #[arg(long)]
     partitions: bool,
     /// Only which recipe is best on validation samples, over the lists that follow.
@@ -89,10 +96,12 @@ struct Args {
     /// Adapt all projections of those layers, not q and v alone.
     #[arg(long)]
     all_projections: bool,
-    /// Made-up people that the base model learns from first: the same for every method, and nobody's data. 0: none.
+    /// Made-up people that the base model learns from first: the same for every method, and
+    /// nobody's data. 0: none.
     #[arg(long, default_value_t = Recipe::default().people)]
     people: usize,
-    /// Products with frozen weights in bf16: on some CPUs with bf16 dot products twice as fast, on others half (`bench-products`).
+    /// Products with frozen weights in bf16: on some CPUs with bf16 dot products twice as fast, on
+    /// others half (`bench-products`).
     #[arg(long)]
     bf16: bool,
     /// Folder of what is computed; below the cache folder when absent.
@@ -134,7 +143,8 @@ impl Which {
             Self::Movielens => lethe_assets::fetch(&home, &mut |_| {})?.movielens,
             Self::Books => lethe_assets::fetch_books(&home, &mut eprint_line)?,
         };
-        let mut data = load(&folder, &DataSpec::of_folder(&folder)?, false).context("loading the data")?;
+        let mut data =
+            load(&folder, &DataSpec::of_folder(&folder)?, false).context("loading the data")?;
         Ok(match self {
             Self::Movielens => (data, Split::Global, Template::movie()),
             Self::Books => {
@@ -154,8 +164,20 @@ impl Args {
                 for batch in &self.batch {
                     let (last_layers, lr, batch) = (*last_layers, *lr, *batch);
                     let (all_projections, people) = (self.all_projections, self.people);
-                    let compute = if self.bf16 { Compute::Bf16 } else { Compute::F32 };
-                    out.push(Recipe { last_layers, lr, batch, all_projections, people, compute, ..Recipe::default() });
+                    let compute = if self.bf16 {
+                        Compute::Bf16
+                    } else {
+                        Compute::F32
+                    };
+                    out.push(Recipe {
+                        last_layers,
+                        lr,
+                        batch,
+                        all_projections,
+                        people,
+                        compute,
+                        ..Recipe::default()
+                    });
                 }
             }
         }
@@ -166,7 +188,9 @@ impl Args {
     fn recipe(&self) -> anyhow::Result<(Recipe, f64)> {
         match (&self.recipes()[..], &self.epochs[..]) {
             ([recipe], [epochs]) => Ok((recipe.clone(), *epochs)),
-            _ => anyhow::bail!("lists of layers, rates, batches or epochs are for --tune; give one of each"),
+            _ => anyhow::bail!(
+                "lists of layers, rates, batches or epochs are for --tune; give one of each"
+            ),
         }
     }
 }
@@ -195,19 +219,45 @@ fn main() -> anyhow::Result<()> {
     for which in &args.dataset {
         let (data, split, template) = which.load()?;
         let (train, test, validation) = (args.samples, args.test, args.validation);
-        let apa = ApaParams { tau: args.tau, neighbours: args.neighbours, ..ApaParams::default() };
-        let sizes = Sizes { train, test, validation, attacked, timed, apa };
+        let apa = ApaParams {
+            tau: args.tau,
+            neighbours: args.neighbours,
+            ..ApaParams::default()
+        };
+        let sizes = Sizes {
+            train,
+            test,
+            validation,
+            attacked,
+            timed,
+            apa,
+        };
         for seed in &args.seeds {
             let seed_of = Seed::from_u64(*seed);
             let drawn = Seed::from_u64(args.data_seed.unwrap_or(*seed));
             let load = |recipe: Recipe| {
-                Experiment::new(&model, data.clone(), (split, template), &sizes, recipe, (&seed_of, &drawn), &home)
+                Experiment::new(
+                    &model,
+                    data.clone(),
+                    (split, template),
+                    &sizes,
+                    recipe,
+                    (&seed_of, &drawn),
+                    &home,
+                )
             };
             if args.tune {
                 let recipes = args.recipes();
                 for recipe in &recipes {
                     let (name, only) = (which.name(), recipes.len() == 1);
-                    rows.extend(load(recipe.clone())?.tune(name, *seed, recipe, args.shards, &args.epochs, only)?);
+                    rows.extend(load(recipe.clone())?.tune(
+                        name,
+                        *seed,
+                        recipe,
+                        args.shards,
+                        &args.epochs,
+                        only,
+                    )?);
                     write(&args, &rows)?;
                 }
                 continue;
@@ -223,7 +273,13 @@ fn main() -> anyhow::Result<()> {
                 experiment.partitions(which.name(), *seed, epochs, &mut ready)?;
                 continue;
             }
-            experiment.run(which.name(), *seed, (args.shards, epochs), &args.deletions, &mut ready)?;
+            experiment.run(
+                which.name(),
+                *seed,
+                (args.shards, epochs),
+                &args.deletions,
+                &mut ready,
+            )?;
         }
     }
     write(&args, &rows)?;
@@ -238,11 +294,25 @@ fn merged(paths: &[PathBuf]) -> anyhow::Result<Vec<serde_json::Value>> {
         for row in lethe_benches::rows::read(path)? {
             // Rows of `--tune` have more that tells them apart, and no mean is taken of them.
             let key = |r: &serde_json::Value| {
-                let names = ["dataset", "people", "deletion", "method", "seed", "partition", "shards"];
-                r["validation_auc"].is_null().then(|| names.map(|k| r[k].clone()))
+                let names = [
+                    "dataset",
+                    "people",
+                    "deletion",
+                    "method",
+                    "seed",
+                    "partition",
+                    "shards",
+                ];
+                r["validation_auc"]
+                    .is_null()
+                    .then(|| names.map(|k| r[k].clone()))
             };
             let twice = key(&row).is_some_and(|k| rows.iter().any(|r| key(r).as_ref() == Some(&k)));
-            anyhow::ensure!(!twice, "{}: a row that was there already: {row}", path.display());
+            anyhow::ensure!(
+                !twice,
+                "{}: a row that was there already: {row}",
+                path.display()
+            );
             rows.push(row);
         }
     }
@@ -255,7 +325,8 @@ fn write(args: &Args, rows: &[serde_json::Value]) -> anyhow::Result<()> {
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
     }
     if let Some(path) = &args.csv {
-        std::fs::write(path, lethe_benches::rows::csv(rows)).with_context(|| path.display().to_string())?;
+        std::fs::write(path, lethe_benches::rows::csv(rows))
+            .with_context(|| path.display().to_string())?;
     }
     if let Some(path) = &args.svg {
         std::fs::write(path, plot::svg(rows)).with_context(|| path.display().to_string())?;

@@ -17,16 +17,33 @@ pub(crate) const SLICES: usize = 4;
 pub(crate) const RIDGE: f64 = 10_000.0;
 
 /// All of them, with `shards` shards and `epochs` passes.
-pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Vec<Box<dyn Strategy>> {
-    let sum = ApaParams { gain: shards as f64, ..apa };
+pub(crate) fn all(
+    shards: usize,
+    epochs: f64,
+    apa: ApaParams,
+    seed: &Seed,
+) -> Vec<Box<dyn Strategy>> {
+    let sum = ApaParams {
+        gain: shards as f64,
+        ..apa
+    };
     let apa = |mixing| Combine::Apa(mixing, apa);
     let sharded = |name: &str, partition, combine, slices| -> Box<dyn Strategy> {
-        Box::new(Sharded::new(name, partition, combine, (shards, slices), epochs, seed))
+        Box::new(Sharded::new(
+            name,
+            partition,
+            combine,
+            (shards, slices),
+            epochs,
+            seed,
+        ))
     };
     let sliced = |name: &str, partition, combine| {
         Sharded::new(name, partition, combine, (shards, SLICES), epochs, seed).slice_by_slice()
     };
-    let by_slice = |name: &str, partition, combine| -> Box<dyn Strategy> { Box::new(sliced(name, partition, combine)) };
+    let by_slice = |name: &str, partition, combine| -> Box<dyn Strategy> {
+        Box::new(sliced(name, partition, combine))
+    };
     let ours = |name: &str, combine| by_slice(name, Partition::Ours, combine);
     vec![
         Box::new(Retrain::new(epochs)),
@@ -37,11 +54,24 @@ pub(crate) fn all(shards: usize, epochs: f64, apa: ApaParams, seed: &Seed) -> Ve
         sharded("RecEraser (UBP)", Partition::Ubp, Combine::Attention, 1),
         sharded("RecEraser (IBP)", Partition::Ibp, Combine::Attention, 1),
         sharded("RecEraser (InBP)", Partition::Inbp, Combine::Attention, 1),
-        sharded("APA(D), paper's partition", Partition::Apa, apa(Mixing::D), 1),
-        sharded("APA(ND), paper's partition", Partition::Apa, apa(Mixing::Nd), 1),
+        sharded(
+            "APA(D), paper's partition",
+            Partition::Apa,
+            apa(Mixing::D),
+            1,
+        ),
+        sharded(
+            "APA(ND), paper's partition",
+            Partition::Apa,
+            apa(Mixing::Nd),
+            1,
+        ),
         ours("APA(D), our partition", apa(Mixing::D)),
         ours("APA(ND), our partition", apa(Mixing::Nd)),
-        ours("APA(ND), our partition, gain K", Combine::Apa(Mixing::Nd, sum)),
+        ours(
+            "APA(ND), our partition, gain K",
+            Combine::Apa(Mixing::Nd, sum),
+        ),
         Box::new(Analytic::new(RIDGE)),
         Box::new(WithHead::new(Retrain::new(epochs), Analytic::new(RIDGE))),
         Box::new(WithHead::new(

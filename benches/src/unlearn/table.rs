@@ -6,12 +6,17 @@ use serde_json::Value;
 /// Rows per data set, base and deletion.
 pub(crate) fn grouped(rows: &[Value]) -> impl ExactSizeIterator<Item = (String, Methods<'_>)> {
     let title = |of: &[String]| format!("{}, {}, {}", of[0], based(&of[1]), of[2]);
-    groups(rows, &["dataset", "people", "deletion"], "method").into_iter().map(move |(of, m)| (title(&of), m))
+    groups(rows, &["dataset", "people", "deletion"], "method")
+        .into_iter()
+        .map(move |(of, m)| (title(&of), m))
 }
 
 /// A base, named by the made-up people that it learned from.
 fn based(people: &str) -> String {
-    format!("base of {}", if people.is_empty() { "unknown" } else { people })
+    format!(
+        "base of {}",
+        if people.is_empty() { "unknown" } else { people }
+    )
 }
 
 /// Mean and spread as Markdown: per data set and base, then per deletion.
@@ -31,7 +36,11 @@ pub(crate) fn render(rows: &[Value]) -> String {
 
 /// A head and rows of cells.
 fn markdown(columns: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let mut out = format!("| {} |\n|{}\n", columns.join(" | "), "---|".repeat(columns.len()));
+    let mut out = format!(
+        "| {} |\n|{}\n",
+        columns.join(" | "),
+        "---|".repeat(columns.len())
+    );
     rows.for_each(|cells| out += &format!("| {} |\n", cells.join(" | ")));
     out
 }
@@ -45,7 +54,9 @@ fn summary(methods: &Methods<'_>) -> String {
             deletions.push(name);
         }
     }
-    let mut columns: Vec<String> = ["method", "exact", "AUC before", "sub-models"].map(str::to_owned).to_vec();
+    let mut columns: Vec<String> = ["method", "exact", "AUC before", "sub-models"]
+        .map(str::to_owned)
+        .to_vec();
     columns.extend(deletions.iter().map(|d| format!("gap, {d}")));
     columns.extend(deletions.iter().map(|d| format!("with rates: gap, {d}")));
     columns.extend(deletions.iter().map(|d| format!("saved, {d}")));
@@ -57,9 +68,17 @@ fn summary(methods: &Methods<'_>) -> String {
         cells.push(rows::figure(&first, "auc_before", 3));
         cells.push(rows::figure(&first, "submodel_auc", 3));
         for name in ["gap_to_retrain", "gap_composed"] {
-            cells.extend(deletions.iter().map(|d| rows::figure(&of_deletion(list, d), name, 3)));
+            cells.extend(
+                deletions
+                    .iter()
+                    .map(|d| rows::figure(&of_deletion(list, d), name, 3)),
+            );
         }
-        cells.extend(deletions.iter().map(|d| saved(&of_deletion(&retrain, d), &of_deletion(list, d))));
+        cells.extend(
+            deletions
+                .iter()
+                .map(|d| saved(&of_deletion(&retrain, d), &of_deletion(list, d))),
+        );
         cells
     };
     markdown(&columns, methods.iter().map(row))
@@ -67,17 +86,27 @@ fn summary(methods: &Methods<'_>) -> String {
 
 /// What the others are compared with.
 fn retrain<'a>(methods: &Methods<'a>) -> Vec<&'a Value> {
-    methods.iter().find(|(m, _)| m == "Retrain").map(|(_, rows)| rows.clone()).unwrap_or_default()
+    methods
+        .iter()
+        .find(|(m, _)| m == "Retrain")
+        .map(|(_, rows)| rows.clone())
+        .unwrap_or_default()
 }
 
 /// A method's rows of one deletion.
 fn of_deletion<'a>(rows: &[&'a Value], deletion: &str) -> Vec<&'a Value> {
-    rows.iter().copied().filter(|r| r["deletion"] == deletion).collect()
+    rows.iter()
+        .copied()
+        .filter(|r| r["deletion"] == deletion)
+        .collect()
 }
 
 /// Everything about one deletion.
 fn details(methods: &Methods<'_>) -> String {
-    let timed = methods.iter().flat_map(|(_, rows)| rows).any(|r| r["query_ms_p50"].is_number());
+    let timed = methods
+        .iter()
+        .flat_map(|(_, rows)| rows)
+        .any(|r| r["query_ms_p50"].is_number());
     let mut columns = vec![
         "method",
         "exact",
@@ -118,7 +147,8 @@ fn details(methods: &Methods<'_>) -> String {
             figure("mia_auc", 2),
         ];
         if timed {
-            let pair = |a: &str, b: &str, digits| format!("{} / {}", figure(a, digits), figure(b, digits));
+            let pair =
+                |a: &str, b: &str, digits| format!("{} / {}", figure(a, digits), figure(b, digits));
             cells.push(pair("query_ms_p50", "query_ms_p95", 0));
             cells.push(pair("ranked_ms_p50", "ranked_ms_p95", 1));
         }
@@ -127,12 +157,25 @@ fn details(methods: &Methods<'_>) -> String {
     markdown(&columns, methods.iter().map(row))
 }
 
-/// Retrain's samples over a method's, over the seeds that both have, together: a mean of ratios would be ruled by the luckiest.
+/// Retrain's samples over a method's, over the seeds that both have, together: a mean of ratios
+/// would be ruled by the luckiest.
 fn saved(retrain: &[&Value], own: &[&Value]) -> String {
     let samples = |r: &Value| r["samples_retrained"].as_f64().unwrap_or(0.0);
-    let pair = |r: &&Value| Some((samples(retrain.iter().find(|all| all["seed"] == r["seed"])?), samples(r)));
-    let (all, own) = own.iter().filter_map(pair).fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    if own > 0.0 { format!("{:.1}x", all / own) } else { "-".to_owned() }
+    let pair = |r: &&Value| {
+        Some((
+            samples(retrain.iter().find(|all| all["seed"] == r["seed"])?),
+            samples(r),
+        ))
+    };
+    let (all, own) = own
+        .iter()
+        .filter_map(pair)
+        .fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    if own > 0.0 {
+        format!("{:.1}x", all / own)
+    } else {
+        "-".to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -159,10 +202,26 @@ mod tests {
             row("ours", "many", 1, 0.05, 250),
         ];
         let text = render(&rows);
-        let ours: Vec<&str> = text.lines().find(|l| l.starts_with("| ours")).expect("a row").split(" | ").collect();
+        let ours: Vec<&str> = text
+            .lines()
+            .find(|l| l.starts_with("| ours"))
+            .expect("a row")
+            .split(" | ")
+            .collect();
         // Seed 3 of Retrain has no partner.
-        let expected = ["0.600 ± 0.000", "-0.020 ± 0.010", "0.050", "-0.002 ± 0.001", "0.005", "10.0x", "2.0x |"];
+        let expected = [
+            "0.600 ± 0.000",
+            "-0.020 ± 0.010",
+            "0.050",
+            "-0.002 ± 0.001",
+            "0.005",
+            "10.0x",
+            "2.0x |",
+        ];
         assert_eq!(ours[3..], expected, "{text}");
-        assert!(text.contains("## d, base of 64") && text.contains("### d, base of 64, many"), "{text}");
+        assert!(
+            text.contains("## d, base of 64") && text.contains("### d, base of 64, many"),
+            "{text}"
+        );
     }
 }

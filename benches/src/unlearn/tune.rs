@@ -25,15 +25,20 @@ fn grid() -> Vec<ApaParams> {
     let mut out = vec![];
     for gain in GAINS {
         for tau in TAUS {
-            out.extend(NEIGHBOURS.map(|neighbours| ApaParams { tau, neighbours, gain }));
+            out.extend(NEIGHBOURS.map(|neighbours| ApaParams {
+                tau,
+                neighbours,
+                gain,
+            }));
         }
     }
     out
 }
 
 impl Experiment {
-    /// Validation AUC of one model for everything and of our APA(ND), whose table comes from one half of the validation
-    /// samples while the other half is predicted, and the other way round; the latter for the `only` recipe alone.
+    /// Validation AUC of one model for everything and of our APA(ND), whose table comes from one
+    /// half of the validation samples while the other half is predicted, and the other way round;
+    /// the latter for the `only` recipe alone.
     pub(crate) fn tune(
         &mut self,
         dataset: &str,
@@ -53,7 +58,9 @@ impl Experiment {
         head.fit(&mut self.world, &self.train, &[])?;
         for ridge in RIDGES {
             let auc = self.validated(&mut head.with_ridge(ridge)?, &all)?;
-            eprint_line(&format!("{dataset}: analytic head, ridge {ridge}: {auc:.4}"));
+            eprint_line(&format!(
+                "{dataset}: analytic head, ridge {ridge}: {auc:.4}"
+            ));
             rows.push(json!({
                 "dataset": dataset, "seed": seed, "people": recipe.people, "method": "Analytic head", "ridge": ridge,
                 "validation_auc": auc,
@@ -64,7 +71,9 @@ impl Experiment {
             let cost = full.fit(&mut self.world, &self.train, &[])?;
             let whole = self.validated(&mut full, &all)?;
             let mut row = |method: &str, apa: Option<ApaParams>, auc: f64| {
-                eprint_line(&format!("{dataset} {recipe:?} {epochs} epochs: {method} {apa:?}: {auc:.4}"));
+                eprint_line(&format!(
+                    "{dataset} {recipe:?} {epochs} epochs: {method} {apa:?}: {auc:.4}"
+                ));
                 rows.push(json!({
                     "dataset": dataset, "seed": seed, "last_layers": recipe.last_layers, "lr": recipe.lr,
                     "batch": recipe.batch, "epochs": epochs, "all_projections": recipe.all_projections,
@@ -76,10 +85,21 @@ impl Experiment {
             row("Base", None, untrained);
             row("Retrain", None, whole);
             let mut parts = 0.0;
-            for apa in if only { grid() } else { GAINS.map(|gain| ApaParams { gain, ..self.apa }).to_vec() } {
+            for apa in if only {
+                grid()
+            } else {
+                GAINS.map(|gain| ApaParams { gain, ..self.apa }).to_vec()
+            } {
                 let combine = Combine::Apa(Mixing::Nd, apa);
-                let mut ours = Sharded::new("ours", Partition::Ours, combine, (shards, SLICES), *epochs, &self.seed)
-                    .slice_by_slice();
+                let mut ours = Sharded::new(
+                    "ours",
+                    Partition::Ours,
+                    combine,
+                    (shards, SLICES),
+                    *epochs,
+                    &self.seed,
+                )
+                .slice_by_slice();
                 let mut auc = 0.0;
                 for (asked, predicted) in [(first, second), (second, first)] {
                     ours.fit(&mut self.world, &self.train, asked)?;
@@ -95,7 +115,8 @@ impl Experiment {
             }
             row("mean of its shards", None, parts);
             // As above, for comparison.
-            let halves = (self.validated(&mut full, first)? + self.validated(&mut full, second)?) / 2.0;
+            let halves =
+                (self.validated(&mut full, first)? + self.validated(&mut full, second)?) / 2.0;
             row("Retrain, mean of both halves", None, halves);
         }
         Ok(rows)

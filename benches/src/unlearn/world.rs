@@ -1,4 +1,5 @@
-//! The real world of the comparison: a language model, a data set, and everything computed so far on disk.
+//! The real world of the comparison: a language model, a data set, and everything computed so far
+//! on disk.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ use crate::composed::Rates;
 /// What decides a model's bytes besides samples and seed; the same for every method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Recipe {
-    /// Learning rate after the warm-up; constant, since a schedule that knew the number of samples would know who left.
+    /// Learning rate after the warm-up; constant, since a schedule that knew the number of samples
+    /// would know who left.
     pub(crate) lr: f32,
     /// Steps of the warm-up.
     pub(crate) warmup: usize,
@@ -35,7 +37,8 @@ pub(crate) struct Recipe {
     pub(crate) batch: usize,
     /// Rate of distillation.
     pub(crate) distil_lr: f32,
-    /// How many of the last layers are adapted; what the layers below give is computed once per sample.
+    /// How many of the last layers are adapted; what the layers below give is computed once per
+    /// sample.
     pub(crate) last_layers: usize,
     /// Whether all projections are adapted, or q and v.
     pub(crate) all_projections: bool,
@@ -121,16 +124,29 @@ impl Real {
         let places = vec![None; rows.len()];
         let version = template.version;
         // All layers here: nothing crosses a split.
-        let whole = SplitSpec { k_in: 0, k_out: lethe_model::source::open(model)?.config().layers };
+        let whole = SplitSpec {
+            k_in: 0,
+            k_out: lethe_model::source::open(model)?.config().layers,
+        };
         let setting = Setting {
             split: whole,
             last_layers: recipe.last_layers,
             wire: WireFormat::F32,
             people: recipe.people,
             compute: recipe.compute,
-            targets: if recipe.all_projections { &Projection::ALL } else { QV },
+            targets: if recipe.all_projections {
+                &Projection::ALL
+            } else {
+                QV
+            },
         };
-        let lab = Lab::load(model, (data, template), rows, setting, &cache.join("states"))?;
+        let lab = Lab::load(
+            model,
+            (data, template),
+            rows,
+            setting,
+            &cache.join("states"),
+        )?;
         let shape = lab.shape(8);
         let initial = Adapter::init(&shape, &seed.derive("adapter", &[]));
         let named = serde_json::to_vec(&recipe)?;
@@ -165,12 +181,18 @@ impl Real {
         &self.lab.rows[s]
     }
 
-    /// Rates from what remains of the training events when those leave for which `leaves` (position, event) holds.
+    /// Rates from what remains of the training events when those leave for which `leaves`
+    /// (position, event) holds.
     pub(crate) fn rates(&self, leaves: impl Fn(u32, &Event) -> bool) -> Rates {
         let data = &self.lab.data;
         let parts = event_parts(data, self.split);
-        let stays = |(at, (e, part)): (u32, (&Event, Part))| (part == Part::Train && !leaves(at, e)).then_some(*e);
-        let remaining: Vec<Event> = (0..).zip(data.events.iter().zip(parts)).filter_map(stays).collect();
+        let stays = |(at, (e, part)): (u32, (&Event, Part))| {
+            (part == Part::Train && !leaves(at, e)).then_some(*e)
+        };
+        let remaining: Vec<Event> = (0..)
+            .zip(data.events.iter().zip(parts))
+            .filter_map(stays)
+            .collect();
         Rates::fit(&remaining, (data.users.len(), data.items.len()), &self.seed)
     }
 
@@ -205,20 +227,30 @@ impl Real {
         let folder = path.parent().unwrap_or(&self.cache);
         std::fs::create_dir_all(folder).map_err(failed)?;
         let next = path.with_extension(format!("next-{}", std::process::id()));
-        std::fs::write(&next, lethe_proto::codec::to_bytes(value).map_err(failed)?).map_err(failed)?;
+        std::fs::write(&next, lethe_proto::codec::to_bytes(value).map_err(failed)?)
+            .map_err(failed)?;
         std::fs::rename(next, path).map_err(failed)
     }
 
     fn kept_logits(&self, id: &str) -> Option<Vec<[f32; 2]>> {
-        if self.timed { None } else { self.kept("logits", id) }
+        if self.timed {
+            None
+        } else {
+            self.kept("logits", id)
+        }
     }
 
     fn keep_logits(&self, id: &str, logits: &Vec<[f32; 2]>) -> Result<(), UnlearnError> {
-        if self.timed { Ok(()) } else { self.keep("logits", id, logits) }
+        if self.timed {
+            Ok(())
+        } else {
+            self.keep("logits", id, logits)
+        }
     }
 
     fn stored(&self, id: &ModelId) -> Result<Stored, UnlearnError> {
-        self.kept("models", &id.0).ok_or_else(|| failed(format!("model {id} is not in the cache any more")))
+        self.kept("models", &id.0)
+            .ok_or_else(|| failed(format!("model {id} is not in the cache any more")))
     }
 
     /// The adapter that a model predicts with.
@@ -246,7 +278,11 @@ impl Real {
         let batch = self.recipe.batch;
         let before = state.steps;
         // In whole samples: a fraction that no batch reaches would never end.
-        let due = if samples.is_empty() { 0 } else { ((epochs * samples.len() as f64).floor() as u64).max(1) };
+        let due = if samples.is_empty() {
+            0
+        } else {
+            ((epochs * samples.len() as f64).floor() as u64).max(1)
+        };
         let mut order: Vec<(u64, SampleId, Option<f32>)> = vec![];
         (state.samples, state.seconds) = (0, 0.0);
         for pass in 0.. {
@@ -256,29 +292,41 @@ impl Real {
             // By a keyed rank of the sample: who leaves does not change the order of who stays.
             let seed = self.seed.derive("pass", &[&(pass as u64).to_le_bytes()]);
             order.clear();
-            order.extend(samples.iter().map(|(s, t)| (seed.rank("order", &self.identity(*s).to_le_bytes()), *s, *t)));
+            order.extend(
+                samples
+                    .iter()
+                    .map(|(s, t)| (seed.rank("order", &self.identity(*s).to_le_bytes()), *s, *t)),
+            );
             order.sort_by_key(|(rank, s, _)| (*rank, *s));
             for chunk in order.chunks(batch) {
                 if state.samples >= due {
                     break;
                 }
-                let rows: Vec<Sample> = chunk.iter().map(|(_, s, _)| self.sample(*s)).collect::<Result<_, _>>()?;
+                let rows: Vec<Sample> = chunk
+                    .iter()
+                    .map(|(_, s, _)| self.sample(*s))
+                    .collect::<Result<_, _>>()?;
                 let soft: Option<Vec<f32>> = chunk.iter().map(|(_, _, t)| *t).collect();
                 let grads = self.gradient(&state.theta, base, &rows, soft.as_deref())?;
                 let rate = lr * ((state.steps + 1) as f32 / self.recipe.warmup as f32).min(1.0);
                 state.optimiser.step(&mut state.theta, &grads, rate);
-                (state.steps, state.samples) = (state.steps + 1, state.samples + chunk.len() as u64);
+                (state.steps, state.samples) =
+                    (state.steps + 1, state.samples + chunk.len() as u64);
             }
         }
         state.seconds = cpu_seconds() - started;
         if self.log {
             let steps = state.steps - before;
-            eprint_line(&format!("trained {steps} steps, {} samples, {:.0} processor s", state.samples, state.seconds));
+            eprint_line(&format!(
+                "trained {steps} steps, {} samples, {:.0} processor s",
+                state.samples, state.seconds
+            ));
         }
         Ok(state)
     }
 
-    /// Computes what the layers below the adapted ones give for the `first` samples, so that no method is charged for it.
+    /// Computes what the layers below the adapted ones give for the `first` samples, so that no
+    /// method is charged for it.
     pub(crate) fn prepare(&mut self, first: usize) -> anyhow::Result<()> {
         self.lab.prepare(first)
     }
@@ -296,16 +344,28 @@ impl Real {
             None => own.clone(),
             Some(b) => Adapter::mix_nd(&[(b, 1.0), (&own, 1.0)]).map_err(failed)?,
         };
-        let grads = self.lab.gradient(&whole, rows, soft, &mut BTreeSet::new()).map_err(failed)?.grads;
+        let grads = self
+            .lab
+            .gradient(&whole, rows, soft, &mut BTreeSet::new())
+            .map_err(failed)?
+            .grads;
         match base {
             None => Ok(grads.data),
             Some(_) => Ok(grads.part_of_nd(1, &self.shape).map_err(failed)?.data),
         }
     }
 
-    fn score(&mut self, adapter: &Adapter, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
+    fn score(
+        &mut self,
+        adapter: &Adapter,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError> {
         let rows = self.lab.samples(samples).map_err(failed)?;
-        let out = if self.timed { self.lab.score_whole(adapter, rows) } else { self.lab.score(adapter, &rows) };
+        let out = if self.timed {
+            self.lab.score_whole(adapter, rows)
+        } else {
+            self.lab.score(adapter, &rows)
+        };
         out.map_err(failed)
     }
 }
@@ -314,7 +374,12 @@ impl World for Real {
     fn train(&mut self, run: &Training) -> Result<(ModelId, Cost), UnlearnError> {
         let start = run.start.as_ref().map_or(String::new(), |m| m.0.clone());
         let content = self.content(&run.samples)?;
-        let parts = [self.under.as_bytes(), start.as_bytes(), &content[..], &run.epochs.to_le_bytes()[..]];
+        let parts = [
+            self.under.as_bytes(),
+            start.as_bytes(),
+            &content[..],
+            &run.epochs.to_le_bytes()[..],
+        ];
         let id = Digest::of(&parts).hex();
         let stored = match self.kept::<Stored>("models", &id) {
             Some(stored) => stored,
@@ -336,14 +401,30 @@ impl World for Real {
                 stored
             }
         };
-        Ok((ModelId(id), Cost { samples: stored.samples, seconds: stored.seconds }))
+        Ok((
+            ModelId(id),
+            Cost {
+                samples: stored.samples,
+                seconds: stored.seconds,
+            },
+        ))
     }
 
     fn distil(&mut self, run: &Distillation) -> Result<(ModelId, Cost), UnlearnError> {
         let samples: Vec<SampleId> = run.targets.iter().map(|(s, _)| *s).collect();
         let content = self.content(&samples)?;
-        let soft: Vec<u8> = run.targets.iter().flat_map(|(_, t)| t.to_le_bytes()).collect();
-        let parts = [self.under.as_bytes(), b"distil", run.student.0.as_bytes(), &content[..], &soft[..]];
+        let soft: Vec<u8> = run
+            .targets
+            .iter()
+            .flat_map(|(_, t)| t.to_le_bytes())
+            .collect();
+        let parts = [
+            self.under.as_bytes(),
+            b"distil",
+            run.student.0.as_bytes(),
+            &content[..],
+            &soft[..],
+        ];
         let id = Digest::of(&parts).hex();
         let stored = match self.kept::<Stored>("models", &id) {
             Some(stored) => stored,
@@ -359,16 +440,34 @@ impl World for Real {
                     beside: Some(run.student.0.clone()),
                 };
                 let targets: Vec<_> = run.targets.iter().map(|(s, t)| (*s, Some(*t))).collect();
-                let stored = self.descend(state, Some(&base), &targets, (run.epochs, self.recipe.distil_lr))?;
+                let stored = self.descend(
+                    state,
+                    Some(&base),
+                    &targets,
+                    (run.epochs, self.recipe.distil_lr),
+                )?;
                 self.keep("models", &id, &stored)?;
                 stored
             }
         };
-        Ok((ModelId(id), Cost { samples: stored.samples, seconds: stored.seconds }))
+        Ok((
+            ModelId(id),
+            Cost {
+                samples: stored.samples,
+                seconds: stored.seconds,
+            },
+        ))
     }
 
-    fn logits(&mut self, model: &ModelId, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
-        let bytes: Vec<u8> = samples.iter().flat_map(|s| self.identity(*s).to_le_bytes()).collect();
+    fn logits(
+        &mut self,
+        model: &ModelId,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError> {
+        let bytes: Vec<u8> = samples
+            .iter()
+            .flat_map(|s| self.identity(*s).to_le_bytes())
+            .collect();
         let id = Digest::of(&[model.0.as_bytes(), &bytes]).hex();
         if let Some(kept) = self.kept_logits(&id) {
             return Ok(kept);
@@ -386,26 +485,48 @@ impl World for Real {
         how: Mixing,
         samples: &[SampleId],
     ) -> Result<Vec<[f32; 2]>, UnlearnError> {
-        let bytes: Vec<u8> = samples.iter().flat_map(|s| self.identity(*s).to_le_bytes()).collect();
-        let weights: Vec<u8> = omega.iter().flatten().flat_map(|w| w.to_le_bytes()).collect();
+        let bytes: Vec<u8> = samples
+            .iter()
+            .flat_map(|s| self.identity(*s).to_le_bytes())
+            .collect();
+        let weights: Vec<u8> = omega
+            .iter()
+            .flatten()
+            .flat_map(|w| w.to_le_bytes())
+            .collect();
         let names: String = models.iter().map(|m| m.0.as_str()).collect();
-        let id = Digest::of(&[names.as_bytes(), &bytes, &weights, format!("{how:?}").as_bytes()]).hex();
+        let id = Digest::of(&[
+            names.as_bytes(),
+            &bytes,
+            &weights,
+            format!("{how:?}").as_bytes(),
+        ])
+        .hex();
         if let Some(kept) = self.kept_logits(&id) {
             return Ok(kept);
         }
-        let adapters: Vec<Adapter> = models.iter().map(|m| self.adapter(m)).collect::<Result<_, _>>()?;
+        let adapters: Vec<Adapter> = models
+            .iter()
+            .map(|m| self.adapter(m))
+            .collect::<Result<_, _>>()?;
         // Queries with the same weights share an adapter and a pass; most weigh one shard alone.
         let mut groups: HashMap<Vec<u32>, Vec<usize>> = HashMap::new();
         for (i, w) in omega.iter().enumerate() {
-            groups.entry(w.iter().map(|v| v.to_bits()).collect()).or_default().push(i);
+            groups
+                .entry(w.iter().map(|v| v.to_bits()).collect())
+                .or_default()
+                .push(i);
         }
         let mut groups: Vec<Vec<usize>> = groups.into_values().collect();
         groups.sort();
         let mut out = vec![[0.0; 2]; samples.len()];
         for rows in groups {
             let weights = &omega[rows[0]];
-            let parts: Vec<(&Adapter, f32)> =
-                adapters.iter().zip(weights.iter().copied()).filter(|(_, w)| *w != 0.0).collect();
+            let parts: Vec<(&Adapter, f32)> = adapters
+                .iter()
+                .zip(weights.iter().copied())
+                .filter(|(_, w)| *w != 0.0)
+                .collect();
             let mix = match how {
                 Mixing::D => Adapter::mix_d(&parts),
                 Mixing::Nd => Adapter::mix_nd(&parts),
@@ -421,12 +542,17 @@ impl World for Real {
 
     fn hidden(&mut self, samples: &[SampleId]) -> Result<Vec<Vec<f32>>, UnlearnError> {
         if self.timed {
-            // Samples that are asked together are candidates of one person, whom the product locates once.
+            // Samples that are asked together are candidates of one person, whom the product
+            // locates once.
             let first = self.lab.samples(&samples[..1]).map_err(failed)?;
             let place = self.lab.last_hidden_whole(first).map_err(failed)?;
             return Ok(samples.iter().flat_map(|_| place.iter().cloned()).collect());
         }
-        let unknown: Vec<SampleId> = samples.iter().copied().filter(|s| self.places[*s].is_none()).collect();
+        let unknown: Vec<SampleId> = samples
+            .iter()
+            .copied()
+            .filter(|s| self.places[*s].is_none())
+            .collect();
         let rows = self.lab.samples(&unknown).map_err(failed)?;
         let started = cpu_seconds();
         let found = self.lab.last_hidden(&rows).map_err(failed)?;
@@ -434,7 +560,10 @@ impl World for Real {
         for (s, v) in unknown.into_iter().zip(found) {
             self.places[s] = Some(v);
         }
-        Ok(samples.iter().map(|s| self.places[*s].clone().unwrap_or_default()).collect())
+        Ok(samples
+            .iter()
+            .map(|s| self.places[*s].clone().unwrap_or_default())
+            .collect())
     }
 
     fn untuned(&mut self, samples: &[SampleId]) -> Result<(Vec<Untuned>, Cost), UnlearnError> {
@@ -445,11 +574,22 @@ impl World for Real {
             self.hidden(samples)?
         };
         let [no, yes] = &self.answers;
-        let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-        let of = |hidden: Vec<f32>| Untuned { log_odds: (dot(&hidden, yes) - dot(&hidden, no)) as f32, hidden };
+        let dot = |x: &[f32], w: &[f32]| {
+            x.iter()
+                .zip(w)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum::<f64>()
+        };
+        let of = |hidden: Vec<f32>| Untuned {
+            log_odds: (dot(&hidden, yes) - dot(&hidden, no)) as f32,
+            hidden,
+        };
         // As often as asked, at the mean of all that were computed.
         let each = self.places_took / self.places.iter().flatten().count().max(1) as f64;
-        let cost = Cost { samples: samples.len() as u64, seconds: each * samples.len() as f64 };
+        let cost = Cost {
+            samples: samples.len() as u64,
+            seconds: each * samples.len() as f64,
+        };
         Ok((hidden.into_iter().map(of).collect(), cost))
     }
 
@@ -474,7 +614,12 @@ impl World for Real {
     }
 
     fn liked(&self, sample: SampleId) -> Vec<u32> {
-        self.lab.rows[sample].history.iter().filter(|(_, l)| *l).map(|(i, _)| *i).collect()
+        self.lab.rows[sample]
+            .history
+            .iter()
+            .filter(|(_, l)| *l)
+            .map(|(i, _)| *i)
+            .collect()
     }
 
     fn user_vector(&self, user: u32) -> Vec<f32> {

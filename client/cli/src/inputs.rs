@@ -29,15 +29,23 @@ impl Inputs {
         let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |line| {
             let _ = writeln!(std::io::stderr(), "{line}");
         })?;
-        Ok((self.model.clone().unwrap_or(files.model), self.data.clone().unwrap_or(files.movielens)))
+        Ok((
+            self.model.clone().unwrap_or(files.model),
+            self.data.clone().unwrap_or(files.movielens),
+        ))
     }
 
     pub(crate) fn open(&self) -> anyhow::Result<(Box<dyn WeightSource>, Dataset)> {
         let (model, folder) = self.paths()?;
         let source = open(&model).context("loading the model")?;
-        let data = load(&folder, &DataSpec::of_folder(&folder)?, self.strict).context("loading the data")?;
+        let data = load(&folder, &DataSpec::of_folder(&folder)?, self.strict)
+            .context("loading the data")?;
         if let Some(first) = data.problems.first() {
-            writeln!(std::io::stderr(), "{} malformed rows left out, the first: {first}", data.problems.len())?;
+            writeln!(
+                std::io::stderr(),
+                "{} malformed rows left out, the first: {first}",
+                data.problems.len()
+            )?;
         }
         Ok((source, data))
     }

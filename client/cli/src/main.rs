@@ -10,7 +10,11 @@ mod inputs;
 mod progress;
 
 #[derive(Parser)]
-#[command(name = "lethe", version, about = "A federated, on-device recommender that can forget")]
+#[command(
+    name = "lethe",
+    version,
+    about = "A federated, on-device recommender that can forget"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -28,13 +32,15 @@ enum Command {
     Record(commands::device::RecordArgs),
     /// Look for training work for a while.
     Participate(commands::device::ParticipateArgs),
-    /// Many clients in one process: driven over standard input (the demo starts one), or a load test (`--clients N`).
+    /// Many clients in one process: driven over standard input (the demo starts one), or a load
+    /// test (`--clients N`).
     Fleet(commands::fleet::Args),
     /// Run a benchmark.
     Bench(commands::bench::Args),
     /// For an auditor, if the person agrees: the events that a client trains on, in clear.
     TrainingData(commands::audit::ExportArgs),
-    /// Train a shard again from an audit bundle and the exports of its people, and compare every byte.
+    /// Train a shard again from an audit bundle and the exports of its people, and compare every
+    /// byte.
     Audit(commands::audit::Args),
     /// Fine-tune on one machine without federation: the reference for every other figure.
     TrainCentral(commands::train_central::Args),

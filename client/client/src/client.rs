@@ -1,4 +1,5 @@
-//! The client: builder, local history, and the loop that takes part in what the coordinator asks for.
+//! The client: builder, local history, and the loop that takes part in what the coordinator asks
+//! for.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -57,7 +58,8 @@ impl ClientBuilder {
         }
     }
 
-    /// Seals the state with this key (from the platform's key store) instead of a key file in the folder.
+    /// Seals the state with this key (from the platform's key store) instead of a key file in the
+    /// folder.
     pub fn key(mut self, key: [u8; 32]) -> Self {
         self.key = Some(key);
         self
@@ -69,8 +71,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Divides the history for training, validation and test (for evaluation; an app leaves the default). Kept with the
-    /// state: the first division counts.
+    /// Divides the history for training, validation and test (for evaluation; an app leaves the
+    /// default). Kept with the state: the first division counts.
     pub fn cutoffs(mut self, cutoffs: Cutoffs) -> Self {
         self.cutoffs = Some(cutoffs);
         self
@@ -82,9 +84,14 @@ impl ClientBuilder {
         self
     }
 
-    /// Trains only while what `required` names holds; `now` is asked before a task is taken and before every pass, from any
-    /// thread. Without this call a client always trains. Recommendations are not concerned.
-    pub fn conditions(mut self, required: Conditions, now: impl Fn() -> Conditions + Send + Sync + 'static) -> Self {
+    /// Trains only while what `required` names holds; `now` is asked before a task is taken and
+    /// before every pass, from any thread. Without this call a client always trains.
+    /// Recommendations are not concerned.
+    pub fn conditions(
+        mut self,
+        required: Conditions,
+        now: impl Fn() -> Conditions + Send + Sync + 'static,
+    ) -> Self {
         self.guard = Guard::new(required, Arc::new(now));
         self
     }
@@ -95,8 +102,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Speaks as a client of another minor version of the protocol would, with what it adds to every request. For tests of
-    /// upgrades.
+    /// Speaks as a client of another minor version of the protocol would, with what it adds to
+    /// every request. For tests of upgrades.
     pub fn minor_version(mut self, minor: u16, extensions: Vec<Extension>) -> Self {
         (self.minor, self.extensions) = (minor, extensions);
         self
@@ -113,7 +120,12 @@ impl ClientBuilder {
         }
         state.cutoffs = state.cutoffs.or(self.cutoffs);
         let identity = state.identity.clone().ok_or(ClientError::NotEnrolled)?;
-        let session = Arc::new(Session::new(self.addr, state.authority.clone(), identity, self.extensions));
+        let session = Arc::new(Session::new(
+            self.addr,
+            state.authority.clone(),
+            identity,
+            self.extensions,
+        ));
         let mut client = Client {
             vault,
             state,
@@ -195,9 +207,9 @@ pub struct Assigned(Task);
 pub struct Network(Arc<Session>);
 
 impl Network {
-    /// The device has changed its network: the connection goes on from a new socket (QUIC migration, RFC 9000, 9), and with it
-    /// what is being trained. Without this call the loss is noticed after 30 s without an answer, and the client connects
-    /// again by itself.
+    /// The device has changed its network: the connection goes on from a new socket (QUIC
+    /// migration, RFC 9000, 9), and with it what is being trained. Without this call the loss is
+    /// noticed after 30 s without an answer, and the client connects again by itself.
     pub async fn changed(&self) -> Result<(), ClientError> {
         Ok(self.0.rebind().await?)
     }
@@ -215,7 +227,8 @@ pub struct Stats {
 }
 
 impl ClientError {
-    /// The coordinator is away or busy: local functions still work, and trying again later may help.
+    /// The coordinator is away or busy: local functions still work, and trying again later may
+    /// help.
     pub fn is_offline(&self) -> bool {
         self.transport().is_some_and(TransportError::is_transient)
     }
@@ -250,14 +263,33 @@ impl ClientError {
 impl Client {
     async fn hello(&mut self) -> Result<(), ClientError> {
         let build = concat!("lethe-client ", env!("CARGO_PKG_VERSION")).to_owned();
-        match self.session.call(&Request::Hello { build, model: self.model.digest, minor: self.minor }).await? {
-            Reply::Welcome { recipe, anchors, engine, minor } => {
+        match self
+            .session
+            .call(&Request::Hello {
+                build,
+                model: self.model.digest,
+                minor: self.minor,
+            })
+            .await?
+        {
+            Reply::Welcome {
+                recipe,
+                anchors,
+                engine,
+                minor,
+            } => {
                 self.minor = self.minor.min(minor);
                 self.engine = engine;
                 self.recipe = Recipe::from_json(&recipe)?;
                 self.anchors = anchors;
-                let wanted = ModelOptions { split: self.recipe.split, compute: self.recipe.compute };
-                let loaded = ModelOptions { split: self.model.device.split(), compute: self.model.device.compute() };
+                let wanted = ModelOptions {
+                    split: self.recipe.split,
+                    compute: self.recipe.compute,
+                };
+                let loaded = ModelOptions {
+                    split: self.model.device.split(),
+                    compute: self.model.device.compute(),
+                };
                 if wanted != loaded {
                     return Err(ClientError::OtherOptions { wanted, loaded });
                 }
@@ -268,11 +300,17 @@ impl Client {
     }
 
     pub(crate) fn alive(&self) -> Result<(), ClientError> {
-        if self.erased { Err(ClientError::Erased) } else { Ok(()) }
+        if self.erased {
+            Err(ClientError::Erased)
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn cutoffs(&self) -> Cutoffs {
-        self.state.cutoffs.unwrap_or_else(|| Cutoffs::of(self.state.events.len()))
+        self.state
+            .cutoffs
+            .unwrap_or_else(|| Cutoffs::of(self.state.events.len()))
     }
 
     /// Runs heavy work on a blocking thread, within the bound on passes.
@@ -281,7 +319,12 @@ impl Client {
         f: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
     ) -> Result<T, ClientError> {
         let internal = |e: &dyn std::fmt::Display| ClientError::Internal(e.to_string());
-        let permit = self.passes.clone().acquire_owned().await.map_err(|e| internal(&e))?;
+        let permit = self
+            .passes
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|e| internal(&e))?;
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
             f()
@@ -290,13 +333,21 @@ impl Client {
         .map_err(|e| internal(&e))?
     }
 
-    /// Records an event; works offline. It counts for recommendations at once, for training from the next epoch on.
+    /// Records an event; works offline. It counts for recommendations at once, for training from
+    /// the next epoch on.
     pub fn record(&mut self, item: &str, liked: bool, time: i64) -> Result<(), ClientError> {
-        self.record_all([LocalEvent { item: item.to_owned(), liked, time }])
+        self.record_all([LocalEvent {
+            item: item.to_owned(),
+            liked,
+            time,
+        }])
     }
 
     /// Records several events with one write; all or, after an error, none.
-    pub fn record_all(&mut self, events: impl IntoIterator<Item = LocalEvent>) -> Result<(), ClientError> {
+    pub fn record_all(
+        &mut self,
+        events: impl IntoIterator<Item = LocalEvent>,
+    ) -> Result<(), ClientError> {
         self.alive()?;
         let mut checked = vec![];
         for e in events {
@@ -318,7 +369,8 @@ impl Client {
         &self.state.events
     }
 
-    /// From when on consent is withdrawn, in seconds since 1970: nothing at or after that time is recorded.
+    /// From when on consent is withdrawn, in seconds since 1970: nothing at or after that time is
+    /// recorded.
     pub fn consent_until(&self) -> Option<i64> {
         self.state.consent_until
     }
@@ -345,12 +397,16 @@ impl Client {
         }
     }
 
-    /// Takes part in the epoch with what is recorded now: tells the anchor, a count and a salted commitment, no event.
-    /// Once the epoch has started, what was joined with before goes on counting, and only that is trained on.
+    /// Takes part in the epoch with what is recorded now: tells the anchor, a count and a salted
+    /// commitment, no event. Once the epoch has started, what was joined with before goes on
+    /// counting, and only that is trained on.
     pub async fn join(&mut self) -> Result<(), ClientError> {
         self.alive()?;
         self.settle().await?;
-        let now = Joined { events: self.state.events.clone(), cutoffs: self.cutoffs() };
+        let now = Joined {
+            events: self.state.events.clone(),
+            cutoffs: self.cutoffs(),
+        };
         self.offer(now).await
     }
 
@@ -362,7 +418,8 @@ impl Client {
         }
     }
 
-    /// Joins with this data. It is stored before it is offered: whatever the coordinator counts is known here.
+    /// Joins with this data. It is stored before it is offered: whatever the coordinator counts is
+    /// known here.
     pub(crate) async fn offer(&mut self, offered: Joined) -> Result<(), ClientError> {
         let liked: Vec<&[f32]> = offered
             .train()
@@ -376,8 +433,14 @@ impl Client {
         let mine = offered.commitment(&self.state.salt);
         self.state.offered = Some(offered);
         self.vault.save(&self.state)?;
-        let Reply::Joined { shard, commitment } =
-            self.session.call(&Request::Join { anchor, samples, commitment: mine }).await?
+        let Reply::Joined { shard, commitment } = self
+            .session
+            .call(&Request::Join {
+                anchor,
+                samples,
+                commitment: mine,
+            })
+            .await?
         else {
             return Err(TransportError::UnexpectedReply { asked: "join" }.into());
         };
@@ -387,8 +450,16 @@ impl Client {
         }
         self.vault.save(&self.state)?;
         self.shard = shard;
-        let counts = self.state.joined.as_ref().is_some_and(|j| j.commitment(&self.state.salt) == commitment);
-        if counts { Ok(()) } else { Err(ClientError::OtherData) }
+        let counts = self
+            .state
+            .joined
+            .as_ref()
+            .is_some_and(|j| j.commitment(&self.state.salt) == commitment);
+        if counts {
+            Ok(())
+        } else {
+            Err(ClientError::OtherData)
+        }
     }
 
     /// The data that counts in this epoch.
@@ -407,8 +478,9 @@ impl Client {
         Network(self.session.clone())
     }
 
-    /// Asks for work once and does it. Waits up to the poll bound (10 s) when there is none. Call it when the device is
-    /// idle; an error leaves the client as it was, and the next call reconnects. Dropping the future stops the training.
+    /// Asks for work once and does it. Waits up to the poll bound (10 s) when there is none. Call
+    /// it when the device is idle; an error leaves the client as it was, and the next call
+    /// reconnects. Dropping the future stops the training.
     pub async fn step(&mut self) -> Result<Done, ClientError> {
         if let Err(Stopped::Conditions(now)) = self.guard.allows() {
             return Ok(Done::NotNow(now));
@@ -434,14 +506,21 @@ impl Client {
         let done = match task.0 {
             Task::Wait => Ok(Done::Nothing),
             Task::Train(start) => self.take_part(start).await,
-            Task::Validate { release, shards } => self.validate(release, &shards).await.map(|()| Done::Validated),
-            Task::Erase { task, items, from } => {
-                self.erase_some(task, Erasure { items, from }).await.map(|()| Done::Erased)
-            }
+            Task::Validate { release, shards } => self
+                .validate(release, &shards)
+                .await
+                .map(|()| Done::Validated),
+            Task::Erase { task, items, from } => self
+                .erase_some(task, Erasure { items, from })
+                .await
+                .map(|()| Done::Erased),
         };
         match done {
             Err(e)
-                if matches!(e.refusal(), Some(Refusal::RoundClosed | Refusal::SessionLost | Refusal::StaleRelease)) =>
+                if matches!(
+                    e.refusal(),
+                    Some(Refusal::RoundClosed | Refusal::SessionLost | Refusal::StaleRelease)
+                ) =>
             {
                 tracing::info!("{e}");
                 Ok(Done::RoundLost)
@@ -450,8 +529,8 @@ impl Client {
         }
     }
 
-    /// Erases everything on this device: history, identity, key. What the fleet learned is for the privacy team's
-    /// `forget` to remove.
+    /// Erases everything on this device: history, identity, key. What the fleet learned is for the
+    /// privacy team's `forget` to remove.
     pub async fn erase(&mut self) -> Result<(), ClientError> {
         self.vault.erase()?;
         self.state = State::default();

@@ -22,7 +22,12 @@ pub struct Conditions {
 
 impl Conditions {
     /// Everything holds.
-    pub const ALL: Self = Self { idle: true, charging: true, unmetered: true, cool: true };
+    pub const ALL: Self = Self {
+        idle: true,
+        charging: true,
+        unmetered: true,
+        cool: true,
+    };
 
     fn meets(self, required: Self) -> bool {
         let fine = |is: bool, must: bool| is || !must;
@@ -69,20 +74,32 @@ impl Default for Guard {
 
 impl Guard {
     pub(crate) fn new(required: Conditions, now: Ask) -> Self {
-        Self { required, now, cancelled: watch::Sender::new(0) }
+        Self {
+            required,
+            now,
+            cancelled: watch::Sender::new(0),
+        }
     }
 
     /// Whether a task may be taken now.
     pub(crate) fn allows(&self) -> Result<(), Stopped> {
         let now = (self.now)();
-        if now.meets(self.required) { Ok(()) } else { Err(Stopped::Conditions(now)) }
+        if now.meets(self.required) {
+            Ok(())
+        } else {
+            Err(Stopped::Conditions(now))
+        }
     }
 
     /// Watches one task from here on.
     pub(crate) fn watch(&self) -> Watch {
         let cancelled = self.cancelled.subscribe();
         let at = *cancelled.borrow();
-        Watch { guard: self.clone(), cancelled, at }
+        Watch {
+            guard: self.clone(),
+            cancelled,
+            at,
+        }
     }
 
     pub(crate) fn canceller(&self) -> Canceller {
@@ -120,7 +137,8 @@ impl Watch {
         Stopped::Cancelled
     }
 
-    /// Cancels the task when dropped: work on another thread must not go on when nobody waits for it.
+    /// Cancels the task when dropped: work on another thread must not go on when nobody waits for
+    /// it.
     pub(crate) fn until_dropped(&self) -> impl Drop + use<> {
         struct OnDrop(Canceller);
         impl Drop for OnDrop {
@@ -137,7 +155,8 @@ impl Watch {
 pub struct Canceller(watch::Sender<u64>);
 
 impl Canceller {
-    /// Stops what is being trained now, at the next pass or message. The coordinator is told that nobody needs to wait.
+    /// Stops what is being trained now, at the next pass or message. The coordinator is told that
+    /// nobody needs to wait.
     pub fn cancel(&self) {
         self.0.send_modify(|n| *n += 1);
     }
@@ -149,9 +168,17 @@ mod tests {
 
     #[test]
     fn only_what_is_required_counts() {
-        let cold_phone = Conditions { idle: false, charging: false, ..Conditions::ALL };
+        let cold_phone = Conditions {
+            idle: false,
+            charging: false,
+            ..Conditions::ALL
+        };
         assert!(!cold_phone.meets(Conditions::ALL));
-        assert!(cold_phone.meets(Conditions { idle: false, charging: false, ..Conditions::ALL }));
+        assert!(cold_phone.meets(Conditions {
+            idle: false,
+            charging: false,
+            ..Conditions::ALL
+        }));
     }
 
     #[test]
@@ -161,7 +188,11 @@ mod tests {
         assert_eq!(early.check(), Ok(()));
         guard.canceller().cancel();
         assert_eq!(early.check(), Err(Stopped::Cancelled));
-        assert_eq!(guard.watch().check(), Ok(()), "the next task is another one");
+        assert_eq!(
+            guard.watch().check(),
+            Ok(()),
+            "the next task is another one"
+        );
         drop(early.until_dropped());
     }
 }

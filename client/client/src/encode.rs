@@ -19,9 +19,15 @@ impl Encoder {
     pub fn new(tokenizer: Tokenizer, template: Template) -> Result<Self, ModelError> {
         let answers = [tokenizer.first(ANSWERS[0])?, tokenizer.first(ANSWERS[1])?];
         if answers[0] == answers[1] {
-            return Err(ModelError::Tokenizer("the answers \" No\" and \" Yes\" begin with the same token".into()));
+            return Err(ModelError::Tokenizer(
+                "the answers \" No\" and \" Yes\" begin with the same token".into(),
+            ));
         }
-        Ok(Self { tokenizer, template, answers })
+        Ok(Self {
+            tokenizer,
+            template,
+            answers,
+        })
     }
 
     /// Tokens of a prompt.
@@ -31,6 +37,9 @@ impl Encoder {
 
     /// A training sample.
     pub fn sample(&self, prompt: &Prompt, label: bool) -> Result<Sample, ModelError> {
-        Ok(Sample { ids: self.ids(prompt)?, label })
+        Ok(Sample {
+            ids: self.ids(prompt)?,
+            label,
+        })
     }
 }

@@ -32,14 +32,18 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// The sealed file does not open with the device's key.
-    #[error("{path} does not open with this device's key: it is damaged, or was copied from another device")]
+    #[error(
+        "{path} does not open with this device's key: it is damaged, or was copied from another \
+         device"
+    )]
     Sealed {
         /// The file.
         path: PathBuf,
     },
     /// The person has withdrawn consent.
     #[error(
-        "consent is withdrawn from {from} (seconds since 1970) on: nothing later is recorded; `Client::consent` ends that"
+        "consent is withdrawn from {from} (seconds since 1970) on: nothing later is recorded; \
+         `Client::consent` ends that"
     )]
     ConsentWithdrawn {
         /// Seconds since 1970.
@@ -47,7 +51,8 @@ pub enum ClientError {
     },
     /// The coordinator counted an update of this stage whose left-out part is not here any more.
     #[error(
-        "what the last update left out is lost (the file was removed or damaged): the client takes part again from the next stage on"
+        "what the last update left out is lost (the file was removed or damaged): the client \
+         takes part again from the next stage on"
     )]
     FeedbackLost,
     /// Training stopped before its end; the round goes on without this client.
@@ -55,7 +60,8 @@ pub enum ClientError {
     Stopped(#[from] Stopped),
     /// A round would need more memory than [`crate::ClientBuilder::memory_cap`] allows.
     #[error(
-        "a training pass needs about {needed} bytes beside the weights, the cap is {cap}: the round goes on without this client"
+        "a training pass needs about {needed} bytes beside the weights, the cap is {cap}: the \
+         round goes on without this client"
     )]
     Memory {
         /// Bytes needed, as estimated before anything is allocated.
@@ -78,22 +84,29 @@ pub enum ClientError {
         needed: usize,
     },
     /// The model was loaded for another recipe.
-    #[error("the coordinator's recipe has {wanted:?}, the model was loaded with {loaded:?}: load it with the recipe's")]
+    #[error(
+        "the coordinator's recipe has {wanted:?}, the model was loaded with {loaded:?}: load it \
+         with the recipe's"
+    )]
     OtherOptions {
         /// The recipe's.
         wanted: crate::ModelOptions,
         /// The loaded model's.
         loaded: crate::ModelOptions,
     },
-    /// What this device holds is not what the coordinator counts for this person (an older copy of the state came back).
+    /// What this device holds is not what the coordinator counts for this person (an older copy of
+    /// the state came back).
     #[error(
-        "the coordinator counts other data for this person than this device holds: nothing is trained until the \
+        "the coordinator counts other data for this person than this device holds: nothing is \
+         trained until the \
              next epoch; recommendations go on"
     )]
     OtherData,
-    /// The release has not seen deletions that an earlier one had: the coordinator has forgotten to forget.
+    /// The release has not seen deletions that an earlier one had: the coordinator has forgotten to
+    /// forget.
     #[error(
-        "the release offered stands before deletion {known}, which an earlier one was free of (it says {got}): it is not \
+        "the release offered stands before deletion {known}, which an earlier one was free of (it \
+         says {got}): it is not \
          used; tell the operator"
     )]
     OldLineage {
@@ -103,7 +116,10 @@ pub enum ClientError {
         known: u64,
     },
     /// The coordinator is away, and the list of the last time has expired.
-    #[error("the coordinator cannot be reached ({0}), and the last list has expired: connect to get a new one")]
+    #[error(
+        "the coordinator cannot be reached ({0}), and the last list has expired: connect to get a \
+         new one"
+    )]
     ListExpired(#[source] Box<ClientError>),
     /// The erased client was used again.
     #[error("this client's data was erased")]

@@ -1,4 +1,5 @@
-//! What a person gives to an auditor, if they agree: the events that were trained on, with what opens the commitment to them.
+//! What a person gives to an auditor, if they agree: the events that were trained on, with what
+//! opens the commitment to them.
 
 use std::path::Path;
 
@@ -24,14 +25,21 @@ impl TrainingData {
     pub fn of_folder(folder: &Path, key: Option<[u8; 32]>) -> Result<Self, ClientError> {
         if !folder.join("state").exists() {
             let source = std::io::ErrorKind::NotFound.into();
-            return Err(ClientError::Io { path: folder.join("state"), source });
+            return Err(ClientError::Io {
+                path: folder.join("state"),
+                source,
+            });
         }
         let (_, state) = Vault::open(folder, key)?;
         let joined = state.joined.ok_or(ClientError::OtherData)?;
-        Ok(Self { salt: Digest(state.salt).hex(), events: joined.train().to_vec() })
+        Ok(Self {
+            salt: Digest(state.salt).hex(),
+            events: joined.train().to_vec(),
+        })
     }
 
-    /// The salted commitment that the coordinator was given; `None` when the salt is not 32 bytes, hexadecimal.
+    /// The salted commitment that the coordinator was given; `None` when the salt is not 32 bytes,
+    /// hexadecimal.
     pub fn commitment(&self) -> Option<Digest> {
         Some(commitment(&Digest::parse(&self.salt)?.0, &self.events))
     }

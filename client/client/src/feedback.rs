@@ -1,7 +1,8 @@
-//! Error feedback (Stich et al., NeurIPS 2018): what a compressed update leaves out is added to the next.
+//! Error feedback (Stich et al., NeurIPS 2018): what a compressed update leaves out is added to the
+//! next.
 //!
-//! It begins with nothing at every stage, and the coordinator says which of the client's rounds counted, so that a replay of
-//! the stage sends the same bytes.
+//! It begins with nothing at every stage, and the coordinator says which of the client's rounds
+//! counted, so that a replay of the stage sends the same bytes.
 
 use lethe_proto::ids::RoundKey;
 use serde::{Deserialize, Serialize};
@@ -16,13 +17,17 @@ pub(crate) struct Feedback(Vec<(RoundKey, Vec<f32>)>);
 impl Feedback {
     /// What the update of a round left out.
     pub(crate) fn of(&self, round: RoundKey) -> Option<&[f32]> {
-        self.0.iter().find(|(r, _)| *r == round).map(|(_, left)| &left[..])
+        self.0
+            .iter()
+            .find(|(r, _)| *r == round)
+            .map(|(_, left)| &left[..])
     }
 
     /// Keeps what `round` left out and what the one that counted before it did.
     pub(crate) fn keep(&mut self, round: RoundKey, counted: Option<u16>, left: Vec<f32>) {
         let before = counted.map(|r| RoundKey { round: r, ..round });
-        let same_stage = |r: &RoundKey| RoundKey { round: 0, ..*r } == RoundKey { round: 0, ..round };
+        let same_stage =
+            |r: &RoundKey| RoundKey { round: 0, ..*r } == RoundKey { round: 0, ..round };
         self.0.retain(|(r, _)| !same_stage(r) || Some(*r) == before);
         self.0.push((round, left));
         let many = self.0.len().saturating_sub(KEPT);
@@ -36,7 +41,12 @@ mod tests {
     use lethe_proto::ids::ShardId;
 
     fn round(generation: u32, round: u16) -> RoundKey {
-        RoundKey { shard: ShardId(0), generation, stage: 1, round }
+        RoundKey {
+            shard: ShardId(0),
+            generation,
+            stage: 1,
+            round,
+        }
     }
 
     #[test]
@@ -49,7 +59,10 @@ mod tests {
         assert_eq!(f.of(round(1, 0)), Some(&[1.0][..]));
         assert_eq!(f.of(round(1, 1)), None);
         f.keep(round(1, 5), Some(2), vec![4.0]);
-        assert_eq!((f.of(round(1, 0)), f.of(round(1, 2))), (None, Some(&[3.0][..])));
+        assert_eq!(
+            (f.of(round(1, 0)), f.of(round(1, 2))),
+            (None, Some(&[3.0][..]))
+        );
         // A replay does not disturb the live round.
         for r in 0..9 {
             f.keep(round(2, r), r.checked_sub(1), vec![9.0]);

@@ -1,7 +1,8 @@
 //! States of this device's samples below the first trained layer, sealed, one file a sample.
 //!
-//! They say as much of the history as the history itself does: they are sealed with the vault's key, named by keyed
-//! digests, and go when the data goes. What is missing or damaged is computed again.
+//! They say as much of the history as the history itself does: they are sealed with the vault's
+//! key, named by keyed digests, and go when the data goes. What is missing or damaged is computed
+//! again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,8 @@ pub(crate) struct FrozenStore {
 }
 
 impl FrozenStore {
-    /// Opens the states that belong to `under` (recipe and model) in `folder`, and removes all others.
+    /// Opens the states that belong to `under` (recipe and model) in `folder`, and removes all
+    /// others.
     pub(crate) fn open(
         folder: &Path,
         key: [u8; 32],
@@ -53,8 +55,19 @@ impl FrozenStore {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(io(folder)(e)),
         }
-        let sizes = fs::read_dir(&own).into_iter().flatten().filter_map(|e| Some(e.ok()?.metadata().ok()?.len()));
-        Ok(Self { bytes: AtomicU64::new(sizes.sum()), folder: own, key, width, format, erasures, opened })
+        let sizes = fs::read_dir(&own)
+            .into_iter()
+            .flatten()
+            .filter_map(|e| Some(e.ok()?.metadata().ok()?.len()));
+        Ok(Self {
+            bytes: AtomicU64::new(sizes.sum()),
+            folder: own,
+            key,
+            width,
+            format,
+            erasures,
+            opened,
+        })
     }
 
     /// Removes everything below `folder`.
@@ -68,24 +81,36 @@ impl FrozenStore {
 
     fn path(&self, ids: &[u32]) -> PathBuf {
         let tokens: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-        self.folder.join(Digest::of(&[b"lethe-frozen-states", &self.key, &tokens]).to_string())
+        self.folder
+            .join(Digest::of(&[b"lethe-frozen-states", &self.key, &tokens]).to_string())
     }
 
     fn aad(path: &Path) -> Vec<u8> {
-        path.file_name().map(|n| n.as_encoded_bytes().to_vec()).unwrap_or_default()
+        path.file_name()
+            .map(|n| n.as_encoded_bytes().to_vec())
+            .unwrap_or_default()
     }
 
     fn keep(&self, ids: &[u32], states: &[f32]) -> Result<(), ClientError> {
         let rows = states.len() / self.width.max(1);
         // What came over the wire fits its format without loss; what this device computed may not.
         let small = Payload::encode(states, self.width, self.format);
-        let same = small.decode(rows, self.width).is_ok_and(|v| bits(&v).eq(bits(states)));
-        let payload = if same { small } else { Payload::encode(states, self.width, WireFormat::F32) };
+        let same = small
+            .decode(rows, self.width)
+            .is_ok_and(|v| bits(&v).eq(bits(states)));
+        let payload = if same {
+            small
+        } else {
+            Payload::encode(states, self.width, WireFormat::F32)
+        };
         let internal = |e: &dyn std::fmt::Display| ClientError::Internal(e.to_string());
         let plain = codec::to_bytes(&payload).map_err(|e| internal(&e))?;
         let path = self.path(ids);
-        let sealed = lethe_seal::seal(&self.key, &Self::aad(&path), &plain).map_err(|e| internal(&e))?;
-        if self.bytes.fetch_add(sealed.len() as u64, Ordering::Relaxed) + sealed.len() as u64 > MAX_BYTES {
+        let sealed =
+            lethe_seal::seal(&self.key, &Self::aad(&path), &plain).map_err(|e| internal(&e))?;
+        if self.bytes.fetch_add(sealed.len() as u64, Ordering::Relaxed) + sealed.len() as u64
+            > MAX_BYTES
+        {
             self.bytes.fetch_sub(sealed.len() as u64, Ordering::Relaxed);
             return Ok(());
         }
@@ -94,14 +119,20 @@ impl FrozenStore {
             write_atomically(&path, &sealed)
         };
         // What was erased meanwhile must not come back from a pass that had begun before.
-        self.erasures.unless_since(self.opened, write).unwrap_or(Ok(()))
+        self.erasures
+            .unless_since(self.opened, write)
+            .unwrap_or(Ok(()))
     }
 }
 
 /// Removes a file or a folder with all that it holds.
 fn remove(path: &Path) -> Result<(), ClientError> {
     let folder = fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
-    let gone = if folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let gone = if folder {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
     match gone {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(path)(e)),
         _ => Ok(()),
@@ -116,7 +147,10 @@ impl FrozenStates for FrozenStore {
     fn get(&self, ids: &[u32]) -> Option<Vec<f32>> {
         let path = self.path(ids);
         let plain = lethe_seal::unseal(&self.key, &Self::aad(&path), &fs::read(&path).ok()?)?;
-        codec::from_bytes::<Payload>(&plain, MAX_FILE).ok()?.decode(ids.len(), self.width).ok()
+        codec::from_bytes::<Payload>(&plain, MAX_FILE)
+            .ok()?
+            .decode(ids.len(), self.width)
+            .ok()
     }
 
     fn put(&self, ids: &[u32], states: &[f32]) {
@@ -135,8 +169,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let folder = dir.path().join("frozen");
         let form = (2, WireFormat::F16);
-        let open =
-            |n: u8| FrozenStore::open(&folder, [7; 32], Digest([n; 32]), form, Erasures::default()).expect("opens");
+        let open = |n: u8| {
+            FrozenStore::open(&folder, [7; 32], Digest([n; 32]), form, Erasures::default())
+                .expect("opens")
+        };
         let store = open(1);
         let (halves, exact) = ([0.5f32, -0.0, 2.0, 1.0], [0.1f32, 0.2]);
         store.put(&[8, 9], &halves);

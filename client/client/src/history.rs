@@ -30,8 +30,8 @@ impl Erasure {
     }
 }
 
-/// Which events are for training, validation and test, by position in the history. Without cutoffs the last tenth (at
-/// least one sample) validates and the rest trains.
+/// Which events are for training, validation and test, by position in the history. Without cutoffs
+/// the last tenth (at least one sample) validates and the rest trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cutoffs {
     /// Events before this position train.
@@ -43,16 +43,25 @@ pub struct Cutoffs {
 impl Cutoffs {
     /// The default for a history of `n` events.
     pub fn of(n: usize) -> Self {
-        Self { train: n - (n / 10).max(1).min(n), validate: n }
+        Self {
+            train: n - (n / 10).max(1).min(n),
+            validate: n,
+        }
     }
 
     /// The same division of `events` once some are gone.
     pub(crate) fn without(&self, events: &[LocalEvent], what: &Erasure) -> Self {
         let left = |n: usize| {
-            let lost = events[..n.min(events.len())].iter().filter(|e| what.concerns(e)).count();
+            let lost = events[..n.min(events.len())]
+                .iter()
+                .filter(|e| what.concerns(e))
+                .count();
             n - lost
         };
-        Self { train: left(self.train), validate: left(self.validate) }
+        Self {
+            train: left(self.train),
+            validate: left(self.validate),
+        }
     }
 
     fn part(&self, position: usize) -> Part {
@@ -66,7 +75,8 @@ impl Cutoffs {
     }
 }
 
-/// The data that a client takes part with, as it was when it joined: what is recorded later waits for the next epoch.
+/// The data that a client takes part with, as it was when it joined: what is recorded later waits
+/// for the next epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Joined {
     /// In chronological order.
@@ -91,8 +101,16 @@ impl Joined {
 
     /// Without these events.
     pub(crate) fn without(&self, what: &Erasure) -> Self {
-        let events = self.events.iter().filter(|e| !what.concerns(e)).cloned().collect();
-        Self { cutoffs: self.cutoffs.without(&self.events, what), events }
+        let events = self
+            .events
+            .iter()
+            .filter(|e| !what.concerns(e))
+            .cloned()
+            .collect();
+        Self {
+            cutoffs: self.cutoffs.without(&self.events, what),
+            events,
+        }
     }
 }
 
@@ -104,7 +122,8 @@ pub(crate) struct LocalSample<'a> {
 }
 
 impl LocalSample<'_> {
-    /// Identity of a sample: its target, not its position, so that erasing one leaves the choice of the others alone.
+    /// Identity of a sample: its target, not its position, so that erasing one leaves the choice of
+    /// the others alone.
     pub(crate) fn id(&self) -> Vec<u8> {
         [self.target.item.as_bytes(), &self.target.time.to_le_bytes()].concat()
     }
@@ -112,14 +131,29 @@ impl LocalSample<'_> {
 
 /// Samples of one part, in order.
 pub(crate) fn samples(events: &[LocalEvent], cutoffs: Cutoffs, part: Part) -> Vec<LocalSample<'_>> {
-    let of = |i: usize| LocalSample { history: &events[i - HISTORY..i], target: &events[i] };
-    (HISTORY..events.len()).filter(|i| cutoffs.part(*i) == part).map(of).collect()
+    let of = |i: usize| LocalSample {
+        history: &events[i - HISTORY..i],
+        target: &events[i],
+    };
+    (HISTORY..events.len())
+        .filter(|i| cutoffs.part(*i) == part)
+        .map(of)
+        .collect()
 }
 
 /// Salted commitment to the training events: what a checkpoint's lineage names instead of the data.
 pub(crate) fn commitment(salt: &[u8; 32], train: &[LocalEvent]) -> Digest {
-    let rows: Vec<Vec<u8>> =
-        train.iter().map(|e| [&[u8::from(e.liked)][..], &e.time.to_le_bytes(), e.item.as_bytes()].concat()).collect();
+    let rows: Vec<Vec<u8>> = train
+        .iter()
+        .map(|e| {
+            [
+                &[u8::from(e.liked)][..],
+                &e.time.to_le_bytes(),
+                e.item.as_bytes(),
+            ]
+            .concat()
+        })
+        .collect();
     let mut parts: Vec<&[u8]> = vec![b"lethe-history", salt];
     parts.extend(rows.iter().map(Vec::as_slice));
     Digest::of(&parts)
@@ -130,23 +164,62 @@ mod tests {
     use super::*;
 
     fn erasure(items: &[&str]) -> Erasure {
-        Erasure { items: items.iter().map(|i| (*i).to_owned()).collect(), from: None }
+        Erasure {
+            items: items.iter().map(|i| (*i).to_owned()).collect(),
+            from: None,
+        }
     }
 
     #[test]
     fn parts_are_by_position_and_histories_strictly_before() {
-        let events: Vec<LocalEvent> =
-            (0..30).map(|i| LocalEvent { item: i.to_string(), liked: i % 2 == 0, time: i }).collect();
-        let c = Cutoffs { train: 20, validate: 25 };
+        let events: Vec<LocalEvent> = (0..30)
+            .map(|i| LocalEvent {
+                item: i.to_string(),
+                liked: i % 2 == 0,
+                time: i,
+            })
+            .collect();
+        let c = Cutoffs {
+            train: 20,
+            validate: 25,
+        };
         let train = samples(&events, c, Part::Train);
         assert_eq!(train.len(), 10);
-        assert_eq!((train[0].target.time, train[0].history.len(), train[0].history[9].time), (10, 10, 9));
+        assert_eq!(
+            (
+                train[0].target.time,
+                train[0].history.len(),
+                train[0].history[9].time
+            ),
+            (10, 10, 9)
+        );
         assert_eq!(samples(&events, c, Part::Test).len(), 5);
-        assert_eq!(Cutoffs::of(0), Cutoffs { train: 0, validate: 0 });
-        assert_eq!(Cutoffs::of(30), Cutoffs { train: 27, validate: 30 });
+        assert_eq!(
+            Cutoffs::of(0),
+            Cutoffs {
+                train: 0,
+                validate: 0
+            }
+        );
+        assert_eq!(
+            Cutoffs::of(30),
+            Cutoffs {
+                train: 27,
+                validate: 30
+            }
+        );
         let joined = Joined { events, cutoffs: c };
         let gone = joined.without(&erasure(&["3", "21", "29"]));
-        assert_eq!((gone.events.len(), gone.cutoffs), (27, Cutoffs { train: 19, validate: 23 }));
+        assert_eq!(
+            (gone.events.len(), gone.cutoffs),
+            (
+                27,
+                Cutoffs {
+                    train: 19,
+                    validate: 23
+                }
+            )
+        );
         assert_ne!(joined.commitment(&[0; 32]), gone.commitment(&[0; 32]));
         assert_eq!(
             joined.commitment(&[0; 32]),

@@ -1,12 +1,14 @@
 //! The client library: what an app embeds.
 //!
-//! A [`Client`] keeps one person's history in a sealed file on the device, trains with the coordinator when asked to,
-//! ranks candidates, and forgets. Tokens, labels, titles of the history and lists stay on the device; hidden states,
-//! their gradients, adapter updates and, for a few validation samples, how wrong each shard's adapter is (with the prompt's
-//! embedding) cross to the coordinator. Without the coordinator [`Client::recommend`] answers
-//! from its last list and says so; recording and erasing always work.
+//! A [`Client`] keeps one person's history in a sealed file on the device, trains with the
+//! coordinator when asked to, ranks candidates, and forgets. Tokens, labels, titles of the history
+//! and lists stay on the device; hidden states, their gradients, adapter updates and, for a few
+//! validation samples, how wrong each shard's adapter is (with the prompt's embedding) cross to the
+//! coordinator. Without the coordinator [`Client::recommend`] answers from its last list and says
+//! so; recording and erasing always work.
 //!
-//! Entry types: [`Client`] (from [`ClientBuilder`]) and [`ClientModel`], which several clients of one process may share.
+//! Entry types: [`Client`] (from [`ClientBuilder`]) and [`ClientModel`], which several clients of
+//! one process may share.
 //!
 //! ```no_run
 //! use lethe_client::{ClientBuilder, ClientModel};

@@ -40,23 +40,44 @@ pub struct ModelOptions {
 impl Default for ModelOptions {
     fn default() -> Self {
         let recipe = Recipe::default();
-        Self { split: recipe.split, compute: recipe.compute }
+        Self {
+            split: recipe.split,
+            compute: recipe.compute,
+        }
     }
 }
 
 impl ClientModel {
-    /// Loads the device's part of `model` (GGUF file or Hugging Face folder) and the item catalogue of a data folder. The
-    /// options must be those of the coordinator's recipe.
-    pub fn load(model: &Path, catalogue: &Path, options: ModelOptions) -> Result<Arc<Self>, ClientError> {
+    /// Loads the device's part of `model` (GGUF file or Hugging Face folder) and the item catalogue
+    /// of a data folder. The options must be those of the coordinator's recipe.
+    pub fn load(
+        model: &Path,
+        catalogue: &Path,
+        options: ModelOptions,
+    ) -> Result<Arc<Self>, ClientError> {
         let source = open(model)?;
         let device = DeviceModel::load(source.as_ref(), options.split, options.compute)?;
         let items = load_items(catalogue, &DataSpec::of_folder(catalogue)?)?;
         let mut features = item_features(&items);
         lethe_learn::partition::centre(&mut features);
-        let digest = model_digest(model).map_err(|source| ClientError::Io { path: model.to_owned(), source })?;
+        let digest = model_digest(model).map_err(|source| ClientError::Io {
+            path: model.to_owned(),
+            source,
+        })?;
         let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
-        let index = items.iter().enumerate().map(|(i, x)| (x.id.clone(), i)).collect();
-        Ok(Arc::new(Self { device, encoder, digest, items, features, index }))
+        let index = items
+            .iter()
+            .enumerate()
+            .map(|(i, x)| (x.id.clone(), i))
+            .collect();
+        Ok(Arc::new(Self {
+            device,
+            encoder,
+            digest,
+            items,
+            features,
+            index,
+        }))
     }
 
     /// Memory of the weights, in bytes.
@@ -70,14 +91,30 @@ impl ClientModel {
     }
 
     pub(crate) fn position(&self, id: &str) -> Result<usize, ClientError> {
-        self.index.get(id).copied().ok_or_else(|| ClientError::UnknownItem(id.to_owned()))
+        self.index
+            .get(id)
+            .copied()
+            .ok_or_else(|| ClientError::UnknownItem(id.to_owned()))
     }
 
     /// The prompt that asks about `target` after `history`.
-    pub(crate) fn prompt(&self, history: &[LocalEvent], target: &str) -> Result<Prompt, ClientError> {
+    pub(crate) fn prompt(
+        &self,
+        history: &[LocalEvent],
+        target: &str,
+    ) -> Result<Prompt, ClientError> {
         let label = |id: &str| self.position(id).map(|i| self.items[i].label());
-        let side =
-            |want: bool| history.iter().filter(|e| e.liked == want).map(|e| label(&e.item)).collect::<Result<_, _>>();
-        Ok(Prompt { liked: side(true)?, disliked: side(false)?, target: label(target)? })
+        let side = |want: bool| {
+            history
+                .iter()
+                .filter(|e| e.liked == want)
+                .map(|e| label(&e.item))
+                .collect::<Result<_, _>>()
+        };
+        Ok(Prompt {
+            liked: side(true)?,
+            disliked: side(false)?,
+            target: label(target)?,
+        })
     }
 }

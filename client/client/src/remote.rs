@@ -36,7 +36,12 @@ pub(crate) struct RemoteMiddle {
 }
 
 impl RemoteMiddle {
-    pub(crate) fn new(session: Arc<Session>, purpose: Purpose, format: WireFormat, width: usize) -> Self {
+    pub(crate) fn new(
+        session: Arc<Session>,
+        purpose: Purpose,
+        format: WireFormat,
+        width: usize,
+    ) -> Self {
         Self {
             session,
             runtime: Handle::current(),
@@ -88,35 +93,60 @@ impl RemoteMiddle {
         match reply.map_err(failed)? {
             Reply::Hidden(p) => {
                 self.session.count_activations(sent + p.bytes.len());
-                p.decode(self.rows, self.width).map_err(|e| ModelError::Middle(Box::new(e)))
+                p.decode(self.rows, self.width)
+                    .map_err(|e| ModelError::Middle(Box::new(e)))
             }
-            _ => Err(failed(TransportError::UnexpectedReply { asked: "forward or backward" })),
+            _ => Err(failed(TransportError::UnexpectedReply {
+                asked: "forward or backward",
+            })),
         }
     }
 }
 
 impl Middle for RemoteMiddle {
-    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, stage: Stage) -> Result<Vec<f32>, ModelError> {
+    fn forward(
+        &mut self,
+        layout: &Layout,
+        hidden: Vec<f32>,
+        stage: Stage,
+    ) -> Result<Vec<f32>, ModelError> {
         if stage == Stage::Above {
-            return Err(ModelError::Shape("the coordinator's middle scores from its first layer on".into()));
+            return Err(ModelError::Shape(
+                "the coordinator's middle scores from its first layer on".into(),
+            ));
         }
         self.rows = layout.rows();
         let purpose = match (stage, self.round()) {
             (Stage::Frozen, Some(round)) => Purpose::Frozen { round },
             (_, Some(round)) => {
                 self.pass += 1;
-                Purpose::Train { round, pass: self.pass }
+                Purpose::Train {
+                    round,
+                    pass: self.pass,
+                }
             }
             (_, None) => self.purpose.clone(),
         };
         let hidden = Payload::encode(&hidden, self.width, self.format);
         let sent = hidden.bytes.len();
-        let shape = BatchShape { prefix: layout.prefix, lens: layout.lens.clone() };
-        self.exchange(&Request::Forward { purpose, shape, hidden }, sent)
+        let shape = BatchShape {
+            prefix: layout.prefix,
+            lens: layout.lens.clone(),
+        };
+        self.exchange(
+            &Request::Forward {
+                purpose,
+                shape,
+                hidden,
+            },
+            sent,
+        )
     }
 
     fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError> {
-        let round = self.round().ok_or_else(|| ModelError::Shape("a scoring pass has no backward".into()))?;
+        let round = self
+            .round()
+            .ok_or_else(|| ModelError::Shape("a scoring pass has no backward".into()))?;
         self.passes_in_step = self.passes_in_step.saturating_sub(1);
         self.pass += 1;
         let grad = Payload::encode(&grad, self.width, self.format);
@@ -124,6 +154,14 @@ impl Middle for RemoteMiddle {
             self.rows = 0;
         }
         let sent = grad.bytes.len();
-        self.exchange(&Request::Backward { round, pass: self.pass, grad, step: self.passes_in_step == 0 }, sent)
+        self.exchange(
+            &Request::Backward {
+                round,
+                pass: self.pass,
+                grad,
+                step: self.passes_in_step == 0,
+            },
+            sent,
+        )
     }
 }

@@ -65,7 +65,10 @@ impl Client {
     /// Fetches the current release if the client has another.
     pub(crate) async fn refresh_release(&mut self) -> Result<(), ClientError> {
         let have = (self.release.number > 0).then_some(self.release.number);
-        let ask = Request::Release { have, adapters: self.release.digests.clone() };
+        let ask = Request::Release {
+            have,
+            adapters: self.release.digests.clone(),
+        };
         let Reply::Release(info) = self.session.call(&ask).await? else {
             return Err(TransportError::UnexpectedReply { asked: "release" }.into());
         };
@@ -87,10 +90,16 @@ impl Client {
                         self.session.count_update(packed.bytes.len());
                         (self.unpack(&shape, packed)?, packed.digest())
                     }
-                    ServedAdapter::Same(digest) => match self.release.digests.get(k) == Some(digest) {
-                        true => (self.release.adapters[k].clone(), *digest),
-                        false => return Err(TransportError::UnexpectedReply { asked: "release" }.into()),
-                    },
+                    ServedAdapter::Same(digest) => {
+                        match self.release.digests.get(k) == Some(digest) {
+                            true => (self.release.adapters[k].clone(), *digest),
+                            false => {
+                                return Err(
+                                    TransportError::UnexpectedReply { asked: "release" }.into()
+                                );
+                            }
+                        }
+                    }
                 };
                 adapters.push(adapter);
                 digests.push(digest);
@@ -116,17 +125,28 @@ impl Client {
     }
 
     /// Log-odds of a like for each prompt, with shard weights `omega` (empty: the untuned model).
-    pub(crate) async fn score(&self, prompts: Vec<Vec<u32>>, omega: Vec<f32>) -> Result<Vec<f32>, ClientError> {
+    pub(crate) async fn score(
+        &self,
+        prompts: Vec<Vec<u32>>,
+        omega: Vec<f32>,
+    ) -> Result<Vec<f32>, ClientError> {
         let adapter = self.mixed(&omega)?;
-        let purpose = Purpose::Score { release: self.release.number, omega };
+        let purpose = Purpose::Score {
+            release: self.release.number,
+            omega,
+        };
         let (model, session, format) = (self.model.clone(), self.session.clone(), self.recipe.wire);
         self.blocking(move || {
-            let mut middle = RemoteMiddle::new(session, purpose, format, model.device.config().hidden);
+            let mut middle =
+                RemoteMiddle::new(session, purpose, format, model.device.config().hidden);
             let mut out = Vec::with_capacity(prompts.len());
             for pack in shared_packs(&prompts) {
                 let (layout, ids) = Layout::pack(pack);
                 let answers = model.encoder.answers;
-                let logits = model.device.score(&layout, &ids, answers, adapter.as_ref(), &mut middle)?;
+                let logits =
+                    model
+                        .device
+                        .score(&layout, &ids, answers, adapter.as_ref(), &mut middle)?;
                 out.extend(logits.iter().map(|l| l[1] - l[0]));
             }
             Ok(out)
@@ -135,8 +155,13 @@ impl Client {
     }
 
     fn mixed(&self, omega: &[f32]) -> Result<Option<Adapter>, ClientError> {
-        let used: Vec<(&Adapter, f32)> =
-            self.release.adapters.iter().zip(omega.iter().copied()).filter(|(_, w)| *w != 0.0).collect();
+        let used: Vec<(&Adapter, f32)> = self
+            .release
+            .adapters
+            .iter()
+            .zip(omega.iter().copied())
+            .filter(|(_, w)| *w != 0.0)
+            .collect();
         if used.is_empty() {
             return Ok(None);
         }
@@ -146,17 +171,31 @@ impl Client {
         }))
     }
 
-    /// Ranks `candidates` (items of the catalogue) for this person and returns the best `n`. Items already in the
-    /// history are left out. Without the coordinator the last list is returned, marked as such, until it expires.
-    pub async fn recommend(&mut self, candidates: &[&str], n: usize) -> Result<Recommendation, ClientError> {
+    /// Ranks `candidates` (items of the catalogue) for this person and returns the best `n`. Items
+    /// already in the history are left out. Without the coordinator the last list is returned,
+    /// marked as such, until it expires.
+    pub async fn recommend(
+        &mut self,
+        candidates: &[&str],
+        n: usize,
+    ) -> Result<Recommendation, ClientError> {
         match self.rank(candidates).await {
             Ok(items) => {
                 let valid = i64::try_from(self.release.valid_s).unwrap_or(i64::MAX);
                 self.state.cached_until = now_unix_s().saturating_add(valid);
-                self.state.cached = items.iter().take(n).map(|r| (r.item.clone(), r.score)).collect();
+                self.state.cached = items
+                    .iter()
+                    .take(n)
+                    .map(|r| (r.item.clone(), r.score))
+                    .collect();
                 self.vault.save(&self.state)?;
                 let items = items.into_iter().take(n).collect();
-                Ok(Recommendation { source: Source::Live { release: self.release.number }, items })
+                Ok(Recommendation {
+                    source: Source::Live {
+                        release: self.release.number,
+                    },
+                    items,
+                })
             }
             Err(e) if e.is_offline() && !self.state.cached.is_empty() => {
                 if now_unix_s() >= self.state.cached_until {
@@ -164,9 +203,15 @@ impl Client {
                     self.vault.save(&self.state)?;
                     return Err(ClientError::ListExpired(Box::new(e)));
                 }
-                let ranked = |(item, score): &(String, f32)| Ranked { item: item.clone(), score: *score };
+                let ranked = |(item, score): &(String, f32)| Ranked {
+                    item: item.clone(),
+                    score: *score,
+                };
                 let items = self.state.cached.iter().take(n).map(ranked).collect();
-                Ok(Recommendation { source: Source::Cached, items })
+                Ok(Recommendation {
+                    source: Source::Cached,
+                    items,
+                })
             }
             Err(e) => Err(e),
         }
@@ -176,30 +221,59 @@ impl Client {
         self.alive()?;
         let events = &self.state.events;
         if events.len() < HISTORY {
-            return Err(ClientError::ShortHistory { got: events.len(), needed: HISTORY });
+            return Err(ClientError::ShortHistory {
+                got: events.len(),
+                needed: HISTORY,
+            });
         }
         let history: Vec<LocalEvent> = events[events.len() - HISTORY..].to_vec();
-        let fresh: Vec<&str> = candidates.iter().copied().filter(|c| !events.iter().any(|e| e.item == *c)).collect();
+        let fresh: Vec<&str> = candidates
+            .iter()
+            .copied()
+            .filter(|c| !events.iter().any(|e| e.item == *c))
+            .collect();
         let prompt = |c: &&str| Ok(self.model.encoder.ids(&self.model.prompt(&history, c)?)?);
-        let prompts: Vec<Vec<u32>> = fresh.iter().map(prompt).collect::<Result<_, ClientError>>()?;
+        let prompts: Vec<Vec<u32>> = fresh
+            .iter()
+            .map(prompt)
+            .collect::<Result<_, ClientError>>()?;
         if prompts.is_empty() {
             return Ok(vec![]);
         }
         self.refresh_release().await?;
         let (layout, ids) = Layout::pack(&prompts);
         // One set of weights for the person: where their history lies, which all candidates share.
-        let shared = if layout.prefix > 0 { &ids[..layout.prefix as usize] } else { &prompts[0][..] };
+        let shared = if layout.prefix > 0 {
+            &ids[..layout.prefix as usize]
+        } else {
+            &prompts[0][..]
+        };
         let omega = self.omega(shared).await?;
         let scores = self.score(prompts, omega).await?;
-        let mut ranked: Vec<Ranked> =
-            fresh.iter().zip(scores).map(|(item, score)| Ranked { item: (*item).to_owned(), score }).collect();
-        ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.item.cmp(&b.item)));
+        let mut ranked: Vec<Ranked> = fresh
+            .iter()
+            .zip(scores)
+            .map(|(item, score)| Ranked {
+                item: (*item).to_owned(),
+                score,
+            })
+            .collect();
+        ranked.sort_by(|a, b| {
+            b.score
+                .total_cmp(&a.score)
+                .then_with(|| a.item.cmp(&b.item))
+        });
         Ok(ranked)
     }
 
-    /// Scores this client's test samples (at most `limit`, the earliest), with the served adapters or, with
-    /// `untrained`, without any. Labels stay here; the caller decides what to do with the figures.
-    pub async fn evaluate(&mut self, untrained: bool, limit: usize) -> Result<Vec<Scored>, ClientError> {
+    /// Scores this client's test samples (at most `limit`, the earliest), with the served adapters
+    /// or, with `untrained`, without any. Labels stay here; the caller decides what to do with the
+    /// figures.
+    pub async fn evaluate(
+        &mut self,
+        untrained: bool,
+        limit: usize,
+    ) -> Result<Vec<Scored>, ClientError> {
         self.alive()?;
         let tests = samples(&self.state.events, self.cutoffs(), Part::Test);
         let tests: Vec<(LocalEvent, Vec<u32>)> = tests
@@ -209,7 +283,9 @@ impl Client {
             .collect::<Result<_, ClientError>>()?;
         let mut scores = vec![];
         if untrained {
-            scores = self.score(tests.iter().map(|(_, ids)| ids.clone()).collect(), vec![]).await?;
+            scores = self
+                .score(tests.iter().map(|(_, ids)| ids.clone()).collect(), vec![])
+                .await?;
         } else {
             self.refresh_release().await?;
             for (_, ids) in &tests {
@@ -228,7 +304,9 @@ impl Client {
 }
 
 fn now_unix_s() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs() as i64)
 }
 
 /// Packs that fit a scoring pass once their common prefix is shared.
@@ -237,7 +315,9 @@ fn shared_packs(prompts: &[Vec<u32>]) -> Vec<&[Vec<u32>]> {
     let mut start = 0;
     while start < prompts.len() {
         let mut end = start + 1;
-        while end < prompts.len() && Layout::pack(&prompts[start..=end]).0.rows() <= SCORING.max_tokens {
+        while end < prompts.len()
+            && Layout::pack(&prompts[start..=end]).0.rows() <= SCORING.max_tokens
+        {
             end += 1;
         }
         packs.push(&prompts[start..end]);

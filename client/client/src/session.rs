@@ -34,7 +34,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(addr: SocketAddr, authority: Vec<u8>, identity: Identity, extensions: Vec<Extension>) -> Self {
+    pub(crate) fn new(
+        addr: SocketAddr,
+        authority: Vec<u8>,
+        identity: Identity,
+        extensions: Vec<Extension>,
+    ) -> Self {
         Self {
             addr,
             authority,
@@ -68,7 +73,11 @@ impl Session {
     }
 
     /// A call that may be sent twice: tried again, on a new connection, until `until`.
-    pub(crate) async fn call_until(&self, request: &Request, until: Instant) -> Result<Reply, TransportError> {
+    pub(crate) async fn call_until(
+        &self,
+        request: &Request,
+        until: Instant,
+    ) -> Result<Reply, TransportError> {
         let mut pause = Backoff::default();
         loop {
             match self.call(request).await {
@@ -106,6 +115,7 @@ impl Session {
     }
 
     pub(crate) fn count_activations(&self, bytes: usize) {
-        self.activation_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.activation_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }

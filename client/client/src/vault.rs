@@ -31,7 +31,8 @@ pub(crate) struct State {
     pub(crate) events: Vec<LocalEvent>,
     /// How the history is divided, where the app said so.
     pub(crate) cutoffs: Option<Cutoffs>,
-    /// What the coordinator was last known to count: the only data that is trained on in this epoch.
+    /// What the coordinator was last known to count: the only data that is trained on in this
+    /// epoch.
     pub(crate) joined: Option<Joined>,
     /// What the last join offered, until the coordinator's answer says whether it counts.
     pub(crate) offered: Option<Joined>,
@@ -39,7 +40,8 @@ pub(crate) struct State {
     pub(crate) consent_until: Option<i64>,
     /// The last list that the coordinator helped to rank: `(item, score)`.
     pub(crate) cached: Vec<(String, f32)>,
-    /// The list must not be shown after this time, in seconds since 1970: a deletion may have changed what it stands on.
+    /// The list must not be shown after this time, in seconds since 1970: a deletion may have
+    /// changed what it stands on.
     pub(crate) cached_until: i64,
     /// The newest lineage of a release seen: deletions up to this number are in what is served.
     pub(crate) lineage: u64,
@@ -63,7 +65,11 @@ impl Vault {
             None => key_file(&folder.join("device.key"))?,
         };
         remove_leftovers(folder)?;
-        let vault = Self { folder: folder.to_owned(), key, erasures: Erasures::default() };
+        let vault = Self {
+            folder: folder.to_owned(),
+            key,
+            erasures: Erasures::default(),
+        };
         let path = vault.path();
         let state = match fs::read(&path) {
             Ok(bytes) => {
@@ -74,7 +80,10 @@ impl Vault {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 // An erasure that did not end; or nothing at all.
                 vault.drop_frozen()?;
-                State { salt: random()?, ..State::default() }
+                State {
+                    salt: random()?,
+                    ..State::default()
+                }
             }
             Err(e) => return Err(io(&path)(e)),
         };
@@ -88,7 +97,8 @@ impl Vault {
     /// Replaces the state; the old one is there until the new one is complete.
     pub(crate) fn save(&self, state: &State) -> Result<(), ClientError> {
         let plain = codec::to_bytes(state).map_err(|e| ClientError::Internal(e.to_string()))?;
-        let sealed = lethe_seal::seal(&self.key, STATE, &plain).map_err(|e| ClientError::Internal(e.to_string()))?;
+        let sealed = lethe_seal::seal(&self.key, STATE, &plain)
+            .map_err(|e| ClientError::Internal(e.to_string()))?;
         write_atomically(&self.path(), &sealed)
     }
 
@@ -97,13 +107,24 @@ impl Vault {
     }
 
     /// The states of frozen layers that belong to `under` (recipe and model); others are removed.
-    pub(crate) fn frozen(&self, under: Digest, form: (usize, WireFormat)) -> Result<FrozenStore, ClientError> {
-        FrozenStore::open(&self.frozen_folder(), self.key, under, form, self.erasures.clone())
+    pub(crate) fn frozen(
+        &self,
+        under: Digest,
+        form: (usize, WireFormat),
+    ) -> Result<FrozenStore, ClientError> {
+        FrozenStore::open(
+            &self.frozen_folder(),
+            self.key,
+            under,
+            form,
+            self.erasures.clone(),
+        )
     }
 
     /// Removes all states of frozen layers.
     pub(crate) fn drop_frozen(&self) -> Result<(), ClientError> {
-        self.erasures.erase(|| FrozenStore::clear(&self.frozen_folder()))
+        self.erasures
+            .erase(|| FrozenStore::clear(&self.frozen_folder()))
     }
 
     fn feedback_path(&self) -> PathBuf {
@@ -116,7 +137,9 @@ impl Vault {
         match fs::read(&path) {
             Ok(bytes) => {
                 let plain = lethe_seal::unseal(&self.key, FEEDBACK, &bytes);
-                Ok(plain.and_then(|p| codec::from_bytes(&p, MAX_STATE).ok()).unwrap_or_default())
+                Ok(plain
+                    .and_then(|p| codec::from_bytes(&p, MAX_STATE).ok())
+                    .unwrap_or_default())
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Feedback::default()),
             Err(e) => Err(io(&path)(e)),
@@ -125,7 +148,8 @@ impl Vault {
 
     pub(crate) fn keep_feedback(&self, feedback: &Feedback) -> Result<(), ClientError> {
         let plain = codec::to_bytes(feedback).map_err(|e| ClientError::Internal(e.to_string()))?;
-        let sealed = lethe_seal::seal(&self.key, FEEDBACK, &plain).map_err(|e| ClientError::Internal(e.to_string()))?;
+        let sealed = lethe_seal::seal(&self.key, FEEDBACK, &plain)
+            .map_err(|e| ClientError::Internal(e.to_string()))?;
         write_atomically(&self.feedback_path(), &sealed)
     }
 
@@ -137,14 +161,17 @@ impl Vault {
         }
     }
 
-    /// Destroys states of frozen layers, the key file and the state. After an error it may be repeated.
+    /// Destroys states of frozen layers, the key file and the state. After an error it may be
+    /// repeated.
     pub(crate) fn erase(&mut self) -> Result<(), ClientError> {
         self.drop_frozen()?;
         self.drop_feedback()?;
         self.key = random()?;
         let key = self.folder.join("device.key");
         if let Ok(mut f) = fs::OpenOptions::new().write(true).open(&key) {
-            f.write_all(&[0; 32]).and_then(|()| f.sync_all()).map_err(io(&key))?;
+            f.write_all(&[0; 32])
+                .and_then(|()| f.sync_all())
+                .map_err(io(&key))?;
         }
         for path in [key, self.path()] {
             match fs::remove_file(&path) {
@@ -191,7 +218,10 @@ impl Erasures {
 
 /// What a kill in the middle of a write leaves: sealed copies of the state under temporary names.
 fn remove_leftovers(folder: &Path) -> Result<(), ClientError> {
-    for entry in fs::read_dir(folder).map_err(io(folder))?.filter_map(Result::ok) {
+    for entry in fs::read_dir(folder)
+        .map_err(io(folder))?
+        .filter_map(Result::ok)
+    {
         if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
             fs::remove_file(entry.path()).map_err(io(folder))?;
         }
@@ -204,7 +234,9 @@ const TEMPORARY: &str = ".lethe-";
 /// Makes names that were written or removed durable.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), ClientError> {
     #[cfg(unix)]
-    fs::File::open(folder).and_then(|f| f.sync_all()).map_err(io(folder))?;
+    fs::File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(io(folder))?;
     Ok(())
 }
 
@@ -214,7 +246,9 @@ fn random() -> Result<[u8; 32], ClientError> {
 
 fn key_file(path: &Path) -> Result<[u8; 32], ClientError> {
     match fs::read(path) {
-        Ok(bytes) => bytes.try_into().map_err(|_| ClientError::Sealed { path: path.to_owned() }),
+        Ok(bytes) => bytes.try_into().map_err(|_| ClientError::Sealed {
+            path: path.to_owned(),
+        }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let key = random()?;
             write_atomically(path, &key)?;
@@ -227,8 +261,13 @@ fn key_file(path: &Path) -> Result<[u8; 32], ClientError> {
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
     // Temporary files are private to the user, and stay so when they take the final name.
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut temp = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder).map_err(io(path))?;
-    temp.write_all(bytes).and_then(|()| temp.as_file().sync_all()).map_err(io(path))?;
+    let mut temp = tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .tempfile_in(folder)
+        .map_err(io(path))?;
+    temp.write_all(bytes)
+        .and_then(|()| temp.as_file().sync_all())
+        .map_err(io(path))?;
     temp.persist(path).map_err(|e| io(path)(e.error))?;
     sync_folder(folder)
 }
@@ -247,29 +286,54 @@ mod tests {
         use lethe_model::frozen::FrozenStates;
         let dir = tempfile::tempdir().expect("tempdir");
         let (mut vault, _) = Vault::open(dir.path(), Some([5; 32])).expect("opens");
-        let running = vault.frozen(Digest([1; 32]), (2, WireFormat::F16)).expect("opens");
+        let running = vault
+            .frozen(Digest([1; 32]), (2, WireFormat::F16))
+            .expect("opens");
         running.put(&[1], &[0.5, 1.0]);
         assert!(dir.path().join("frozen").exists());
         vault.drop_frozen().expect("drops");
         running.put(&[2], &[0.5, 1.0]);
-        assert!(!dir.path().join("frozen").exists(), "it began before the erasure");
-        vault.frozen(Digest([1; 32]), (2, WireFormat::F16)).expect("opens").put(&[2], &[0.5, 1.0]);
-        assert!(dir.path().join("frozen").exists(), "this one began after it");
+        assert!(
+            !dir.path().join("frozen").exists(),
+            "it began before the erasure"
+        );
+        vault
+            .frozen(Digest([1; 32]), (2, WireFormat::F16))
+            .expect("opens")
+            .put(&[2], &[0.5, 1.0]);
+        assert!(
+            dir.path().join("frozen").exists(),
+            "this one began after it"
+        );
         fs::write(dir.path().join(".lethe-left"), b"x").expect("writes");
         vault.erase().expect("erases");
-        assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 0, "nothing is left");
+        assert_eq!(
+            fs::read_dir(dir.path()).expect("reads").count(),
+            0,
+            "nothing is left"
+        );
     }
 
     #[test]
     fn state_is_sealed_and_gone_after_erasure() {
         let dir = tempfile::tempdir().expect("tempdir");
         let (mut vault, mut state) = Vault::open(dir.path(), None).expect("opens");
-        state.events.push(LocalEvent { item: "canary-item".into(), liked: true, time: 3 });
+        state.events.push(LocalEvent {
+            item: "canary-item".into(),
+            liked: true,
+            time: 3,
+        });
         vault.save(&state).expect("writes");
         let raw = fs::read(dir.path().join("state")).expect("reads");
         assert!(!raw.windows(6).any(|w| w == b"canary"));
-        assert_eq!(Vault::open(dir.path(), None).expect("opens").1.events, state.events);
-        assert!(matches!(Vault::open(dir.path(), Some([1; 32])), Err(ClientError::Sealed { .. })));
+        assert_eq!(
+            Vault::open(dir.path(), None).expect("opens").1.events,
+            state.events
+        );
+        assert!(matches!(
+            Vault::open(dir.path(), Some([1; 32])),
+            Err(ClientError::Sealed { .. })
+        ));
         vault.erase().expect("erases");
         assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 0);
     }

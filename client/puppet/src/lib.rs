@@ -1,7 +1,9 @@
-//! Clients without a model: the real protocol over real QUIC, with noise in place of what a device would compute.
+//! Clients without a model: the real protocol over real QUIC, with noise in place of what a device
+//! would compute.
 //!
-//! For load and fault tests: thousands of them fit in one process, and one can be told to fall silent at any message
-//! ([`Puppet::silent_after`]). What the coordinator sees differs from a device only in the values.
+//! For load and fault tests: thousands of them fit in one process, and one can be told to fall
+//! silent at any message ([`Puppet::silent_after`]). What the coordinator sees differs from a
+//! device only in the values.
 //!
 //! ```no_run
 //! # async fn example(addr: std::net::SocketAddr, config: &lethe_model::config::ModelConfig) -> Result<(), lethe_puppet::PuppetError> {
@@ -94,11 +96,18 @@ pub struct Puppet {
 }
 
 /// Exchanges an invitation for an identity, over a socket that others use too.
-pub async fn identity(dialer: &Dialer, addr: SocketAddr, invitation: &str) -> Result<Identity, PuppetError> {
+pub async fn identity(
+    dialer: &Dialer,
+    addr: SocketAddr,
+    invitation: &str,
+) -> Result<Identity, PuppetError> {
     let invitation = Invitation::parse(invitation)?;
     let key = ClientKey::generate()?;
     let connection = dialer.connect(addr, &invitation.authority()?, None).await?;
-    let request = Request::Enrol { token: invitation.secret.clone(), csr: key.request()? };
+    let request = Request::Enrol {
+        token: invitation.secret.clone(),
+        csr: key.request()?,
+    };
     match connection.call(&request).await? {
         Reply::Enrolled { certificate } => Ok(key.with_certificate(certificate)),
         _ => Err(PuppetError::Unexpected { asked: "enrolment" }),
@@ -107,7 +116,11 @@ pub async fn identity(dialer: &Dialer, addr: SocketAddr, invitation: &str) -> Re
 
 impl Puppet {
     /// Enrols and agrees on the recipe.
-    pub async fn enrol(addr: SocketAddr, invitation: &str, role: &Role<'_>) -> Result<Self, PuppetError> {
+    pub async fn enrol(
+        addr: SocketAddr,
+        invitation: &str,
+        role: &Role<'_>,
+    ) -> Result<Self, PuppetError> {
         let dialer = Dialer::bind(addr)?;
         let identity = identity(&dialer, addr, invitation).await?;
         let authority = Invitation::parse(invitation)?.authority()?;
@@ -123,13 +136,22 @@ impl Puppet {
         role: &Role<'_>,
     ) -> Result<Self, PuppetError> {
         let connection = dialer.connect(addr, authority, Some(identity)).await?;
-        let hello = Request::Hello { build: "lethe-puppet".into(), model: role.model, minor: MINOR };
-        let Reply::Welcome { recipe, anchors, .. } = connection.call(&hello).await? else {
+        let hello = Request::Hello {
+            build: "lethe-puppet".into(),
+            model: role.model,
+            minor: MINOR,
+        };
+        let Reply::Welcome {
+            recipe, anchors, ..
+        } = connection.call(&hello).await?
+        else {
             return Err(PuppetError::Unexpected { asked: "hello" });
         };
         let recipe = Recipe::from_json(&recipe)?;
         let layers = role.config.layers;
-        let shape = AdapterShape::new(role.config, &recipe.lora, |l| recipe.split.on_device(l, layers));
+        let shape = AdapterShape::new(role.config, &recipe.lora, |l| {
+            recipe.split.on_device(l, layers)
+        });
         Ok(Self {
             connection,
             recipe,
@@ -167,7 +189,11 @@ impl Puppet {
     /// Takes part in the epoch.
     pub async fn join(&mut self) -> Result<(), PuppetError> {
         let anchor = (self.seed.rank("anchor", &[]) % self.anchors.max(1) as u64) as u16;
-        let join = Request::Join { anchor, samples: 4, commitment: Digest(self.seed.0) };
+        let join = Request::Join {
+            anchor,
+            samples: 4,
+            commitment: Digest(self.seed.0),
+        };
         match self.call(&join).await? {
             Reply::Joined { .. } => Ok(()),
             _ => Err(PuppetError::Unexpected { asked: "join" }),
@@ -186,7 +212,11 @@ impl Puppet {
             Reply::Task(Task::Validate { release, shards }) => {
                 let embedding = self.noise(self.config.hidden, "embedding", 1.0);
                 let errors = shards.into_iter().map(|s| (s, 0.5)).collect();
-                let rows = vec![ErrorReport { sample: 0, embedding, errors }];
+                let rows = vec![ErrorReport {
+                    sample: 0,
+                    embedding,
+                    errors,
+                }];
                 self.call(&Request::Errors { release, rows }).await?;
                 Ok(Did::Validated)
             }
@@ -209,18 +239,51 @@ impl Puppet {
         let round = start.round;
         if self.recipe.split.k_in + self.recipe.split.k_out < self.config.layers {
             let (rows, width) = (8, self.config.hidden);
-            let hidden = Payload::encode(&self.noise(rows * width, "hidden", 0.1), width, self.recipe.wire);
-            let shape = BatchShape { prefix: 0, lens: vec![rows as u32] };
-            self.call(&Request::Forward { purpose: Purpose::Train { round, pass: 1 }, shape, hidden }).await?;
-            let grad = Payload::encode(&self.noise(rows * width, "grad", 1e-4), width, self.recipe.wire);
-            self.call(&Request::Backward { round, pass: 2, grad, step: true }).await?;
+            let hidden = Payload::encode(
+                &self.noise(rows * width, "hidden", 0.1),
+                width,
+                self.recipe.wire,
+            );
+            let shape = BatchShape {
+                prefix: 0,
+                lens: vec![rows as u32],
+            };
+            self.call(&Request::Forward {
+                purpose: Purpose::Train { round, pass: 1 },
+                shape,
+                hidden,
+            })
+            .await?;
+            let grad = Payload::encode(
+                &self.noise(rows * width, "grad", 1e-4),
+                width,
+                self.recipe.wire,
+            );
+            self.call(&Request::Backward {
+                round,
+                pass: 2,
+                grad,
+                step: true,
+            })
+            .await?;
         }
         let delta = match self.update.clone() {
             Some(update) => update,
-            None => Packed::encode(&self.noise(self.shape.len(), "update", 1e-3), self.recipe.updates)?,
+            None => Packed::encode(
+                &self.noise(self.shape.len(), "update", 1e-3),
+                self.recipe.updates,
+            )?,
         };
         self.update = Some(delta.clone());
-        match self.call(&Request::Update { round, delta, loss: 0.6, samples: 4 }).await? {
+        match self
+            .call(&Request::Update {
+                round,
+                delta,
+                loss: 0.6,
+                samples: 4,
+            })
+            .await?
+        {
             Reply::Ack => Ok(()),
             _ => Err(PuppetError::Unexpected { asked: "update" }),
         }

@@ -22,20 +22,33 @@ pub(crate) struct Desk(Connection);
 
 impl Desk {
     /// Enrols and stores the identity, readable by this user only.
-    pub(crate) async fn enrol(home: &Path, server: SocketAddr, invitation: &str) -> anyhow::Result<()> {
+    pub(crate) async fn enrol(
+        home: &Path,
+        server: SocketAddr,
+        invitation: &str,
+    ) -> anyhow::Result<()> {
         let file = home.join("identity.json");
         if file.exists() {
-            bail!("{} exists: this operator is enrolled already; use another --home", file.display());
+            bail!(
+                "{} exists: this operator is enrolled already; use another --home",
+                file.display()
+            );
         }
         let invitation = Invitation::parse(invitation)?;
         std::fs::create_dir_all(home).with_context(|| home.display().to_string())?;
         let identity = enrol(server, &invitation).await?;
-        let saved = Saved { server, authority: invitation.authority()?, identity };
+        let saved = Saved {
+            server,
+            authority: invitation.authority()?,
+            identity,
+        };
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let out = options.open(&file).with_context(|| file.display().to_string())?;
+        let out = options
+            .open(&file)
+            .with_context(|| file.display().to_string())?;
         serde_json::to_writer(out, &saved)?;
         Ok(())
     }
@@ -43,10 +56,17 @@ impl Desk {
     /// Connects with the stored identity.
     pub(crate) async fn open(home: &Path) -> anyhow::Result<Self> {
         let file = home.join("identity.json");
-        let text = std::fs::read(&file)
-            .with_context(|| format!("{}: run `lethe-admin enrol` first, or give --home", file.display()))?;
-        let saved: Saved = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
-        Ok(Self(Connection::open(saved.server, &saved.authority, Some(&saved.identity)).await?))
+        let text = std::fs::read(&file).with_context(|| {
+            format!(
+                "{}: run `lethe-admin enrol` first, or give --home",
+                file.display()
+            )
+        })?;
+        let saved: Saved =
+            serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
+        Ok(Self(
+            Connection::open(saved.server, &saved.authority, Some(&saved.identity)).await?,
+        ))
     }
 
     /// One request.

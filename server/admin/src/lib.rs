@@ -1,5 +1,5 @@
-//! `lethe-admin`: the privacy team's tool. One file per command; exit code 0 success, 1 failure, 2 usage, 3 not equal
-//! or not verified.
+//! `lethe-admin`: the privacy team's tool. One file per command; exit code 0 success, 1 failure, 2
+//! usage, 3 not equal or not verified.
 
 use std::process::ExitCode;
 
@@ -11,10 +11,19 @@ mod output;
 mod when;
 
 #[derive(Parser)]
-#[command(name = "lethe-admin", version, about = "Deletion requests, receipts and their verification")]
+#[command(
+    name = "lethe-admin",
+    version,
+    about = "Deletion requests, receipts and their verification"
+)]
 struct Cli {
     /// Folder with this operator's identity.
-    #[arg(long, global = true, default_value = "lethe-admin-home", env = "LETHE_ADMIN_HOME")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "lethe-admin-home",
+        env = "LETHE_ADMIN_HOME"
+    )]
     home: std::path::PathBuf,
     /// Print JSON instead of text.
     #[arg(long, global = true)]
@@ -91,8 +100,14 @@ pub fn run(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     })
 }
 
-fn run_online(home: &std::path::Path, command: Command, out: &output::Output) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+fn run_online(
+    home: &std::path::Path,
+    command: Command,
+    out: &output::Output,
+) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         if let Command::Scan(args) = &command {
             return commands::scan::run(args, home, out).await;
@@ -121,9 +136,11 @@ fn run_online(home: &std::path::Path, command: Command, out: &output::Output) ->
             Command::ExportAudit(args) => commands::export_audit::run(&args, &desk, out).await,
             Command::Invite(args) => commands::invite::run(&args, &desk, out).await,
             Command::Revoke(args) => commands::revoke::run(&args, &desk).await,
-            Command::Enrol(_) | Command::Scan(_) | Command::Verify(_) | Command::Completion(_) | Command::Man(_) => {
-                Ok(ExitCode::SUCCESS)
-            }
+            Command::Enrol(_)
+            | Command::Scan(_)
+            | Command::Verify(_)
+            | Command::Completion(_)
+            | Command::Man(_) => Ok(ExitCode::SUCCESS),
         };
         desk.close().await;
         code

@@ -11,25 +11,41 @@ pub(crate) fn parse_time(text: &str) -> Result<i64, String> {
     }
     let wrong = || format!("{text:?} is neither a date like 2026-11-23 nor seconds since 1970");
     let parts: Vec<&str> = text.split('-').collect();
-    let [year, month, day] = parts[..] else { return Err(wrong()) };
+    let [year, month, day] = parts[..] else {
+        return Err(wrong());
+    };
     let month: u8 = month.parse().map_err(|_| wrong())?;
     let month = Month::try_from(month).map_err(|_| wrong())?;
-    let (year, day) = (year.parse().map_err(|_| wrong())?, day.parse().map_err(|_| wrong())?);
+    let (year, day) = (
+        year.parse().map_err(|_| wrong())?,
+        day.parse().map_err(|_| wrong())?,
+    );
     let date = Date::from_calendar_date(year, month, day).map_err(|_| wrong())?;
     Ok(date.midnight().assume_utc().unix_timestamp())
 }
 
 /// A time for people, UTC.
 pub(crate) fn show_time(seconds: u64) -> String {
-    let t = i64::try_from(seconds).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+    let t = i64::try_from(seconds)
+        .ok()
+        .and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
     t.map_or("?".into(), |t| {
-        format!("{:04}-{:02}-{:02} {:02}:{:02}", t.year(), u8::from(t.month()), t.day(), t.hour(), t.minute())
+        format!(
+            "{:04}-{:02}-{:02} {:02}:{:02}",
+            t.year(),
+            u8::from(t.month()),
+            t.day(),
+            t.hour(),
+            t.minute()
+        )
     })
 }
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 #[cfg(test)]

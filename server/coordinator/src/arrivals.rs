@@ -1,4 +1,5 @@
-//! Updates on their way to the store: those that arrive while one write is being synced go together into the next.
+//! Updates on their way to the store: those that arrive while one write is being synced go together
+//! into the next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::CoordinatorError;
 use crate::records::Update;
 
-/// Most bytes of updates in one write: what it holds is in memory twice. A write is synced once, whatever it holds.
+/// Most bytes of updates in one write: what it holds is in memory twice. A write is synced once,
+/// whatever it holds.
 const TOGETHER: usize = 8 << 20;
 /// Most KiB that wait; who comes then waits to be let in.
 const WAITING: usize = 128 << 10;
@@ -47,13 +49,21 @@ impl Arrivals {
     /// Starts the thread that stores; it ends with the last sender.
     pub(crate) fn start(store: impl FnMut(Vec<Arrived>) + Send + 'static) -> std::io::Result<Self> {
         let (send, receive) = mpsc::unbounded_channel();
-        std::thread::Builder::new().name("lethe-updates".into()).spawn(move || run(receive, store))?;
-        Ok(Self { send, places: Arc::new(Semaphore::new(WAITING)) })
+        std::thread::Builder::new()
+            .name("lethe-updates".into())
+            .spawn(move || run(receive, store))?;
+        Ok(Self {
+            send,
+            places: Arc::new(Semaphore::new(WAITING)),
+        })
     }
 
     /// A way that leads nowhere.
     pub(crate) fn closed() -> Self {
-        Self { send: mpsc::unbounded_channel().0, places: Arc::new(Semaphore::new(0)) }
+        Self {
+            send: mpsc::unbounded_channel().0,
+            places: Arc::new(Semaphore::new(0)),
+        }
     }
 
     /// Stores an update; when this returns, it is durable or it does not count.
@@ -63,12 +73,25 @@ impl Arrivals {
         subject: SubjectId,
         update: Update,
     ) -> Result<(), CoordinatorError> {
-        let internal = || CoordinatorError::refuse(Refusal::Internal, "the coordinator is shutting down");
-        let busy = || CoordinatorError::refuse(Refusal::Busy, "too many updates wait to be stored: try again");
+        let internal =
+            || CoordinatorError::refuse(Refusal::Internal, "the coordinator is shutting down");
+        let busy = || {
+            CoordinatorError::refuse(
+                Refusal::Busy,
+                "too many updates wait to be stored: try again",
+            )
+        };
         let (answer, answered) = oneshot::channel();
-        let mut arrived = Arrived { round, subject, update, answer, place: None };
+        let mut arrived = Arrived {
+            round,
+            subject,
+            update,
+            answer,
+            place: None,
+        };
         let share = (1 + (arrived.bytes() >> 10)).min(WAITING) as u32;
-        let place = tokio::time::timeout(PATIENCE, self.places.clone().acquire_many_owned(share)).await;
+        let place =
+            tokio::time::timeout(PATIENCE, self.places.clone().acquire_many_owned(share)).await;
         arrived.place = Some(place.map_err(|_| busy())?.map_err(|_| internal())?);
         self.send.send(arrived).map_err(|_| internal())?;
         answered.await.map_err(|_| internal())?

@@ -1,7 +1,7 @@
 //! Continuous batching: scoring passes that wait for the middle layers run together.
 //!
-//! Whoever gets the permit runs everything that waits, up to a bound on rows, in one pass; the others find their answers.
-//! Every request has the same bits as alone (`Segment::forward_many`).
+//! Whoever gets the permit runs everything that waits, up to a bound on rows, in one pass; the
+//! others find their answers. Every request has the same bits as alone (`Segment::forward_many`).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,7 +44,8 @@ impl Queue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those that waited longest, at most [`MAX_TOKENS`] rows (the first in any case). Whose client went away is left out.
+    /// Those that waited longest, at most [`MAX_TOKENS`] rows (the first in any case). Whose client
+    /// went away is left out.
     fn take(&self) -> Vec<Job> {
         let mut waiting = self.lock();
         let (mut batch, mut rows): (Vec<Job>, usize) = (vec![], 0);
@@ -70,7 +71,12 @@ impl Queue {
         (layout, hidden, adapter): (Layout, Vec<f32>, Option<Adapter>),
     ) -> Answer {
         let (answer, mut mine) = oneshot::channel();
-        self.lock().push_back(Job { layout, hidden, adapter, answer });
+        self.lock().push_back(Job {
+            layout,
+            hidden,
+            adapter,
+            answer,
+        });
         loop {
             let permit = tokio::select! {
                 biased;
@@ -81,15 +87,19 @@ impl Queue {
             if batch.is_empty() {
                 // Somebody else has this job.
                 drop(permit);
-                return mine.await.unwrap_or_else(|_| Err(internal("a pass failed")));
+                return mine
+                    .await
+                    .unwrap_or_else(|_| Err(internal("a pass failed")));
             }
             let segment = segment.clone();
-            // The answers leave from the blocking thread: this client may go away meanwhile, the others still get theirs.
+            // The answers leave from the blocking thread: this client may go away meanwhile, the
+            // others still get theirs.
             let ran = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 run(&segment, batch);
             });
-            ran.await.map_err(|e| internal(format!("a pass failed: {e}")))?;
+            ran.await
+                .map_err(|e| internal(format!("a pass failed: {e}")))?;
         }
     }
 }
@@ -99,16 +109,30 @@ fn alone(segment: &Segment, batch: Vec<Job>, x: &[f32]) {
     let (width, mut at) = (segment.config().hidden, 0);
     for job in batch {
         let end = at + job.layout.rows() * width;
-        let part = Part { layout: &job.layout, adapter: job.adapter.as_ref() };
-        let answer = segment.forward_many(&[part], x[at..end].to_vec()).map_err(|e| internal(e.to_string()));
+        let part = Part {
+            layout: &job.layout,
+            adapter: job.adapter.as_ref(),
+        };
+        let answer = segment
+            .forward_many(&[part], x[at..end].to_vec())
+            .map_err(|e| internal(e.to_string()));
         at = end;
         let _ = job.answer.send(answer);
     }
 }
 
 fn run(segment: &Segment, mut batch: Vec<Job>) {
-    let x: Vec<f32> = batch.iter_mut().flat_map(|j| std::mem::take(&mut j.hidden)).collect();
-    let parts: Vec<Part<'_>> = batch.iter().map(|j| Part { layout: &j.layout, adapter: j.adapter.as_ref() }).collect();
+    let x: Vec<f32> = batch
+        .iter_mut()
+        .flat_map(|j| std::mem::take(&mut j.hidden))
+        .collect();
+    let parts: Vec<Part<'_>> = batch
+        .iter()
+        .map(|j| Part {
+            layout: &j.layout,
+            adapter: j.adapter.as_ref(),
+        })
+        .collect();
     let width = segment.config().hidden;
     let together = match segment.forward_many(&parts, x.clone()) {
         // One of several may be at fault: the others must not suffer.
@@ -127,7 +151,10 @@ fn run(segment: &Segment, mut batch: Vec<Job>) {
         }
         Err(e) => {
             let message = e.to_string();
-            parts.iter().map(|_| Err(internal(message.clone()))).collect()
+            parts
+                .iter()
+                .map(|_| Err(internal(message.clone())))
+                .collect()
         }
     };
     for (job, answer) in batch.into_iter().zip(answers) {

@@ -5,21 +5,23 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// `lethe-server --config FILE` (TOML); unknown keys are refused. `docs/operations.md` explains each.
+/// `lethe-server --config FILE` (TOML); unknown keys are refused. `docs/operations.md` explains
+/// each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
     /// UDP address to listen on; port 0 takes a free one.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
-    /// TCP address on which `/metrics` (Prometheus text) and `/healthz` answer, without encryption: keep it inside. Absent:
-    /// nowhere.
+    /// TCP address on which `/metrics` (Prometheus text) and `/healthz` answer, without encryption:
+    /// keep it inside. Absent: nowhere.
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
     /// Folder of the store, the keys and the log.
     pub data_dir: PathBuf,
-    /// Folder of the transparency log and the deletion journal; `DATA_DIR-evidence` when absent. It is never put back from a
-    /// backup together with the data folder: it is what tells a restored data folder what to forget again.
+    /// Folder of the transparency log and the deletion journal; `DATA_DIR-evidence` when absent. It
+    /// is never put back from a backup together with the data folder: it is what tells a restored
+    /// data folder what to forget again.
     #[serde(default)]
     pub evidence_dir: Option<PathBuf>,
     /// Space that is set aside for deletions when the disk is full, in MiB.
@@ -27,7 +29,8 @@ pub struct ServerConfig {
     pub reserve_mib: u64,
     /// GGUF file or Hugging Face folder of the base model.
     pub model: PathBuf,
-    /// Folder of the public item catalogue (`dataset.toml` names the file), for the partition's anchors.
+    /// Folder of the public item catalogue (`dataset.toml` names the file), for the partition's
+    /// anchors.
     pub catalogue: PathBuf,
     /// The epoch starts when this many subjects have joined.
     #[serde(default = "default_min_subjects")]
@@ -35,13 +38,15 @@ pub struct ServerConfig {
     /// Forward and backward passes that run at once; each uses all threads of the pool.
     #[serde(default = "default_passes")]
     pub passes: usize,
-    /// Training passes whose activations are kept in memory at once (about 4 MiB per layer and 180 tokens each).
+    /// Training passes whose activations are kept in memory at once (about 4 MiB per layer and 180
+    /// tokens each).
     #[serde(default = "default_tapes")]
     pub tapes: usize,
     /// Days that a client's certificate is valid.
     #[serde(default = "default_certificate_days")]
     pub certificate_days: u64,
-    /// Seconds that a subject's device may take to erase items before the retraining goes on without the subject.
+    /// Seconds that a subject's device may take to erase items before the retraining goes on
+    /// without the subject.
     #[serde(default = "default_erase_wait")]
     pub erase_wait_s: u64,
     /// Days within which a deletion has to be done (GDPR Article 12: one month).

@@ -66,11 +66,19 @@ impl Coordinator {
         let (passes, tapes) = (config.passes, config.tapes);
         let core = Core::open(config, source.config(), &items)?;
         let cut = core.recipe.lora.first_trained(source.config().layers);
-        let segment = DeviceModel::load_middle(source.as_ref(), core.recipe.split, core.recipe.compute)?;
-        tracing::info!(mib = segment.weight_bytes() >> 20, layers = segment.range().len(), "middle layers loaded");
+        let segment =
+            DeviceModel::load_middle(source.as_ref(), core.recipe.split, core.recipe.compute)?;
+        tracing::info!(
+            mib = segment.weight_bytes() >> 20,
+            layers = segment.range().len(),
+            "middle layers loaded"
+        );
         let threads = |source| CoordinatorError::Threads { source };
         // No number format takes more than six bytes a value.
-        let longest = (6 * core.whole().shape.len(), 4 * MAX_TOKENS * source.config().hidden);
+        let longest = (
+            6 * core.whole().shape.len(),
+            4 * MAX_TOKENS * source.config().hidden,
+        );
         let longest = (longest.0 + MAX_SMALL, longest.1 + MAX_SMALL);
         let mut failed = None;
         let inner = Arc::new_cyclic(|this: &Weak<Inner>| {
@@ -103,14 +111,15 @@ impl Coordinator {
         }
     }
 
-    /// For an auditor: trains the rounds of a verified bundle again, when `lethe-admin replay` asks for its shard. The data
-    /// folder must be new.
+    /// For an auditor: trains the rounds of a verified bundle again, when `lethe-admin replay` asks
+    /// for its shard. The data folder must be new.
     pub fn audit(&self, bundle: &Bundle) -> Result<(), CoordinatorError> {
         self.core().audit(bundle)
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
-        // A panic inside the lock is a bug that was reported; state in memory follows the store, so going on is safe.
+        // A panic inside the lock is a bug that was reported; state in memory follows the store, so
+        // going on is safe.
         self.0.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,20 +127,26 @@ impl Coordinator {
         self.0.started.elapsed().as_millis() as u64
     }
 
-    /// An invitation for the first operator, replacing earlier ones; `None` when one has enrolled already.
+    /// An invitation for the first operator, replacing earlier ones; `None` when one has enrolled
+    /// already.
     pub fn first_admin(&self) -> Result<Option<Invitation>, CoordinatorError> {
         self.core().first_admin()
     }
 
-    /// Answers monitoring in the background, where the configuration says so. Returns the bound address.
+    /// Answers monitoring in the background, where the configuration says so. Returns the bound
+    /// address.
     pub async fn listen_metrics(&self) -> Result<Option<SocketAddr>, CoordinatorError> {
-        let Some(addr) = self.core().config.metrics else { return Ok(None) };
+        let Some(addr) = self.core().config.metrics else {
+            return Ok(None);
+        };
         let failed = |source| CoordinatorError::Metrics { addr, source };
         let listener = metrics::bind(addr).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let this = Arc::downgrade(&self.0);
         let text = move || {
-            let Some(inner) = this.upgrade() else { return String::new() };
+            let Some(inner) = this.upgrade() else {
+                return String::new();
+            };
             let this = Self(inner);
             metrics::text(&this.core().view(), this.traffic())
         };
@@ -188,11 +203,16 @@ impl Coordinator {
         }
     }
 
-    /// Ends revoked connections, wakes the polls that something changed for, and drops sessions of rounds that closed.
+    /// Ends revoked connections, wakes the polls that something changed for, and drops sessions of
+    /// rounds that closed.
     fn after_change(&self, sweep: bool) {
         let (gone, wake, closed) = {
             let mut core = self.core();
-            (std::mem::take(&mut core.to_disconnect), std::mem::take(&mut core.wake), std::mem::take(&mut core.closed))
+            (
+                std::mem::take(&mut core.to_disconnect),
+                std::mem::take(&mut core.wake),
+                std::mem::take(&mut core.closed),
+            )
         };
         if let Some(server) = self.0.server.get() {
             gone.iter().for_each(|c| server.disconnect(c));
@@ -204,7 +224,9 @@ impl Coordinator {
                 let mut core = self.core();
                 stale.retain(|(key, subject)| core.expects(*key, subject, now).is_err());
             }
-            stale.iter().for_each(|(key, subject)| self.0.middle.close(*key, subject));
+            stale
+                .iter()
+                .for_each(|(key, subject)| self.0.middle.close(*key, subject));
         }
         self.0.waiters.wake(&wake);
     }
@@ -223,9 +245,9 @@ impl Coordinator {
     ) -> Result<Reply, CoordinatorError> {
         let role = certificate.and_then(|c| self.core().role(&c));
         match (role, request) {
-            (None, Request::Enrol { token, csr }) if certificate.is_none() => {
-                Ok(Reply::Enrolled { certificate: self.core().enrol(&token, &csr)? })
-            }
+            (None, Request::Enrol { token, csr }) if certificate.is_none() => Ok(Reply::Enrolled {
+                certificate: self.core().enrol(&token, &csr)?,
+            }),
             (Some(Role::Admin), Request::Admin(request)) => {
                 let by = certificate.unwrap_or_default();
                 let (traffic, now) = (self.traffic(), self.now());
@@ -247,32 +269,59 @@ impl Coordinator {
         }
     }
 
-    async fn subject(&self, subject: SubjectId, request: Request, bytes: usize) -> Result<Reply, CoordinatorError> {
+    async fn subject(
+        &self,
+        subject: SubjectId,
+        request: Request,
+        bytes: usize,
+    ) -> Result<Reply, CoordinatorError> {
         match request {
             Request::Hello { model, .. } => {
                 let core = self.core();
                 if model != core.model {
-                    let message = format!("this epoch uses base model {}, the client has {}", core.model, model);
+                    let message = format!(
+                        "this epoch uses base model {}, the client has {}",
+                        core.model, model
+                    );
                     return Err(refuse(Refusal::WrongModel, message));
                 }
                 let (recipe, anchors) = (core.recipe.to_json(), core.anchors.clone());
-                Ok(Reply::Welcome { recipe, anchors, engine: lethe_model::engine(), minor: MINOR })
+                Ok(Reply::Welcome {
+                    recipe,
+                    anchors,
+                    engine: lethe_model::engine(),
+                    minor: MINOR,
+                })
             }
-            Request::Join { anchor, samples, commitment } => {
-                let (shard, commitment) = self.core().join(&subject, anchor, samples, commitment)?;
+            Request::Join {
+                anchor,
+                samples,
+                commitment,
+            } => {
+                let (shard, commitment) =
+                    self.core().join(&subject, anchor, samples, commitment)?;
                 self.after_change(false);
                 Ok(Reply::Joined { shard, commitment })
             }
             Request::Poll => self.poll(&subject).await,
-            Request::Forward { purpose, shape, hidden } => {
-                self.0.activation_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            Request::Forward {
+                purpose,
+                shape,
+                hidden,
+            } => {
+                self.0
+                    .activation_bytes
+                    .fetch_add(bytes as u64, Ordering::Relaxed);
                 let (layout, x) = self.0.middle.unpack(shape, &hidden)?;
                 let trains = !matches!(purpose, Purpose::Score { .. });
                 let reply = match purpose {
                     Purpose::Train { round, pass } => {
                         let now = self.now();
                         self.core().expects(round, &subject, now)?;
-                        self.0.middle.forward(((round, subject), pass), layout, x, hidden.format).await?
+                        self.0
+                            .middle
+                            .forward(((round, subject), pass), layout, x, hidden.format)
+                            .await?
                     }
                     Purpose::Frozen { round } => {
                         let now = self.now();
@@ -282,9 +331,14 @@ impl Coordinator {
                     Purpose::Score { release, omega } => {
                         let adapter = self.mixed(&subject, release, &omega)?;
                         let tuned = adapter.is_some();
-                        let reply = self.0.middle.score(layout, x, adapter, hidden.format).await?;
+                        let reply = self
+                            .0
+                            .middle
+                            .score(layout, x, adapter, hidden.format)
+                            .await?;
                         if tuned {
-                            // A deletion may have withdrawn the release during the pass: what it knew is not given out.
+                            // A deletion may have withdrawn the release during the pass: what it
+                            // knew is not given out.
                             self.core().current(release)?;
                         }
                         reply
@@ -295,19 +349,39 @@ impl Coordinator {
                 }
                 Ok(self.hidden(reply))
             }
-            Request::Backward { round, pass, grad, step } => {
-                self.0.activation_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            Request::Backward {
+                round,
+                pass,
+                grad,
+                step,
+            } => {
+                self.0
+                    .activation_bytes
+                    .fetch_add(bytes as u64, Ordering::Relaxed);
                 let lr = self.core().recipe.local.lr;
-                let reply = self.0.middle.backward(((round, subject), pass), grad, step.then_some(lr)).await?;
+                let reply = self
+                    .0
+                    .middle
+                    .backward(((round, subject), pass), grad, step.then_some(lr))
+                    .await?;
                 self.trained(bytes + reply.bytes.len());
                 Ok(self.hidden(reply))
             }
-            Request::Update { round, delta, loss, samples } => {
-                self.0.update_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            Request::Update {
+                round,
+                delta,
+                loss,
+                samples,
+            } => {
+                self.0
+                    .update_bytes
+                    .fetch_add(bytes as u64, Ordering::Relaxed);
                 self.trained(bytes);
                 self.update(round, subject, delta, loss, samples).await
             }
-            Request::Release { have, adapters } => Ok(Reply::Release(self.core().release(&subject, have, &adapters)?)),
+            Request::Release { have, adapters } => Ok(Reply::Release(
+                self.core().release(&subject, have, &adapters)?,
+            )),
             Request::Weigh { embedding } => self.weigh(&embedding),
             Request::Errors { release, rows } => {
                 self.core().take_errors(&subject, release, rows)?;
@@ -325,35 +399,53 @@ impl Coordinator {
                 self.after_change(false);
                 Ok(Reply::Ack)
             }
-            Request::Enrol { .. } | Request::Admin(_) => {
-                Err(refuse(Refusal::Forbidden, "not with a subject's certificate"))
-            }
+            Request::Enrol { .. } | Request::Admin(_) => Err(refuse(
+                Refusal::Forbidden,
+                "not with a subject's certificate",
+            )),
         }
     }
 
     /// APA's weights; the table is shared with the core, the arithmetic happens outside the lock.
     fn weigh(&self, embedding: &[f32]) -> Result<Reply, CoordinatorError> {
         let (apa, table, shards) = self.core().table(embedding)?;
-        let factors = if self.core().recipe.combine == Combination::D { 2 } else { 1 };
-        Ok(Reply::Omega(apa.amplified(lethe_learn::apa::omega(&apa, &table, embedding, shards), factors)))
+        let factors = if self.core().recipe.combine == Combination::D {
+            2
+        } else {
+            1
+        };
+        Ok(Reply::Omega(apa.amplified(
+            lethe_learn::apa::omega(&apa, &table, embedding, shards),
+            factors,
+        )))
     }
 
     fn trained(&self, bytes: usize) {
-        self.0.training_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.0
+            .training_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn hidden(&self, payload: Payload) -> Reply {
-        self.0.activation_bytes.fetch_add(payload.bytes.len() as u64, Ordering::Relaxed);
+        self.0
+            .activation_bytes
+            .fetch_add(payload.bytes.len() as u64, Ordering::Relaxed);
         Reply::Hidden(payload)
     }
 
     /// The middle part of the adapters that a query's weights give.
-    fn mixed(&self, subject: &SubjectId, release: u64, omega: &[f32]) -> Result<Option<Adapter>, CoordinatorError> {
+    fn mixed(
+        &self,
+        subject: &SubjectId,
+        release: u64,
+        omega: &[f32],
+    ) -> Result<Option<Adapter>, CoordinatorError> {
         let (parts, combine) = self.core().scoring(subject, release, omega)?;
         let middle: Vec<(Adapter, f32)> = {
             let core = self.core();
             let used = parts.iter().filter(|(_, w)| *w != 0.0);
-            used.map(|(a, w)| (a.select(|l| !core.on_device(l)), *w)).collect()
+            used.map(|(a, w)| (a.select(|l| !core.on_device(l)), *w))
+                .collect()
         };
         if middle.is_empty() {
             return Ok(None);
@@ -416,7 +508,10 @@ impl Coordinator {
                 }
                 None => {}
             }
-            if tokio::time::timeout_at(deadline, waiting.notify.notified()).await.is_err() {
+            if tokio::time::timeout_at(deadline, waiting.notify.notified())
+                .await
+                .is_err()
+            {
                 return Ok(Reply::Task(Task::Wait));
             }
         }
@@ -438,7 +533,11 @@ impl Handler for Coordinator {
 
     fn handle(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> ReplyFuture {
         let this = self.clone();
-        Box::pin(async move { this.answer(certificate, request, bytes).await.unwrap_or_else(CoordinatorError::reply) })
+        Box::pin(async move {
+            this.answer(certificate, request, bytes)
+                .await
+                .unwrap_or_else(CoordinatorError::reply)
+        })
     }
 
     fn disconnected(&self, certificate: &Digest) {

@@ -43,7 +43,10 @@ pub enum CoordinatorError {
     #[error("log key: {0}")]
     Note(#[from] NoteError),
     #[error("metrics on {addr}: {source}; choose another `metrics` address")]
-    Metrics { addr: std::net::SocketAddr, source: std::io::Error },
+    Metrics {
+        addr: std::net::SocketAddr,
+        source: std::io::Error,
+    },
     #[error("a thread cannot be started: {source}; raise the limit on processes")]
     Threads { source: std::io::Error },
     #[error("cannot read the model to identify it: {0}")]
@@ -53,24 +56,40 @@ pub enum CoordinatorError {
     Refused { code: Refusal, message: String },
     /// The folder belongs to another epoch.
     #[error(
-        "the data folder was started with another {what} ({stored}, now {given}): use it as it was, or an empty folder"
+        "the data folder was started with another {what} ({stored}, now {given}): use it as it \
+         was, or an empty folder"
     )]
-    OtherEpoch { what: &'static str, stored: String, given: String },
+    OtherEpoch {
+        what: &'static str,
+        stored: String,
+        given: String,
+    },
     /// The deletion journal cannot be read.
     #[error(
-        "entry {entry} of the deletion journal does not open with its key: restore `journal` and `journal-key` from the newest copy"
+        "entry {entry} of the deletion journal does not open with its key: restore `journal` and \
+         `journal-key` from the newest copy"
     )]
     Journal { entry: u64 },
     /// The evidence folder is older than the data folder.
     #[error(
-        "the log in {folder} has {has} entries, the data folder knows of {knows}: the evidence folder was lost or put back; restore its newest copy"
+        "the log in {folder} has {has} entries, the data folder knows of {knows}: the evidence \
+         folder was lost or put back; restore its newest copy"
     )]
-    Evidence { folder: std::path::PathBuf, has: u64, knows: u64 },
+    Evidence {
+        folder: std::path::PathBuf,
+        has: u64,
+        knows: u64,
+    },
     /// The evidence folder holds another log.
     #[error(
-        "the first {knows} entries of the log in {folder} are not those that the data folder knows: it is another log, or one that went on from an old copy; restore the newest copy of the folder that belongs here"
+        "the first {knows} entries of the log in {folder} are not those that the data folder \
+         knows: it is another log, or one that went on from an old copy; restore the newest copy \
+         of the folder that belongs here"
     )]
-    OtherLog { folder: std::path::PathBuf, knows: u64 },
+    OtherLog {
+        folder: std::path::PathBuf,
+        knows: u64,
+    },
 }
 
 impl CoordinatorError {
@@ -80,7 +99,10 @@ impl CoordinatorError {
     }
 
     pub(crate) fn refuse(code: Refusal, message: impl Into<String>) -> Self {
-        Self::Refused { code, message: message.into() }
+        Self::Refused {
+            code,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn reply(self) -> Reply {
@@ -94,6 +116,9 @@ impl CoordinatorError {
                 Refusal::Internal
             }
         };
-        Reply::Refused { code, message: self.to_string() }
+        Reply::Refused {
+            code,
+            message: self.to_string(),
+        }
     }
 }

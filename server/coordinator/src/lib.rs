@@ -1,12 +1,13 @@
 //! The coordinator: rounds per shard, the middle layers, releases, deletions, and the admin API.
 //!
-//! [`Coordinator`] answers requests that `lethe-transport` delivers. All decisions are made in `core` under one lock
-//! and written to the sealed store before they are acknowledged; forward and backward passes run outside the lock on
-//! a bounded pool. Killing the process at any instant loses nothing that was acknowledged: opening the same folder
-//! again goes on from the last completed round. It never sees tokens, labels or scores.
+//! [`Coordinator`] answers requests that `lethe-transport` delivers. All decisions are made in
+//! `core` under one lock and written to the sealed store before they are acknowledged; forward and
+//! backward passes run outside the lock on a bounded pool. Killing the process at any instant loses
+//! nothing that was acknowledged: opening the same folder again goes on from the last completed
+//! round. It never sees tokens, labels or scores.
 //!
-//! It does not decide what a deletion needs (`lethe-plan` does) and it does not open sockets (`lethe-transport` does).
-//! `server/coordinator/src/main.rs` shows how to run one.
+//! It does not decide what a deletion needs (`lethe-plan` does) and it does not open sockets
+//! (`lethe-transport` does). `server/coordinator/src/main.rs` shows how to run one.
 
 mod aggregate;
 mod arrivals;

@@ -23,8 +23,19 @@ struct Cli {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let audit = cli.audit.zip(cli.log_key).map(|(bundle, key)| Audit { bundle, key });
-    Ok(lethe_coordinator::process::run(&cli.config, cli.with_parent, audit.as_ref())?)
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let audit = cli
+        .audit
+        .zip(cli.log_key)
+        .map(|(bundle, key)| Audit { bundle, key });
+    Ok(lethe_coordinator::process::run(
+        &cli.config,
+        cli.with_parent,
+        audit.as_ref(),
+    )?)
 }

@@ -1,4 +1,5 @@
-//! `/metrics` and `/healthz` over plain HTTP: state as Prometheus text, computed when it is asked for.
+//! `/metrics` and `/healthz` over plain HTTP: state as Prometheus text, computed when it is asked
+//! for.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -52,44 +53,107 @@ pub(crate) fn text(view: &View, traffic: Traffic) -> String {
         r.register(name, help, g);
     };
     gauge("subjects", "Subjects that joined", view.subjects as f64);
-    gauge("connections", "Live connections", traffic.connections as f64);
-    gauge("release", "Number of the release that is served", view.release as f64);
-    gauge("uptime_seconds", "Seconds since the coordinator started", traffic.up);
-    gauge("log_entries", "Entries of the transparency log", view.log_entries as f64);
-    gauge("proposals_waiting", "Proposals that wait for other operators", view.proposals as f64);
-    gauge("reserve_held", "1 while space is set aside for deletions", f64::from(u8::from(view.space_held)));
-    gauge("deletions_overdue", "Deletions that are not done and past their deadline", view.overdue as f64);
+    gauge(
+        "connections",
+        "Live connections",
+        traffic.connections as f64,
+    );
+    gauge(
+        "release",
+        "Number of the release that is served",
+        view.release as f64,
+    );
+    gauge(
+        "uptime_seconds",
+        "Seconds since the coordinator started",
+        traffic.up,
+    );
+    gauge(
+        "log_entries",
+        "Entries of the transparency log",
+        view.log_entries as f64,
+    );
+    gauge(
+        "proposals_waiting",
+        "Proposals that wait for other operators",
+        view.proposals as f64,
+    );
+    gauge(
+        "reserve_held",
+        "1 while space is set aside for deletions",
+        f64::from(u8::from(view.space_held)),
+    );
+    gauge(
+        "deletions_overdue",
+        "Deletions that are not done and past their deadline",
+        view.overdue as f64,
+    );
     if let Some(seconds) = view.next_deadline {
-        let help = "Seconds until the first deadline of a deletion that is not done; negative: past";
+        let help =
+            "Seconds until the first deadline of a deletion that is not done; negative: past";
         gauge("deletion_next_deadline_seconds", help, seconds);
     }
     for (name, help, value) in [
-        ("update_bytes", "Bytes of updates received", traffic.update_bytes),
-        ("activation_bytes", "Bytes of activations and gradients, both ways", traffic.activation_bytes),
+        (
+            "update_bytes",
+            "Bytes of updates received",
+            traffic.update_bytes,
+        ),
+        (
+            "activation_bytes",
+            "Bytes of activations and gradients, both ways",
+            traffic.activation_bytes,
+        ),
     ] {
         r.register(name, help, ConstCounter::new(value));
     }
     let deletions = Family::<Labels, Gauge>::default();
     for (phase, n) in view.deletions {
-        deletions.get_or_create(&vec![("phase".into(), phase.into())]).set(n as i64);
+        deletions
+            .get_or_create(&vec![("phase".into(), phase.into())])
+            .set(n as i64);
     }
     r.register("deletions", "Deletions by phase", deletions);
     let exact = Histogram::new(EXACT);
     view.exact.iter().for_each(|s| exact.observe(*s));
-    r.register("deletion_exact_seconds", "Seconds from acceptance until the served model was free of the data", exact);
+    r.register(
+        "deletion_exact_seconds",
+        "Seconds from acceptance until the served model was free of the data",
+        exact,
+    );
     let mut shards = |name: &str, help: &str, value: &dyn Fn(usize) -> i64| {
         let family = Family::<Labels, Gauge>::default();
         for k in 0..view.shards.len() {
-            family.get_or_create(&vec![("shard".into(), k.to_string())]).set(value(k));
+            family
+                .get_or_create(&vec![("shard".into(), k.to_string())])
+                .set(value(k));
         }
         r.register(name, help, family);
     };
     let of = |k: usize| &view.shards[k];
-    shards("shard_subjects", "Subjects that a shard is trained on", &|k| of(k).subjects as i64);
-    shards("shard_rounds_done", "Rounds of a shard that are done", &|k| i64::from(of(k).rounds.0));
-    shards("shard_rounds", "Rounds of a shard in all", &|k| i64::from(of(k).rounds.1));
-    shards("shard_waiting", "Clients of the open round that have not answered", &|k| of(k).waiting as i64);
-    shards("shard_starved", "Deadlines in a row without enough answers", &|k| i64::from(of(k).starved));
+    shards(
+        "shard_subjects",
+        "Subjects that a shard is trained on",
+        &|k| of(k).subjects as i64,
+    );
+    shards(
+        "shard_rounds_done",
+        "Rounds of a shard that are done",
+        &|k| i64::from(of(k).rounds.0),
+    );
+    shards("shard_rounds", "Rounds of a shard in all", &|k| {
+        i64::from(of(k).rounds.1)
+    });
+    shards(
+        "shard_waiting",
+        "Clients of the open round that have not answered",
+        &|k| of(k).waiting as i64,
+    );
+    shards(
+        "shard_starved",
+        "Deadlines in a row without enough answers",
+        &|k| i64::from(of(k).starved),
+    );
     let help = "1: its database was damaged at the last start and set aside";
     shards("shard_quarantined", help, &|k| i64::from(of(k).quarantined));
     let mut out = String::new();
@@ -107,7 +171,9 @@ pub(crate) async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
 pub(crate) async fn serve(listener: TcpListener, metrics: Arc<dyn Fn() -> String + Send + Sync>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok(permit) = room.clone().acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(e) => {
@@ -123,9 +189,16 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<dyn Fn() -> String
                 async move { Ok::<_, Infallible>(answer(&request, metrics.as_ref())) }
             });
             let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(16 << 10).keep_alive(false);
+            http.timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .max_buf_size(16 << 10)
+                .keep_alive(false);
             // A scraper that hangs or speaks nonsense costs itself a connection.
-            let _ = tokio::time::timeout(PATIENCE, http.serve_connection(TokioIo::new(stream), answer)).await;
+            let _ = tokio::time::timeout(
+                PATIENCE,
+                http.serve_connection(TokioIo::new(stream), answer),
+            )
+            .await;
             drop(permit);
         });
     }
@@ -135,12 +208,17 @@ fn answer(request: &Request<Incoming>, metrics: &dyn Fn() -> String) -> Response
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => (StatusCode::OK, metrics()),
         (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".into()),
-        (&Method::GET, _) => (StatusCode::NOT_FOUND, "there are /metrics and /healthz\n".into()),
+        (&Method::GET, _) => (
+            StatusCode::NOT_FOUND,
+            "there are /metrics and /healthz\n".into(),
+        ),
         _ => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".into()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

@@ -20,7 +20,8 @@ use crate::slots::{Slots, Taken};
 /// Longest wait of a training forward for memory to be free.
 const TAPE_WAIT: Duration = Duration::from_secs(60);
 
-/// Longest time between a training forward and its backward; what the forward keeps is dropped then.
+/// Longest time between a training forward and its backward; what the forward keeps is dropped
+/// then.
 const TAPE_LIFE: Duration = Duration::from_secs(180);
 
 /// Most bytes of answers that are kept for clients which may ask again.
@@ -29,12 +30,14 @@ const ANSWERS: usize = 256 << 20;
 /// Longest wait of a repeated pass for the one before it, and pauses of that wait.
 const AGAIN_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(10));
 
-/// A client's middle adapter during a round; dropped when the round closes, the client sends its update or stays away.
+/// A client's middle adapter during a round; dropped when the round closes, the client sends its
+/// update or stays away.
 #[derive(Debug)]
 pub(crate) struct Session {
     /// Everybody's in this round, unless the recipe gives each client its own.
     start: Arc<Adapter>,
-    /// The client's own copy, from its first training pass on: thousands may be asked at once, and each has one then.
+    /// The client's own copy, from its first training pass on: thousands may be asked at once, and
+    /// each has one then.
     middle: Option<LocalMiddle>,
     /// Held from a training forward to its backward: what the passes keep in memory is bounded.
     tape: Option<(OwnedSemaphorePermit, Instant)>,
@@ -69,19 +72,28 @@ impl Held {
         self.taken.as_mut().map(|t| &mut t.content).ok_or_else(lost)
     }
 
-    /// What a pass gave, for this session alone: one that was closed or replaced meanwhile counts no more.
+    /// What a pass gave, for this session alone: one that was closed or replaced meanwhile counts
+    /// no more.
     fn done(mut self, pass: u32, reply: &Payload) -> Result<(), CoordinatorError> {
         let session = self.session()?;
         (session.pass, session.answer) = (pass, Some((reply.clone(), Instant::now())));
         if !self.put_back() {
             return Err(lost());
         }
-        forget_oldest(held(&self.places).iter_mut().map(|(_, s)| &mut s.answer).collect(), ANSWERS);
+        forget_oldest(
+            held(&self.places)
+                .iter_mut()
+                .map(|(_, s)| &mut s.answer)
+                .collect(),
+            ANSWERS,
+        );
         Ok(())
     }
 
     fn put_back(&mut self) -> bool {
-        self.taken.take().is_some_and(|t| held(&self.places).put_back(&self.at, t))
+        self.taken
+            .take()
+            .is_some_and(|t| held(&self.places).put_back(&self.at, t))
     }
 
     /// Half a pass has run: nothing may go on from here.
@@ -105,7 +117,8 @@ impl Drop for Held {
     }
 }
 
-/// Lets go of the oldest answers when all together have more than `most` bytes: whose client still needs one begins again.
+/// Lets go of the oldest answers when all together have more than `most` bytes: whose client still
+/// needs one begins again.
 fn forget_oldest(mut answers: Vec<&mut Option<Answer>>, most: usize) {
     let size = |a: &Option<Answer>| a.as_ref().map_or(0, |(p, _)| p.bytes.len());
     let mut total: usize = answers.iter().map(|a| size(a)).sum();
@@ -144,14 +157,24 @@ fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
 }
 
 fn lost() -> CoordinatorError {
-    refuse(Refusal::SessionLost, "no training session for this round: ask for work again")
+    refuse(
+        Refusal::SessionLost,
+        "no training session for this round: ask for work again",
+    )
 }
 
 impl MiddleHost {
     pub(crate) fn new(segment: Segment, cut: usize, (passes, tapes): (usize, usize)) -> Self {
         let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));
         let (passes, tapes) = (bound(passes), bound(tapes));
-        Self { segment, cut, places: Arc::default(), queue: Queue::default(), passes, tapes }
+        Self {
+            segment,
+            cut,
+            places: Arc::default(),
+            queue: Queue::default(),
+            passes,
+            tapes,
+        }
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, Slots<At, Session>> {
@@ -160,7 +183,14 @@ impl MiddleHost {
 
     /// Opens (or restarts) a subject's session with the round's middle adapter.
     pub(crate) fn open(&self, round: RoundKey, subject: &SubjectId, start: Arc<Adapter>) {
-        let session = Session { start, middle: None, tape: None, pass: 0, answer: None, gone: None };
+        let session = Session {
+            start,
+            middle: None,
+            tape: None,
+            pass: 0,
+            answer: None,
+            gone: None,
+        };
         self.slots().open((round, subject.clone()), session);
     }
 
@@ -184,7 +214,11 @@ impl MiddleHost {
             }
             tokio::time::sleep(pause).await;
         };
-        let mut held = Held { places: self.places.clone(), at: at.clone(), taken: Some(taken) };
+        let mut held = Held {
+            places: self.places.clone(),
+            at: at.clone(),
+            taken: Some(taken),
+        };
         let session = held.session()?;
         session.gone = None;
         match &session.answer {
@@ -195,12 +229,22 @@ impl MiddleHost {
     }
 
     /// Ends a session: the change of the middle adapter, flat.
-    pub(crate) fn finish(&self, round: RoundKey, subject: &SubjectId) -> Result<Vec<f32>, CoordinatorError> {
+    pub(crate) fn finish(
+        &self,
+        round: RoundKey,
+        subject: &SubjectId,
+    ) -> Result<Vec<f32>, CoordinatorError> {
         let at = (round, subject.clone());
         let Session { start, middle, .. } = self.take(&at)?.content;
         self.slots().close(&at);
         Ok(match middle {
-            Some(m) => m.adapter.data.iter().zip(&start.data).map(|(a, b)| a - b).collect(),
+            Some(m) => m
+                .adapter
+                .data
+                .iter()
+                .zip(&start.data)
+                .map(|(a, b)| a - b)
+                .collect(),
             None => vec![0.0; start.data.len()],
         })
     }
@@ -215,37 +259,59 @@ impl MiddleHost {
         self.slots().close(&(round, subject.clone()));
     }
 
-    /// A client has no connection: its sessions wait for it for a while, if nobody needs what they keep.
+    /// A client has no connection: its sessions wait for it for a while, if nobody needs what they
+    /// keep.
     pub(crate) fn gone(&self, subject: &SubjectId) {
         let now = Instant::now();
-        self.slots().iter_mut().filter(|((_, s), _)| s == subject).for_each(|(_, s)| s.gone = Some(now));
+        self.slots()
+            .iter_mut()
+            .filter(|((_, s), _)| s == subject)
+            .for_each(|(_, s)| s.gone = Some(now));
         self.make_room();
     }
 
     /// When no place for activations is free: those of clients that are gone.
     fn make_room(&self) {
         if self.tapes.available_permits() == 0 {
-            self.slots().retain(|_, s| !s.is_some_and(|s| s.gone.is_some() && s.tape.is_some()));
+            self.slots()
+                .retain(|_, s| !s.is_some_and(|s| s.gone.is_some() && s.tape.is_some()));
         }
     }
 
-    /// Drops sessions whose backward has not come in time, or whose client stays away: what they keep is needed by others.
+    /// Drops sessions whose backward has not come in time, or whose client stays away: what they
+    /// keep is needed by others.
     pub(crate) fn expire(&self) {
         let late = |s: &Session| {
-            s.tape.as_ref().is_some_and(|(_, since)| since.elapsed() > TAPE_LIFE)
+            s.tape
+                .as_ref()
+                .is_some_and(|(_, since)| since.elapsed() > TAPE_LIFE)
                 || s.gone.is_some_and(|since| since.elapsed() > RESUME)
         };
         self.slots().retain(|_, session| !session.is_some_and(late));
     }
 
     /// Layout and hidden values of a request, within all limits.
-    pub(crate) fn unpack(&self, shape: BatchShape, hidden: &Payload) -> Result<(Layout, Vec<f32>), CoordinatorError> {
-        let layout = Layout { prefix: shape.prefix, lens: shape.lens };
+    pub(crate) fn unpack(
+        &self,
+        shape: BatchShape,
+        hidden: &Payload,
+    ) -> Result<(Layout, Vec<f32>), CoordinatorError> {
+        let layout = Layout {
+            prefix: shape.prefix,
+            lens: shape.lens,
+        };
         let invalid = |e: String| refuse(Refusal::Invalid, e);
-        layout.check(MAX_TOKENS, self.segment.config().max_positions).map_err(invalid)?;
-        let x = hidden.decode(layout.rows(), self.segment.config().hidden).map_err(|e| invalid(e.to_string()))?;
+        layout
+            .check(MAX_TOKENS, self.segment.config().max_positions)
+            .map_err(invalid)?;
+        let x = hidden
+            .decode(layout.rows(), self.segment.config().hidden)
+            .map_err(|e| invalid(e.to_string()))?;
         if x.iter().any(|v| !v.is_finite()) {
-            return Err(refuse(Refusal::Invalid, "hidden states hold values that are not finite"));
+            return Err(refuse(
+                Refusal::Invalid,
+                "hidden states hold values that are not finite",
+            ));
         }
         Ok((layout, x))
     }
@@ -259,7 +325,12 @@ impl MiddleHost {
         f: impl FnOnce() -> Result<T, CoordinatorError> + Send + 'static,
     ) -> Result<T, CoordinatorError> {
         let failed = |e: String| refuse(Refusal::Internal, e);
-        let permit = self.passes.clone().acquire_owned().await.map_err(|e| failed(e.to_string()))?;
+        let permit = self
+            .passes
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|e| failed(e.to_string()))?;
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
             f()
@@ -276,7 +347,10 @@ impl MiddleHost {
         adapter: Option<Adapter>,
         format: WireFormat,
     ) -> Result<Payload, CoordinatorError> {
-        let out = self.queue.run(&self.segment, &self.passes, (layout, hidden, adapter)).await?;
+        let out = self
+            .queue
+            .run(&self.segment, &self.passes, (layout, hidden, adapter))
+            .await?;
         Ok(self.pack(&out, format))
     }
 
@@ -288,7 +362,9 @@ impl MiddleHost {
         format: WireFormat,
     ) -> Result<Payload, CoordinatorError> {
         let below = self.segment.part(0..self.cut);
-        let out = self.pass(move || Ok(below.forward(&layout, hidden, None)?)).await?;
+        let out = self
+            .pass(move || Ok(below.forward(&layout, hidden, None)?))
+            .await?;
         Ok(self.pack(&out, format))
     }
 
@@ -340,14 +416,16 @@ impl MiddleHost {
         self.session_pass(pass, held, move |session| {
             session.tape = Some((permit, Instant::now()));
             let Session { start, middle, .. } = session;
-            let middle = middle.get_or_insert_with(|| LocalMiddle::new(segment, Adapter::clone(start)));
+            let middle =
+                middle.get_or_insert_with(|| LocalMiddle::new(segment, Adapter::clone(start)));
             let out = middle.forward(&layout, hidden, Stage::Train)?;
             Ok(Payload::encode(&out, width, format))
         })
         .await
     }
 
-    /// Backward pass of the last training batch; with `step`, one gradient step at rate `lr` follows.
+    /// Backward pass of the last training batch; with `step`, one gradient step at rate `lr`
+    /// follows.
     pub(crate) async fn backward(
         &self,
         (at, pass): (At, u32),
@@ -359,11 +437,18 @@ impl MiddleHost {
             Turn::Now(held) => held,
         };
         let width = self.segment.config().hidden;
-        let rows = held.session()?.middle.as_ref().and_then(LocalMiddle::pending_rows).unwrap_or(0);
+        let rows = held
+            .session()?
+            .middle
+            .as_ref()
+            .and_then(LocalMiddle::pending_rows)
+            .unwrap_or(0);
         let format = grad.format;
         // Nobody below is trained: no gradient is sent.
         let needed = self.cut < self.segment.range().start;
-        let grad = grad.decode(rows, width).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
+        let grad = grad
+            .decode(rows, width)
+            .map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
         self.session_pass(pass, held, move |session| {
             let middle = session.middle.as_mut().ok_or_else(lost)?;
             let mut out = middle.backward(grad)?;
@@ -387,12 +472,22 @@ mod tests {
     #[test]
     fn the_oldest_answers_go_first() {
         let now = Instant::now();
-        let answer = |n| Some((Payload::encode(&[0.0; 25], 25, WireFormat::F32), now + Duration::from_secs(n)));
-        let mut answers: Vec<Option<Answer>> = [3, 0, 7, 1, 6, 2, 5, 4].into_iter().map(answer).collect();
+        let answer = |n| {
+            Some((
+                Payload::encode(&[0.0; 25], 25, WireFormat::F32),
+                now + Duration::from_secs(n),
+            ))
+        };
+        let mut answers: Vec<Option<Answer>> =
+            [3, 0, 7, 1, 6, 2, 5, 4].into_iter().map(answer).collect();
         forget_oldest(answers.iter_mut().collect(), 800);
         assert!(answers.iter().all(Option::is_some));
         forget_oldest(answers.iter_mut().collect(), 400);
-        let left: Vec<u64> = answers.iter().flatten().map(|(_, at)| (*at - now).as_secs()).collect();
+        let left: Vec<u64> = answers
+            .iter()
+            .flatten()
+            .map(|(_, at)| (*at - now).as_secs())
+            .collect();
         assert_eq!(left, [7, 6, 5]);
     }
 }

@@ -1,4 +1,5 @@
-//! A coordinator as a process: configuration file in, address and first invitation as files in the data folder.
+//! A coordinator as a process: configuration file in, address and first invitation as files in the
+//! data folder.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -57,22 +58,32 @@ pub struct Audit {
 impl Audit {
     fn read(&self) -> Result<Bundle, ProcessError> {
         let bytes = std::fs::read(&self.bundle).map_err(io(&self.bundle))?;
-        let bad = |source| ProcessError::Bundle { path: self.bundle.clone(), source };
+        let bad = |source| ProcessError::Bundle {
+            path: self.bundle.clone(),
+            source,
+        };
         Bundle::verify(&bytes, &VerifierKey::parse(&self.key)?).map_err(bad)
     }
 }
 
-/// Runs until interrupted or terminated or, `with_parent`, until standard input closes. Writes `admin-invitation` (when
-/// nobody can administer yet) and `address` into the data folder, readable by this user only.
+/// Runs until interrupted or terminated or, `with_parent`, until standard input closes. Writes
+/// `admin-invitation` (when nobody can administer yet) and `address` into the data folder, readable
+/// by this user only.
 pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<(), ProcessError> {
     let bundle = audit.map(Audit::read).transpose()?;
     let text = std::fs::read_to_string(config).map_err(io(config))?;
-    let parsed =
-        ServerConfig::parse(&text).map_err(|e| ProcessError::Config { path: config.into(), source: Box::new(e) })?;
+    let parsed = ServerConfig::parse(&text).map_err(|e| ProcessError::Config {
+        path: config.into(),
+        source: Box::new(e),
+    })?;
     let data_dir = parsed.data_dir.clone();
-    // More threads than cores: some wait for the disk with the lock held, and the network must not wait with them.
+    // More threads than cores: some wait for the disk with the lock held, and the network must not
+    // wait with them.
     let threads = std::thread::available_parallelism().map_or(2, usize::from) + 6;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(io(config))?;
     let result = runtime.block_on(async {
         let address = data_dir.join("address");
@@ -122,7 +133,9 @@ async fn wait_for_end(with_parent: bool) -> std::io::Result<()> {
 
 #[cfg(unix)]
 async fn terminated() -> std::io::Result<()> {
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?.recv().await;
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
+        .recv()
+        .await;
     Ok(())
 }
 
@@ -138,7 +151,9 @@ fn write_private(path: &Path, text: &str) -> Result<(), ProcessError> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(&temp).map_err(io(&temp))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io(&temp))?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(io(&temp))?;
     std::fs::rename(&temp, path).map_err(io(path))
 }
 

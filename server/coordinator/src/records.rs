@@ -33,8 +33,8 @@ pub(crate) struct SubjectRecord {
     pub(crate) commitment: Digest,
     pub(crate) shard: Option<ShardId>,
     pub(crate) slice: u16,
-    /// Came after the epoch started, or did not erase in time: not trained on. With `erase` still set, nothing that the
-    /// device measures is taken either.
+    /// Came after the epoch started, or did not erase in time: not trained on. With `erase` still
+    /// set, nothing that the device measures is taken either.
     pub(crate) idle: bool,
     /// The person's data is kept, but used for nothing (such subjects are idle too).
     pub(crate) restricted: bool,
@@ -71,7 +71,12 @@ pub(crate) struct PendingErase {
 impl PendingErase {
     /// What a request asks of a device.
     pub(crate) fn of(task: u64, request: &DeletionRequest) -> Self {
-        Self { task, items: request.items().to_vec(), from: request.from(), confirmed: false }
+        Self {
+            task,
+            items: request.items().to_vec(),
+            from: request.from(),
+            confirmed: false,
+        }
     }
 
     /// Together with what was asked before, under this task.
@@ -79,7 +84,12 @@ impl PendingErase {
         let (items, from) = earlier.map_or((vec![], None), |e| (e.items, e.from));
         let all: BTreeSet<String> = items.into_iter().chain(self.items).collect();
         let from = from.into_iter().chain(self.from).min();
-        Self { task: self.task, items: all.into_iter().collect(), from, confirmed: false }
+        Self {
+            task: self.task,
+            items: all.into_iter().collect(),
+            from,
+            confirmed: false,
+        }
     }
 }
 
@@ -124,7 +134,8 @@ persisted!(Foundation, "foundation", Public);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Epoch {
     pub(crate) sub_shards: SubShards,
-    /// With `placement = "tenure"`: whoever joined at or after the i-th time is in a slice after the i-th.
+    /// With `placement = "tenure"`: whoever joined at or after the i-th time is in a slice after
+    /// the i-th.
     pub(crate) tenure: Vec<u64>,
 }
 persisted!(Epoch, "epoch", Public);
@@ -143,7 +154,8 @@ pub(crate) struct Counters {
 }
 persisted!(Counters, "counters", Public);
 
-/// Training state of a shard. It is sealed under its stage's key, like everything that a stage learned.
+/// Training state of a shard. It is sealed under its stage's key, like everything that a stage
+/// learned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TrainState {
     #[serde(with = "codec::values")]
@@ -156,8 +168,8 @@ pub(crate) struct TrainState {
     pub(crate) losses: Vec<f32>,
 }
 
-/// Generation of a shard's training; a rollback begins a new one, so that what belonged to the old is refused. Key: the
-/// shard.
+/// Generation of a shard's training; a rollback begins a new one, so that what belonged to the old
+/// is refused. Key: the shard.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Generation(pub(crate) u32);
 persisted!(Generation, "generations", Public);
@@ -180,8 +192,9 @@ pub(crate) struct Checkpoint {
 }
 persisted!(Checkpoint, "checkpoints", Shard);
 
-/// A client's own parameters in mode `personalized`, as a stage left them. Key: `shard/stage/subject`, in a replay with
-/// the generation in front. They mix what all clients of the shard learned, so they are shard data.
+/// A client's own parameters in mode `personalized`, as a stage left them. Key:
+/// `shard/stage/subject`, in a replay with the generation in front. They mix what all clients of
+/// the shard learned, so they are shard data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PersonalRecord(#[serde(with = "codec::values")] pub(crate) Vec<f32>);
 persisted!(PersonalRecord, "personal", Shard);
@@ -193,7 +206,8 @@ pub(crate) struct RoundRecord {
 }
 persisted!(RoundRecord, "rounds", Shard);
 
-/// The round of the same stage that each contributor of a round began in; only where somebody was late. Key: as of the round.
+/// The round of the same stage that each contributor of a round began in; only where somebody was
+/// late. Key: as of the round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct BegunRecord(pub(crate) Vec<u16>);
 persisted!(BegunRecord, "rounds-begun", Shard);
@@ -206,8 +220,8 @@ pub(crate) type Contributor = (SubjectId, u16);
 pub(crate) struct RatesRecord(pub(crate) Rates);
 persisted!(RatesRecord, "rates", Public);
 
-/// What the log was when the data folder last had a part in it: an evidence folder that does not continue it is another.
-/// Key: empty.
+/// What the log was when the data folder last had a part in it: an evidence folder that does not
+/// continue it is another. Key: empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LogHead {
     pub(crate) entries: u64,
@@ -224,7 +238,8 @@ pub(crate) struct TrainingRecord {
 }
 persisted!(TrainingRecord, "trainings", Public);
 
-/// Whose data a release was computed from. Key: the release. It holds numbers; whose they are goes with the subject's key.
+/// Whose data a release was computed from. Key: the release. It holds numbers; whose they are goes
+/// with the subject's key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ReleaseRecord {
     /// Unix seconds.
@@ -258,9 +273,9 @@ pub(crate) struct Update {
     pub(crate) samples: u32,
 }
 
-/// An acknowledged [`Update`] of an open round, sealed under the stage's [`UpdateKey`] and then under its subject's key:
-/// destroying either makes it unreadable, wherever a copy of it may still lie. Key:
-/// `shard/generation/stage/round/subject`.
+/// An acknowledged [`Update`] of an open round, sealed under the stage's [`UpdateKey`] and then
+/// under its subject's key: destroying either makes it unreadable, wherever a copy of it may still
+/// lie. Key: `shard/generation/stage/round/subject`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct UpdateRecord(#[serde(with = "serde_bytes")] pub(crate) Vec<u8>);
 persisted!(UpdateRecord, "updates", Subject);
@@ -294,7 +309,8 @@ pub(crate) struct DeletionRecord {
     /// For this request alone.
     pub(crate) plan: Plan,
     pub(crate) phase: DeletionPhase,
-    /// When it was asked for, in milliseconds since 1970: earlier than accepted, if others had to agree.
+    /// When it was asked for, in milliseconds since 1970: earlier than accepted, if others had to
+    /// agree.
     pub(crate) requested_at: u64,
     /// Milliseconds since 1970.
     pub(crate) accepted_at: u64,
@@ -318,8 +334,9 @@ pub(crate) struct DeletionRecord {
 }
 persisted!(DeletionRecord, "deletions", Evidence);
 
-/// Those who stay: what is written anew under each person's fresh key, and the certificates that stay. Key: the deletion's
-/// number, under a key of its own, which goes when the deletion has been executed.
+/// Those who stay: what is written anew under each person's fresh key, and the certificates that
+/// stay. Key: the deletion's number, under a key of its own, which goes when the deletion has been
+/// executed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct KeptRecord(pub(crate) Vec<Kept>);
 persisted!(KeptRecord, "kept", Evidence);
@@ -352,7 +369,8 @@ pub(crate) struct Policy {
 }
 persisted!(Policy, "policy", Public);
 
-/// A proposal that waits for other operators. Key: its number. It goes when it is carried out or withdrawn.
+/// A proposal that waits for other operators. Key: its number. It goes when it is carried out or
+/// withdrawn.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ProposalRecord {
     pub(crate) what: Proposal,

@@ -24,16 +24,19 @@ pub(crate) struct Run {
     pub(crate) stage: u16,
     pub(crate) round: u16,
     pub(crate) state: TrainState,
-    /// The round of this stage in which each subject's update counted last; only where updates feed back what they lose.
+    /// The round of this stage in which each subject's update counted last; only where updates feed
+    /// back what they lose.
     pub(crate) counted: BTreeMap<SubjectId, u16>,
     pub(crate) open: Option<OpenRound>,
-    /// Updates that are stored and have not counted yet: whose, and the round of this stage that they were begun in.
+    /// Updates that are stored and have not counted yet: whose, and the round of this stage that
+    /// they were begun in.
     pub(crate) buffer: BTreeMap<Contributor, Contribution>,
     /// Closed rounds of this stage whose late updates still count.
     pub(crate) past: BTreeMap<u16, Round>,
     /// Read from the store: what is stored of late updates is not in `buffer` yet.
     pub(crate) resumed: bool,
-    /// A write of it failed: the store may hold it as it was, or as it became. It is read again before it goes on.
+    /// A write of it failed: the store may hold it as it was, or as it became. It is read again
+    /// before it goes on.
     pub(crate) stale: bool,
 }
 
@@ -55,20 +58,34 @@ pub(crate) fn shard_seed(recipe: &Recipe, shard: ShardId) -> Seed {
 
 /// Seed of a round; it depends on stage and round but on no generation, so a replay draws the same.
 pub(crate) fn round_seed(recipe: &Recipe, key: RoundKey) -> Seed {
-    shard_seed(recipe, key.shard).derive("round", &[&key.stage.to_le_bytes(), &key.round.to_le_bytes()])
+    shard_seed(recipe, key.shard).derive(
+        "round",
+        &[&key.stage.to_le_bytes(), &key.round.to_le_bytes()],
+    )
 }
 
 /// The state that a shard starts from: the one initialisation that all clients of the shard share.
 pub(crate) fn initial(recipe: &Recipe, shape: &std::sync::Arc<AdapterShape>) -> TrainState {
     let theta = recipe.initial(shape).data;
     let zeros = vec![0.0; theta.len()];
-    TrainState { first: zeros.clone(), second: zeros, theta, step: 0, losses: vec![] }
+    TrainState {
+        first: zeros.clone(),
+        second: zeros,
+        theta,
+        step: 0,
+        losses: vec![],
+    }
 }
 
 impl Run {
     /// A run between two rounds.
     pub(crate) fn at(key: RoundKey, live: bool, state: TrainState) -> Self {
-        let RoundKey { shard, generation, stage, round } = key;
+        let RoundKey {
+            shard,
+            generation,
+            stage,
+            round,
+        } = key;
         Self {
             shard,
             live,
@@ -104,7 +121,11 @@ impl Run {
 
     /// Tells the open round how many updates of earlier ones count in it.
     pub(crate) fn count_late(&mut self) {
-        let late = self.buffer.keys().filter(|(_, begun)| *begun < self.round).count();
+        let late = self
+            .buffer
+            .keys()
+            .filter(|(_, begun)| *begun < self.round)
+            .count();
         if let Some(open) = self.open.as_mut().filter(|_| self.live) {
             open.round.count_late(late);
         }
@@ -113,7 +134,11 @@ impl Run {
     /// The round in which an update of a subject counted last, or will count.
     pub(crate) fn counted_of(&self, subject: &SubjectId) -> Option<u16> {
         let of = (subject.clone(), 0)..=(subject.clone(), u16::MAX);
-        let waits = self.buffer.range(of).map(|((_, begun), _)| *begun).rfind(|b| *b < self.round);
+        let waits = self
+            .buffer
+            .range(of)
+            .map(|((_, begun), _)| *begun)
+            .rfind(|b| *b < self.round);
         waits.max(self.counted.get(subject).copied())
     }
 
@@ -128,7 +153,12 @@ impl Run {
     }
 
     pub(crate) fn key(&self) -> RoundKey {
-        RoundKey { shard: self.shard, generation: self.generation, stage: self.stage, round: self.round }
+        RoundKey {
+            shard: self.shard,
+            generation: self.generation,
+            stage: self.stage,
+            round: self.round,
+        }
     }
 
     pub(crate) fn done(&self, recipe: &Recipe) -> bool {
@@ -139,8 +169,9 @@ impl Run {
         Digest::of_values(&self.state.theta)
     }
 
-    /// The cohort of this round among `members` (`(subject, slice)`): the first by a seeded rank of the subject alone,
-    /// so that who is chosen depends on the others only through who ranks before.
+    /// The cohort of this round among `members` (`(subject, slice)`): the first by a seeded rank of
+    /// the subject alone, so that who is chosen depends on the others only through who ranks
+    /// before.
     pub(crate) fn cohort<'a>(
         &self,
         recipe: &Recipe,
@@ -148,10 +179,15 @@ impl Run {
     ) -> Vec<SubjectId> {
         let seed = round_seed(recipe, self.key());
         let eligible = members.filter(|(_, slice)| *slice < self.stage);
-        let mut ranked: Vec<(u64, &SubjectId)> =
-            eligible.map(|(s, _)| (seed.rank("cohort", s.as_str().as_bytes()), s)).collect();
+        let mut ranked: Vec<(u64, &SubjectId)> = eligible
+            .map(|(s, _)| (seed.rank("cohort", s.as_str().as_bytes()), s))
+            .collect();
         ranked.sort();
-        ranked.into_iter().take(recipe.cohort).map(|(_, s)| s.clone()).collect()
+        ranked
+            .into_iter()
+            .take(recipe.cohort)
+            .map(|(_, s)| s.clone())
+            .collect()
     }
 
     /// Moves past a closed round; true when that ended the stage.
@@ -161,7 +197,8 @@ impl Run {
         if usize::from(self.round) < recipe.rounds {
             if let (Some(closed), Some(most)) = (closed, recipe.staleness) {
                 self.past.insert(self.round - 1, closed.round.linger());
-                self.past.retain(|begun, _| usize::from(self.round - begun) <= most);
+                self.past
+                    .retain(|begun, _| usize::from(self.round - begun) <= most);
             }
             return false;
         }

@@ -1,4 +1,5 @@
-//! Things that are taken out of their place while somebody works on them, and may be replaced meanwhile.
+//! Things that are taken out of their place while somebody works on them, and may be replaced
+//! meanwhile.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -26,7 +27,10 @@ pub(crate) struct Slots<K, T> {
 
 impl<K, T> Default for Slots<K, T> {
     fn default() -> Self {
-        Self { opened: 0, slots: HashMap::new() }
+        Self {
+            opened: 0,
+            slots: HashMap::new(),
+        }
     }
 }
 
@@ -34,16 +38,26 @@ impl<K: Hash + Eq + Clone, T> Slots<K, T> {
     /// Puts something new in a place, whatever was there.
     pub(crate) fn open(&mut self, key: K, content: T) {
         self.opened += 1;
-        self.slots.insert(key, Slot { number: self.opened, content: Some(content) });
+        self.slots.insert(
+            key,
+            Slot {
+                number: self.opened,
+                content: Some(content),
+            },
+        );
     }
 
     /// Takes the content out; `None` when there is none or somebody has it.
     pub(crate) fn take(&mut self, key: &K) -> Option<Taken<T>> {
         let slot = self.slots.get_mut(key)?;
-        Some(Taken { number: slot.number, content: slot.content.take()? })
+        Some(Taken {
+            number: slot.number,
+            content: slot.content.take()?,
+        })
     }
 
-    /// Puts it back; false when its place was closed or opened anew meanwhile (the content is dropped).
+    /// Puts it back; false when its place was closed or opened anew meanwhile (the content is
+    /// dropped).
     pub(crate) fn put_back(&mut self, key: &K, taken: Taken<T>) -> bool {
         match self.slots.get_mut(key).filter(|s| s.number == taken.number) {
             Some(slot) => {
@@ -61,7 +75,9 @@ impl<K: Hash + Eq + Clone, T> Slots<K, T> {
 
     /// Contents that nobody has.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut T)> {
-        self.slots.iter_mut().filter_map(|(k, s)| Some((k, s.content.as_mut()?)))
+        self.slots
+            .iter_mut()
+            .filter_map(|(k, s)| Some((k, s.content.as_mut()?)))
     }
 
     /// Closes a place.

@@ -44,7 +44,11 @@ impl Waiters {
         let mut places = self.lock();
         let place = places.entry(subject.clone()).or_default();
         place.polls += 1;
-        Waiting { all: self, subject: subject.clone(), notify: place.notify.clone() }
+        Waiting {
+            all: self,
+            subject: subject.clone(),
+            notify: place.notify.clone(),
+        }
     }
 
     /// Wakes polls, or lets the next look of each not wait.
@@ -54,7 +58,10 @@ impl Waiters {
             places.values().for_each(|p| p.notify.notify_one());
             return;
         }
-        who.subjects.iter().filter_map(|s| places.get(s)).for_each(|p| p.notify.notify_one());
+        who.subjects
+            .iter()
+            .filter_map(|s| places.get(s))
+            .for_each(|p| p.notify.notify_one());
     }
 }
 
@@ -79,12 +86,31 @@ mod tests {
         let waiters = Waiters::default();
         let id = |n: u32| SubjectId::new(n.to_string()).expect("a number");
         let (a, b) = (waiters.enter(&id(1)), waiters.enter(&id(2)));
-        waiters.wake(&Wake { everybody: false, subjects: vec![id(1), id(9)] });
+        waiters.wake(&Wake {
+            everybody: false,
+            subjects: vec![id(1), id(9)],
+        });
         let soon = std::time::Duration::from_millis(20);
-        assert!(tokio::time::timeout(soon, a.notify.notified()).await.is_ok(), "told before it looked");
-        assert!(tokio::time::timeout(soon, b.notify.notified()).await.is_err());
-        waiters.wake(&Wake { everybody: true, subjects: vec![] });
-        assert!(tokio::time::timeout(soon, b.notify.notified()).await.is_ok());
+        assert!(
+            tokio::time::timeout(soon, a.notify.notified())
+                .await
+                .is_ok(),
+            "told before it looked"
+        );
+        assert!(
+            tokio::time::timeout(soon, b.notify.notified())
+                .await
+                .is_err()
+        );
+        waiters.wake(&Wake {
+            everybody: true,
+            subjects: vec![],
+        });
+        assert!(
+            tokio::time::timeout(soon, b.notify.notified())
+                .await
+                .is_ok()
+        );
         drop((a, b));
         assert!(waiters.lock().is_empty());
     }

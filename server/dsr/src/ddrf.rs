@@ -1,9 +1,10 @@
 //! IAB Tech Lab, Data Deletion Request Framework 1.0, the recipient's side.
 //!
-//! A request token (rqJWT) is signed by the requester and holds the identity token (idJWT) that the first party signed; both
-//! are checked against the keys that each publishes (`dsrdelete.json`). The answer is an acknowledgement token (acJWT) that
-//! holds the request and a result code. Version 1.0 acknowledges receipt only; that a deletion is complete is said by a
-//! second acknowledgement with result code 0 and a result string that begins with `completed`.
+//! A request token (rqJWT) is signed by the requester and holds the identity token (idJWT) that the
+//! first party signed; both are checked against the keys that each publishes (`dsrdelete.json`).
+//! The answer is an acknowledgement token (acJWT) that holds the request and a result code. Version
+//! 1.0 acknowledges receipt only; that a deletion is complete is said by a second acknowledgement
+//! with result code 0 and a result string that begins with `completed`.
 
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
@@ -20,7 +21,8 @@ pub const MAX_AGE: i64 = 45 * 86_400;
 /// How far ahead other clocks may be, in seconds.
 pub const SKEW: i64 = 600;
 
-/// An identifier. The specification's tables say a string, its examples have an object: both are read.
+/// An identifier. The specification's tables say a string, its examples have an object: both are
+/// read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", try_from = "Sub")]
 pub struct Identifier {
@@ -113,7 +115,11 @@ pub struct AckClaims {
     #[serde(rename = "raResultCode")]
     pub result: u8,
     /// In words.
-    #[serde(rename = "raResultString", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "raResultString",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub text: Option<String>,
 }
 
@@ -141,8 +147,8 @@ pub struct Verified {
     pub deletion: DeletionRequest,
 }
 
-/// The result code of an error: 1 malformed, 2 invalid signature, 3 invalid token, 4 unsupported identifier type, 5 incorrect
-/// identifier format, 6 invalid time.
+/// The result code of an error: 1 malformed, 2 invalid signature, 3 invalid token, 4 unsupported
+/// identifier type, 5 incorrect identifier format, 6 invalid time.
 pub fn result_code(e: &DsrError) -> u8 {
     match e {
         DsrError::Format(_) | DsrError::Unsupported(_) => 1,
@@ -156,30 +162,51 @@ pub fn result_code(e: &DsrError) -> u8 {
 
 fn keys<'a>(parties: &'a [Party], domain: &str) -> Result<&'a [Jwk], DsrError> {
     let found = parties.iter().find(|p| p.domain == domain);
-    found
-        .map(|p| &p.keys[..])
-        .ok_or_else(|| DsrError::Key(format!("no keys of {domain} are known: fetch its dsrdelete.json and add them")))
+    found.map(|p| &p.keys[..]).ok_or_else(|| {
+        DsrError::Key(format!(
+            "no keys of {domain} are known: fetch its dsrdelete.json and add them"
+        ))
+    })
 }
 
 fn fresh(iat: i64, now: i64) -> Result<(), DsrError> {
     if iat > now + SKEW || iat < now - MAX_AGE {
-        return Err(DsrError::Time(format!("iat {iat}: expected at most {MAX_AGE} s ago (now {now})")));
+        return Err(DsrError::Time(format!(
+            "iat {iat}: expected at most {MAX_AGE} s ago (now {now})"
+        )));
     }
     Ok(())
 }
 
 fn version(v: &str) -> Result<(), DsrError> {
-    if v == VERSION { Ok(()) } else { Err(DsrError::Format(format!("version {v:?}: {VERSION} is known"))) }
+    if v == VERSION {
+        Ok(())
+    } else {
+        Err(DsrError::Format(format!(
+            "version {v:?}: {VERSION} is known"
+        )))
+    }
 }
 
-/// Checks a request token, and the identity token in it, as received at `now`; `known` is the identifier type by which
-/// subjects are known here.
-pub fn receive(token: &str, parties: &[Party], known: &str, now: i64) -> Result<Verified, DsrError> {
+/// Checks a request token, and the identity token in it, as received at `now`; `known` is the
+/// identifier type by which subjects are known here.
+pub fn receive(
+    token: &str,
+    parties: &[Party],
+    known: &str,
+    now: i64,
+) -> Result<Verified, DsrError> {
     let claimed: RequestClaims = unverified(token)?;
     let request: RequestClaims = verify(token, keys(parties, &claimed.iss)?)?;
     let claimed: IdClaims = unverified(&request.id_jwt)?;
-    if !parties.iter().any(|p| p.domain == claimed.iss && p.first_party) {
-        return Err(DsrError::Key(format!("{} is not marked as a first party among the partners", claimed.iss)));
+    if !parties
+        .iter()
+        .any(|p| p.domain == claimed.iss && p.first_party)
+    {
+        return Err(DsrError::Key(format!(
+            "{} is not marked as a first party among the partners",
+            claimed.iss
+        )));
     }
     let origin: IdClaims = verify(&request.id_jwt, keys(parties, &claimed.iss)?)?;
     version(&request.version)?;
@@ -188,19 +215,29 @@ pub fn receive(token: &str, parties: &[Party], known: &str, now: i64) -> Result<
     fresh(origin.iat, now)?;
     let sub = &request.sub;
     if *sub != origin.sub {
-        let why = "the requester's identifier is not the first party's: aliases are not resolved here";
+        let why =
+            "the requester's identifier is not the first party's: aliases are not resolved here";
         return Err(DsrError::IdentityFormat(why.into()));
     }
     if sub.identifier_type != known {
-        return Err(DsrError::IdentityType { got: vec![sub.identifier_type.clone()], want: known.to_owned() });
+        return Err(DsrError::IdentityType {
+            got: vec![sub.identifier_type.clone()],
+            want: known.to_owned(),
+        });
     }
     if !["raw", "plaintext"].contains(&sub.identifier_format.as_str()) {
         let got = &sub.identifier_format;
-        return Err(DsrError::IdentityFormat(format!("identifierFormat {got:?}: subjects are known in plaintext")));
+        return Err(DsrError::IdentityFormat(format!(
+            "identifierFormat {got:?}: subjects are known in plaintext"
+        )));
     }
     let subject = SubjectId::new(sub.identifier_value.clone())
         .map_err(|e| DsrError::IdentityFormat(format!("identifierValue: {e}")))?;
-    Ok(Verified { request, origin, deletion: DeletionRequest::Erase { subject } })
+    Ok(Verified {
+        request,
+        origin,
+        deletion: DeletionRequest::Erase { subject },
+    })
 }
 
 /// Who acknowledges.

@@ -1,11 +1,13 @@
-//! Keys that sign answers and verify requests: RSA, P-256 and Ed25519, as PEM on disk and as JSON Web Keys (RFC 7517) in public.
+//! Keys that sign answers and verify requests: RSA, P-256 and Ed25519, as PEM on disk and as JSON
+//! Web Keys (RFC 7517) in public.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
-    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents, UnparsedPublicKey,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
+    Ed25519KeyPair, KeyPair, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair,
+    RsaPublicKeyComponents, UnparsedPublicKey,
 };
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +80,8 @@ pub struct Jwk {
 }
 
 impl SigningKey {
-    /// Reads a PEM file: PKCS#8 (`PRIVATE KEY`) of any of the three kinds, or PKCS#1 (`RSA PRIVATE KEY`).
+    /// Reads a PEM file: PKCS#8 (`PRIVATE KEY`) of any of the three kinds, or PKCS#1 (`RSA PRIVATE
+    /// KEY`).
     pub fn from_pem(text: &str) -> Result<Self, DsrError> {
         let bad = |why: &str| DsrError::Key(why.to_owned());
         let pem = pem::parse(text).map_err(|e| DsrError::Key(e.to_string()))?;
@@ -88,15 +91,22 @@ impl SigningKey {
                 let rsa = || RsaKeyPair::from_pkcs8(der).ok().map(Pair::Rsa);
                 let p256 = || {
                     let rng = SystemRandom::new();
-                    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &rng).ok().map(Pair::P256)
+                    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &rng)
+                        .ok()
+                        .map(Pair::P256)
                 };
-                let ed25519 = || Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok().map(Pair::Ed25519);
+                let ed25519 = || {
+                    Ed25519KeyPair::from_pkcs8_maybe_unchecked(der)
+                        .ok()
+                        .map(Pair::Ed25519)
+                };
                 rsa().or_else(p256).or_else(ed25519)
             }
             "RSA PRIVATE KEY" => RsaKeyPair::from_der(der).ok().map(Pair::Rsa),
             _ => None,
         };
-        let why = "expected a PEM private key: RSA of 2048 bits or more, P-256, or Ed25519 (`openssl genpkey`)";
+        let why = "expected a PEM private key: RSA of 2048 bits or more, P-256, or Ed25519 \
+                   (`openssl genpkey`)";
         pair.map(Self).ok_or_else(|| bad(why))
     }
 
@@ -116,7 +126,8 @@ impl SigningKey {
         match &self.0 {
             Pair::Rsa(key) => {
                 let mut out = vec![0; key.public().modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &rng, message, &mut out).map_err(failed)?;
+                key.sign(&RSA_PKCS1_SHA256, &rng, message, &mut out)
+                    .map_err(failed)?;
                 Ok(out)
             }
             Pair::P256(key) => Ok(key.sign(&rng, message).map_err(failed)?.as_ref().to_vec()),
@@ -164,10 +175,16 @@ impl Jwk {
             ("RSA", _) => "RS256",
             ("EC", Some("P-256")) => "ES256",
             ("OKP", Some("Ed25519")) => "EdDSA",
-            (kty, crv) => return Err(DsrError::Key(format!("{kty} {crv:?}: expected RSA, EC P-256 or OKP Ed25519"))),
+            (kty, crv) => {
+                return Err(DsrError::Key(format!(
+                    "{kty} {crv:?}: expected RSA, EC P-256 or OKP Ed25519"
+                )));
+            }
         };
         match self.alg.as_deref() {
-            Some(alg) if alg != by_kind => Err(DsrError::Key(format!("{alg} with a {} key", self.kty))),
+            Some(alg) if alg != by_kind => {
+                Err(DsrError::Key(format!("{alg} with a {} key", self.kty)))
+            }
             _ => Ok(by_kind),
         }
     }
@@ -176,18 +193,29 @@ impl Jwk {
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> Result<bool, DsrError> {
         let part = |v: &Option<String>, name: &str| {
             let bytes = v.as_deref().and_then(decode);
-            bytes.ok_or_else(|| DsrError::Key(format!("the key's {name} is missing or not base64url")))
+            bytes.ok_or_else(|| {
+                DsrError::Key(format!("the key's {name} is missing or not base64url"))
+            })
         };
         Ok(match self.algorithm()? {
             "RS256" => {
-                let public = RsaPublicKeyComponents { n: part(&self.n, "n")?, e: part(&self.e, "e")? };
-                public.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature).is_ok()
+                let public = RsaPublicKeyComponents {
+                    n: part(&self.n, "n")?,
+                    e: part(&self.e, "e")?,
+                };
+                public
+                    .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
+                    .is_ok()
             }
             "ES256" => {
                 let point = [vec![4], part(&self.x, "x")?, part(&self.y, "y")?].concat();
-                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(message, signature).is_ok()
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+                    .verify(message, signature)
+                    .is_ok()
             }
-            _ => UnparsedPublicKey::new(&ED25519, part(&self.x, "x")?).verify(message, signature).is_ok(),
+            _ => UnparsedPublicKey::new(&ED25519, part(&self.x, "x")?)
+                .verify(message, signature)
+                .is_ok(),
         })
     }
 }

@@ -1,9 +1,12 @@
-//! The request formats that privacy teams already use: what comes in, as a deletion request; what goes back, signed.
+//! The request formats that privacy teams already use: what comes in, as a deletion request; what
+//! goes back, signed.
 //!
 //! - [`opendsr`]: OpenDSR 2.0 (once OpenGDPR): JSON requests, responses, statuses and callbacks.
-//! - [`ddrf`]: IAB Tech Lab's Data Deletion Request Framework 1.0: signed tokens ([`jws`]) and their acknowledgements.
+//! - [`ddrf`]: IAB Tech Lab's Data Deletion Request Framework 1.0: signed tokens ([`jws`]) and
+//!   their acknowledgements.
 //!
-//! No clock, network or file is read here: times are arguments, and `lethe-admin` carries the messages.
+//! No clock, network or file is read here: times are arguments, and `lethe-admin` carries the
+//! messages.
 
 pub mod ddrf;
 pub mod jws;
@@ -41,7 +44,8 @@ pub enum DsrError {
     Key(String),
     /// No key fits the signature.
     #[error(
-        "the signature ({alg}, key {kid:?}) is not by any of the {tried} keys that fit: the token is altered, or the keys are old"
+        "the signature ({alg}, key {kid:?}) is not by any of the {tried} keys that fit: the token \
+         is altered, or the keys are old"
     )]
     Signature {
         /// Algorithm that the token names.
@@ -57,12 +61,15 @@ pub enum DsrError {
 pub(crate) fn rfc3339(unix: i64) -> Result<String, DsrError> {
     let bad = |e: String| DsrError::Time(e);
     let time = time::OffsetDateTime::from_unix_timestamp(unix).map_err(|e| bad(e.to_string()))?;
-    time.format(&time::format_description::well_known::Rfc3339).map_err(|e| bad(e.to_string()))
+    time.format(&time::format_description::well_known::Rfc3339)
+        .map_err(|e| bad(e.to_string()))
 }
 
 pub(crate) fn from_rfc3339(text: &str) -> Result<i64, DsrError> {
     let parsed = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
-    parsed.map(time::OffsetDateTime::unix_timestamp).map_err(|e| DsrError::Time(format!("{text:?}: {e}")))
+    parsed
+        .map(time::OffsetDateTime::unix_timestamp)
+        .map_err(|e| DsrError::Time(format!("{text:?}: {e}")))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! OpenDSR 2.0, the processor's side. A request names a person by identities; the answers are JSON bodies, each signed
-//! (RSA or another kind of key, SHA-256) in the header `X-OpenDSR-Signature`.
+//! OpenDSR 2.0, the processor's side. A request names a person by identities; the answers are JSON
+//! bodies, each signed (RSA or another kind of key, SHA-256) in the header `X-OpenDSR-Signature`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -141,7 +141,11 @@ impl Signed {
     pub fn new(body: &impl Serialize, domain: &str, key: &SigningKey) -> Result<Self, DsrError> {
         let body = serde_json::to_string(body).map_err(|e| DsrError::Format(e.to_string()))?;
         let signature = STANDARD.encode(key.sign(body.as_bytes())?);
-        Ok(Self { body, domain: domain.to_owned(), signature })
+        Ok(Self {
+            body,
+            domain: domain.to_owned(),
+            signature,
+        })
     }
 
     /// The headers that go with the body.
@@ -159,7 +163,13 @@ fn is_uuid4(text: &str) -> bool {
     let b = text.as_bytes();
     let digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
     b.len() == 36
-        && b.iter().enumerate().all(|(i, c)| if [8, 13, 18, 23].contains(&i) { *c == b'-' } else { digit(*c) })
+        && b.iter().enumerate().all(|(i, c)| {
+            if [8, 13, 18, 23].contains(&i) {
+                *c == b'-'
+            } else {
+                digit(*c)
+            }
+        })
         && b[14] == b'4'
         && matches!(b[19], b'8' | b'9' | b'a' | b'b')
 }
@@ -168,25 +178,47 @@ impl Request {
     /// Reads and checks a request as it was received at `now` (Unix seconds).
     pub fn parse(body: &[u8], now: i64) -> Result<Self, DsrError> {
         if body.len() > MAX_REQUEST {
-            return Err(DsrError::Format(format!("a request of {} bytes, at most {MAX_REQUEST}", body.len())));
+            return Err(DsrError::Format(format!(
+                "a request of {} bytes, at most {MAX_REQUEST}",
+                body.len()
+            )));
         }
         let r: Self = serde_json::from_slice(body).map_err(|e| DsrError::Format(e.to_string()))?;
         if !is_uuid4(&r.subject_request_id) {
-            return Err(DsrError::Format("subject_request_id: expected a UUID of version 4 in lower case".into()));
+            return Err(DsrError::Format(
+                "subject_request_id: expected a UUID of version 4 in lower case".into(),
+            ));
         }
         let submitted = from_rfc3339(&r.submitted_time)?;
         // A day for clocks that differ.
         if submitted > now + 86_400 {
-            return Err(DsrError::Time(format!("submitted_time {} is in the future", r.submitted_time)));
+            return Err(DsrError::Time(format!(
+                "submitted_time {} is in the future",
+                r.submitted_time
+            )));
         }
-        if r.api_version.as_deref().is_some_and(|v| !v.starts_with("1.") && !v.starts_with("2.")) {
-            return Err(DsrError::Unsupported(format!("api_version {:?}: 1.0 and 2.0 are known", r.api_version)));
+        if r.api_version
+            .as_deref()
+            .is_some_and(|v| !v.starts_with("1.") && !v.starts_with("2."))
+        {
+            return Err(DsrError::Unsupported(format!(
+                "api_version {:?}: 1.0 and 2.0 are known",
+                r.api_version
+            )));
         }
         if r.status_callback_urls.len() > MAX_CALLBACKS {
-            return Err(DsrError::Format(format!("more than {MAX_CALLBACKS} status_callback_urls")));
+            return Err(DsrError::Format(format!(
+                "more than {MAX_CALLBACKS} status_callback_urls"
+            )));
         }
-        if let Some(url) = r.status_callback_urls.iter().find(|u| !u.starts_with("https://") || u.len() > 1000) {
-            return Err(DsrError::Unsupported(format!("callback {url:?}: only https is called, up to 1,000 bytes")));
+        if let Some(url) = r
+            .status_callback_urls
+            .iter()
+            .find(|u| !u.starts_with("https://") || u.len() > 1000)
+        {
+            return Err(DsrError::Unsupported(format!(
+                "callback {url:?}: only https is called, up to 1,000 bytes"
+            )));
         }
         Ok(r)
     }
@@ -195,22 +227,39 @@ impl Request {
     pub fn deletion(&self, known: &str) -> Result<DeletionRequest, DsrError> {
         if self.subject_request_type != "erasure" {
             let got = &self.subject_request_type;
-            return Err(DsrError::Unsupported(format!("subject_request_type {got:?}: only erasure is done here")));
+            return Err(DsrError::Unsupported(format!(
+                "subject_request_type {got:?}: only erasure is done here"
+            )));
         }
-        let mut of_type = self.subject_identities.iter().filter(|i| i.identity_type == known);
+        let mut of_type = self
+            .subject_identities
+            .iter()
+            .filter(|i| i.identity_type == known);
         let Some(identity) = of_type.next() else {
-            let got = self.subject_identities.iter().map(|i| i.identity_type.clone()).collect();
-            return Err(DsrError::IdentityType { got, want: known.to_owned() });
+            let got = self
+                .subject_identities
+                .iter()
+                .map(|i| i.identity_type.clone())
+                .collect();
+            return Err(DsrError::IdentityType {
+                got,
+                want: known.to_owned(),
+            });
         };
         if of_type.next().is_some() {
-            return Err(DsrError::Format(format!("more than one identity of type {known}: one person to a request")));
+            return Err(DsrError::Format(format!(
+                "more than one identity of type {known}: one person to a request"
+            )));
         }
         if identity.identity_format != "raw" {
             let got = &identity.identity_format;
-            return Err(DsrError::IdentityFormat(format!("identity_format {got:?}: subjects are known raw")));
+            return Err(DsrError::IdentityFormat(format!(
+                "identity_format {got:?}: subjects are known raw"
+            )));
         }
         let value = identity.identity_value.clone().unwrap_or_default();
-        let subject = SubjectId::new(value).map_err(|e| DsrError::IdentityFormat(format!("identity_value: {e}")))?;
+        let subject = SubjectId::new(value)
+            .map_err(|e| DsrError::IdentityFormat(format!("identity_value: {e}")))?;
         Ok(DeletionRequest::Erase { subject })
     }
 
@@ -220,7 +269,13 @@ impl Request {
     }
 
     /// The answer to this request, whose body was `body`.
-    pub fn response(&self, body: &[u8], controller: &str, received: i64, due: i64) -> Result<Response, DsrError> {
+    pub fn response(
+        &self,
+        body: &[u8],
+        controller: &str,
+        received: i64,
+        due: i64,
+    ) -> Result<Response, DsrError> {
         Ok(Response {
             controller_id: controller.to_owned(),
             expected_completion_time: rfc3339(due)?,
@@ -233,7 +288,13 @@ impl Request {
 
 impl StatusBody {
     /// A status; `callback` for a callback to that address.
-    pub fn new(id: &str, controller: &str, status: Status, due: i64, callback: Option<&str>) -> Result<Self, DsrError> {
+    pub fn new(
+        id: &str,
+        controller: &str,
+        status: Status,
+        due: i64,
+        callback: Option<&str>,
+    ) -> Result<Self, DsrError> {
         Ok(Self {
             controller_id: controller.to_owned(),
             expected_completion_time: rfc3339(due)?,
@@ -260,8 +321,11 @@ impl Cancelled {
 impl Discovery {
     /// For an installation that knows subjects by identities of type `known`.
     pub fn new(known: &str, certificate: &str) -> Self {
-        let identity =
-            Identity { identity_type: known.to_owned(), identity_value: None, identity_format: "raw".into() };
+        let identity = Identity {
+            identity_type: known.to_owned(),
+            identity_value: None,
+            identity_format: "raw".into(),
+        };
         Self {
             api_version: API_VERSION.into(),
             supported_identities: vec![identity],

@@ -18,7 +18,9 @@ fn key(i: usize) -> SigningKey {
 }
 
 fn erase(s: &str) -> DeletionRequest {
-    DeletionRequest::Erase { subject: SubjectId::new(s).expect("valid") }
+    DeletionRequest::Erase {
+        subject: SubjectId::new(s).expect("valid"),
+    }
 }
 
 fn request() -> serde_json::Value {
@@ -45,21 +47,55 @@ fn parse(v: &serde_json::Value) -> Result<Request, DsrError> {
 fn a_request_becomes_a_deletion_and_its_answer_is_signed() {
     let body = request().to_string();
     let r = Request::parse(body.as_bytes(), NOW).expect("parses");
-    assert_eq!(r.deletion("controller_customer_id").expect("known"), erase("person-1"));
-    let answer = r.response(body.as_bytes(), "shop", NOW, NOW + 86_400).expect("times");
-    assert_eq!((answer.received_time.as_str(), answer.controller_id.as_str()), ("2026-09-21T14:13:20Z", "shop"));
+    assert_eq!(
+        r.deletion("controller_customer_id").expect("known"),
+        erase("person-1")
+    );
+    let answer = r
+        .response(body.as_bytes(), "shop", NOW, NOW + 86_400)
+        .expect("times");
+    assert_eq!(
+        (answer.received_time.as_str(), answer.controller_id.as_str()),
+        ("2026-09-21T14:13:20Z", "shop")
+    );
     for i in 0..3 {
         let signed = Signed::new(&answer, "lethe.example", &key(i)).expect("signs");
-        let signature = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &signed.signature);
+        let signature = base64::Engine::decode(
+            &base64::engine::general_purpose::STANDARD,
+            &signed.signature,
+        );
         let public = key(i).jwk("k");
         let bytes = signature.expect("base64");
-        assert!(public.verify(signed.body.as_bytes(), &bytes).expect("a key"));
-        assert!(!public.verify(signed.body.replace("shop", "shoq").as_bytes(), &bytes).expect("a key"));
-        assert!(!key((i + 1) % 3).jwk("k").verify(signed.body.as_bytes(), &bytes).expect("a key"));
+        assert!(
+            public
+                .verify(signed.body.as_bytes(), &bytes)
+                .expect("a key")
+        );
+        assert!(
+            !public
+                .verify(signed.body.replace("shop", "shoq").as_bytes(), &bytes)
+                .expect("a key")
+        );
+        assert!(
+            !key((i + 1) % 3)
+                .jwk("k")
+                .verify(signed.body.as_bytes(), &bytes)
+                .expect("a key")
+        );
     }
-    let status =
-        StatusBody::new(&r.subject_request_id, "shop", Status::InProgress, NOW, Some("https://x")).expect("ok");
-    assert!(serde_json::to_string(&status).expect("json").contains(r#""request_status":"in_progress""#));
+    let status = StatusBody::new(
+        &r.subject_request_id,
+        "shop",
+        Status::InProgress,
+        NOW,
+        Some("https://x"),
+    )
+    .expect("ok");
+    assert!(
+        serde_json::to_string(&status)
+            .expect("json")
+            .contains(r#""request_status":"in_progress""#)
+    );
 }
 
 #[test]
@@ -70,15 +106,28 @@ fn requests_that_are_not_for_us_are_refused_with_the_reason() {
         let done = parse(&v).and_then(|r| r.deletion("controller_customer_id"));
         done.expect_err(field).to_string()
     };
-    assert!(refused("subject_request_id", json!("A7551968-D5D6-44B2-9831-815AC9017798")).contains("lower case"));
-    assert!(refused("subject_request_id", json!("a7551968-d5d6-14b2-9831-815ac9017798")).contains("version 4"));
+    assert!(
+        refused(
+            "subject_request_id",
+            json!("A7551968-D5D6-44B2-9831-815AC9017798")
+        )
+        .contains("lower case")
+    );
+    assert!(
+        refused(
+            "subject_request_id",
+            json!("a7551968-d5d6-14b2-9831-815ac9017798")
+        )
+        .contains("version 4")
+    );
     assert!(refused("subject_request_type", json!("access")).contains("only erasure"));
     assert!(refused("submitted_time", json!("2027-01-01T00:00:00Z")).contains("future"));
     assert!(refused("submitted_time", json!("yesterday")).contains("yesterday"));
-    assert!(refused("status_callback_urls", json!(["http://controller.example"])).contains("https"));
+    assert!(
+        refused("status_callback_urls", json!(["http://controller.example"])).contains("https")
+    );
     assert!(refused("subject_identities", json!([])).contains("controller_customer_id"));
-    let hashed =
-        json!([{ "identity_type": "controller_customer_id", "identity_value": "x", "identity_format": "sha256" }]);
+    let hashed = json!([{ "identity_type": "controller_customer_id", "identity_value": "x", "identity_format": "sha256" }]);
     assert!(refused("subject_identities", hashed).contains("sha256"));
     assert!(refused("api_version", json!("3.0")).contains("3.0"));
     assert!(Request::parse(&vec![b' '; 300 << 10], NOW).is_err());
@@ -111,8 +160,14 @@ fn tokens(first: usize, requester: usize) -> (String, Vec<Party>) {
         keys: vec![key(i).jwk(kid)],
         first_party: kid == "first",
     };
-    let parties = vec![party("shop.example", first, "first"), party("exchange.example", requester, "rq")];
-    (jws::sign(&rq, &key(requester), "rq").expect("signs"), parties)
+    let parties = vec![
+        party("shop.example", first, "first"),
+        party("exchange.example", requester, "rq"),
+    ];
+    (
+        jws::sign(&rq, &key(requester), "rq").expect("signs"),
+        parties,
+    )
 }
 
 #[test]
@@ -120,12 +175,22 @@ fn a_token_is_verified_along_its_chain_and_acknowledged() {
     for (a, b) in [(0, 1), (1, 2), (2, 0)] {
         let (token, parties) = tokens(a, b);
         let v = ddrf::receive(&token, &parties, "customer", NOW + 5).expect("verifies");
-        assert_eq!((v.deletion, v.request.jti.as_str(), v.origin.jti.as_str()), (erase("person-1"), "j2", "j1"));
+        assert_eq!(
+            (v.deletion, v.request.jti.as_str(), v.origin.jti.as_str()),
+            (erase("person-1"), "j2", "j1")
+        );
         let key = key(a);
-        let us = Recipient { domain: "lethe.example", key: &key, kid: "us" };
+        let us = Recipient {
+            domain: "lethe.example",
+            key: &key,
+            kid: "us",
+        };
         let ack = us.acknowledge(&token, "j3", NOW, 0, None).expect("signs");
         let claims: AckClaims = jws::verify(&ack, &[key.jwk("us")]).expect("verifies");
-        assert_eq!((claims.rq_jwt, claims.result, claims.iss.as_str()), (token, 0, "lethe.example"));
+        assert_eq!(
+            (claims.rq_jwt, claims.result, claims.iss.as_str()),
+            (token, 0, "lethe.example")
+        );
     }
 }
 
@@ -138,25 +203,56 @@ fn what_is_wrong_with_a_token_has_its_code() {
     assert_eq!(code("abc", &parties, "customer", NOW), 1);
     assert_eq!(code(&token, &parties, "email", NOW), 4);
     assert_eq!(code(&token, &parties, "customer", NOW - 3600), 6);
-    assert_eq!(code(&token, &parties, "customer", NOW + ddrf::MAX_AGE + 1), 6);
-    assert_eq!(code(&token, &parties[..1], "customer", NOW), 3, "no keys of the requester");
-    assert_eq!(code(&token, &parties[1..], "customer", NOW), 3, "no keys of the first party");
+    assert_eq!(
+        code(&token, &parties, "customer", NOW + ddrf::MAX_AGE + 1),
+        6
+    );
+    assert_eq!(
+        code(&token, &parties[..1], "customer", NOW),
+        3,
+        "no keys of the requester"
+    );
+    assert_eq!(
+        code(&token, &parties[1..], "customer", NOW),
+        3,
+        "no keys of the first party"
+    );
     let mut unmarked = parties.clone();
     unmarked[0].first_party = false;
-    assert_eq!(code(&token, &unmarked, "customer", NOW), 3, "nobody's customers");
+    assert_eq!(
+        code(&token, &unmarked, "customer", NOW),
+        3,
+        "nobody's customers"
+    );
     let claims: RequestClaims = jws::unverified(&token).expect("claims");
-    let sub = Identifier { identifier_value: "person-2".into(), ..claims.sub.clone() };
+    let sub = Identifier {
+        identifier_value: "person-2".into(),
+        ..claims.sub.clone()
+    };
     let other = jws::sign(&RequestClaims { sub, ..claims }, &key(1), "rq").expect("signs");
-    assert_eq!(code(&other, &parties, "customer", NOW), 5, "somebody else than the first party named");
+    assert_eq!(
+        code(&other, &parties, "customer", NOW),
+        5,
+        "somebody else than the first party named"
+    );
     let mut odd = parties.clone();
     let mut strange = odd[1].keys[0].clone();
     (strange.crv, strange.kid) = (Some("P-384".into()), None);
     odd[1].keys.insert(0, strange);
-    assert!(ddrf::receive(&token, &odd, "customer", NOW).is_ok(), "a key of another kind is skipped");
+    assert!(
+        ddrf::receive(&token, &odd, "customer", NOW).is_ok(),
+        "a key of another kind is skipped"
+    );
     let mut swapped = parties.clone();
     (swapped[0].keys, swapped[1].keys) = (parties[1].keys.clone(), parties[0].keys.clone());
-    swapped.iter_mut().for_each(|p| p.keys.iter_mut().for_each(|k| k.kid = None));
-    assert_eq!(code(&token, &swapped, "customer", NOW), 2, "somebody else's key");
+    swapped
+        .iter_mut()
+        .for_each(|p| p.keys.iter_mut().for_each(|k| k.kid = None));
+    assert_eq!(
+        code(&token, &swapped, "customer", NOW),
+        2,
+        "somebody else's key"
+    );
     // One altered character of the claims, and of the signature.
     for at in [token.find('.').expect("a dot") + 20, token.len() - 5] {
         let mut bytes = token.clone().into_bytes();
@@ -166,15 +262,22 @@ fn what_is_wrong_with_a_token_has_its_code() {
     }
     // The token does not choose how it is verified.
     let parts: Vec<&str> = token.split('.').collect();
-    let none = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, br#"{"alg":"none"}"#);
-    assert_eq!(code(&format!("{none}.{}.", parts[1]), &parties, "customer", NOW), 2);
+    let none = base64::Engine::encode(
+        &base64::engine::general_purpose::URL_SAFE_NO_PAD,
+        br#"{"alg":"none"}"#,
+    );
+    assert_eq!(
+        code(&format!("{none}.{}.", parts[1]), &parties, "customer", NOW),
+        2
+    );
 }
 
 #[test]
 fn an_identifier_may_be_an_object_or_its_text() {
     let object = r#"{"identifierValue":"v","identifierType":"t","identifierFormat":"raw"}"#;
     let a: Identifier = serde_json::from_str(object).expect("an object");
-    let b: Identifier = serde_json::from_str(&serde_json::to_string(object).expect("json")).expect("its text");
+    let b: Identifier =
+        serde_json::from_str(&serde_json::to_string(object).expect("json")).expect("its text");
     assert_eq!((a.identifier_value.as_str(), &a), ("v", &b));
     assert!(serde_json::from_str::<Identifier>("\"v\"").is_err());
 }

@@ -44,8 +44,8 @@ pub struct Forecast {
     pub cost: Cost,
     /// Retraining everything.
     pub everything: Cost,
-    /// Per retrained shard: mean training loss of the checkpoint served meanwhile (`None`: the untrained adapter) and of
-    /// what is served now.
+    /// Per retrained shard: mean training loss of the checkpoint served meanwhile (`None`: the
+    /// untrained adapter) and of what is served now.
     pub degraded: Vec<(ShardId, Option<f32>, Option<f32>)>,
 }
 

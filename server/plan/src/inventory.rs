@@ -14,7 +14,8 @@ pub struct Member {
     pub slice: u16,
     /// Training samples.
     pub samples: u32,
-    /// Set aside: restricted, or left out until the next epoch. Never trained on again in this epoch.
+    /// Set aside: restricted, or left out until the next epoch. Never trained on again in this
+    /// epoch.
     pub idle: bool,
 }
 
@@ -53,15 +54,24 @@ pub struct Inventory {
 impl Inventory {
     /// Whether anything is known of a subject.
     pub fn knows(&self, subject: &SubjectId) -> bool {
-        self.unplaced.contains(subject) || self.shards.iter().any(|s| s.members.iter().any(|m| m.subject == *subject))
+        self.unplaced.contains(subject)
+            || self
+                .shards
+                .iter()
+                .any(|s| s.members.iter().any(|m| m.subject == *subject))
     }
 }
 
 impl ShardInventory {
-    /// First stage that saw data of a member for which `concerned` holds, if training has reached it. Who is idle is in no
-    /// stage: came later, or was taken out by a rollback.
+    /// First stage that saw data of a member for which `concerned` holds, if training has reached
+    /// it. Who is idle is in no stage: came later, or was taken out by a rollback.
     pub fn first_stage(&self, concerned: impl Fn(&Member) -> bool) -> Option<u16> {
-        let first = self.members.iter().filter(|m| !m.idle && concerned(m)).map(|m| m.slice + 1).min()?;
+        let first = self
+            .members
+            .iter()
+            .filter(|m| !m.idle && concerned(m))
+            .map(|m| m.slice + 1)
+            .min()?;
         (self.trained_stage >= first).then_some(first)
     }
 }

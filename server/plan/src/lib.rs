@@ -1,7 +1,8 @@
 //! Deletion plans: pure data, computed from an inventory, checked before anything is written.
 //!
-//! The planner proposes, the coordinator's executor writes; nothing else schedules a deletion. Entry points:
-//! [`plan()`], [`Plan::lint`], [`Forecast`], [`lineage::checkpoint_key`], [`lineage::Census`], [`simulate`].
+//! The planner proposes, the coordinator's executor writes; nothing else schedules a deletion.
+//! Entry points: [`plan()`], [`Plan::lint`], [`Forecast`], [`lineage::checkpoint_key`],
+//! [`lineage::Census`], [`simulate`].
 //!
 //! ```
 //! use lethe_plan::{Inventory, Member, Rates, Request, ShardInventory, plan};

@@ -1,4 +1,5 @@
-//! Lineage: what a checkpoint was computed from, as one hash (SISA, arXiv 1912.03817), and whose data is in what.
+//! Lineage: what a checkpoint was computed from, as one hash (SISA, arXiv 1912.03817), and whose
+//! data is in what.
 
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use roaring::RoaringBitmap;
@@ -15,9 +16,16 @@ pub struct Commitment {
     pub data: Digest,
 }
 
-/// Hash of the shard, the stage, the ordered surviving subjects of slices `0..stage` with their data commitments, the
-/// base model and the recipe. A deletion changes exactly the keys from its slice onward.
-pub fn checkpoint_key(shard: ShardId, stage: u16, members: &[Commitment], model: &Digest, recipe: &Digest) -> Digest {
+/// Hash of the shard, the stage, the ordered surviving subjects of slices `0..stage` with their
+/// data commitments, the base model and the recipe. A deletion changes exactly the keys from its
+/// slice onward.
+pub fn checkpoint_key(
+    shard: ShardId,
+    stage: u16,
+    members: &[Commitment],
+    model: &Digest,
+    recipe: &Digest,
+) -> Digest {
     let mut kept: Vec<&Commitment> = members.iter().filter(|m| m.slice < stage).collect();
     kept.sort();
     let (shard, stage) = (shard.0.to_le_bytes(), stage.to_le_bytes());
@@ -29,8 +37,9 @@ pub fn checkpoint_key(shard: ShardId, stage: u16, members: &[Commitment], model:
     Digest::of(&parts)
 }
 
-/// Whose data something was computed from: internal numbers of subjects, compact (a roaring bitmap). The number of a
-/// deleted subject stays in it, but what tells whose number it was is destroyed with the subject's key.
+/// Whose data something was computed from: internal numbers of subjects, compact (a roaring
+/// bitmap). The number of a deleted subject stays in it, but what tells whose number it was is
+/// destroyed with the subject's key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
 pub struct Census(RoaringBitmap);
@@ -58,7 +67,11 @@ impl Census {
 
     /// Everybody in either.
     pub fn union<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
-        Self(parts.into_iter().fold(RoaringBitmap::new(), |a, b| a | &b.0))
+        Self(
+            parts
+                .into_iter()
+                .fold(RoaringBitmap::new(), |a, b| a | &b.0),
+        )
     }
 }
 
@@ -92,11 +105,19 @@ mod tests {
     fn a_census_is_small_and_comes_back_from_its_bytes() {
         let census: Census = (0..100_000).filter(|i| i % 7 != 0).collect();
         let bytes: Vec<u8> = census.clone().into();
-        assert!(bytes.len() < 20_000, "{} bytes for {} subjects", bytes.len(), census.len());
+        assert!(
+            bytes.len() < 20_000,
+            "{} bytes for {} subjects",
+            bytes.len(),
+            census.len()
+        );
         let back = Census::try_from(bytes).expect("its own bytes");
         assert_eq!(back, census);
         assert!(back.contains(8) && !back.contains(7));
-        assert_eq!(Census::union([&census, &[7].into_iter().collect()]).len(), census.len() + 1);
+        assert_eq!(
+            Census::union([&census, &[7].into_iter().collect()]).len(),
+            census.len() + 1
+        );
         assert!(Census::try_from(vec![1, 2, 3]).is_err());
     }
 
@@ -107,11 +128,26 @@ mod tests {
             subject: SubjectId::new(id).expect("an id"),
             data: Digest::of(&[id.as_bytes()]),
         };
-        let all = [member("a", 0), member("b", 1), member("c", 1), member("d", 2)];
+        let all = [
+            member("a", 0),
+            member("b", 1),
+            member("c", 1),
+            member("d", 2),
+        ];
         let key = |members: &[Commitment], stage| {
-            checkpoint_key(ShardId(0), stage, members, &Digest([1; 32]), &Digest([2; 32]))
+            checkpoint_key(
+                ShardId(0),
+                stage,
+                members,
+                &Digest([1; 32]),
+                &Digest([2; 32]),
+            )
         };
-        let without: Vec<Commitment> = all.iter().filter(|m| m.subject.as_str() != "c").cloned().collect();
+        let without: Vec<Commitment> = all
+            .iter()
+            .filter(|m| m.subject.as_str() != "c")
+            .cloned()
+            .collect();
         assert_eq!(key(&all, 0), key(&without, 0));
         assert_eq!(key(&all, 1), key(&without, 1));
         assert_ne!(key(&all, 2), key(&without, 2));

@@ -90,7 +90,10 @@ pub enum PlanError {
     #[error("subject {0} is not known: it was never invited, or was deleted already")]
     UnknownSubject(SubjectId),
     /// The same subject twice.
-    #[error("subject {0} is in this batch more than once: put everything about a person into one request")]
+    #[error(
+        "subject {0} is in this batch more than once: put everything about a person into one \
+         request"
+    )]
     Twice(SubjectId),
     /// A request without content.
     #[error("a request names no {0}")]
@@ -103,40 +106,72 @@ pub fn plan(inventory: &Inventory, requests: &[Request]) -> Result<Plan, PlanErr
     let concerned = |m: &Member| requests.iter().any(|r| r.concerns(&m.subject));
     // Who leaves training for good; devices that erase come back with what remains.
     let leaves = |m: &Member| {
-        requests
-            .iter()
-            .any(|r| r.subject() == Some(&m.subject) && matches!(r, Request::Erase { .. } | Request::Restrict { .. }))
+        requests.iter().any(|r| {
+            r.subject() == Some(&m.subject)
+                && matches!(r, Request::Erase { .. } | Request::Restrict { .. })
+        })
     };
-    let affected: Vec<(ShardId, u16, u16)> =
-        inventory.shards.iter().filter_map(|s| Some((s.id, s.first_stage(concerned)?, s.trained_stage))).collect();
+    let affected: Vec<(ShardId, u16, u16)> = inventory
+        .shards
+        .iter()
+        .filter_map(|s| Some((s.id, s.first_stage(concerned)?, s.trained_stage)))
+        .collect();
     let mut steps = vec![];
     for r in requests {
         match r {
             Request::Erase { subject } => {
-                steps.push(Step::Withdraw { subject: subject.clone() });
-                steps.push(Step::DestroyKeys { subject: subject.clone() });
+                steps.push(Step::Withdraw {
+                    subject: subject.clone(),
+                });
+                steps.push(Step::DestroyKeys {
+                    subject: subject.clone(),
+                });
             }
-            Request::Restrict { subject } => steps.push(Step::SetAside { subject: subject.clone() }),
+            Request::Restrict { subject } => steps.push(Step::SetAside {
+                subject: subject.clone(),
+            }),
             Request::EraseItems { subject, .. } | Request::Withdraw { subject, .. } => {
-                steps.push(Step::DestroyKeys { subject: subject.clone() });
+                steps.push(Step::DestroyKeys {
+                    subject: subject.clone(),
+                });
             }
             Request::Takedown { .. } => {}
         }
     }
     if requests.iter().any(|r| r.subject().is_none()) {
         // A count: the plan of a takedown is kept, and must not name everybody for ever.
-        let all = inventory.shards.iter().map(|s| s.members.len()).sum::<usize>();
-        steps.push(Step::RenewKeys { subjects: all as u32 });
+        let all = inventory
+            .shards
+            .iter()
+            .map(|s| s.members.len())
+            .sum::<usize>();
+        steps.push(Step::RenewKeys {
+            subjects: all as u32,
+        });
     }
     steps.extend(
-        affected.iter().map(|(shard, from_stage, _)| Step::RollBack { shard: *shard, from_stage: *from_stage }),
+        affected
+            .iter()
+            .map(|(shard, from_stage, _)| Step::RollBack {
+                shard: *shard,
+                from_stage: *from_stage,
+            }),
     );
     steps.push(Step::Reweigh);
     if !affected.is_empty() {
         steps.extend([Step::Release, Step::Recall]);
     }
-    let erasing = |m: &&Member| requests.iter().any(|r| r.asks_devices() && r.concerns(&m.subject));
-    let devices = inventory.shards.iter().flat_map(|s| &s.members).filter(erasing).count() as u32;
+    let erasing = |m: &&Member| {
+        requests
+            .iter()
+            .any(|r| r.asks_devices() && r.concerns(&m.subject))
+    };
+    let devices = inventory
+        .shards
+        .iter()
+        .flat_map(|s| &s.members)
+        .filter(erasing)
+        .count() as u32;
     if devices > 0 {
         steps.push(Step::EraseOnDevices { subjects: devices });
     }
@@ -144,16 +179,32 @@ pub fn plan(inventory: &Inventory, requests: &[Request]) -> Result<Plan, PlanErr
     for (shard, from_stage, to_stage) in &affected {
         let stays = |m: &&Member| !leaves(m) && !m.idle && m.slice < *to_stage;
         let cohort = of(*shard).map_or(0, |s| s.members.iter().filter(stays).count()) as u32;
-        steps.push(Step::Retrain { shard: *shard, from_stage: *from_stage, to_stage: *to_stage, cohort });
+        steps.push(Step::Retrain {
+            shard: *shard,
+            from_stage: *from_stage,
+            to_stage: *to_stage,
+            cohort,
+        });
     }
     if !affected.is_empty() {
         steps.push(Step::Release);
     }
-    steps.push(Step::Receipts { count: requests.len() as u32 });
-    let untouched =
-        inventory.shards.iter().map(|s| s.id).filter(|id| affected.iter().all(|(a, _, _)| a != id)).collect();
+    steps.push(Step::Receipts {
+        count: requests.len() as u32,
+    });
+    let untouched = inventory
+        .shards
+        .iter()
+        .map(|s| s.id)
+        .filter(|id| affected.iter().all(|(a, _, _)| a != id))
+        .collect();
     let forecast = forecast(inventory, &affected, |m| !leaves(m));
-    Ok(Plan { requests: requests.to_vec(), steps, untouched, forecast })
+    Ok(Plan {
+        requests: requests.to_vec(),
+        steps,
+        untouched,
+        forecast,
+    })
 }
 
 fn check(inventory: &Inventory, requests: &[Request]) -> Result<(), PlanError> {
@@ -162,7 +213,9 @@ fn check(inventory: &Inventory, requests: &[Request]) -> Result<(), PlanError> {
     }
     let mut seen = BTreeSet::new();
     for r in requests {
-        if matches!(r, Request::EraseItems { .. } | Request::Takedown { .. }) && r.items().is_empty() {
+        if matches!(r, Request::EraseItems { .. } | Request::Takedown { .. })
+            && r.items().is_empty()
+        {
             return Err(PlanError::Empty("item"));
         }
         let Some(s) = r.subject() else { continue };
@@ -184,9 +237,16 @@ fn forecast(
     let (mut cost, mut everything, mut degraded) = (Cost::default(), Cost::default(), vec![]);
     for shard in &inventory.shards {
         everything.add(&stages_cost(inventory, shard, 1..=inventory.stages, stays));
-        let Some((_, from, to)) = affected.iter().find(|(id, _, _)| *id == shard.id) else { continue };
+        let Some((_, from, to)) = affected.iter().find(|(id, _, _)| *id == shard.id) else {
+            continue;
+        };
         cost.add(&stages_cost(inventory, shard, *from..=*to, stays));
-        let loss = |stage: u16| shard.losses.get(usize::from(stage).checked_sub(1)?).copied();
+        let loss = |stage: u16| {
+            shard
+                .losses
+                .get(usize::from(stage).checked_sub(1)?)
+                .copied()
+        };
         degraded.push((shard.id, loss(from - 1), shard.losses.last().copied()));
     }
     Forecast {
@@ -222,24 +282,52 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Withdraw { subject } => write!(f, "refuse connections of subject {subject}"),
-            Self::DestroyKeys { subject } => write!(f, "destroy the encryption keys of subject {subject}"),
+            Self::DestroyKeys { subject } => {
+                write!(f, "destroy the encryption keys of subject {subject}")
+            }
             Self::RenewKeys { subjects } => {
-                write!(f, "destroy the encryption keys of all {subjects} subjects, seal what stays under new ones")
+                write!(
+                    f,
+                    "destroy the encryption keys of all {subjects} subjects, seal what stays \
+                     under new ones"
+                )
             }
             Self::SetAside { subject } => write!(f, "set subject {subject} aside"),
             Self::RollBack { shard, from_stage } => {
-                write!(f, "{shard}: destroy stages {from_stage} and later, serve checkpoint {}", from_stage - 1)
+                write!(
+                    f,
+                    "{shard}: destroy stages {from_stage} and later, serve checkpoint {}",
+                    from_stage - 1
+                )
             }
-            Self::Reweigh => write!(f, "drop what was measured on the data and on what was destroyed"),
+            Self::Reweigh => write!(
+                f,
+                "drop what was measured on the data and on what was destroyed"
+            ),
             Self::Release => write!(f, "publish a release"),
             Self::Recall => write!(f, "recall earlier releases"),
             Self::EraseOnDevices { subjects } => {
-                write!(f, "have {subjects} device(s) erase; their shards wait for them")
+                write!(
+                    f,
+                    "have {subjects} device(s) erase; their shards wait for them"
+                )
             }
-            Self::Retrain { shard, from_stage, to_stage, cohort } => {
-                write!(f, "{shard}: retrain stages {from_stage} to {to_stage} with the {cohort} subjects that remain")
+            Self::Retrain {
+                shard,
+                from_stage,
+                to_stage,
+                cohort,
+            } => {
+                write!(
+                    f,
+                    "{shard}: retrain stages {from_stage} to {to_stage} with the {cohort} \
+                     subjects that remain"
+                )
             }
-            Self::Receipts { count } => write!(f, "enter {count} statement(s) into the log, issue the receipt(s)"),
+            Self::Receipts { count } => write!(
+                f,
+                "enter {count} statement(s) into the log, issue the receipt(s)"
+            ),
         }
     }
 }
@@ -255,8 +343,18 @@ impl fmt::Display for Plan {
         if self.requests.len() > SHOWN {
             writeln!(f, "and {} more requests", self.requests.len() - SHOWN)?;
         }
-        let personal = |s: &Step| matches!(s, Step::Withdraw { .. } | Step::DestroyKeys { .. } | Step::SetAside { .. });
-        let hidden = self.steps.iter().filter(|s| personal(s)).count().saturating_sub(2 * SHOWN);
+        let personal = |s: &Step| {
+            matches!(
+                s,
+                Step::Withdraw { .. } | Step::DestroyKeys { .. } | Step::SetAside { .. }
+            )
+        };
+        let hidden = self
+            .steps
+            .iter()
+            .filter(|s| personal(s))
+            .count()
+            .saturating_sub(2 * SHOWN);
         let shown = self.steps.iter().filter(|s| personal(s)).take(2 * SHOWN);
         let mut number = 0;
         for step in shown {
@@ -271,7 +369,15 @@ impl fmt::Display for Plan {
             writeln!(f, "  {number}. {step}")?;
         }
         let ids: Vec<String> = self.untouched.iter().map(|s| s.0.to_string()).collect();
-        writeln!(f, "untouched shards: {}", if ids.is_empty() { "none".into() } else { ids.join(", ") })?;
+        writeln!(
+            f,
+            "untouched shards: {}",
+            if ids.is_empty() {
+                "none".into()
+            } else {
+                ids.join(", ")
+            }
+        )?;
         let (c, all) = (&self.forecast.cost, &self.forecast.everything);
         write!(
             f,
@@ -282,13 +388,19 @@ impl fmt::Display for Plan {
             let megabytes = c.bytes as f64 / 1e6;
             write!(
                 f,
-                "\nexpected: {:.1} s, {:.1} minutes of devices, {megabytes:.1} MB, at the rates measured so far",
+                "\nexpected: {:.1} s, {:.1} minutes of devices, {megabytes:.1} MB, at the rates \
+                 measured so far",
                 c.seconds, c.client_minutes
             )?;
         }
         for (shard, kept, now) in &self.forecast.degraded {
             let loss = |l: &Option<f32>| l.map_or("none".to_owned(), |l| format!("{l:.3}"));
-            write!(f, "\nmeanwhile: {shard} serves a checkpoint of training loss {} (now {})", loss(kept), loss(now))?;
+            write!(
+                f,
+                "\nmeanwhile: {shard} serves a checkpoint of training loss {} (now {})",
+                loss(kept),
+                loss(now)
+            )?;
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
-//! What placement and batching save, simulated: an epoch's subjects, a trace of deletions, and the samples that each
-//! deletion has retrained (SISA, arXiv 1912.03817, section V, with this system's rounds).
+//! What placement and batching save, simulated: an epoch's subjects, a trace of deletions, and the
+//! samples that each deletion has retrained (SISA, arXiv 1912.03817, section V, with this system's
+//! rounds).
 //!
-//! The simulation keeps counts only; the cost of a stage is the one that [`crate::plan()`] forecasts: rounds times cohort
-//! times samples per client. [`Shape::saving`] is deterministic in its seed.
+//! The simulation keeps counts only; the cost of a stage is the one that [`crate::plan()`]
+//! forecasts: rounds times cohort times samples per client. [`Shape::saving`] is deterministic in
+//! its seed.
 
 use lethe_proto::ids::Digest;
 
@@ -11,7 +13,8 @@ use lethe_proto::ids::Digest;
 pub enum Placement {
     /// A keyed hash of the subject: any slice is as likely as any other.
     Hash,
-    /// The longer somebody is here when the epoch starts, the earlier: the newest are in the last slice.
+    /// The longer somebody is here when the epoch starts, the earlier: the newest are in the last
+    /// slice.
     Tenure,
 }
 
@@ -20,7 +23,8 @@ pub enum Placement {
 pub enum Trace {
     /// Anybody.
     Uniform,
-    /// The probability falls with the time since somebody came: by a factor e per tenth of the population.
+    /// The probability falls with the time since somebody came: by a factor e per tenth of the
+    /// population.
     RecentFirst,
     /// In proportion to the squared number of samples: those who contributed most.
     CoreUsers,
@@ -69,7 +73,11 @@ struct Draw {
 impl Draw {
     /// Uniform in (0, 1].
     fn unit(&mut self) -> f64 {
-        let d = Digest::of(&[b"simulate", &self.seed.to_le_bytes(), &self.count.to_le_bytes()]);
+        let d = Digest::of(&[
+            b"simulate",
+            &self.seed.to_le_bytes(),
+            &self.count.to_le_bytes(),
+        ]);
         self.count += 1;
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&d.0[..8]);
@@ -86,14 +94,20 @@ struct Person {
 impl Shape {
     /// The curve of the mean cost, at about 20 points; the last is after all deletions.
     pub fn curve(&self, placement: Placement, trace: Trace) -> Vec<Point> {
-        let mut draw = Draw { seed: self.seed, count: 0 };
+        let mut draw = Draw {
+            seed: self.seed,
+            count: 0,
+        };
         // Index 0 came last. Numbers of samples have a long tail.
         let people: Vec<Person> = (0..self.subjects)
             .map(|i| {
                 let slice = match placement {
                     Placement::Hash => (draw.unit() * f64::from(self.slices)) as u32,
                     Placement::Tenure => {
-                        self.slices - 1 - (u64::from(i) * u64::from(self.slices) / u64::from(self.subjects)) as u32
+                        self.slices
+                            - 1
+                            - (u64::from(i) * u64::from(self.slices) / u64::from(self.subjects))
+                                as u32
                     }
                 };
                 let samples = (3.0 * draw.unit().powf(-0.8)) as u32;
@@ -111,10 +125,13 @@ impl Shape {
 
     /// The saving after all deletions.
     pub fn saving(&self, placement: Placement, trace: Trace) -> f64 {
-        self.curve(placement, trace).last().map_or(0.0, |p| p.saving)
+        self.curve(placement, trace)
+            .last()
+            .map_or(0.0, |p| p.saving)
     }
 
-    /// Who is deleted, in order: weighted sampling without replacement (exponential clocks, Efraimidis and Spirakis).
+    /// Who is deleted, in order: weighted sampling without replacement (exponential clocks,
+    /// Efraimidis and Spirakis).
     fn order(&self, people: &[Person], trace: Trace, draw: &mut Draw) -> Vec<usize> {
         let tenth = f64::from(self.subjects) / 10.0;
         let mut clocks: Vec<(f64, usize)> = people
@@ -130,7 +147,11 @@ impl Shape {
             })
             .collect();
         clocks.sort_by(|a, b| a.0.total_cmp(&b.0));
-        clocks.into_iter().take(self.deletions as usize).map(|(_, i)| i).collect()
+        clocks
+            .into_iter()
+            .take(self.deletions as usize)
+            .map(|(_, i)| i)
+            .collect()
     }
 
     fn cost_of(&self, people: &[Person], order: &[usize]) -> Vec<Point> {
@@ -145,7 +166,9 @@ impl Shape {
         let cost = |slices: &[(u64, u64)], from: usize| -> f64 {
             (from..r)
                 .map(|stage| {
-                    let (n, s) = slices[..=stage].iter().fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+                    let (n, s) = slices[..=stage]
+                        .iter()
+                        .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
                     let share = if n == 0 { 0.0 } else { s as f64 / n as f64 };
                     f64::from(self.rounds) * share * n.min(u64::from(self.cohort)) as f64
                 })
@@ -163,12 +186,20 @@ impl Shape {
                 at.1 -= u64::from(p.samples.min(self.samples));
                 first[p.shard as usize] = first[p.shard as usize].min(p.slice as usize);
             }
-            retrained += members.iter().zip(&first).map(|(m, from)| cost(m, *from)).sum::<f64>();
+            retrained += members
+                .iter()
+                .zip(&first)
+                .map(|(m, from)| cost(m, *from))
+                .sum::<f64>();
             everything += group.len() as f64 * members.iter().map(|m| cost(m, 0)).sum::<f64>();
             let done = b * batch + group.len();
             if done / every != (b * batch) / every || done == order.len() {
                 let samples = retrained / done as f64;
-                out.push(Point { deletions: done as u32, samples, saving: everything / retrained.max(1.0) });
+                out.push(Point {
+                    deletions: done as u32,
+                    samples,
+                    saving: everything / retrained.max(1.0),
+                });
             }
         }
         out
@@ -195,7 +226,8 @@ mod tests {
 
     #[test]
     fn one_of_k_shards_and_half_of_its_stages_without_placement() {
-        // Hash placement, any trace: slice uniform over 4, stages of equal cost: mean of 4, 3, 2, 1 quarters of a shard.
+        // Hash placement, any trace: slice uniform over 4, stages of equal cost: mean of 4, 3, 2, 1
+        // quarters of a shard.
         for trace in [Trace::Uniform, Trace::RecentFirst] {
             let s = shape().saving(Placement::Hash, trace);
             assert!((s - 4.0 / 0.625).abs() < 0.15, "{trace:?}: {s}");
@@ -207,14 +239,25 @@ mod tests {
         let s = shape().saving(Placement::Tenure, Trace::RecentFirst);
         assert!(s >= 10.0, "{s}");
         let uniform = shape().saving(Placement::Tenure, Trace::Uniform);
-        assert!((uniform - 6.4).abs() < 0.15, "placement costs nothing when anybody goes: {uniform}");
+        assert!(
+            (uniform - 6.4).abs() < 0.15,
+            "placement costs nothing when anybody goes: {uniform}"
+        );
     }
 
     #[test]
     fn a_batch_replays_every_shard_once() {
         let one = shape().saving(Placement::Tenure, Trace::RecentFirst);
-        let many = Shape { batch: 50, ..shape() }.saving(Placement::Tenure, Trace::RecentFirst);
+        let many = Shape {
+            batch: 50,
+            ..shape()
+        }
+        .saving(Placement::Tenure, Trace::RecentFirst);
         assert!(many > 5.0 * one, "{many} against {one}");
-        assert_eq!(one, shape().saving(Placement::Tenure, Trace::RecentFirst), "the same seed, the same figure");
+        assert_eq!(
+            one,
+            shape().saving(Placement::Tenure, Trace::RecentFirst),
+            "the same seed, the same figure"
+        );
     }
 }

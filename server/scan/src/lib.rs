@@ -1,8 +1,8 @@
-//! Searches files for what should not be in them: a person's identifiers and content, in every form in which software
-//! likes to write text down.
+//! Searches files for what should not be in them: a person's identifiers and content, in every form
+//! in which software likes to write text down.
 //!
-//! A clean scan shows that the files hold none of these forms. It does not show that nothing is there: what is encrypted or
-//! compressed looks like noise.
+//! A clean scan shows that the files hold none of these forms. It does not show that nothing is
+//! there: what is encrypted or compressed looks like noise.
 //!
 //! ```
 //! use lethe_scan::{Scanner, Secret};
@@ -36,7 +36,9 @@ const MAX_HITS: usize = 1000;
 #[derive(Debug, Error)]
 pub enum ScanError {
     /// Too short to mean anything.
-    #[error("{0:?} is too short to search for: at least {1} bytes (or 4 tokens), or everything matches")]
+    #[error(
+        "{0:?} is too short to search for: at least {1} bytes (or 4 tokens), or everything matches"
+    )]
     TooShort(String, usize),
     /// Too many or too long patterns.
     #[error("the patterns cannot be compiled: {0}; search for fewer at once")]
@@ -56,7 +58,8 @@ pub enum ScanError {
 pub struct Hit {
     /// Which secret, by its position.
     pub secret: usize,
-    /// In which form: `raw`, `utf-16`, `base64`, `hex`, `percent`, `tokens` or `name` (of the file).
+    /// In which form: `raw`, `utf-16`, `base64`, `hex`, `percent`, `tokens` or `name` (of the
+    /// file).
     pub form: &'static str,
     /// File.
     pub path: PathBuf,
@@ -99,8 +102,13 @@ impl Scanner {
             }
         }
         let longest = patterns.iter().map(Vec::len).max().unwrap_or(0);
-        let machine = AhoCorasick::new(&patterns).map_err(|e| ScanError::Patterns(e.to_string()))?;
-        Ok(Self { machine, meanings, longest })
+        let machine =
+            AhoCorasick::new(&patterns).map_err(|e| ScanError::Patterns(e.to_string()))?;
+        Ok(Self {
+            machine,
+            meanings,
+            longest,
+        })
     }
 
     /// Hits in bytes.
@@ -110,14 +118,26 @@ impl Scanner {
 
     /// Searches files and folders with all below them; links are not followed.
     pub fn scan(&self, paths: &[PathBuf]) -> Result<Report, ScanError> {
-        let mut report = Report { patterns: self.meanings.len(), ..Report::default() };
+        let mut report = Report {
+            patterns: self.meanings.len(),
+            ..Report::default()
+        };
         let mut left: Vec<PathBuf> = paths.to_vec();
         while let Some(path) = left.pop() {
-            let io = |source| ScanError::Io { path: path.clone(), source };
+            let io = |source| ScanError::Io {
+                path: path.clone(),
+                source,
+            };
             let kind = fs::symlink_metadata(&path).map_err(io)?.file_type();
             if let Some(name) = path.file_name() {
                 for m in self.machine.find_overlapping_iter(name.as_encoded_bytes()) {
-                    self.note(&mut report, m.pattern().as_usize(), &path, m.start() as u64, Some("name"));
+                    self.note(
+                        &mut report,
+                        m.pattern().as_usize(),
+                        &path,
+                        m.start() as u64,
+                        Some("name"),
+                    );
                 }
             }
             if kind.is_dir() {
@@ -131,18 +151,31 @@ impl Scanner {
         Ok(report)
     }
 
-    fn note(&self, report: &mut Report, pattern: usize, path: &Path, offset: u64, form: Option<&'static str>) {
+    fn note(
+        &self,
+        report: &mut Report,
+        pattern: usize,
+        path: &Path,
+        offset: u64,
+        form: Option<&'static str>,
+    ) {
         report.found += 1;
         if report.hits.len() < MAX_HITS {
             let (secret, own) = self.meanings[pattern];
-            report.hits.push(Hit { secret, form: form.unwrap_or(own), path: path.to_owned(), offset });
+            report.hits.push(Hit {
+                secret,
+                form: form.unwrap_or(own),
+                path: path.to_owned(),
+                offset,
+            });
         }
     }
 
     fn file(&self, path: &Path, report: &mut Report) -> std::io::Result<()> {
         let mut file = File::open(path)?;
         report.files += 1;
-        // Blocks overlap by the longest pattern less one; hits that end within the overlap were counted before.
+        // Blocks overlap by the longest pattern less one; hits that end within the overlap were
+        // counted before.
         let keep = self.longest.saturating_sub(1);
         let (mut window, mut base) = (Vec::with_capacity(BLOCK + keep), 0u64);
         loop {
@@ -159,7 +192,13 @@ impl Scanner {
             report.bytes += (filled - seen) as u64;
             for m in self.machine.find_overlapping_iter(&window) {
                 if m.end() > seen {
-                    self.note(report, m.pattern().as_usize(), path, base + m.start() as u64, None);
+                    self.note(
+                        report,
+                        m.pattern().as_usize(),
+                        path,
+                        base + m.start() as u64,
+                        None,
+                    );
                 }
             }
             if filled < seen + BLOCK {
@@ -194,7 +233,10 @@ mod tests {
         let mut contents = vec![
             ("raw", format!("xx{id}yy").into_bytes()),
             ("utf-16", [&b"x"[..], &utf16, b"y"].concat()),
-            ("utf-16", id.encode_utf16().flat_map(u16::to_be_bytes).collect()),
+            (
+                "utf-16",
+                id.encode_utf16().flat_map(u16::to_be_bytes).collect(),
+            ),
             ("hex", hex.clone().into_bytes()),
             ("hex", hex.to_lowercase().into_bytes()),
             ("percent", b"q=person-%C3%A971%3F%3E".to_vec()),
@@ -224,7 +266,10 @@ mod tests {
             let mut content = vec![b'.'; 2 * BLOCK + 100];
             content[at..at + 10].copy_from_slice(b"canary-007");
             let r = scan("canary-007", &content);
-            assert_eq!((r.found, r.hits[0].offset, r.bytes), (1, at as u64, 2 * BLOCK as u64 + 100));
+            assert_eq!(
+                (r.found, r.hits[0].offset, r.bytes),
+                (1, at as u64, 2 * BLOCK as u64 + 100)
+            );
         }
     }
 
@@ -234,7 +279,15 @@ mod tests {
         let ids = [17u32, 40_000, 3, 99];
         let le16: Vec<u8> = ids.iter().flat_map(|t| (*t as u16).to_le_bytes()).collect();
         let le32: Vec<u8> = ids.iter().flat_map(|t| t.to_le_bytes()).collect();
-        for (i, c) in [le16, le32, b"[17,40000,3,99]".to_vec(), b"17, 40000, 3, 99".to_vec()].iter().enumerate() {
+        for (i, c) in [
+            le16,
+            le32,
+            b"[17,40000,3,99]".to_vec(),
+            b"17, 40000, 3, 99".to_vec(),
+        ]
+        .iter()
+        .enumerate()
+        {
             fs::write(dir.path().join(i.to_string()), c).expect("writes");
         }
         let scanner = Scanner::new(&[Secret::Tokens(ids.to_vec())]).expect("four");
@@ -242,9 +295,21 @@ mod tests {
         assert_eq!((r.found, r.files), (4, 4), "{r:?}");
         fs::write(dir.path().join("alice-1739.bak"), b"").expect("writes");
         let scanner = Scanner::new(&[Secret::Text("alice-1739".into())]).expect("long");
-        assert_eq!(scanner.scan(&[dir.path().to_owned()]).expect("scans").hits[0].form, "name");
-        assert!(matches!(Scanner::new(&[Secret::Text("ab".into())]), Err(ScanError::TooShort(..))));
-        assert!(matches!(Scanner::new(&[Secret::Tokens(vec![1])]), Err(ScanError::TooShort(..))));
-        assert!(matches!(scanner.scan(&[dir.path().join("none")]), Err(ScanError::Io { .. })));
+        assert_eq!(
+            scanner.scan(&[dir.path().to_owned()]).expect("scans").hits[0].form,
+            "name"
+        );
+        assert!(matches!(
+            Scanner::new(&[Secret::Text("ab".into())]),
+            Err(ScanError::TooShort(..))
+        ));
+        assert!(matches!(
+            Scanner::new(&[Secret::Tokens(vec![1])]),
+            Err(ScanError::TooShort(..))
+        ));
+        assert!(matches!(
+            scanner.scan(&[dir.path().join("none")]),
+            Err(ScanError::Io { .. })
+        ));
     }
 }

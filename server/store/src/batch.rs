@@ -16,27 +16,47 @@ pub struct KeyName {
 impl KeyName {
     /// A subject's key.
     pub fn subject(id: &str) -> Self {
-        Self { name: format!("subject:{id}"), class: Class::Subject, shard: None }
+        Self {
+            name: format!("subject:{id}"),
+            class: Class::Subject,
+            shard: None,
+        }
     }
 
     /// A key for what was derived from a shard's subjects, such as one checkpoint.
     pub fn shard(shard: u16, name: &str) -> Self {
-        Self { name: format!("{}{name}", Self::shard_prefix(shard)), class: Class::Shard, shard: Some(shard) }
+        Self {
+            name: format!("{}{name}", Self::shard_prefix(shard)),
+            class: Class::Shard,
+            shard: Some(shard),
+        }
     }
 
     /// The key of one deletion's request and receipt.
     pub fn evidence(deletion: u64) -> Self {
-        Self { name: format!("evidence:{deletion}"), class: Class::Evidence, shard: None }
+        Self {
+            name: format!("evidence:{deletion}"),
+            class: Class::Evidence,
+            shard: None,
+        }
     }
 
     /// The key of one other piece of evidence, such as a proposal.
     pub fn evidence_of(name: &str) -> Self {
-        Self { name: format!("evidence:{name}"), class: Class::Evidence, shard: None }
+        Self {
+            name: format!("evidence:{name}"),
+            class: Class::Evidence,
+            shard: None,
+        }
     }
 
     /// The key of public records.
     pub fn public() -> Self {
-        Self { name: "public".into(), class: Class::Public, shard: None }
+        Self {
+            name: "public".into(),
+            class: Class::Public,
+            shard: None,
+        }
     }
 
     /// How the names of a shard's keys begin.
@@ -54,8 +74,8 @@ impl KeyName {
     }
 }
 
-/// Changes that are applied together. Every database takes its part of them whole or not at all: the shards first, then the
-/// main one. A crash in between leaves a shard ahead, never behind.
+/// Changes that are applied together. Every database takes its part of them whole or not at all:
+/// the shards first, then the main one. A crash in between leaves a shard ahead, never behind.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     pub(crate) changes: Vec<Change>,
@@ -75,19 +95,39 @@ impl Batch {
     }
 
     /// Stores `value` under `key`, sealed with `owner`'s key, whose class must be the type's.
-    pub fn put<T: Persisted>(mut self, owner: &KeyName, key: &str, value: &T) -> Result<Self, StoreError> {
-        let encode = |why: String| StoreError::Encode { table: T::TABLE, why };
+    pub fn put<T: Persisted>(
+        mut self,
+        owner: &KeyName,
+        key: &str,
+        value: &T,
+    ) -> Result<Self, StoreError> {
+        let encode = |why: String| StoreError::Encode {
+            table: T::TABLE,
+            why,
+        };
         if owner.class != T::CLASS {
-            return Err(encode(format!("it is of class {:?}, the key of {:?}", T::CLASS, owner.class)));
+            return Err(encode(format!(
+                "it is of class {:?}, the key of {:?}",
+                T::CLASS,
+                owner.class
+            )));
         }
         let bytes = codec::to_bytes(value).map_err(|e| encode(e.to_string()))?;
-        self.changes.push(Change { table: T::TABLE, key: key.to_owned(), value: Some((owner.clone(), bytes)) });
+        self.changes.push(Change {
+            table: T::TABLE,
+            key: key.to_owned(),
+            value: Some((owner.clone(), bytes)),
+        });
         Ok(self)
     }
 
     /// Deletes a record.
     pub fn delete<T: Persisted>(mut self, key: &str) -> Self {
-        self.changes.push(Change { table: T::TABLE, key: key.to_owned(), value: None });
+        self.changes.push(Change {
+            table: T::TABLE,
+            key: key.to_owned(),
+            value: None,
+        });
         self
     }
 }

@@ -1,5 +1,5 @@
-//! How many writes were acknowledged, in a small file beside the database: a database that loses its end is a consistent
-//! older database, and nothing in it would tell.
+//! How many writes were acknowledged, in a small file beside the database: a database that loses
+//! its end is a consistent older database, and nothing in it would tell.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -28,11 +28,22 @@ impl Head {
             Err(e) => return Err(StoreError::io(path)(e)),
         };
         let head = Self::create(path, secret)?;
-        let Some(bytes) = known.filter(|b| !b.is_empty()) else { return Ok((head, None)) };
-        let damaged = || StoreError::Corrupt { name: path.display().to_string(), why: "it is altered".into() };
-        let (count, mark) = bytes.split_at_checked(8).filter(|_| bytes.len() == LEN).ok_or_else(damaged)?;
+        let Some(bytes) = known.filter(|b| !b.is_empty()) else {
+            return Ok((head, None));
+        };
+        let damaged = || StoreError::Corrupt {
+            name: path.display().to_string(),
+            why: "it is altered".into(),
+        };
+        let (count, mark) = bytes
+            .split_at_checked(8)
+            .filter(|_| bytes.len() == LEN)
+            .ok_or_else(damaged)?;
         hmac::verify(&head.key, count, mark).map_err(|_| damaged())?;
-        let count = count.try_into().map(u64::from_le_bytes).map_err(|_| damaged())?;
+        let count = count
+            .try_into()
+            .map(u64::from_le_bytes)
+            .map_err(|_| damaged())?;
         Ok((head, Some(count)))
     }
 
@@ -43,14 +54,21 @@ impl Head {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(path).map_err(StoreError::io(path))?;
-        Ok(Self { file, path: path.to_owned(), key: hmac::Key::new(hmac::HMAC_SHA256, secret) })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+        })
     }
 
     /// The same file, not to be written: for tests of what happens then.
     #[cfg(test)]
     pub(crate) fn read_only(self) -> std::io::Result<Self> {
         self.file.sync_all()?;
-        Ok(Self { file: File::open(&self.path)?, ..self })
+        Ok(Self {
+            file: File::open(&self.path)?,
+            ..self
+        })
     }
 
     /// `count` writes are durable.
@@ -59,12 +77,16 @@ impl Head {
         let bytes = [&count[..], hmac::sign(&self.key, &count).as_ref()].concat();
         let io = || StoreError::io(&self.path);
         self.file.seek(SeekFrom::Start(0)).map_err(io())?;
-        self.file.write_all(&bytes).and_then(|()| self.file.set_len(LEN as u64)).map_err(io())?;
+        self.file
+            .write_all(&bytes)
+            .and_then(|()| self.file.set_len(LEN as u64))
+            .map_err(io())?;
         self.file.sync_data().map_err(io())
     }
 }
 
-/// A number that only grows, twice; for what must not go back when a data folder comes back from a backup.
+/// A number that only grows, twice; for what must not go back when a data folder comes back from a
+/// backup.
 #[derive(Debug)]
 pub struct Floor([Head; 2]);
 
@@ -80,7 +102,10 @@ impl Floor {
             | [Err(StoreError::Corrupt { .. }), Ok((_, Some(n)))] => Some(n),
             [Err(e), _] | [_, Err(e)] => return Err(e),
         };
-        let mut floor = Self([Head::create(&paths[0], &[0; 32])?, Head::create(&paths[1], &[0; 32])?]);
+        let mut floor = Self([
+            Head::create(&paths[0], &[0; 32])?,
+            Head::create(&paths[1], &[0; 32])?,
+        ]);
         if let Some(n) = known {
             floor.set(n)?;
         }
@@ -110,7 +135,12 @@ mod tests {
                 assert_eq!(Floor::open(&path).expect("opens").1, Some(7));
             }
         }
-        ["n", "n.copy"].iter().for_each(|f| fs::write(dir.path().join(f), b"x").expect("writes"));
-        assert!(matches!(Floor::open(&path), Err(StoreError::Corrupt { .. })));
+        ["n", "n.copy"]
+            .iter()
+            .for_each(|f| fs::write(dir.path().join(f), b"x").expect("writes"));
+        assert!(matches!(
+            Floor::open(&path),
+            Err(StoreError::Corrupt { .. })
+        ));
     }
 }

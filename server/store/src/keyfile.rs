@@ -8,15 +8,21 @@ use lethe_proto::ids::Digest;
 
 use crate::StoreError;
 
-/// The key in `path` or in its copy, whichever is whole; the other is made anew. With `create`, a fresh key when neither exists.
+/// The key in `path` or in its copy, whichever is whole; the other is made anew. With `create`, a
+/// fresh key when neither exists.
 pub fn open(path: &Path, create: bool) -> Result<[u8; 32], StoreError> {
     let paths = [path.to_owned(), copy_of(path)];
     let [a, b] = paths.each_ref().map(|p| read(p));
     let key = match (a, b) {
         (Ok(Some(a)), Ok(Some(b))) if a != b => {
             let why =
-                "the key and its copy are both whole, and differ: remove the one that does not belong here".into();
-            return Err(StoreError::Corrupt { name: path.display().to_string(), why });
+                "the key and its copy are both whole, and differ: remove the one that does not \
+                 belong here"
+                    .into();
+            return Err(StoreError::Corrupt {
+                name: path.display().to_string(),
+                why,
+            });
         }
         (Ok(Some(key)), _) | (_, Ok(Some(key))) => key,
         (Ok(None), Ok(None)) if create => lethe_seal::random()?,
@@ -25,7 +31,10 @@ pub fn open(path: &Path, create: bool) -> Result<[u8; 32], StoreError> {
         }
         _ => {
             let why = "the key is damaged or missing, and so is its copy".into();
-            return Err(StoreError::Corrupt { name: path.display().to_string(), why });
+            return Err(StoreError::Corrupt {
+                name: path.display().to_string(),
+                why,
+            });
         }
     };
     for path in paths {
@@ -48,9 +57,12 @@ fn mark(key: &[u8]) -> [u8; 32] {
 fn read(path: &Path) -> std::io::Result<Option<[u8; 32]>> {
     match fs::read(path) {
         Ok(bytes) => {
-            let parts = bytes.split_at_checked(32).filter(|(key, m)| mark(key) == *m);
+            let parts = bytes
+                .split_at_checked(32)
+                .filter(|(key, m)| mark(key) == *m);
             let key = parts.and_then(|(key, _)| key.try_into().ok());
-            key.map(Some).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+            key.map(Some)
+                .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
@@ -68,7 +80,8 @@ fn write(path: &Path, key: &[u8; 32]) -> std::io::Result<()> {
     file.write_all(&[&key[..], &mark(key)].concat())?;
     file.sync_all()?;
     fs::rename(&next, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    path.parent()
+        .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]

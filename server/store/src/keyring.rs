@@ -1,11 +1,14 @@
-//! Keys that can be destroyed: a small encrypted file, rewritten under a fresh master key whenever one is.
+//! Keys that can be destroyed: a small encrypted file, rewritten under a fresh master key whenever
+//! one is.
 //!
-//! Generation n is `master-n` (32 bytes), `keyring-n` (sealed under it) and `added-n`: keys made since, appended one sealed record
-//! at a time, so that the thousandth person costs as much as the first. Destroying a key (or many additions) writes generation
-//! n+1, syncs it, then overwrites `master-n` in place and removes all three: an old keyring that a disk still holds
-//! somewhere cannot be opened any more. A crash in between leaves two generations; opening keeps the newer. Each of the
-//! files is there twice (`.copy`): one that is damaged is not missed. How many keys were ever made is counted ([`Keyring::made`]), and
-//! the databases remember it: a keyring that lost its newest keys is not taken for one that destroyed them.
+//! Generation n is `master-n` (32 bytes), `keyring-n` (sealed under it) and `added-n`: keys made
+//! since, appended one sealed record at a time, so that the thousandth person costs as much as the
+//! first. Destroying a key (or many additions) writes generation n+1, syncs it, then overwrites
+//! `master-n` in place and removes all three: an old keyring that a disk still holds somewhere
+//! cannot be opened any more. A crash in between leaves two generations; opening keeps the newer.
+//! Each of the files is there twice (`.copy`): one that is damaged is not missed. How many keys
+//! were ever made is counted ([`Keyring::made`]), and the databases remember it: a keyring that
+//! lost its newest keys is not taken for one that destroyed them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -53,25 +56,52 @@ impl Keyring {
         let mut generations: Vec<u64> = vec![];
         for entry in fs::read_dir(folder).map_err(StoreError::io(folder))? {
             let name = entry.map_err(StoreError::io(folder))?.file_name();
-            generations.extend(
-                name.to_str().and_then(|n| n.trim_end_matches(COPY).strip_prefix("keyring-")?.parse::<u64>().ok()),
-            );
+            generations.extend(name.to_str().and_then(|n| {
+                n.trim_end_matches(COPY)
+                    .strip_prefix("keyring-")?
+                    .parse::<u64>()
+                    .ok()
+            }));
         }
         generations.sort_unstable();
         generations.dedup();
-        let opened = generations.iter().rev().find_map(|g| Some((*g, load(folder, *g)?)));
+        let opened = generations
+            .iter()
+            .rev()
+            .find_map(|g| Some((*g, load(folder, *g)?)));
         let (generation, found) = match opened {
             Some(found) => found,
             None if generations.is_empty() => (0, Found::default()),
             None => {
                 let why = "no generation of the keyring opens with its master key".into();
-                return Err(StoreError::Corrupt { name: folder.display().to_string(), why });
+                return Err(StoreError::Corrupt {
+                    name: folder.display().to_string(),
+                    why,
+                });
             }
         };
-        let stale = generations.into_iter().filter(|g| *g != generation).collect();
-        let Found { body: Body { keys, made }, master, added, whole } = found;
+        let stale = generations
+            .into_iter()
+            .filter(|g| *g != generation)
+            .collect();
+        let Found {
+            body: Body { keys, made },
+            master,
+            added,
+            whole,
+        } = found;
         let (names, folder) = (names(&keys), folder.to_owned());
-        let mut ring = Self { folder, generation, keys, made, master, added, torn: false, names, stale };
+        let mut ring = Self {
+            folder,
+            generation,
+            keys,
+            made,
+            master,
+            added,
+            torn: false,
+            names,
+            stale,
+        };
         ring.wipe_stale()?;
         if !whole {
             ring.replace(ring.keys.clone(), ring.made)?;
@@ -102,7 +132,13 @@ impl Keyring {
         self.wipe_stale()?;
         let mut missing = BTreeMap::new();
         for name in names.iter().filter(|n| !self.keys.contains_key(**n)) {
-            missing.insert((*name).to_owned(), Key { handle: random()?, secret: random()? });
+            missing.insert(
+                (*name).to_owned(),
+                Key {
+                    handle: random()?,
+                    secret: random()?,
+                },
+            );
         }
         if missing.is_empty() {
             return Ok(());
@@ -118,25 +154,32 @@ impl Keyring {
 
     /// Adds keys to the present generation.
     fn append(&mut self, new: BTreeMap<String, Key>) -> Result<(), StoreError> {
-        let record = sealed(&self.master, &added_label(self.generation, self.added), &new)?;
+        let record = sealed(
+            &self.master,
+            &added_label(self.generation, self.added),
+            &new,
+        )?;
         let framed = [&(record.len() as u32).to_le_bytes()[..], &record].concat();
         self.torn = true;
         for copy in COPIES {
             let path = path(&self.folder, "added", self.generation, copy);
             let mut file = private(OpenOptions::new().append(true).create(true), &path)?;
-            file.write_all(&framed).and_then(|()| file.sync_all()).map_err(StoreError::io(&path))?;
+            file.write_all(&framed)
+                .and_then(|()| file.sync_all())
+                .map_err(StoreError::io(&path))?;
         }
         if self.added == 0 {
             sync_folder(&self.folder)?;
         }
         (self.torn, self.added, self.made) = (false, self.added + 1, self.made + new.len() as u64);
-        self.names.extend(new.iter().map(|(name, key)| (key.handle, name.clone())));
+        self.names
+            .extend(new.iter().map(|(name, key)| (key.handle, name.clone())));
         self.keys.extend(new);
         Ok(())
     }
 
-    /// Destroys these keys; returns how many existed. After an error it may be repeated until it succeeds: only then is
-    /// the old master key overwritten for certain.
+    /// Destroys these keys; returns how many existed. After an error it may be repeated until it
+    /// succeeds: only then is the old master key overwritten for certain.
     pub(crate) fn destroy(&mut self, names: &[&str]) -> Result<usize, StoreError> {
         self.wipe_stale()?;
         let mut keys = self.keys.clone();
@@ -159,7 +202,8 @@ impl Keyring {
         sync_folder(&self.folder)?;
         let old = std::mem::replace(&mut self.generation, next);
         self.names = names(&body.keys);
-        (self.keys, self.made, self.master, self.added, self.torn) = (body.keys, made, master, 0, false);
+        (self.keys, self.made, self.master, self.added, self.torn) =
+            (body.keys, made, master, 0, false);
         if old > 0 {
             self.stale.push(old);
         }
@@ -179,12 +223,17 @@ impl Keyring {
         for copy in COPIES {
             let master = path(&self.folder, "master", generation, copy);
             if let Ok(mut f) = OpenOptions::new().write(true).open(&master) {
-                f.write_all(&[0; 32]).and_then(|()| f.sync_all()).map_err(StoreError::io(&master))?;
+                f.write_all(&[0; 32])
+                    .and_then(|()| f.sync_all())
+                    .map_err(StoreError::io(&master))?;
             }
-            let [keyring, added] = ["keyring", "added"].map(|kind| path(&self.folder, kind, generation, copy));
+            let [keyring, added] =
+                ["keyring", "added"].map(|kind| path(&self.folder, kind, generation, copy));
             for path in [master, keyring, added] {
                 match fs::remove_file(&path) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io(&path)(e)),
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(StoreError::io(&path)(e));
+                    }
                     _ => {}
                 }
             }
@@ -198,7 +247,9 @@ fn path(folder: &Path, kind: &str, generation: u64, copy: &str) -> PathBuf {
 }
 
 fn names(keys: &BTreeMap<String, Key>) -> HashMap<[u8; 16], String> {
-    keys.iter().map(|(name, k)| (k.handle, name.clone())).collect()
+    keys.iter()
+        .map(|(name, k)| (k.handle, name.clone()))
+        .collect()
 }
 
 /// What a generation's files hold.
@@ -218,12 +269,20 @@ struct Found {
 
 impl Default for Found {
     fn default() -> Self {
-        Self { body: Body::default(), master: [0; 32], added: 0, whole: true }
+        Self {
+            body: Body::default(),
+            master: [0; 32],
+            added: 0,
+            whole: true,
+        }
     }
 }
 
 fn sealed<T: Serialize>(master: &[u8; 32], label: &[u8], value: &T) -> Result<Vec<u8>, StoreError> {
-    let plain = codec::to_bytes(value).map_err(|e| StoreError::Encode { table: "keyring", why: e.to_string() })?;
+    let plain = codec::to_bytes(value).map_err(|e| StoreError::Encode {
+        table: "keyring",
+        why: e.to_string(),
+    })?;
     Ok(seal(master, label, &plain)?)
 }
 
@@ -248,7 +307,11 @@ fn load(folder: &Path, generation: u64) -> Option<Found> {
     // The longer of the two: the other one's end is damaged, or a crash came before it was written.
     let lists = COPIES.map(|copy| additions(&at("added", copy), &found.master, generation));
     whole &= lists[0].1 && lists[1].1 && lists[0].0.len() == lists[1].0.len();
-    let longer = lists.into_iter().max_by_key(|(l, _)| l.len()).map(|(l, _)| l).unwrap_or_default();
+    let longer = lists
+        .into_iter()
+        .max_by_key(|(l, _)| l.len())
+        .map(|(l, _)| l)
+        .unwrap_or_default();
     found.added = longer.len() as u64;
     for new in longer {
         found.body.made += new.len() as u64;
@@ -261,12 +324,26 @@ fn load(folder: &Path, generation: u64) -> Option<Found> {
 fn load_one(master: &Path, keyring: &Path, generation: u64) -> Option<Found> {
     let master: [u8; 32] = fs::read(master).ok()?.try_into().ok()?;
     let sealed = fs::read(keyring).ok()?;
-    let body = codec::from_bytes(&unseal(&master, &generation.to_le_bytes(), &sealed)?, 256 << 20).ok()?;
-    Some(Found { body, master, added: 0, whole: true })
+    let body = codec::from_bytes(
+        &unseal(&master, &generation.to_le_bytes(), &sealed)?,
+        256 << 20,
+    )
+    .ok()?;
+    Some(Found {
+        body,
+        master,
+        added: 0,
+        whole: true,
+    })
 }
 
-/// The records of a file of additions up to the first that does not open, and whether that is all of it.
-fn additions(path: &Path, master: &[u8; 32], generation: u64) -> (Vec<BTreeMap<String, Key>>, bool) {
+/// The records of a file of additions up to the first that does not open, and whether that is all
+/// of it.
+fn additions(
+    path: &Path,
+    master: &[u8; 32],
+    generation: u64,
+) -> (Vec<BTreeMap<String, Key>>, bool) {
     let mut out = vec![];
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -281,7 +358,9 @@ fn additions(path: &Path, master: &[u8; 32], generation: u64) -> (Vec<BTreeMap<S
             let plain = unseal(master, &added_label(generation, out.len() as u64), record)?;
             Some((codec::from_bytes(&plain, 256 << 20).ok()?, after))
         };
-        let Some((keys, after)) = record() else { return (out, false) };
+        let Some((keys, after)) = record() else {
+            return (out, false);
+        };
         out.push(keys);
         rest = after;
     }
@@ -295,12 +374,19 @@ fn private(options: &mut OpenOptions, path: &Path) -> Result<File, StoreError> {
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let mut f = private(OpenOptions::new().write(true).create(true).truncate(true), path)?;
-    f.write_all(bytes).and_then(|()| f.sync_all()).map_err(StoreError::io(path))
+    let mut f = private(
+        OpenOptions::new().write(true).create(true).truncate(true),
+        path,
+    )?;
+    f.write_all(bytes)
+        .and_then(|()| f.sync_all())
+        .map_err(StoreError::io(path))
 }
 
 fn sync_folder(folder: &Path) -> Result<(), StoreError> {
-    File::open(folder).and_then(|f| f.sync_all()).map_err(StoreError::io(folder))
+    File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(StoreError::io(folder))
 }
 
 #[cfg(test)]
@@ -332,7 +418,11 @@ mod tests {
         ring.ensure(&["b", "c"]).expect("appends");
         ring.ensure(&["d"]).expect("appends");
         let all: Vec<(String, Key)> = ring.iter().map(|(n, k)| (n.clone(), *k)).collect();
-        assert_eq!((ring.generation, ring.made()), (1, 4), "nothing was rewritten");
+        assert_eq!(
+            (ring.generation, ring.made()),
+            (1, 4),
+            "nothing was rewritten"
+        );
         let same = |r: &Keyring| r.iter().map(|(n, k)| (n.clone(), *k)).collect::<Vec<_>>();
         assert_eq!(same(&Keyring::open(dir.path()).expect("opens")), all);
         // A crash after the first copy, at every byte: the other one has everything.
@@ -340,7 +430,10 @@ mod tests {
         let whole = fs::read(&added).expect("exists");
         for n in 0..whole.len() {
             let other = tempfile::tempdir().expect("tempdir");
-            for f in fs::read_dir(dir.path()).expect("reads").filter_map(Result::ok) {
+            for f in fs::read_dir(dir.path())
+                .expect("reads")
+                .filter_map(Result::ok)
+            {
                 fs::copy(f.path(), other.path().join(f.file_name())).expect("copies");
             }
             fs::write(path(other.path(), "added", 1, COPY), &whole[..n]).expect("writes");
@@ -349,12 +442,22 @@ mod tests {
         }
         // Both torn: the newest key is not there, and the count says so.
         for copy in COPIES {
-            fs::write(path(dir.path(), "added", 1, copy), &whole[..whole.len() - 3]).expect("writes");
+            fs::write(
+                path(dir.path(), "added", 1, copy),
+                &whole[..whole.len() - 3],
+            )
+            .expect("writes");
         }
         let mut ring = Keyring::open(dir.path()).expect("opens");
         assert!(ring.get("c").is_some() && ring.get("d").is_none() && ring.made() == 3);
         assert_eq!(ring.destroy(&["b"]).expect("destroys"), 1);
-        assert_eq!((Keyring::open(dir.path()).expect("opens").made(), ring.made()), (3, 3));
+        assert_eq!(
+            (
+                Keyring::open(dir.path()).expect("opens").made(),
+                ring.made()
+            ),
+            (3, 3)
+        );
         // Many additions are written together at last.
         for i in 0..200 {
             ring.ensure(&[&format!("k{i}")]).expect("writes");
@@ -384,11 +487,19 @@ mod tests {
         let mut ring = Keyring::open(dir.path()).expect("opens");
         ring.ensure(&["a"]).expect("writes");
         let names = ["master-1", "keyring-1", "master-1.copy", "keyring-1.copy"];
-        let keep: Vec<(PathBuf, Vec<u8>)> =
-            names.iter().map(|n| (dir.path().join(n), fs::read(dir.path().join(n)).expect("exists"))).collect();
+        let keep: Vec<(PathBuf, Vec<u8>)> = names
+            .iter()
+            .map(|n| {
+                (
+                    dir.path().join(n),
+                    fs::read(dir.path().join(n)).expect("exists"),
+                )
+            })
+            .collect();
         ring.ensure(&["b", "c"]).expect("writes");
         ring.destroy(&["c"]).expect("writes another generation");
-        keep.into_iter().for_each(|(p, b)| fs::write(p, b).expect("writes"));
+        keep.into_iter()
+            .for_each(|(p, b)| fs::write(p, b).expect("writes"));
         let ring = Keyring::open(dir.path()).expect("opens");
         assert!(ring.get("b").is_some());
         assert!(!dir.path().join("master-1").exists());
@@ -402,17 +513,37 @@ mod tests {
         let want = *ring.get("a").expect("made");
         for name in ["keyring", "master"] {
             for copy in COPIES {
-                let at = path(dir.path(), name, Keyring::open(dir.path()).expect("opens").generation, copy);
+                let at = path(
+                    dir.path(),
+                    name,
+                    Keyring::open(dir.path()).expect("opens").generation,
+                    copy,
+                );
                 for bytes in [&b"garbage"[..], &[0; 32]] {
-                    let at = path(dir.path(), name, Keyring::open(dir.path()).expect("opens").generation, copy);
+                    let at = path(
+                        dir.path(),
+                        name,
+                        Keyring::open(dir.path()).expect("opens").generation,
+                        copy,
+                    );
                     fs::write(&at, bytes).expect("writes");
-                    assert_eq!(Keyring::open(dir.path()).expect("the copy is whole").get("a"), Some(&want));
+                    assert_eq!(
+                        Keyring::open(dir.path())
+                            .expect("the copy is whole")
+                            .get("a"),
+                        Some(&want)
+                    );
                 }
                 assert!(!at.exists(), "the damaged generation is wiped");
             }
         }
         let now = Keyring::open(dir.path()).expect("opens").generation;
-        COPIES.iter().for_each(|c| fs::write(path(dir.path(), "keyring", now, c), b"garbage").expect("writes"));
-        assert!(matches!(Keyring::open(dir.path()), Err(StoreError::Corrupt { .. })));
+        COPIES.iter().for_each(|c| {
+            fs::write(path(dir.path(), "keyring", now, c), b"garbage").expect("writes")
+        });
+        assert!(matches!(
+            Keyring::open(dir.path()),
+            Err(StoreError::Corrupt { .. })
+        ));
     }
 }

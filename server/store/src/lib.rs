@@ -1,9 +1,11 @@
 //! The coordinator's storage: sealed records behind a small trait, with keys that can be destroyed.
 //!
-//! Every record is encrypted (AES-256-GCM) under a key of its class: a subject's key, a checkpoint's key, or the
-//! public class. Deleting is destroying the key: the database may keep old bytes for as long as it likes. An
-//! authenticated count and digest over all records turns loss, swap and truncation into errors. A write is
-//! acknowledged only after it is flushed, and counted outside the database, so that an older one is told apart. Entry types: [`sealed::SealedStore`], [`logfile::LogFile`].
+//! Every record is encrypted (AES-256-GCM) under a key of its class: a subject's key, a
+//! checkpoint's key, or the public class. Deleting is destroying the key: the database may keep old
+//! bytes for as long as it likes. An authenticated count and digest over all records turns loss,
+//! swap and truncation into errors. A write is acknowledged only after it is flushed, and counted
+//! outside the database, so that an older one is told apart. Entry types: [`sealed::SealedStore`],
+//! [`logfile::LogFile`].
 //!
 //! ```
 //! use lethe_store::{memory::MemoryStorage, sealed::{Batch, KeyName, SealedStore}, Class, Persisted};

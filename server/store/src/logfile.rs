@@ -1,9 +1,12 @@
-//! The transparency log on disk: one fsynced, hash-chained, append-only file, independent of the database.
+//! The transparency log on disk: one fsynced, hash-chained, append-only file, independent of the
+//! database.
 //!
-//! Each record is `length (u32 LE) | entry | SHA-256(previous chain value || entry)`. An unfinished record at the end
-//! (a crash before the sync returned, so never acknowledged) is cut off at opening; anything else that does not fit
-//! the chain is an error. The number of acknowledged entries is in a small file beside it (`.count`): a log that lost its end
-//! would look like one that a crash cut short. Both files are there twice (`.copy`): what one lost comes from the other.
+//! Each record is `length (u32 LE) | entry | SHA-256(previous chain value || entry)`. An unfinished
+//! record at the end (a crash before the sync returned, so never acknowledged) is cut off at
+//! opening; anything else that does not fit the chain is an error. The number of acknowledged
+//! entries is in a small file beside it (`.count`): a log that lost its end would look like one
+//! that a crash cut short. Both files are there twice (`.copy`): what one lost comes from the
+//! other.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -22,7 +25,8 @@ const MAX_ENTRY: usize = 1 << 20;
 struct Strand {
     file: File,
     path: PathBuf,
-    /// Bytes of complete, acknowledged entries; what lies behind them is the rest of an append that failed.
+    /// Bytes of complete, acknowledged entries; what lies behind them is the rest of an append that
+    /// failed.
     len: u64,
     chain: Digest,
     entries: Vec<Vec<u8>>,
@@ -33,25 +37,47 @@ impl Strand {
     /// Opens or creates it, and checks the chain.
     fn open(path: &Path) -> Result<Self, StoreError> {
         let io = || StoreError::io(path);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io())?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(io())?;
         let mut bytes = vec![];
         file.read_to_end(&mut bytes).map_err(io())?;
         let (head, acknowledged) = Head::open(&beside(path, ".count"), &[0; 32])?;
-        let mut log = Self { file, path: path.to_owned(), len: 0, chain: Digest::default(), entries: vec![], head };
+        let mut log = Self {
+            file,
+            path: path.to_owned(),
+            len: 0,
+            chain: Digest::default(),
+            entries: vec![],
+            head,
+        };
         let mut at = 0;
         while let Some((entry, next)) = log.parse(&bytes, at)? {
             log.chain = link(&log.chain, &entry);
             log.entries.push(entry);
             at = next;
         }
-        let corrupt = |why: String| StoreError::Corrupt { name: path.display().to_string(), why };
+        let corrupt = |why: String| StoreError::Corrupt {
+            name: path.display().to_string(),
+            why,
+        };
         let found = log.entries.len() as u64;
         match acknowledged {
             // One entry without a count: the crash came before the first was acknowledged.
-            None if found > 1 => return Err(corrupt("the file that counts its entries is missing".into())),
+            None if found > 1 => {
+                return Err(corrupt(
+                    "the file that counts its entries is missing".into(),
+                ));
+            }
             Some(n) if found < n => {
-                return Err(corrupt(format!("its last {} of {n} acknowledged entries are lost", n - found)));
+                return Err(corrupt(format!(
+                    "its last {} of {n} acknowledged entries are lost",
+                    n - found
+                )));
             }
             _ => {}
         }
@@ -61,30 +87,47 @@ impl Strand {
     }
 
     fn parse(&self, bytes: &[u8], at: usize) -> Result<Option<(Vec<u8>, usize)>, StoreError> {
-        let corrupt = |why: String| StoreError::Corrupt { name: self.path.display().to_string(), why };
-        let Some(head) = bytes.get(at..at + 4) else { return Ok(None) };
+        let corrupt = |why: String| StoreError::Corrupt {
+            name: self.path.display().to_string(),
+            why,
+        };
+        let Some(head) = bytes.get(at..at + 4) else {
+            return Ok(None);
+        };
         let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         if len > MAX_ENTRY {
-            return Err(corrupt(format!("entry {} claims {len} bytes", self.entries.len())));
+            return Err(corrupt(format!(
+                "entry {} claims {len} bytes",
+                self.entries.len()
+            )));
         }
         let end = at + 4 + len + 32;
-        let Some(body) = bytes.get(at + 4..end) else { return Ok(None) };
+        let Some(body) = bytes.get(at + 4..end) else {
+            return Ok(None);
+        };
         let (entry, mark) = body.split_at(len);
         if link(&self.chain, entry).0 != mark {
-            return Err(corrupt(format!("entry {} does not follow from the one before", self.entries.len())));
+            return Err(corrupt(format!(
+                "entry {} does not follow from the one before",
+                self.entries.len()
+            )));
         }
         Ok(Some((entry.to_vec(), end)))
     }
 
-    /// Appends an entry; when it returns, the entry is durable. Returns its index. After an error the log is as it was:
-    /// the next append overwrites what the failed one left.
+    /// Appends an entry; when it returns, the entry is durable. Returns its index. After an error
+    /// the log is as it was: the next append overwrites what the failed one left.
     fn append(&mut self, entry: &[u8]) -> Result<u64, StoreError> {
         if entry.len() > MAX_ENTRY {
-            return Err(StoreError::Encode { table: "log", why: format!("an entry of {} bytes", entry.len()) });
+            return Err(StoreError::Encode {
+                table: "log",
+                why: format!("an entry of {} bytes", entry.len()),
+            });
         }
         let chain = link(&self.chain, entry);
         let record = [&(entry.len() as u32).to_le_bytes()[..], entry, &chain.0].concat();
-        self.write_at_end(&record).map_err(StoreError::io(&self.path))?;
+        self.write_at_end(&record)
+            .map_err(StoreError::io(&self.path))?;
         self.head.set(self.entries.len() as u64 + 1)?;
         self.len += record.len() as u64;
         self.chain = chain;
@@ -101,7 +144,10 @@ impl Strand {
         let chain = kept.iter().fold(Digest::default(), |c, e| link(&c, e));
         let len = kept.iter().map(|e| e.len() as u64 + 4 + 32).sum();
         self.head.set(entries as u64)?;
-        self.file.set_len(len).and_then(|()| self.file.sync_all()).map_err(StoreError::io(&self.path))?;
+        self.file
+            .set_len(len)
+            .and_then(|()| self.file.sync_all())
+            .map_err(StoreError::io(&self.path))?;
         self.entries.truncate(entries);
         (self.chain, self.len) = (chain, len);
         Ok(())
@@ -123,7 +169,8 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Opens or creates it, checks the chain of both copies, and makes one that is damaged or behind anew.
+    /// Opens or creates it, checks the chain of both copies, and makes one that is damaged or
+    /// behind anew.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let paths = [path.to_owned(), beside(path, ".copy")];
         let strands = paths.each_ref().map(|p| Strand::open(p));
@@ -144,14 +191,23 @@ impl LogFile {
         let shared = a.entries.len().min(b.entries.len());
         if a.entries[..shared] != b.entries[..shared] {
             let why = "its two copies differ".into();
-            return Err(StoreError::Corrupt { name: a.path.display().to_string(), why });
+            return Err(StoreError::Corrupt {
+                name: a.path.display().to_string(),
+                why,
+            });
         }
-        let (longer, shorter) = if a.entries.len() > shared { (a, b) } else { (b, a) };
-        longer.entries[shared..].iter().try_for_each(|e| shorter.append(e).map(drop))
+        let (longer, shorter) = if a.entries.len() > shared {
+            (a, b)
+        } else {
+            (b, a)
+        };
+        longer.entries[shared..]
+            .iter()
+            .try_for_each(|e| shorter.append(e).map(drop))
     }
 
-    /// Appends an entry; when it returns, the entry is durable, twice. Returns its index. After an error the log is as it
-    /// was.
+    /// Appends an entry; when it returns, the entry is durable, twice. Returns its index. After an
+    /// error the log is as it was.
     pub fn append(&mut self, entry: &[u8]) -> Result<u64, StoreError> {
         let [a, b] = &mut self.strands;
         a.cut(b.entries.len())?;
@@ -166,7 +222,11 @@ impl LogFile {
     /// All acknowledged entries in order.
     pub fn entries(&self) -> &[Vec<u8>] {
         let [a, b] = &self.strands;
-        if a.entries.len() < b.entries.len() { &a.entries } else { &b.entries }
+        if a.entries.len() < b.entries.len() {
+            &a.entries
+        } else {
+            &b.entries
+        }
     }
 }
 
@@ -184,7 +244,9 @@ fn remake(path: &Path, why: StoreError) -> Result<Strand, StoreError> {
     for path in [path.to_owned(), beside(path, ".count")] {
         let to = beside(&path, ".damaged");
         match std::fs::rename(&path, to) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io(&path)(e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::io(&path)(e));
+            }
             _ => {}
         }
     }
@@ -204,7 +266,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log");
         let mut log = LogFile::open(&path).expect("opens");
-        assert_eq!((log.append(b"one").expect("writes"), log.append(b"two").expect("writes")), (0, 1));
+        assert_eq!(
+            (
+                log.append(b"one").expect("writes"),
+                log.append(b"two").expect("writes")
+            ),
+            (0, 1)
+        );
         let whole = std::fs::read(&path).expect("reads");
         std::fs::write(&path, [&whole[..], &[9, 0, 0, 0, 1, 2]].concat()).expect("writes");
         let mut log = LogFile::open(&path).expect("opens");
@@ -213,11 +281,20 @@ mod tests {
         let mut bytes = std::fs::read(&path).expect("reads");
         bytes[5] ^= 1;
         std::fs::write(&path, &bytes).expect("writes");
-        assert_eq!(LogFile::open(&path).expect("its copy is whole").entries().len(), 3);
+        assert_eq!(
+            LogFile::open(&path)
+                .expect("its copy is whole")
+                .entries()
+                .len(),
+            3
+        );
         for path in [&path, &beside(&path, ".copy")] {
             std::fs::write(path, &bytes).expect("writes");
         }
-        assert!(matches!(LogFile::open(&path), Err(StoreError::Corrupt { .. })));
+        assert!(matches!(
+            LogFile::open(&path),
+            Err(StoreError::Corrupt { .. })
+        ));
     }
 
     #[test]
@@ -230,15 +307,24 @@ mod tests {
         assert_eq!(log.entries().len(), 1);
         assert_eq!(log.append(b"two").expect("writes"), 1);
         drop(log);
-        assert_eq!(LogFile::open(&path).expect("opens").entries(), [b"one".to_vec(), b"two".to_vec()]);
+        assert_eq!(
+            LogFile::open(&path).expect("opens").entries(),
+            [b"one".to_vec(), b"two".to_vec()]
+        );
     }
 
     #[test]
     fn copies_that_say_different_things_are_an_error() {
         let dir = tempfile::tempdir().expect("tempdir");
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-        LogFile::open(&a).expect("opens").append(b"one").expect("writes");
-        LogFile::open(&b).expect("opens").append(b"two").expect("writes");
+        LogFile::open(&a)
+            .expect("opens")
+            .append(b"one")
+            .expect("writes");
+        LogFile::open(&b)
+            .expect("opens")
+            .append(b"two")
+            .expect("writes");
         for end in ["", ".count"] {
             std::fs::copy(beside(&b, end), beside(&beside(&a, ".copy"), end)).expect("copies");
         }
@@ -259,18 +345,37 @@ mod tests {
         for keep in 0..whole.len() {
             for file in &files {
                 std::fs::write(file, &whole[..keep]).expect("writes");
-                assert!(matches!(Strand::open(file), Err(StoreError::Corrupt { .. })), "{keep} bytes");
-                assert_eq!(LogFile::open(&path).expect("opens").entries().len(), 2, "{keep} bytes");
+                assert!(
+                    matches!(Strand::open(file), Err(StoreError::Corrupt { .. })),
+                    "{keep} bytes"
+                );
+                assert_eq!(
+                    LogFile::open(&path).expect("opens").entries().len(),
+                    2,
+                    "{keep} bytes"
+                );
                 assert_eq!(std::fs::read(file).expect("reads"), whole);
             }
-            files.iter().for_each(|f| std::fs::write(f, &whole[..keep]).expect("writes"));
-            assert!(matches!(LogFile::open(&path), Err(StoreError::Corrupt { .. })), "{keep} bytes of both");
-            files.iter().for_each(|f| std::fs::write(f, &whole).expect("writes"));
+            files
+                .iter()
+                .for_each(|f| std::fs::write(f, &whole[..keep]).expect("writes"));
+            assert!(
+                matches!(LogFile::open(&path), Err(StoreError::Corrupt { .. })),
+                "{keep} bytes of both"
+            );
+            files
+                .iter()
+                .for_each(|f| std::fs::write(f, &whole).expect("writes"));
         }
         std::fs::remove_file(beside(&path, ".count")).expect("exists");
         assert_eq!(LogFile::open(&path).expect("opens").entries().len(), 2);
-        files.iter().for_each(|f| std::fs::remove_file(beside(f, ".count")).expect("exists"));
-        assert!(matches!(LogFile::open(&path), Err(StoreError::Corrupt { .. })));
+        files
+            .iter()
+            .for_each(|f| std::fs::remove_file(beside(f, ".count")).expect("exists"));
+        assert!(matches!(
+            LogFile::open(&path),
+            Err(StoreError::Corrupt { .. })
+        ));
     }
 
     #[test]
@@ -280,9 +385,15 @@ mod tests {
         let mut log = LogFile::open(&path).expect("opens");
         log.append(b"one").expect("writes");
         // What a full disk leaves: the head of a record and a part of its body.
-        log.strands[0].file.write_all(&[40, 0, 0, 0, 7, 7]).expect("writes");
+        log.strands[0]
+            .file
+            .write_all(&[40, 0, 0, 0, 7, 7])
+            .expect("writes");
         log.append(b"two").expect("writes");
         drop(log);
-        assert_eq!(LogFile::open(&path).expect("opens").entries(), [b"one".to_vec(), b"two".to_vec()]);
+        assert_eq!(
+            LogFile::open(&path).expect("opens").entries(),
+            [b"one".to_vec(), b"two".to_vec()]
+        );
     }
 }

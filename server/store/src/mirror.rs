@@ -17,8 +17,15 @@ pub(crate) struct Mirror {
 
 impl Mirror {
     /// Makes the second equal to the first.
-    pub(crate) fn new(first: Box<dyn Storage>, second: Box<dyn Storage>) -> Result<Self, StoreError> {
-        let mut mirror = Self { first, second, behind: true };
+    pub(crate) fn new(
+        first: Box<dyn Storage>,
+        second: Box<dyn Storage>,
+    ) -> Result<Self, StoreError> {
+        let mut mirror = Self {
+            first,
+            second,
+            behind: true,
+        };
         mirror.equalise()?;
         Ok(mirror)
     }
@@ -46,7 +53,11 @@ fn copy(from: &dyn Storage, to: &mut dyn Storage) -> Result<(), StoreError> {
         }
     }
     writes.extend(extra.into_keys().map(|k| (k, None)));
-    if writes.is_empty() { Ok(()) } else { to.apply(&writes) }
+    if writes.is_empty() {
+        Ok(())
+    } else {
+        to.apply(&writes)
+    }
 }
 
 impl Storage for Mirror {
@@ -84,9 +95,13 @@ mod tests {
     #[test]
     fn conforms_and_repairs_the_second() {
         let mut old = MemoryStorage::default();
-        old.apply(&[(b"gone".to_vec(), Some(vec![1]))]).expect("works");
+        old.apply(&[(b"gone".to_vec(), Some(vec![1]))])
+            .expect("works");
         let mut m = Mirror::new(Box::<MemoryStorage>::default(), Box::new(old)).expect("copies");
         crate::conformance(&mut m);
-        assert_eq!(m.first.scan().expect("works"), m.second.scan().expect("works"));
+        assert_eq!(
+            m.first.scan().expect("works"),
+            m.second.scan().expect("works")
+        );
     }
 }

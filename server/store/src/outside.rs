@@ -1,8 +1,10 @@
-//! Large values in files beside a database, which holds where they are (after WiscKey; Lu et al., FAST 2016).
+//! Large values in files beside a database, which holds where they are (after WiscKey; Lu et al.,
+//! FAST 2016).
 //!
-//! Thousands of updates wait for the end of a round. In the database they would be in memory until then and be written several times
-//! over; here they are appended once to a segment file, and read when they are asked for. A value is durable before the database
-//! refers to it: what a crash leaves without a reference is removed when the segment is.
+//! Thousands of updates wait for the end of a round. In the database they would be in memory until
+//! then and be written several times over; here they are appended once to a segment file, and read
+//! when they are asked for. A value is durable before the database refers to it: what a crash
+//! leaves without a reference is removed when the segment is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -17,9 +19,11 @@ const LARGE: usize = 4 << 10;
 const SEGMENT: u64 = 64 << 20;
 /// A segment of which no more than one byte in so many is still referred to is sparse.
 const SPARSE: u64 = 4;
-/// Bytes that nothing refers to before sparse segments are emptied: what waits for the end of a round goes by itself.
+/// Bytes that nothing refers to before sparse segments are emptied: what waits for the end of a
+/// round goes by itself.
 const WASTE: u64 = 4 * SEGMENT;
-/// What a key has at its end under which the database says where its value is. No key of a caller ends so.
+/// What a key has at its end under which the database says where its value is. No key of a caller
+/// ends so.
 const REFERENCE: &[u8] = b"\0outside";
 
 /// Where a value is.
@@ -32,14 +36,27 @@ struct Place {
 
 impl Place {
     fn to_bytes(self) -> Vec<u8> {
-        [self.segment, self.offset, self.len].iter().flat_map(|n| n.to_le_bytes()).collect()
+        [self.segment, self.offset, self.len]
+            .iter()
+            .flat_map(|n| n.to_le_bytes())
+            .collect()
     }
 
     /// `None` for what cannot be a place; sums of those that can do not overflow.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; 24] = bytes.try_into().ok()?;
-        let n = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).ok().filter(|n| n >> 40 == 0);
-        Some(Self { segment: n(0)?, offset: n(8)?, len: n(16)? })
+        let n = |at: usize| {
+            bytes[at..at + 8]
+                .try_into()
+                .map(u64::from_le_bytes)
+                .ok()
+                .filter(|n| n >> 40 == 0)
+        };
+        Some(Self {
+            segment: n(0)?,
+            offset: n(8)?,
+            len: n(16)?,
+        })
     }
 }
 
@@ -72,7 +89,8 @@ pub(crate) struct Outside<S> {
     current: Option<Current>,
     /// Number of the next segment.
     next: u64,
-    /// Segments that nothing refers to, to be removed after the next write: until then, a database that was opened may be an older one.
+    /// Segments that nothing refers to, to be removed after the next write: until then, a database
+    /// that was opened may be an older one.
     orphans: BTreeSet<u64>,
     /// Sparse segments that hold a value which cannot be read.
     stuck: BTreeSet<u64>,
@@ -113,7 +131,10 @@ impl<S: Storage> Outside<S> {
     }
 
     fn corrupt(&self, why: impl Into<String>) -> StoreError {
-        StoreError::Corrupt { name: self.folder.display().to_string(), why: why.into() }
+        StoreError::Corrupt {
+            name: self.folder.display().to_string(),
+            why: why.into(),
+        }
     }
 
     /// Reads where everything is.
@@ -121,7 +142,8 @@ impl<S: Storage> Outside<S> {
         (self.places, self.segments, self.current) = (BTreeMap::new(), BTreeMap::new(), None);
         for (key, value) in self.inner.scan()? {
             if let Some(key) = key.strip_suffix(REFERENCE) {
-                let place = Place::from_bytes(&value).ok_or_else(|| self.corrupt("a reference is damaged"))?;
+                let place = Place::from_bytes(&value)
+                    .ok_or_else(|| self.corrupt("a reference is damaged"))?;
                 self.places.insert(key.to_vec(), place);
                 self.segments.entry(place.segment).or_default().live += place.len;
             }
@@ -148,16 +170,28 @@ impl<S: Storage> Outside<S> {
         let mut out = vec![];
         for entry in entries {
             let entry = entry.map_err(StoreError::io(&self.folder))?;
-            let len = entry.metadata().map_err(StoreError::io(&self.folder))?.len();
-            let number = entry.file_name().to_str().and_then(|n| n.strip_suffix(".values")?.parse::<u64>().ok());
+            let len = entry
+                .metadata()
+                .map_err(StoreError::io(&self.folder))?
+                .len();
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|n| n.strip_suffix(".values")?.parse::<u64>().ok());
             out.extend(number.map(|n| (n, len)));
         }
         Ok(out)
     }
 
-    /// Removes segments that nothing refers to; one that cannot be removed now is tried again after the next write.
+    /// Removes segments that nothing refers to; one that cannot be removed now is tried again after
+    /// the next write.
     fn sweep(&mut self) {
-        let dead: Vec<u64> = self.segments.iter().filter(|(_, s)| s.live == 0).map(|(n, _)| *n).collect();
+        let dead: Vec<u64> = self
+            .segments
+            .iter()
+            .filter(|(_, s)| s.live == 0)
+            .map(|(n, _)| *n)
+            .collect();
         for number in dead {
             self.segments.remove(&number);
             self.stuck.remove(&number);
@@ -167,9 +201,14 @@ impl<S: Storage> Outside<S> {
         let writing = self.current.as_ref().map(|c| c.number);
         let kept = |n: &u64| {
             let path = self.path(*n);
-            Some(*n) == writing || fs::remove_file(path).is_err_and(|e| e.kind() != ErrorKind::NotFound)
+            Some(*n) == writing
+                || fs::remove_file(path).is_err_and(|e| e.kind() != ErrorKind::NotFound)
         };
-        let orphans = self.orphans.iter().copied().filter(|n| !self.segments.contains_key(n));
+        let orphans = self
+            .orphans
+            .iter()
+            .copied()
+            .filter(|n| !self.segments.contains_key(n));
         self.orphans = orphans.filter(kept).collect();
     }
 
@@ -186,7 +225,9 @@ impl<S: Storage> Outside<S> {
             file.read_exact(&mut value).map(|()| value)
         };
         read().map_err(|e| match e.kind() {
-            ErrorKind::NotFound | ErrorKind::UnexpectedEof => self.corrupt(format!("a value is lost: {e}")),
+            ErrorKind::NotFound | ErrorKind::UnexpectedEof => {
+                self.corrupt(format!("a value is lost: {e}"))
+            }
             _ => StoreError::io(&path)(e),
         })
     }
@@ -207,7 +248,10 @@ impl<S: Storage> Outside<S> {
                         File::open(parent)?.sync_all()?;
                     }
                 }
-                let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+                let file = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .open(&path)?;
                 // The name of a new file is durable with its folder.
                 if cfg!(unix) {
                     File::open(&self.folder)?.sync_all()?;
@@ -216,15 +260,25 @@ impl<S: Storage> Outside<S> {
             };
             let file = create().map_err(StoreError::io(&path))?;
             self.orphans.remove(&self.next);
-            self.current = Some(Current { number: self.next, file, len: 0 });
+            self.current = Some(Current {
+                number: self.next,
+                file,
+                len: 0,
+            });
             self.next += 1;
         }
-        self.current.as_mut().ok_or_else(|| StoreError::Backend("no segment is open".into()))
+        self.current
+            .as_mut()
+            .ok_or_else(|| StoreError::Backend("no segment is open".into()))
     }
 
     fn append(&mut self, value: &[u8]) -> Result<Place, StoreError> {
         let at = self.writable()?;
-        let place = Place { segment: at.number, offset: at.len, len: value.len() as u64 };
+        let place = Place {
+            segment: at.number,
+            offset: at.len,
+            len: value.len() as u64,
+        };
         if let Err(e) = at.file.write_all(value) {
             // Where its end is now is not known: it is not continued.
             self.current = None;
@@ -236,9 +290,13 @@ impl<S: Storage> Outside<S> {
 
     /// What was appended is durable.
     fn sync(&mut self) -> Result<(), StoreError> {
-        let Some(current) = &self.current else { return Ok(()) };
+        let Some(current) = &self.current else {
+            return Ok(());
+        };
         let synced = current.file.sync_data();
-        synced.map_err(StoreError::io(&self.path(current.number))).inspect_err(|_| self.current = None)
+        synced
+            .map_err(StoreError::io(&self.path(current.number)))
+            .inspect_err(|_| self.current = None)
     }
 
     /// Where the next value would be, if a segment is open, and the number of the next segment.
@@ -246,11 +304,15 @@ impl<S: Storage> Outside<S> {
         (self.current.as_ref().map(|c| (c.number, c.len)), self.next)
     }
 
-    /// Cuts what was appended after an [`Self::end`], and nothing else. What cannot be cut now is left over until its segment goes.
+    /// Cuts what was appended after an [`Self::end`], and nothing else. What cannot be cut now is
+    /// left over until its segment goes.
     fn take_back(&mut self, (start, next): (Option<(u64, u64)>, u64)) {
         self.current = None;
         if let Some((number, len)) = start {
-            let _ = OpenOptions::new().write(true).open(self.path(number)).and_then(|f| f.set_len(len));
+            let _ = OpenOptions::new()
+                .write(true)
+                .open(self.path(number))
+                .and_then(|f| f.set_len(len));
         }
         for number in next..self.next {
             let _ = fs::remove_file(self.path(number));
@@ -259,20 +321,33 @@ impl<S: Storage> Outside<S> {
 
     /// A segment that is hardly referred to any more, when all have wasted much.
     fn sparse(&self) -> Option<u64> {
-        if self.segments.values().map(|s| s.all.saturating_sub(s.live)).sum::<u64>() < self.waste {
+        if self
+            .segments
+            .values()
+            .map(|s| s.all.saturating_sub(s.live))
+            .sum::<u64>()
+            < self.waste
+        {
             return None;
         }
         let current = self.current.as_ref().map(|c| c.number);
-        let sparse =
-            |(n, s): &(&u64, &Size)| Some(**n) != current && !self.stuck.contains(n) && s.live * SPARSE <= s.all;
+        let sparse = |(n, s): &(&u64, &Size)| {
+            Some(**n) != current && !self.stuck.contains(n) && s.live * SPARSE <= s.all
+        };
         self.segments.iter().find(sparse).map(|(n, _)| *n)
     }
 
     /// Moves what is left of a sparse segment to the one that is written to.
     fn compact(&mut self) -> Result<(), StoreError> {
-        let Some(segment) = self.sparse() else { return Ok(()) };
-        let left: Vec<(Vec<u8>, Place)> =
-            self.places.iter().filter(|(_, p)| p.segment == segment).map(|(k, p)| (k.clone(), *p)).collect();
+        let Some(segment) = self.sparse() else {
+            return Ok(());
+        };
+        let left: Vec<(Vec<u8>, Place)> = self
+            .places
+            .iter()
+            .filter(|(_, p)| p.segment == segment)
+            .map(|(k, p)| (k.clone(), *p))
+            .collect();
         let (mut inner, mut changed) = (vec![], vec![]);
         for (key, place) in left {
             // One that cannot be read stays where it is, and who asks for it is told.
@@ -313,7 +388,9 @@ impl<S: Storage> Outside<S> {
                 let size = self.segments.entry(new.segment).or_default();
                 (size.all, size.live) = (size.all.max(new.offset + new.len), size.live + new.len);
             }
-            if let Some(size) = old.and_then(|o| self.segments.get_mut(&o.segment).map(|s| (s, o.len))) {
+            if let Some(size) =
+                old.and_then(|o| self.segments.get_mut(&o.segment).map(|s| (s, o.len)))
+            {
                 size.0.live -= size.1;
             }
         }
@@ -326,13 +403,18 @@ impl<S: Storage> Outside<S> {
         let mut last: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
         for (key, value) in writes {
             if key.ends_with(REFERENCE) {
-                return Err(StoreError::Backend("a key ends as only references do".into()));
+                return Err(StoreError::Backend(
+                    "a key ends as only references do".into(),
+                ));
             }
             last.insert(key, value.as_deref());
         }
         let (mut inner, mut changed): (Vec<Write>, Vec<Change>) = (vec![], vec![]);
         for (key, value) in last {
-            let outside = value.filter(|v| v.len() >= LARGE).map(|v| self.append(v)).transpose()?;
+            let outside = value
+                .filter(|v| v.len() >= LARGE)
+                .map(|v| self.append(v))
+                .transpose()?;
             let inside = value.filter(|_| outside.is_none()).map(<[u8]>::to_vec);
             inner.push((key.to_vec(), inside));
             if outside.is_some() || self.places.contains_key(key) {
@@ -359,12 +441,14 @@ impl<S: Storage> Storage for Outside<S> {
         let start = self.end();
         if let Err(e) = self.write(writes) {
             if !self.doubt {
-                // The database has not heard of it: what was appended is taken back, so that a full disk does not stay full.
+                // The database has not heard of it: what was appended is taken back, so that a full
+                // disk does not stay full.
                 self.take_back(start);
             }
             return Err(e);
         }
-        // What was asked for is done. A segment that cannot be emptied now (no space, say) will be later.
+        // What was asked for is done. A segment that cannot be emptied now (no space, say) will be
+        // later.
         let start = self.end();
         if self.compact().is_err() && !self.doubt {
             self.take_back(start);
@@ -378,9 +462,19 @@ impl<S: Storage> Storage for Outside<S> {
     }
 
     fn scan(&self) -> Result<Vec<Record>, StoreError> {
-        let inside = self.inner.scan()?.into_iter().filter(|(k, _)| !k.ends_with(REFERENCE)).map(Ok);
-        let outside = self.places.iter().map(|(k, p)| Ok((k.clone(), self.read(*p)?)));
-        let mut all = inside.chain(outside).collect::<Result<Vec<Record>, StoreError>>()?;
+        let inside = self
+            .inner
+            .scan()?
+            .into_iter()
+            .filter(|(k, _)| !k.ends_with(REFERENCE))
+            .map(Ok);
+        let outside = self
+            .places
+            .iter()
+            .map(|(k, p)| Ok((k.clone(), self.read(*p)?)));
+        let mut all = inside
+            .chain(outside)
+            .collect::<Result<Vec<Record>, StoreError>>()?;
         all.sort_unstable();
         Ok(all)
     }

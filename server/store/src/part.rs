@@ -1,4 +1,5 @@
-//! One database of sealed records, with an authenticated inventory of all of them and a count of its writes outside it.
+//! One database of sealed records, with an authenticated inventory of all of them and a count of
+//! its writes outside it.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +40,12 @@ pub(crate) struct Root {
 
 impl Root {
     fn empty() -> Self {
-        Self { count: 0, mark: [0; 32], writes: 0, keys: 0 }
+        Self {
+            count: 0,
+            mark: [0; 32],
+            writes: 0,
+            keys: 0,
+        }
     }
 
     fn toggle(&mut self, mark: &[u8; 32]) {
@@ -57,7 +63,10 @@ impl Root {
     }
 
     pub(crate) fn next(&self) -> Self {
-        Self { writes: self.writes + 1, ..self.clone() }
+        Self {
+            writes: self.writes + 1,
+            ..self.clone()
+        }
     }
 }
 
@@ -90,11 +99,17 @@ pub(crate) struct Sealer {
 impl Sealer {
     /// `name` is that of the database, for errors; no two databases share one.
     pub(crate) fn new(name: String, index: &Key) -> Self {
-        Self { name, secret: index.secret }
+        Self {
+            name,
+            secret: index.secret,
+        }
     }
 
     pub(crate) fn corrupt(&self, why: impl Into<String>) -> StoreError {
-        StoreError::Corrupt { name: self.name.clone(), why: why.into() }
+        StoreError::Corrupt {
+            name: self.name.clone(),
+            why: why.into(),
+        }
     }
 
     fn mac(&self) -> hmac::Key {
@@ -113,22 +128,44 @@ impl Sealer {
         hmac::sign(&self.mac(), format!("{table}\0{key}").as_bytes()).as_ref()[..20].to_vec()
     }
 
-    pub(crate) fn seal_record(&self, key: &Key, raw_key: &[u8], plain: &Plain) -> Result<(Vec<u8>, Entry), StoreError> {
-        let bytes = codec::to_bytes(plain).map_err(|e| StoreError::Encode { table: "records", why: e.to_string() })?;
+    pub(crate) fn seal_record(
+        &self,
+        key: &Key,
+        raw_key: &[u8],
+        plain: &Plain,
+    ) -> Result<(Vec<u8>, Entry), StoreError> {
+        let bytes = codec::to_bytes(plain).map_err(|e| StoreError::Encode {
+            table: "records",
+            why: e.to_string(),
+        })?;
         let raw = [&key.handle[..], &seal(&key.secret, raw_key, &bytes)?].concat();
-        let entry = Entry { raw_key: raw_key.to_vec(), mark: self.mark(raw_key, &raw), owner: key.handle };
+        let entry = Entry {
+            raw_key: raw_key.to_vec(),
+            mark: self.mark(raw_key, &raw),
+            owner: key.handle,
+        };
         Ok((raw, entry))
     }
 
-    pub(crate) fn open_record(&self, key: &Key, raw_key: &[u8], raw: &[u8]) -> Result<Plain, StoreError> {
-        let body = raw.get(16..).ok_or_else(|| self.corrupt("a short record"))?;
-        let plain =
-            unseal(&key.secret, raw_key, body).ok_or_else(|| self.corrupt("a record is altered or was moved"))?;
+    pub(crate) fn open_record(
+        &self,
+        key: &Key,
+        raw_key: &[u8],
+        raw: &[u8],
+    ) -> Result<Plain, StoreError> {
+        let body = raw
+            .get(16..)
+            .ok_or_else(|| self.corrupt("a short record"))?;
+        let plain = unseal(&key.secret, raw_key, body)
+            .ok_or_else(|| self.corrupt("a record is altered or was moved"))?;
         codec::from_bytes(&plain, MAX_RECORD).map_err(|e| self.corrupt(e.to_string()))
     }
 
     fn root_write(&self, root: &Root) -> Result<Write, StoreError> {
-        let plain = codec::to_bytes(root).map_err(|e| StoreError::Encode { table: "root", why: e.to_string() })?;
+        let plain = codec::to_bytes(root).map_err(|e| StoreError::Encode {
+            table: "root",
+            why: e.to_string(),
+        })?;
         Ok((ROOT.to_vec(), Some(seal(&self.secret, ROOT, &plain)?)))
     }
 }
@@ -157,32 +194,46 @@ impl Loaded {
             }
             let mark = sealer.mark(&raw_key, &raw);
             found.add(&mark);
-            let owner: [u8; 16] =
-                raw.get(..16).and_then(|h| h.try_into().ok()).ok_or_else(|| sealer.corrupt("a short record"))?;
-            // A key that is gone was destroyed: a crash came between that and the removal of its records.
+            let owner: [u8; 16] = raw
+                .get(..16)
+                .and_then(|h| h.try_into().ok())
+                .ok_or_else(|| sealer.corrupt("a short record"))?;
+            // A key that is gone was destroyed: a crash came between that and the removal of its
+            // records.
             let Some((_, key)) = keys.by_handle(&owner) else {
                 orphans.push((raw_key, mark));
                 continue;
             };
             let plain = sealer.open_record(key, &raw_key, &raw)?;
-            entries.insert((plain.table, plain.key), Entry { raw_key, mark, owner });
+            entries.insert(
+                (plain.table, plain.key),
+                Entry {
+                    raw_key,
+                    mark,
+                    owner,
+                },
+            );
         }
         match root {
             None if found.count == 0 && !matches!(acknowledged, Acknowledged::AtLeast(_)) => {}
             None => return Err(sealer.corrupt("its inventory is missing")),
             Some(raw) => {
-                let plain =
-                    unseal(&sealer.secret, ROOT, &raw).ok_or_else(|| sealer.corrupt("its inventory is altered"))?;
-                let want: Root = codec::from_bytes(&plain, 256).map_err(|e| sealer.corrupt(e.to_string()))?;
+                let plain = unseal(&sealer.secret, ROOT, &raw)
+                    .ok_or_else(|| sealer.corrupt("its inventory is altered"))?;
+                let want: Root =
+                    codec::from_bytes(&plain, 256).map_err(|e| sealer.corrupt(e.to_string()))?;
                 (found.writes, found.keys) = (want.writes, want.keys);
                 if want.keys > keys.made() {
                     let lost = want.keys - keys.made();
-                    return Err(sealer
-                        .corrupt(format!("the newest {lost} keys of the keyring are lost: restore `keys` with it")));
+                    return Err(sealer.corrupt(format!(
+                        "the newest {lost} keys of the keyring are lost: restore `keys` with it"
+                    )));
                 }
                 if want != found {
                     let (has, wants) = (found.count, want.count);
-                    return Err(sealer.corrupt(format!("{has} records of {wants}, or some were altered")));
+                    return Err(
+                        sealer.corrupt(format!("{has} records of {wants}, or some were altered"))
+                    );
                 }
             }
         }
@@ -193,11 +244,17 @@ impl Loaded {
             }
             Acknowledged::AtLeast(n) if found.writes < n => {
                 let lost = n - found.writes;
-                return Err(sealer.corrupt(format!("its last {lost} of {n} acknowledged writes are lost")));
+                return Err(sealer.corrupt(format!(
+                    "its last {lost} of {n} acknowledged writes are lost"
+                )));
             }
             _ => {}
         }
-        Ok(Self { root: found, entries, orphans })
+        Ok(Self {
+            root: found,
+            entries,
+            orphans,
+        })
     }
 }
 
@@ -220,11 +277,19 @@ impl Part {
         head: Head,
         loaded: Loaded,
     ) -> (Self, BTreeMap<Id, Entry>) {
-        let part = Self { storage, sealer, root: loaded.root, orphans: loaded.orphans, head, doubt: false };
+        let part = Self {
+            storage,
+            sealer,
+            root: loaded.root,
+            orphans: loaded.orphans,
+            head,
+            doubt: false,
+        };
         (part, loaded.entries)
     }
 
-    /// Applies writes with the root that they lead to; when it returns, they are durable and counted.
+    /// Applies writes with the root that they lead to; when it returns, they are durable and
+    /// counted.
     pub(crate) fn commit(&mut self, mut writes: Vec<Write>, root: Root) -> Result<(), StoreError> {
         writes.push(self.sealer.root_write(&root)?);
         self.doubt = true;
@@ -235,9 +300,12 @@ impl Part {
         Ok(())
     }
 
-    /// After a failed write the database may hold it or not (an engine may have taken it and failed to sync): what it
-    /// holds is read again. Returns it if so.
-    pub(crate) fn settle(&mut self, keys: &Keyring) -> Result<Option<BTreeMap<Id, Entry>>, StoreError> {
+    /// After a failed write the database may hold it or not (an engine may have taken it and failed
+    /// to sync): what it holds is read again. Returns it if so.
+    pub(crate) fn settle(
+        &mut self,
+        keys: &Keyring,
+    ) -> Result<Option<BTreeMap<Id, Entry>>, StoreError> {
         if !self.doubt {
             return Ok(None);
         }
@@ -261,7 +329,11 @@ impl Part {
         }
         let mut root = self.root.next();
         self.orphans.iter().for_each(|(_, m)| root.remove(m));
-        let writes = self.orphans.iter().map(|(k, _)| (k.clone(), None)).collect();
+        let writes = self
+            .orphans
+            .iter()
+            .map(|(k, _)| (k.clone(), None))
+            .collect();
         self.commit(writes, root)?;
         self.orphans.clear();
         Ok(())

@@ -16,7 +16,10 @@ pub struct Reserve {
 impl Reserve {
     /// Takes `bytes` of space in the file `path`; what is taken already stays.
     pub fn new(path: &Path, bytes: u64) -> Self {
-        Self { path: path.to_owned(), bytes }
+        Self {
+            path: path.to_owned(),
+            bytes,
+        }
     }
 
     /// Whether the space is taken.
@@ -24,7 +27,8 @@ impl Reserve {
         self.bytes == 0 || fs::metadata(&self.path).is_ok_and(|m| m.len() == self.bytes)
     }
 
-    /// Takes the space, if there is twice as much: taking the last of it would only fill the disk again.
+    /// Takes the space, if there is twice as much: taking the last of it would only fill the disk
+    /// again.
     pub fn take(&self) -> Result<(), StoreError> {
         if self.held() {
             return Ok(());
@@ -68,7 +72,11 @@ mod tests {
         assert!(!r.held() && !r.release());
         r.take().expect("there is space");
         assert!(r.held());
-        assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 1, "no probe is left");
+        assert_eq!(
+            fs::read_dir(dir.path()).expect("reads").count(),
+            1,
+            "no probe is left"
+        );
         assert!(r.release() && !r.held());
     }
 }

@@ -1,5 +1,6 @@
-//! Typed records, each sealed under a key that can be destroyed: the main database, which is kept twice, and one database
-//! for every shard, so that damage to one takes only what that shard can learn again.
+//! Typed records, each sealed under a key that can be destroyed: the main database, which is kept
+//! twice, and one database for every shard, so that damage to one takes only what that shard can
+//! learn again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,20 +41,32 @@ pub struct SealedStore {
 
 impl std::fmt::Debug for SealedStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SealedStore({}, {} records)", self.folder.display(), self.inventory.len())
+        write!(
+            f,
+            "SealedStore({}, {} records)",
+            self.folder.display(),
+            self.inventory.len()
+        )
     }
 }
 
 impl SealedStore {
-    /// Opens the records of a folder with the keys in it, and checks that none is lost or altered. What one copy of the main
-    /// database lost comes from the other. A shard's database that is damaged is renamed, its keys are destroyed and the
-    /// shard is empty ([`Self::quarantined`]).
+    /// Opens the records of a folder with the keys in it, and checks that none is lost or altered.
+    /// What one copy of the main database lost comes from the other. A shard's database that is
+    /// damaged is renamed, its keys are destroyed and the shard is empty ([`Self::quarantined`]).
     pub fn open(engine: &Engine, folder: &Path, shards: usize) -> Result<Self, StoreError> {
         let mut keys = Keyring::open(&folder.join("keys"))?;
         keys.ensure(&[INDEX_KEY, "public"])?;
-        let index = *keys.get(INDEX_KEY).ok_or_else(|| damaged(folder, "its index key is gone"))?;
-        let mut store =
-            Self { keys, parts: vec![], inventory: BTreeMap::new(), quarantined: vec![], folder: folder.to_owned() };
+        let index = *keys
+            .get(INDEX_KEY)
+            .ok_or_else(|| damaged(folder, "its index key is gone"))?;
+        let mut store = Self {
+            keys,
+            parts: vec![],
+            inventory: BTreeMap::new(),
+            quarantined: vec![],
+            folder: folder.to_owned(),
+        };
         let main = open_main(engine, folder, &index, &store.keys)?;
         store.add(main);
         for shard in 0..shards as u16 {
@@ -61,8 +74,11 @@ impl SealedStore {
             let marker = path.with_extension("quarantined");
             let part = match open_shard(engine, &path, shard, &index, &store.keys) {
                 Err(StoreError::Corrupt { why, .. }) => {
-                    // An engine that cannot start its threads fails like a damaged file: keys go only if it fails again.
-                    std::thread::Builder::new().spawn(|| ()).map_err(StoreError::io(&path))?;
+                    // An engine that cannot start its threads fails like a damaged file: keys go
+                    // only if it fails again.
+                    std::thread::Builder::new()
+                        .spawn(|| ())
+                        .map_err(StoreError::io(&path))?;
                     match open_shard(engine, &path, shard, &index, &store.keys) {
                         Err(StoreError::Corrupt { .. }) => {}
                         other => {
@@ -70,7 +86,8 @@ impl SealedStore {
                             continue;
                         }
                     }
-                    // Until whoever uses the store has gone back with the shard, every opening says so.
+                    // Until whoever uses the store has gone back with the shard, every opening says
+                    // so.
                     write_marker(&marker, &why)?;
                     set_aside(&path)?;
                     store.forget_shard(shard)?;
@@ -95,13 +112,19 @@ impl SealedStore {
     fn add(&mut self, (part, entries): (Part, BTreeMap<Id, Entry>)) {
         let at = self.parts.len();
         self.parts.push(part);
-        self.inventory.extend(entries.into_iter().map(|(id, e)| (id, (at, e))));
+        self.inventory
+            .extend(entries.into_iter().map(|(id, e)| (id, (at, e))));
     }
 
     /// Destroys all keys of a shard: what a damaged database still holds is unreadable.
     fn forget_shard(&mut self, shard: u16) -> Result<(), StoreError> {
         let prefix = KeyName::shard_prefix(shard);
-        let names: Vec<String> = self.keys.iter().map(|(n, _)| n.clone()).filter(|n| n.starts_with(&prefix)).collect();
+        let names: Vec<String> = self
+            .keys
+            .iter()
+            .map(|(n, _)| n.clone())
+            .filter(|n| n.starts_with(&prefix))
+            .collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.keys.destroy(&names).map(drop)
     }
@@ -109,9 +132,14 @@ impl SealedStore {
     /// Whoever uses the store has gone back to the beginning with all shards that were set aside.
     pub fn quarantine_handled(&mut self) -> Result<(), StoreError> {
         for q in &self.quarantined {
-            let marker = self.folder.join("shards").join(format!("{}.quarantined", q.shard));
+            let marker = self
+                .folder
+                .join("shards")
+                .join(format!("{}.quarantined", q.shard));
             match std::fs::remove_file(&marker) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io(&marker)(e)),
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::io(&marker)(e));
+                }
                 _ => {}
             }
         }
@@ -130,15 +158,22 @@ impl SealedStore {
     /// The database of an owner's records.
     fn part_of(&self, owner: &KeyName) -> Result<usize, StoreError> {
         let at = owner.shard.map_or(0, |s| usize::from(s) + 1);
-        let encode = || StoreError::Encode { table: "records", why: format!("there is no {}", owner.name) };
+        let encode = || StoreError::Encode {
+            table: "records",
+            why: format!("there is no {}", owner.name),
+        };
         (at < self.parts.len()).then_some(at).ok_or_else(encode)
     }
 
-    /// Applies a batch; when it returns, everything is durable. After an error a shard's part may have been applied and the
-    /// main part not.
+    /// Applies a batch; when it returns, everything is durable. After an error a shard's part may
+    /// have been applied and the main part not.
     pub fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
         self.recover()?;
-        let owners: Vec<&str> = batch.changes.iter().filter_map(|c| Some(c.value.as_ref()?.0.name.as_str())).collect();
+        let owners: Vec<&str> = batch
+            .changes
+            .iter()
+            .filter_map(|c| Some(c.value.as_ref()?.0.name.as_str()))
+            .collect();
         self.keys.ensure(&owners)?;
         for part in &mut self.parts {
             part.remove_orphans()?;
@@ -146,7 +181,11 @@ impl SealedStore {
         let mut staged = Staged::default();
         for change in batch.changes {
             let id = (change.table.to_owned(), change.key.clone());
-            let old = staged.entries.get(&id).cloned().unwrap_or_else(|| self.inventory.get(&id).cloned());
+            let old = staged
+                .entries
+                .get(&id)
+                .cloned()
+                .unwrap_or_else(|| self.inventory.get(&id).cloned());
             let target = match &change.value {
                 Some((owner, _)) => Some(self.part_of(owner)?),
                 None => None,
@@ -160,10 +199,17 @@ impl SealedStore {
             }
             let entry = match (change.value, target) {
                 (Some((owner, value)), Some(at)) => {
-                    let key = *self.keys.get(&owner.name).ok_or_else(|| self.corrupt("a key vanished"))?;
+                    let key = *self
+                        .keys
+                        .get(&owner.name)
+                        .ok_or_else(|| self.corrupt("a key vanished"))?;
                     let sealer = &self.parts[at].sealer;
                     let raw_key = sealer.raw_key(change.table, &change.key);
-                    let plain = Plain { table: change.table.into(), key: change.key, value };
+                    let plain = Plain {
+                        table: change.table.into(),
+                        key: change.key,
+                        value,
+                    };
                     let (raw, entry) = sealer.seal_record(&key, &raw_key, &plain)?;
                     let (root, writes) = staged.part(at, &self.parts);
                     root.add(&entry.mark);
@@ -182,7 +228,10 @@ impl SealedStore {
                 let old = self.inventory.get(*id).map(|(p, _)| *p);
                 e.as_ref().map(|(p, _)| *p).or(old) == Some(at)
             });
-            for (id, entry) in own.map(|(id, e)| (id.clone(), e.clone())).collect::<Vec<_>>() {
+            for (id, entry) in own
+                .map(|(id, e)| (id.clone(), e.clone()))
+                .collect::<Vec<_>>()
+            {
                 match entry {
                     Some(e) => self.inventory.insert(id, e),
                     None => self.inventory.remove(&id),
@@ -197,51 +246,73 @@ impl SealedStore {
         for at in 0..self.parts.len() {
             if let Some(entries) = self.parts[at].settle(&self.keys)? {
                 self.inventory.retain(|_, (p, _)| *p != at);
-                self.inventory.extend(entries.into_iter().map(|(id, e)| (id, (at, e))));
+                self.inventory
+                    .extend(entries.into_iter().map(|(id, e)| (id, (at, e))));
             }
         }
         Ok(())
     }
 
     fn raw(&self, at: usize, entry: &Entry) -> Result<Vec<u8>, StoreError> {
-        self.parts[at].storage.get(&entry.raw_key)?.ok_or_else(|| self.corrupt("a record vanished"))
+        self.parts[at]
+            .storage
+            .get(&entry.raw_key)?
+            .ok_or_else(|| self.corrupt("a record vanished"))
     }
 
     /// The record under `key`.
     pub fn get<T: Persisted>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let Some((at, entry)) = self.inventory.get(&(T::TABLE.to_owned(), key.to_owned())) else { return Ok(None) };
+        let Some((at, entry)) = self.inventory.get(&(T::TABLE.to_owned(), key.to_owned())) else {
+            return Ok(None);
+        };
         let raw = self.raw(*at, entry)?;
-        // The handle that the record carries: after a failed write it may be another than the one that was known.
-        let handle = raw.get(..16).and_then(|h| h.try_into().ok()).unwrap_or(entry.owner);
+        // The handle that the record carries: after a failed write it may be another than the one
+        // that was known.
+        let handle = raw
+            .get(..16)
+            .and_then(|h| h.try_into().ok())
+            .unwrap_or(entry.owner);
         let key = self.keys.by_handle(&handle).map(|(_, k)| *k);
         let key = key.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
-        let plain = self.parts[*at].sealer.open_record(&key, &entry.raw_key, &raw)?;
-        codec::from_bytes(&plain.value, MAX_RECORD).map(Some).map_err(|e| self.corrupt(e.to_string()))
+        let plain = self.parts[*at]
+            .sealer
+            .open_record(&key, &entry.raw_key, &raw)?;
+        codec::from_bytes(&plain.value, MAX_RECORD)
+            .map(Some)
+            .map_err(|e| self.corrupt(e.to_string()))
     }
 
     /// Keys of a table, in order.
     pub fn keys<T: Persisted>(&self) -> Vec<String> {
         let from = (T::TABLE.to_owned(), String::new());
-        self.inventory.range(from..).take_while(|((t, _), _)| t == T::TABLE).map(|((_, k), _)| k.clone()).collect()
+        self.inventory
+            .range(from..)
+            .take_while(|((t, _), _)| t == T::TABLE)
+            .map(|((_, k), _)| k.clone())
+            .collect()
     }
 
     /// All records of a table, in key order.
     pub fn all<T: Persisted>(&self) -> Result<Vec<(String, T)>, StoreError> {
         let keys = self.keys::<T>();
-        keys.into_iter().filter_map(|k| self.get(&k).map(|v| Some((k, v?))).transpose()).collect()
+        keys.into_iter()
+            .filter_map(|k| self.get(&k).map(|v| Some((k, v?))).transpose())
+            .collect()
     }
 
-    /// Destroys keys first (from then on their records cannot be read by anybody), then removes the records.
-    /// Returns how many keys existed. After an error it may be repeated until it succeeds.
+    /// Destroys keys first (from then on their records cannot be read by anybody), then removes the
+    /// records. Returns how many keys existed. After an error it may be repeated until it succeeds.
     pub fn destroy(&mut self, owners: &[KeyName]) -> Result<usize, StoreError> {
         let names: Vec<&str> = owners.iter().map(|o| o.name.as_str()).collect();
         let gone = self.keys.destroy(&names)?;
         self.recover()?;
         let keys = &self.keys;
-        let (live, dead): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(&mut self.inventory).into_iter().partition(|(_, (_, e))| keys.by_handle(&e.owner).is_some());
+        let (live, dead): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.inventory)
+            .into_iter()
+            .partition(|(_, (_, e))| keys.by_handle(&e.owner).is_some());
         self.inventory = live;
-        dead.into_values().for_each(|(at, e)| self.parts[at].orphaned(e));
+        dead.into_values()
+            .for_each(|(at, e)| self.parts[at].orphaned(e));
         self.parts.iter_mut().try_for_each(Part::remove_orphans)?;
         Ok(gone)
     }
@@ -286,8 +357,11 @@ impl SealedStore {
         for ((table, key), (at, entry)) in self.inventory.iter().filter(|(_, (at, _))| part(*at)) {
             let raw = self.raw(*at, entry)?;
             let owner = self.keys.by_handle(&entry.owner);
-            let (name, secret) = owner.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
-            let plain = self.parts[*at].sealer.open_record(secret, &entry.raw_key, &raw)?;
+            let (name, secret) =
+                owner.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
+            let plain = self.parts[*at]
+                .sealer
+                .open_record(secret, &entry.raw_key, &raw)?;
             see(KeyName::class_of(name), table, key, &plain.value);
         }
         Ok(())
@@ -295,7 +369,10 @@ impl SealedStore {
 
     /// How many of these keys exist.
     pub fn existing(&self, owners: &[KeyName]) -> usize {
-        owners.iter().filter(|o| self.keys.get(&o.name).is_some()).count()
+        owners
+            .iter()
+            .filter(|o| self.keys.get(&o.name).is_some())
+            .count()
     }
 }
 
@@ -308,18 +385,30 @@ struct Staged {
 
 impl Staged {
     fn part(&mut self, at: usize, parts: &[Part]) -> (&mut Root, &mut Vec<Write>) {
-        let (root, writes) = self.parts.entry(at).or_insert_with(|| (parts[at].root.next(), vec![]));
+        let (root, writes) = self
+            .parts
+            .entry(at)
+            .or_insert_with(|| (parts[at].root.next(), vec![]));
         (root, writes)
     }
 }
 
 fn damaged(path: &Path, why: impl Into<String>) -> StoreError {
-    StoreError::Corrupt { name: path.display().to_string(), why: why.into() }
+    StoreError::Corrupt {
+        name: path.display().to_string(),
+        why: why.into(),
+    }
 }
 
 type Opened = (Part, BTreeMap<Id, Entry>);
 
-fn open_shard(engine: &Engine, path: &Path, shard: u16, index: &Key, keys: &Keyring) -> Result<Opened, StoreError> {
+fn open_shard(
+    engine: &Engine,
+    path: &Path,
+    shard: u16,
+    index: &Key,
+    keys: &Keyring,
+) -> Result<Opened, StoreError> {
     std::fs::create_dir_all(path).map_err(StoreError::io(path))?;
     let sealer = Sealer::new(path.display().to_string(), index);
     let (mut head, count) = Head::open(&path.join("head"), &index.secret)?;
@@ -332,19 +421,29 @@ fn open_shard(engine: &Engine, path: &Path, shard: u16, index: &Key, keys: &Keyr
         head.set(0)?;
     }
     let storage = engine(&path.join("db"))?;
-    let acknowledged = count.filter(|n| *n > 0).map_or(Acknowledged::None, Acknowledged::AtLeast);
+    let acknowledged = count
+        .filter(|n| *n > 0)
+        .map_or(Acknowledged::None, Acknowledged::AtLeast);
     let loaded = Loaded::read(storage.as_ref(), &sealer, keys, acknowledged)?;
     Ok(Part::new(storage, sealer, head, loaded))
 }
 
 /// Opens both copies of the main database; the one that is whole and newer makes the other anew.
-fn open_main(engine: &Engine, folder: &Path, index: &Key, keys: &Keyring) -> Result<Opened, StoreError> {
+fn open_main(
+    engine: &Engine,
+    folder: &Path,
+    index: &Key,
+    keys: &Keyring,
+) -> Result<Opened, StoreError> {
     let sealer = Sealer::new(folder.display().to_string(), index);
     let head_path = folder.join("head");
     let (head, acknowledged) = match Head::open(&head_path, &index.secret) {
         Ok((head, Some(n))) => (head, Acknowledged::AtLeast(n)),
         Ok((head, None)) => (head, Acknowledged::Unknown),
-        Err(StoreError::Corrupt { .. }) => (Head::create(&head_path, &index.secret)?, Acknowledged::Unknown),
+        Err(StoreError::Corrupt { .. }) => (
+            Head::create(&head_path, &index.secret)?,
+            Acknowledged::Unknown,
+        ),
         Err(e) => return Err(e),
     };
     let paths = [folder.join("db"), folder.join("db-copy")];
@@ -358,19 +457,34 @@ fn open_main(engine: &Engine, folder: &Path, index: &Key, keys: &Keyring) -> Res
             let most = in_a.root.writes.max(in_b.root.writes);
             // The crash of a first start may have come between the copies.
             if acknowledged == Acknowledged::Unknown && most > 1 && in_a.root != in_b.root {
-                return Err(sealer.corrupt("the count of its writes is damaged or missing, and its two copies differ"));
+                return Err(sealer.corrupt(
+                    "the count of its writes is damaged or missing, and its two copies differ",
+                ));
             }
-            if most == 0 && keys.iter().any(|(n, _)| KeyName::class_of(n) != Class::Public && n != INDEX_KEY) {
+            if most == 0
+                && keys
+                    .iter()
+                    .any(|(n, _)| KeyName::class_of(n) != Class::Public && n != INDEX_KEY)
+            {
                 return Err(sealer.corrupt("there are keys for its records, and no records"));
             }
             // The second is written last: where it is newer, the first has lost something.
-            if in_b.root.writes > in_a.root.writes { (b, a, in_b) } else { (a, b, in_a) }
+            if in_b.root.writes > in_a.root.writes {
+                (b, a, in_b)
+            } else {
+                (a, b, in_a)
+            }
         }
-        (Ok((whole, loaded)), Err(e)) => (whole, remake(engine, &paths[1], e, acknowledged)?, loaded),
-        (Err(e), Ok((whole, loaded))) => (whole, remake(engine, &paths[0], e, acknowledged)?, loaded),
+        (Ok((whole, loaded)), Err(e)) => {
+            (whole, remake(engine, &paths[1], e, acknowledged)?, loaded)
+        }
+        (Err(e), Ok((whole, loaded))) => {
+            (whole, remake(engine, &paths[0], e, acknowledged)?, loaded)
+        }
         (Err(e), Err(_)) => return Err(e),
     };
-    let (mut part, entries) = Part::new(Box::new(Mirror::new(first, second)?), sealer, head, loaded);
+    let (mut part, entries) =
+        Part::new(Box::new(Mirror::new(first, second)?), sealer, head, loaded);
     if acknowledged == Acknowledged::Unknown && part.root.writes > 0 {
         part.recount()?;
     }
@@ -393,11 +507,14 @@ fn remake(
 
 fn write_marker(path: &Path, why: &str) -> Result<(), StoreError> {
     let file = std::fs::File::create(path).map_err(StoreError::io(path))?;
-    let write = |mut f: std::fs::File| std::io::Write::write_all(&mut f, why.as_bytes()).and_then(|()| f.sync_all());
+    let write = |mut f: std::fs::File| {
+        std::io::Write::write_all(&mut f, why.as_bytes()).and_then(|()| f.sync_all())
+    };
     write(file).map_err(StoreError::io(path))
 }
 
-/// Renames a damaged folder to `NAME.damaged`, in place of an earlier one. It is for people to look at; nothing reads it.
+/// Renames a damaged folder to `NAME.damaged`, in place of an earlier one. It is for people to look
+/// at; nothing reads it.
 fn set_aside(path: &Path) -> Result<(), StoreError> {
     let to = path.with_extension("damaged");
     let gone = |r: std::io::Result<()>| match r {

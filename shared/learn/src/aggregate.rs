@@ -1,4 +1,5 @@
-//! Weighted aggregation of client updates, streamed: one accumulator, whatever the number of clients.
+//! Weighted aggregation of client updates, streamed: one accumulator, whatever the number of
+//! clients.
 
 use thiserror::Error;
 
@@ -6,7 +7,9 @@ use thiserror::Error;
 #[derive(Debug, Error, PartialEq)]
 pub enum AggregateError {
     /// The vector has another length than the aggregate.
-    #[error("an update has {got} values, expected {expected}: the client trained another adapter shape")]
+    #[error(
+        "an update has {got} values, expected {expected}: the client trained another adapter shape"
+    )]
     Length {
         /// Values of the aggregate.
         expected: usize,
@@ -14,7 +17,10 @@ pub enum AggregateError {
         got: usize,
     },
     /// A weight or a value is infinite or not a number.
-    #[error("an update holds a value that is not finite at index {index}: the client's training diverged")]
+    #[error(
+        "an update holds a value that is not finite at index {index}: the client's training \
+         diverged"
+    )]
     NotFinite {
         /// Index of the first such value.
         index: usize,
@@ -30,7 +36,9 @@ pub struct Accumulator {
 impl Accumulator {
     /// An accumulator for updates of `len` values.
     pub fn new(len: usize) -> Self {
-        Self { sum: vec![0.0; len] }
+        Self {
+            sum: vec![0.0; len],
+        }
     }
 
     /// Adds `weight * delta`.
@@ -54,7 +62,10 @@ impl Accumulator {
 /// Refuses an update of another length or with values that are not finite.
 pub fn check_finite(delta: &[f32], expected: usize) -> Result<(), AggregateError> {
     if delta.len() != expected {
-        return Err(AggregateError::Length { expected, got: delta.len() });
+        return Err(AggregateError::Length {
+            expected,
+            got: delta.len(),
+        });
     }
     match delta.iter().position(|v| !v.is_finite()) {
         Some(index) => Err(AggregateError::NotFinite { index }),
@@ -64,7 +75,11 @@ pub fn check_finite(delta: &[f32], expected: usize) -> Result<(), AggregateError
 
 /// Scales `delta` down to L2 norm `max_norm` when it is longer; returns the norm it had.
 pub fn clip(delta: &mut [f32], max_norm: f32) -> f32 {
-    let norm = delta.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt() as f32;
+    let norm = delta
+        .iter()
+        .map(|v| f64::from(*v) * f64::from(*v))
+        .sum::<f64>()
+        .sqrt() as f32;
     if norm > max_norm {
         let scale = max_norm / norm;
         delta.iter_mut().for_each(|v| *v *= scale);
@@ -72,13 +87,24 @@ pub fn clip(delta: &mut [f32], max_norm: f32) -> f32 {
     norm
 }
 
-/// FedAvg (McMahan et al., AISTATS 2017): weights proportional to sample counts. All zero counts give zero weights.
+/// FedAvg (McMahan et al., AISTATS 2017): weights proportional to sample counts. All zero counts
+/// give zero weights.
 pub fn fedavg_weights(samples: &[u32]) -> Vec<f32> {
     let total: u64 = samples.iter().map(|n| u64::from(*n)).sum();
-    samples.iter().map(|n| if total == 0 { 0.0 } else { *n as f32 / total as f32 }).collect()
+    samples
+        .iter()
+        .map(|n| {
+            if total == 0 {
+                0.0
+            } else {
+                *n as f32 / total as f32
+            }
+        })
+        .collect()
 }
 
-/// Server-side Adam on the aggregate update (FedAdam; Reddi et al., ICLR 2021, Algorithm 2 with bias correction).
+/// Server-side Adam on the aggregate update (FedAdam; Reddi et al., ICLR 2021, Algorithm 2 with
+/// bias correction).
 ///
 /// `first` and `second` are the moments (same length as `theta`), `step` counts from 1.
 pub struct ServerAdam<'a> {
@@ -97,7 +123,8 @@ impl ServerAdam<'_> {
     const BETA2: f32 = 0.99;
     const EPS: f32 = 1e-6;
 
-    /// Moves `theta` along `delta` (an aggregate of `theta_i - theta_start`, so already a descent direction).
+    /// Moves `theta` along `delta` (an aggregate of `theta_i - theta_start`, so already a descent
+    /// direction).
     pub fn apply(self, theta: &mut [f32], delta: &[f32]) {
         let c1 = 1.0 - Self::BETA1.powi(self.step as i32);
         let c2 = 1.0 - Self::BETA2.powi(self.step as i32);
@@ -118,8 +145,17 @@ mod tests {
     fn accumulates_and_refuses() {
         let mut acc = Accumulator::new(2);
         acc.add(0.5, &[2.0, 4.0]).expect("fits");
-        assert_eq!(acc.add(1.0, &[1.0]), Err(AggregateError::Length { expected: 2, got: 1 }));
-        assert_eq!(acc.add(1.0, &[1.0, f32::NAN]), Err(AggregateError::NotFinite { index: 1 }));
+        assert_eq!(
+            acc.add(1.0, &[1.0]),
+            Err(AggregateError::Length {
+                expected: 2,
+                got: 1
+            })
+        );
+        assert_eq!(
+            acc.add(1.0, &[1.0, f32::NAN]),
+            Err(AggregateError::NotFinite { index: 1 })
+        );
         assert_eq!(acc.finish(), vec![1.0, 2.0]);
     }
 

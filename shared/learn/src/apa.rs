@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::sketch::cosine;
 
-/// One validation sample as its owner reported it: where it lies, and how wrong each shard's adapter is on it.
+/// One validation sample as its owner reported it: where it lies, and how wrong each shard's
+/// adapter is on it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErrorRow {
     /// Embedding of the sample by the untuned model's device layers, `[hidden]`.
@@ -21,9 +22,10 @@ pub struct ApaParams {
     pub tau: f64,
     /// Nearest validation samples asked.
     pub neighbours: usize,
-    /// What the weights sum to when adapters are mixed. The paper's is 1: the mean of changes that were each learned on one
-    /// shard alone, about a K-th as long as what one model learns from all of them. Up to K makes up for that (task
-    /// arithmetic; Ilharco et al., arXiv 2212.04089); choose it on validation samples.
+    /// What the weights sum to when adapters are mixed. The paper's is 1: the mean of changes that
+    /// were each learned on one shard alone, about a K-th as long as what one model learns from all
+    /// of them. Up to K makes up for that (task arithmetic; Ilharco et al., arXiv 2212.04089);
+    /// choose it on validation samples.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub gain: f64,
 }
@@ -38,8 +40,8 @@ fn is_one(gain: &f64) -> bool {
 }
 
 impl ApaParams {
-    /// Weights times the gain, where `factors` of an adapter's two matrices are weighted: 1 for the sum of products (ND), 2 for
-    /// factors mixed apart (D).
+    /// Weights times the gain, where `factors` of an adapter's two matrices are weighted: 1 for the
+    /// sum of products (ND), 2 for factors mixed apart (D).
     pub fn amplified(&self, mut omega: Vec<f32>, factors: u32) -> Vec<f32> {
         let gain = self.gain.powf(1.0 / f64::from(factors.max(1))) as f32;
         omega.iter_mut().for_each(|w| *w *= gain);
@@ -49,12 +51,17 @@ impl ApaParams {
 
 impl Default for ApaParams {
     fn default() -> Self {
-        Self { tau: 1000.0, neighbours: 20, gain: 1.0 }
+        Self {
+            tau: 1000.0,
+            neighbours: 20,
+            gain: 1.0,
+        }
     }
 }
 
-/// `omega_k = softmax_k(-tau * mean error of adapter k over the nearest rows)`; uniform when the table is empty.
-/// Rows whose length does not match `shards` are ignored. Ties in similarity keep the table's order.
+/// `omega_k = softmax_k(-tau * mean error of adapter k over the nearest rows)`; uniform when the
+/// table is empty. Rows whose length does not match `shards` are ignored. Ties in similarity keep
+/// the table's order.
 pub fn omega(params: &ApaParams, table: &[ErrorRow], query: &[f32], shards: usize) -> Vec<f32> {
     let mut near: Vec<(f64, &ErrorRow)> = table
         .iter()
@@ -67,10 +74,19 @@ pub fn omega(params: &ApaParams, table: &[ErrorRow], query: &[f32], shards: usiz
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     near.truncate(params.neighbours.max(1));
     let n = near.len() as f64;
-    let mean: Vec<f64> =
-        (0..shards).map(|k| near.iter().map(|(_, r)| f64::from(r.errors[k])).sum::<f64>() / n).collect();
+    let mean: Vec<f64> = (0..shards)
+        .map(|k| {
+            near.iter()
+                .map(|(_, r)| f64::from(r.errors[k]))
+                .sum::<f64>()
+                / n
+        })
+        .collect();
     let best = mean.iter().copied().fold(f64::INFINITY, f64::min);
-    let exps: Vec<f64> = mean.iter().map(|e| (-params.tau * (e - best)).exp()).collect();
+    let exps: Vec<f64> = mean
+        .iter()
+        .map(|e| (-params.tau * (e - best)).exp())
+        .collect();
     let total: f64 = exps.iter().sum();
     exps.into_iter().map(|e| (e / total) as f32).collect()
 }
@@ -80,20 +96,30 @@ mod tests {
     use super::*;
 
     fn row(x: f32, errors: [f32; 2]) -> ErrorRow {
-        ErrorRow { embedding: vec![x, 1.0], errors: errors.to_vec() }
+        ErrorRow {
+            embedding: vec![x, 1.0],
+            errors: errors.to_vec(),
+        }
     }
 
     #[test]
     fn asks_the_neighbours() {
         let table = [row(1.0, [0.1, 0.5]), row(-1.0, [0.5, 0.1])];
-        let p = ApaParams { tau: 100.0, neighbours: 1, gain: 1.0 };
+        let p = ApaParams {
+            tau: 100.0,
+            neighbours: 1,
+            gain: 1.0,
+        };
         assert!(omega(&p, &table, &[0.9, 1.0], 2)[0] > 0.99);
         assert!(omega(&p, &table, &[-0.9, 1.0], 2)[1] > 0.99);
     }
 
     #[test]
     fn the_gain_is_that_of_the_product() {
-        let p = ApaParams { gain: 4.0, ..ApaParams::default() };
+        let p = ApaParams {
+            gain: 4.0,
+            ..ApaParams::default()
+        };
         assert_eq!(p.amplified(vec![0.25, 0.75], 1), vec![1.0, 3.0]);
         assert_eq!(p.amplified(vec![0.25, 0.75], 2), vec![0.5, 1.5]);
     }

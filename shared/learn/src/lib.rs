@@ -1,9 +1,9 @@
 //! Pure mathematics of federated learning and forgetting, on plain slices.
 //!
-//! Nothing here reads a clock, a random source, a file or a socket: time and seeds are arguments, so every
-//! result can be replayed. Entry points: [`partition`] (which shard a subject belongs to), [`balance`] (PPLR's
-//! client weights), [`aggregate`] (FedAvg and weighted sums), [`apa`] (adapter weights per query), [`metrics`]
-//! (AUC, UAUC, spread) and [`seed`] (keyed randomness).
+//! Nothing here reads a clock, a random source, a file or a socket: time and seeds are arguments,
+//! so every result can be replayed. Entry points: [`partition`] (which shard a subject belongs to),
+//! [`balance`] (PPLR's client weights), [`aggregate`] (FedAvg and weighted sums), [`apa`] (adapter
+//! weights per query), [`metrics`] (AUC, UAUC, spread) and [`seed`] (keyed randomness).
 //!
 //! ```
 //! let auc = lethe_learn::metrics::auc(&[0.1, 0.9, 0.4], &[false, true, false]);

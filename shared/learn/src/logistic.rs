@@ -12,14 +12,22 @@ pub struct Logistic {
 }
 
 impl Logistic {
-    /// Fits `labels` to `rows` (`[samples][features]`, all of one length) by damped Newton steps on the mean log-loss plus
-    /// `ridge / 2` times the squared weights of the standardised features; the intercept is free. Deterministic. Without rows, or
-    /// without both labels, every weight is zero.
+    /// Fits `labels` to `rows` (`[samples][features]`, all of one length) by damped Newton steps on
+    /// the mean log-loss plus `ridge / 2` times the squared weights of the standardised features;
+    /// the intercept is free. Deterministic. Without rows, or without both labels, every weight is
+    /// zero.
     pub fn fit(rows: &[Vec<f64>], labels: &[bool], ridge: f64) -> Self {
         let width = rows.first().map_or(0, Vec::len);
         let column = |k: usize| rows.iter().map(|r| r[k]).collect::<Vec<f64>>();
-        let scale = |k| Spread::of(&column(k)).map_or((0.0, 1.0), |s| (s.mean, if s.std > 0.0 { s.std } else { 1.0 }));
-        let mut out = Self { scales: (0..width).map(scale).collect(), weights: vec![0.0; width + 1] };
+        let scale = |k| {
+            Spread::of(&column(k)).map_or((0.0, 1.0), |s| {
+                (s.mean, if s.std > 0.0 { s.std } else { 1.0 })
+            })
+        };
+        let mut out = Self {
+            scales: (0..width).map(scale).collect(),
+            weights: vec![0.0; width + 1],
+        };
         if labels.iter().all(|l| *l) || !labels.iter().any(|l| *l) {
             return out;
         }
@@ -27,9 +35,13 @@ impl Logistic {
         for _ in 0..50 {
             let step = out.newton(&x, labels, ridge);
             let size = step.iter().map(|s| s.abs()).fold(0.0, f64::max);
-            // A step of more than one unit of log-odds leaves the region in which the curvature holds.
+            // A step of more than one unit of log-odds leaves the region in which the curvature
+            // holds.
             let damping = if size > 1.0 { 1.0 / size } else { 1.0 };
-            out.weights.iter_mut().zip(&step).for_each(|(w, s)| *w -= damping * s);
+            out.weights
+                .iter_mut()
+                .zip(&step)
+                .for_each(|(w, s)| *w -= damping * s);
             if size < 1e-9 {
                 break;
             }
@@ -44,7 +56,10 @@ impl Logistic {
 
     /// The row on the scale of the fit, and 1 for the intercept.
     fn scaled(&self, row: &[f64]) -> Vec<f64> {
-        let each = row.iter().zip(&self.scales).map(|(v, (mean, std))| (v - mean) / std);
+        let each = row
+            .iter()
+            .zip(&self.scales)
+            .map(|(v, (mean, std))| (v - mean) / std);
         each.chain(std::iter::once(1.0)).collect()
     }
 
@@ -77,7 +92,9 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 fn solve(mut m: Vec<Vec<f64>>, mut y: Vec<f64>) -> Vec<f64> {
     let n = y.len();
     for k in 0..n {
-        let pivot = (k..n).max_by(|a, b| m[*a][k].abs().total_cmp(&m[*b][k].abs())).unwrap_or(k);
+        let pivot = (k..n)
+            .max_by(|a, b| m[*a][k].abs().total_cmp(&m[*b][k].abs()))
+            .unwrap_or(k);
         m.swap(k, pivot);
         y.swap(k, pivot);
         let (top, below) = m.split_at_mut(k + 1);
@@ -102,10 +119,19 @@ mod tests {
     #[test]
     fn finds_the_weights_that_made_the_labels() {
         let mut rng = Seed::from_u64(1).rng();
-        let rows: Vec<Vec<f64>> =
-            (0..20_000).map(|_| vec![f64::from(rng.normal()), 10.0 + 5.0 * f64::from(rng.normal())]).collect();
+        let rows: Vec<Vec<f64>> = (0..20_000)
+            .map(|_| {
+                vec![
+                    f64::from(rng.normal()),
+                    10.0 + 5.0 * f64::from(rng.normal()),
+                ]
+            })
+            .collect();
         let truth = |r: &[f64]| 1.5 * r[0] - 0.2 * (r[1] - 10.0) + 0.5;
-        let labels: Vec<bool> = rows.iter().map(|r| f64::from(rng.unit()) < 1.0 / (1.0 + (-truth(r)).exp())).collect();
+        let labels: Vec<bool> = rows
+            .iter()
+            .map(|r| f64::from(rng.unit()) < 1.0 / (1.0 + (-truth(r)).exp()))
+            .collect();
         let fitted = Logistic::fit(&rows, &labels, 0.0);
         for row in [[0.0, 10.0], [1.0, 10.0], [0.0, 15.0], [-2.0, 5.0]] {
             let (got, want) = (fitted.score(&row), truth(&row));
@@ -123,7 +149,10 @@ mod tests {
 
     #[test]
     fn without_both_labels_it_says_nothing() {
-        assert_eq!(Logistic::fit(&[vec![1.0], vec![2.0]], &[true, true], 0.1).score(&[5.0]), 0.0);
+        assert_eq!(
+            Logistic::fit(&[vec![1.0], vec![2.0]], &[true, true], 0.1).score(&[5.0]),
+            0.0
+        );
         assert_eq!(Logistic::fit(&[], &[], 0.1).score(&[]), 0.0);
     }
 }

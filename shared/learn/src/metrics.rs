@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-/// Area under the ROC curve with ties counted half; `None` unless both labels occur or if a score is not a number.
+/// Area under the ROC curve with ties counted half; `None` unless both labels occur or if a score
+/// is not a number.
 pub fn auc(scores: &[f32], labels: &[bool]) -> Option<f64> {
     let mut rows: Vec<(f32, bool)> = scores.iter().copied().zip(labels.iter().copied()).collect();
     let pos = rows.iter().filter(|r| r.1).count();
@@ -33,7 +34,10 @@ pub fn user_aucs<U: Ord + Clone>(users: &[U], scores: &[f32], labels: &[bool]) -
         g.0.push(*s);
         g.1.push(*l);
     }
-    groups.into_iter().filter_map(|(u, (s, l))| auc(&s, &l).map(|a| (u, a))).collect()
+    groups
+        .into_iter()
+        .filter_map(|(u, (s, l))| auc(&s, &l).map(|a| (u, a)))
+        .collect()
 }
 
 /// UAUC: the mean of [`user_aucs`]; `None` when no user has both labels.
@@ -67,7 +71,11 @@ impl Spread {
         sorted.sort_by(f64::total_cmp);
         let tenth = values.len().div_ceil(10);
         let worst_decile = sorted[..tenth].iter().sum::<f64>() / tenth as f64;
-        Some(Self { mean, std, worst_decile })
+        Some(Self {
+            mean,
+            std,
+            worst_decile,
+        })
     }
 }
 
@@ -78,7 +86,10 @@ mod tests {
     #[test]
     fn auc_counts_ties_half() {
         assert_eq!(auc(&[1.0, 1.0], &[true, false]), Some(0.5));
-        assert_eq!(auc(&[1.0, 2.0, 3.0, 4.0], &[false, true, false, true]), Some(0.75));
+        assert_eq!(
+            auc(&[1.0, 2.0, 3.0, 4.0], &[false, true, false, true]),
+            Some(0.75)
+        );
         assert_eq!(auc(&[1.0], &[true]), None);
         assert_eq!(auc(&[f32::NAN, 1.0], &[true, false]), None);
     }

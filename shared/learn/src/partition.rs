@@ -1,9 +1,10 @@
 //! Which shard a subject belongs to, without looking at anybody else.
 //!
-//! Two levels, both data-independent (`docs/adr/0003-partition.md`): anchors are centres of a balanced k-means over
-//! the **public item catalogue**; a subject goes to the anchor nearest to the mean embedding of the items they liked;
-//! a keyed hash of the subject's id spreads a large anchor over several sub-shards, whose number is fixed when the
-//! epoch starts. The partition of the APA paper (arXiv 2404.10327) moves other people's samples when one is deleted.
+//! Two levels, both data-independent (`docs/adr/0003-partition.md`): anchors are centres of a
+//! balanced k-means over the **public item catalogue**; a subject goes to the anchor nearest to the
+//! mean embedding of the items they liked; a keyed hash of the subject's id spreads a large anchor
+//! over several sub-shards, whose number is fixed when the epoch starts. The partition of the APA
+//! paper (arXiv 2404.10327) moves other people's samples when one is deleted.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -15,7 +16,10 @@ use crate::sketch::cosine;
 #[derive(Debug, Error, PartialEq)]
 pub enum PartitionError {
     /// Fewer items than anchors.
-    #[error("{items} items cannot give {anchors} anchors: ask for fewer shards or give a larger catalogue")]
+    #[error(
+        "{items} items cannot give {anchors} anchors: ask for fewer shards or give a larger \
+         catalogue"
+    )]
     TooFewItems {
         /// Items in the catalogue.
         items: usize,
@@ -32,7 +36,8 @@ pub enum PartitionError {
     },
 }
 
-/// Removes the mean over rows and scales each row to unit length; `rows` is `[n][dim]`. Returns the mean.
+/// Removes the mean over rows and scales each row to unit length; `rows` is `[n][dim]`. Returns the
+/// mean.
 pub fn centre(rows: &mut [Vec<f32>]) -> Vec<f32> {
     let dim = rows.first().map_or(0, Vec::len);
     let n = rows.len().max(1) as f32;
@@ -54,11 +59,19 @@ fn normalise(row: &mut [f32]) {
     }
 }
 
-/// Balanced k-means over `items` (`[n][dim]`, centred): each centre takes at most `ceil(n / anchors)` items, filled
-/// in order of similarity, ties by index. 20 iterations, k-means++ start from `seed`. Returns `[anchors][dim]`.
-pub fn anchors(items: &[Vec<f32>], anchors: usize, seed: &Seed) -> Result<Vec<Vec<f32>>, PartitionError> {
+/// Balanced k-means over `items` (`[n][dim]`, centred): each centre takes at most `ceil(n /
+/// anchors)` items, filled in order of similarity, ties by index. 20 iterations, k-means++ start
+/// from `seed`. Returns `[anchors][dim]`.
+pub fn anchors(
+    items: &[Vec<f32>],
+    anchors: usize,
+    seed: &Seed,
+) -> Result<Vec<Vec<f32>>, PartitionError> {
     if anchors == 0 || items.len() < anchors {
-        return Err(PartitionError::TooFewItems { items: items.len(), anchors });
+        return Err(PartitionError::TooFewItems {
+            items: items.len(),
+            anchors,
+        });
     }
     let mut centres = spread_start(items, anchors, seed);
     for _ in 0..20 {
@@ -76,7 +89,13 @@ fn spread_start(items: &[Vec<f32>], anchors: usize, seed: &Seed) -> Vec<Vec<f32>
     let mut rng = seed.derive("anchors", &[]).rng();
     let mut centres = vec![items[rng.below(items.len())].clone()];
     while centres.len() < anchors {
-        let far = |x: &Vec<f32>| centres.iter().map(|c| 1.0 - cosine(c, x)).fold(f64::INFINITY, f64::min).max(0.0);
+        let far = |x: &Vec<f32>| {
+            centres
+                .iter()
+                .map(|c| 1.0 - cosine(c, x))
+                .fold(f64::INFINITY, f64::min)
+                .max(0.0)
+        };
         let weights: Vec<f64> = items.iter().map(far).collect();
         let mut left = f64::from(rng.unit()) * weights.iter().sum::<f64>();
         let pick = weights.iter().position(|w| {
@@ -93,7 +112,12 @@ fn capped_fill(items: &[Vec<f32>], centres: &[Vec<f32>]) -> Vec<usize> {
     let mut pairs: Vec<(f64, usize, usize)> = items
         .iter()
         .enumerate()
-        .flat_map(|(i, x)| centres.iter().enumerate().map(move |(k, c)| (cosine(c, x), i, k)))
+        .flat_map(|(i, x)| {
+            centres
+                .iter()
+                .enumerate()
+                .map(move |(k, c)| (cosine(c, x), i, k))
+        })
         .collect();
     pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
     let mut owner = vec![usize::MAX; items.len()];
@@ -116,8 +140,8 @@ fn means(items: &[Vec<f32>], owner: &[usize], anchors: usize) -> Vec<Vec<f32>> {
     sums
 }
 
-/// The anchor nearest to the mean of `liked` item embeddings; subjects who liked nothing go to the anchor that
-/// `fallback` (a hash of the subject's id) names, so that they spread evenly.
+/// The anchor nearest to the mean of `liked` item embeddings; subjects who liked nothing go to the
+/// anchor that `fallback` (a hash of the subject's id) names, so that they spread evenly.
 pub fn nearest_anchor(anchors: &[Vec<f32>], liked: &[&[f32]], fallback: u64) -> usize {
     let dim = anchors.first().map_or(0, Vec::len);
     let mut mean = vec![0.0f32; dim];
@@ -142,16 +166,22 @@ pub fn nearest_anchor(anchors: &[Vec<f32>], liked: &[&[f32]], fallback: u64) -> 
 pub struct SubShards(Vec<u32>);
 
 impl SubShards {
-    /// Gives each anchor at least one of `shards` and the rest where subjects per shard are most (`counts` are the
-    /// subjects per anchor when the epoch starts; a deletion never recomputes this).
+    /// Gives each anchor at least one of `shards` and the rest where subjects per shard are most
+    /// (`counts` are the subjects per anchor when the epoch starts; a deletion never recomputes
+    /// this).
     pub fn allot(counts: &[usize], shards: usize) -> Result<Self, PartitionError> {
         if shards < counts.len() || counts.is_empty() {
-            return Err(PartitionError::TooFewShards { shards, anchors: counts.len() });
+            return Err(PartitionError::TooFewShards {
+                shards,
+                anchors: counts.len(),
+            });
         }
         let mut parts = vec![1u32; counts.len()];
         for _ in counts.len()..shards {
             let load = |k: &usize| counts[*k] as f64 / f64::from(parts[*k]);
-            let heaviest = (0..counts.len()).rev().max_by(|a, b| load(a).total_cmp(&load(b)));
+            let heaviest = (0..counts.len())
+                .rev()
+                .max_by(|a, b| load(a).total_cmp(&load(b)));
             parts[heaviest.unwrap_or(0)] += 1;
         }
         Ok(Self(parts))
@@ -196,7 +226,10 @@ mod tests {
         assert!((0..60).all(|i| owner[i] == owner[i % 3]));
         assert_eq!(
             anchors(&rows[..2], 3, &Seed::from_u64(1)),
-            Err(PartitionError::TooFewItems { items: 2, anchors: 3 })
+            Err(PartitionError::TooFewItems {
+                items: 2,
+                anchors: 3
+            })
         );
     }
 
@@ -209,7 +242,10 @@ mod tests {
         for i in 0..900u32 {
             sizes[s.shard(usize::from(i >= 700), &i.to_le_bytes(), &key)] += 1;
         }
-        assert!(*sizes.iter().max().expect("four") as f64 <= 1.5 * 225.0, "{sizes:?}");
+        assert!(
+            *sizes.iter().max().expect("four") as f64 <= 1.5 * 225.0,
+            "{sizes:?}"
+        );
     }
 
     #[test]

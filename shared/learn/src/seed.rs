@@ -1,7 +1,7 @@
 //! Keyed randomness: every random choice is a function of a named seed, never of position or time.
 //!
-//! Keying by subject and sample (not by order) is what lets a deletion leave the rest untouched: see SISA,
-//! arXiv 1912.03817, and `docs/ARCHITECTURE.md`.
+//! Keying by subject and sample (not by order) is what lets a deletion leave the rest untouched:
+//! see SISA, arXiv 1912.03817, and `docs/ARCHITECTURE.md`.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -18,7 +18,8 @@ impl Seed {
         Self([0; 32]).derive("lethe-root", &[&n.to_le_bytes()])
     }
 
-    /// A seed for `label` and `parts`; each is length-prefixed, so no two different inputs collide by concatenation.
+    /// A seed for `label` and `parts`; each is length-prefixed, so no two different inputs collide
+    /// by concatenation.
     pub fn derive(&self, label: &str, parts: &[&[u8]]) -> Self {
         let mut ctx = Context::new(&SHA256);
         ctx.update(&self.0);
@@ -36,7 +37,8 @@ impl Seed {
         Stream(ChaCha8Rng::from_seed(self.0))
     }
 
-    /// A 64-bit rank for `key`: sorting by it is a seeded shuffle that does not depend on what else is present.
+    /// A 64-bit rank for `key`: sorting by it is a seeded shuffle that does not depend on what else
+    /// is present.
     pub fn rank(&self, label: &str, key: &[u8]) -> u64 {
         let d = self.derive(label, &[key]).0;
         u64::from_le_bytes([d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]])
@@ -87,7 +89,10 @@ mod tests {
         let s = Seed::from_u64(1);
         assert_ne!(s.derive("a", &[b"bc"]), s.derive("ab", &[b"c"]));
         assert_ne!(s.derive("a", &[b"b", b"c"]), s.derive("a", &[b"bc"]));
-        assert_eq!(s.derive("a", &[b"b"]), Seed::from_u64(1).derive("a", &[b"b"]));
+        assert_eq!(
+            s.derive("a", &[b"b"]),
+            Seed::from_u64(1).derive("a", &[b"b"])
+        );
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Most bytes that are kept for later while nobody uses them, per segment. They hold what passes computed until other
-/// passes overwrite them: in memory only, like the passes themselves.
+/// Most bytes that are kept for later while nobody uses them, per segment. They hold what passes
+/// computed until other passes overwrite them: in memory only, like the passes themselves.
 const KEPT_BYTES: usize = 1 << 30;
 
 /// Buffers that are free. Cloning shares it.
@@ -30,11 +30,17 @@ impl Pool {
         // The smallest that is long enough, if it is not far too long.
         let found = self.with(|free| {
             let fits = |v: &Vec<f32>| v.len() >= len && v.len() / 2 <= len;
-            let best = (0..free.len()).filter(|i| fits(&free[*i])).min_by_key(|i| free[*i].len())?;
+            let best = (0..free.len())
+                .filter(|i| fits(&free[*i]))
+                .min_by_key(|i| free[*i].len())?;
             Some(free.swap_remove(best))
         });
         let values = found.unwrap_or_else(|| vec![0.0; len]);
-        Buffer { values, len, pool: self.clone() }
+        Buffer {
+            values,
+            len,
+            pool: self.clone(),
+        }
     }
 
     /// A copy of `values`.
@@ -46,7 +52,11 @@ impl Pool {
 
     /// A buffer made of a vector.
     pub(crate) fn adopt(&self, values: Vec<f32>) -> Buffer {
-        Buffer { len: values.len(), values, pool: self.clone() }
+        Buffer {
+            len: values.len(),
+            values,
+            pool: self.clone(),
+        }
     }
 }
 

@@ -57,16 +57,29 @@ impl ModelConfig {
 
     /// Refuses shapes the kernels cannot run; `Err` says what is wrong.
     pub fn check(&self) -> Result<(), String> {
-        let positive =
-            [self.hidden, self.layers, self.heads, self.kv_heads, self.head_dim, self.intermediate, self.vocab];
+        let positive = [
+            self.hidden,
+            self.layers,
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            self.intermediate,
+            self.vocab,
+        ];
         if positive.contains(&0) {
             return Err(format!("a dimension is zero: {self:?}"));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(format!("{} query heads do not divide over {} key heads", self.heads, self.kv_heads));
+            return Err(format!(
+                "{} query heads do not divide over {} key heads",
+                self.heads, self.kv_heads
+            ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(format!("head width {} is odd: rotary embedding needs pairs", self.head_dim));
+            return Err(format!(
+                "head width {} is odd: rotary embedding needs pairs",
+                self.head_dim
+            ));
         }
         Ok(())
     }

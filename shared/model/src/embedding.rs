@@ -9,7 +9,8 @@ use candle_core::quantized::ggml_file::qtensor_from_ggml;
 
 use crate::ModelError;
 
-/// A `[vocab, hidden]` table whose rows are read on demand: a device needs a few hundred of 49,152 of them.
+/// A `[vocab, hidden]` table whose rows are read on demand: a device needs a few hundred of 49,152
+/// of them.
 #[derive(Debug)]
 pub struct Table {
     rows: Rows,
@@ -31,7 +32,11 @@ enum Rows {
 
 impl Table {
     pub(crate) fn dense(values: Vec<f32>, hidden: usize) -> Self {
-        Self { vocab: values.len() / hidden.max(1), rows: Rows::Dense(values), hidden }
+        Self {
+            vocab: values.len() / hidden.max(1),
+            rows: Rows::Dense(values),
+            hidden,
+        }
     }
 
     /// A table that lies in `file` from `start` on.
@@ -41,12 +46,27 @@ impl Table {
         vocab: usize,
         hidden: usize,
     ) -> Result<Self, ModelError> {
-        let (want, all) = (row_bytes(dtype, hidden) * vocab, file.metadata().map_err(ModelError::io(path))?.len());
+        let (want, all) = (
+            row_bytes(dtype, hidden) * vocab,
+            file.metadata().map_err(ModelError::io(path))?.len(),
+        );
         if !hidden.is_multiple_of(dtype.block_size()) || start + want as u64 > all {
             let got = all.saturating_sub(start);
-            return Err(ModelError::tensor("token_embd.weight", format!("{got} bytes, expected {want}")));
+            return Err(ModelError::tensor(
+                "token_embd.weight",
+                format!("{got} bytes, expected {want}"),
+            ));
         }
-        Ok(Self { rows: Rows::Stored { dtype, file, start, path: path.to_owned() }, vocab, hidden })
+        Ok(Self {
+            rows: Rows::Stored {
+                dtype,
+                file,
+                start,
+                path: path.to_owned(),
+            },
+            vocab,
+            hidden,
+        })
     }
 
     /// Rows of the table.
@@ -68,14 +88,25 @@ impl Table {
         for id in ids {
             let id = *id as usize;
             if id >= self.vocab {
-                return Err(ModelError::Shape(format!("token {id} is outside the vocabulary of {}", self.vocab)));
+                return Err(ModelError::Shape(format!(
+                    "token {id} is outside the vocabulary of {}",
+                    self.vocab
+                )));
             }
             match &self.rows {
-                Rows::Dense(v) => out.extend_from_slice(&v[id * self.hidden..(id + 1) * self.hidden]),
-                Rows::Stored { dtype, file, start, path } => {
+                Rows::Dense(v) => {
+                    out.extend_from_slice(&v[id * self.hidden..(id + 1) * self.hidden])
+                }
+                Rows::Stored {
+                    dtype,
+                    file,
+                    start,
+                    path,
+                } => {
                     let n = row_bytes(*dtype, self.hidden);
                     let mut bytes = vec![0; n];
-                    read_at(file, &mut bytes, start + (id * n) as u64).map_err(ModelError::io(path))?;
+                    read_at(file, &mut bytes, start + (id * n) as u64)
+                        .map_err(ModelError::io(path))?;
                     out.extend(dequantise(*dtype, &bytes, self.hidden)?);
                 }
             }

@@ -15,7 +15,8 @@ pub enum ModelError {
     },
     /// The file is not a model of a supported family.
     #[error(
-        "{path}: {why}; supported: a GGUF file of architecture llama, or a folder with config.json (Llama or \
+        "{path}: {why}; supported: a GGUF file of architecture llama, or a folder with \
+         config.json (Llama or \
              Qwen2), tokenizer.json and *.safetensors"
     )]
     Unsupported {
@@ -56,10 +57,16 @@ impl ModelError {
     }
 
     pub(crate) fn unsupported(path: &Path, why: impl Into<String>) -> Self {
-        Self::Unsupported { path: path.to_owned(), why: why.into() }
+        Self::Unsupported {
+            path: path.to_owned(),
+            why: why.into(),
+        }
     }
 
     pub(crate) fn tensor(name: &str, why: impl Into<String>) -> Self {
-        Self::Tensor { name: name.to_owned(), why: why.into() }
+        Self::Tensor {
+            name: name.to_owned(),
+            why: why.into(),
+        }
     }
 }

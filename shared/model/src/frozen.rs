@@ -1,11 +1,12 @@
-//! Hidden states below the first trained layer: they depend on a sample's tokens and on frozen weights only, so that
-//! they need to be computed once.
+//! Hidden states below the first trained layer: they depend on a sample's tokens and on frozen
+//! weights only, so that they need to be computed once.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
 
-/// Keeps states between steps. What it gives back must be what it was given, bit for bit; it may forget.
+/// Keeps states between steps. What it gives back must be what it was given, bit for bit; it may
+/// forget.
 pub trait FrozenStates: Debug + Send + Sync {
     /// States of a sample's tokens, `[tokens, hidden]`.
     fn get(&self, ids: &[u32]) -> Option<Vec<f32>>;

@@ -11,8 +11,8 @@ use crate::kernels::panels::Compute;
 use crate::lora::Projection;
 use crate::pass::Pass;
 
-/// Frozen weights of a layer as a source reads them, f32, row-major `[out, in]`; query, key and value are fused, as are
-/// gate and up.
+/// Frozen weights of a layer as a source reads them, f32, row-major `[out, in]`; query, key and
+/// value are fused, as are gate and up.
 #[derive(Debug)]
 pub(crate) struct LayerWeights {
     pub(crate) attn_norm: Vec<f32>,
@@ -52,8 +52,12 @@ impl Layer {
 
     /// Memory of the weights in all forms that exist now, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        let vectors = self.attn_norm.len() + self.mlp_norm.len() + self.qkv_bias.as_ref().map_or(0, Vec::len);
-        let linear: usize = [&self.qkv, &self.out, &self.gate_up, &self.down].iter().map(|l| l.bytes()).sum();
+        let vectors =
+            self.attn_norm.len() + self.mlp_norm.len() + self.qkv_bias.as_ref().map_or(0, Vec::len);
+        let linear: usize = [&self.qkv, &self.out, &self.gate_up, &self.down]
+            .iter()
+            .map(|l| l.bytes())
+            .sum();
         vectors * size_of::<f32>() + linear
     }
 }
@@ -89,7 +93,13 @@ impl LayerCache {
 
 impl Layer {
     /// Runs the layer in place over `x` (`[rows, hidden]`); returns the tape when `keep`.
-    pub(crate) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &mut Buffer, keep: bool) -> Option<LayerTape> {
+    pub(crate) fn forward(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        x: &mut Buffer,
+        keep: bool,
+    ) -> Option<LayerTape> {
         let (c, t) = (pass.config, pass.rows());
         let qkv = self.project(pass, layer, x);
         let mut ctx = pass.pool.take(t * c.heads * c.head_dim);
@@ -97,11 +107,19 @@ impl Layer {
         pass.attention(&qkv, &mut ctx, &mut lse);
         let (mid, gate_up, y) = self.finish(pass, layer, x, &ctx);
         let input = std::mem::replace(x, y);
-        keep.then_some(LayerTape { x: input, qkv, ctx, lse, mid, gate_up })
+        keep.then_some(LayerTape {
+            x: input,
+            qkv,
+            ctx,
+            lse,
+            mid,
+            gate_up,
+        })
     }
 
-    /// Like [`Self::forward`], but only each sequence's last row comes out, `[sequences, hidden]`: all that the answer
-    /// reads. Keys and values are computed for all rows, everything after the attention for the last ones.
+    /// Like [`Self::forward`], but only each sequence's last row comes out, `[sequences, hidden]`:
+    /// all that the answer reads. Keys and values are computed for all rows, everything after the
+    /// attention for the last ones.
     pub(crate) fn forward_last(
         &self,
         pass: &Pass<'_>,
@@ -118,10 +136,21 @@ impl Layer {
         let last = gather(pass.pool, &x, &rows, c.hidden);
         let ctx_last = gather(pass.pool, &ctx, &rows, c.heads * c.head_dim);
         let (mid, gate_up, y) = self.finish(pass, layer, &last, &ctx_last);
-        (y, keep.then_some(LayerTape { x, qkv, ctx, lse, mid, gate_up }))
+        (
+            y,
+            keep.then_some(LayerTape {
+                x,
+                qkv,
+                ctx,
+                lse,
+                mid,
+                gate_up,
+            }),
+        )
     }
 
-    /// Backward of [`Self::forward_last`]: from the gradient of the last rows to that of all rows of the input.
+    /// Backward of [`Self::forward_last`]: from the gradient of the last rows to that of all rows
+    /// of the input.
     pub(crate) fn backward_last(
         &self,
         pass: &Pass<'_>,
@@ -142,7 +171,13 @@ impl Layer {
     }
 
     /// Runs the layer in place over the next tokens of a sequence, and adds them to its cache.
-    pub(crate) fn extend(&self, pass: &Pass<'_>, layer: usize, x: &mut Buffer, cache: &mut LayerCache) {
+    pub(crate) fn extend(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        x: &mut Buffer,
+        cache: &mut LayerCache,
+    ) {
         let (c, t) = (pass.config, pass.rows());
         let qkv = self.project(pass, layer, x);
         let mut ctx = pass.pool.take(t * c.heads * c.head_dim);
@@ -166,17 +201,26 @@ impl Layer {
         let mut qkv = pass.pool.take(t * w);
         self.qkv.forward(&normed, t, &mut qkv, false);
         if let Some(bias) = &self.qkv_bias {
-            qkv.chunks_exact_mut(w).for_each(|row| row.iter_mut().zip(bias).for_each(|(v, b)| *v += b));
+            qkv.chunks_exact_mut(w)
+                .for_each(|row| row.iter_mut().zip(bias).for_each(|(v, b)| *v += b));
         }
         for (proj, column) in pass.qkv_columns() {
             pass.lora(layer, proj, &normed, &mut qkv, w, column);
         }
-        pass.rope.rotate(&mut qkv, w, c.heads + c.kv_heads, &pass.positions, false);
+        pass.rope
+            .rotate(&mut qkv, w, c.heads + c.kv_heads, &pass.positions, false);
         qkv
     }
 
-    /// From the attention's result: the residual stream after it, the fused gate and up, and the layer's output.
-    fn finish(&self, pass: &Pass<'_>, layer: usize, x: &[f32], ctx: &[f32]) -> (Buffer, Buffer, Buffer) {
+    /// From the attention's result: the residual stream after it, the fused gate and up, and the
+    /// layer's output.
+    fn finish(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        x: &[f32],
+        ctx: &[f32],
+    ) -> (Buffer, Buffer, Buffer) {
         let c = pass.config;
         let (d, ff, t) = (c.hidden, c.intermediate, x.len() / c.hidden);
         let mut mid = pass.pool.copy(x);
@@ -196,20 +240,37 @@ impl Layer {
         (mid, gate_up, y)
     }
 
-    /// Backward in place over `dy` (`[rows, hidden]`), which becomes the gradient of the layer's input; the
-    /// adapter's gradient is added to `grads`.
-    pub(crate) fn backward(&self, pass: &Pass<'_>, layer: usize, tape: &LayerTape, dy: &mut [f32], grads: &mut [f32]) {
+    /// Backward in place over `dy` (`[rows, hidden]`), which becomes the gradient of the layer's
+    /// input; the adapter's gradient is added to `grads`.
+    pub(crate) fn backward(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        tape: &LayerTape,
+        dy: &mut [f32],
+        grads: &mut [f32],
+    ) {
         self.backward_mlp(pass, layer, tape, dy, grads);
         self.backward_attention(pass, layer, tape, dy, grads);
     }
 
-    fn backward_mlp(&self, pass: &Pass<'_>, layer: usize, tape: &LayerTape, dy: &mut [f32], grads: &mut [f32]) {
+    fn backward_mlp(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        tape: &LayerTape,
+        dy: &mut [f32],
+        grads: &mut [f32],
+    ) {
         let c = pass.config;
         let (d, ff, t) = (c.hidden, c.intermediate, dy.len() / c.hidden);
         let mut d_act = pass.pool.take(t * ff);
         let dy_mat = Mat::new(dy, t, d, d);
         self.down.backward(dy, t, &mut d_act, false);
-        let adapts = |p| pass.adapter().is_some_and(|a| a.shape().find(layer, p).is_some());
+        let adapts = |p| {
+            pass.adapter()
+                .is_some_and(|a| a.shape().find(layer, p).is_some())
+        };
         if adapts(Projection::Down) {
             let mut act = pass.pool.take(t * ff);
             swiglu(&tape.gate_up, ff, &mut act);
@@ -230,18 +291,38 @@ impl Layer {
         rms_norm_backward(&tape.mid, &self.mlp_norm, c.rms_eps, &d_normed, dy);
     }
 
-    fn backward_attention(&self, pass: &Pass<'_>, layer: usize, tape: &LayerTape, dy: &mut [f32], grads: &mut [f32]) {
+    fn backward_attention(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        tape: &LayerTape,
+        dy: &mut [f32],
+        grads: &mut [f32],
+    ) {
         let d_ctx = self.backward_out(pass, layer, &tape.ctx, dy, grads);
         self.backward_heads(pass, layer, tape, &d_ctx, dy, grads);
     }
 
     /// Gradient of the attention's result.
-    fn backward_out(&self, pass: &Pass<'_>, layer: usize, ctx: &[f32], dy: &[f32], grads: &mut [f32]) -> Buffer {
+    fn backward_out(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        ctx: &[f32],
+        dy: &[f32],
+        grads: &mut [f32],
+    ) -> Buffer {
         let c = pass.config;
         let (d, qd, t) = (c.hidden, c.heads * c.head_dim, dy.len() / c.hidden);
         let mut d_ctx = pass.pool.take(t * qd);
         self.out.backward(dy, t, &mut d_ctx, false);
-        pass.lora_backward((layer, Projection::O), ctx, Mat::new(dy, t, d, d), &mut d_ctx, grads);
+        pass.lora_backward(
+            (layer, Projection::O),
+            ctx,
+            Mat::new(dy, t, d, d),
+            &mut d_ctx,
+            grads,
+        );
         d_ctx
     }
 
@@ -258,9 +339,21 @@ impl Layer {
         let (c, t) = (pass.config, pass.rows());
         let (d, w) = (c.hidden, c.qkv_width());
         let mut d_qkv = pass.pool.take(t * w);
-        let saved = Saved { qkv: &tape.qkv, ctx: &tape.ctx, lse: &tape.lse };
-        attention_backward(saved, pass.layout(), pass.heads(), d_ctx, &mut d_qkv, pass.pool);
-        pass.rope.rotate(&mut d_qkv, w, c.heads + c.kv_heads, &pass.positions, true);
+        let saved = Saved {
+            qkv: &tape.qkv,
+            ctx: &tape.ctx,
+            lse: &tape.lse,
+        };
+        attention_backward(
+            saved,
+            pass.layout(),
+            pass.heads(),
+            d_ctx,
+            &mut d_qkv,
+            pass.pool,
+        );
+        pass.rope
+            .rotate(&mut d_qkv, w, c.heads + c.kv_heads, &pass.positions, true);
         let mut d_normed = pass.pool.take(t * d);
         self.qkv.backward(&d_qkv, t, &mut d_normed, false);
         let mut normed = pass.pool.take(t * d);

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A packed batch: a shared prefix of `prefix` rows, then one run of `lens[i]` rows per sequence. Each sequence
-/// attends to the prefix and, causally, to itself; positions of a run continue the prefix.
+/// A packed batch: a shared prefix of `prefix` rows, then one run of `lens[i]` rows per sequence.
+/// Each sequence attends to the prefix and, causally, to itself; positions of a run continue the
+/// prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Rows shared by all sequences.
@@ -24,8 +25,8 @@ pub struct Run {
 }
 
 impl Layout {
-    /// Packs token sequences, sharing their longest common prefix (at least one own token is left to each).
-    /// Returns the layout and the tokens in row order. Empty sequences are not allowed.
+    /// Packs token sequences, sharing their longest common prefix (at least one own token is left
+    /// to each). Returns the layout and the tokens in row order. Empty sequences are not allowed.
     pub fn pack(sequences: &[Vec<u32>]) -> (Self, Vec<u32>) {
         let shortest = sequences.iter().map(Vec::len).min().unwrap_or(0);
         let common = match sequences {
@@ -39,8 +40,17 @@ impl Layout {
         for s in sequences {
             ids.extend_from_slice(&s[common..]);
         }
-        let lens = sequences.iter().map(|s| (s.len() - common) as u32).collect();
-        (Self { prefix: common as u32, lens }, ids)
+        let lens = sequences
+            .iter()
+            .map(|s| (s.len() - common) as u32)
+            .collect();
+        (
+            Self {
+                prefix: common as u32,
+                lens,
+            },
+            ids,
+        )
     }
 
     /// All rows.
@@ -63,12 +73,20 @@ impl Layout {
         let context = self.prefix as usize;
         let mut runs = Vec::with_capacity(self.lens.len() + 1);
         if context > 0 {
-            runs.push(Run { start: 0, len: context, context: 0 });
+            runs.push(Run {
+                start: 0,
+                len: context,
+                context: 0,
+            });
         }
         let mut start = context;
         for len in &self.lens {
             let len = *len as usize;
-            runs.push(Run { start, len, context });
+            runs.push(Run {
+                start,
+                len,
+                context,
+            });
             start += len;
         }
         runs
@@ -76,7 +94,10 @@ impl Layout {
 
     /// Position of every row.
     pub fn positions(&self) -> Vec<usize> {
-        self.runs().iter().flat_map(|r| (0..r.len).map(|i| r.context + i)).collect()
+        self.runs()
+            .iter()
+            .flat_map(|r| (0..r.len).map(|i| r.context + i))
+            .collect()
     }
 
     /// Last row of each sequence.
@@ -91,15 +112,20 @@ impl Layout {
             .collect()
     }
 
-    /// Refuses a layout that a peer must not send: no sequence, an empty one, or more rows or positions than allowed.
+    /// Refuses a layout that a peer must not send: no sequence, an empty one, or more rows or
+    /// positions than allowed.
     pub fn check(&self, max_rows: usize, max_positions: usize) -> Result<(), String> {
         if self.lens.is_empty() || self.lens.contains(&0) {
             return Err("a batch needs at least one sequence and no empty ones".into());
         }
-        let rows = self.lens.iter().fold(u64::from(self.prefix), |n, l| n + u64::from(*l));
+        let rows = self
+            .lens
+            .iter()
+            .fold(u64::from(self.prefix), |n, l| n + u64::from(*l));
         if rows > max_rows as u64 || self.max_position() > max_positions {
             return Err(format!(
-                "a batch of {rows} tokens (longest sequence {}), allowed are {max_rows} and {max_positions}",
+                "a batch of {rows} tokens (longest sequence {}), allowed are {max_rows} and \
+                 {max_positions}",
                 self.max_position()
             ));
         }
@@ -114,13 +140,26 @@ mod tests {
     #[test]
     fn shares_the_common_prefix_and_leaves_a_token() {
         let (l, ids) = Layout::pack(&[vec![1, 2, 3], vec![1, 2], vec![1, 2, 4, 5]]);
-        assert_eq!(l, Layout { prefix: 1, lens: vec![2, 1, 3] });
+        assert_eq!(
+            l,
+            Layout {
+                prefix: 1,
+                lens: vec![2, 1, 3]
+            }
+        );
         assert_eq!(ids, [1, 2, 3, 2, 2, 4, 5]);
         assert_eq!(l.positions(), [0, 1, 2, 1, 1, 2, 3]);
         assert_eq!(l.last_rows(), [2, 3, 6]);
         assert!(l.check(7, 4).is_ok());
         assert!(l.check(6, 4).is_err());
-        assert!(Layout { prefix: 3, lens: vec![] }.check(9, 9).is_err());
+        assert!(
+            Layout {
+                prefix: 3,
+                lens: vec![]
+            }
+            .check(9, 9)
+            .is_err()
+        );
     }
 
     #[test]

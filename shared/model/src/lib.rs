@@ -1,14 +1,16 @@
-//! A Llama-family language model that can be split between a device and a coordinator, with LoRA training.
+//! A Llama-family language model that can be split between a device and a coordinator, with LoRA
+//! training.
 //!
-//! The model is three pieces run in sequence: the **device bottom** (embedding and layers `[0, k_in)`), the
-//! **coordinator middle**, and the **device top** (the last `k_out` layers, final norm and head). The unsplit model
-//! is the same three pieces in one process ([`split::DeviceModel`] with a [`segment::Segment`] as its
-//! [`split::Middle`]), so there is one code path to test. The forward and backward passes are our own kernels over
-//! plain buffers; candle reads and dequantises the weights, and runs the layers on other devices.
+//! The model is three pieces run in sequence: the **device bottom** (embedding and layers `[0,
+//! k_in)`), the **coordinator middle**, and the **device top** (the last `k_out` layers, final norm
+//! and head). The unsplit model is the same three pieces in one process ([`split::DeviceModel`]
+//! with a [`segment::Segment`] as its [`split::Middle`]), so there is one code path to test. The
+//! forward and backward passes are our own kernels over plain buffers; candle reads and dequantises
+//! the weights, and runs the layers on other devices.
 //!
-//! `LETHE_DEVICE` names what runs the layers: `cpu` (our kernels; the default), or `cuda`, `cuda:N`, `metal` (candle's
-//! operations, in builds with the feature of that name). What it does not do: dropout. Every result of our kernels is
-//! independent of the number of threads.
+//! `LETHE_DEVICE` names what runs the layers: `cpu` (our kernels; the default), or `cuda`,
+//! `cuda:N`, `metal` (candle's operations, in builds with the feature of that name). What it does
+//! not do: dropout. Every result of our kernels is independent of the number of threads.
 //!
 //! ```
 //! use lethe_model::{kernels::panels::Compute, config::ModelConfig, layout::Layout, source::RandomWeights, split::{DeviceModel, SplitSpec}};
@@ -44,7 +46,8 @@ pub mod train;
 pub use backend::engine;
 pub use error::ModelError;
 
-/// Runs `f` on a thread of the pool, so that its products divide their work without changing threads each time.
+/// Runs `f` on a thread of the pool, so that its products divide their work without changing
+/// threads each time.
 pub(crate) fn in_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     rayon::scope(|_| f())
 }

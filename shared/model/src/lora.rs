@@ -1,5 +1,5 @@
-//! LoRA adapters (Hu et al., arXiv 2106.09685) as one flat vector, so that training, aggregation and hashing see
-//! plain slices.
+//! LoRA adapters (Hu et al., arXiv 2106.09685) as one flat vector, so that training, aggregation
+//! and hashing see plain slices.
 
 use std::sync::Arc;
 
@@ -31,7 +31,15 @@ pub enum Projection {
 
 impl Projection {
     /// All seven.
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 7] = [
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::O,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+    ];
 
     /// Module path as PEFT and transformers name it.
     pub fn module(self) -> &'static str {
@@ -68,8 +76,9 @@ pub struct LoraRecipe {
     pub alpha: f32,
     /// Adapted projections of every adapted layer.
     pub targets: Vec<Projection>,
-    /// Only this many of the last layers are adapted (absent: all). Layers below them are frozen: their states are computed
-    /// once per sample, nothing is kept for a backward pass, and no gradient goes through them.
+    /// Only this many of the last layers are adapted (absent: all). Layers below them are frozen:
+    /// their states are computed once per sample, nothing is kept for a backward pass, and no
+    /// gradient goes through them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_layers: Option<usize>,
 }
@@ -84,11 +93,17 @@ impl LoraRecipe {
 impl Default for LoraRecipe {
     /// TALLRec's: r 8, alpha 16, q and v.
     fn default() -> Self {
-        Self { rank: 8, alpha: 16.0, targets: vec![Projection::Q, Projection::V], last_layers: None }
+        Self {
+            rank: 8,
+            alpha: 16.0,
+            targets: vec![Projection::Q, Projection::V],
+            last_layers: None,
+        }
     }
 }
 
-/// Where one pair lies in the flat vector: `a` is `[rank, fan_in]`, `b` is `[fan_out, rank]`, `b` right after `a`.
+/// Where one pair lies in the flat vector: `a` is `[rank, fan_in]`, `b` is `[fan_out, rank]`, `b`
+/// right after `a`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// Layer, 0-based in the whole model.
@@ -115,14 +130,25 @@ pub struct AdapterShape {
 
 impl AdapterShape {
     /// The shape that `recipe` gives on the layers for which `keep` holds.
-    pub fn new(config: &ModelConfig, recipe: &LoraRecipe, keep: impl Fn(usize) -> bool) -> Arc<Self> {
+    pub fn new(
+        config: &ModelConfig,
+        recipe: &LoraRecipe,
+        keep: impl Fn(usize) -> bool,
+    ) -> Arc<Self> {
         let mut targets = recipe.targets.clone();
         targets.sort();
         targets.dedup();
         let first = recipe.first_trained(config.layers);
         let layers = (first..config.layers).filter(|l| keep(*l));
-        let pairs = layers.flat_map(|l| targets.iter().map(move |p| (l, *p))).map(|(l, p)| (l, p, p.widths(config)));
-        Self::of(pairs, recipe.rank, recipe.alpha / recipe.rank.max(1) as f32, first)
+        let pairs = layers
+            .flat_map(|l| targets.iter().map(move |p| (l, *p)))
+            .map(|(l, p)| (l, p, p.widths(config)));
+        Self::of(
+            pairs,
+            recipe.rank,
+            recipe.alpha / recipe.rank.max(1) as f32,
+            first,
+        )
     }
 
     fn of(
@@ -136,19 +162,35 @@ impl AdapterShape {
             .map(|(layer, proj, (fan_in, fan_out))| {
                 let start = len;
                 len += rank * (fan_in + fan_out);
-                Entry { layer, proj, fan_in, fan_out, start }
+                Entry {
+                    layer,
+                    proj,
+                    fan_in,
+                    fan_out,
+                    start,
+                }
             })
             .collect();
-        Arc::new(Self { entries, rank, scale, len, first_trained })
+        Arc::new(Self {
+            entries,
+            rank,
+            scale,
+            len,
+            first_trained,
+        })
     }
 
     fn with(&self, rank: usize, keep: impl Fn(usize) -> bool) -> Arc<Self> {
-        let kept = self.entries.iter().filter(|e| keep(e.layer)).map(|e| (e.layer, e.proj, (e.fan_in, e.fan_out)));
+        let kept = self
+            .entries
+            .iter()
+            .filter(|e| keep(e.layer))
+            .map(|e| (e.layer, e.proj, (e.fan_in, e.fan_out)));
         Self::of(kept, rank, self.scale, self.first_trained)
     }
 
-    /// The first layer of the whole model that is adapted, also if this is the shape of a part of it: layers below it
-    /// are frozen.
+    /// The first layer of the whole model that is adapted, also if this is the shape of a part of
+    /// it: layers below it are frozen.
     pub fn first_trained(&self) -> usize {
         self.first_trained
     }
@@ -180,7 +222,10 @@ impl AdapterShape {
 
     /// The pair on `proj` of `layer`, if any.
     pub fn find(&self, layer: usize, proj: Projection) -> Option<&Entry> {
-        self.entries.binary_search_by(|e| (e.layer, e.proj).cmp(&(layer, proj))).ok().map(|i| &self.entries[i])
+        self.entries
+            .binary_search_by(|e| (e.layer, e.proj).cmp(&(layer, proj)))
+            .ok()
+            .map(|i| &self.entries[i])
     }
 
     /// Ranges of A and of B in the flat vector.
@@ -199,18 +244,26 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// PEFT's initialisation, seeded: A uniform in `+-1/sqrt(fan_in)`, B zero. Each pair has its own stream, so that
-    /// a part of the model initialises to the same bytes as the whole.
+    /// PEFT's initialisation, seeded: A uniform in `+-1/sqrt(fan_in)`, B zero. Each pair has its
+    /// own stream, so that a part of the model initialises to the same bytes as the whole.
     pub fn init(shape: &Arc<AdapterShape>, seed: &Seed) -> Self {
         let mut data = vec![0.0; shape.len];
         for e in &shape.entries {
             let bound = 1.0 / (e.fan_in as f32).sqrt();
-            let key = [(e.layer as u64).to_le_bytes(), (e.proj as u64).to_le_bytes()];
+            let key = [
+                (e.layer as u64).to_le_bytes(),
+                (e.proj as u64).to_le_bytes(),
+            ];
             let mut rng = seed.derive("lora-init", &[&key[0], &key[1]]).rng();
             let (a, _) = shape.ranges(e);
-            data[a].iter_mut().for_each(|v| *v = rng.uniform(-bound, bound));
+            data[a]
+                .iter_mut()
+                .for_each(|v| *v = rng.uniform(-bound, bound));
         }
-        Self { shape: shape.clone(), data }
+        Self {
+            shape: shape.clone(),
+            data,
+        }
     }
 
     /// An adapter of `data`, whose length must be the shape's.
@@ -222,7 +275,10 @@ impl Adapter {
                 shape.len
             )));
         }
-        Ok(Self { shape: shape.clone(), data })
+        Ok(Self {
+            shape: shape.clone(),
+            data,
+        })
     }
 
     /// Its shape.
@@ -241,7 +297,9 @@ impl Adapter {
         let shape = self.shape.with(self.shape.rank, &keep);
         let step = |e: &Entry| e.start..e.start + self.shape.rank * (e.fan_in + e.fan_out);
         let kept = self.shape.entries.iter().filter(|e| keep(e.layer));
-        let data = kept.flat_map(|e| self.data[step(e)].iter().copied()).collect();
+        let data = kept
+            .flat_map(|e| self.data[step(e)].iter().copied())
+            .collect();
         Self { shape, data }
     }
 
@@ -249,9 +307,15 @@ impl Adapter {
     pub fn paste(&mut self, part: &Self) -> Result<(), ModelError> {
         let rank = self.shape.rank;
         for e in &part.shape.entries {
-            let here = self.shape.find(e.layer, e.proj).filter(|h| part.shape.rank == rank && h.fan_in == e.fan_in);
+            let here = self
+                .shape
+                .find(e.layer, e.proj)
+                .filter(|h| part.shape.rank == rank && h.fan_in == e.fan_in);
             let here = here.ok_or_else(|| {
-                ModelError::Shape(format!("the part adapts {:?} of layer {}, the whole does not", e.proj, e.layer))
+                ModelError::Shape(format!(
+                    "the part adapts {:?} of layer {}, the whole does not",
+                    e.proj, e.layer
+                ))
             })?;
             let n = rank * (e.fan_in + e.fan_out);
             self.data[here.start..here.start + n].copy_from_slice(&part.data[e.start..e.start + n]);
@@ -266,11 +330,14 @@ impl Adapter {
         for (p, w) in parts {
             data.iter_mut().zip(&p.data).for_each(|(d, v)| *d += w * v);
         }
-        Ok(Self { shape: first.shape.clone(), data })
+        Ok(Self {
+            shape: first.shape.clone(),
+            data,
+        })
     }
 
-    /// APA(ND), arXiv 2404.10327: `delta = sum w_k B_k A_k` as one adapter of rank `K r`: `A = [A_1; ...]`,
-    /// `B = [w_1 B_1 | ...]`. The delta itself is never built.
+    /// APA(ND), arXiv 2404.10327: `delta = sum w_k B_k A_k` as one adapter of rank `K r`: `A =
+    /// [A_1; ...]`, `B = [w_1 B_1 | ...]`. The delta itself is never built.
     pub fn mix_nd(parts: &[(&Self, f32)]) -> Result<Self, ModelError> {
         let first = same_shape(parts)?;
         let (r, k) = (first.shape.rank, parts.len());
@@ -281,21 +348,29 @@ impl Adapter {
             let (oa, ob) = first.shape.ranges(old);
             for (i, (p, w)) in parts.iter().enumerate() {
                 let block = r * new.fan_in;
-                data[na.start + i * block..na.start + (i + 1) * block].copy_from_slice(&p.data[oa.clone()]);
+                data[na.start + i * block..na.start + (i + 1) * block]
+                    .copy_from_slice(&p.data[oa.clone()]);
                 for (row, b) in p.data[ob.clone()].chunks_exact(r).enumerate() {
                     let at = nb.start + row * r * k + i * r;
-                    data[at..at + r].iter_mut().zip(b).for_each(|(d, v)| *d = w * v);
+                    data[at..at + r]
+                        .iter_mut()
+                        .zip(b)
+                        .for_each(|(d, v)| *d = w * v);
                 }
             }
         }
         Ok(Self { shape, data })
     }
 
-    /// Part `i` of what [`Self::mix_nd`] stacked from adapters of `shape` with weight 1 (or of the gradient on it).
+    /// Part `i` of what [`Self::mix_nd`] stacked from adapters of `shape` with weight 1 (or of the
+    /// gradient on it).
     pub fn part_of_nd(&self, i: usize, shape: &Arc<AdapterShape>) -> Result<Self, ModelError> {
         let (r, whole) = (shape.rank, self.shape.rank);
-        if whole % r != 0 || (i + 1) * r > whole || self.shape.entries.len() != shape.entries.len() {
-            return Err(ModelError::Shape(format!("no part {i} of rank {r} in an adapter of rank {whole}")));
+        if whole % r != 0 || (i + 1) * r > whole || self.shape.entries.len() != shape.entries.len()
+        {
+            return Err(ModelError::Shape(format!(
+                "no part {i} of rank {r} in an adapter of rank {whole}"
+            )));
         }
         let mut data = vec![0.0; shape.len];
         for (old, new) in self.shape.entries.iter().zip(&shape.entries) {
@@ -307,14 +382,22 @@ impl Adapter {
                 b.copy_from_slice(&self.data[at..at + r]);
             }
         }
-        Ok(Self { shape: shape.clone(), data })
+        Ok(Self {
+            shape: shape.clone(),
+            data,
+        })
     }
 }
 
 fn same_shape<'a>(parts: &[(&'a Adapter, f32)]) -> Result<&'a Adapter, ModelError> {
-    let first = parts.first().ok_or_else(|| ModelError::Shape("no adapter to aggregate".into()))?.0;
+    let first = parts
+        .first()
+        .ok_or_else(|| ModelError::Shape("no adapter to aggregate".into()))?
+        .0;
     if parts.iter().any(|p| p.0.shape != first.shape) {
-        return Err(ModelError::Shape("adapters of different shapes cannot be aggregated: recipes differ".into()));
+        return Err(ModelError::Shape(
+            "adapters of different shapes cannot be aggregated: recipes differ".into(),
+        ));
     }
     Ok(first)
 }
@@ -324,7 +407,14 @@ mod tests {
     use super::*;
 
     fn random(seed: u64) -> Adapter {
-        let shape = AdapterShape::new(&ModelConfig::tiny(), &LoraRecipe { rank: 2, ..Default::default() }, |_| true);
+        let shape = AdapterShape::new(
+            &ModelConfig::tiny(),
+            &LoraRecipe {
+                rank: 2,
+                ..Default::default()
+            },
+            |_| true,
+        );
         let mut rng = Seed::from_u64(seed).rng();
         let data = (0..shape.len()).map(|_| rng.normal()).collect();
         Adapter::from_data(&shape, data).expect("same length")
@@ -343,7 +433,9 @@ mod tests {
         let (a, b) = x.pair(layer, Projection::V).expect("v is a target");
         let r = x.shape.rank;
         let n = a.len() / r;
-        b.chunks(r).flat_map(|row| (0..n).map(|j| (0..r).map(|q| row[q] * a[q * n + j]).sum())).collect()
+        b.chunks(r)
+            .flat_map(|row| (0..n).map(|j| (0..r).map(|q| row[q] * a[q * n + j]).sum()))
+            .collect()
     }
 
     #[test]
@@ -354,7 +446,8 @@ mod tests {
         y.paste(&part).expect("a part of the same shape");
         assert_eq!(y.select(|l| l != 1), part);
         assert_ne!(y, x);
-        y.paste(&x.select(|l| l == 1)).expect("a part of the same shape");
+        y.paste(&x.select(|l| l == 1))
+            .expect("a part of the same shape");
         assert_eq!(y, x);
     }
 

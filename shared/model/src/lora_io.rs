@@ -15,8 +15,15 @@ use crate::lora::{Adapter, AdapterShape, Entry, LoraRecipe};
 const RECIPE: &str = "lethe.lora_recipe";
 
 fn names(e: &Entry) -> [String; 2] {
-    let base = format!("base_model.model.model.layers.{}.{}", e.layer, e.proj.module());
-    [format!("{base}.lora_A.weight"), format!("{base}.lora_B.weight")]
+    let base = format!(
+        "base_model.model.model.layers.{}.{}",
+        e.layer,
+        e.proj.module()
+    );
+    [
+        format!("{base}.lora_A.weight"),
+        format!("{base}.lora_B.weight"),
+    ]
 }
 
 /// The adapter as safetensors bytes; the same adapter always gives the same bytes.
@@ -38,7 +45,8 @@ pub fn to_bytes(adapter: &Adapter, recipe: &LoraRecipe) -> Result<Vec<u8>, Model
     serialize(views, Some(meta)).map_err(failed)
 }
 
-/// Reads an adapter written by [`to_bytes`] or by PEFT, for a model whose shape `shape` was made from.
+/// Reads an adapter written by [`to_bytes`] or by PEFT, for a model whose shape `shape` was made
+/// from.
 pub fn from_bytes(bytes: &[u8], shape: &Arc<AdapterShape>) -> Result<Adapter, ModelError> {
     let file = SafeTensors::deserialize(bytes).map_err(failed)?;
     let mut data = vec![0.0; shape.len()];
@@ -46,14 +54,19 @@ pub fn from_bytes(bytes: &[u8], shape: &Arc<AdapterShape>) -> Result<Adapter, Mo
         let (a, b) = shape.ranges(e);
         let dims = [[shape.rank(), e.fan_in], [e.fan_out, shape.rank()]];
         for ((name, range), dims) in names(e).into_iter().zip([a, b]).zip(dims) {
-            let t = file.tensor(&name).map_err(|_| ModelError::tensor(&name, "the adapter file lacks it"))?;
+            let t = file
+                .tensor(&name)
+                .map_err(|_| ModelError::tensor(&name, "the adapter file lacks it"))?;
             if t.dtype() != Dtype::F32 || t.shape() != dims {
                 return Err(ModelError::tensor(
                     &name,
                     format!("{:?} {:?}, expected F32 {dims:?}", t.dtype(), t.shape()),
                 ));
             }
-            let values = t.data().chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+            let values = t
+                .data()
+                .chunks_exact(4)
+                .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]));
             data[range].iter_mut().zip(values).for_each(|(d, v)| *d = v);
         }
     }
@@ -63,14 +76,29 @@ pub fn from_bytes(bytes: &[u8], shape: &Arc<AdapterShape>) -> Result<Adapter, Mo
 /// The recipe in an adapter file's metadata, if it was written by Lethe.
 pub fn recipe(bytes: &[u8]) -> Result<Option<LoraRecipe>, ModelError> {
     let (_, meta) = SafeTensors::read_metadata(bytes).map_err(failed)?;
-    let text = meta.metadata().as_ref().and_then(|m| m.get(RECIPE)).cloned();
-    text.map(|t| serde_json::from_str(&t).map_err(failed)).transpose()
+    let text = meta
+        .metadata()
+        .as_ref()
+        .and_then(|m| m.get(RECIPE))
+        .cloned();
+    text.map(|t| serde_json::from_str(&t).map_err(failed))
+        .transpose()
 }
 
-/// Writes `adapter_model.safetensors` and `adapter_config.json` into `folder`, as PEFT expects them.
-pub fn save_peft(folder: &Path, adapter: &Adapter, recipe: &LoraRecipe, base: &str) -> Result<(), ModelError> {
+/// Writes `adapter_model.safetensors` and `adapter_config.json` into `folder`, as PEFT expects
+/// them.
+pub fn save_peft(
+    folder: &Path,
+    adapter: &Adapter,
+    recipe: &LoraRecipe,
+    base: &str,
+) -> Result<(), ModelError> {
     std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-    let targets: Vec<&str> = recipe.targets.iter().filter_map(|p| p.module().rsplit('.').next()).collect();
+    let targets: Vec<&str> = recipe
+        .targets
+        .iter()
+        .filter_map(|p| p.module().rsplit('.').next())
+        .collect();
     let config = serde_json::json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
         "r": adapter.shape().rank(), "lora_alpha": adapter.shape().scale() * adapter.shape().rank() as f32,
@@ -78,7 +106,10 @@ pub fn save_peft(folder: &Path, adapter: &Adapter, recipe: &LoraRecipe, base: &s
     });
     let files = [
         ("adapter_model.safetensors", to_bytes(adapter, recipe)?),
-        ("adapter_config.json", serde_json::to_vec_pretty(&config).map_err(failed)?),
+        (
+            "adapter_config.json",
+            serde_json::to_vec_pretty(&config).map_err(failed)?,
+        ),
     ];
     for (name, bytes) in files {
         let path = folder.join(name);
@@ -102,7 +133,10 @@ mod tests {
         let r = LoraRecipe::default();
         let shape = AdapterShape::new(&ModelConfig::tiny(), &r, |_| true);
         let mut x = Adapter::init(&shape, &Seed::from_u64(3));
-        x.data.iter_mut().enumerate().for_each(|(i, v)| *v += i as f32);
+        x.data
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, v)| *v += i as f32);
         let bytes = to_bytes(&x, &r).expect("writes");
         assert_eq!(bytes, to_bytes(&x, &r).expect("writes"));
         assert_eq!(from_bytes(&bytes, &shape).expect("reads"), x);

@@ -19,13 +19,32 @@ pub(crate) struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// A pass over the rows of several parts, one after the other, that come after `before` other tokens: the frozen weights
-    /// meet all rows at once.
-    pub(crate) fn many(config: &'a ModelConfig, parts: Vec<Part<'a>>, before: usize, pool: &'a Pool) -> Self {
-        let longest = parts.iter().map(|p| p.layout.max_position()).max().unwrap_or(0);
+    /// A pass over the rows of several parts, one after the other, that come after `before` other
+    /// tokens: the frozen weights meet all rows at once.
+    pub(crate) fn many(
+        config: &'a ModelConfig,
+        parts: Vec<Part<'a>>,
+        before: usize,
+        pool: &'a Pool,
+    ) -> Self {
+        let longest = parts
+            .iter()
+            .map(|p| p.layout.max_position())
+            .max()
+            .unwrap_or(0);
         let rope = RopeTable::new(config.rope_theta, config.head_dim, before + longest);
-        let positions = parts.iter().flat_map(|p| p.layout.positions()).map(|p| before + p).collect();
-        Self { config, positions, rope, parts, pool }
+        let positions = parts
+            .iter()
+            .flat_map(|p| p.layout.positions())
+            .map(|p| before + p)
+            .collect();
+        Self {
+            config,
+            positions,
+            rope,
+            parts,
+            pool,
+        }
     }
 
     /// The layout of a pass of one part.
@@ -46,13 +65,23 @@ impl<'a> Pass<'a> {
         for part in &self.parts {
             let rows = row..row + part.layout.rows();
             let span = |n: usize| rows.start * n..rows.end * n;
-            attention(&qkv[span(width)], part.layout, heads, &mut ctx[span(wide)], &mut lse[span(heads.q)]);
+            attention(
+                &qkv[span(width)],
+                part.layout,
+                heads,
+                &mut ctx[span(wide)],
+                &mut lse[span(heads.q)],
+            );
             row = rows.end;
         }
     }
 
     pub(crate) fn heads(&self) -> Heads {
-        Heads { q: self.config.heads, kv: self.config.kv_heads, dim: self.config.head_dim }
+        Heads {
+            q: self.config.heads,
+            kv: self.config.kv_heads,
+            dim: self.config.head_dim,
+        }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -62,11 +91,15 @@ impl<'a> Pass<'a> {
     /// `(projection, first column in the fused buffer)` of the query, key and value.
     pub(crate) fn qkv_columns(&self) -> [(Projection, usize); 3] {
         let (d, c) = (self.config.head_dim, self.config);
-        [(Projection::Q, 0), (Projection::K, c.heads * d), (Projection::V, (c.heads + c.kv_heads) * d)]
+        [
+            (Projection::Q, 0),
+            (Projection::K, c.heads * d),
+            (Projection::V, (c.heads + c.kv_heads) * d),
+        ]
     }
 
-    /// `dst[:, column..] += scale * (x A^T) B^T`, with rows of `dst` `stride` apart, each part with its own adapter. A pass
-    /// of one part may give some of its rows only.
+    /// `dst[:, column..] += scale * (x A^T) B^T`, with rows of `dst` `stride` apart, each part with
+    /// its own adapter. A pass of one part may give some of its rows only.
     pub(crate) fn lora(
         &self,
         layer: usize,
@@ -98,17 +131,37 @@ impl<'a> Pass<'a> {
         stride: usize,
         column: usize,
     ) {
-        let Some((adapter, (a, b))) = adapter.and_then(|ad| Some((ad, ad.pair(layer, proj)?))) else { return };
+        let Some((adapter, (a, b))) = adapter.and_then(|ad| Some((ad, ad.pair(layer, proj)?)))
+        else {
+            return;
+        };
         let (fan_in, fan_out) = proj.widths(self.config);
         let (r, t) = (adapter.shape().rank(), x.len() / fan_in);
         let mut h = self.pool.take(t * r);
         let a = Mat::new(a, r, fan_in, fan_in);
-        matmul(&mut h, r, false, 1.0, Mat::new(x, t, fan_in, fan_in), a.t(), Threads::Pool);
+        matmul(
+            &mut h,
+            r,
+            false,
+            1.0,
+            Mat::new(x, t, fan_in, fan_in),
+            a.t(),
+            Threads::Pool,
+        );
         let b = Mat::new(b, fan_out, r, r);
-        matmul(&mut dst[column..], stride, true, adapter.shape().scale(), Mat::new(&h, t, r, r), b.t(), Threads::Pool);
+        matmul(
+            &mut dst[column..],
+            stride,
+            true,
+            adapter.shape().scale(),
+            Mat::new(&h, t, r, r),
+            b.t(),
+            Threads::Pool,
+        );
     }
 
-    /// Backward of [`Self::lora`]: adds to `dx` and to the adapter's gradient (`grads`, flat in its shape).
+    /// Backward of [`Self::lora`]: adds to `dx` and to the adapter's gradient (`grads`, flat in its
+    /// shape).
     pub(crate) fn lora_backward(
         &self,
         at: (usize, Projection),
@@ -118,17 +171,33 @@ impl<'a> Pass<'a> {
         grads: &mut [f32],
     ) {
         let (layer, proj) = at;
-        let Some(adapter) = self.adapter() else { return };
-        let Some(entry) = adapter.shape().find(layer, proj) else { return };
+        let Some(adapter) = self.adapter() else {
+            return;
+        };
+        let Some(entry) = adapter.shape().find(layer, proj) else {
+            return;
+        };
         let (fan_in, fan_out) = (entry.fan_in, entry.fan_out);
-        let (r, t, scale) = (adapter.shape().rank(), x.len() / fan_in, adapter.shape().scale());
+        let (r, t, scale) = (
+            adapter.shape().rank(),
+            x.len() / fan_in,
+            adapter.shape().scale(),
+        );
         let (ra, rb) = adapter.shape().ranges(entry);
         let a = Mat::new(&adapter.data[ra.clone()], r, fan_in, fan_in);
         let b = Mat::new(&adapter.data[rb.clone()], fan_out, r, r);
         let x = Mat::new(x, t, fan_in, fan_in);
         let mut h = self.pool.take(t * r);
         matmul(&mut h, r, false, 1.0, x, a.t(), Threads::Pool);
-        matmul(&mut grads[rb], r, true, scale, dy.t(), Mat::new(&h, t, r, r), Threads::Pool);
+        matmul(
+            &mut grads[rb],
+            r,
+            true,
+            scale,
+            dy.t(),
+            Mat::new(&h, t, r, r),
+            Threads::Pool,
+        );
         matmul(&mut h, r, false, scale, dy, b, Threads::Pool);
         let dh = Mat::new(&h, t, r, r);
         matmul(&mut grads[ra], fan_in, true, 1.0, dh.t(), x, Threads::Pool);

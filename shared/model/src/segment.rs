@@ -47,9 +47,13 @@ pub struct Cache {
 }
 
 impl Segment {
-    /// Loads layers `range` for products in `compute` arithmetic, on the device that the environment variable
-    /// `LETHE_DEVICE` names.
-    pub fn load(source: &dyn WeightSource, range: Range<usize>, compute: Compute) -> Result<Self, ModelError> {
+    /// Loads layers `range` for products in `compute` arithmetic, on the device that the
+    /// environment variable `LETHE_DEVICE` names.
+    pub fn load(
+        source: &dyn WeightSource,
+        range: Range<usize>,
+        compute: Compute,
+    ) -> Result<Self, ModelError> {
         Self::load_on(&backend::chosen()?, source, range, compute)
     }
 
@@ -62,10 +66,18 @@ impl Segment {
     ) -> Result<Self, ModelError> {
         let config = Arc::new(source.config().clone());
         if range.end > config.layers {
-            return Err(ModelError::Shape(format!("layers {range:?} of a model with {}", config.layers)));
+            return Err(ModelError::Shape(format!(
+                "layers {range:?} of a model with {}",
+                config.layers
+            )));
         }
         let engine = Engine::load(on, source, range.clone(), compute)?;
-        Ok(Self { config, range, compute, engine })
+        Ok(Self {
+            config,
+            range,
+            compute,
+            engine,
+        })
     }
 
     /// The model's shape.
@@ -86,9 +98,18 @@ impl Segment {
     /// Those of its layers that are in `layers` (none, perhaps), with the same weights.
     pub fn part(&self, layers: Range<usize>) -> Self {
         let clamp = |l: usize| l.clamp(self.range.start, self.range.end);
-        let (start, end) = (clamp(layers.start), clamp(layers.end).max(clamp(layers.start)));
-        let engine = self.engine.part(start - self.range.start..end - self.range.start);
-        Self { range: start..end, engine, ..self.clone() }
+        let (start, end) = (
+            clamp(layers.start),
+            clamp(layers.end).max(clamp(layers.start)),
+        );
+        let engine = self
+            .engine
+            .part(start - self.range.start..end - self.range.start);
+        Self {
+            range: start..end,
+            engine,
+            ..self.clone()
+        }
     }
 
     /// Memory of the weights, in bytes.
@@ -97,10 +118,15 @@ impl Segment {
     }
 
     fn check(&self, layout: &Layout, x: &[f32]) -> Result<(), ModelError> {
-        layout.check(x.len(), self.config.max_positions).map_err(ModelError::Shape)?;
+        layout
+            .check(x.len(), self.config.max_positions)
+            .map_err(ModelError::Shape)?;
         let want = layout.rows() * self.config.hidden;
         if x.len() != want {
-            return Err(ModelError::Shape(format!("{} hidden values were given for a batch of {want}", x.len())));
+            return Err(ModelError::Shape(format!(
+                "{} hidden values were given for a batch of {want}",
+                x.len()
+            )));
         }
         Ok(())
     }
@@ -115,13 +141,18 @@ impl Segment {
     }
 
     /// Hidden states `[rows, hidden]` after these layers, given those before them.
-    pub fn forward(&self, layout: &Layout, x: Vec<f32>, adapter: Option<&Adapter>) -> Result<Vec<f32>, ModelError> {
+    pub fn forward(
+        &self,
+        layout: &Layout,
+        x: Vec<f32>,
+        adapter: Option<&Adapter>,
+    ) -> Result<Vec<f32>, ModelError> {
         self.run(layout, x, adapter, |_, _| {})
     }
 
-    /// [`Self::forward`] for several packed batches at once, each with its own adapter: the frozen weights are read once
-    /// for all of them. `x` holds their rows one after the other. On a CPU with the tile kernels every batch gets the same
-    /// bits as alone.
+    /// [`Self::forward`] for several packed batches at once, each with its own adapter: the frozen
+    /// weights are read once for all of them. `x` holds their rows one after the other. On a CPU
+    /// with the tile kernels every batch gets the same bits as alone.
     pub fn forward_many(&self, parts: &[Part<'_>], x: Vec<f32>) -> Result<Vec<f32>, ModelError> {
         let d = self.config.hidden;
         let mut rest = &x[..];
@@ -131,12 +162,16 @@ impl Segment {
             rest = &rest[n..];
         }
         if parts.is_empty() || !rest.is_empty() {
-            return Err(ModelError::Shape(format!("{} hidden values are left over or no batch is given", rest.len())));
+            return Err(ModelError::Shape(format!(
+                "{} hidden values are left over or no batch is given",
+                rest.len()
+            )));
         }
         self.engine.forward(self.first(), parts, x, &mut |_, _| {})
     }
 
-    /// Like [`Self::forward`], showing the hidden states after each layer (`[rows, hidden]`) to `see`.
+    /// Like [`Self::forward`], showing the hidden states after each layer (`[rows, hidden]`) to
+    /// `see`.
     pub fn run(
         &self,
         layout: &Layout,
@@ -145,11 +180,15 @@ impl Segment {
         mut see: impl FnMut(usize, &[f32]) + Send,
     ) -> Result<Vec<f32>, ModelError> {
         self.check(layout, &x)?;
-        self.engine.forward(self.first(), &[Part { layout, adapter }], x, &mut see)
+        self.engine
+            .forward(self.first(), &[Part { layout, adapter }], x, &mut see)
     }
 
     fn first(&self) -> backend::First<'_> {
-        backend::First { config: &self.config, layer: self.range.start }
+        backend::First {
+            config: &self.config,
+            layer: self.range.start,
+        }
     }
 
     /// Like [`Self::forward`], keeping what the backward pass needs.
@@ -162,7 +201,8 @@ impl Segment {
         self.train(layout, x, adapter, false)
     }
 
-    /// Hidden states of each sequence's last row after these layers, `[sequences, hidden]`, given all rows before them.
+    /// Hidden states of each sequence's last row after these layers, `[sequences, hidden]`, given
+    /// all rows before them.
     pub fn forward_last(
         &self,
         layout: &Layout,
@@ -170,7 +210,8 @@ impl Segment {
         adapter: Option<&Adapter>,
     ) -> Result<Vec<f32>, ModelError> {
         self.check(layout, &x)?;
-        self.engine.forward_last(self.first(), Part { layout, adapter }, x)
+        self.engine
+            .forward_last(self.first(), Part { layout, adapter }, x)
     }
 
     /// Like [`Self::forward_last`], keeping what [`Self::backward_last`] needs.
@@ -192,9 +233,20 @@ impl Segment {
     ) -> Result<(Vec<f32>, Tape), ModelError> {
         self.check(layout, &x)?;
         self.trains()?;
-        let part = Part { layout, adapter: Some(adapter) };
+        let part = Part {
+            layout,
+            adapter: Some(adapter),
+        };
         let (y, kept) = self.engine.forward_train(self.first(), part, x, last)?;
-        Ok((y, Tape { layout: layout.clone(), range: self.range(), last, kept }))
+        Ok((
+            y,
+            Tape {
+                layout: layout.clone(),
+                range: self.range(),
+                last,
+                kept,
+            },
+        ))
     }
 
     /// Like [`Self::backward`], from the gradient of the last rows `[sequences, hidden]`.
@@ -208,8 +260,8 @@ impl Segment {
         self.back(tape, dy, (adapter, true), grads)
     }
 
-    /// From the gradient of the output to that of the input; the adapter's gradient is added to `grads` (flat, in
-    /// the adapter's shape). `adapter` must be the one of the forward pass.
+    /// From the gradient of the output to that of the input; the adapter's gradient is added to
+    /// `grads` (flat, in the adapter's shape). `adapter` must be the one of the forward pass.
     pub fn backward(
         &self,
         tape: &Tape,
@@ -234,26 +286,51 @@ impl Segment {
             ));
         }
         if grads.len() != adapter.shape().len() || tape.range != self.range {
-            return Err(ModelError::Shape("the gradient or the tape belongs to another adapter or segment".into()));
+            return Err(ModelError::Shape(
+                "the gradient or the tape belongs to another adapter or segment".into(),
+            ));
         }
-        let rows = if last { tape.layout.sequences() } else { tape.layout.rows() };
+        let rows = if last {
+            tape.layout.sequences()
+        } else {
+            tape.layout.rows()
+        };
         let want = rows * self.config.hidden;
         if dy.len() != want {
-            return Err(ModelError::Shape(format!("a gradient of {} values, expected {want}", dy.len())));
+            return Err(ModelError::Shape(format!(
+                "a gradient of {} values, expected {want}",
+                dy.len()
+            )));
         }
-        let part = Part { layout: &tape.layout, adapter: Some(adapter) };
-        self.engine.backward(self.first(), (part, last), &tape.kept, dy, grads)
+        let part = Part {
+            layout: &tape.layout,
+            adapter: Some(adapter),
+        };
+        self.engine
+            .backward(self.first(), (part, last), &tape.kept, dy, grads)
     }
 
     /// An empty cache for one sequence of at most `positions` tokens.
     pub fn cache(&self, positions: usize) -> Cache {
-        Cache { kept: self.engine.cache(&self.config, positions), range: self.range(), rows: 0 }
+        Cache {
+            kept: self.engine.cache(&self.config, positions),
+            range: self.range(),
+            rows: 0,
+        }
     }
 
-    /// Hidden states of the next tokens of a sequence, `[rows, hidden]`, given those before these layers; the cache then
-    /// holds them too.
-    pub fn extend(&self, cache: &mut Cache, x: Vec<f32>, adapter: Option<&Adapter>) -> Result<Vec<f32>, ModelError> {
-        let layout = Layout { prefix: 0, lens: vec![(x.len() / self.config.hidden) as u32] };
+    /// Hidden states of the next tokens of a sequence, `[rows, hidden]`, given those before these
+    /// layers; the cache then holds them too.
+    pub fn extend(
+        &self,
+        cache: &mut Cache,
+        x: Vec<f32>,
+        adapter: Option<&Adapter>,
+    ) -> Result<Vec<f32>, ModelError> {
+        let layout = Layout {
+            prefix: 0,
+            lens: vec![(x.len() / self.config.hidden) as u32],
+        };
         self.check(&layout, &x)?;
         if cache.range != self.range || cache.rows + layout.rows() > self.config.max_positions {
             let (held, new) = (cache.rows, layout.rows());
@@ -261,8 +338,13 @@ impl Segment {
                 "a cache of {held} positions of another segment, or no room for {new}"
             )));
         }
-        let part = Part { layout: &layout, adapter };
-        let y = self.engine.extend(self.first(), part, &mut cache.kept, cache.rows, x)?;
+        let part = Part {
+            layout: &layout,
+            adapter,
+        };
+        let y = self
+            .engine
+            .extend(self.first(), part, &mut cache.kept, cache.rows, x)?;
         cache.rows += layout.rows();
         Ok(y)
     }

@@ -1,6 +1,6 @@
-//! The U-shaped split (PPLR / FELLRec, arXiv 2402.09959): the device holds the embedding, the first `k_in` and the
-//! last `k_out` layers, norm and head; somebody else holds the middle. In a pass only hidden states and their
-//! gradients cross the boundary; tokens, labels and logits do not.
+//! The U-shaped split (PPLR / FELLRec, arXiv 2402.09959): the device holds the embedding, the first
+//! `k_in` and the last `k_out` layers, norm and head; somebody else holds the middle. In a pass
+//! only hidden states and their gradients cross the boundary; tokens, labels and logits do not.
 
 use std::sync::Arc;
 
@@ -61,24 +61,39 @@ pub enum Stage {
 /// Whoever runs the middle layers: this process, or the coordinator over a connection.
 pub trait Middle {
     /// Hidden states after the layers of `stage`, given those before them.
-    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, stage: Stage) -> Result<Vec<f32>, ModelError>;
+    fn forward(
+        &mut self,
+        layout: &Layout,
+        hidden: Vec<f32>,
+        stage: Stage,
+    ) -> Result<Vec<f32>, ModelError>;
 
-    /// From the gradient after the middle to the gradient before its trained layers, for the last training forward. What
-    /// comes back is not read when no layer below the middle is trained: it may be empty then.
+    /// From the gradient after the middle to the gradient before its trained layers, for the last
+    /// training forward. What comes back is not read when no layer below the middle is trained: it
+    /// may be empty then.
     fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError>;
 }
 
 /// The middle in this process, for scoring only.
 impl Middle for (&mut Segment, Option<&Adapter>) {
-    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, stage: Stage) -> Result<Vec<f32>, ModelError> {
+    fn forward(
+        &mut self,
+        layout: &Layout,
+        hidden: Vec<f32>,
+        stage: Stage,
+    ) -> Result<Vec<f32>, ModelError> {
         if stage != Stage::Score {
-            return Err(ModelError::Shape("this middle scores only; use LocalMiddle to train".into()));
+            return Err(ModelError::Shape(
+                "this middle scores only; use LocalMiddle to train".into(),
+            ));
         }
         self.0.forward(layout, hidden, self.1)
     }
 
     fn backward(&mut self, _grad: Vec<f32>) -> Result<Vec<f32>, ModelError> {
-        Err(ModelError::Shape("this middle scores only; use LocalMiddle to train".into()))
+        Err(ModelError::Shape(
+            "this middle scores only; use LocalMiddle to train".into(),
+        ))
     }
 }
 
@@ -101,7 +116,14 @@ impl LocalMiddle {
         let grads = vec![0.0; adapter.data.len()];
         let cut = adapter.shape().first_trained();
         let (frozen, trained) = (segment.part(0..cut), segment.part(cut..usize::MAX));
-        Self { segment, frozen, trained, adapter, grads, tape: None }
+        Self {
+            segment,
+            frozen,
+            trained,
+            adapter,
+            grads,
+            tape: None,
+        }
     }
 }
 
@@ -128,7 +150,12 @@ impl LocalMiddle {
 }
 
 impl Middle for LocalMiddle {
-    fn forward(&mut self, layout: &Layout, hidden: Vec<f32>, stage: Stage) -> Result<Vec<f32>, ModelError> {
+    fn forward(
+        &mut self,
+        layout: &Layout,
+        hidden: Vec<f32>,
+        stage: Stage,
+    ) -> Result<Vec<f32>, ModelError> {
         match stage {
             Stage::Score => self.segment.forward(layout, hidden, Some(&self.adapter)),
             Stage::Frozen => self.frozen.forward(layout, hidden, None),
@@ -142,14 +169,22 @@ impl Middle for LocalMiddle {
     }
 
     fn backward(&mut self, grad: Vec<f32>) -> Result<Vec<f32>, ModelError> {
-        let tape = self.tape.take().ok_or_else(|| ModelError::Shape("backward without a training forward".into()))?;
-        self.trained.backward(&tape, grad, &self.adapter, &mut self.grads)
+        let tape = self
+            .tape
+            .take()
+            .ok_or_else(|| ModelError::Shape("backward without a training forward".into()))?;
+        self.trained
+            .backward(&tape, grad, &self.adapter, &mut self.grads)
     }
 }
 
-/// `theta -= lr * grads`, then `grads = 0`: the local step of federated training, the same on both sides of the split.
+/// `theta -= lr * grads`, then `grads = 0`: the local step of federated training, the same on both
+/// sides of the split.
 pub fn descend(theta: &mut [f32], grads: &mut [f32], lr: f32) {
-    theta.iter_mut().zip(grads.iter()).for_each(|(t, g)| *t -= lr * g);
+    theta
+        .iter_mut()
+        .zip(grads.iter())
+        .for_each(|(t, g)| *t -= lr * g);
     grads.fill(0.0);
 }
 
@@ -174,7 +209,11 @@ pub struct BatchLoss {
 
 impl DeviceModel {
     /// Loads the device's part.
-    pub fn load(source: &dyn WeightSource, spec: SplitSpec, compute: Compute) -> Result<Self, ModelError> {
+    pub fn load(
+        source: &dyn WeightSource,
+        spec: SplitSpec,
+        compute: Compute,
+    ) -> Result<Self, ModelError> {
         Self::load_on(&backend::chosen()?, source, spec, compute)
     }
 
@@ -187,7 +226,11 @@ impl DeviceModel {
         let layers = source.config().layers;
         spec.check(layers)?;
         let embedding = Arc::new(source.embedding()?);
-        let head = if source.config().tied_head { embedding.clone() } else { Arc::new(source.head()?) };
+        let head = if source.config().tied_head {
+            embedding.clone()
+        } else {
+            Arc::new(source.head()?)
+        };
         Ok(Self {
             bottom: Segment::load_on(on, source, 0..spec.k_in, compute)?,
             top: Segment::load_on(on, source, layers - spec.k_out..layers, compute)?,
@@ -198,7 +241,11 @@ impl DeviceModel {
     }
 
     /// Loads the middle that belongs to `spec`.
-    pub fn load_middle(source: &dyn WeightSource, spec: SplitSpec, compute: Compute) -> Result<Segment, ModelError> {
+    pub fn load_middle(
+        source: &dyn WeightSource,
+        spec: SplitSpec,
+        compute: Compute,
+    ) -> Result<Segment, ModelError> {
         Self::load_middle_on(&backend::chosen()?, source, spec, compute)
     }
 
@@ -209,7 +256,12 @@ impl DeviceModel {
         compute: Compute,
     ) -> Result<Segment, ModelError> {
         spec.check(source.config().layers)?;
-        Segment::load_on(on, source, spec.k_in..source.config().layers - spec.k_out, compute)
+        Segment::load_on(
+            on,
+            source,
+            spec.k_in..source.config().layers - spec.k_out,
+            compute,
+        )
     }
 
     /// The whole model's shape.
@@ -219,7 +271,10 @@ impl DeviceModel {
 
     /// The split this part was loaded for.
     pub fn split(&self) -> SplitSpec {
-        SplitSpec { k_in: self.bottom.range().len(), k_out: self.top.range().len() }
+        SplitSpec {
+            k_in: self.bottom.range().len(),
+            k_out: self.top.range().len(),
+        }
     }
 
     /// Arithmetic of its products.
@@ -229,24 +284,31 @@ impl DeviceModel {
 
     /// Memory of the weights, in bytes.
     pub fn weight_bytes(&self) -> usize {
-        let head = if Arc::ptr_eq(&self.head, &self.embedding) { 0 } else { self.head.bytes() };
+        let head = if Arc::ptr_eq(&self.head, &self.embedding) {
+            0
+        } else {
+            self.head.bytes()
+        };
         self.bottom.weight_bytes() + self.top.weight_bytes() + self.embedding.bytes() + head
     }
 
-    /// About how much memory a training pass over `tokens` tokens needs beside the weights, in bytes, when layers from
-    /// `first_trained` on are adapted: what each trained layer of the device keeps for its backward pass, and the working buffers of
-    /// one layer in both directions. An upper bound for the kernels; `tests/memory.rs` measures it.
+    /// About how much memory a training pass over `tokens` tokens needs beside the weights, in
+    /// bytes, when layers from `first_trained` on are adapted: what each trained layer of the
+    /// device keeps for its backward pass, and the working buffers of one layer in both directions.
+    /// An upper bound for the kernels; `tests/memory.rs` measures it.
     pub fn training_bytes(&self, tokens: usize, first_trained: usize) -> usize {
         let c = self.config();
         let (d, ff, heads) = (c.hidden, c.intermediate, c.heads);
         let qkv = (c.heads + 2 * c.kv_heads) * c.head_dim;
-        // Input, queries to values, attention's output, its normalisers, state before the MLP, gate and up.
+        // Input, queries to values, attention's output, its normalisers, state before the MLP, gate
+        // and up.
         let kept = 2 * d + qkv + c.heads * c.head_dim + heads + 2 * ff;
         let trained = [self.bottom.range(), self.top.range()]
             .iter()
             .map(|r| r.clone().filter(|l| *l >= first_trained).count())
             .sum::<usize>();
-        // One layer's forward and backward work with a few times as much, and buffers are kept for the next layer.
+        // One layer's forward and backward work with a few times as much, and buffers are kept for
+        // the next layer.
         4 * tokens * (trained * kept + 6 * kept + 4 * d)
     }
 
@@ -286,33 +348,47 @@ impl DeviceModel {
             let ids: Vec<u32> = (start..(start + 4096).min(v)).map(|i| i as u32).collect();
             let head = self.head.rows(&ids)?;
             let head = Mat::new(&head, ids.len(), d, d);
-            matmul(&mut out[start..], v, false, 1.0, Mat::new(normed, rows, d, d), head.t(), Threads::Pool);
+            matmul(
+                &mut out[start..],
+                v,
+                false,
+                1.0,
+                Mat::new(normed, rows, d, d),
+                head.t(),
+                Threads::Pool,
+            );
         }
         Ok(out)
     }
 
-    /// Where a sample lies, for APA's weighting: the mean over a sequence's tokens of the untuned bottom layers'
-    /// output, `[hidden]`. Runs on the device alone.
+    /// Where a sample lies, for APA's weighting: the mean over a sequence's tokens of the untuned
+    /// bottom layers' output, `[hidden]`. Runs on the device alone.
     pub fn locate(&self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
         let (layout, ids) = Layout::pack(&[ids.to_vec()]);
         let h = self.bottom.forward(&layout, self.embed(&ids)?, None)?;
         let d = self.config().hidden;
         let mut mean = vec![0.0f32; d];
-        h.chunks_exact(d).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += v));
+        h.chunks_exact(d)
+            .for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += v));
         mean.iter_mut().for_each(|m| *m /= layout.rows() as f32);
         Ok(mean)
     }
 
     /// Last hidden state of a prompt by the untuned model, after the final norm, `[hidden]`.
-    pub fn last_hidden(&self, ids: &[u32], middle: &mut dyn Middle) -> Result<Vec<f32>, ModelError> {
+    pub fn last_hidden(
+        &self,
+        ids: &[u32],
+        middle: &mut dyn Middle,
+    ) -> Result<Vec<f32>, ModelError> {
         let (layout, ids) = Layout::pack(&[ids.to_vec()]);
         self.last_from(&layout, self.embed(&ids)?, 0, None, middle)
     }
 
-    /// Last hidden states of sequences after the final norm, `[sequences, hidden]`, from the states before layer `cut`,
-    /// `[rows, hidden]` ([`Self::frozen`]).
+    /// Last hidden states of sequences after the final norm, `[sequences, hidden]`, from the states
+    /// before layer `cut`, `[rows, hidden]` ([`Self::frozen`]).
     ///
-    /// When `cut` lies among the middle layers it must be the first trained one: the middle starts there ([`Stage::Above`]).
+    /// When `cut` lies among the middle layers it must be the first trained one: the middle starts
+    /// there ([`Stage::Above`]).
     ///
     /// # Errors
     /// Those of the middle, which may not offer that.
@@ -325,11 +401,27 @@ impl DeviceModel {
         middle: &mut dyn Middle,
     ) -> Result<Vec<f32>, ModelError> {
         let (first, last) = (self.bottom.range().end, self.top.range().start);
-        let mut h = self.bottom.part(cut..usize::MAX).forward(layout, hidden, adapter)?;
+        let mut h = self
+            .bottom
+            .part(cut..usize::MAX)
+            .forward(layout, hidden, adapter)?;
         if cut < last {
-            h = middle.forward(layout, h, if cut > first { Stage::Above } else { Stage::Score })?;
+            h = middle.forward(
+                layout,
+                h,
+                if cut > first {
+                    Stage::Above
+                } else {
+                    Stage::Score
+                },
+            )?;
         }
-        Ok(self.final_norm(&self.top.part(cut..usize::MAX).forward_last(layout, h, adapter)?))
+        Ok(self.final_norm(
+            &self
+                .top
+                .part(cut..usize::MAX)
+                .forward_last(layout, h, adapter)?,
+        ))
     }
 
     /// The two answer logits `[no, yes]` at the last token of each sequence.
@@ -344,8 +436,8 @@ impl DeviceModel {
         self.score_from(layout, self.embed(ids)?, 0, answers, adapter, middle)
     }
 
-    /// Hidden states before layer `cut`, `[rows, hidden]`: the layers below are frozen, so that these never change. `middle`
-    /// runs its part of them ([`Stage::Frozen`]).
+    /// Hidden states before layer `cut`, `[rows, hidden]`: the layers below are frozen, so that
+    /// these never change. `middle` runs its part of them ([`Stage::Frozen`]).
     pub fn frozen(
         &self,
         layout: &Layout,
@@ -353,7 +445,10 @@ impl DeviceModel {
         cut: usize,
         middle: &mut dyn Middle,
     ) -> Result<Vec<f32>, ModelError> {
-        let mut h = self.bottom.part(0..cut).forward(layout, self.embed(ids)?, None)?;
+        let mut h = self
+            .bottom
+            .part(0..cut)
+            .forward(layout, self.embed(ids)?, None)?;
         if cut > self.bottom.range().end {
             h = middle.forward(layout, h, Stage::Frozen)?;
         }
@@ -371,12 +466,15 @@ impl DeviceModel {
         middle: &mut dyn Middle,
     ) -> Result<Vec<[f32; 2]>, ModelError> {
         let head = self.head.rows(&answers)?;
-        Ok(self.answer_logits(&self.last_from(layout, hidden, cut, adapter, middle)?, &head))
+        Ok(self.answer_logits(
+            &self.last_from(layout, hidden, cut, adapter, middle)?,
+            &head,
+        ))
     }
 
-    /// One forward and backward pass of the answer loss: cross-entropy over the two answer logits at the last token
-    /// (`labels`: true is yes). Gradients of `scale * loss` are added to `grads` (flat, in `adapter`'s shape) and
-    /// collected by `middle`.
+    /// One forward and backward pass of the answer loss: cross-entropy over the two answer logits
+    /// at the last token (`labels`: true is yes). Gradients of `scale * loss` are added to `grads`
+    /// (flat, in `adapter`'s shape) and collected by `middle`.
     pub fn train_batch(
         &self,
         batch: &Batch<'_>,
@@ -384,11 +482,17 @@ impl DeviceModel {
         grads: &mut [f32],
         middle: &mut dyn Middle,
     ) -> Result<BatchLoss, ModelError> {
-        let h = self.frozen(batch.layout, batch.ids, adapter.shape().first_trained(), middle)?;
+        let h = self.frozen(
+            batch.layout,
+            batch.ids,
+            adapter.shape().first_trained(),
+            middle,
+        )?;
         self.train_from(batch, h, adapter, grads, middle)
     }
 
-    /// [`Self::train_batch`] from the states before the first trained layer, `[rows, hidden]` ([`Self::frozen`]).
+    /// [`Self::train_batch`] from the states before the first trained layer, `[rows, hidden]`
+    /// ([`Self::frozen`]).
     pub fn train_from(
         &self,
         batch: &Batch<'_>,
@@ -398,7 +502,10 @@ impl DeviceModel {
         middle: &mut dyn Middle,
     ) -> Result<BatchLoss, ModelError> {
         let (layout, cut) = (batch.layout, adapter.shape().first_trained());
-        let (bottom, top) = (self.bottom.part(cut..usize::MAX), self.top.part(cut..usize::MAX));
+        let (bottom, top) = (
+            self.bottom.part(cut..usize::MAX),
+            self.top.part(cut..usize::MAX),
+        );
         let (mut h, bottom_tape) = bottom.forward_train(layout, hidden, adapter)?;
         let middle_trains = cut < self.top.range().start;
         if middle_trains {
@@ -418,20 +525,36 @@ impl DeviceModel {
 
     fn answer_logits(&self, normed: &[f32], head: &[f32]) -> Vec<[f32; 2]> {
         let d = self.config().hidden;
-        let dot =
-            |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
-        normed.chunks_exact(d).map(|x| [dot(x, &head[..d]), dot(x, &head[d..])]).collect()
+        let dot = |x: &[f32], w: &[f32]| {
+            x.iter()
+                .zip(w)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum::<f64>() as f32
+        };
+        normed
+            .chunks_exact(d)
+            .map(|x| [dot(x, &head[..d]), dot(x, &head[d..])])
+            .collect()
     }
 
     /// Loss, and its gradient with respect to the last rows.
-    fn answer_loss(&self, batch: &Batch<'_>, last: &[f32]) -> Result<(BatchLoss, Vec<f32>), ModelError> {
+    fn answer_loss(
+        &self,
+        batch: &Batch<'_>,
+        last: &[f32],
+    ) -> Result<(BatchLoss, Vec<f32>), ModelError> {
         let d = self.config().hidden;
         if batch.labels.len() != batch.layout.sequences() {
-            return Err(ModelError::Shape("a batch needs one label per sequence".into()));
+            return Err(ModelError::Shape(
+                "a batch needs one label per sequence".into(),
+            ));
         }
         let head = self.head.rows(&batch.answers)?;
         let logits = self.answer_logits(&self.final_norm(last), &head);
-        let mut loss = BatchLoss { sum: 0.0, samples: logits.len() };
+        let mut loss = BatchLoss {
+            sum: 0.0,
+            samples: logits.len(),
+        };
         let mut d_normed = vec![0.0; last.len()];
         for ((n, l), dn) in logits.iter().enumerate().zip(d_normed.chunks_exact_mut(d)) {
             let (sum, toward_yes) = batch.labels.loss(n, l, batch.scale);
@@ -441,7 +564,13 @@ impl DeviceModel {
             }
         }
         let mut d_last = vec![0.0; last.len()];
-        rms_norm_backward(last, &self.norm, self.config().rms_eps, &d_normed, &mut d_last);
+        rms_norm_backward(
+            last,
+            &self.norm,
+            self.config().rms_eps,
+            &d_normed,
+            &mut d_last,
+        );
         Ok((loss, d_last))
     }
 }
@@ -463,10 +592,12 @@ impl Labels<'_> {
         }
     }
 
-    /// Cross-entropy of an answer's logits `[no, yes]`, and `scale` times its derivative towards yes.
+    /// Cross-entropy of an answer's logits `[no, yes]`, and `scale` times its derivative towards
+    /// yes.
     fn loss(&self, i: usize, l: &[f32; 2], scale: f32) -> (f64, f32) {
         // log(1 + e^-margin) without overflow; its derivative is -sigmoid(-margin).
-        let softplus = |margin: f32| f64::from((-margin).max(0.0)) + (-f64::from(margin).abs()).exp().ln_1p();
+        let softplus =
+            |margin: f32| f64::from((-margin).max(0.0)) + (-f64::from(margin).abs()).exp().ln_1p();
         match self {
             Self::Hard(labels) => {
                 let margin = if labels[i] { l[1] - l[0] } else { l[0] - l[1] };
@@ -493,6 +624,7 @@ pub struct Batch<'a> {
     pub labels: Labels<'a>,
     /// Token ids of `[no, yes]`.
     pub answers: [u32; 2],
-    /// Weight of each sample's loss in the gradient, usually one over the samples of the optimiser step.
+    /// Weight of each sample's loss in the gradient, usually one over the samples of the optimiser
+    /// step.
     pub scale: f32,
 }

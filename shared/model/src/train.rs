@@ -31,7 +31,12 @@ pub struct AdamW {
 impl AdamW {
     /// Fresh state for `len` values.
     pub fn new(len: usize, weight_decay: f32) -> Self {
-        Self { first: vec![0.0; len], second: vec![0.0; len], step: 0, weight_decay }
+        Self {
+            first: vec![0.0; len],
+            second: vec![0.0; len],
+            step: 0,
+            weight_decay,
+        }
     }
 
     /// One step along `grads` with learning rate `lr`.
@@ -48,7 +53,8 @@ impl AdamW {
     }
 }
 
-/// Linear warm-up to `lr` over `warmup` steps, then linear decay to 0 at `total` (as the reference run used).
+/// Linear warm-up to `lr` over `warmup` steps, then linear decay to 0 at `total` (as the reference
+/// run used).
 #[derive(Clone, Copy, Debug)]
 pub struct LinearSchedule {
     /// Peak rate.
@@ -65,7 +71,8 @@ impl LinearSchedule {
         if i < self.warmup {
             self.lr * i as f32 / self.warmup as f32
         } else {
-            self.lr * (self.total.saturating_sub(i)) as f32 / (self.total - self.warmup).max(1) as f32
+            self.lr * (self.total.saturating_sub(i)) as f32
+                / (self.total - self.warmup).max(1) as f32
         }
     }
 }
@@ -117,7 +124,8 @@ pub struct Trainer<'a> {
 }
 
 impl Trainer<'_> {
-    /// Gradient of the mean loss over `samples` on the device's adapter, added to `grads`; the middle collects its own.
+    /// Gradient of the mean loss over `samples` on the device's adapter, added to `grads`; the
+    /// middle collects its own.
     pub fn accumulate(
         &self,
         samples: &[Sample],
@@ -148,12 +156,20 @@ impl Trainer<'_> {
             };
             at += pack.len();
             let (layout, ids) = Layout::pack(&sequences);
-            let batch = Batch { layout: &layout, ids: &ids, labels, answers: self.answers, scale };
+            let batch = Batch {
+                layout: &layout,
+                ids: &ids,
+                labels,
+                answers: self.answers,
+                scale,
+            };
             let hidden = match adapter.shape().first_trained() {
                 0 => self.device.embed(&ids)?,
                 cut => self.packed(&layout, &sequences, cut, middle)?,
             };
-            let loss = self.device.train_from(&batch, hidden, adapter, grads, middle)?;
+            let loss = self
+                .device
+                .train_from(&batch, hidden, adapter, grads, middle)?;
             total.sum += loss.sum;
             total.samples += loss.samples;
         }
@@ -171,13 +187,20 @@ impl Trainer<'_> {
         let mut out = Vec::with_capacity(samples.len());
         for pack in self.packing.split(samples) {
             let (layout, hidden) = self.kept_states(pack, cut, middle)?;
-            out.extend(self.device.score_from(&layout, hidden, cut, self.answers, Some(adapter), middle)?);
+            out.extend(self.device.score_from(
+                &layout,
+                hidden,
+                cut,
+                self.answers,
+                Some(adapter),
+                middle,
+            )?);
         }
         Ok(out)
     }
 
-    /// Last hidden states by the untuned model after the final norm, `[hidden]` each, from kept states before layer `cut`
-    /// where there are any.
+    /// Last hidden states by the untuned model after the final norm, `[hidden]` each, from kept
+    /// states before layer `cut` where there are any.
     pub fn last_hidden(
         &self,
         samples: &[Sample],
@@ -188,7 +211,10 @@ impl Trainer<'_> {
         for pack in self.packing.split(samples) {
             let (layout, hidden) = self.kept_states(pack, cut, middle)?;
             let last = self.device.last_from(&layout, hidden, cut, None, middle)?;
-            out.extend(last.chunks_exact(self.device.config().hidden).map(<[f32]>::to_vec));
+            out.extend(
+                last.chunks_exact(self.device.config().hidden)
+                    .map(<[f32]>::to_vec),
+            );
         }
         Ok(out)
     }
@@ -209,8 +235,8 @@ impl Trainer<'_> {
         Ok((layout, hidden))
     }
 
-    /// States before layer `cut` of packed sequences. Each sequence is run alone, so that they do not depend on what it
-    /// is packed with, nor on whether they were kept from before.
+    /// States before layer `cut` of packed sequences. Each sequence is run alone, so that they do
+    /// not depend on what it is packed with, nor on whether they were kept from before.
     fn packed(
         &self,
         layout: &Layout,
@@ -229,10 +255,15 @@ impl Trainer<'_> {
             {
                 Some(states) => states,
                 None => {
-                    let alone = Layout { prefix: 0, lens: vec![ids.len() as u32] };
+                    let alone = Layout {
+                        prefix: 0,
+                        lens: vec![ids.len() as u32],
+                    };
                     let states = self.device.frozen(&alone, ids, cut, middle)?;
                     if states.iter().any(|v| !v.is_finite()) {
-                        return Err(ModelError::Shape("the layers below gave states that are not finite".into()));
+                        return Err(ModelError::Shape(
+                            "the layers below gave states that are not finite".into(),
+                        ));
                     }
                     self.frozen.put(ids, &states);
                     states
@@ -264,7 +295,14 @@ pub struct CentralRecipe {
 
 impl Default for CentralRecipe {
     fn default() -> Self {
-        Self { lr: 5e-4, batch: 16, epochs: 1, warmup: 8, weight_decay: 0.01, packing: Packing::default() }
+        Self {
+            lr: 5e-4,
+            batch: 16,
+            epochs: 1,
+            warmup: 8,
+            weight_decay: 0.01,
+            packing: Packing::default(),
+        }
     }
 }
 
@@ -286,7 +324,8 @@ pub struct Central<'a> {
 }
 
 impl<'a> Central<'a> {
-    /// Starts from `adapter` (of the whole model), for `total` steps. `answers` are the token ids of `[no, yes]`.
+    /// Starts from `adapter` (of the whole model), for `total` steps. `answers` are the token ids
+    /// of `[no, yes]`.
     pub fn new(
         device: &'a DeviceModel,
         middle: Segment,
@@ -301,7 +340,11 @@ impl<'a> Central<'a> {
             device,
             answers,
             recipe,
-            schedule: LinearSchedule { lr: recipe.lr, warmup: recipe.warmup, total },
+            schedule: LinearSchedule {
+                lr: recipe.lr,
+                warmup: recipe.warmup,
+                total,
+            },
             steps: 0,
             whole: adapter,
             edge_grads: vec![0.0; edge.data.len()],
@@ -309,7 +352,11 @@ impl<'a> Central<'a> {
             middle_optimiser: AdamW::new(middle.adapter.data.len(), recipe.weight_decay),
             edge,
             middle,
-            frozen: if recipe.epochs > 1 { Box::new(InMemory::default()) } else { Box::new(Recomputed) },
+            frozen: if recipe.epochs > 1 {
+                Box::new(InMemory::default())
+            } else {
+                Box::new(Recomputed)
+            },
         }
     }
 
@@ -319,15 +366,32 @@ impl<'a> Central<'a> {
     }
 
     /// The same towards a teacher's probabilities of yes.
-    pub fn step_towards(&mut self, batch: &[Sample], teacher: Option<&[f32]>) -> Result<f64, ModelError> {
+    pub fn step_towards(
+        &mut self,
+        batch: &[Sample],
+        teacher: Option<&[f32]>,
+    ) -> Result<f64, ModelError> {
         self.edge_grads.fill(0.0);
         self.middle.grads.fill(0.0);
         let (packing, frozen) = (self.recipe.packing, self.frozen.as_ref());
-        let trainer = Trainer { device: self.device, answers: self.answers, packing, frozen };
-        let loss = trainer.accumulate_towards(batch, teacher, &self.edge, &mut self.edge_grads, &mut self.middle)?;
+        let trainer = Trainer {
+            device: self.device,
+            answers: self.answers,
+            packing,
+            frozen,
+        };
+        let loss = trainer.accumulate_towards(
+            batch,
+            teacher,
+            &self.edge,
+            &mut self.edge_grads,
+            &mut self.middle,
+        )?;
         let lr = self.schedule.rate(self.steps);
-        self.edge_optimiser.step(&mut self.edge.data, &self.edge_grads, lr);
-        self.middle_optimiser.step(&mut self.middle.adapter.data, &self.middle.grads, lr);
+        self.edge_optimiser
+            .step(&mut self.edge.data, &self.edge_grads, lr);
+        self.middle_optimiser
+            .step(&mut self.middle.adapter.data, &self.middle.grads, lr);
         self.steps += 1;
         Ok(loss.sum / loss.samples.max(1) as f64)
     }
@@ -342,10 +406,20 @@ impl<'a> Central<'a> {
 }
 
 /// Batches of an epoch: the samples in a seeded order.
-pub fn epoch_batches(samples: &[Sample], batch: usize, epoch: usize, seed: &Seed) -> Vec<Vec<Sample>> {
+pub fn epoch_batches(
+    samples: &[Sample],
+    batch: usize,
+    epoch: usize,
+    seed: &Seed,
+) -> Vec<Vec<Sample>> {
     let mut order: Vec<&Sample> = samples.iter().collect();
-    seed.derive("epoch", &[&(epoch as u64).to_le_bytes()]).rng().shuffle(&mut order);
-    order.chunks(batch.max(1)).map(|b| b.iter().map(|s| (*s).clone()).collect()).collect()
+    seed.derive("epoch", &[&(epoch as u64).to_le_bytes()])
+        .rng()
+        .shuffle(&mut order);
+    order
+        .chunks(batch.max(1))
+        .map(|b| b.iter().map(|s| (*s).clone()).collect())
+        .collect()
 }
 
 #[cfg(test)]
@@ -354,15 +428,26 @@ mod tests {
 
     #[test]
     fn packs_by_tokens_and_never_drops() {
-        let s = |n: usize| Sample { ids: vec![0; n], label: true };
+        let s = |n: usize| Sample {
+            ids: vec![0; n],
+            label: true,
+        };
         let samples = [s(500), s(200), s(200), s(900), s(1)];
-        let sizes: Vec<usize> = Packing { max_tokens: 800 }.split(&samples).iter().map(|p| p.len()).collect();
+        let sizes: Vec<usize> = Packing { max_tokens: 800 }
+            .split(&samples)
+            .iter()
+            .map(|p| p.len())
+            .collect();
         assert_eq!(sizes, [2, 1, 1, 1]);
     }
 
     #[test]
     fn schedule_warms_up_and_decays() {
-        let s = LinearSchedule { lr: 1.0, warmup: 2, total: 6 };
+        let s = LinearSchedule {
+            lr: 1.0,
+            warmup: 2,
+            total: 6,
+        };
         let rates: Vec<f32> = (0..6).map(|i| s.rate(i)).collect();
         assert_eq!(rates, [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]);
     }

@@ -27,26 +27,46 @@ fn the_estimate_bounds_what_is_allocated() {
         max_positions: 512,
         ..ModelConfig::tiny()
     };
-    let spec = SplitSpec { k_in: 0, k_out: config.layers };
+    let spec = SplitSpec {
+        k_in: 0,
+        k_out: config.layers,
+    };
     let source = RandomWeights::new(config.clone(), 5);
     let device = DeviceModel::load(&source, spec, Compute::F32).unwrap();
     let middle = DeviceModel::load_middle(&source, spec, Compute::F32).unwrap();
-    let samples: Vec<Sample> =
-        (0..3).map(|s| Sample { ids: (0..200).map(|i| (i * 7 + s) % 300).collect(), label: s == 1 }).collect();
-    // Freed buffers are kept for the next pass: all that was ever taken counts, so the smaller pass goes first.
+    let samples: Vec<Sample> = (0..3)
+        .map(|s| Sample {
+            ids: (0..200).map(|i| (i * 7 + s) % 300).collect(),
+            label: s == 1,
+        })
+        .collect();
+    // Freed buffers are kept for the next pass: all that was ever taken counts, so the smaller pass
+    // goes first.
     let before = MEMORY.current_usage();
     for last in [Some(3), None] {
-        let recipe = LoraRecipe { last_layers: last, ..LoraRecipe::default() };
+        let recipe = LoraRecipe {
+            last_layers: last,
+            ..LoraRecipe::default()
+        };
         let shape = AdapterShape::new(&config, &recipe, |_| true);
         let adapter = Adapter::init(&shape, &lethe_learn::seed::Seed::from_u64(1));
         let mut grads = vec![0.0; shape.len()];
-        let trainer =
-            Trainer { device: &device, answers: [3, 4], packing: Packing { max_tokens: 1000 }, frozen: &Recomputed };
+        let trainer = Trainer {
+            device: &device,
+            answers: [3, 4],
+            packing: Packing { max_tokens: 1000 },
+            frozen: &Recomputed,
+        };
         let mut middle = LocalMiddle::new(middle.clone(), adapter.select(|_| false));
         MEMORY.reset_peak_usage();
-        trainer.accumulate(&samples, &adapter, &mut grads, &mut middle).unwrap();
+        trainer
+            .accumulate(&samples, &adapter, &mut grads, &mut middle)
+            .unwrap();
         let used = MEMORY.peak_usage() - before;
         let said = device.training_bytes(600, shape.first_trained());
-        assert!(used <= said && said <= 3 * used, "{last:?}: {used} bytes were used, {said} said");
+        assert!(
+            used <= said && said <= 3 * used,
+            "{last:?}: {used} bytes were used, {said} said"
+        );
     }
 }

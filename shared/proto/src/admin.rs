@@ -14,10 +14,11 @@ pub enum AdminRequest {
         requests: Vec<DeletionRequest>,
         /// Only plan.
         dry_run: bool,
-        /// When it was asked for, in Unix seconds, if earlier than now: the deadline counts from then. 0: now.
+        /// When it was asked for, in Unix seconds, if earlier than now: the deadline counts from
+        /// then. 0: now.
         asked: u64,
-        /// What whoever asked calls it and where the answer goes; kept with the deletions as it is, at most
-        /// [`crate::limits::MAX_REFERENCE`] bytes. Empty: nothing.
+        /// What whoever asked calls it and where the answer goes; kept with the deletions as it is,
+        /// at most [`crate::limits::MAX_REFERENCE`] bytes. Empty: nothing.
         reference: String,
     },
     /// How many operators have to agree to a deletion, changed with `Some`.
@@ -62,7 +63,8 @@ pub enum AdminRequest {
         /// The release; `None`: the newest that was recalled.
         release: Option<u64>,
     },
-    /// Search the coordinator's records, decrypted, and what it keeps in memory for identifiers or texts.
+    /// Search the coordinator's records, decrypted, and what it keeps in memory for identifiers or
+    /// texts.
     Scan {
         /// What to search for.
         texts: Vec<String>,
@@ -311,7 +313,8 @@ pub struct Scanned {
     pub records: u64,
     /// Tables with hits, and how many.
     pub hits: Vec<(String, u64)>,
-    /// Hits in requests and receipts of deletions, which name the person because they are the evidence.
+    /// Hits in requests and receipts of deletions, which name the person because they are the
+    /// evidence.
     pub evidence: u64,
 }
 
@@ -391,7 +394,8 @@ pub struct ShardStatus {
     pub adapter: Digest,
     /// Training is finished.
     pub done: bool,
-    /// Its database was damaged when the coordinator started and was set aside: it is trained again from the beginning.
+    /// Its database was damaged when the coordinator started and was set aside: it is trained again
+    /// from the beginning.
     pub quarantined: bool,
     /// Mean loss of each finished round.
     pub losses: Vec<f32>,

@@ -1,12 +1,13 @@
 //! Messages as bounded bytes. The only module that names bincode.
 //!
-//! A frame is an 8-byte header and a body: version (u8), codec (u8, 1 = bincode 2 with the standard configuration),
-//! message type (u16 LE), body length (u32 LE). The type decides the largest body; a longer one is refused before it
-//! is read. `tests/fixtures/golden-bytes` pins every message.
+//! A frame is an 8-byte header and a body: version (u8), codec (u8, 1 = bincode 2 with the standard
+//! configuration), message type (u16 LE), body length (u32 LE). The type decides the largest body;
+//! a longer one is refused before it is read. `tests/fixtures/golden-bytes` pins every message.
 //!
-//! Peers of one version and different minor versions understand each other: what a minor version adds to a message comes after its
-//! value, as extensions (tag u16, length u16, bytes), and who does not know a tag skips it. A new message is sent only to peers whose
-//! minor version ([`crate::message::Request::Hello`]) has it.
+//! Peers of one version and different minor versions understand each other: what a minor version
+//! adds to a message comes after its value, as extensions (tag u16, length u16, bytes), and who
+//! does not know a tag skips it. A new message is sent only to peers whose minor version
+//! ([`crate::message::Request::Hello`]) has it.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -91,7 +92,10 @@ pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, CodecError> {
     let (value, used) = prefix_from(bytes, limit)?;
     if used != bytes.len() {
-        return Err(CodecError::Malformed(format!("{} bytes are left over", bytes.len() - used)));
+        return Err(CodecError::Malformed(format!(
+            "{} bytes are left over",
+            bytes.len() - used
+        )));
     }
     Ok(value)
 }
@@ -99,11 +103,15 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, 
 /// A value from the first of these bytes, and how many they are.
 fn prefix_from<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<(T, usize), CodecError> {
     if bytes.len() > limit {
-        return Err(CodecError::Malformed(format!("{} bytes, at most {limit}", bytes.len())));
+        return Err(CodecError::Malformed(format!(
+            "{} bytes, at most {limit}",
+            bytes.len()
+        )));
     }
     // bincode's own limit is a constant: it counts claimed lengths before it allocates.
     let limited = bincode::config::standard().with_limit::<{ 256 << 20 }>();
-    bincode::serde::decode_from_slice(bytes, limited).map_err(|e| CodecError::Malformed(e.to_string()))
+    bincode::serde::decode_from_slice(bytes, limited)
+        .map_err(|e| CodecError::Malformed(e.to_string()))
 }
 
 fn request_kind(r: &Request) -> u16 {
@@ -163,7 +171,11 @@ pub fn decode_header(bytes: &[u8; HEADER]) -> Result<Header, CodecError> {
     let len = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
     let allowed = limit(kind).ok_or(CodecError::Type { got: kind })?;
     if len > allowed {
-        return Err(CodecError::TooLong { kind, got: len, allowed });
+        return Err(CodecError::TooLong {
+            kind,
+            got: len,
+            allowed,
+        });
     }
     Ok(Header { kind, len })
 }
@@ -176,7 +188,8 @@ const MAX_EXTENSIONS: usize = 16;
 
 fn extend(body: &mut Vec<u8>, extensions: &[Extension]) -> Result<(), CodecError> {
     for (tag, bytes) in extensions {
-        let len = u16::try_from(bytes.len()).map_err(|_| CodecError::Malformed("an extension is too long".into()))?;
+        let len = u16::try_from(bytes.len())
+            .map_err(|_| CodecError::Malformed("an extension is too long".into()))?;
         body.extend(tag.to_le_bytes());
         body.extend(len.to_le_bytes());
         body.extend(bytes);
@@ -195,10 +208,18 @@ fn skip_extensions(mut rest: &[u8]) -> Result<(), CodecError> {
         let len = usize::from(u16::from_le_bytes([head[2], head[3]]));
         rest = after.get(len..).ok_or_else(|| bad(rest.len()))?;
     }
-    if rest.is_empty() { Ok(()) } else { Err(bad(rest.len())) }
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(bad(rest.len()))
+    }
 }
 
-fn frame<T: Serialize>(kind: u16, value: &T, extensions: &[Extension]) -> Result<Vec<u8>, CodecError> {
+fn frame<T: Serialize>(
+    kind: u16,
+    value: &T,
+    extensions: &[Extension],
+) -> Result<Vec<u8>, CodecError> {
     let mut out = vec![VERSION, BINCODE];
     out.extend(kind.to_le_bytes());
     out.extend([0; 4]);
@@ -206,16 +227,28 @@ fn frame<T: Serialize>(kind: u16, value: &T, extensions: &[Extension]) -> Result
     extend(&mut body, extensions)?;
     let allowed = limit(kind).ok_or(CodecError::Type { got: kind })?;
     if body.len() > allowed {
-        return Err(CodecError::TooLong { kind, got: body.len(), allowed });
+        return Err(CodecError::TooLong {
+            kind,
+            got: body.len(),
+            allowed,
+        });
     }
     out[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
     out.extend(body);
     Ok(out)
 }
 
-fn unframe<T: DeserializeOwned>(bytes: &[u8], kind_of: impl Fn(&T) -> u16) -> Result<T, CodecError> {
+fn unframe<T: DeserializeOwned>(
+    bytes: &[u8],
+    kind_of: impl Fn(&T) -> u16,
+) -> Result<T, CodecError> {
     let short = || CodecError::Malformed(format!("{} bytes are no frame", bytes.len()));
-    let header = decode_header(bytes.get(..HEADER).and_then(|h| h.try_into().ok()).ok_or_else(short)?)?;
+    let header = decode_header(
+        bytes
+            .get(..HEADER)
+            .and_then(|h| h.try_into().ok())
+            .ok_or_else(short)?,
+    )?;
     if bytes.len() != HEADER + header.len {
         return Err(short());
     }
@@ -260,7 +293,9 @@ pub fn payload_bytes(r: &Reply) -> usize {
                 ServedAdapter::Same(_) => 0,
             })
             .sum(),
-        Reply::Welcome { recipe, anchors, .. } => recipe.len() + 4 * anchors.iter().map(Vec::len).sum::<usize>(),
+        Reply::Welcome {
+            recipe, anchors, ..
+        } => recipe.len() + 4 * anchors.iter().map(Vec::len).sum::<usize>(),
         _ => 0,
     }
 }
@@ -270,7 +305,8 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
     unframe(bytes, reply_kind)
 }
 
-/// Many values as bytes, little-endian, for `#[serde(with)]`: one copy in place of one call a value.
+/// Many values as bytes, little-endian, for `#[serde(with)]`: one copy in place of one call a
+/// value.
 pub mod values {
     use serde::de::Error;
     use serde::{Deserializer, Serializer};
@@ -285,9 +321,15 @@ pub mod values {
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<f32>, D::Error> {
         let bytes: Vec<u8> = serde_bytes::deserialize(d)?;
         if !bytes.len().is_multiple_of(4) {
-            return Err(D::Error::custom(format!("{} bytes are no values of four", bytes.len())));
+            return Err(D::Error::custom(format!(
+                "{} bytes are no values of four",
+                bytes.len()
+            )));
         }
-        Ok(bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+        Ok(bytes
+            .chunks_exact(4)
+            .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+            .collect())
     }
 }
 
@@ -307,14 +349,18 @@ mod tests {
         assert_eq!(with(1, 2), Err(CodecError::Codec { got: 2 }));
         assert_eq!(with(2, 77), Err(CodecError::Type { got: 77 }));
         assert!(matches!(with(6, 0xff), Err(CodecError::TooLong { .. })));
-        assert!(matches!(with(2, 2), Err(CodecError::Malformed(_) | CodecError::Type { .. })));
+        assert!(matches!(
+            with(2, 2),
+            Err(CodecError::Malformed(_) | CodecError::Type { .. })
+        ));
         assert!(decode_request(&good[..5]).is_err());
     }
 
     #[test]
     fn extensions_of_a_newer_minor_version_are_skipped() {
         let r = Request::Erased { task: 3 };
-        let extended = encode_request_with(&r, &[(7, vec![1, 2, 3]), (9, vec![])]).expect("encodes");
+        let extended =
+            encode_request_with(&r, &[(7, vec![1, 2, 3]), (9, vec![])]).expect("encodes");
         assert_eq!(decode_request(&extended), Ok(r.clone()));
         let reply = frame(106, &Reply::Ack, &[(1, vec![0; 300])]).expect("encodes");
         assert_eq!(decode_reply(&reply), Ok(Reply::Ack));
@@ -336,7 +382,11 @@ mod tests {
 
     #[test]
     fn every_truncation_and_bit_flip_is_handled() {
-        let r = Request::Join { anchor: 2, samples: 9, commitment: crate::ids::Digest([7; 32]) };
+        let r = Request::Join {
+            anchor: 2,
+            samples: 9,
+            commitment: crate::ids::Digest([7; 32]),
+        };
         let good = encode_request(&r).expect("encodes");
         for n in 0..good.len() {
             assert!(decode_request(&good[..n]).is_err());

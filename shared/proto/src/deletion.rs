@@ -36,8 +36,9 @@ impl fmt::Display for Proposal {
     }
 }
 
-/// One request. What the coordinator does not know (who has which item, when something was recorded) the devices answer
-/// by erasing; until they have, everything that may hold the data counts as holding it.
+/// One request. What the coordinator does not know (who has which item, when something was
+/// recorded) the devices answer by erasing; until they have, everything that may hold the data
+/// counts as holding it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeletionRequest {
     /// All data of a person (GDPR Article 17).
@@ -106,7 +107,10 @@ impl DeletionRequest {
 
     /// Whether devices have to erase something before training goes on.
     pub fn asks_devices(&self) -> bool {
-        matches!(self, Self::EraseItems { .. } | Self::Withdraw { .. } | Self::Takedown { .. })
+        matches!(
+            self,
+            Self::EraseItems { .. } | Self::Withdraw { .. } | Self::Takedown { .. }
+        )
     }
 
     /// Whether the person's keys go for good.
@@ -130,12 +134,21 @@ impl fmt::Display for DeletionRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Erase { subject } => write!(f, "forget all data of subject {subject}"),
-            Self::EraseItems { subject, items } => write!(f, "forget items {} of subject {subject}", items.join(", ")),
-            Self::Withdraw { subject, from } => {
-                write!(f, "forget what subject {subject} did at or after {from} (seconds since 1970)")
+            Self::EraseItems { subject, items } => {
+                write!(f, "forget items {} of subject {subject}", items.join(", "))
             }
-            Self::Restrict { subject } => write!(f, "stop using the data of subject {subject}, but keep it"),
-            Self::Takedown { items } => write!(f, "forget items {} for everybody", items.join(", ")),
+            Self::Withdraw { subject, from } => {
+                write!(
+                    f,
+                    "forget what subject {subject} did at or after {from} (seconds since 1970)"
+                )
+            }
+            Self::Restrict { subject } => {
+                write!(f, "stop using the data of subject {subject}, but keep it")
+            }
+            Self::Takedown { items } => {
+                write!(f, "forget items {} for everybody", items.join(", "))
+            }
         }
     }
 }

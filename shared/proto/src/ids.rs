@@ -10,7 +10,9 @@ use crate::limits::MAX_ID;
 
 /// An identifier that cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("identifier {shown:?} is not usable: it must have 1 to {MAX_ID} bytes and no control characters")]
+#[error(
+    "identifier {shown:?} is not usable: it must have 1 to {MAX_ID} bytes and no control characters"
+)]
 pub struct IdError {
     shown: String,
 }
@@ -25,7 +27,9 @@ impl SubjectId {
     pub fn new(id: impl Into<String>) -> Result<Self, IdError> {
         let id = id.into();
         if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
-            return Err(IdError { shown: id.chars().take(40).collect() });
+            return Err(IdError {
+                shown: id.chars().take(40).collect(),
+            });
         }
         Ok(Self(id))
     }
@@ -65,7 +69,8 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// A round of a shard's training. `generation` distinguishes runs of the same stage before and after a rollback.
+/// A round of a shard's training. `generation` distinguishes runs of the same stage before and
+/// after a rollback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RoundKey {
     /// The shard.

@@ -1,8 +1,9 @@
 //! The protocol, without input or output: identifiers, limits, messages, codec and state machines.
 //!
-//! Nothing here opens a socket or reads a clock: [`codec`] turns messages into bounded bytes and back, and
-//! [`round::Round`] decides what happens next from events and times that its caller passes in. `lethe-transport`
-//! carries the bytes. Every RPC is one request and one reply on a stream of its own.
+//! Nothing here opens a socket or reads a clock: [`codec`] turns messages into bounded bytes and
+//! back, and [`round::Round`] decides what happens next from events and times that its caller
+//! passes in. `lethe-transport` carries the bytes. Every RPC is one request and one reply on a
+//! stream of its own.
 //!
 //! ```
 //! use lethe_proto::{codec, message::{Reply, Request}};

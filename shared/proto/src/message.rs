@@ -101,7 +101,8 @@ pub enum Request {
         /// The task's number.
         task: u64,
     },
-    /// The client does not take part in a round that it was asked for; nobody needs to wait for it. From minor version 1 on.
+    /// The client does not take part in a round that it was asked for; nobody needs to wait for it.
+    /// From minor version 1 on.
     Decline {
         /// The round.
         round: RoundKey,
@@ -119,8 +120,9 @@ pub enum Purpose {
     Train {
         /// The round.
         round: RoundKey,
-        /// Number of this pass in the client's part of the round, from 1, forward and backward: sent again with the same
-        /// number after a lost connection, it is answered as before and counts once.
+        /// Number of this pass in the client's part of the round, from 1, forward and backward:
+        /// sent again with the same number after a lost connection, it is answered as before and
+        /// counts once.
         pass: u32,
     },
     /// Scoring with the release's adapters.
@@ -130,8 +132,8 @@ pub enum Purpose {
         /// Weight of each shard's adapter; empty: the untuned model.
         omega: Vec<f32>,
     },
-    /// The layers below the first trained one, for a sample of a round: computed once per sample, then sent back with
-    /// [`Purpose::Train`], which runs the layers from there on.
+    /// The layers below the first trained one, for a sample of a round: computed once per sample,
+    /// then sent back with [`Purpose::Train`], which runs the layers from there on.
     Frozen {
         /// The round.
         round: RoundKey,
@@ -152,7 +154,8 @@ pub enum Declined {
 /// One validation sample of a client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErrorReport {
-    /// The client's number for the sample; a later report of the same sample replaces what it covers.
+    /// The client's number for the sample; a later report of the same sample replaces what it
+    /// covers.
     pub sample: u32,
     /// Embedding by the untuned device layers.
     pub embedding: Vec<f32>,
@@ -174,7 +177,8 @@ pub enum Reply {
         recipe: String,
         /// Anchors of the partition, `[anchors][features]`.
         anchors: Vec<Vec<f32>>,
-        /// What computes the coordinator's layers: states that it computed are kept only while this stays the same.
+        /// What computes the coordinator's layers: states that it computed are kept only while this
+        /// stays the same.
         engine: String,
         /// Minor version of the protocol that the coordinator speaks.
         minor: u16,
@@ -183,8 +187,8 @@ pub enum Reply {
     Joined {
         /// Its shard; `None` until the epoch starts, and for subjects that came after.
         shard: Option<ShardId>,
-        /// The commitment that counts: the client trains on this data and no other. It is an earlier one when the
-        /// epoch had started before this request.
+        /// The commitment that counts: the client trains on this data and no other. It is an
+        /// earlier one when the epoch had started before this request.
         commitment: Digest,
     },
     /// What to do next.
@@ -238,10 +242,11 @@ pub enum Task {
 pub struct RoundStart {
     /// The round.
     pub round: RoundKey,
-    /// Device part of the shard's adapter: minus the initial one, unless the recipe's format is exact.
+    /// Device part of the shard's adapter: minus the initial one, unless the recipe's format is
+    /// exact.
     pub adapter: Packed,
-    /// The round of this stage in which an update of this client counted last: what was left out of that one is to be added
-    /// to the next (error feedback).
+    /// The round of this stage in which an update of this client counted last: what was left out of
+    /// that one is to be added to the next (error feedback).
     pub counted: Option<u16>,
     /// Seed from which the client derives its choices in this round.
     pub seed: [u8; 32],

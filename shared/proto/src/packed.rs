@@ -1,8 +1,9 @@
 //! Adapters and their changes on the wire: exact, or in few bits.
 //!
-//! Values are quantised in blocks of [`BLOCK`] against the block's largest magnitude, and the codes are deflated when that makes them
-//! shorter. Everything is a function of the values alone, so that a replay sends the same bytes. Error of a value: half a step,
-//! `max / 254` of its block at eight bits and `max / 14` at four.
+//! Values are quantised in blocks of [`BLOCK`] against the block's largest magnitude, and the codes
+//! are deflated when that makes them shorter. Everything is a function of the values alone, so that
+//! a replay sends the same bytes. Error of a value: half a step, `max / 254` of its block at eight
+//! bits and `max / 14` at four.
 
 use std::io::{Read, Write};
 
@@ -30,8 +31,9 @@ pub enum PackedFormat {
     Int8,
     /// Four bits and a scale per block.
     Int4,
-    /// The largest values in eight bits, this many of a thousand; the rest is zero (Aji and Heafield, EMNLP 2017). Whoever
-    /// sends changes keeps what was left out and adds it to the next (error feedback; Stich et al., NeurIPS 2018).
+    /// The largest values in eight bits, this many of a thousand; the rest is zero (Aji and
+    /// Heafield, EMNLP 2017). Whoever sends changes keeps what was left out and adds it to the next
+    /// (error feedback; Stich et al., NeurIPS 2018).
     TopK(u16),
 }
 
@@ -94,7 +96,9 @@ impl PackedFormat {
     /// How many of `n` values are sent.
     fn kept(self, n: usize) -> usize {
         match self {
-            Self::TopK(per_mille) => (n * usize::from(per_mille)).div_ceil(1000).clamp(1.min(n), n),
+            Self::TopK(per_mille) => (n * usize::from(per_mille))
+                .div_ceil(1000)
+                .clamp(1.min(n), n),
             _ => n,
         }
     }
@@ -115,38 +119,63 @@ impl Packed {
             PackedFormat::F32 => {
                 let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
                 let bytes = bytes.into();
-                return Ok(Self { format, deflated: false, bytes });
+                return Ok(Self {
+                    format,
+                    deflated: false,
+                    bytes,
+                });
             }
             PackedFormat::Int8 => quantise(values, 127),
             PackedFormat::Int4 => halve(values),
             PackedFormat::TopK(_) => top(values, format.kept(values.len())),
         };
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
-        let short = encoder.write_all(&raw).and_then(|()| encoder.finish()).ok().filter(|d| d.len() < raw.len());
+        let short = encoder
+            .write_all(&raw)
+            .and_then(|()| encoder.finish())
+            .ok()
+            .filter(|d| d.len() < raw.len());
         Ok(match short {
-            Some(bytes) => Self { format, deflated: true, bytes: bytes.into() },
-            None => Self { format, deflated: false, bytes: raw.into() },
+            Some(bytes) => Self {
+                format,
+                deflated: true,
+                bytes: bytes.into(),
+            },
+            None => Self {
+                format,
+                deflated: false,
+                bytes: raw.into(),
+            },
         })
     }
 
     /// The `n` values; never more memory than they need, whatever the bytes claim.
     pub fn decode(&self, n: usize) -> Result<Vec<f32>, PackedError> {
         let got = self.bytes.len();
-        let bad = |why| PackedError::Malformed { format: self.format, expected: n, got, why };
+        let bad = |why| PackedError::Malformed {
+            format: self.format,
+            expected: n,
+            got,
+            why,
+        };
         let mut inflated = vec![];
         let raw = match self.deflated {
             false => &self.bytes[..],
             true => {
                 let bound = self.format.bound(n) as u64 + 1;
-                let read = DeflateDecoder::new(&self.bytes[..]).take(bound).read_to_end(&mut inflated);
+                let read = DeflateDecoder::new(&self.bytes[..])
+                    .take(bound)
+                    .read_to_end(&mut inflated);
                 read.map_err(|_| bad("the codes cannot be inflated"))?;
                 &inflated[..]
             }
         };
         let values = match self.format {
-            PackedFormat::F32 if raw.len() == n.saturating_mul(4) => {
-                Some(raw.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
-            }
+            PackedFormat::F32 if raw.len() == n.saturating_mul(4) => Some(
+                raw.chunks_exact(4)
+                    .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+                    .collect(),
+            ),
             PackedFormat::F32 => None,
             PackedFormat::Int8 => restore(raw, n),
             PackedFormat::Int4 => double(raw, n),
@@ -160,47 +189,82 @@ impl Packed {
     }
 }
 
-/// A block's step for codes up to `top`, as it will be read; 0 for a block of zeros (or of nothing that half precision holds).
+/// A block's step for codes up to `top`, as it will be read; 0 for a block of zeros (or of nothing
+/// that half precision holds).
 fn step(block: &[f32], top: i32) -> f32 {
     let max = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     from_half(to_half((max / top as f32).min(65504.0)))
 }
 
 fn codes(block: &[f32], step: f32, top: i32) -> impl Iterator<Item = i32> {
-    let code = move |v: &f32| if step == 0.0 { 0 } else { (v / step).round_ties_even() as i32 };
+    let code = move |v: &f32| {
+        if step == 0.0 {
+            0
+        } else {
+            (v / step).round_ties_even() as i32
+        }
+    };
     block.iter().map(move |v| code(v).clamp(-top, top))
 }
 
 /// Scale and codes of every block: all scales first, so that codes lie together.
 fn quantise(values: &[f32], top: i32) -> Vec<u8> {
-    let mut out: Vec<u8> =
-        values.chunks(BLOCK).flat_map(|b| to_half(step(b, top).min(65504.0)).to_le_bytes()).collect();
-    out.extend(values.chunks(BLOCK).flat_map(|b| codes(b, step(b, top), top).map(|c| c as i8 as u8)));
+    let mut out: Vec<u8> = values
+        .chunks(BLOCK)
+        .flat_map(|b| to_half(step(b, top).min(65504.0)).to_le_bytes())
+        .collect();
+    out.extend(
+        values
+            .chunks(BLOCK)
+            .flat_map(|b| codes(b, step(b, top), top).map(|c| c as i8 as u8)),
+    );
     out
 }
 
 fn scales(raw: &[u8], n: usize) -> Option<(Vec<f32>, &[u8])> {
     let (scales, codes) = raw.split_at_checked(2 * n.div_ceil(BLOCK))?;
-    Some((scales.chunks_exact(2).map(|c| from_half(u16::from_le_bytes([c[0], c[1]]))).collect(), codes))
+    Some((
+        scales
+            .chunks_exact(2)
+            .map(|c| from_half(u16::from_le_bytes([c[0], c[1]])))
+            .collect(),
+        codes,
+    ))
 }
 
 fn restore(raw: &[u8], n: usize) -> Option<Vec<f32>> {
     let (scales, codes) = scales(raw, n)?;
-    (codes.len() == n).then(|| codes.iter().enumerate().map(|(i, c)| f32::from(*c as i8) * scales[i / BLOCK]).collect())
+    (codes.len() == n).then(|| {
+        codes
+            .iter()
+            .enumerate()
+            .map(|(i, c)| f32::from(*c as i8) * scales[i / BLOCK])
+            .collect()
+    })
 }
 
 /// Four bits: two codes a byte, each with 7 added.
 fn halve(values: &[f32]) -> Vec<u8> {
-    let mut out: Vec<u8> = values.chunks(BLOCK).flat_map(|b| to_half(step(b, 7)).to_le_bytes()).collect();
-    let all: Vec<u8> = values.chunks(BLOCK).flat_map(|b| codes(b, step(b, 7), 7).map(|c| (c + 7) as u8)).collect();
-    out.extend(all.chunks(2).map(|p| p[0] | p.get(1).copied().unwrap_or(7) << 4));
+    let mut out: Vec<u8> = values
+        .chunks(BLOCK)
+        .flat_map(|b| to_half(step(b, 7)).to_le_bytes())
+        .collect();
+    let all: Vec<u8> = values
+        .chunks(BLOCK)
+        .flat_map(|b| codes(b, step(b, 7), 7).map(|c| (c + 7) as u8))
+        .collect();
+    out.extend(
+        all.chunks(2)
+            .map(|p| p[0] | p.get(1).copied().unwrap_or(7) << 4),
+    );
     out
 }
 
 fn double(raw: &[u8], n: usize) -> Option<Vec<f32>> {
     let (scales, codes) = scales(raw, n)?;
     let code = |i: usize| i32::from(codes[i / 2] >> (4 * (i % 2)) & 15) - 7;
-    (codes.len() == n.div_ceil(2)).then(|| (0..n).map(|i| code(i) as f32 * scales[i / BLOCK]).collect())
+    (codes.len() == n.div_ceil(2))
+        .then(|| (0..n).map(|i| code(i) as f32 * scales[i / BLOCK]).collect())
 }
 
 /// The `kept` largest: their number (u32), gaps between their places (LEB128), then the values.
@@ -266,41 +330,77 @@ mod tests {
             let x = (i as u64 + 1)
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 .wrapping_add(salt.wrapping_mul(0xd134_2543_de82_ef95));
-            ((x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+            ((x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as f32 / (1u64 << 24) as f32
+                - 0.5
         };
-        (0..n).map(|i| (0..6).map(|s| unit(i, s)).sum::<f32>() * 1e-3).collect()
+        (0..n)
+            .map(|i| (0..6).map(|s| unit(i, s)).sum::<f32>() * 1e-3)
+            .collect()
     }
 
-    const ALL: [PackedFormat; 4] = [PackedFormat::F32, PackedFormat::Int8, PackedFormat::Int4, PackedFormat::TopK(50)];
+    const ALL: [PackedFormat; 4] = [
+        PackedFormat::F32,
+        PackedFormat::Int8,
+        PackedFormat::Int4,
+        PackedFormat::TopK(50),
+    ];
 
     #[test]
     fn errors_are_within_half_a_step() {
         let v = values(3000);
         for (format, top) in [(PackedFormat::Int8, 127.0), (PackedFormat::Int4, 7.0)] {
-            let got = Packed::encode(&v, format).expect("finite").decode(v.len()).expect("fits");
+            let got = Packed::encode(&v, format)
+                .expect("finite")
+                .decode(v.len())
+                .expect("fits");
             for (g, w) in got.chunks(BLOCK).zip(v.chunks(BLOCK)) {
                 let max = w.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-                let worst = g.iter().zip(w).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+                let worst = g
+                    .iter()
+                    .zip(w)
+                    .fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
                 assert!(worst <= max / top * 0.51, "{format:?}: {worst} of {max}");
             }
         }
-        assert_eq!(Packed::encode(&v, PackedFormat::F32).expect("finite").decode(3000).expect("fits"), v);
+        assert_eq!(
+            Packed::encode(&v, PackedFormat::F32)
+                .expect("finite")
+                .decode(3000)
+                .expect("fits"),
+            v
+        );
     }
 
     #[test]
     fn sizes_are_what_they_promise() {
         let v = values(20_000);
-        let ratio = |f| (4 * v.len()) as f64 / Packed::encode(&v, f).expect("finite").bytes.len() as f64;
-        assert!(ratio(PackedFormat::Int8) > 3.9, "{}", ratio(PackedFormat::Int8));
-        assert!(ratio(PackedFormat::Int4) > 8.0, "{}", ratio(PackedFormat::Int4));
-        assert!(ratio(PackedFormat::TopK(50)) > 30.0, "{}", ratio(PackedFormat::TopK(50)));
+        let ratio =
+            |f| (4 * v.len()) as f64 / Packed::encode(&v, f).expect("finite").bytes.len() as f64;
+        assert!(
+            ratio(PackedFormat::Int8) > 3.9,
+            "{}",
+            ratio(PackedFormat::Int8)
+        );
+        assert!(
+            ratio(PackedFormat::Int4) > 8.0,
+            "{}",
+            ratio(PackedFormat::Int4)
+        );
+        assert!(
+            ratio(PackedFormat::TopK(50)) > 30.0,
+            "{}",
+            ratio(PackedFormat::TopK(50))
+        );
     }
 
     #[test]
     fn the_largest_are_kept() {
         let mut v = values(1000);
         (v[3], v[997]) = (5.0, -4.0);
-        let got = Packed::encode(&v, PackedFormat::TopK(2)).expect("finite").decode(1000).expect("fits");
+        let got = Packed::encode(&v, PackedFormat::TopK(2))
+            .expect("finite")
+            .decode(1000)
+            .expect("fits");
         assert!((got[3] - 5.0).abs() < 0.03 && (got[997] + 4.0).abs() < 0.03);
         assert_eq!(got.iter().filter(|x| **x != 0.0).count(), 2);
     }
@@ -315,7 +415,10 @@ mod tests {
                 assert!(p.decode(n + 513).is_err(), "{format:?} {n}");
             }
         }
-        assert_eq!(Packed::encode(&[1.0, f32::NAN], PackedFormat::Int4), Err(PackedError::NotFinite(1)));
+        assert_eq!(
+            Packed::encode(&[1.0, f32::NAN], PackedFormat::Int4),
+            Err(PackedError::NotFinite(1))
+        );
     }
 
     #[test]
@@ -327,11 +430,17 @@ mod tests {
                 for bit in 0..8 {
                     let mut bad = good.bytes.to_vec();
                     bad[at] ^= 1 << bit;
-                    let flipped = Packed { bytes: bad.clone().into(), ..good.clone() };
+                    let flipped = Packed {
+                        bytes: bad.clone().into(),
+                        ..good.clone()
+                    };
                     if let Ok(values) = flipped.decode(v.len()) {
                         assert!(values.len() == v.len() && values.iter().all(|x| x.is_finite()));
                     }
-                    let cut = Packed { bytes: bad[..at].to_vec().into(), ..good.clone() };
+                    let cut = Packed {
+                        bytes: bad[..at].to_vec().into(),
+                        ..good.clone()
+                    };
                     let _ = cut.decode(v.len());
                 }
             }
@@ -340,6 +449,14 @@ mod tests {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
         encoder.write_all(&vec![0; 1 << 22]).expect("in memory");
         let bytes = encoder.finish().expect("in memory").into();
-        assert!(Packed { format: PackedFormat::Int8, deflated: true, bytes }.decode(700).is_err());
+        assert!(
+            Packed {
+                format: PackedFormat::Int8,
+                deflated: true,
+                bytes
+            }
+            .decode(700)
+            .is_err()
+        );
     }
 }

@@ -40,7 +40,10 @@ impl Payload {
     pub fn encode(values: &[f32], width: usize, format: WireFormat) -> Self {
         let bytes = match format {
             WireFormat::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            WireFormat::F16 => values.iter().flat_map(|v| to_half(*v).to_le_bytes()).collect(),
+            WireFormat::F16 => values
+                .iter()
+                .flat_map(|v| to_half(*v).to_le_bytes())
+                .collect(),
             WireFormat::Int8 => values.chunks(width.max(1)).flat_map(encode_row).collect(),
         };
         Self { format, bytes }
@@ -55,12 +58,23 @@ impl Payload {
             WireFormat::Int8 => n.saturating_add(rows.saturating_mul(4)),
         };
         if self.bytes.len() != want {
-            return Err(PayloadError { format: self.format, rows, width, got: self.bytes.len() });
+            return Err(PayloadError {
+                format: self.format,
+                rows,
+                width,
+                got: self.bytes.len(),
+            });
         }
         let b = &self.bytes;
         Ok(match self.format {
-            WireFormat::F32 => b.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect(),
-            WireFormat::F16 => b.chunks_exact(2).map(|c| from_half(u16::from_le_bytes([c[0], c[1]]))).collect(),
+            WireFormat::F32 => b
+                .chunks_exact(4)
+                .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+                .collect(),
+            WireFormat::F16 => b
+                .chunks_exact(2)
+                .map(|c| from_half(u16::from_le_bytes([c[0], c[1]])))
+                .collect(),
             WireFormat::Int8 => b.chunks_exact(width + 4).flat_map(decode_row).collect(),
         })
     }
@@ -70,7 +84,10 @@ fn encode_row(row: &[f32]) -> Vec<u8> {
     let max = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let scale = if max > 0.0 { max / 127.0 } else { 1.0 };
     let mut out = scale.to_le_bytes().to_vec();
-    out.extend(row.iter().map(|v| (v / scale).round_ties_even().clamp(-127.0, 127.0) as i8 as u8));
+    out.extend(
+        row.iter()
+            .map(|v| (v / scale).round_ties_even().clamp(-127.0, 127.0) as i8 as u8),
+    );
     out
 }
 
@@ -130,7 +147,11 @@ mod tests {
                 assert_eq!(to_half(x), h, "{x}");
             }
         }
-        assert_eq!(from_half(to_half(1.0 + 2.0f32.powi(-11))), 1.0, "ties go to even");
+        assert_eq!(
+            from_half(to_half(1.0 + 2.0f32.powi(-11))),
+            1.0,
+            "ties go to even"
+        );
         assert_eq!(from_half(to_half(1e6)), f32::INFINITY);
         assert_eq!(from_half(to_half(1e-9)), 0.0);
     }
@@ -138,7 +159,9 @@ mod tests {
     #[test]
     fn int8_is_within_half_a_step_per_row() {
         let v = [1.0f32, -0.5, 100.0, 3.0];
-        let got = Payload::encode(&v, 2, WireFormat::Int8).decode(2, 2).expect("fits");
+        let got = Payload::encode(&v, 2, WireFormat::Int8)
+            .decode(2, 2)
+            .expect("fits");
         for (row, (g, w)) in got.iter().zip(&v).enumerate() {
             let step = if row < 2 { 1.0 } else { 100.0 } / 127.0;
             assert!((g - w).abs() <= step / 2.0 + 1e-6);

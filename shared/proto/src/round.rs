@@ -1,4 +1,5 @@
-//! The state machine of one round: who was asked, who answered, when it ends. Times are arguments, in milliseconds.
+//! The state machine of one round: who was asked, who answered, when it ends. Times are arguments,
+//! in milliseconds.
 
 use std::collections::BTreeMap;
 
@@ -57,15 +58,28 @@ pub struct Round {
 }
 
 impl Round {
-    /// Opens a round for `cohort`; it closes when all have answered, or at `deadline` with at least `needed` answers.
-    pub fn open(key: RoundKey, cohort: impl IntoIterator<Item = SubjectId>, deadline: u64, needed: usize) -> Self {
+    /// Opens a round for `cohort`; it closes when all have answered, or at `deadline` with at least
+    /// `needed` answers.
+    pub fn open(
+        key: RoundKey,
+        cohort: impl IntoIterator<Item = SubjectId>,
+        deadline: u64,
+        needed: usize,
+    ) -> Self {
         let cohort: BTreeMap<_, _> = cohort.into_iter().map(|s| (s, Standing::Chosen)).collect();
         let needed = needed.clamp(1, cohort.len().max(1));
-        Self { key, cohort, deadline, needed, goal: usize::MAX, late: 0 }
+        Self {
+            key,
+            cohort,
+            deadline,
+            needed,
+            goal: usize::MAX,
+            late: 0,
+        }
     }
 
-    /// Closes as soon as `goal` of the cohort have answered (over-selection; Bonawitz et al., MLSys 2019): more are asked than are
-    /// needed, and the slowest are not waited for.
+    /// Closes as soon as `goal` of the cohort have answered (over-selection; Bonawitz et al., MLSys
+    /// 2019): more are asked than are needed, and the slowest are not waited for.
     pub fn with_goal(mut self, goal: usize) -> Self {
         self.goal = goal.max(self.needed);
         self
@@ -76,7 +90,8 @@ impl Round {
         self.late = updates;
     }
 
-    /// The round has closed, but updates of it still count in later ones: there is no deadline any more.
+    /// The round has closed, but updates of it still count in later ones: there is no deadline any
+    /// more.
     pub fn linger(mut self) -> Self {
         self.deadline = u64::MAX;
         self
@@ -92,11 +107,13 @@ impl Round {
         self.deadline
     }
 
-    /// Whether `subject` should be given the task now; marks it as training. A client that lost its connection may
-    /// ask again and gets the task again.
+    /// Whether `subject` should be given the task now; marks it as training. A client that lost its
+    /// connection may ask again and gets the task again.
     pub fn offer(&mut self, subject: &SubjectId, now: u64) -> bool {
         match self.cohort.get_mut(subject) {
-            Some(s) if matches!(s, Standing::Chosen | Standing::Training) && now < self.deadline => {
+            Some(s)
+                if matches!(s, Standing::Chosen | Standing::Training) && now < self.deadline =>
+            {
                 *s = Standing::Training;
                 true
             }
@@ -121,9 +138,14 @@ impl Round {
         }
     }
 
-    /// Records that `subject` does not take part: nobody waits for it, and it is not asked again until the round is extended.
+    /// Records that `subject` does not take part: nobody waits for it, and it is not asked again
+    /// until the round is extended.
     pub fn decline(&mut self, subject: &SubjectId) {
-        if let Some(s) = self.cohort.get_mut(subject).filter(|s| **s != Standing::Done) {
+        if let Some(s) = self
+            .cohort
+            .get_mut(subject)
+            .filter(|s| **s != Standing::Done)
+        {
             *s = Standing::Declined;
         }
     }
@@ -141,13 +163,20 @@ impl Round {
 
     /// Clients that have not answered.
     pub fn waiting(&self) -> usize {
-        self.cohort.values().filter(|s| matches!(s, Standing::Chosen | Standing::Training)).count()
+        self.cohort
+            .values()
+            .filter(|s| matches!(s, Standing::Chosen | Standing::Training))
+            .count()
     }
 
     /// How the round ended, if it has.
     pub fn outcome(&self, now: u64) -> Option<Outcome> {
-        let done: Vec<SubjectId> =
-            self.cohort.iter().filter(|(_, s)| **s == Standing::Done).map(|(id, _)| id.clone()).collect();
+        let done: Vec<SubjectId> = self
+            .cohort
+            .iter()
+            .filter(|(_, s)| **s == Standing::Done)
+            .map(|(id, _)| id.clone())
+            .collect();
         let got = done.len() + self.late;
         if got >= self.goal {
             return Some(Outcome::Aggregate(done));
@@ -161,13 +190,20 @@ impl Round {
         if got >= self.needed {
             Some(Outcome::Aggregate(done))
         } else {
-            Some(Outcome::Starved { got, needed: self.needed })
+            Some(Outcome::Starved {
+                got,
+                needed: self.needed,
+            })
         }
     }
 
-    /// Gives a starved round a new deadline; what is stored stays stored, and who declined is asked again.
+    /// Gives a starved round a new deadline; what is stored stays stored, and who declined is asked
+    /// again.
     pub fn extend(&mut self, deadline: u64) {
-        self.cohort.values_mut().filter(|s| **s == Standing::Declined).for_each(|s| *s = Standing::Chosen);
+        self.cohort
+            .values_mut()
+            .filter(|s| **s == Standing::Declined)
+            .for_each(|s| *s = Standing::Chosen);
         self.deadline = deadline;
     }
 }
@@ -182,7 +218,12 @@ mod tests {
     }
 
     fn round() -> Round {
-        let key = RoundKey { shard: ShardId(0), generation: 1, stage: 1, round: 0 };
+        let key = RoundKey {
+            shard: ShardId(0),
+            generation: 1,
+            stage: 1,
+            round: 0,
+        };
         Round::open(key, (0..3).map(subject), 100, 2)
     }
 
@@ -195,7 +236,10 @@ mod tests {
             assert_eq!(r.check(&subject(i), 9), Ok(()));
             r.stored(&subject(i));
         }
-        assert_eq!(r.outcome(10), Some(Outcome::Aggregate((0..3).map(subject).collect())));
+        assert_eq!(
+            r.outcome(10),
+            Some(Outcome::Aggregate((0..3).map(subject).collect()))
+        );
     }
 
     #[test]
@@ -205,7 +249,10 @@ mod tests {
         r.stored(&subject(0));
         r.stored(&subject(1));
         assert_eq!(r.outcome(99), None);
-        assert_eq!(r.outcome(100), Some(Outcome::Aggregate(vec![subject(0), subject(1)])));
+        assert_eq!(
+            r.outcome(100),
+            Some(Outcome::Aggregate(vec![subject(0), subject(1)]))
+        );
         assert_eq!(r.check(&subject(2), 100), Err(NotTaken::Late));
         assert_eq!(r.check(&subject(0), 100), Err(NotTaken::Duplicate));
         assert_eq!(r.check(&subject(7), 1), Err(NotTaken::NotChosen));
@@ -218,9 +265,15 @@ mod tests {
         assert_eq!(r.outcome(100), Some(Outcome::Starved { got: 1, needed: 2 }));
         r.extend(200);
         assert!(r.offer(&subject(1), 150));
-        assert!(!r.offer(&subject(0), 150), "a stored update is not asked for again");
+        assert!(
+            !r.offer(&subject(0), 150),
+            "a stored update is not asked for again"
+        );
         r.stored(&subject(1));
-        assert_eq!(r.outcome(200), Some(Outcome::Aggregate(vec![subject(0), subject(1)])));
+        assert_eq!(
+            r.outcome(200),
+            Some(Outcome::Aggregate(vec![subject(0), subject(1)]))
+        );
     }
 
     #[test]
@@ -229,7 +282,10 @@ mod tests {
         r.stored(&subject(2));
         assert_eq!(r.outcome(10), None);
         r.stored(&subject(0));
-        assert_eq!(r.outcome(10), Some(Outcome::Aggregate(vec![subject(0), subject(2)])));
+        assert_eq!(
+            r.outcome(10),
+            Some(Outcome::Aggregate(vec![subject(0), subject(2)]))
+        );
     }
 
     #[test]
@@ -239,7 +295,10 @@ mod tests {
         r.decline(&subject(2));
         assert_eq!(r.outcome(10), None);
         r.stored(&subject(1));
-        assert_eq!(r.outcome(10), Some(Outcome::Aggregate(vec![subject(0), subject(1)])));
+        assert_eq!(
+            r.outcome(10),
+            Some(Outcome::Aggregate(vec![subject(0), subject(1)]))
+        );
         // Too few: the deadline decides, and then all are asked again.
         let mut r = round();
         r.stored(&subject(0));
@@ -258,7 +317,10 @@ mod tests {
         let mut r = round();
         (0..3).for_each(|i| r.stored(&subject(i)));
         r.remove(&subject(1));
-        assert_eq!(r.outcome(1), Some(Outcome::Aggregate(vec![subject(0), subject(2)])));
+        assert_eq!(
+            r.outcome(1),
+            Some(Outcome::Aggregate(vec![subject(0), subject(2)]))
+        );
         r.remove(&subject(0));
         r.remove(&subject(2));
         assert_eq!(r.outcome(1), Some(Outcome::Aggregate(vec![])));

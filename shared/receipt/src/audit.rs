@@ -1,5 +1,6 @@
-//! What an auditor needs to train a shard again on another machine and compare every byte. It names nobody: people are
-//! keys of records, in the coordinator's order; their data comes from their devices, by those who agree.
+//! What an auditor needs to train a shard again on another machine and compare every byte. It names
+//! nobody: people are keys of records, in the coordinator's order; their data comes from their
+//! devices, by those who agree.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,8 +36,8 @@ pub struct Round {
     pub round: u16,
     /// Whose updates were aggregated: positions in [`Bundle::members`], ascending.
     pub members: Vec<u32>,
-    /// The round of the stage that each of them was begun in, where some were late (`staleness` in the recipe); empty where
-    /// none was.
+    /// The round of the stage that each of them was begun in, where some were late (`staleness` in
+    /// the recipe); empty where none was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub begun: Vec<u16>,
 }
@@ -64,21 +65,30 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Reads a bundle and checks that the log, under this key, committed to exactly these records before training.
+    /// Reads a bundle and checks that the log, under this key, committed to exactly these records
+    /// before training.
     pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Self, VerifyError> {
         if bytes.len() > MAX_BUNDLE {
-            return Err(VerifyError::Format(format!("{} bytes, at most {MAX_BUNDLE}", bytes.len())));
+            return Err(VerifyError::Format(format!(
+                "{} bytes, at most {MAX_BUNDLE}",
+                bytes.len()
+            )));
         }
-        let b: Self = serde_json::from_slice(bytes).map_err(|e| VerifyError::Format(e.to_string()))?;
+        let b: Self =
+            serde_json::from_slice(bytes).map_err(|e| VerifyError::Format(e.to_string()))?;
         if b.version != VERSION {
-            return Err(VerifyError::Format(format!("version {}, this build knows {VERSION}", b.version)));
+            return Err(VerifyError::Format(format!(
+                "version {}, this build knows {VERSION}",
+                b.version
+            )));
         }
         let shard = b.training.training.shard;
         let bad = |why| VerifyError::Records { shard, why };
         let root = check_logged(&b.training, &b.checkpoint, key)?;
         let record = |m: &Member| Some((unhex32(&m.key)?, unhex32(&m.data)?));
         let records: Option<Vec<_>> = b.members.iter().map(record).collect();
-        let records = records.ok_or_else(|| bad("a key or commitment is not 32 bytes, hexadecimal"))?;
+        let records =
+            records.ok_or_else(|| bad("a key or commitment is not 32 bytes, hexadecimal"))?;
         let records = Records::new(records);
         if records.root() != root || records.count() != b.training.training.count {
             return Err(bad("its records are not those that the log committed to"));
@@ -87,13 +97,25 @@ impl Bundle {
         for r in &b.rounds {
             let begun = |i: usize| r.begun.get(i).copied().unwrap_or(r.round);
             let whole = r.begun.is_empty() || r.begun.len() == r.members.len();
-            let keys: Vec<(u32, u16)> = r.members.iter().enumerate().map(|(i, m)| (*m, begun(i))).collect();
-            let sorted =
-                whole && keys.windows(2).all(|w| w[0] < w[1]) && keys.iter().all(|(_, begun)| *begun <= r.round);
+            let keys: Vec<(u32, u16)> = r
+                .members
+                .iter()
+                .enumerate()
+                .map(|(i, m)| (*m, begun(i)))
+                .collect();
+            let sorted = whole
+                && keys.windows(2).all(|w| w[0] < w[1])
+                && keys.iter().all(|(_, begun)| *begun <= r.round);
             // A stage trains on the slices before it.
-            let allowed = |m: &u32| b.members.get(*m as usize).is_some_and(|m| m.slice < r.stage);
+            let allowed = |m: &u32| {
+                b.members
+                    .get(*m as usize)
+                    .is_some_and(|m| m.slice < r.stage)
+            };
             if last >= Some((r.stage, r.round)) || !sorted || !r.members.iter().all(allowed) {
-                return Err(bad("a round is out of order, or has somebody whose slice comes later"));
+                return Err(bad(
+                    "a round is out of order, or has somebody whose slice comes later",
+                ));
             }
             last = Some((r.stage, r.round));
         }
@@ -111,7 +133,11 @@ mod tests {
     use crate::statement::{Kind, Training, canonical, entry};
 
     fn bundle() -> (Bundle, VerifierKey) {
-        let member = |i: u8| Member { key: hex(&[i; 32]), data: hex(&[i + 100; 32]), slice: u16::from(i % 2) };
+        let member = |i: u8| Member {
+            key: hex(&[i; 32]),
+            data: hex(&[i + 100; 32]),
+            slice: u16::from(i % 2),
+        };
         let members: Vec<Member> = (0..3).map(|i| member(i + 1)).collect();
         let records = Records::new((1..4).map(|i| ([i; 32], [i + 100; 32])));
         let training = Training {
@@ -129,7 +155,12 @@ mod tests {
         tree.push(b"another");
         tree.push(&entry(Kind::Training, &[9; 32], &canonical(&training)));
         let signer = Signer::from_seed("log", &[7; 32]).expect("a signer");
-        let round = |stage, members: &[u32]| Round { stage, round: 0, members: members.to_vec(), begun: vec![] };
+        let round = |stage, members: &[u32]| Round {
+            stage,
+            round: 0,
+            members: members.to_vec(),
+            begun: vec![],
+        };
         let b = Bundle {
             version: VERSION,
             recipe: "{}".into(),

@@ -1,12 +1,14 @@
-//! Deletion receipts and the transparency log that they are entered in; verification needs nothing else.
+//! Deletion receipts and the transparency log that they are entered in; verification needs nothing
+//! else.
 //!
-//! The log is an RFC 6962 Merkle tree ([`merkle`]) of salted hashes ([`statement::entry`]); its head is signed as a C2SP
-//! checkpoint, a signed note ([`note`]), and may be cosigned by a witness ([`witness`]); its files are laid out as C2SP
-//! tlog-tiles ([`tiles`]). Before a shard is trained, the log commits to its records ([`records`]).
-//! A [`receipt::Receipt`] is one JSON document: a statement, proofs that it and the commitments before and after are in the
-//! log, that the person's record was trained on before and is not now, and the signed checkpoint. [`receipt::verify`] works
-//! offline with the log's public key alone and fails on any altered byte; [`report`] says in words what that proves and
-//! what not. The program `lethe-verify` is this crate and nothing else.
+//! The log is an RFC 6962 Merkle tree ([`merkle`]) of salted hashes ([`statement::entry`]); its
+//! head is signed as a C2SP checkpoint, a signed note ([`note`]), and may be cosigned by a witness
+//! ([`witness`]); its files are laid out as C2SP tlog-tiles ([`tiles`]). Before a shard is trained,
+//! the log commits to its records ([`records`]). A [`receipt::Receipt`] is one JSON document: a
+//! statement, proofs that it and the commitments before and after are in the log, that the person's
+//! record was trained on before and is not now, and the signed checkpoint. [`receipt::verify`]
+//! works offline with the log's public key alone and fails on any altered byte; [`report`] says in
+//! words what that proves and what not. The program `lethe-verify` is this crate and nothing else.
 //!
 //! ```
 //! use lethe_receipt::merkle::{Tree, verify_inclusion};

@@ -64,12 +64,17 @@ impl Tree {
     /// The first `size` entries as a tree of their own; all when there are fewer.
     pub fn first(&self, size: u64) -> Self {
         let n = usize::try_from(size).map_or(self.leaves.len(), |n| n.min(self.leaves.len()));
-        Self { leaves: self.leaves[..n].to_vec() }
+        Self {
+            leaves: self.leaves[..n].to_vec(),
+        }
     }
 
-    /// Proof that the tree of the first `size` entries is a prefix of this one (RFC 6962, section 2.1.2).
+    /// Proof that the tree of the first `size` entries is a prefix of this one (RFC 6962, section
+    /// 2.1.2).
     pub fn consistency(&self, size: u64) -> Option<Vec<Hash>> {
-        let m = usize::try_from(size).ok().filter(|m| *m <= self.leaves.len())?;
+        let m = usize::try_from(size)
+            .ok()
+            .filter(|m| *m <= self.leaves.len())?;
         let mut path = Vec::new();
         if m > 0 && m < self.leaves.len() {
             subproof(&self.leaves, m, true, &mut path);
@@ -79,7 +84,9 @@ impl Tree {
 
     /// Audit path of an entry in the whole tree.
     pub fn inclusion(&self, index: u64) -> Option<Vec<Hash>> {
-        let i = usize::try_from(index).ok().filter(|i| *i < self.leaves.len())?;
+        let i = usize::try_from(index)
+            .ok()
+            .filter(|i| *i < self.leaves.len())?;
         let mut path = Vec::new();
         audit_path(&self.leaves, i, &mut path);
         Some(path)
@@ -148,7 +155,11 @@ pub fn verify_consistency(old: (u64, &Hash), later: (u64, &Hash), proof: &[Hash]
         return proof.is_empty() && old_root == new_root;
     }
     let mut rest = proof.iter();
-    let first = if m.is_power_of_two() { Some(old_root) } else { rest.next() };
+    let first = if m.is_power_of_two() {
+        Some(old_root)
+    } else {
+        rest.next()
+    };
     let Some(first) = first else { return false };
     let (mut f, mut s) = (m - 1, n - 1);
     while f & 1 == 1 {
@@ -176,7 +187,8 @@ pub fn verify_consistency(old: (u64, &Hash), later: (u64, &Hash), proof: &[Hash]
     s == 0 && fr == *old_root && sr == *new_root
 }
 
-/// Whether `data` is entry `index` of the tree with `size` entries and root `root` (RFC 9162, section 2.1.3.2).
+/// Whether `data` is entry `index` of the tree with `size` entries and root `root` (RFC 9162,
+/// section 2.1.3.2).
 pub fn verify_inclusion(data: &[u8], index: u64, size: u64, proof: &[Hash], root: &Hash) -> bool {
     if index >= size {
         return false;
@@ -215,8 +227,16 @@ mod tests {
             for i in 0..n {
                 let p = t.inclusion(i).expect("inside");
                 assert!(verify_inclusion(&i.to_le_bytes(), i, n, &p, &t.root()));
-                assert!(!verify_inclusion(&(i + 1).to_le_bytes(), i, n, &p, &t.root()));
-                assert!(!verify_inclusion(&i.to_le_bytes(), (i + 1) % n, n, &p, &t.root()) || n == 1);
+                assert!(!verify_inclusion(
+                    &(i + 1).to_le_bytes(),
+                    i,
+                    n,
+                    &p,
+                    &t.root()
+                ));
+                assert!(
+                    !verify_inclusion(&i.to_le_bytes(), (i + 1) % n, n, &p, &t.root()) || n == 1
+                );
             }
             assert!(t.inclusion(n).is_none());
         }
@@ -235,10 +255,20 @@ mod tests {
             let t = tree(n, 0);
             for m in 0..=n {
                 let p = t.consistency(m).expect("inside");
-                assert!(verify_consistency((m, &t.first(m).root()), (n, &t.root()), &p), "{m} of {n}");
+                assert!(
+                    verify_consistency((m, &t.first(m).root()), (n, &t.root()), &p),
+                    "{m} of {n}"
+                );
                 if m > 0 {
-                    assert!(!verify_consistency((m, &tree(m, 64).root()), (n, &t.root()), &p), "a split view at {m}");
-                    assert!(!verify_consistency((m, &t.first(m).root()), (n, &tree(n, 64).root()), &p));
+                    assert!(
+                        !verify_consistency((m, &tree(m, 64).root()), (n, &t.root()), &p),
+                        "a split view at {m}"
+                    );
+                    assert!(!verify_consistency(
+                        (m, &t.first(m).root()),
+                        (n, &tree(n, 64).root()),
+                        &p
+                    ));
                 }
             }
         }

@@ -39,12 +39,20 @@ impl VerifierKey {
     pub fn parse(text: &str) -> Result<Self, NoteError> {
         let mut parts = text.trim().splitn(3, '+');
         let (name, id, key) = (parts.next(), parts.next(), parts.next());
-        let bytes = key.and_then(|k| BASE64.decode(k).ok()).filter(|b| b.len() == 33);
+        let bytes = key
+            .and_then(|k| BASE64.decode(k).ok())
+            .filter(|b| b.len() == 33);
         let bytes = bytes.filter(|b| [ED25519_NOTE, COSIGNATURE].contains(&b[0]));
-        let (Some(name), Some(id), Some(bytes)) = (name, id, bytes) else { return Err(NoteError::Key) };
+        let (Some(name), Some(id), Some(bytes)) = (name, id, bytes) else {
+            return Err(NoteError::Key);
+        };
         let mut public = [0; 32];
         public.copy_from_slice(&bytes[1..]);
-        let key = Self { name: name.to_owned(), algorithm: bytes[0], public };
+        let key = Self {
+            name: name.to_owned(),
+            algorithm: bytes[0],
+            public,
+        };
         if name.is_empty() || u32::from_str_radix(id, 16) != Ok(u32::from_be_bytes(key.id())) {
             return Err(NoteError::Key);
         }
@@ -54,7 +62,11 @@ impl VerifierKey {
     /// A witness's key.
     pub(crate) fn cosigner(name: &str, public: [u8; 32]) -> Result<Self, NoteError> {
         check_name(name)?;
-        Ok(Self { name: name.to_owned(), algorithm: COSIGNATURE, public })
+        Ok(Self {
+            name: name.to_owned(),
+            algorithm: COSIGNATURE,
+            public,
+        })
     }
 
     pub(crate) fn public(&self) -> &[u8; 32] {
@@ -70,7 +82,12 @@ impl VerifierKey {
     /// The text form.
     pub fn text(&self) -> String {
         let key = [&[self.algorithm][..], &self.public].concat();
-        format!("{}+{:08x}+{}", self.name, u32::from_be_bytes(self.id()), BASE64.encode(key))
+        format!(
+            "{}+{:08x}+{}",
+            self.name,
+            u32::from_be_bytes(self.id()),
+            BASE64.encode(key)
+        )
     }
 
     /// The log's name, which is also the checkpoint's origin.
@@ -80,14 +97,21 @@ impl VerifierKey {
 }
 
 fn check_name(name: &str) -> Result<(), NoteError> {
-    if name.is_empty() || name.contains(['+', ' ', '\n']) { Err(NoteError::Key) } else { Ok(()) }
+    if name.is_empty() || name.contains(['+', ' ', '\n']) {
+        Err(NoteError::Key)
+    } else {
+        Ok(())
+    }
 }
 
 /// The decoded signatures under `name` in a signed note.
 pub(crate) fn signatures(text: &str, name: &str) -> Vec<Vec<u8>> {
     let prefix = format!("\u{2014} {name} ");
     let lines = text.split_once("\n\n").map_or("", |(_, s)| s).lines();
-    lines.filter_map(|l| l.strip_prefix(&prefix)).filter_map(|s| BASE64.decode(s).ok()).collect()
+    lines
+        .filter_map(|l| l.strip_prefix(&prefix))
+        .filter_map(|s| BASE64.decode(s).ok())
+        .collect()
 }
 
 /// The log's private key.
@@ -104,7 +128,14 @@ impl Signer {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| NoteError::Key)?;
         let mut public = [0; 32];
         public.copy_from_slice(pair.public_key().as_ref());
-        Ok(Self { pair, key: VerifierKey { name: name.to_owned(), algorithm: ED25519_NOTE, public } })
+        Ok(Self {
+            pair,
+            key: VerifierKey {
+                name: name.to_owned(),
+                algorithm: ED25519_NOTE,
+                public,
+            },
+        })
     }
 
     /// The public key.
@@ -116,16 +147,24 @@ impl Signer {
     pub fn checkpoint(&self, size: u64, root: &Hash) -> String {
         let body = format!("{}\n{size}\n{}\n", self.key.name, BASE64.encode(root));
         let signature = [&self.key.id()[..], self.pair.sign(body.as_bytes()).as_ref()].concat();
-        format!("{body}\n\u{2014} {} {}\n", self.key.name, BASE64.encode(signature))
+        format!(
+            "{body}\n\u{2014} {} {}\n",
+            self.key.name,
+            BASE64.encode(signature)
+        )
     }
 }
 
 /// Verifies a checkpoint's signature and origin; returns its size and root.
 pub fn open_checkpoint(text: &str, key: &VerifierKey) -> Result<(u64, Hash), NoteError> {
-    let (body, _) = text.split_once("\n\n").ok_or(NoteError::Format("no signature part"))?;
+    let (body, _) = text
+        .split_once("\n\n")
+        .ok_or(NoteError::Format("no signature part"))?;
     let body = format!("{body}\n");
     let public = UnparsedPublicKey::new(&ED25519, &key.public);
-    let valid = |s: &Vec<u8>| s.len() == 68 && s[..4] == key.id() && public.verify(body.as_bytes(), &s[4..]).is_ok();
+    let valid = |s: &Vec<u8>| {
+        s.len() == 68 && s[..4] == key.id() && public.verify(body.as_bytes(), &s[4..]).is_ok()
+    };
     if key.algorithm != ED25519_NOTE || !signatures(text, &key.name).iter().any(valid) {
         return Err(NoteError::Signature(key.name.clone()));
     }
@@ -133,8 +172,14 @@ pub fn open_checkpoint(text: &str, key: &VerifierKey) -> Result<(u64, Hash), Not
     if lines.next() != Some(key.name()) {
         return Err(NoteError::Format("its origin is another log"));
     }
-    let size = lines.next().and_then(|l| l.parse().ok()).ok_or(NoteError::Format("no tree size"))?;
-    let root = lines.next().and_then(|l| BASE64.decode(l).ok()).and_then(|b| b.try_into().ok());
+    let size = lines
+        .next()
+        .and_then(|l| l.parse().ok())
+        .ok_or(NoteError::Format("no tree size"))?;
+    let root = lines
+        .next()
+        .and_then(|l| BASE64.decode(l).ok())
+        .and_then(|b| b.try_into().ok());
     Ok((size, root.ok_or(NoteError::Format("no root hash"))?))
 }
 

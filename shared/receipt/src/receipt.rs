@@ -101,7 +101,8 @@ pub struct Receipt {
     pub index: u64,
     /// Audit path, hexadecimal.
     pub proof: Vec<String>,
-    /// What the person's record says of the shard that held it; `None` when no shard had been trained on it.
+    /// What the person's record says of the shard that held it; `None` when no shard had been
+    /// trained on it.
     pub records: Option<RecordProof>,
     /// Signed head of the log.
     pub checkpoint: String,
@@ -121,9 +122,21 @@ pub struct Opening {
 }
 
 /// A training statement with what proves it, for a receipt.
-pub fn logged(training: Training, salt: &[u8; 32], index: u64, tree: &Tree) -> Result<Logged, VerifyError> {
-    let proof = tree.inclusion(index).ok_or(VerifyError::NotIncluded { index })?;
-    Ok(Logged { training, salt: hex(salt), index, proof: proof.iter().map(|h| hex(h)).collect() })
+pub fn logged(
+    training: Training,
+    salt: &[u8; 32],
+    index: u64,
+    tree: &Tree,
+) -> Result<Logged, VerifyError> {
+    let proof = tree
+        .inclusion(index)
+        .ok_or(VerifyError::NotIncluded { index })?;
+    Ok(Logged {
+        training,
+        salt: hex(salt),
+        index,
+        proof: proof.iter().map(|h| hex(h)).collect(),
+    })
 }
 
 /// Assembles the receipt of a statement that is entry `index` of `tree`.
@@ -135,7 +148,9 @@ pub fn issue(
     tree: &Tree,
     signer: &Signer,
 ) -> Result<Vec<u8>, VerifyError> {
-    let proof = tree.inclusion(index).ok_or(VerifyError::NotIncluded { index })?;
+    let proof = tree
+        .inclusion(index)
+        .ok_or(VerifyError::NotIncluded { index })?;
     let receipt = Receipt {
         statement,
         subject: opening.subject,
@@ -158,7 +173,9 @@ struct Head(u64, Hash);
 impl Head {
     fn includes(&self, entry: &[u8], index: u64, proof: &[String]) -> Result<(), VerifyError> {
         let path: Option<Vec<Hash>> = proof.iter().map(|h| unhex32(h)).collect();
-        let path = path.ok_or_else(|| VerifyError::Format("a proof hash is not 32 bytes, hexadecimal".into()))?;
+        let path = path.ok_or_else(|| {
+            VerifyError::Format("a proof hash is not 32 bytes, hexadecimal".into())
+        })?;
         if !verify_inclusion(entry, index, self.0, &path, &self.1) {
             return Err(VerifyError::NotIncluded { index });
         }
@@ -169,23 +186,37 @@ impl Head {
 /// Verifies a receipt offline. The bytes must be exactly as issued.
 pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
     if bytes.len() > MAX_RECEIPT {
-        return Err(VerifyError::Format(format!("{} bytes, at most {MAX_RECEIPT}", bytes.len())));
+        return Err(VerifyError::Format(format!(
+            "{} bytes, at most {MAX_RECEIPT}",
+            bytes.len()
+        )));
     }
-    let receipt: Receipt = serde_json::from_slice(bytes).map_err(|e| VerifyError::Format(e.to_string()))?;
+    let receipt: Receipt =
+        serde_json::from_slice(bytes).map_err(|e| VerifyError::Format(e.to_string()))?;
     let mut again = canonical(&receipt);
     again.push(b'\n');
     if again != bytes {
-        return Err(VerifyError::Format("its bytes differ from the canonical form".into()));
+        return Err(VerifyError::Format(
+            "its bytes differ from the canonical form".into(),
+        ));
     }
     if receipt.statement.version != VERSION {
         let got = receipt.statement.version;
-        return Err(VerifyError::Format(format!("version {got}, this build knows {VERSION}")));
+        return Err(VerifyError::Format(format!(
+            "version {got}, this build knows {VERSION}"
+        )));
     }
     let (size, root) = open_checkpoint(&receipt.checkpoint, key)?;
     let head = Head(size, root);
     let salt = unhex32(&receipt.salt).ok_or(VerifyError::Subject)?;
-    head.includes(&entry(Kind::Deletion, &salt, &canonical(&receipt.statement)), receipt.index, &receipt.proof)?;
-    if commitment(&salt, &receipt.subject, &receipt.items, receipt.from) != receipt.statement.commitment {
+    head.includes(
+        &entry(Kind::Deletion, &salt, &canonical(&receipt.statement)),
+        receipt.index,
+        &receipt.proof,
+    )?;
+    if commitment(&salt, &receipt.subject, &receipt.items, receipt.from)
+        != receipt.statement.commitment
+    {
         return Err(VerifyError::Subject);
     }
     let (who, what) = (!receipt.subject.is_empty(), !receipt.items.is_empty());
@@ -197,7 +228,9 @@ pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
         _ => false,
     };
     if !fits || receipt.records.is_some() != receipt.statement.recorded {
-        return Err(VerifyError::Format("its kind, subject, items, time and proofs do not fit together".into()));
+        return Err(VerifyError::Format(
+            "its kind, subject, items, time and proofs do not fit together".into(),
+        ));
     }
     if let Some(r) = &receipt.records {
         verify_records(r, &receipt, &head)?;
@@ -205,23 +238,41 @@ pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
     Ok(receipt)
 }
 
-/// The root of the records that a training statement commits to, if the log under this checkpoint and key holds it.
-pub(crate) fn check_logged(l: &Logged, checkpoint: &str, key: &VerifierKey) -> Result<Hash, VerifyError> {
+/// The root of the records that a training statement commits to, if the log under this checkpoint
+/// and key holds it.
+pub(crate) fn check_logged(
+    l: &Logged,
+    checkpoint: &str,
+    key: &VerifierKey,
+) -> Result<Hash, VerifyError> {
     let (size, root) = open_checkpoint(checkpoint, key)?;
     verify_logged(l, &Head(size, root))
 }
 
 fn verify_logged(l: &Logged, head: &Head) -> Result<Hash, VerifyError> {
     let shard = l.training.shard;
-    let salt = unhex32(&l.salt).ok_or(VerifyError::Records { shard, why: "a salt is not 32 bytes" })?;
-    head.includes(&entry(Kind::Training, &salt, &canonical(&l.training)), l.index, &l.proof)?;
-    unhex32(&l.training.root).ok_or(VerifyError::Records { shard, why: "a root is not 32 bytes" })
+    let salt = unhex32(&l.salt).ok_or(VerifyError::Records {
+        shard,
+        why: "a salt is not 32 bytes",
+    })?;
+    head.includes(
+        &entry(Kind::Training, &salt, &canonical(&l.training)),
+        l.index,
+        &l.proof,
+    )?;
+    unhex32(&l.training.root).ok_or(VerifyError::Records {
+        shard,
+        why: "a root is not 32 bytes",
+    })
 }
 
 fn verify_records(r: &RecordProof, receipt: &Receipt, head: &Head) -> Result<(), VerifyError> {
     let shard = r.before.training.shard;
     let bad = |why: &'static str| Err(VerifyError::Records { shard, why });
-    let (before, after) = (verify_logged(&r.before, head)?, verify_logged(&r.after, head)?);
+    let (before, after) = (
+        verify_logged(&r.before, head)?,
+        verify_logged(&r.after, head)?,
+    );
     if r.after.training.shard != shard {
         return bad("before and after are different shards");
     }
@@ -232,16 +283,22 @@ fn verify_records(r: &RecordProof, receipt: &Receipt, head: &Head) -> Result<(),
         return bad("the log does not hold what was trained on before and after in this order");
     }
     for t in [&r.before.training, &r.after.training] {
-        if (&t.recipe, &t.base_model) != (&receipt.statement.recipe, &receipt.statement.base_model) {
+        if (&t.recipe, &t.base_model) != (&receipt.statement.recipe, &receipt.statement.base_model)
+        {
             return bad("it was trained with another recipe or base model");
         }
     }
-    let Some(salt) = unhex32(&r.salt) else { return bad("the record's salt is not 32 bytes") };
+    let Some(salt) = unhex32(&r.salt) else {
+        return bad("the record's salt is not 32 bytes");
+    };
     let key = record_key(&salt, &receipt.subject);
     if r.member.key != hex(&key) || !r.member.verify(r.before.training.count, &before) {
         return bad("the person's record is not shown to have been trained on before");
     }
-    let gone = matches!(receipt.statement.kind.as_str(), "erase-subject" | "restrict");
+    let gone = matches!(
+        receipt.statement.kind.as_str(),
+        "erase-subject" | "restrict"
+    );
     match &r.fate {
         Fate::Absent(gap) if verify_absent(&key, gap, r.after.training.count, &after) => Ok(()),
         Fate::Replaced(leaf)
@@ -310,8 +367,16 @@ mod tests {
             base_model: "00".into(),
             build: "test".into(),
             recorded: true,
-            forecast: Cost { rounds: 8, ..Cost::default() },
-            actual: Cost { rounds: 8, client_rounds: 16, bytes: 5, milliseconds: 3388 },
+            forecast: Cost {
+                rounds: 8,
+                ..Cost::default()
+            },
+            actual: Cost {
+                rounds: 8,
+                client_rounds: 16,
+                bytes: 5,
+                milliseconds: 3388,
+            },
         }
     }
 
@@ -319,12 +384,21 @@ mod tests {
     fn sample(kind: &str, after_data: Option<Hash>) -> (Vec<u8>, Signer) {
         let signer = Signer::from_seed("lethe-test", &[1; 32]).expect("a seed");
         let key = record_key(&[8; 32], "alice");
-        let others: Vec<(Hash, Hash)> = (0..5).map(|i| (record_key(&[i; 32], "somebody"), [i; 32])).collect();
+        let others: Vec<(Hash, Hash)> = (0..5)
+            .map(|i| (record_key(&[i; 32], "somebody"), [i; 32]))
+            .collect();
         let before = Records::new(others.iter().copied().chain([(key, [77; 32])]));
         let after = Records::new(others.iter().copied().chain(after_data.map(|d| (key, d))));
         let (t1, t2) = (training(1, &before), training(2, &after));
-        let items: Vec<String> = if kind == "erase-items" { vec!["i1".into()] } else { vec![] };
-        let s = Statement { commitment: commitment(&[5; 32], "alice", &items, None), ..statement(kind) };
+        let items: Vec<String> = if kind == "erase-items" {
+            vec!["i1".into()]
+        } else {
+            vec![]
+        };
+        let s = Statement {
+            commitment: commitment(&[5; 32], "alice", &items, None),
+            ..statement(kind)
+        };
         let mut tree = Tree::default();
         tree.push(b"other");
         let i1 = tree.push(&entry(Kind::Training, &[2; 32], &canonical(&t1)));
@@ -333,7 +407,9 @@ mod tests {
         tree.push(b"later");
         let fate = match after_data {
             None => Fate::Absent(after.absent(&key).expect("absent")),
-            Some([77, ..]) if kind == "erase-items" => Fate::Unchanged(after.member(&key).expect("there")),
+            Some([77, ..]) if kind == "erase-items" => {
+                Fate::Unchanged(after.member(&key).expect("there"))
+            }
             Some(_) => Fate::Replaced(after.member(&key).expect("there")),
         };
         let records = RecordProof {
@@ -343,30 +419,55 @@ mod tests {
             after: logged(t2, &[3; 32], i2, &tree).expect("logged"),
             fate,
         };
-        let opening = Opening { subject: "alice".into(), items, from: None, salt: [5; 32] };
-        (issue(s, opening, index, Some(records), &tree, &signer).expect("issues"), signer)
+        let opening = Opening {
+            subject: "alice".into(),
+            items,
+            from: None,
+            salt: [5; 32],
+        };
+        (
+            issue(s, opening, index, Some(records), &tree, &signer).expect("issues"),
+            signer,
+        )
     }
 
     #[test]
     fn verifies_as_issued() {
         let (bytes, signer) = sample("erase-subject", None);
-        assert_eq!(verify(&bytes, signer.verifier()).expect("verifies").subject, "alice");
+        assert_eq!(
+            verify(&bytes, signer.verifier()).expect("verifies").subject,
+            "alice"
+        );
         let (bytes, signer) = sample("erase-items", Some([78; 32]));
         assert!(verify(&bytes, signer.verifier()).is_ok());
         let (bytes, signer) = sample("unknown-kind", Some([78; 32]));
         assert!(verify(&bytes, signer.verifier()).is_err());
         let (bytes, signer) = sample("erase-items", Some([77; 32]));
         assert!(matches!(
-            verify(&bytes, signer.verifier()).expect("verifies").records.expect("has one").fate,
+            verify(&bytes, signer.verifier())
+                .expect("verifies")
+                .records
+                .expect("has one")
+                .fate,
             Fate::Unchanged(_)
         ));
     }
 
     #[test]
     fn a_record_that_is_still_trained_on_is_refused() {
-        for (kind, data) in [("erase-subject", [77; 32]), ("restrict", [77; 32]), ("erase-subject", [78; 32])] {
+        for (kind, data) in [
+            ("erase-subject", [77; 32]),
+            ("restrict", [77; 32]),
+            ("erase-subject", [78; 32]),
+        ] {
             let (bytes, signer) = sample(kind, Some(data));
-            assert!(matches!(verify(&bytes, signer.verifier()), Err(VerifyError::Records { shard: 2, .. })), "{kind}");
+            assert!(
+                matches!(
+                    verify(&bytes, signer.verifier()),
+                    Err(VerifyError::Records { shard: 2, .. })
+                ),
+                "{kind}"
+            );
         }
     }
 
@@ -377,17 +478,42 @@ mod tests {
             for flip in [0x01, 0x20, 0x80] {
                 let mut b = bytes.clone();
                 b[i] ^= flip;
-                assert!(verify(&b, signer.verifier()).is_err(), "byte {i} xor {flip:#x}");
+                assert!(
+                    verify(&b, signer.verifier()).is_err(),
+                    "byte {i} xor {flip:#x}"
+                );
             }
         }
         assert!(verify(&[&bytes[..], b" "].concat(), signer.verifier()).is_err());
         // Nor can fields be moved into each other, or proofs be left out.
         let r = verify(&bytes, signer.verifier()).expect("as issued");
-        let again = |r: &Receipt| verify(&[canonical(r), b"\n".to_vec()].concat(), signer.verifier());
+        let again =
+            |r: &Receipt| verify(&[canonical(r), b"\n".to_vec()].concat(), signer.verifier());
         assert!(again(&r).is_ok());
-        assert!(again(&Receipt { records: None, ..r.clone() }).is_err());
-        assert!(again(&Receipt { from: Some(5), ..r.clone() }).is_err());
-        assert!(again(&Receipt { items: vec!["5".into()], ..r }).is_err());
-        assert_ne!(commitment(&[1; 32], "a", &["5".into()], None), commitment(&[1; 32], "a", &[], Some(5)));
+        assert!(
+            again(&Receipt {
+                records: None,
+                ..r.clone()
+            })
+            .is_err()
+        );
+        assert!(
+            again(&Receipt {
+                from: Some(5),
+                ..r.clone()
+            })
+            .is_err()
+        );
+        assert!(
+            again(&Receipt {
+                items: vec!["5".into()],
+                ..r
+            })
+            .is_err()
+        );
+        assert_ne!(
+            commitment(&[1; 32], "a", &["5".into()], None),
+            commitment(&[1; 32], "a", &[], Some(5))
+        );
     }
 }

@@ -1,9 +1,10 @@
-//! Which records a shard trains on, as a sorted Merkle tree: proofs that a record is among them, and that none is.
+//! Which records a shard trains on, as a sorted Merkle tree: proofs that a record is among them,
+//! and that none is.
 //!
-//! A record is a pair of 32-byte values: its key, `SHA-256("lethe-record" || salt || subject)` with a salt that is
-//! destroyed with the subject, and the salted commitment to its data that the device gave. Leaves are `key || data`, in the
-//! order of keys, between two leaves that nobody can have (all bits 0, all bits 1), so that every absent key lies between
-//! two neighbours.
+//! A record is a pair of 32-byte values: its key, `SHA-256("lethe-record" || salt || subject)` with
+//! a salt that is destroyed with the subject, and the salted commitment to its data that the device
+//! gave. Leaves are `key || data`, in the order of keys, between two leaves that nobody can have
+//! (all bits 0, all bits 1), so that every absent key lies between two neighbours.
 
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,9 @@ use crate::merkle::{Hash, Tree, verify_inclusion};
 /// Key of a subject's record.
 pub fn record_key(salt: &[u8; 32], subject: &str) -> Hash {
     let mut ctx = Context::new(&SHA256);
-    [&b"lethe-record"[..], salt, subject.as_bytes()].iter().for_each(|p| ctx.update(p));
+    [&b"lethe-record"[..], salt, subject.as_bytes()]
+        .iter()
+        .for_each(|p| ctx.update(p));
     let mut out = [0; 32];
     out.copy_from_slice(ctx.finish().as_ref());
     out
@@ -49,8 +52,16 @@ impl Leaf {
 
     /// Whether it is a leaf of the tree of `count` records with this root.
     pub fn verify(&self, count: u64, root: &Hash) -> bool {
-        let Some((key, data, path)) = self.decode() else { return false };
-        verify_inclusion(&[key, data].concat(), self.index, count.saturating_add(2), &path, root)
+        let Some((key, data, path)) = self.decode() else {
+            return false;
+        };
+        verify_inclusion(
+            &[key, data].concat(),
+            self.index,
+            count.saturating_add(2),
+            &path,
+            root,
+        )
     }
 }
 
@@ -80,7 +91,12 @@ impl Records {
     fn leaf(&self, i: usize) -> Option<Leaf> {
         let (key, data) = self.sorted.get(i)?;
         let path = self.tree.inclusion(i as u64)?;
-        Some(Leaf { index: i as u64, key: hex(key), data: hex(data), path: path.iter().map(|h| hex(h)).collect() })
+        Some(Leaf {
+            index: i as u64,
+            key: hex(key),
+            data: hex(data),
+            path: path.iter().map(|h| hex(h)).collect(),
+        })
     }
 
     /// The record with this key.
@@ -98,7 +114,8 @@ impl Records {
     }
 }
 
-/// Whether two leaves prove that `key` is not a record of the tree of `count` records with this root.
+/// Whether two leaves prove that `key` is not a record of the tree of `count` records with this
+/// root.
 pub fn verify_absent(key: &Hash, neighbours: &[Leaf; 2], count: u64, root: &Hash) -> bool {
     let [low, high] = neighbours;
     let keys = unhex32(&low.key).zip(unhex32(&high.key));
@@ -113,7 +130,9 @@ mod tests {
     use super::*;
 
     fn some(n: u8) -> Vec<(Hash, Hash)> {
-        (0..n).map(|i| (record_key(&[i; 32], &format!("person-{i}")), [i; 32])).collect()
+        (0..n)
+            .map(|i| (record_key(&[i; 32], &format!("person-{i}")), [i; 32]))
+            .collect()
     }
 
     #[test]
@@ -130,10 +149,19 @@ mod tests {
                 let without = Records::new(all.iter().filter(|(x, _)| x != k).copied());
                 let gap = without.absent(k).expect("no record any more");
                 assert!(verify_absent(k, &gap, without.count(), &without.root()));
-                assert!(!verify_absent(k, &gap, count, &root), "it is in the first tree");
+                assert!(
+                    !verify_absent(k, &gap, count, &root),
+                    "it is in the first tree"
+                );
                 if n > 2 {
-                    let wide = [without.leaf(0).expect("first"), without.leaf(n as usize).expect("last")];
-                    assert!(!verify_absent(k, &wide, without.count(), &without.root()), "not neighbours");
+                    let wide = [
+                        without.leaf(0).expect("first"),
+                        without.leaf(n as usize).expect("last"),
+                    ];
+                    assert!(
+                        !verify_absent(k, &wide, without.count(), &without.root()),
+                        "not neighbours"
+                    );
                 }
             }
         }

@@ -8,23 +8,34 @@ use crate::statement::Cost;
 /// What verification has shown.
 const PROVEN: [&str; 3] = [
     "the log's operator stated this deletion, and the statement is an entry of the signed log;",
-    "before the deletion the log had committed to what the shard was trained on, and the person's record was in it;",
-    "before the retraining the log committed to what it was trained on, and that record is not in it, or as stated above.",
+    "before the deletion the log had committed to what the shard was trained on, and the person's \
+     record was in it;",
+    "before the retraining the log committed to what it was trained on, and that record is not in \
+     it, or as stated above.",
 ];
 
 /// What it has not.
 const NOT_PROVEN: [&str; 3] = [
-    "that the operator trained on what it committed to: `lethe-admin replay` retrains the shard and compares byte for byte;",
-    "that nothing of the person was committed to under another salt, or hidden in a list that is not sorted;",
+    "that the operator trained on what it committed to: `lethe-admin replay` retrains the shard \
+     and compares byte for byte;",
+    "that nothing of the person was committed to under another salt, or hidden in a list that is \
+     not sorted;",
     "that no copy exists outside the log's system: no receipt can prove that.",
 ];
 
 fn heading(r: &Receipt) -> String {
-    let who = if r.subject.is_empty() { "everybody".to_owned() } else { format!("subject {}", r.subject) };
+    let who = if r.subject.is_empty() {
+        "everybody".to_owned()
+    } else {
+        format!("subject {}", r.subject)
+    };
     let items = r.items.join(", ");
     match r.statement.kind.as_str() {
         "erase-items" => format!("items {items} of {who} were deleted"),
-        "withdraw-consent" => format!("data of {who} from {} (seconds since 1970) on was deleted", r.from.unwrap_or(0)),
+        "withdraw-consent" => format!(
+            "data of {who} from {} (seconds since 1970) on was deleted",
+            r.from.unwrap_or(0)
+        ),
         "restrict" => format!("data of {who} is no longer used; it is kept"),
         "takedown" => format!("items {items} were deleted for {who}"),
         _ => format!("all data of {who} was deleted"),
@@ -33,7 +44,12 @@ fn heading(r: &Receipt) -> String {
 
 fn cost(c: &Cost) -> String {
     let seconds = c.milliseconds as f64 / 1000.0;
-    format!("{} rounds, {} client updates, {:.1} MB, {seconds:.1} s", c.rounds, c.client_rounds, c.bytes as f64 / 1e6)
+    format!(
+        "{} rounds, {} client updates, {:.1} MB, {seconds:.1} s",
+        c.rounds,
+        c.client_rounds,
+        c.bytes as f64 / 1e6
+    )
 }
 
 /// Facts as label and value.
@@ -41,10 +57,22 @@ fn facts(r: &Receipt) -> Vec<(String, String)> {
     let s = &r.statement;
     let fact = |k: &str, v: String| (k.to_owned(), v);
     let mut out = vec![
-        fact("deletion", format!("{}, in a batch of {}", s.deletion, s.batch)),
-        fact("accepted", format!("{} (seconds since 1970)", s.accepted_at)),
-        fact("served model free of the data after", format!("{} ms", s.exact_after_ms)),
-        fact("retrained and released after", format!("{} ms, as release {}", s.retrained_after_ms, s.release)),
+        fact(
+            "deletion",
+            format!("{}, in a batch of {}", s.deletion, s.batch),
+        ),
+        fact(
+            "accepted",
+            format!("{} (seconds since 1970)", s.accepted_at),
+        ),
+        fact(
+            "served model free of the data after",
+            format!("{} ms", s.exact_after_ms),
+        ),
+        fact(
+            "retrained and released after",
+            format!("{} ms, as release {}", s.retrained_after_ms, s.release),
+        ),
         fact("encryption keys destroyed", s.keys_destroyed.to_string()),
     ];
     for a in &s.affected {
@@ -63,7 +91,9 @@ fn facts(r: &Receipt) -> Vec<(String, String)> {
             let what = match fate {
                 Fate::Absent(_) => "not among",
                 Fate::Replaced(_) => "with other data among",
-                Fate::Unchanged(_) => "with the same data (what was erased was not trained on) among",
+                Fate::Unchanged(_) => {
+                    "with the same data (what was erased was not trained on) among"
+                }
             };
             let text = format!(
                 "among the {} of shard {} before (log entry {}), {what} the {} after (entry {})",
@@ -71,23 +101,41 @@ fn facts(r: &Receipt) -> Vec<(String, String)> {
             );
             out.push(fact("the person's record", text));
         }
-        None => out.push(fact("the person's record", "no proof: no shard had been trained on it alone".into())),
+        None => out.push(fact(
+            "the person's record",
+            "no proof: no shard had been trained on it alone".into(),
+        )),
     }
     out.push(fact("forecast", cost(&s.forecast)));
     out.push(fact("actual", cost(&s.actual)));
-    out.push(fact("recipe, base model", format!("{:.16}, {:.16}; {}", s.recipe, s.base_model, s.build)));
-    out.push(fact("log entry", format!("{} of {}", r.index, r.checkpoint.lines().nth(1).unwrap_or("?"))));
+    out.push(fact(
+        "recipe, base model",
+        format!("{:.16}, {:.16}; {}", s.recipe, s.base_model, s.build),
+    ));
+    out.push(fact(
+        "log entry",
+        format!(
+            "{} of {}",
+            r.index,
+            r.checkpoint.lines().nth(1).unwrap_or("?")
+        ),
+    ));
     out
 }
 
-/// The receipt as text; `proven` and not proven at the end. Only for receipts that [`crate::receipt::verify`] returned.
+/// The receipt as text; `proven` and not proven at the end. Only for receipts that
+/// [`crate::receipt::verify`] returned.
 pub fn text(r: &Receipt) -> String {
     let mut out = format!("VERIFIED: {}", heading(r));
     for (k, v) in facts(r) {
         let _ = write!(out, "\n  {k}: {v}");
     }
     out += "\nproven:";
-    let proven = if r.records.is_some() { &PROVEN[..] } else { &PROVEN[..1] };
+    let proven = if r.records.is_some() {
+        &PROVEN[..]
+    } else {
+        &PROVEN[..1]
+    };
     proven.iter().for_each(|p| out += &format!("\n  - {p}"));
     out += "\nnot proven:";
     NOT_PROVEN.iter().for_each(|p| out += &format!("\n  - {p}"));
@@ -95,7 +143,10 @@ pub fn text(r: &Receipt) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 /// The receipt as one HTML page without scripts or outside resources, to be printed.
@@ -103,12 +154,28 @@ pub fn html(r: &Receipt) -> String {
     let title = escape(&heading(r));
     let rows: String = facts(r)
         .iter()
-        .map(|(k, v)| format!("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escape(k), escape(v)))
+        .map(|(k, v)| {
+            format!(
+                "<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n",
+                escape(k),
+                escape(v)
+            )
+        })
         .collect();
-    let list = |items: &[&str]| items.iter().map(|p| format!("<li>{}</li>\n", escape(p))).collect::<String>();
-    let proven = if r.records.is_some() { &PROVEN[..] } else { &PROVEN[..1] };
+    let list = |items: &[&str]| {
+        items
+            .iter()
+            .map(|p| format!("<li>{}</li>\n", escape(p)))
+            .collect::<String>()
+    };
+    let proven = if r.records.is_some() {
+        &PROVEN[..]
+    } else {
+        &PROVEN[..1]
+    };
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Deletion receipt: {title}</title>\n\
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Deletion \
+         receipt: {title}</title>\n\
          <style>body{{font:16px/1.5 sans-serif;max-width:48rem;margin:2rem auto;padding:0 1rem}}\
          th{{text-align:left;vertical-align:top;padding-right:1rem;font-weight:600}}\
          td{{overflow-wrap:anywhere}}pre{{white-space:pre-wrap;font-size:12px}}</style></head>\n\

@@ -22,7 +22,8 @@ pub struct AffectedShard {
     pub rolled_back_to: String,
     /// Adapter after retraining.
     pub after: String,
-    /// Checkpoint key of the final stage: a hash over the surviving subjects and their data commitments.
+    /// Checkpoint key of the final stage: a hash over the surviving subjects and their data
+    /// commitments.
     pub lineage: String,
     /// Rounds retrained.
     pub rounds: u32,
@@ -68,7 +69,8 @@ pub struct Statement {
     pub affected: Vec<AffectedShard>,
     /// Adapter hash of every shard not touched, as `[shard, hash]`; the same before and after.
     pub untouched: Vec<(u16, String)>,
-    /// Release that holds the retrained adapters; all before the first one after the deletion are recalled.
+    /// Release that holds the retrained adapters; all before the first one after the deletion are
+    /// recalled.
     pub release: u64,
     /// Digest of the recipe.
     pub recipe: String,
@@ -129,17 +131,23 @@ impl Kind {
     }
 }
 
-/// The log's entry of a statement: `lethe-log/2 KIND SHA-256(salt || canonical JSON)` and a line feed. Without the salt it
-/// says nothing about the statement.
+/// The log's entry of a statement: `lethe-log/2 KIND SHA-256(salt || canonical JSON)` and a line
+/// feed. Without the salt it says nothing about the statement.
 pub fn entry(kind: Kind, salt: &[u8; 32], canonical: &[u8]) -> Vec<u8> {
     let mut ctx = Context::new(&SHA256);
     ctx.update(salt);
     ctx.update(canonical);
-    format!("lethe-log/2 {} {}\n", kind.name(), hex(ctx.finish().as_ref())).into_bytes()
+    format!(
+        "lethe-log/2 {} {}\n",
+        kind.name(),
+        hex(ctx.finish().as_ref())
+    )
+    .into_bytes()
 }
 
-/// SHA-256, hexadecimal, over these parts, each after its length as 8 bytes, little-endian: salt; subject; number of items as 8
-/// bytes, little-endian; every item; and one byte 0, or one byte 1 and the time as 8 bytes, little-endian.
+/// SHA-256, hexadecimal, over these parts, each after its length as 8 bytes, little-endian: salt;
+/// subject; number of items as 8 bytes, little-endian; every item; and one byte 0, or one byte 1
+/// and the time as 8 bytes, little-endian.
 pub fn commitment(salt: &[u8; 32], subject: &str, items: &[String], from: Option<i64>) -> String {
     let mut ctx = Context::new(&SHA256);
     let mut part = |bytes: &[u8]| {
@@ -154,7 +162,8 @@ pub fn commitment(salt: &[u8; 32], subject: &str, items: &[String], from: Option
     hex(ctx.finish().as_ref())
 }
 
-/// The one way to write a value as bytes: JSON with two spaces of indentation, fields in the order of declaration.
+/// The one way to write a value as bytes: JSON with two spaces of indentation, fields in the order
+/// of declaration.
 pub fn canonical(value: &impl Serialize) -> Vec<u8> {
     // Structs of strings, integers and lists do not fail to serialise.
     serde_json::to_vec_pretty(value).unwrap_or_default()

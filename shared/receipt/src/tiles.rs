@@ -1,8 +1,10 @@
-//! The log as static files, in the layout of C2SP tlog-tiles: anybody can mirror and audit it with standard tools.
+//! The log as static files, in the layout of C2SP tlog-tiles: anybody can mirror and audit it with
+//! standard tools.
 //!
-//! `checkpoint`; `tile/L/N` with 256 hashes of level `8 * L`; `tile/entries/N` with 256 entries, each after its length as
-//! two bytes, big-endian; a last tile that is not full has `.p/W` behind its name, `W` its width. `N` is written in groups
-//! of three digits, all but the last with an `x` in front.
+//! `checkpoint`; `tile/L/N` with 256 hashes of level `8 * L`; `tile/entries/N` with 256 entries,
+//! each after its length as two bytes, big-endian; a last tile that is not full has `.p/W` behind
+//! its name, `W` its width. `N` is written in groups of three digits, all but the last with an `x`
+//! in front.
 
 use std::path::Path;
 
@@ -32,7 +34,9 @@ pub enum TileError {
     #[error(transparent)]
     Checkpoint(#[from] NoteError),
     /// The files do not hash to the signed head.
-    #[error("the {size} entries do not hash to the root that the checkpoint signs: the log was altered")]
+    #[error(
+        "the {size} entries do not hash to the root that the checkpoint signs: the log was altered"
+    )]
     Root {
         /// Entries that the checkpoint claims.
         size: u64,
@@ -52,22 +56,36 @@ fn name(folder: &str, index: u64, width: u64) -> String {
         groups.insert(0, format!("x{:03}", rest % 1000));
         rest /= 1000;
     }
-    let tail = if width < WIDTH { format!(".p/{width}") } else { String::new() };
+    let tail = if width < WIDTH {
+        format!(".p/{width}")
+    } else {
+        String::new()
+    };
     format!("tile/{folder}/{}{tail}", groups.join("/"))
 }
 
-/// Files that a log of these entries has beyond those that it had with `from` entries: `(path, content)`.
-/// Entries longer than 65,535 bytes cannot be published and are refused by `None`.
+/// Files that a log of these entries has beyond those that it had with `from` entries: `(path,
+/// content)`. Entries longer than 65,535 bytes cannot be published and are refused by `None`.
 pub fn files(entries: &[Vec<u8>], from: u64) -> Option<Vec<(String, Vec<u8>)>> {
     let size = entries.len() as u64;
     let mut out = vec![];
     let (mut hashes, mut level, mut before): (Vec<Hash>, u32, u64) =
         (entries.iter().map(|e| leaf_hash(e)).collect(), 0, from);
     while !hashes.is_empty() {
-        for (i, tile) in hashes.chunks(WIDTH as usize).enumerate().skip((before / WIDTH) as usize) {
-            out.push((name(&level.to_string(), i as u64, tile.len() as u64), tile.concat()));
+        for (i, tile) in hashes
+            .chunks(WIDTH as usize)
+            .enumerate()
+            .skip((before / WIDTH) as usize)
+        {
+            out.push((
+                name(&level.to_string(), i as u64, tile.len() as u64),
+                tile.concat(),
+            ));
         }
-        hashes = hashes.chunks_exact(WIDTH as usize).map(|t| Tree::from_leaves(t.to_vec()).root()).collect();
+        hashes = hashes
+            .chunks_exact(WIDTH as usize)
+            .map(|t| Tree::from_leaves(t.to_vec()).root())
+            .collect();
         before /= WIDTH;
         level += 1;
     }
@@ -85,8 +103,13 @@ pub fn files(entries: &[Vec<u8>], from: u64) -> Option<Vec<(String, Vec<u8>)>> {
 
 fn read(folder: &Path, path: &str) -> Result<Vec<u8>, TileError> {
     let at = folder.join(path);
-    let file = |why: String| TileError::File { path: path.to_owned(), why };
-    let len = std::fs::metadata(&at).map_err(|e| file(e.to_string()))?.len();
+    let file = |why: String| TileError::File {
+        path: path.to_owned(),
+        why,
+    };
+    let len = std::fs::metadata(&at)
+        .map_err(|e| file(e.to_string()))?
+        .len();
     if len > MAX_TILE {
         return Err(file(format!("{len} bytes, at most {MAX_TILE}")));
     }
@@ -116,9 +139,13 @@ pub fn audit(folder: &Path, key: &VerifierKey) -> Result<Audited, TileError> {
         let bytes = read(folder, &path)?;
         let mut rest = &bytes[..];
         for _ in 0..width {
-            let (len, tail) = rest.split_at_checked(2).ok_or_else(|| TileError::Tile { path: path.clone() })?;
+            let (len, tail) = rest
+                .split_at_checked(2)
+                .ok_or_else(|| TileError::Tile { path: path.clone() })?;
             let len = usize::from(u16::from_be_bytes([len[0], len[1]]));
-            let (entry, tail) = tail.split_at_checked(len).ok_or_else(|| TileError::Tile { path: path.clone() })?;
+            let (entry, tail) = tail
+                .split_at_checked(len)
+                .ok_or_else(|| TileError::Tile { path: path.clone() })?;
             entries.push(entry.to_vec());
             rest = tail;
         }
@@ -135,7 +162,11 @@ pub fn audit(folder: &Path, key: &VerifierKey) -> Result<Audited, TileError> {
             return Err(TileError::Tile { path });
         }
     }
-    Ok(Audited { entries, tree, checkpoint })
+    Ok(Audited {
+        entries,
+        tree,
+        checkpoint,
+    })
 }
 
 #[cfg(test)]
@@ -162,12 +193,21 @@ mod tests {
     fn a_log_that_grows_is_audited_and_alterations_are_found() {
         let dir = tempfile::tempdir().expect("tempdir");
         let signer = Signer::from_seed("log.example", &[7; 32]).expect("a seed");
-        let entries: Vec<Vec<u8>> = (0..600u32).map(|i| format!("entry {i}").into_bytes()).collect();
+        let entries: Vec<Vec<u8>> = (0..600u32)
+            .map(|i| format!("entry {i}").into_bytes())
+            .collect();
         let mut from = 0;
         for size in [1usize, 255, 256, 257, 600] {
-            write(dir.path(), files(&entries[..size], from).expect("short entries"));
+            write(
+                dir.path(),
+                files(&entries[..size], from).expect("short entries"),
+            );
             let tree = Tree::from_leaves(entries[..size].iter().map(|e| leaf_hash(e)).collect());
-            std::fs::write(dir.path().join("checkpoint"), signer.checkpoint(tree.len(), &tree.root())).expect("writes");
+            std::fs::write(
+                dir.path().join("checkpoint"),
+                signer.checkpoint(tree.len(), &tree.root()),
+            )
+            .expect("writes");
             let read = audit(dir.path(), signer.verifier()).expect("a good log");
             assert_eq!(read.entries, entries[..size]);
             from = size as u64;
@@ -177,13 +217,22 @@ mod tests {
         let mut bad = good.clone();
         bad[40] ^= 1;
         std::fs::write(&bundle, bad).expect("writes");
-        assert!(matches!(audit(dir.path(), signer.verifier()), Err(TileError::Root { size: 600 })));
+        assert!(matches!(
+            audit(dir.path(), signer.verifier()),
+            Err(TileError::Root { size: 600 })
+        ));
         std::fs::write(&bundle, good).expect("writes");
         let tile = dir.path().join("tile/1/000.p/2");
         std::fs::write(&tile, [0; 64]).expect("writes");
-        assert!(matches!(audit(dir.path(), signer.verifier()), Err(TileError::Tile { .. })));
+        assert!(matches!(
+            audit(dir.path(), signer.verifier()),
+            Err(TileError::Tile { .. })
+        ));
         std::fs::remove_file(&tile).expect("there");
-        assert!(matches!(audit(dir.path(), signer.verifier()), Err(TileError::File { .. })));
+        assert!(matches!(
+            audit(dir.path(), signer.verifier()),
+            Err(TileError::File { .. })
+        ));
         assert!(files(&[vec![0; 70_000]], 0).is_none());
     }
 }

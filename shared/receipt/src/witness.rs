@@ -1,5 +1,6 @@
-//! A second signer: a witness that sees every head of the log, signs only heads that extend the one it signed before
-//! (C2SP tlog-witness, signatures as in tlog-cosignature), and so makes a split view visible.
+//! A second signer: a witness that sees every head of the log, signs only heads that extend the one
+//! it signed before (C2SP tlog-witness, signatures as in tlog-cosignature), and so makes a split
+//! view visible.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -19,7 +20,8 @@ pub enum WitnessError {
     Note(#[from] NoteError),
     /// The log shows this witness something else than before.
     #[error(
-        "SPLIT VIEW: the head of size {new} does not extend the head of size {old} that this witness signed before; keep both"
+        "SPLIT VIEW: the head of size {new} does not extend the head of size {old} that this \
+         witness signed before; keep both"
     )]
     SplitView {
         /// Size signed before.
@@ -51,7 +53,9 @@ fn message(body: &str, time: u64) -> String {
 }
 
 fn body_of(checkpoint: &str) -> Result<String, NoteError> {
-    let (body, _) = checkpoint.split_once("\n\n").ok_or(NoteError::Format("no signature part"))?;
+    let (body, _) = checkpoint
+        .split_once("\n\n")
+        .ok_or(NoteError::Format("no signature part"))?;
     Ok(format!("{body}\n"))
 }
 
@@ -70,8 +74,8 @@ impl Witness {
         &self.key
     }
 
-    /// Checks that `checkpoint` extends what was `seen` and cosigns it at `time` (Unix seconds). Returns the checkpoint with the
-    /// signature added, and what is seen now.
+    /// Checks that `checkpoint` extends what was `seen` and cosigns it at `time` (Unix seconds).
+    /// Returns the checkpoint with the signature added, and what is seen now.
     pub fn cosign(
         &self,
         checkpoint: &str,
@@ -81,16 +85,30 @@ impl Witness {
         time: u64,
     ) -> Result<(String, Seen), WitnessError> {
         let (size, root) = open_checkpoint(checkpoint, log)?;
-        let split = WitnessError::SplitView { old: seen.size, new: size };
-        let old =
-            if seen.size == 0 { [0; 32] } else { unhex32(&seen.root).ok_or(NoteError::Format("no root seen"))? };
+        let split = WitnessError::SplitView {
+            old: seen.size,
+            new: size,
+        };
+        let old = if seen.size == 0 {
+            [0; 32]
+        } else {
+            unhex32(&seen.root).ok_or(NoteError::Format("no root seen"))?
+        };
         if !verify_consistency((seen.size, &old), (size, &root), consistency) {
             return Err(split);
         }
-        let signature = self.pair.sign(message(&body_of(checkpoint)?, time).as_bytes());
+        let signature = self
+            .pair
+            .sign(message(&body_of(checkpoint)?, time).as_bytes());
         let blob = [&self.key.id()[..], &time.to_be_bytes(), signature.as_ref()].concat();
         let line = format!("\u{2014} {} {}\n", self.key.name(), BASE64.encode(blob));
-        Ok((format!("{checkpoint}{line}"), Seen { size, root: hex(&root) }))
+        Ok((
+            format!("{checkpoint}{line}"),
+            Seen {
+                size,
+                root: hex(&root),
+            },
+        ))
     }
 }
 
@@ -105,7 +123,10 @@ pub fn verify_cosignature(checkpoint: &str, witness: &VerifierKey) -> Result<u64
         time.copy_from_slice(&blob[4..12]);
         let time = u64::from_be_bytes(time);
         let public = UnparsedPublicKey::new(&ED25519, witness.public());
-        if public.verify(message(&body, time).as_bytes(), &blob[12..]).is_ok() {
+        if public
+            .verify(message(&body, time).as_bytes(), &blob[12..])
+            .is_ok()
+        {
             return Ok(time);
         }
     }
@@ -126,24 +147,41 @@ mod tests {
         one.push(b"a");
         other.push(b"x");
         let head = |t: &Tree| log.checkpoint(t.len(), &t.root());
-        let (text, seen) =
-            witness.cosign(&head(&one), log.verifier(), &Seen::default(), &[], 5).expect("the first head");
+        let (text, seen) = witness
+            .cosign(&head(&one), log.verifier(), &Seen::default(), &[], 5)
+            .expect("the first head");
         let key = VerifierKey::parse(&witness.verifier().text()).expect("own text");
         assert_eq!(verify_cosignature(&text, &key), Ok(5));
-        assert!(open_checkpoint(&text, log.verifier()).is_ok(), "the log's own signature stays");
+        assert!(
+            open_checkpoint(&text, log.verifier()).is_ok(),
+            "the log's own signature stays"
+        );
         assert!(verify_cosignature(&text.replace("\n1\n", "\n2\n"), &key).is_err());
 
         one.push(b"b");
         other.push(b"b");
         let proof = one.consistency(seen.size).expect("inside");
-        assert!(witness.cosign(&head(&one), log.verifier(), &seen, &proof, 6).is_ok());
+        assert!(
+            witness
+                .cosign(&head(&one), log.verifier(), &seen, &proof, 6)
+                .is_ok()
+        );
         let proof = other.consistency(seen.size).expect("inside");
         let refused = witness.cosign(&head(&other), log.verifier(), &seen, &proof, 6);
-        assert!(matches!(refused, Err(WitnessError::SplitView { old: 1, new: 2 })));
+        assert!(matches!(
+            refused,
+            Err(WitnessError::SplitView { old: 1, new: 2 })
+        ));
         let back = witness.cosign(&head(&Tree::default()), log.verifier(), &seen, &[], 6);
-        assert!(matches!(back, Err(WitnessError::SplitView { .. })), "a log that shrank");
+        assert!(
+            matches!(back, Err(WitnessError::SplitView { .. })),
+            "a log that shrank"
+        );
         let foreign = Signer::from_seed("log.example", &[9; 32]).expect("a seed");
         let forged = foreign.checkpoint(one.len(), &one.root());
-        assert!(matches!(witness.cosign(&forged, log.verifier(), &seen, &[], 6), Err(WitnessError::Note(_))));
+        assert!(matches!(
+            witness.cosign(&forged, log.verifier(), &seen, &[], 6),
+            Err(WitnessError::Note(_))
+        ));
     }
 }

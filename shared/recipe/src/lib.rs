@@ -1,7 +1,7 @@
 //! The recipe of an epoch: everything that decides the bytes of an adapter besides data and seeds.
 //!
-//! The coordinator loads it from TOML, hands it to every client as JSON, and its digest enters checkpoint keys and
-//! receipts. Unknown keys are refused. Entry type: [`Recipe`].
+//! The coordinator loads it from TOML, hands it to every client as JSON, and its digest enters
+//! checkpoint keys and receipts. Unknown keys are refused. Entry type: [`Recipe`].
 //!
 //! ```
 //! let recipe = lethe_recipe::Recipe::from_toml("shards = 2\n")?;
@@ -25,18 +25,27 @@ use lethe_proto::payload::WireFormat;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Digest of a base model: of the file, or of a folder's files in order of their names. It is the same for everybody
-/// who has the same model.
+/// Digest of a base model: of the file, or of a folder's files in order of their names. It is the
+/// same for everybody who has the same model.
 pub fn model_digest(path: &std::path::Path) -> std::io::Result<Digest> {
     let mut files = vec![path.to_owned()];
     if path.is_dir() {
-        files = std::fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
-        files.retain(|f| f.extension().is_some_and(|x| x == "safetensors" || x == "json"));
+        files = std::fs::read_dir(path)?
+            .map(|e| e.map(|e| e.path()))
+            .collect::<Result<_, _>>()?;
+        files.retain(|f| {
+            f.extension()
+                .is_some_and(|x| x == "safetensors" || x == "json")
+        });
         files.sort();
     }
-    let digests: Vec<Digest> =
-        files.iter().map(|f| Ok(Digest::of(&[&std::fs::read(f)?]))).collect::<std::io::Result<_>>()?;
-    Ok(Digest::of(&digests.iter().map(|d| &d.0[..]).collect::<Vec<_>>()))
+    let digests: Vec<Digest> = files
+        .iter()
+        .map(|f| Ok(Digest::of(&[&std::fs::read(f)?])))
+        .collect::<std::io::Result<_>>()?;
+    Ok(Digest::of(
+        &digests.iter().map(|d| &d.0[..]).collect::<Vec<_>>(),
+    ))
 }
 
 /// Why a recipe cannot be used.
@@ -65,8 +74,9 @@ pub enum Aggregation {
     Shared,
     /// FedAvg: weights by sample count.
     Fedavg,
-    /// PPLR's mode `personalized`: every client keeps parameters of its own, mixed with its peers' by the same rule (for
-    /// cross-silo federations of up to a few hundred clients). The shard's adapter is the mean of them.
+    /// PPLR's mode `personalized`: every client keeps parameters of its own, mixed with its peers'
+    /// by the same rule (for cross-silo federations of up to a few hundred clients). The shard's
+    /// adapter is the mean of them.
     Personalized,
 }
 
@@ -86,7 +96,8 @@ pub enum Combination {
 pub enum Placement {
     /// A keyed hash of the subject.
     Hash,
-    /// The longer somebody is here when the epoch starts, the earlier: deletions of the newest cost least.
+    /// The longer somebody is here when the epoch starts, the earlier: deletions of the newest cost
+    /// least.
     Tenure,
 }
 
@@ -106,7 +117,12 @@ pub struct Local {
 
 impl Default for Local {
     fn default() -> Self {
-        Self { samples: 4, batch: 4, epochs: 1, lr: 1.0 }
+        Self {
+            samples: 4,
+            batch: 4,
+            epochs: 1,
+            lr: 1.0,
+        }
     }
 }
 
@@ -127,7 +143,8 @@ pub struct Recipe {
     /// Number format of updates, from devices to the coordinator.
     #[serde(skip_serializing_if = "exact")]
     pub updates: PackedFormat,
-    /// Number format of adapters, from the coordinator to devices. What a device trains on is what it was sent.
+    /// Number format of adapters, from the coordinator to devices. What a device trains on is what
+    /// it was sent.
     #[serde(skip_serializing_if = "exact")]
     pub adapters: PackedFormat,
     /// How samples are grouped into forward passes.
@@ -144,13 +161,14 @@ pub struct Recipe {
     pub rounds: usize,
     /// Clients per round.
     pub cohort: usize,
-    /// A round closes as soon as so many of the cohort have answered (absent: all). A cohort of 1.3 times the goal is usual: the slowest
-    /// tenth of phones decides nothing.
+    /// A round closes as soon as so many of the cohort have answered (absent: all). A cohort of 1.3
+    /// times the goal is usual: the slowest tenth of phones decides nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal: Option<usize>,
-    /// Buffered asynchronous aggregation (FedBuff; Nguyen et al., AISTATS 2022): an update that comes after its round has closed counts
-    /// in the next one, if no more than so many rounds of its stage have closed since it was begun, with a weight of
-    /// `1 / sqrt(1 + rounds)`. Absent: it is refused. Needs `goal`, which is the buffer's size.
+    /// Buffered asynchronous aggregation (FedBuff; Nguyen et al., AISTATS 2022): an update that
+    /// comes after its round has closed counts in the next one, if no more than so many rounds of
+    /// its stage have closed since it was begun, with a weight of `1 / sqrt(1 + rounds)`. Absent:
+    /// it is refused. Needs `goal`, which is the buffer's size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub staleness: Option<usize>,
     /// Fewest contributions with which a round may close at its deadline.
@@ -219,12 +237,16 @@ impl Default for Recipe {
 impl Recipe {
     /// From TOML; absent keys take their defaults, unknown ones are refused.
     pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
-        toml::from_str::<Self>(text).map_err(|e| RecipeError::Parse(e.to_string()))?.checked()
+        toml::from_str::<Self>(text)
+            .map_err(|e| RecipeError::Parse(e.to_string()))?
+            .checked()
     }
 
     /// From the JSON that a coordinator sent.
     pub fn from_json(text: &str) -> Result<Self, RecipeError> {
-        serde_json::from_str::<Self>(text).map_err(|e| RecipeError::Parse(e.to_string()))?.checked()
+        serde_json::from_str::<Self>(text)
+            .map_err(|e| RecipeError::Parse(e.to_string()))?
+            .checked()
     }
 
     /// As JSON; the same recipe always gives the same text.
@@ -232,8 +254,9 @@ impl Recipe {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// The adapter (or part of one) that everybody starts from: one common initialisation for all shards (APA, arXiv
-    /// 2404.10327), keyed by layer and projection, so that a device computes its part alone.
+    /// The adapter (or part of one) that everybody starts from: one common initialisation for all
+    /// shards (APA, arXiv 2404.10327), keyed by layer and projection, so that a device computes its
+    /// part alone.
     pub fn initial(&self, shape: &Arc<AdapterShape>) -> Adapter {
         Adapter::init(shape, &Seed::from_u64(self.seed).derive("init", &[]))
     }
@@ -245,9 +268,24 @@ impl Recipe {
 
     fn checked(self) -> Result<Self, RecipeError> {
         let range = |field, ok: bool, got: String, expected| {
-            if ok { Ok(()) } else { Err(RecipeError::Range { field, got, expected }) }
+            if ok {
+                Ok(())
+            } else {
+                Err(RecipeError::Range {
+                    field,
+                    got,
+                    expected,
+                })
+            }
         };
-        let count = |field, n: usize, max: usize| range(field, (1..=max).contains(&n), n.to_string(), "1 to its limit");
+        let count = |field, n: usize, max: usize| {
+            range(
+                field,
+                (1..=max).contains(&n),
+                n.to_string(),
+                "1 to its limit",
+            )
+        };
         count("shards", self.shards, lethe_proto::limits::MAX_SHARDS)?;
         count("anchors", self.anchors, self.shards)?;
         count("slices", self.slices, 64)?;
@@ -260,7 +298,8 @@ impl Recipe {
             "staleness",
             self.staleness.is_none() || buffers,
             format!("{:?}", self.staleness),
-            "none without `goal`, or with aggregation \"personalized\": who is late there has parameters of its own",
+            "none without `goal`, or with aggregation \"personalized\": who is late there has \
+             parameters of its own",
         )?;
         count("quorum", self.quorum, self.goal.unwrap_or(self.cohort))?;
         count("local.samples", self.local.samples, 10_000)?;
@@ -268,14 +307,41 @@ impl Recipe {
         count("local.epochs", self.local.epochs, 1000)?;
         count("validation", self.validation, lethe_proto::limits::MAX_ROWS)?;
         count("lora.rank", self.lora.rank, 256)?;
-        count("lora.last_layers", self.lora.last_layers.unwrap_or(1), 10_000)?;
-        count("packing.max_tokens", self.packing.max_tokens, lethe_proto::limits::MAX_TOKENS)?;
-        range("deadline_s", (1..=86_400).contains(&self.deadline_s), self.deadline_s.to_string(), "1 to 86400")?;
-        for (field, v) in [("server_lr", self.server_lr), ("clip", self.clip), ("local.lr", self.local.lr)] {
-            range(field, v.is_finite() && v > 0.0, v.to_string(), "a positive number")?;
+        count(
+            "lora.last_layers",
+            self.lora.last_layers.unwrap_or(1),
+            10_000,
+        )?;
+        count(
+            "packing.max_tokens",
+            self.packing.max_tokens,
+            lethe_proto::limits::MAX_TOKENS,
+        )?;
+        range(
+            "deadline_s",
+            (1..=86_400).contains(&self.deadline_s),
+            self.deadline_s.to_string(),
+            "1 to 86400",
+        )?;
+        for (field, v) in [
+            ("server_lr", self.server_lr),
+            ("clip", self.clip),
+            ("local.lr", self.local.lr),
+        ] {
+            range(
+                field,
+                v.is_finite() && v > 0.0,
+                v.to_string(),
+                "a positive number",
+            )?;
         }
         let trains = self.compute != Compute::Int8;
-        range("compute", trains, "int8".into(), "f32 or bf16: int8 scores, it does not train")?;
+        range(
+            "compute",
+            trains,
+            "int8".into(),
+            "f32 or bf16: int8 scores, it does not train",
+        )?;
         let sparse = |f: PackedFormat, max: u16| match f {
             PackedFormat::TopK(n) => (1..=max).contains(&n),
             _ => true,
@@ -286,7 +352,12 @@ impl Recipe {
             format!("{:?}", self.updates),
             "f32, int8, int4 or top-k of 1 to 1000",
         )?;
-        range("adapters", sparse(self.adapters, 0), format!("{:?}", self.adapters), "f32, int8 or int4")?;
+        range(
+            "adapters",
+            sparse(self.adapters, 0),
+            format!("{:?}", self.adapters),
+            "f32, int8 or int4",
+        )?;
         let known = self.template == "tallrec-movie.v1";
         range("template", known, self.template.clone(), "tallrec-movie.v1")?;
         Ok(self)
@@ -306,7 +377,11 @@ mod tests {
 
     #[test]
     fn bad_values_are_named() {
-        for (text, field) in [("shards = 0", "shards"), ("quorum = 9", "quorum"), ("clip = -1.0", "clip")] {
+        for (text, field) in [
+            ("shards = 0", "shards"),
+            ("quorum = 9", "quorum"),
+            ("clip = -1.0", "clip"),
+        ] {
             let e = Recipe::from_toml(text).expect_err(text).to_string();
             assert!(e.contains(field), "{e}");
         }

@@ -63,18 +63,29 @@ pub struct Dataset {
 impl Dataset {
     /// Index of every item by identifier.
     pub fn item_index(&self) -> HashMap<&str, u32> {
-        self.items.iter().enumerate().map(|(i, x)| (x.id.as_str(), i as u32)).collect()
+        self.items
+            .iter()
+            .enumerate()
+            .map(|(i, x)| (x.id.as_str(), i as u32))
+            .collect()
     }
 
-    /// For data without times: puts each user's events into a seeded order. What a user's order is does not depend on others.
+    /// For data without times: puts each user's events into a seeded order. What a user's order is
+    /// does not depend on others.
     pub fn order_by_seed(&mut self, seed: &Seed) {
         let key = |e: &Event| {
-            let names = [self.users[e.user as usize].as_bytes(), self.items[e.item as usize].id.as_bytes()];
+            let names = [
+                self.users[e.user as usize].as_bytes(),
+                self.items[e.item as usize].id.as_bytes(),
+            ];
             seed.rank("order", &names.join(&0))
         };
         let mut keyed: Vec<(u64, Event)> = self.events.iter().map(|e| (key(e), *e)).collect();
         keyed.sort_by_key(|(k, _)| *k);
-        self.events = (0..).zip(keyed).map(|(time, (_, e))| Event { time, ..e }).collect();
+        self.events = (0..)
+            .zip(keyed)
+            .map(|(time, (_, e))| Event { time, ..e })
+            .collect();
     }
 }
 
@@ -125,7 +136,10 @@ pub enum DataError {
         found: Vec<String>,
     },
     /// `strict` was asked for and rows are malformed.
-    #[error("{count} malformed rows, the first: {first}; mend them, or load without --strict to leave them out")]
+    #[error(
+        "{count} malformed rows, the first: {first}; mend them, or load without --strict to leave \
+         them out"
+    )]
     Malformed {
         /// How many.
         count: usize,
@@ -140,7 +154,8 @@ pub enum DataError {
     },
 }
 
-/// `dataset.toml`: where the interactions and items of a folder are, and how their columns are named.
+/// `dataset.toml`: where the interactions and items of a folder are, and how their columns are
+/// named.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSpec {
@@ -256,7 +271,8 @@ impl DataSpec {
         }
     }
 
-    /// Reads `dataset.toml` of `folder`; a folder without one must be MovieLens-100K in RecBole's format, or Book-Crossing.
+    /// Reads `dataset.toml` of `folder`; a folder without one must be MovieLens-100K in RecBole's
+    /// format, or Book-Crossing.
     pub fn of_folder(folder: &Path) -> Result<Self, DataError> {
         let path = folder.join("dataset.toml");
         if !path.exists() && folder.join("ml-100k.inter").exists() {
@@ -265,7 +281,13 @@ impl DataSpec {
         if !path.exists() && folder.join("BX-Book-Ratings.csv").exists() {
             return Ok(Self::book_crossing());
         }
-        let text = std::fs::read_to_string(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
-        toml::from_str(&text).map_err(|e| DataError::Spec { path, source: Box::new(e) })
+        let text = std::fs::read_to_string(&path).map_err(|source| DataError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|e| DataError::Spec {
+            path,
+            source: Box::new(e),
+        })
     }
 }

@@ -1,8 +1,10 @@
-//! The recommendation task: data sets, prompts, samples, chronological splits and the cheap references.
+//! The recommendation task: data sets, prompts, samples, chronological splits and the cheap
+//! references.
 //!
-//! The task is TALLRec's (Bao et al., RecSys 2023, arXiv 2305.00447): given at most ten earlier items of a person,
-//! split into liked and not liked, does the person like the target item? Entry points: [`data::Dataset`],
-//! [`samples::Samples`], [`prompt::Template`], [`references::References`].
+//! The task is TALLRec's (Bao et al., RecSys 2023, arXiv 2305.00447): given at most ten earlier
+//! items of a person, split into liked and not liked, does the person like the target item? Entry
+//! points: [`data::Dataset`], [`samples::Samples`], [`prompt::Template`],
+//! [`references::References`].
 //!
 //! ```
 //! use lethe_recsys::prompt::{Prompt, Template};

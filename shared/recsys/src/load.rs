@@ -3,19 +3,26 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::data::{DataError, DataSpec, Dataset, Event, InteractionSpec, Item, ItemSpec, RowProblem};
+use crate::data::{
+    DataError, DataSpec, Dataset, Event, InteractionSpec, Item, ItemSpec, RowProblem,
+};
 
-/// Loads a data set; with `strict`, one malformed row is an error, without it such rows are left out and listed in
-/// [`Dataset::problems`].
+/// Loads a data set; with `strict`, one malformed row is an error, without it such rows are left
+/// out and listed in [`Dataset::problems`].
 pub fn load(folder: &Path, spec: &DataSpec, strict: bool) -> Result<Dataset, DataError> {
     let mut data = Dataset::default();
     read_items(folder, &spec.items, &mut data)?;
     read_events(folder, &spec.interactions, &mut data)?;
     if let (true, Some(first)) = (strict, data.problems.first()) {
-        return Err(DataError::Malformed { count: data.problems.len(), first: first.clone() });
+        return Err(DataError::Malformed {
+            count: data.problems.len(),
+            first: first.clone(),
+        });
     }
     if data.events.is_empty() {
-        return Err(DataError::Empty { path: folder.join(&spec.interactions.file) });
+        return Err(DataError::Empty {
+            path: folder.join(&spec.interactions.file),
+        });
     }
     // Stable: ties in time keep the order of the file.
     data.events.sort_by_key(|e| e.time);
@@ -37,45 +44,68 @@ struct Table {
 
 impl Table {
     fn open(path: PathBuf, delimiter: char, escape: Option<char>) -> Result<Self, DataError> {
-        let bytes = std::fs::read(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+        let bytes = std::fs::read(&path).map_err(|source| DataError::Io {
+            path: path.clone(),
+            source,
+        })?;
         let mut reader = csv::ReaderBuilder::new()
             .delimiter(u8::try_from(delimiter).unwrap_or(b','))
             .flexible(true)
             .quoting(delimiter != '\t')
             .escape(escape.and_then(|c| u8::try_from(c).ok()))
             .from_reader(std::io::Cursor::new(bytes));
-        let header = reader.byte_headers().map_err(|e| DataError::Io { path: path.clone(), source: e.into() })?;
+        let header = reader.byte_headers().map_err(|e| DataError::Io {
+            path: path.clone(),
+            source: e.into(),
+        })?;
         let header = header.iter().map(|h| text(h).trim().to_owned()).collect();
-        Ok(Self { path, reader, header })
+        Ok(Self {
+            path,
+            reader,
+            header,
+        })
     }
 
     fn column(&self, name: &str) -> Result<usize, DataError> {
-        self.header.iter().position(|h| h == name).ok_or_else(|| DataError::Column {
-            path: self.path.clone(),
-            column: name.to_owned(),
-            found: self.header.clone(),
-        })
+        self.header
+            .iter()
+            .position(|h| h == name)
+            .ok_or_else(|| DataError::Column {
+                path: self.path.clone(),
+                column: name.to_owned(),
+                found: self.header.clone(),
+            })
     }
 
     fn optional(&self, name: Option<&String>) -> Result<Option<usize>, DataError> {
         name.map(|n| self.column(n)).transpose()
     }
 
-    fn each(mut self, problems: &mut Vec<RowProblem>, mut row: impl FnMut(&[String]) -> Result<(), String>) {
+    fn each(
+        mut self,
+        problems: &mut Vec<RowProblem>,
+        mut row: impl FnMut(&[String]) -> Result<(), String>,
+    ) {
         let mut record = csv::ByteRecord::new();
         loop {
             let line = self.reader.position().line();
             let outcome = match self.reader.read_byte_record(&mut record) {
                 Ok(false) => return,
-                Ok(true) if record.len() < self.header.len() => {
-                    Err(format!("{} columns, expected {}", record.len(), self.header.len()))
-                }
+                Ok(true) if record.len() < self.header.len() => Err(format!(
+                    "{} columns, expected {}",
+                    record.len(),
+                    self.header.len()
+                )),
                 Ok(true) => row(&record.iter().map(text).collect::<Vec<_>>()),
                 Err(e) => Err(e.to_string()),
             };
             if let Err(why) = outcome {
                 let line = record.position().map_or(line, csv::Position::line);
-                problems.push(RowProblem { file: self.path.clone(), line, why });
+                problems.push(RowProblem {
+                    file: self.path.clone(),
+                    line,
+                    why,
+                });
             }
         }
     }
@@ -83,13 +113,19 @@ impl Table {
 
 /// UTF-8, else Latin-1 (which every byte sequence is).
 fn text(bytes: &[u8]) -> String {
-    std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().map(|b| char::from(*b)).collect(), str::to_owned)
+    std::str::from_utf8(bytes).map_or_else(
+        |_| bytes.iter().map(|b| char::from(*b)).collect(),
+        str::to_owned,
+    )
 }
 
 fn read_items(folder: &Path, spec: &ItemSpec, data: &mut Dataset) -> Result<(), DataError> {
     let table = Table::open(folder.join(&spec.file), spec.delimiter, spec.escape)?;
     let (id, title) = (table.column(&spec.item)?, table.column(&spec.title)?);
-    let (year, tags) = (table.optional(spec.year.as_ref())?, table.optional(spec.tags.as_ref())?);
+    let (year, tags) = (
+        table.optional(spec.year.as_ref())?,
+        table.optional(spec.tags.as_ref())?,
+    );
     let mut seen: HashMap<String, ()> = HashMap::new();
     let items = &mut data.items;
     table.each(&mut data.problems, |row| {
@@ -97,12 +133,28 @@ fn read_items(folder: &Path, spec: &ItemSpec, data: &mut Dataset) -> Result<(), 
             return Err("an item without identifier or title".into());
         }
         if seen.insert(row[id].clone(), ()).is_some() {
-            return Err(format!("item {:?} is listed twice; the first counts", row[id]));
+            return Err(format!(
+                "item {:?} is listed twice; the first counts",
+                row[id]
+            ));
         }
-        let tags =
-            tags.map_or(vec![], |t| row[t].split([' ', '|']).filter(|t| !t.is_empty()).map(str::to_owned).collect());
-        let year = year.and_then(|y| row[y].trim().parse::<f64>().ok()).map(|y| y as u16).filter(|y| *y > 0);
-        items.push(Item { id: row[id].clone(), title: row[title].trim().to_owned(), year, tags });
+        let tags = tags.map_or(vec![], |t| {
+            row[t]
+                .split([' ', '|'])
+                .filter(|t| !t.is_empty())
+                .map(str::to_owned)
+                .collect()
+        });
+        let year = year
+            .and_then(|y| row[y].trim().parse::<f64>().ok())
+            .map(|y| y as u16)
+            .filter(|y| *y > 0);
+        items.push(Item {
+            id: row[id].clone(),
+            title: row[title].trim().to_owned(),
+            year,
+            tags,
+        });
         Ok(())
     });
     Ok(())
@@ -110,13 +162,24 @@ fn read_items(folder: &Path, spec: &ItemSpec, data: &mut Dataset) -> Result<(), 
 
 fn read_events(folder: &Path, spec: &InteractionSpec, data: &mut Dataset) -> Result<(), DataError> {
     let table = Table::open(folder.join(&spec.file), spec.delimiter, spec.escape)?;
-    let (user, item, rating) = (table.column(&spec.user)?, table.column(&spec.item)?, table.column(&spec.rating)?);
+    let (user, item, rating) = (
+        table.column(&spec.user)?,
+        table.column(&spec.item)?,
+        table.column(&spec.rating)?,
+    );
     let time = table.optional(spec.timestamp.as_ref())?;
-    let index: HashMap<String, u32> = data.items.iter().enumerate().map(|(i, x)| (x.id.clone(), i as u32)).collect();
+    let index: HashMap<String, u32> = data
+        .items
+        .iter()
+        .enumerate()
+        .map(|(i, x)| (x.id.clone(), i as u32))
+        .collect();
     let mut users: HashMap<String, u32> = HashMap::new();
     let (names, events) = (&mut data.users, &mut data.events);
     table.each(&mut data.problems, |row| {
-        let item = *index.get(&row[item]).ok_or_else(|| format!("item {:?} is not in the catalogue", row[item]))?;
+        let item = *index
+            .get(&row[item])
+            .ok_or_else(|| format!("item {:?} is not in the catalogue", row[item]))?;
         let rating: f32 = number(&row[rating], "rating")?;
         if spec.ignore_up_to.is_some_and(|n| rating <= n) {
             return Ok(());
@@ -129,15 +192,28 @@ fn read_events(folder: &Path, spec: &InteractionSpec, data: &mut Dataset) -> Res
             names.push(row[user].clone());
             names.len() as u32 - 1
         });
-        events.push(Event { user, item, rating, time, liked: rating > spec.like_above });
+        events.push(Event {
+            user,
+            item,
+            rating,
+            time,
+            liked: rating > spec.like_above,
+        });
         Ok(())
     });
     Ok(())
 }
 
 fn number<T: std::str::FromStr + Into<f64> + Copy>(s: &str, what: &str) -> Result<T, String> {
-    let n: T = s.trim().parse().map_err(|_| format!("{what} {s:?} is not a number"))?;
-    if n.into().is_finite() { Ok(n) } else { Err(format!("{what} {s:?} is not finite")) }
+    let n: T = s
+        .trim()
+        .parse()
+        .map_err(|_| format!("{what} {s:?} is not a number"))?;
+    if n.into().is_finite() {
+        Ok(n)
+    } else {
+        Err(format!("{what} {s:?} is not finite"))
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +238,11 @@ mod tests {
     fn folder(ratings: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("tempdir");
         std::fs::write(dir.path().join("dataset.toml"), SPEC).expect("writes");
-        std::fs::write(dir.path().join("films.csv"), b"id;name\n1;Am\xe9lie\n2;\"Heat; a film\"\n").expect("writes");
+        std::fs::write(
+            dir.path().join("films.csv"),
+            b"id;name\n1;Am\xe9lie\n2;\"Heat; a film\"\n",
+        )
+        .expect("writes");
         std::fs::write(dir.path().join("ratings.csv"), ratings).expect("writes");
         dir
     }
@@ -176,7 +256,13 @@ mod tests {
         assert_eq!(lines, [3, 4, 5]);
         assert_eq!(data.items[0].title, "Amélie");
         assert_eq!(data.items[1].title, "Heat; a film");
-        assert_eq!(data.events.iter().map(|e| (e.item, e.liked)).collect::<Vec<_>>(), [(1, false), (0, true)]);
+        assert_eq!(
+            data.events
+                .iter()
+                .map(|e| (e.item, e.liked))
+                .collect::<Vec<_>>(),
+            [(1, false), (0, true)]
+        );
         let e = load(dir.path(), &spec, true).expect_err("strict");
         assert!(e.to_string().contains("ratings.csv:3"), "{e}");
     }
@@ -188,10 +274,21 @@ mod tests {
             .replace("like_above = 3", "like_above = 3\nignore_up_to = 0")
             .replace("item = \"id\"", "item = \"id\"\nescape = '\\'");
         std::fs::write(dir.path().join("dataset.toml"), text).expect("writes");
-        std::fs::write(dir.path().join("films.csv"), "id;name\n1;\"The \\\"Heat\\\"; a film\"\n2;B\n").expect("writes");
-        let mut data =
-            load(dir.path(), &DataSpec::of_folder(dir.path()).expect("spec"), true).expect("nothing is malformed");
-        assert_eq!((data.items[0].title.as_str(), data.events.len()), ("The \"Heat\"; a film", 1));
+        std::fs::write(
+            dir.path().join("films.csv"),
+            "id;name\n1;\"The \\\"Heat\\\"; a film\"\n2;B\n",
+        )
+        .expect("writes");
+        let mut data = load(
+            dir.path(),
+            &DataSpec::of_folder(dir.path()).expect("spec"),
+            true,
+        )
+        .expect("nothing is malformed");
+        assert_eq!(
+            (data.items[0].title.as_str(), data.events.len()),
+            ("The \"Heat\"; a film", 1)
+        );
         let before = data.events.clone();
         data.order_by_seed(&lethe_learn::seed::Seed::from_u64(1));
         assert_eq!(data.events[0].item, before[0].item);
@@ -201,8 +298,17 @@ mod tests {
     fn a_missing_column_and_an_unknown_key_are_named() {
         let dir = folder("who,what,points,when\n");
         let spec = DataSpec::of_folder(dir.path()).expect("spec");
-        assert!(matches!(load(dir.path(), &spec, false), Err(DataError::Column { column, .. }) if column == "stars"));
-        std::fs::write(dir.path().join("dataset.toml"), SPEC.replace("like_above", "like_over")).expect("writes");
-        assert!(matches!(DataSpec::of_folder(dir.path()), Err(DataError::Spec { .. })));
+        assert!(
+            matches!(load(dir.path(), &spec, false), Err(DataError::Column { column, .. }) if column == "stars")
+        );
+        std::fs::write(
+            dir.path().join("dataset.toml"),
+            SPEC.replace("like_above", "like_over"),
+        )
+        .expect("writes");
+        assert!(matches!(
+            DataSpec::of_folder(dir.path()),
+            Err(DataError::Spec { .. })
+        ));
     }
 }

@@ -27,12 +27,18 @@ pub const ANSWERS: [&str; 2] = [" No", " Yes"];
 impl Template {
     /// TALLRec's movie prompt.
     pub fn movie() -> Self {
-        Self { version: "tallrec-movie.v1", text: include_str!("../templates/tallrec-movie.v1.txt") }
+        Self {
+            version: "tallrec-movie.v1",
+            text: include_str!("../templates/tallrec-movie.v1.txt"),
+        }
     }
 
     /// TALLRec's book prompt, without the authors.
     pub fn book() -> Self {
-        Self { version: "tallrec-book.v1", text: include_str!("../templates/tallrec-book.v1.txt") }
+        Self {
+            version: "tallrec-book.v1",
+            text: include_str!("../templates/tallrec-book.v1.txt"),
+        }
     }
 
     /// The prompt's text.
@@ -74,16 +80,23 @@ mod tests {
             disliked: vec!["Twister (1996)".into()],
             target: "Star Wars (1977)".into(),
         };
-        let want = "Given the user's preference and unpreference, identify whether the user will like the target movie \
-                    by answering \"Yes.\" or \"No.\".\nUser Preference: \"Fargo (1996)\", \"Toy Story (1995)\"\n\
-                    User Unpreference: \"Twister (1996)\"\nWhether the user will like the target movie \"Star Wars \
+        let want = "Given the user's preference and unpreference, identify whether the user will \
+                    like the target movie \
+                    by answering \"Yes.\" or \"No.\".\nUser Preference: \"Fargo (1996)\", \"Toy \
+                        Story (1995)\"\n\
+                    User Unpreference: \"Twister (1996)\"\nWhether the user will like the target \
+                        movie \"Star Wars \
                     (1977)\"?\nAnswer:";
         assert_eq!(Template::movie().render(&p), want);
     }
 
     #[test]
     fn braces_in_titles_stay() {
-        let p = Prompt { liked: vec![], disliked: vec!["{target}".into()], target: "x".into() };
+        let p = Prompt {
+            liked: vec![],
+            disliked: vec!["{target}".into()],
+            target: "x".into(),
+        };
         let text = Template::movie().render(&p);
         assert!(text.contains("Preference: None") && text.contains("\"{target}\""));
     }

@@ -1,4 +1,5 @@
-//! The cheap references that a language model must beat. They are strong, so they are always printed.
+//! The cheap references that a language model must beat. They are strong, so they are always
+//! printed.
 
 use lethe_learn::seed::Seed;
 
@@ -36,7 +37,11 @@ impl References {
     pub fn fit(events: &[Event], users: usize, items: usize, seed: &Seed) -> Self {
         let bias = Bias::fit(events, users, items);
         let mf = Factors::fit(events, users, items, bias.clone(), seed);
-        Self { item_rate: item_rates(events, items), bias, mf }
+        Self {
+            item_rate: item_rates(events, items),
+            bias,
+            mf,
+        }
     }
 
     /// Pretrained vector of a user: matrix factorisation.
@@ -56,7 +61,12 @@ impl References {
         let (u, i) = (s.user as usize, s.item as usize);
         let likes = s.history.iter().filter(|h| h.1).count() as f32;
         let rate = likes / s.history.len().max(1) as f32;
-        [self.item_rate[i], self.bias.predict(u, i), self.mf.predict(u, i), rate]
+        [
+            self.item_rate[i],
+            self.bias.predict(u, i),
+            self.mf.predict(u, i),
+            rate,
+        ]
     }
 }
 
@@ -68,14 +78,23 @@ fn item_rates(events: &[Event], items: usize) -> Vec<f32> {
         likes[e.item as usize] += f32::from(u8::from(e.liked));
         n[e.item as usize] += 1.0;
     }
-    likes.iter().zip(&n).map(|(l, n)| (l + 5.0 * mean) / (n + 5.0)).collect()
+    likes
+        .iter()
+        .zip(&n)
+        .map(|(l, n)| (l + 5.0 * mean) / (n + 5.0))
+        .collect()
 }
 
 impl Bias {
-    /// Shrunk item then user offsets of the rating, refined ten times (Koren, TKDD 2010, section 2.1).
+    /// Shrunk item then user offsets of the rating, refined ten times (Koren, TKDD 2010, section
+    /// 2.1).
     fn fit(events: &[Event], users: usize, items: usize) -> Self {
-        let mean = events.iter().map(|e| f64::from(e.rating)).sum::<f64>() as f32 / events.len().max(1) as f32;
-        let mut b = Self { user: vec![0.0; users], item: vec![0.0; items] };
+        let mean = events.iter().map(|e| f64::from(e.rating)).sum::<f64>() as f32
+            / events.len().max(1) as f32;
+        let mut b = Self {
+            user: vec![0.0; users],
+            item: vec![0.0; items],
+        };
         for _ in 0..10 {
             let residual = |e: &Event, b: &Self| e.rating - mean - b.user[e.user as usize];
             b.item = shrunk(events, items, 5.0, |e| (e.item, residual(e, &b)));
@@ -101,12 +120,22 @@ fn shrunk(events: &[Event], n: usize, shrink: f32, f: impl Fn(&Event) -> (u32, f
 }
 
 impl Factors {
-    /// Biased matrix factorisation by stochastic gradient (Koren et al., Computer 2009): 16 factors, 20 epochs.
+    /// Biased matrix factorisation by stochastic gradient (Koren et al., Computer 2009): 16
+    /// factors, 20 epochs.
     fn fit(events: &[Event], users: usize, items: usize, bias: Bias, seed: &Seed) -> Self {
         let mut rng = seed.derive("mf", &[]).rng();
-        let mut draw = |n: usize| (0..n * DIM).map(|_| 0.1 * rng.normal()).collect::<Vec<f32>>();
-        let mut f = Self { user: draw(users), item: draw(items), bias };
-        let mean = events.iter().map(|e| f64::from(e.rating)).sum::<f64>() as f32 / events.len().max(1) as f32;
+        let mut draw = |n: usize| {
+            (0..n * DIM)
+                .map(|_| 0.1 * rng.normal())
+                .collect::<Vec<f32>>()
+        };
+        let mut f = Self {
+            user: draw(users),
+            item: draw(items),
+            bias,
+        };
+        let mean = events.iter().map(|e| f64::from(e.rating)).sum::<f64>() as f32
+            / events.len().max(1) as f32;
         let mut order: Vec<&Event> = events.iter().collect();
         let (rate, decay) = (0.01, 0.08);
         for _ in 0..20 {
@@ -127,7 +156,10 @@ impl Factors {
     }
 
     fn predict(&self, u: usize, i: usize) -> f32 {
-        let (p, q) = (&self.user[u * DIM..(u + 1) * DIM], &self.item[i * DIM..(i + 1) * DIM]);
+        let (p, q) = (
+            &self.user[u * DIM..(u + 1) * DIM],
+            &self.item[i * DIM..(i + 1) * DIM],
+        );
         self.bias.predict(u, i) + p.iter().zip(q).map(|(a, b)| a * b).sum::<f32>()
     }
 }
@@ -146,7 +178,13 @@ mod tests {
             .map(|t| {
                 let (user, item) = (rng.below(40) as u32, rng.below(40) as u32);
                 let l = liked(user, item);
-                Event { user, item, rating: if l { 5.0 } else { 1.0 }, time: t, liked: l }
+                Event {
+                    user,
+                    item,
+                    rating: if l { 5.0 } else { 1.0 },
+                    time: t,
+                    liked: l,
+                }
             })
             .collect();
         let r = References::fit(&events, 40, 40, &Seed::from_u64(2));

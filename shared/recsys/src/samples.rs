@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Dataset, Event};
 use crate::prompt::Prompt;
 
-/// Items of history in a prompt; an event with fewer predecessors is history, but no sample (as in TALLRec's code).
+/// Items of history in a prompt; an event with fewer predecessors is history, but no sample (as in
+/// TALLRec's code).
 pub const HISTORY: usize = 10;
 
 /// Part of a split.
@@ -56,9 +57,18 @@ impl TaskSample {
 
 /// The prompt that asks about `target` after `history` (`(item, liked)`, oldest first).
 pub fn prompt(data: &Dataset, history: &[(u32, bool)], target: u32) -> Prompt {
-    let side =
-        |want: bool| history.iter().filter(|(_, l)| *l == want).map(|(i, _)| data.items[*i as usize].label()).collect();
-    Prompt { liked: side(true), disliked: side(false), target: data.items[target as usize].label() }
+    let side = |want: bool| {
+        history
+            .iter()
+            .filter(|(_, l)| *l == want)
+            .map(|(i, _)| data.items[*i as usize].label())
+            .collect()
+    };
+    Prompt {
+        liked: side(true),
+        disliked: side(false),
+        target: data.items[target as usize].label(),
+    }
 }
 
 /// All samples of a data set, in chronological order.
@@ -69,8 +79,9 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Every event with [`HISTORY`] predecessors by the same user becomes a sample. Order is time, then file order; a
-    /// history holds only events before the target in that order, whatever part they belong to.
+    /// Every event with [`HISTORY`] predecessors by the same user becomes a sample. Order is time,
+    /// then file order; a history holds only events before the target in that order, whatever part
+    /// they belong to.
     pub fn build(data: &Dataset, split: Split) -> Self {
         let parts = event_parts(data, split);
         let mut seen: Vec<Vec<(u32, bool)>> = vec![vec![]; data.users.len()];
@@ -79,7 +90,14 @@ impl Samples {
             let past = &mut seen[e.user as usize];
             if past.len() >= HISTORY {
                 let history = past[past.len() - HISTORY..].to_vec();
-                all.push(TaskSample { user: e.user, item: e.item, event: i as u32, history, label: e.liked, part });
+                all.push(TaskSample {
+                    user: e.user,
+                    item: e.item,
+                    event: i as u32,
+                    history,
+                    label: e.liked,
+                    part,
+                });
             }
             past.push((e.item, e.liked));
         }
@@ -93,8 +111,10 @@ impl Samples {
 
     /// `n` samples of a part, chosen by a seeded rank of their identity, in chronological order.
     pub fn choose(&self, part: Part, n: usize, seed: &Seed) -> Vec<TaskSample> {
-        let mut ranked: Vec<(u64, &TaskSample)> =
-            self.part(part).map(|s| (seed.rank("choose", &s.event.to_le_bytes()), s)).collect();
+        let mut ranked: Vec<(u64, &TaskSample)> = self
+            .part(part)
+            .map(|s| (seed.rank("choose", &s.event.to_le_bytes()), s))
+            .collect();
         ranked.sort_by_key(|(r, s)| (*r, s.event));
         ranked.truncate(n);
         ranked.sort_by_key(|(_, s)| s.event);
@@ -104,7 +124,12 @@ impl Samples {
 
 /// Events of the training part: what the references may learn from.
 pub fn training_events(data: &Dataset, split: Split) -> Vec<Event> {
-    data.events.iter().zip(event_parts(data, split)).filter(|(_, p)| *p == Part::Train).map(|(e, _)| *e).collect()
+    data.events
+        .iter()
+        .zip(event_parts(data, split))
+        .filter(|(_, p)| *p == Part::Train)
+        .map(|(e, _)| *e)
+        .collect()
 }
 
 /// The part of every event, in the data set's order.
@@ -115,10 +140,14 @@ pub fn event_parts(data: &Dataset, split: Split) -> Vec<Part> {
         _ => Part::Test,
     };
     match split {
-        Split::Global => (0..data.events.len()).map(|i| of(i, data.events.len())).collect(),
+        Split::Global => (0..data.events.len())
+            .map(|i| of(i, data.events.len()))
+            .collect(),
         Split::PerUser => {
             let mut counts = vec![0; data.users.len()];
-            data.events.iter().for_each(|e| counts[e.user as usize] += 1);
+            data.events
+                .iter()
+                .for_each(|e| counts[e.user as usize] += 1);
             let mut seen = vec![0; data.users.len()];
             data.events
                 .iter()
@@ -138,18 +167,36 @@ mod tests {
     use crate::data::Item;
 
     fn data() -> Dataset {
-        let items =
-            (0..20).map(|i| Item { id: i.to_string(), title: format!("t{i}"), year: None, tags: vec![] }).collect();
-        let event =
-            |i: i64| Event { user: (i % 2) as u32, item: (i % 20) as u32, rating: 4.0, time: i, liked: i % 3 == 0 };
-        Dataset { users: vec!["a".into(), "b".into()], items, events: (0..80).map(event).collect(), problems: vec![] }
+        let items = (0..20)
+            .map(|i| Item {
+                id: i.to_string(),
+                title: format!("t{i}"),
+                year: None,
+                tags: vec![],
+            })
+            .collect();
+        let event = |i: i64| Event {
+            user: (i % 2) as u32,
+            item: (i % 20) as u32,
+            rating: 4.0,
+            time: i,
+            liked: i % 3 == 0,
+        };
+        Dataset {
+            users: vec!["a".into(), "b".into()],
+            items,
+            events: (0..80).map(event).collect(),
+            problems: vec![],
+        }
     }
 
     #[test]
     fn histories_are_strictly_earlier() {
         let d = data();
         for s in Samples::build(&d, Split::Global).all {
-            let before = d.events[..s.event as usize].iter().filter(|e| e.user == s.user);
+            let before = d.events[..s.event as usize]
+                .iter()
+                .filter(|e| e.user == s.user);
             let want: Vec<_> = before.map(|e| (e.item, e.liked)).collect();
             assert_eq!(s.history, want[want.len() - HISTORY..]);
         }
@@ -158,7 +205,10 @@ mod tests {
     #[test]
     fn global_split_is_in_time_order() {
         let s = Samples::build(&data(), Split::Global);
-        assert!(s.part(Part::Train).map(|s| s.event).max() < s.part(Part::Validation).map(|s| s.event).min());
+        assert!(
+            s.part(Part::Train).map(|s| s.event).max()
+                < s.part(Part::Validation).map(|s| s.event).min()
+        );
         assert_eq!(s.part(Part::Test).count(), 8);
     }
 

@@ -1,4 +1,5 @@
-//! Authenticated encryption of records at rest (AES-256-GCM), and random bytes: shared by client and coordinator.
+//! Authenticated encryption of records at rest (AES-256-GCM), and random bytes: shared by client
+//! and coordinator.
 //!
 //! ```
 //! let key = lethe_seal::random()?;
@@ -20,17 +21,25 @@ pub struct SealError(&'static str);
 /// Random bytes from the operating system.
 pub fn random<const N: usize>() -> Result<[u8; N], SealError> {
     let mut out = [0; N];
-    SystemRandom::new().fill(&mut out).map_err(|_| SealError("no random numbers from the system"))?;
+    SystemRandom::new()
+        .fill(&mut out)
+        .map_err(|_| SealError("no random numbers from the system"))?;
     Ok(out)
 }
 
 /// Encrypts `plain`, bound to `aad`, with a fresh nonce in front.
 pub fn seal(secret: &[u8; 32], aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
-    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, secret).map_err(|_| SealError("the key does not fit"))?);
+    let key = LessSafeKey::new(
+        UnboundKey::new(&AES_256_GCM, secret).map_err(|_| SealError("the key does not fit"))?,
+    );
     let nonce: [u8; NONCE_LEN] = random()?;
     let mut body = plain.to_vec();
-    key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut body)
-        .map_err(|_| SealError("the record is too long"))?;
+    key.seal_in_place_append_tag(
+        Nonce::assume_unique_for_key(nonce),
+        Aad::from(aad),
+        &mut body,
+    )
+    .map_err(|_| SealError("the record is too long"))?;
     Ok([&nonce[..], &body].concat())
 }
 
@@ -39,7 +48,14 @@ pub fn unseal(secret: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     let (nonce, body) = sealed.split_at_checked(NONCE_LEN)?;
     let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, secret).ok()?);
     let mut body = body.to_vec();
-    let n = key.open_in_place(Nonce::try_assume_unique_for_key(nonce).ok()?, Aad::from(aad), &mut body).ok()?.len();
+    let n = key
+        .open_in_place(
+            Nonce::try_assume_unique_for_key(nonce).ok()?,
+            Aad::from(aad),
+            &mut body,
+        )
+        .ok()?
+        .len();
     body.truncate(n);
     Some(body)
 }

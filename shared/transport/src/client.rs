@@ -18,7 +18,11 @@ use crate::{TransportError, config, frame};
 pub struct Dialer(quinn::Endpoint);
 
 fn any(peer: SocketAddr) -> SocketAddr {
-    if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
+    if peer.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    }
 }
 
 impl Dialer {
@@ -26,12 +30,21 @@ impl Dialer {
     pub fn bind(peer: SocketAddr) -> Result<Self, TransportError> {
         let local = any(peer);
         let endpoint = config::socket(local).and_then(|socket| {
-            quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime))
+            quinn::Endpoint::new(
+                quinn::EndpointConfig::default(),
+                None,
+                socket,
+                Arc::new(quinn::TokioRuntime),
+            )
         });
-        endpoint.map(Self).map_err(|source| TransportError::Bind { addr: local, source })
+        endpoint.map(Self).map_err(|source| TransportError::Bind {
+            addr: local,
+            source,
+        })
     }
 
-    /// Connects to `addr`, trusting only `authority` (DER), with a client certificate unless the call is to enrol.
+    /// Connects to `addr`, trusting only `authority` (DER), with a client certificate unless the
+    /// call is to enrol.
     pub async fn connect(
         &self,
         addr: SocketAddr,
@@ -45,7 +58,12 @@ impl Dialer {
             .map_err(|e| refused(e.to_string()))?;
         let connection = timeout(limits::HANDSHAKE_TIMEOUT, connecting)
             .await
-            .map_err(|_| refused(format!("no answer within {} s", limits::HANDSHAKE_TIMEOUT.as_secs())))?
+            .map_err(|_| {
+                refused(format!(
+                    "no answer within {} s",
+                    limits::HANDSHAKE_TIMEOUT.as_secs()
+                ))
+            })?
             .map_err(|e| refused(e.to_string()))?;
         Ok(Connection {
             endpoint: self.0.clone(),
@@ -68,12 +86,18 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to `addr`, trusting only `authority` (DER), with a client certificate unless the call is to enrol.
-    pub async fn open(addr: SocketAddr, authority: &[u8], identity: Option<&Identity>) -> Result<Self, TransportError> {
+    /// Connects to `addr`, trusting only `authority` (DER), with a client certificate unless the
+    /// call is to enrol.
+    pub async fn open(
+        addr: SocketAddr,
+        authority: &[u8],
+        identity: Option<&Identity>,
+    ) -> Result<Self, TransportError> {
         Dialer::bind(addr)?.connect(addr, authority, identity).await
     }
 
-    /// Sends these with every request: what a newer minor version adds, which an older coordinator skips.
+    /// Sends these with every request: what a newer minor version adds, which an older coordinator
+    /// skips.
     pub fn extended(mut self, extensions: Vec<Extension>) -> Self {
         self.extensions = extensions;
         self
@@ -85,10 +109,16 @@ impl Connection {
     }
 
     /// Like [`Self::call`], with another bound on the wait.
-    pub async fn call_within(&self, request: &Request, bound: Duration) -> Result<Reply, TransportError> {
-        let reply = timeout(bound, self.exchange(request))
-            .await
-            .map_err(|_| TransportError::Timeout { seconds: bound.as_secs() })??;
+    pub async fn call_within(
+        &self,
+        request: &Request,
+        bound: Duration,
+    ) -> Result<Reply, TransportError> {
+        let reply = timeout(bound, self.exchange(request)).await.map_err(|_| {
+            TransportError::Timeout {
+                seconds: bound.as_secs(),
+            }
+        })??;
         match reply {
             Reply::Refused { code, message } => Err(TransportError::Refused { code, message }),
             reply => Ok(reply),
@@ -98,7 +128,11 @@ impl Connection {
     async fn exchange(&self, request: &Request) -> Result<Reply, TransportError> {
         // Why the connection ended says more than that it did.
         let lost = |e: &dyn std::fmt::Display| {
-            TransportError::Lost(self.connection.close_reason().map_or_else(|| e.to_string(), |r| r.to_string()))
+            TransportError::Lost(
+                self.connection
+                    .close_reason()
+                    .map_or_else(|| e.to_string(), |r| r.to_string()),
+            )
         };
         let bytes = codec::encode_request_with(request, &self.extensions)?;
         let (send, mut recv) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
@@ -109,20 +143,27 @@ impl Connection {
             Err(TransportError::Lost(e)) => return Err(lost(&e)),
             other => other?,
         };
-        self.received.fetch_add(reply.len() as u64, Ordering::Relaxed);
+        self.received
+            .fetch_add(reply.len() as u64, Ordering::Relaxed);
         Ok(codec::decode_reply(&reply)?)
     }
 
     /// Message bytes `(sent, received)` so far.
     pub fn bytes(&self) -> (u64, u64) {
-        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+        (
+            self.sent.load(Ordering::Relaxed),
+            self.received.load(Ordering::Relaxed),
+        )
     }
 
     /// Goes on from a new local socket: the device has changed its network.
     pub fn rebind(&self) -> Result<(), TransportError> {
         let local = any(self.connection.remote_address());
         let socket = config::socket(local).and_then(|s| self.endpoint.rebind(s));
-        socket.map_err(|source| TransportError::Bind { addr: local, source })
+        socket.map_err(|source| TransportError::Bind {
+            addr: local,
+            source,
+        })
     }
 
     /// Whether the connection has ended.
@@ -137,12 +178,15 @@ impl Connection {
     }
 }
 
-/// A message that is sent to its end or taken back: half of one would stay with the coordinator, and be in the way of the next.
+/// A message that is sent to its end or taken back: half of one would stay with the coordinator,
+/// and be in the way of the next.
 struct Whole(Option<quinn::SendStream>);
 
 impl Whole {
     async fn write(&mut self, bytes: Vec<u8>) -> Result<(), quinn::WriteError> {
-        let Some(send) = &mut self.0 else { return Err(quinn::WriteError::ClosedStream) };
+        let Some(send) = &mut self.0 else {
+            return Err(quinn::WriteError::ClosedStream);
+        };
         send.write_chunk(bytes.into()).await?;
         send.finish().map_err(|_| quinn::WriteError::ClosedStream)?;
         self.0 = None;
@@ -162,7 +206,10 @@ impl Drop for Whole {
 pub async fn enrol(addr: SocketAddr, invitation: &Invitation) -> Result<Identity, TransportError> {
     let key = ClientKey::generate()?;
     let connection = Connection::open(addr, &invitation.authority()?, None).await?;
-    let request = Request::Enrol { token: invitation.secret.clone(), csr: key.request()? };
+    let request = Request::Enrol {
+        token: invitation.secret.clone(),
+        csr: key.request()?,
+    };
     let reply = connection.call(&request).await?;
     connection.close().await;
     match reply {

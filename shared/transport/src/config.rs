@@ -15,15 +15,18 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use crate::TransportError;
 use crate::identity::Identity;
 
-/// What the kernel holds for a socket between two looks at it, in bytes; a full buffer drops packets. Linux gives at most
-/// `net.core.rmem_max` and `wmem_max`.
+/// What the kernel holds for a socket between two looks at it, in bytes; a full buffer drops
+/// packets. Linux gives at most `net.core.rmem_max` and `wmem_max`.
 const SOCKET_BUFFER: usize = 4 << 20;
 
 /// A UDP socket with room for what arrives while others are served.
 pub(crate) fn socket(addr: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = UdpSocket::bind(addr)?;
     let options = socket2::SockRef::from(&socket);
-    for size in [options.set_recv_buffer_size(SOCKET_BUFFER), options.set_send_buffer_size(SOCKET_BUFFER)] {
+    for size in [
+        options.set_recv_buffer_size(SOCKET_BUFFER),
+        options.set_send_buffer_size(SOCKET_BUFFER),
+    ] {
         if let Err(e) = size {
             tracing::debug!("a socket buffer of {SOCKET_BUFFER} bytes was refused: {e}");
         }
@@ -37,7 +40,9 @@ fn failed(e: impl std::fmt::Display) -> TransportError {
 
 fn roots(authority: &[u8]) -> Result<Arc<RootCertStore>, TransportError> {
     let mut store = RootCertStore::empty();
-    store.add(CertificateDer::from(authority.to_vec())).map_err(failed)?;
+    store
+        .add(CertificateDer::from(authority.to_vec()))
+        .map_err(failed)?;
     Ok(Arc::new(store))
 }
 
@@ -54,9 +59,13 @@ fn transport(receive: u64, send: u64) -> Arc<TransportConfig> {
     Arc::new(t)
 }
 
-pub(crate) fn server(authority: &[u8], identity: &Identity) -> Result<quinn::ServerConfig, TransportError> {
+pub(crate) fn server(
+    authority: &[u8],
+    identity: &Identity,
+) -> Result<quinn::ServerConfig, TransportError> {
     let provider = Arc::new(default_provider());
-    // Only enrolment is allowed without a certificate; a certificate that is presented must be valid.
+    // Only enrolment is allowed without a certificate; a certificate that is presented must be
+    // valid.
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider.clone())
         .allow_unauthenticated()
         .build()
@@ -70,24 +79,32 @@ pub(crate) fn server(authority: &[u8], identity: &Identity) -> Result<quinn::Ser
     tls.alpn_protocols = vec![limits::ALPN.to_vec()];
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(failed)?));
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(
+        QuicServerConfig::try_from(tls).map_err(failed)?,
+    ));
     config.transport_config(transport(limits::UNASKED, limits::AHEAD));
     config.max_incoming(limits::MAX_INCOMING);
     Ok(config)
 }
 
-pub(crate) fn client(authority: &[u8], identity: Option<&Identity>) -> Result<quinn::ClientConfig, TransportError> {
+pub(crate) fn client(
+    authority: &[u8],
+    identity: Option<&Identity>,
+) -> Result<quinn::ClientConfig, TransportError> {
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(failed)?
         .with_root_certificates(roots(authority)?);
     let mut tls = match identity {
-        Some(i) => builder.with_client_auth_cert(i.chain(), i.private_key()).map_err(failed)?,
+        Some(i) => builder
+            .with_client_auth_cert(i.chain(), i.private_key())
+            .map_err(failed)?,
         None => builder.with_no_client_auth(),
     };
     tls.alpn_protocols = vec![limits::ALPN.to_vec()];
     tls.resumption = rustls::client::Resumption::disabled();
-    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(failed)?));
+    let mut config =
+        quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(failed)?));
     config.transport_config(transport(4 << 20, 8 << 20));
     Ok(config)
 }

@@ -12,7 +12,8 @@ pub enum TransportError {
     Certificate(String),
     /// The invitation does not parse.
     #[error(
-        "the invitation does not parse: it must be the whole text printed by `lethe-admin invite`, beginning with lethe1:"
+        "the invitation does not parse: it must be the whole text printed by `lethe-admin \
+         invite`, beginning with lethe1:"
     )]
     Invitation,
     /// The socket cannot be opened.
@@ -52,7 +53,9 @@ pub enum TransportError {
         message: String,
     },
     /// The coordinator answered with another kind of reply.
-    #[error("the coordinator answered a {asked} request with another kind of reply: versions differ")]
+    #[error(
+        "the coordinator answered a {asked} request with another kind of reply: versions differ"
+    )]
     UnexpectedReply {
         /// The request.
         asked: &'static str,

@@ -24,7 +24,11 @@ pub(crate) struct Line {
 
 impl Line {
     /// Reads the rest of a request, and how long it was.
-    async fn read(&self, recv: &mut quinn::RecvStream, head: Head) -> Result<(Request, usize), TransportError> {
+    async fn read(
+        &self,
+        recv: &mut quinn::RecvStream,
+        head: Head,
+    ) -> Result<(Request, usize), TransportError> {
         let mut awaited = self.credit.grant(&self.connection, head.len);
         let bytes = frame::body(recv, head, |n| awaited.came(n)).await?;
         Ok((codec::decode_request(&bytes)?, bytes.len()))
@@ -49,12 +53,21 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn new(handler: Arc<dyn Handler>, runtime: Handle) -> Self {
-        Self { handler, runtime, traffic: Arc::default() }
+        Self {
+            handler,
+            runtime,
+            traffic: Arc::default(),
+        }
     }
 
     /// A connection of a peer.
     pub(crate) fn line(&self, connection: quinn::Connection, peer: Option<Digest>) -> Line {
-        Line { connection, peer, turn: self.traffic.turns.of(peer.as_ref()), credit: Credit::default() }
+        Line {
+            connection,
+            peer,
+            turn: self.traffic.turns.of(peer.as_ref()),
+            credit: Credit::default(),
+        }
     }
 
     /// Does something there; `None` if it panicked.
@@ -63,27 +76,48 @@ impl Desk {
         f: impl FnOnce(&dyn Handler) -> T + Send + 'static,
     ) -> Option<T> {
         let handler = self.handler.clone();
-        self.runtime.spawn(async move { f(handler.as_ref()) }).await.ok()
+        self.runtime
+            .spawn(async move { f(handler.as_ref()) })
+            .await
+            .ok()
     }
 
     /// `None` when the program is ending: the peer is to see a lost connection, not a refusal.
     async fn answer(&self, peer: Option<Digest>, request: Request, bytes: usize) -> Option<Reply> {
         let handler = self.handler.clone();
-        match self.runtime.spawn(async move { handler.handle(peer, request, bytes).await }).await {
+        match self
+            .runtime
+            .spawn(async move { handler.handle(peer, request, bytes).await })
+            .await
+        {
             Ok(reply) => Some(reply),
             Err(e) if e.is_cancelled() => None,
-            Err(e) => Some(Reply::Refused { code: Refusal::Internal, message: format!("the request failed: {e}") }),
+            Err(e) => Some(Reply::Refused {
+                code: Refusal::Internal,
+                message: format!("the request failed: {e}"),
+            }),
         }
     }
 
     /// Reads a request and sends what it is answered with.
-    pub(crate) async fn exchange(&self, line: Arc<Line>, (send, mut recv): (quinn::SendStream, quinn::RecvStream)) {
-        let Some(reply) = self.reply(&line, &mut recv).await else { return };
+    pub(crate) async fn exchange(
+        &self,
+        line: Arc<Line>,
+        (send, mut recv): (quinn::SendStream, quinn::RecvStream),
+    ) {
+        let Some(reply) = self.reply(&line, &mut recv).await else {
+            return;
+        };
         // A peer that has no room for its answer is not told so: there is none for that either.
         let _ = self.send(&line, send, reply).await;
     }
 
-    async fn send(&self, line: &Line, mut send: quinn::SendStream, reply: Reply) -> Result<(), Crowded> {
+    async fn send(
+        &self,
+        line: &Line,
+        mut send: quinn::SendStream,
+        reply: Reply,
+    ) -> Result<(), Crowded> {
         let bytes = codec::payload_bytes(&reply);
         let _turn = turn(&line.turn.going, bytes).await?;
         let place = self.traffic.going.enter(bytes).await?;
@@ -93,7 +127,10 @@ impl Desk {
             drop(reply);
             let (pace, mut sent) = (Pace::new(frame.len()), 0);
             while sent < frame.len() {
-                sent += timeout_at(pace.due(sent), send.write(&frame[sent..])).await.ok()?.ok()?;
+                sent += timeout_at(pace.due(sent), send.write(&frame[sent..]))
+                    .await
+                    .ok()?
+                    .ok()?;
             }
             send.finish().ok()?;
             timeout(BEHIND, send.stopped()).await.ok()?.ok()
@@ -103,14 +140,25 @@ impl Desk {
 
     /// `None` where there is nobody to answer.
     async fn reply(&self, line: &Line, recv: &mut quinn::RecvStream) -> Option<Reply> {
-        let kinds = if line.peer.is_some() { Kinds::All } else { Kinds::Enrolment };
+        let kinds = if line.peer.is_some() {
+            Kinds::All
+        } else {
+            Kinds::Enrolment
+        };
         let head = match timeout(RPC_TIMEOUT, frame::head(recv, kinds)).await.ok()? {
             Ok(head) => head,
             Err(e) => return refused(e),
         };
         let allowed = self.handler.longest(head.kind);
         if head.len > allowed {
-            return refused(CodecError::TooLong { kind: head.kind, got: head.len, allowed }.into());
+            return refused(
+                CodecError::TooLong {
+                    kind: head.kind,
+                    got: head.len,
+                    allowed,
+                }
+                .into(),
+            );
         }
         let enter = async {
             let turn = turn(&line.turn.coming, head.len).await?;
@@ -125,10 +173,15 @@ impl Desk {
             Ok(entered) => entered,
             Err(Crowded) => return Some(busy()),
         };
-        match self.traffic.coming.carry(place, line.read(recv, head)).await {
+        match self
+            .traffic
+            .coming
+            .carry(place, line.read(recv, head))
+            .await
+        {
             Ok((Ok((request, bytes)), place)) => {
-                // An update keeps its room until it is stored. Other requests may wait for each other, and must not do so with what
-                // others need.
+                // An update keeps its room until it is stored. Other requests may wait for each
+                // other, and must not do so with what others need.
                 let _place = Some(place).filter(|_| matches!(request, Request::Update { .. }));
                 drop(turn);
                 self.answer(line.peer, request, bytes).await
@@ -141,21 +194,32 @@ impl Desk {
 
 fn busy() -> Reply {
     let message = "too much is on its way from slow connections: try again in a minute".to_owned();
-    Reply::Refused { code: Refusal::Busy, message }
+    Reply::Refused {
+        code: Refusal::Busy,
+        message,
+    }
 }
 
 /// What is said of bytes that are no request.
 fn refused(e: TransportError) -> Option<Reply> {
-    let TransportError::Codec(e) = e else { return None };
+    let TransportError::Codec(e) = e else {
+        return None;
+    };
     let code = match e {
         CodecError::NotEnrolled { .. } => Refusal::Forbidden,
         _ => Refusal::Invalid,
     };
-    Some(Reply::Refused { code, message: e.to_string() })
+    Some(Reply::Refused {
+        code,
+        message: e.to_string(),
+    })
 }
 
 fn encode(reply: &Reply) -> Result<Vec<u8>, CodecError> {
     codec::encode_reply(reply).or_else(|e| {
-        codec::encode_reply(&Reply::Refused { code: Refusal::Internal, message: format!("the reply is too long: {e}") })
+        codec::encode_reply(&Reply::Refused {
+            code: Refusal::Internal,
+            message: format!("the reply is too long: {e}"),
+        })
     })
 }

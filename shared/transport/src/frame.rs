@@ -41,10 +41,15 @@ pub(crate) async fn head(stream: &mut RecvStream, kinds: Kinds) -> Result<Head, 
     if kinds == Kinds::Enrolment && header.kind != ENROL {
         return Err(CodecError::NotEnrolled { got: header.kind }.into());
     }
-    Ok(Head { bytes, kind: header.kind, len: header.len })
+    Ok(Head {
+        bytes,
+        kind: header.kind,
+        len: header.len,
+    })
 }
 
-/// Reads the body after a header: the whole frame, at an even pace or not at all. `came` hears of the length of every piece.
+/// Reads the body after a header: the whole frame, at an even pace or not at all. `came` hears of
+/// the length of every piece.
 pub(crate) async fn body(
     stream: &mut RecvStream,
     head: Head,
@@ -54,8 +59,11 @@ pub(crate) async fn body(
     let (pace, mut left) = (Pace::new(head.len), head.len);
     while left > 0 {
         let chunk = timeout_at(pace.due(head.len - left), stream.read_chunk(left, true)).await;
-        let chunk = chunk.map_err(|_| lost(&"the message comes too slowly"))?.map_err(|e| lost(&e))?;
-        let chunk = chunk.ok_or_else(|| TransportError::Lost("the stream ended inside a message".into()))?;
+        let chunk = chunk
+            .map_err(|_| lost(&"the message comes too slowly"))?
+            .map_err(|e| lost(&e))?;
+        let chunk = chunk
+            .ok_or_else(|| TransportError::Lost("the stream ended inside a message".into()))?;
         left -= chunk.bytes.len();
         came(chunk.bytes.len());
         bytes.extend_from_slice(&chunk.bytes);

@@ -6,10 +6,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use lethe_proto::ids::Digest;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::TransportError;
@@ -73,7 +75,10 @@ fn authority_params() -> Result<CertificateParams, TransportError> {
     name.push(DnType::CommonName, "Lethe authority");
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     params.not_after = after(Duration::from_secs(20 * 365 * 86_400));
     Ok(params)
 }
@@ -100,19 +105,29 @@ impl Authority {
     /// A new authority with a key of its own.
     pub fn create() -> Result<Self, TransportError> {
         let key = KeyPair::generate().map_err(failed)?;
-        let certificate = authority_params()?.self_signed(&key).map_err(failed)?.der().to_vec();
+        let certificate = authority_params()?
+            .self_signed(&key)
+            .map_err(failed)?
+            .der()
+            .to_vec();
         Ok(Self { key, certificate })
     }
 
     /// For storing.
     pub fn record(&self) -> AuthorityRecord {
-        AuthorityRecord { key: self.key.serialize_der(), certificate: self.certificate.clone() }
+        AuthorityRecord {
+            key: self.key.serialize_der(),
+            certificate: self.certificate.clone(),
+        }
     }
 
     /// From what was stored.
     pub fn restore(record: AuthorityRecord) -> Result<Self, TransportError> {
         let key = KeyPair::try_from(record.key).map_err(failed)?;
-        Ok(Self { key, certificate: record.certificate })
+        Ok(Self {
+            key,
+            certificate: record.certificate,
+        })
     }
 
     /// The authority's certificate, DER.
@@ -129,22 +144,39 @@ impl Authority {
     pub fn server_identity(&self) -> Result<Identity, TransportError> {
         let key = KeyPair::generate().map_err(failed)?;
         let lifetime = Duration::from_secs(365 * 86_400);
-        let params = leaf_params(lifetime, ExtendedKeyUsagePurpose::ServerAuth, vec![SERVER_NAME.into()])?;
+        let params = leaf_params(
+            lifetime,
+            ExtendedKeyUsagePurpose::ServerAuth,
+            vec![SERVER_NAME.into()],
+        )?;
         let issuer = Issuer::new(authority_params()?, &self.key);
-        let certificate = params.signed_by(&key, &issuer).map_err(failed)?.der().to_vec();
-        Ok(Identity { certificate, key: key.serialize_der() })
+        let certificate = params
+            .signed_by(&key, &issuer)
+            .map_err(failed)?
+            .der()
+            .to_vec();
+        Ok(Identity {
+            certificate,
+            key: key.serialize_der(),
+        })
     }
 
-    /// Keys of stateless resets and connection ids. They outlive a restart, so that clients learn at once that their
-    /// connection is gone instead of waiting for the idle time-out.
+    /// Keys of stateless resets and connection ids. They outlive a restart, so that clients learn
+    /// at once that their connection is gone instead of waiting for the idle time-out.
     pub(crate) fn endpoint_keys(&self) -> (ring::hmac::Key, u64) {
         let key = |label: &[u8]| Digest::of(&[label, self.key.serialized_der()]).0;
         let cid = key(b"lethe-connection-ids");
-        let cid = u64::from_le_bytes([cid[0], cid[1], cid[2], cid[3], cid[4], cid[5], cid[6], cid[7]]);
-        (ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key(b"lethe-stateless-reset")), cid)
+        let cid = u64::from_le_bytes([
+            cid[0], cid[1], cid[2], cid[3], cid[4], cid[5], cid[6], cid[7],
+        ]);
+        (
+            ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key(b"lethe-stateless-reset")),
+            cid,
+        )
     }
 
-    /// Signs a client's request; the certificate names nobody. Names that the request asks for are ignored.
+    /// Signs a client's request; the certificate names nobody. Names that the request asks for are
+    /// ignored.
     pub fn sign(&self, csr: &[u8], lifetime: Duration) -> Result<Vec<u8>, TransportError> {
         let request = CertificateSigningRequestDer::from(csr.to_vec());
         let mut request = CertificateSigningRequestParams::from_der(&request).map_err(failed)?;
@@ -172,12 +204,19 @@ impl ClientKey {
     /// The certificate signing request, DER.
     pub fn request(&self) -> Result<Vec<u8>, TransportError> {
         let params = CertificateParams::new(vec![]).map_err(failed)?;
-        Ok(params.serialize_request(&self.0).map_err(failed)?.der().to_vec())
+        Ok(params
+            .serialize_request(&self.0)
+            .map_err(failed)?
+            .der()
+            .to_vec())
     }
 
     /// Joins the key with the certificate that was issued for it.
     pub fn with_certificate(self, certificate: Vec<u8>) -> Identity {
-        Identity { certificate, key: self.0.serialize_der() }
+        Identity {
+            certificate,
+            key: self.0.serialize_der(),
+        }
     }
 }
 
@@ -193,22 +232,34 @@ pub struct Invitation {
 impl Invitation {
     /// An invitation to `authority`'s coordinator.
     pub fn new(secret: String, authority: &Authority) -> Self {
-        Self { secret, authority: BASE64.encode(&authority.certificate) }
+        Self {
+            secret,
+            authority: BASE64.encode(&authority.certificate),
+        }
     }
 
     /// As one line of text.
     pub fn text(&self) -> String {
-        format!("lethe1:{}", BASE64.encode(serde_json::to_vec(self).unwrap_or_default()))
+        format!(
+            "lethe1:{}",
+            BASE64.encode(serde_json::to_vec(self).unwrap_or_default())
+        )
     }
 
     /// From the text.
     pub fn parse(text: &str) -> Result<Self, TransportError> {
-        let body = text.trim().strip_prefix("lethe1:").and_then(|b| BASE64.decode(b).ok());
-        body.and_then(|b| serde_json::from_slice(&b).ok()).ok_or(TransportError::Invitation)
+        let body = text
+            .trim()
+            .strip_prefix("lethe1:")
+            .and_then(|b| BASE64.decode(b).ok());
+        body.and_then(|b| serde_json::from_slice(&b).ok())
+            .ok_or(TransportError::Invitation)
     }
 
     /// Certificate of the authority, DER.
     pub fn authority(&self) -> Result<Vec<u8>, TransportError> {
-        BASE64.decode(&self.authority).map_err(|_| TransportError::Invitation)
+        BASE64
+            .decode(&self.authority)
+            .map_err(|_| TransportError::Invitation)
     }
 }

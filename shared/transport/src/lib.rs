@@ -1,10 +1,10 @@
 //! QUIC with mutual authentication: the only crate that names quinn and rustls.
 //!
-//! The coordinator holds a small certificate authority ([`identity::Authority`]). A client enrols once with a
-//! single-use invitation ([`identity::Invitation`]) and then connects with its certificate. TLS 1.3 only, ring
-//! provider, no session resumption and no 0-RTT, so that every connection is checked against the revocation list.
-//! One bidirectional stream carries one RPC; the messages are `lethe-proto`'s. Entry types: [`server::Server`],
-//! [`client::Connection`].
+//! The coordinator holds a small certificate authority ([`identity::Authority`]). A client enrols
+//! once with a single-use invitation ([`identity::Invitation`]) and then connects with its
+//! certificate. TLS 1.3 only, ring provider, no session resumption and no 0-RTT, so that every
+//! connection is checked against the revocation list. One bidirectional stream carries one RPC; the
+//! messages are `lethe-proto`'s. Entry types: [`server::Server`], [`client::Connection`].
 //!
 //! ```
 //! use lethe_transport::identity::{Authority, ClientKey, Invitation};

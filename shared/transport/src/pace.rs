@@ -1,9 +1,12 @@
-//! Large messages take turns: what is on its way to and from thousands of clients at the same time has a bound.
+//! Large messages take turns: what is on its way to and from thousands of clients at the same time
+//! has a bound.
 //!
-//! A connection may send [`limits::UNASKED`] bytes that nobody has read; for more it needs credit, which it gets by and by when its
-//! message has found room. Messages of one direction share [`limits::SWIFT`] bytes; one that takes longer than [`limits::LINGER`] moves
-//! to the [`limits::SLOW`] bytes of those whose peers are slow, so that these do not hold up the others; when there is no room for it
-//! either, it is cut off. A peer has one large message at a time in each direction, and one that falls behind an even pace is cut off.
+//! A connection may send [`limits::UNASKED`] bytes that nobody has read; for more it needs credit,
+//! which it gets by and by when its message has found room. Messages of one direction share
+//! [`limits::SWIFT`] bytes; one that takes longer than [`limits::LINGER`] moves to the
+//! [`limits::SLOW`] bytes of those whose peers are slow, so that these do not hold up the others;
+//! when there is no room for it either, it is cut off. A peer has one large message at a time in
+//! each direction, and one that falls behind an even pace is cut off.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -54,13 +57,20 @@ impl Pool {
     /// Room for so many units within a time; one that is larger than all takes all.
     async fn enter(&self, units: usize, within: Duration) -> Result<SemaphorePermit<'_>, Crowded> {
         let enter = self.0.acquire_many(units.min(self.1) as u32);
-        timeout(within, enter).await.map_err(|_| Crowded)?.map_err(|_| Crowded)
+        timeout(within, enter)
+            .await
+            .map_err(|_| Crowded)?
+            .map_err(|_| Crowded)
     }
 }
 
 impl Default for Room {
     fn default() -> Self {
-        let waits = Waits { enter: limits::ROOM_WAIT, linger: limits::LINGER, crowded: limits::CROWDED };
+        let waits = Waits {
+            enter: limits::ROOM_WAIT,
+            linger: limits::LINGER,
+            crowded: limits::CROWDED,
+        };
         Self::new(limits::SWIFT, limits::SLOW, waits)
     }
 }
@@ -74,7 +84,11 @@ pub(crate) struct Place<'a> {
 
 impl Room {
     fn new(swift: usize, slow: usize, waits: Waits) -> Self {
-        Self { swift: Pool::new(swift), slow: Pool::new(slow), waits }
+        Self {
+            swift: Pool::new(swift),
+            slow: Pool::new(slow),
+            waits,
+        }
     }
 
     /// Waits for room for a message of `bytes`.
@@ -84,10 +98,14 @@ impl Room {
             return Ok(Place { units, room: None });
         }
         let room = self.swift.enter(units, self.waits.enter).await?;
-        Ok(Place { units, room: Some(room) })
+        Ok(Place {
+            units,
+            room: Some(room),
+        })
     }
 
-    /// Moves a message that has room, which comes back with what that gave. One that takes long moves to the slow, or is cut off.
+    /// Moves a message that has room, which comes back with what that gave. One that takes long
+    /// moves to the slow, or is cut off.
     pub(crate) async fn carry<'a, T>(
         &'a self,
         mut place: Place<'a>,
@@ -123,7 +141,12 @@ pub(crate) struct Turns(Mutex<HashMap<Digest, Weak<Turn>>>);
 impl Turns {
     /// That of a peer, the same for all its connections; strangers have one each.
     pub(crate) fn of(&self, peer: Option<&Digest>) -> Arc<Turn> {
-        let fresh = || Arc::new(Turn { coming: Semaphore::new(1), going: Semaphore::new(1) });
+        let fresh = || {
+            Arc::new(Turn {
+                coming: Semaphore::new(1),
+                going: Semaphore::new(1),
+            })
+        };
         let Some(peer) = peer else { return fresh() };
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turn) = turns.get(peer).and_then(Weak::upgrade) {
@@ -139,11 +162,18 @@ impl Turns {
 }
 
 /// Waits for a turn if a message of `bytes` needs one.
-pub(crate) async fn turn(of: &Semaphore, bytes: usize) -> Result<Option<SemaphorePermit<'_>>, Crowded> {
+pub(crate) async fn turn(
+    of: &Semaphore,
+    bytes: usize,
+) -> Result<Option<SemaphorePermit<'_>>, Crowded> {
     if bytes <= limits::SMALL {
         return Ok(None);
     }
-    timeout(limits::ROOM_WAIT, of.acquire()).await.map_err(|_| Crowded)?.map(Some).map_err(|_| Crowded)
+    timeout(limits::ROOM_WAIT, of.acquire())
+        .await
+        .map_err(|_| Crowded)?
+        .map(Some)
+        .map_err(|_| Crowded)
 }
 
 /// An even pace: by when the next bytes of a message must move so that it is not late.
@@ -156,7 +186,10 @@ pub(crate) struct Pace {
 impl Pace {
     /// Of a message of so many bytes that begins now.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { started: Instant::now(), bytes: bytes.max(1) }
+        Self {
+            started: Instant::now(),
+            bytes: bytes.max(1),
+        }
     }
 
     /// When so many of them have moved.
@@ -174,7 +207,8 @@ pub(crate) struct Credit(Mutex<Account>);
 struct Account {
     /// Bytes of messages that are being read and have not come.
     awaited: u64,
-    /// Bytes that were granted and have not come. More than are awaited after a message that was cut off.
+    /// Bytes that were granted and have not come. More than are awaited after a message that was
+    /// cut off.
     granted: u64,
 }
 
@@ -199,8 +233,17 @@ impl Account {
 
 impl Credit {
     /// Lets a message of `bytes` come, [`limits::AHEAD`] of it before it is read.
-    pub(crate) fn grant<'a>(&'a self, connection: &'a quinn::Connection, bytes: usize) -> Awaited<'a> {
-        let mut awaited = Awaited { credit: self, connection, asked: 0, later: bytes as u64 };
+    pub(crate) fn grant<'a>(
+        &'a self,
+        connection: &'a quinn::Connection,
+        bytes: usize,
+    ) -> Awaited<'a> {
+        let mut awaited = Awaited {
+            credit: self,
+            connection,
+            asked: 0,
+            later: bytes as u64,
+        };
         awaited.ask();
         awaited
     }
@@ -234,7 +277,8 @@ impl Awaited<'_> {
             if let Ok(window) = VarInt::from_u64(limits::UNASKED + more) {
                 // The peer may send `more` once: what is read of it opens the window no further.
                 self.connection.set_receive_window(window);
-                self.connection.set_receive_window(VarInt::from_u64(limits::UNASKED).unwrap_or(window));
+                self.connection
+                    .set_receive_window(VarInt::from_u64(limits::UNASKED).unwrap_or(window));
             }
         });
     }

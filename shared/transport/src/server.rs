@@ -30,9 +30,11 @@ pub type ReplyFuture = Pin<Box<dyn Future<Output = Reply> + Send>>;
 pub trait Handler: Send + Sync + 'static {
     /// Whether a certificate may connect now: known and not revoked. Asked after every handshake.
     fn admits(&self, certificate: &Digest) -> bool;
-    /// Longest body of a message type that makes sense here; what a peer claims beyond it is refused by its header.
+    /// Longest body of a message type that makes sense here; what a peer claims beyond it is
+    /// refused by its header.
     fn longest(&self, kind: u16) -> usize;
-    /// Answers one request; `certificate` is `None` for a peer without one. `bytes` is the request's frame length.
+    /// Answers one request; `certificate` is `None` for a peer without one. `bytes` is the
+    /// request's frame length.
     fn handle(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> ReplyFuture;
     /// The last connection of this certificate ended.
     fn disconnected(&self, certificate: &Digest);
@@ -51,14 +53,21 @@ impl Live {
     }
 }
 
-/// Threads that do nothing but move packets: a handler that thinks for long must not let connections die.
+/// Threads that do nothing but move packets: a handler that thinks for long must not let
+/// connections die.
 struct Network(Option<Runtime>);
 
 impl Network {
     fn start() -> std::io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        Ok(Self(Some(builder.worker_threads(threads).thread_name("lethe-quic").enable_all().build()?)))
+        Ok(Self(Some(
+            builder
+                .worker_threads(threads)
+                .thread_name("lethe-quic")
+                .enable_all()
+                .build()?,
+        )))
     }
 }
 
@@ -97,21 +106,37 @@ impl Server {
         let network = Network::start().map_err(bind)?;
         let endpoint = {
             let _on = network.0.as_ref().map(Runtime::enter);
-            quinn::Endpoint::new(endpoint, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?
+            quinn::Endpoint::new(
+                endpoint,
+                Some(config),
+                socket,
+                Arc::new(quinn::TokioRuntime),
+            )
+            .map_err(bind)?
         };
         let doorstep = Doorstep(Arc::new(Semaphore::new(limits::MAX_UNAUTHENTICATED)));
-        Ok(Self { endpoint, network: Arc::new(network), live: Arc::default(), doorstep })
+        Ok(Self {
+            endpoint,
+            network: Arc::new(network),
+            live: Arc::default(),
+            doorstep,
+        })
     }
 
     /// Where it listens.
     pub fn local_addr(&self) -> Result<SocketAddr, TransportError> {
-        self.endpoint.local_addr().map_err(|e| TransportError::Lost(e.to_string()))
+        self.endpoint
+            .local_addr()
+            .map_err(|e| TransportError::Lost(e.to_string()))
     }
 
     /// Accepts connections until [`Self::close`]. The handler runs on the caller's runtime.
     pub async fn run(&self, handler: Arc<dyn Handler>) {
         let desk = Desk::new(handler, Handle::current());
-        let (this, network) = (self.clone(), self.network.0.as_ref().map(|r| r.handle().clone()));
+        let (this, network) = (
+            self.clone(),
+            self.network.0.as_ref().map(|r| r.handle().clone()),
+        );
         if let Some(network) = network {
             let _ = network.spawn(async move { this.accept(desk).await }).await;
         }
@@ -119,8 +144,11 @@ impl Server {
 
     async fn accept(&self, desk: Desk) {
         while let Some(incoming) = self.endpoint.accept().await {
-            // Under load an unvalidated address must answer a Retry first, so that spoofed packets cost little.
-            if !incoming.remote_address_validated() && self.endpoint.open_connections() > limits::MAX_INCOMING / 2 {
+            // Under load an unvalidated address must answer a Retry first, so that spoofed packets
+            // cost little.
+            if !incoming.remote_address_validated()
+                && self.endpoint.open_connections() > limits::MAX_INCOMING / 2
+            {
                 let _ = incoming.retry();
                 continue;
             }
@@ -140,7 +168,11 @@ impl Server {
 
     /// Closes the live connections of a certificate.
     pub fn disconnect(&self, certificate: &Digest) {
-        for c in self.live.with(|l| l.remove(certificate)).unwrap_or_default() {
+        for c in self
+            .live
+            .with(|l| l.remove(certificate))
+            .unwrap_or_default()
+        {
             c.close(REVOKED.into(), b"revoked");
         }
     }
@@ -172,7 +204,8 @@ impl Doorstep {
         };
         let one = async {
             if let Ok(stream) = connection.accept_bi().await {
-                desk.exchange(Arc::new(desk.line(connection.clone(), None)), stream).await;
+                desk.exchange(Arc::new(desk.line(connection.clone(), None)), stream)
+                    .await;
             }
         };
         let _ = timeout(limits::ENROL_TIMEOUT, one).await;
@@ -182,7 +215,10 @@ impl Doorstep {
 
 async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, desk: Desk) {
     if desk.work(move |h| h.admits(&peer)).await != Some(true) {
-        connection.close(REVOKED.into(), b"this certificate is not known or was revoked: enrol again");
+        connection.close(
+            REVOKED.into(),
+            b"this certificate is not known or was revoked: enrol again",
+        );
         return;
     }
     let admitted = live.with(|l| {
@@ -195,7 +231,10 @@ async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, des
         room
     });
     if !admitted {
-        connection.close(TOO_MANY.into(), b"too many connections with this certificate");
+        connection.close(
+            TOO_MANY.into(),
+            b"too many connections with this certificate",
+        );
         return;
     }
     let line = Arc::new(desk.line(connection.clone(), Some(peer)));
@@ -204,7 +243,9 @@ async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, des
         tokio::spawn(async move { desk.exchange(line, stream).await });
     }
     let last = live.with(|l| {
-        let Some(of_peer) = l.get_mut(&peer) else { return true };
+        let Some(of_peer) = l.get_mut(&peer) else {
+            return true;
+        };
         of_peer.retain(|c| c.stable_id() != connection.stable_id());
         let last = of_peer.is_empty();
         if last {
@@ -218,6 +259,9 @@ async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, des
 }
 
 fn peer(connection: &quinn::Connection) -> Option<Digest> {
-    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    let chain = connection
+        .peer_identity()?
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .ok()?;
     chain.first().map(|c| fingerprint(c))
 }

@@ -35,12 +35,19 @@ impl Handler for Desk {
         let reply = match (certificate, request) {
             (None, Request::Enrol { token, csr }) if token == "secret" => {
                 let certificate = self.authority.sign(&csr, Duration::from_secs(60)).unwrap();
-                self.known.0.lock().unwrap().insert(Digest::of(&[&certificate]));
+                self.known
+                    .0
+                    .lock()
+                    .unwrap()
+                    .insert(Digest::of(&[&certificate]));
                 Reply::Enrolled { certificate }
             }
             (Some(_), Request::Poll) => Reply::Task(Task::Wait),
             (Some(_), Request::Update { .. }) => Reply::Ack,
-            _ => Reply::Refused { code: Refusal::Forbidden, message: "no".into() },
+            _ => Reply::Refused {
+                code: Refusal::Forbidden,
+                message: "no".into(),
+            },
         };
         Box::pin(async move { reply })
     }
@@ -48,7 +55,10 @@ impl Handler for Desk {
 }
 
 fn start() -> (Arc<Desk>, Server, std::net::SocketAddr) {
-    let desk = Arc::new(Desk { authority: Authority::create().unwrap(), known: Known::default() });
+    let desk = Arc::new(Desk {
+        authority: Authority::create().unwrap(),
+        known: Known::default(),
+    });
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), &desk.authority).unwrap();
     let addr = server.local_addr().unwrap();
     let (s, d) = (server.clone(), desk.clone());
@@ -75,27 +85,60 @@ fn issue(authority: &Authority, lifetime: Duration) -> Identity {
 #[tokio::test]
 async fn enrolled_clients_are_served_and_others_refused() {
     let (desk, server, addr) = start();
-    let invitation = Invitation::parse(&Invitation::new("secret".into(), &desk.authority).text()).unwrap();
+    let invitation =
+        Invitation::parse(&Invitation::new("secret".into(), &desk.authority).text()).unwrap();
     let identity = enrol(addr, &invitation).await.unwrap();
     let ca = desk.authority.certificate().to_vec();
-    assert_eq!(try_poll(addr, &ca, Some(&identity)).await.unwrap(), Reply::Task(Task::Wait));
+    assert_eq!(
+        try_poll(addr, &ca, Some(&identity)).await.unwrap(),
+        Reply::Task(Task::Wait)
+    );
 
     let wrong = enrol(addr, &Invitation::new("guess".into(), &desk.authority)).await;
-    assert!(matches!(wrong, Err(TransportError::Refused { code: Refusal::Forbidden, .. })), "{wrong:?}");
+    assert!(
+        matches!(
+            wrong,
+            Err(TransportError::Refused {
+                code: Refusal::Forbidden,
+                ..
+            })
+        ),
+        "{wrong:?}"
+    );
     let none = try_poll(addr, &ca, None).await;
-    assert!(matches!(none, Err(TransportError::Refused { code: Refusal::Forbidden, .. })), "no certificate: {none:?}");
+    assert!(
+        matches!(
+            none,
+            Err(TransportError::Refused {
+                code: Refusal::Forbidden,
+                ..
+            })
+        ),
+        "no certificate: {none:?}"
+    );
 
     let foreign = issue(&Authority::create().unwrap(), Duration::from_secs(60));
-    assert!(try_poll(addr, &ca, Some(&foreign)).await.is_err(), "a certificate of another authority");
+    assert!(
+        try_poll(addr, &ca, Some(&foreign)).await.is_err(),
+        "a certificate of another authority"
+    );
     let unknown = issue(&desk.authority, Duration::from_secs(60));
-    assert!(try_poll(addr, &ca, Some(&unknown)).await.is_err(), "signed, but not in the directory");
+    assert!(
+        try_poll(addr, &ca, Some(&unknown)).await.is_err(),
+        "signed, but not in the directory"
+    );
     let expired = issue(&desk.authority, Duration::ZERO);
     desk.known.0.lock().unwrap().insert(expired.fingerprint());
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert!(try_poll(addr, &ca, Some(&expired)).await.is_err(), "expired");
+    assert!(
+        try_poll(addr, &ca, Some(&expired)).await.is_err(),
+        "expired"
+    );
     let other_ca = Authority::create().unwrap();
     assert!(
-        try_poll(addr, other_ca.certificate(), Some(&identity)).await.is_err(),
+        try_poll(addr, other_ca.certificate(), Some(&identity))
+            .await
+            .is_err(),
         "the client refuses another coordinator"
     );
     server.close();
@@ -104,21 +147,36 @@ async fn enrolled_clients_are_served_and_others_refused() {
 #[tokio::test]
 async fn revocation_ends_live_connections() {
     let (desk, server, addr) = start();
-    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
+    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority))
+        .await
+        .unwrap();
     let ca = desk.authority.certificate().to_vec();
     let live = Connection::open(addr, &ca, Some(&identity)).await.unwrap();
     assert!(live.call(&Request::Poll).await.is_ok());
     assert_eq!(server.connections(), 1);
     desk.known.0.lock().unwrap().remove(&identity.fingerprint());
     server.disconnect(&identity.fingerprint());
-    assert!(live.call_within(&Request::Poll, Duration::from_secs(5)).await.is_err());
+    assert!(
+        live.call_within(&Request::Poll, Duration::from_secs(5))
+            .await
+            .is_err()
+    );
     assert!(try_poll(addr, &ca, Some(&identity)).await.is_err());
 }
 
 fn update(bytes: usize) -> Request {
     Request::Update {
-        round: RoundKey { shard: ShardId(0), generation: 1, stage: 1, round: 0 },
-        delta: Packed { bytes: vec![0; bytes].into(), deflated: false, format: PackedFormat::F32 },
+        round: RoundKey {
+            shard: ShardId(0),
+            generation: 1,
+            stage: 1,
+            round: 0,
+        },
+        delta: Packed {
+            bytes: vec![0; bytes].into(),
+            deflated: false,
+            format: PackedFormat::F32,
+        },
         loss: 0.0,
         samples: 1,
     }
@@ -130,7 +188,9 @@ async fn large_messages_take_turns_and_a_cancelled_one_is_in_nobodys_way() {
     let ca = desk.authority.certificate().to_vec();
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..6 {
-        let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
+        let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority))
+            .await
+            .unwrap();
         let ca = ca.clone();
         clients.spawn(async move {
             let c = Connection::open(addr, &ca, Some(&identity)).await.unwrap();
@@ -138,8 +198,16 @@ async fn large_messages_take_turns_and_a_cancelled_one_is_in_nobodys_way() {
                 // Together more than there is room for.
                 assert_eq!(c.call(&update(6 << 20)).await.unwrap(), Reply::Ack);
                 // Given up on its way: the next call needs no more time than any other.
-                let cancelled = c.call_within(&update(6 << 20), Duration::from_millis(round)).await;
-                assert!(matches!(cancelled, Err(TransportError::Timeout { .. }) | Ok(Reply::Ack)), "{cancelled:?}");
+                let cancelled = c
+                    .call_within(&update(6 << 20), Duration::from_millis(round))
+                    .await;
+                assert!(
+                    matches!(
+                        cancelled,
+                        Err(TransportError::Timeout { .. }) | Ok(Reply::Ack)
+                    ),
+                    "{cancelled:?}"
+                );
                 let next = c.call_within(&Request::Poll, Duration::from_secs(20)).await;
                 assert_eq!(next.unwrap(), Reply::Task(Task::Wait));
             }
@@ -155,9 +223,15 @@ async fn large_messages_take_turns_and_a_cancelled_one_is_in_nobodys_way() {
 #[tokio::test]
 async fn a_message_longer_than_makes_sense_is_refused_by_its_header() {
     let (desk, server, addr) = start();
-    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
-    let c = Connection::open(addr, desk.authority.certificate(), Some(&identity)).await.unwrap();
-    let refused = c.call_within(&update(LONGEST + 1), Duration::from_secs(20)).await;
+    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority))
+        .await
+        .unwrap();
+    let c = Connection::open(addr, desk.authority.certificate(), Some(&identity))
+        .await
+        .unwrap();
+    let refused = c
+        .call_within(&update(LONGEST + 1), Duration::from_secs(20))
+        .await;
     assert!(refused.is_err(), "{refused:?}");
     let next = c.call_within(&Request::Poll, Duration::from_secs(20)).await;
     assert_eq!(next.unwrap(), Reply::Task(Task::Wait));
@@ -168,27 +242,45 @@ async fn a_message_longer_than_makes_sense_is_refused_by_its_header() {
 async fn peers_without_a_certificate_cost_little_and_keep_nobody_out() {
     let (desk, server, addr) = start();
     let ca = desk.authority.certificate().to_vec();
-    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
+    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority))
+        .await
+        .unwrap();
     // A large message is refused by its header, before its body is read.
     let stranger = Connection::open(addr, &ca, None).await.unwrap();
-    let answer = stranger.call_within(&update(8 << 20), Duration::from_secs(5)).await;
+    let answer = stranger
+        .call_within(&update(8 << 20), Duration::from_secs(5))
+        .await;
     assert!(answer.is_err(), "{answer:?}");
-    assert!(stranger.call_within(&Request::Poll, Duration::from_secs(5)).await.is_err(), "one request each");
+    assert!(
+        stranger
+            .call_within(&Request::Poll, Duration::from_secs(5))
+            .await
+            .is_err(),
+        "one request each"
+    );
     let mut open = vec![];
     for _ in 0..lethe_proto::limits::MAX_UNAUTHENTICATED + 8 {
         open.push(Connection::open(addr, &ca, None).await);
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let closed = open.iter().filter(|c| c.as_ref().is_ok_and(Connection::is_closed)).count();
+    let closed = open
+        .iter()
+        .filter(|c| c.as_ref().is_ok_and(Connection::is_closed))
+        .count();
     assert!(closed >= 8, "{closed} of {} were turned away", open.len());
-    assert_eq!(try_poll(addr, &ca, Some(&identity)).await.unwrap(), Reply::Task(Task::Wait));
+    assert_eq!(
+        try_poll(addr, &ca, Some(&identity)).await.unwrap(),
+        Reply::Task(Task::Wait)
+    );
     server.close();
 }
 
 #[tokio::test]
 async fn connections_per_certificate_are_bounded() {
     let (desk, _server, addr) = start();
-    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority)).await.unwrap();
+    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority))
+        .await
+        .unwrap();
     let ca = desk.authority.certificate().to_vec();
     let mut open = vec![];
     for _ in 0..lethe_proto::limits::MAX_CONNECTIONS_PER_PEER {

@@ -5,15 +5,17 @@ use lethe_learn::logistic::Logistic;
 use crate::sums::{Change, Line, Sums};
 use crate::world::{Cost, Exactness, ModelId, SampleId, Strategy, UnlearnError, Untuned, World};
 
-/// Ours: ridge regression on the untuned model's last hidden states and its log-odds, from [`Sums`].
+/// Ours: ridge regression on the untuned model's last hidden states and its log-odds, from
+/// [`Sums`].
 ///
-/// Closed-form heads on frozen features lose nothing by any division of the data (AFL, He et al., arXiv 2405.16240), and a
-/// model in summation form forgets by subtraction (Cao and Yang, IEEE S&P 2015). Departures: integers, so that both hold bit for
-/// bit; the fit is drawn to the untuned model's own log-odds, not to zero.
+/// Closed-form heads on frozen features lose nothing by any division of the data (AFL, He et al.,
+/// arXiv 2405.16240), and a model in summation form forgets by subtraction (Cao and Yang, IEEE S&P
+/// 2015). Departures: integers, so that both hold bit for bit; the fit is drawn to the untuned
+/// model's own log-odds, not to zero.
 ///
-/// There are no shards and no stages: a deletion touches the deleted samples alone, once. What it gives up is what training the
-/// layers would give. Whoever subtracts needs the samples' features again: from the person, or from a stored record that goes
-/// with them.
+/// There are no shards and no stages: a deletion touches the deleted samples alone, once. What it
+/// gives up is what training the layers would give. Whoever subtracts needs the samples' features
+/// again: from the person, or from a stored record that goes with them.
 #[derive(Debug)]
 pub struct Analytic {
     ridge: f64,
@@ -29,14 +31,23 @@ fn features(untuned: Untuned) -> Vec<f32> {
 impl Analytic {
     /// `ridge` as [`Sums::solve`] takes it: in samples.
     pub fn new(ridge: f64) -> Self {
-        Self { ridge, fitted: None }
+        Self {
+            ridge,
+            fitted: None,
+        }
     }
 
     /// The same sums with another penalty.
     pub fn with_ridge(&self, ridge: f64) -> Result<Self, UnlearnError> {
-        let sums = self.sums().ok_or_else(|| UnlearnError::Untrained(self.name()))?.clone();
+        let sums = self
+            .sums()
+            .ok_or_else(|| UnlearnError::Untrained(self.name()))?
+            .clone();
         let line = sums.solve(ridge)?;
-        Ok(Self { ridge, fitted: Some((sums, line)) })
+        Ok(Self {
+            ridge,
+            fitted: Some((sums, line)),
+        })
     }
 
     /// The sums, once there are any.
@@ -55,7 +66,8 @@ impl Analytic {
         let started = w.seconds();
         for (s, u) in samples.iter().zip(untuned) {
             let x = features(u);
-            sums.get_or_insert_with(|| Sums::new(x.len())).add(&x, w.label(*s), change)?;
+            sums.get_or_insert_with(|| Sums::new(x.len()))
+                .add(&x, w.label(*s), change)?;
         }
         let sums = sums.ok_or_else(|| UnlearnError::Data("no sample to fit a head to".into()))?;
         cost.seconds += w.seconds() - started;
@@ -81,7 +93,12 @@ impl Strategy for Analytic {
         Exactness::Exact
     }
 
-    fn fit(&mut self, w: &mut dyn World, train: &[SampleId], _: &[SampleId]) -> Result<Cost, UnlearnError> {
+    fn fit(
+        &mut self,
+        w: &mut dyn World,
+        train: &[SampleId],
+        _: &[SampleId],
+    ) -> Result<Cost, UnlearnError> {
         let (sums, cost) = self.changed(w, None, (train, Change::Add))?;
         self.keep(w, sums, cost)
     }
@@ -93,19 +110,35 @@ impl Strategy for Analytic {
         gone: &[SampleId],
         _: &[SampleId],
     ) -> Result<Cost, UnlearnError> {
-        let sums = self.sums().ok_or_else(|| UnlearnError::Untrained(self.name()))?.clone();
+        let sums = self
+            .sums()
+            .ok_or_else(|| UnlearnError::Untrained(self.name()))?
+            .clone();
         let (sums, cost) = self.changed(w, Some(sums), (gone, Change::Subtract))?;
         // Sums do not know whose they are: a deletion that is repeated would subtract again.
         if sums.samples() != remaining.len() as i64 {
             let (left, expected) = (sums.samples(), remaining.len());
-            return Err(UnlearnError::Data(format!("{left} samples would be left, expected {expected}")));
+            return Err(UnlearnError::Data(format!(
+                "{left} samples would be left, expected {expected}"
+            )));
         }
         self.keep(w, sums, cost)
     }
 
-    fn predict(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
-        let (_, line) = self.fitted.as_ref().ok_or_else(|| UnlearnError::Untrained(self.name()))?;
-        Ok(w.untuned(samples)?.0.into_iter().map(|u| line.logits(&features(u))).collect())
+    fn predict(
+        &mut self,
+        w: &mut dyn World,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError> {
+        let (_, line) = self
+            .fitted
+            .as_ref()
+            .ok_or_else(|| UnlearnError::Untrained(self.name()))?;
+        Ok(w.untuned(samples)?
+            .0
+            .into_iter()
+            .map(|u| line.logits(&features(u)))
+            .collect())
     }
 
     fn models(&self) -> Vec<ModelId> {
@@ -117,11 +150,13 @@ impl Strategy for Analytic {
     }
 }
 
-/// Another method together with an [`Analytic`] head: a logistic regression on validation samples weighs their log-odds. What the
-/// method learns from validation samples of its own is learned from one half while the other is weighed, and the other way round.
+/// Another method together with an [`Analytic`] head: a logistic regression on validation samples
+/// weighs their log-odds. What the method learns from validation samples of its own is learned from
+/// one half while the other is weighed, and the other way round.
 ///
-/// The head costs one more pass per prediction, of the untuned model. The pass by which APA locates a query alone is the same one; of several
-/// candidates of a person APA locates one, and the head needs all.
+/// The head costs one more pass per prediction, of the untuned model. The pass by which APA locates
+/// a query alone is the same one; of several candidates of a person APA locates one, and the head
+/// needs all.
 #[derive(Debug)]
 pub struct WithHead<S> {
     method: S,
@@ -130,18 +165,33 @@ pub struct WithHead<S> {
 }
 
 impl<S: Strategy> WithHead<S> {
-    /// Penalty of the two weights, which are fitted on few samples: as for the composition with rates.
+    /// Penalty of the two weights, which are fitted on few samples: as for the composition with
+    /// rates.
     const RIDGE: f64 = 0.05;
 
     /// Both together.
     pub fn new(method: S, head: Analytic) -> Self {
-        Self { method, head, weights: None }
+        Self {
+            method,
+            head,
+            weights: None,
+        }
     }
 
-    fn both(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Vec<Vec<f64>>, UnlearnError> {
-        let (m, h) = (self.method.predict(w, samples)?, self.head.predict(w, samples)?);
+    fn both(
+        &mut self,
+        w: &mut dyn World,
+        samples: &[SampleId],
+    ) -> Result<Vec<Vec<f64>>, UnlearnError> {
+        let (m, h) = (
+            self.method.predict(w, samples)?,
+            self.head.predict(w, samples)?,
+        );
         let odds = |l: &[f32; 2]| f64::from(l[1]) - f64::from(l[0]);
-        Ok(m.iter().zip(&h).map(|(m, h)| vec![odds(m), odds(h)]).collect())
+        Ok(m.iter()
+            .zip(&h)
+            .map(|(m, h)| vec![odds(m), odds(h)])
+            .collect())
     }
 
     fn weigh(&mut self, w: &mut dyn World, validation: &[SampleId]) -> Result<(), UnlearnError> {
@@ -167,7 +217,12 @@ impl<S: Strategy> Strategy for WithHead<S> {
         self.method.exactness()
     }
 
-    fn fit(&mut self, w: &mut dyn World, train: &[SampleId], validation: &[SampleId]) -> Result<Cost, UnlearnError> {
+    fn fit(
+        &mut self,
+        w: &mut dyn World,
+        train: &[SampleId],
+        validation: &[SampleId],
+    ) -> Result<Cost, UnlearnError> {
         let mut cost = self.method.fit(w, train, validation)?;
         cost += self.head.fit(w, train, validation)?;
         self.weigh(w, validation)?;
@@ -187,10 +242,20 @@ impl<S: Strategy> Strategy for WithHead<S> {
         Ok(cost)
     }
 
-    fn predict(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
+    fn predict(
+        &mut self,
+        w: &mut dyn World,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError> {
         let rows = self.both(w, samples)?;
-        let weights = self.weights.as_ref().ok_or_else(|| UnlearnError::Untrained(self.name()))?;
-        Ok(rows.iter().map(|r| [0.0, weights.score(r) as f32]).collect())
+        let weights = self
+            .weights
+            .as_ref()
+            .ok_or_else(|| UnlearnError::Untrained(self.name()))?;
+        Ok(rows
+            .iter()
+            .map(|r| [0.0, weights.score(r) as f32])
+            .collect())
     }
 
     fn models(&self) -> Vec<ModelId> {

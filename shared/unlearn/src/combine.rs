@@ -10,15 +10,17 @@ use crate::world::{Mixing, ModelId, SampleId, UnlearnError, World};
 pub enum Combine {
     /// SISA: the mean of the predicted probabilities.
     Mean,
-    /// GraphEraser's LBAggr (Chen et al., CCS 2022, section 4.3): one weight per shard, on the simplex, learned on validation samples
-    /// by gradient descent on the loss of the weighted probabilities.
+    /// GraphEraser's LBAggr (Chen et al., CCS 2022, section 4.3): one weight per shard, on the
+    /// simplex, learned on validation samples by gradient descent on the loss of the weighted
+    /// probabilities.
     Learned,
-    /// RecEraser's attention (Chen et al., WWW 2022, section 3.3): the weight of a shard depends on the user and the item; learned on
-    /// validation samples. Departure: their attention works on each shard's own user and item embeddings, which adapters of a
-    /// language model do not have; here every shard has a vector that is matched with the pretrained ones.
+    /// RecEraser's attention (Chen et al., WWW 2022, section 3.3): the weight of a shard depends on
+    /// the user and the item; learned on validation samples. Departure: their attention works on
+    /// each shard's own user and item embeddings, which adapters of a language model do not have;
+    /// here every shard has a vector that is matched with the pretrained ones.
     Attention,
-    /// APA (arXiv 2404.10327): per query, the softmax of how little each adapter errs on the nearest validation samples; the
-    /// adapters are mixed, and one pass predicts.
+    /// APA (arXiv 2404.10327): per query, the softmax of how little each adapter errs on the
+    /// nearest validation samples; the adapters are mixed, and one pass predicts.
     Apa(Mixing, ApaParams),
 }
 
@@ -53,14 +55,21 @@ fn softmax(x: &[f64]) -> Vec<f64> {
 }
 
 fn features(w: &dyn World, s: SampleId) -> Vec<f64> {
-    let mut v: Vec<f64> =
-        [w.user_vector(w.user(s)), w.item_vector(w.item(s))].concat().into_iter().map(f64::from).collect();
+    let mut v: Vec<f64> = [w.user_vector(w.user(s)), w.item_vector(w.item(s))]
+        .concat()
+        .into_iter()
+        .map(f64::from)
+        .collect();
     v.push(1.0);
     v
 }
 
 /// Probabilities of yes, `[samples][shards]`.
-fn probabilities(w: &mut dyn World, models: &[ModelId], samples: &[SampleId]) -> Result<Vec<Vec<f64>>, UnlearnError> {
+fn probabilities(
+    w: &mut dyn World,
+    models: &[ModelId],
+    samples: &[SampleId],
+) -> Result<Vec<Vec<f64>>, UnlearnError> {
     let mut out = vec![Vec::with_capacity(models.len()); samples.len()];
     for m in models {
         for (row, l) in out.iter_mut().zip(w.logits(m, samples)?) {
@@ -84,13 +93,26 @@ impl Combine {
 
     /// Forward passes per prediction.
     pub fn passes(&self, shards: usize) -> usize {
-        if matches!(self, Self::Apa(..)) { 1 } else { shards }
+        if matches!(self, Self::Apa(..)) {
+            1
+        } else {
+            shards
+        }
     }
 
     /// Learns on validation samples. Deterministic: no random start.
-    pub fn fit(&self, w: &mut dyn World, models: &[ModelId], validation: &[SampleId]) -> Result<Fitted, UnlearnError> {
-        let labels =
-            |w: &dyn World| -> Vec<f64> { validation.iter().map(|s| f64::from(u8::from(w.label(*s)))).collect() };
+    pub fn fit(
+        &self,
+        w: &mut dyn World,
+        models: &[ModelId],
+        validation: &[SampleId],
+    ) -> Result<Fitted, UnlearnError> {
+        let labels = |w: &dyn World| -> Vec<f64> {
+            validation
+                .iter()
+                .map(|s| f64::from(u8::from(w.label(*s))))
+                .collect()
+        };
         match self {
             Self::Mean => Ok(Fitted::Mean),
             Self::Learned => {
@@ -102,14 +124,22 @@ impl Combine {
             Self::Attention => {
                 let rows = probabilities(w, models, validation)?;
                 let x: Vec<Vec<f64>> = validation.iter().map(|s| features(w, *s)).collect();
-                Ok(Fitted::Attention(attend(&rows, &x, &labels(w), models.len())))
+                Ok(Fitted::Attention(attend(
+                    &rows,
+                    &x,
+                    &labels(w),
+                    models.len(),
+                )))
             }
             Self::Apa(mixing, params) => {
                 let rows = probabilities(w, models, validation)?;
                 let hidden = w.hidden(validation)?;
                 let row = |((s, p), embedding): ((&SampleId, Vec<f64>), Vec<f32>)| {
                     let error = |p: &f64| (if w.label(*s) { 1.0 - p } else { *p }) as f32;
-                    ErrorRow { embedding, errors: p.iter().map(error).collect() }
+                    ErrorRow {
+                        embedding,
+                        errors: p.iter().map(error).collect(),
+                    }
                 };
                 let table = validation.iter().zip(rows).zip(hidden).map(row).collect();
                 Ok(Fitted::Table(table, *mixing, *params))
@@ -118,17 +148,26 @@ impl Combine {
     }
 }
 
-/// Vectors `theta_k` such that the mixture of the shards' probabilities with weights `softmax_k(theta_k . x)` has the least
-/// cross-entropy, with a small ridge; 300 steps of gradient descent from zero.
+/// Vectors `theta_k` such that the mixture of the shards' probabilities with weights
+/// `softmax_k(theta_k . x)` has the least cross-entropy, with a small ridge; 300 steps of gradient
+/// descent from zero.
 fn attend(rows: &[Vec<f64>], x: &[Vec<f64>], labels: &[f64], shards: usize) -> Vec<Vec<f64>> {
     let dim = x.first().map_or(0, Vec::len);
     let mut theta = vec![vec![0.0; dim]; shards];
     let n = rows.len().max(1) as f64;
     for _ in 0..300 {
-        let mut grad: Vec<Vec<f64>> = theta.iter().map(|t| t.iter().map(|v| 1e-3 * v).collect()).collect();
+        let mut grad: Vec<Vec<f64>> = theta
+            .iter()
+            .map(|t| t.iter().map(|v| 1e-3 * v).collect())
+            .collect();
         for ((p, x), y) in rows.iter().zip(x).zip(labels) {
             let weights = weights(&theta, x);
-            let mix: f64 = weights.iter().zip(p).map(|(w, p)| w * p).sum::<f64>().clamp(1e-6, 1.0 - 1e-6);
+            let mix: f64 = weights
+                .iter()
+                .zip(p)
+                .map(|(w, p)| w * p)
+                .sum::<f64>()
+                .clamp(1e-6, 1.0 - 1e-6);
             let slope = (mix - y) / (mix * (1.0 - mix)) / n;
             for (k, g) in grad.iter_mut().enumerate() {
                 let d = slope * weights[k] * (p[k] - mix);
@@ -158,7 +197,8 @@ impl Fitted {
         if let Self::Table(table, mixing, params) = self {
             let hidden = w.hidden(samples)?;
             let factors = if *mixing == Mixing::D { 2 } else { 1 };
-            let of = |h: &Vec<f32>| params.amplified(omega(params, table, h, models.len()), factors);
+            let of =
+                |h: &Vec<f32>| params.amplified(omega(params, table, h, models.len()), factors);
             let omega: Vec<Vec<f32>> = hidden.iter().map(of).collect();
             return w.mixed(models, &omega, *mixing, samples);
         }

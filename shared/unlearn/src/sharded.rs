@@ -8,13 +8,14 @@ use crate::combine::{Combine, Fitted, method_seed};
 use crate::partition::{Partition, Placed};
 use crate::world::{Cost, Exactness, ModelId, SampleId, Strategy, Training, UnlearnError, World};
 
-/// SISA (arXiv 1912.03817), GraphEraser (CCS 2022), RecEraser (WWW 2022), APA (arXiv 2404.10327) and ours, by partition,
-/// combination and number of slices.
+/// SISA (arXiv 1912.03817), GraphEraser (CCS 2022), RecEraser (WWW 2022), APA (arXiv 2404.10327)
+/// and ours, by partition, combination and number of slices.
 ///
-/// The published methods keep the partition that they computed with the deleted samples: that is what they promise
-/// exactness for. Ours computes it again from what remains. Inside a shard, stage r trains on slices 1..r (SISA, section 5.2)
-/// for `2 e / (R + 1)` epochs, so that all stages together pass over as many samples as `e` epochs would, or, with
-/// [`Self::slice_by_slice`], on slice r alone for `e` epochs; optimiser state goes along. A deletion trains again from the first
+/// The published methods keep the partition that they computed with the deleted samples: that is
+/// what they promise exactness for. Ours computes it again from what remains. Inside a shard, stage
+/// r trains on slices 1..r (SISA, section 5.2) for `2 e / (R + 1)` epochs, so that all stages
+/// together pass over as many samples as `e` epochs would, or, with [`Self::slice_by_slice`], on
+/// slice r alone for `e` epochs; optimiser state goes along. A deletion trains again from the first
 /// slice that it touched. Slices are keyed ranks of the user: what leaves does not move who stays.
 #[derive(Debug)]
 pub struct Sharded {
@@ -60,10 +61,14 @@ impl Sharded {
         }
     }
 
-    /// Stages that train on their own slice alone. All cost the same then: a deletion that touches slice r of R costs
-    /// `(R - r + 1) / R` of its shard, where stages over all earlier slices cost up to all of it and `2 / (R + 1)` at least.
+    /// Stages that train on their own slice alone. All cost the same then: a deletion that touches
+    /// slice r of R costs `(R - r + 1) / R` of its shard, where stages over all earlier slices cost
+    /// up to all of it and `2 / (R + 1)` at least.
     pub fn slice_by_slice(self) -> Self {
-        Self { alone: true, ..self }
+        Self {
+            alone: true,
+            ..self
+        }
     }
 
     fn slice(&self, w: &dyn World, s: SampleId) -> usize {
@@ -82,15 +87,30 @@ impl Sharded {
     }
 
     /// Trains a shard's stages from `from` on.
-    fn train(&mut self, w: &mut dyn World, shard: usize, from: usize) -> Result<Cost, UnlearnError> {
+    fn train(
+        &mut self,
+        w: &mut dyn World,
+        shard: usize,
+        from: usize,
+    ) -> Result<Cost, UnlearnError> {
         let slices = self.sliced(w, shard);
-        let epochs = if self.alone { self.epochs } else { 2.0 * self.epochs / (self.slices as f64 + 1.0) };
+        let epochs = if self.alone {
+            self.epochs
+        } else {
+            2.0 * self.epochs / (self.slices as f64 + 1.0)
+        };
         let mut cost = Cost::default();
         for stage in from..self.slices {
-            let start = stage.checked_sub(1).and_then(|s| self.stages[shard][s].clone());
+            let start = stage
+                .checked_sub(1)
+                .and_then(|s| self.stages[shard][s].clone());
             let mut samples = slices[if self.alone { stage } else { 0 }..=stage].concat();
             samples.sort_unstable();
-            let (model, spent) = w.train(&Training { start, samples, epochs })?;
+            let (model, spent) = w.train(&Training {
+                start,
+                samples,
+                epochs,
+            })?;
             cost += spent;
             self.stages[shard][stage] = Some(model);
         }
@@ -104,11 +124,22 @@ impl Strategy for Sharded {
     }
 
     fn exactness(&self) -> Exactness {
-        if self.partition.independent() { Exactness::Exact } else { Exactness::GivenPartition }
+        if self.partition.independent() {
+            Exactness::Exact
+        } else {
+            Exactness::GivenPartition
+        }
     }
 
-    fn fit(&mut self, w: &mut dyn World, train: &[SampleId], validation: &[SampleId]) -> Result<Cost, UnlearnError> {
-        self.placed = self.partition.place(w, train, self.shards, &self.seed, None)?;
+    fn fit(
+        &mut self,
+        w: &mut dyn World,
+        train: &[SampleId],
+        validation: &[SampleId],
+    ) -> Result<Cost, UnlearnError> {
+        self.placed = self
+            .partition
+            .place(w, train, self.shards, &self.seed, None)?;
         self.samples = train.to_vec();
         self.stages = vec![vec![None; self.slices]; self.shards];
         let mut cost = Cost::default();
@@ -131,15 +162,25 @@ impl Strategy for Sharded {
         }
         let old: BTreeMap<SampleId, usize> = self.placement().into_iter().collect();
         let next = match self.partition.independent() {
-            true => self.partition.place(w, remaining, self.shards, &self.seed, Some(&self.placed))?,
+            true => {
+                self.partition
+                    .place(w, remaining, self.shards, &self.seed, Some(&self.placed))?
+            }
             false => {
                 let stored = |s: &SampleId| old.get(s).copied();
                 let shards: Option<Vec<usize>> = remaining.iter().map(stored).collect();
                 let missing = || UnlearnError::Data("a remaining sample was never placed".into());
-                Placed { shards: shards.ok_or_else(missing)?, fixed: None }
+                Placed {
+                    shards: shards.ok_or_else(missing)?,
+                    fixed: None,
+                }
             }
         };
-        let new: BTreeMap<SampleId, usize> = remaining.iter().copied().zip(next.shards.iter().copied()).collect();
+        let new: BTreeMap<SampleId, usize> = remaining
+            .iter()
+            .copied()
+            .zip(next.shards.iter().copied())
+            .collect();
         // The first slice of each shard that lost or gained somebody.
         let mut touched: BTreeMap<usize, usize> = BTreeMap::new();
         let all: BTreeSet<SampleId> = old.keys().chain(new.keys()).copied().collect();
@@ -148,7 +189,10 @@ impl Strategy for Sharded {
             if before != after {
                 let slice = self.slice(w, s);
                 for shard in before.into_iter().chain(after) {
-                    touched.entry(*shard).and_modify(|x| *x = slice.min(*x)).or_insert(slice);
+                    touched
+                        .entry(*shard)
+                        .and_modify(|x| *x = slice.min(*x))
+                        .or_insert(slice);
                 }
             }
         }
@@ -161,8 +205,15 @@ impl Strategy for Sharded {
         Ok(cost)
     }
 
-    fn predict(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
-        let fitted = self.fitted.as_ref().ok_or_else(|| UnlearnError::Untrained(self.name.clone()))?;
+    fn predict(
+        &mut self,
+        w: &mut dyn World,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError> {
+        let fitted = self
+            .fitted
+            .as_ref()
+            .ok_or_else(|| UnlearnError::Untrained(self.name.clone()))?;
         fitted.predict(w, &self.models(), samples)
     }
 
@@ -172,11 +223,18 @@ impl Strategy for Sharded {
     }
 
     fn models(&self) -> Vec<ModelId> {
-        self.stages.iter().filter_map(|s| s.last().cloned().flatten()).collect()
+        self.stages
+            .iter()
+            .filter_map(|s| s.last().cloned().flatten())
+            .collect()
     }
 
     fn placement(&self) -> Vec<(SampleId, usize)> {
-        self.samples.iter().copied().zip(self.placed.shards.iter().copied()).collect()
+        self.samples
+            .iter()
+            .copied()
+            .zip(self.placed.shards.iter().copied())
+            .collect()
     }
 
     fn passes(&self) -> usize {

@@ -25,9 +25,10 @@ pub enum Change {
     Subtract,
 }
 
-/// Sums over samples of the products of their features with each other and with the label: all that a least-squares fit needs to
-/// know. Integers add and subtract without rounding, so that neither order nor grouping matters, and what was added and
-/// subtracted again was never there, bit for bit.
+/// Sums over samples of the products of their features with each other and with the label: all that
+/// a least-squares fit needs to know. Integers add and subtract without rounding, so that neither
+/// order nor grouping matters, and what was added and subtracted again was never there, bit for
+/// bit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sums {
     width: usize,
@@ -41,43 +42,69 @@ impl Sums {
     /// Nobody's, for samples of `features` features.
     pub fn new(features: usize) -> Self {
         let width = features + 1;
-        Self { width, products: vec![0; width * (width + 1) / 2], labelled: vec![0; width] }
+        Self {
+            width,
+            products: vec![0; width * (width + 1) / 2],
+            labelled: vec![0; width],
+        }
     }
 
     /// Samples in them.
     pub fn samples(&self) -> i64 {
-        self.products.last().map_or(0, |p| p / (STEPS as i64 * STEPS as i64))
+        self.products
+            .last()
+            .map_or(0, |p| p / (STEPS as i64 * STEPS as i64))
     }
 
-    /// Adds a sample, or subtracts one that was added: with the same features to the bit, which the same build on the same
-    /// kind of processor gives, or a record of them.
+    /// Adds a sample, or subtracts one that was added: with the same features to the bit, which the
+    /// same build on the same kind of processor gives, or a record of them.
     ///
     /// # Errors
-    /// A number of features other than expected, a feature that is not finite or beyond 512, more samples than 2^24, or
-    /// fewer than none; the sums are as before then.
-    pub fn add(&mut self, features: &[f32], label: bool, change: Change) -> Result<(), UnlearnError> {
+    /// A number of features other than expected, a feature that is not finite or beyond 512, more
+    /// samples than 2^24, or fewer than none; the sums are as before then.
+    pub fn add(
+        &mut self,
+        features: &[f32],
+        label: bool,
+        change: Change,
+    ) -> Result<(), UnlearnError> {
         let sign = if change == Change::Add { 1 } else { -1 };
         if features.len() + 1 != self.width {
             let (got, expected) = (features.len(), self.width - 1);
-            return Err(UnlearnError::Data(format!("{got} features, expected {expected}")));
+            return Err(UnlearnError::Data(format!(
+                "{got} features, expected {expected}"
+            )));
         }
         if let Some(x) = features.iter().find(|x| x.is_nan() || x.abs() > LARGEST) {
-            return Err(UnlearnError::Data(format!("a feature of {x}, expected at most {LARGEST}")));
+            return Err(UnlearnError::Data(format!(
+                "a feature of {x}, expected at most {LARGEST}"
+            )));
         }
         if !(0..=MOST).contains(&(self.samples() + sign)) {
             let n = self.samples();
-            return Err(UnlearnError::Data(format!("{n} samples, cannot {change:?} one: expected 0 to {MOST} in all")));
+            return Err(UnlearnError::Data(format!(
+                "{n} samples, cannot {change:?} one: expected 0 to {MOST} in all"
+            )));
         }
-        let mut row: Vec<i64> = features.iter().map(|x| (x * STEPS).round() as i64).collect();
+        let mut row: Vec<i64> = features
+            .iter()
+            .map(|x| (x * STEPS).round() as i64)
+            .collect();
         row.push(STEPS as i64);
         let mut at = 0;
         for (i, x) in row.iter().enumerate() {
             let those = &mut self.products[at..at + row.len() - i];
-            those.iter_mut().zip(&row[i..]).for_each(|(p, y)| *p += sign * x * y);
+            those
+                .iter_mut()
+                .zip(&row[i..])
+                .for_each(|(p, y)| *p += sign * x * y);
             at += row.len() - i;
         }
         if label {
-            self.labelled.iter_mut().zip(&row).for_each(|(p, x)| *p += sign * x * STEPS as i64);
+            self.labelled
+                .iter_mut()
+                .zip(&row)
+                .for_each(|(p, x)| *p += sign * x * STEPS as i64);
         }
         Ok(())
     }
@@ -93,12 +120,16 @@ impl Sums {
                 (products[(i, j)], products[(j, i)]) = (mean, mean);
             }
         }
-        (products, DVector::from_iterator(self.width, self.labelled.iter().map(|v| *v as f64 / unit)))
+        (
+            products,
+            DVector::from_iterator(self.width, self.labelled.iter().map(|v| *v as f64 / unit)),
+        )
     }
 
-    /// Ridge regression of the label around the untuned model, whose log-odds are the last feature: its slope is drawn to the one that
-    /// takes the log-odds at their word, the others' to none, with the weight of `ridge` samples of the features' mean
-    /// variance ([`OWN`] of its own for the last). Few samples leave the untuned model; nobody's is the untuned model.
+    /// Ridge regression of the label around the untuned model, whose log-odds are the last feature:
+    /// its slope is drawn to the one that takes the log-odds at their word, the others' to none,
+    /// with the weight of `ridge` samples of the features' mean variance ([`OWN`] of its own for
+    /// the last). Few samples leave the untuned model; nobody's is the untuned model.
     /// Deterministic.
     ///
     /// # Errors
@@ -106,9 +137,15 @@ impl Sums {
     pub fn solve(&self, ridge: f64) -> Result<Line, UnlearnError> {
         let d = self.width - 1;
         if d == 0 {
-            return Err(UnlearnError::Data("no features, expected one at least: the untuned model's log-odds".into()));
+            return Err(UnlearnError::Data(
+                "no features, expected one at least: the untuned model's log-odds".into(),
+            ));
         }
-        let mut line = Line { weights: vec![0.0; d], mean: vec![0.0; d], offset: 0.0 };
+        let mut line = Line {
+            weights: vec![0.0; d],
+            mean: vec![0.0; d],
+            offset: 0.0,
+        };
         line.weights[d - 1] = 1.0;
         if self.samples() == 0 {
             return Ok(line);
@@ -124,22 +161,32 @@ impl Sums {
         let variance = (covariance.trace() - covariance[(d - 1, d - 1)]) / (d - 1).max(1) as f64;
         let mut penalised = covariance.clone();
         for i in 0..d {
-            let penalty = if i + 1 < d { ridge * variance } else { OWN * covariance[(i, i)] };
+            let penalty = if i + 1 < d {
+                ridge * variance
+            } else {
+                OWN * covariance[(i, i)]
+            };
             // A feature that does not vary still needs a pivot.
             penalised[(i, i)] += penalty / n + 1e-12;
         }
         let factors = Cholesky::new(penalised).ok_or_else(|| {
-            UnlearnError::Data(format!("a penalty of {ridge} does not make {d} features independent: raise it"))
+            UnlearnError::Data(format!(
+                "a penalty of {ridge} does not make {d} features independent: raise it"
+            ))
         })?;
         let change = factors.solve(&slopes);
-        line.weights.iter_mut().zip(change.iter()).for_each(|(w, c)| *w += c / spread);
+        line.weights
+            .iter_mut()
+            .zip(change.iter())
+            .for_each(|(w, c)| *w += c / spread);
         line.mean = mean.iter().copied().collect();
         line.offset = (rate / (1.0 - rate)).ln();
         Ok(line)
     }
 }
 
-/// A fitted line, as log-odds that have its value and slope at the mean (a line in probability leaves \[0, 1\]).
+/// A fitted line, as log-odds that have its value and slope at the mean (a line in probability
+/// leaves \[0, 1\]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
     weights: Vec<f64>,
@@ -150,8 +197,13 @@ pub struct Line {
 impl Line {
     /// Logits `[no, yes]`.
     pub fn logits(&self, features: &[f32]) -> [f32; 2] {
-        let above: f64 =
-            self.weights.iter().zip(&self.mean).zip(features).map(|((w, m), x)| w * (f64::from(*x) - m)).sum();
+        let above: f64 = self
+            .weights
+            .iter()
+            .zip(&self.mean)
+            .zip(features)
+            .map(|((w, m), x)| w * (f64::from(*x) - m))
+            .sum();
         [0.0, (self.offset + above) as f32]
     }
 }
@@ -168,15 +220,23 @@ mod tests {
         let mut rng = Seed::from_u64(3).rng();
         let one = |_| {
             let a = rng.normal();
-            let x = [5.0 + a, -3.0 + 0.5 * a + rng.normal(), 2.0 + 0.7 * a + rng.normal()];
-            (x, a - 0.5 * (x[1] + 3.0) + 0.8 * (x[2] - 2.0) + 0.3 * rng.normal() > 0.2)
+            let x = [
+                5.0 + a,
+                -3.0 + 0.5 * a + rng.normal(),
+                2.0 + 0.7 * a + rng.normal(),
+            ];
+            (
+                x,
+                a - 0.5 * (x[1] + 3.0) + 0.8 * (x[2] - 2.0) + 0.3 * rng.normal() > 0.2,
+            )
         };
         (0..n).map(one).collect()
     }
 
     fn sums(rows: &[Row]) -> Sums {
         let mut sums = Sums::new(3);
-        rows.iter().for_each(|(x, y)| sums.add(x, *y, Change::Add).expect("adds"));
+        rows.iter()
+            .for_each(|(x, y)| sums.add(x, *y, Change::Add).expect("adds"));
         sums
     }
 
@@ -187,13 +247,19 @@ mod tests {
         let reversed: Vec<_> = all[50..].iter().rev().copied().collect();
         let never = sums(&reversed);
         assert_ne!(forgot, never, "fifty more");
-        all[..50].iter().for_each(|(x, y)| forgot.add(x, *y, Change::Subtract).expect("subtracts"));
+        all[..50]
+            .iter()
+            .for_each(|(x, y)| forgot.add(x, *y, Change::Subtract).expect("subtracts"));
         assert_eq!(forgot, never);
         assert_eq!(forgot.samples(), 150);
-        assert_eq!(forgot.solve(1.0).expect("solves"), never.solve(1.0).expect("solves"));
+        assert_eq!(
+            forgot.solve(1.0).expect("solves"),
+            never.solve(1.0).expect("solves")
+        );
     }
 
-    /// Gradient of what the docstring says is least: the squared error of the line in probability, and the penalties.
+    /// Gradient of what the docstring says is least: the squared error of the line in probability,
+    /// and the penalties.
     fn gradient(rows: &[Row], line: &Line, ridge: f64) -> [f64; 3] {
         let n = rows.len() as f64;
         let mean = |f: &dyn Fn(&Row) -> f64| rows.iter().map(f).sum::<f64>() / n;
@@ -202,8 +268,10 @@ mod tests {
         let centre: Vec<f64> = (0..3).map(|k| mean(&|(x, _)| f64::from(x[k]))).collect();
         let x = |(x, _): &Row, k: usize| f64::from(x[k]) - centre[k];
         let variance: Vec<f64> = (0..3).map(|k| mean(&|r| x(r, k).powi(2))).collect();
-        let error =
-            |r: &Row| rate + spread * (0..3).map(|k| line.weights[k] * x(r, k)).sum::<f64>() - f64::from(u8::from(r.1));
+        let error = |r: &Row| {
+            rate + spread * (0..3).map(|k| line.weights[k] * x(r, k)).sum::<f64>()
+                - f64::from(u8::from(r.1))
+        };
         std::array::from_fn(|k| {
             let own = match k {
                 2 => OWN * variance[2] * spread * (line.weights[2] - 1.0),
@@ -223,10 +291,16 @@ mod tests {
             assert!(slopes.iter().all(|g| g.abs() < 2e-3), "{ridge}: {slopes:?}");
             let mut off = line.clone();
             off.weights[1] += 0.3;
-            assert!(gradient(&all, &off, ridge)[1].abs() > 2e-2, "{ridge}: another line has another slope");
+            assert!(
+                gradient(&all, &off, ridge)[1].abs() > 2e-2,
+                "{ridge}: another line has another slope"
+            );
             let at_mean: Vec<f32> = line.mean.iter().map(|m| *m as f32).collect();
             let rate = all.iter().filter(|(_, y)| *y).count() as f32 / all.len() as f32;
-            assert!((line.logits(&at_mean)[1] - (rate / (1.0 - rate)).ln()).abs() < 1e-3, "its value at the mean");
+            assert!(
+                (line.logits(&at_mean)[1] - (rate / (1.0 - rate)).ln()).abs() < 1e-3,
+                "its value at the mean"
+            );
         }
     }
 
@@ -237,7 +311,12 @@ mod tests {
         let few = sums(&rows(2)).solve(100.0).expect("solves");
         let all = sums(&rows(2000)).solve(100.0).expect("solves");
         let far = |l: &Line| l.weights[0].abs() + l.weights[1].abs() + (l.weights[2] - 1.0).abs();
-        assert!(far(&few) < 0.4 && far(&all) > 1.0, "{} and {}", far(&few), far(&all));
+        assert!(
+            far(&few) < 0.4 && far(&all) > 1.0,
+            "{} and {}",
+            far(&few),
+            far(&all)
+        );
     }
 
     #[test]
@@ -245,21 +324,36 @@ mod tests {
         let mut sums = Sums::new(3);
         sums.add(&[1.0, 2.0, 3.0], true, Change::Add).expect("adds");
         let before = sums.clone();
-        for x in [vec![1.0; 2], vec![1.0, f32::NAN, 0.0], vec![1.0, 600.0, 0.0]] {
+        for x in [
+            vec![1.0; 2],
+            vec![1.0, f32::NAN, 0.0],
+            vec![1.0, 600.0, 0.0],
+        ] {
             assert!(sums.add(&x, true, Change::Add).is_err(), "{x:?}");
         }
         assert_eq!(sums, before);
-        sums.add(&[1.0, 2.0, 3.0], true, Change::Subtract).expect("subtracts");
-        assert!(sums.add(&[1.0, 2.0, 3.0], true, Change::Subtract).is_err(), "nobody is left");
+        sums.add(&[1.0, 2.0, 3.0], true, Change::Subtract)
+            .expect("subtracts");
+        assert!(
+            sums.add(&[1.0, 2.0, 3.0], true, Change::Subtract).is_err(),
+            "nobody is left"
+        );
         assert_eq!(sums, Sums::new(3));
         assert!(Sums::new(0).solve(1.0).is_err(), "no features");
     }
 
     #[test]
     fn twins_share_a_weight_and_less_than_no_penalty_is_refused() {
-        let twins: Vec<_> = rows(100).iter().map(|(x, y)| ([x[0], x[0], x[2]], *y)).collect();
+        let twins: Vec<_> = rows(100)
+            .iter()
+            .map(|(x, y)| ([x[0], x[0], x[2]], *y))
+            .collect();
         let line = sums(&twins).solve(1.0).expect("solves");
-        assert!((line.weights[0] - line.weights[1]).abs() < 1e-6, "{:?}", line.weights);
+        assert!(
+            (line.weights[0] - line.weights[1]).abs() < 1e-6,
+            "{:?}",
+            line.weights
+        );
         assert!(sums(&twins).solve(-1.0).is_err());
     }
 }

@@ -1,6 +1,8 @@
 //! Methods with one model for everything.
 
-use crate::world::{Cost, Distillation, Exactness, ModelId, SampleId, Strategy, Training, UnlearnError, World};
+use crate::world::{
+    Cost, Distillation, Exactness, ModelId, SampleId, Strategy, Training, UnlearnError, World,
+};
 
 /// Everything from scratch on what remains: what every other method is measured against.
 #[derive(Debug)]
@@ -12,19 +14,26 @@ pub struct Retrain {
 impl Retrain {
     /// `epochs` passes over the data.
     pub fn new(epochs: f64) -> Self {
-        Self { epochs, model: None }
+        Self {
+            epochs,
+            model: None,
+        }
     }
 
     fn train(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Cost, UnlearnError> {
-        let run = Training { start: None, samples: samples.to_vec(), epochs: self.epochs };
+        let run = Training {
+            start: None,
+            samples: samples.to_vec(),
+            epochs: self.epochs,
+        };
         let (model, cost) = w.train(&run)?;
         self.model = Some(model);
         Ok(cost)
     }
 }
 
-/// The common start of all methods, trained on nobody: what a deletion has nothing to take from, and what every other method
-/// has to beat.
+/// The common start of all methods, trained on nobody: what a deletion has nothing to take from,
+/// and what every other method has to beat.
 #[derive(Debug, Default)]
 pub struct Base {
     model: Option<ModelId>,
@@ -39,8 +48,17 @@ impl Strategy for Base {
         Exactness::Exact
     }
 
-    fn fit(&mut self, w: &mut dyn World, _: &[SampleId], _: &[SampleId]) -> Result<Cost, UnlearnError> {
-        let (model, cost) = w.train(&Training { start: None, samples: vec![], epochs: 0.0 })?;
+    fn fit(
+        &mut self,
+        w: &mut dyn World,
+        _: &[SampleId],
+        _: &[SampleId],
+    ) -> Result<Cost, UnlearnError> {
+        let (model, cost) = w.train(&Training {
+            start: None,
+            samples: vec![],
+            epochs: 0.0,
+        })?;
         self.model = Some(model);
         Ok(cost)
     }
@@ -55,7 +73,11 @@ impl Strategy for Base {
         Ok(Cost::default())
     }
 
-    fn predict(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
+    fn predict(
+        &mut self,
+        w: &mut dyn World,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError> {
         w.logits(trained(&self.model, "Base")?, samples)
     }
 
@@ -65,7 +87,9 @@ impl Strategy for Base {
 }
 
 fn trained<'a>(model: &'a Option<ModelId>, name: &str) -> Result<&'a ModelId, UnlearnError> {
-    model.as_ref().ok_or_else(|| UnlearnError::Untrained(name.into()))
+    model
+        .as_ref()
+        .ok_or_else(|| UnlearnError::Untrained(name.into()))
 }
 
 impl Strategy for Retrain {
@@ -77,7 +101,12 @@ impl Strategy for Retrain {
         Exactness::Exact
     }
 
-    fn fit(&mut self, w: &mut dyn World, train: &[SampleId], _: &[SampleId]) -> Result<Cost, UnlearnError> {
+    fn fit(
+        &mut self,
+        w: &mut dyn World,
+        train: &[SampleId],
+        _: &[SampleId],
+    ) -> Result<Cost, UnlearnError> {
         self.train(w, train)
     }
 
@@ -91,7 +120,11 @@ impl Strategy for Retrain {
         self.train(w, remaining)
     }
 
-    fn predict(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
+    fn predict(
+        &mut self,
+        w: &mut dyn World,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError> {
         w.logits(trained(&self.model, "Retrain")?, samples)
     }
 
@@ -100,14 +133,16 @@ impl Strategy for Retrain {
     }
 }
 
-/// E2URec (Wang et al., arXiv 2403.03536): approximate. Two teachers guide a small adapter beside the original model: on
-/// forgotten samples the original's logits less what it gains from seeing them again,
-/// `z = z_orig - alpha ReLU(z_aug - z_orig)`; on as many remaining samples the original's own.
+/// E2URec (Wang et al., arXiv 2403.03536): approximate. Two teachers guide a small adapter beside
+/// the original model: on forgotten samples the original's logits less what it gains from seeing
+/// them again, `z = z_orig - alpha ReLU(z_aug - z_orig)`; on as many remaining samples the
+/// original's own.
 ///
-/// Departures: the augmented model is the original trained further on the forgotten samples (they train another model
-/// from the base); the answers are two tokens, so that teachers are two logits; the unlearning adapter has the original's
-/// rank; the loss on labels of remaining samples (their third term) is left out, since the original's logits on
-/// them carry it. Their metric named JSD is a symmetric KL; [`crate::figures::jsd`] is the divergence to the mixture.
+/// Departures: the augmented model is the original trained further on the forgotten samples (they
+/// train another model from the base); the answers are two tokens, so that teachers are two logits;
+/// the unlearning adapter has the original's rank; the loss on labels of remaining samples (their
+/// third term) is left out, since the original's logits on them carry it. Their metric named JSD is
+/// a symmetric KL; [`crate::figures::jsd`] is the divergence to the mixture.
 #[derive(Debug)]
 pub struct E2urec {
     epochs: f64,
@@ -118,7 +153,11 @@ pub struct E2urec {
 impl E2urec {
     /// `epochs` of the original training; `alpha` as in the paper.
     pub fn new(epochs: f64, alpha: f32) -> Self {
-        Self { epochs, alpha, model: None }
+        Self {
+            epochs,
+            alpha,
+            model: None,
+        }
     }
 }
 
@@ -135,8 +174,17 @@ impl Strategy for E2urec {
         Exactness::Approximate
     }
 
-    fn fit(&mut self, w: &mut dyn World, train: &[SampleId], _: &[SampleId]) -> Result<Cost, UnlearnError> {
-        let run = Training { start: None, samples: train.to_vec(), epochs: self.epochs };
+    fn fit(
+        &mut self,
+        w: &mut dyn World,
+        train: &[SampleId],
+        _: &[SampleId],
+    ) -> Result<Cost, UnlearnError> {
+        let run = Training {
+            start: None,
+            samples: train.to_vec(),
+            epochs: self.epochs,
+        };
         let (model, cost) = w.train(&run)?;
         self.model = Some(model);
         Ok(cost)
@@ -150,7 +198,11 @@ impl Strategy for E2urec {
         _: &[SampleId],
     ) -> Result<Cost, UnlearnError> {
         let original = trained(&self.model, "E2URec")?.clone();
-        let again = Training { start: Some(original.clone()), samples: gone.to_vec(), epochs: 2.0 };
+        let again = Training {
+            start: Some(original.clone()),
+            samples: gone.to_vec(),
+            epochs: 2.0,
+        };
         let (augmented, mut cost) = w.train(&again)?;
         let (orig, aug) = (w.logits(&original, gone)?, w.logits(&augmented, gone)?);
         let mut targets = vec![];
@@ -158,19 +210,30 @@ impl Strategy for E2urec {
             let less = |i: usize| o[i] - self.alpha * (a[i] - o[i]).max(0.0);
             targets.push((*s, yes(less(0), less(1))));
         }
-        // As many remaining samples as go (at least 32) keep the model in place; they are spread evenly.
+        // As many remaining samples as go (at least 32) keep the model in place; they are spread
+        // evenly.
         let keep = gone.len().max(32).min(remaining.len());
-        let kept: Vec<SampleId> = (0..keep).map(|i| remaining[i * remaining.len() / keep]).collect();
+        let kept: Vec<SampleId> = (0..keep)
+            .map(|i| remaining[i * remaining.len() / keep])
+            .collect();
         for (s, o) in kept.iter().zip(w.logits(&original, &kept)?) {
             targets.push((*s, yes(o[0], o[1])));
         }
-        let (model, spent) = w.distil(&Distillation { student: original, targets, epochs: 3.0 })?;
+        let (model, spent) = w.distil(&Distillation {
+            student: original,
+            targets,
+            epochs: 3.0,
+        })?;
         cost += spent;
         self.model = Some(model);
         Ok(cost)
     }
 
-    fn predict(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError> {
+    fn predict(
+        &mut self,
+        w: &mut dyn World,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError> {
         w.logits(trained(&self.model, "E2URec")?, samples)
     }
 

@@ -19,7 +19,8 @@ pub enum UnlearnError {
     Data(String),
 }
 
-/// A sample of the experiment: its position in the world's list. Identities (seeds, ranks) are [`World::identity`]'s.
+/// A sample of the experiment: its position in the world's list. Identities (seeds, ranks) are
+/// [`World::identity`]'s.
 pub type SampleId = usize;
 
 /// A trained model: a digest of everything that its bytes depend on.
@@ -32,7 +33,8 @@ impl fmt::Display for ModelId {
     }
 }
 
-/// One training run: from a model (with its optimiser's state) or from the common initialisation, on these samples.
+/// One training run: from a model (with its optimiser's state) or from the common initialisation,
+/// on these samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Training {
     /// Goes on from here.
@@ -89,14 +91,19 @@ pub struct Untuned {
     pub log_odds: f32,
 }
 
-/// Training, scoring and the vectors of samples, as the experiment offers them. Logits are `[no, yes]`.
+/// Training, scoring and the vectors of samples, as the experiment offers them. Logits are `[no,
+/// yes]`.
 pub trait World {
     /// Trains; the same run gives the same model.
     fn train(&mut self, run: &Training) -> Result<(ModelId, Cost), UnlearnError>;
     /// Trains towards soft targets.
     fn distil(&mut self, run: &Distillation) -> Result<(ModelId, Cost), UnlearnError>;
     /// Logits by one model.
-    fn logits(&mut self, model: &ModelId, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError>;
+    fn logits(
+        &mut self,
+        model: &ModelId,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError>;
     /// Logits by mixed adapters; `omega` holds the models' weights for each sample.
     fn mixed(
         &mut self,
@@ -107,7 +114,8 @@ pub trait World {
     ) -> Result<Vec<[f32; 2]>, UnlearnError>;
     /// Where a sample lies: hidden states of the untuned model.
     fn hidden(&mut self, samples: &[SampleId]) -> Result<Vec<Vec<f32>>, UnlearnError>;
-    /// What the untuned model says of samples, and what the layers above the frozen states cost for it.
+    /// What the untuned model says of samples, and what the layers above the frozen states cost for
+    /// it.
     fn untuned(&mut self, samples: &[SampleId]) -> Result<(Vec<Untuned>, Cost), UnlearnError>;
     /// Processor seconds so far, for methods that compute something themselves.
     fn seconds(&self) -> f64;
@@ -148,7 +156,12 @@ pub trait Strategy {
     /// What it promises.
     fn exactness(&self) -> Exactness;
     /// Trains from nothing. Whoever validates is never deleted in an experiment.
-    fn fit(&mut self, w: &mut dyn World, train: &[SampleId], validation: &[SampleId]) -> Result<Cost, UnlearnError>;
+    fn fit(
+        &mut self,
+        w: &mut dyn World,
+        train: &[SampleId],
+        validation: &[SampleId],
+    ) -> Result<Cost, UnlearnError>;
     /// Forgets: `remaining` is what stays of the training samples.
     fn forget(
         &mut self,
@@ -158,7 +171,11 @@ pub trait Strategy {
         validation: &[SampleId],
     ) -> Result<Cost, UnlearnError>;
     /// Logits.
-    fn predict(&mut self, w: &mut dyn World, samples: &[SampleId]) -> Result<Vec<[f32; 2]>, UnlearnError>;
+    fn predict(
+        &mut self,
+        w: &mut dyn World,
+        samples: &[SampleId],
+    ) -> Result<Vec<[f32; 2]>, UnlearnError>;
     /// The models that it predicts with.
     fn models(&self) -> Vec<ModelId>;
     /// Shard of every training sample, where there are shards; for the ablation of partitions.
@@ -169,7 +186,8 @@ pub trait Strategy {
     fn learn(&mut self, _: &mut dyn World, _validation: &[SampleId]) -> Result<(), UnlearnError> {
         Ok(())
     }
-    /// Whether it predicts with adapters and nothing else, so that other methods' adapters are references for an attack on it.
+    /// Whether it predicts with adapters and nothing else, so that other methods' adapters are
+    /// references for an attack on it.
     fn adapters_alone(&self) -> bool {
         true
     }

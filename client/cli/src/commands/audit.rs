@@ -1,4 +1,5 @@
-//! `lethe training-data` and `lethe audit`: a shard trained again by somebody else, on their own machine.
+//! `lethe training-data` and `lethe audit`: a shard trained again by somebody else, on their own
+//! machine.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -27,14 +28,17 @@ pub(crate) struct ExportArgs {
     out: PathBuf,
 }
 
-/// The person's own training data, for an auditor. Whoever runs it on the device agrees for the person.
+/// The person's own training data, for an auditor. Whoever runs it on the device agrees for the
+/// person.
 pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let data = TrainingData::of_folder(&args.folder, None)?;
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(&args.out).with_context(|| args.out.display().to_string())?;
+    let file = options
+        .open(&args.out)
+        .with_context(|| args.out.display().to_string())?;
     serde_json::to_writer(file, &data)?;
     let events = data.events.len();
     writeln!(
@@ -73,10 +77,16 @@ pub(crate) fn audit(args: &Args) -> anyhow::Result<ExitCode> {
     let bundle = Bundle::verify(&bytes, &key).with_context(|| args.bundle.display().to_string())?;
     let people = people(&bundle, &args.exports)?;
     let temporary = tempfile::tempdir()?;
-    let home = args.home.clone().unwrap_or_else(|| temporary.path().join("audit"));
+    let home = args
+        .home
+        .clone()
+        .unwrap_or_else(|| temporary.path().join("audit"));
     std::fs::create_dir_all(&home).with_context(|| home.display().to_string())?;
     if std::fs::read_dir(&home)?.next().is_some() {
-        bail!("{} is not empty: an audit starts from nothing; give another --home", home.display());
+        bail!(
+            "{} is not empty: an audit starts from nothing; give another --home",
+            home.display()
+        );
     }
     let (model, data) = args.inputs.paths()?;
     let paths = (std::path::absolute(model)?, std::path::absolute(data)?);
@@ -96,7 +106,8 @@ pub(crate) fn audit(args: &Args) -> anyhow::Result<ExitCode> {
         let word = if equal { "EQUAL" } else { "DIFFERENT" };
         writeln!(
             out,
-            "{word}: shard {} trained again on {} records that the log committed to before (entry {})\n  trained here {}\n  theirs       {}",
+            "{word}: shard {} trained again on {} records that the log committed to before (entry \
+             {})\n  trained here {}\n  theirs       {}",
             bundle.training.training.shard,
             bundle.members.len(),
             bundle.training.index,
@@ -104,7 +115,11 @@ pub(crate) fn audit(args: &Args) -> anyhow::Result<ExitCode> {
             bundle.adapter
         )?;
     }
-    Ok(if equal { ExitCode::SUCCESS } else { ExitCode::from(3) })
+    Ok(if equal {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(3)
+    })
 }
 
 /// The exports in the order of the bundle, each matched by the commitment that it opens.
@@ -113,15 +128,23 @@ fn people(bundle: &Bundle, folder: &Path) -> anyhow::Result<Vec<TrainingData>> {
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
         let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        let data: TrainingData = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-        let commitment = data.commitment().with_context(|| format!("{}: its salt is not 32 bytes", path.display()))?;
+        let data: TrainingData =
+            serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        let commitment = data
+            .commitment()
+            .with_context(|| format!("{}: its salt is not 32 bytes", path.display()))?;
         found.insert(commitment.hex(), data);
     }
     let all = bundle.members.len();
-    let people: Vec<TrainingData> = bundle.members.iter().filter_map(|m| found.remove(&m.data)).collect();
+    let people: Vec<TrainingData> = bundle
+        .members
+        .iter()
+        .filter_map(|m| found.remove(&m.data))
+        .collect();
     if people.len() < all {
         bail!(
-            "{} of {all} records have an export that opens their commitment: without all of them the shard cannot be trained again",
+            "{} of {all} records have an export that opens their commitment: without all of them \
+             the shard cannot be trained again",
             people.len()
         );
     }
@@ -141,30 +164,54 @@ fn train(
     std::fs::create_dir_all(&data_dir)?;
     let mut config = toml::Table::new();
     config.insert("listen".into(), "127.0.0.1:0".into());
-    for (key, path) in [("data_dir", &data_dir), ("model", model), ("catalogue", data)] {
+    for (key, path) in [
+        ("data_dir", &data_dir),
+        ("model", model),
+        ("catalogue", data),
+    ] {
         config.insert(key.into(), path.to_string_lossy().into_owned().into());
     }
     config.insert("recipe".into(), toml::Value::try_from(&recipe)?);
     let file = home.join("server.toml");
     std::fs::write(&file, toml::to_string(&config)?)?;
     let bundle_path = std::path::absolute(&args.bundle)?;
-    let more = ["--audit".as_ref(), bundle_path.as_os_str(), "--log-key".as_ref(), args.key.as_ref()];
+    let more = [
+        "--audit".as_ref(),
+        bundle_path.as_os_str(),
+        "--log-key".as_ref(),
+        args.key.as_ref(),
+    ];
     let server = Server::start_with(&file, &data_dir, &more)?;
     let admin = Admin::enrol(home.join("admin"), &server, &data_dir)?;
-    let names: Vec<String> = (0..people.len()).map(|i| format!("member-{i:06}")).collect();
+    let names: Vec<String> = (0..people.len())
+        .map(|i| format!("member-{i:06}"))
+        .collect();
     let mut invite = vec!["invite"];
     names.iter().for_each(|n| invite.extend(["--subject", n]));
     let invitations: Vec<String> = admin.run(&invite)?.lines().map(str::to_owned).collect();
-    let options = ModelOptions { split: recipe.split, compute: recipe.compute };
+    let options = ModelOptions {
+        split: recipe.split,
+        compute: recipe.compute,
+    };
     let loaded = ClientModel::load(model, data, options)?;
     let addr = server.address.parse()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let passes = Arc::new(Semaphore::new(2));
         for ((name, invitation), person) in names.iter().zip(&invitations).zip(people) {
-            let cutoffs = Cutoffs { train: person.events.len(), validate: person.events.len() };
-            let builder = ClientBuilder::new(home.join("clients").join(name), addr).cutoffs(cutoffs);
-            let mut client = builder.invitation(invitation).passes(passes.clone()).build(loaded.clone()).await?;
+            let cutoffs = Cutoffs {
+                train: person.events.len(),
+                validate: person.events.len(),
+            };
+            let builder =
+                ClientBuilder::new(home.join("clients").join(name), addr).cutoffs(cutoffs);
+            let mut client = builder
+                .invitation(invitation)
+                .passes(passes.clone())
+                .build(loaded.clone())
+                .await?;
             client.record_all(person.events)?;
             client.join().await?;
             tokio::spawn(async move {

@@ -12,24 +12,26 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// How deletion performs: time until exact, retraining saved, canaries under SIGKILL, damage to the store, receipts. About
-    /// twenty minutes; `lethe bench forget --help` lists shorter forms.
+    /// How deletion performs: time until exact, retraining saved, canaries under SIGKILL, damage to
+    /// the store, receipts. About twenty minutes; `lethe bench forget --help` lists shorter forms.
     #[command(disable_help_flag = true)]
     Forget {
         /// Arguments of the program `bench-forget`, such as `--json FILE`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// The published unlearning methods on the same data, model and deletions. Hours; `--quick` takes some minutes; goes on where
-    /// it was interrupted. `lethe bench unlearn --help` lists the options.
+    /// The published unlearning methods on the same data, model and deletions. Hours; `--quick`
+    /// takes some minutes; goes on where it was interrupted. `lethe bench unlearn --help` lists the
+    /// options.
     #[command(disable_help_flag = true)]
     Unlearn {
         /// Arguments of the program `bench-unlearn`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// PPLR's balance beside other ways to federate, and what compression and lost devices cost. Hours; `--quick` takes some
-    /// minutes; goes on where it was interrupted. `lethe bench federated --help` lists the options.
+    /// PPLR's balance beside other ways to federate, and what compression and lost devices cost.
+    /// Hours; `--quick` takes some minutes; goes on where it was interrupted. `lethe bench
+    /// federated --help` lists the options.
     #[command(disable_help_flag = true)]
     Federated {
         /// Arguments of the program `bench-federated`.
@@ -46,7 +48,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let program: PathBuf = std::env::current_exe()?.with_file_name(name);
     let status = std::process::Command::new(&program).args(args).status();
-    let status = status.with_context(|| format!("{}: build with `cargo build --release`", program.display()))?;
+    let status = status
+        .with_context(|| format!("{}: build with `cargo build --release`", program.display()))?;
     if !status.success() {
         bail!("{name} ended with {status}");
     }

@@ -78,7 +78,11 @@ fn say(text: &str) {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let started = Instant::now();
     let (quick_default, full_default) = ((20, 1, 4), (48, 6, 6));
-    let (clients, rounds, tests) = if args.quick { quick_default } else { full_default };
+    let (clients, rounds, tests) = if args.quick {
+        quick_default
+    } else {
+        full_default
+    };
     let sizes = Sizes {
         clients: args.clients.unwrap_or(clients),
         rounds: args.rounds.unwrap_or(rounds),
@@ -98,10 +102,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         recipe: recipe(args, &sizes)?,
         passes: 3,
     };
-    say(&format!("starting a coordinator and {} clients in {}", users.len(), home.display()));
+    say(&format!(
+        "starting a coordinator and {} clients in {}",
+        users.len(),
+        home.display()
+    ));
     let mut federation = Federation::start(&setup)?;
-    let mut story =
-        Story { args, data: &data, sizes: &sizes, users: &users, home: &home, trained_samples: 0, out: json!({}) };
+    let mut story = Story {
+        args,
+        data: &data,
+        sizes: &sizes,
+        users: &users,
+        home: &home,
+        trained_samples: 0,
+        out: json!({}),
+    };
     let mut rest = story.tell(&mut federation, &setup)?;
     drop(federation);
     if args.fedavg {
@@ -126,7 +141,10 @@ fn home(args: &Args) -> anyhow::Result<PathBuf> {
     if home.exists() && !args.resume {
         let empty = std::fs::read_dir(&home)?.next().is_none();
         if !marker.exists() && !empty {
-            bail!("{} exists and is no demo folder: give another --home", home.display());
+            bail!(
+                "{} exists and is no demo folder: give another --home",
+                home.display()
+            );
         }
         std::fs::remove_dir_all(&home).with_context(|| home.display().to_string())?;
     }
@@ -136,7 +154,13 @@ fn home(args: &Args) -> anyhow::Result<PathBuf> {
 }
 
 /// Users with samples of every part, by a seeded rank, without those that earlier runs deleted.
-fn choose_users(data: &Dataset, split: Split, sizes: &Sizes, seed: u64, home: &Path) -> anyhow::Result<Vec<String>> {
+fn choose_users(
+    data: &Dataset,
+    split: Split,
+    sizes: &Sizes,
+    seed: u64,
+    home: &Path,
+) -> anyhow::Result<Vec<String>> {
     let gone = std::fs::read_to_string(home.join("deleted")).unwrap_or_default();
     let samples = Samples::build(data, split);
     let count = |part: Part| {
@@ -144,11 +168,20 @@ fn choose_users(data: &Dataset, split: Split, sizes: &Sizes, seed: u64, home: &P
         samples.part(part).for_each(|s| n[s.user as usize] += 1);
         n
     };
-    let (train, validation, test) = (count(Part::Train), count(Part::Validation), count(Part::Test));
+    let (train, validation, test) = (
+        count(Part::Train),
+        count(Part::Validation),
+        count(Part::Test),
+    );
     let seed = Seed::from_u64(seed);
     let mut ranked: Vec<(u64, &String)> = (0..data.users.len())
         .filter(|u| train[*u] >= 4 && validation[*u] >= 1 && test[*u] >= sizes.tests)
-        .map(|u| (seed.rank("demo-clients", data.users[u].as_bytes()), &data.users[u]))
+        .map(|u| {
+            (
+                seed.rank("demo-clients", data.users[u].as_bytes()),
+                &data.users[u],
+            )
+        })
         .collect();
     ranked.sort();
     if ranked.len() < sizes.clients {
@@ -158,7 +191,10 @@ fn choose_users(data: &Dataset, split: Split, sizes: &Sizes, seed: u64, home: &P
             sizes.clients
         );
     }
-    let chosen = ranked.into_iter().take(sizes.clients).map(|(_, u)| u.clone());
+    let chosen = ranked
+        .into_iter()
+        .take(sizes.clients)
+        .map(|(_, u)| u.clone());
     Ok(chosen.filter(|u| !gone.lines().any(|g| g == u)).collect())
 }
 
@@ -171,7 +207,10 @@ fn recipe(args: &Args, sizes: &Sizes) -> anyhow::Result<toml::Table> {
     }
     if let Some(path) = &args.recipe {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        table.extend(text.parse::<toml::Table>().with_context(|| path.display().to_string())?);
+        table.extend(
+            text.parse::<toml::Table>()
+                .with_context(|| path.display().to_string())?,
+        );
     }
     // Refused here, with the file's name, rather than by the coordinator.
     lethe_recipe::Recipe::from_toml(&toml::to_string(&table)?)?;
@@ -207,12 +246,19 @@ impl Story<'_> {
 
     fn tell(&mut self, fed: &mut Federation, setup: &Setup<'_>) -> anyhow::Result<Rest> {
         let device = fed.ready["device_weights_mib"].as_f64().unwrap_or(0.0);
-        say(&format!("each device holds {device:.0} MiB of weights; the coordinator holds the middle layers"));
+        say(&format!(
+            "each device holds {device:.0} MiB of weights; the coordinator holds the middle layers"
+        ));
         let (untrained, _) = fed.evaluate(true, self.sizes.tests)?;
         let train_seconds = fed.train()?;
         say(&format!("trained in {train_seconds:.0} s"));
         let status = fed.validated()?;
-        let losses: Value = status["shards"].as_array().into_iter().flatten().map(|s| s["losses"].clone()).collect();
+        let losses: Value = status["shards"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|s| s["losses"].clone())
+            .collect();
         let (federated, score_seconds) = fed.evaluate(false, self.sizes.tests)?;
         let victim = self.users.last().context("no clients")?.clone();
         let fortunate = self.users[0].clone();
@@ -223,8 +269,13 @@ impl Story<'_> {
         let (after, _) = fed.evaluate(false, self.sizes.tests)?;
         self.replay(fed)?;
 
-        // The deleted person is left out of all figures, so that before and after are over the same samples.
-        for (name, rows) in [("untrained", &untrained), ("federated", &federated), ("after_deletion", &after)] {
+        // The deleted person is left out of all figures, so that before and after are over the same
+        // samples.
+        for (name, rows) in [
+            ("untrained", &untrained),
+            ("federated", &federated),
+            ("after_deletion", &after),
+        ] {
             self.put(name, figures(rows, Some(&victim)));
         }
         let kept: Vec<&Row> = federated.iter().filter(|r| r.user != victim).collect();
@@ -237,24 +288,50 @@ impl Story<'_> {
             self.out["auc"]["references"][&name] = json!(f.auc);
             self.out["uauc"]["references"][&name] = json!(f.uauc);
         }
-        self.resources(fed, train_seconds, score_seconds / federated.len().max(1) as f64, setup.passes)?;
-        Ok(Rest { table: String::new(), losses, client_aucs, receipt })
+        self.resources(
+            fed,
+            train_seconds,
+            score_seconds / federated.len().max(1) as f64,
+            setup.passes,
+        )?;
+        Ok(Rest {
+            table: String::new(),
+            losses,
+            client_aucs,
+            receipt,
+        })
     }
 
     /// Ranks 40 films of the catalogue for one person; the list is shown.
     fn recommend(&mut self, fed: &mut Federation, subject: &str) -> anyhow::Result<()> {
         let seed = Seed::from_u64(self.args.seed);
-        let mut ranked: Vec<(u64, &str)> =
-            self.data.items.iter().map(|i| (seed.rank("candidates", i.id.as_bytes()), i.id.as_str())).collect();
+        let mut ranked: Vec<(u64, &str)> = self
+            .data
+            .items
+            .iter()
+            .map(|i| (seed.rank("candidates", i.id.as_bytes()), i.id.as_str()))
+            .collect();
         ranked.sort_unstable();
-        let candidates = ranked.iter().take(40).map(|(_, id)| (*id).to_owned()).collect();
-        let answer = fed.fleet.ask(&Command::Recommend { subject: subject.to_owned(), candidates, n: 5 })?;
+        let candidates = ranked
+            .iter()
+            .take(40)
+            .map(|(_, id)| (*id).to_owned())
+            .collect();
+        let answer = fed.fleet.ask(&Command::Recommend {
+            subject: subject.to_owned(),
+            candidates,
+            n: 5,
+        })?;
         let seconds = answer["seconds"].as_f64().unwrap_or(0.0);
         say(&format!(
-            "\nrecommended to client {subject} (40 candidates ranked in {seconds:.1} s over the split model):"
+            "\nrecommended to client {subject} (40 candidates ranked in {seconds:.1} s over the \
+             split model):"
         ));
         for item in answer["items"].as_array().into_iter().flatten() {
-            let (title, score) = (item["title"].as_str().unwrap_or("?"), item["score"].as_f64().unwrap_or(0.0));
+            let (title, score) = (
+                item["title"].as_str().unwrap_or("?"),
+                item["score"].as_f64().unwrap_or(0.0),
+            );
             say(&format!("  {score:+.2}  {title}"));
         }
         Ok(())
@@ -262,16 +339,24 @@ impl Story<'_> {
 
     /// Deletes a person as a privacy team would; returns the receipt.
     fn delete(&mut self, fed: &mut Federation, victim: &str) -> anyhow::Result<String> {
-        let key = fed.status()?["log_key"].as_str().unwrap_or_default().to_owned();
+        let key = fed.status()?["log_key"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         say(&format!("\n$ lethe-admin lineage --subject {victim}"));
         say(&fed.admin.run(&["lineage", "--subject", victim])?);
         say(&format!("\n$ lethe-admin forecast --subject {victim}"));
         say(&fed.admin.run(&["forecast", "--subject", victim])?);
         say(&format!("$ lethe-admin forget --subject {victim}"));
         let accepted = fed.admin.json(&["forget", "--subject", victim])?;
-        let id = accepted["deletions"][0]["id"].as_u64().context("the deletion has no number")?.to_string();
+        let id = accepted["deletions"][0]["id"]
+            .as_u64()
+            .context("the deletion has no number")?
+            .to_string();
         self.remember_deleted(victim)?;
-        fed.fleet.ask(&Command::Erase { subject: victim.to_owned() })?;
+        fed.fleet.ask(&Command::Erase {
+            subject: victim.to_owned(),
+        })?;
         fed.wait("retraining", done)?;
         let state = loop {
             let state = fed.admin.json(&["status", "--deletion", &id])?;
@@ -281,9 +366,16 @@ impl Story<'_> {
             std::thread::sleep(std::time::Duration::from_millis(100));
         };
         say(&fed.admin.run(&["status", "--deletion", &id])?);
-        let affected: Vec<u64> = state["affected"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        let affected: Vec<u64> = state["affected"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .collect();
         let hashes: Vec<Value> = hash_pairs(&state);
-        let same = |h: &Value| affected.contains(&h["shard"].as_u64().unwrap_or(u64::MAX)) || h["before"] == h["after"];
+        let same = |h: &Value| {
+            affected.contains(&h["shard"].as_u64().unwrap_or(u64::MAX)) || h["before"] == h["after"]
+        };
         self.out["deletion"] = json!({
             "seconds_until_exact": state["seconds_until_exact"],
             "seconds_until_retrained": state["seconds_until_retrained"],
@@ -297,7 +389,10 @@ impl Story<'_> {
     /// Later runs in this folder leave the person out.
     fn remember_deleted(&self, victim: &str) -> anyhow::Result<()> {
         let path = self.home.join("deleted");
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)?;
         writeln!(file, "{victim}").with_context(|| path.display().to_string())
     }
 
@@ -305,7 +400,8 @@ impl Story<'_> {
     fn verify(&mut self, fed: &Federation, id: &str, key: &str) -> anyhow::Result<String> {
         let file = self.home.join("receipt.json");
         let path = file.to_string_lossy().into_owned();
-        fed.admin.run(&["receipt", "--deletion", id, "--out", &path])?;
+        fed.admin
+            .run(&["receipt", "--deletion", id, "--out", &path])?;
         say("$ lethe-verify receipt receipt.json --log-key ...");
         let (good, text) = third_party(&["receipt", &path, "--log-key", key])?;
         say(&text);
@@ -316,7 +412,10 @@ impl Story<'_> {
         say(&text);
         let receipt = std::fs::read_to_string(&file)?;
         let altered = self.home.join("altered.json");
-        std::fs::write(&altered, receipt.replacen("\"deletion\": ", "\"deletion\": 1", 1))?;
+        std::fs::write(
+            &altered,
+            receipt.replacen("\"deletion\": ", "\"deletion\": 1", 1),
+        )?;
         let (bad, _) = third_party(&["receipt", &altered.to_string_lossy(), "--log-key", key])?;
         self.out["receipt"]["verified"] = json!(good && audited && !bad);
         Ok(receipt)
@@ -324,19 +423,28 @@ impl Story<'_> {
 
     /// Retrains the affected shard from scratch without the person and compares.
     fn replay(&mut self, fed: &Federation) -> anyhow::Result<()> {
-        let shards: Vec<u64> =
-            self.out["deletion"]["affected"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        let shards: Vec<u64> = self.out["deletion"]["affected"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .collect();
         // A deletion that affects no shard would show nothing here.
         let (mut equal, mut control) = (!shards.is_empty(), !shards.is_empty());
         for shard in shards {
             say(&format!("$ lethe-admin replay {shard}"));
-            let (_, text) = fed.admin.try_run(&["--json", "replay", &shard.to_string()])?;
+            let (_, text) = fed
+                .admin
+                .try_run(&["--json", "replay", &shard.to_string()])?;
             let r: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
             let before = self.out["deletion"]["hashes"][shard as usize]["before"].clone();
             equal &= r["equal"] == true;
             // What a deletion without retraining would have left must not pass.
             control &= r["replayed"] != before;
-            say(&format!("replayed {} rounds in {} s: {}", r["rounds"], r["seconds"], r["replayed"]));
+            say(&format!(
+                "replayed {} rounds in {} s: {}",
+                r["rounds"], r["seconds"], r["replayed"]
+            ));
             self.out["deletion"]["replay_seconds"] = r["seconds"].clone();
         }
         self.out["deletion"]["replay_equal"] = json!(equal);
@@ -344,22 +452,31 @@ impl Story<'_> {
         Ok(())
     }
 
-    fn resources(&mut self, fed: &mut Federation, train: f64, score: f64, setup_passes: usize) -> anyhow::Result<()> {
+    fn resources(
+        &mut self,
+        fed: &mut Federation,
+        train: f64,
+        score: f64,
+        setup_passes: usize,
+    ) -> anyhow::Result<()> {
         let stats = fed.fleet.ask(&Command::Stats)?;
         let n = stats["clients"].as_f64().unwrap_or(1.0);
         let each = |k: &str| stats[k].as_f64().unwrap_or(0.0) / n;
-        self.out["bytes_per_client"] = json!({ "updates": each("updates"), "activations": each("activations") });
+        self.out["bytes_per_client"] =
+            json!({ "updates": each("updates"), "activations": each("activations") });
         let number = |k: &str| fed.ready[k].as_f64().unwrap_or(0.0);
-        // What all clients share, this client's part of the rest, and the working memory of one pass at the peak.
+        // What all clients share, this client's part of the rest, and the working memory of one
+        // pass at the peak.
         let (device, idle) = (number("one_device_mib"), number("fleet_mib"));
-        let passes = (stats["peak_mib"].as_f64().unwrap_or(0.0) - idle).max(0.0) / setup_passes as f64;
+        let passes =
+            (stats["peak_mib"].as_f64().unwrap_or(0.0) - idle).max(0.0) / setup_passes as f64;
         let client = device + (idle - device).max(0.0) / n + passes;
         self.out["memory_mib"] = json!({
             "coordinator": fed.server.peak_mib(), "client": client, "fleet_peak": stats["peak_mib"],
             "device_weights": fed.ready["device_weights_mib"],
         });
-        // Training everything again is the same work as the first training, less one person. A resumed run did not do
-        // all of it.
+        // Training everything again is the same work as the first training, less one person. A
+        // resumed run did not do all of it.
         let full = (!self.args.resume).then_some(train);
         self.out["deletion"]["full_retrain_seconds"] = json!(full);
         self.trained_samples = stats["samples"].as_u64().unwrap_or(0) as usize;
@@ -374,20 +491,29 @@ impl Story<'_> {
         say("training again with FedAvg");
         let mut recipe = setup.recipe.clone();
         recipe.insert("aggregation".into(), "fedavg".into());
-        let setup = Setup { folder: self.home.join("fedavg"), recipe, ..*setup };
+        let setup = Setup {
+            folder: self.home.join("fedavg"),
+            recipe,
+            ..*setup
+        };
         let mut fed = Federation::start(&setup)?;
         fed.train()?;
         fed.validated()?;
         let (rows, _) = fed.evaluate(false, self.sizes.tests)?;
         let f = figures(&rows, self.users.last().map(String::as_str));
-        self.out["fedavg"] = json!({ "auc": f.auc, "uauc": f.uauc, "clients": { "auc": f.spread_json() } });
+        self.out["fedavg"] =
+            json!({ "auc": f.auc, "uauc": f.uauc, "clients": { "auc": f.spread_json() } });
         Ok(())
     }
 
     /// Central fine-tuning on as many samples as the clients of this run trained on.
     fn central(&mut self) -> anyhow::Result<()> {
-        let f =
-            train_central::reference(&self.args.inputs, self.trained_samples.max(1), self.args.split, self.args.seed)?;
+        let f = train_central::reference(
+            &self.args.inputs,
+            self.trained_samples.max(1),
+            self.args.split,
+            self.args.seed,
+        )?;
         self.out["auc"]["central"] = f["trained"]["auc"].clone();
         self.out["uauc"]["central"] = f["trained"]["uauc"].clone();
         Ok(())
@@ -395,10 +521,17 @@ impl Story<'_> {
 
     fn write(&self, rest: &Rest) -> anyhow::Result<()> {
         if let Some(path) = &self.args.json {
-            std::fs::write(path, serde_json::to_vec_pretty(&self.out)?).with_context(|| path.display().to_string())?;
+            std::fs::write(path, serde_json::to_vec_pretty(&self.out)?)
+                .with_context(|| path.display().to_string())?;
         }
         if let Some(path) = &self.args.report {
-            let page = report::page(&self.out, &rest.table, &rest.losses, &rest.client_aucs, &rest.receipt);
+            let page = report::page(
+                &self.out,
+                &rest.table,
+                &rest.losses,
+                &rest.client_aucs,
+                &rest.receipt,
+            );
             std::fs::write(path, page).with_context(|| path.display().to_string())?;
             say(&format!("report: {}", path.display()));
         }
@@ -418,9 +551,17 @@ impl Story<'_> {
 /// Hash of every shard before and after, as hexadecimal.
 fn hash_pairs(state: &Value) -> Vec<Value> {
     let hex = |v: &Value| -> String {
-        v.as_array().into_iter().flatten().filter_map(Value::as_u64).map(|b| format!("{b:02x}")).collect()
+        v.as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .map(|b| format!("{b:02x}"))
+            .collect()
     };
     let (before, now) = (state["before"].as_array(), state["now"].as_array());
     let pairs = before.into_iter().flatten().zip(now.into_iter().flatten());
-    pairs.enumerate().map(|(k, (b, n))| json!({ "shard": k, "before": hex(b), "after": hex(n) })).collect()
+    pairs
+        .enumerate()
+        .map(|(k, (b, n))| json!({ "shard": k, "before": hex(b), "after": hex(n) }))
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! `lethe recommend`, `lethe record` and `lethe participate`: one person's client without an app around it.
+//! `lethe recommend`, `lethe record` and `lethe participate`: one person's client without an app
+//! around it.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -35,7 +36,8 @@ pub(crate) struct Device {
 pub(crate) struct RecommendArgs {
     #[command(flatten)]
     device: Device,
-    /// Items to rank; without any, the first --candidates items of the catalogue that the person has not seen.
+    /// Items to rank; without any, the first --candidates items of the catalogue that the person
+    /// has not seen.
     #[arg(long)]
     item: Vec<String>,
     /// How many items of the catalogue to rank.
@@ -75,18 +77,26 @@ impl Device {
             builder = builder.invitation(text.clone());
         }
         let recipe = match &self.recipe {
-            Some(path) => {
-                Recipe::from_toml(&std::fs::read_to_string(path).with_context(|| path.display().to_string())?)?
-            }
+            Some(path) => Recipe::from_toml(
+                &std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+            )?,
             None => Recipe::default(),
         };
-        let options = ModelOptions { split: recipe.split, compute: recipe.compute };
-        Ok(builder.build(ClientModel::load(&model, &catalogue, options)?).await?)
+        let options = ModelOptions {
+            split: recipe.split,
+            compute: recipe.compute,
+        };
+        Ok(builder
+            .build(ClientModel::load(&model, &catalogue, options)?)
+            .await?)
     }
 }
 
 fn block_on<T>(job: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(job)
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(job)
 }
 
 pub(crate) fn recommend(args: &RecommendArgs) -> anyhow::Result<()> {
@@ -94,7 +104,9 @@ pub(crate) fn recommend(args: &RecommendArgs) -> anyhow::Result<()> {
         let mut client = args.device.open().await?;
         let (_, folder) = args.device.inputs.paths()?;
         let items = load_items(&folder, &DataSpec::of_folder(&folder)?)?;
-        let unseen = items.iter().filter(|i| client.history().iter().all(|e| e.item != i.id));
+        let unseen = items
+            .iter()
+            .filter(|i| client.history().iter().all(|e| e.item != i.id));
         let candidates: Vec<String> = if args.item.is_empty() {
             unseen.take(args.candidates).map(|i| i.id.clone()).collect()
         } else {
@@ -104,11 +116,19 @@ pub(crate) fn recommend(args: &RecommendArgs) -> anyhow::Result<()> {
         let list = client.recommend(&names, args.n).await?;
         let mut out = std::io::stdout().lock();
         match list.source {
-            Source::Live { release } => writeln!(out, "ranked {} candidates with release {release}", names.len())?,
+            Source::Live { release } => writeln!(
+                out,
+                "ranked {} candidates with release {release}",
+                names.len()
+            )?,
             Source::Cached => writeln!(out, "the coordinator is away: the list of the last time")?,
         }
         for r in &list.items {
-            let title = items.iter().find(|i| i.id == r.item).map(|i| i.label()).unwrap_or_default();
+            let title = items
+                .iter()
+                .find(|i| i.id == r.item)
+                .map(|i| i.label())
+                .unwrap_or_default();
             writeln!(out, "{:+.3}  {:<8} {title}", r.score, r.item)?;
         }
         drop(out);
@@ -120,8 +140,14 @@ pub(crate) fn recommend(args: &RecommendArgs) -> anyhow::Result<()> {
 pub(crate) fn record(args: &RecordArgs) -> anyhow::Result<()> {
     block_on(async {
         let mut client = args.device.open().await?;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-        client.record(&args.item, !args.disliked, i64::try_from(now).context("the clock is far off")?)?;
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)?
+            .as_secs();
+        client.record(
+            &args.item,
+            !args.disliked,
+            i64::try_from(now).context("the clock is far off")?,
+        )?;
         client.close().await;
         Ok(())
     })

@@ -1,6 +1,6 @@
-//! `lethe fleet`: many clients in one process, each with its own identity, connection and sealed state; they share
-//! only the frozen weights. Commands arrive on standard input, one JSON object a line; answers leave on standard
-//! output the same way. It ends when standard input closes.
+//! `lethe fleet`: many clients in one process, each with its own identity, connection and sealed
+//! state; they share only the frozen weights. Commands arrive on standard input, one JSON object a
+//! line; answers leave on standard output the same way. It ends when standard input closes.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -54,7 +54,10 @@ pub(crate) struct FleetConfig {
 impl FleetConfig {
     fn options(&self) -> anyhow::Result<ModelOptions> {
         let recipe = Recipe::from_toml(&self.recipe)?;
-        Ok(ModelOptions { split: recipe.split, compute: recipe.compute })
+        Ok(ModelOptions {
+            split: recipe.split,
+            compute: recipe.compute,
+        })
     }
 }
 
@@ -62,7 +65,8 @@ impl FleetConfig {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "cmd")]
 pub(crate) enum Command {
-    /// Take part in rounds, or pause. A fleet starts paused; other commands pause it while they run.
+    /// Take part in rounds, or pause. A fleet starts paused; other commands pause it while they
+    /// run.
     Work {
         /// Take part.
         on: bool,
@@ -95,10 +99,15 @@ pub(crate) enum Command {
 type Clients = BTreeMap<String, Arc<Mutex<Client>>>;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let Some(path) = args.config.as_ref().filter(|_| !args.load.wanted()) else { return load_test::run(&args.load) };
+    let Some(path) = args.config.as_ref().filter(|_| !args.load.wanted()) else {
+        return load_test::run(&args.load);
+    };
     let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let config: FleetConfig = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let config: FleetConfig =
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(serve(config));
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
@@ -118,15 +127,27 @@ async fn serve(config: FleetConfig) -> anyhow::Result<()> {
     let mut clients = Clients::new();
     for (user, invitation) in &config.clients {
         let client = build(&config, &data, user, invitation, &model, &passes).await;
-        clients.insert(user.clone(), Arc::new(Mutex::new(client.with_context(|| format!("client {user}"))?)));
+        clients.insert(
+            user.clone(),
+            Arc::new(Mutex::new(
+                client.with_context(|| format!("client {user}"))?,
+            )),
+        );
     }
     drop(data);
     for (user, client) in &clients {
-        client.lock().await.join().await.with_context(|| format!("client {user}"))?;
+        client
+            .lock()
+            .await
+            .join()
+            .await
+            .with_context(|| format!("client {user}"))?;
     }
     let idle_mib = resident_mib();
-    say(&json!({ "ready": clients.len(), "one_device_mib": one_device_mib, "fleet_mib": idle_mib,
-        "device_weights_mib": model.weight_bytes() as f64 / 1048576.0 }))?;
+    say(
+        &json!({ "ready": clients.len(), "one_device_mib": one_device_mib, "fleet_mib": idle_mib,
+        "device_weights_mib": model.weight_bytes() as f64 / 1048576.0 }),
+    )?;
     let on = watch::Sender::new(false);
     for client in clients.values() {
         tokio::spawn(work(client.clone(), on.subscribe()));
@@ -173,13 +194,27 @@ async fn build(
     model: &Arc<ClientModel>,
     passes: &Arc<Semaphore>,
 ) -> anyhow::Result<Client> {
-    let index = data.users.iter().position(|u| u == user).context("no such user in the data")? as u32;
+    let index = data
+        .users
+        .iter()
+        .position(|u| u == user)
+        .context("no such user in the data")? as u32;
     let parts = event_parts(data, config.split);
-    let own: Vec<_> = data.events.iter().zip(parts).filter(|(e, _)| e.user == index).collect();
+    let own: Vec<_> = data
+        .events
+        .iter()
+        .zip(parts)
+        .filter(|(e, _)| e.user == index)
+        .collect();
     let count = |part: Part| own.iter().filter(|(_, p)| *p == part).count();
     let train = count(Part::Train);
-    let cutoffs = Cutoffs { train, validate: train + count(Part::Validation) };
-    let builder = ClientBuilder::new(config.home.join(user), config.server).cutoffs(cutoffs).passes(passes.clone());
+    let cutoffs = Cutoffs {
+        train,
+        validate: train + count(Part::Validation),
+    };
+    let builder = ClientBuilder::new(config.home.join(user), config.server)
+        .cutoffs(cutoffs)
+        .passes(passes.clone());
     let mut client = builder.invitation(invitation).build(model.clone()).await?;
     if client.history().is_empty() {
         let event = |(e, _): &(&lethe_recsys::data::Event, Part)| LocalEvent {
@@ -192,7 +227,8 @@ async fn build(
     Ok(client)
 }
 
-/// Looks for work while `on`; a command switches that off to get its turn without waiting for a poll to end.
+/// Looks for work while `on`; a command switches that off to get its turn without waiting for a
+/// poll to end.
 async fn work(client: Arc<Mutex<Client>>, mut on: watch::Receiver<bool>) {
     loop {
         if on.wait_for(|on| *on).await.is_err() {
@@ -222,11 +258,19 @@ async fn work(client: Arc<Mutex<Client>>, mut on: watch::Receiver<bool>) {
     }
 }
 
-async fn execute(command: Command, clients: &mut Clients, model: &ClientModel) -> anyhow::Result<Value> {
+async fn execute(
+    command: Command,
+    clients: &mut Clients,
+    model: &ClientModel,
+) -> anyhow::Result<Value> {
     match command {
         Command::Work { .. } => Ok(json!({})),
         Command::Evaluate { untrained, limit } => evaluate(clients, untrained, limit).await,
-        Command::Recommend { subject, candidates, n } => {
+        Command::Recommend {
+            subject,
+            candidates,
+            n,
+        } => {
             let client = clients.get(&subject).context("no such client")?;
             let started = Instant::now();
             let names: Vec<&str> = candidates.iter().map(String::as_str).collect();
@@ -247,8 +291,10 @@ async fn execute(command: Command, clients: &mut Clients, model: &ClientModel) -
                 activations += s.activation_bytes;
                 samples += s.samples;
             }
-            Ok(json!({ "clients": clients.len(), "updates": updates, "activations": activations, "samples": samples,
-                "peak_mib": peak_mib() }))
+            Ok(
+                json!({ "clients": clients.len(), "updates": updates, "activations": activations, "samples": samples,
+                "peak_mib": peak_mib() }),
+            )
         }
         Command::Erase { subject } => {
             let client = clients.remove(&subject).context("no such client")?;
@@ -264,7 +310,12 @@ async fn evaluate(clients: &Clients, untrained: bool, limit: usize) -> anyhow::R
         let (user, client) = (user.clone(), client.clone());
         tasks.push(tokio::spawn(async move {
             let scored = client.lock().await.evaluate(untrained, limit).await?;
-            anyhow::Ok(scored.into_iter().map(|s| json!([user, s.item, s.time, s.score, s.label])).collect::<Vec<_>>())
+            anyhow::Ok(
+                scored
+                    .into_iter()
+                    .map(|s| json!([user, s.item, s.time, s.score, s.label]))
+                    .collect::<Vec<_>>(),
+            )
         }));
     }
     let mut rows = vec![];
@@ -277,7 +328,9 @@ async fn evaluate(clients: &Clients, untrained: bool, limit: usize) -> anyhow::R
 fn status_mib(field: &str) -> f64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix(field));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok())
+        .unwrap_or(0.0)
+        / 1024.0
 }
 
 fn resident_mib() -> f64 {

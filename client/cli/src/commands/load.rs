@@ -1,5 +1,5 @@
-//! `lethe fleet --clients N`: what a coordinator bears. Thousands of puppets (the real protocol over real QUIC, noise for updates)
-//! against a coordinator in a process of its own.
+//! `lethe fleet --clients N`: what a coordinator bears. Thousands of puppets (the real protocol
+//! over real QUIC, noise for updates) against a coordinator in a process of its own.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,8 @@ pub(crate) struct LoadArgs {
     /// Adapted layers; two give 30,720 values.
     #[arg(long, default_value_t = 2)]
     last_layers: usize,
-    /// Figures of the peer from the same machine (`benches/compare/flower.py --json`), to stand beside ours.
+    /// Figures of the peer from the same machine (`benches/compare/flower.py --json`), to stand
+    /// beside ours.
     #[arg(long)]
     peer: Option<PathBuf>,
     /// Write the figures as JSON.
@@ -64,9 +65,11 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
     drop(source);
     let data_dir = dir.path().join("server");
     let on_top = args.last_layers.clamp(1, layers);
-    // The device holds all that is trained, so that the coordinator's work is what is measured: rounds, not layers.
+    // The device holds all that is trained, so that the coordinator's work is what is measured:
+    // rounds, not layers.
     let text = format!(
-        "listen = \"127.0.0.1:0\"\ndata_dir = {data_dir:?}\nmodel = {:?}\ncatalogue = {:?}\nmin_subjects = {clients}\n\
+        "listen = \"127.0.0.1:0\"\ndata_dir = {data_dir:?}\nmodel = {:?}\ncatalogue = \
+         {:?}\nmin_subjects = {clients}\n\
          reserve_mib = 0\n[recipe]\nshards = 1\nanchors = 1\nslices = 1\nrounds = {}\ncohort = {clients}\nquorum = {clients}\n\
          deadline_s = 3600\nvalidation = 1\nupdates = {:?}\nadapters = {:?}\nsplit = {{ k_in = {}, k_out = {on_top} }}\n\
          lora = {{ rank = 8, alpha = 16.0, targets = [\"q\", \"v\"], last_layers = {on_top} }}\n",
@@ -81,14 +84,29 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
     std::fs::write(&path, text)?;
     let server = Server::start(&path, &data_dir)?;
     let model = lethe_recipe::model_digest(&files.model)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut figures = runtime.block_on(measure(&server, &data_dir, &config, model, clients, args.rounds))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let mut figures = runtime.block_on(measure(
+        &server,
+        &data_dir,
+        &config,
+        model,
+        clients,
+        args.rounds,
+    ))?;
     runtime.shutdown_timeout(Duration::from_secs(2));
-    figures["update_values"] =
-        json!(8 * on_top * (2 * config.hidden + config.heads * config.head_dim + config.kv_heads * config.head_dim));
+    figures["update_values"] = json!(
+        8 * on_top
+            * (2 * config.hidden
+                + config.heads * config.head_dim
+                + config.kv_heads * config.head_dim)
+    );
     figures["updates"] = json!(args.updates);
     figures["peer"] = match &args.peer {
-        Some(p) => serde_json::from_slice(&std::fs::read(p).with_context(|| p.display().to_string())?)?,
+        Some(p) => {
+            serde_json::from_slice(&std::fs::read(p).with_context(|| p.display().to_string())?)?
+        }
         None => Value::Null,
     };
     let text = serde_json::to_string_pretty(&figures)?;
@@ -107,7 +125,9 @@ impl Operator {
         let text = std::fs::read_to_string(data_dir.join("admin-invitation"))?;
         let invitation = Invitation::parse(text.trim())?;
         let me = enrol(addr, &invitation).await?;
-        Ok(Self(Connection::open(addr, &invitation.authority()?, Some(&me)).await?))
+        Ok(Self(
+            Connection::open(addr, &invitation.authority()?, Some(&me)).await?,
+        ))
     }
 
     async fn ask(&self, request: AdminRequest) -> anyhow::Result<AdminReply> {
@@ -147,26 +167,40 @@ async fn measure(
         invitations.push(operator.invite(n).await?);
     }
     let invited_s = started.elapsed().as_secs_f64();
-    let dialers = (0..clients.div_ceil(PER_SOCKET)).map(|_| Dialer::bind(addr)).collect::<Result<Vec<_>, _>>()?;
+    let dialers = (0..clients.div_ceil(PER_SOCKET))
+        .map(|_| Dialer::bind(addr))
+        .collect::<Result<Vec<_>, _>>()?;
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut entering = JoinSet::new();
     for (n, invitation) in invitations.into_iter().enumerate() {
-        let (dialer, at_once, config) = (dialers[n / PER_SOCKET].clone(), at_once.clone(), config.clone());
+        let (dialer, at_once, config) = (
+            dialers[n / PER_SOCKET].clone(),
+            at_once.clone(),
+            config.clone(),
+        );
         entering.spawn(async move {
             let _turn = at_once.acquire_owned().await?;
-            let role = Role { config: &config, model, seed: n as u64 };
+            let role = Role {
+                config: &config,
+                model,
+                seed: n as u64,
+            };
             let authority = Invitation::parse(&invitation)?.authority()?;
             // As phones do: a handshake that gets no answer is begun again.
             let mut repeated = 0u32;
             let me = loop {
                 match identity(&dialer, addr, &invitation).await {
-                    Err(PuppetError::Transport(e)) if e.is_transient() && repeated < PATIENCE => repeated += 1,
+                    Err(PuppetError::Transport(e)) if e.is_transient() && repeated < PATIENCE => {
+                        repeated += 1
+                    }
                     other => break other?,
                 }
             };
             let mut puppet = loop {
                 match Puppet::connect(&dialer, addr, &authority, &me, &role).await {
-                    Err(PuppetError::Transport(e)) if e.is_transient() && repeated < PATIENCE => repeated += 1,
+                    Err(PuppetError::Transport(e)) if e.is_transient() && repeated < PATIENCE => {
+                        repeated += 1
+                    }
                     other => break other?,
                 }
             };
@@ -208,18 +242,26 @@ async fn measure(
         let (round, at) = event?;
         counts[usize::from(round)] += 1;
         if counts[usize::from(round)] == clients {
-            say(&format!("round {round} is answered: {:.0} s", started.elapsed().as_secs_f64()));
+            say(&format!(
+                "round {round} is answered: {:.0} s",
+                started.elapsed().as_secs_f64()
+            ));
         }
         ends[usize::from(round)] = Some(at);
     }
     let cpu = server.cpu_seconds() - idle_cpu;
     work.abort_all();
-    // The first round is the one that warms up; each of the others lasts from the last answer of the one before.
+    // The first round is the one that warms up; each of the others lasts from the last answer of
+    // the one before.
     let ends: Vec<Instant> = ends.into_iter().flatten().collect();
-    let mut seconds: Vec<f64> = ends.windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).collect();
+    let mut seconds: Vec<f64> = ends
+        .windows(2)
+        .map(|w| (w[1] - w[0]).as_secs_f64())
+        .collect();
     let per_second = seconds.len() as f64 / seconds.iter().sum::<f64>();
     seconds.sort_by(f64::total_cmp);
-    let at = |q: f64| seconds[((seconds.len() as f64 * q) as usize).min(seconds.len() - 1)] * 1000.0;
+    let at =
+        |q: f64| seconds[((seconds.len() as f64 * q) as usize).min(seconds.len() - 1)] * 1000.0;
     Ok(json!({
         "clients": clients, "rounds": rounds, "rounds_per_second": per_second, "round_p50_ms": at(0.5),
         "round_p99_ms": at(0.99), "coordinator_rss_mib": server.resident_mib(), "coordinator_peak_mib": server.peak_mib(),

@@ -44,8 +44,8 @@ pub(crate) struct Args {
     /// Split by time: over everybody, or within each user.
     #[arg(long, value_enum, default_value = "global")]
     split: SplitArg,
-    /// Seed of the choice of samples, their order and the adapter's initialisation. Results vary by seed (README): quote
-    /// several.
+    /// Seed of the choice of samples, their order and the adapter's initialisation. Results vary by
+    /// seed (README): quote several.
     #[arg(long, default_value_t = 2)]
     seed: u64,
     /// Arithmetic of the products with frozen weights.
@@ -110,7 +110,8 @@ struct Job {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let out = figures_of(args)?;
     if let Some(path) = &args.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&out)?).with_context(|| path.display().to_string())?;
+        std::fs::write(path, serde_json::to_vec_pretty(&out)?)
+            .with_context(|| path.display().to_string())?;
     }
     Ok(())
 }
@@ -146,42 +147,77 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     let (source, data) = args.inputs.open()?;
     let samples = Samples::build(&data, split);
     let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
-    let spec = SplitSpec { k_in: 0, k_out: source.config().layers };
+    let spec = SplitSpec {
+        k_in: 0,
+        k_out: source.config().layers,
+    };
     let (device, segment) = (
         DeviceModel::load(source.as_ref(), spec, args.compute.into())?,
         DeviceModel::load_middle(source.as_ref(), spec, args.compute.into())?,
     );
-    say(&format!("weights: {:.0} MiB", (device.weight_bytes() + segment.weight_bytes()) as f64 / 1048576.0));
-    let recipe = LoraRecipe { last_layers: args.last_layers.map(usize::from), ..LoraRecipe::default() };
+    say(&format!(
+        "weights: {:.0} MiB",
+        (device.weight_bytes() + segment.weight_bytes()) as f64 / 1048576.0
+    ));
+    let recipe = LoraRecipe {
+        last_layers: args.last_layers.map(usize::from),
+        ..LoraRecipe::default()
+    };
     let shape = AdapterShape::new(source.config(), &recipe, |_| true);
     let adapter = Adapter::init(&shape, &seed.derive("adapter", &[]));
     let test = samples.choose(Part::Test, args.test, &seed.derive("test", &[]));
     let chosen = samples.choose(Part::Train, args.samples, &seed.derive("train", &[]));
-    let job = Job { data, encoder, device, middle: segment, test };
+    let job = Job {
+        data,
+        encoder,
+        device,
+        middle: segment,
+        test,
+    };
     let train = encode(&job, &chosen)?;
     let tokens: usize = train.iter().map(|s| s.ids.len()).sum();
-    say(&format!("{} training samples, {:.0} tokens on average", train.len(), tokens as f64 / train.len() as f64));
+    say(&format!(
+        "{} training samples, {:.0} tokens on average",
+        train.len(),
+        tokens as f64 / train.len() as f64
+    ));
 
-    let mut out = serde_json::json!({ "seed": args.seed, "samples": train.len(), "test": job.test.len() });
+    let mut out =
+        serde_json::json!({ "seed": args.seed, "samples": train.len(), "test": job.test.len() });
     out["references"] = references(&job, &seed, split)?;
     if !args.no_untrained {
         out["untrained"] = evaluate(&job, "untrained", None)?;
     }
-    let recipe_central = CentralRecipe { lr: args.lr, batch: args.batch, epochs: args.epochs, ..Default::default() };
+    let recipe_central = CentralRecipe {
+        lr: args.lr,
+        batch: args.batch,
+        epochs: args.epochs,
+        ..Default::default()
+    };
     let steps = train.len().div_ceil(args.batch) * args.epochs;
     let progress = bar(steps, "training");
     let started = Instant::now();
     let mut window = vec![];
     let middle = job.middle.clone();
-    let mut central = Central::new(&job.device, middle, adapter, job.encoder.answers, (recipe_central, steps));
-    let batches = (0..args.epochs).flat_map(|epoch| epoch_batches(&train, args.batch, epoch, &seed));
+    let mut central = Central::new(
+        &job.device,
+        middle,
+        adapter,
+        job.encoder.answers,
+        (recipe_central, steps),
+    );
+    let batches =
+        (0..args.epochs).flat_map(|epoch| epoch_batches(&train, args.batch, epoch, &seed));
     for (i, batch) in (1..).zip(batches) {
         let loss: f64 = central.step(&batch)?;
         window.push(loss);
         progress.inc(1);
         progress.set_message(format!("loss {loss:.3}"));
         if i % 16 == 0 || i == steps {
-            say(&format!("step {i} of {steps}, mean loss {:.4}", window.iter().sum::<f64>() / window.len() as f64));
+            say(&format!(
+                "step {i} of {steps}, mean loss {:.4}",
+                window.iter().sum::<f64>() / window.len() as f64
+            ));
             window.clear();
         }
     }
@@ -189,7 +225,9 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     progress.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
     let per_sample = seconds / (train.len() * args.epochs) as f64;
-    say(&format!("trained in {seconds:.0} s, {per_sample:.3} s a sample"));
+    say(&format!(
+        "trained in {seconds:.0} s, {per_sample:.3} s a sample"
+    ));
     out["trained"] = evaluate(&job, "trained", Some(&trained))?;
     out["seconds"] = seconds.into();
     out["seconds_per_sample"] = per_sample.into();
@@ -204,7 +242,10 @@ fn say(line: &str) {
 }
 
 fn encode(job: &Job, chosen: &[TaskSample]) -> anyhow::Result<Vec<Sample>> {
-    chosen.iter().map(|s| Ok(job.encoder.sample(&s.prompt(&job.data), s.label)?)).collect()
+    chosen
+        .iter()
+        .map(|s| Ok(job.encoder.sample(&s.prompt(&job.data), s.label)?))
+        .collect()
 }
 
 fn references(job: &Job, seed: &Seed, split: Split) -> anyhow::Result<serde_json::Value> {
@@ -214,7 +255,10 @@ fn references(job: &Job, seed: &Seed, split: Split) -> anyhow::Result<serde_json
     let mut out = serde_json::Map::new();
     for (k, name) in NAMES.iter().enumerate() {
         let scores: Vec<f32> = rows.iter().map(|r| r[k]).collect();
-        out.insert((*name).into(), figures(job, &format!("{name} ({} events)", events.len()), &scores));
+        out.insert(
+            (*name).into(),
+            figures(job, &format!("{name} ({} events)", events.len()), &scores),
+        );
     }
     Ok(out.into())
 }
@@ -236,7 +280,13 @@ fn evaluate(job: &Job, name: &str, adapter: Option<&Adapter>) -> anyhow::Result<
         let sequences: Vec<Vec<u32>> = pack.iter().map(|s| s.ids.clone()).collect();
         let (layout, ids) = Layout::pack(&sequences);
         let mut middle = job.middle.clone();
-        let logits = job.device.score(&layout, &ids, job.encoder.answers, adapter, &mut (&mut middle, None))?;
+        let logits = job.device.score(
+            &layout,
+            &ids,
+            job.encoder.answers,
+            adapter,
+            &mut (&mut middle, None),
+        )?;
         scores.extend(logits.iter().map(|l| l[1] - l[0]));
         progress.inc(pack.len() as u64);
     }

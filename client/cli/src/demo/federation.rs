@@ -50,7 +50,11 @@ impl Federation {
         let port = port(&setup.folder)?;
         let mut config = toml::Table::new();
         config.insert("listen".into(), format!("127.0.0.1:{port}").into());
-        for (key, path) in [("data_dir", data_dir.as_path()), ("model", setup.model), ("catalogue", setup.data)] {
+        for (key, path) in [
+            ("data_dir", data_dir.as_path()),
+            ("model", setup.model),
+            ("catalogue", setup.data),
+        ] {
             config.insert(key.into(), path.to_string_lossy().into_owned().into());
         }
         config.insert("min_subjects".into(), (setup.users.len() as i64).into());
@@ -73,11 +77,20 @@ impl Federation {
         };
         std::fs::write(&fleet_file, serde_json::to_vec(&fleet_config)?)?;
         let (fleet, ready) = Fleet::start(&fleet_file)?;
-        Ok(Self { server, fleet, admin, ready })
+        Ok(Self {
+            server,
+            fleet,
+            admin,
+            ready,
+        })
     }
 
     /// Scores the clients' test samples.
-    pub(crate) fn evaluate(&mut self, untrained: bool, limit: usize) -> anyhow::Result<(Vec<Row>, f64)> {
+    pub(crate) fn evaluate(
+        &mut self,
+        untrained: bool,
+        limit: usize,
+    ) -> anyhow::Result<(Vec<Row>, f64)> {
         let started = Instant::now();
         let answer = self.fleet.ask(&Command::Evaluate { untrained, limit })?;
         Ok((rows(&answer), started.elapsed().as_secs_f64()))
@@ -94,7 +107,12 @@ impl Federation {
         loop {
             let status = self.status()?;
             let rounds = |k: usize| -> u64 {
-                status["shards"].as_array().into_iter().flatten().filter_map(|s| s["rounds"][k].as_u64()).sum()
+                status["shards"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|s| s["rounds"][k].as_u64())
+                    .sum()
             };
             progress.set_length(rounds(1).max(1));
             progress.set_position(rounds(0));
@@ -125,16 +143,24 @@ impl Federation {
 
 /// All shards are trained.
 pub(crate) fn done(status: &Value) -> bool {
-    status["shards"].as_array().is_some_and(|s| s.iter().all(|k| k["done"] == json!(true)))
+    status["shards"]
+        .as_array()
+        .is_some_and(|s| s.iter().all(|k| k["done"] == json!(true)))
 }
 
-/// The same port in a resumed run, so that the clients and the admin tool find the coordinator again.
+/// The same port in a resumed run, so that the clients and the admin tool find the coordinator
+/// again.
 fn port(folder: &Path) -> anyhow::Result<u16> {
     let file = folder.join("port");
-    if let Some(port) = std::fs::read_to_string(&file).ok().and_then(|t| t.parse().ok()) {
+    if let Some(port) = std::fs::read_to_string(&file)
+        .ok()
+        .and_then(|t| t.parse().ok())
+    {
         return Ok(port);
     }
-    let port = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = std::net::UdpSocket::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port();
     std::fs::write(&file, port.to_string())?;
     Ok(port)
 }
@@ -143,11 +169,19 @@ fn port(folder: &Path) -> anyhow::Result<u16> {
 fn invitations(admin: &Admin, setup: &Setup<'_>) -> anyhow::Result<Vec<(String, String)>> {
     let known = |u: &&String| setup.folder.join("clients").join(u).join("state").exists();
     let (old, new): (Vec<&String>, Vec<&String>) = setup.users.iter().partition(known);
-    let mut out: Vec<(String, String)> = old.into_iter().map(|u| (u.clone(), String::new())).collect();
+    let mut out: Vec<(String, String)> = old
+        .into_iter()
+        .map(|u| (u.clone(), String::new()))
+        .collect();
     if !new.is_empty() {
         let args: Vec<&str> = new.iter().flat_map(|u| ["--subject", u.as_str()]).collect();
         let issued = admin.json(&[&["invite"], &args[..]].concat())?;
-        let text = |v: &Value| Some((v["subject"].as_str()?.to_owned(), v["invitation"].as_str()?.to_owned()));
+        let text = |v: &Value| {
+            Some((
+                v["subject"].as_str()?.to_owned(),
+                v["invitation"].as_str()?.to_owned(),
+            ))
+        };
         out.extend(issued.as_array().into_iter().flatten().filter_map(text));
     }
     Ok(out)

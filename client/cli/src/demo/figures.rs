@@ -30,7 +30,12 @@ pub(crate) fn rows(answer: &Value) -> Vec<Row> {
             label: v[4].as_bool()?,
         })
     };
-    answer["rows"].as_array().into_iter().flatten().filter_map(row).collect()
+    answer["rows"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(row)
+        .collect()
 }
 
 /// AUC, UAUC and the spread over clients of one evaluation.
@@ -42,9 +47,13 @@ pub(crate) struct Figures {
     pub(crate) samples: usize,
 }
 
-/// Figures of rows; with `without`, as if that user had never been tested, so that before and after compare.
+/// Figures of rows; with `without`, as if that user had never been tested, so that before and after
+/// compare.
 pub(crate) fn figures(rows: &[Row], without: Option<&str>) -> Figures {
-    let kept: Vec<&Row> = rows.iter().filter(|r| Some(r.user.as_str()) != without).collect();
+    let kept: Vec<&Row> = rows
+        .iter()
+        .filter(|r| Some(r.user.as_str()) != without)
+        .collect();
     let scores: Vec<f32> = kept.iter().map(|r| r.score).collect();
     let labels: Vec<bool> = kept.iter().map(|r| r.label).collect();
     let users: Vec<&str> = kept.iter().map(|r| r.user.as_str()).collect();
@@ -57,9 +66,20 @@ pub(crate) fn figures(rows: &[Row], without: Option<&str>) -> Figures {
     }
 }
 
-/// The cheap references on exactly these test samples, fitted on the training events of all users of the data set.
-pub(crate) fn references(data: &Dataset, split: Split, tested: &[Row], without: &str) -> BTreeMap<String, Figures> {
-    let models = References::fit(&training_events(data, split), data.users.len(), data.items.len(), &Seed::from_u64(1));
+/// The cheap references on exactly these test samples, fitted on the training events of all users
+/// of the data set.
+pub(crate) fn references(
+    data: &Dataset,
+    split: Split,
+    tested: &[Row],
+    without: &str,
+) -> BTreeMap<String, Figures> {
+    let models = References::fit(
+        &training_events(data, split),
+        data.users.len(),
+        data.items.len(),
+        &Seed::from_u64(1),
+    );
     let all = Samples::build(data, split);
     let key = |s: &TaskSample| {
         (
@@ -71,13 +91,24 @@ pub(crate) fn references(data: &Dataset, split: Split, tested: &[Row], without: 
     let index: BTreeMap<_, &TaskSample> = all.part(Part::Test).map(|s| (key(s), s)).collect();
     let found: Vec<(&Row, [f32; 4])> = tested
         .iter()
-        .filter_map(|r| Some((r, models.scores(index.get(&(r.user.clone(), r.item.clone(), r.time))?))))
+        .filter_map(|r| {
+            Some((
+                r,
+                models.scores(index.get(&(r.user.clone(), r.item.clone(), r.time))?),
+            ))
+        })
         .collect();
     NAMES
         .iter()
         .enumerate()
         .map(|(k, name)| {
-            let rows: Vec<Row> = found.iter().map(|(r, s)| Row { score: s[k], ..(*r).clone() }).collect();
+            let rows: Vec<Row> = found
+                .iter()
+                .map(|(r, s)| Row {
+                    score: s[k],
+                    ..(*r).clone()
+                })
+                .collect();
             ((*name).to_owned(), figures(&rows, Some(without)))
         })
         .collect()
@@ -86,6 +117,9 @@ pub(crate) fn references(data: &Dataset, split: Split, tested: &[Row], without: 
 impl Figures {
     /// `{mean, std, worst_decile}` of client AUCs.
     pub(crate) fn spread_json(&self) -> Value {
-        self.spread.map_or(Value::Null, |s| json!({ "mean": s.mean, "std": s.std, "worst_decile": s.worst_decile }))
+        self.spread.map_or(
+            Value::Null,
+            |s| json!({ "mean": s.mean, "std": s.std, "worst_decile": s.worst_decile }),
+        )
     }
 }

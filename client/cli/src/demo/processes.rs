@@ -1,5 +1,5 @@
-//! The processes of the demo. Each ends when its standard input closes, so nothing is left running whatever happens
-//! to the demo itself.
+//! The processes of the demo. Each ends when its standard input closes, so nothing is left running
+//! whatever happens to the demo itself.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +15,10 @@ pub(crate) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let mut path = std::env::current_exe()?;
     path.set_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     if !path.exists() {
-        bail!("{} is missing: build all programs with `cargo build --release`", path.display());
+        bail!(
+            "{} is missing: build all programs with `cargo build --release`",
+            path.display()
+        );
     }
     Ok(path)
 }
@@ -28,24 +31,36 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts `lethe-server` and waits until it listens. Its log goes to `server.log` beside the configuration.
+    /// Starts `lethe-server` and waits until it listens. Its log goes to `server.log` beside the
+    /// configuration.
     pub(crate) fn start(config: &Path, data_dir: &Path) -> anyhow::Result<Self> {
         Self::start_with(config, data_dir, &[])
     }
 
     /// The same, with more arguments.
-    pub(crate) fn start_with(config: &Path, data_dir: &Path, more: &[&OsStr]) -> anyhow::Result<Self> {
+    pub(crate) fn start_with(
+        config: &Path,
+        data_dir: &Path,
+        more: &[&OsStr],
+    ) -> anyhow::Result<Self> {
         let address = data_dir.join("address");
         let _ = std::fs::remove_file(&address);
         let log = config.with_extension("log");
         let child = Command::new(sibling("lethe-server")?)
-            .args(["--with-parent".as_ref(), "--config".as_ref(), config.as_os_str()])
+            .args([
+                "--with-parent".as_ref(),
+                "--config".as_ref(),
+                config.as_os_str(),
+            ])
             .args(more)
             .stdin(Stdio::piped())
             .stderr(std::fs::File::create(&log)?)
             .spawn()
             .context("starting lethe-server")?;
-        let mut server = Self { child, address: String::new() };
+        let mut server = Self {
+            child,
+            address: String::new(),
+        };
         let started = Instant::now();
         while server.address.is_empty() {
             if let Some(status) = server.child.try_wait()? {
@@ -53,7 +68,10 @@ impl Server {
                 bail!("lethe-server ended with {status}:\n{text}");
             }
             if started.elapsed() > Duration::from_secs(120) {
-                bail!("lethe-server did not start within 120 s; see {}", log.display());
+                bail!(
+                    "lethe-server did not start within 120 s; see {}",
+                    log.display()
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
             server.address = std::fs::read_to_string(&address).unwrap_or_default();
@@ -72,16 +90,26 @@ impl Server {
     }
 
     fn status_mib(&self, field: &str) -> f64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .unwrap_or_default();
         let line = text.lines().find_map(|l| l.strip_prefix(field));
-        line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+        line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok())
+            .unwrap_or(0.0)
+            / 1024.0
     }
 
     /// Processor seconds so far (Linux; 0 elsewhere).
     pub(crate) fn cpu_seconds(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
         // After the name, which may hold anything: the 12th and 13th fields, in hundredths.
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        let fields = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .skip(11)
+            .take(2);
         fields.filter_map(|f| f.parse::<f64>().ok()).sum::<f64>() / 100.0
     }
 }
@@ -110,7 +138,11 @@ impl Fleet {
             .context("starting the fleet")?;
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().context("the fleet has no output")?);
-        let mut fleet = Self { child, input, output };
+        let mut fleet = Self {
+            child,
+            input,
+            output,
+        };
         let ready = fleet.read()?;
         Ok((fleet, ready))
     }
@@ -128,7 +160,10 @@ impl Fleet {
     }
 
     /// One command and its answer.
-    pub(crate) fn ask(&mut self, command: &crate::commands::fleet::Command) -> anyhow::Result<Value> {
+    pub(crate) fn ask(
+        &mut self,
+        command: &crate::commands::fleet::Command,
+    ) -> anyhow::Result<Value> {
         let input = self.input.as_mut().context("the fleet was closed")?;
         serde_json::to_writer(&mut *input, command)?;
         writeln!(input)?;
@@ -160,8 +195,15 @@ fn end(child: &mut Child, input: Option<ChildStdin>) {
 /// Whether a command succeeded, and its standard output (its errors when there is none).
 fn said(command: &mut Command) -> anyhow::Result<(bool, String)> {
     let out = command.output()?;
-    let text = if out.stdout.is_empty() { out.stderr } else { out.stdout };
-    Ok((out.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    let text = if out.stdout.is_empty() {
+        out.stderr
+    } else {
+        out.stdout
+    };
+    Ok((
+        out.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    ))
 }
 
 /// `lethe-verify`, as a third party would call it.
@@ -180,14 +222,25 @@ impl Admin {
         let admin = Self { home };
         let invitation = data_dir.join("admin-invitation");
         if !admin.home.join("identity.json").exists() {
-            admin.run(&["enrol", "--server", &server.address, "--invitation", &invitation.to_string_lossy()])?;
+            admin.run(&[
+                "enrol",
+                "--server",
+                &server.address,
+                "--invitation",
+                &invitation.to_string_lossy(),
+            ])?;
         }
         Ok(admin)
     }
 
     /// Runs a command; its standard output, and whether it succeeded.
     pub(crate) fn try_run(&self, args: &[&str]) -> anyhow::Result<(bool, String)> {
-        said(Command::new(sibling("lethe-admin")?).arg("--home").arg(&self.home).args(args))
+        said(
+            Command::new(sibling("lethe-admin")?)
+                .arg("--home")
+                .arg(&self.home)
+                .args(args),
+        )
     }
 
     /// Runs a command that must succeed.
@@ -200,6 +253,8 @@ impl Admin {
 
     /// Runs a command with `--json`.
     pub(crate) fn json(&self, args: &[&str]) -> anyhow::Result<Value> {
-        Ok(serde_json::from_str(&self.run(&[&["--json"], args].concat())?)?)
+        Ok(serde_json::from_str(
+            &self.run(&[&["--json"], args].concat())?,
+        )?)
     }
 }

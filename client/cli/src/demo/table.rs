@@ -5,7 +5,8 @@ use std::fmt::Write;
 use serde_json::Value;
 
 fn number(v: &Value, digits: usize) -> String {
-    v.as_f64().map_or_else(|| "-".into(), |x| format!("{x:.digits$}"))
+    v.as_f64()
+        .map_or_else(|| "-".into(), |x| format!("{x:.digits$}"))
 }
 
 /// The figures as a table for people.
@@ -14,10 +15,19 @@ pub(crate) fn render(j: &Value) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<44} {value}");
     };
-    let samples =
-        |key: &str| j["test_samples"][key].as_u64().map_or(String::new(), |n| format!("   ({n} test samples)"));
-    let both =
-        |key: &str| format!("AUC {}   UAUC {}{}", number(&j["auc"][key], 4), number(&j["uauc"][key], 4), samples(key));
+    let samples = |key: &str| {
+        j["test_samples"][key]
+            .as_u64()
+            .map_or(String::new(), |n| format!("   ({n} test samples)"))
+    };
+    let both = |key: &str| {
+        format!(
+            "AUC {}   UAUC {}{}",
+            number(&j["auc"][key], 4),
+            number(&j["uauc"][key], 4),
+            samples(key)
+        )
+    };
     line("untrained model", both("untrained"));
     if j["auc"]["central"].is_number() {
         line("centralised reference", both("central"));
@@ -30,8 +40,14 @@ pub(crate) fn render(j: &Value) -> String {
         ("mf", "matrix factorisation"),
         ("history_rate", "like-rate of the prompt"),
     ] {
-        let (a, u) = (&j["auc"]["references"][name], &j["uauc"]["references"][name]);
-        line(&format!("  reference: {label}"), format!("AUC {}   UAUC {}", number(a, 4), number(u, 4)));
+        let (a, u) = (
+            &j["auc"]["references"][name],
+            &j["uauc"]["references"][name],
+        );
+        line(
+            &format!("  reference: {label}"),
+            format!("AUC {}   UAUC {}", number(a, 4), number(u, 4)),
+        );
     }
     let spread = |v: &Value| {
         format!(
@@ -44,13 +60,27 @@ pub(crate) fn render(j: &Value) -> String {
     line("client AUC", spread(&j["clients"]["auc"]));
     if j["fedavg"].is_object() {
         line("client AUC, FedAvg", spread(&j["fedavg"]["clients"]["auc"]));
-        line("FedAvg", format!("AUC {}   UAUC {}", number(&j["fedavg"]["auc"], 4), number(&j["fedavg"]["uauc"], 4)));
+        line(
+            "FedAvg",
+            format!(
+                "AUC {}   UAUC {}",
+                number(&j["fedavg"]["auc"], 4),
+                number(&j["fedavg"]["uauc"], 4)
+            ),
+        );
     }
-    let mib = |v: &Value| v.as_f64().map_or_else(|| "-".into(), |b| format!("{:.1} MiB", b / 1048576.0));
+    let mib = |v: &Value| {
+        v.as_f64()
+            .map_or_else(|| "-".into(), |b| format!("{:.1} MiB", b / 1048576.0))
+    };
     let bytes = &j["bytes_per_client"];
     line(
         "bytes per client, both ways",
-        format!("{} updates, {} activations", mib(&bytes["updates"]), mib(&bytes["activations"])),
+        format!(
+            "{} updates, {} activations",
+            mib(&bytes["updates"]),
+            mib(&bytes["activations"])
+        ),
     );
     let memory = &j["memory_mib"];
     line(
@@ -62,16 +92,45 @@ pub(crate) fn render(j: &Value) -> String {
         ),
     );
     let d = &j["deletion"];
-    line("deletion: until the served model was exact", format!("{} s", number(&d["seconds_until_exact"], 3)));
-    line("deletion: until retrained and released", format!("{} s", number(&d["seconds_until_retrained"], 1)));
-    line("full retraining of all shards", format!("{} s", number(&d["full_retrain_seconds"], 1)));
-    let yes = |v: &Value| if v.as_bool() == Some(true) { "yes" } else { "NO" }.to_owned();
-    line("retrained = replay from scratch, byte for byte", yes(&d["replay_equal"]));
-    line("negative control: without retraining, different", yes(&d["negative_control"]));
+    line(
+        "deletion: until the served model was exact",
+        format!("{} s", number(&d["seconds_until_exact"], 3)),
+    );
+    line(
+        "deletion: until retrained and released",
+        format!("{} s", number(&d["seconds_until_retrained"], 1)),
+    );
+    line(
+        "full retraining of all shards",
+        format!("{} s", number(&d["full_retrain_seconds"], 1)),
+    );
+    let yes = |v: &Value| {
+        if v.as_bool() == Some(true) {
+            "yes"
+        } else {
+            "NO"
+        }
+        .to_owned()
+    };
+    line(
+        "retrained = replay from scratch, byte for byte",
+        yes(&d["replay_equal"]),
+    );
+    line(
+        "negative control: without retraining, different",
+        yes(&d["negative_control"]),
+    );
     line("other shards unchanged", yes(&d["other_shards_unchanged"]));
-    line("receipt verified offline; altered one refused", yes(&j["receipt"]["verified"]));
+    line(
+        "receipt verified offline; altered one refused",
+        yes(&j["receipt"]["verified"]),
+    );
     for shard in j["deletion"]["hashes"].as_array().into_iter().flatten() {
-        let short = |k: &str| shard[k].as_str().map_or_else(|| "-".into(), |h| h.chars().take(16).collect::<String>());
+        let short = |k: &str| {
+            shard[k]
+                .as_str()
+                .map_or_else(|| "-".into(), |h| h.chars().take(16).collect::<String>())
+        };
         line(
             &format!("  shard {} SHA-256 before, after", shard["shard"]),
             format!("{}  {}", short("before"), short("after")),

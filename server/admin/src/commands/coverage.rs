@@ -15,15 +15,29 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
-    let c = match desk.ask(AdminRequest::Coverage { release: args.release }).await? {
+    let c = match desk
+        .ask(AdminRequest::Coverage {
+            release: args.release,
+        })
+        .await?
+    {
         AdminReply::Coverage(c) => c,
         other => return unexpected(&other),
     };
     let fetched = c.dropped + c.holding;
-    let share = if fetched == 0 { 100.0 } else { 100.0 * f64::from(c.dropped) / f64::from(fetched) };
-    let state = if c.recalled { "recalled: refused everywhere" } else { "not recalled" };
+    let share = if fetched == 0 {
+        100.0
+    } else {
+        100.0 * f64::from(c.dropped) / f64::from(fetched)
+    };
+    let state = if c.recalled {
+        "recalled: refused everywhere"
+    } else {
+        "not recalled"
+    };
     let text = format!(
-        "release {} ({state})\ndropped by {} of {fetched} devices that ever held a release ({share:.1} %)\n\
+        "release {} ({state})\ndropped by {} of {fetched} devices that ever held a release \
+         ({share:.1} %)\n\
          still held by {}\nnever fetched any: {}",
         c.release, c.dropped, c.holding, c.never
     );

@@ -15,14 +15,19 @@ pub(crate) struct Args {
     /// Address of the coordinator.
     #[arg(long)]
     server: SocketAddr,
-    /// File with the invitation: `admin-invitation` in the coordinator's data folder, or from `lethe-admin invite`.
+    /// File with the invitation: `admin-invitation` in the coordinator's data folder, or from
+    /// `lethe-admin invite`.
     #[arg(long)]
     invitation: PathBuf,
 }
 
 pub(crate) async fn run(args: &Args, home: &Path, out: &Output) -> anyhow::Result<ExitCode> {
-    let text = std::fs::read_to_string(&args.invitation).with_context(|| args.invitation.display().to_string())?;
+    let text = std::fs::read_to_string(&args.invitation)
+        .with_context(|| args.invitation.display().to_string())?;
     Desk::enrol(home, args.server, &text).await?;
-    out.show(&format!("enrolled; the identity is in {}", home.display()), &json!({ "home": home }))?;
+    out.show(
+        &format!("enrolled; the identity is in {}", home.display()),
+        &json!({ "home": home }),
+    )?;
     Ok(ExitCode::SUCCESS)
 }

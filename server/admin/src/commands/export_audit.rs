@@ -21,7 +21,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
-    let bundle = match desk.ask(AdminRequest::Audit { shard: ShardId(args.shard) }).await? {
+    let bundle = match desk
+        .ask(AdminRequest::Audit {
+            shard: ShardId(args.shard),
+        })
+        .await?
+    {
         AdminReply::Audit(text) => text,
         other => return unexpected(&other),
     };
@@ -30,10 +35,16 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     let count = |field: &str| value[field].as_array().map_or(0, Vec::len);
     let (members, rounds) = (count("members"), count("rounds"));
     let text = format!(
-        "{}: shard {} with {members} records (it names nobody) and {rounds} rounds\nthe auditor also needs the base model, the catalogue, the log key, and from each person who agrees\nthe export of their device (`lethe training-data`): then `lethe audit` trains it again",
+        "{}: shard {} with {members} records (it names nobody) and {rounds} rounds\nthe auditor \
+         also needs the base model, the catalogue, the log key, and from each person who \
+         agrees\nthe export of their device (`lethe training-data`): then `lethe audit` trains it \
+         again",
         args.out.display(),
         args.shard
     );
-    out.show(&text, &json!({ "shard": args.shard, "members": members, "rounds": rounds, "file": args.out }))?;
+    out.show(
+        &text,
+        &json!({ "shard": args.shard, "members": members, "rounds": rounds, "file": args.out }),
+    )?;
     Ok(ExitCode::SUCCESS)
 }

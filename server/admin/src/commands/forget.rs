@@ -23,13 +23,15 @@ pub(crate) struct What {
     /// Forget only this item (may be repeated); without it, everything.
     #[arg(long)]
     item: Vec<String>,
-    /// Forget what happened at or after this time: 2026-11-23 (UTC) or seconds since 1970. Consent is withdrawn from then on.
+    /// Forget what happened at or after this time: 2026-11-23 (UTC) or seconds since 1970. Consent
+    /// is withdrawn from then on.
     #[arg(long, conflicts_with = "item", value_parser = parse_time, allow_hyphen_values = true)]
     from: Option<i64>,
     /// Do not delete: stop using the data, and keep it.
     #[arg(long, conflicts_with_all = ["item", "from"])]
     restrict: bool,
-    /// Forget the items for everybody. Until all devices have answered, nothing that was learned is served.
+    /// Forget the items for everybody. Until all devices have answered, nothing that was learned is
+    /// served.
     #[arg(long, conflicts_with_all = ["subject", "from", "restrict"], requires = "item")]
     takedown: bool,
 }
@@ -37,14 +39,19 @@ pub(crate) struct What {
 impl What {
     pub(crate) fn requests(&self) -> anyhow::Result<Vec<DeletionRequest>> {
         if self.takedown {
-            return Ok(vec![DeletionRequest::Takedown { items: self.item.clone() }]);
+            return Ok(vec![DeletionRequest::Takedown {
+                items: self.item.clone(),
+            }]);
         }
         let one = |s: &String| {
             let subject = SubjectId::new(s.clone())?;
             Ok(match (self.from, self.restrict, self.item.is_empty()) {
                 (Some(from), _, _) => DeletionRequest::Withdraw { subject, from },
                 (_, true, _) => DeletionRequest::Restrict { subject },
-                (_, _, false) => DeletionRequest::EraseItems { subject, items: self.item.clone() },
+                (_, _, false) => DeletionRequest::EraseItems {
+                    subject,
+                    items: self.item.clone(),
+                },
                 _ => DeletionRequest::Erase { subject },
             })
         };
@@ -78,7 +85,11 @@ pub(crate) enum Outcome {
     Proposed(ProposalState),
 }
 
-pub(crate) async fn ask(desk: &Desk, requests: Vec<DeletionRequest>, dry_run: bool) -> anyhow::Result<Outcome> {
+pub(crate) async fn ask(
+    desk: &Desk,
+    requests: Vec<DeletionRequest>,
+    dry_run: bool,
+) -> anyhow::Result<Outcome> {
     ask_with(desk, requests, dry_run, (0, String::new())).await
 }
 
@@ -89,7 +100,15 @@ pub(crate) async fn ask_with(
     dry_run: bool,
     (asked, reference): (u64, String),
 ) -> anyhow::Result<Outcome> {
-    outcome(desk.ask(AdminRequest::Forget { requests, dry_run, asked, reference }).await?)
+    outcome(
+        desk.ask(AdminRequest::Forget {
+            requests,
+            dry_run,
+            asked,
+            reference,
+        })
+        .await?,
+    )
 }
 
 pub(crate) fn outcome(reply: AdminReply) -> anyhow::Result<Outcome> {
@@ -104,8 +123,13 @@ pub(crate) fn outcome(reply: AdminReply) -> anyhow::Result<Outcome> {
 }
 
 pub(crate) async fn forecast(what: &What, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
-    let Outcome::Planned(planned) = ask(desk, what.requests()?, true).await? else { bail!("no plan") };
-    out.show(&(planned.text + "\nnothing was done (dry run)"), &json!({ "plan": planned.plan, "deletions": [] }))?;
+    let Outcome::Planned(planned) = ask(desk, what.requests()?, true).await? else {
+        bail!("no plan")
+    };
+    out.show(
+        &(planned.text + "\nnothing was done (dry run)"),
+        &json!({ "plan": planned.plan, "deletions": [] }),
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -118,7 +142,12 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
 }
 
 /// Shows what came of a request.
-pub(crate) async fn show(outcome: Outcome, wait: bool, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn show(
+    outcome: Outcome,
+    wait: bool,
+    desk: &Desk,
+    out: &Output,
+) -> anyhow::Result<ExitCode> {
     let planned = match outcome {
         Outcome::Planned(p) => p,
         Outcome::Proposed(p) => {
@@ -128,10 +157,16 @@ pub(crate) async fn show(outcome: Outcome, wait: bool, desk: &Desk, out: &Output
     };
     let mut states = vec![];
     for id in &planned.ids {
-        states.push(if wait { finished(desk, *id).await? } else { state(desk, *id).await? });
+        states.push(if wait {
+            finished(desk, *id).await?
+        } else {
+            state(desk, *id).await?
+        });
     }
     let mut text = planned.text;
-    states.iter().for_each(|s| text += &format!("\n{}", describe(s)));
+    states
+        .iter()
+        .for_each(|s| text += &format!("\n{}", describe(s)));
     out.show(&text, &json!({ "plan": planned.plan, "deletions": states }))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -170,8 +205,17 @@ pub(crate) fn describe(s: &DeletionState) -> String {
         let _ = write!(out, "\n  waits for {}", s.waits_for);
     }
     for (k, (before, now)) in s.before.iter().zip(&s.now).enumerate() {
-        let same = if before == now { "unchanged" } else { "replaced" };
-        let _ = write!(out, "\n  shard {k}: {} -> {} {same}", before.short(), now.short());
+        let same = if before == now {
+            "unchanged"
+        } else {
+            "replaced"
+        };
+        let _ = write!(
+            out,
+            "\n  shard {k}: {} -> {} {same}",
+            before.short(),
+            now.short()
+        );
     }
     if s.phase == DeletionPhase::Done {
         let _ = write!(out, "\n  receipt: lethe-admin receipt --deletion {}", s.id);

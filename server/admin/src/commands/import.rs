@@ -19,10 +19,12 @@ const BATCH: usize = 500;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// File with the columns request_id, subject, action (erase, erase-items, withdraw, restrict), items (separated by spaces),
-    /// from (2026-11-23, or seconds since 1970). Only subject is required.
+    /// File with the columns request_id, subject, action (erase, erase-items, withdraw, restrict),
+    /// items (separated by spaces), from (2026-11-23, or seconds since 1970). Only subject is
+    /// required.
     csv: PathBuf,
-    /// Write the results here, as CSV with the columns request_id, subject, code, deletion, message.
+    /// Write the results here, as CSV with the columns request_id, subject, code, deletion,
+    /// message.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Only say what would be accepted.
@@ -43,7 +45,8 @@ struct Row {
     from: String,
 }
 
-/// What became of a row. Codes: `accepted`, `proposed` (others have to agree), `would-accept` (dry run), `duplicate`, `invalid`, `refused`.
+/// What became of a row. Codes: `accepted`, `proposed` (others have to agree), `would-accept` (dry
+/// run), `duplicate`, `invalid`, `refused`.
 #[derive(Serialize)]
 struct RowResult {
     request_id: String,
@@ -60,11 +63,14 @@ fn request(row: &Row) -> anyhow::Result<DeletionRequest> {
         "" | "erase" => DeletionRequest::Erase { subject },
         "erase-items" if !items.is_empty() => DeletionRequest::EraseItems { subject, items },
         "erase-items" => anyhow::bail!("erase-items without items"),
-        "withdraw" => {
-            DeletionRequest::Withdraw { subject, from: parse_time(row.from.trim()).map_err(anyhow::Error::msg)? }
-        }
+        "withdraw" => DeletionRequest::Withdraw {
+            subject,
+            from: parse_time(row.from.trim()).map_err(anyhow::Error::msg)?,
+        },
         "restrict" => DeletionRequest::Restrict { subject },
-        other => anyhow::bail!("action {other:?}: expected erase, erase-items, withdraw or restrict"),
+        other => {
+            anyhow::bail!("action {other:?}: expected erase, erase-items, withdraw or restrict")
+        }
     })
 }
 
@@ -73,8 +79,11 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         .flexible(true)
         .from_path(&args.csv)
         .with_context(|| args.csv.display().to_string())?;
-    let (mut results, mut good, mut seen): (Vec<RowResult>, Vec<(usize, DeletionRequest)>, BTreeSet<String>) =
-        Default::default();
+    let (mut results, mut good, mut seen): (
+        Vec<RowResult>,
+        Vec<(usize, DeletionRequest)>,
+        BTreeSet<String>,
+    ) = Default::default();
     for row in reader.deserialize::<Row>() {
         let mut r = RowResult {
             request_id: String::new(),
@@ -91,9 +100,12 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
                     Err(e) => r.message = e.to_string(),
                     Ok(_) if !seen.insert(r.subject.clone()) => {
                         r.code = "duplicate";
-                        r.message = "the subject is in an earlier row; ask again when that one is done".into();
+                        r.message =
+                            "the subject is in an earlier row; ask again when that one is done"
+                                .into();
                     }
-                    // Each alone first: a row that the coordinator refuses must not hold up the others.
+                    // Each alone first: a row that the coordinator refuses must not hold up the
+                    // others.
                     Ok(request) => match ask(desk, vec![request.clone()], true).await {
                         Err(e) => (r.code, r.message) = ("refused", format!("{e:#}")),
                         Ok(_) => {
@@ -117,22 +129,42 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
                 Outcome::Proposed(p) => {
                     for (at, _) in batch {
                         results[*at].code = "proposed";
-                        results[*at].message = format!("waits for other operators as proposal {}", p.id);
+                        results[*at].message =
+                            format!("waits for other operators as proposal {}", p.id);
                     }
                 }
             }
         }
     }
     if let Some(path) = &args.out {
-        let mut writer = csv::Writer::from_path(path).with_context(|| path.display().to_string())?;
+        let mut writer =
+            csv::Writer::from_path(path).with_context(|| path.display().to_string())?;
         results.iter().try_for_each(|r| writer.serialize(r))?;
         writer.flush()?;
     }
     let row = |r: &RowResult| {
         let id = r.deletion.map_or("-".to_owned(), |d| d.to_string());
-        vec![r.request_id.clone(), r.subject.clone(), r.code.to_owned(), id, r.message.clone()]
+        vec![
+            r.request_id.clone(),
+            r.subject.clone(),
+            r.code.to_owned(),
+            id,
+            r.message.clone(),
+        ]
     };
-    out.show(&table(&["request", "subject", "code", "deletion", "message"], results.iter().map(row)), &results)?;
-    let all = results.iter().all(|r| matches!(r.code, "accepted" | "proposed" | "would-accept"));
-    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    out.show(
+        &table(
+            &["request", "subject", "code", "deletion", "message"],
+            results.iter().map(row),
+        ),
+        &results,
+    )?;
+    let all = results
+        .iter()
+        .all(|r| matches!(r.code, "accepted" | "proposed" | "would-accept"));
+    Ok(if all {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -23,12 +23,22 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     let subjects: Vec<Option<SubjectId>> = if args.admin {
         vec![None]
     } else {
-        args.subject.iter().map(|s| SubjectId::new(s.clone()).map(Some)).collect::<Result<_, _>>()?
+        args.subject
+            .iter()
+            .map(|s| SubjectId::new(s.clone()).map(Some))
+            .collect::<Result<_, _>>()?
     };
     let mut issued = vec![];
     for subject in subjects {
-        match desk.ask(AdminRequest::Invite { subject: subject.clone() }).await? {
-            AdminReply::Invited { token } => issued.push(json!({ "subject": subject, "invitation": token })),
+        match desk
+            .ask(AdminRequest::Invite {
+                subject: subject.clone(),
+            })
+            .await?
+        {
+            AdminReply::Invited { token } => {
+                issued.push(json!({ "subject": subject, "invitation": token }))
+            }
             AdminReply::Proposed(p) => {
                 out.show(&super::policy::describe(&p), &json!({ "proposal": p }))?;
                 return Ok(ExitCode::SUCCESS);
@@ -36,7 +46,10 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
             other => return unexpected(&other),
         }
     }
-    let lines: Vec<&str> = issued.iter().filter_map(|v| v["invitation"].as_str()).collect();
+    let lines: Vec<&str> = issued
+        .iter()
+        .filter_map(|v| v["invitation"].as_str())
+        .collect();
     out.show(&lines.join("\n"), &issued)?;
     Ok(ExitCode::SUCCESS)
 }

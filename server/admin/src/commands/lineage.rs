@@ -23,7 +23,9 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
     let request = match (&args.subject, args.release) {
-        (Some(s), _) => AdminRequest::LineageOfSubject { subject: SubjectId::new(s.clone())? },
+        (Some(s), _) => AdminRequest::LineageOfSubject {
+            subject: SubjectId::new(s.clone())?,
+        },
         (None, Some(release)) => AdminRequest::LineageOfRelease { release },
         (None, None) => anyhow::bail!("give --subject or --release"),
     };
@@ -37,28 +39,43 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
 
 fn list<T: std::fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     let all: Vec<String> = items.into_iter().map(|i| i.to_string()).collect();
-    if all.is_empty() { "none".into() } else { all.join(", ") }
+    if all.is_empty() {
+        "none".into()
+    } else {
+        all.join(", ")
+    }
 }
 
 fn subject(s: &SubjectLineage) -> String {
     let mut text = format!("number in lineages: {}", s.number);
     match s.place {
         Some((shard, slice)) => {
-            let _ = write!(text, "\nplace: {shard}, slice {slice} (enters with stage {})", slice + 1);
+            let _ = write!(
+                text,
+                "\nplace: {shard}, slice {slice} (enters with stage {})",
+                slice + 1
+            );
         }
         None => text += "\nplace: none yet",
     }
     if !s.idle.is_empty() {
         let _ = write!(text, "\nnot trained on: {}", s.idle);
     }
-    let release = |(id, recalled): &(u64, bool)| format!("{id}{}", if *recalled { " (recalled)" } else { "" });
+    let release = |(id, recalled): &(u64, bool)| {
+        format!("{id}{}", if *recalled { " (recalled)" } else { "" })
+    };
     let _ = write!(
         text,
-        "\ntraining samples: {}\ncheckpoints: stages {}\nadapter in use: {}\nerror table (validation): {} rows\n\
+        "\ntraining samples: {}\ncheckpoints: stages {}\nadapter in use: {}\nerror table \
+         (validation): {} rows\n\
          updates of open rounds: {}\nreleases: {}\ndeletions: {}",
         s.samples,
         list(&s.checkpoints),
-        if s.served { "trained on the data" } else { "not trained on the data" },
+        if s.served {
+            "trained on the data"
+        } else {
+            "not trained on the data"
+        },
         s.error_rows,
         s.open_updates,
         list(s.releases.iter().map(release)),
@@ -71,10 +88,23 @@ fn release(r: &ReleaseLineage) -> String {
     let recalled = if r.recalled { ", recalled" } else { "" };
     let mut text = format!("release {} of {}{recalled}", r.release, show_time(r.at));
     for (k, (adapter, n)) in r.shards.iter().enumerate() {
-        let _ = write!(text, "\nshard {k}: adapter {}, trained on {n} subjects", adapter.short());
-        let of: Vec<&str> = r.subjects.iter().filter(|(_, s)| usize::from(s.0) == k).map(|(s, _)| s.as_str()).collect();
+        let _ = write!(
+            text,
+            "\nshard {k}: adapter {}, trained on {n} subjects",
+            adapter.short()
+        );
+        let of: Vec<&str> = r
+            .subjects
+            .iter()
+            .filter(|(_, s)| usize::from(s.0) == k)
+            .map(|(s, _)| s.as_str())
+            .collect();
         let _ = write!(text, "\n  still known: {}", list(of));
     }
-    let _ = write!(text, "\ndeleted since: {}\nvalidation: {} subjects", r.deleted, r.validation);
+    let _ = write!(
+        text,
+        "\ndeleted since: {}\nvalidation: {} subjects",
+        r.deleted, r.validation
+    );
     text
 }

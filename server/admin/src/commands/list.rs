@@ -18,9 +18,17 @@ pub(crate) struct Args {
 
 fn row(d: &DeletionSummary) -> Vec<String> {
     let open = d.phase != DeletionPhase::Done;
-    let due = if open && d.due_at < now() { "OVERDUE".into() } else { show_time(d.due_at) };
-    let who = d.request.subject().map_or("everybody".to_owned(), |s| s.as_str().to_owned());
-    let seconds = |t: Option<f64>, digits: usize| t.map_or("-".to_owned(), |t| format!("{t:.digits$} s"));
+    let due = if open && d.due_at < now() {
+        "OVERDUE".into()
+    } else {
+        show_time(d.due_at)
+    };
+    let who = d
+        .request
+        .subject()
+        .map_or("everybody".to_owned(), |s| s.as_str().to_owned());
+    let seconds =
+        |t: Option<f64>, digits: usize| t.map_or("-".to_owned(), |t| format!("{t:.digits$} s"));
     vec![
         d.id.to_string(),
         d.request.kind().to_owned(),
@@ -36,8 +44,21 @@ fn row(d: &DeletionSummary) -> Vec<String> {
 pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
     let mut all = desk.deletions().await?;
     all.retain(|d| !args.open || d.phase != DeletionPhase::Done);
-    let head = ["number", "kind", "subject", "state", "accepted (UTC)", "due (UTC)", "exact", "retrained"];
+    let head = [
+        "number",
+        "kind",
+        "subject",
+        "state",
+        "accepted (UTC)",
+        "due (UTC)",
+        "exact",
+        "retrained",
+    ];
     out.show(&table(&head, all.iter().map(row)), &all)?;
     let overdue = |d: &DeletionSummary| d.phase != DeletionPhase::Done && d.due_at < now();
-    Ok(if all.iter().any(overdue) { ExitCode::from(3) } else { ExitCode::SUCCESS })
+    Ok(if all.iter().any(overdue) {
+        ExitCode::from(3)
+    } else {
+        ExitCode::SUCCESS
+    })
 }

@@ -30,22 +30,48 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     let mut all: Vec<Vec<u8>> = vec![];
     let mut head = String::new();
     loop {
-        let page = match desk.ask(AdminRequest::Log { from: all.len() as u64 }).await? {
-            AdminReply::Log { entries, checkpoint } => (entries, checkpoint),
+        let page = match desk
+            .ask(AdminRequest::Log {
+                from: all.len() as u64,
+            })
+            .await?
+        {
+            AdminReply::Log {
+                entries,
+                checkpoint,
+            } => (entries, checkpoint),
             other => return unexpected(&other),
         };
         // The head of an earlier page is older than these entries.
-        let size = page.1.lines().nth(1).and_then(|l| l.parse::<usize>().ok()).context("a head without a size")?;
-        head = if page.0.is_empty() && !head.is_empty() { head } else { page.1 };
+        let size = page
+            .1
+            .lines()
+            .nth(1)
+            .and_then(|l| l.parse::<usize>().ok())
+            .context("a head without a size")?;
+        head = if page.0.is_empty() && !head.is_empty() {
+            head
+        } else {
+            page.1
+        };
         all.extend(page.0);
         if all.len() >= size {
             break;
         }
     }
-    let Some(tiles) = files(&all, 0) else { bail!("an entry is too long to be published") };
-    tiles.iter().try_for_each(|(path, bytes)| write(&args.out, path, bytes))?;
+    let Some(tiles) = files(&all, 0) else {
+        bail!("an entry is too long to be published")
+    };
+    tiles
+        .iter()
+        .try_for_each(|(path, bytes)| write(&args.out, path, bytes))?;
     write(&args.out, "checkpoint", head.as_bytes())?;
-    let text = format!("{} entries in {}\n{}", all.len(), args.out.display(), head.trim_end());
+    let text = format!(
+        "{} entries in {}\n{}",
+        all.len(),
+        args.out.display(),
+        head.trim_end()
+    );
     out.show(&text, &json!({ "entries": all.len(), "checkpoint": head }))?;
     Ok(ExitCode::SUCCESS)
 }

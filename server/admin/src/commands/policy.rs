@@ -26,11 +26,19 @@ pub(crate) struct Which {
 
 /// A proposal, for people.
 pub(crate) fn describe(p: &ProposalState) -> String {
-    format!("proposal {}: {}\n  waits for {} more operator(s): lethe-admin approve {}", p.id, p.what, p.missing, p.id)
+    format!(
+        "proposal {}: {}\n  waits for {} more operator(s): lethe-admin approve {}",
+        p.id, p.what, p.missing, p.id
+    )
 }
 
 pub(crate) async fn policy(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
-    let approvals = match desk.ask(AdminRequest::Policy { approvals: args.approvals }).await? {
+    let approvals = match desk
+        .ask(AdminRequest::Policy {
+            approvals: args.approvals,
+        })
+        .await?
+    {
         AdminReply::Policy { approvals } => approvals,
         AdminReply::Proposed(p) => {
             out.show(&describe(&p), &json!({ "proposal": p }))?;
@@ -40,13 +48,23 @@ pub(crate) async fn policy(args: &Args, desk: &Desk, out: &Output) -> anyhow::Re
     };
     let waiting = desk.proposals().await?;
     let mut text = format!("{approvals} operator(s) have to agree to a deletion");
-    waiting.iter().for_each(|p| text += &format!("\n{}", describe(p)));
-    out.show(&text, &json!({ "approvals": approvals, "proposals": waiting }))?;
+    waiting
+        .iter()
+        .for_each(|p| text += &format!("\n{}", describe(p)));
+    out.show(
+        &text,
+        &json!({ "approvals": approvals, "proposals": waiting }),
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) async fn approve(which: &Which, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
-    match desk.ask(AdminRequest::Approve { proposal: which.proposal }).await? {
+    match desk
+        .ask(AdminRequest::Approve {
+            proposal: which.proposal,
+        })
+        .await?
+    {
         AdminReply::Policy { approvals } => {
             let text = format!("{approvals} operator(s) have to agree to a deletion");
             out.show(&text, &json!({ "approvals": approvals }))?;
@@ -60,11 +78,24 @@ pub(crate) async fn approve(which: &Which, desk: &Desk, out: &Output) -> anyhow:
     }
 }
 
-pub(crate) async fn cancel(which: &Which, home: &Path, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn cancel(
+    which: &Which,
+    home: &Path,
+    desk: &Desk,
+    out: &Output,
+) -> anyhow::Result<ExitCode> {
     super::requests::cancelled(desk, home, which.proposal).await?;
-    match desk.ask(AdminRequest::Cancel { proposal: which.proposal }).await? {
+    match desk
+        .ask(AdminRequest::Cancel {
+            proposal: which.proposal,
+        })
+        .await?
+    {
         AdminReply::Done => {
-            out.show(&format!("proposal {} is withdrawn", which.proposal), &json!({ "cancelled": which.proposal }))?;
+            out.show(
+                &format!("proposal {} is withdrawn", which.proposal),
+                &json!({ "cancelled": which.proposal }),
+            )?;
             Ok(ExitCode::SUCCESS)
         }
         other => unexpected(&other),
@@ -76,7 +107,17 @@ pub(crate) async fn actions(desk: &Desk, out: &Output) -> anyhow::Result<ExitCod
         AdminReply::Actions(all) => all,
         other => return unexpected(&other),
     };
-    let rows = all.iter().map(|a| vec![a.entry.to_string(), show_time(a.at), a.by.short(), a.what.clone()]);
-    out.show(&table(&["log entry", "time (UTC)", "operator", "action"], rows), &all)?;
+    let rows = all.iter().map(|a| {
+        vec![
+            a.entry.to_string(),
+            show_time(a.at),
+            a.by.short(),
+            a.what.clone(),
+        ]
+    });
+    out.show(
+        &table(&["log entry", "time (UTC)", "operator", "action"], rows),
+        &all,
+    )?;
     Ok(ExitCode::SUCCESS)
 }

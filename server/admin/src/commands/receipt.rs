@@ -14,13 +14,17 @@ pub(crate) struct Args {
     /// Number of the deletion.
     #[arg(long)]
     deletion: u64,
-    /// File to write; standard output when absent. Keep the bytes as they are: any change makes verification fail.
+    /// File to write; standard output when absent. Keep the bytes as they are: any change makes
+    /// verification fail.
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
 pub(crate) async fn run(args: &Args, desk: &Desk) -> anyhow::Result<ExitCode> {
-    let text = match desk.ask(AdminRequest::Receipt { id: args.deletion }).await? {
+    let text = match desk
+        .ask(AdminRequest::Receipt { id: args.deletion })
+        .await?
+    {
         AdminReply::Receipt(text) => text,
         other => return unexpected(&other),
     };

@@ -36,10 +36,15 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     let equal = replayed == live;
     let verdict = if equal { "EQUAL" } else { "DIFFERENT" };
     let text = format!(
-        "{verdict}: {shard} retrained from scratch in {:.1} s, {} rounds\n  replayed {replayed}\n  live     {live}",
+        "{verdict}: {shard} retrained from scratch in {:.1} s, {} rounds\n  replayed {replayed}\n \
+          live     {live}",
         s.seconds, s.rounds.1
     );
     let value = json!({ "equal": equal, "shard": shard, "replayed": replayed.hex(), "live": live.hex(), "seconds": s.seconds, "rounds": s.rounds.1 });
     out.show(&text, &value)?;
-    Ok(if equal { ExitCode::SUCCESS } else { ExitCode::from(3) })
+    Ok(if equal {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(3)
+    })
 }

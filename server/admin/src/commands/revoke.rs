@@ -15,6 +15,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, desk: &Desk) -> anyhow::Result<ExitCode> {
-    desk.ask(AdminRequest::Revoke { subject: SubjectId::new(args.subject.clone())? }).await?;
+    desk.ask(AdminRequest::Revoke {
+        subject: SubjectId::new(args.subject.clone())?,
+    })
+    .await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -29,11 +29,19 @@ pub(crate) struct Args {
     offline: bool,
 }
 
-pub(crate) async fn run(args: &Args, home: &std::path::Path, out: &Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    args: &Args,
+    home: &std::path::Path,
+    out: &Output,
+) -> anyhow::Result<ExitCode> {
     let texts: Vec<String> = args.subject.iter().chain(&args.text).cloned().collect();
     let mut secrets: Vec<Secret> = texts.iter().cloned().map(Secret::Text).collect();
     for t in &args.tokens {
-        secrets.push(Secret::Tokens(t.split(',').map(|n| n.trim().parse()).collect::<Result<_, _>>()?));
+        secrets.push(Secret::Tokens(
+            t.split(',')
+                .map(|n| n.trim().parse())
+                .collect::<Result<_, _>>()?,
+        ));
     }
     let report = Scanner::new(&secrets)?.scan(&args.paths)?;
     let records = if args.offline || texts.is_empty() {
@@ -52,12 +60,17 @@ pub(crate) async fn run(args: &Args, home: &std::path::Path, out: &Output) -> an
         &describe(&report, records.as_ref(), clean),
         &json!({ "clean": clean, "files": report, "records": records }),
     )?;
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(3) })
+    Ok(if clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(3)
+    })
 }
 
 fn describe(report: &Report, records: Option<&Scanned>, clean: bool) -> String {
     let mut text = format!(
-        "{}\nfiles: {} read, {} bytes, {} patterns (raw, UTF-16, base64, hex, percent, tokens), {} hits",
+        "{}\nfiles: {} read, {} bytes, {} patterns (raw, UTF-16, base64, hex, percent, tokens), \
+         {} hits",
         if clean { "NOTHING FOUND" } else { "FOUND" },
         report.files,
         report.bytes,
@@ -65,12 +78,22 @@ fn describe(report: &Report, records: Option<&Scanned>, clean: bool) -> String {
         report.found
     );
     for h in report.hits.iter().take(50) {
-        let _ = write!(text, "\n  {} at byte {}, as {}", h.path.display(), h.offset, h.form);
+        let _ = write!(
+            text,
+            "\n  {} at byte {}, as {}",
+            h.path.display(),
+            h.offset,
+            h.form
+        );
     }
     match records {
         None => text += "\nthe coordinator's records were not searched",
         Some(r) => {
-            let _ = write!(text, "\nthe coordinator's records, decrypted: {} searched", r.records);
+            let _ = write!(
+                text,
+                "\nthe coordinator's records, decrypted: {} searched",
+                r.records
+            );
             r.hits.iter().for_each(|(t, n)| {
                 let _ = write!(text, "\n  {n} in table {t}");
             });
@@ -81,5 +104,6 @@ fn describe(report: &Report, records: Option<&Scanned>, clean: bool) -> String {
             );
         }
     }
-    text + "\nfiles of the data folder are encrypted: what they hold is searched through the coordinator"
+    text + "\nfiles of the data folder are encrypted: what they hold is searched through the \
+            coordinator"
 }

@@ -26,14 +26,19 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         AdminReply::Status(s) => s,
         other => return unexpected(&other),
     };
-    let mut text =
-        format!("{}: {} subjects, {} connections, release {}", s.build, s.subjects, s.connections, s.release);
+    let mut text = format!(
+        "{}: {} subjects, {} connections, release {}",
+        s.build, s.subjects, s.connections, s.release
+    );
     if !s.started {
         text += "\nthe epoch has not started: too few subjects have joined";
     }
     for (k, shard) in s.shards.iter().enumerate() {
         let (done, all) = shard.rounds;
-        let loss = shard.losses.last().map_or(String::from("-"), |l| format!("{l:.3}"));
+        let loss = shard
+            .losses
+            .last()
+            .map_or(String::from("-"), |l| format!("{l:.3}"));
         let _ = write!(
             text,
             "\nshard {k}: {} subjects, round {done} of {all}, loss {loss}, adapter {}",
@@ -41,7 +46,8 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
             shard.adapter.short()
         );
         if shard.quarantined {
-            text += " (its database was damaged and set aside: it is trained again from the beginning)";
+            text +=
+                " (its database was damaged and set aside: it is trained again from the beginning)";
         }
     }
     let _ = write!(text, "\nlog key: {}", s.log_key);

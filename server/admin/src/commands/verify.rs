@@ -15,7 +15,8 @@ use crate::output::{Output, error};
 pub(crate) struct Args {
     /// The receipt file.
     receipt: PathBuf,
-    /// The log's public key, as `lethe-admin status` prints it, obtained in advance from the operator.
+    /// The log's public key, as `lethe-admin status` prints it, obtained in advance from the
+    /// operator.
     #[arg(long)]
     log_key: String,
     /// Also write a page to print.
@@ -29,9 +30,13 @@ pub(crate) fn run(args: &Args, out: &Output) -> anyhow::Result<ExitCode> {
     match verify(&bytes, &key) {
         Ok(receipt) => {
             if let Some(path) = &args.html {
-                std::fs::write(path, report::html(&receipt)).with_context(|| path.display().to_string())?;
+                std::fs::write(path, report::html(&receipt))
+                    .with_context(|| path.display().to_string())?;
             }
-            out.show(&report::text(&receipt), &json!({ "verified": true, "receipt": receipt }))?;
+            out.show(
+                &report::text(&receipt),
+                &json!({ "verified": true, "receipt": receipt }),
+            )?;
             Ok(ExitCode::SUCCESS)
         }
         Err(e) => {

@@ -18,7 +18,11 @@ use crate::metrics::Traffic;
 use crate::records::ReceiptRecord;
 
 pub(super) fn planned(plan: &Plan, ids: Vec<u64>) -> AdminReply {
-    AdminReply::Planned { text: plan.to_string(), json: serde_json::to_string(plan).unwrap_or_default(), ids }
+    AdminReply::Planned {
+        text: plan.to_string(),
+        json: serde_json::to_string(plan).unwrap_or_default(),
+        ids,
+    }
 }
 
 impl Core {
@@ -30,19 +34,36 @@ impl Core {
         traffic: Traffic,
         now: u64,
     ) -> Result<AdminReply, CoordinatorError> {
-        let unknown = |id: u64| CoordinatorError::refuse(Refusal::Invalid, format!("there is no deletion {id}"));
+        let unknown = |id: u64| {
+            CoordinatorError::refuse(Refusal::Invalid, format!("there is no deletion {id}"))
+        };
         match request {
-            AdminRequest::Forget { requests, dry_run: true, .. } => {
-                Ok(planned(&self.plan_deletion(&requests)?, vec![]))
-            }
-            AdminRequest::Forget { requests, dry_run: false, asked, reference } => {
-                self.propose(Proposal::Forget { requests, asked, reference }, by, now)
-            }
+            AdminRequest::Forget {
+                requests,
+                dry_run: true,
+                ..
+            } => Ok(planned(&self.plan_deletion(&requests)?, vec![])),
+            AdminRequest::Forget {
+                requests,
+                dry_run: false,
+                asked,
+                reference,
+            } => self.propose(
+                Proposal::Forget {
+                    requests,
+                    asked,
+                    reference,
+                },
+                by,
+                now,
+            ),
             AdminRequest::Policy { approvals: Some(n) } => {
                 self.note(by, format!("policy: {n} approvals"))?;
                 self.propose(Proposal::Approvals(n), by, now)
             }
-            AdminRequest::Policy { approvals: None } => Ok(AdminReply::Policy { approvals: self.approvals()? }),
+            AdminRequest::Policy { approvals: None } => Ok(AdminReply::Policy {
+                approvals: self.approvals()?,
+            }),
             AdminRequest::Proposals { after } => Ok(AdminReply::Proposals(self.proposals(after)?)),
             AdminRequest::Approve { proposal } => {
                 self.note(by, format!("approve proposal {proposal}"))?;
@@ -54,41 +75,58 @@ impl Core {
                 Ok(AdminReply::Done)
             }
             AdminRequest::Actions => Ok(AdminReply::Actions(self.actions()?)),
-            AdminRequest::Deletions { after } => Ok(AdminReply::Deletions(self.deletion_list(after))),
-            AdminRequest::LineageOfSubject { subject } => Ok(AdminReply::Subject(self.subject_lineage(&subject)?)),
-            AdminRequest::LineageOfRelease { release } => Ok(AdminReply::Release(self.release_lineage(release)?)),
+            AdminRequest::Deletions { after } => {
+                Ok(AdminReply::Deletions(self.deletion_list(after)))
+            }
+            AdminRequest::LineageOfSubject { subject } => {
+                Ok(AdminReply::Subject(self.subject_lineage(&subject)?))
+            }
+            AdminRequest::LineageOfRelease { release } => {
+                Ok(AdminReply::Release(self.release_lineage(release)?))
+            }
             AdminRequest::Coverage { release } => Ok(AdminReply::Coverage(self.coverage(release)?)),
             AdminRequest::Scan { texts } => Ok(AdminReply::Scanned(self.search(&texts)?)),
             AdminRequest::Log { from } => {
                 let (entries, checkpoint) = self.log_page(from);
-                Ok(AdminReply::Log { entries, checkpoint })
+                Ok(AdminReply::Log {
+                    entries,
+                    checkpoint,
+                })
             }
-            AdminRequest::Deletion { id } => {
-                self.deletion_state(id).map(AdminReply::Deletion).ok_or_else(|| unknown(id))
-            }
+            AdminRequest::Deletion { id } => self
+                .deletion_state(id)
+                .map(AdminReply::Deletion)
+                .ok_or_else(|| unknown(id)),
             AdminRequest::Receipt { id } => {
                 let receipt = self.store.get::<ReceiptRecord>(&id.to_string())?;
                 let bytes = receipt.ok_or_else(|| {
-                    let why = format!("deletion {id} has no receipt (yet): `lethe-admin status --deletion {id}` tells");
+                    let why = format!(
+                        "deletion {id} has no receipt (yet): `lethe-admin status \
+                        --deletion {id}` tells"
+                    );
                     CoordinatorError::refuse(Refusal::Invalid, why)
                 })?;
-                Ok(AdminReply::Receipt(String::from_utf8_lossy(&bytes.0).into_owned()))
+                Ok(AdminReply::Receipt(
+                    String::from_utf8_lossy(&bytes.0).into_owned(),
+                ))
             }
             AdminRequest::Replay { shard } => {
                 self.note(by, format!("replay {shard}"))?;
                 self.start_replay(shard, now)?;
                 Ok(AdminReply::Replay(self.replay_state(shard, now)?))
             }
-            AdminRequest::ReplayStatus { shard } => Ok(AdminReply::Replay(self.replay_state(shard, now)?)),
+            AdminRequest::ReplayStatus { shard } => {
+                Ok(AdminReply::Replay(self.replay_state(shard, now)?))
+            }
             AdminRequest::Status => Ok(AdminReply::Status(self.status(traffic))),
             // Whoever invited an operator alone could agree with themselves.
             AdminRequest::Invite { subject: None } => {
                 self.note(by, "invite an operator".into())?;
                 self.propose(Proposal::InviteOperator, by, now)
             }
-            AdminRequest::Invite { subject: Some(s) } => {
-                Ok(AdminReply::Invited { token: self.invite(Some(&s))?.text() })
-            }
+            AdminRequest::Invite { subject: Some(s) } => Ok(AdminReply::Invited {
+                token: self.invite(Some(&s))?.text(),
+            }),
             AdminRequest::Audit { shard } => {
                 self.note(by, format!("export {shard} for an audit"))?;
                 Ok(AdminReply::Audit(self.audit_bundle(shard)?))
@@ -110,8 +148,14 @@ impl Core {
         let secrets: Vec<Secret> = texts.iter().cloned().map(Secret::Text).collect();
         let invalid = |e: ScanError| CoordinatorError::refuse(Refusal::Invalid, e.to_string());
         let scanner = Scanner::new(&secrets).map_err(invalid)?;
-        let (mut out, mut tables) =
-            (Scanned { records: 0, hits: vec![], evidence: 0 }, std::collections::BTreeMap::<String, u64>::new());
+        let (mut out, mut tables) = (
+            Scanned {
+                records: 0,
+                hits: vec![],
+                evidence: 0,
+            },
+            std::collections::BTreeMap::<String, u64>::new(),
+        );
         self.store.each(|class, table, key, value| {
             out.records += 1;
             let n = scanner.count(key.as_bytes()) + scanner.count(value);
@@ -133,7 +177,11 @@ impl Core {
                 rounds: run.progress(&self.recipe),
                 adapter: run.hash(),
                 done: run.done(&self.recipe),
-                quarantined: self.store.quarantined().iter().any(|q| usize::from(q.shard) == k),
+                quarantined: self
+                    .store
+                    .quarantined()
+                    .iter()
+                    .any(|q| usize::from(q.shard) == k),
                 losses: run.state.losses.clone(),
             }
         };

@@ -47,8 +47,13 @@ impl Schedule {
         };
         Ok(Self {
             shard: ShardId(bundle.training.training.shard),
-            rounds: bundle.rounds.iter().map(|r| ((r.stage, r.round), clients(r))).collect(),
-            adapter: Digest::parse(&bundle.adapter).ok_or_else(|| refuse("the bundle's adapter is no hash"))?,
+            rounds: bundle
+                .rounds
+                .iter()
+                .map(|r| ((r.stage, r.round), clients(r)))
+                .collect(),
+            adapter: Digest::parse(&bundle.adapter)
+                .ok_or_else(|| refuse("the bundle's adapter is no hash"))?,
         })
     }
 }
@@ -57,21 +62,48 @@ impl Core {
     /// A shard's training as it stands, for an auditor.
     pub(super) fn audit_bundle(&self, shard: ShardId) -> Result<String, CoordinatorError> {
         let Some(run) = self.runs.get(usize::from(shard.0)) else {
-            return Err(refuse("there is no such shard: `lethe-admin status` lists them"));
+            return Err(refuse(
+                "there is no such shard: `lethe-admin status` lists them",
+            ));
         };
         if !run.done(&self.recipe) {
-            return Err(refuse("the shard is being trained: export it when `lethe-admin status` says it is done"));
+            return Err(refuse(
+                "the shard is being trained: export it when `lethe-admin status` says it is done",
+            ));
         }
-        let training = self.logged_training(shard)?.filter(|t| self.records_now(t).is_some());
-        let training = training.ok_or_else(|| refuse("the log does not yet say what the shard is trained on"))?;
-        let all: Vec<_> = self.members(shard).filter(|(_, r)| r.erase.is_none()).collect();
-        let position: BTreeMap<&SubjectId, u32> = all.iter().enumerate().map(|(i, (s, _))| (*s, i as u32)).collect();
+        let training = self
+            .logged_training(shard)?
+            .filter(|t| self.records_now(t).is_some());
+        let training = training
+            .ok_or_else(|| refuse("the log does not yet say what the shard is trained on"))?;
+        let all: Vec<_> = self
+            .members(shard)
+            .filter(|(_, r)| r.erase.is_none())
+            .collect();
+        let position: BTreeMap<&SubjectId, u32> = all
+            .iter()
+            .enumerate()
+            .map(|(i, (s, _))| (*s, i as u32))
+            .collect();
         let round = |((stage, round), contributors): ((u16, u16), Vec<Contributor>)| {
-            let members: Option<Vec<u32>> = contributors.iter().map(|(s, _)| position.get(s).copied()).collect();
-            let members = members.ok_or_else(|| refuse("a round has somebody who is not in the shard any more"))?;
+            let members: Option<Vec<u32>> = contributors
+                .iter()
+                .map(|(s, _)| position.get(s).copied())
+                .collect();
+            let members = members
+                .ok_or_else(|| refuse("a round has somebody who is not in the shard any more"))?;
             let late = contributors.iter().any(|(_, begun)| *begun != round);
-            let begun = contributors.iter().filter(|_| late).map(|(_, begun)| *begun).collect();
-            Ok(Round { stage, round, members, begun })
+            let begun = contributors
+                .iter()
+                .filter(|_| late)
+                .map(|(_, begun)| *begun)
+                .collect();
+            Ok(Round {
+                stage,
+                round,
+                members,
+                begun,
+            })
         };
         let member = |(s, r): &(&SubjectId, &crate::records::SubjectRecord)| Member {
             key: hex(&key_of(&r.salt, s)),
@@ -81,9 +113,18 @@ impl Core {
         let bundle = Bundle {
             version: VERSION,
             recipe: self.recipe.to_json(),
-            training: logged(training.training, &training.salt, training.index, &self.tree)?,
+            training: logged(
+                training.training,
+                &training.salt,
+                training.index,
+                &self.tree,
+            )?,
             members: all.iter().map(member).collect(),
-            rounds: self.recorded_rounds(shard)?.into_iter().map(round).collect::<Result<_, CoordinatorError>>()?,
+            rounds: self
+                .recorded_rounds(shard)?
+                .into_iter()
+                .map(round)
+                .collect::<Result<_, CoordinatorError>>()?,
             adapter: run.hash().hex(),
             engine: lethe_model::engine(),
             checkpoint: self.checkpoint(),
@@ -91,22 +132,32 @@ impl Core {
         let text = String::from_utf8_lossy(&canonical(&bundle)).into_owned();
         if text.len() > MAX_BUNDLE - 1024 {
             let (got, most) = (text.len(), MAX_BUNDLE - 1024);
-            return Err(refuse(format!("the shard's bundle has {got} bytes, at most {most} fit into a reply")));
+            return Err(refuse(format!(
+                "the shard's bundle has {got} bytes, at most {most} fit into a reply"
+            )));
         }
         Ok(text)
     }
 
     /// From now on a replay of the bundle's shard trains the bundle's rounds.
     pub(crate) fn audit(&mut self, bundle: &Bundle) -> Result<(), CoordinatorError> {
-        if self.recipe.to_json() != bundle.recipe || self.recipe_digest.hex() != bundle.training.training.recipe {
-            return Err(refuse("the bundle has another recipe than this coordinator's configuration"));
+        if self.recipe.to_json() != bundle.recipe
+            || self.recipe_digest.hex() != bundle.training.training.recipe
+        {
+            return Err(refuse(
+                "the bundle has another recipe than this coordinator's configuration",
+            ));
         }
         if self.model.hex() != bundle.training.training.base_model {
             let (got, want) = (self.model.hex(), &bundle.training.training.base_model);
-            return Err(refuse(format!("the bundle is about base model {want}, this is {got}")));
+            return Err(refuse(format!(
+                "the bundle is about base model {want}, this is {got}"
+            )));
         }
         if self.epoch.is_some() {
-            return Err(refuse("an audit needs an empty data folder: this one holds an epoch"));
+            return Err(refuse(
+                "an audit needs an empty data folder: this one holds an epoch",
+            ));
         }
         self.audited = Some(Schedule::of(bundle)?);
         Ok(())

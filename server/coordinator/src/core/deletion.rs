@@ -12,13 +12,17 @@ use lethe_store::sealed::{Batch, KeyName};
 use super::Core;
 use super::journal::Accepted;
 use crate::CoordinatorError;
-use crate::records::{DeletionRecord, Inherited, Invite, Kept, KeptRecord, PendingErase, SubjectRecord};
+use crate::records::{
+    DeletionRecord, Inherited, Invite, Kept, KeptRecord, PendingErase, SubjectRecord,
+};
 
 /// Most requests in one batch, and most items in one request.
 const MAX_BATCH: usize = 1000;
 
 pub(super) fn now_unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
 }
 
 /// The record of a person who stays, with what is to be erased beside what waits already.
@@ -33,7 +37,11 @@ fn kept_key(id: &str) -> KeyName {
 
 fn put_kept(batch: Batch, id: u64, kept: &[Kept]) -> Result<Batch, CoordinatorError> {
     let id = id.to_string();
-    Ok(if kept.is_empty() { batch } else { batch.put(&kept_key(&id), &id, &KeptRecord(kept.to_vec()))? })
+    Ok(if kept.is_empty() {
+        batch
+    } else {
+        batch.put(&kept_key(&id), &id, &KeptRecord(kept.to_vec()))?
+    })
 }
 
 impl Core {
@@ -46,20 +54,35 @@ impl Core {
         };
         let shard = |id: ShardId| ShardInventory {
             id,
-            members: self.subjects.iter().filter(|(_, r)| r.shard == Some(id)).map(member).collect(),
+            members: self
+                .subjects
+                .iter()
+                .filter(|(_, r)| r.shard == Some(id))
+                .map(member)
+                .collect(),
             trained_stage: self.trained_stage(id),
             losses: self.stage_losses(id),
         };
-        let mut unplaced: BTreeSet<SubjectId> =
-            self.subjects.iter().filter(|(_, r)| r.shard.is_none()).map(|(s, _)| s.clone()).collect();
+        let mut unplaced: BTreeSet<SubjectId> = self
+            .subjects
+            .iter()
+            .filter(|(_, r)| r.shard.is_none())
+            .map(|(s, _)| s.clone())
+            .collect();
         let enrolled = self.certificates.values().filter_map(|r| match r {
             Role::Subject(s) => Some(s.clone()),
             Role::Admin => None,
         });
         let invited = self.store.all::<Invite>()?.into_iter().map(|(_, i)| i.0);
-        unplaced.extend(enrolled.chain(invited).filter(|s| !self.subjects.contains_key(s)));
+        unplaced.extend(
+            enrolled
+                .chain(invited)
+                .filter(|s| !self.subjects.contains_key(s)),
+        );
         Ok(Inventory {
-            shards: (0..self.recipe.shards).map(|k| shard(ShardId(k as u16))).collect(),
+            shards: (0..self.recipe.shards)
+                .map(|k| shard(ShardId(k as u16)))
+                .collect(),
             unplaced: unplaced.into_iter().collect(),
             stages: self.recipe.slices as u16,
             rounds_per_stage: self.recipe.rounds as u32,
@@ -69,7 +92,8 @@ impl Core {
         })
     }
 
-    /// The stage that a shard's training has entered: a round that is open counts, its clients are at work.
+    /// The stage that a shard's training has entered: a round that is open counts, its clients are
+    /// at work.
     fn trained_stage(&self, shard: ShardId) -> u16 {
         let run = &self.runs[usize::from(shard.0)];
         let started = run.round > 0 || run.open.is_some();
@@ -79,18 +103,31 @@ impl Core {
     /// Mean training loss of the last round of every finished stage.
     fn stage_losses(&self, shard: ShardId) -> Vec<f32> {
         let run = &self.runs[usize::from(shard.0)];
-        run.state.losses.chunks_exact(self.recipe.rounds).filter_map(|stage| stage.last().copied()).collect()
+        run.state
+            .losses
+            .chunks_exact(self.recipe.rounds)
+            .filter_map(|stage| stage.last().copied())
+            .collect()
     }
 
     /// Plans a batch; writes nothing.
     pub(crate) fn plan_deletion(&self, requests: &[Request]) -> Result<Plan, CoordinatorError> {
         let invalid = |message: String| Err(CoordinatorError::refuse(Refusal::Invalid, message));
-        let longest = requests.iter().map(|r| r.items().len()).max().unwrap_or(0).max(requests.len());
+        let longest = requests
+            .iter()
+            .map(|r| r.items().len())
+            .max()
+            .unwrap_or(0)
+            .max(requests.len());
         if longest > MAX_BATCH {
-            return invalid(format!("{longest} requests or items at once, at most {MAX_BATCH}: divide them"));
+            return invalid(format!(
+                "{longest} requests or items at once, at most {MAX_BATCH}: divide them"
+            ));
         }
         for r in requests {
-            let Some(s) = r.subject().filter(|_| r.asks_devices()) else { continue };
+            let Some(s) = r.subject().filter(|_| r.asks_devices()) else {
+                continue;
+            };
             if !self.subjects.contains_key(s) {
                 return invalid(format!(
                     "{s} has not joined (or was deleted): there is no data of theirs to choose from"
@@ -103,9 +140,10 @@ impl Core {
         Ok(plan)
     }
 
-    /// Accepts requests and makes the served model exact before it returns. A deletion of everything supersedes
-    /// deletions that wait for the device; further items are added to those that wait. If the store fails after the
-    /// acceptance, the deletions stay accepted: nothing is served or trained until a retry has executed them.
+    /// Accepts requests and makes the served model exact before it returns. A deletion of
+    /// everything supersedes deletions that wait for the device; further items are added to those
+    /// that wait. If the store fails after the acceptance, the deletions stay accepted: nothing is
+    /// served or trained until a retry has executed them.
     pub(crate) fn forget(
         &mut self,
         requests: Vec<Request>,
@@ -120,12 +158,14 @@ impl Core {
             counters.deletion += 1;
             counters.task += u64::from(request.asks_devices());
             let own = plan(&inventory, std::slice::from_ref(&request))?;
-            let (mut record, kept) = self.accept(request, own, whole.requests.len() as u32, counters.task)?;
+            let (mut record, kept) =
+                self.accept(request, own, whole.requests.len() as u32, counters.task)?;
             (record.requested_at, record.reference) = (asked, reference.to_owned());
             ids.push(counters.deletion);
             records.push((record, kept));
         }
-        // What the journal holds must complete, whatever happens to this process or to the next write.
+        // What the journal holds must complete, whatever happens to this process or to the next
+        // write.
         let mut failed = None;
         for (id, (record, kept)) in ids.iter().copied().zip(records) {
             let accepted = Accepted::of(id, &record);
@@ -138,7 +178,8 @@ impl Core {
             self.unstored.insert(id, kept);
         }
         self.with_space(Self::store_accepted)?;
-        // With those that a failing store has left: what they keep of a person must not outlive that person's deletion.
+        // With those that a failing store has left: what they keep of a person must not outlive
+        // that person's deletion.
         self.with_space(Self::execute_pending)?;
         if let Some(e) = failed {
             return Err(e);
@@ -146,7 +187,8 @@ impl Core {
         Ok((whole, ids))
     }
 
-    /// Writes accepted deletions, those who stay, and the numbers; before anything of them is executed.
+    /// Writes accepted deletions, those who stay, and the numbers; before anything of them is
+    /// executed.
     pub(super) fn store_accepted(&mut self) -> Result<(), CoordinatorError> {
         if self.unstored.is_empty() {
             return Ok(());
@@ -170,7 +212,9 @@ impl Core {
     ) -> Result<T, CoordinatorError> {
         match step(self) {
             Err(e) if !e.is_request() && self.reserve.release() => {
-                tracing::warn!("{e}; the space that was set aside for deletions is used now: make room");
+                tracing::warn!(
+                    "{e}; the space that was set aside for deletions is used now: make room"
+                );
                 step(self)
             }
             other => other,
@@ -184,10 +228,14 @@ impl Core {
         }
     }
 
-    /// Deletions that were accepted after this data folder was copied are done again, before anything is served; those
-    /// that the journal lacks are added to it.
-    pub(super) fn catch_up(&mut self, mut accepted: BTreeMap<u64, Accepted>) -> Result<(), CoordinatorError> {
-        // Numbers of deletions and tasks never come to mean something else, whatever was lost with the last writes.
+    /// Deletions that were accepted after this data folder was copied are done again, before
+    /// anything is served; those that the journal lacks are added to it.
+    pub(super) fn catch_up(
+        &mut self,
+        mut accepted: BTreeMap<u64, Accepted>,
+    ) -> Result<(), CoordinatorError> {
+        // Numbers of deletions and tasks never come to mean something else, whatever was lost with
+        // the last writes.
         let deletions = self.deletions.keys().chain(accepted.keys()).copied();
         self.counters.deletion = deletions.chain([self.counters.deletion]).max().unwrap_or(0);
         let known = self.deletions.values().filter_map(|d| d.task);
@@ -219,8 +267,13 @@ impl Core {
             let d = id.parse().ok().and_then(|id: u64| self.deletions.get(&id));
             d.is_some_and(|d| d.phase == DeletionPhase::Planned)
         };
-        let left: Vec<KeyName> =
-            self.store.keys::<KeptRecord>().iter().filter(|id| !planned(id)).map(|id| kept_key(id)).collect();
+        let left: Vec<KeyName> = self
+            .store
+            .keys::<KeptRecord>()
+            .iter()
+            .filter(|id| !planned(id))
+            .map(|id| kept_key(id))
+            .collect();
         if !left.is_empty() {
             self.store.destroy(&left)?;
         }
@@ -232,15 +285,23 @@ impl Core {
         let plan = match plan(&inventory, std::slice::from_ref(&a.request)) {
             Ok(plan) => plan,
             // The backup is older than the person: it is kept for the day on which they join again.
-            Err(lethe_plan::PlanError::UnknownSubject(_)) => Plan::nothing_held(&inventory, &a.request),
+            Err(lethe_plan::PlanError::UnknownSubject(_)) => {
+                Plan::nothing_held(&inventory, &a.request)
+            }
             Err(e) => return Err(e.into()),
         };
-        let (mut record, kept) = self.accept(a.request, plan, a.batch, a.task.unwrap_or(self.counters.task))?;
+        let (mut record, kept) = self.accept(
+            a.request,
+            plan,
+            a.batch,
+            a.task.unwrap_or(self.counters.task),
+        )?;
         (record.salt, record.accepted_at, record.requested_at) = (a.salt, a.at, a.at);
         record.reference = a.reference;
         let batch = Batch::new().put(&KeyName::evidence(id), &id.to_string(), &record)?;
         let batch = put_kept(batch, id, &kept)?;
-        self.store.write(batch.put(&KeyName::public(), "", &self.counters)?)?;
+        self.store
+            .write(batch.put(&KeyName::public(), "", &self.counters)?)?;
         self.deletions.insert(id, record);
         self.execute_pending()
     }
@@ -258,11 +319,21 @@ impl Core {
             record: pending(r.clone(), task, &request),
             certificates: self.certificates_of(s),
         };
-        let keep: Vec<Kept> = self.subjects.iter().filter(|(s, _)| stays(s)).map(kept).collect();
+        let keep: Vec<Kept> = self
+            .subjects
+            .iter()
+            .filter(|(s, _)| stays(s))
+            .map(kept)
+            .collect();
         let own: Vec<KeyName> = match request.subject() {
-            Some(s) if !matches!(request, Request::Restrict { .. }) => vec![KeyName::subject(s.as_str())],
+            Some(s) if !matches!(request, Request::Restrict { .. }) => {
+                vec![KeyName::subject(s.as_str())]
+            }
             Some(_) => vec![],
-            None => keep.iter().map(|k| KeyName::subject(k.subject.as_str())).collect(),
+            None => keep
+                .iter()
+                .map(|k| KeyName::subject(k.subject.as_str()))
+                .collect(),
         };
         let record = DeletionRecord {
             batch,
@@ -286,11 +357,16 @@ impl Core {
         Ok((record, keep))
     }
 
-    /// What requests so far ask of a person of whom nothing else is known: who only enrolled, or joins again after a
-    /// backup that did not know them was restored. Takedowns concern everybody who joins later too.
+    /// What requests so far ask of a person of whom nothing else is known: who only enrolled, or
+    /// joins again after a backup that did not know them was restored. Takedowns concern everybody
+    /// who joins later too.
     pub(super) fn inherited(&self, subject: &SubjectId) -> Inherited {
         let mut out = Inherited::default();
-        for d in self.deletions.values().filter(|d| d.request.concerns(subject)) {
+        for d in self
+            .deletions
+            .values()
+            .filter(|d| d.request.concerns(subject))
+        {
             match &d.request {
                 Request::Erase { .. } => out = Inherited::default(),
                 Request::Restrict { .. } => out.restricted = true,
@@ -305,7 +381,9 @@ impl Core {
 
     /// Whether an accepted deletion still has to be executed: only while the store fails.
     pub(super) fn deletion_unexecuted(&self) -> bool {
-        self.deletions.values().any(|d| d.phase == DeletionPhase::Planned)
+        self.deletions
+            .values()
+            .any(|d| d.phase == DeletionPhase::Planned)
     }
 
     /// Refuses to serve while an accepted deletion has not been executed.
@@ -320,11 +398,21 @@ impl Core {
     /// Executes the deletions that were accepted and that a crash or a failing store interrupted.
     pub(super) fn execute_pending(&mut self) -> Result<(), CoordinatorError> {
         let planned = |d: &DeletionRecord| d.phase == DeletionPhase::Planned;
-        let pending: Vec<u64> = self.deletions.iter().filter(|(_, d)| planned(d)).map(|(id, _)| *id).collect();
-        if pending.is_empty() { Ok(()) } else { self.execute(&pending) }
+        let pending: Vec<u64> = self
+            .deletions
+            .iter()
+            .filter(|(_, d)| planned(d))
+            .map(|(id, _)| *id)
+            .collect();
+        if pending.is_empty() {
+            Ok(())
+        } else {
+            self.execute(&pending)
+        }
     }
 
-    /// Continues what a crash interrupted, and publishes if what is served is no longer what was released.
+    /// Continues what a crash interrupted, and publishes if what is served is no longer what was
+    /// released.
     pub(super) fn resume(&mut self) -> Result<(), CoordinatorError> {
         self.execute_pending()?;
         if self.counters.release > 0 && self.counters.served != self.served_hashes() {
@@ -335,17 +423,31 @@ impl Core {
 
     fn certificates_of(&self, subject: &SubjectId) -> Vec<Digest> {
         let own = |r: &Role| matches!(r, Role::Subject(s) if s == subject);
-        self.certificates.iter().filter(|(_, r)| own(r)).map(|(d, _)| *d).collect()
+        self.certificates
+            .iter()
+            .filter(|(_, r)| own(r))
+            .map(|(d, _)| *d)
+            .collect()
     }
 
     /// Those who stay, of a deletion that has not been executed.
     pub(super) fn kept_of(&self, id: u64) -> Result<Vec<Kept>, CoordinatorError> {
-        Ok(self.store.get::<KeptRecord>(&id.to_string())?.unwrap_or_default().0)
+        Ok(self
+            .store
+            .get::<KeptRecord>(&id.to_string())?
+            .unwrap_or_default()
+            .0)
     }
 
-    pub(super) fn save_deletions(&mut self, changed: Vec<(u64, DeletionRecord)>) -> Result<(), CoordinatorError> {
-        let put = |b: Batch, (id, d): &(u64, DeletionRecord)| b.put(&KeyName::evidence(*id), &id.to_string(), d);
-        self.store.write(changed.iter().try_fold(Batch::new(), put)?)?;
+    pub(super) fn save_deletions(
+        &mut self,
+        changed: Vec<(u64, DeletionRecord)>,
+    ) -> Result<(), CoordinatorError> {
+        let put = |b: Batch, (id, d): &(u64, DeletionRecord)| {
+            b.put(&KeyName::evidence(*id), &id.to_string(), d)
+        };
+        self.store
+            .write(changed.iter().try_fold(Batch::new(), put)?)?;
         self.deletions.extend(changed);
         Ok(())
     }

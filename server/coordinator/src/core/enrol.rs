@@ -14,7 +14,9 @@ use lethe_transport::identity::Invitation;
 use super::Core;
 use super::deletion::now_unix_ms;
 use crate::CoordinatorError;
-use crate::records::{AdminCert, AdminInvite, Counters, Epoch, Inherited, Invite, SubjectCert, SubjectRecord};
+use crate::records::{
+    AdminCert, AdminInvite, Counters, Epoch, Inherited, Invite, SubjectCert, SubjectRecord,
+};
 
 fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(code, message)
@@ -32,7 +34,10 @@ fn secret_key(secret: &str) -> String {
 
 impl Core {
     /// Issues a single-use invitation; only a hash of its secret is kept.
-    pub(crate) fn invite(&mut self, subject: Option<&SubjectId>) -> Result<Invitation, CoordinatorError> {
+    pub(crate) fn invite(
+        &mut self,
+        subject: Option<&SubjectId>,
+    ) -> Result<Invitation, CoordinatorError> {
         let secret = secret()?;
         let key = secret_key(&secret);
         let batch = match subject {
@@ -43,14 +48,17 @@ impl Core {
         Ok(Invitation::new(secret, &self.authority))
     }
 
-    /// An invitation for the first operator while nobody has enrolled as one; it replaces those issued before, so that
-    /// the one that the caller publishes is the one that works.
+    /// An invitation for the first operator while nobody has enrolled as one; it replaces those
+    /// issued before, so that the one that the caller publishes is the one that works.
     pub(crate) fn first_admin(&mut self) -> Result<Option<Invitation>, CoordinatorError> {
         if !self.store.keys::<AdminCert>().is_empty() {
             return Ok(None);
         }
         let old = self.store.keys::<AdminInvite>();
-        self.store.write(old.iter().fold(Batch::new(), |b, k| b.delete::<AdminInvite>(k)))?;
+        self.store.write(
+            old.iter()
+                .fold(Batch::new(), |b, k| b.delete::<AdminInvite>(k)),
+        )?;
         self.invite(None).map(Some)
     }
 
@@ -65,28 +73,50 @@ impl Core {
             ));
         }
         let lifetime = Duration::from_secs(self.config.certificate_days * 86_400);
-        let certificate = self.authority.sign(csr, lifetime).map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
+        let certificate = self
+            .authority
+            .sign(csr, lifetime)
+            .map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
         let fingerprint = Digest::of(&[&certificate]);
         let batch = match &subject {
             Some(s) => {
                 let owner = KeyName::subject(s.as_str());
-                Batch::new().delete::<Invite>(&key).put(&owner, &fingerprint.hex(), &SubjectCert(s.clone()))?
+                Batch::new().delete::<Invite>(&key).put(
+                    &owner,
+                    &fingerprint.hex(),
+                    &SubjectCert(s.clone()),
+                )?
             }
-            None => Batch::new().delete::<AdminInvite>(&key).put(&KeyName::public(), &fingerprint.hex(), &AdminCert)?,
+            None => Batch::new().delete::<AdminInvite>(&key).put(
+                &KeyName::public(),
+                &fingerprint.hex(),
+                &AdminCert,
+            )?,
         };
         self.store.write(batch)?;
-        self.certificates.insert(fingerprint, subject.map_or(Role::Admin, Role::Subject));
+        self.certificates
+            .insert(fingerprint, subject.map_or(Role::Admin, Role::Subject));
         Ok(certificate)
     }
 
     /// Withdraws all certificates and invitations of subjects and ends their connections.
-    pub(crate) fn revoke(&mut self, subjects: &BTreeSet<SubjectId>) -> Result<(), CoordinatorError> {
+    pub(crate) fn revoke(
+        &mut self,
+        subjects: &BTreeSet<SubjectId>,
+    ) -> Result<(), CoordinatorError> {
         if subjects.is_empty() {
             return Ok(());
         }
         let of_subject = |r: &Role| matches!(r, Role::Subject(s) if subjects.contains(s));
-        let gone: Vec<Digest> = self.certificates.iter().filter(|(_, r)| of_subject(r)).map(|(d, _)| *d).collect();
-        let mut batch = gone.iter().fold(Batch::new(), |b, d| b.delete::<SubjectCert>(&d.hex()));
+        let gone: Vec<Digest> = self
+            .certificates
+            .iter()
+            .filter(|(_, r)| of_subject(r))
+            .map(|(d, _)| *d)
+            .collect();
+        let mut batch = gone
+            .iter()
+            .fold(Batch::new(), |b, d| b.delete::<SubjectCert>(&d.hex()));
         for (key, invite) in self.store.all::<Invite>()? {
             if subjects.contains(&invite.0) {
                 batch = batch.delete::<Invite>(&key);
@@ -98,8 +128,8 @@ impl Core {
         Ok(())
     }
 
-    /// Takes a subject into the epoch, or updates where it stands. Returns its shard once the epoch has started, and the
-    /// commitment that counts: what the subject trains on.
+    /// Takes a subject into the epoch, or updates where it stands. Returns its shard once the epoch
+    /// has started, and the commitment that counts: what the subject trains on.
     pub(crate) fn join(
         &mut self,
         subject: &SubjectId,
@@ -110,31 +140,55 @@ impl Core {
         if usize::from(anchor) >= self.anchors.len() {
             return Err(refuse(
                 Refusal::Invalid,
-                format!("anchor {anchor} of {}: take it from the welcome", self.anchors.len()),
+                format!(
+                    "anchor {anchor} of {}: take it from the welcome",
+                    self.anchors.len()
+                ),
             ));
         }
         // The connection may have been accepted before a deletion that has happened since.
-        if !self.certificates.values().any(|r| matches!(r, Role::Subject(s) if s == subject)) {
-            return Err(refuse(Refusal::Forbidden, "this subject's certificates were withdrawn"));
+        if !self
+            .certificates
+            .values()
+            .any(|r| matches!(r, Role::Subject(s) if s == subject))
+        {
+            return Err(refuse(
+                Refusal::Forbidden,
+                "this subject's certificates were withdrawn",
+            ));
         }
         let known = self.subjects.get(subject).cloned();
-        let rejoin = known.as_ref().is_some_and(|r| r.erase.as_ref().is_some_and(|e| e.confirmed));
+        let rejoin = known
+            .as_ref()
+            .is_some_and(|r| r.erase.as_ref().is_some_and(|e| e.confirmed));
         let erasing = known.as_ref().is_some_and(|r| r.erase.is_some());
-        if let Some(r) = known.as_ref().filter(|_| !rejoin && (erasing || self.epoch.is_some())) {
-            // A device that has yet to erase does not get around it by joining again. And new data counts from the next epoch on: what is being trained must stay what was committed to.
+        if let Some(r) = known
+            .as_ref()
+            .filter(|_| !rejoin && (erasing || self.epoch.is_some()))
+        {
+            // A device that has yet to erase does not get around it by joining again. And new data
+            // counts from the next epoch on: what is being trained must stay what was committed to.
             return Ok((r.shard, r.commitment));
         }
         let since = known.as_ref().map_or(now_unix_ms(), |r| r.since);
         let slice = self.slice(subject, since);
-        let shard = self.epoch.as_ref().map(|e| self.place(&e.sub_shards, subject, anchor));
+        let shard = self
+            .epoch
+            .as_ref()
+            .map(|e| self.place(&e.sub_shards, subject, anchor));
         // Who was left out stays out: the receipt of that deletion says what was trained.
         let restricted = known.as_ref().is_some_and(|r| r.restricted);
-        let idle = if rejoin { known.as_ref().is_some_and(|r| r.idle) } else { self.epoch.is_some() };
+        let idle = if rejoin {
+            known.as_ref().is_some_and(|r| r.idle)
+        } else {
+            self.epoch.is_some()
+        };
         let idle = idle || restricted;
         let moved = known.as_ref().and_then(|r| r.shard) != shard;
         if let (true, true, false, Some(to)) = (rejoin, moved, idle, shard) {
-            // What remains of a person after a partial deletion may lie nearer to another shard: that one is retrained
-            // too. Before the subject is a member of it: a crash in between leaves the erasure pending, to be repeated.
+            // What remains of a person after a partial deletion may lie nearer to another shard:
+            // that one is retrained too. Before the subject is a member of it: a crash in between
+            // leaves the erasure pending, to be repeated.
             let keys = self.roll_back(&[(to, slice + 1)], &[])?;
             self.also_affected(subject, (to, slice + 1), keys)?;
         }
@@ -142,11 +196,29 @@ impl Core {
             Some(r) => (r.number, r.salt),
             None => (self.next_number()?, lethe_seal::random()?),
         };
-        let inherited = if known.is_none() { self.inherited(subject) } else { Inherited::default() };
-        let (restricted, idle) = (restricted || inherited.restricted, idle || inherited.restricted);
+        let inherited = if known.is_none() {
+            self.inherited(subject)
+        } else {
+            Inherited::default()
+        };
+        let (restricted, idle) = (
+            restricted || inherited.restricted,
+            idle || inherited.restricted,
+        );
         let erase = inherited.erase;
-        let record =
-            SubjectRecord { anchor, samples, commitment, shard, slice, idle, restricted, erase, number, salt, since };
+        let record = SubjectRecord {
+            anchor,
+            samples,
+            commitment,
+            shard,
+            slice,
+            idle,
+            restricted,
+            erase,
+            number,
+            salt,
+            since,
+        };
         self.save_subject(subject, record)?;
         let starts = self.epoch.is_none() && self.audited.is_none();
         if starts && self.subjects.len() >= self.config.min_subjects {
@@ -163,30 +235,42 @@ impl Core {
 
     /// A number for a new subject in lineages.
     fn next_number(&mut self) -> Result<u32, CoordinatorError> {
-        let counters = Counters { subject: self.counters.subject + 1, ..self.counters.clone() };
-        self.store.write(Batch::new().put(&KeyName::public(), "", &counters)?)?;
+        let counters = Counters {
+            subject: self.counters.subject + 1,
+            ..self.counters.clone()
+        };
+        self.store
+            .write(Batch::new().put(&KeyName::public(), "", &counters)?)?;
         self.counters = counters;
         Ok(self.counters.subject)
     }
 
-    /// The slice of a subject: by a keyed hash, or by how long it has been here. The bounds of the latter are fixed when
-    /// the epoch starts; a deletion never computes them again.
+    /// The slice of a subject: by a keyed hash, or by how long it has been here. The bounds of the
+    /// latter are fixed when the epoch starts; a deletion never computes them again.
     fn slice(&self, subject: &SubjectId, since: u64) -> u16 {
         let slices = self.recipe.slices as u64;
         match (self.recipe.placement, &self.epoch) {
-            (Placement::Hash, _) => (self.epoch_seed().rank("slice", subject.as_str().as_bytes()) % slices) as u16,
+            (Placement::Hash, _) => {
+                (self.epoch_seed().rank("slice", subject.as_str().as_bytes()) % slices) as u16
+            }
             (Placement::Tenure, Some(e)) => e.tenure.iter().filter(|t| since >= **t).count() as u16,
             (Placement::Tenure, None) => 0,
         }
     }
 
     fn place(&self, sub_shards: &SubShards, subject: &SubjectId, anchor: u16) -> ShardId {
-        ShardId(sub_shards.shard(usize::from(anchor), subject.as_str().as_bytes(), &self.epoch_seed()) as u16)
+        ShardId(sub_shards.shard(
+            usize::from(anchor),
+            subject.as_str().as_bytes(),
+            &self.epoch_seed(),
+        ) as u16)
     }
 
     fn start_epoch(&mut self) -> Result<(), CoordinatorError> {
         let mut counts = vec![0; self.anchors.len()];
-        self.subjects.values().for_each(|r| counts[usize::from(r.anchor)] += 1);
+        self.subjects
+            .values()
+            .for_each(|r| counts[usize::from(r.anchor)] += 1);
         let sub_shards = SubShards::allot(&counts, self.recipe.shards)?;
         let mut times: Vec<u64> = self.subjects.values().map(|r| r.since).collect();
         times.sort_unstable();
@@ -199,7 +283,11 @@ impl Core {
         for (subject, record) in &mut placed {
             record.shard = Some(self.place(&epoch.sub_shards, subject, record.anchor));
             record.slice = self.slice(subject, record.since);
-            batch = batch.put(&KeyName::subject(subject.as_str()), subject.as_str(), record)?;
+            batch = batch.put(
+                &KeyName::subject(subject.as_str()),
+                subject.as_str(),
+                record,
+            )?;
         }
         self.epoch = None;
         self.store.write(batch)?;

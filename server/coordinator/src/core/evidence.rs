@@ -3,14 +3,18 @@
 use lethe_proto::admin::{DeletionPhase, DeletionState, DeletionSummary};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_receipt::receipt::{Fate, Opening, RecordProof, issue, logged};
-use lethe_receipt::statement::{AffectedShard, Cost, Kind, Statement, VERSION, canonical, commitment};
+use lethe_receipt::statement::{
+    AffectedShard, Cost, Kind, Statement, VERSION, canonical, commitment,
+};
 use lethe_store::sealed::{Batch, KeyName};
 
 use super::deletion::now_unix_ms;
 use super::log::key_of;
 use super::{Core, checkpoint_id, page};
 use crate::CoordinatorError;
-use crate::records::{Checkpoint, DeletionRecord, ReceiptRecord, RecordBefore, SubjectRecord, TrainingRecord};
+use crate::records::{
+    Checkpoint, DeletionRecord, ReceiptRecord, RecordBefore, SubjectRecord, TrainingRecord,
+};
 
 /// Version and build, as it appears in receipts.
 pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
@@ -19,13 +23,22 @@ pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
 type Proven = (RecordBefore, TrainingRecord, Fate);
 
 fn waiting(d: &DeletionRecord) -> bool {
-    matches!(d.phase, DeletionPhase::Retraining | DeletionPhase::WaitingForDevice)
+    matches!(
+        d.phase,
+        DeletionPhase::Retraining | DeletionPhase::WaitingForDevice
+    )
 }
 
 impl Core {
     /// The subject's device has erased what it was told to.
-    pub(crate) fn erased(&mut self, subject: &SubjectId, task: u64) -> Result<(), CoordinatorError> {
-        let Some(mut record) = self.subjects.get(subject).cloned() else { return Ok(()) };
+    pub(crate) fn erased(
+        &mut self,
+        subject: &SubjectId,
+        task: u64,
+    ) -> Result<(), CoordinatorError> {
+        let Some(mut record) = self.subjects.get(subject).cloned() else {
+            return Ok(());
+        };
         if let Some(e) = record.erase.as_mut().filter(|e| e.task == task) {
             e.confirmed = true;
             self.save_subject(subject, record)?;
@@ -36,20 +49,31 @@ impl Core {
     /// Subjects whose devices a deletion waits for.
     fn erasing(&self, d: &DeletionRecord) -> usize {
         let waits = |s: &SubjectId| d.task.is_some() && d.request.concerns(s);
-        self.subjects.iter().filter(|(s, r)| waits(s) && r.erase.is_some() && !r.idle).count()
+        self.subjects
+            .iter()
+            .filter(|(s, r)| waits(s) && r.erase.is_some() && !r.idle)
+            .count()
     }
 
     fn retrained(&self, shard: ShardId) -> bool {
         let run = &self.runs[usize::from(shard.0)];
-        run.done(&self.recipe) && self.counters.served.get(usize::from(shard.0)) == Some(&run.hash())
+        run.done(&self.recipe)
+            && self.counters.served.get(usize::from(shard.0)) == Some(&run.hash())
     }
 
     /// Issues the receipts of deletions whose shards are trained and released again.
     pub(super) fn finish_deletions(&mut self, _now: u64) -> Result<(), CoordinatorError> {
         self.give_up_waiting()?;
-        let pending: Vec<u64> = self.deletions.iter().filter(|(_, d)| waiting(d)).map(|(id, _)| *id).collect();
+        let pending: Vec<u64> = self
+            .deletions
+            .iter()
+            .filter(|(_, d)| waiting(d))
+            .map(|(id, _)| *id)
+            .collect();
         for id in pending {
-            let Some(mut d) = self.deletions.get(&id).cloned() else { continue };
+            let Some(mut d) = self.deletions.get(&id).cloned() else {
+                continue;
+            };
             if self.erasing(&d) > 0 {
                 continue;
             }
@@ -65,7 +89,8 @@ impl Core {
                 }
                 let receipt = self.receipt(&d)?;
                 d.phase = DeletionPhase::Done;
-                // What only the receipt needed goes with it; the receipt itself is sealed under this deletion's key.
+                // What only the receipt needed goes with it; the receipt itself is sealed under
+                // this deletion's key.
                 (d.proof, d.statement) = (None, None);
                 let owner = KeyName::evidence(id);
                 let batch = Batch::new().put(&owner, &id.to_string(), &ReceiptRecord(receipt))?;
@@ -79,17 +104,30 @@ impl Core {
         Ok(())
     }
 
-    /// A device that does not erase in time: the person is left out of training until the next epoch. Whenever the
-    /// device comes back it is still told to erase, and nothing that it measures is taken before it has.
+    /// A device that does not erase in time: the person is left out of training until the next
+    /// epoch. Whenever the device comes back it is still told to erase, and nothing that it
+    /// measures is taken before it has.
     fn give_up_waiting(&mut self) -> Result<(), CoordinatorError> {
         let bound = self.config.erase_wait_s * 1000;
         let late = |d: &&DeletionRecord| {
-            d.phase == DeletionPhase::WaitingForDevice && now_unix_ms() > d.accepted_at.max(self.started_at) + bound
+            d.phase == DeletionPhase::WaitingForDevice
+                && now_unix_ms() > d.accepted_at.max(self.started_at) + bound
         };
-        let requests: Vec<_> = self.deletions.values().filter(late).map(|d| d.request.clone()).collect();
+        let requests: Vec<_> = self
+            .deletions
+            .values()
+            .filter(late)
+            .map(|d| d.request.clone())
+            .collect();
         let waits = |d: &DeletionRecord| d.phase == DeletionPhase::WaitingForDevice;
-        let waiting: Vec<_> = self.deletions.values().filter(|d| waits(d)).map(|d| d.request.clone()).collect();
-        // Who joined with something to erase that others have erased long ago is waited for as long, from then on.
+        let waiting: Vec<_> = self
+            .deletions
+            .values()
+            .filter(|d| waits(d))
+            .map(|d| d.request.clone())
+            .collect();
+        // Who joined with something to erase that others have erased long ago is waited for as
+        // long, from then on.
         let due = |s: &SubjectId, r: &SubjectRecord| match waiting.iter().any(|w| w.concerns(s)) {
             true => requests.iter().any(|w| w.concerns(s)),
             false => now_unix_ms() > r.since.max(self.started_at) + bound,
@@ -112,12 +150,19 @@ impl Core {
     fn statement(&self, id: u64, d: &DeletionRecord) -> Result<Statement, CoordinatorError> {
         let request = &d.request;
         let subject = request.subject().map_or("", SubjectId::as_str);
-        let hash = |k: usize| self.counters.served.get(k).map_or(String::new(), Digest::hex);
+        let hash = |k: usize| {
+            self.counters
+                .served
+                .get(k)
+                .map_or(String::new(), Digest::hex)
+        };
         let last = self.recipe.slices as u16;
         let affected = d.rolled_back.iter().map(|(s, stage, rolled)| {
             let k = usize::from(s.0);
-            let lineage =
-                self.store.get::<Checkpoint>(&checkpoint_id(*s, last))?.map_or(String::new(), |c| c.lineage.hex());
+            let lineage = self
+                .store
+                .get::<Checkpoint>(&checkpoint_id(*s, last))?
+                .map_or(String::new(), |c| c.lineage.hex());
             Ok(AffectedShard {
                 shard: s.0,
                 from_stage: *stage,
@@ -133,8 +178,14 @@ impl Core {
             d.before.get(*k).map(Digest::hex) == Some(hash(*k))
                 && d.rolled_back.iter().all(|(s, _, _)| usize::from(s.0) != *k)
         };
-        let untouched =
-            d.plan.untouched.iter().map(|s| usize::from(s.0)).filter(same).map(|k| (k as u16, hash(k))).collect();
+        let untouched = d
+            .plan
+            .untouched
+            .iter()
+            .map(|s| usize::from(s.0))
+            .filter(same)
+            .map(|k| (k as u16, hash(k)))
+            .collect();
         Ok(Statement {
             version: VERSION,
             kind: request.kind().into(),
@@ -158,7 +209,9 @@ impl Core {
     }
 
     fn receipt(&mut self, d: &DeletionRecord) -> Result<Vec<u8>, CoordinatorError> {
-        let Some(statement) = d.statement.clone() else { return Ok(vec![]) };
+        let Some(statement) = d.statement.clone() else {
+            return Ok(vec![]);
+        };
         self.log_trainings()?;
         let records = self.record_proof(d)?;
         let index = self.enter(Kind::Deletion, &d.salt, &canonical(&statement))?;
@@ -175,23 +228,41 @@ impl Core {
             })
             .transpose()?;
         let opening = Opening {
-            subject: d.request.subject().map_or(String::new(), |s| s.as_str().to_owned()),
+            subject: d
+                .request
+                .subject()
+                .map_or(String::new(), |s| s.as_str().to_owned()),
             items: d.request.items().to_vec(),
             from: d.request.from(),
             salt: d.salt,
         };
-        Ok(issue(statement, opening, index, records, &self.tree, &self.signer)?)
+        Ok(issue(
+            statement,
+            opening,
+            index,
+            records,
+            &self.tree,
+            &self.signer,
+        )?)
     }
 
-    /// What the log says of the person's record before and now. `None` when no shard was trained on it, or when what
-    /// the log says now is not what the shard holds (another deletion is in between: its rollback waits for a device).
+    /// What the log says of the person's record before and now. `None` when no shard was trained on
+    /// it, or when what the log says now is not what the shard holds (another deletion is in
+    /// between: its rollback waits for a device).
     fn record_proof(&self, d: &DeletionRecord) -> Result<Option<Proven>, CoordinatorError> {
-        let (Some(before), Some(subject)) = (d.proof.clone(), d.request.subject()) else { return Ok(None) };
-        let shard = ShardId(before.training.training.shard);
-        let Some(after) = self.logged_training(shard)?.filter(|t| t.index > before.training.index) else {
+        let (Some(before), Some(subject)) = (d.proof.clone(), d.request.subject()) else {
             return Ok(None);
         };
-        let Some(records) = self.records_now(&after) else { return Ok(None) };
+        let shard = ShardId(before.training.training.shard);
+        let Some(after) = self
+            .logged_training(shard)?
+            .filter(|t| t.index > before.training.index)
+        else {
+            return Ok(None);
+        };
+        let Some(records) = self.records_now(&after) else {
+            return Ok(None);
+        };
         let key = key_of(&before.salt, subject);
         let fate = match records.member(&key) {
             Some(leaf) if leaf.data == before.member.data => Fate::Unchanged(leaf),
@@ -204,11 +275,15 @@ impl Core {
         Ok(Some((before, after, fate)))
     }
 
-    /// What retraining cost: rounds and updates as recorded, bytes of all training since the acceptance.
+    /// What retraining cost: rounds and updates as recorded, bytes of all training since the
+    /// acceptance.
     fn actual(&self, d: &DeletionRecord) -> Result<Cost, CoordinatorError> {
         let mut cost = Cost {
             bytes: self.rates().bytes.saturating_sub(d.bytes_before),
-            milliseconds: d.retrained_after_ms.unwrap_or(0).saturating_sub(d.exact_after_ms.unwrap_or(0)),
+            milliseconds: d
+                .retrained_after_ms
+                .unwrap_or(0)
+                .saturating_sub(d.exact_after_ms.unwrap_or(0)),
             ..Cost::default()
         };
         for (shard, from, _) in &d.rolled_back {
@@ -260,17 +335,31 @@ impl Core {
         }
         let erasing = self.erasing(d);
         if erasing > 0 {
-            return format!("{erasing} device(s) that have to erase (at most {} s)", self.config.erase_wait_s);
+            return format!(
+                "{erasing} device(s) that have to erase (at most {} s)",
+                self.config.erase_wait_s
+            );
         }
         let open = |s: ShardId| {
             let run = &self.runs[usize::from(s.0)];
             let (done, all) = run.progress(&self.recipe);
             let waits = run.open.as_ref().map_or(0, |o| o.round.waiting());
-            format!("{s}: round {} of {all}, {waits} client(s) have not answered", done + 1)
+            format!(
+                "{s}: round {} of {all}, {waits} client(s) have not answered",
+                done + 1
+            )
         };
-        let shards = d.rolled_back.iter().map(|(s, _, _)| *s).filter(|s| !self.retrained(*s));
+        let shards = d
+            .rolled_back
+            .iter()
+            .map(|(s, _, _)| *s)
+            .filter(|s| !self.retrained(*s));
         let parts: Vec<String> = shards.map(open).collect();
-        if parts.is_empty() { "other shards, to be released together".into() } else { parts.join("; ") }
+        if parts.is_empty() {
+            "other shards, to be released together".into()
+        } else {
+            parts.join("; ")
+        }
     }
 
     /// A page of the deletions after a number, oldest first.
@@ -292,5 +381,10 @@ impl Core {
 
 fn forecast(d: &DeletionRecord) -> Cost {
     let c = &d.plan.forecast.cost;
-    Cost { rounds: c.rounds, client_rounds: c.client_rounds, bytes: c.bytes, milliseconds: (c.seconds * 1000.0) as u64 }
+    Cost {
+        rounds: c.rounds,
+        client_rounds: c.client_rounds,
+        bytes: c.bytes,
+        milliseconds: (c.seconds * 1000.0) as u64,
+    }
 }

@@ -1,4 +1,5 @@
-//! The executor of deletion plans. Every step may be repeated: after a crash, opening the folder resumes.
+//! The executor of deletion plans. Every step may be repeated: after a crash, opening the folder
+//! resumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,14 +17,19 @@ use crate::CoordinatorError;
 use crate::records::{DeletionRecord, ErrorRecord, Kept, SubjectCert};
 
 impl Core {
-    /// The steps that make the served model exact: withdraw, destroy, roll back, re-weigh, release and recall. Deletions that
-    /// are executed together share each of them.
+    /// The steps that make the served model exact: withdraw, destroy, roll back, re-weigh, release
+    /// and recall. Deletions that are executed together share each of them.
     pub(super) fn execute(&mut self, ids: &[u64]) -> Result<(), CoordinatorError> {
         self.store_accepted()?;
-        let mut all: Vec<(u64, DeletionRecord)> =
-            ids.iter().filter_map(|id| Some((*id, self.deletions.get(id)?.clone()))).collect();
+        let mut all: Vec<(u64, DeletionRecord)> = ids
+            .iter()
+            .filter_map(|id| Some((*id, self.deletions.get(id)?.clone())))
+            .collect();
         let of = |f: &dyn Fn(&Request) -> bool| -> BTreeSet<SubjectId> {
-            all.iter().filter(|(_, d)| f(&d.request)).filter_map(|(_, d)| d.request.subject().cloned()).collect()
+            all.iter()
+                .filter(|(_, d)| f(&d.request))
+                .filter_map(|(_, d)| d.request.subject().cloned())
+                .collect()
         };
         let erased = of(&Request::erases_subject);
         let restricted = of(&|r| matches!(r, Request::Restrict { .. }));
@@ -68,11 +74,22 @@ impl Core {
         }
         for (_, d) in &mut all {
             if d.rolled_back.is_empty() {
-                let hash = |shard: ShardId| Digest::of_values(&self.served[usize::from(shard.0)].data);
-                d.rolled_back = d.plan.affected().into_iter().map(|(s, stage)| (s, stage, hash(s))).collect();
+                let hash =
+                    |shard: ShardId| Digest::of_values(&self.served[usize::from(shard.0)].data);
+                d.rolled_back = d
+                    .plan
+                    .affected()
+                    .into_iter()
+                    .map(|(s, stage)| (s, stage, hash(s)))
+                    .collect();
             }
-            d.phase = if d.task.is_some() { DeletionPhase::WaitingForDevice } else { DeletionPhase::Retraining };
-            d.exact_after_ms.get_or_insert(now_unix_ms().saturating_sub(d.accepted_at));
+            d.phase = if d.task.is_some() {
+                DeletionPhase::WaitingForDevice
+            } else {
+                DeletionPhase::Retraining
+            };
+            d.exact_after_ms
+                .get_or_insert(now_unix_ms().saturating_sub(d.accepted_at));
         }
         self.save_deletions(all)?;
         self.drop_kept()?;
@@ -86,13 +103,17 @@ impl Core {
         for k in &kept {
             let owner = KeyName::subject(k.subject.as_str());
             let cert = SubjectCert(k.subject.clone());
-            batch = k.certificates.iter().try_fold(batch, |b, c| b.put(&owner, &c.hex(), &cert))?;
+            batch = k
+                .certificates
+                .iter()
+                .try_fold(batch, |b, c| b.put(&owner, &c.hex(), &cert))?;
             batch = batch.put(&owner, k.subject.as_str(), &k.record)?;
         }
         self.store.write(batch)?;
         for k in kept {
             for c in k.certificates {
-                self.certificates.insert(c, Role::Subject(k.subject.clone()));
+                self.certificates
+                    .insert(c, Role::Subject(k.subject.clone()));
             }
             self.touched(k.record.shard);
             self.subjects.insert(k.subject, k.record);
@@ -104,24 +125,35 @@ impl Core {
     fn set_aside(&mut self, subjects: &BTreeSet<SubjectId>) -> Result<(), CoordinatorError> {
         let mut batch = Batch::new();
         for s in subjects {
-            let Some(r) = self.subjects.get_mut(s) else { continue };
+            let Some(r) = self.subjects.get_mut(s) else {
+                continue;
+            };
             (r.restricted, r.idle) = (true, true);
             let (record, shard) = (r.clone(), r.shard);
             self.touched(shard);
-            batch = batch.put(&KeyName::subject(s.as_str()), s.as_str(), &record)?.delete::<ErrorRecord>(s.as_str());
+            batch = batch
+                .put(&KeyName::subject(s.as_str()), s.as_str(), &record)?
+                .delete::<ErrorRecord>(s.as_str());
         }
         Ok(self.store.write(batch)?)
     }
 
     pub(super) fn keys_of(&self, shards: &[(ShardId, u16)], others: &[KeyName]) -> Vec<KeyName> {
         let last = self.recipe.slices as u16;
-        let stages = shards.iter().flat_map(|(s, from)| (*from..=last).map(|stage| stage_key(*s, stage)));
+        let stages = shards
+            .iter()
+            .flat_map(|(s, from)| (*from..=last).map(|stage| stage_key(*s, stage)));
         stages.chain(others.iter().cloned()).collect()
     }
 
-    /// Destroys the keys of stages from `from_stage` on and `others`; the shards go on, in a new generation, from what is
-    /// left, which never saw what those stages saw. Returns how many keys existed.
-    pub(super) fn roll_back(&mut self, shards: &[(ShardId, u16)], others: &[KeyName]) -> Result<u32, CoordinatorError> {
+    /// Destroys the keys of stages from `from_stage` on and `others`; the shards go on, in a new
+    /// generation, from what is left, which never saw what those stages saw. Returns how many keys
+    /// existed.
+    pub(super) fn roll_back(
+        &mut self,
+        shards: &[(ShardId, u16)],
+        others: &[KeyName],
+    ) -> Result<u32, CoordinatorError> {
         let gone = self.store.destroy(&self.keys_of(shards, others))?;
         self.parts.clear();
         (self.wake.everybody, self.closed) = (true, true);
@@ -131,15 +163,16 @@ impl Core {
             let run = self.load_run(*shard)?;
             let served = self.newest_checkpoint(*shard)?.1;
             self.runs[usize::from(shard.0)] = run;
-            self.served[usize::from(shard.0)] = Arc::new(Adapter::from_data(&self.shape, served.theta)?);
+            self.served[usize::from(shard.0)] =
+                Arc::new(Adapter::from_data(&self.shape, served.theta)?);
             self.replays.remove(shard);
             self.touched(Some(*shard));
         }
         Ok(gone as u32)
     }
 
-    /// Removes what other people's clients computed from adapters that are being destroyed: updates of rounds that did
-    /// not close, and measured errors.
+    /// Removes what other people's clients computed from adapters that are being destroyed: updates
+    /// of rounds that did not close, and measured errors.
     fn drop_derived(&mut self, shards: &[(ShardId, u16)]) -> Result<(), CoordinatorError> {
         let ids: Vec<ShardId> = shards.iter().map(|(s, _)| *s).collect();
         let mut batch = self.drop_updates_of(Batch::new(), &ids);
@@ -153,14 +186,21 @@ impl Core {
                 }
             }
             // The deleted subject's own record went with its key and must not come back.
-            if self.subjects.contains_key(subject) && self.store.get::<ErrorRecord>(subject.as_str())?.is_some() {
-                batch = batch.put(&KeyName::subject(subject.as_str()), subject.as_str(), record)?;
+            if self.subjects.contains_key(subject)
+                && self.store.get::<ErrorRecord>(subject.as_str())?.is_some()
+            {
+                batch = batch.put(
+                    &KeyName::subject(subject.as_str()),
+                    subject.as_str(),
+                    record,
+                )?;
             }
         }
         Ok(self.store.write(batch)?)
     }
 
-    /// A partial deletion that moves its subject to another shard affects that one too. May be repeated.
+    /// A partial deletion that moves its subject to another shard affects that one too. May be
+    /// repeated.
     pub(super) fn also_affected(
         &mut self,
         subject: &SubjectId,
@@ -168,9 +208,15 @@ impl Core {
         keys_destroyed: u32,
     ) -> Result<(), CoordinatorError> {
         let hash = Digest::of_values(&self.served[usize::from(shard.0)].data);
-        let waits = |d: &DeletionRecord| d.request.concerns(subject) && d.phase == DeletionPhase::WaitingForDevice;
-        let mut changed: Vec<(u64, DeletionRecord)> =
-            self.deletions.iter().filter(|(_, d)| waits(d)).map(|(id, d)| (*id, d.clone())).collect();
+        let waits = |d: &DeletionRecord| {
+            d.request.concerns(subject) && d.phase == DeletionPhase::WaitingForDevice
+        };
+        let mut changed: Vec<(u64, DeletionRecord)> = self
+            .deletions
+            .iter()
+            .filter(|(_, d)| waits(d))
+            .map(|(id, d)| (*id, d.clone()))
+            .collect();
         for (_, d) in &mut changed {
             d.keys_destroyed += keys_destroyed;
             match d.rolled_back.iter_mut().find(|(s, _, _)| *s == shard) {

@@ -1,5 +1,5 @@
-//! The deletion journal: every accepted request, outside the data folder. A data folder that comes back from a backup is
-//! behind it, and is not served before what it lacks has been done again.
+//! The deletion journal: every accepted request, outside the data folder. A data folder that comes
+//! back from a backup is behind it, and is not served before what it lacks has been done again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,10 +54,14 @@ impl Journal {
 
     /// Adds a request; when it returns, the request is durable.
     pub(crate) fn append(&mut self, accepted: &Accepted) -> Result<(), CoordinatorError> {
-        let encode = |why: String| lethe_store::StoreError::Encode { table: "journal", why };
+        let encode = |why: String| lethe_store::StoreError::Encode {
+            table: "journal",
+            why,
+        };
         let plain = codec::to_bytes(accepted).map_err(|e| encode(e.to_string()))?;
         let index = self.file.entries().len() as u64;
-        self.file.append(&lethe_seal::seal(&self.key, &index.to_le_bytes(), &plain)?)?;
+        self.file
+            .append(&lethe_seal::seal(&self.key, &index.to_le_bytes(), &plain)?)?;
         Ok(())
     }
 }
@@ -65,6 +69,14 @@ impl Journal {
 impl Accepted {
     pub(crate) fn of(id: u64, d: &DeletionRecord) -> Self {
         let (request, reference) = (d.request.clone(), d.reference.clone());
-        Self { id, request, salt: d.salt, at: d.accepted_at, batch: d.batch, task: d.task, reference }
+        Self {
+            id,
+            request,
+            salt: d.salt,
+            at: d.accepted_at,
+            batch: d.batch,
+            task: d.task,
+            reference,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Lineage: whose data is in what, what a subject's data is in, and which devices still hold a recalled release.
+//! Lineage: whose data is in what, what a subject's data is in, and which devices still hold a
+//! recalled release.
 
 use lethe_plan::lineage::Census;
 use lethe_proto::admin::{Coverage, ReleaseLineage, SubjectLineage};
@@ -17,12 +18,28 @@ impl Core {
         let census = |k: usize| {
             let shard = ShardId(k as u16);
             let stage = self.served_stage(shard);
-            let members = self.members(shard).filter(move |(_, r)| r.erase.is_none() && r.slice < stage);
+            let members = self
+                .members(shard)
+                .filter(move |(_, r)| r.erase.is_none() && r.slice < stage);
             members.map(|(_, r)| r.number).collect::<Census>()
         };
-        let shards = self.served.iter().enumerate().map(|(k, a)| (Digest::of_values(&a.data), census(k))).collect();
-        let validation = self.errors.keys().filter_map(|s| Some(self.subjects.get(s)?.number)).collect();
-        Ok(ReleaseRecord { at: now_unix_ms() / 1000, shards, validation, recalled: false })
+        let shards = self
+            .served
+            .iter()
+            .enumerate()
+            .map(|(k, a)| (Digest::of_values(&a.data), census(k)))
+            .collect();
+        let validation = self
+            .errors
+            .keys()
+            .filter_map(|s| Some(self.subjects.get(s)?.number))
+            .collect();
+        Ok(ReleaseRecord {
+            at: now_unix_ms() / 1000,
+            shards,
+            validation,
+            recalled: false,
+        })
     }
 
     /// The stage that the served adapter of a shard stands at.
@@ -46,29 +63,48 @@ impl Core {
     }
 
     /// A subject's device fetched a release.
-    pub(super) fn fetched(&mut self, subject: &SubjectId, release: u64) -> Result<(), CoordinatorError> {
+    pub(super) fn fetched(
+        &mut self,
+        subject: &SubjectId,
+        release: u64,
+    ) -> Result<(), CoordinatorError> {
         let record = DeviceRecord { release };
         if self.devices.get(subject) != Some(&record) && self.subjects.contains_key(subject) {
             let owner = KeyName::subject(subject.as_str());
-            self.store.write(Batch::new().put(&owner, subject.as_str(), &record)?)?;
+            self.store
+                .write(Batch::new().put(&owner, subject.as_str(), &record)?)?;
             self.devices.insert(subject.clone(), record);
         }
         Ok(())
     }
 
     /// What a subject's data is in.
-    pub(super) fn subject_lineage(&self, subject: &SubjectId) -> Result<SubjectLineage, CoordinatorError> {
+    pub(super) fn subject_lineage(
+        &self,
+        subject: &SubjectId,
+    ) -> Result<SubjectLineage, CoordinatorError> {
         let about = |d: &crate::records::DeletionRecord| d.request.subject() == Some(subject);
-        let deletions = self.deletions.iter().filter(|(_, d)| about(d)).map(|(id, _)| *id).collect();
+        let deletions = self
+            .deletions
+            .iter()
+            .filter(|(_, d)| about(d))
+            .map(|(id, _)| *id)
+            .collect();
         let Some(r) = self.subjects.get(subject) else {
-            let message = format!("{subject} has not joined, or was deleted: `lethe-admin list` shows the deletions");
+            let message = format!(
+                "{subject} has not joined, or was deleted: `lethe-admin list` shows the deletions"
+            );
             return Err(CoordinatorError::refuse(Refusal::Invalid, message));
         };
         let trained = !r.idle && r.samples > 0;
         let (mut checkpoints, mut served, mut open_updates) = (vec![], false, 0);
         if let (Some(shard), true) = (r.shard, trained) {
             for stage in r.slice + 1..=self.recipe.slices as u16 {
-                if self.store.get::<Checkpoint>(&checkpoint_id(shard, stage))?.is_some() {
+                if self
+                    .store
+                    .get::<Checkpoint>(&checkpoint_id(shard, stage))?
+                    .is_some()
+                {
                     checkpoints.push(stage);
                 }
             }
@@ -99,7 +135,10 @@ impl Core {
     /// Whose data a release was computed from.
     pub(super) fn release_lineage(&self, release: u64) -> Result<ReleaseLineage, CoordinatorError> {
         let Some(r) = self.releases.get(&release) else {
-            let message = format!("there is no release {release}; the current one is {}", self.counters.release);
+            let message = format!(
+                "there is no release {release}; the current one is {}",
+                self.counters.release
+            );
             return Err(CoordinatorError::refuse(Refusal::Invalid, message));
         };
         let mut subjects = vec![];
@@ -121,12 +160,27 @@ impl Core {
 
     /// Which devices still hold a release; the newest that was recalled when none is named.
     pub(super) fn coverage(&self, release: Option<u64>) -> Result<Coverage, CoordinatorError> {
-        let newest = || self.releases.iter().rev().find(|(_, r)| r.recalled).map(|(id, _)| *id);
-        let Some(release) = release.or_else(newest).filter(|r| self.releases.contains_key(r)) else {
+        let newest = || {
+            self.releases
+                .iter()
+                .rev()
+                .find(|(_, r)| r.recalled)
+                .map(|(id, _)| *id)
+        };
+        let Some(release) = release
+            .or_else(newest)
+            .filter(|r| self.releases.contains_key(r))
+        else {
             let message = "no such release, or none was recalled so far";
             return Err(CoordinatorError::refuse(Refusal::Invalid, message));
         };
-        let mut out = Coverage { release, recalled: false, dropped: 0, holding: 0, never: 0 };
+        let mut out = Coverage {
+            release,
+            recalled: false,
+            dropped: 0,
+            holding: 0,
+            never: 0,
+        };
         out.recalled = self.releases.get(&release).is_some_and(|r| r.recalled);
         for s in self.subjects.keys() {
             match self.devices.get(s) {
@@ -143,7 +197,9 @@ fn why_idle(r: &SubjectRecord) -> String {
     let why = match (r.restricted, r.idle, &r.erase) {
         (true, _, _) => "restricted: the data is kept and not used",
         (_, true, Some(_)) => "the device did not erase in time: left out until the next epoch",
-        (_, true, None) => "came after the epoch started, or erased too late: left out until the next one",
+        (_, true, None) => {
+            "came after the epoch started, or erased too late: left out until the next one"
+        }
         (_, _, Some(_)) => "the device has to erase first",
         _ if r.samples == 0 => "no training samples",
         _ => "",

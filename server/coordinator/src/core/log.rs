@@ -14,8 +14,14 @@ use crate::CoordinatorError;
 use crate::records::{LogHead, RecordBefore, SubjectRecord, TrainingRecord};
 
 impl Core {
-    /// Enters a statement, unless a crash kept its caller from knowing that it is there. Returns its index.
-    pub(super) fn enter(&mut self, kind: Kind, salt: &[u8; 32], statement: &[u8]) -> Result<u64, CoordinatorError> {
+    /// Enters a statement, unless a crash kept its caller from knowing that it is there. Returns
+    /// its index.
+    pub(super) fn enter(
+        &mut self,
+        kind: Kind,
+        salt: &[u8; 32],
+        statement: &[u8],
+    ) -> Result<u64, CoordinatorError> {
         let bytes = entry(kind, salt, statement);
         if let Some(i) = self.log.entries().iter().rposition(|e| *e == bytes) {
             self.remember_log()?;
@@ -25,24 +31,34 @@ impl Core {
         self.tree.push(&bytes);
         self.remember_log()?;
         if let Err(e) = self.publish_log(index) {
-            tracing::error!("the log's files for auditors are behind: {e}; the next entry or start writes them again");
+            tracing::error!(
+                "the log's files for auditors are behind: {e}; the next entry or start writes \
+                 them again"
+            );
         }
         Ok(index)
     }
 
     /// Writes into the data folder how far the log is.
     fn remember_log(&mut self) -> Result<(), CoordinatorError> {
-        let now = LogHead { entries: self.tree.len(), root: self.tree.root() };
+        let now = LogHead {
+            entries: self.tree.len(),
+            root: self.tree.root(),
+        };
         if self.store.get::<LogHead>("")? != Some(now) {
-            self.store.write(Batch::new().put(&KeyName::public(), "", &now)?)?;
+            self.store
+                .write(Batch::new().put(&KeyName::public(), "", &now)?)?;
         }
         Ok(())
     }
 
-    /// Refuses an evidence folder that does not continue the log that the data folder knows: an older copy of it, or
-    /// another's. A data folder that is older than the evidence (a restored backup) is fine.
+    /// Refuses an evidence folder that does not continue the log that the data folder knows: an
+    /// older copy of it, or another's. A data folder that is older than the evidence (a restored
+    /// backup) is fine.
     pub(super) fn check_log(&self) -> Result<(), CoordinatorError> {
-        let Some(known) = self.store.get::<LogHead>("")? else { return Ok(()) };
+        let Some(known) = self.store.get::<LogHead>("")? else {
+            return Ok(());
+        };
         let (folder, has, knows) = (self.config.evidence(), self.tree.len(), known.entries);
         if has < knows {
             return Err(CoordinatorError::Evidence { folder, has, knows });
@@ -58,11 +74,13 @@ impl Core {
         self.signer.checkpoint(self.tree.len(), &self.tree.root())
     }
 
-    /// Writes the files that changed since the log had `from` entries, the head last. They are for anybody to copy.
+    /// Writes the files that changed since the log had `from` entries, the head last. They are for
+    /// anybody to copy.
     pub(super) fn publish_log(&self, from: u64) -> std::io::Result<()> {
         let folder = self.config.evidence().join("tiles");
         // One tile back: the last publication may have failed.
-        for (path, bytes) in files(self.log.entries(), from.saturating_sub(256)).unwrap_or_default() {
+        for (path, bytes) in files(self.log.entries(), from.saturating_sub(256)).unwrap_or_default()
+        {
             replace(&folder.join(path), &bytes)?;
         }
         replace(&folder.join("checkpoint"), self.checkpoint().as_bytes())
@@ -70,19 +88,31 @@ impl Core {
 
     /// Entries from `from` on that fit into a message, and the head.
     pub(super) fn log_page(&self, from: u64) -> (Vec<Vec<u8>>, String) {
-        let from = usize::try_from(from).unwrap_or(usize::MAX).min(self.log.entries().len());
+        let from = usize::try_from(from)
+            .unwrap_or(usize::MAX)
+            .min(self.log.entries().len());
         let mut room = MAX_SMALL / 2;
         let fits = |e: &&Vec<u8>| {
             room = room.saturating_sub(e.len() + 8);
             room > 0
         };
-        (self.log.entries()[from..].iter().take_while(fits).cloned().collect(), self.checkpoint())
+        (
+            self.log.entries()[from..]
+                .iter()
+                .take_while(fits)
+                .cloned()
+                .collect(),
+            self.checkpoint(),
+        )
     }
 
-    /// What a shard is trained on: everybody in it whose data counts. Who has yet to erase is not in it; the shard waits.
+    /// What a shard is trained on: everybody in it whose data counts. Who has yet to erase is not
+    /// in it; the shard waits.
     fn records_of(&self, shard: ShardId) -> Records {
         let counts = |(_, r): &(&SubjectId, &SubjectRecord)| r.erase.is_none();
-        let record = |(s, r): (&SubjectId, &SubjectRecord)| (record_key(&r.salt, s.as_str()), r.commitment.0);
+        let record = |(s, r): (&SubjectId, &SubjectRecord)| {
+            (record_key(&r.salt, s.as_str()), r.commitment.0)
+        };
         Records::new(self.members(shard).filter(counts).map(record))
     }
 
@@ -104,11 +134,20 @@ impl Core {
             build: BUILD.into(),
         };
         let id = shard.0.to_string();
-        if self.store.get::<TrainingRecord>(&id)?.is_none_or(|known| known.training != training) {
+        if self
+            .store
+            .get::<TrainingRecord>(&id)?
+            .is_none_or(|known| known.training != training)
+        {
             let salt = lethe_seal::random()?;
             let index = self.enter(Kind::Training, &salt, &canonical(&training))?;
-            let record = TrainingRecord { training, salt, index };
-            self.store.write(Batch::new().put(&KeyName::public(), &id, &record)?)?;
+            let record = TrainingRecord {
+                training,
+                salt,
+                index,
+            };
+            self.store
+                .write(Batch::new().put(&KeyName::public(), &id, &record)?)?;
         }
         self.dirty.remove(&shard);
         Ok(())
@@ -121,7 +160,10 @@ impl Core {
     }
 
     /// What the log says that a shard is trained on.
-    pub(super) fn logged_training(&self, shard: ShardId) -> Result<Option<TrainingRecord>, CoordinatorError> {
+    pub(super) fn logged_training(
+        &self,
+        shard: ShardId,
+    ) -> Result<Option<TrainingRecord>, CoordinatorError> {
         Ok(self.store.get::<TrainingRecord>(&shard.0.to_string())?)
     }
 
@@ -130,8 +172,8 @@ impl Core {
         self.dirty.extend(shard);
     }
 
-    /// Proof that the log says a subject's record was trained on. While an earlier deletion about the same person is not
-    /// finished, it is that deletion's.
+    /// Proof that the log says a subject's record was trained on. While an earlier deletion about
+    /// the same person is not finished, it is that deletion's.
     pub(super) fn record_before(&self, subject: &SubjectId) -> Option<RecordBefore> {
         let unfinished = self.deletions.values().rev().find(|d| {
             d.phase != lethe_proto::admin::DeletionPhase::Done
@@ -148,7 +190,11 @@ impl Core {
         // Nothing was said of what the shard holds now: no stage has been trained on it.
         (hex(&records.root()) == training.training.root).then_some(())?;
         let member = records.member(&record_key(&record.salt, subject.as_str()))?;
-        Some(RecordBefore { salt: record.salt, training, member })
+        Some(RecordBefore {
+            salt: record.salt,
+            training,
+            member,
+        })
     }
 
     /// The tree of records that a logged statement is about, if it is still what the shard holds.

@@ -25,14 +25,21 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(super) fn new(rates: Rates) -> Self {
-        Self { rates, bytes: Arc::default(), looked: 0 }
+        Self {
+            rates,
+            bytes: Arc::default(),
+            looked: 0,
+        }
     }
 }
 
 impl Core {
     /// What rounds have cost so far.
     pub(super) fn rates(&self) -> Rates {
-        Rates { bytes: self.meter.rates.bytes + self.meter.bytes.load(Ordering::Relaxed), ..self.meter.rates }
+        Rates {
+            bytes: self.meter.rates.bytes + self.meter.bytes.load(Ordering::Relaxed),
+            ..self.meter.rates
+        }
     }
 
     /// Call it at every tick: time counts while a round is open.
@@ -44,8 +51,13 @@ impl Core {
         self.meter.looked = now;
     }
 
-    /// Call it when a round closes with these contributions; what is added to `batch` keeps the sums over a restart.
-    pub(super) fn measured(&mut self, clients: usize, batch: Batch) -> Result<Batch, CoordinatorError> {
+    /// Call it when a round closes with these contributions; what is added to `batch` keeps the
+    /// sums over a restart.
+    pub(super) fn measured(
+        &mut self,
+        clients: usize,
+        batch: Batch,
+    ) -> Result<Batch, CoordinatorError> {
         self.meter.rates.client_rounds += clients as u64;
         self.meter.rates.bytes += self.meter.bytes.swap(0, Ordering::Relaxed);
         Ok(batch.put(&KeyName::public(), "", &RatesRecord(self.meter.rates))?)

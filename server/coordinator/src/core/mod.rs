@@ -1,4 +1,5 @@
-//! The coordinator's state and every decision, under one lock. Written to the store before it is acknowledged.
+//! The coordinator's state and every decision, under one lock. Written to the store before it is
+//! acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -29,8 +30,9 @@ use lethe_transport::identity::Authority;
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::records::{
-    AdminCert, Checkpoint, Counters, DeletionRecord, DeviceRecord, Epoch, ErrorRecord, Foundation, Generation, Kept,
-    RatesRecord, ReleaseRecord, RunRecord, SubjectCert, SubjectRecord, TrainState,
+    AdminCert, Checkpoint, Counters, DeletionRecord, DeviceRecord, Epoch, ErrorRecord, Foundation,
+    Generation, Kept, RatesRecord, ReleaseRecord, RunRecord, SubjectCert, SubjectRecord,
+    TrainState,
 };
 use crate::run::{Run, initial};
 use crate::waiters::Wake;
@@ -102,7 +104,8 @@ pub(crate) struct Core {
     pub(crate) meter: Meter,
     /// Milliseconds since 1970: devices could not answer earlier.
     started_at: u64,
-    /// The highest number that a release ever had; outside the data folder, which may come back from a backup.
+    /// The highest number that a release ever had; outside the data folder, which may come back
+    /// from a backup.
     numbers: Floor,
     /// When space was last set aside, or tried to.
     space_checked: u64,
@@ -124,7 +127,11 @@ fn checkpoint_id(shard: ShardId, stage: u16) -> String {
 
 impl Core {
     /// Opens a data folder, or starts an epoch in an empty one.
-    pub(crate) fn open(config: ServerConfig, model: &ModelConfig, items: &[Item]) -> Result<Self, CoordinatorError> {
+    pub(crate) fn open(
+        config: ServerConfig,
+        model: &ModelConfig,
+        items: &[Item],
+    ) -> Result<Self, CoordinatorError> {
         Self::open_on(&SledStorage::engine, config, model, items)
     }
 
@@ -140,7 +147,10 @@ impl Core {
         let mut store = SealedStore::open(engine, &config.data_dir, recipe.shards)?;
         let foundation = foundation(&mut store, &recipe, digest)?;
         let evidence = config.evidence();
-        std::fs::create_dir_all(&evidence).map_err(|source| StoreError::Io { path: evidence.clone(), source })?;
+        std::fs::create_dir_all(&evidence).map_err(|source| StoreError::Io {
+            path: evidence.clone(),
+            source,
+        })?;
         let log = LogFile::open(&evidence.join("log"))?;
         let (journal, accepted) = Journal::open(&evidence)?;
         let (numbers, used) = Floor::open(&evidence.join("releases"))?;
@@ -149,7 +159,11 @@ impl Core {
         let signer = Signer::from_seed(&config.log_name, &foundation.log_seed)?;
         let mut features = item_features(items);
         centre(&mut features);
-        let anchors = anchors(&features, recipe.anchors, &Seed::from_u64(recipe.seed).derive("anchors", &[]))?;
+        let anchors = anchors(
+            &features,
+            recipe.anchors,
+            &Seed::from_u64(recipe.seed).derive("anchors", &[]),
+        )?;
         let shape = AdapterShape::new(model, &recipe.lora, |_| true);
         let counters = store.get::<Counters>("")?.unwrap_or_default();
         let epoch = store.get::<Epoch>("")?;
@@ -198,7 +212,8 @@ impl Core {
             let run = core.load_run(ShardId(shard as u16))?;
             core.runs.push(run);
             let served = core.newest_checkpoint(ShardId(shard as u16))?.1;
-            core.served.push(Arc::new(Adapter::from_data(&core.shape, served.theta)?));
+            core.served
+                .push(Arc::new(Adapter::from_data(&core.shape, served.theta)?));
         }
         core.quarantine()?;
         core.check_log()?;
@@ -222,7 +237,8 @@ impl Core {
         let damaged = self.store.quarantined().to_vec();
         for q in &damaged {
             let (shard, why) = (ShardId(q.shard), &q.why);
-            tracing::error!(%shard, "its database is damaged ({why}) and was set aside: the shard is trained again from the beginning");
+            tracing::error!(%shard, "its database is damaged ({why}) and was set aside: the shard \
+                is trained again from the beginning");
         }
         let shards: Vec<(ShardId, u16)> = damaged.iter().map(|q| (ShardId(q.shard), 1)).collect();
         if !shards.is_empty() {
@@ -276,32 +292,53 @@ impl Core {
         };
         let mut counted = BTreeMap::new();
         if self.recipe.updates.feeds_back() {
-            for (_, contributors) in self.recorded_rounds(shard)?.into_iter().filter(|((s, _), _)| *s == stage) {
+            for (_, contributors) in self
+                .recorded_rounds(shard)?
+                .into_iter()
+                .filter(|((s, _), _)| *s == stage)
+            {
                 counted.extend(contributors);
             }
         }
-        let key = RoundKey { shard, generation, stage, round };
-        Ok(Run { counted, ..Run::at(key, true, state) })
+        let key = RoundKey {
+            shard,
+            generation,
+            stage,
+            round,
+        };
+        Ok(Run {
+            counted,
+            ..Run::at(key, true, state)
+        })
     }
 
-    /// Begins a new generation of a shard: sessions and updates of the old one are refused from now on.
+    /// Begins a new generation of a shard: sessions and updates of the old one are refused from now
+    /// on.
     fn next_generation(&mut self, shard: ShardId) -> Result<u32, CoordinatorError> {
         let mut counters = self.counters.clone();
         counters.generation += 1;
         let generation = Generation(counters.generation);
         let batch = Batch::new().put(&KeyName::public(), "", &counters)?;
-        self.store.write(batch.put(&KeyName::public(), &shard.0.to_string(), &generation)?)?;
+        self.store
+            .write(batch.put(&KeyName::public(), &shard.0.to_string(), &generation)?)?;
         self.counters = counters;
         Ok(generation.0)
     }
 
     fn save_counters(&mut self) -> Result<(), CoordinatorError> {
-        Ok(self.store.write(Batch::new().put(&KeyName::public(), "", &self.counters)?)?)
+        Ok(self
+            .store
+            .write(Batch::new().put(&KeyName::public(), "", &self.counters)?)?)
     }
 
-    fn save_subject(&mut self, subject: &SubjectId, record: SubjectRecord) -> Result<(), CoordinatorError> {
+    fn save_subject(
+        &mut self,
+        subject: &SubjectId,
+        record: SubjectRecord,
+    ) -> Result<(), CoordinatorError> {
         let key = KeyName::subject(subject.as_str());
-        self.store.write(Batch::new().put(&key, subject.as_str(), &record)?)?;
+        self.store
+            .write(Batch::new().put(&key, subject.as_str(), &record)?)?;
         self.touched(record.shard);
         if let Some(old) = self.subjects.insert(subject.clone(), record) {
             self.touched(old.shard);
@@ -311,7 +348,9 @@ impl Core {
 
     /// Subjects whose data a shard trains on, with their slices.
     fn members(&self, shard: ShardId) -> impl Iterator<Item = (&SubjectId, &SubjectRecord)> {
-        self.subjects.iter().filter(move |(_, r)| r.shard == Some(shard) && !r.idle && !r.restricted && r.samples > 0)
+        self.subjects.iter().filter(move |(_, r)| {
+            r.shard == Some(shard) && !r.idle && !r.restricted && r.samples > 0
+        })
     }
 
     fn lineage(&self, shard: ShardId, stage: u16) -> Digest {
@@ -325,7 +364,10 @@ impl Core {
     }
 
     fn served_hashes(&self) -> Vec<Digest> {
-        self.served.iter().map(|a| Digest::of_values(&a.data)).collect()
+        self.served
+            .iter()
+            .map(|a| Digest::of_values(&a.data))
+            .collect()
     }
 
     /// Whether `layer` is on the device.
@@ -335,9 +377,19 @@ impl Core {
 }
 
 /// Checks that the folder belongs to this recipe and model, or founds the epoch.
-fn foundation(store: &mut SealedStore, recipe: &Recipe, model: Digest) -> Result<Foundation, CoordinatorError> {
+fn foundation(
+    store: &mut SealedStore,
+    recipe: &Recipe,
+    model: Digest,
+) -> Result<Foundation, CoordinatorError> {
     if let Some(f) = store.get::<Foundation>("")? {
-        let differs = |what, stored: String, given: String| Err(CoordinatorError::OtherEpoch { what, stored, given });
+        let differs = |what, stored: String, given: String| {
+            Err(CoordinatorError::OtherEpoch {
+                what,
+                stored,
+                given,
+            })
+        };
         if f.recipe != recipe.to_json() {
             return differs("recipe", f.recipe, recipe.to_json());
         }
@@ -347,17 +399,26 @@ fn foundation(store: &mut SealedStore, recipe: &Recipe, model: Digest) -> Result
         return Ok(f);
     }
     let log_seed = lethe_seal::random()?;
-    let f = Foundation { authority: Authority::create()?.record(), log_seed, recipe: recipe.to_json(), model };
+    let f = Foundation {
+        authority: Authority::create()?.record(),
+        log_seed,
+        recipe: recipe.to_json(),
+        model,
+    };
     store.write(Batch::new().put(&KeyName::public(), "", &f)?)?;
     Ok(f)
 }
 
 fn typed_keys<T>(rows: Vec<(String, T)>) -> BTreeMap<SubjectId, T> {
-    rows.into_iter().filter_map(|(k, v)| Some((SubjectId::new(k).ok()?, v))).collect()
+    rows.into_iter()
+        .filter_map(|(k, v)| Some((SubjectId::new(k).ok()?, v)))
+        .collect()
 }
 
 fn numbered<T>(rows: Vec<(String, T)>) -> BTreeMap<u64, T> {
-    rows.into_iter().filter_map(|(k, v)| Some((k.parse().ok()?, v))).collect()
+    rows.into_iter()
+        .filter_map(|(k, v)| Some((k.parse().ok()?, v)))
+        .collect()
 }
 
 /// As many as make a page, at least one.

@@ -28,7 +28,8 @@ pub(crate) struct View {
     /// Deletions per phase.
     pub(crate) deletions: [(&'static str, u64); 4],
     pub(crate) overdue: u64,
-    /// Seconds until the first deadline of a deletion that is not done; negative when it has passed.
+    /// Seconds until the first deadline of a deletion that is not done; negative when it has
+    /// passed.
     pub(crate) next_deadline: Option<f64>,
     /// Seconds from acceptance until exact, of every deletion that got there.
     pub(crate) exact: Vec<f64>,
@@ -42,13 +43,22 @@ impl Core {
         let count = |phase| self.deletions.values().filter(|d| d.phase == phase).count() as u64;
         let bound = self.config.deadline_days * 86_400_000;
         let left = |requested: u64| ((requested + bound) as f64 - now_unix_ms() as f64) / 1000.0;
-        let open = || self.deletions.values().filter(|d| d.phase != DeletionPhase::Done).map(|d| left(d.requested_at));
+        let open = || {
+            self.deletions
+                .values()
+                .filter(|d| d.phase != DeletionPhase::Done)
+                .map(|d| left(d.requested_at))
+        };
         let shard = |k: usize| {
             let run = &self.runs[k];
             ShardView {
                 subjects: self.members(ShardId(k as u16)).count() as u64,
                 rounds: run.progress(&self.recipe),
-                quarantined: self.store.quarantined().iter().any(|q| usize::from(q.shard) == k),
+                quarantined: self
+                    .store
+                    .quarantined()
+                    .iter()
+                    .any(|q| usize::from(q.shard) == k),
                 starved: run.open.as_ref().map_or(0, |o| o.starved),
                 waiting: run.open.as_ref().map_or(0, |o| o.round.waiting() as u64),
             }
@@ -65,7 +75,12 @@ impl Core {
             ],
             overdue: open().filter(|s| *s < 0.0).count() as u64,
             next_deadline: open().reduce(f64::min),
-            exact: self.deletions.values().filter_map(|d| d.exact_after_ms).map(|ms| ms as f64 / 1000.0).collect(),
+            exact: self
+                .deletions
+                .values()
+                .filter_map(|d| d.exact_after_ms)
+                .map(|ms| ms as f64 / 1000.0)
+                .collect(),
             proposals: self.store.keys::<ProposalRecord>().len() as u64,
             log_entries: self.tree.len(),
             space_held: self.reserve.held(),

@@ -1,5 +1,5 @@
-//! Mode `personalized` (PPLR, arXiv 2402.09959): every client's own parameters, per stage, so that a rollback finds
-//! those of the stage before.
+//! Mode `personalized` (PPLR, arXiv 2402.09959): every client's own parameters, per stage, so that
+//! a rollback finds those of the stage before.
 
 use std::sync::Arc;
 
@@ -22,11 +22,15 @@ fn prefix(shard: ShardId, generation: Option<u32>) -> String {
 }
 
 fn personal_id(key: RoundKey, live: bool, stage: u16, subject: &SubjectId) -> String {
-    format!("{}{stage}/{subject}", prefix(key.shard, (!live).then_some(key.generation)))
+    format!(
+        "{}{stage}/{subject}",
+        prefix(key.shard, (!live).then_some(key.generation))
+    )
 }
 
 impl Core {
-    /// A client's own parameters as of the newest stage that it took part in; `None` in other modes.
+    /// A client's own parameters as of the newest stage that it took part in; `None` in other
+    /// modes.
     pub(super) fn personal_theta(
         &self,
         key: RoundKey,
@@ -37,7 +41,10 @@ impl Core {
             return Ok(None);
         }
         for stage in (1..=key.stage).rev() {
-            if let Some(r) = self.store.get::<PersonalRecord>(&personal_id(key, live, stage, subject))? {
+            if let Some(r) = self
+                .store
+                .get::<PersonalRecord>(&personal_id(key, live, stage, subject))?
+            {
                 return Ok(Some(r.0));
             }
         }
@@ -61,9 +68,16 @@ impl Core {
         }
         let next = apply_personalized(&self.recipe, &mut run.state, contributions, &thetas);
         let owner = stage_key(run.shard, run.stage);
-        subjects.iter().zip(next).try_fold(Batch::new(), |b, (s, theta)| {
-            Ok(b.put(&owner, &personal_id(key, live, key.stage, s), &PersonalRecord(theta))?)
-        })
+        subjects
+            .iter()
+            .zip(next)
+            .try_fold(Batch::new(), |b, (s, theta)| {
+                Ok(b.put(
+                    &owner,
+                    &personal_id(key, live, key.stage, s),
+                    &PersonalRecord(theta),
+                )?)
+            })
     }
 
     /// Removes what a finished replay left.
@@ -75,15 +89,23 @@ impl Core {
         Ok(self.store.write(batch)?)
     }
 
-    /// The adapter that replaces the shard's for this subject: its own, while the shard's is served as trained.
-    pub(super) fn own_adapter(&self, subject: &SubjectId) -> Result<Option<(usize, Arc<Adapter>)>, CoordinatorError> {
-        let Some(shard) = self.subjects.get(subject).and_then(|r| r.shard) else { return Ok(None) };
+    /// The adapter that replaces the shard's for this subject: its own, while the shard's is served
+    /// as trained.
+    pub(super) fn own_adapter(
+        &self,
+        subject: &SubjectId,
+    ) -> Result<Option<(usize, Arc<Adapter>)>, CoordinatorError> {
+        let Some(shard) = self.subjects.get(subject).and_then(|r| r.shard) else {
+            return Ok(None);
+        };
         let k = usize::from(shard.0);
         let run = &self.runs[k];
         if !run.done(&self.recipe) || self.counters.served.get(k) != Some(&run.hash()) {
             return Ok(None);
         }
         let theta = self.personal_theta(run.key(), true, subject)?;
-        theta.map(|t| Ok((k, Arc::new(Adapter::from_data(&self.shape, t)?)))).transpose()
+        theta
+            .map(|t| Ok((k, Arc::new(Adapter::from_data(&self.shape, t)?))))
+            .transpose()
     }
 }

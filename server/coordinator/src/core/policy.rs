@@ -1,4 +1,5 @@
-//! Whose word counts: proposals that more than one operator has to agree to, and the record of what operators do.
+//! Whose word counts: proposals that more than one operator has to agree to, and the record of what
+//! operators do.
 
 use lethe_proto::admin::{ActionState, AdminReply, ProposalState};
 use lethe_proto::deletion::Proposal;
@@ -31,28 +32,44 @@ impl Core {
     }
 
     /// Does what an operator asks, or keeps it until enough others agree.
-    pub(super) fn propose(&mut self, what: Proposal, by: Digest, now: u64) -> Result<AdminReply, CoordinatorError> {
+    pub(super) fn propose(
+        &mut self,
+        what: Proposal,
+        by: Digest,
+        now: u64,
+    ) -> Result<AdminReply, CoordinatorError> {
         self.open_databases()?;
         self.check(&what)?;
         if self.approvals()? <= 1 {
             return self.carry_out(what, now_unix_ms(), now);
         }
         if self.store.keys::<ProposalRecord>().len() >= MAX_PROPOSALS {
-            return Err(refuse(format!("{MAX_PROPOSALS} proposals wait already: approve or cancel some")));
+            return Err(refuse(format!(
+                "{MAX_PROPOSALS} proposals wait already: approve or cancel some"
+            )));
         }
-        let counters = Counters { proposal: self.counters.proposal + 1, ..self.counters.clone() };
-        let record = ProposalRecord { what, at: now_unix_ms(), approved: vec![by] };
+        let counters = Counters {
+            proposal: self.counters.proposal + 1,
+            ..self.counters.clone()
+        };
+        let record = ProposalRecord {
+            what,
+            at: now_unix_ms(),
+            approved: vec![by],
+        };
         let id = counters.proposal;
         self.with_space(|core| {
             let batch = Batch::new().put(&owner(id), &id.to_string(), &record)?;
-            Ok(core.store.write(batch.put(&KeyName::public(), "", &counters)?)?)
+            Ok(core
+                .store
+                .write(batch.put(&KeyName::public(), "", &counters)?)?)
         })?;
         self.counters = counters;
         Ok(AdminReply::Proposed(self.proposal_state(id, record)?))
     }
 
-    /// Opens what a full disk has closed, with the space that was set aside if it takes that: a deletion can then be read
-    /// about and planned.
+    /// Opens what a full disk has closed, with the space that was set aside if it takes that: a
+    /// deletion can then be read about and planned.
     fn open_databases(&mut self) -> Result<(), CoordinatorError> {
         self.with_space(|core| {
             core.store.recover()?;
@@ -63,10 +80,16 @@ impl Core {
     /// Refuses at once what could not be carried out later.
     fn check(&self, what: &Proposal) -> Result<(), CoordinatorError> {
         match what {
-            Proposal::Forget { requests, reference, .. } => {
+            Proposal::Forget {
+                requests,
+                reference,
+                ..
+            } => {
                 if reference.len() > MAX_REFERENCE {
                     let got = reference.len();
-                    return Err(refuse(format!("a reference of {got} bytes, at most {MAX_REFERENCE}")));
+                    return Err(refuse(format!(
+                        "a reference of {got} bytes, at most {MAX_REFERENCE}"
+                    )));
                 }
                 self.plan_deletion(requests).map(drop)
             }
@@ -74,26 +97,47 @@ impl Core {
             Proposal::Approvals(n) => {
                 let operators = self.store.keys::<AdminCert>().len();
                 if *n == 0 || usize::from(*n) > operators {
-                    return Err(refuse(format!("{n} approvals: expected 1 to {operators}, the number of operators")));
+                    return Err(refuse(format!(
+                        "{n} approvals: expected 1 to {operators}, the number of operators"
+                    )));
                 }
                 Ok(())
             }
         }
     }
 
-    fn carry_out(&mut self, what: Proposal, asked: u64, now: u64) -> Result<AdminReply, CoordinatorError> {
+    fn carry_out(
+        &mut self,
+        what: Proposal,
+        asked: u64,
+        now: u64,
+    ) -> Result<AdminReply, CoordinatorError> {
         match what {
-            Proposal::InviteOperator => Ok(AdminReply::Invited { token: self.invite(None)?.text() }),
-            Proposal::Forget { requests, asked: earlier, reference } => {
+            Proposal::InviteOperator => Ok(AdminReply::Invited {
+                token: self.invite(None)?.text(),
+            }),
+            Proposal::Forget {
+                requests,
+                asked: earlier,
+                reference,
+            } => {
                 // A year back at most: what is older was asked of somebody else.
                 let year = asked.saturating_sub(366 * 86_400_000);
-                let asked = if earlier > 0 { earlier.saturating_mul(1000).clamp(year, asked) } else { asked };
+                let asked = if earlier > 0 {
+                    earlier.saturating_mul(1000).clamp(year, asked)
+                } else {
+                    asked
+                };
                 let (plan, ids) = self.forget(requests, &reference, asked)?;
                 self.tick(now)?;
                 Ok(super::admin::planned(&plan, ids))
             }
             Proposal::Approvals(approvals) => {
-                self.store.write(Batch::new().put(&KeyName::public(), "", &Policy { approvals })?)?;
+                self.store.write(Batch::new().put(
+                    &KeyName::public(),
+                    "",
+                    &Policy { approvals },
+                )?)?;
                 Ok(AdminReply::Policy { approvals })
             }
         }
@@ -101,37 +145,68 @@ impl Core {
 
     fn proposal(&self, id: u64) -> Result<ProposalRecord, CoordinatorError> {
         let found = self.store.get::<ProposalRecord>(&id.to_string())?;
-        found.ok_or_else(|| refuse(format!("there is no proposal {id}: it was carried out, withdrawn, or never made")))
+        found.ok_or_else(|| {
+            refuse(format!(
+                "there is no proposal {id}: it was carried out, withdrawn, or never made"
+            ))
+        })
     }
 
-    fn proposal_state(&self, id: u64, p: ProposalRecord) -> Result<ProposalState, CoordinatorError> {
+    fn proposal_state(
+        &self,
+        id: u64,
+        p: ProposalRecord,
+    ) -> Result<ProposalState, CoordinatorError> {
         let missing = self.approvals()?.saturating_sub(p.approved.len() as u8);
-        Ok(ProposalState { id, what: p.what, at: p.at / 1000, approved: p.approved, missing })
+        Ok(ProposalState {
+            id,
+            what: p.what,
+            at: p.at / 1000,
+            approved: p.approved,
+            missing,
+        })
     }
 
     /// A page of the proposals that wait, after a number.
     pub(super) fn proposals(&self, after: u64) -> Result<Vec<ProposalState>, CoordinatorError> {
         let numbered = |(k, p): (String, ProposalRecord)| Some((k.parse::<u64>().ok()?, p));
-        let mut all: Vec<(u64, ProposalRecord)> =
-            self.store.all::<ProposalRecord>()?.into_iter().filter_map(numbered).collect();
+        let mut all: Vec<(u64, ProposalRecord)> = self
+            .store
+            .all::<ProposalRecord>()?
+            .into_iter()
+            .filter_map(numbered)
+            .collect();
         all.retain(|(id, _)| *id > after);
         all.sort_by_key(|(id, _)| *id);
-        let states: Vec<ProposalState> =
-            all.into_iter().map(|(id, p)| self.proposal_state(id, p)).collect::<Result<_, _>>()?;
+        let states: Vec<ProposalState> = all
+            .into_iter()
+            .map(|(id, p)| self.proposal_state(id, p))
+            .collect::<Result<_, _>>()?;
         Ok(page(states.into_iter()))
     }
 
     /// Another operator agrees.
-    pub(super) fn approve(&mut self, id: u64, by: Digest, now: u64) -> Result<AdminReply, CoordinatorError> {
+    pub(super) fn approve(
+        &mut self,
+        id: u64,
+        by: Digest,
+        now: u64,
+    ) -> Result<AdminReply, CoordinatorError> {
         self.open_databases()?;
         let mut p = self.proposal(id)?;
         if p.approved.contains(&by) {
-            return Err(refuse("another operator has to agree: this one did already"));
+            return Err(refuse(
+                "another operator has to agree: this one did already",
+            ));
         }
         self.check(&p.what)?;
         p.approved.push(by);
         if p.approved.len() < usize::from(self.approvals()?) {
-            self.with_space(|core| Ok(core.store.write(Batch::new().put(&owner(id), &id.to_string(), &p)?)?))?;
+            self.with_space(|core| {
+                Ok(core
+                    .store
+                    .write(Batch::new().put(&owner(id), &id.to_string(), &p)?)?)
+            })?;
             return Ok(AdminReply::Proposed(self.proposal_state(id, p)?));
         }
         let reply = self.carry_out(p.what, p.at, now)?;
@@ -148,20 +223,38 @@ impl Core {
 
     /// Enters an operator's action into the log. It names nobody: names are in the deletions.
     pub(super) fn note(&mut self, by: Digest, what: String) -> Result<(), CoordinatorError> {
-        let action = Action { at: now_unix_ms() / 1000, by, what };
+        let action = Action {
+            at: now_unix_ms() / 1000,
+            by,
+            what,
+        };
         let salt = lethe_seal::random()?;
         let entry = self.enter(Kind::Action, &salt, &canonical(&action))?;
         let record = ActionRecord { salt, action };
-        Ok(self.store.write(Batch::new().put(&KeyName::public(), &entry.to_string(), &record)?)?)
+        Ok(self.store.write(Batch::new().put(
+            &KeyName::public(),
+            &entry.to_string(),
+            &record,
+        )?)?)
     }
 
     /// What operators did.
     pub(super) fn actions(&self) -> Result<Vec<ActionState>, CoordinatorError> {
         let state = |(k, r): (String, ActionRecord)| {
             let (at, by, what) = (r.action.at, r.action.by, r.action.what);
-            Some(ActionState { entry: k.parse().ok()?, at, by, what })
+            Some(ActionState {
+                entry: k.parse().ok()?,
+                at,
+                by,
+                what,
+            })
         };
-        let mut all: Vec<ActionState> = self.store.all::<ActionRecord>()?.into_iter().filter_map(state).collect();
+        let mut all: Vec<ActionState> = self
+            .store
+            .all::<ActionRecord>()?
+            .into_iter()
+            .filter_map(state)
+            .collect();
         all.sort_by_key(|a| a.entry);
         // The newest that fit into a message.
         let skip = all.len().saturating_sub(200);

@@ -1,4 +1,5 @@
-//! Replay: a shard retrained from nothing on what remains, with the recorded rounds, compared byte for byte.
+//! Replay: a shard retrained from nothing on what remains, with the recorded rounds, compared byte
+//! for byte.
 
 use std::collections::BTreeMap;
 
@@ -35,14 +36,24 @@ impl Replay {
     /// Who began in the run's round: also those whose updates counted in a later one.
     fn cohort(&self) -> Vec<SubjectId> {
         let (stage, round) = (self.run.stage, self.run.round);
-        let from_now_on = self.schedule.range((stage, round)..=(stage, u16::MAX)).flat_map(|(_, c)| c);
-        from_now_on.filter(|(_, begun)| *begun == round).map(|(s, _)| s.clone()).collect()
+        let from_now_on = self
+            .schedule
+            .range((stage, round)..=(stage, u16::MAX))
+            .flat_map(|(_, c)| c);
+        from_now_on
+            .filter(|(_, begun)| *begun == round)
+            .map(|(s, _)| s.clone())
+            .collect()
     }
 }
 
 impl Core {
     /// Starts a replay of a finished shard.
-    pub(crate) fn start_replay(&mut self, shard: ShardId, now: u64) -> Result<(), CoordinatorError> {
+    pub(crate) fn start_replay(
+        &mut self,
+        shard: ShardId,
+        now: u64,
+    ) -> Result<(), CoordinatorError> {
         let refuse = |m: &str| Err(CoordinatorError::refuse(Refusal::Invalid, m));
         let Some(live) = self.runs.get(usize::from(shard.0)) else {
             return refuse("there is no such shard: `lethe-admin status` lists them");
@@ -51,7 +62,10 @@ impl Core {
             Some(a) if a.shard == shard => (a.rounds.clone(), Some(a.adapter)),
             Some(_) => return refuse("this is an audit of another shard"),
             None if !live.done(&self.recipe) => {
-                return refuse("the shard is being trained: replay it when `lethe-admin status` says it is done");
+                return refuse(
+                    "the shard is being trained: replay it when `lethe-admin status` says it is \
+                     done",
+                );
             }
             None => (self.recorded_rounds(shard)?, None),
         };
@@ -61,29 +75,60 @@ impl Core {
         self.counters.generation += 1;
         self.save_counters()?;
         let state = initial(&self.recipe, &self.shape);
-        let key = RoundKey { shard, generation: self.counters.generation, stage: 1, round: 0 };
+        let key = RoundKey {
+            shard,
+            generation: self.counters.generation,
+            stage: 1,
+            round: 0,
+        };
         let run = Run::at(key, false, state);
-        let replay = Replay { run, schedule, expected, started: now, ended: None, hashes: None, failure: None };
+        let replay = Replay {
+            run,
+            schedule,
+            expected,
+            started: now,
+            ended: None,
+            hashes: None,
+            failure: None,
+        };
         self.replays.insert(shard, replay);
         Ok(())
     }
 
     /// How far a replay got.
-    pub(crate) fn replay_state(&self, shard: ShardId, now: u64) -> Result<ReplayState, CoordinatorError> {
+    pub(crate) fn replay_state(
+        &self,
+        shard: ShardId,
+        now: u64,
+    ) -> Result<ReplayState, CoordinatorError> {
         let refuse = |m: String| CoordinatorError::refuse(Refusal::Invalid, m);
-        let r = self.replays.get(&shard).ok_or_else(|| refuse(format!("no replay of {shard} was asked for")))?;
+        let r = self
+            .replays
+            .get(&shard)
+            .ok_or_else(|| refuse(format!("no replay of {shard} was asked for")))?;
         if let Some(why) = &r.failure {
             return Err(refuse(why.clone()));
         }
         let seconds = (r.ended.unwrap_or(now) - r.started) as f64 / 1000.0;
-        Ok(ReplayState { shard, rounds: r.run.progress(&self.recipe), hashes: r.hashes, seconds })
+        Ok(ReplayState {
+            shard,
+            rounds: r.run.progress(&self.recipe),
+            hashes: r.hashes,
+            seconds,
+        })
     }
 
     pub(super) fn open_replays(&mut self, deadline: u64) -> Result<(), CoordinatorError> {
-        let due: Vec<ShardId> =
-            self.replays.iter().filter(|(_, r)| r.ended.is_none() && r.run.open.is_none()).map(|(s, _)| *s).collect();
+        let due: Vec<ShardId> = self
+            .replays
+            .iter()
+            .filter(|(_, r)| r.ended.is_none() && r.run.open.is_none())
+            .map(|(s, _)| *s)
+            .collect();
         for shard in due {
-            let Some(r) = self.replays.get(&shard) else { continue };
+            let Some(r) = self.replays.get(&shard) else {
+                continue;
+            };
             let (open, stored) = self.reopen(r.run.key(), r.cohort(), deadline)?;
             self.wake.subjects.extend(open.round.members().cloned());
             if let Some(r) = self.replays.get_mut(&shard) {
@@ -95,9 +140,16 @@ impl Core {
     }
 
     pub(super) fn tick_replays(&mut self, now: u64) -> Result<(), CoordinatorError> {
-        let due: Vec<ShardId> = self.replays.iter().filter(|(_, r)| r.ended.is_none()).map(|(s, _)| *s).collect();
+        let due: Vec<ShardId> = self
+            .replays
+            .iter()
+            .filter(|(_, r)| r.ended.is_none())
+            .map(|(s, _)| *s)
+            .collect();
         for shard in due {
-            let Some(mut replay) = self.replays.remove(&shard) else { continue };
+            let Some(mut replay) = self.replays.remove(&shard) else {
+                continue;
+            };
             let result = self.tick_replay(&mut replay, now);
             self.replays.insert(shard, replay);
             result?;
@@ -107,15 +159,24 @@ impl Core {
 
     fn tick_replay(&mut self, replay: &mut Replay, now: u64) -> Result<(), CoordinatorError> {
         let expected = replay.cohort().len();
-        let counted = replay.schedule.get(&(replay.run.stage, replay.run.round)).cloned().unwrap_or_default();
-        let Some(open) = replay.run.open.as_mut() else { return Ok(()) };
+        let counted = replay
+            .schedule
+            .get(&(replay.run.stage, replay.run.round))
+            .cloned()
+            .unwrap_or_default();
+        let Some(open) = replay.run.open.as_mut() else {
+            return Ok(());
+        };
         match open.round.outcome(now) {
             Some(Outcome::Aggregate(subjects)) if subjects.len() == expected => {
                 self.closed = true;
-                let stored = self.aggregate(&mut replay.run, &counted).and_then(|b| Ok(self.store.write(b)?));
+                let stored = self
+                    .aggregate(&mut replay.run, &counted)
+                    .and_then(|b| Ok(self.store.write(b)?));
                 if let Err(e) = stored {
                     (replay.ended, replay.run.open) = (Some(now), None);
-                    replay.failure = Some(format!("the store failed in a round: {e}; replay again"));
+                    replay.failure =
+                        Some(format!("the store failed in a round: {e}; replay again"));
                     return Err(e);
                 }
                 replay.run.advance(&self.recipe);
@@ -127,7 +188,8 @@ impl Core {
                     replay.ended = Some(now);
                     replay.run.open = None;
                     let why = format!(
-                        "not all of the {expected} clients that the round needs took part: replay again when they are online"
+                        "not all of the {expected} clients that the round needs took part: replay \
+                         again when they are online"
                     );
                     replay.failure = Some(why);
                 }

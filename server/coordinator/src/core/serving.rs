@@ -26,8 +26,8 @@ pub(crate) type Weighted = Vec<(Arc<Adapter>, f32)>;
 pub(crate) type Table = (ApaParams, Arc<Vec<ErrorRow>>, usize);
 
 impl Core {
-    /// Publishes a release when every shard is trained and one of them is newer than what is served; then finishes the
-    /// deletions that waited for it.
+    /// Publishes a release when every shard is trained and one of them is newer than what is
+    /// served; then finishes the deletions that waited for it.
     pub(super) fn publish(&mut self, now: u64) -> Result<(), CoordinatorError> {
         let trained = self.epoch.is_some() && self.runs.iter().all(|r| r.done(&self.recipe));
         if trained {
@@ -36,7 +36,12 @@ impl Core {
                 self.served = self
                     .runs
                     .iter()
-                    .map(|r| Ok(Arc::new(Adapter::from_data(&self.shape, r.state.theta.clone())?)))
+                    .map(|r| {
+                        Ok(Arc::new(Adapter::from_data(
+                            &self.shape,
+                            r.state.theta.clone(),
+                        )?))
+                    })
                     .collect::<Result<_, CoordinatorError>>()?;
                 self.next_release()?;
             }
@@ -44,7 +49,8 @@ impl Core {
         self.finish_deletions(now)
     }
 
-    /// A new release of what is served now; clients that hold an older one are refused until they update.
+    /// A new release of what is served now; clients that hold an older one are refused until they
+    /// update.
     pub(super) fn next_release(&mut self) -> Result<(), CoordinatorError> {
         self.counters.release += 1;
         self.numbers.set(self.counters.release)?;
@@ -53,7 +59,12 @@ impl Core {
         self.parts.clear();
         let record = self.release_record()?;
         let (id, owner) = (self.counters.release, KeyName::public());
-        self.store.write(Batch::new().put(&owner, "", &self.counters)?.put(&owner, &id.to_string(), &record)?)?;
+        self.store
+            .write(Batch::new().put(&owner, "", &self.counters)?.put(
+                &owner,
+                &id.to_string(),
+                &record,
+            )?)?;
         self.releases.insert(id, record);
         self.wake.everybody = true;
         tracing::info!(release = self.counters.release, "released");
@@ -70,7 +81,10 @@ impl Core {
         self.may_serve()?;
         let release = self.counters.release;
         if release == 0 {
-            return Err(refuse(Refusal::Busy, "no release yet: the first training has not finished"));
+            return Err(refuse(
+                Refusal::Busy,
+                "no release yet: the first training has not finished",
+            ));
         }
         let mut adapters = vec![];
         if have != Some(release) {
@@ -83,12 +97,19 @@ impl Core {
             }
         }
         self.fetched(subject, release)?;
-        // Nothing is served while an accepted deletion is not executed: all of them are in this release.
+        // Nothing is served while an accepted deletion is not executed: all of them are in this
+        // release.
         let lineage = self.counters.deletion;
-        Ok(ReleaseInfo { release, lineage, valid_s: self.config.release_hours * 3600, adapters })
+        Ok(ReleaseInfo {
+            release,
+            lineage,
+            valid_s: self.config.release_hours * 3600,
+            adapters,
+        })
     }
 
-    /// What is served to a subject: every shard's adapter, its own in place of its shard's in mode `personalized`.
+    /// What is served to a subject: every shard's adapter, its own in place of its shard's in mode
+    /// `personalized`.
     fn adapters_for(&self, subject: &SubjectId) -> Result<Vec<Arc<Adapter>>, CoordinatorError> {
         let mut served = self.served.clone();
         if let Some((k, own)) = self.own_adapter(subject)? {
@@ -101,7 +122,11 @@ impl Core {
     fn parts_for(&mut self, subject: &SubjectId) -> Result<Vec<Arc<Packed>>, CoordinatorError> {
         if self.parts.len() != self.served.len() {
             let pack = |a: &Arc<Adapter>| Ok(Arc::new(self.device_part(a)?));
-            self.parts = self.served.iter().map(pack).collect::<Result<_, PackedError>>()?;
+            self.parts = self
+                .served
+                .iter()
+                .map(pack)
+                .collect::<Result<_, PackedError>>()?;
         }
         let mut parts = self.parts.clone();
         if let Some((k, own)) = self.own_adapter(subject)? {
@@ -110,14 +135,17 @@ impl Core {
         Ok(parts)
     }
 
-    /// The device part of an adapter on the wire: exact, or its difference from the initial one in few bits, which the
-    /// device computes for itself.
+    /// The device part of an adapter on the wire: exact, or its difference from the initial one in
+    /// few bits, which the device computes for itself.
     pub(super) fn device_part(&self, whole: &Adapter) -> Result<Packed, PackedError> {
         let mut edge = whole.select(|l| self.on_device(l));
         let format = self.recipe.adapters;
         if format.lossy() {
             let initial = self.recipe.initial(edge.shape());
-            edge.data.iter_mut().zip(&initial.data).for_each(|(v, i)| *v -= i);
+            edge.data
+                .iter_mut()
+                .zip(&initial.data)
+                .for_each(|(v, i)| *v -= i);
         }
         Packed::encode(&edge.data, format)
     }
@@ -126,14 +154,17 @@ impl Core {
     pub(crate) fn current(&self, release: u64) -> Result<(), CoordinatorError> {
         self.may_serve()?;
         if release != self.counters.release {
-            let message =
-                format!("release {release} was withdrawn, the current one is {}: fetch it", self.counters.release);
+            let message = format!(
+                "release {release} was withdrawn, the current one is {}: fetch it",
+                self.counters.release
+            );
             return Err(refuse(Refusal::StaleRelease, message));
         }
         Ok(())
     }
 
-    /// Served adapters for a scoring pass with these weights; mixing them is left to the caller, outside the lock.
+    /// Served adapters for a scoring pass with these weights; mixing them is left to the caller,
+    /// outside the lock.
     pub(crate) fn scoring(
         &self,
         subject: &SubjectId,
@@ -145,55 +176,93 @@ impl Core {
         }
         self.current(release)?;
         if omega.len() != self.served.len() || omega.iter().any(|w| !w.is_finite()) {
-            return Err(refuse(Refusal::Invalid, format!("{} weights for {} shards", omega.len(), self.served.len())));
+            return Err(refuse(
+                Refusal::Invalid,
+                format!("{} weights for {} shards", omega.len(), self.served.len()),
+            ));
         }
-        Ok((self.adapters_for(subject)?.into_iter().zip(omega.iter().copied()).collect(), self.recipe.combine))
+        Ok((
+            self.adapters_for(subject)?
+                .into_iter()
+                .zip(omega.iter().copied())
+                .collect(),
+            self.recipe.combine,
+        ))
     }
 
-    /// What a query's weights (APA) are computed from: rows whose errors are all measured on what is served.
+    /// What a query's weights (APA) are computed from: rows whose errors are all measured on what
+    /// is served.
     pub(crate) fn table(&mut self, embedding: &[f32]) -> Result<Table, CoordinatorError> {
         self.may_serve()?;
         if embedding.len() != self.hidden || embedding.iter().any(|v| !v.is_finite()) {
             let got = embedding.len();
             return Err(refuse(
                 Refusal::Invalid,
-                format!("an embedding of {got} finite values, expected {}", self.hidden),
+                format!(
+                    "an embedding of {got} finite values, expected {}",
+                    self.hidden
+                ),
             ));
         }
         let table = match self.table.take() {
             Some(t) => t,
-            None => Arc::new(self.errors.values().flat_map(|r| r.rows.iter().filter_map(|r| self.row(r))).collect()),
+            None => Arc::new(
+                self.errors
+                    .values()
+                    .flat_map(|r| r.rows.iter().filter_map(|r| self.row(r)))
+                    .collect(),
+            ),
         };
         self.table = Some(table.clone());
         Ok((self.recipe.apa, table, self.served.len()))
     }
 
     fn row(&self, row: &ErrorRowRecord) -> Option<ErrorRow> {
-        let errors = row.errors.iter().zip(&self.counters.served).map(|(e, served)| match e {
-            Some((hash, e)) if hash == served => Some(*e),
-            _ => None,
-        });
-        Some(ErrorRow { embedding: row.embedding.clone(), errors: errors.collect::<Option<_>>()? })
+        let errors = row
+            .errors
+            .iter()
+            .zip(&self.counters.served)
+            .map(|(e, served)| match e {
+                Some((hash, e)) if hash == served => Some(*e),
+                _ => None,
+            });
+        Some(ErrorRow {
+            embedding: row.embedding.clone(),
+            errors: errors.collect::<Option<_>>()?,
+        })
     }
 
     /// Shards whose served adapter this subject has not measured; `None` when nothing is due.
     pub(super) fn validation_due(&self, subject: &SubjectId) -> Option<Vec<ShardId>> {
-        let unused = self.subjects.get(subject).is_some_and(|r| r.erase.is_some() || r.restricted);
+        let unused = self
+            .subjects
+            .get(subject)
+            .is_some_and(|r| r.erase.is_some() || r.restricted);
         if unused || self.counters.release == 0 || self.runs.iter().any(|r| !r.done(&self.recipe)) {
             return None;
         }
         let record = self.errors.get(subject);
         let due = |k: &usize| match record {
             None => true,
-            Some(r) => r.rows.iter().any(|row| row.errors[*k].map(|(h, _)| h) != Some(self.counters.served[*k])),
+            Some(r) => r
+                .rows
+                .iter()
+                .any(|row| row.errors[*k].map(|(h, _)| h) != Some(self.counters.served[*k])),
         };
-        let shards: Vec<ShardId> = (0..self.served.len()).filter(due).map(|k| ShardId(k as u16)).collect();
+        let shards: Vec<ShardId> = (0..self.served.len())
+            .filter(due)
+            .map(|k| ShardId(k as u16))
+            .collect();
         (!shards.is_empty()).then_some(shards)
     }
 
     /// Whether all subjects have measured what is served.
     pub(super) fn validated(&self) -> bool {
-        self.counters.release > 0 && self.subjects.keys().all(|s| self.validation_due(s).is_none())
+        self.counters.release > 0
+            && self
+                .subjects
+                .keys()
+                .all(|s| self.validation_due(s).is_none())
     }
 
     /// Takes a subject's measurements; they are the subject's data and go with it.
@@ -204,48 +273,86 @@ impl Core {
         rows: Vec<ErrorReport>,
     ) -> Result<(), CoordinatorError> {
         if release == 0 || release != self.counters.release {
-            return Err(refuse(Refusal::StaleRelease, "the release was withdrawn meanwhile: fetch the current one"));
+            return Err(refuse(
+                Refusal::StaleRelease,
+                "the release was withdrawn meanwhile: fetch the current one",
+            ));
         }
-        if self.subjects.get(subject).is_some_and(|r| r.erase.is_some()) {
-            let message = "measured before the device erased what it was told to: ask for work again";
+        if self
+            .subjects
+            .get(subject)
+            .is_some_and(|r| r.erase.is_some())
+        {
+            let message =
+                "measured before the device erased what it was told to: ask for work again";
             return Err(refuse(Refusal::StaleRelease, message));
         }
         if self.subjects.get(subject).is_some_and(|r| r.restricted) {
-            return Err(refuse(Refusal::Forbidden, "this person's data is restricted: it is kept and not used"));
+            return Err(refuse(
+                Refusal::Forbidden,
+                "this person's data is restricted: it is kept and not used",
+            ));
         }
         if rows.len() > MAX_ROWS || !self.subjects.contains_key(subject) {
             return Err(refuse(
                 Refusal::Invalid,
-                format!("{} rows, at most {MAX_ROWS}, from a subject that joined", rows.len()),
+                format!(
+                    "{} rows, at most {MAX_ROWS}, from a subject that joined",
+                    rows.len()
+                ),
             ));
         }
         let shards = self.served.len();
         let mut record = self.errors.get(subject).cloned().unwrap_or_default();
         for r in rows {
-            let fine = r.embedding.iter().chain(r.errors.iter().map(|(_, e)| e)).all(|v| v.is_finite());
-            if !fine || r.embedding.len() != self.hidden || r.errors.iter().any(|(s, _)| usize::from(s.0) >= shards) {
+            let fine = r
+                .embedding
+                .iter()
+                .chain(r.errors.iter().map(|(_, e)| e))
+                .all(|v| v.is_finite());
+            if !fine
+                || r.embedding.len() != self.hidden
+                || r.errors.iter().any(|(s, _)| usize::from(s.0) >= shards)
+            {
                 return Err(refuse(
                     Refusal::Invalid,
-                    format!("a row must hold {} finite values and errors of shards below {shards}", self.hidden),
+                    format!(
+                        "a row must hold {} finite values and errors of shards below {shards}",
+                        self.hidden
+                    ),
                 ));
             }
-            let at = record.rows.iter().position(|x| x.sample == r.sample).unwrap_or_else(|| {
-                record.rows.push(ErrorRowRecord { sample: r.sample, embedding: vec![], errors: vec![None; shards] });
-                record.rows.len() - 1
-            });
+            let at = record
+                .rows
+                .iter()
+                .position(|x| x.sample == r.sample)
+                .unwrap_or_else(|| {
+                    record.rows.push(ErrorRowRecord {
+                        sample: r.sample,
+                        embedding: vec![],
+                        errors: vec![None; shards],
+                    });
+                    record.rows.len() - 1
+                });
             let row = &mut record.rows[at];
             row.embedding = r.embedding;
             for (shard, e) in r.errors {
-                row.errors[usize::from(shard.0)] = Some((self.counters.served[usize::from(shard.0)], e));
+                row.errors[usize::from(shard.0)] =
+                    Some((self.counters.served[usize::from(shard.0)], e));
             }
         }
         record.rows.truncate(MAX_ROWS);
         self.save_errors(subject, record)
     }
 
-    fn save_errors(&mut self, subject: &SubjectId, record: ErrorRecord) -> Result<(), CoordinatorError> {
+    fn save_errors(
+        &mut self,
+        subject: &SubjectId,
+        record: ErrorRecord,
+    ) -> Result<(), CoordinatorError> {
         let owner = KeyName::subject(subject.as_str());
-        self.store.write(Batch::new().put(&owner, subject.as_str(), &record)?)?;
+        self.store
+            .write(Batch::new().put(&owner, subject.as_str(), &record)?)?;
         self.errors.insert(subject.clone(), record);
         self.table = None;
         Ok(())

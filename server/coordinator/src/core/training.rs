@@ -29,7 +29,10 @@ const MAX_STARVED: u32 = 1000;
 pub(super) type Buffer = BTreeMap<Contributor, Contribution>;
 
 /// What a client is told of its update.
-pub(crate) type Answer = (oneshot::Sender<Result<(), CoordinatorError>>, Result<(), CoordinatorError>);
+pub(crate) type Answer = (
+    oneshot::Sender<Result<(), CoordinatorError>>,
+    Result<(), CoordinatorError>,
+);
 
 /// Work for a client; a training task brings the middle adapter for its session.
 pub(crate) enum Work {
@@ -45,11 +48,22 @@ fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
 
 impl Core {
     /// The next thing that `subject` should do, if there is any.
-    pub(crate) fn next_work(&mut self, subject: &SubjectId, now: u64) -> Result<Option<Work>, CoordinatorError> {
-        let Some(record) = self.subjects.get(subject) else { return Ok(None) };
-        // Offered until the device has joined again: a device that stopped between its two answers goes on from here.
+    pub(crate) fn next_work(
+        &mut self,
+        subject: &SubjectId,
+        now: u64,
+    ) -> Result<Option<Work>, CoordinatorError> {
+        let Some(record) = self.subjects.get(subject) else {
+            return Ok(None);
+        };
+        // Offered until the device has joined again: a device that stopped between its two answers
+        // goes on from here.
         if let Some(e) = &record.erase {
-            return Ok(Some(Work::Task(Task::Erase { task: e.task, items: e.items.clone(), from: e.from })));
+            return Ok(Some(Work::Task(Task::Erase {
+                task: e.task,
+                items: e.items.clone(),
+                from: e.from,
+            })));
         }
         self.open_rounds(now)?;
         let offered = self.all_runs().find_map(|run| {
@@ -70,22 +84,37 @@ impl Core {
             let adapter = Packed::clone(&parts.0);
             // Where updates may be late, a device may take longer than its round.
             let late = self.recipe.staleness.unwrap_or(0) as u64 * self.recipe.deadline_s * 1000;
-            let start = RoundStart { round, adapter, counted, seed, deadline_ms: deadline.saturating_sub(now) + late };
+            let start = RoundStart {
+                round,
+                adapter,
+                counted,
+                seed,
+                deadline_ms: deadline.saturating_sub(now) + late,
+            };
             return Ok(Some(Work::Train(start, parts.1.clone())));
         }
-        Ok(self
-            .validation_due(subject)
-            .map(|shards| Work::Task(Task::Validate { release: self.counters.release, shards })))
+        Ok(self.validation_due(subject).map(|shards| {
+            Work::Task(Task::Validate {
+                release: self.counters.release,
+                shards,
+            })
+        }))
     }
 
     /// What a client starts a round from: the device's part as it is sent, and the middle part.
     fn start_parts(&self, theta: Vec<f32>) -> Result<(Packed, Arc<Adapter>), CoordinatorError> {
         let whole = Adapter::from_data(&self.shape, theta)?;
-        Ok((self.device_part(&whole)?, Arc::new(whole.select(|l| !self.on_device(l)))))
+        Ok((
+            self.device_part(&whole)?,
+            Arc::new(whole.select(|l| !self.on_device(l))),
+        ))
     }
 
     /// The same for everybody in a round: made once.
-    fn round_parts(&mut self, round: RoundKey) -> Result<Arc<(Packed, Arc<Adapter>)>, CoordinatorError> {
+    fn round_parts(
+        &mut self,
+        round: RoundKey,
+    ) -> Result<Arc<(Packed, Arc<Adapter>)>, CoordinatorError> {
         let closed = || refuse(Refusal::RoundClosed, "the round is over");
         let run = self.run_of(round).ok_or_else(closed)?;
         if let Some(parts) = run.open.as_ref().and_then(|o| o.parts.clone()) {
@@ -100,7 +129,9 @@ impl Core {
     }
 
     fn all_runs(&mut self) -> impl Iterator<Item = &mut Run> {
-        self.runs.iter_mut().chain(self.replays.values_mut().map(|r| &mut r.run))
+        self.runs
+            .iter_mut()
+            .chain(self.replays.values_mut().map(|r| &mut r.run))
     }
 
     fn run_of(&mut self, key: RoundKey) -> Option<&mut Run> {
@@ -109,7 +140,12 @@ impl Core {
 
     /// The run whose stage this round belongs to.
     fn stage_of(&mut self, key: RoundKey) -> Option<&mut Run> {
-        self.all_runs().find(|r| RoundKey { round: key.round, ..r.key() } == key)
+        self.all_runs().find(|r| {
+            RoundKey {
+                round: key.round,
+                ..r.key()
+            } == key
+        })
     }
 
     /// Whether this round takes updates and holds that of `subject` already.
@@ -119,16 +155,23 @@ impl Core {
     }
 
     /// Whether this round takes updates and waits for `subject`.
-    pub(crate) fn expects(&mut self, key: RoundKey, subject: &SubjectId, now: u64) -> Result<(), CoordinatorError> {
+    pub(crate) fn expects(
+        &mut self,
+        key: RoundKey,
+        subject: &SubjectId,
+        now: u64,
+    ) -> Result<(), CoordinatorError> {
         let round = self.stage_of(key).and_then(|r| r.round_mut(key.round));
         match round.map(|r| r.check(subject, now)) {
             Some(Ok(())) => Ok(()),
-            Some(Err(NotTaken::Duplicate)) => {
-                Err(refuse(Refusal::RoundClosed, "the update of this round is stored already"))
-            }
-            Some(Err(NotTaken::Late)) => {
-                Err(refuse(Refusal::RoundClosed, "the round's deadline has passed: ask for work again"))
-            }
+            Some(Err(NotTaken::Duplicate)) => Err(refuse(
+                Refusal::RoundClosed,
+                "the update of this round is stored already",
+            )),
+            Some(Err(NotTaken::Late)) => Err(refuse(
+                Refusal::RoundClosed,
+                "the round's deadline has passed: ask for work again",
+            )),
             Some(Err(NotTaken::NotChosen)) | None => Err(refuse(
                 Refusal::RoundClosed,
                 "the round is over, or did not choose this client: ask for work again",
@@ -138,7 +181,8 @@ impl Core {
 
     /// Opens a round for every live run that has none and may go on.
     fn open_rounds(&mut self, now: u64) -> Result<(), CoordinatorError> {
-        // While an accepted deletion could not be executed (the store fails), nothing is trained on what it concerns.
+        // While an accepted deletion could not be executed (the store fails), nothing is trained on
+        // what it concerns.
         let deadline = now + self.recipe.deadline_s * 1000;
         if self.audited.is_some() {
             return self.open_replays(deadline);
@@ -185,23 +229,43 @@ impl Core {
                 stored.insert((subject, key.round), u.contribution());
             }
         }
-        Ok((OpenRound { round, began: BTreeMap::new(), starved: 0, parts: None }, stored))
+        Ok((
+            OpenRound {
+                round,
+                began: BTreeMap::new(),
+                starved: 0,
+                parts: None,
+            },
+            stored,
+        ))
     }
 
-    /// Late updates that were stored before a restart, of those who are still there. A round's own record says what has counted: the
-    /// write that closed it may have been cut off before it removed them.
+    /// Late updates that were stored before a restart, of those who are still there. A round's own
+    /// record says what has counted: the write that closed it may have been cut off before it
+    /// removed them.
     fn stored_late(&self, run: &Run) -> Result<Buffer, CoordinatorError> {
         let mut out = Buffer::new();
-        let Some(most) = self.recipe.staleness.filter(|_| run.resumed) else { return Ok(out) };
+        let Some(most) = self.recipe.staleness.filter(|_| run.resumed) else {
+            return Ok(out);
+        };
         let members: BTreeSet<&SubjectId> = self.members(run.shard).map(|(s, _)| s).collect();
         let recorded = self.recorded_rounds(run.shard)?;
-        let counted: BTreeSet<&Contributor> =
-            recorded.range((run.stage, 0)..=(run.stage, run.round)).flat_map(|(_, c)| c).collect();
+        let counted: BTreeSet<&Contributor> = recorded
+            .range((run.stage, 0)..=(run.stage, run.round))
+            .flat_map(|(_, c)| c)
+            .collect();
         for (subject, begun) in self.updates_of(run.key()) {
-            let late = run.round.checked_sub(begun).map(usize::from).filter(|l| *l > 0);
+            let late = run
+                .round
+                .checked_sub(begun)
+                .map(usize::from)
+                .filter(|l| *l > 0);
             let counts = members.contains(&subject) && !counted.contains(&(subject.clone(), begun));
             if late.is_some_and(|l| l <= most) && counts {
-                let key = RoundKey { round: begun, ..run.key() };
+                let key = RoundKey {
+                    round: begun,
+                    ..run.key()
+                };
                 if let Some(u) = self.load_update(key, &subject)? {
                     out.insert((subject, begun), u.contribution());
                 }
@@ -215,7 +279,8 @@ impl Core {
         self.members(shard).any(|(_, r)| r.erase.is_some())
     }
 
-    /// Stores updates (both parts of the split joined) in one write; each is answered only when all are durable.
+    /// Stores updates (both parts of the split joined) in one write; each is answered only when all
+    /// are durable.
     pub(crate) fn take_updates(&mut self, arrived: Vec<Arrived>, now: u64) -> Vec<Answer> {
         let (mut answers, mut taken): (Vec<Answer>, Vec<Arrived>) = (vec![], vec![]);
         let mut known = BTreeSet::new();
@@ -223,7 +288,10 @@ impl Core {
             match self.expects(a.round, &a.subject, now) {
                 Ok(()) if known.insert((a.round, a.subject.clone())) => taken.push(a),
                 // A client may have sent it twice, and both came together.
-                Ok(()) => answers.push((a.answer, Err(refuse(Refusal::Busy, "this update is being stored already")))),
+                Ok(()) => answers.push((
+                    a.answer,
+                    Err(refuse(Refusal::Busy, "this update is being stored already")),
+                )),
                 Err(e) => answers.push((a.answer, Err(e))),
             }
         }
@@ -232,7 +300,11 @@ impl Core {
         }
         if let Err(e) = self.store_updates(&taken) {
             let why = e.to_string();
-            answers.extend(taken.into_iter().map(|a| (a.answer, Err(refuse(Refusal::Internal, why.clone())))));
+            answers.extend(
+                taken
+                    .into_iter()
+                    .map(|a| (a.answer, Err(refuse(Refusal::Internal, why.clone())))),
+            );
             return answers;
         }
         for a in taken {
@@ -244,7 +316,8 @@ impl Core {
             }
             answers.push((a.answer, Ok(())));
         }
-        // The updates are stored: what fails from here on is the coordinator's affair, and is tried again by the timer.
+        // The updates are stored: what fails from here on is the coordinator's affair, and is tried
+        // again by the timer.
         if let Err(e) = self.tick(now) {
             tracing::error!("after an update: {e}");
         }
@@ -252,7 +325,12 @@ impl Core {
     }
 
     /// A client says that it does not take part in a round; the round may close with that.
-    pub(crate) fn declined(&mut self, key: RoundKey, subject: &SubjectId, now: u64) -> Result<(), CoordinatorError> {
+    pub(crate) fn declined(
+        &mut self,
+        key: RoundKey,
+        subject: &SubjectId,
+        now: u64,
+    ) -> Result<(), CoordinatorError> {
         if let Some(open) = self.run_of(key).and_then(|r| r.open.as_mut()) {
             open.round.decline(subject);
             open.began.remove(subject);
@@ -271,7 +349,10 @@ impl Core {
             self.warn_overdue();
         }
         for i in 0..self.runs.len() {
-            let outcome = self.runs[i].open.as_ref().and_then(|o| o.round.outcome(now));
+            let outcome = self.runs[i]
+                .open
+                .as_ref()
+                .and_then(|o| o.round.outcome(now));
             match outcome {
                 Some(Outcome::Aggregate(_)) => self.close_round(i)?,
                 Some(Outcome::Starved { got, needed }) => self.starved(i, got, needed, now),
@@ -294,13 +375,22 @@ impl Core {
             open.starved += 1;
             open.round.extend(deadline);
             self.wake.subjects.extend(open.round.members().cloned());
-            tracing::warn!(?key, got, needed, "round starved: too few clients answered in time; trying again");
+            tracing::warn!(
+                ?key,
+                got,
+                needed,
+                "round starved: too few clients answered in time; trying again"
+            );
         }
     }
 
-    /// Aggregates updates in a round of `run`, reading one at a time, in the order of subjects. The batch removes what was
-    /// read and stores what the round leaves beside the run's state.
-    pub(super) fn aggregate(&self, run: &mut Run, counted: &[Contributor]) -> Result<Batch, CoordinatorError> {
+    /// Aggregates updates in a round of `run`, reading one at a time, in the order of subjects. The
+    /// batch removes what was read and stores what the round leaves beside the run's state.
+    pub(super) fn aggregate(
+        &self,
+        run: &mut Run,
+        counted: &[Contributor],
+    ) -> Result<Batch, CoordinatorError> {
         let key = run.key();
         let begun = |c: &Contributor| RoundKey { round: c.1, ..key };
         let whole = self.whole();
@@ -309,12 +399,17 @@ impl Core {
         if self.recipe.updates.feeds_back() {
             run.counted.extend(counted.iter().cloned());
         }
-        let taken: Vec<Contribution> =
-            counted.iter().map(|c| run.buffer.remove(c).ok_or_else(missing)).collect::<Result<_, _>>()?;
+        let taken: Vec<Contribution> = counted
+            .iter()
+            .map(|c| run.buffer.remove(c).ok_or_else(missing))
+            .collect::<Result<_, _>>()?;
         let contributions: Vec<&Contribution> = taken.iter().collect();
         let batch = if self.recipe.aggregation == Aggregation::Personalized {
             let load = |i: usize| {
-                let (c, stored) = (&counted[i], self.load_update(begun(&counted[i]), &counted[i].0)?);
+                let (c, stored) = (
+                    &counted[i],
+                    self.load_update(begun(&counted[i]), &counted[i].0)?,
+                );
                 debug_assert_eq!(c.1, key.round, "nobody is late in this mode");
                 stored.ok_or_else(missing)?.delta(recipe, &whole)
             };
@@ -376,11 +471,19 @@ impl Core {
         }
         batch = batch.put(&owner, &round_id, &RoundRecord { contributors })?;
         if run.advance(&self.recipe) {
-            let checkpoint = Checkpoint { lineage: self.lineage(shard, stage), state: run.state.clone() };
+            let checkpoint = Checkpoint {
+                lineage: self.lineage(shard, stage),
+                state: run.state.clone(),
+            };
             batch = batch.put(&owner, &checkpoint_id(shard, stage), &checkpoint)?;
         }
-        // Sealed under the stage that it has learned from, so that a rollback of that stage takes it along.
-        let record = RunRecord { stage: run.stage, round: run.round, state: run.state.clone() };
+        // Sealed under the stage that it has learned from, so that a rollback of that stage takes
+        // it along.
+        let record = RunRecord {
+            stage: run.stage,
+            round: run.round,
+            state: run.state.clone(),
+        };
         batch = batch.put(&owner, &shard.0.to_string(), &record)?;
         let batch = self.measured(clients, batch)?;
         self.store.write(batch)?;
@@ -398,8 +501,13 @@ impl Core {
             if let [s, stage, round] = parts[..]
                 && s == shard.0
             {
-                let begun = all_begun.remove(&id).map_or_else(|| vec![round; r.contributors.len()], |b| b.0);
-                out.insert((stage, round), r.contributors.into_iter().zip(begun).collect());
+                let begun = all_begun
+                    .remove(&id)
+                    .map_or_else(|| vec![round; r.contributors.len()], |b| b.0);
+                out.insert(
+                    (stage, round),
+                    r.contributors.into_iter().zip(begun).collect(),
+                );
             }
         }
         Ok(out)

@@ -1,4 +1,5 @@
-//! Updates of open rounds: stored so that either of two keys, the subject's and the stage's, can make them unreadable.
+//! Updates of open rounds: stored so that either of two keys, the subject's and the stage's, can
+//! make them unreadable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +23,10 @@ use crate::records::{Contributor, Update, UpdateKey, UpdateRecord};
 use crate::run::shard_seed;
 
 fn update_id(key: RoundKey, subject: &SubjectId) -> String {
-    format!("{}/{}/{}/{}/{subject}", key.shard.0, key.generation, key.stage, key.round)
+    format!(
+        "{}/{}/{}/{}/{subject}",
+        key.shard.0, key.generation, key.stage, key.round
+    )
 }
 
 fn internal(e: &dyn std::fmt::Display) -> CoordinatorError {
@@ -40,7 +44,8 @@ pub(crate) struct Whole {
 impl Whole {
     /// Both parts of an update as one, `[values]`.
     fn join(&self, device: &Packed, middle: &[f32]) -> Result<Vec<f32>, CoordinatorError> {
-        let invalid = |e: &dyn std::fmt::Display| CoordinatorError::refuse(Refusal::Invalid, e.to_string());
+        let invalid =
+            |e: &dyn std::fmt::Display| CoordinatorError::refuse(Refusal::Invalid, e.to_string());
         let mut whole = Adapter::from_data(&self.shape, vec![0.0; self.shape.len()])?;
         let inner = whole.select(|l| !self.split.on_device(l, self.layers));
         whole.paste(&Adapter::from_data(inner.shape(), middle.to_vec())?)?;
@@ -62,23 +67,45 @@ impl Update {
     ) -> Result<Self, CoordinatorError> {
         let invalid = |message: String| CoordinatorError::refuse(Refusal::Invalid, message);
         if device.format != recipe.updates {
-            return Err(invalid(format!("an update in {:?}, this epoch takes {:?}", device.format, recipe.updates)));
+            return Err(invalid(format!(
+                "an update in {:?}, this epoch takes {:?}",
+                device.format, recipe.updates
+            )));
         }
         if !loss.is_finite() || samples == 0 {
-            return Err(invalid(format!("loss {loss} over {samples} samples is not a training result")));
+            return Err(invalid(format!(
+                "loss {loss} over {samples} samples is not a training result"
+            )));
         }
-        let mut update = Self { device, middle, sketch: vec![], loss, samples };
-        update.sketch = sketch(&shard_seed(recipe, round.shard), &update.delta(recipe, whole)?);
+        let mut update = Self {
+            device,
+            middle,
+            sketch: vec![],
+            loss,
+            samples,
+        };
+        update.sketch = sketch(
+            &shard_seed(recipe, round.shard),
+            &update.delta(recipe, whole)?,
+        );
         Ok(update)
     }
 
     /// What is kept of it in memory.
     pub(crate) fn contribution(&self) -> Contribution {
-        Contribution { sketch: self.sketch.clone(), loss: self.loss, samples: self.samples }
+        Contribution {
+            sketch: self.sketch.clone(),
+            loss: self.loss,
+            samples: self.samples,
+        }
     }
 
     /// The change of the whole adapter, no longer than the recipe allows.
-    pub(crate) fn delta(&self, recipe: &Recipe, whole: &Whole) -> Result<Vec<f32>, CoordinatorError> {
+    pub(crate) fn delta(
+        &self,
+        recipe: &Recipe,
+        whole: &Whole,
+    ) -> Result<Vec<f32>, CoordinatorError> {
         let mut delta = whole.join(&self.device, &self.middle)?;
         check_finite(&delta, whole.shape.len())?;
         clip(&mut delta, recipe.clip);
@@ -94,17 +121,27 @@ pub(super) struct SealedUpdate {
 }
 
 impl SealedUpdate {
-    /// `None` when it is sealed under a key that is gone (a shard that was set aside): the round asks its client again.
+    /// `None` when it is sealed under a key that is gone (a shard that was set aside): the round
+    /// asks its client again.
     pub(super) fn open(self) -> Result<Option<Update>, CoordinatorError> {
-        let Some(plain) = lethe_seal::unseal(&self.secret, self.id.as_bytes(), &self.record.0) else { return Ok(None) };
-        codec::from_bytes(&plain, limits::MAX_ADAPTER * 2).map(Some).map_err(|e| internal(&e))
+        let Some(plain) = lethe_seal::unseal(&self.secret, self.id.as_bytes(), &self.record.0)
+        else {
+            return Ok(None);
+        };
+        codec::from_bytes(&plain, limits::MAX_ADAPTER * 2)
+            .map(Some)
+            .map_err(|e| internal(&e))
     }
 }
 
 impl Core {
     /// How adapters are divided between devices and coordinator.
     pub(crate) fn whole(&self) -> Whole {
-        Whole { shape: self.shape.clone(), split: self.recipe.split, layers: self.layers }
+        Whole {
+            shape: self.shape.clone(),
+            split: self.recipe.split,
+            layers: self.layers,
+        }
     }
 
     /// All of them in one write.
@@ -112,7 +149,10 @@ impl Core {
         let mut batch = Batch::new();
         let mut secrets: BTreeMap<String, [u8; 32]> = BTreeMap::new();
         for a in arrived {
-            let (id, key_id) = (update_id(a.round, &a.subject), checkpoint_id(a.round.shard, a.round.stage));
+            let (id, key_id) = (
+                update_id(a.round, &a.subject),
+                checkpoint_id(a.round.shard, a.round.stage),
+            );
             let known = match secrets.get(&key_id) {
                 Some(k) => Some(*k),
                 None => self.store.get::<UpdateKey>(&key_id)?.map(|k| k.0),
@@ -134,8 +174,13 @@ impl Core {
     }
 
     /// The stored update of a subject in a round, if there is one that can be read.
-    pub(super) fn load_update(&self, key: RoundKey, subject: &SubjectId) -> Result<Option<Update>, CoordinatorError> {
-        self.sealed_update(key, subject)?.map_or(Ok(None), SealedUpdate::open)
+    pub(super) fn load_update(
+        &self,
+        key: RoundKey,
+        subject: &SubjectId,
+    ) -> Result<Option<Update>, CoordinatorError> {
+        self.sealed_update(key, subject)?
+            .map_or(Ok(None), SealedUpdate::open)
     }
 
     /// The same, not yet opened.
@@ -145,8 +190,12 @@ impl Core {
         subject: &SubjectId,
     ) -> Result<Option<SealedUpdate>, CoordinatorError> {
         let id = update_id(key, subject);
-        let Some(record) = self.store.get::<UpdateRecord>(&id)? else { return Ok(None) };
-        let secret = self.store.get::<UpdateKey>(&checkpoint_id(key.shard, key.stage))?;
+        let Some(record) = self.store.get::<UpdateRecord>(&id)? else {
+            return Ok(None);
+        };
+        let secret = self
+            .store
+            .get::<UpdateKey>(&checkpoint_id(key.shard, key.stage))?;
         Ok(secret.map(|UpdateKey(secret)| SealedUpdate { id, secret, record }))
     }
 
@@ -157,18 +206,36 @@ impl Core {
             let (round, subject) = k.strip_prefix(&prefix)?.split_once('/')?;
             Some((SubjectId::new(subject).ok()?, round.parse().ok()?))
         };
-        self.store.keys::<UpdateRecord>().iter().filter_map(parse).collect()
+        self.store
+            .keys::<UpdateRecord>()
+            .iter()
+            .filter_map(parse)
+            .collect()
     }
 
     /// Deletes updates that a round has aggregated.
     pub(super) fn drop_updates(batch: Batch, key: RoundKey, counted: &[Contributor]) -> Batch {
-        let id = |(s, begun): &Contributor| update_id(RoundKey { round: *begun, ..key }, s);
-        counted.iter().fold(batch, |b, c| b.delete::<UpdateRecord>(&id(c)))
+        let id = |(s, begun): &Contributor| {
+            update_id(
+                RoundKey {
+                    round: *begun,
+                    ..key
+                },
+                s,
+            )
+        };
+        counted
+            .iter()
+            .fold(batch, |b, c| b.delete::<UpdateRecord>(&id(c)))
     }
 
     /// Deletes all updates of a shard's rounds, live and replayed.
     pub(super) fn drop_updates_of(&self, batch: Batch, shards: &[ShardId]) -> Batch {
         let of = |key: &&String| shards.iter().any(|s| key.starts_with(&format!("{}/", s.0)));
-        self.store.keys::<UpdateRecord>().iter().filter(of).fold(batch, |b, k| b.delete::<UpdateRecord>(k))
+        self.store
+            .keys::<UpdateRecord>()
+            .iter()
+            .filter(of)
+            .fold(batch, |b, k| b.delete::<UpdateRecord>(k))
     }
 }

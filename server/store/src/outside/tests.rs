@@ -23,32 +23,62 @@ fn files(dir: &Path) -> usize {
 #[test]
 fn conforms_over_both_engines() {
     let dir = tempfile::tempdir().expect("tempdir");
-    crate::conformance(&mut open(MemoryStorage::default(), &dir.path().join("values")));
+    crate::conformance(&mut open(
+        MemoryStorage::default(),
+        &dir.path().join("values"),
+    ));
     let path = dir.path().join("db");
     let mut sled = SledStorage::engine(&path).expect("opens");
     crate::conformance(sled.as_mut());
     let before = sled.scan().expect("reads");
     drop(sled);
-    assert_eq!(SledStorage::engine(&path).expect("opens again").scan().expect("reads"), before);
+    assert_eq!(
+        SledStorage::engine(&path)
+            .expect("opens again")
+            .scan()
+            .expect("reads"),
+        before
+    );
 }
 
 #[test]
 fn values_change_their_size_and_are_what_was_written_last() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut s = open(MemoryStorage::default(), dir.path());
-    for (byte, len) in [(1, 10), (2, LARGE), (3, LARGE * 3), (4, LARGE - 1), (5, LARGE)] {
-        s.apply(&[put("k", byte, len), put("other", 9, LARGE)]).expect("writes");
+    for (byte, len) in [
+        (1, 10),
+        (2, LARGE),
+        (3, LARGE * 3),
+        (4, LARGE - 1),
+        (5, LARGE),
+    ] {
+        s.apply(&[put("k", byte, len), put("other", 9, LARGE)])
+            .expect("writes");
         assert_eq!(s.get(b"k").expect("reads"), Some(vec![byte; len]));
         assert_eq!(s.scan().expect("reads").len(), 2);
         s = open(s.inner.clone(), dir.path());
         assert_eq!(s.get(b"k").expect("reads"), Some(vec![byte; len]));
     }
     // The same key twice in one write.
-    s.apply(&[put("k", 6, LARGE), put("k", 7, 1), gone("other"), put("other", 8, LARGE)]).expect("writes");
-    assert_eq!((s.get(b"k").expect("reads"), s.get(b"other").expect("reads")), (Some(vec![7]), Some(vec![8; LARGE])));
-    s.apply(&[gone("k"), gone("other"), gone("nobody")]).expect("writes");
+    s.apply(&[
+        put("k", 6, LARGE),
+        put("k", 7, 1),
+        gone("other"),
+        put("other", 8, LARGE),
+    ])
+    .expect("writes");
+    assert_eq!(
+        (s.get(b"k").expect("reads"), s.get(b"other").expect("reads")),
+        (Some(vec![7]), Some(vec![8; LARGE]))
+    );
+    s.apply(&[gone("k"), gone("other"), gone("nobody")])
+        .expect("writes");
     assert!(s.scan().expect("reads").is_empty() && s.inner.scan().expect("reads").is_empty());
-    assert_eq!(files(dir.path()), 0, "nothing is left of what nobody refers to");
+    assert_eq!(
+        files(dir.path()),
+        0,
+        "nothing is left of what nobody refers to"
+    );
 }
 
 #[test]
@@ -60,11 +90,23 @@ fn what_a_crash_left_is_removed_and_not_taken_for_a_value() {
     // The value is in its segment, and the process ends before the database has the reference.
     s.apply(&[put("lost", 2, LARGE)]).expect("writes");
     let mut s = open(before, dir.path());
-    assert_eq!((s.get(b"kept").expect("reads"), s.get(b"lost").expect("reads")), (Some(vec![1; LARGE]), None));
-    s.apply(&[put("new", 3, LARGE), gone("kept")]).expect("writes");
+    assert_eq!(
+        (
+            s.get(b"kept").expect("reads"),
+            s.get(b"lost").expect("reads")
+        ),
+        (Some(vec![1; LARGE]), None)
+    );
+    s.apply(&[put("new", 3, LARGE), gone("kept")])
+        .expect("writes");
     assert_eq!(s.get(b"new").expect("reads"), Some(vec![3; LARGE]));
-    assert_eq!(files(dir.path()), 1, "the segment with the value that was lost is gone");
-    // A database that is empty, or older, may be put right again: nothing is removed before it is written to.
+    assert_eq!(
+        files(dir.path()),
+        1,
+        "the segment with the value that was lost is gone"
+    );
+    // A database that is empty, or older, may be put right again: nothing is removed before it is
+    // written to.
     let mut s = open(MemoryStorage::default(), dir.path());
     assert_eq!((s.scan().expect("reads").len(), files(dir.path())), (0, 1));
     s.apply(&[put("x", 1, 1)]).expect("writes");
@@ -75,7 +117,9 @@ fn what_a_crash_left_is_removed_and_not_taken_for_a_value() {
 fn a_segment_with_little_left_is_emptied() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut s = open(MemoryStorage::default(), dir.path());
-    let many: Vec<Write> = (0..40).map(|i| put(&format!("update {i:02}"), i, LARGE)).collect();
+    let many: Vec<Write> = (0..40)
+        .map(|i| put(&format!("update {i:02}"), i, LARGE))
+        .collect();
     s.apply(&many).expect("writes");
     s.apply(&[put("checkpoint", 77, LARGE)]).expect("writes");
     // Another segment is written to now.
@@ -88,7 +132,10 @@ fn a_segment_with_little_left_is_emptied() {
     assert_eq!(s.places[&b"checkpoint"[..]].segment, 0);
     s.waste = 40 * LARGE as u64;
     s.apply(&[put("x", 1, 1)]).expect("writes");
-    assert_eq!((s.places[&b"checkpoint"[..]].segment, files(dir.path())), (1, 1));
+    assert_eq!(
+        (s.places[&b"checkpoint"[..]].segment, files(dir.path())),
+        (1, 1)
+    );
     assert_eq!(s.get(b"checkpoint").expect("reads"), Some(vec![77; LARGE]));
     let s = open(s.inner.clone(), dir.path());
     assert_eq!(s.get(b"checkpoint").expect("reads"), Some(vec![77; LARGE]));
@@ -101,7 +148,12 @@ fn a_value_that_cannot_be_read_keeps_nothing_else_from_being_written() {
     let many: Vec<Write> = (0..8).map(|i| put(&format!("{i}"), i, LARGE)).collect();
     s.apply(&many).expect("writes");
     (s.current, s.waste) = (None, 0);
-    OpenOptions::new().write(true).open(s.path(0)).expect("opens").set_len(10).expect("cuts");
+    OpenOptions::new()
+        .write(true)
+        .open(s.path(0))
+        .expect("opens")
+        .set_len(10)
+        .expect("cuts");
     let gone: Vec<Write> = (0..7).map(|i| gone(&format!("{i}"))).collect();
     s.apply(&gone).expect("writes");
     assert!(matches!(s.get(b"7"), Err(StoreError::Corrupt { .. })) && s.stuck.contains(&0));
@@ -121,12 +173,21 @@ fn what_could_not_be_written_leaves_nothing_behind() {
     s.current = None;
     s.append(&[2; LARGE]).expect("appends to the next");
     s.take_back(start);
-    assert_eq!((fs::metadata(s.path(0)).expect("is there").len(), files(dir.path())), (LARGE as u64, 2));
+    assert_eq!(
+        (
+            fs::metadata(s.path(0)).expect("is there").len(),
+            files(dir.path())
+        ),
+        (LARGE as u64, 2)
+    );
     fs::remove_file(s.path(7)).expect("removes");
     // The next segment cannot be made.
     fs::create_dir(s.path(2)).expect("makes");
     assert!(s.apply(&[put("b", 2, LARGE)]).is_err());
-    assert_eq!((s.get(b"a").expect("reads"), s.get(b"b").expect("reads")), (Some(vec![1; LARGE]), None));
+    assert_eq!(
+        (s.get(b"a").expect("reads"), s.get(b"b").expect("reads")),
+        (Some(vec![1; LARGE]), None)
+    );
     fs::remove_dir(s.path(2)).expect("removes");
     s.apply(&[put("b", 2, LARGE)]).expect("writes");
     assert_eq!(s.get(b"b").expect("reads"), Some(vec![2; LARGE]));
@@ -136,7 +197,8 @@ fn what_could_not_be_written_leaves_nothing_behind() {
 fn damage_is_an_error() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut s = open(MemoryStorage::default(), dir.path());
-    s.apply(&[put("a", 1, LARGE), put("b", 2, LARGE)]).expect("writes");
+    s.apply(&[put("a", 1, LARGE), put("b", 2, LARGE)])
+        .expect("writes");
     let inner = s.inner.clone();
     let file = s.path(0);
     let cut = OpenOptions::new().write(true).open(&file).expect("opens");
@@ -146,11 +208,18 @@ fn damage_is_an_error() {
     assert!(matches!(s.get(b"b"), Err(StoreError::Corrupt { .. })));
     assert!(matches!(s.scan(), Err(StoreError::Corrupt { .. })));
     fs::remove_file(&file).expect("removes");
-    assert!(matches!(open(inner, dir.path()).scan(), Err(StoreError::Corrupt { .. })));
+    assert!(matches!(
+        open(inner, dir.path()).scan(),
+        Err(StoreError::Corrupt { .. })
+    ));
     let mut bad = MemoryStorage::default();
     for damaged in [vec![1; 23], vec![255; 24]] {
-        bad.apply(&[(reference(b"a"), Some(damaged))]).expect("writes");
-        assert!(matches!(Outside::open(bad.clone(), dir.path()), Err(StoreError::Corrupt { .. })));
+        bad.apply(&[(reference(b"a"), Some(damaged))])
+            .expect("writes");
+        assert!(matches!(
+            Outside::open(bad.clone(), dir.path()),
+            Err(StoreError::Corrupt { .. })
+        ));
     }
 }
 
@@ -187,8 +256,15 @@ fn after_a_failed_write_either_may_be_the_case_and_nothing_else() {
         s.inner.1 = Some(taken);
         assert!(s.apply(&[put("a", 2, LARGE), put("b", 2, LARGE)]).is_err());
         s.recover().expect("recovers");
-        let want = if taken { (Some(vec![2; LARGE]), Some(vec![2; LARGE])) } else { (Some(vec![1; LARGE]), None) };
-        assert_eq!((s.get(b"a").expect("reads"), s.get(b"b").expect("reads")), want);
+        let want = if taken {
+            (Some(vec![2; LARGE]), Some(vec![2; LARGE]))
+        } else {
+            (Some(vec![1; LARGE]), None)
+        };
+        assert_eq!(
+            (s.get(b"a").expect("reads"), s.get(b"b").expect("reads")),
+            want
+        );
         // Without being told to, too.
         s.inner.1 = Some(taken);
         assert!(s.apply(&[put("c", 3, LARGE)]).is_err());

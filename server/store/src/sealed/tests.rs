@@ -26,7 +26,15 @@ fn open(dir: &Path) -> Result<SealedStore, StoreError> {
 }
 
 fn put(s: &mut SealedStore, owner: &str, id: &str) -> Result<(), StoreError> {
-    s.write(Batch::new().put(&KeyName::subject(owner), id, &Row(format!("secret-{owner}"))).expect("encodes"))
+    s.write(
+        Batch::new()
+            .put(
+                &KeyName::subject(owner),
+                id,
+                &Row(format!("secret-{owner}")),
+            )
+            .expect("encodes"),
+    )
 }
 
 fn filled(dir: &Path) -> SealedStore {
@@ -35,21 +43,30 @@ fn filled(dir: &Path) -> SealedStore {
         put(&mut s, &format!("canary-{}", i % 2), &i.to_string()).expect("writes");
     }
     for shard in [0, 1] {
-        let b = Batch::new().put(&KeyName::shard(shard, "1"), &shard.to_string(), &Learned(7)).expect("encodes");
+        let b = Batch::new()
+            .put(&KeyName::shard(shard, "1"), &shard.to_string(), &Learned(7))
+            .expect("encodes");
         s.write(b).expect("writes");
     }
     s
 }
 
 fn rows(path: &Path) -> Vec<Record> {
-    SledStorage::open(path).expect("opens").scan().expect("scans")
+    SledStorage::open(path)
+        .expect("opens")
+        .scan()
+        .expect("scans")
 }
 
 #[test]
 fn destroying_a_key_takes_exactly_its_records() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut s = filled(dir.path());
-    assert_eq!(s.destroy(&[KeyName::subject("canary-1"), KeyName::shard(1, "1")]).expect("destroys"), 2);
+    assert_eq!(
+        s.destroy(&[KeyName::subject("canary-1"), KeyName::shard(1, "1")])
+            .expect("destroys"),
+        2
+    );
     for _ in 0..2 {
         assert_eq!(
             (s.keys::<Row>(), s.keys::<Learned>()),
@@ -68,10 +85,18 @@ fn no_identifier_or_content_is_on_disk_in_clear() {
     let mut stack = vec![dir.path().to_owned()];
     while let Some(p) = stack.pop() {
         if p.is_dir() {
-            stack.extend(std::fs::read_dir(&p).expect("reads").map(|e| e.expect("entry").path()));
+            stack.extend(
+                std::fs::read_dir(&p)
+                    .expect("reads")
+                    .map(|e| e.expect("entry").path()),
+            );
         } else {
             let text = String::from_utf8_lossy(&std::fs::read(&p).expect("reads")).into_owned();
-            assert!(!text.contains("canary") && !text.contains("secret-"), "{}", p.display());
+            assert!(
+                !text.contains("canary") && !text.contains("secret-"),
+                "{}",
+                p.display()
+            );
         }
     }
 }
@@ -83,7 +108,10 @@ fn damages(records: &[Record]) -> [Vec<Write>; 3] {
     flipped[30] ^= 1;
     [
         vec![(a.0.clone(), None)],
-        vec![(a.0.clone(), Some(b.1.clone())), (b.0.clone(), Some(a.1.clone()))],
+        vec![
+            (a.0.clone(), Some(b.1.clone())),
+            (b.0.clone(), Some(a.1.clone())),
+        ],
         vec![(a.0.clone(), Some(flipped))],
     ]
 }
@@ -97,17 +125,30 @@ fn damage_to_one_copy_is_repaired_and_to_both_is_an_error() {
     let paths = ["db", "db-copy"].map(|p| dir.path().join(p));
     for damage in damages(&rows(&paths[0])) {
         for path in &paths {
-            SledStorage::open(path).expect("opens").apply(&damage).expect("writes");
+            SledStorage::open(path)
+                .expect("opens")
+                .apply(&damage)
+                .expect("writes");
             let s = open(dir.path()).expect("the other copy is whole");
-            assert_eq!((s.content().expect("reads"), s.quarantined()), (want, &[][..]), "{damage:?}");
+            assert_eq!(
+                (s.content().expect("reads"), s.quarantined()),
+                (want, &[][..]),
+                "{damage:?}"
+            );
             drop(s);
             assert_eq!(rows(&paths[0]), rows(&paths[1]), "both are whole again");
             assert!(path.with_extension("damaged").exists());
         }
     }
-    let damage = damages(&rows(&paths[0])).into_iter().next_back().expect("three");
+    let damage = damages(&rows(&paths[0]))
+        .into_iter()
+        .next_back()
+        .expect("three");
     for path in &paths {
-        SledStorage::open(path).expect("opens").apply(&damage).expect("writes");
+        SledStorage::open(path)
+            .expect("opens")
+            .apply(&damage)
+            .expect("writes");
     }
     assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })));
 }
@@ -116,7 +157,10 @@ fn damage_to_one_copy_is_repaired_and_to_both_is_an_error() {
 fn a_damaged_shard_is_set_aside_alone_and_its_keys_are_gone() {
     let dir = tempfile::tempdir().expect("tempdir");
     let s = filled(dir.path());
-    let want = (s.main_content().expect("reads"), s.shard_content(0).expect("reads"));
+    let want = (
+        s.main_content().expect("reads"),
+        s.shard_content(0).expect("reads"),
+    );
     drop(s);
     let path = dir.path().join("shards/1");
     let damage = |how: u32| match how {
@@ -125,7 +169,8 @@ fn a_damaged_shard_is_set_aside_alone_and_its_keys_are_gone() {
             let all = raw.scan().expect("scans");
             let mut flipped = all[0].1.clone();
             flipped[20] ^= 1;
-            raw.apply(&[(all[0].0.clone(), Some(flipped))]).expect("writes");
+            raw.apply(&[(all[0].0.clone(), Some(flipped))])
+                .expect("writes");
         }
         1 => std::fs::remove_dir_all(path.join("db")).expect("exists"),
         2 => std::fs::write(path.join("head"), b"x").expect("writes"),
@@ -134,18 +179,39 @@ fn a_damaged_shard_is_set_aside_alone_and_its_keys_are_gone() {
     for how in 0..4 {
         damage(how);
         let mut s = open(dir.path()).expect("opens");
-        assert_eq!(s.quarantined().iter().map(|q| q.shard).collect::<Vec<_>>(), [1], "damage {how}");
-        assert_eq!((s.main_content().expect("reads"), s.shard_content(0).expect("reads")), want);
+        assert_eq!(
+            s.quarantined().iter().map(|q| q.shard).collect::<Vec<_>>(),
+            [1],
+            "damage {how}"
+        );
+        assert_eq!(
+            (
+                s.main_content().expect("reads"),
+                s.shard_content(0).expect("reads")
+            ),
+            want
+        );
         assert_eq!(s.keys::<Learned>(), ["0"]);
         drop(s);
         // A crash before anybody went back with the shard: it is said again.
         s = open(dir.path()).expect("opens");
         assert_eq!(s.quarantined().len(), 1);
         s.quarantine_handled().expect("removes the marker");
-        assert_eq!(s.existing(&[KeyName::shard(0, "1"), KeyName::shard(1, "1")]), 1);
-        s.write(Batch::new().put(&KeyName::shard(1, "1"), "1", &Learned(8)).expect("encodes")).expect("writes");
+        assert_eq!(
+            s.existing(&[KeyName::shard(0, "1"), KeyName::shard(1, "1")]),
+            1
+        );
+        s.write(
+            Batch::new()
+                .put(&KeyName::shard(1, "1"), "1", &Learned(8))
+                .expect("encodes"),
+        )
+        .expect("writes");
         drop(s);
-        assert!(open(dir.path()).expect("opens").quarantined().is_empty(), "once");
+        assert!(
+            open(dir.path()).expect("opens").quarantined().is_empty(),
+            "once"
+        );
     }
 }
 
@@ -157,28 +223,48 @@ fn an_older_database_is_an_error_and_a_crash_before_the_count_is_not() {
     let old = s.parts[0].storage.scan().expect("scans");
     put(&mut s, "x", "9").expect("writes");
     drop(s);
-    // The count is behind the database: the crash came between them, before the write was acknowledged.
+    // The count is behind the database: the crash came between them, before the write was
+    // acknowledged.
     let now = std::fs::read(dir.path().join("head")).expect("reads");
     std::fs::write(dir.path().join("head"), head).expect("writes");
     assert_eq!(open(dir.path()).expect("opens").keys::<Row>().len(), 6);
-    // The database is behind the count: an acknowledged write is lost, in one copy and then in both.
+    // The database is behind the count: an acknowledged write is lost, in one copy and then in
+    // both.
     std::fs::write(dir.path().join("head"), &now).expect("writes");
     let older = |name: &str| {
         std::fs::remove_dir_all(dir.path().join(name)).expect("removes");
         let mut raw = SledStorage::open(&dir.path().join(name)).expect("opens");
-        raw.apply(&old.iter().cloned().map(|(k, v)| (k, Some(v))).collect::<Vec<_>>()).expect("writes");
+        raw.apply(
+            &old.iter()
+                .cloned()
+                .map(|(k, v)| (k, Some(v)))
+                .collect::<Vec<_>>(),
+        )
+        .expect("writes");
     };
     older("db");
-    assert_eq!(open(dir.path()).expect("the copy has it").keys::<Row>().len(), 6);
+    assert_eq!(
+        open(dir.path())
+            .expect("the copy has it")
+            .keys::<Row>()
+            .len(),
+        6
+    );
     older("db");
     older("db-copy");
     assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })));
     for name in ["db", "db-copy"] {
         std::fs::remove_dir_all(dir.path().join(name)).expect("removes");
     }
-    assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })), "empty");
+    assert!(
+        matches!(open(dir.path()), Err(StoreError::Corrupt { .. })),
+        "empty"
+    );
     std::fs::remove_file(dir.path().join("head")).expect("removes");
-    assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })), "empty, and no count");
+    assert!(
+        matches!(open(dir.path()), Err(StoreError::Corrupt { .. })),
+        "empty, and no count"
+    );
 }
 
 #[test]
@@ -194,7 +280,10 @@ fn a_damaged_count_is_made_anew_while_the_copies_agree() {
     }
     std::fs::write(&head, &now[1..]).expect("writes");
     std::fs::remove_dir_all(dir.path().join("db")).expect("removes");
-    assert!(matches!(open(dir.path()), Err(StoreError::Corrupt { .. })), "nothing says whether the copy is whole");
+    assert!(
+        matches!(open(dir.path()), Err(StoreError::Corrupt { .. })),
+        "nothing says whether the copy is whole"
+    );
 }
 
 #[test]
@@ -212,15 +301,21 @@ fn a_crash_between_the_databases_leaves_the_shard_ahead() {
     let fail = Arc::new(AtomicBool::new(false));
     let mut s = with_engine(dir.path(), &fail, false);
     let both = |n: u32| {
-        let b = Batch::new().put(&KeyName::subject("x"), "1", &Row(n.to_string())).expect("encodes");
-        b.put(&KeyName::shard(0, "1"), "0", &Learned(n)).expect("encodes")
+        let b = Batch::new()
+            .put(&KeyName::subject("x"), "1", &Row(n.to_string()))
+            .expect("encodes");
+        b.put(&KeyName::shard(0, "1"), "0", &Learned(n))
+            .expect("encodes")
     };
     s.write(both(1)).expect("writes");
     fail.store(true, Relaxed);
     assert!(s.write(both(2)).is_err());
     fail.store(false, Relaxed);
     for _ in 0..2 {
-        assert_eq!((s.get("1").expect("reads"), s.get("0").expect("reads")), (Some(Row("1".into())), Some(Learned(2))));
+        assert_eq!(
+            (s.get("1").expect("reads"), s.get("0").expect("reads")),
+            (Some(Row("1".into())), Some(Learned(2)))
+        );
         drop(s);
         s = with_engine(dir.path(), &fail, false);
     }
@@ -237,7 +332,11 @@ impl Storage for Faulty {
         if self.2 || !fails {
             self.0.apply(writes)?;
         }
-        if fails { Err(StoreError::Backend("no space".into())) } else { Ok(()) }
+        if fails {
+            Err(StoreError::Backend("no space".into()))
+        } else {
+            Ok(())
+        }
     }
     fn scan(&self) -> Result<Vec<Record>, StoreError> {
         self.0.scan()
@@ -249,7 +348,11 @@ fn with_engine(dir: &Path, fail: &Arc<AtomicBool>, taken: bool) -> SealedStore {
     let engine = move |path: &Path| -> Result<Box<dyn Storage>, StoreError> {
         let sled = SledStorage::open(path)?;
         let main = !path.to_string_lossy().contains("shards");
-        Ok(if main { Box::new(Faulty(sled, fail.clone(), taken)) } else { Box::new(sled) })
+        Ok(if main {
+            Box::new(Faulty(sled, fail.clone(), taken))
+        } else {
+            Box::new(sled)
+        })
     };
     SealedStore::open(&engine, dir, 2).expect("opens")
 }
@@ -283,12 +386,19 @@ fn a_write_that_failed_after_the_fact_does_not_damage_the_store() {
     let want = s.content().expect("reads");
     drop(s);
     let s = open(dir.path()).expect("not damaged");
-    assert_eq!((s.content().expect("reads"), s.keys::<Row>()), (want, vec!["3".to_owned()]));
+    assert_eq!(
+        (s.content().expect("reads"), s.keys::<Row>()),
+        (want, vec!["3".to_owned()])
+    );
 }
 
 #[test]
 fn a_record_cannot_be_sealed_under_a_key_of_another_class() {
-    assert!(Batch::new().put(&KeyName::public(), "1", &Row("x".into())).is_err());
+    assert!(
+        Batch::new()
+            .put(&KeyName::public(), "1", &Row("x".into()))
+            .is_err()
+    );
 }
 
 #[test]
@@ -296,17 +406,24 @@ fn a_count_that_cannot_be_written_does_not_damage_the_store() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut s = filled(dir.path());
     // Counting fails, as on an I/O error.
-    let broken = Head::open(&dir.path().join("elsewhere"), &[0; 32]).expect("opens").0;
+    let broken = Head::open(&dir.path().join("elsewhere"), &[0; 32])
+        .expect("opens")
+        .0;
     let whole = std::mem::replace(&mut s.parts[0].head, broken.read_only().expect("reopens"));
     let long = KeyName::subject("y");
-    let batch = Batch::new().put(&long, "9", &Row("late".into())).expect("encodes");
+    let batch = Batch::new()
+        .put(&long, "9", &Row("late".into()))
+        .expect("encodes");
     assert!(s.write(batch.clone()).is_err() && s.destroy(&[KeyName::subject("canary-0")]).is_err());
     s.parts[0].head = whole;
     s.write(batch).expect("the retry succeeds");
     let want = s.content().expect("reads");
     drop(s);
     let s = open(dir.path()).expect("not damaged");
-    assert_eq!((s.content().expect("reads"), s.keys::<Row>()), (want, vec!["1".into(), "3".into(), "9".into()]));
+    assert_eq!(
+        (s.content().expect("reads"), s.keys::<Row>()),
+        (want, vec!["1".into(), "3".into(), "9".into()])
+    );
 }
 
 #[test]
@@ -316,22 +433,32 @@ fn a_keyring_that_lost_its_newest_keys_is_not_taken_for_one_that_destroyed_them(
     let added: Vec<_> = std::fs::read_dir(dir.path().join("keys"))
         .expect("reads")
         .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("added-")))
+        .filter(|p| {
+            p.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with("added-"))
+        })
         .collect();
     assert_eq!(added.len(), 2, "kept twice");
     let whole = std::fs::read(&added[0]).expect("reads");
     // One copy: repaired.
     std::fs::write(&added[0], &whole[..whole.len() / 2]).expect("writes");
     assert_eq!(open(dir.path()).expect("opens").keys::<Row>().len(), 5);
-    // What the repair wrote holds all keys; the next are appended again, and both copies of them are lost.
+    // What the repair wrote holds all keys; the next are appended again, and both copies of them
+    // are lost.
     let mut s = open(dir.path()).expect("opens");
     put(&mut s, "late", "late").expect("writes");
     drop(s);
-    for entry in std::fs::read_dir(dir.path().join("keys")).expect("reads").filter_map(Result::ok) {
+    for entry in std::fs::read_dir(dir.path().join("keys"))
+        .expect("reads")
+        .filter_map(Result::ok)
+    {
         if entry.file_name().to_string_lossy().starts_with("added-") {
             std::fs::write(entry.path(), b"").expect("writes");
         }
     }
     let error = open(dir.path()).expect_err("refuses").to_string();
-    assert!(error.contains("newest 1 keys of the keyring are lost"), "{error}");
+    assert!(
+        error.contains("newest 1 keys of the keyring are lost"),
+        "{error}"
+    );
 }

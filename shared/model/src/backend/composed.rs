@@ -1,5 +1,5 @@
-//! The layers as a plain composition of candle's operations, with its autograd, in f32: for CUDA and Metal devices, and
-//! the reference for our kernels.
+//! The layers as a plain composition of candle's operations, with its autograd, in f32: for CUDA
+//! and Metal devices, and the reference for our kernels.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -70,7 +70,12 @@ struct Pass<'a> {
 
 impl Weights {
     fn new(c: &ModelConfig, w: &LayerWeights, device: &Device) -> Result<Self> {
-        let (d, q, kv, ff) = (c.hidden, c.heads * c.head_dim, c.kv_heads * c.head_dim, c.intermediate);
+        let (d, q, kv, ff) = (
+            c.hidden,
+            c.heads * c.head_dim,
+            c.kv_heads * c.head_dim,
+            c.intermediate,
+        );
         let tensor = |data: &[f32], dims: &[usize]| Tensor::from_slice(data, dims, device);
         let bias = |b: &Vec<f32>| {
             Ok::<_, candle_core::Error>([
@@ -94,16 +99,30 @@ impl Weights {
     }
 
     fn bytes(&self) -> usize {
-        let all =
-            [&self.attn_norm, &self.q, &self.k, &self.v, &self.out, &self.mlp_norm, &self.gate, &self.up, &self.down];
+        let all = [
+            &self.attn_norm,
+            &self.q,
+            &self.k,
+            &self.v,
+            &self.out,
+            &self.mlp_norm,
+            &self.gate,
+            &self.up,
+            &self.down,
+        ];
         let bias = self.bias.iter().flatten();
-        all.into_iter().chain(bias).map(|t| t.elem_count() * size_of::<f32>()).sum()
+        all.into_iter()
+            .chain(bias)
+            .map(|t| t.elem_count() * size_of::<f32>())
+            .sum()
     }
 }
 
 impl Lora {
     fn new(adapter: Option<&Adapter>, layers: Range<usize>, device: &Device) -> Result<Self> {
-        let Some(adapter) = adapter else { return Ok(Self::default()) };
+        let Some(adapter) = adapter else {
+            return Ok(Self::default());
+        };
         let (shape, rank) = (adapter.shape(), adapter.shape().rank());
         let mut pairs = vec![];
         for e in shape.entries().iter().filter(|e| layers.contains(&e.layer)) {
@@ -111,13 +130,22 @@ impl Lora {
             let var = |r: Range<usize>, dims: (usize, usize)| {
                 Var::from_tensor(&Tensor::from_slice(&adapter.data[r], dims, device)?)
             };
-            pairs.push((e.layer, e.proj, var(a, (rank, e.fan_in))?, var(b, (e.fan_out, rank))?));
+            pairs.push((
+                e.layer,
+                e.proj,
+                var(a, (rank, e.fan_in))?,
+                var(b, (e.fan_out, rank))?,
+            ));
         }
-        Ok(Self { pairs, scale: f64::from(shape.scale()) })
+        Ok(Self {
+            pairs,
+            scale: f64::from(shape.scale()),
+        })
     }
 }
 
-/// Most values of one layer's scores, keys and values, which this engine repeats for every run of a batch: 1 GiB.
+/// Most values of one layer's scores, keys and values, which this engine repeats for every run of a
+/// batch: 1 GiB.
 const MAX_ATTENTION: usize = 1 << 28;
 
 impl Pass<'_> {
@@ -137,24 +165,41 @@ impl Pass<'_> {
 
     fn rope(&self, x: &Tensor) -> Result<Tensor> {
         let half = self.config.head_dim / 2;
-        let turned = Tensor::cat(&[&x.narrow(2, half, half)?.neg()?, &x.narrow(2, 0, half)?], 2)?;
+        let turned = Tensor::cat(
+            &[&x.narrow(2, half, half)?.neg()?, &x.narrow(2, 0, half)?],
+            2,
+        )?;
         x.broadcast_mul(&self.turns.0)? + turned.broadcast_mul(&self.turns.1)?
     }
 
-    /// `q` `[len, heads, dim]` are the last of the `k` and `v` `[all, kv heads, dim]`; `[len, heads * dim]`.
+    /// `q` `[len, heads, dim]` are the last of the `k` and `v` `[all, kv heads, dim]`;
+    /// `[len, heads * dim]`.
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let (c, (len, all)) = (self.config, (q.dim(0)?, k.dim(0)?));
         let repeat = |x: &Tensor| {
             let x = x.transpose(0, 1)?.unsqueeze(1)?;
-            let x = x.broadcast_as((c.kv_heads, c.heads / c.kv_heads, all, c.head_dim))?.contiguous()?;
+            let x = x
+                .broadcast_as((c.kv_heads, c.heads / c.kv_heads, all, c.head_dim))?
+                .contiguous()?;
             x.reshape((c.heads, all, c.head_dim))
         };
         let q = q.transpose(0, 1)?.contiguous()?;
-        let s = (q.matmul(&repeat(k)?.transpose(1, 2)?.contiguous()?)? / (c.head_dim as f64).sqrt())?;
-        let hidden = |i: usize| if i % all > all - len + i / all { f32::NEG_INFINITY } else { 0.0 };
+        let s =
+            (q.matmul(&repeat(k)?.transpose(1, 2)?.contiguous()?)? / (c.head_dim as f64).sqrt())?;
+        let hidden = |i: usize| {
+            if i % all > all - len + i / all {
+                f32::NEG_INFINITY
+            } else {
+                0.0
+            }
+        };
         let mask: Vec<f32> = (0..len * all).map(hidden).collect();
         let s = s.broadcast_add(&Tensor::from_vec(mask, (len, all), s.device())?)?;
-        softmax(&s, D::Minus1)?.matmul(&repeat(v)?)?.transpose(0, 1)?.contiguous()?.reshape((len, c.heads * c.head_dim))
+        softmax(&s, D::Minus1)?
+            .matmul(&repeat(v)?)?
+            .transpose(0, 1)?
+            .contiguous()?
+            .reshape((len, c.heads * c.head_dim))
     }
 
     /// Queries, keys and values `[rows, heads, dim]` of the normed `n`.
@@ -191,7 +236,13 @@ impl Pass<'_> {
         let ctx: Vec<Tensor> = self
             .runs
             .iter()
-            .map(|r| self.attend(&q.narrow(0, r.start, r.len)?, &context(&k, r)?, &context(&v, r)?))
+            .map(|r| {
+                self.attend(
+                    &q.narrow(0, r.start, r.len)?,
+                    &context(&k, r)?,
+                    &context(&v, r)?,
+                )
+            })
             .collect::<Result<_>>()?;
         self.finish(w, l, x, &Tensor::cat(&ctx, 0)?)
     }
@@ -210,12 +261,26 @@ impl Layers {
                 device.location()
             )));
         }
-        let layer = |l| Ok(Arc::new(Weights::new(source.config(), &source.layer(l)?, device)?));
-        Ok(Self { device: device.clone(), layers: range.map(layer).collect::<std::result::Result<_, ModelError>>()? })
+        let layer = |l| {
+            Ok(Arc::new(Weights::new(
+                source.config(),
+                &source.layer(l)?,
+                device,
+            )?))
+        };
+        Ok(Self {
+            device: device.clone(),
+            layers: range
+                .map(layer)
+                .collect::<std::result::Result<_, ModelError>>()?,
+        })
     }
 
     pub(super) fn part(&self, layers: Range<usize>) -> Self {
-        Self { device: self.device.clone(), layers: self.layers[layers].to_vec() }
+        Self {
+            device: self.device.clone(),
+            layers: self.layers[layers].to_vec(),
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -223,30 +288,52 @@ impl Layers {
     }
 
     fn numbered(&self, first: First<'_>) -> impl Iterator<Item = (usize, &Weights)> {
-        self.layers.iter().enumerate().map(move |(i, w)| (first.layer + i, &**w))
+        self.layers
+            .iter()
+            .enumerate()
+            .map(move |(i, w)| (first.layer + i, &**w))
     }
 
     fn lora(&self, first: First<'_>, adapter: Option<&Adapter>) -> Result<Lora> {
-        Lora::new(adapter, first.layer..first.layer + self.layers.len(), &self.device)
+        Lora::new(
+            adapter,
+            first.layer..first.layer + self.layers.len(),
+            &self.device,
+        )
     }
 
-    fn pass<'a>(&self, first: First<'a>, layout: &Layout, before: usize, lora: &'a Lora) -> Result<Pass<'a>> {
+    fn pass<'a>(
+        &self,
+        first: First<'a>,
+        layout: &Layout,
+        before: usize,
+        lora: &'a Lora,
+    ) -> Result<Pass<'a>> {
         let (c, half) = (first.config, first.config.head_dim / 2);
         let seen = |r: &Run| (r.context + r.len) * c.heads * (r.len + c.head_dim);
         let values: usize = layout.runs().iter().map(seen).sum();
         if values > MAX_ATTENTION {
             candle_core::bail!(
-                "{values} values of attention in one pass on this device, at most {MAX_ATTENTION}: send smaller batches"
+                "{values} values of attention in one pass on this device, at most \
+                 {MAX_ATTENTION}: send smaller batches"
             );
         }
-        let rate = |i: usize| c.rope_theta.powf(-((2 * (i % half)) as f32) / c.head_dim as f32);
+        let rate = |i: usize| {
+            c.rope_theta
+                .powf(-((2 * (i % half)) as f32) / c.head_dim as f32)
+        };
         let angles: Vec<f32> = layout
             .positions()
             .into_iter()
             .flat_map(|p| (0..c.head_dim).map(move |i| (before + p) as f32 * rate(i)))
             .collect();
         let angles = Tensor::from_vec(angles, (layout.rows(), 1, c.head_dim), &self.device)?;
-        Ok(Pass { config: c, runs: layout.runs(), lora, turns: (angles.cos()?, angles.sin()?) })
+        Ok(Pass {
+            config: c,
+            runs: layout.runs(),
+            lora,
+            turns: (angles.cos()?, angles.sin()?),
+        })
     }
 
     fn rows(&self, x: &[f32], c: &ModelConfig) -> Result<Tensor> {
@@ -284,7 +371,12 @@ impl Layers {
     ) -> std::result::Result<Vec<f32>, ModelError> {
         let y = self.forward(first, &[part], x, &mut |_, _| {})?;
         let d = first.config.hidden;
-        Ok(part.layout.last_rows().iter().flat_map(|r| y[r * d..(r + 1) * d].iter().copied()).collect())
+        Ok(part
+            .layout
+            .last_rows()
+            .iter()
+            .flat_map(|r| y[r * d..(r + 1) * d].iter().copied())
+            .collect())
     }
 
     pub(super) fn forward_train(
@@ -320,11 +412,16 @@ impl Layers {
         let of = |v: &Var| all.get(v).map(flat).transpose();
         if let Some(shape) = part.adapter.map(Adapter::shape) {
             for (layer, proj, a, b) in &tape.lora.pairs {
-                let Some(entry) = shape.find(*layer, *proj) else { continue };
+                let Some(entry) = shape.find(*layer, *proj) else {
+                    continue;
+                };
                 let (ra, rb) = shape.ranges(entry);
                 for (range, v) in [(ra, a), (rb, b)] {
                     let found = of(v)?.unwrap_or_default();
-                    grads[range].iter_mut().zip(found).for_each(|(g, d)| *g += d);
+                    grads[range]
+                        .iter_mut()
+                        .zip(found)
+                        .for_each(|(g, d)| *g += d);
                 }
             }
         }
@@ -349,7 +446,9 @@ impl Layers {
         for ((l, w), cache) in self.numbered(first).zip(cache) {
             let [q, k, v] = pass.project(w, l, &pass.norm(&h, &w.attn_norm)?)?;
             let (k, v) = match &cache.0 {
-                Some((keys, values)) => (Tensor::cat(&[keys, &k], 0)?, Tensor::cat(&[values, &v], 0)?),
+                Some((keys, values)) => {
+                    (Tensor::cat(&[keys, &k], 0)?, Tensor::cat(&[values, &v], 0)?)
+                }
                 None => (k, v),
             };
             h = pass.finish(w, l, &h, &pass.attend(&q, &k, &v)?)?.detach();

@@ -20,22 +20,44 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    pub(super) fn load(source: &dyn WeightSource, range: Range<usize>, compute: Compute) -> Result<Self, ModelError> {
-        let layer = |l| Ok(Arc::new(Layer::new(source.config(), source.layer(l)?, compute)));
+    pub(super) fn load(
+        source: &dyn WeightSource,
+        range: Range<usize>,
+        compute: Compute,
+    ) -> Result<Self, ModelError> {
+        let layer = |l| {
+            Ok(Arc::new(Layer::new(
+                source.config(),
+                source.layer(l)?,
+                compute,
+            )))
+        };
         let layers = range.map(layer).collect::<Result<Vec<_>, ModelError>>()?;
-        Ok(Self { layers: Arc::new(layers), pool: Pool::default() })
+        Ok(Self {
+            layers: Arc::new(layers),
+            pool: Pool::default(),
+        })
     }
 
     pub(super) fn part(&self, layers: Range<usize>) -> Self {
-        Self { layers: Arc::new(self.layers[layers].to_vec()), pool: self.pool.clone() }
+        Self {
+            layers: Arc::new(self.layers[layers].to_vec()),
+            pool: self.pool.clone(),
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.layers.iter().map(|l| l.bytes()).sum()
     }
 
-    fn numbered(&self, first: First<'_>) -> impl DoubleEndedIterator<Item = (usize, &Layer)> + ExactSizeIterator {
-        self.layers.iter().enumerate().map(move |(i, layer)| (first.layer + i, &**layer))
+    fn numbered(
+        &self,
+        first: First<'_>,
+    ) -> impl DoubleEndedIterator<Item = (usize, &Layer)> + ExactSizeIterator {
+        self.layers
+            .iter()
+            .enumerate()
+            .map(move |(i, layer)| (first.layer + i, &**layer))
     }
 
     fn pass<'a>(&'a self, first: First<'a>, part: Part<'a>, before: usize) -> Pass<'a> {
@@ -60,11 +82,18 @@ impl Layers {
         x.into_vec()
     }
 
-    pub(super) fn forward_train(&self, first: First<'_>, part: Part<'_>, x: Vec<f32>) -> (Vec<f32>, Vec<LayerTape>) {
+    pub(super) fn forward_train(
+        &self,
+        first: First<'_>,
+        part: Part<'_>,
+        x: Vec<f32>,
+    ) -> (Vec<f32>, Vec<LayerTape>) {
         let pass = self.pass(first, part, 0);
         let mut x = self.pool.adopt(x);
         let tapes = crate::in_pool(|| {
-            self.numbered(first).filter_map(|(l, layer)| layer.forward(&pass, l, &mut x, true)).collect()
+            self.numbered(first)
+                .filter_map(|(l, layer)| layer.forward(&pass, l, &mut x, true))
+                .collect()
         });
         (x.into_vec(), tapes)
     }
@@ -82,7 +111,12 @@ impl Layers {
         let y: Buffer = crate::in_pool(|| {
             let mut layers = self.numbered(first);
             let Some((end, last)) = layers.next_back() else {
-                return gather(&self.pool, &x, &part.layout.last_rows(), first.config.hidden);
+                return gather(
+                    &self.pool,
+                    &x,
+                    &part.layout.last_rows(),
+                    first.config.hidden,
+                );
             };
             for (l, layer) in layers {
                 tapes.extend(layer.forward(&pass, l, &mut x, keep));
@@ -123,8 +157,16 @@ impl Layers {
         let dy = self.pool.adopt(dy);
         let dx = crate::in_pool(|| {
             let mut layers = self.numbered(first);
-            let (Some((end, last)), Some((last_tape, tapes))) = (layers.next_back(), tapes.split_last()) else {
-                return scatter(&self.pool, &dy, &part.layout.last_rows(), first.config.hidden, part.layout.rows());
+            let (Some((end, last)), Some((last_tape, tapes))) =
+                (layers.next_back(), tapes.split_last())
+            else {
+                return scatter(
+                    &self.pool,
+                    &dy,
+                    &part.layout.last_rows(),
+                    first.config.hidden,
+                    part.layout.rows(),
+                );
             };
             let mut dx = last.backward_last(&pass, end, last_tape, dy, grads);
             for ((l, layer), tape) in layers.zip(tapes).rev() {
@@ -137,7 +179,10 @@ impl Layers {
 
     pub(super) fn cache(&self, config: &ModelConfig, positions: usize) -> Vec<LayerCache> {
         let width = config.kv_heads * config.head_dim;
-        let layer = || LayerCache { keys: Vec::with_capacity(positions * width), values: vec![] };
+        let layer = || LayerCache {
+            keys: Vec::with_capacity(positions * width),
+            values: vec![],
+        };
         self.layers.iter().map(|_| layer()).collect()
     }
 

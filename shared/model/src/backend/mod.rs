@@ -1,7 +1,9 @@
-//! What runs the layers of a segment: our kernels on the CPU, or candle on a CPU, CUDA or Metal device.
+//! What runs the layers of a segment: our kernels on the CPU, or candle on a CPU, CUDA or Metal
+//! device.
 //!
-//! Nothing above [`crate::segment::Segment`] knows which of them runs. Results on different devices agree up to rounding,
-//! not bit for bit: a federation whose deletions are to be replayed byte for byte trains on devices of one kind.
+//! Nothing above [`crate::segment::Segment`] knows which of them runs. Results on different devices
+//! agree up to rounding, not bit for bit: a federation whose deletions are to be replayed byte for
+//! byte trains on devices of one kind.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -43,19 +45,26 @@ pub(crate) enum On {
     Candle(Device),
 }
 
-/// The device that the environment variable `LETHE_DEVICE` names: `cpu` (our kernels; the default), `cuda` or `cuda:N`,
-/// `metal`, or `candle-cpu` (for comparisons).
+/// The device that the environment variable `LETHE_DEVICE` names: `cpu` (our kernels; the default),
+/// `cuda` or `cuda:N`, `metal`, or `candle-cpu` (for comparisons).
 pub(crate) fn chosen() -> Result<On, ModelError> {
     static CHOSEN: OnceLock<Result<On, String>> = OnceLock::new();
     let named = || On::named(&std::env::var("LETHE_DEVICE").unwrap_or_else(|_| "cpu".into()));
-    CHOSEN.get_or_init(named).clone().map_err(ModelError::Device)
+    CHOSEN
+        .get_or_init(named)
+        .clone()
+        .map_err(ModelError::Device)
 }
 
-/// What computes the layers in this process: build, device and vector units. Where it is equal, results are equal bit for
-/// bit; where it differs they may not be.
+/// What computes the layers in this process: build, device and vector units. Where it is equal,
+/// results are equal bit for bit; where it differs they may not be.
 pub fn engine() -> String {
     let on = match chosen() {
-        Ok(On::Cpu) => format!("{:?} {}", crate::kernels::tile::units(), std::env::consts::ARCH),
+        Ok(On::Cpu) => format!(
+            "{:?} {}",
+            crate::kernels::tile::units(),
+            std::env::consts::ARCH
+        ),
         Ok(On::Candle(device)) => format!("candle {:?}", device.location()),
         Err(e) => e.to_string(),
     };
@@ -65,15 +74,25 @@ pub fn engine() -> String {
 impl On {
     fn named(name: &str) -> Result<Self, String> {
         let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
-        let number: usize = number.parse().map_err(|_| format!("LETHE_DEVICE={name}: no device number {number:?}"))?;
+        let number: usize = number
+            .parse()
+            .map_err(|_| format!("LETHE_DEVICE={name}: no device number {number:?}"))?;
         let device = match kind {
             "cpu" => return Ok(Self::Cpu),
             "candle-cpu" => Ok(Device::Cpu),
             "cuda" => Device::new_cuda(number),
             "metal" => Device::new_metal(number),
-            _ => return Err(format!("LETHE_DEVICE={name}: expected cpu, cuda, cuda:N, metal or candle-cpu")),
+            _ => {
+                return Err(format!(
+                    "LETHE_DEVICE={name}: expected cpu, cuda, cuda:N, metal or candle-cpu"
+                ));
+            }
         };
-        let missing = |e| format!("LETHE_DEVICE={name}: {e}; builds with the feature `cuda` or `metal` can use one");
+        let missing = |e| {
+            format!(
+                "LETHE_DEVICE={name}: {e}; builds with the feature `cuda` or `metal` can use one"
+            )
+        };
         device.map(Self::Candle).map_err(missing)
     }
 }
@@ -112,7 +131,9 @@ impl Engine {
     ) -> Result<Self, ModelError> {
         match on {
             On::Cpu => Ok(Self::Cpu(cpu::Layers::load(source, range, compute)?)),
-            On::Candle(device) => Ok(Self::Candle(composed::Layers::load(device, source, range, compute)?)),
+            On::Candle(device) => Ok(Self::Candle(composed::Layers::load(
+                device, source, range, compute,
+            )?)),
         }
     }
 
@@ -146,7 +167,12 @@ impl Engine {
     }
 
     /// Those of each sequence's last row.
-    pub(crate) fn forward_last(&self, first: First<'_>, part: Part<'_>, x: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+    pub(crate) fn forward_last(
+        &self,
+        first: First<'_>,
+        part: Part<'_>,
+        x: Vec<f32>,
+    ) -> Result<Vec<f32>, ModelError> {
         match self {
             Self::Cpu(e) => Ok(e.forward_last(first, part, x, false).0),
             Self::Candle(e) => e.forward_last(first, part, x),
@@ -163,8 +189,11 @@ impl Engine {
     ) -> Result<(Vec<f32>, EngineTape), ModelError> {
         match self {
             Self::Cpu(e) => {
-                let (y, tape) =
-                    if last { e.forward_last(first, part, x, true) } else { e.forward_train(first, part, x) };
+                let (y, tape) = if last {
+                    e.forward_last(first, part, x, true)
+                } else {
+                    e.forward_train(first, part, x)
+                };
                 Ok((y, EngineTape::Cpu(tape)))
             }
             Self::Candle(e) => {
@@ -184,7 +213,9 @@ impl Engine {
         grads: &mut [f32],
     ) -> Result<Vec<f32>, ModelError> {
         match (self, tape) {
-            (Self::Cpu(e), EngineTape::Cpu(tape)) if last => Ok(e.backward_last(first, part, tape, dy, grads)),
+            (Self::Cpu(e), EngineTape::Cpu(tape)) if last => {
+                Ok(e.backward_last(first, part, tape, dy, grads))
+            }
             (Self::Cpu(e), EngineTape::Cpu(tape)) => Ok(e.backward(first, part, tape, dy, grads)),
             (Self::Candle(e), EngineTape::Candle(tape)) => e.backward(part, tape, &dy, grads),
             _ => Err(other()),
@@ -209,7 +240,9 @@ impl Engine {
     ) -> Result<Vec<f32>, ModelError> {
         match (self, cache) {
             (Self::Cpu(e), EngineCache::Cpu(cache)) => Ok(e.extend(first, part, cache, before, x)),
-            (Self::Candle(e), EngineCache::Candle(cache)) => e.extend(first, part, cache, before, x),
+            (Self::Candle(e), EngineCache::Candle(cache)) => {
+                e.extend(first, part, cache, before, x)
+            }
             _ => Err(other()),
         }
     }

@@ -16,7 +16,12 @@ use crate::split::{Batch, DeviceModel, Labels, LocalMiddle, SplitSpec};
 const CANDLE: On = On::Candle(Device::Cpu);
 
 fn adapter(c: &ModelConfig) -> Adapter {
-    let recipe = LoraRecipe { rank: 2, alpha: 4.0, targets: Projection::ALL.to_vec(), last_layers: None };
+    let recipe = LoraRecipe {
+        rank: 2,
+        alpha: 4.0,
+        targets: Projection::ALL.to_vec(),
+        last_layers: None,
+    };
     let shape = AdapterShape::new(c, &recipe, |_| true);
     let mut rng = Seed::from_u64(4).rng();
     let data = (0..shape.len()).map(|_| 0.2 * rng.normal()).collect();
@@ -27,15 +32,33 @@ fn near(what: &str, a: &[f32], b: &[f32]) {
     assert_eq!(a.len(), b.len(), "{what}");
     let norm = b.iter().map(|x| x * x).sum::<f32>().sqrt();
     for (x, y) in a.iter().zip(b) {
-        assert!((x - y).abs() < 1e-4 * norm + 1e-7, "{what}: {x} against {y}");
+        assert!(
+            (x - y).abs() < 1e-4 * norm + 1e-7,
+            "{what}: {x} against {y}"
+        );
     }
 }
 
-/// One head, grouped queries, biases; sequences of one token, ragged, with and without a common prefix.
+/// One head, grouped queries, biases; sequences of one token, ragged, with and without a common
+/// prefix.
 fn shapes() -> Vec<(ModelConfig, Vec<Vec<u32>>)> {
-    let (tiny, biased) = (ModelConfig::tiny(), ModelConfig { qkv_bias: true, ..ModelConfig::tiny() });
-    let single = ModelConfig { heads: 1, kv_heads: 1, ..ModelConfig::tiny() };
-    let ragged = vec![vec![7, 8, 9, 1, 2, 3, 4, 20, 41], vec![7, 8, 5], vec![7, 8, 9, 1, 1, 1]];
+    let (tiny, biased) = (
+        ModelConfig::tiny(),
+        ModelConfig {
+            qkv_bias: true,
+            ..ModelConfig::tiny()
+        },
+    );
+    let single = ModelConfig {
+        heads: 1,
+        kv_heads: 1,
+        ..ModelConfig::tiny()
+    };
+    let ragged = vec![
+        vec![7, 8, 9, 1, 2, 3, 4, 20, 41],
+        vec![7, 8, 5],
+        vec![7, 8, 9, 1, 1, 1],
+    ];
     vec![
         (tiny.clone(), ragged.clone()),
         (tiny, vec![vec![5], vec![6], vec![9, 9]]),
@@ -46,7 +69,12 @@ fn shapes() -> Vec<(ModelConfig, Vec<Vec<u32>>)> {
 }
 
 /// Loss and gradients with a device's layers and a middle.
-fn train(on: &On, c: &ModelConfig, sequences: &[Vec<u32>], adapter: &Adapter) -> (f64, Vec<f32>, Vec<f32>) {
+fn train(
+    on: &On,
+    c: &ModelConfig,
+    sequences: &[Vec<u32>],
+    adapter: &Adapter,
+) -> (f64, Vec<f32>, Vec<f32>) {
     let source = RandomWeights::new(c.clone(), 5);
     let spec = SplitSpec { k_in: 1, k_out: 1 };
     let device = DeviceModel::load_on(on, &source, spec, Compute::F32).expect("loads");
@@ -55,9 +83,17 @@ fn train(on: &On, c: &ModelConfig, sequences: &[Vec<u32>], adapter: &Adapter) ->
     let mut middle = LocalMiddle::new(segment, adapter.select(|l| !spec.on_device(l, c.layers)));
     let (layout, ids) = Layout::pack(sequences);
     let labels: Vec<bool> = (0..sequences.len()).map(|i| i % 2 == 0).collect();
-    let batch = Batch { layout: &layout, ids: &ids, labels: Labels::Hard(&labels), answers: [3, 4], scale: 1.0 };
+    let batch = Batch {
+        layout: &layout,
+        ids: &ids,
+        labels: Labels::Hard(&labels),
+        answers: [3, 4],
+        scale: 1.0,
+    };
     let mut grads = vec![0.0; edge.data.len()];
-    let loss = device.train_batch(&batch, &edge, &mut grads, &mut middle).expect("runs");
+    let loss = device
+        .train_batch(&batch, &edge, &mut grads, &mut middle)
+        .expect("runs");
     (loss.sum, grads, middle.grads)
 }
 
@@ -65,8 +101,16 @@ fn train(on: &On, c: &ModelConfig, sequences: &[Vec<u32>], adapter: &Adapter) ->
 fn training_agrees() {
     for (c, sequences) in shapes() {
         let adapter = adapter(&c);
-        let (ours, candles) = (train(&On::Cpu, &c, &sequences, &adapter), train(&CANDLE, &c, &sequences, &adapter));
-        assert!((ours.0 - candles.0).abs() < 1e-5, "{} against {}", ours.0, candles.0);
+        let (ours, candles) = (
+            train(&On::Cpu, &c, &sequences, &adapter),
+            train(&CANDLE, &c, &sequences, &adapter),
+        );
+        assert!(
+            (ours.0 - candles.0).abs() < 1e-5,
+            "{} against {}",
+            ours.0,
+            candles.0
+        );
         near("device", &ours.1, &candles.1);
         near("middle", &ours.2, &candles.2);
     }
@@ -77,17 +121,36 @@ fn all_forms_of_the_forward_pass_agree() {
     for (c, sequences) in shapes() {
         let source = RandomWeights::new(c.clone(), 5);
         let adapter = adapter(&c);
-        let load = |on: &On| Segment::load_on(on, &source, 0..c.layers, Compute::F32).expect("loads");
+        let load =
+            |on: &On| Segment::load_on(on, &source, 0..c.layers, Compute::F32).expect("loads");
         let (layout, ids) = Layout::pack(&sequences);
-        let rows = DeviceModel::load(&source, SplitSpec { k_in: 0, k_out: 0 }, Compute::F32).expect("loads");
+        let rows = DeviceModel::load(&source, SplitSpec { k_in: 0, k_out: 0 }, Compute::F32)
+            .expect("loads");
         let x = rows.embed(&ids).expect("embeds");
         let run = |s: &Segment| {
             let twice: Vec<f32> = x.iter().chain(&x).copied().collect();
-            let parts = [Part { layout: &layout, adapter: None }, Part { layout: &layout, adapter: Some(&adapter) }];
+            let parts = [
+                Part {
+                    layout: &layout,
+                    adapter: None,
+                },
+                Part {
+                    layout: &layout,
+                    adapter: Some(&adapter),
+                },
+            ];
             let many = s.forward_many(&parts, twice).expect("runs");
-            let last = s.forward_last(&layout, x.clone(), Some(&adapter)).expect("runs");
-            let all = s.forward_train(&layout, x.clone(), &adapter).expect("runs").0;
-            let few = s.part(1..2).forward(&layout, x.clone(), Some(&adapter)).expect("runs");
+            let last = s
+                .forward_last(&layout, x.clone(), Some(&adapter))
+                .expect("runs");
+            let all = s
+                .forward_train(&layout, x.clone(), &adapter)
+                .expect("runs")
+                .0;
+            let few = s
+                .part(1..2)
+                .forward(&layout, x.clone(), Some(&adapter))
+                .expect("runs");
             [many, last, all, few]
         };
         for (ours, candles) in run(&load(&On::Cpu)).iter().zip(&run(&load(&CANDLE))) {
@@ -104,7 +167,9 @@ fn generation_agrees() {
         let device = DeviceModel::load_on(on, &source, spec, Compute::F32).expect("loads");
         let middle = DeviceModel::load_middle_on(on, &source, spec, Compute::F32).expect("loads");
         let generator = Generator::new(device, middle, Compute::F32).expect("loads");
-        generator.generate(&[5, 9, 2], 8, None, None).expect("generates")
+        generator
+            .generate(&[5, 9, 2], 8, None, None)
+            .expect("generates")
     };
     assert_eq!(generate(&On::Cpu), generate(&CANDLE));
 }
@@ -112,11 +177,17 @@ fn generation_agrees() {
 #[test]
 fn devices_are_named_and_refused() {
     assert!(matches!(On::named("cpu"), Ok(On::Cpu)));
-    for (name, part) in [("gpu", "expected cpu"), ("cuda:x", "no device number"), ("cuda:99", "LETHE_DEVICE=cuda:99")] {
+    for (name, part) in [
+        ("gpu", "expected cpu"),
+        ("cuda:x", "no device number"),
+        ("cuda:99", "LETHE_DEVICE=cuda:99"),
+    ] {
         let e = On::named(name).expect_err(name);
         assert!(e.contains(part), "{e}");
     }
     let source = RandomWeights::new(ModelConfig::tiny(), 9);
-    let e = Segment::load_on(&CANDLE, &source, 0..1, Compute::Bf16).expect_err("f32 only").to_string();
+    let e = Segment::load_on(&CANDLE, &source, 0..1, Compute::Bf16)
+        .expect_err("f32 only")
+        .to_string();
     assert!(e.contains("set compute"), "{e}");
 }

@@ -13,7 +13,13 @@ pub struct Mat<'a> {
 impl<'a> Mat<'a> {
     /// `rows x cols`, rows `stride` apart.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
-        Self { data, rows, cols, row_stride: stride, col_stride: 1 }
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride: stride,
+            col_stride: 1,
+        }
     }
 
     /// The transpose.
@@ -40,26 +46,43 @@ pub enum Threads {
 /// Products smaller than this many multiply-adds stay on one thread.
 const POOL_WORK: usize = 1 << 20;
 
-/// `dst = alpha * a * b`, or `dst += ...` with `add`; `dst` is row-major `[a.rows, b.cols]` with rows `stride` apart.
+/// `dst = alpha * a * b`, or `dst += ...` with `add`; `dst` is row-major `[a.rows, b.cols]` with
+/// rows `stride` apart.
 ///
 /// # Panics
-/// If a shape does not fit its slice: a programming error, since shapes come from a checked configuration.
-pub fn matmul(dst: &mut [f32], stride: usize, add: bool, alpha: f32, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
+/// If a shape does not fit its slice: a programming error, since shapes come from a checked
+/// configuration.
+pub fn matmul(
+    dst: &mut [f32],
+    stride: usize,
+    add: bool,
+    alpha: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    threads: Threads,
+) {
     assert_eq!(a.cols, b.rows, "inner dimensions differ");
     let (m, n, k) = (a.rows, b.cols, a.cols);
     if m == 0 || n == 0 {
         return;
     }
     let last = |x: &Mat<'_>| (x.rows - 1) * x.row_stride + (x.cols - 1) * x.col_stride;
-    assert!(k > 0 && last(&a) < a.data.len() && last(&b) < b.data.len(), "a factor is shorter than its shape");
-    assert!(stride >= n && (m - 1) * stride + n <= dst.len(), "the product is longer than its buffer");
+    assert!(
+        k > 0 && last(&a) < a.data.len() && last(&b) < b.data.len(),
+        "a factor is shorter than its shape"
+    );
+    assert!(
+        stride >= n && (m - 1) * stride + n <= dst.len(),
+        "the product is longer than its buffer"
+    );
     let parallel = match threads {
         Threads::Pool if m * n * k >= POOL_WORK => gemm::Parallelism::Rayon(0),
         _ => gemm::Parallelism::None,
     };
     #[allow(unsafe_code)]
-    // SAFETY: the asserts above keep every element that gemm touches inside its slice; `dst` is borrowed mutably and
-    // so overlaps neither factor; strides are below isize::MAX because slices are.
+    // SAFETY: the asserts above keep every element that gemm touches inside its slice; `dst` is
+    // borrowed mutably and so overlaps neither factor; strides are below isize::MAX because slices
+    // are.
     unsafe {
         gemm::gemm(
             m,
@@ -94,7 +117,15 @@ mod tests {
         let a = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0];
         let b = [5.0, 6.0, 7.0, 8.0];
         let mut d = [1.0; 4];
-        matmul(&mut d, 2, true, 2.0, Mat::new(&a, 2, 2, 3), Mat::new(&b, 2, 2, 2).t(), Threads::One);
+        matmul(
+            &mut d,
+            2,
+            true,
+            2.0,
+            Mat::new(&a, 2, 2, 3),
+            Mat::new(&b, 2, 2, 2).t(),
+            Threads::One,
+        );
         assert_eq!(d, [35.0, 47.0, 79.0, 107.0]);
     }
 
@@ -102,6 +133,14 @@ mod tests {
     #[should_panic(expected = "shorter")]
     fn refuses_short_factors() {
         let mut d = [0.0; 4];
-        matmul(&mut d, 2, false, 1.0, Mat::new(&[0.0; 3], 2, 2, 2), Mat::new(&[0.0; 4], 2, 2, 2), Threads::One);
+        matmul(
+            &mut d,
+            2,
+            false,
+            1.0,
+            Mat::new(&[0.0; 3], 2, 2, 2),
+            Mat::new(&[0.0; 4], 2, 2, 2),
+            Threads::One,
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A frozen linear map with the products that a layer needs, in the form that is fastest on this CPU.
+//! A frozen linear map with the products that a layer needs, in the form that is fastest on this
+//! CPU.
 
 use std::sync::OnceLock;
 
@@ -7,7 +8,8 @@ use super::panels::{Compute, Panels, to_bf16};
 use super::quant::Quantised;
 use super::tile;
 
-/// Frozen weights `[outputs, inputs]`. On a CPU with the tile kernels the backward form is made when first needed.
+/// Frozen weights `[outputs, inputs]`. On a CPU with the tile kernels the backward form is made
+/// when first needed.
 #[derive(Debug)]
 pub struct Linear {
     outputs: usize,
@@ -17,37 +19,63 @@ pub struct Linear {
 
 #[derive(Debug)]
 enum Form {
-    /// Row-major, multiplied by the `gemm` crate; with bf16 arithmetic every factor is rounded first.
+    /// Row-major, multiplied by the `gemm` crate; with bf16 arithmetic every factor is rounded
+    /// first.
     Plain { weights: Vec<f32>, compute: Compute },
     /// Quantised panels, for scoring.
     Quantised(Quantised),
     /// Panels for the tile kernels.
-    Packed { forward: Panels, backward: OnceLock<Panels> },
+    Packed {
+        forward: Panels,
+        backward: OnceLock<Panels>,
+    },
 }
 
 impl Linear {
     /// From row-major weights.
     ///
     /// # Panics
-    /// If there are not `outputs * inputs` weights: a programming error, sources check their tensors.
+    /// If there are not `outputs * inputs` weights: a programming error, sources check their
+    /// tensors.
     pub fn new(weights: Vec<f32>, outputs: usize, inputs: usize, compute: Compute) -> Self {
-        assert_eq!(weights.len(), outputs * inputs, "weights of {outputs} x {inputs}");
-        let quantised = (compute == Compute::Int8).then(|| Quantised::new(&weights, outputs, inputs)).flatten();
+        assert_eq!(
+            weights.len(),
+            outputs * inputs,
+            "weights of {outputs} x {inputs}"
+        );
+        let quantised = (compute == Compute::Int8)
+            .then(|| Quantised::new(&weights, outputs, inputs))
+            .flatten();
         let form = if let Some(q) = quantised {
             Form::Quantised(q)
         } else if tile::supported(compute) {
             let forward = Panels::pack(compute, outputs, inputs, |n, k| weights[n * inputs + k]);
-            Form::Packed { forward, backward: OnceLock::new() }
+            Form::Packed {
+                forward,
+                backward: OnceLock::new(),
+            }
         } else {
             Self::plain(weights, compute)
         };
-        Self { outputs, inputs, form }
+        Self {
+            outputs,
+            inputs,
+            form,
+        }
     }
 
     /// From row-major weights, multiplied without the tile kernels: what a CPU without them does.
     pub fn portable(weights: Vec<f32>, outputs: usize, inputs: usize, compute: Compute) -> Self {
-        assert_eq!(weights.len(), outputs * inputs, "weights of {outputs} x {inputs}");
-        Self { outputs, inputs, form: Self::plain(weights, compute) }
+        assert_eq!(
+            weights.len(),
+            outputs * inputs,
+            "weights of {outputs} x {inputs}"
+        );
+        Self {
+            outputs,
+            inputs,
+            form: Self::plain(weights, compute),
+        }
     }
 
     fn plain(mut weights: Vec<f32>, compute: Compute) -> Form {
@@ -60,7 +88,9 @@ impl Linear {
         match &self.form {
             Form::Plain { weights, .. } => weights.len() * size_of::<f32>(),
             Form::Quantised(q) => q.bytes(),
-            Form::Packed { forward, backward } => forward.bytes() + backward.get().map_or(0, Panels::bytes),
+            Form::Packed { forward, backward } => {
+                forward.bytes() + backward.get().map_or(0, Panels::bytes)
+            }
         }
     }
 
@@ -82,12 +112,14 @@ impl Linear {
     /// `dst[rows, inputs] (+)= dy[rows, outputs] * W`.
     ///
     /// # Panics
-    /// If the weights are quantised: a segment loaded for scoring refuses to train before it comes to this.
+    /// If the weights are quantised: a segment loaded for scoring refuses to train before it comes
+    /// to this.
     pub fn backward(&self, dy: &[f32], rows: usize, dst: &mut [f32], add: bool) {
         match &self.form {
             Form::Packed { forward, backward } => {
-                // Not `get_or_init`: making the form waits for the pool, and a thread that waits there may take up another
-                // pass that wants this very form. Two that make it at once make the same.
+                // Not `get_or_init`: making the form waits for the pool, and a thread that waits
+                // there may take up another pass that wants this very form. Two that make it at
+                // once make the same.
                 let made = backward.get().is_none().then(|| forward.transposed());
                 made.into_iter().for_each(|m| drop(backward.set(m)));
                 if let Some(b) = backward.get() {
@@ -108,7 +140,9 @@ impl Linear {
 
 fn round(values: &mut [f32], compute: Compute) {
     if compute == Compute::Bf16 {
-        values.iter_mut().for_each(|v| *v = f32::from_bits(to_bf16(*v) << 16));
+        values
+            .iter_mut()
+            .for_each(|v| *v = f32::from_bits(to_bf16(*v) << 16));
     }
 }
 
@@ -134,13 +168,21 @@ mod tests {
         (0..n).map(|_| rng.normal()).collect()
     }
 
-    fn exact(x: &[f32], w: &[f32], (rows, n, k): (usize, usize, usize), compute: Compute) -> Vec<f64> {
+    fn exact(
+        x: &[f32],
+        w: &[f32],
+        (rows, n, k): (usize, usize, usize),
+        compute: Compute,
+    ) -> Vec<f64> {
         let r = |v: f32| match compute {
             Compute::F32 | Compute::Int8 => f64::from(v),
             Compute::Bf16 => f64::from(f32::from_bits(to_bf16(v) << 16)),
         };
         let dot = |i: usize, j: usize| (0..k).map(|l| r(x[i * k + l]) * r(w[j * k + l])).sum();
-        (0..rows).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| dot(i, j)).collect()
+        (0..rows)
+            .flat_map(|i| (0..n).map(move |j| (i, j)))
+            .map(|(i, j)| dot(i, j))
+            .collect()
     }
 
     fn close(got: &[f32], want: &[f64], add: f64, k: usize) {
@@ -164,10 +206,17 @@ mod tests {
             (200, 96, 64),
         ];
         for (rows, n, k) in shapes {
-            let (x, w, dy) = (random("x", rows * k), random("w", n * k), random("dy", rows * n));
+            let (x, w, dy) = (
+                random("x", rows * k),
+                random("w", n * k),
+                random("dy", rows * n),
+            );
             let wt: Vec<f32> = (0..k * n).map(|i| w[i % n * k + i / n]).collect();
             for compute in [Compute::F32, Compute::Bf16] {
-                for linear in [Linear::new(w.clone(), n, k, compute), Linear::portable(w.clone(), n, k, compute)] {
+                for linear in [
+                    Linear::new(w.clone(), n, k, compute),
+                    Linear::portable(w.clone(), n, k, compute),
+                ] {
                     let mut y = vec![f32::NAN; rows * n];
                     linear.forward(&x, rows, &mut y, false);
                     let want = exact(&x, &w, (rows, n, k), compute);
@@ -186,16 +235,23 @@ mod tests {
     #[test]
     fn the_number_of_threads_changes_no_bit() {
         let (rows, n, k) = (317, 200, 96);
-        let (x, linear) = (random("x", rows * k), Linear::new(random("w", n * k), n, k, Compute::Bf16));
+        let (x, linear) = (
+            random("x", rows * k),
+            Linear::new(random("w", n * k), n, k, Compute::Bf16),
+        );
         let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .expect("a pool");
             let mut y = vec![0.0; rows * n];
             pool.install(|| linear.forward(&x, rows, &mut y, false));
             y
         };
         let one = run(1);
         assert!(one == run(2) && one == run(3) && one == run(7));
-        // A row's result does not depend on the rows beside it (the tile kernels promise it, `gemm` does not).
+        // A row's result does not depend on the rows beside it (the tile kernels promise it, `gemm`
+        // does not).
         if !tile::supported(Compute::Bf16) {
             return;
         }
@@ -216,7 +272,10 @@ mod tests {
             Linear::new(w.clone(), n, k, Compute::F32).forward(&x, rows, &mut y, false);
             for (at, got) in y.iter().enumerate() {
                 let (x, w) = (&x[at / n * k..][..k], &w[at % n * k..][..k]);
-                let want = x.iter().zip(w).fold(0.0f32, |sum, (x, w)| x.mul_add(*w, sum));
+                let want = x
+                    .iter()
+                    .zip(w)
+                    .fold(0.0f32, |sum, (x, w)| x.mul_add(*w, sum));
                 assert_eq!(got.to_bits(), want.to_bits(), "{rows} x {n} x {k} at {at}");
             }
         }
@@ -224,10 +283,15 @@ mod tests {
 
     #[test]
     fn first_backward_passes_at_once_do_not_wait_for_each_other() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(2)
+            .build()
+            .expect("a pool");
         for round in 0..200 {
             let (n, k) = (96, 64);
-            let linears: Vec<Linear> = (0..4).map(|_| Linear::new(random("w", n * k), n, k, Compute::F32)).collect();
+            let linears: Vec<Linear> = (0..4)
+                .map(|_| Linear::new(random("w", n * k), n, k, Compute::F32))
+                .collect();
             let dy = random("dy", 33 * n);
             let (sum, results) = std::sync::mpsc::channel();
             std::thread::scope(|s| {
@@ -235,7 +299,11 @@ mod tests {
                     let (sum, linears, dy, pool) = (sum.clone(), &linears, &dy, &pool);
                     s.spawn(move || {
                         let mut dx = vec![0.0; 33 * k];
-                        pool.install(|| linears.iter().for_each(|l| l.backward(dy, 33, &mut dx, true)));
+                        pool.install(|| {
+                            linears
+                                .iter()
+                                .for_each(|l| l.backward(dy, 33, &mut dx, true))
+                        });
                         sum.send(dx).expect("the test waits");
                     });
                 }
@@ -248,8 +316,14 @@ mod tests {
     #[test]
     fn rounding_to_bf16_is_to_nearest_even() {
         let to = |x: f32| f32::from_bits(to_bf16(x) << 16);
-        assert_eq!((to(1.0), to(1.0 + 1.0 / 256.0), to(1.0 + 3.0 / 256.0)), (1.0, 1.0, 1.0 + 4.0 / 256.0));
-        assert_eq!((to(f32::INFINITY), to(-0.0).to_bits(), to(f32::MAX)), (f32::INFINITY, 0x8000_0000, f32::INFINITY));
+        assert_eq!(
+            (to(1.0), to(1.0 + 1.0 / 256.0), to(1.0 + 3.0 / 256.0)),
+            (1.0, 1.0, 1.0 + 4.0 / 256.0)
+        );
+        assert_eq!(
+            (to(f32::INFINITY), to(-0.0).to_bits(), to(f32::MAX)),
+            (f32::INFINITY, 0x8000_0000, f32::INFINITY)
+        );
         assert!(to(f32::NAN).is_nan());
     }
 }

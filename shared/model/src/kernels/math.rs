@@ -1,7 +1,7 @@
 //! Vectorised elementwise functions with fixed rounding: the same bits on every vector width.
 //!
-//! Rust never fuses a multiply and an add by itself, so plain arithmetic compiled for SSE2, AVX2 and AVX-512 gives
-//! equal results; `pulp` picks the widest at run time.
+//! Rust never fuses a multiply and an add by itself, so plain arithmetic compiled for SSE2, AVX2
+//! and AVX-512 gives equal results; `pulp` picks the widest at run time.
 
 use rayon::prelude::*;
 
@@ -95,16 +95,23 @@ pub fn swiglu(gate_up: &[f32], width: usize, out: &mut [f32]) {
         );
     };
     let rows = ROWS_PER_TASK;
-    gate_up.par_chunks(2 * width * rows).zip(out.par_chunks_mut(width * rows)).for_each(task);
+    gate_up
+        .par_chunks(2 * width * rows)
+        .zip(out.par_chunks_mut(width * rows))
+        .for_each(task);
 }
 
-/// Backward of [`swiglu`]: from `d_out` (`[rows, width]`) to the gradient of `gate_up`, written over `d_gate_up`.
+/// Backward of [`swiglu`]: from `d_out` (`[rows, width]`) to the gradient of `gate_up`, written
+/// over `d_gate_up`.
 pub fn swiglu_backward(gate_up: &[f32], width: usize, d_out: &[f32], d_gate_up: &mut [f32]) {
     let task = |((gu, d), dgu): ((&[f32], &[f32]), &mut [f32])| {
         vectorised(
             #[inline(always)]
             || {
-                let rows = gu.chunks_exact(2 * width).zip(d.chunks_exact(width)).zip(dgu.chunks_exact_mut(2 * width));
+                let rows = gu
+                    .chunks_exact(2 * width)
+                    .zip(d.chunks_exact(width))
+                    .zip(dgu.chunks_exact_mut(2 * width));
                 for ((gu, d), dgu) in rows {
                     let (g, u) = gu.split_at(width);
                     let (dg, du) = dgu.split_at_mut(width);
@@ -161,7 +168,10 @@ mod tests {
             let (mut hi, mut lo) = (gu, gu);
             hi[i] += 1e-2;
             lo[i] -= 1e-2;
-            assert!(((f(&hi) - f(&lo)) / 2e-2 - d[i]).abs() < 1e-3, "component {i}");
+            assert!(
+                ((f(&hi) - f(&lo)) / 2e-2 - d[i]).abs() < 1e-3,
+                "component {i}"
+            );
         }
     }
 }

@@ -1,7 +1,9 @@
-//! The arithmetic: matrix products, norms, rotary embedding, attention, activations, forward and backward.
+//! The arithmetic: matrix products, norms, rotary embedding, attention, activations, forward and
+//! backward.
 //!
 //! Every function gives the same bits whatever the number of threads: work is divided by rows or by
-//! (sequence, head), each output is computed by one task, and partial sums are added in a fixed order.
+//! (sequence, head), each output is computed by one task, and partial sums are added in a fixed
+//! order.
 
 pub mod attention;
 pub mod gemm;

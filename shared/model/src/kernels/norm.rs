@@ -7,19 +7,21 @@ use super::math::{ROWS_PER_TASK, sum_by, vectorised};
 /// `out = x / rms(x) * gain` per row of width `gain.len()`.
 pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     let d = gain.len();
-    x.par_chunks(d * ROWS_PER_TASK).zip(out.par_chunks_mut(d * ROWS_PER_TASK)).for_each(|(x, out)| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for (x, o) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
-                    let inv = inverse_rms(x, eps);
-                    for i in 0..d {
-                        o[i] = x[i] * inv * gain[i];
+    x.par_chunks(d * ROWS_PER_TASK)
+        .zip(out.par_chunks_mut(d * ROWS_PER_TASK))
+        .for_each(|(x, out)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (x, o) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
+                        let inv = inverse_rms(x, eps);
+                        for i in 0..d {
+                            o[i] = x[i] * inv * gain[i];
+                        }
                     }
-                }
-            },
-        );
-    });
+                },
+            );
+        });
 }
 
 #[inline(always)]
@@ -31,21 +33,28 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 pub fn rms_norm_backward(x: &[f32], gain: &[f32], eps: f32, d_out: &[f32], d_x: &mut [f32]) {
     let d = gain.len();
     let block = d * ROWS_PER_TASK;
-    x.par_chunks(block).zip(d_out.par_chunks(block)).zip(d_x.par_chunks_mut(block)).for_each(|((x, dy), dx)| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for ((x, dy), dx) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
-                    let inv = inverse_rms(x, eps);
-                    let dot = sum_by(d, |i| dy[i] * gain[i] * x[i]);
-                    let c = dot * inv * inv * inv / d as f32;
-                    for i in 0..d {
-                        dx[i] += inv * dy[i] * gain[i] - c * x[i];
+    x.par_chunks(block)
+        .zip(d_out.par_chunks(block))
+        .zip(d_x.par_chunks_mut(block))
+        .for_each(|((x, dy), dx)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((x, dy), dx) in x
+                        .chunks_exact(d)
+                        .zip(dy.chunks_exact(d))
+                        .zip(dx.chunks_exact_mut(d))
+                    {
+                        let inv = inverse_rms(x, eps);
+                        let dot = sum_by(d, |i| dy[i] * gain[i] * x[i]);
+                        let c = dot * inv * inv * inv / d as f32;
+                        for i in 0..d {
+                            dx[i] += inv * dy[i] * gain[i] - c * x[i];
+                        }
                     }
-                }
-            },
-        );
-    });
+                },
+            );
+        });
 }
 
 #[cfg(test)]
@@ -68,7 +77,10 @@ mod tests {
             let (mut hi, mut lo) = (x.clone(), x.clone());
             hi[i] += 1e-2;
             lo[i] -= 1e-2;
-            assert!(((f(&hi) - f(&lo)) / 2e-2 - d[i]).abs() < 2e-3, "component {i}");
+            assert!(
+                ((f(&hi) - f(&lo)) / 2e-2 - d[i]).abs() < 2e-3,
+                "component {i}"
+            );
         }
     }
 }

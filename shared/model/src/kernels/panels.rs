@@ -1,9 +1,10 @@
 //! Frozen weights in the order in which the tile kernels read them, and products with them.
 //!
-//! A matrix `[n, k]` (outputs, inputs) lies in panels of `WIDTH` outputs; within a panel the inputs follow each other in
-//! units of 32 bits per output: one f32, or a pair of bf16. A product packs a block of rows of the other factor, and keeps
-//! a tile of results in registers over the whole inner dimension: every result is one chain of additions in the order of
-//! the inputs, whatever the number of threads.
+//! A matrix `[n, k]` (outputs, inputs) lies in panels of `WIDTH` outputs; within a panel the inputs
+//! follow each other in units of 32 bits per output: one f32, or a pair of bf16. A product packs a
+//! block of rows of the other factor, and keeps a tile of results in registers over the whole inner
+//! dimension: every result is one chain of additions in the order of the inputs, whatever the
+//! number of threads.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,11 +20,13 @@ pub enum Compute {
     /// f32 factors and sums.
     #[default]
     F32,
-    /// bf16 factors, f32 sums: weights, activations and gradients are rounded to 8 significant bits as they enter a
-    /// product with frozen weights. The residual stream, attention and adapters stay f32.
+    /// bf16 factors, f32 sums: weights, activations and gradients are rounded to 8 significant bits
+    /// as they enter a product with frozen weights. The residual stream, attention and adapters
+    /// stay f32.
     Bf16,
-    /// For scoring only: 8-bit activations times weights of 4 or 8 bits, summed in integers per block of 32 inputs. Where
-    /// the CPU has no such instructions, or blocks do not divide the inputs, f32.
+    /// For scoring only: 8-bit activations times weights of 4 or 8 bits, summed in integers per
+    /// block of 32 inputs. Where the CPU has no such instructions, or blocks do not divide the
+    /// inputs, f32.
     Int8,
 }
 
@@ -45,7 +48,8 @@ pub(crate) struct Line(pub(crate) [u32; 16]);
 /// Lines of a unit: [`WIDTH`] outputs.
 const LINES: usize = WIDTH / 16;
 
-/// Bytes of packed rows that one task works on: they stay in a core's second-level cache beside a panel.
+/// Bytes of packed rows that one task works on: they stay in a core's second-level cache beside a
+/// panel.
 const GROUP_BYTES: usize = 256 << 10;
 
 /// Work (multiply-adds) below which a product stays on the calling thread.
@@ -55,16 +59,25 @@ const POOL_WORK: usize = 1 << 20;
 #[inline(always)]
 pub(crate) fn to_bf16(x: f32) -> u32 {
     let bits = x.to_bits();
-    // A NaN keeps its upper half; every other value rounds. Infinity is reached by rounding like any other value.
+    // A NaN keeps its upper half; every other value rounds. Infinity is reached by rounding like
+    // any other value.
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    (if x.is_nan() { bits | 0x0040_0000 } else { rounded }) >> 16
+    (if x.is_nan() {
+        bits | 0x0040_0000
+    } else {
+        rounded
+    }) >> 16
 }
 
 fn unit(compute: Compute, k: usize, u: usize, get: impl Fn(usize) -> f32) -> u32 {
     match compute {
         Compute::F32 | Compute::Int8 => get(u).to_bits(),
         Compute::Bf16 => {
-            let high = if 2 * u + 1 < k { to_bf16(get(2 * u + 1)) } else { 0 };
+            let high = if 2 * u + 1 < k {
+                to_bf16(get(2 * u + 1))
+            } else {
+                0
+            };
             to_bf16(get(2 * u)) | high << 16
         }
     }
@@ -81,20 +94,33 @@ pub(crate) struct Panels {
 
 impl Panels {
     /// Packs `get(output, input)`.
-    pub(crate) fn pack(compute: Compute, n: usize, k: usize, get: impl Fn(usize, usize) -> f32 + Sync) -> Self {
+    pub(crate) fn pack(
+        compute: Compute,
+        n: usize,
+        k: usize,
+        get: impl Fn(usize, usize) -> f32 + Sync,
+    ) -> Self {
         let depth = compute.depth(k);
         let mut lines = vec![Line([0; 16]); n.div_ceil(WIDTH) * depth * LINES];
-        lines.par_chunks_mut((depth * LINES).max(1)).enumerate().for_each(|(p, panel)| {
-            for (u, lines) in panel.chunks_exact_mut(LINES).enumerate() {
-                for (j, v) in lines.iter_mut().flat_map(|l| l.0.iter_mut()).enumerate() {
-                    let output = p * WIDTH + j;
-                    if output < n {
-                        *v = unit(compute, k, u, |input| get(output, input));
+        lines
+            .par_chunks_mut((depth * LINES).max(1))
+            .enumerate()
+            .for_each(|(p, panel)| {
+                for (u, lines) in panel.chunks_exact_mut(LINES).enumerate() {
+                    for (j, v) in lines.iter_mut().flat_map(|l| l.0.iter_mut()).enumerate() {
+                        let output = p * WIDTH + j;
+                        if output < n {
+                            *v = unit(compute, k, u, |input| get(output, input));
+                        }
                     }
                 }
-            }
-        });
-        Self { compute, n, k, lines }
+            });
+        Self {
+            compute,
+            n,
+            k,
+            lines,
+        }
     }
 
     fn get(&self, output: usize, input: usize) -> f32 {
@@ -114,7 +140,9 @@ impl Panels {
 
     /// The transpose `[inputs, outputs]`, for the backward pass.
     pub(crate) fn transposed(&self) -> Self {
-        Self::pack(self.compute, self.k, self.n, |output, input| self.get(input, output))
+        Self::pack(self.compute, self.k, self.n, |output, input| {
+            self.get(input, output)
+        })
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -127,17 +155,41 @@ impl Panels {
     /// If a shape does not fit its slice: a programming error.
     pub(crate) fn multiply(&self, x: &[f32], rows: usize, dst: &mut [f32], add: bool) {
         let (n, k) = (self.n, self.k);
-        assert!(x.len() == rows * k && dst.len() == rows * n, "{rows} rows: {} of {k}, {} of {n}", x.len(), dst.len());
+        assert!(
+            x.len() == rows * k && dst.len() == rows * n,
+            "{rows} rows: {} of {k}, {} of {n}",
+            x.len(),
+            dst.len()
+        );
         if rows == 0 || n == 0 {
             return;
         }
-        let threads = if rows * n * k < POOL_WORK { 1 } else { rayon::current_num_threads() };
-        let grid = Grid::new(rows, n.div_ceil(WIDTH), (self.compute.depth(k), TILE_ROWS), threads);
+        let threads = if rows * n * k < POOL_WORK {
+            1
+        } else {
+            rayon::current_num_threads()
+        };
+        let grid = Grid::new(
+            rows,
+            n.div_ceil(WIDTH),
+            (self.compute.depth(k), TILE_ROWS),
+            threads,
+        );
         let out = Out::new(dst);
-        grid.run(threads, |blocks, panels| self.task(&grid, blocks, panels, x, out, add));
+        grid.run(threads, |blocks, panels| {
+            self.task(&grid, blocks, panels, x, out, add)
+        });
     }
 
-    fn task(&self, grid: &Grid, blocks: Range<usize>, panels: Range<usize>, x: &[f32], out: Out, add: bool) {
+    fn task(
+        &self,
+        grid: &Grid,
+        blocks: Range<usize>,
+        panels: Range<usize>,
+        x: &[f32],
+        out: Out,
+        add: bool,
+    ) {
         thread_local! {
             static PACKED: RefCell<Vec<u32>> = const { RefCell::new(vec![]) };
         }
@@ -162,10 +214,19 @@ impl Panels {
                     let cols = (n - p * WIDTH).min(WIDTH);
                     let dst = out.tile(rows.start * n + p * WIDTH, rows.len(), n, cols, add);
                     #[allow(unsafe_code)]
-                    // SAFETY: panels exist only where the kernels run; `from` holds `rows.len() * depth` units and
-                    // `panel` `depth`; `out.tile` checked the tile, and no other task has these rows and columns.
+                    // SAFETY: panels exist only where the kernels run; `from` holds `rows.len() *
+                    // depth` units and `panel` `depth`; `out.tile` checked the tile, and no other
+                    // task has these rows and columns.
                     unsafe {
-                        tile::run(self.compute, Rows { units: from, count: rows.len() }, panel, dst);
+                        tile::run(
+                            self.compute,
+                            Rows {
+                                units: from,
+                                count: rows.len(),
+                            },
+                            panel,
+                            dst,
+                        );
                     }
                 }
             }
@@ -177,8 +238,8 @@ impl Panels {
 fn pack_rows(compute: Compute, x: &[f32], k: usize, into: &mut [u32]) {
     let m = x.len() / k;
     #[allow(unsafe_code)]
-    // SAFETY: panels exist only where `compute` is supported; a block has 1 to TILE_ROWS rows of `k` values, and `into`
-    // holds its units.
+    // SAFETY: panels exist only where `compute` is supported; a block has 1 to TILE_ROWS rows of
+    // `k` values, and `into` holds its units.
     let done = unsafe { tile::pack(compute, x, (k, k), m, (&mut *into, m)) };
     for (i, row) in x.chunks_exact(k).enumerate() {
         for u in done..compute.depth(k) {
@@ -203,16 +264,34 @@ unsafe impl Sync for Out {}
 
 impl Out {
     pub(crate) fn new(values: &mut [f32]) -> Self {
-        Self { at: values.as_mut_ptr(), len: values.len() }
+        Self {
+            at: values.as_mut_ptr(),
+            len: values.len(),
+        }
     }
 
     /// A tile of `rows` rows, `stride` apart, of `cols` values.
     ///
     /// # Panics
     /// If it does not lie inside the buffer: a programming error.
-    pub(crate) fn tile(&self, at: usize, rows: usize, stride: usize, cols: usize, add: bool) -> Tile {
-        assert!(rows > 0 && at + (rows - 1) * stride + cols <= self.len, "a tile is outside its buffer");
-        Tile { at: self.at.wrapping_add(at), stride, cols, add }
+    pub(crate) fn tile(
+        &self,
+        at: usize,
+        rows: usize,
+        stride: usize,
+        cols: usize,
+        add: bool,
+    ) -> Tile {
+        assert!(
+            rows > 0 && at + (rows - 1) * stride + cols <= self.len,
+            "a tile is outside its buffer"
+        );
+        Tile {
+            at: self.at.wrapping_add(at),
+            stride,
+            cols,
+            add,
+        }
     }
 
     /// The address of one value.
@@ -236,22 +315,47 @@ pub(crate) struct Grid {
 
 impl Grid {
     /// For rows of `depth` units, `tile` rows to a block.
-    pub(crate) fn new(rows: usize, panels: usize, (depth, tile): (usize, usize), threads: usize) -> Self {
+    pub(crate) fn new(
+        rows: usize,
+        panels: usize,
+        (depth, tile): (usize, usize),
+        threads: usize,
+    ) -> Self {
         let blocks = rows.div_ceil(tile);
         let per_group = (GROUP_BYTES / (depth * tile * 4)).max(1);
         // As many tasks as threads, or a multiple, when there is that much to divide.
-        let groups = blocks.div_ceil(per_group).next_multiple_of(threads).min(blocks);
-        let runs = if groups >= threads { 1 } else { threads.div_ceil(groups).min(panels) };
-        Self { rows, blocks, groups, panels, runs }
+        let groups = blocks
+            .div_ceil(per_group)
+            .next_multiple_of(threads)
+            .min(blocks);
+        let runs = if groups >= threads {
+            1
+        } else {
+            threads.div_ceil(groups).min(panels)
+        };
+        Self {
+            rows,
+            blocks,
+            groups,
+            panels,
+            runs,
+        }
     }
 
     /// Runs a task for every group of blocks and run of panels.
     pub(crate) fn run(&self, threads: usize, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
         let one = |t: usize| {
-            task(part(self.blocks, self.groups, t / self.runs), part(self.panels, self.runs, t % self.runs));
+            task(
+                part(self.blocks, self.groups, t / self.runs),
+                part(self.panels, self.runs, t % self.runs),
+            );
         };
         let tasks = self.groups * self.runs;
-        if threads == 1 { (0..tasks).for_each(one) } else { (0..tasks).into_par_iter().with_max_len(1).for_each(one) }
+        if threads == 1 {
+            (0..tasks).for_each(one)
+        } else {
+            (0..tasks).into_par_iter().with_max_len(1).for_each(one)
+        }
     }
 
     /// Rows of a block.

@@ -1,10 +1,10 @@
-//! Products with quantised weights, for scoring: 8-bit activations times 4- or 8-bit weights, summed in integers per block
-//! of 32 inputs (as llama.cpp's Q4_1 and Q8_1 pair; AVX-512 VNNI).
+//! Products with quantised weights, for scoring: 8-bit activations times 4- or 8-bit weights,
+//! summed in integers per block of 32 inputs (as llama.cpp's Q4_1 and Q8_1 pair; AVX-512 VNNI).
 //!
-//! A weight is `d * q + m` with `q` unsigned and `d`, `m` per output and block, in f16. Weights that a file stores in four
-//! bits this way (GGUF's Q4_1) are recovered exactly; others are rounded to eight. An activation is `s * q`, `q` signed, `s`
-//! per row and block. A panel holds 32 outputs; a block of a panel is its weights, four inputs side by side per output,
-//! then `d`, then `m`.
+//! A weight is `d * q + m` with `q` unsigned and `d`, `m` per output and block, in f16. Weights
+//! that a file stores in four bits this way (GGUF's Q4_1) are recovered exactly; others are rounded
+//! to eight. An activation is `s * q`, `q` signed, `s` per row and block. A panel holds 32 outputs;
+//! a block of a panel is its weights, four inputs side by side per output, then `d`, then `m`.
 
 use std::cell::RefCell;
 
@@ -75,43 +75,64 @@ impl Block {
     fn of(values: &[f32], top: f32) -> Self {
         let low = values.iter().copied().fold(f32::INFINITY, f32::min);
         let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let (d, m) = (half::f16::from_f32((high - low) / top), half::f16::from_f32(low));
-        let inverse = if d.to_f32() > 0.0 { 1.0 / d.to_f32() } else { 0.0 };
+        let (d, m) = (
+            half::f16::from_f32((high - low) / top),
+            half::f16::from_f32(low),
+        );
+        let inverse = if d.to_f32() > 0.0 {
+            1.0 / d.to_f32()
+        } else {
+            0.0
+        };
         let mut q = [0; BLOCK];
         for (q, v) in q.iter_mut().zip(values) {
             *q = ((v - m.to_f32()) * inverse).round().clamp(0.0, top) as u8;
         }
-        Self { q, d: d.to_bits(), m: m.to_bits() }
+        Self {
+            q,
+            d: d.to_bits(),
+            m: m.to_bits(),
+        }
     }
 
     fn value(&self, i: usize) -> f32 {
-        half::f16::from_bits(self.d).to_f32() * f32::from(self.q[i]) + half::f16::from_bits(self.m).to_f32()
+        half::f16::from_bits(self.d).to_f32() * f32::from(self.q[i])
+            + half::f16::from_bits(self.m).to_f32()
     }
 
     fn is_exact(&self, values: &[f32]) -> bool {
-        values.iter().enumerate().all(|(i, v)| (self.value(i) - v).abs() <= 1e-6 * v.abs())
+        values
+            .iter()
+            .enumerate()
+            .all(|(i, v)| (self.value(i) - v).abs() <= 1e-6 * v.abs())
     }
 }
 
 impl Quantised {
-    /// From row-major weights; `None` where the kernels do not run or blocks do not divide the inputs.
+    /// From row-major weights; `None` where the kernels do not run or blocks do not divide the
+    /// inputs.
     pub(crate) fn new(weights: &[f32], n: usize, k: usize) -> Option<Self> {
         if !supported() || !k.is_multiple_of(BLOCK) || weights.len() != n * k {
             return None;
         }
-        let exact = weights.par_chunks(BLOCK).all(|b| Block::of(b, 15.0).is_exact(b));
+        let exact = weights
+            .par_chunks(BLOCK)
+            .all(|b| Block::of(b, 15.0).is_exact(b));
         let bits = if exact { Bits::Four } else { Bits::Eight };
         let (blocks, per) = (k / BLOCK, bits.lines());
         let mut lines = vec![Line([0; 16]); n.div_ceil(WIDTH) * blocks * per];
-        lines.par_chunks_mut(blocks * per).enumerate().for_each(|(p, panel)| {
-            for (b, lines) in panel.chunks_exact_mut(per).enumerate() {
-                for j in 0..WIDTH.min(n - p * WIDTH) {
-                    let at = (p * WIDTH + j) * k + b * BLOCK;
-                    let top = if exact { 15.0 } else { 255.0 };
-                    put(bits, lines, j, &Block::of(&weights[at..at + BLOCK], top));
+        lines
+            .par_chunks_mut(blocks * per)
+            .enumerate()
+            .for_each(|(p, panel)| {
+                for (b, lines) in panel.chunks_exact_mut(per).enumerate() {
+                    for j in 0..WIDTH.min(n - p * WIDTH) {
+                        let at = (p * WIDTH + j) * k + b * BLOCK;
+                        let top = if exact { 15.0 } else { 255.0 };
+                        put(bits, lines, j, &Block::of(&weights[at..at + BLOCK], top));
+                    }
                 }
-            }
-        });
+            });
         Some(Self { n, k, bits, lines })
     }
 
@@ -122,14 +143,25 @@ impl Quantised {
     /// `dst[rows, n] (+)= x[rows, k] * self^T`.
     pub(crate) fn multiply(&self, x: &[f32], rows: usize, dst: &mut [f32], add: bool) {
         let (n, k) = (self.n, self.k);
-        assert!(x.len() == rows * k && dst.len() == rows * n, "{rows} rows: {} of {k}, {} of {n}", x.len(), dst.len());
+        assert!(
+            x.len() == rows * k && dst.len() == rows * n,
+            "{rows} rows: {} of {k}, {} of {n}",
+            x.len(),
+            dst.len()
+        );
         if rows == 0 || n == 0 {
             return;
         }
-        let threads = if rows * n * k < POOL_WORK { 1 } else { rayon::current_num_threads() };
+        let threads = if rows * n * k < POOL_WORK {
+            1
+        } else {
+            rayon::current_num_threads()
+        };
         let grid = Grid::new(rows, n.div_ceil(WIDTH), (k.div_ceil(4), TILE_ROWS), threads);
         let out = Out::new(dst);
-        grid.run(threads, |blocks, panels| self.task(&grid, blocks, panels, x, out, add));
+        grid.run(threads, |blocks, panels| {
+            self.task(&grid, blocks, panels, x, out, add)
+        });
     }
 
     fn task(
@@ -156,11 +188,18 @@ impl Quantised {
                 for (b, packed) in blocks.clone().zip(packed.iter()) {
                     let rows = grid.block(b);
                     let cols = (self.n - p * WIDTH).min(WIDTH);
-                    let dst = out.tile(rows.start * self.n + p * WIDTH, rows.len(), self.n, cols, add);
+                    let dst = out.tile(
+                        rows.start * self.n + p * WIDTH,
+                        rows.len(),
+                        self.n,
+                        cols,
+                        add,
+                    );
                     #[cfg(target_arch = "x86_64")]
                     #[allow(unsafe_code)]
-                    // SAFETY: `new` made panels only where the kernels run; `fill` packed `rows.len()` rows of `k`
-                    // inputs and the panel has `k / BLOCK` blocks; `out.tile` checked the tile, which is this task's.
+                    // SAFETY: `new` made panels only where the kernels run; `fill` packed
+                    // `rows.len()` rows of `k` inputs and the panel has `k / BLOCK` blocks;
+                    // `out.tile` checked the tile, which is this task's.
                     unsafe {
                         x86::run(self.bits, packed, rows.len(), panel, dst);
                     }
@@ -179,7 +218,9 @@ fn put(bits: Bits, lines: &mut [Line], j: usize, block: &Block) {
             let (q, shift) = (u32::from(block.q[quad * 4 + i]), 8 * i);
             match bits {
                 // Two quads share a byte: the even one in the lower half.
-                Bits::Four => lines[quad / 2 * 2 + j / 16].0[j % 16] |= q << (shift + 4 * (quad % 2)),
+                Bits::Four => {
+                    lines[quad / 2 * 2 + j / 16].0[j % 16] |= q << (shift + 4 * (quad % 2))
+                }
                 Bits::Eight => lines[quad * 2 + j / 16].0[j % 16] |= q << shift,
             }
         }
@@ -190,7 +231,8 @@ fn put(bits: Bits, lines: &mut [Line], j: usize, block: &Block) {
     }
 }
 
-/// A block of rows, quantised: per block of inputs `[8 quads][rows]`, and `[rows]` scales and scaled sums.
+/// A block of rows, quantised: per block of inputs `[8 quads][rows]`, and `[rows]` scales and
+/// scaled sums.
 #[derive(Default)]
 struct Packed {
     quads: Vec<u32>,
@@ -212,7 +254,8 @@ impl Packed {
                         for v in values {
                             top = top.max(v.abs());
                         }
-                        let (scale, inverse) = (top / 127.0, if top > 0.0 { 127.0 / top } else { 0.0 });
+                        let (scale, inverse) =
+                            (top / 127.0, if top > 0.0 { 127.0 / top } else { 0.0 });
                         let mut q = [0i8; BLOCK];
                         let mut sum = 0i32;
                         for (q, v) in q.iter_mut().zip(values) {
@@ -237,9 +280,10 @@ impl Packed {
 #[allow(unsafe_code)]
 mod x86 {
     use std::arch::x86_64::{
-        __m512i, _mm256_load_si256, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
-        _mm512_fmadd_ps, _mm512_load_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi16,
+        __m512i, _mm256_load_si256, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtph_ps,
+        _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512, _mm512_mul_ps, _mm512_set1_epi8,
+        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+        _mm512_srli_epi16,
     };
 
     use super::{Bits, Line, Packed, QUADS};
@@ -256,7 +300,8 @@ mod x86 {
                 for block in panel.chunks_exact(LINES) {
                     let lines = block.as_ptr();
                     let mut acc = [[_mm512_setzero_si512(); 2]; M];
-                    // SAFETY: `rows` holds 8 quads and one pair of scales per block and row; a block holds LINES lines.
+                    // SAFETY: `rows` holds 8 quads and one pair of scales per block and row; a
+                    // block holds LINES lines.
                     unsafe {
                         for quad in 0..QUADS {
                             let w: [__m512i; 2] = $quad(lines, quad);
@@ -269,7 +314,10 @@ mod x86 {
                         quads = quads.add(QUADS * M);
                         let halves = |line: usize| {
                             let at = lines.add(line).cast::<std::arch::x86_64::__m256i>();
-                            [_mm512_cvtph_ps(_mm256_load_si256(at)), _mm512_cvtph_ps(_mm256_load_si256(at.add(1)))]
+                            [
+                                _mm512_cvtph_ps(_mm256_load_si256(at)),
+                                _mm512_cvtph_ps(_mm256_load_si256(at.add(1))),
+                            ]
                         };
                         let (d, m) = (halves(LINES - 2), halves(LINES - 1));
                         for i in 0..M {
@@ -277,7 +325,11 @@ mod x86 {
                             let (scale, sum) = (_mm512_set1_ps(scale), _mm512_set1_ps(sum));
                             for h in 0..2 {
                                 let products = _mm512_cvtepi32_ps(acc[i][h]);
-                                sums[i][h] = _mm512_fmadd_ps(products, _mm512_mul_ps(scale, d[h]), sums[i][h]);
+                                sums[i][h] = _mm512_fmadd_ps(
+                                    products,
+                                    _mm512_mul_ps(scale, d[h]),
+                                    sums[i][h],
+                                );
                                 sums[i][h] = _mm512_fmadd_ps(sum, m[h], sums[i][h]);
                             }
                         }
@@ -297,7 +349,11 @@ mod x86 {
         let half = |h: usize| {
             // SAFETY: within the block's lines.
             let both = unsafe { _mm512_load_si512(lines.add(quad / 2 * 2 + h).cast()) };
-            let shifted = if quad.is_multiple_of(2) { both } else { _mm512_srli_epi16::<4>(both) };
+            let shifted = if quad.is_multiple_of(2) {
+                both
+            } else {
+                _mm512_srli_epi16::<4>(both)
+            };
             _mm512_and_si512(shifted, low)
         };
         [half(0), half(1)]
@@ -307,7 +363,12 @@ mod x86 {
     #[target_feature(enable = "avx512f")]
     unsafe fn eight(lines: *const Line, quad: usize) -> [__m512i; 2] {
         // SAFETY: within the block's lines.
-        unsafe { [_mm512_load_si512(lines.add(quad * 2).cast()), _mm512_load_si512(lines.add(quad * 2 + 1).cast())] }
+        unsafe {
+            [
+                _mm512_load_si512(lines.add(quad * 2).cast()),
+                _mm512_load_si512(lines.add(quad * 2 + 1).cast()),
+            ]
+        }
     }
 
     kernel!(tile_four, Bits::Four, |lines, quad| four(lines, quad));
@@ -351,22 +412,35 @@ mod tests {
     fn rounded(block: &[f32]) -> Vec<f64> {
         let top = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         let scale = f64::from(top) / 127.0;
-        block.iter().map(|v| (f64::from(*v) / scale).round_ties_even() * scale).collect()
+        block
+            .iter()
+            .map(|v| (f64::from(*v) / scale).round_ties_even() * scale)
+            .collect()
     }
 
     #[test]
     fn products_are_those_of_the_rounded_factors() {
-        for (rows, n, k) in [(1, 1, 32), (3, 33, 64), (6, 64, 32), (7, 40, 96), (41, 100, 160)] {
+        for (rows, n, k) in [
+            (1, 1, 32),
+            (3, 33, 64),
+            (6, 64, 32),
+            (7, 40, 96),
+            (41, 100, 160),
+        ] {
             let x = random("x", rows * k);
             for four in [true, false] {
                 let mut w = random("w", n * k);
                 if four {
                     w.chunks_exact_mut(BLOCK).for_each(|b| {
                         let block = Block::of(b, 15.0);
-                        b.iter_mut().enumerate().for_each(|(i, v)| *v = block.value(i));
+                        b.iter_mut()
+                            .enumerate()
+                            .for_each(|(i, v)| *v = block.value(i));
                     });
                 }
-                let Some(quantised) = Quantised::new(&w, n, k) else { return };
+                let Some(quantised) = Quantised::new(&w, n, k) else {
+                    return;
+                };
                 assert_eq!(quantised.bits == Bits::Four, four);
                 let mut y = vec![f32::NAN; rows * n];
                 quantised.multiply(&x, rows, &mut y, false);
@@ -376,12 +450,22 @@ mod tests {
                 let rounded_x: Vec<f64> = x.chunks_exact(BLOCK).flat_map(rounded).collect();
                 let top = if four { 15.0 } else { 255.0 };
                 let blocks = w.chunks_exact(BLOCK).map(|b| Block::of(b, top));
-                let rounded_w: Vec<f64> =
-                    blocks.flat_map(|b| (0..BLOCK).map(move |i| f64::from(b.value(i))).collect::<Vec<_>>()).collect();
+                let rounded_w: Vec<f64> = blocks
+                    .flat_map(|b| {
+                        (0..BLOCK)
+                            .map(move |i| f64::from(b.value(i)))
+                            .collect::<Vec<_>>()
+                    })
+                    .collect();
                 for (i, j) in (0..rows).flat_map(|i| (0..n).map(move |j| (i, j))) {
-                    let exact: f64 = (0..k).map(|l| rounded_x[i * k + l] * rounded_w[j * k + l]).sum();
+                    let exact: f64 = (0..k)
+                        .map(|l| rounded_x[i * k + l] * rounded_w[j * k + l])
+                        .sum();
                     let got = f64::from(y[i * n + j]);
-                    assert!((got - exact).abs() < 1e-4 * (1.0 + exact.abs()), "{got} {exact}, {rows} x {n} x {k}");
+                    assert!(
+                        (got - exact).abs() < 1e-4 * (1.0 + exact.abs()),
+                        "{got} {exact}, {rows} x {n} x {k}"
+                    );
                     assert!((twice[i * n + j] - 2.0 * y[i * n + j]).abs() < 1e-3);
                 }
                 // A row alone gives the same bits as among others.

@@ -1,4 +1,5 @@
-//! Rotary position embedding in the rotate-half form (RoFormer, arXiv 2104.09864), forward and inverse.
+//! Rotary position embedding in the rotate-half form (RoFormer, arXiv 2104.09864), forward and
+//! inverse.
 
 use rayon::prelude::*;
 
@@ -16,30 +17,46 @@ impl RopeTable {
     /// A table for `positions` positions.
     pub fn new(theta: f32, head_dim: usize, positions: usize) -> Self {
         let half = head_dim / 2;
-        let angle = |p: usize, i: usize| p as f32 * (1.0 / theta.powf(2.0 * i as f32 / head_dim as f32));
-        let angles: Vec<f32> = (0..positions).flat_map(|p| (0..half).map(move |i| angle(p, i))).collect();
-        Self { cos: angles.iter().map(|a| a.cos()).collect(), sin: angles.iter().map(|a| a.sin()).collect(), half }
+        let angle =
+            |p: usize, i: usize| p as f32 * (1.0 / theta.powf(2.0 * i as f32 / head_dim as f32));
+        let angles: Vec<f32> = (0..positions)
+            .flat_map(|p| (0..half).map(move |i| angle(p, i)))
+            .collect();
+        Self {
+            cos: angles.iter().map(|a| a.cos()).collect(),
+            sin: angles.iter().map(|a| a.sin()).collect(),
+            half,
+        }
     }
 
-    /// Rotates the first `heads` heads of each row (`width` apart) by its position; `inverse` undoes it, which is
-    /// also its backward.
-    pub fn rotate(&self, rows: &mut [f32], width: usize, heads: usize, positions: &[usize], inverse: bool) {
+    /// Rotates the first `heads` heads of each row (`width` apart) by its position; `inverse`
+    /// undoes it, which is also its backward.
+    pub fn rotate(
+        &self,
+        rows: &mut [f32],
+        width: usize,
+        heads: usize,
+        positions: &[usize],
+        inverse: bool,
+    ) {
         let sign = if inverse { -1.0 } else { 1.0 };
         let half = self.half;
-        rows.par_chunks_mut(width * ROWS_PER_TASK).zip(positions.par_chunks(ROWS_PER_TASK)).for_each(|(rows, pos)| {
-            for (row, p) in rows.chunks_exact_mut(width).zip(pos) {
-                let cos = &self.cos[p * half..(p + 1) * half];
-                let sin = &self.sin[p * half..(p + 1) * half];
-                for head in row[..heads * 2 * half].chunks_exact_mut(2 * half) {
-                    let (a, b) = head.split_at_mut(half);
-                    for i in 0..half {
-                        let (x, y, s) = (a[i], b[i], sign * sin[i]);
-                        a[i] = x * cos[i] - y * s;
-                        b[i] = y * cos[i] + x * s;
+        rows.par_chunks_mut(width * ROWS_PER_TASK)
+            .zip(positions.par_chunks(ROWS_PER_TASK))
+            .for_each(|(rows, pos)| {
+                for (row, p) in rows.chunks_exact_mut(width).zip(pos) {
+                    let cos = &self.cos[p * half..(p + 1) * half];
+                    let sin = &self.sin[p * half..(p + 1) * half];
+                    for head in row[..heads * 2 * half].chunks_exact_mut(2 * half) {
+                        let (a, b) = head.split_at_mut(half);
+                        for i in 0..half {
+                            let (x, y, s) = (a[i], b[i], sign * sin[i]);
+                            a[i] = x * cos[i] - y * s;
+                            b[i] = y * cos[i] + x * s;
+                        }
                     }
                 }
-            }
-        });
+            });
     }
 }
 

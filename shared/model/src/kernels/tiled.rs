@@ -1,8 +1,8 @@
-//! Attention over the tile kernels: the same mathematics as the portable form, without scores of hidden positions and
-//! without a matrix of scores in memory in the forward pass.
+//! Attention over the tile kernels: the same mathematics as the portable form, without scores of
+//! hidden positions and without a matrix of scores in memory in the forward pass.
 //!
-//! A task is one run of rows and one group of query heads that share keys and values. Blocks of rows see only the panels
-//! of keys up to their diagonal.
+//! A task is one run of rows and one group of query heads that share keys and values. Blocks of
+//! rows see only the panels of keys up to their diagonal.
 
 use std::cell::RefCell;
 
@@ -56,10 +56,14 @@ fn pack<'a>(x: Source<'_>, count: usize, k: usize, packed: &'a mut Vec<u32>) -> 
     grow(packed, count * k, 0);
     let into = &mut packed[..count * k];
     let x = &x.values[x.first..][..(count - 1) * x.stride + k];
-    let stride = if count > 1 { (x.len() - k) / (count - 1) } else { k };
+    let stride = if count > 1 {
+        (x.len() - k) / (count - 1)
+    } else {
+        k
+    };
     #[allow(unsafe_code)]
-    // SAFETY: tasks run only where the kernels are supported; `x` ends with the last of `count` rows, `stride` apart;
-    // `into` holds `count * k` units.
+    // SAFETY: tasks run only where the kernels are supported; `x` ends with the last of `count`
+    // rows, `stride` apart; `into` holds `count * k` units.
     let done = unsafe { tile::pack(Compute::F32, x, (stride, k), count, (into, count)) };
     for i in 0..count {
         for u in done..k {
@@ -91,7 +95,11 @@ impl<'a> Seen<'a> {
 
     /// `dim` values of position `c` from column `at` of the fused buffer.
     fn row(&self, c: usize, at: usize, dim: usize) -> &'a [f32] {
-        let row = if c < self.run.context { c } else { self.run.start + c - self.run.context };
+        let row = if c < self.run.context {
+            c
+        } else {
+            self.run.start + c - self.run.context
+        };
         &self.qkv[row * self.width + at..][..dim]
     }
 
@@ -116,7 +124,12 @@ impl<'a> Seen<'a> {
     }
 }
 
-fn as_inputs<'a>(count: usize, dim: usize, row: impl Fn(usize) -> &'a [f32], lines: &mut Vec<Line>) {
+fn as_inputs<'a>(
+    count: usize,
+    dim: usize,
+    row: impl Fn(usize) -> &'a [f32],
+    lines: &mut Vec<Line>,
+) {
     grow(lines, dim.div_ceil(WIDTH) * count * 2, ZERO);
     for p in 0..dim.div_ceil(WIDTH) {
         for c in 0..count {
@@ -124,24 +137,40 @@ fn as_inputs<'a>(count: usize, dim: usize, row: impl Fn(usize) -> &'a [f32], lin
             for half in 0..2 {
                 let line = &mut lines[(p * count + c) * 2 + half];
                 *line = ZERO;
-                line.0.iter_mut().zip(values.iter().skip(half * 16)).for_each(|(l, v)| *l = v.to_bits());
+                line.0
+                    .iter_mut()
+                    .zip(values.iter().skip(half * 16))
+                    .for_each(|(l, v)| *l = v.to_bits());
             }
         }
     }
 }
 
 /// A tile of products; checks that it lies inside its buffer.
-fn product(rows: &[u32], count: usize, panel: &[Line], out: Out, at: usize, (stride, cols): (usize, usize), add: bool) {
-    assert!(rows.len() == count * panel.len() / 2 && count <= TILE_ROWS, "a block does not fit its panel");
+fn product(
+    rows: &[u32],
+    count: usize,
+    panel: &[Line],
+    out: Out,
+    at: usize,
+    (stride, cols): (usize, usize),
+    add: bool,
+) {
+    assert!(
+        rows.len() == count * panel.len() / 2 && count <= TILE_ROWS,
+        "a block does not fit its panel"
+    );
     let dst = out.tile(at, count, stride, cols, add);
     #[allow(unsafe_code)]
-    // SAFETY: checked above; the kernels are supported where tasks run; tiles of different tasks are disjoint.
+    // SAFETY: checked above; the kernels are supported where tasks run; tiles of different tasks
+    // are disjoint.
     unsafe {
         tile::run(Compute::F32, Rows { units: rows, count }, panel, dst);
     }
 }
 
-/// `dst[count, dim]` from packed rows over `depth` positions of `lines` (`[panel of dim][all][32]`, from `first` on).
+/// `dst[count, dim]` from packed rows over `depth` positions of `lines` (`[panel of dim][all][32]`,
+/// from `first` on).
 struct Gather<'a> {
     lines: &'a [Line],
     all: usize,
@@ -178,7 +207,11 @@ pub(crate) fn forward_task(qkv: &[f32], heads: Heads, run: Run, g: usize, ctx: O
         for h in g * heads.group()..(g + 1) * heads.group() {
             for (i0, i1) in blocks(run.len) {
                 let (m, reach) = (i1 - i0, run.context + i1);
-                let q = Source { values: qkv, first: (run.start + i0) * width + h * dim, stride: width };
+                let q = Source {
+                    values: qkv,
+                    first: (run.start + i0) * width + h * dim,
+                    stride: width,
+                };
                 let rows = pack(q, m, dim, &mut s.packed);
                 let p = Out::new(&mut s.p);
                 for panel in 0..reach.div_ceil(WIDTH) {
@@ -191,21 +224,40 @@ pub(crate) fn forward_task(qkv: &[f32], heads: Heads, run: Run, g: usize, ctx: O
                     let l = softmax_scaled(own, heads.scale());
                     hidden.fill(0.0);
                     #[allow(unsafe_code)]
-                    // SAFETY: inside the buffer (one value per row and query head), and this task's alone.
+                    // SAFETY: inside the buffer (one value per row and query head), and this task's
+                    // alone.
                     unsafe {
                         *lse.value((run.start + i0 + r) * heads.q + h) = l;
                     }
                 }
-                let p = Source { values: &s.p, first: 0, stride: ld };
+                let p = Source {
+                    values: &s.p,
+                    first: 0,
+                    stride: ld,
+                };
                 let rows = pack(p, m, reach, &mut s.packed);
-                let values = Gather { lines: &s.value_rows, all: cols, first: 0, depth: reach, dim };
-                values.run(rows, m, ctx, (run.start + i0) * heads.q * dim + h * dim, heads.q * dim, false);
+                let values = Gather {
+                    lines: &s.value_rows,
+                    all: cols,
+                    first: 0,
+                    depth: reach,
+                    dim,
+                };
+                values.run(
+                    rows,
+                    m,
+                    ctx,
+                    (run.start + i0) * heads.q * dim + h * dim,
+                    heads.q * dim,
+                    false,
+                );
             }
         }
     });
 }
 
-/// Gradient of one task's queries, written in place, and of the keys and values it saw, `[context + len, dim]` each.
+/// Gradient of one task's queries, written in place, and of the keys and values it saw, `[context +
+/// len, dim]` each.
 pub(crate) fn backward_task(
     saved: Saved<'_>,
     heads: Heads,
@@ -217,7 +269,11 @@ pub(crate) fn backward_task(
 ) -> (Buffer, Buffer) {
     SCRATCH.with_borrow_mut(|s| {
         let (dim, width, row_width) = (heads.dim, heads.width(), heads.q * heads.dim);
-        let seen = Seen { qkv: saved.qkv, width, run };
+        let seen = Seen {
+            qkv: saved.qkv,
+            width,
+            run,
+        };
         let (cols, ld) = (seen.cols(), seen.cols().next_multiple_of(WIDTH));
         let (key, value) = ((heads.q + g) * dim, (heads.q + heads.kv + g) * dim);
         seen.as_outputs(key, dim, &mut s.keys);
@@ -232,14 +288,30 @@ pub(crate) fn backward_task(
             for (i0, i1) in blocks(run.len) {
                 let (m, reach) = (i1 - i0, run.context + i1);
                 let panels = reach.div_ceil(WIDTH);
-                let q = Source { values: saved.qkv, first: (run.start + i0) * width + h * dim, stride: width };
-                let d_out = Source { values: d_ctx, first: at(i0), stride: row_width };
+                let q = Source {
+                    values: saved.qkv,
+                    first: (run.start + i0) * width + h * dim,
+                    stride: width,
+                };
+                let d_out = Source {
+                    values: d_ctx,
+                    first: at(i0),
+                    stride: row_width,
+                };
                 for (from, lines, to) in [(q, &s.keys, &mut s.p), (d_out, &s.values, &mut s.dp)] {
                     let rows = pack(from, m, dim, &mut s.packed);
                     let to = Out::new(to);
                     for panel in 0..panels {
                         let lines = &lines[panel * dim * 2..(panel + 1) * dim * 2];
-                        product(rows, m, lines, to, i0 * ld + panel * WIDTH, (ld, WIDTH), false);
+                        product(
+                            rows,
+                            m,
+                            lines,
+                            to,
+                            i0 * ld + panel * WIDTH,
+                            (ld, WIDTH),
+                            false,
+                        );
                     }
                 }
                 for i in i0..i1 {
@@ -248,22 +320,58 @@ pub(crate) fn backward_task(
                     let rows = (d_out.row(i - i0, dim), &saved.ctx[at(i)..][..dim]);
                     softmax_backward(p, dp, run.context + i + 1, lse, rows, heads.scale());
                 }
-                let ds = Source { values: &s.dp, first: i0 * ld, stride: ld };
+                let ds = Source {
+                    values: &s.dp,
+                    first: i0 * ld,
+                    stride: ld,
+                };
                 let rows = pack(ds, m, reach, &mut s.packed);
-                let keys = Gather { lines: &s.key_rows, all: cols, first: 0, depth: reach, dim };
-                keys.run(rows, m, d_qkv, (run.start + i0) * width + h * dim, width, false);
+                let keys = Gather {
+                    lines: &s.key_rows,
+                    all: cols,
+                    first: 0,
+                    depth: reach,
+                    dim,
+                };
+                keys.run(
+                    rows,
+                    m,
+                    d_qkv,
+                    (run.start + i0) * width + h * dim,
+                    width,
+                    false,
+                );
             }
             as_inputs(run.len, dim, |i| &d_ctx[at(i)..][..dim], &mut s.value_rows);
-            scatter(&s.p, ld, run, dim, &s.value_rows, &mut s.packed, &mut dv, j > 0);
+            scatter(
+                &s.p,
+                ld,
+                run,
+                dim,
+                &s.value_rows,
+                &mut s.packed,
+                &mut dv,
+                j > 0,
+            );
             let query = |i: usize| &saved.qkv[(run.start + i) * width + h * dim..][..dim];
             as_inputs(run.len, dim, query, &mut s.value_rows);
-            scatter(&s.dp, ld, run, dim, &s.value_rows, &mut s.packed, &mut dk, j > 0);
+            scatter(
+                &s.dp,
+                ld,
+                run,
+                dim,
+                &s.value_rows,
+                &mut s.packed,
+                &mut dk,
+                j > 0,
+            );
         }
         (dk, dv)
     })
 }
 
-/// `dst[position, dim] (+)= weights[row, position]^T * rows[row, dim]`, over the rows that see a position.
+/// `dst[position, dim] (+)= weights[row, position]^T * rows[row, dim]`, over the rows that see a
+/// position.
 #[allow(clippy::too_many_arguments)]
 fn scatter(
     weights: &[f32],
@@ -281,7 +389,8 @@ fn scatter(
         let depth = run.len - first;
         grow(packed, depth * m, 0);
         for (i, units) in (first..run.len).zip(packed.chunks_exact_mut(m)) {
-            // Blocks of the forward order are filled up to their own reach only; what lies beyond is not seen.
+            // Blocks of the forward order are filled up to their own reach only; what lies beyond
+            // is not seen.
             let visible = (run.context + i + 1).clamp(c0, c1) - c0;
             let row = &weights[i * ld + c0..][..m];
             units
@@ -290,7 +399,13 @@ fn scatter(
                 .enumerate()
                 .for_each(|(c, (u, w))| *u = if c < visible { w.to_bits() } else { 0 });
         }
-        let rows = Gather { lines, all: run.len, first, depth, dim };
+        let rows = Gather {
+            lines,
+            all: run.len,
+            first,
+            depth,
+            dim,
+        };
         rows.run(&packed[..depth * m], m, out, c0 * dim, dim, add);
     }
 }
@@ -314,8 +429,16 @@ fn softmax_scaled(row: &mut [f32], scale: f32) -> f32 {
     )
 }
 
-/// From unscaled scores to probabilities (`p`) and from their incoming gradient to that of the scores (`dp`).
-fn softmax_backward(p: &mut [f32], dp: &mut [f32], seen: usize, lse: f32, rows: (&[f32], &[f32]), scale: f32) {
+/// From unscaled scores to probabilities (`p`) and from their incoming gradient to that of the
+/// scores (`dp`).
+fn softmax_backward(
+    p: &mut [f32],
+    dp: &mut [f32],
+    seen: usize,
+    lse: f32,
+    rows: (&[f32], &[f32]),
+    scale: f32,
+) {
     vectorised(
         #[inline(always)]
         || {

@@ -28,31 +28,47 @@ impl GgufFile {
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let file = File::open(path).map_err(ModelError::io(path))?;
         let mut reader = BufReader::new(&file);
-        let content =
-            Content::read(&mut reader).map_err(|e| ModelError::unsupported(path, format!("not a GGUF file ({e})")))?;
+        let content = Content::read(&mut reader)
+            .map_err(|e| ModelError::unsupported(path, format!("not a GGUF file ({e})")))?;
         let config = config(path, &content)?;
-        Ok(Self { path: path.to_owned(), content, file: Mutex::new(file), config })
+        Ok(Self {
+            path: path.to_owned(),
+            content,
+            file: Mutex::new(file),
+            config,
+        })
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, ModelError> {
-        self.content.tensor_infos.get(name).ok_or_else(|| ModelError::tensor(name, "it is missing"))
+        self.content
+            .tensor_infos
+            .get(name)
+            .ok_or_else(|| ModelError::tensor(name, "it is missing"))
     }
 
     fn bytes(&self, name: &str) -> Result<Vec<u8>, ModelError> {
         let info = self.info(name)?;
         let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
         let mut bytes = vec![0; blocks * info.ggml_dtype.type_size()];
-        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        file.seek(SeekFrom::Start(self.content.tensor_data_offset + info.offset))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(ModelError::io(&self.path))?;
+        let mut file = self
+            .file
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        file.seek(SeekFrom::Start(
+            self.content.tensor_data_offset + info.offset,
+        ))
+        .and_then(|_| file.read_exact(&mut bytes))
+        .map_err(ModelError::io(&self.path))?;
         Ok(bytes)
     }
 
     fn tensor(&self, name: &str, n: usize) -> Result<Vec<f32>, ModelError> {
         let info = self.info(name)?;
         if info.shape.elem_count() != n {
-            return Err(ModelError::tensor(name, format!("{} values, expected {n}", info.shape.elem_count())));
+            return Err(ModelError::tensor(
+                name,
+                format!("{} values, expected {n}", info.shape.elem_count()),
+            ));
         }
         dequantise(info.ggml_dtype, &self.bytes(name)?, n)
     }
@@ -60,12 +76,20 @@ impl GgufFile {
     fn table(&self, name: &str) -> Result<Table, ModelError> {
         let info = self.info(name)?;
         if info.shape.dims() != [self.config.vocab, self.config.hidden] {
-            return Err(ModelError::tensor(name, format!("shape {:?}", info.shape.dims())));
+            return Err(ModelError::tensor(
+                name,
+                format!("shape {:?}", info.shape.dims()),
+            ));
         }
         let start = self.content.tensor_data_offset + info.offset;
         // A handle of its own: rows are read at their places, whatever others do with theirs.
         let file = File::open(&self.path).map_err(ModelError::io(&self.path))?;
-        Table::stored((file, &self.path, start), info.ggml_dtype, self.config.vocab, self.config.hidden)
+        Table::stored(
+            (file, &self.path, start),
+            info.ggml_dtype,
+            self.config.vocab,
+            self.config.hidden,
+        )
     }
 }
 
@@ -123,8 +147,9 @@ fn tensor_name(part: Part) -> &'static str {
     }
 }
 
-/// The GGUF converter interleaves the two halves of every query and key head; this restores the order of the
-/// original checkpoint, so that rotate-half applies and adapters fit the original projections.
+/// The GGUF converter interleaves the two halves of every query and key head; this restores the
+/// order of the original checkpoint, so that rotate-half applies and adapters fit the original
+/// projections.
 fn unpermute(values: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
     let width = values.len() / (heads * head_dim);
     let half = head_dim / 2;
@@ -143,16 +168,29 @@ fn unpermute(values: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
 
 fn config(path: &Path, content: &Content) -> Result<ModelConfig, ModelError> {
     let meta = |key: &str| content.metadata.get(key);
-    let architecture = meta("general.architecture").and_then(|v| v.to_string().ok()).map_or("?", String::as_str);
+    let architecture = meta("general.architecture")
+        .and_then(|v| v.to_string().ok())
+        .map_or("?", String::as_str);
     if architecture != "llama" {
-        return Err(ModelError::unsupported(path, format!("GGUF architecture {architecture:?}")));
+        return Err(ModelError::unsupported(
+            path,
+            format!("GGUF architecture {architecture:?}"),
+        ));
     }
     let number = |key: &str| {
-        meta(key).and_then(as_usize).ok_or_else(|| ModelError::unsupported(path, format!("metadata {key} is missing")))
+        meta(key)
+            .and_then(as_usize)
+            .ok_or_else(|| ModelError::unsupported(path, format!("metadata {key} is missing")))
     };
     let float = |key: &str| meta(key).and_then(|v| v.to_f32().ok());
-    let (hidden, heads) = (number("llama.embedding_length")?, number("llama.attention.head_count")?);
-    let embedding = content.tensor_infos.get("token_embd.weight").map(|i| i.shape.dims().to_vec());
+    let (hidden, heads) = (
+        number("llama.embedding_length")?,
+        number("llama.attention.head_count")?,
+    );
+    let embedding = content
+        .tensor_infos
+        .get("token_embd.weight")
+        .map(|i| i.shape.dims().to_vec());
     let config = ModelConfig {
         hidden,
         layers: number("llama.block_count")?,
@@ -167,7 +205,9 @@ fn config(path: &Path, content: &Content) -> Result<ModelConfig, ModelError> {
         qkv_bias: content.tensor_infos.contains_key("blk.0.attn_q.bias"),
         tied_head: !content.tensor_infos.contains_key("output.weight"),
     };
-    config.check().map_err(|why| ModelError::unsupported(path, why))?;
+    config
+        .check()
+        .map_err(|why| ModelError::unsupported(path, why))?;
     if content.metadata.contains_key("llama.rope.scaling.type") {
         return Err(ModelError::unsupported(path, "rotary scaling"));
     }
@@ -175,5 +215,8 @@ fn config(path: &Path, content: &Content) -> Result<ModelConfig, ModelError> {
 }
 
 fn as_usize(v: &Value) -> Option<usize> {
-    v.to_u32().map(|n| n as usize).or_else(|_| v.to_u64().map(|n| n as usize)).ok()
+    v.to_u32()
+        .map(|n| n as usize)
+        .or_else(|_| v.to_u64().map(|n| n as usize))
+        .ok()
 }

@@ -1,4 +1,5 @@
-//! Hugging Face checkpoints: a folder with config.json, tokenizer.json and safetensors, sharded or not.
+//! Hugging Face checkpoints: a folder with config.json, tokenizer.json and safetensors, sharded or
+//! not.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,8 +55,8 @@ impl HfFolder {
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let file = path.join("config.json");
         let text = fs::read_to_string(&file).map_err(ModelError::io(&file))?;
-        let raw: HfConfig =
-            serde_json::from_str(&text).map_err(|e| ModelError::unsupported(&file, format!("config.json: {e}")))?;
+        let raw: HfConfig = serde_json::from_str(&text)
+            .map_err(|e| ModelError::unsupported(&file, format!("config.json: {e}")))?;
         let mut config = convert(path, raw)?;
         let mut tensors = BTreeMap::new();
         for file in weight_files(path)? {
@@ -63,26 +64,41 @@ impl HfFolder {
             tensors.extend(candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?);
         }
         config.tied_head |= !tensors.contains_key("lm_head.weight");
-        Ok(Self { path: path.to_owned(), config, tensors })
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            tensors,
+        })
     }
 
     fn tensor(&self, name: &str, n: usize) -> Result<Vec<f32>, ModelError> {
-        let t = self.tensors.get(name).ok_or_else(|| ModelError::tensor(name, "it is missing"))?;
+        let t = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| ModelError::tensor(name, "it is missing"))?;
         if t.elem_count() != n {
-            return Err(ModelError::tensor(name, format!("shape {:?}, expected {n} values", t.dims())));
+            return Err(ModelError::tensor(
+                name,
+                format!("shape {:?}, expected {n} values", t.dims()),
+            ));
         }
         Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
     fn table(&self, name: &str) -> Result<Table, ModelError> {
-        Ok(Table::dense(self.tensor(name, self.config.vocab * self.config.hidden)?, self.config.hidden))
+        Ok(Table::dense(
+            self.tensor(name, self.config.vocab * self.config.hidden)?,
+            self.config.hidden,
+        ))
     }
 }
 
 impl Sealed for HfFolder {
     #[allow(private_interfaces)]
     fn layer(&self, layer: usize) -> Result<LayerWeights, ModelError> {
-        fuse(&self.config, |part, n| self.tensor(&format!("model.layers.{layer}.{}", tensor_name(part)), n))
+        fuse(&self.config, |part, n| {
+            self.tensor(&format!("model.layers.{layer}.{}", tensor_name(part)), n)
+        })
     }
 }
 
@@ -118,19 +134,32 @@ fn convert(path: &Path, c: HfConfig) -> Result<ModelConfig, ModelError> {
     if c.rope_scaling.is_some_and(|v| !v.is_null()) {
         return refuse("rope_scaling".into());
     }
-    if c.rope_parameters.as_ref().and_then(|p| p.rope_type.as_deref()).is_some_and(|t| t != "default") {
+    if c.rope_parameters
+        .as_ref()
+        .and_then(|p| p.rope_type.as_deref())
+        .is_some_and(|t| t != "default")
+    {
         return refuse("rope_parameters with a rope_type other than default".into());
     }
-    if c.mlp_bias == Some(true) || (c.attention_bias == Some(true) && !qwen) || c.use_sliding_window == Some(true) {
-        return refuse("biases or sliding windows that the Llama and Qwen2 families do not have".into());
+    if c.mlp_bias == Some(true)
+        || (c.attention_bias == Some(true) && !qwen)
+        || c.use_sliding_window == Some(true)
+    {
+        return refuse(
+            "biases or sliding windows that the Llama and Qwen2 families do not have".into(),
+        );
     }
-    let theta = c.rope_theta.or(c.rope_parameters.and_then(|p| p.rope_theta));
+    let theta = c
+        .rope_theta
+        .or(c.rope_parameters.and_then(|p| p.rope_theta));
     let config = ModelConfig {
         hidden: c.hidden_size,
         layers: c.num_hidden_layers,
         heads: c.num_attention_heads,
         kv_heads: c.num_key_value_heads.unwrap_or(c.num_attention_heads),
-        head_dim: c.head_dim.unwrap_or(c.hidden_size / c.num_attention_heads.max(1)),
+        head_dim: c
+            .head_dim
+            .unwrap_or(c.hidden_size / c.num_attention_heads.max(1)),
         intermediate: c.intermediate_size,
         vocab: c.vocab_size,
         max_positions: c.max_position_embeddings,
@@ -139,7 +168,9 @@ fn convert(path: &Path, c: HfConfig) -> Result<ModelConfig, ModelError> {
         qkv_bias: qwen,
         tied_head: c.tie_word_embeddings.unwrap_or(false),
     };
-    config.check().map_err(|why| ModelError::unsupported(path, why))?;
+    config
+        .check()
+        .map_err(|why| ModelError::unsupported(path, why))?;
     Ok(config)
 }
 

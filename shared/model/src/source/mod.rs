@@ -41,7 +41,11 @@ pub trait Sealed {
 
 /// Opens a model: a file is read as GGUF, a folder as a Hugging Face checkpoint.
 pub fn open(path: &Path) -> Result<Box<dyn WeightSource>, ModelError> {
-    if path.is_dir() { Ok(Box::new(HfFolder::open(path)?)) } else { Ok(Box::new(GgufFile::open(path)?)) }
+    if path.is_dir() {
+        Ok(Box::new(HfFolder::open(path)?))
+    } else {
+        Ok(Box::new(GgufFile::open(path)?))
+    }
 }
 
 /// Names of the f32 tensors of one layer, read by a source and joined here into the fused layout.
@@ -50,7 +54,12 @@ pub(crate) fn fuse(
     mut read: impl FnMut(Part, usize) -> Result<Vec<f32>, ModelError>,
 ) -> Result<LayerWeights, ModelError> {
     let c = config;
-    let (d, q, kv, ff) = (c.hidden, c.heads * c.head_dim, c.kv_heads * c.head_dim, c.intermediate);
+    let (d, q, kv, ff) = (
+        c.hidden,
+        c.heads * c.head_dim,
+        c.kv_heads * c.head_dim,
+        c.intermediate,
+    );
     let mut qkv = read(Part::Q, q * d)?;
     qkv.extend(read(Part::K, kv * d)?);
     qkv.extend(read(Part::V, kv * d)?);
@@ -102,11 +111,17 @@ pub struct RandomWeights {
 impl RandomWeights {
     /// Weights of `config` drawn from `seed`.
     pub fn new(config: ModelConfig, seed: u64) -> Self {
-        Self { config, seed: Seed::from_u64(seed) }
+        Self {
+            config,
+            seed: Seed::from_u64(seed),
+        }
     }
 
     fn draw(&self, name: &str, index: usize, n: usize, spread: f32, centre: f32) -> Vec<f32> {
-        let mut rng = self.seed.derive(name, &[&(index as u64).to_le_bytes()]).rng();
+        let mut rng = self
+            .seed
+            .derive(name, &[&(index as u64).to_le_bytes()])
+            .rng();
         (0..n).map(|_| centre + spread * rng.normal()).collect()
     }
 }
@@ -115,7 +130,11 @@ impl Sealed for RandomWeights {
     #[allow(private_interfaces)]
     fn layer(&self, layer: usize) -> Result<LayerWeights, ModelError> {
         fuse(&self.config, |part, n| {
-            let centre = if matches!(part, Part::AttnNorm | Part::MlpNorm) { 1.0 } else { 0.0 };
+            let centre = if matches!(part, Part::AttnNorm | Part::MlpNorm) {
+                1.0
+            } else {
+                0.0
+            };
             Ok(self.draw(&format!("{part:?}"), layer, n, 0.25, centre))
         })
     }
@@ -128,7 +147,10 @@ impl WeightSource for RandomWeights {
 
     fn embedding(&self) -> Result<Table, ModelError> {
         let n = self.config.vocab * self.config.hidden;
-        Ok(Table::dense(self.draw("embedding", 0, n, 0.5, 0.0), self.config.hidden))
+        Ok(Table::dense(
+            self.draw("embedding", 0, n, 0.5, 0.0),
+            self.config.hidden,
+        ))
     }
 
     fn head(&self) -> Result<Table, ModelError> {

@@ -1,4 +1,5 @@
-//! `lethe-verify`: checks receipts and published logs offline, and cosigns heads of logs as a witness.
+//! `lethe-verify`: checks receipts and published logs offline, and cosigns heads of logs as a
+//! witness.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -61,7 +62,9 @@ impl Args {
             if flags.contains(&a.as_str()) {
                 options.insert(a.clone(), String::new());
             } else if known.contains(&a.as_str()) {
-                let value = rest.next().ok_or_else(|| usage(&format!("{a} needs a value")))?;
+                let value = rest
+                    .next()
+                    .ok_or_else(|| usage(&format!("{a} needs a value")))?;
                 options.insert(a.clone(), value.clone());
             } else if a.starts_with("--") || positional.is_some() {
                 return Err(usage(&format!("unexpected argument {a}")));
@@ -69,15 +72,24 @@ impl Args {
                 positional = Some(a.clone());
             }
         }
-        Ok(Self { positional, options })
+        Ok(Self {
+            positional,
+            options,
+        })
     }
 
     fn path(&self, what: &str) -> Result<&Path, Failure> {
-        self.positional.as_deref().map(Path::new).ok_or_else(|| usage(&format!("name the {what}")))
+        self.positional
+            .as_deref()
+            .map(Path::new)
+            .ok_or_else(|| usage(&format!("name the {what}")))
     }
 
     fn option(&self, name: &str) -> Result<&str, Failure> {
-        self.options.get(name).map(String::as_str).ok_or_else(|| usage(&format!("{name} is needed")))
+        self.options
+            .get(name)
+            .map(String::as_str)
+            .ok_or_else(|| usage(&format!("{name} is needed")))
     }
 
     fn key(&self, name: &str) -> Result<VerifierKey, Failure> {
@@ -103,18 +115,24 @@ fn receipt(args: &[String]) -> Result<(), Failure> {
     let receipt = verify(&read(path)?, &key).map_err(refused)?;
     let mut witnessed = None;
     if args.options.contains_key("--witness-key") {
-        let time = verify_cosignature(&receipt.checkpoint, &args.key("--witness-key")?).map_err(refused)?;
+        let time = verify_cosignature(&receipt.checkpoint, &args.key("--witness-key")?)
+            .map_err(refused)?;
         witnessed = Some(time);
     }
     if let Some(out) = args.options.get("--html") {
         write(out, report::html(&receipt).as_bytes())?;
     }
     if args.options.contains_key("--json") {
-        let value = serde_json::json!({ "verified": true, "witnessed_at": witnessed, "receipt": receipt });
+        let value =
+            serde_json::json!({ "verified": true, "witnessed_at": witnessed, "receipt": receipt });
         return say(&serde_json::to_string_pretty(&value).map_err(failure)?);
     }
     say(&report::text(&receipt))?;
-    witnessed.map_or(Ok(()), |t| say(&format!("the head was cosigned by the witness at {t} (seconds since 1970)")))
+    witnessed.map_or(Ok(()), |t| {
+        say(&format!(
+            "the head was cosigned by the witness at {t} (seconds since 1970)"
+        ))
+    })
 }
 
 fn log(args: &[String]) -> Result<(), Failure> {
@@ -126,16 +144,29 @@ fn log(args: &[String]) -> Result<(), Failure> {
         let (size, root) = open_checkpoint(&text, &key).map_err(refused)?;
         let proof = log.tree.consistency(size).unwrap_or_default();
         if !verify_consistency((size, &root), (log.tree.len(), &log.tree.root()), &proof) {
-            return Err((4, format!("SPLIT VIEW: the log does not extend its head of size {size}; keep both")));
+            return Err((
+                4,
+                format!("SPLIT VIEW: the log does not extend its head of size {size}; keep both"),
+            ));
         }
     }
-    say(&format!("VERIFIED: {} entries, root {}", log.tree.len(), hex(&log.tree.root())))
+    say(&format!(
+        "VERIFIED: {} entries, root {}",
+        log.tree.len(),
+        hex(&log.tree.root())
+    ))
 }
 
 fn seed(path: &str) -> Result<[u8; 32], Failure> {
-    let text = String::from_utf8_lossy(&read(Path::new(path))?).trim().to_owned();
+    let text = String::from_utf8_lossy(&read(Path::new(path))?)
+        .trim()
+        .to_owned();
     let seed = unhex(&text).and_then(|b| b.try_into().ok());
-    seed.ok_or_else(|| failure(format!("{path}: not a witness key: expected 64 hexadecimal digits")))
+    seed.ok_or_else(|| {
+        failure(format!(
+            "{path}: not a witness key: expected 64 hexadecimal digits"
+        ))
+    })
 }
 
 fn witness_key(args: &[String]) -> Result<(), Failure> {
@@ -143,38 +174,55 @@ fn witness_key(args: &[String]) -> Result<(), Failure> {
     let (name, path) = (args.option("--name")?, args.option("--key")?);
     let mut seed = [0; 32];
     let random = ring::rand::SystemRandom::new();
-    ring::rand::SecureRandom::fill(&random, &mut seed).map_err(|_| failure("the system gave no random bytes"))?;
+    ring::rand::SecureRandom::fill(&random, &mut seed)
+        .map_err(|_| failure("the system gave no random bytes"))?;
     let witness = Witness::from_seed(name, &seed).map_err(failure)?;
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(path).and_then(|mut f| f.write_all(format!("{}\n", hex(&seed)).as_bytes()));
+    let file = options
+        .open(path)
+        .and_then(|mut f| f.write_all(format!("{}\n", hex(&seed)).as_bytes()));
     file.map_err(|e| failure(format!("{path}: {e}")))?;
     say(&witness.verifier().text())
 }
 
 fn witness(args: &[String]) -> Result<(), Failure> {
-    let args = Args::parse(args, &["--log-key", "--name", "--key", "--state", "--out"], &[])?;
+    let args = Args::parse(
+        args,
+        &["--log-key", "--name", "--key", "--state", "--out"],
+        &[],
+    )?;
     let (folder, key) = (args.path("log folder")?, args.key("--log-key")?);
     let (name, state) = (args.option("--name")?, args.option("--state")?);
     let witness = Witness::from_seed(name, &seed(args.option("--key")?)?).map_err(failure)?;
     let seen: Seen = match fs::read(state) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| failure(format!("{state}: {e}")))?,
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|e| failure(format!("{state}: {e}")))?
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Seen::default(),
         Err(e) => return Err(failure(format!("{state}: {e}"))),
     };
     let log = audit(folder, &key).map_err(refused)?;
     let proof = log.tree.consistency(seen.size).unwrap_or_default();
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_err(failure)?.as_secs();
-    let (cosigned, seen) = witness.cosign(&log.checkpoint, &key, &seen, &proof, time).map_err(|e| match e {
-        WitnessError::SplitView { .. } => (4, e.to_string()),
-        WitnessError::Note(_) => refused(e),
-    })?;
-    // Stored before the signature is given out, by a rename: a crash leaves the old state, never half a one.
+    let time = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_err(failure)?
+        .as_secs();
+    let (cosigned, seen) = witness
+        .cosign(&log.checkpoint, &key, &seen, &proof, time)
+        .map_err(|e| match e {
+            WitnessError::SplitView { .. } => (4, e.to_string()),
+            WitnessError::Note(_) => refused(e),
+        })?;
+    // Stored before the signature is given out, by a rename: a crash leaves the old state, never
+    // half a one.
     let next = format!("{state}.next");
     write(&next, &serde_json::to_vec(&seen).map_err(failure)?)?;
-    fs::File::open(&next).and_then(|f| f.sync_all()).map_err(failure)?;
+    fs::File::open(&next)
+        .and_then(|f| f.sync_all())
+        .map_err(failure)?;
     fs::rename(&next, state).map_err(failure)?;
     match args.options.get("--out") {
         Some(out) => write(out, cosigned.as_bytes()),
@@ -192,7 +240,9 @@ fn main() -> ExitCode {
         Some("witness") => witness(rest),
         Some("--help" | "-h" | "help") => say(USAGE.trim_end()),
         Some("--version" | "-V") => say(concat!("lethe-verify ", env!("CARGO_PKG_VERSION"))),
-        other => Err(usage(&other.map_or("name a command".to_owned(), |o| format!("there is no command {o}")))),
+        other => Err(usage(&other.map_or("name a command".to_owned(), |o| {
+            format!("there is no command {o}")
+        }))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,16 +9,29 @@ const MESSAGE: usize = 64 << 10;
 
 /// Until there is so much room, in units.
 async fn until(room: &Room, swift: usize, slow: usize) {
-    let free = || (room.swift.0.available_permits(), room.slow.0.available_permits());
+    let free = || {
+        (
+            room.swift.0.available_permits(),
+            room.slow.0.available_permits(),
+        )
+    };
     let same = async {
         while free() != (swift / UNIT, slow / UNIT) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    assert!(timeout(Duration::from_secs(20), same).await.is_ok(), "{:?} units are free", free());
+    assert!(
+        timeout(Duration::from_secs(20), same).await.is_ok(),
+        "{:?} units are free",
+        free()
+    );
 }
 
-async fn through<T>(room: &Room, bytes: usize, message: impl Future<Output = T>) -> Result<T, Crowded> {
+async fn through<T>(
+    room: &Room,
+    bytes: usize,
+    message: impl Future<Output = T>,
+) -> Result<T, Crowded> {
     let place = room.enter(bytes).await?;
     room.carry(place, message).await.map(|(done, _)| done)
 }
@@ -29,7 +42,11 @@ async fn given(room: &Room, bytes: usize) -> Result<i32, Crowded> {
 
 fn waits(crowded: u64) -> Waits {
     let ms = Duration::from_millis;
-    Waits { enter: ms(200), linger: ms(5), crowded: ms(crowded) }
+    Waits {
+        enter: ms(200),
+        linger: ms(5),
+        crowded: ms(crowded),
+    }
 }
 
 #[tokio::test]
@@ -57,8 +74,13 @@ async fn those_who_are_slow_make_way() {
 async fn one_larger_than_all_room_takes_all_of_it() {
     let room = Room::default();
     let place = room.enter(limits::SWIFT * 3).await.expect("room");
-    let carried = room.carry(place, async { room.swift.0.available_permits() }).await;
-    assert!(matches!(carried, Ok((0, Place { room: Some(_), .. }))), "{carried:?}");
+    let carried = room
+        .carry(place, async { room.swift.0.available_permits() })
+        .await;
+    assert!(
+        matches!(carried, Ok((0, Place { room: Some(_), .. }))),
+        "{carried:?}"
+    );
     // Until it is dropped.
     until(&room, 0, limits::SLOW).await;
     drop(carried);
@@ -84,10 +106,15 @@ async fn a_peer_has_one_turn_over_all_its_connections() {
     let (first, second) = (turns.of(Some(&me)), turns.of(Some(&me)));
     let held = turn(&first.coming, MESSAGE).await.expect("its turn");
     let soon = |of: Arc<Turn>| async move {
-        timeout(Duration::from_millis(20), turn(&of.coming, MESSAGE)).await.is_ok_and(|t| t.is_ok())
+        timeout(Duration::from_millis(20), turn(&of.coming, MESSAGE))
+            .await
+            .is_ok_and(|t| t.is_ok())
     };
     assert!(!soon(second.clone()).await);
-    assert!(turn(&second.coming, limits::SMALL).await.is_ok(), "small ones need none");
+    assert!(
+        turn(&second.coming, limits::SMALL).await.is_ok(),
+        "small ones need none"
+    );
     assert!(soon(turns.of(Some(&other))).await && soon(turns.of(None)).await);
     drop(held);
     assert!(soon(second.clone()).await);
@@ -103,7 +130,10 @@ async fn a_peer_has_one_turn_over_all_its_connections() {
 fn an_even_pace_ends_in_time() {
     let pace = Pace::new(1000);
     let after = |moved| pace.due(moved) - pace.started;
-    assert_eq!((after(0), after(1000)), (limits::BEHIND, limits::RPC_TIMEOUT));
+    assert_eq!(
+        (after(0), after(1000)),
+        (limits::BEHIND, limits::RPC_TIMEOUT)
+    );
     assert!(after(500) > limits::BEHIND && after(500) < limits::RPC_TIMEOUT);
 }
 
@@ -132,9 +162,19 @@ async fn connection() -> (quinn::Endpoint, quinn::Endpoint, Connection, Connecti
     let client = quinn::Endpoint::client(any).expect("a socket");
     let settings = config::client(authority.certificate(), None).expect("settings");
     let to = server.local_addr().expect("an address");
-    let connecting = client.connect_with(settings, to, crate::identity::SERVER_NAME).expect("connects");
-    let (ours, theirs) = tokio::join!(async { server.accept().await.expect("comes").await }, connecting);
-    (server, client, ours.expect("handshake"), theirs.expect("handshake"))
+    let connecting = client
+        .connect_with(settings, to, crate::identity::SERVER_NAME)
+        .expect("connects");
+    let (ours, theirs) = tokio::join!(
+        async { server.accept().await.expect("comes").await },
+        connecting
+    );
+    (
+        server,
+        client,
+        ours.expect("handshake"),
+        theirs.expect("handshake"),
+    )
 }
 
 /// Writes until the peer has taken `expected` bytes, and sees that it takes no more.
@@ -142,15 +182,26 @@ async fn push(send: &mut SendStream, expected: u64) {
     let (mut taken, block) = (0, vec![0; 64 << 10]);
     while taken < expected {
         let written = timeout(Duration::from_secs(20), send.write(&block)).await;
-        taken += written.unwrap_or_else(|_| panic!("{taken} of {expected} bytes were taken")).expect("written") as u64;
+        taken += written
+            .unwrap_or_else(|_| panic!("{taken} of {expected} bytes were taken"))
+            .expect("written") as u64;
     }
     assert_eq!(taken, expected);
-    assert!(timeout(Duration::from_millis(100), send.write(&block)).await.is_err(), "more than {expected} bytes");
+    assert!(
+        timeout(Duration::from_millis(100), send.write(&block))
+            .await
+            .is_err(),
+        "more than {expected} bytes"
+    );
 }
 
 async fn take(recv: &mut RecvStream, mut bytes: usize, awaited: &mut Awaited<'_>) {
     while bytes > 0 {
-        let chunk = recv.read_chunk(bytes, true).await.expect("reads").expect("more comes");
+        let chunk = recv
+            .read_chunk(bytes, true)
+            .await
+            .expect("reads")
+            .expect("more comes");
         bytes -= chunk.bytes.len();
         awaited.came(chunk.bytes.len());
     }
@@ -184,7 +235,10 @@ async fn a_peer_sends_what_it_has_credit_for_and_no_more() {
     let mut awaited = credit.grant(&ours, 3_000_000);
     push(&mut send, limits::AHEAD).await;
     let rest = vec![0; 3_000_000 - limits::AHEAD as usize];
-    let (read, written) = tokio::join!(take(&mut recv, 3_000_000, &mut awaited), send.write_all(&rest));
+    let (read, written) = tokio::join!(
+        take(&mut recv, 3_000_000, &mut awaited),
+        send.write_all(&rest)
+    );
     assert_eq!((read, written.is_ok()), ((), true));
     push(&mut send, 0).await;
 }

@@ -1,5 +1,5 @@
-//! The operator's book of requests, `requests.json`: ids, addresses and what was last answered. It names nobody: who a
-//! request is about is there as a salted digest only.
+//! The operator's book of requests, `requests.json`: ids, addresses and what was last answered. It
+//! names nobody: who a request is about is there as a salted digest only.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,7 +32,10 @@ impl Booked {
     /// Refuses an id that was used for somebody else.
     pub(crate) fn check(&self, subject: &str) -> anyhow::Result<()> {
         if blind(subject, Some(&self.about.0))? != self.about {
-            bail!("{} was used for another person before: ids are never used twice", self.reference.id);
+            bail!(
+                "{} was used for another person before: ids are never used twice",
+                self.reference.id
+            );
         }
         Ok(())
     }
@@ -61,14 +64,21 @@ impl Book {
     /// Keeps other processes of this operator out until the file is dropped.
     pub(crate) fn lock(&self) -> anyhow::Result<File> {
         let path = self.0.with_extension("lock");
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
         let file = file.with_context(|| path.display().to_string())?;
         file.lock().with_context(|| path.display().to_string())?;
         Ok(file)
     }
 
     /// Reads, changes and writes the book; the caller holds the lock.
-    pub(crate) fn change(&self, f: impl FnOnce(&mut Requests) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    pub(crate) fn change(
+        &self,
+        f: impl FnOnce(&mut Requests) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let mut all = self.read()?;
         f(&mut all)?;
         let next = self.0.with_extension("next");
@@ -76,19 +86,32 @@ impl Book {
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&next).with_context(|| next.display().to_string())?;
+        let file = options
+            .open(&next)
+            .with_context(|| next.display().to_string())?;
         serde_json::to_writer_pretty(&file, &all)?;
         file.sync_all()?;
         std::fs::rename(&next, &self.0).with_context(|| self.0.display().to_string())
     }
 
     /// Enters a request that is not there yet.
-    pub(crate) fn enter(&self, reference: &Reference, subject: &str, unknown: bool) -> anyhow::Result<()> {
+    pub(crate) fn enter(
+        &self,
+        reference: &Reference,
+        subject: &str,
+        unknown: bool,
+    ) -> anyhow::Result<()> {
         let about = blind(subject, None)?;
         let mut reference = reference.clone();
         reference.token = None;
         self.change(|all| {
-            let fresh = Booked { reference, about, unknown, cancelled: false, told: BTreeMap::new() };
+            let fresh = Booked {
+                reference,
+                about,
+                unknown,
+                cancelled: false,
+                told: BTreeMap::new(),
+            };
             let entry = all.entry(fresh.reference.key()).or_insert(fresh);
             // One that was unknown, lost or withdrawn and is taken again is what it is now.
             (entry.unknown, entry.cancelled) = (unknown, false);

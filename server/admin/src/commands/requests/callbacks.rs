@@ -1,4 +1,5 @@
-//! Callbacks: every address of every request is told each status once, over HTTPS; what failed is tried again next time.
+//! Callbacks: every address of every request is told each status once, over HTTPS; what failed is
+//! tried again next time.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,15 +48,30 @@ fn agent(args: &Args) -> anyhow::Result<Agent> {
     };
     let tls = TlsConfig::builder().root_certs(roots).build();
     // No redirects: the address is the one that the controller named.
-    let config = Agent::config_builder().https_only(true).max_redirects(0).timeout_global(Some(PATIENCE));
+    let config = Agent::config_builder()
+        .https_only(true)
+        .max_redirects(0)
+        .timeout_global(Some(PATIENCE));
     Ok(config.tls_config(tls).build().new_agent())
 }
 
-pub(crate) async fn run(args: &Args, home: &Path, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
-    let caller =
-        Arc::new(Caller { agent: agent(args)?, key: args.signing.key()?, domain: args.signing.domain.clone() });
+pub(crate) async fn run(
+    args: &Args,
+    home: &Path,
+    desk: &Desk,
+    book: &Book,
+) -> anyhow::Result<ExitCode> {
+    let caller = Arc::new(Caller {
+        agent: agent(args)?,
+        key: args.signing.key()?,
+        domain: args.signing.domain.clone(),
+    });
     let Some(seconds) = args.every else {
-        return Ok(if tell(&caller, desk, book).await? { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        return Ok(if tell(&caller, desk, book).await? {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        });
     };
     loop {
         // A connection of its own each time: the coordinator may have been restarted meanwhile.
@@ -81,16 +97,27 @@ async fn tell(caller: &Arc<Caller>, desk: &Desk, book: &Book) -> anyhow::Result<
     let mut failed = false;
     let known = book.read()?;
     for (key, found) in all(desk, &known).await? {
-        let Some(booked) = known.get(&key) else { continue };
-        let Some(status) = found.status else {
-            failed = true;
-            error(&format!("{:#}", found.known().err().context("a request without a status")?));
+        let Some(booked) = known.get(&key) else {
             continue;
         };
-        for url in found.reference.callbacks.iter().filter(|u| booked.told.get(*u) != Some(&status)) {
+        let Some(status) = found.status else {
+            failed = true;
+            error(&format!(
+                "{:#}",
+                found.known().err().context("a request without a status")?
+            ));
+            continue;
+        };
+        for url in found
+            .reference
+            .callbacks
+            .iter()
+            .filter(|u| booked.told.get(*u) != Some(&status))
+        {
             let (caller, reference, to) = (caller.clone(), found.reference.clone(), url.clone());
             // On a thread of its own: the connection to the coordinator stays alive meanwhile.
-            let called = tokio::task::spawn_blocking(move || caller.call(&reference, status, &to)).await?;
+            let called =
+                tokio::task::spawn_blocking(move || caller.call(&reference, status, &to)).await?;
             match called {
                 Ok(()) => {
                     let _lock = book.lock()?;
@@ -103,7 +130,10 @@ async fn tell(caller: &Arc<Caller>, desk: &Desk, book: &Book) -> anyhow::Result<
                 }
                 Err(e) => {
                     failed = true;
-                    error(&format!("{}: {url}: {e:#}; it is tried again", found.reference.id));
+                    error(&format!(
+                        "{}: {url}: {e:#}; it is tried again",
+                        found.reference.id
+                    ));
                 }
             }
         }

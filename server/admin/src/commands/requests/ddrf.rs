@@ -1,4 +1,5 @@
-//! `lethe-admin iab-ddrf`: takes request tokens of the IAB's Data Deletion Request Framework 1.0 and writes acknowledgements.
+//! `lethe-admin iab-ddrf`: takes request tokens of the IAB's Data Deletion Request Framework 1.0
+//! and writes acknowledgements.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,8 +23,8 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Take a request token (rqJWT); writes the acknowledgement (acJWT). Exit code 1 and a result code other than 0 when the
-    /// request is refused (answer it with HTTP status 400, else 202).
+    /// Take a request token (rqJWT); writes the acknowledgement (acJWT). Exit code 1 and a result
+    /// code other than 0 when the request is refused (answer it with HTTP status 400, else 202).
     Receive(Receive),
     /// Acknowledge that a request is complete; exit code 3 while it is not.
     Complete(Complete),
@@ -47,8 +48,8 @@ struct Us {
 struct Receive {
     /// File with the token.
     token: PathBuf,
-    /// Public keys of partners, JSON: `[{"domain": "shop.example", "publicKey": [JWK, ...], "firstParty": true}, ...]`, from their
-    /// `dsrdelete.json`.
+    /// Public keys of partners, JSON: `[{"domain": "shop.example", "publicKey": [JWK, ...],
+    /// "firstParty": true}, ...]`, from their `dsrdelete.json`.
     #[arg(long)]
     partners: PathBuf,
     /// Identifier type whose values are the subjects' identifiers here.
@@ -91,9 +92,19 @@ pub(crate) async fn run(args: &Args, home: &Path, desk: &Desk) -> anyhow::Result
 }
 
 /// An id for an acknowledgement: the request's, what it says, and when.
-fn acknowledge(us: &Us, token: &str, jti: &str, code: u8, text: Option<&str>) -> anyhow::Result<()> {
+fn acknowledge(
+    us: &Us,
+    token: &str,
+    jti: &str,
+    code: u8,
+    text: Option<&str>,
+) -> anyhow::Result<()> {
     let key = us.signing.key()?;
-    let recipient = Recipient { domain: &us.signing.domain, key: &key, kid: &us.kid };
+    let recipient = Recipient {
+        domain: &us.signing.domain,
+        key: &key,
+        kid: &us.kid,
+    };
     let ack = recipient.acknowledge(token, jti, now() as i64, code, text)?;
     deliver(&ack, us.out.as_ref())
 }
@@ -101,9 +112,14 @@ fn acknowledge(us: &Us, token: &str, jti: &str, code: u8, text: Option<&str>) ->
 async fn receive(r: &Receive, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(&r.token).with_context(|| r.token.display().to_string())?;
     let token = text.trim();
-    anyhow::ensure!(token.len() <= MAX_TOKEN, "a token of {} bytes, at most {MAX_TOKEN}", token.len());
+    anyhow::ensure!(
+        token.len() <= MAX_TOKEN,
+        "a token of {} bytes, at most {MAX_TOKEN}",
+        token.len()
+    );
     let partners = std::fs::read(&r.partners).with_context(|| r.partners.display().to_string())?;
-    let partners: Vec<Party> = serde_json::from_slice(&partners).with_context(|| r.partners.display().to_string())?;
+    let partners: Vec<Party> =
+        serde_json::from_slice(&partners).with_context(|| r.partners.display().to_string())?;
     let at = now() as i64;
     let verified = match verify(token, &partners, &r.identifier_type, at) {
         Ok(v) => v,
@@ -124,7 +140,14 @@ async fn receive(r: &Receive, desk: &Desk, book: &Book) -> anyhow::Result<ExitCo
         callbacks: vec![],
         token: Some(token.to_owned()),
     };
-    submit(desk, book, verified.deletion, verified.origin.iat, reference).await?;
+    submit(
+        desk,
+        book,
+        verified.deletion,
+        verified.origin.iat,
+        reference,
+    )
+    .await?;
     acknowledge(&r.us, token, &format!("{id}-received"), 0, None)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -137,10 +160,20 @@ async fn complete(c: &Complete, desk: &Desk, book: &Book) -> anyhow::Result<Exit
         return Ok(ExitCode::from(3));
     }
     let (Some(token), Some(deletion)) = (found.reference.token, found.deletion) else {
-        bail!("request {} named nobody who is known here: the acknowledgement of receipt was the whole answer", c.id);
+        bail!(
+            "request {} named nobody who is known here: the acknowledgement of receipt was the \
+             whole answer",
+            c.id
+        );
     };
     let text = format!("completed: deletion {deletion}, with a receipt");
-    acknowledge(&c.us, &token, &format!("{}-completed", c.id), 0, Some(&text))?;
+    acknowledge(
+        &c.us,
+        &token,
+        &format!("{}-completed", c.id),
+        0,
+        Some(&text),
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

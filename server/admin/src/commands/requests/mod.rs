@@ -1,7 +1,7 @@
 //! Requests in the formats of privacy platforms: what is common to them.
 //!
-//! What came with a request is kept with its deletions at the coordinator, sealed ([`Reference`]); the operator's [`book`]
-//! knows the request again.
+//! What came with a request is kept with its deletions at the coordinator, sealed ([`Reference`]);
+//! the operator's [`book`] knows the request again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,8 @@ pub(crate) struct Signing {
 
 impl Signing {
     pub(crate) fn key(&self) -> anyhow::Result<SigningKey> {
-        let text = std::fs::read_to_string(&self.key).with_context(|| self.key.display().to_string())?;
+        let text =
+            std::fs::read_to_string(&self.key).with_context(|| self.key.display().to_string())?;
         SigningKey::from_pem(&text).with_context(|| self.key.display().to_string())
     }
 }
@@ -76,7 +77,8 @@ impl Signing {
 #[derive(Clone)]
 pub(crate) struct Found {
     pub(crate) reference: Reference,
-    /// `None`: it was taken, and the coordinator does not know it any more (a proposal that a restored backup lacks).
+    /// `None`: it was taken, and the coordinator does not know it any more (a proposal that a
+    /// restored backup lacks).
     pub(crate) status: Option<Status>,
     /// Whom it is about, where the coordinator knows.
     subject: Option<String>,
@@ -91,7 +93,10 @@ impl Found {
     pub(crate) fn known(&self) -> anyhow::Result<Status> {
         let id = &self.reference.id;
         self.status.with_context(|| {
-            format!("request {id} was taken, and the coordinator does not know it any more: hand it in again")
+            format!(
+                "request {id} was taken, and the coordinator does not know it any more: hand \
+                     it in again"
+            )
         })
     }
 }
@@ -107,23 +112,52 @@ pub(crate) async fn all(desk: &Desk, book: &Requests) -> anyhow::Result<BTreeMap
             _ => None,
         };
         let reference = b.reference.clone();
-        out.insert(key.clone(), Found { reference, status, subject: None, proposal: None, deletion: None });
+        out.insert(
+            key.clone(),
+            Found {
+                reference,
+                status,
+                subject: None,
+                proposal: None,
+                deletion: None,
+            },
+        );
     }
     let about = |r: &DeletionRequest| r.subject().map(|s| s.as_str().to_owned());
     for p in desk.proposals().await? {
-        if let Proposal::Forget { reference, requests, .. } = &p.what
+        if let Proposal::Forget {
+            reference,
+            requests,
+            ..
+        } = &p.what
             && let Some(reference) = parse(reference)
         {
             let (status, subject) = (Some(Status::Pending), requests.first().and_then(about));
-            let found = Found { reference, status, subject, proposal: Some(p.id), deletion: None };
+            let found = Found {
+                reference,
+                status,
+                subject,
+                proposal: Some(p.id),
+                deletion: None,
+            };
             out.insert(found.reference.key(), found);
         }
     }
     for d in desk.deletions().await? {
         if let Some(reference) = parse(&d.reference) {
-            let status = if d.phase == DeletionPhase::Done { Status::Completed } else { Status::InProgress };
+            let status = if d.phase == DeletionPhase::Done {
+                Status::Completed
+            } else {
+                Status::InProgress
+            };
             let (status, subject) = (Some(status), about(&d.request));
-            let found = Found { reference, status, subject, proposal: None, deletion: Some(d.id) };
+            let found = Found {
+                reference,
+                status,
+                subject,
+                proposal: None,
+                deletion: Some(d.id),
+            };
             out.insert(found.reference.key(), found);
         }
     }
@@ -151,8 +185,8 @@ pub(crate) async fn find(
     }
 }
 
-/// Hands a request to the coordinator, once: a request that comes again is found as it is. An id that was used for somebody
-/// else is refused.
+/// Hands a request to the coordinator, once: a request that comes again is found as it is. An id
+/// that was used for somebody else is refused.
 pub(crate) async fn submit(
     desk: &Desk,
     book: &Book,
@@ -166,19 +200,30 @@ pub(crate) async fn submit(
     if let Some(booked) = known.get(&key) {
         booked.check(&subject)?;
     }
-    if let Some(found) = all(desk, &known).await?.remove(&key).filter(|f| f.status.is_some()) {
+    if let Some(found) = all(desk, &known)
+        .await?
+        .remove(&key)
+        .filter(|f| f.status.is_some())
+    {
         if found.subject.as_ref().is_some_and(|s| *s != subject) {
-            bail!("{} was used for another person before: ids are never used twice", reference.id);
+            bail!(
+                "{} was used for another person before: ids are never used twice",
+                reference.id
+            );
         }
         if !known.contains_key(&key) {
-            // A crash came between the coordinator's answer and the book, or another operator took it.
+            // A crash came between the coordinator's answer and the book, or another operator took
+            // it.
             book.enter(&found.reference, &subject, false)?;
         }
         return Ok(found);
     }
     let text = serde_json::to_string(&reference)?;
     let got = text.len();
-    anyhow::ensure!(got <= MAX_REFERENCE, "the request's own part has {got} bytes, at most {MAX_REFERENCE}");
+    anyhow::ensure!(
+        got <= MAX_REFERENCE,
+        "the request's own part has {got} bytes, at most {MAX_REFERENCE}"
+    );
     let unknown = match ask_with(desk, vec![deletion], false, (asked.max(0) as u64, text)).await {
         Ok(Outcome::Planned(_) | Outcome::Proposed(_)) => false,
         Err(e) if is_unknown(&e) => true,
@@ -192,15 +237,27 @@ pub(crate) async fn submit(
 /// Nobody of that name: for those who asked, that is a request with nothing left to do.
 fn is_unknown(e: &anyhow::Error) -> bool {
     let cause = e.chain().find_map(|c| c.downcast_ref::<TransportError>());
-    matches!(cause, Some(TransportError::Refused { code: Refusal::NotFound, .. }))
+    matches!(
+        cause,
+        Some(TransportError::Refused {
+            code: Refusal::NotFound,
+            ..
+        })
+    )
 }
 
 /// Notes in the book that a proposal was withdrawn, if it came as such a request.
 pub(crate) async fn cancelled(desk: &Desk, home: &Path, proposal: u64) -> anyhow::Result<()> {
     let waiting = desk.proposals().await?;
-    let Some(p) = waiting.iter().find(|p| p.id == proposal) else { return Ok(()) };
-    let Proposal::Forget { reference, .. } = &p.what else { return Ok(()) };
-    let Ok(reference) = serde_json::from_str::<Reference>(reference) else { return Ok(()) };
+    let Some(p) = waiting.iter().find(|p| p.id == proposal) else {
+        return Ok(());
+    };
+    let Proposal::Forget { reference, .. } = &p.what else {
+        return Ok(());
+    };
+    let Ok(reference) = serde_json::from_str::<Reference>(reference) else {
+        return Ok(());
+    };
     let book = Book::of(home);
     let _lock = book.lock()?;
     book.change(|all| {

@@ -24,7 +24,8 @@ enum What {
     Receive(Receive),
     /// The signed status of a request.
     Status(Which),
-    /// Withdraw a request that is still pending (waits for other operators); writes the answer for status 202.
+    /// Withdraw a request that is still pending (waits for other operators); writes the answer for
+    /// status 202.
     Cancel(Which),
     /// Tell the callback addresses of all requests what has changed since they were told last.
     Callbacks(callbacks::Args),
@@ -112,16 +113,24 @@ async fn receive(r: &Receive, desk: &Desk, book: &Book) -> anyhow::Result<ExitCo
         token: None,
     };
     let asked = request.submitted()?;
-    let known = submit(desk, book, deletion, asked, reference).await?.reference;
+    let known = submit(desk, book, deletion, asked, reference)
+        .await?
+        .reference;
     let answer = request.response(&body, &known.controller, known.received, known.due)?;
-    write(&Signed::new(&answer, &r.signing.domain, &key)?, r.out.as_ref())
+    write(
+        &Signed::new(&answer, &r.signing.domain, &key)?,
+        r.out.as_ref(),
+    )
 }
 
 async fn status(w: &Which, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
     let found = find(desk, book, "opendsr", &w.id, w.controller.as_deref()).await?;
     let r = &found.reference;
     let body = StatusBody::new(&r.id, &r.controller, found.known()?, r.due, None)?;
-    write(&Signed::new(&body, &w.signing.domain, &w.signing.key()?)?, w.out.as_ref())
+    write(
+        &Signed::new(&body, &w.signing.domain, &w.signing.key()?)?,
+        w.out.as_ref(),
+    )
 }
 
 async fn cancel(w: &Which, home: &Path, desk: &Desk, book: &Book) -> anyhow::Result<ExitCode> {
@@ -134,9 +143,13 @@ async fn cancel(w: &Which, home: &Path, desk: &Desk, book: &Book) -> anyhow::Res
         }
         (Status::Cancelled, _) => {}
         (status, _) => bail!(
-            "the request is {status:?}: only a pending one can be cancelled; a deletion that was accepted is executed at once"
+            "the request is {status:?}: only a pending one can be cancelled; a deletion that was \
+             accepted is executed at once"
         ),
     }
     let body = Cancelled::new(&w.id, &found.reference.controller, now() as i64)?;
-    write(&Signed::new(&body, &w.signing.domain, &key)?, w.out.as_ref())
+    write(
+        &Signed::new(&body, &w.signing.domain, &key)?,
+        w.out.as_ref(),
+    )
 }

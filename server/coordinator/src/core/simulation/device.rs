@@ -1,4 +1,5 @@
-//! A device as the coordinator meets it: the client library's rules for what is sent when, without a model.
+//! A device as the coordinator meets it: the client library's rules for what is sent when, without
+//! a model.
 
 use std::sync::Arc;
 
@@ -56,7 +57,12 @@ pub(super) struct Device {
 }
 
 /// What a device computes in a round: the same in every generation, other after items were erased.
-pub(super) fn update(common: &Common, subject: &SubjectId, erased: u32, round: RoundKey) -> (Packed, f32, u32) {
+pub(super) fn update(
+    common: &Common,
+    subject: &SubjectId,
+    erased: u32,
+    round: RoundKey,
+) -> (Packed, f32, u32) {
     let parts = [
         &round.shard.0.to_le_bytes()[..],
         &round.stage.to_le_bytes(),
@@ -65,10 +71,16 @@ pub(super) fn update(common: &Common, subject: &SubjectId, erased: u32, round: R
         &erased.to_le_bytes(),
     ];
     let mut rng = Seed::from_u64(5).derive("simulated update", &parts).rng();
-    let values: Vec<f32> = (0..common.edge.len()).map(|_| 1e-3 * rng.normal()).collect();
+    let values: Vec<f32> = (0..common.edge.len())
+        .map(|_| 1e-3 * rng.normal())
+        .collect();
     let loss = rng.uniform(0.3, 0.9);
     let samples = 1 + rng.below(8) as u32;
-    (Packed::encode(&values, common.recipe.updates).expect("finite values"), loss, samples)
+    (
+        Packed::encode(&values, common.recipe.updates).expect("finite values"),
+        loss,
+        samples,
+    )
 }
 
 fn commitment(subject: &SubjectId, erased: u32) -> Digest {
@@ -77,12 +89,20 @@ fn commitment(subject: &SubjectId, erased: u32) -> Digest {
 
 impl Device {
     pub(super) fn new(subject: SubjectId) -> Self {
-        Self { subject, erased: 0, call: 0, phase: Phase::Joining }
+        Self {
+            subject,
+            erased: 0,
+            call: 0,
+            phase: Phase::Joining,
+        }
     }
 
     /// Loses what it was doing, as when the system stops the app.
     pub(super) fn restart(&mut self) {
-        if !matches!(self.phase, Phase::Stopped | Phase::Joining | Phase::Erasing(_)) {
+        if !matches!(
+            self.phase,
+            Phase::Stopped | Phase::Joining | Phase::Erasing(_)
+        ) {
             self.phase = Phase::Idle;
         }
     }
@@ -106,7 +126,13 @@ impl Device {
             }
             Phase::Declining(round) => {
                 let round = *round;
-                Act::Send(Request::Decline { round, why: Declined::Conditions }, PATIENCE)
+                Act::Send(
+                    Request::Decline {
+                        round,
+                        why: Declined::Conditions,
+                    },
+                    PATIENCE,
+                )
             }
             Phase::Updating(_, until) if now >= *until => {
                 self.phase = Phase::Idle;
@@ -114,27 +140,53 @@ impl Device {
             }
             Phase::Updating(round, _) => {
                 let (delta, loss, samples) = update(common, &self.subject, self.erased, *round);
-                Act::Send(Request::Update { round: *round, delta, loss, samples }, PATIENCE)
+                Act::Send(
+                    Request::Update {
+                        round: *round,
+                        delta,
+                        loss,
+                        samples,
+                    },
+                    PATIENCE,
+                )
             }
             Phase::Validating(release, shards) => {
                 let errors: Vec<_> = shards.iter().map(|s| (*s, 0.5)).collect();
-                let row = ErrorReport { sample: 0, embedding: vec![0.5; common.hidden], errors };
-                Act::Send(Request::Errors { release: *release, rows: vec![row] }, PATIENCE)
+                let row = ErrorReport {
+                    sample: 0,
+                    embedding: vec![0.5; common.hidden],
+                    errors,
+                };
+                Act::Send(
+                    Request::Errors {
+                        release: *release,
+                        rows: vec![row],
+                    },
+                    PATIENCE,
+                )
             }
             Phase::Erasing(task) => Act::Send(Request::Erased { task: *task }, PATIENCE),
         }
     }
 
     fn join(&self, common: &Common) -> Request {
-        let anchor =
-            (Seed::from_u64(1).rank("anchor", self.subject.as_str().as_bytes()) % common.anchors as u64) as u16;
-        Request::Join { anchor, samples: 4, commitment: commitment(&self.subject, self.erased) }
+        let anchor = (Seed::from_u64(1).rank("anchor", self.subject.as_str().as_bytes())
+            % common.anchors as u64) as u16;
+        Request::Join {
+            anchor,
+            samples: 4,
+            commitment: commitment(&self.subject, self.erased),
+        }
     }
 
     /// An answer came. How long until the clock rings.
     pub(super) fn answered(&mut self, reply: Reply, now: u64, dice: &mut Stream) -> Act {
         let soon = |dice: &mut Stream| Act::Wait(50 + dice.below(400) as u64);
-        if let Reply::Refused { code: Refusal::Forbidden, .. } = reply {
+        if let Reply::Refused {
+            code: Refusal::Forbidden,
+            ..
+        } = reply
+        {
             self.phase = Phase::Stopped;
             return Act::Stop;
         }
@@ -161,7 +213,13 @@ impl Device {
                 Act::Wait(20)
             }
             // Tried again as it is: the coordinator's disk, or too many at once.
-            (_, Reply::Refused { code: Refusal::Internal | Refusal::Busy, .. }) => Act::Wait(200),
+            (
+                _,
+                Reply::Refused {
+                    code: Refusal::Internal | Refusal::Busy,
+                    ..
+                },
+            ) => Act::Wait(200),
             _ => {
                 self.phase = Phase::Idle;
                 soon(dice)

@@ -30,7 +30,10 @@ struct State {
 pub(super) struct Disk(Arc<Mutex<State>>);
 
 fn broken(path: &Path) -> StoreError {
-    StoreError::Io { path: path.to_owned(), source: std::io::Error::other("the simulated disk failed") }
+    StoreError::Io {
+        path: path.to_owned(),
+        source: std::io::Error::other("the simulated disk failed"),
+    }
 }
 
 impl Disk {
@@ -40,7 +43,10 @@ impl Disk {
 
     pub(super) fn open(&self, path: &Path) -> Result<Box<dyn Storage>, StoreError> {
         self.state().databases.entry(path.to_owned()).or_default();
-        Ok(Box::new(Database { disk: self.clone(), path: path.to_owned() }))
+        Ok(Box::new(Database {
+            disk: self.clone(),
+            path: path.to_owned(),
+        }))
     }
 
     pub(super) fn fail(&self, fault: Fault) {
@@ -60,7 +66,10 @@ struct Database {
 }
 
 impl Database {
-    fn read<T>(&self, f: impl FnOnce(&MemoryStorage) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn read<T>(
+        &self,
+        f: impl FnOnce(&MemoryStorage) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut state = self.disk.state();
         if state.dead {
             return Err(broken(&self.path));
@@ -80,7 +89,12 @@ impl Storage for Database {
             return Err(broken(&self.path));
         }
         let due = state.fault.filter(|f| f.after == 0);
-        state.fault = state.fault.and_then(|f| Some(Fault { after: f.after.checked_sub(1)?, ..f }));
+        state.fault = state.fault.and_then(|f| {
+            Some(Fault {
+                after: f.after.checked_sub(1)?,
+                ..f
+            })
+        });
         let db = state.databases.entry(self.path.clone()).or_default();
         match due {
             None => db.apply(writes),

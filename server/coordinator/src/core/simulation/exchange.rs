@@ -18,7 +18,11 @@ pub(super) fn answer(
     now: u64,
 ) -> Result<Reply, CoordinatorError> {
     match request {
-        Request::Join { anchor, samples, commitment } => {
+        Request::Join {
+            anchor,
+            samples,
+            commitment,
+        } => {
             let (shard, commitment) = core.join(subject, anchor, samples, commitment)?;
             Ok(Reply::Joined { shard, commitment })
         }
@@ -27,20 +31,43 @@ pub(super) fn answer(
             Some(Work::Train(start, _)) => Task::Train(start),
             None => Task::Wait,
         })),
-        Request::Update { round, delta, loss, samples } => {
+        Request::Update {
+            round,
+            delta,
+            loss,
+            samples,
+        } => {
             if core.holds(round, subject) {
                 return Ok(Reply::Ack);
             }
             core.expects(round, subject, now)?;
             let (recipe, whole) = (core.recipe.clone(), core.whole());
-            let update = Update::checked(&recipe, &whole, round, (delta, middle(core)), (loss, samples))?;
+            let update = Update::checked(
+                &recipe,
+                &whole,
+                round,
+                (delta, middle(core)),
+                (loss, samples),
+            )?;
             let (answer, _) = oneshot::channel();
-            let arrived = Arrived { round, subject: subject.clone(), update, answer, place: None };
+            let arrived = Arrived {
+                round,
+                subject: subject.clone(),
+                update,
+                answer,
+                place: None,
+            };
             let answers = core.take_updates(vec![arrived], now);
-            answers.into_iter().next().map_or(Ok(()), |(_, a)| a).map(|()| Reply::Ack)
+            answers
+                .into_iter()
+                .next()
+                .map_or(Ok(()), |(_, a)| a)
+                .map(|()| Reply::Ack)
         }
         Request::Decline { round, .. } => core.declined(round, subject, now).map(|()| Reply::Ack),
-        Request::Errors { release, rows } => core.take_errors(subject, release, rows).map(|()| Reply::Ack),
+        Request::Errors { release, rows } => core
+            .take_errors(subject, release, rows)
+            .map(|()| Reply::Ack),
         Request::Erased { task } => core.erased(subject, task).map(|()| Reply::Ack),
         other => panic!("devices do not send {other:?}"),
     }

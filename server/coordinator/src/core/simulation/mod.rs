@@ -1,19 +1,23 @@
-//! The coordinator's decisions and devices' rules under a seeded scheduler: virtual time, and a network, disks, devices and a
-//! coordinator that fail. The coordinator is the real one ([`Core`] with its sealed store, keys, log and journal); what is
-//! left out is QUIC, the engine, and the group commit in front of the store, which the end-to-end tests have.
+//! The coordinator's decisions and devices' rules under a seeded scheduler: virtual time, and a
+//! network, disks, devices and a coordinator that fail. The coordinator is the real one ([`Core`]
+//! with its sealed store, keys, log and journal); what is left out is QUIC, the engine, and the
+//! group commit in front of the store, which the end-to-end tests have.
 //!
 //! Invariants, after every event:
-//! 1. No update counts twice; when a round closes, every update that was acknowledged has counted in it or before it (or waits for the
-//!    next, if it came while the closing write was in doubt and `staleness` allows), but for those of the deleted. None counts later than
-//!    `staleness` allows.
-//! 2. A shard's `(generation, stage, round)` and the number of the release never go back, over crashes either.
+//! 1. No update counts twice; when a round closes, every update that was acknowledged has counted
+//!    in it or before it (or waits for the next, if it came while the closing write was in doubt
+//!    and `staleness` allows), but for those of the deleted. None counts later than `staleness`
+//!    allows.
+//! 2. A shard's `(generation, stage, round)` and the number of the release never go back, over
+//!    crashes either.
 //! 3. After a crash the coordinator starts, whatever its disk did.
 //!
 //! When the faults have ended:
 //!
 //! 4. All rounds, validations and deletions come to their end.
-//! 5. Every shard's adapter is, byte for byte, what its recorded rounds give when they are computed anew from what the
-//!    devices hold now: nothing of an erased person or item is left, and nothing counts twice or is lost.
+//! 5. Every shard's adapter is, byte for byte, what its recorded rounds give when they are computed
+//!    anew from what the devices hold now: nothing of an erased person or item is left, and nothing
+//!    counts twice or is lost.
 //! 6. The same seed gives the same trace.
 //!
 //! `LETHE_SIM_SEEDS=FROM-TO cargo test --release -p lethe-coordinator simulation` runs others.
@@ -37,9 +41,10 @@ mod exchange;
 mod record;
 mod world;
 
-/// Seeds that once failed. 40, 93: a round whose write failed while the store could not be read either went on from a state that
-/// was not stored, without a record of who had taken part. 257, 319: a crash cut off the write that closed a round before it removed the
-/// round's updates, and the next round counted them again as late.
+/// Seeds that once failed. 40, 93: a round whose write failed while the store could not be read
+/// either went on from a state that was not stored, without a record of who had taken part. 257,
+/// 319: a crash cut off the write that closed a round before it removed the round's updates, and
+/// the next round counted them again as late.
 const REGRESSIONS: &[u64] = &[40, 93, 257, 319];
 
 /// A shard's adapter from its recorded rounds and what devices hold now.
@@ -51,17 +56,34 @@ fn anew(sim: &Simulation, core: &Core, shard: usize) -> Digest {
         let updates: Vec<Update> = contributors
             .iter()
             .map(|(s, begun)| {
-                let key = RoundKey { shard: run.shard, generation: run.generation, stage, round: *begun };
+                let key = RoundKey {
+                    shard: run.shard,
+                    generation: run.generation,
+                    stage,
+                    round: *begun,
+                };
                 let device = sim.devices.iter().find(|d| d.subject == *s).unwrap();
                 let (delta, loss, samples) = device::update(&sim.common, s, device.erased, key);
-                Update::checked(recipe, &whole, key, (delta, exchange::middle(core)), (loss, samples)).unwrap()
+                Update::checked(
+                    recipe,
+                    &whole,
+                    key,
+                    (delta, exchange::middle(core)),
+                    (loss, samples),
+                )
+                .unwrap()
             })
             .collect();
         let contributions: Vec<Contribution> = updates.iter().map(Update::contribution).collect();
-        let late: Vec<u16> = contributors.iter().map(|(_, begun)| round - begun).collect();
+        let late: Vec<u16> = contributors
+            .iter()
+            .map(|(_, begun)| round - begun)
+            .collect();
         let refs: Vec<&Contribution> = contributions.iter().collect();
-        apply(recipe, &mut state, (&refs, &late), |r| updates[r].iter().map(|u| u.delta(recipe, &whole)).collect())
-            .unwrap();
+        apply(recipe, &mut state, (&refs, &late), |r| {
+            updates[r].iter().map(|u| u.delta(recipe, &whole)).collect()
+        })
+        .unwrap();
     }
     Digest::of_values(&state.theta)
 }
@@ -69,11 +91,28 @@ fn anew(sim: &Simulation, core: &Core, shard: usize) -> Digest {
 fn run(seed: u64) -> (Digest, Count) {
     let mut sim = Simulation::new(seed);
     while sim.step() {}
-    let core = sim.core.as_ref().unwrap_or_else(|| panic!("{}: the coordinator is down", sim.story()));
-    assert!(sim.now < world::END, "{}: does not come to its end: {}", sim.story(), sim.stuck());
+    let core = sim
+        .core
+        .as_ref()
+        .unwrap_or_else(|| panic!("{}: the coordinator is down", sim.story()));
+    assert!(
+        sim.now < world::END,
+        "{}: does not come to its end: {}",
+        sim.story(),
+        sim.stuck()
+    );
     for shard in 0..core.runs.len() {
-        assert_eq!(core.runs[shard].hash(), anew(&sim, core, shard), "{}: shard {shard}", sim.story());
-        for contributors in core.recorded_rounds(core.runs[shard].shard).unwrap().values() {
+        assert_eq!(
+            core.runs[shard].hash(),
+            anew(&sim, core, shard),
+            "{}: shard {shard}",
+            sim.story()
+        );
+        for contributors in core
+            .recorded_rounds(core.runs[shard].shard)
+            .unwrap()
+            .values()
+        {
             let left = contributors.iter().find(|(s, _)| sim.forgotten.contains(s));
             assert_eq!(left, None, "{}: a deleted subject counts", sim.story());
         }
@@ -105,8 +144,20 @@ fn rounds_and_deletions_survive_everything() {
     std::thread::scope(|s| (0..threads).for_each(|_| drop(s.spawn(work))));
     let (n, c) = (range.end - range.start, count.into_inner().unwrap());
     eprintln!("{n} seeds, {:.1} s: {c:?}", started.elapsed().as_secs_f64());
-    let often = [c.crashes, c.failed_writes, c.updates, c.repeated, c.deletions, c.late].iter().all(|k| *k > n / 20);
-    assert!(n < 1000 || (often && c.failed_starts > 0), "a simulation in which little happens: {c:?}");
+    let often = [
+        c.crashes,
+        c.failed_writes,
+        c.updates,
+        c.repeated,
+        c.deletions,
+        c.late,
+    ]
+    .iter()
+    .all(|k| *k > n / 20);
+    assert!(
+        n < 1000 || (often && c.failed_starts > 0),
+        "a simulation in which little happens: {c:?}"
+    );
 }
 
 #[test]

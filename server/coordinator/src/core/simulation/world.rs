@@ -84,19 +84,33 @@ pub(super) struct Simulation {
 }
 
 fn model() -> ModelConfig {
-    ModelConfig { hidden: 4, heads: 1, kv_heads: 1, head_dim: 4, intermediate: 4, ..ModelConfig::tiny() }
+    ModelConfig {
+        hidden: 4,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 4,
+        intermediate: 4,
+        ..ModelConfig::tiny()
+    }
 }
 
 fn items() -> Vec<Item> {
     let tags = ["war", "comedy", "drama", "crime"];
     (0..8)
-        .map(|i| Item { id: i.to_string(), title: format!("t{i}"), year: None, tags: vec![tags[i % 4].into()] })
+        .map(|i| Item {
+            id: i.to_string(),
+            title: format!("t{i}"),
+            year: None,
+            tags: vec![tags[i % 4].into()],
+        })
         .collect()
 }
 
 /// In memory where there is such a folder: the files beside the databases are synced often.
 fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder")
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a folder")
 }
 
 impl Simulation {
@@ -107,7 +121,8 @@ impl Simulation {
         std::fs::write(&file, b"weights").expect("writes");
         let devices = 5 + dice.below(3);
         let mut config = ServerConfig::parse(&format!(
-            "data_dir = {:?}\nmodel = {:?}\ncatalogue = \"unused\"\nmin_subjects = {}\nreserve_mib = 0\n",
+            "data_dir = {:?}\nmodel = {:?}\ncatalogue = \"unused\"\nmin_subjects = \
+             {}\nreserve_mib = 0\n",
             folder.path().join("server"),
             file,
             // Three may be deleted before all have joined.
@@ -119,24 +134,44 @@ impl Simulation {
         let updates = pick(&mut dice, &["f32", "int8"]);
         let goal = pick(&mut dice, &["", "goal = 3\n"]);
         // Drawn apart, so that older seeds stay what they were.
-        let late = Seed::from_u64(seed).derive("asynchronous", &[]).rng().below(4);
-        let goal = if late > 1 && seed > 100 { format!("goal = 2\nstaleness = {}\n", late - 1) } else { goal };
+        let late = Seed::from_u64(seed)
+            .derive("asynchronous", &[])
+            .rng()
+            .below(4);
+        let goal = if late > 1 && seed > 100 {
+            format!("goal = 2\nstaleness = {}\n", late - 1)
+        } else {
+            goal
+        };
         config.recipe = format!(
-            "shards = 2\nanchors = 1\nslices = 2\nrounds = 2\ncohort = 4\nquorum = 2\ndeadline_s = 5\nvalidation = 1\n\
-             split = {{ k_in = 1, k_out = 1 }}\naggregation = \"{aggregation}\"\nupdates = \"{updates}\"\n{goal}\
-             lora = {{ rank = 1, alpha = 2.0, targets = [\"q\", \"v\"] }}\nlocal = {{ samples = 2, batch = 2 }}\n"
+            "shards = 2\nanchors = 1\nslices = 2\nrounds = 2\ncohort = 4\nquorum = 2\ndeadline_s \
+             = 5\nvalidation = 1\n\
+             split = {{ k_in = 1, k_out = 1 }}\naggregation = \"{aggregation}\"\nupdates = \
+                 \"{updates}\"\n{goal}\
+             lora = {{ rank = 1, alpha = 2.0, targets = [\"q\", \"v\"] }}\nlocal = {{ samples = \
+                 2, batch = 2 }}\n"
         )
         .parse()
         .expect("valid");
-        let network =
-            Network { loss: 0.3 * dice.unit(), duplicates: 0.2 * dice.unit(), delay: 5 + dice.below(300) as u64 };
+        let network = Network {
+            loss: 0.3 * dice.unit(),
+            duplicates: 0.2 * dice.unit(),
+            delay: 5 + dice.below(300) as u64,
+        };
         let disk = Disk::default();
         let core = Self::open(&disk, &config).expect("opens");
         let edge = {
-            let whole = lethe_model::lora::Adapter::from_data(&core.shape, vec![0.0; core.shape.len()]).expect("fits");
+            let whole =
+                lethe_model::lora::Adapter::from_data(&core.shape, vec![0.0; core.shape.len()])
+                    .expect("fits");
             whole.select(|l| core.on_device(l)).shape().clone()
         };
-        let common = Common { recipe: core.recipe.clone(), edge, hidden: 4, anchors: core.anchors.len() };
+        let common = Common {
+            recipe: core.recipe.clone(),
+            edge,
+            hidden: 4,
+            anchors: core.anchors.len(),
+        };
         let seen = core.runs.iter().map(crate::run::Run::key).collect();
         let mut this = Self {
             seed,
@@ -172,14 +207,21 @@ impl Simulation {
 
     fn open(disk: &Disk, config: &ServerConfig) -> Result<Core, CoordinatorError> {
         let on = disk.clone();
-        Core::open_on(&move |path: &std::path::Path| on.open(path), config.clone(), &model(), &items())
+        Core::open_on(
+            &move |path: &std::path::Path| on.open(path),
+            config.clone(),
+            &model(),
+            &items(),
+        )
     }
 
     fn enrol(&mut self, n: usize) {
         let subject = SubjectId::new(format!("s{n}")).expect("valid");
         let core = self.core.as_mut().expect("runs");
         let token = core.invite(Some(&subject)).expect("invites");
-        let request = ClientKey::generate().and_then(|k| k.request()).expect("a request");
+        let request = ClientKey::generate()
+            .and_then(|k| k.request())
+            .expect("a request");
         let certificate = core.enrol(&token.secret, &request).expect("enrols");
         self.certificates.push(Digest::of(&[&certificate]));
         self.devices.push(Device::new(subject));
@@ -203,7 +245,10 @@ impl Simulation {
             let when = self.sometime();
             self.at(when, Event::Fails(fault));
             if fault.dead {
-                let (later, down) = (self.dice.below(3000) as u64, 50 + self.dice.below(2000) as u64);
+                let (later, down) = (
+                    self.dice.below(3000) as u64,
+                    50 + self.dice.below(2000) as u64,
+                );
                 self.at((when + later).min(QUIET), Event::Crash(down));
             }
         }
@@ -223,7 +268,10 @@ impl Simulation {
             let when = self.sometime();
             let subject = self.devices[self.dice.below(devices)].subject.clone();
             let request = match self.dice.below(3) {
-                0 => DeletionRequest::EraseItems { subject, items: vec!["3".into()] },
+                0 => DeletionRequest::EraseItems {
+                    subject,
+                    items: vec!["3".into()],
+                },
                 1 => DeletionRequest::Restrict { subject },
                 _ => DeletionRequest::Erase { subject },
             };
@@ -234,7 +282,9 @@ impl Simulation {
     fn sometime(&mut self) -> u64 {
         // Most happens at the beginning, and after deletions.
         let busy = self.dice.below(2) == 0;
-        500 + self.dice.below(if busy { 12_000 } else { QUIET as usize - 1000 }) as u64
+        500 + self
+            .dice
+            .below(if busy { 12_000 } else { QUIET as usize - 1000 }) as u64
     }
 
     fn at(&mut self, when: u64, event: Event) {
@@ -248,7 +298,11 @@ impl Simulation {
         if self.cut.contains(&device) || (!quiet && self.dice.unit() < self.network.loss) {
             return;
         }
-        let copies = if !quiet && self.dice.unit() < self.network.duplicates { 2 } else { 1 };
+        let copies = if !quiet && self.dice.unit() < self.network.duplicates {
+            2
+        } else {
+            1
+        };
         for _ in 0..copies {
             let delay = 1 + self.dice.below(self.network.delay as usize) as u64;
             self.at(self.now + delay, event());
@@ -270,7 +324,9 @@ impl Simulation {
 
     /// One event. False when everything is done.
     pub(super) fn step(&mut self) -> bool {
-        let Some(((when, _), event)) = self.queue.pop_first() else { return false };
+        let Some(((when, _), event)) = self.queue.pop_first() else {
+            return false;
+        };
         self.now = when;
         self.count.events += 1;
         let stale = match &event {
@@ -338,7 +394,11 @@ impl Simulation {
         let fails = self.now < QUIET && self.dice.unit() < 0.5;
         if fails {
             let after = self.dice.below(3) as u32;
-            self.disk.fail(Fault { after, written: self.dice.below(2) == 0, dead: true });
+            self.disk.fail(Fault {
+                after,
+                written: self.dice.below(2) == 0,
+                dead: true,
+            });
         }
         match Self::open(&self.disk, &self.config) {
             Ok(core) => (self.core, self.started) = (Some(core), self.now),
@@ -355,7 +415,9 @@ impl Simulation {
 
     fn forget(&mut self, request: DeletionRequest) {
         let now = self.now - self.started;
-        let Some(core) = self.core.as_mut() else { return self.at(self.now + 500, Event::Forget(request)) };
+        let Some(core) = self.core.as_mut() else {
+            return self.at(self.now + 500, Event::Forget(request));
+        };
         let traffic = Traffic::default();
         let ask = AdminRequest::Forget {
             requests: vec![request.clone()],
@@ -367,7 +429,10 @@ impl Simulation {
         self.note(format!(
             "{} forget: {}",
             self.now,
-            result.as_ref().err().map_or("accepted".into(), ToString::to_string)
+            result
+                .as_ref()
+                .err()
+                .map_or("accepted".into(), ToString::to_string)
         ));
         match result {
             Err(e) if !e.is_request() => {
@@ -376,7 +441,9 @@ impl Simulation {
             }
             Ok(_) => {
                 self.count.deletions += 1;
-                if let DeletionRequest::Erase { subject } | DeletionRequest::Restrict { subject } = request {
+                if let DeletionRequest::Erase { subject } | DeletionRequest::Restrict { subject } =
+                    request
+                {
                     self.forgotten.insert(subject);
                 }
             }
@@ -390,72 +457,136 @@ impl Simulation {
         let certificate = self.certificates[n];
         let core = self.core.as_mut()?;
         if !matches!(core.role(&certificate), Some(Role::Subject(_))) {
-            return Some(Reply::Refused { code: Refusal::Forbidden, message: "unknown".into() });
+            return Some(Reply::Refused {
+                code: Refusal::Forbidden,
+                message: "unknown".into(),
+            });
         }
         let update = match &request {
             Request::Update { round, .. } => Some(*round),
             _ => None,
         };
         let reply = answer(core, &subject, request, now).unwrap_or_else(CoordinatorError::reply);
-        self.count.failed_writes += u64::from(matches!(reply, Reply::Refused { code: Refusal::Internal, .. }));
+        self.count.failed_writes += u64::from(matches!(
+            reply,
+            Reply::Refused {
+                code: Refusal::Internal,
+                ..
+            }
+        ));
         if let (Some(round), Reply::Ack) = (update, &reply) {
             self.count.updates += 1;
-            self.count.repeated += u64::from(!self.acknowledged.entry(round).or_default().insert(subject));
+            self.count.repeated +=
+                u64::from(!self.acknowledged.entry(round).or_default().insert(subject));
         }
         Some(reply)
     }
 
     /// What must hold after every event.
     fn look(&mut self) {
-        let Some(core) = self.core.as_ref() else { return };
-        assert!(core.counters.release >= self.release, "{}: a release number went back", self.story());
+        let Some(core) = self.core.as_ref() else {
+            return;
+        };
+        assert!(
+            core.counters.release >= self.release,
+            "{}: a release number went back",
+            self.story()
+        );
         self.release = core.counters.release;
         let mut closed = vec![];
         // What a failed write left in doubt is not known yet.
         for (run, seen) in core.runs.iter().zip(&self.seen).filter(|(r, _)| !r.stale) {
             let at = (run.generation, run.stage, run.round);
             let before = (seen.generation, seen.stage, seen.round);
-            assert!(at >= before, "{}: shard {} went back from {before:?} to {at:?}", self.story(), run.shard);
+            assert!(
+                at >= before,
+                "{}: shard {} went back from {before:?} to {at:?}",
+                self.story(),
+                run.shard
+            );
             if at != before && seen.generation == run.generation {
                 closed.push(*seen);
             }
         }
         for key in closed {
-            let Ok(recorded) = core.recorded_rounds(key.shard) else { continue };
+            let Ok(recorded) = core.recorded_rounds(key.shard) else {
+                continue;
+            };
             let stage = recorded.range((key.stage, 0)..=(key.stage, key.round));
-            let counted: Vec<(u16, &Contributor)> =
-                stage.flat_map(|((_, round), c)| c.iter().map(|c| (*round, c))).collect();
+            let counted: Vec<(u16, &Contributor)> = stage
+                .flat_map(|((_, round), c)| c.iter().map(|c| (*round, c)))
+                .collect();
             let distinct: BTreeSet<&Contributor> = counted.iter().map(|(_, c)| *c).collect();
-            assert_eq!(distinct.len(), counted.len(), "{}: {key:?} counted an update twice: {counted:?}", self.story());
+            assert_eq!(
+                distinct.len(),
+                counted.len(),
+                "{}: {key:?} counted an update twice: {counted:?}",
+                self.story()
+            );
             let most = core.recipe.staleness.unwrap_or(0);
-            let late = counted.iter().find(|(round, (_, begun))| usize::from(round - begun) > most);
+            let late = counted
+                .iter()
+                .find(|(round, (_, begun))| usize::from(round - begun) > most);
             assert_eq!(late, None, "{}: too late", self.story());
-            self.count.late += counted.iter().filter(|(r, (_, begun))| *r == key.round && begun < r).count() as u64;
-            let begun = |k: &RoundKey| RoundKey { round: key.round, ..*k } == key && k.round <= key.round;
-            // Taken while the write that closed the round was in doubt: it is late, and waits for the next.
+            self.count.late += counted
+                .iter()
+                .filter(|(r, (_, begun))| *r == key.round && begun < r)
+                .count() as u64;
+            let begun = |k: &RoundKey| {
+                RoundKey {
+                    round: key.round,
+                    ..*k
+                } == key
+                    && k.round <= key.round
+            };
+            // Taken while the write that closed the round was in doubt: it is late, and waits for
+            // the next.
             let next = key.round + 1;
             let waits = |begun: u16, s: &SubjectId| {
-                let may = usize::from(next) < core.recipe.rounds && usize::from(next - begun) <= most;
+                let may =
+                    usize::from(next) < core.recipe.rounds && usize::from(next - begun) <= most;
                 may && core.updates_of(key).contains(&(s.clone(), begun))
             };
             for (k, subjects) in self.acknowledged.iter().filter(|(k, _)| begun(k)) {
-                for s in subjects.iter().filter(|s| !self.forgotten.contains(s) && !self.doubted.contains(s)) {
+                for s in subjects
+                    .iter()
+                    .filter(|s| !self.forgotten.contains(s) && !self.doubted.contains(s))
+                {
                     let here = distinct.contains(&(s.clone(), k.round)) || waits(k.round, s);
-                    assert!(here, "{}: {key:?} lost the acknowledged update of {s} in {k:?}", self.story());
+                    assert!(
+                        here,
+                        "{}: {key:?} lost the acknowledged update of {s} in {k:?}",
+                        self.story()
+                    );
                 }
             }
         }
-        for (run, seen) in core.runs.iter().zip(&mut self.seen).filter(|(r, _)| !r.stale) {
+        for (run, seen) in core
+            .runs
+            .iter()
+            .zip(&mut self.seen)
+            .filter(|(r, _)| !r.stale)
+        {
             *seen = run.key();
         }
     }
 
     /// Faults are over, training is, and every deletion has its receipt.
     fn settled(&self) -> bool {
-        let Some(core) = self.core.as_ref().filter(|_| self.now > QUIET) else { return false };
-        let pending = self.queue.values().any(|e| matches!(e, Event::Forget(_) | Event::Crash(_) | Event::Start));
+        let Some(core) = self.core.as_ref().filter(|_| self.now > QUIET) else {
+            return false;
+        };
+        let pending = self
+            .queue
+            .values()
+            .any(|e| matches!(e, Event::Forget(_) | Event::Crash(_) | Event::Start));
         let done = core.runs.iter().all(|r| r.done(&core.recipe)) && core.validated();
-        !pending && done && core.deletions.values().all(|d| d.phase == DeletionPhase::Done)
+        !pending
+            && done
+            && core
+                .deletions
+                .values()
+                .all(|d| d.phase == DeletionPhase::Done)
     }
 
     /// The digest of everything that happened.
@@ -470,10 +601,24 @@ impl Simulation {
 
     /// What has not come to its end.
     pub(super) fn stuck(&self) -> String {
-        let Some(core) = self.core.as_ref() else { return "the coordinator is down".into() };
-        let runs: Vec<_> = core.runs.iter().map(|r| (r.key(), r.open.as_ref().map(|o| &o.round))).collect();
-        let deletions: Vec<_> = core.deletions.keys().filter_map(|id| core.deletion_state(*id)).collect();
-        format!("{runs:?}, validated {}, {deletions:?}, {:?}", core.validated(), self.devices)
+        let Some(core) = self.core.as_ref() else {
+            return "the coordinator is down".into();
+        };
+        let runs: Vec<_> = core
+            .runs
+            .iter()
+            .map(|r| (r.key(), r.open.as_ref().map(|o| &o.round)))
+            .collect();
+        let deletions: Vec<_> = core
+            .deletions
+            .keys()
+            .filter_map(|id| core.deletion_state(*id))
+            .collect();
+        format!(
+            "{runs:?}, validated {}, {deletions:?}, {:?}",
+            core.validated(),
+            self.devices
+        )
     }
 }
 

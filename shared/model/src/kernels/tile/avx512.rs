@@ -1,25 +1,32 @@
-//! AVX-512 (with BF16 for bf16): 14 rows of two vectors leave registers for the two vectors of weights and one broadcast
-//! value; the loop is bound by the multiply-add units.
+//! AVX-512 (with BF16 for bf16): 14 rows of two vectors leave registers for the two vectors of
+//! weights and one broadcast value; the loop is bound by the multiply-add units.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_cvtne2ps_pbh,
-    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
+    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
+    _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
     _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use super::{Compute, Line, Rows, Tile};
 
-/// Adds the products of `depth` units to the tile's accumulators; one function per instruction, so that the compiler
-/// keeps the accumulators in registers.
+/// Adds the products of `depth` units to the tile's accumulators; one function per instruction, so
+/// that the compiler keeps the accumulators in registers.
 macro_rules! kernel {
     ($name:ident, $features:literal, $broadcast:expr, $step:expr) => {
         #[target_feature(enable = $features)]
-        unsafe fn $name<const M: usize>(units: *const u32, panel: *const Line, depth: usize, out: Tile) {
+        unsafe fn $name<const M: usize>(
+            units: *const u32,
+            panel: *const Line,
+            depth: usize,
+            out: Tile,
+        ) {
             let mut acc = [[_mm512_setzero_ps(); 2]; M];
             for u in 0..depth {
-                // SAFETY: the panel holds `2 * depth` lines, aligned to 64 bytes; the block `M * depth` units.
+                // SAFETY: the panel holds `2 * depth` lines, aligned to 64 bytes; the block `M *
+                // depth` units.
                 unsafe {
                     let w0 = _mm512_load_ps(panel.add(2 * u).cast());
                     let w1 = _mm512_load_ps(panel.add(2 * u + 1).cast());
@@ -36,12 +43,22 @@ macro_rules! kernel {
     };
 }
 
-kernel!(tile_f32, "avx512f", |x: u32| _mm512_set1_ps(f32::from_bits(x)), |acc, x, w| _mm512_fmadd_ps(x, w, acc));
-kernel!(tile_bf16, "avx512f,avx512bf16", |x: u32| _mm512_set1_epi32(x as i32), |acc, x, w: __m512| {
-    // SAFETY: vectors of 512 bits, every pattern is valid in both types.
-    let pairs = std::mem::transmute::<__m512i, __m512bh>(x);
-    _mm512_dpbf16_ps(acc, pairs, std::mem::transmute::<__m512, __m512bh>(w))
-});
+kernel!(
+    tile_f32,
+    "avx512f",
+    |x: u32| _mm512_set1_ps(f32::from_bits(x)),
+    |acc, x, w| _mm512_fmadd_ps(x, w, acc)
+);
+kernel!(
+    tile_bf16,
+    "avx512f,avx512bf16",
+    |x: u32| _mm512_set1_epi32(x as i32),
+    |acc, x, w: __m512| {
+        // SAFETY: vectors of 512 bits, every pattern is valid in both types.
+        let pairs = std::mem::transmute::<__m512i, __m512bh>(x);
+        _mm512_dpbf16_ps(acc, pairs, std::mem::transmute::<__m512, __m512bh>(w))
+    }
+);
 
 #[target_feature(enable = "avx512f")]
 pub(in crate::kernels) unsafe fn store<const M: usize>(acc: &[[__m512; 2]; M], out: Tile) {
@@ -49,10 +66,17 @@ pub(in crate::kernels) unsafe fn store<const M: usize>(acc: &[[__m512; 2]; M], o
         for (half, v) in row.iter().enumerate() {
             let left = out.cols.saturating_sub(half * 16).min(16);
             let mask = ((1u32 << left) - 1) as u16;
-            // SAFETY: the mask selects columns of the tile only; masked lanes are neither read nor written.
+            // SAFETY: the mask selects columns of the tile only; masked lanes are neither read nor
+            // written.
             unsafe {
-                let at = out.at.add(i * out.stride + half * 16 * usize::from(left > 0));
-                let v = if out.add { _mm512_add_ps(*v, _mm512_maskz_loadu_ps(mask, at)) } else { *v };
+                let at = out
+                    .at
+                    .add(i * out.stride + half * 16 * usize::from(left > 0));
+                let v = if out.add {
+                    _mm512_add_ps(*v, _mm512_maskz_loadu_ps(mask, at))
+                } else {
+                    *v
+                };
                 _mm512_mask_storeu_ps(at, mask, v);
             }
         }
@@ -67,11 +91,17 @@ fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
         pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
         pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
     }
-    // Within each 128-bit lane: quads[4 * i + j] holds column 4 * lane + j of rows 4 * i to 4 * i + 3.
+    // Within each 128-bit lane: quads[4 * i + j] holds column 4 * lane + j of rows 4 * i to 4 * i +
+    // 3.
     let mut quads = pairs;
     let (pd, ps) = (_mm512_castps_pd, _mm512_castpd_ps);
     for i in 0..4 {
-        let [a, b, c, d] = [pairs[4 * i], pairs[4 * i + 1], pairs[4 * i + 2], pairs[4 * i + 3]];
+        let [a, b, c, d] = [
+            pairs[4 * i],
+            pairs[4 * i + 1],
+            pairs[4 * i + 2],
+            pairs[4 * i + 3],
+        ];
         quads[4 * i] = ps(_mm512_unpacklo_pd(pd(a), pd(c)));
         quads[4 * i + 1] = ps(_mm512_unpackhi_pd(pd(a), pd(c)));
         quads[4 * i + 2] = ps(_mm512_unpacklo_pd(pd(b), pd(d)));
@@ -80,8 +110,14 @@ fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
     let mut out = quads;
     for j in 0..4 {
         let [a, b, c, d] = [quads[j], quads[4 + j], quads[8 + j], quads[12 + j]];
-        let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
-        let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+        let (ab_even, ab_odd) = (
+            _mm512_shuffle_f32x4::<0x88>(a, b),
+            _mm512_shuffle_f32x4::<0xdd>(a, b),
+        );
+        let (cd_even, cd_odd) = (
+            _mm512_shuffle_f32x4::<0x88>(c, d),
+            _mm512_shuffle_f32x4::<0xdd>(c, d),
+        );
         out[j] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
         out[4 + j] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
         out[8 + j] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
@@ -108,8 +144,15 @@ macro_rules! packer {
                     *row = unsafe { $load(x.as_ptr().add(i * stride + u * $per_unit)) };
                 }
                 for (j, column) in transpose(rows).into_iter().enumerate() {
-                    // SAFETY: the mask writes `count <= apart` lanes, which end inside `depth * apart`.
-                    unsafe { _mm512_mask_storeu_ps(into.as_mut_ptr().add((u + j) * apart).cast(), mask, column) };
+                    // SAFETY: the mask writes `count <= apart` lanes, which end inside `depth *
+                    // apart`.
+                    unsafe {
+                        _mm512_mask_storeu_ps(
+                            into.as_mut_ptr().add((u + j) * apart).cast(),
+                            mask,
+                            column,
+                        )
+                    };
                 }
             }
             whole

@@ -1,5 +1,5 @@
-//! Fused multiply-adds that the compiler turns into vectors: AVX2 and NEON. Blocks of at most [`ROWS`] rows of half a panel
-//! keep to 16 registers of 256 bits, or to 32 of 128.
+//! Fused multiply-adds that the compiler turns into vectors: AVX2 and NEON. Blocks of at most
+//! [`ROWS`] rows of half a panel keep to 16 registers of 256 bits, or to 32 of 128.
 #![allow(unsafe_code)]
 
 use super::{Line, Rows, Tile};
@@ -54,7 +54,13 @@ unsafe fn blocks(rows: Rows<'_>, panel: &[Line], out: Tile) {
 }
 
 #[inline(always)]
-unsafe fn block<const M: usize>(rows: Rows<'_>, start: usize, panel: &[Line], half: usize, out: Tile) {
+unsafe fn block<const M: usize>(
+    rows: Rows<'_>,
+    start: usize,
+    panel: &[Line],
+    half: usize,
+    out: Tile,
+) {
     let mut acc = [[0.0f32; HALF]; M];
     let depth = panel.len() / 2;
     for u in 0..depth {
@@ -62,7 +68,9 @@ unsafe fn block<const M: usize>(rows: Rows<'_>, start: usize, panel: &[Line], ha
         let (line, units) = unsafe {
             (
                 &panel.get_unchecked(2 * u + half).0,
-                rows.units.get_unchecked(u * rows.count + start..).get_unchecked(..M),
+                rows.units
+                    .get_unchecked(u * rows.count + start..)
+                    .get_unchecked(..M),
             )
         };
         for (acc, x) in acc.iter_mut().zip(units) {
@@ -72,12 +80,15 @@ unsafe fn block<const M: usize>(rows: Rows<'_>, start: usize, panel: &[Line], ha
             }
         }
     }
-    // A copy: the accumulators themselves are never indexed by a variable, so that they stay in registers.
+    // A copy: the accumulators themselves are never indexed by a variable, so that they stay in
+    // registers.
     let sums = acc;
     let cols = (out.cols - half * HALF).min(HALF);
     for (i, row) in sums.iter().enumerate() {
         // SAFETY: the tile's rows and columns are valid, and nobody else uses them.
-        let to = unsafe { std::slice::from_raw_parts_mut(out.at.add((start + i) * out.stride + half * HALF), cols) };
+        let to = unsafe {
+            std::slice::from_raw_parts_mut(out.at.add((start + i) * out.stride + half * HALF), cols)
+        };
         for (to, v) in to.iter_mut().zip(row) {
             *to = if out.add { *v + *to } else { *v };
         }

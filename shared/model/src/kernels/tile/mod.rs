@@ -1,7 +1,7 @@
 //! The innermost loops: a tile of up to [`TILE_ROWS`] x [`WIDTH`] results, kept in registers.
 //!
-//! Every result is one chain of fused multiply-adds in the order of the inputs, so that all CPUs with such units give the
-//! same bits in f32.
+//! Every result is one chain of fused multiply-adds in the order of the inputs, so that all CPUs
+//! with such units give the same bits in f32.
 
 use std::sync::OnceLock;
 
@@ -59,7 +59,11 @@ impl Units {
             if is_x86_feature_detected!("avx512f") {
                 return Self::Avx512;
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") { Self::Fused } else { Self::Plain }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                Self::Fused
+            } else {
+                Self::Plain
+            }
         }
         #[cfg(target_arch = "aarch64")]
         {
@@ -72,7 +76,8 @@ impl Units {
     }
 }
 
-/// What this process uses: what the CPU has, or less with `LETHE_KERNELS=fused` or `portable`, for tests and comparisons.
+/// What this process uses: what the CPU has, or less with `LETHE_KERNELS=fused` or `portable`, for
+/// tests and comparisons.
 pub(crate) fn units() -> Units {
     static UNITS: OnceLock<Units> = OnceLock::new();
     *UNITS.get_or_init(|| {
@@ -108,8 +113,9 @@ fn bf16() -> bool {
 /// Computes a tile.
 ///
 /// # Safety
-/// `supported(compute)`; `rows.units` holds `count * depth` units where `panel` holds `depth * WIDTH`; `count` is 1 to
-/// [`TILE_ROWS`]; the tile's rows and columns are valid to read and write and nobody else uses them meanwhile.
+/// `supported(compute)`; `rows.units` holds `count * depth` units where `panel` holds `depth *
+/// WIDTH`; `count` is 1 to [`TILE_ROWS`]; the tile's rows and columns are valid to read and write
+/// and nobody else uses them meanwhile.
 #[allow(unsafe_code)]
 pub(crate) unsafe fn run(compute: Compute, rows: Rows<'_>, panel: &[Line], out: Tile) {
     debug_assert_eq!(rows.units.len() * 2, rows.count * panel.len());
@@ -126,12 +132,13 @@ pub(crate) unsafe fn run(compute: Compute, rows: Rows<'_>, panel: &[Line], out: 
     }
 }
 
-/// Packs whole vectors of units of `count` rows of `k` values, `stride` apart, side by side: unit `u` of row `i` goes to
-/// `u * apart + i`. Returns how many units of each row are done; the rest is left to the caller.
+/// Packs whole vectors of units of `count` rows of `k` values, `stride` apart, side by side: unit
+/// `u` of row `i` goes to `u * apart + i`. Returns how many units of each row are done; the rest is
+/// left to the caller.
 ///
 /// # Safety
-/// `supported(compute)`; `count` is 1 to 16 and at most `apart`; `x` holds `(count - 1) * stride + k` values, `into`
-/// `depth * apart` units.
+/// `supported(compute)`; `count` is 1 to 16 and at most `apart`; `x` holds `(count - 1) * stride +
+/// k` values, `into` `depth * apart` units.
 #[allow(unsafe_code)]
 pub(crate) unsafe fn pack(
     compute: Compute,
@@ -140,13 +147,19 @@ pub(crate) unsafe fn pack(
     count: usize,
     (into, apart): (&mut [u32], usize),
 ) -> usize {
-    debug_assert!(x.len() >= (count - 1) * stride + k && into.len() >= compute.depth(k) * apart && count <= 16);
+    debug_assert!(
+        x.len() >= (count - 1) * stride + k
+            && into.len() >= compute.depth(k) * apart
+            && count <= 16
+    );
     match units() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's promises are passed on.
         Units::Avx512 => unsafe {
             match compute {
-                Compute::F32 | Compute::Int8 => avx512::pack_f32(x, (stride, k), count, (into, apart)),
+                Compute::F32 | Compute::Int8 => {
+                    avx512::pack_f32(x, (stride, k), count, (into, apart))
+                }
                 Compute::Bf16 => avx512::pack_bf16(x, (stride, k), count, (into, apart)),
             }
         },
