@@ -174,6 +174,7 @@ async fn latency(deletions: usize) -> anyhow::Result<Value> {
                 dry_run: false,
                 asked: 0,
                 reference: String::new(),
+                confirmed: false,
             },
         )
         .await?

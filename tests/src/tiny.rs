@@ -118,6 +118,11 @@ pub fn write_catalogue(folder: &Path) -> std::io::Result<()> {
     std::fs::write(folder.join("items.csv"), rows)
 }
 
+/// When the t-th event of a history happened, in seconds since 1970.
+pub fn time(t: i64) -> i64 {
+    1_700_000_000 + t
+}
+
 /// The history of a subject: 16 films, liked by genre.
 pub fn history(subject: u32) -> Vec<LocalEvent> {
     let mut rng = Seed::from_u64(3)
@@ -128,7 +133,7 @@ pub fn history(subject: u32) -> Vec<LocalEvent> {
     let event = |(t, i): (usize, u32)| LocalEvent {
         item: format!("i{i}"),
         liked: (i % 3 == subject % 3) != (rng.unit() < 0.1),
-        time: t as i64,
+        time: time(t as i64),
     };
     items.into_iter().take(16).enumerate().map(event).collect()
 }

@@ -383,6 +383,7 @@ impl Operator {
                 dry_run: false,
                 asked: 0,
                 reference: String::new(),
+                confirmed: false,
             })
             .await?
         {
@@ -399,6 +400,7 @@ impl Operator {
                 dry_run: true,
                 asked: 0,
                 reference: String::new(),
+                confirmed: false,
             })
             .await
             .expect("plans")

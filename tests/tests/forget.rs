@@ -22,8 +22,8 @@ async fn what_is_recorded_after_joining_waits_for_the_next_epoch() {
     let mut again = Fleet::default();
     for (s, mut c) in clients.drain(..).enumerate() {
         // In the middle of the history, so that every later position, history and cutoff shifts.
-        c.record("i7", true, 3).unwrap();
-        c.record("i8", false, 40).unwrap();
+        c.record("i7", true, tiny::time(3)).unwrap();
+        c.record("i8", false, tiny::time(40)).unwrap();
         c.join().await.unwrap();
         if s % 2 == 0 {
             drop(c);
@@ -88,8 +88,8 @@ async fn everything_may_be_forgotten_at_any_time() {
     let op = world.operator(addr).await;
     // Invited only; enrolled only.
     let invitation = op.invite(20).await;
-    let enrolled = world.client(addr, &op, 21).await;
-    let joined = {
+    let mut enrolled = world.client(addr, &op, 21).await;
+    let mut joined = {
         let mut c = world.client(addr, &op, 22).await;
         c.join().await.unwrap();
         c

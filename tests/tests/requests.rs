@@ -258,6 +258,7 @@ async fn two_operators_have_to_agree_when_the_policy_says_so() {
         dry_run: false,
         asked: 0,
         reference: String::new(),
+        confirmed: false,
     };
     let AdminReply::Proposed(p) = one.ask(forget(1)).await.unwrap() else {
         panic!()

@@ -5,15 +5,15 @@ use std::fmt::Write;
 
 use lethe_proto::admin::{
     ActionState, AdminReply, AdminRequest, CoordinatorStatus, Coverage, DeletionPhase,
-    DeletionState, DeletionSummary, ProposalState, ReleaseLineage, ReplayState, Scanned,
-    ShardStatus, SubjectLineage,
+    DeletionState, DeletionSummary, OperatorState, ProposalState, ReleaseLineage, Removed,
+    ReplayState, Scanned, ShardStatus, SubjectLineage,
 };
 use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{
-    BatchShape, Declined, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, RoundStart,
-    ServedAdapter, Task,
+    BatchShape, Declined, EraseOrder, Erased, ErrorReport, Orders, Purpose, Refusal, ReleaseInfo,
+    Reply, Request, RoundStart, ServedAdapter, Task,
 };
 use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_proto::payload::{Payload, WireFormat};
@@ -65,6 +65,7 @@ fn requests() -> Vec<Request> {
         Request::Enrol {
             token: "t".into(),
             csr: vec![1, 2],
+            subject: Some(subject()),
         },
         Request::Hello {
             build: "b".into(),
@@ -72,7 +73,7 @@ fn requests() -> Vec<Request> {
             minor: 1,
         },
         Request::Join {
-            anchor: 1,
+            anchor: Some(1),
             samples: 70_000,
             commitment: Digest([2; 32]),
         },
@@ -120,7 +121,18 @@ fn requests() -> Vec<Request> {
                 errors: vec![(ShardId(1), 0.25)],
             }],
         },
-        Request::Erased { task: 9 },
+        Request::Erased {
+            task: 9,
+            outcome: Erased::Done {
+                removed: vec![(3, 2)],
+            },
+        },
+        Request::Erased {
+            task: 9,
+            outcome: Erased::WaitsForConsent,
+        },
+        Request::Renew { csr: vec![3] },
+        Request::Orders { task: 9, seen: 300 },
         Request::Decline {
             round: ROUND,
             why: Declined::Memory,
@@ -135,6 +147,7 @@ fn requests() -> Vec<Request> {
             dry_run: true,
             asked: 7,
             reference: "r".into(),
+            confirmed: true,
         }),
         admin(AdminRequest::Policy { approvals: Some(2) }),
         admin(AdminRequest::Proposals { after: 1 }),
@@ -157,10 +170,15 @@ fn requests() -> Vec<Request> {
         admin(AdminRequest::Status),
         admin(AdminRequest::Invite { subject: None }),
         admin(AdminRequest::Revoke { subject: subject() }),
+        admin(AdminRequest::Operators),
+        admin(AdminRequest::RemoveOperator {
+            fingerprint: Digest([5; 32]),
+        }),
     ]
 }
 
 fn replies() -> Vec<Reply> {
+    let task = |task| Reply::Task { task, recalled: 4 };
     let start = RoundStart {
         round: ROUND,
         adapter: packed(PackedFormat::Int8),
@@ -177,6 +195,12 @@ fn replies() -> Vec<Reply> {
         phase: DeletionPhase::Retraining,
         seconds_until_exact: Some(0.5),
         seconds_until_retrained: None,
+        removed: Some(Removed {
+            events: 3,
+            answered: 2,
+            silent: 1,
+            unconsented: 1,
+        }),
         before: vec![Digest([3; 32])],
         now: vec![Digest([4; 32])],
         affected: vec![ShardId(0)],
@@ -211,6 +235,7 @@ fn replies() -> Vec<Reply> {
         samples: 8,
         checkpoints: vec![3],
         served: true,
+        rounds: 2,
         error_rows: 1,
         open_updates: 0,
         releases: vec![(1, true)],
@@ -238,7 +263,7 @@ fn replies() -> Vec<Reply> {
         adapter: Digest([6; 32]),
         done: false,
         quarantined: true,
-        losses: vec![0.5],
+        losses: vec![Some(0.5), None],
     };
     let status = CoordinatorStatus {
         build: "b".into(),
@@ -260,27 +285,40 @@ fn replies() -> Vec<Reply> {
     vec![
         Reply::Enrolled {
             certificate: vec![1],
+            subject: Some(subject()),
         },
         Reply::Welcome {
             recipe: "{}".into(),
             anchors: vec![vec![1.0]],
             engine: "e".into(),
             minor: 1,
+            log_key: "k".into(),
+            recalled: 2,
         },
         Reply::Joined {
             shard: Some(ShardId(1)),
             commitment: Digest([9; 32]),
         },
-        Reply::Task(Task::Wait),
-        Reply::Task(Task::Train(start)),
-        Reply::Task(Task::Validate {
+        task(Task::Wait),
+        task(Task::Train(start)),
+        task(Task::Validate {
             release: 1,
             shards: vec![ShardId(0)],
         }),
-        Reply::Task(Task::Erase {
-            task: 1,
-            items: vec!["i".into()],
-            from: Some(-5),
+        task(Task::Erase { task: 1 }),
+        Reply::Orders(Orders {
+            orders: vec![EraseOrder {
+                deletion: 3,
+                kind: "erase-items".into(),
+                subject: "person-1".into(),
+                items: vec!["i".into()],
+                from: Some(-5),
+                salt: [4; 32],
+                index: 7,
+                proof: vec![Digest([5; 32])],
+            }],
+            checkpoint: "c".into(),
+            consistency: vec![Digest([6; 32])],
         }),
         Reply::Hidden(payload(WireFormat::F16)),
         Reply::Ack,
@@ -307,6 +345,7 @@ fn replies() -> Vec<Reply> {
         Reply::Admin(AdminReply::Proposals(vec![
             proposal(Proposal::Approvals(2)),
             proposal(Proposal::InviteOperator),
+            proposal(Proposal::RemoveOperator(Digest([2; 32]))),
         ])),
         Reply::Admin(AdminReply::Policy { approvals: 2 }),
         Reply::Admin(AdminReply::Actions(vec![action])),
@@ -330,6 +369,12 @@ fn replies() -> Vec<Reply> {
         Reply::Admin(AdminReply::Status(status)),
         Reply::Admin(AdminReply::Invited { token: "t".into() }),
         Reply::Admin(AdminReply::Done),
+        Reply::Admin(AdminReply::Operators(vec![OperatorState {
+            fingerprint: Digest([1; 32]),
+            since: Some(1),
+            expires: None,
+            you: true,
+        }])),
         Reply::Refused {
             code: Refusal::Busy,
             message: "m".into(),

@@ -16,12 +16,12 @@ use lethe_proto::message::{Declined, Refusal, Reply, Request, Task};
 use lethe_recipe::Recipe;
 use lethe_recsys::samples::Part;
 use lethe_transport::TransportError;
-use lethe_transport::client::enrol;
-use lethe_transport::identity::Invitation;
 use tokio::sync::Semaphore;
 
 use crate::conditions::{Canceller, Conditions, Guard, Stopped};
-use crate::history::{Erasure, Joined};
+use crate::enrolment::use_invitation;
+use crate::erasure::{Consent, PendingErasure};
+use crate::history::Joined;
 use crate::session::Session;
 use crate::vault::{State, Vault};
 use crate::{ClientError, ClientModel, Cutoffs, LocalEvent, ModelOptions};
@@ -39,6 +39,7 @@ pub struct ClientBuilder {
     memory_cap: Option<usize>,
     minor: u16,
     extensions: Vec<Extension>,
+    consent: Consent,
 }
 
 impl ClientBuilder {
@@ -55,6 +56,7 @@ impl ClientBuilder {
             memory_cap: None,
             minor: MINOR,
             extensions: vec![],
+            consent: Consent::default(),
         }
     }
 
@@ -65,7 +67,9 @@ impl ClientBuilder {
         self
     }
 
-    /// Enrols with this invitation if the client has no identity yet.
+    /// Enrols with this invitation, unless it was used before: the first time, or when the
+    /// certificate has expired or was lost. The history stays. An invitation for another person is
+    /// refused.
     pub fn invitation(mut self, text: impl Into<String>) -> Self {
         self.invitation = Some(text.into());
         self
@@ -102,6 +106,17 @@ impl ClientBuilder {
         self
     }
 
+    /// Answers orders to erase (almost) everything. They are refused until this says yes, or
+    /// [`Client::consent_to_erasure`] is called; see [`PendingErasure`]. Other orders need no
+    /// consent.
+    pub fn erasure_consent(
+        mut self,
+        consents: impl Fn(&PendingErasure) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.consent = Consent::new(consents);
+        self
+    }
+
     /// Speaks as a client of another minor version of the protocol would, with what it adds to
     /// every request. For tests of upgrades.
     pub fn minor_version(mut self, minor: u16, extensions: Vec<Extension>) -> Self {
@@ -112,11 +127,9 @@ impl ClientBuilder {
     /// Opens the state, enrols if needed, and agrees on the recipe.
     pub async fn build(self, model: Arc<ClientModel>) -> Result<Client, ClientError> {
         let (vault, mut state) = Vault::open(&self.folder, self.key)?;
-        if state.identity.is_none() {
-            let invitation = Invitation::parse(&self.invitation.ok_or(ClientError::NotEnrolled)?)?;
-            state.identity = Some(enrol(self.addr, &invitation).await?);
-            state.authority = invitation.authority()?;
-            vault.save(&state)?;
+        let invitation = self.invitation.filter(|text| !text.trim().is_empty());
+        if let Some(text) = &invitation {
+            use_invitation(&vault, &mut state, self.addr, text).await?;
         }
         state.cutoffs = state.cutoffs.or(self.cutoffs);
         let identity = state.identity.clone().ok_or(ClientError::NotEnrolled)?;
@@ -140,6 +153,8 @@ impl ClientBuilder {
             memory_cap: self.memory_cap,
             passes: self.passes.unwrap_or_else(|| Arc::new(Semaphore::new(1))),
             shard: None,
+            consent: self.consent,
+            pending: None,
             erased: false,
         };
         client.hello().await?;
@@ -176,6 +191,9 @@ pub struct Client {
     pub(crate) guard: Guard,
     pub(crate) memory_cap: Option<usize>,
     shard: Option<ShardId>,
+    pub(crate) consent: Consent,
+    /// An order to erase that waits for consent.
+    pub(crate) pending: Option<PendingErasure>,
     erased: bool,
 }
 
@@ -196,6 +214,9 @@ pub enum Done {
     Validated,
     /// Erased items that the coordinator named.
     Erased,
+    /// Was told to erase (almost) everything, and waits for the person's consent:
+    /// [`Client::pending_erasure`].
+    ConsentNeeded,
 }
 
 /// Work that the coordinator asked for; give it to [`Client::perform`].
@@ -277,7 +298,11 @@ impl Client {
                 anchors,
                 engine,
                 minor,
+                log_key,
+                recalled,
             } => {
+                self.learn_log_key(log_key)?;
+                self.forget_recalled(recalled)?;
                 self.minor = self.minor.min(minor);
                 self.engine = engine;
                 self.recipe = Recipe::from_json(&recipe)?;
@@ -293,7 +318,7 @@ impl Client {
                 if wanted != loaded {
                     return Err(ClientError::OtherOptions { wanted, loaded });
                 }
-                Ok(())
+                self.renew_if_due().await
             }
             _ => Err(TransportError::UnexpectedReply { asked: "hello" }.into()),
         }
@@ -382,6 +407,13 @@ impl Client {
         self.vault.save(&self.state)
     }
 
+    /// Training samples of the data that counts in this epoch. A history of at most
+    /// [`HISTORY`](lethe_recsys::samples::HISTORY) events gives none: the person is not trained on.
+    pub fn training_samples(&self) -> usize {
+        let joined = self.state.joined.as_ref();
+        joined.map_or(0, |j| j.samples(Part::Train).len())
+    }
+
     /// The shard this person's data is in, once the epoch has started.
     pub fn shard(&self) -> Option<ShardId> {
         self.shard
@@ -427,8 +459,7 @@ impl Client {
             .filter(|e| e.liked)
             .map(|e| Ok(&self.model.features[self.model.position(&e.item)?][..]))
             .collect::<Result<_, ClientError>>()?;
-        let fallback = u64::from(self.state.salt[0]);
-        let anchor = nearest_anchor(&self.anchors, &liked, fallback) as u16;
+        let anchor = nearest_anchor(&self.anchors, &liked).map(|k| k as u16);
         let samples = offered.samples(Part::Train).len() as u32;
         let mine = offered.commitment(&self.state.salt);
         self.state.offered = Some(offered);
@@ -492,13 +523,28 @@ impl Client {
     }
 
     /// Asks for work; the future may be dropped at any time (the work is offered again).
-    pub async fn next_task(&self) -> Result<Option<Assigned>, ClientError> {
+    pub async fn next_task(&mut self) -> Result<Option<Assigned>, ClientError> {
         self.alive()?;
+        self.renew_if_due().await?;
         match self.session.call(&Request::Poll).await? {
-            Reply::Task(Task::Wait) => Ok(None),
-            Reply::Task(task) => Ok(Some(Assigned(task))),
+            Reply::Task { task, recalled } => {
+                self.forget_recalled(recalled)?;
+                Ok(match task {
+                    Task::Wait => None,
+                    task => Some(Assigned(task)),
+                })
+            }
             _ => Err(TransportError::UnexpectedReply { asked: "poll" }.into()),
         }
+    }
+
+    /// A list that was ranked with a recalled release is shown to nobody any more.
+    fn forget_recalled(&mut self, recalled: u64) -> Result<(), ClientError> {
+        if self.state.cached.is_empty() || self.state.cached_release > recalled {
+            return Ok(());
+        }
+        self.state.cached.clear();
+        self.vault.save(&self.state)
     }
 
     /// Does what was asked for.
@@ -510,10 +556,7 @@ impl Client {
                 .validate(release, &shards)
                 .await
                 .map(|()| Done::Validated),
-            Task::Erase { task, items, from } => self
-                .erase_some(task, Erasure { items, from })
-                .await
-                .map(|()| Done::Erased),
+            Task::Erase { task } => self.obey(task).await,
         };
         match done {
             Err(e)

@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 
 use lethe_model::ModelError;
+use lethe_receipt::note::NoteError;
+use lethe_receipt::order::OrderError;
 use lethe_recipe::RecipeError;
 use lethe_recsys::data::DataError;
 use lethe_transport::TransportError;
@@ -69,6 +71,12 @@ pub enum ClientError {
         /// The cap.
         cap: usize,
     },
+    /// The coordinator ordered to erase something, and cannot show that its log holds the order.
+    #[error("an order to erase is not obeyed: {0}; tell the operator")]
+    Order(#[from] OrderError),
+    /// The log's key that this device knows does not parse.
+    #[error("the log's key: {0}")]
+    LogKey(#[from] NoteError),
     /// The client has no identity and no invitation.
     #[error("not enrolled: give the builder an invitation once (printed by `lethe-admin invite`)")]
     NotEnrolled,

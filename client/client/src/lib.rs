@@ -31,6 +31,8 @@ mod backoff;
 mod client;
 mod conditions;
 pub mod encode;
+mod enrolment;
+mod erasure;
 mod error;
 mod export;
 mod feedback;
@@ -45,6 +47,7 @@ mod vault;
 
 pub use client::{Assigned, Client, ClientBuilder, Done, Network, Stats};
 pub use conditions::{Canceller, Conditions, Stopped};
+pub use erasure::PendingErasure;
 pub use error::ClientError;
 pub use export::TrainingData;
 pub use history::{Cutoffs, LocalEvent};

@@ -183,6 +183,7 @@ impl Client {
             Ok(items) => {
                 let valid = i64::try_from(self.release.valid_s).unwrap_or(i64::MAX);
                 self.state.cached_until = now_unix_s().saturating_add(valid);
+                self.state.cached_release = self.release.number;
                 self.state.cached = items
                     .iter()
                     .take(n)

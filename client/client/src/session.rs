@@ -19,7 +19,8 @@ use crate::backoff::Backoff;
 pub(crate) struct Session {
     addr: SocketAddr,
     authority: Vec<u8>,
-    identity: Identity,
+    /// Shown with the next connection.
+    identity: std::sync::Mutex<Identity>,
     /// Sent with every request, by a newer minor version.
     extensions: Vec<Extension>,
     live: Mutex<Option<Arc<Connection>>>,
@@ -43,7 +44,7 @@ impl Session {
         Self {
             addr,
             authority,
-            identity,
+            identity: std::sync::Mutex::new(identity),
             extensions,
             live: Mutex::new(None),
             closed: AtomicBool::new(false),
@@ -51,6 +52,23 @@ impl Session {
             activation_bytes: AtomicU64::new(0),
             samples: AtomicU64::new(0),
         }
+    }
+
+    fn identity(&self) -> std::sync::MutexGuard<'_, Identity> {
+        // A whole value is put there or none.
+        self.identity
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A certificate for a new key, in exchange for the one of this connection.
+    pub(crate) async fn renew(&self) -> Result<Identity, TransportError> {
+        self.connection().await?.renew().await
+    }
+
+    /// Shows this identity from the next connection on.
+    pub(crate) fn show(&self, identity: Identity) {
+        *self.identity() = identity;
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, TransportError> {
@@ -61,7 +79,8 @@ impl Session {
         if self.closed.load(Ordering::SeqCst) {
             return Err(TransportError::Lost("the client was closed".into()));
         }
-        let fresh = Connection::open(self.addr, &self.authority, Some(&self.identity)).await?;
+        let identity = self.identity().clone();
+        let fresh = Connection::open(self.addr, &self.authority, Some(&identity)).await?;
         let fresh = Arc::new(fresh.extended(self.extensions.clone()));
         *live = Some(fresh.clone());
         Ok(fresh)

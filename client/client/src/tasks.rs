@@ -15,7 +15,6 @@ use lethe_recsys::samples::Part;
 use tokio::time::Instant;
 
 use crate::client::{Client, Done};
-use crate::history::{Erasure, Joined};
 use crate::remote::RemoteMiddle;
 use crate::{ClientError, ClientModel};
 
@@ -277,33 +276,6 @@ impl Client {
             .call(&Request::Errors { release, rows })
             .await?;
         Ok(())
-    }
-
-    /// Erases items, tells the coordinator, and joins with what remains.
-    pub(crate) async fn erase_some(&mut self, task: u64, what: Erasure) -> Result<(), ClientError> {
-        self.state.cutoffs = self
-            .state
-            .cutoffs
-            .map(|c| c.without(&self.state.events, &what));
-        self.state.events.retain(|e| !what.concerns(e));
-        self.state.consent_until = self.state.consent_until.into_iter().chain(what.from).min();
-        let left = |j: Option<Joined>| j.map(|j| j.without(&what));
-        (self.state.joined, self.state.offered) = (
-            left(self.state.joined.take()),
-            left(self.state.offered.take()),
-        );
-        self.state.cached.clear();
-        let saved = self.vault.save(&self.state);
-        self.vault.drop_frozen()?;
-        self.vault.drop_feedback()?;
-        saved?;
-        self.session.call(&Request::Erased { task }).await?;
-        // What remains of what counted, not what was recorded since: the rest of the shard's
-        // training stands on it.
-        match self.state.joined.clone() {
-            Some(remaining) => self.offer(remaining).await,
-            None => self.join().await,
-        }
     }
 }
 

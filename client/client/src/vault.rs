@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lethe_proto::codec;
-use lethe_proto::ids::Digest;
+use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::payload::WireFormat;
+use lethe_receipt::order::SeenHead;
 use lethe_transport::identity::Identity;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,64 @@ pub(crate) struct State {
     pub(crate) cached_until: i64,
     /// The newest lineage of a release seen: deletions up to this number are in what is served.
     pub(crate) lineage: u64,
+    /// Whose history this is, as the coordinator said at an enrolment.
+    pub(crate) subject: Option<SubjectId>,
+    /// Digest of the newest invitation that was used or refused.
+    pub(crate) invited: Option<Digest>,
+    /// Key of the log that orders to erase must be in (verifier key text).
+    pub(crate) log_key: Option<String>,
+    /// The newest head of that log that was seen.
+    pub(crate) head: Option<SeenHead>,
+    /// What was removed for each deletion, until the coordinator knows.
+    pub(crate) removed: Vec<(u64, u32)>,
+    /// The release that `cached` was ranked with.
+    pub(crate) cached_release: u64,
+}
+
+/// The state as the version before wrote it.
+#[derive(Deserialize)]
+struct StateV2 {
+    identity: Option<Identity>,
+    authority: Vec<u8>,
+    salt: [u8; 32],
+    events: Vec<LocalEvent>,
+    cutoffs: Option<Cutoffs>,
+    joined: Option<Joined>,
+    offered: Option<Joined>,
+    consent_until: Option<i64>,
+    cached: Vec<(String, f32)>,
+    cached_until: i64,
+    lineage: u64,
+}
+
+impl From<StateV2> for State {
+    fn from(old: StateV2) -> Self {
+        Self {
+            identity: old.identity,
+            authority: old.authority,
+            salt: old.salt,
+            events: old.events,
+            cutoffs: old.cutoffs,
+            joined: old.joined,
+            offered: old.offered,
+            consent_until: old.consent_until,
+            cached: old.cached,
+            cached_until: old.cached_until,
+            lineage: old.lineage,
+            ..Self::default()
+        }
+    }
+}
+
+/// Opens a sealed state of this version or the one before.
+fn unseal(key: &[u8; 32], bytes: &[u8]) -> Option<State> {
+    if let Some(plain) = lethe_seal::unseal(key, STATE, bytes) {
+        return codec::from_bytes(&plain, MAX_STATE).ok();
+    }
+    let plain = lethe_seal::unseal(key, STATE_V2, bytes)?;
+    codec::from_bytes::<StateV2>(&plain, MAX_STATE)
+        .ok()
+        .map(State::from)
 }
 
 /// A folder with a sealed state file and, unless the app brings its own key, the key beside it.
@@ -72,11 +131,7 @@ impl Vault {
         };
         let path = vault.path();
         let state = match fs::read(&path) {
-            Ok(bytes) => {
-                let plain = lethe_seal::unseal(&vault.key, STATE, &bytes);
-                let state = plain.and_then(|p| codec::from_bytes(&p, MAX_STATE).ok());
-                state.ok_or(ClientError::Sealed { path })?
-            }
+            Ok(bytes) => unseal(&vault.key, &bytes).ok_or(ClientError::Sealed { path })?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 // An erasure that did not end; or nothing at all.
                 vault.drop_frozen()?;
@@ -187,7 +242,8 @@ impl Vault {
 const FEEDBACK: &[u8] = b"lethe-client-feedback/1";
 
 /// Binds a sealed file to what it is; the number is that of its layout.
-const STATE: &[u8] = b"lethe-client-state/2";
+const STATE: &[u8] = b"lethe-client-state/3";
+const STATE_V2: &[u8] = b"lethe-client-state/2";
 
 /// How often something was erased. Work in the background asks before it writes.
 #[derive(Clone, Debug, Default)]
@@ -312,6 +368,50 @@ mod tests {
             0,
             "nothing is left"
         );
+    }
+
+    #[test]
+    fn the_state_of_the_version_before_opens_with_its_history() {
+        #[derive(Serialize)]
+        struct Old {
+            identity: Option<Identity>,
+            authority: Vec<u8>,
+            salt: [u8; 32],
+            events: Vec<LocalEvent>,
+            cutoffs: Option<Cutoffs>,
+            joined: Option<Joined>,
+            offered: Option<Joined>,
+            consent_until: Option<i64>,
+            cached: Vec<(String, f32)>,
+            cached_until: i64,
+            lineage: u64,
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        let event = LocalEvent {
+            item: "i1".into(),
+            liked: true,
+            time: 5,
+        };
+        let old = Old {
+            identity: None,
+            authority: vec![1, 2],
+            salt: [7; 32],
+            events: vec![event.clone()],
+            cutoffs: None,
+            joined: None,
+            offered: None,
+            consent_until: Some(9),
+            cached: vec![("i2".into(), 0.5)],
+            cached_until: 8,
+            lineage: 4,
+        };
+        let plain = codec::to_bytes(&old).expect("encodes");
+        let sealed = lethe_seal::seal(&[3; 32], STATE_V2, &plain).expect("seals");
+        fs::write(dir.path().join("state"), sealed).expect("writes");
+        let (_, state) = Vault::open(dir.path(), Some([3; 32])).expect("opens");
+        assert_eq!((state.events, state.salt), (vec![event], [7; 32]));
+        assert_eq!((state.consent_until, state.lineage), (Some(9), 4));
+        assert_eq!((state.cached.len(), state.cached_release), (1, 0));
     }
 
     #[test]

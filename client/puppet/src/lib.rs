@@ -23,13 +23,15 @@ use lethe_model::config::ModelConfig;
 use lethe_model::lora::AdapterShape;
 use lethe_proto::ids::Digest;
 use lethe_proto::limits::MINOR;
-use lethe_proto::message::{BatchShape, ErrorReport, Purpose, Reply, Request, RoundStart, Task};
+use lethe_proto::message::{
+    BatchShape, Erased, ErrorReport, Purpose, Reply, Request, RoundStart, Task,
+};
 use lethe_proto::packed::{Packed, PackedError};
 use lethe_proto::payload::Payload;
 use lethe_recipe::{Recipe, RecipeError};
 use lethe_transport::TransportError;
-use lethe_transport::client::{Connection, Dialer};
-use lethe_transport::identity::{ClientKey, Identity, Invitation};
+use lethe_transport::client::{Connection, Dialer, enrol_as};
+use lethe_transport::identity::{Identity, Invitation};
 use thiserror::Error;
 
 /// Why a puppet could not go on.
@@ -102,16 +104,7 @@ pub async fn identity(
     invitation: &str,
 ) -> Result<Identity, PuppetError> {
     let invitation = Invitation::parse(invitation)?;
-    let key = ClientKey::generate()?;
-    let connection = dialer.connect(addr, &invitation.authority()?, None).await?;
-    let request = Request::Enrol {
-        token: invitation.secret.clone(),
-        csr: key.request()?,
-    };
-    match connection.call(&request).await? {
-        Reply::Enrolled { certificate } => Ok(key.with_certificate(certificate)),
-        _ => Err(PuppetError::Unexpected { asked: "enrolment" }),
-    }
+    Ok(enrol_as(dialer, addr, &invitation, None).await?.identity)
 }
 
 impl Puppet {
@@ -190,7 +183,7 @@ impl Puppet {
     pub async fn join(&mut self) -> Result<(), PuppetError> {
         let anchor = (self.seed.rank("anchor", &[]) % self.anchors.max(1) as u64) as u16;
         let join = Request::Join {
-            anchor,
+            anchor: Some(anchor),
             samples: 4,
             commitment: Digest(self.seed.0),
         };
@@ -202,14 +195,17 @@ impl Puppet {
 
     /// Asks for work once and does it.
     pub async fn step(&mut self) -> Result<Did, PuppetError> {
-        match self.call(&Request::Poll).await? {
-            Reply::Task(Task::Wait) => Ok(Did::Nothing),
-            Reply::Task(Task::Train(start)) => {
+        let Reply::Task { task, .. } = self.call(&Request::Poll).await? else {
+            return Err(PuppetError::Unexpected { asked: "poll" });
+        };
+        match task {
+            Task::Wait => Ok(Did::Nothing),
+            Task::Train(start) => {
                 let round = start.round;
                 self.train(start).await?;
                 Ok(Did::Trained(round))
             }
-            Reply::Task(Task::Validate { release, shards }) => {
+            Task::Validate { release, shards } => {
                 let embedding = self.noise(self.config.hidden, "embedding", 1.0);
                 let errors = shards.into_iter().map(|s| (s, 0.5)).collect();
                 let rows = vec![ErrorReport {
@@ -220,12 +216,13 @@ impl Puppet {
                 self.call(&Request::Errors { release, rows }).await?;
                 Ok(Did::Validated)
             }
-            Reply::Task(Task::Erase { task, .. }) => {
-                self.call(&Request::Erased { task }).await?;
+            Task::Erase { task } => {
+                let removed = vec![];
+                let outcome = Erased::Done { removed };
+                self.call(&Request::Erased { task, outcome }).await?;
                 self.join().await?;
                 Ok(Did::Erased)
             }
-            _ => Err(PuppetError::Unexpected { asked: "poll" }),
         }
     }
 
@@ -280,7 +277,7 @@ impl Puppet {
                 round,
                 delta,
                 loss: 0.6,
-                samples: 4,
+                samples: self.recipe.local.samples.min(4) as u32,
             })
             .await?
         {

@@ -10,6 +10,9 @@ use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::{Identity, Invitation};
 use serde::{Deserialize, Serialize};
 
+use crate::output::error;
+use crate::when::{now, show_time};
+
 #[derive(Serialize, Deserialize)]
 struct Saved {
     server: SocketAddr,
@@ -17,22 +20,56 @@ struct Saved {
     identity: Identity,
 }
 
+impl Saved {
+    fn read(file: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read(file).with_context(|| {
+            format!(
+                "{}: run `lethe-admin enrol` first, or give --home",
+                file.display()
+            )
+        })?;
+        serde_json::from_slice(&text).with_context(|| file.display().to_string())
+    }
+
+    /// Replaces the file as a whole: a crash leaves the old one or the new one.
+    fn write(&self, file: &Path) -> anyhow::Result<()> {
+        let next = file.with_extension("new");
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let out = options
+            .open(&next)
+            .with_context(|| next.display().to_string())?;
+        serde_json::to_writer(&out, self)?;
+        out.sync_all()?;
+        std::fs::rename(&next, file).with_context(|| file.display().to_string())
+    }
+}
+
 /// An open connection with the operator's certificate.
 pub(crate) struct Desk(Connection);
 
 impl Desk {
-    /// Enrols and stores the identity, readable by this user only.
+    /// Enrols and stores the identity, readable by this user only. An identity that is there is
+    /// replaced when it has expired, or when `replace` says so; what else is in the folder stays.
     pub(crate) async fn enrol(
         home: &Path,
         server: SocketAddr,
         invitation: &str,
+        replace: bool,
     ) -> anyhow::Result<()> {
         let file = home.join("identity.json");
-        if file.exists() {
-            bail!(
-                "{} exists: this operator is enrolled already; use another --home",
-                file.display()
-            );
+        if file.exists() && !replace {
+            let valid = Saved::read(&file)?.identity.validity()?;
+            if valid.until > now() as i64 {
+                bail!(
+                    "{} exists and is valid until {} (UTC): this operator is enrolled already; \
+                     use another --home, or --replace",
+                    file.display(),
+                    show_time(valid.until as u64)
+                );
+            }
         }
         let invitation = Invitation::parse(invitation)?;
         std::fs::create_dir_all(home).with_context(|| home.display().to_string())?;
@@ -42,31 +79,26 @@ impl Desk {
             authority: invitation.authority()?,
             identity,
         };
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let out = options
-            .open(&file)
-            .with_context(|| file.display().to_string())?;
-        serde_json::to_writer(out, &saved)?;
-        Ok(())
+        saved.write(&file)
     }
 
-    /// Connects with the stored identity.
+    /// Connects with the stored identity, and renews it in the last third of its life.
     pub(crate) async fn open(home: &Path) -> anyhow::Result<Self> {
         let file = home.join("identity.json");
-        let text = std::fs::read(&file).with_context(|| {
-            format!(
-                "{}: run `lethe-admin enrol` first, or give --home",
-                file.display()
-            )
-        })?;
-        let saved: Saved =
-            serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
-        Ok(Self(
-            Connection::open(saved.server, &saved.authority, Some(&saved.identity)).await?,
-        ))
+        let mut saved = Saved::read(&file)?;
+        let connection =
+            Connection::open(saved.server, &saved.authority, Some(&saved.identity)).await?;
+        if saved.identity.is_due() {
+            match connection.renew().await {
+                // The old certificate goes when the new one is first used: at the next command.
+                Ok(identity) => {
+                    saved.identity = identity;
+                    saved.write(&file)?;
+                }
+                Err(e) => error(&format!("the certificate is not renewed yet: {e}")),
+            }
+        }
+        Ok(Self(connection))
     }
 
     /// One request.

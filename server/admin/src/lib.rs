@@ -1,5 +1,5 @@
 //! `lethe-admin`: the privacy team's tool. One file per command; exit code 0 success, 1 failure, 2
-//! usage, 3 not equal or not verified.
+//! usage, 3 not equal or not verified, 5 a genuine receipt of a request that removed nothing.
 
 use std::process::ExitCode;
 
@@ -48,6 +48,8 @@ enum Command {
     Approve(commands::policy::Which),
     /// Withdraw a proposal that still waits.
     Cancel(commands::policy::Which),
+    /// Who the operators are; with --remove, withdraw one.
+    Operators(commands::operators::Args),
     /// What operators did.
     Actions,
     /// All deletions, with their deadlines.
@@ -123,6 +125,7 @@ fn run_online(
             Command::Policy(args) => commands::policy::policy(&args, &desk, out).await,
             Command::Approve(args) => commands::policy::approve(&args, &desk, out).await,
             Command::Cancel(args) => commands::policy::cancel(&args, home, &desk, out).await,
+            Command::Operators(args) => commands::operators::run(&args, &desk, out).await,
             Command::Actions => commands::policy::actions(&desk, out).await,
             Command::List(args) => commands::list::run(&args, &desk, out).await,
             Command::Import(args) => commands::import::run(&args, &desk, out).await,

@@ -1,35 +1,107 @@
-//! Times as operators write them.
+//! Times as operators write them. What can be read in two ways is refused, with the reading that
+//! would have been taken: a wrong time erases too much or nothing, and neither can be undone.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use time::format_description::well_known::Rfc3339;
 use time::{Date, Month, OffsetDateTime};
 
-/// Seconds since 1970, from those or from a date (midnight, UTC).
+/// The first of January 1990, in seconds since 1970: nobody's history is older.
+const EARLIEST: i64 = 631_152_000;
+
+/// Seconds since 1970, from those, from a date (midnight, UTC), or from a date and time.
 pub(crate) fn parse_time(text: &str) -> Result<i64, String> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(seconds);
-    }
-    let wrong = || format!("{text:?} is neither a date like 2026-11-23 nor seconds since 1970");
-    let parts: Vec<&str> = text.split('-').collect();
-    let [year, month, day] = parts[..] else {
-        return Err(wrong());
-    };
-    let month: u8 = month.parse().map_err(|_| wrong())?;
-    let month = Month::try_from(month).map_err(|_| wrong())?;
-    let (year, day) = (
-        year.parse().map_err(|_| wrong())?,
-        day.parse().map_err(|_| wrong())?,
-    );
-    let date = Date::from_calendar_date(year, month, day).map_err(|_| wrong())?;
-    Ok(date.midnight().assume_utc().unix_timestamp())
+    parse_at(text, now() as i64)
 }
 
-/// A time for people, UTC.
-pub(crate) fn show_time(seconds: u64) -> String {
-    let t = i64::try_from(seconds)
-        .ok()
-        .and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
-    t.map_or("?".into(), |t| {
+fn parse_at(text: &str, now: i64) -> Result<i64, String> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        return parse_digits(text, now);
+    }
+    let seconds = parse_date(text).or_else(|| {
+        let t = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        Some(t.unix_timestamp())
+    });
+    let Some(seconds) = seconds else {
+        return Err(format!(
+            "{text:?} is no time: expected a date like 2026-11-23, a date and time like \
+             2026-11-23T10:30:00Z, or seconds since 1970"
+        ));
+    };
+    plausible(text, seconds, now)
+}
+
+/// `YYYY-MM-DD`, in exactly these digits.
+fn parse_date(text: &str) -> Option<i64> {
+    let parts: Vec<&str> = text.split('-').collect();
+    let [year, month, day] = parts[..] else {
+        return None;
+    };
+    let digits = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_digit());
+    if !(digits(year, 4) && digits(month, 2) && digits(day, 2)) {
+        return None;
+    }
+    date(year, month, day)
+}
+
+fn date(year: &str, month: &str, day: &str) -> Option<i64> {
+    let month = Month::try_from(month.parse::<u8>().ok()?).ok()?;
+    let date = Date::from_calendar_date(year.parse().ok()?, month, day.parse().ok()?).ok()?;
+    Some(date.midnight().assume_utc().unix_timestamp())
+}
+
+fn parse_digits(text: &str, now: i64) -> Result<i64, String> {
+    let seconds: Option<i64> = text.parse().ok();
+    if let Some(s) = seconds.filter(|s| (EARLIEST..=now + 86_400).contains(s)) {
+        return Ok(s);
+    }
+    let read = seconds.map_or("no time at all".to_owned(), shown);
+    let would = format!("{text} would have been read as seconds since 1970, {read}");
+    // Seconds in other units: the one in which they are plausible is what was meant.
+    let units = [
+        ("milli", 1000),
+        ("micro", 1_000_000),
+        ("nano", 1_000_000_000),
+    ];
+    for (name, unit) in units {
+        let meant = seconds.map(|s| s / unit);
+        if let Some(s) = meant.filter(|s| (EARLIEST..=now + 86_400).contains(s)) {
+            return Err(format!(
+                "{would}. If it is in {name}seconds ({} UTC), write {s}",
+                shown(s)
+            ));
+        }
+    }
+    let compact = |n: usize| (text.len() >= n).then(|| date(&text[..4], &text[4..6], &text[6..8]));
+    if let (8 | 12 | 14, Some(Some(_))) = (text.len(), compact(8)) {
+        let (year, month, day) = (&text[..4], &text[4..6], &text[6..8]);
+        return Err(format!(
+            "{would}. If it is a date, write {year}-{month}-{day}"
+        ));
+    }
+    Err(format!(
+        "{would}, which does not lie between 1990 and tomorrow"
+    ))
+}
+
+fn plausible(text: &str, seconds: i64, now: i64) -> Result<i64, String> {
+    if seconds < EARLIEST {
+        return Err(format!(
+            "{text} lies before 1990: it would have been read as everything that the person ever \
+             did. To forget everything, ask for that"
+        ));
+    }
+    if seconds > now + 86_400 {
+        return Err(format!(
+            "{text} lies beyond tomorrow: it would have been read as nothing so far"
+        ));
+    }
+    Ok(seconds)
+}
+
+fn shown(seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(seconds).map_or("no time at all".into(), |t| {
         format!(
             "{:04}-{:02}-{:02} {:02}:{:02}",
             t.year(),
@@ -39,6 +111,11 @@ pub(crate) fn show_time(seconds: u64) -> String {
             t.minute()
         )
     })
+}
+
+/// A time for people, UTC.
+pub(crate) fn show_time(seconds: u64) -> String {
+    i64::try_from(seconds).map_or("?".into(), shown)
 }
 
 /// Seconds since 1970.
@@ -52,13 +129,66 @@ pub(crate) fn now() -> u64 {
 mod tests {
     use super::*;
 
+    /// 2026-11-27 00:00 UTC.
+    const NOW: i64 = 1_795_737_600;
+
     #[test]
     fn dates_and_seconds() {
-        assert_eq!(parse_time("1970-01-02"), Ok(86_400));
-        assert_eq!(parse_time("1763856000"), Ok(1_763_856_000));
+        assert_eq!(parse_at("1990-01-02", NOW), Ok(EARLIEST + 86_400));
+        assert_eq!(parse_at("1763856000", NOW), Ok(1_763_856_000));
+        assert_eq!(parse_at(" 2026-11-01 ", NOW), Ok(1_793_491_200));
+        assert_eq!(parse_at("2026-11-01T10:30:00Z", NOW), Ok(1_793_529_000));
+        assert_eq!(
+            parse_at("2026-11-01T10:30:00.5+02:00", NOW),
+            Ok(1_793_521_800)
+        );
+        assert_eq!(parse_at("2026-11-28", NOW), Ok(NOW + 86_400), "tomorrow");
         assert_eq!(show_time(1_763_856_000), "2025-11-23 00:00");
-        for bad in ["2026-13-01", "2026-02-30", "yesterday", ""] {
-            assert!(parse_time(bad).is_err(), "{bad}");
+        for bad in [
+            "2026-13-01",
+            "2026-02-30",
+            "yesterday",
+            "",
+            "2026-1-1",
+            "26-11-01",
+            "01/11/2026",
+            "2026/11/01",
+            "01.11.2026",
+            "2026-11-01T10:30:00",
+            "2026-11-01 10:30",
+            "-5",
+            "+1793520000",
+            "1793520000.5",
+            "1.79e9",
+        ] {
+            assert!(parse_at(bad, NOW).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_in_other_units_and_implausible_ones_are_refused_with_the_reading() {
+        for (text, says) in [
+            (
+                "1793520000000",
+                "milliseconds (2026-11-01 08:00 UTC), write 1793520000",
+            ),
+            ("1793520000000000", "microseconds"),
+            ("1793520000000000000", "nanoseconds"),
+            ("17935200000000000000000", "no time at all"),
+            (
+                "20261101",
+                "1970-08-23 12:05. If it is a date, write 2026-11-01",
+            ),
+            ("20261101103000", "write 2026-11-01"),
+            ("202611011030", "write 2026-11-01"),
+            ("0", "between 1990 and tomorrow"),
+            ("600000000", "between 1990 and tomorrow"),
+            ("1989-12-31", "before 1990"),
+            ("2026-11-30", "beyond tomorrow"),
+            ("1796000000", "between 1990 and tomorrow"),
+        ] {
+            let why = parse_at(text, NOW).expect_err(text);
+            assert!(why.contains(says), "{text}: {why}");
         }
     }
 }

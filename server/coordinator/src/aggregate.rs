@@ -18,6 +18,50 @@ pub(crate) struct Contribution {
     pub(crate) sketch: Vec<f32>,
     pub(crate) loss: f32,
     pub(crate) samples: u32,
+    /// Length of the update (L2 norm), after the recipe's absolute bound.
+    pub(crate) norm: f32,
+}
+
+/// Rounds before this one whose medians count in the running median.
+const ROUNDS_BACK: usize = 8;
+
+/// The bound on a round's updates: a factor of the running median of their lengths (norm bounding;
+/// Sun et al., arXiv 1911.07963, with a bound that follows the updates). One long update would
+/// otherwise outweigh all others, and the server's Adam would follow its sign everywhere.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Clip(f32);
+
+impl Clip {
+    /// From the medians of the rounds before, oldest first, and this round's updates.
+    pub(crate) fn of(recipe: &Recipe, before: &[f32], contributions: &[&Contribution]) -> Self {
+        let recent = &before[before.len().saturating_sub(ROUNDS_BACK)..];
+        let now = contributions.iter().map(|c| c.norm);
+        let running = median(recent.iter().copied().chain(now).collect());
+        match (recipe.clip_factor, running) {
+            (Some(factor), Some(median)) => Self(factor * median),
+            _ => Self(f32::INFINITY),
+        }
+    }
+
+    /// What an update is scaled by.
+    pub(crate) fn factor(&self, c: &Contribution) -> f32 {
+        if c.norm > self.0 {
+            self.0 / c.norm
+        } else {
+            1.0
+        }
+    }
+}
+
+/// The lower median: of two, the smaller. Half of the updates cannot raise it beyond the others.
+fn median(mut values: Vec<f32>) -> Option<f32> {
+    values.sort_by(f32::total_cmp);
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
+/// The median length of a round's updates; `None` when there are none.
+pub(crate) fn median_norm(contributions: &[&Contribution]) -> Option<f32> {
+    median(contributions.iter().map(|c| c.norm).collect())
 }
 
 /// PPLR's mixing matrix of a round, `[n, n]`.
@@ -81,29 +125,26 @@ const AT_ONCE: usize = 8 << 20;
 
 /// Applies a round: `load(range)` reads some updates, few enough to be in memory together; they are
 /// added in their order. A round without contributions changes nothing. An update that is so many
-/// rounds late counts `1 / sqrt(1 + rounds)` of its weight (FedBuff; Nguyen et al., AISTATS 2022,
+/// rounds `late` counts `1 / sqrt(1 + rounds)` of its weight (FedBuff; Nguyen et al., AISTATS 2022,
 /// section 5).
 pub(crate) fn apply(
     recipe: &Recipe,
     state: &mut TrainState,
-    (contributions, late): (&[&Contribution], &[u16]),
+    contributions: &[&Contribution],
+    late: &[u16],
+    clip: &Clip,
     mut load: impl FnMut(Range<usize>) -> Result<Vec<Vec<f32>>, CoordinatorError>,
 ) -> Result<(), CoordinatorError> {
     let round = state.losses.len() as u32;
     if !contributions.is_empty() {
         let mut sum = Accumulator::new(state.theta.len());
-        let (weights, together) = (
-            weights(recipe, round, contributions),
-            (AT_ONCE / state.theta.len().max(1)).max(1),
-        );
+        let weights = weights(recipe, round, contributions);
+        let together = (AT_ONCE / state.theta.len().max(1)).max(1);
         for start in (0..weights.len()).step_by(together) {
             let range = start..(start + together).min(weights.len());
-            let factors = late[range.clone()]
-                .iter()
-                .map(|rounds| 1.0 / (1.0 + f32::from(*rounds)).sqrt());
-            for ((w, factor), delta) in weights[range.clone()].iter().zip(factors).zip(load(range)?)
-            {
-                sum.add(w * factor, &delta)?;
+            for (i, delta) in range.clone().zip(load(range)?) {
+                let aged = 1.0 / (1.0 + f32::from(late[i])).sqrt();
+                sum.add(weights[i] * aged * clip.factor(contributions[i]), &delta)?;
             }
         }
         state.step += 1;
@@ -117,4 +158,109 @@ pub(crate) fn apply(
     }
     record_loss(state, contributions);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALUES: usize = 4096;
+
+    fn update(norm: f32) -> Contribution {
+        Contribution {
+            sketch: vec![1.0],
+            loss: 0.5,
+            samples: 4,
+            norm,
+        }
+    }
+
+    fn state() -> TrainState {
+        TrainState {
+            theta: vec![0.0; VALUES],
+            first: vec![0.0; VALUES],
+            second: vec![0.0; VALUES],
+            step: 0,
+            losses: vec![],
+        }
+    }
+
+    /// Share of coordinates whose sign one attacker among 16 sets, with a cohort of honest updates
+    /// of length 1 and the attacker's of length `long`.
+    fn turned(recipe: &Recipe, long: f32) -> f64 {
+        let mut rng = lethe_learn::seed::Seed::from_u64(7).rng();
+        let mut deltas: Vec<Vec<f32>> = (0..16)
+            .map(|_| (0..VALUES).map(|_| rng.normal()).collect())
+            .collect();
+        for (i, d) in deltas.iter_mut().enumerate() {
+            let length = lethe_learn::aggregate::norm(d);
+            let wanted = if i == 0 { long } else { 1.0 };
+            d.iter_mut().for_each(|v| *v *= wanted / length);
+        }
+        let run = |deltas: &[Vec<f32>]| {
+            let norms = deltas.iter().map(|d| lethe_learn::aggregate::norm(d));
+            let all: Vec<Contribution> = norms.map(update).collect();
+            let refs: Vec<&Contribution> = all.iter().collect();
+            let mut state = state();
+            let clip = Clip::of(recipe, &[], &refs);
+            let late = vec![0; refs.len()];
+            apply(recipe, &mut state, &refs, &late, &clip, |r| {
+                Ok(deltas[r].to_vec())
+            })
+            .expect("applies");
+            state.theta
+        };
+        let with = run(&deltas);
+        let without = run(&deltas[1..]);
+        let other = with.iter().zip(&without).filter(|(a, b)| **a * **b < 0.0);
+        other.count() as f64 / VALUES as f64
+    }
+
+    #[test]
+    fn one_attacker_in_a_cohort_does_not_set_the_signs() {
+        let recipe = Recipe {
+            aggregation: Aggregation::Fedavg,
+            ..Recipe::default()
+        };
+        let unclipped = Recipe {
+            clip_factor: None,
+            ..recipe.clone()
+        };
+        assert!(turned(&unclipped, 1000.0) > 0.4, "what the bound is for");
+        let honest = turned(&recipe, 1.0);
+        let attacked = turned(&recipe, 1000.0);
+        assert!(
+            attacked < 0.2,
+            "{attacked} of the signs, {honest} by an honest one"
+        );
+    }
+
+    #[test]
+    fn the_bound_follows_the_running_median() {
+        let recipe = Recipe {
+            clip_factor: Some(2.0),
+            ..Recipe::default()
+        };
+        let [short, usual, long] = [0.5, 1.0, 9.0].map(update);
+        assert_eq!(Clip::of(&recipe, &[], &[&short, &usual, &long]), Clip(2.0));
+        assert_eq!(
+            Clip::of(&recipe, &[], &[&usual, &long]),
+            Clip(2.0),
+            "the smaller of two"
+        );
+        // Alone, or with accomplices: the rounds before hold it.
+        let before = [1.0, 1.1, 0.9];
+        let alone = Clip::of(&recipe, &before, &[&long]);
+        assert_eq!(alone, Clip(2.0));
+        assert_eq!(alone.factor(&long), 2.0 / 9.0);
+        assert_eq!(alone.factor(&usual), 1.0);
+        let many = [7.0; 20];
+        let old: Vec<f32> = many.into_iter().chain([1.0; 8]).collect();
+        assert_eq!(
+            Clip::of(&recipe, &old, &[]),
+            Clip(2.0),
+            "only the last rounds count"
+        );
+        assert_eq!(Clip::of(&recipe, &[], &[]), Clip(f32::INFINITY));
+    }
 }

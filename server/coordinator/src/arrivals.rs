@@ -9,6 +9,8 @@ use lethe_proto::message::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::CoordinatorError;
+use crate::aggregate::Contribution;
+use crate::fatal::guarded;
 use crate::records::Update;
 
 /// Most bytes of updates in one write: what it holds is in memory twice. A write is synced once,
@@ -27,6 +29,8 @@ pub(crate) struct Arrived {
     pub(crate) round: RoundKey,
     pub(crate) subject: SubjectId,
     pub(crate) update: Update,
+    /// What is kept of it in memory.
+    pub(crate) contribution: Contribution,
     pub(crate) answer: oneshot::Sender<Result<(), CoordinatorError>>,
     /// Its share of what may wait, until it is stored.
     pub(crate) place: Option<OwnedSemaphorePermit>,
@@ -51,7 +55,7 @@ impl Arrivals {
         let (send, receive) = mpsc::unbounded_channel();
         std::thread::Builder::new()
             .name("lethe-updates".into())
-            .spawn(move || run(receive, store))?;
+            .spawn(move || guarded("the thread that stores updates", || run(receive, store)))?;
         Ok(Self {
             send,
             places: Arc::new(Semaphore::new(WAITING)),
@@ -72,6 +76,7 @@ impl Arrivals {
         round: RoundKey,
         subject: SubjectId,
         update: Update,
+        contribution: Contribution,
     ) -> Result<(), CoordinatorError> {
         let internal =
             || CoordinatorError::refuse(Refusal::Internal, "the coordinator is shutting down");
@@ -86,6 +91,7 @@ impl Arrivals {
             round,
             subject,
             update,
+            contribution,
             answer,
             place: None,
         };

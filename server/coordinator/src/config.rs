@@ -42,9 +42,13 @@ pub struct ServerConfig {
     /// tokens each).
     #[serde(default = "default_tapes")]
     pub tapes: usize,
-    /// Days that a client's certificate is valid.
-    #[serde(default = "default_certificate_days")]
-    pub certificate_days: u64,
+    /// Days that a certificate of a device or an operator is valid; part of a day is fine. Holders
+    /// renew in the last third.
+    #[serde(
+        default = "default_certificate_days",
+        deserialize_with = "certificate_days"
+    )]
+    pub certificate_days: f64,
     /// Seconds that a subject's device may take to erase items before the retraining goes on
     /// without the subject.
     #[serde(default = "default_erase_wait")]
@@ -83,8 +87,23 @@ fn default_tapes() -> usize {
     4
 }
 
-fn default_certificate_days() -> u64 {
-    90
+fn default_certificate_days() -> f64 {
+    90.0
+}
+
+/// Longest life of a certificate, in days: whoever loses a device should not have to wait longer.
+const MAX_CERTIFICATE_DAYS: f64 = 3650.0;
+
+fn certificate_days<'de, D: serde::Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+    let days = f64::deserialize(d)?;
+    // The shortest are a few seconds, for tests of renewal; certificates know whole seconds.
+    if (2.0 / 86_400.0..=MAX_CERTIFICATE_DAYS).contains(&days) {
+        return Ok(days);
+    }
+    Err(serde::de::Error::custom(format!(
+        "certificate_days is {days}, expected two seconds (as a part of a day) to \
+         {MAX_CERTIFICATE_DAYS} days"
+    )))
 }
 
 fn default_erase_wait() -> u64 {

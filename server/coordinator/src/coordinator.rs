@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use lethe_model::lora::Adapter;
@@ -12,7 +12,6 @@ use lethe_proto::codec;
 use lethe_proto::ids::{Digest, RoundKey, SubjectId};
 use lethe_proto::limits::{MAX_POLL_WAIT, MAX_SMALL, MAX_TOKENS, MINOR};
 use lethe_proto::message::{Purpose, Refusal, Reply, Request, Role, Task};
-use lethe_proto::packed::Packed;
 use lethe_proto::payload::Payload;
 use lethe_receipt::audit::Bundle;
 use lethe_recipe::Combination;
@@ -23,7 +22,9 @@ use lethe_transport::server::{Handler, ReplyFuture, Server};
 use crate::CoordinatorError;
 use crate::arrivals::{Arrivals, Arrived};
 use crate::config::ServerConfig;
+use crate::core::updates::Sent;
 use crate::core::{Core, Work};
+use crate::fatal::broken;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
 use crate::records::Update;
@@ -118,9 +119,10 @@ impl Coordinator {
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
-        // A panic inside the lock is a bug that was reported; state in memory follows the store, so
-        // going on is safe.
-        self.0.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .core
+            .lock()
+            .unwrap_or_else(|_| broken("a panic left the coordinator's state half changed"))
     }
 
     fn now(&self) -> u64 {
@@ -174,19 +176,41 @@ impl Coordinator {
         let handler: Arc<dyn Handler> = Arc::new(self.clone());
         tokio::spawn(async move { server.run(handler).await });
         let timer = self.clone();
-        tokio::spawn(async move {
+        let ticking = tokio::spawn(async move {
             let mut tick = tokio::time::interval(Duration::from_millis(200));
             loop {
                 tick.tick().await;
-                let now = timer.now();
-                if let Err(e) = timer.core().tick(now) {
-                    tracing::error!("{e}");
-                }
-                timer.after_change(true);
-                timer.0.middle.expire();
+                timer.tick();
+            }
+        });
+        tokio::spawn(async move {
+            if ticking.await.is_err_and(|e| e.is_panic()) {
+                broken("the timer panicked");
             }
         });
         Ok(addr)
+    }
+
+    /// What is due by the clock.
+    fn tick(&self) {
+        let now = self.now();
+        if let Err(e) = self.core().tick(now) {
+            tracing::error!("{e}");
+        }
+        self.after_change(true);
+        self.0.middle.expire();
+        if let Some(server) = self.0.server.get() {
+            match server.renew(&self.core().authority) {
+                Ok(true) => tracing::info!("the listener's certificate was renewed"),
+                Ok(false) => {}
+                Err(e) => tracing::error!("the listener's certificate is not renewed: {e}"),
+            }
+        }
+    }
+
+    /// An invitation for an operator, for whoever asks on this machine; the log says so.
+    pub fn recover_admin(&self) -> Result<Invitation, CoordinatorError> {
+        self.core().recover_admin()
     }
 
     /// Ends all connections. Clients open new ones and go on where they were.
@@ -245,9 +269,32 @@ impl Coordinator {
     ) -> Result<Reply, CoordinatorError> {
         let role = certificate.and_then(|c| self.core().role(&c));
         match (role, request) {
-            (None, Request::Enrol { token, csr }) if certificate.is_none() => Ok(Reply::Enrolled {
-                certificate: self.core().enrol(&token, &csr)?,
-            }),
+            (
+                None,
+                Request::Enrol {
+                    token,
+                    csr,
+                    subject,
+                },
+            ) if certificate.is_none() => {
+                let (certificate, subject) = self.core().enrol(&token, &csr, subject.as_ref())?;
+                Ok(Reply::Enrolled {
+                    certificate,
+                    subject,
+                })
+            }
+            (Some(role), Request::Renew { csr }) => {
+                let current = certificate.unwrap_or_default();
+                let certificate = self.core().renew(current, &csr)?;
+                let subject = match role {
+                    Role::Subject(s) => Some(s),
+                    Role::Admin => None,
+                };
+                Ok(Reply::Enrolled {
+                    certificate,
+                    subject,
+                })
+            }
             (Some(Role::Admin), Request::Admin(request)) => {
                 let by = certificate.unwrap_or_default();
                 let (traffic, now) = (self.traffic(), self.now());
@@ -277,7 +324,7 @@ impl Coordinator {
     ) -> Result<Reply, CoordinatorError> {
         match request {
             Request::Hello { model, .. } => {
-                let core = self.core();
+                let mut core = self.core();
                 if model != core.model {
                     let message = format!(
                         "this epoch uses base model {}, the client has {}",
@@ -285,12 +332,14 @@ impl Coordinator {
                     );
                     return Err(refuse(Refusal::WrongModel, message));
                 }
-                let (recipe, anchors) = (core.recipe.to_json(), core.anchors.clone());
+                core.said_hello(&subject);
                 Ok(Reply::Welcome {
-                    recipe,
-                    anchors,
+                    recipe: core.recipe.to_json(),
+                    anchors: core.anchors.clone(),
                     engine: lethe_model::engine(),
                     minor: MINOR,
+                    log_key: core.log_key(),
+                    recalled: core.recalled,
                 })
             }
             Request::Join {
@@ -377,7 +426,14 @@ impl Coordinator {
                     .update_bytes
                     .fetch_add(bytes as u64, Ordering::Relaxed);
                 self.trained(bytes);
-                self.update(round, subject, delta, loss, samples).await
+                let sent = Sent {
+                    device: delta,
+                    middle: vec![],
+                    loss,
+                    samples,
+                    joined: 0,
+                };
+                self.update(round, subject, sent).await
             }
             Request::Release { have, adapters } => Ok(Reply::Release(
                 self.core().release(&subject, have, &adapters)?,
@@ -387,9 +443,13 @@ impl Coordinator {
                 self.core().take_errors(&subject, release, rows)?;
                 Ok(Reply::Ack)
             }
-            Request::Erased { task } => {
-                self.core().erased(&subject, task)?;
+            Request::Erased { task, outcome } => {
+                self.core().erased(&subject, task, &outcome)?;
+                self.after_change(false);
                 Ok(Reply::Ack)
+            }
+            Request::Orders { task, seen } => {
+                Ok(Reply::Orders(self.core().orders(&subject, task, seen)?))
             }
             Request::Decline { round, why } => {
                 tracing::debug!(%subject, ?round, ?why, "declined");
@@ -399,7 +459,7 @@ impl Coordinator {
                 self.after_change(false);
                 Ok(Reply::Ack)
             }
-            Request::Enrol { .. } | Request::Admin(_) => Err(refuse(
+            Request::Enrol { .. } | Request::Renew { .. } | Request::Admin(_) => Err(refuse(
                 Refusal::Forbidden,
                 "not with a subject's certificate",
             )),
@@ -461,9 +521,7 @@ impl Coordinator {
         &self,
         round: RoundKey,
         subject: SubjectId,
-        delta: Packed,
-        loss: f32,
-        samples: u32,
+        mut sent: Sent,
     ) -> Result<Reply, CoordinatorError> {
         let now = self.now();
         let (whole, recipe) = {
@@ -473,11 +531,16 @@ impl Coordinator {
                 return Ok(Reply::Ack);
             }
             core.expects(round, &subject, now)?;
+            sent.joined = core.joined_samples(&subject);
             (core.whole(), core.recipe.clone())
         };
-        let middle = self.0.middle.finish(round, &subject)?;
-        let update = Update::checked(&recipe, &whole, round, (delta, middle), (loss, samples))?;
-        self.0.arrivals.store(round, subject, update).await?;
+        sent.middle = self.0.middle.finish(round, &subject)?;
+        let update = Update::checked(&recipe, &whole, round, sent)?;
+        let contribution = update.contribution(&recipe, &whole)?;
+        self.0
+            .arrivals
+            .store(round, subject, update, contribution)
+            .await?;
         Ok(Reply::Ack)
     }
 
@@ -496,31 +559,45 @@ impl Coordinator {
     async fn poll(&self, subject: &SubjectId) -> Result<Reply, CoordinatorError> {
         let deadline = tokio::time::Instant::now() + MAX_POLL_WAIT;
         let waiting = self.0.waiters.enter(subject);
+        let known = self.core().recalled;
         loop {
             let now = self.now();
-            let work = self.core().next_work(subject, now)?;
+            let (work, recalled) = {
+                let mut core = self.core();
+                (core.next_work(subject, now)?, core.recalled)
+            };
             self.wake_others();
-            match work {
-                Some(Work::Task(task)) => return Ok(Reply::Task(task)),
+            let task = match work {
+                Some(Work::Task(task)) => task,
                 Some(Work::Train(start, middle)) => {
                     self.0.middle.open(start.round, subject, middle);
-                    return Ok(Reply::Task(Task::Train(start)));
+                    Task::Train(start)
                 }
-                None => {}
-            }
-            if tokio::time::timeout_at(deadline, waiting.notify.notified())
-                .await
-                .is_err()
-            {
-                return Ok(Reply::Task(Task::Wait));
-            }
+                // A device that waits must not go on showing what was recalled.
+                None if recalled != known => Task::Wait,
+                None => {
+                    let told = waiting.notify.notified();
+                    if tokio::time::timeout_at(deadline, told).await.is_ok() {
+                        continue;
+                    }
+                    Task::Wait
+                }
+            };
+            return Ok(Reply::Task { task, recalled });
         }
     }
 }
 
 impl Handler for Coordinator {
     fn admits(&self, certificate: &Digest) -> bool {
-        self.core().role(certificate).is_some()
+        let mut core = self.core();
+        if core.role(certificate).is_none() {
+            return false;
+        }
+        if let Err(e) = core.used(certificate) {
+            tracing::warn!("a renewed certificate's predecessor stays for now: {e}");
+        }
+        true
     }
 
     fn longest(&self, kind: u16) -> usize {

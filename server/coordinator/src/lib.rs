@@ -16,6 +16,7 @@ pub mod config;
 mod coordinator;
 mod core;
 mod error;
+mod fatal;
 mod metrics;
 mod middle;
 pub mod process;

@@ -1,15 +1,17 @@
 //! `lethe-server`: wiring only.
 
 use clap::Parser;
-use lethe_coordinator::process::Audit;
+use lethe_coordinator::process::{Audit, Recovery};
 
 /// The coordinator of a Lethe federation.
 #[derive(Parser)]
 #[command(name = "lethe-server", version)]
 struct Cli {
     /// Configuration file (TOML); docs/operations.md explains the keys.
-    #[arg(long)]
-    config: std::path::PathBuf,
+    #[arg(long, global = true)]
+    config: Option<std::path::PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
     /// End when standard input closes: for a parent that must leave nothing running.
     #[arg(long)]
     with_parent: bool,
@@ -21,8 +23,41 @@ struct Cli {
     log_key: Option<String>,
 }
 
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Let an operator back in, when no operator's certificate is valid any more: the server that
+    /// runs with this configuration on this machine writes an invitation into its data folder. The
+    /// transparency log says that this was done.
+    RecoverAdmin,
+}
+
+fn recover(config: &std::path::Path) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match lethe_coordinator::process::recover_admin(config)? {
+        Recovery::Invited(file) => {
+            let file = file.display();
+            writeln!(
+                out,
+                "an operator may enrol: lethe-admin enrol --server ADDRESS --invitation {file}"
+            )?;
+            Ok(())
+        }
+        Recovery::WhenStarted(file) => anyhow::bail!(
+            "no server answers on this data folder: start it, and the invitation is in {}",
+            file.display()
+        ),
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    let Some(config) = &cli.config else {
+        anyhow::bail!("give --config FILE; docs/operations.md explains the keys");
+    };
+    if let Some(Command::RecoverAdmin) = cli.command {
+        return recover(config);
+    }
     let filter =
         tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt()
@@ -34,7 +69,7 @@ fn main() -> anyhow::Result<()> {
         .zip(cli.log_key)
         .map(|(bundle, key)| Audit { bundle, key });
     Ok(lethe_coordinator::process::run(
-        &cli.config,
+        config,
         cli.with_parent,
         audit.as_ref(),
     )?)

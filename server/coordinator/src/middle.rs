@@ -1,5 +1,6 @@
 //! The middle layers: training sessions, and passes on a bounded pool.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,19 @@ const TAPE_WAIT: Duration = Duration::from_secs(60);
 /// Longest time between a training forward and its backward; what the forward keeps is dropped
 /// then.
 const TAPE_LIFE: Duration = Duration::from_secs(180);
+
+/// The same while others wait for a place; half of it for each time that this client's was taken
+/// away, down to a second. A slow phone needs several seconds between the two.
+const TAPE_GRACE: Duration = Duration::from_secs(15);
+
+/// How often a wait for a place looks whether one can be taken from somebody.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Places taken away after which a client gets none while all are taken.
+const STRIKES: u32 = 3;
+
+/// After so long nothing is held against a client any more.
+const FORGIVEN: Duration = Duration::from_secs(600);
 
 /// Most bytes of answers that are kept for clients which may ask again.
 const ANSWERS: usize = 256 << 20;
@@ -150,6 +164,46 @@ pub(crate) struct MiddleHost {
     queue: Queue,
     passes: Arc<Semaphore>,
     tapes: Arc<Semaphore>,
+    strikes: Mutex<Strikes>,
+}
+
+/// Whose places were taken away because no backward came, how often, and when last.
+#[derive(Debug, Default)]
+struct Strikes(HashMap<SubjectId, (u32, Instant)>);
+
+impl Strikes {
+    fn of(&self, subject: &SubjectId) -> u32 {
+        let recent = self
+            .0
+            .get(subject)
+            .filter(|(_, at)| at.elapsed() < FORGIVEN);
+        recent.map_or(0, |(n, _)| *n)
+    }
+
+    fn add(&mut self, subject: &SubjectId) {
+        let n = self.of(subject) + 1;
+        self.0.insert(subject.clone(), (n, Instant::now()));
+    }
+
+    /// A backward came in time.
+    fn less(&mut self, subject: &SubjectId) {
+        let n = self.of(subject).saturating_sub(1);
+        if n == 0 {
+            self.0.remove(subject);
+        } else {
+            self.0.insert(subject.clone(), (n, Instant::now()));
+        }
+    }
+
+    fn forgive(&mut self) {
+        self.0.retain(|_, (_, at)| at.elapsed() < FORGIVEN);
+    }
+
+    /// How long a client may keep a place while others wait.
+    fn grace(&self, subject: &SubjectId) -> Duration {
+        let halved = TAPE_GRACE / 2u32.pow(self.of(subject).min(8));
+        halved.max(Duration::from_secs(1))
+    }
 }
 
 fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
@@ -174,6 +228,57 @@ impl MiddleHost {
             queue: Queue::default(),
             passes,
             tapes,
+            strikes: Mutex::default(),
+        }
+    }
+
+    fn strikes(&self) -> std::sync::MutexGuard<'_, Strikes> {
+        // Counts only: they are as good after a panic.
+        self.strikes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for the activations of a training pass. While somebody waits, a place goes from the
+    /// client that has kept its own longest without a backward, beyond its grace.
+    async fn tape(&self, subject: &SubjectId) -> Result<OwnedSemaphorePermit, CoordinatorError> {
+        if let Ok(place) = self.tapes.clone().try_acquire_owned() {
+            return Ok(place);
+        }
+        if self.strikes().of(subject) >= STRIKES {
+            let message = "all places for training are taken, and this client kept its own \
+                           without going on: try again later";
+            return Err(refuse(Refusal::Busy, message));
+        }
+        let busy = || refuse(Refusal::Busy, "too many clients train at once: try again");
+        let until = tokio::time::Instant::now() + TAPE_WAIT;
+        let place = self.tapes.clone().acquire_owned();
+        tokio::pin!(place);
+        loop {
+            tokio::select! {
+                place = &mut place => return place.map_err(|_| busy()),
+                () = tokio::time::sleep(LOOK) => self.take_one_away(),
+            }
+            if tokio::time::Instant::now() > until {
+                return Err(busy());
+            }
+        }
+    }
+
+    /// Ends the session that has kept its place longest, if it is beyond its grace.
+    fn take_one_away(&self) {
+        let mut strikes = self.strikes();
+        let mut slots = self.slots();
+        let beyond = |(at, s): (&At, &mut Session)| {
+            let since = s.tape.as_ref()?.1;
+            (since.elapsed() > strikes.grace(&at.1)).then(|| (since, at.clone()))
+        };
+        let oldest = slots
+            .iter_mut()
+            .filter_map(beyond)
+            .min_by_key(|(since, _)| *since);
+        if let Some((_, at)) = oldest {
+            tracing::info!(subject = %at.1, "a training pass without its backward made room");
+            slots.close(&at);
+            strikes.add(&at.1);
         }
     }
 
@@ -288,6 +393,7 @@ impl MiddleHost {
                 || s.gone.is_some_and(|since| since.elapsed() > RESUME)
         };
         self.slots().retain(|_, session| !session.is_some_and(late));
+        self.strikes().forgive();
     }
 
     /// Layout and hidden values of a request, within all limits.
@@ -404,10 +510,8 @@ impl MiddleHost {
                 session.tape = None;
             }
         }
-        let busy = || refuse(Refusal::Busy, "too many clients train at once: try again");
         self.make_room();
-        let wait = tokio::time::timeout(TAPE_WAIT, self.tapes.clone().acquire_owned()).await;
-        let permit = wait.map_err(|_| busy())?.map_err(|_| busy())?;
+        let permit = self.tape(&at.1).await?;
         let held = match self.turn(&at, pass).await? {
             Turn::Again(reply) => return Ok(reply),
             Turn::Now(held) => held,
@@ -449,7 +553,8 @@ impl MiddleHost {
         let grad = grad
             .decode(rows, width)
             .map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
-        self.session_pass(pass, held, move |session| {
+        let subject = at.1.clone();
+        let reply = self.session_pass(pass, held, move |session| {
             let middle = session.middle.as_mut().ok_or_else(lost)?;
             let mut out = middle.backward(grad)?;
             if !needed {
@@ -460,14 +565,29 @@ impl MiddleHost {
                 middle.descend(lr);
             }
             Ok(Payload::encode(&out, width, format))
-        })
-        .await
+        });
+        let reply = reply.await?;
+        self.strikes().less(&subject);
+        Ok(reply)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_keeps_places_without_going_on_keeps_them_shorter() {
+        let subject = SubjectId::new("a").expect("an id");
+        let mut strikes = Strikes::default();
+        assert_eq!(strikes.grace(&subject), TAPE_GRACE);
+        strikes.add(&subject);
+        assert_eq!(strikes.grace(&subject), TAPE_GRACE / 2);
+        (0..20).for_each(|_| strikes.add(&subject));
+        assert_eq!(strikes.grace(&subject), Duration::from_secs(1));
+        (0..21).for_each(|_| strikes.less(&subject));
+        assert_eq!((strikes.of(&subject), strikes.0.len()), (0, 0));
+    }
 
     #[test]
     fn the_oldest_answers_go_first() {

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
@@ -71,11 +72,7 @@ impl Audit {
 /// by this user only.
 pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<(), ProcessError> {
     let bundle = audit.map(Audit::read).transpose()?;
-    let text = std::fs::read_to_string(config).map_err(io(config))?;
-    let parsed = ServerConfig::parse(&text).map_err(|e| ProcessError::Config {
-        path: config.into(),
-        source: Box::new(e),
-    })?;
+    let parsed = read_config(config)?;
     let data_dir = parsed.data_dir.clone();
     // More threads than cores: some wait for the disk with the lock held, and the network must not
     // wait with them.
@@ -102,6 +99,7 @@ pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<()
         }
         // Written last: whoever waits for it finds everything else in place.
         write_private(&address, &addr.to_string())?;
+        tokio::spawn(recoveries(coordinator.clone(), data_dir.clone()));
         tracing::info!(%addr, "listening");
         wait_for_end(with_parent).await.map_err(io(config))?;
         coordinator.shutdown();
@@ -109,6 +107,66 @@ pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<()
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     result
+}
+
+/// Name of the file by which `lethe-server recover-admin` asks the server that has the folder.
+const RECOVER: &str = "recover-admin";
+/// How often a running server looks for it, and how long the other waits for an answer.
+const LOOK: Duration = Duration::from_millis(300);
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Answers `recover-admin`. Whoever can write into the data folder holds all its keys: a file there
+/// proves as much as anything could.
+async fn recoveries(coordinator: Coordinator, data_dir: PathBuf) {
+    let request = data_dir.join(RECOVER);
+    loop {
+        if request.exists() {
+            let invited = coordinator.recover_admin().map_err(|e| e.to_string());
+            let written = invited.and_then(|i| {
+                write_private(&data_dir.join("admin-invitation"), &i.text())
+                    .and_then(|()| std::fs::remove_file(&request).map_err(io(&request)))
+                    .map_err(|e| e.to_string())
+            });
+            if let Err(e) = written {
+                tracing::error!("recover-admin: {e}");
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What became of [`recover_admin`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// The invitation is in this file.
+    Invited(PathBuf),
+    /// No server has the folder now; the next one writes the invitation into this file.
+    WhenStarted(PathBuf),
+}
+
+/// Asks the server of this configuration for an invitation for an operator: for when no operator's
+/// certificate is valid any more. It has to run on the server's machine, as the server's user.
+pub fn recover_admin(config: &Path) -> Result<Recovery, ProcessError> {
+    let data_dir = read_config(config)?.data_dir;
+    let request = data_dir.join(RECOVER);
+    let invitation = data_dir.join("admin-invitation");
+    write_private(&request, "an operator is to be invited\n")?;
+    let asked = Instant::now();
+    while asked.elapsed() < ANSWER {
+        if !request.exists() {
+            return Ok(Recovery::Invited(invitation));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(Recovery::WhenStarted(invitation))
+}
+
+fn read_config(path: &Path) -> Result<ServerConfig, ProcessError> {
+    let text = std::fs::read_to_string(path).map_err(io(path))?;
+    ServerConfig::parse(&text).map_err(|e| ProcessError::Config {
+        path: path.into(),
+        source: Box::new(e),
+    })
 }
 
 async fn wait_for_end(with_parent: bool) -> std::io::Result<()> {

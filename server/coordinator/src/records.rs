@@ -110,6 +110,27 @@ persisted!(SubjectCert, "certificates", Subject);
 pub(crate) struct AdminCert;
 persisted!(AdminCert, "admin-certificates", Public);
 
+/// What is known of an operator's certificate; absent for those that an older version issued. Key:
+/// its fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OperatorRecord {
+    /// Fingerprint of this operator's first certificate: who they are, whatever they renew.
+    pub(crate) root: Digest,
+    /// Unix seconds.
+    pub(crate) since: u64,
+    /// Unix seconds.
+    pub(crate) expires: u64,
+}
+persisted!(OperatorRecord, "operators", Public);
+
+/// A certificate that replaces another one, which is withdrawn when this one is first used. Key: the
+/// new certificate's fingerprint. It names nobody.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Renewal {
+    pub(crate) replaces: Digest,
+}
+persisted!(Renewal, "renewals", Public);
+
 /// An invitation for a subject. Key: digest of its secret.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Invite(pub(crate) SubjectId);
@@ -215,6 +236,11 @@ persisted!(BegunRecord, "rounds-begun", Shard);
 /// Whose update, and the round of the stage that it was begun in.
 pub(crate) type Contributor = (SubjectId, u16);
 
+/// Median length (L2 norm) of a round's updates. Key: as of the round.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct NormRecord(pub(crate) f32);
+persisted!(NormRecord, "round-norms", Shard);
+
 /// What rounds have cost so far. Key: empty.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct RatesRecord(pub(crate) Rates);
@@ -271,6 +297,9 @@ pub(crate) struct Update {
     pub(crate) sketch: Vec<f32>,
     pub(crate) loss: f32,
     pub(crate) samples: u32,
+    /// Length of the whole change (L2 norm); computed anew where it was read from the store.
+    #[serde(skip)]
+    pub(crate) norm: Option<f32>,
 }
 
 /// An acknowledged [`Update`] of an open round, sealed under the stage's [`UpdateKey`] and then
@@ -328,11 +357,35 @@ pub(crate) struct DeletionRecord {
     /// Bytes of training, both ways, when it was accepted.
     pub(crate) bytes_before: u64,
     /// What the log is to hold, once everything is done.
+    #[serde(with = "as_json")]
     pub(crate) statement: Option<Statement>,
     /// What came with the request.
     pub(crate) reference: String,
 }
 persisted!(DeletionRecord, "deletions", Evidence);
+
+/// A statement leaves fields out where its version has none, which only JSON can express.
+mod as_json {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    use super::Statement;
+
+    pub(super) fn serialize<S: Serializer>(
+        statement: &Option<Statement>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        let json = statement.as_ref().map(lethe_receipt::statement::canonical);
+        json.serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<Statement>, D::Error> {
+        let json = Option::<Vec<u8>>::deserialize(d)?;
+        let parse = |json: Vec<u8>| serde_json::from_slice(&json).map_err(D::Error::custom);
+        json.map(parse).transpose()
+    }
+}
 
 /// Those who stay: what is written anew under each person's fresh key, and the certificates that
 /// stay. Key: the deletion's number, under a key of its own, which goes when the deletion has been
@@ -348,6 +401,23 @@ pub(crate) struct Kept {
     pub(crate) record: SubjectRecord,
     pub(crate) certificates: Vec<Digest>,
 }
+
+/// What devices removed for a deletion so far. Key: the deletion's number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RemovedRecord {
+    /// Events.
+    pub(crate) events: u64,
+    /// Devices that answered.
+    pub(crate) answered: u32,
+}
+persisted!(RemovedRecord, "removed", Evidence);
+
+/// Where the log holds a deletion's order to devices. Key: the deletion's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OrderRecord {
+    pub(crate) index: u64,
+}
+persisted!(OrderRecord, "orders", Evidence);
 
 /// A person's record among those that a shard was trained on.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -24,6 +24,8 @@ pub(crate) struct Run {
     pub(crate) stage: u16,
     pub(crate) round: u16,
     pub(crate) state: TrainState,
+    /// Median length of the updates of each closed round, oldest first.
+    pub(crate) norms: Vec<f32>,
     /// The round of this stage in which each subject's update counted last; only where updates feed
     /// back what they lose.
     pub(crate) counted: BTreeMap<SubjectId, u16>,
@@ -93,6 +95,7 @@ impl Run {
             stage,
             round,
             state,
+            norms: vec![],
             counted: BTreeMap::new(),
             open: None,
             buffer: BTreeMap::new(),
@@ -100,6 +103,28 @@ impl Run {
             resumed: true,
             stale: false,
         }
+    }
+
+    /// What stands in a run's place while it is worked on: the same shard and round, nothing else,
+    /// and to be read from the store before it goes on.
+    pub(crate) fn doubtful(&self) -> Self {
+        let nothing = TrainState {
+            theta: vec![],
+            first: vec![],
+            second: vec![],
+            step: 0,
+            losses: vec![],
+        };
+        Self {
+            stale: true,
+            ..Self::at(self.key(), self.live, nothing)
+        }
+    }
+
+    /// Mean loss of each closed round; `None` where nobody could take part.
+    pub(crate) fn losses(&self) -> Vec<Option<f32>> {
+        let losses = self.state.losses.iter();
+        losses.map(|l| l.is_finite().then_some(*l)).collect()
     }
 
     /// A round of this stage that takes updates.

@@ -29,7 +29,7 @@ pub struct ShardInventory {
     /// Stage that training has entered (1-based; 0 before the first round).
     pub trained_stage: u16,
     /// Mean training loss at the end of every finished stage.
-    pub losses: Vec<f32>,
+    pub losses: Vec<Option<f32>>,
 }
 
 /// Everything.

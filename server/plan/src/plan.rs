@@ -242,12 +242,11 @@ fn forecast(
         };
         cost.add(&stages_cost(inventory, shard, *from..=*to, stays));
         let loss = |stage: u16| {
-            shard
-                .losses
-                .get(usize::from(stage).checked_sub(1)?)
-                .copied()
+            let losses = &shard.losses;
+            losses.get(usize::from(stage).checked_sub(1)?).copied()?
         };
-        degraded.push((shard.id, loss(from - 1), shard.losses.last().copied()));
+        let now = shard.losses.last().copied().flatten();
+        degraded.push((shard.id, loss(from - 1), now));
     }
     Forecast {
         shards: affected.to_vec(),

@@ -73,13 +73,15 @@ pub fn check_finite(delta: &[f32], expected: usize) -> Result<(), AggregateError
     }
 }
 
+/// L2 norm, summed in f64.
+pub fn norm(delta: &[f32]) -> f32 {
+    let squares = delta.iter().map(|v| f64::from(*v) * f64::from(*v));
+    squares.sum::<f64>().sqrt() as f32
+}
+
 /// Scales `delta` down to L2 norm `max_norm` when it is longer; returns the norm it had.
 pub fn clip(delta: &mut [f32], max_norm: f32) -> f32 {
-    let norm = delta
-        .iter()
-        .map(|v| f64::from(*v) * f64::from(*v))
-        .sum::<f64>()
-        .sqrt() as f32;
+    let norm = norm(delta);
     if norm > max_norm {
         let scale = max_norm / norm;
         delta.iter_mut().for_each(|v| *v *= scale);

@@ -140,22 +140,23 @@ fn means(items: &[Vec<f32>], owner: &[usize], anchors: usize) -> Vec<Vec<f32>> {
     sums
 }
 
-/// The anchor nearest to the mean of `liked` item embeddings; subjects who liked nothing go to the
-/// anchor that `fallback` (a hash of the subject's id) names, so that they spread evenly.
-pub fn nearest_anchor(anchors: &[Vec<f32>], liked: &[&[f32]], fallback: u64) -> usize {
+/// The anchor nearest to the mean of `liked` item embeddings (`[n][dim]`); `None` when that names no
+/// direction: nothing liked, or items without features. The caller then places the subject by a keyed
+/// hash of who they are, so that such people spread evenly, and the same way every time.
+pub fn nearest_anchor(anchors: &[Vec<f32>], liked: &[&[f32]]) -> Option<usize> {
     let dim = anchors.first().map_or(0, Vec::len);
     let mut mean = vec![0.0f32; dim];
     for x in liked {
         mean.iter_mut().zip(*x).for_each(|(m, v)| *m += v);
     }
-    if anchors.is_empty() || mean.iter().all(|v| *v == 0.0) {
-        return (fallback % anchors.len().max(1) as u64) as usize;
+    if mean.iter().all(|v| *v == 0.0) {
+        return None;
     }
-    let mut best = (f64::NEG_INFINITY, 0);
+    let mut best = (f64::NEG_INFINITY, None);
     for (k, a) in anchors.iter().enumerate() {
         let c = cosine(a, &mean);
         if c > best.0 {
-            best = (c, k);
+            best = (c, Some(k));
         }
     }
     best.1
@@ -222,7 +223,11 @@ mod tests {
     fn anchors_find_the_groups() {
         let rows = items();
         let a = anchors(&rows, 3, &Seed::from_u64(1)).expect("60 items");
-        let owner: Vec<usize> = rows.iter().map(|r| nearest_anchor(&a, &[r], 0)).collect();
+        let owner: Vec<usize> = rows
+            .iter()
+            .filter_map(|r| nearest_anchor(&a, &[r]))
+            .collect();
+        assert_eq!(owner.len(), rows.len());
         assert!((0..60).all(|i| owner[i] == owner[i % 3]));
         assert_eq!(
             anchors(&rows[..2], 3, &Seed::from_u64(1)),
@@ -253,6 +258,7 @@ mod tests {
         let rows = items();
         let a = anchors(&rows, 3, &Seed::from_u64(1)).expect("60 items");
         let liked: Vec<&[f32]> = rows[..4].iter().map(Vec::as_slice).collect();
-        assert_eq!(nearest_anchor(&a, &liked, 1), nearest_anchor(&a, &liked, 2));
+        assert!(nearest_anchor(&a, &liked).is_some());
+        assert_eq!(nearest_anchor(&a, &[]), None);
     }
 }

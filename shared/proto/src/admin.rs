@@ -20,6 +20,8 @@ pub enum AdminRequest {
         /// What whoever asked calls it and where the answer goes; kept with the deletions as it is,
         /// at most [`crate::limits::MAX_REFERENCE`] bytes. Empty: nothing.
         reference: String,
+        /// The operator means it: items that are not in the catalogue are taken all the same.
+        confirmed: bool,
     },
     /// How many operators have to agree to a deletion, changed with `Some`.
     Policy {
@@ -111,6 +113,13 @@ pub enum AdminRequest {
         /// The subject.
         subject: SubjectId,
     },
+    /// Operators, with what is known of their certificates.
+    Operators,
+    /// Withdraw an operator's certificate. Others have to agree, as to a deletion.
+    RemoveOperator {
+        /// Fingerprint of the certificate.
+        fingerprint: Digest,
+    },
 }
 
 impl AdminRequest {
@@ -123,6 +132,7 @@ impl AdminRequest {
                 | Self::Cancel { .. }
                 | Self::Replay { .. }
                 | Self::Revoke { .. }
+                | Self::RemoveOperator { .. }
         )
     }
 }
@@ -184,6 +194,34 @@ pub enum AdminReply {
     },
     /// Done.
     Done,
+    /// Operators.
+    Operators(Vec<OperatorState>),
+}
+
+/// An operator, as the coordinator knows them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperatorState {
+    /// Fingerprint of the certificate.
+    pub fingerprint: Digest,
+    /// When it was issued, in Unix seconds; `None` when an older version issued it.
+    pub since: Option<u64>,
+    /// When it expires, likewise.
+    pub expires: Option<u64>,
+    /// The one who asks.
+    pub you: bool,
+}
+
+/// What devices removed for a deletion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Events that devices reported as removed.
+    pub events: u64,
+    /// People whose device has answered.
+    pub answered: u32,
+    /// People whose device has not, in the time that it had: they are left out of training.
+    pub silent: u32,
+    /// People whose device waits for their consent: they are left out of training, too.
+    pub unconsented: u32,
 }
 
 /// A deletion, as far as it got.
@@ -205,6 +243,8 @@ pub struct DeletionState {
     pub seconds_until_exact: Option<f64>,
     /// Seconds from acceptance until the shards were retrained and released.
     pub seconds_until_retrained: Option<f64>,
+    /// What devices removed so far; `None` when the deletion asks nothing of devices.
+    pub removed: Option<Removed>,
     /// Hash of every shard's served adapter before.
     pub before: Vec<Digest>,
     /// Hash of every shard's served adapter now.
@@ -249,6 +289,8 @@ pub struct SubjectLineage {
     pub checkpoints: Vec<u16>,
     /// The shard's adapter in use was trained on the data.
     pub served: bool,
+    /// Rounds of the shard's training so far in which an update of the subject counted.
+    pub rounds: u32,
     /// Rows in the error table (validation).
     pub error_rows: u32,
     /// Updates of open rounds.
@@ -397,6 +439,6 @@ pub struct ShardStatus {
     /// Its database was damaged when the coordinator started and was set aside: it is trained again
     /// from the beginning.
     pub quarantined: bool,
-    /// Mean loss of each finished round.
-    pub losses: Vec<f32>,
+    /// Mean loss of each finished round; `None` for a round in which nobody could take part.
+    pub losses: Vec<Option<f32>>,
 }

@@ -129,6 +129,8 @@ fn request_kind(r: &Request) -> u16 {
         Request::Erased { .. } => 11,
         Request::Admin(_) => 12,
         Request::Decline { .. } => 13,
+        Request::Renew { .. } => 14,
+        Request::Orders { .. } => 15,
     }
 }
 
@@ -137,24 +139,25 @@ fn reply_kind(r: &Reply) -> u16 {
         Reply::Enrolled { .. } => 101,
         Reply::Welcome { .. } => 102,
         Reply::Joined { .. } => 103,
-        Reply::Task(_) => 104,
+        Reply::Task { .. } => 104,
         Reply::Hidden(_) => 105,
         Reply::Ack => 106,
         Reply::Release(_) => 107,
         Reply::Omega(_) => 108,
         Reply::Admin(_) => 109,
         Reply::Refused { .. } => 110,
+        Reply::Orders(_) => 111,
     }
 }
 
 /// Largest body of a message type; `None` for unknown types.
 pub fn limit(kind: u16) -> Option<usize> {
     match kind {
-        1..=4 | 8..=9 | 11 | 13 | 101 | 103 | 106 | 108 | 110 => Some(MAX_SMALL),
+        1..=4 | 8..=9 | 11 | 13..=15 | 101 | 103 | 106 | 108 | 110 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
         7 | 104 | 107 => Some(MAX_ADAPTER),
         12 => Some(1 << 20),
-        10 | 102 | 109 => Some(4 << 20),
+        10 | 102 | 109 | 111 => Some(4 << 20),
         _ => None,
     }
 }
@@ -283,7 +286,10 @@ pub fn encode_reply(r: &Reply) -> Result<Vec<u8>, CodecError> {
 /// About how long a reply's frame is, from what it carries: small ones count as nothing.
 pub fn payload_bytes(r: &Reply) -> usize {
     match r {
-        Reply::Task(Task::Train(start)) => start.adapter.bytes.len(),
+        Reply::Task {
+            task: Task::Train(start),
+            ..
+        } => start.adapter.bytes.len(),
         Reply::Hidden(payload) => payload.bytes.len(),
         Reply::Release(release) => release
             .adapters
@@ -358,7 +364,7 @@ mod tests {
 
     #[test]
     fn extensions_of_a_newer_minor_version_are_skipped() {
-        let r = Request::Erased { task: 3 };
+        let r = Request::Orders { task: 3, seen: 0 };
         let extended =
             encode_request_with(&r, &[(7, vec![1, 2, 3]), (9, vec![])]).expect("encodes");
         assert_eq!(decode_request(&extended), Ok(r.clone()));
@@ -383,7 +389,7 @@ mod tests {
     #[test]
     fn every_truncation_and_bit_flip_is_handled() {
         let r = Request::Join {
-            anchor: 2,
+            anchor: Some(2),
             samples: 9,
             commitment: crate::ids::Digest([7; 32]),
         };

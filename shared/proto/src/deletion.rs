@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ids::SubjectId;
+use crate::ids::{Digest, SubjectId};
 use serde::{Deserialize, Serialize};
 
 /// What more than one operator may have to agree to.
@@ -21,6 +21,8 @@ pub enum Proposal {
     InviteOperator,
     /// Change how many operators have to agree.
     Approvals(u8),
+    /// Withdraw an operator's certificate, by its fingerprint.
+    RemoveOperator(Digest),
 }
 
 impl fmt::Display for Proposal {
@@ -32,6 +34,7 @@ impl fmt::Display for Proposal {
                 f.write_str(&all.join("; "))
             }
             Self::Approvals(n) => write!(f, "let {n} operator(s) agree to every deletion"),
+            Self::RemoveOperator(who) => write!(f, "remove operator {}", who.short()),
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 /// Version of the protocol; also in the ALPN.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
 /// Minor version: what it adds to the version is left out, or skipped, where a peer has an older
 /// one. 1: declined rounds.
 pub const MINOR: u16 = 1;
 /// Application protocol of the TLS handshake.
-pub const ALPN: &[u8] = b"lethe/5";
+pub const ALPN: &[u8] = b"lethe/6";
 /// Longest subject or item identifier, in bytes.
 pub const MAX_ID: usize = 128;
 /// Longest reference that comes with a request, in bytes.
@@ -37,6 +37,8 @@ pub const RPC_TIMEOUT: Duration = Duration::from_secs(120);
 pub const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Most connections without a certificate at once.
 pub const MAX_UNAUTHENTICATED: usize = 64;
+/// Most of them from one address.
+pub const MAX_UNAUTHENTICATED_PER_ADDRESS: usize = 32;
 /// Longest TLS handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most concurrent streams a peer may open on a connection.
@@ -63,3 +65,9 @@ pub const AHEAD: u64 = 512 << 10;
 pub const BEHIND: Duration = Duration::from_secs(40);
 /// Most handshakes in progress.
 pub const MAX_INCOMING: usize = 512;
+/// Most of them from one address: the others are for everybody else.
+pub const MAX_INCOMING_PER_ADDRESS: usize = MAX_INCOMING / 2;
+/// Most training samples that a person may claim to hold.
+pub const MAX_SAMPLES: u32 = 1 << 20;
+/// Largest mean training loss of an update, in nats: more is no result of training on two answers.
+pub const MAX_LOSS: f32 = 100.0;

@@ -25,6 +25,9 @@ pub enum Request {
         token: String,
         /// Certificate signing request, DER.
         csr: Vec<u8>,
+        /// Whose device it is, where that is known from an earlier enrolment: an invitation for
+        /// somebody else is refused, and is not spent.
+        subject: Option<SubjectId>,
     },
     /// First request of a session.
     Hello {
@@ -37,8 +40,8 @@ pub enum Request {
     },
     /// Takes part in the epoch with what the client holds now.
     Join {
-        /// Anchor nearest to the subject's liked items.
-        anchor: u16,
+        /// Anchor nearest to the subject's liked items; `None` when they name no direction.
+        anchor: Option<u16>,
         /// Training samples held.
         samples: u32,
         /// Salted commitment to the training data.
@@ -96,10 +99,12 @@ pub enum Request {
         /// One row per sample.
         rows: Vec<ErrorReport>,
     },
-    /// The client erased what it was told to erase.
+    /// What became of an order to erase.
     Erased {
         /// The task's number.
         task: u64,
+        /// What the device did.
+        outcome: Erased,
     },
     /// The client does not take part in a round that it was asked for; nobody needs to wait for it.
     /// From minor version 1 on.
@@ -111,6 +116,32 @@ pub enum Request {
     },
     /// A privacy team's request; needs a certificate with the admin role.
     Admin(AdminRequest),
+    /// Exchanges the certificate of this connection for a new one. The old one is withdrawn when
+    /// the new one is first used.
+    Renew {
+        /// Certificate signing request for a new key, DER.
+        csr: Vec<u8>,
+    },
+    /// Asks for the orders behind a [`Task::Erase`].
+    Orders {
+        /// The task's number.
+        task: u64,
+        /// Entries of the newest head of the log that the client has seen; 0: none.
+        seen: u64,
+    },
+}
+
+/// What a device did with an order to erase.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Erased {
+    /// It erased what the orders name.
+    Done {
+        /// Per order: number of the deletion, and how many events it named that are gone. An event
+        /// that two orders name counts for both.
+        removed: Vec<(u64, u32)>,
+    },
+    /// The orders would erase almost everything: the app or the person has to consent first.
+    WaitsForConsent,
 }
 
 /// What a forward pass is for.
@@ -170,6 +201,8 @@ pub enum Reply {
     Enrolled {
         /// The certificate.
         certificate: Vec<u8>,
+        /// Whose device it is; `None` for an operator.
+        subject: Option<SubjectId>,
     },
     /// What a client needs to take part.
     Welcome {
@@ -182,6 +215,10 @@ pub enum Reply {
         engine: String,
         /// Minor version of the protocol that the coordinator speaks.
         minor: u16,
+        /// Public key of the transparency log (verifier key text).
+        log_key: String,
+        /// Releases up to this number are recalled: nothing that was made with them may be shown.
+        recalled: u64,
     },
     /// Where the subject was placed.
     Joined {
@@ -192,7 +229,12 @@ pub enum Reply {
         commitment: Digest,
     },
     /// What to do next.
-    Task(Task),
+    Task {
+        /// The work.
+        task: Task,
+        /// As in [`Reply::Welcome`].
+        recalled: u64,
+    },
     /// Hidden states or gradients after a pass.
     Hidden(Payload),
     /// Done.
@@ -210,6 +252,40 @@ pub enum Reply {
         /// Expected, got, and what to do.
         message: String,
     },
+    /// The orders behind a task, as the log holds them.
+    Orders(Orders),
+}
+
+/// What a client checks before it erases anything.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Orders {
+    /// Every order that asks something of this person's devices.
+    pub orders: Vec<EraseOrder>,
+    /// Signed head of the log.
+    pub checkpoint: String,
+    /// Proof that this head extends the one that the client has seen.
+    pub consistency: Vec<Digest>,
+}
+
+/// An order to erase, with what proves that the log holds it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EraseOrder {
+    /// Number of the deletion.
+    pub deletion: u64,
+    /// Kind of the deletion, as receipts have it.
+    pub kind: String,
+    /// Whose data; empty: everybody's.
+    pub subject: String,
+    /// Items.
+    pub items: Vec<String>,
+    /// Unix seconds: consent is withdrawn from then on.
+    pub from: Option<i64>,
+    /// Salt of the commitment and of the log's entry.
+    pub salt: [u8; 32],
+    /// The log's entry.
+    pub index: u64,
+    /// Audit path.
+    pub proof: Vec<Digest>,
 }
 
 /// Work for a client.
@@ -226,14 +302,11 @@ pub enum Task {
         /// The shards whose adapters changed since the client's last report.
         shards: Vec<ShardId>,
     },
-    /// Erase items, and what happened at or after a time, from the local history, then join again.
+    /// Erase what the orders of this task name ([`Request::Orders`]) from the local history, then
+    /// join again.
     Erase {
         /// Number to acknowledge.
         task: u64,
-        /// Items.
-        items: Vec<String>,
-        /// Unix seconds: consent is withdrawn from then on, and nothing later is recorded either.
-        from: Option<i64>,
     },
 }
 

@@ -141,7 +141,7 @@ mod tests {
         let members: Vec<Member> = (0..3).map(|i| member(i + 1)).collect();
         let records = Records::new((1..4).map(|i| ([i; 32], [i + 100; 32])));
         let training = Training {
-            version: crate::statement::VERSION,
+            version: crate::statement::TRAINING_VERSION,
             shard: 1,
             generation: 3,
             root: hex(&records.root()),

@@ -22,6 +22,7 @@ pub mod audit;
 pub mod hex;
 pub mod merkle;
 pub mod note;
+pub mod order;
 pub mod receipt;
 pub mod records;
 pub mod report;

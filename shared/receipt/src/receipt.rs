@@ -7,7 +7,9 @@ use crate::hex::{hex, unhex32};
 use crate::merkle::{Hash, Tree, verify_inclusion};
 use crate::note::{NoteError, Signer, VerifierKey, open_checkpoint};
 use crate::records::{Leaf, record_key, verify_absent};
-use crate::statement::{Kind, Statement, Training, VERSION, canonical, commitment, entry};
+use crate::statement::{
+    Kind, Statement, Training, VERSION, VERSION_WITHOUT_REMOVED, canonical, commitment, entry,
+};
 
 /// Largest receipt that is read.
 pub const MAX_RECEIPT: usize = 4 << 20;
@@ -200,12 +202,7 @@ pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
             "its bytes differ from the canonical form".into(),
         ));
     }
-    if receipt.statement.version != VERSION {
-        let got = receipt.statement.version;
-        return Err(VerifyError::Format(format!(
-            "version {got}, this build knows {VERSION}"
-        )));
-    }
+    check_version(&receipt.statement)?;
     let (size, root) = open_checkpoint(&receipt.checkpoint, key)?;
     let head = Head(size, root);
     let salt = unhex32(&receipt.salt).ok_or(VerifyError::Subject)?;
@@ -236,6 +233,71 @@ pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
         verify_records(r, &receipt, &head)?;
     }
     Ok(receipt)
+}
+
+/// Which fields a statement has follows from its version and kind.
+fn check_version(s: &Statement) -> Result<(), VerifyError> {
+    let asks_devices = matches!(
+        s.kind.as_str(),
+        "erase-items" | "withdraw-consent" | "takedown"
+    );
+    let fits = match s.version {
+        VERSION => s.removed.is_some() == asks_devices,
+        VERSION_WITHOUT_REMOVED => s.removed.is_none(),
+        got => {
+            return Err(VerifyError::Format(format!(
+                "version {got}, this build knows {VERSION_WITHOUT_REMOVED} and {VERSION}"
+            )));
+        }
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(VerifyError::Format(
+            "what devices removed does not fit its version and kind".into(),
+        ))
+    }
+}
+
+/// What a genuine receipt shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// What was asked for has happened.
+    Done,
+    /// There was nothing to remove: no device had what was named, or nothing was held of the
+    /// person.
+    NothingRemoved,
+}
+
+impl Receipt {
+    /// The verdict for programs: whether it is genuine, and whether what was asked for happened.
+    pub fn verdict(&self) -> serde_json::Value {
+        let done = self.effect() == Effect::Done;
+        let effect = if done { "done" } else { "nothing-removed" };
+        serde_json::json!({
+            "verified": done, "genuine": true, "effect": effect, "receipt": self,
+        })
+    }
+
+    /// What the receipt shows to have happened. A receipt can be genuine and be about nothing.
+    pub fn effect(&self) -> Effect {
+        let s = &self.statement;
+        let nothing = match (s.kind.as_str(), s.removed) {
+            // Who has not answered is left out of training altogether.
+            (_, Some(r)) => r.events == 0 && r.silent == 0 && r.unconsented == 0,
+            ("erase-subject", None) => s.keys_destroyed == 0 && self.records.is_none(),
+            // Version 2 knew only this much of what devices did.
+            _ => matches!(
+                self.records.as_ref().map(|r| &r.fate),
+                Some(Fate::Unchanged(_))
+            ),
+        };
+        if nothing {
+            Effect::NothingRemoved
+        } else {
+            Effect::Done
+        }
+    }
 }
 
 /// The root of the records that a training statement commits to, if the log under this checkpoint
@@ -325,11 +387,11 @@ fn verify_records(r: &RecordProof, receipt: &Receipt, head: &Head) -> Result<(),
 mod tests {
     use super::*;
     use crate::records::Records;
-    use crate::statement::{AffectedShard, Cost};
+    use crate::statement::{AffectedShard, Cost, Removed, TRAINING_VERSION};
 
     fn training(generation: u32, records: &Records) -> Training {
         Training {
-            version: VERSION,
+            version: TRAINING_VERSION,
             shard: 2,
             generation,
             root: hex(&records.root()),
@@ -377,11 +439,33 @@ mod tests {
                 bytes: 5,
                 milliseconds: 3388,
             },
+            removed: None,
         }
     }
 
     /// A receipt for alice, whose record is `fate` after: gone, the same, or with other data.
     fn sample(kind: &str, after_data: Option<Hash>) -> (Vec<u8>, Signer) {
+        let items: Vec<String> = if kind == "erase-items" {
+            vec!["i1".into()]
+        } else {
+            vec![]
+        };
+        let removed = Removed {
+            events: u64::from(after_data != Some([77; 32])),
+            answered: 1,
+            ..Removed::default()
+        };
+        let s = Statement {
+            commitment: commitment(&[5; 32], "alice", &items, None),
+            removed: (kind == "erase-items").then_some(removed),
+            ..statement(kind)
+        };
+        receipt_of(s, items, after_data)
+    }
+
+    /// The receipt of this statement.
+    fn receipt_of(s: Statement, items: Vec<String>, after_data: Option<Hash>) -> (Vec<u8>, Signer) {
+        let kind = s.kind.clone();
         let signer = Signer::from_seed("lethe-test", &[1; 32]).expect("a seed");
         let key = record_key(&[8; 32], "alice");
         let others: Vec<(Hash, Hash)> = (0..5)
@@ -390,15 +474,6 @@ mod tests {
         let before = Records::new(others.iter().copied().chain([(key, [77; 32])]));
         let after = Records::new(others.iter().copied().chain(after_data.map(|d| (key, d))));
         let (t1, t2) = (training(1, &before), training(2, &after));
-        let items: Vec<String> = if kind == "erase-items" {
-            vec!["i1".into()]
-        } else {
-            vec![]
-        };
-        let s = Statement {
-            commitment: commitment(&[5; 32], "alice", &items, None),
-            ..statement(kind)
-        };
         let mut tree = Tree::default();
         tree.push(b"other");
         let i1 = tree.push(&entry(Kind::Training, &[2; 32], &canonical(&t1)));
@@ -451,6 +526,61 @@ mod tests {
                 .fate,
             Fate::Unchanged(_)
         ));
+    }
+
+    #[test]
+    fn an_erasure_that_removed_nothing_says_so() {
+        let key = |s: &Signer| s.verifier().clone();
+        let (bytes, signer) = sample("erase-items", Some([77; 32]));
+        let nothing = verify(&bytes, &key(&signer)).expect("a genuine receipt");
+        assert_eq!(nothing.effect(), Effect::NothingRemoved);
+        assert!(crate::report::text(&nothing).starts_with("NOTHING WAS REMOVED"));
+        assert!(!crate::report::text(&nothing).contains("VERIFIED"));
+        assert!(!crate::report::html(&nothing).contains("were deleted"));
+        let (bytes, signer) = sample("erase-items", Some([78; 32]));
+        let some = verify(&bytes, &key(&signer)).expect("a genuine receipt");
+        assert_eq!(some.effect(), Effect::Done);
+        assert!(crate::report::text(&some).starts_with("VERIFIED: items i1 of subject alice"));
+        // A device that stays away: the person is left out altogether, and the receipt says that.
+        let items = vec!["i1".to_owned()];
+        let away = Statement {
+            commitment: commitment(&[5; 32], "alice", &items, None),
+            removed: Some(Removed {
+                silent: 1,
+                ..Removed::default()
+            }),
+            ..statement("erase-items")
+        };
+        let (bytes, signer) = receipt_of(away, items, None);
+        let away = verify(&bytes, &key(&signer)).expect("a genuine receipt");
+        assert_eq!(away.effect(), Effect::Done);
+        assert!(crate::report::text(&away).contains("1 device(s) did not answer"));
+    }
+
+    #[test]
+    fn receipts_of_the_version_before_still_verify() {
+        let items = vec!["i1".to_owned()];
+        let old = Statement {
+            version: VERSION_WITHOUT_REMOVED,
+            commitment: commitment(&[5; 32], "alice", &items, None),
+            ..statement("erase-items")
+        };
+        let (bytes, signer) = receipt_of(old.clone(), items.clone(), Some([78; 32]));
+        assert!(!String::from_utf8_lossy(&bytes).contains("removed\""));
+        assert!(verify(&bytes, signer.verifier()).is_ok());
+        // This version has to say what was removed, that one could not.
+        let newer = Statement {
+            version: VERSION,
+            ..old.clone()
+        };
+        let (bytes, signer) = receipt_of(newer, items.clone(), Some([78; 32]));
+        assert!(verify(&bytes, signer.verifier()).is_err());
+        let mixed = Statement {
+            removed: Some(Removed::default()),
+            ..old
+        };
+        let (bytes, signer) = receipt_of(mixed, items, Some([78; 32]));
+        assert!(verify(&bytes, signer.verifier()).is_err());
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::receipt::{Fate, Receipt};
-use crate::statement::Cost;
+use crate::receipt::{Effect, Fate, Receipt};
+use crate::statement::{Cost, Removed};
 
 /// What verification has shown.
 const PROVEN: [&str; 3] = [
@@ -23,14 +23,54 @@ const NOT_PROVEN: [&str; 3] = [
     "that no copy exists outside the log's system: no receipt can prove that.",
 ];
 
+/// The first line: what happened, or that nothing did.
 fn heading(r: &Receipt) -> String {
-    let who = if r.subject.is_empty() {
+    match r.effect() {
+        Effect::Done => deed(r),
+        Effect::NothingRemoved => format!("nothing was removed: {}", nothing(r)),
+    }
+}
+
+/// Why a genuine receipt is about nothing.
+fn nothing(r: &Receipt) -> String {
+    let who = person(r);
+    match r.statement.kind.as_str() {
+        "erase-items" => format!(
+            "the device of {who} has no event with items {}",
+            r.items.join(", ")
+        ),
+        "withdraw-consent" => format!(
+            "the device of {who} has no event at or after {} (seconds since 1970)",
+            r.from.unwrap_or(0)
+        ),
+        "takedown" => format!("no device has an event with items {}", r.items.join(", ")),
+        _ => format!("nothing was held of {who}"),
+    }
+}
+
+fn person(r: &Receipt) -> String {
+    if r.subject.is_empty() {
         "everybody".to_owned()
     } else {
         format!("subject {}", r.subject)
-    };
+    }
+}
+
+/// What was done.
+fn deed(r: &Receipt) -> String {
+    let who = person(r);
     let items = r.items.join(", ");
+    let left_out = r.statement.removed.map_or(0, |r| r.silent + r.unconsented);
     match r.statement.kind.as_str() {
+        // A device that has not erased may still hold what was named; the model holds none of it.
+        "erase-items" | "withdraw-consent" if left_out > 0 => format!(
+            "all that was learned from {who} was deleted, since the device has not erased: it may \
+             still hold what the request names"
+        ),
+        "takedown" if left_out > 0 => format!(
+            "items {items} were deleted for everybody whose device answered; all that was learned \
+             from the {left_out} other(s) was deleted"
+        ),
         "erase-items" => format!("items {items} of {who} were deleted"),
         "withdraw-consent" => format!(
             "data of {who} from {} (seconds since 1970) on was deleted",
@@ -40,6 +80,20 @@ fn heading(r: &Receipt) -> String {
         "takedown" => format!("items {items} were deleted for {who}"),
         _ => format!("all data of {who} was deleted"),
     }
+}
+
+fn removed(r: &Removed) -> String {
+    let mut text = format!(
+        "{} event(s), as {} device(s) reported",
+        r.events, r.answered
+    );
+    if r.silent > 0 {
+        let _ = write!(text, "; {} device(s) did not answer", r.silent);
+    }
+    if r.unconsented > 0 {
+        let _ = write!(text, "; {} wait(s) for the person's consent", r.unconsented);
+    }
+    text
 }
 
 fn cost(c: &Cost) -> String {
@@ -75,6 +129,9 @@ fn facts(r: &Receipt) -> Vec<(String, String)> {
         ),
         fact("encryption keys destroyed", s.keys_destroyed.to_string()),
     ];
+    if let Some(r) = s.removed {
+        out.push(fact("removed by devices", removed(&r)));
+    }
     for a in &s.affected {
         let change = format!(
             "{:.8} -> {:.8} at once -> {:.8} after {} rounds from stage {}",
@@ -126,7 +183,13 @@ fn facts(r: &Receipt) -> Vec<(String, String)> {
 /// The receipt as text; `proven` and not proven at the end. Only for receipts that
 /// [`crate::receipt::verify`] returned.
 pub fn text(r: &Receipt) -> String {
-    let mut out = format!("VERIFIED: {}", heading(r));
+    let mut out = match r.effect() {
+        Effect::Done => format!("VERIFIED: {}", heading(r)),
+        Effect::NothingRemoved => format!(
+            "NOTHING WAS REMOVED (the receipt is genuine): {}",
+            nothing(r)
+        ),
+    };
     for (k, v) in facts(r) {
         let _ = write!(out, "\n  {k}: {v}");
     }

@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::hex::hex;
 
 /// Version of the format of statements and receipts.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+/// Version of statements and receipts that do not say what devices removed; still verified.
+pub const VERSION_WITHOUT_REMOVED: u32 = 2;
+/// Version of the format of training statements.
+pub const TRAINING_VERSION: u32 = 2;
 
 /// A shard that the deletion touched. Hashes are SHA-256 of adapters, hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +45,21 @@ pub struct Cost {
     pub bytes: u64,
     /// Milliseconds from the rollback to the release.
     pub milliseconds: u64,
+}
+
+/// What devices found and removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removed {
+    /// Events that devices reported as removed.
+    pub events: u64,
+    /// People whose device has answered.
+    pub answered: u32,
+    /// People whose device had not answered when the time for it had passed. They are left out of
+    /// training.
+    pub silent: u32,
+    /// People whose device waits for their consent. They are left out of training.
+    pub unconsented: u32,
 }
 
 /// What was done for one request.
@@ -84,13 +103,16 @@ pub struct Statement {
     pub forecast: Cost,
     /// What it cost; other requests that waited for the same shards share it.
     pub actual: Cost,
+    /// What devices removed; only for kinds that ask devices, and not in version 2.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub removed: Option<Removed>,
 }
 
 /// What a shard is about to be trained on; entered into the log before the first round.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Training {
-    /// [`VERSION`].
+    /// [`TRAINING_VERSION`].
     pub version: u32,
     /// Number of the shard.
     pub shard: u16,
@@ -119,6 +141,8 @@ pub enum Kind {
     Deletion,
     /// An operator's action.
     Action,
+    /// A [`crate::order::Order`].
+    Order,
 }
 
 impl Kind {
@@ -127,6 +151,7 @@ impl Kind {
             Self::Training => "training",
             Self::Deletion => "deletion",
             Self::Action => "action",
+            Self::Order => "order",
         }
     }
 }

@@ -181,6 +181,10 @@ pub struct Recipe {
     pub server_lr: f32,
     /// Longest update, as an L2 norm; longer ones are scaled down.
     pub clip: f32,
+    /// Longest update as a multiple of the running median length of updates; longer ones are scaled
+    /// down. 0 in TOML: no such bound. Absent in JSON: none, as in epochs of older versions.
+    #[serde(skip_serializing_if = "Option::is_none", default = "no_clip_factor")]
+    pub clip_factor: Option<f32>,
     /// Aggregation rule.
     pub aggregation: Aggregation,
     /// Parameters of the balance.
@@ -193,6 +197,13 @@ pub struct Recipe {
     pub validation: usize,
     /// Seed of the epoch: initialisation, anchors, cohorts, sample choice.
     pub seed: u64,
+}
+
+/// A device's updates differ in length by less than this.
+const CLIP_FACTOR: f32 = 2.0;
+
+fn no_clip_factor() -> Option<f32> {
+    None
 }
 
 /// Left out of the JSON, so that clients that know no other format understand it.
@@ -224,6 +235,7 @@ impl Default for Recipe {
             local: Local::default(),
             server_lr: 1.5e-3,
             clip: 10.0,
+            clip_factor: Some(CLIP_FACTOR),
             aggregation: Aggregation::Shared,
             balance: BalanceParams::default(),
             apa: ApaParams::default(),
@@ -237,9 +249,24 @@ impl Default for Recipe {
 impl Recipe {
     /// From TOML; absent keys take their defaults, unknown ones are refused.
     pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
-        toml::from_str::<Self>(text)
-            .map_err(|e| RecipeError::Parse(e.to_string()))?
-            .checked()
+        let parse = |e: toml::de::Error| RecipeError::Parse(e.to_string());
+        let given: toml::Table = toml::from_str(text).map_err(parse)?;
+        let mut recipe = toml::from_str::<Self>(text).map_err(parse)?;
+        match recipe.clip_factor {
+            None if !given.contains_key("clip_factor") => recipe.clip_factor = Some(CLIP_FACTOR),
+            Some(0.0) => recipe.clip_factor = None,
+            _ => {}
+        }
+        recipe.checked()
+    }
+
+    /// This recipe without what the version that stored `json` did not know: an epoch goes on under
+    /// the rules that it began with.
+    pub fn as_stored(mut self, json: &str) -> Self {
+        if Self::from_json(json).is_ok_and(|stored| stored.clip_factor.is_none()) {
+            self.clip_factor = None;
+        }
+        self
     }
 
     /// From the JSON that a coordinator sent.
@@ -322,6 +349,13 @@ impl Recipe {
             (1..=86_400).contains(&self.deadline_s),
             self.deadline_s.to_string(),
             "1 to 86400",
+        )?;
+        let factor = self.clip_factor.unwrap_or(CLIP_FACTOR);
+        range(
+            "clip_factor",
+            (1.0..=1e6).contains(&factor),
+            factor.to_string(),
+            "1 or more, or 0 for none",
         )?;
         for (field, v) in [
             ("server_lr", self.server_lr),

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lethe_proto::codec::{self, Extension};
+use lethe_proto::ids::SubjectId;
 use lethe_proto::limits;
 use lethe_proto::message::{Reply, Request};
 use tokio::time::timeout;
 
-use crate::identity::{ClientKey, Identity, Invitation, SERVER_NAME};
+use crate::error::date;
+use crate::identity::{ClientKey, Identity, Invitation, SERVER_NAME, Validity, now};
 use crate::{TransportError, config, frame};
 
 /// A local socket, which several connections may share.
@@ -52,6 +54,7 @@ impl Dialer {
         identity: Option<&Identity>,
     ) -> Result<Connection, TransportError> {
         let refused = |why: String| TransportError::Connect { addr, why };
+        let validity = identity.and_then(|i| i.validity().ok());
         let connecting = self
             .0
             .connect_with(config::client(authority, identity)?, addr, SERVER_NAME)
@@ -64,8 +67,9 @@ impl Dialer {
                     limits::HANDSHAKE_TIMEOUT.as_secs()
                 ))
             })?
-            .map_err(|e| refused(e.to_string()))?;
+            .map_err(|e| explained(&e, addr, validity).unwrap_or_else(|| refused(e.to_string())))?;
         Ok(Connection {
+            validity,
             endpoint: self.0.clone(),
             connection,
             sent: AtomicU64::new(0),
@@ -78,6 +82,8 @@ impl Dialer {
 /// An open connection. Dropping it closes it.
 #[derive(Debug)]
 pub struct Connection {
+    /// Of the certificate that was shown.
+    validity: Option<Validity>,
     endpoint: quinn::Endpoint,
     connection: quinn::Connection,
     sent: AtomicU64,
@@ -128,11 +134,12 @@ impl Connection {
     async fn exchange(&self, request: &Request) -> Result<Reply, TransportError> {
         // Why the connection ended says more than that it did.
         let lost = |e: &dyn std::fmt::Display| {
-            TransportError::Lost(
-                self.connection
-                    .close_reason()
-                    .map_or_else(|| e.to_string(), |r| r.to_string()),
-            )
+            let Some(reason) = self.connection.close_reason() else {
+                return TransportError::Lost(e.to_string());
+            };
+            let addr = self.connection.remote_address();
+            explained(&reason, addr, self.validity)
+                .unwrap_or_else(|| TransportError::Lost(reason.to_string()))
         };
         let bytes = codec::encode_request_with(request, &self.extensions)?;
         let (send, mut recv) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
@@ -146,6 +153,20 @@ impl Connection {
         self.received
             .fetch_add(reply.len() as u64, Ordering::Relaxed);
         Ok(codec::decode_reply(&reply)?)
+    }
+
+    /// Exchanges the certificate of this connection for one with a new key.
+    pub async fn renew(&self) -> Result<Identity, TransportError> {
+        let key = ClientKey::generate()?;
+        match self
+            .call(&Request::Renew {
+                csr: key.request()?,
+            })
+            .await?
+        {
+            Reply::Enrolled { certificate, .. } => Ok(key.with_certificate(certificate)),
+            _ => Err(TransportError::UnexpectedReply { asked: "renewal" }),
+        }
     }
 
     /// Message bytes `(sent, received)` so far.
@@ -202,18 +223,77 @@ impl Drop for Whole {
     }
 }
 
+/// TLS alert 45, `certificate_expired` (RFC 8446, 6.2), as QUIC carries it (RFC 9001, 4.8): also for
+/// certificates that are not valid yet.
+const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
+
+/// What a failed handshake has to do with the time, if anything.
+fn explained(
+    e: &quinn::ConnectionError,
+    addr: SocketAddr,
+    shown: Option<Validity>,
+) -> Option<TransportError> {
+    match e {
+        // Found here: about the coordinator's certificate.
+        quinn::ConnectionError::TransportError(e) if u64::from(e.code) == CERTIFICATE_EXPIRED => {
+            Some(TransportError::Clock {
+                addr,
+                now: date(now()),
+                why: e.reason.clone(),
+            })
+        }
+        // Said by the coordinator: about ours.
+        quinn::ConnectionError::ConnectionClosed(c)
+            if u64::from(c.error_code) == CERTIFICATE_EXPIRED =>
+        {
+            let Validity { from, until } = shown?;
+            let now = now();
+            Some(TransportError::Expired { from, until, now })
+        }
+        _ => None,
+    }
+}
+
+/// What an invitation was exchanged for.
+#[derive(Clone, Debug)]
+pub struct Enrolment {
+    /// Certificate and key.
+    pub identity: Identity,
+    /// Whose device it is; `None` for an operator.
+    pub subject: Option<SubjectId>,
+}
+
 /// Exchanges an invitation for an identity.
 pub async fn enrol(addr: SocketAddr, invitation: &Invitation) -> Result<Identity, TransportError> {
+    Ok(enrol_as(&Dialer::bind(addr)?, addr, invitation, None)
+        .await?
+        .identity)
+}
+
+/// Exchanges an invitation for an identity, over a socket that others may use too. `subject` is
+/// whose device it is, if that is known: an invitation for somebody else is refused and not spent.
+pub async fn enrol_as(
+    dialer: &Dialer,
+    addr: SocketAddr,
+    invitation: &Invitation,
+    subject: Option<SubjectId>,
+) -> Result<Enrolment, TransportError> {
     let key = ClientKey::generate()?;
-    let connection = Connection::open(addr, &invitation.authority()?, None).await?;
+    let connection = dialer.connect(addr, &invitation.authority()?, None).await?;
     let request = Request::Enrol {
         token: invitation.secret.clone(),
         csr: key.request()?,
+        subject,
     };
     let reply = connection.call(&request).await?;
-    connection.close().await;
     match reply {
-        Reply::Enrolled { certificate } => Ok(key.with_certificate(certificate)),
+        Reply::Enrolled {
+            certificate,
+            subject,
+        } => Ok(Enrolment {
+            identity: key.with_certificate(certificate),
+            subject,
+        }),
         _ => Err(TransportError::UnexpectedReply { asked: "enrolment" }),
     }
 }

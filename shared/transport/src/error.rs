@@ -32,6 +32,29 @@ pub enum TransportError {
         /// What happened.
         why: String,
     },
+    /// The coordinator's certificate is not valid by this machine's clock.
+    #[error(
+        "this machine's clock says {now} (UTC), and by it the certificate of {addr} is not valid: \
+         {why}. Set the clock; if it is right, the coordinator's is wrong"
+    )]
+    Clock {
+        /// The address.
+        addr: SocketAddr,
+        /// What this machine's clock says.
+        now: String,
+        /// What was found.
+        why: String,
+    },
+    /// The coordinator does not accept this machine's certificate at this time.
+    #[error("{}", expired(*from, *until, *now))]
+    Expired {
+        /// First second of the certificate, since 1970.
+        from: i64,
+        /// Last second of it.
+        until: i64,
+        /// What this machine's clock says.
+        now: i64,
+    },
     /// The connection was lost during a call.
     #[error("connection lost: {0}")]
     Lost(String),
@@ -67,8 +90,44 @@ impl TransportError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Lost(_) | Self::Timeout { .. } => true,
+            // Nothing is wrong with what is here: the local functions work.
+            Self::Clock { .. } | Self::Expired { .. } => true,
             Self::Refused { code, .. } => matches!(code, Refusal::Busy),
             _ => false,
         }
     }
+}
+
+/// A time for people, UTC.
+pub(crate) fn date(seconds: i64) -> String {
+    time::OffsetDateTime::from_unix_timestamp(seconds).map_or("?".into(), |t| {
+        format!(
+            "{:04}-{:02}-{:02} {:02}:{:02}",
+            t.year(),
+            u8::from(t.month()),
+            t.day(),
+            t.hour(),
+            t.minute()
+        )
+    })
+}
+
+fn expired(from: i64, until: i64, now: i64) -> String {
+    let life = format!(
+        "it is valid from {} until {} (UTC)",
+        date(from),
+        date(until)
+    );
+    if now > until {
+        return format!(
+            "this certificate has expired: {life}. A device needs a fresh invitation \
+             (`lethe-admin invite`); an operator asks another one, or the server's machine \
+             (`lethe-server recover-admin`)"
+        );
+    }
+    format!(
+        "the coordinator says that this certificate is not valid now: {life}, and this machine's \
+         clock says {}. One of the two clocks is wrong",
+        date(now)
+    )
 }

@@ -28,6 +28,39 @@ pub(crate) fn fingerprint(der: &[u8]) -> Digest {
     Digest::of(&[der])
 }
 
+/// When a certificate is valid, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// First second.
+    pub from: i64,
+    /// Last second.
+    pub until: i64,
+}
+
+impl Validity {
+    /// Of a certificate (DER).
+    pub fn of(der: &[u8]) -> Result<Self, TransportError> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).map_err(failed)?;
+        let validity = certificate.validity();
+        Ok(Self {
+            from: validity.not_before.timestamp(),
+            until: validity.not_after.timestamp(),
+        })
+    }
+
+    /// Whether a holder should renew it: less than a third of its life is left.
+    pub fn is_due(&self, now: i64) -> bool {
+        self.until - now < (self.until - self.from) / 3
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs() as i64)
+}
+
 /// A certificate with its private key and the authority that it trusts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -41,6 +74,16 @@ impl Identity {
         fingerprint(&self.certificate)
     }
 
+    /// When the certificate is valid.
+    pub fn validity(&self) -> Result<Validity, TransportError> {
+        Validity::of(&self.certificate)
+    }
+
+    /// Whether it should be renewed now, by this machine's clock.
+    pub fn is_due(&self) -> bool {
+        self.validity().is_ok_and(|v| v.is_due(now()))
+    }
+
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![CertificateDer::from(self.certificate.clone())]
     }
@@ -49,6 +92,13 @@ impl Identity {
         PrivatePkcs8KeyDer::from(self.key.clone()).into()
     }
 }
+
+/// How long a certificate of the coordinator lives. It is renewed while the coordinator runs, after
+/// a third: whenever somebody connects, more than a year is left.
+pub(crate) const SERVER_LIFE: Duration = Duration::from_secs(800 * 86_400);
+
+/// A device whose clock is behind by less than this connects all the same.
+const SERVER_BACKDATED: Duration = Duration::from_secs(30 * 86_400);
 
 /// The coordinator's certificate authority.
 pub struct Authority {
@@ -88,14 +138,14 @@ fn after(lifetime: Duration) -> time::OffsetDateTime {
 }
 
 fn leaf_params(
+    backdated: Duration,
     lifetime: Duration,
     usage: ExtendedKeyUsagePurpose,
     names: Vec<String>,
 ) -> Result<CertificateParams, TransportError> {
     let mut params = CertificateParams::new(names).map_err(failed)?;
     params.distinguished_name = DistinguishedName::new();
-    // Phones' clocks are off: valid from an hour ago.
-    params.not_before = (SystemTime::now() - Duration::from_secs(3600)).into();
+    params.not_before = (SystemTime::now() - backdated).into();
     params.not_after = after(lifetime);
     params.extended_key_usages = vec![usage];
     Ok(params)
@@ -140,11 +190,11 @@ impl Authority {
         fingerprint(&self.certificate)
     }
 
-    /// A certificate for the coordinator itself.
-    pub fn server_identity(&self) -> Result<Identity, TransportError> {
+    /// A certificate for the coordinator itself, valid for `lifetime` from now on.
+    pub(crate) fn server_identity(&self, lifetime: Duration) -> Result<Identity, TransportError> {
         let key = KeyPair::generate().map_err(failed)?;
-        let lifetime = Duration::from_secs(365 * 86_400);
         let params = leaf_params(
+            SERVER_BACKDATED,
             lifetime,
             ExtendedKeyUsagePurpose::ServerAuth,
             vec![SERVER_NAME.into()],
@@ -180,7 +230,10 @@ impl Authority {
     pub fn sign(&self, csr: &[u8], lifetime: Duration) -> Result<Vec<u8>, TransportError> {
         let request = CertificateSigningRequestDer::from(csr.to_vec());
         let mut request = CertificateSigningRequestParams::from_der(&request).map_err(failed)?;
-        request.params = leaf_params(lifetime, ExtendedKeyUsagePurpose::ClientAuth, vec![])?;
+        // The coordinator's clock issues and checks it: it needs little slack.
+        let backdated = (lifetime / 10).min(Duration::from_secs(3600));
+        let usage = ExtendedKeyUsagePurpose::ClientAuth;
+        request.params = leaf_params(backdated, lifetime, usage, vec![])?;
         let issuer = Issuer::new(authority_params()?, &self.key);
         Ok(request.signed_by(&issuer).map_err(failed)?.der().to_vec())
     }
@@ -227,6 +280,10 @@ pub struct Invitation {
     /// The secret that is exchanged for a certificate.
     pub secret: String,
     authority: String,
+    /// Public key of the transparency log (verifier key text); absent in invitations of older
+    /// coordinators.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub log_key: Option<String>,
 }
 
 impl Invitation {
@@ -235,7 +292,14 @@ impl Invitation {
         Self {
             secret,
             authority: BASE64.encode(&authority.certificate),
+            log_key: None,
         }
+    }
+
+    /// Tells the log's public key, which the device holds the coordinator to from then on.
+    pub fn with_log_key(mut self, key: String) -> Self {
+        self.log_key = Some(key);
+        self
     }
 
     /// As one line of text.

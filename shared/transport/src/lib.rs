@@ -18,6 +18,7 @@
 
 pub mod client;
 mod config;
+mod crowd;
 mod error;
 mod exchange;
 mod frame;

@@ -1,10 +1,10 @@
 //! The coordinator's listener: accepts, bounds, authenticates, and hands each request to a handler.
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use lethe_proto::ids::Digest;
 use lethe_proto::limits;
@@ -12,11 +12,11 @@ use lethe_proto::message::{Reply, Request};
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::pki_types::CertificateDer;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::crowd::{Crowd, network_of};
 use crate::exchange::Desk;
-use crate::identity::{Authority, fingerprint};
+use crate::identity::{Authority, SERVER_LIFE, fingerprint};
 use crate::{TransportError, config};
 
 /// Close codes that a client may see.
@@ -40,18 +40,11 @@ pub trait Handler: Send + Sync + 'static {
     fn disconnected(&self, certificate: &Digest);
 }
 
-/// Connections without a certificate, which may only enrol.
-#[derive(Clone)]
-struct Doorstep(Arc<Semaphore>);
+/// Connections by certificate.
+type Live = Crowd<Digest, quinn::Connection>;
 
-#[derive(Default)]
-struct Live(Mutex<HashMap<Digest, Vec<quinn::Connection>>>);
-
-impl Live {
-    fn with<T>(&self, f: impl FnOnce(&mut HashMap<Digest, Vec<quinn::Connection>>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
+/// Connections without a certificate, which may only enrol, by address.
+type Doorstep = Crowd<IpAddr, quinn::Connection>;
 
 /// Threads that do nothing but move packets: a handler that thinks for long must not let
 /// connections die.
@@ -85,7 +78,26 @@ pub struct Server {
     endpoint: quinn::Endpoint,
     network: Arc<Network>,
     live: Arc<Live>,
-    doorstep: Doorstep,
+    doorstep: Arc<Doorstep>,
+    /// Handshakes in progress, by address.
+    handshakes: Arc<Crowd<IpAddr, ()>>,
+    own: Arc<Mutex<Own>>,
+}
+
+/// The listener's own certificate.
+#[derive(Debug)]
+struct Own {
+    life: Duration,
+    issued: SystemTime,
+}
+
+impl Own {
+    /// Whether a third of its life has passed; also when the clock went back behind its beginning.
+    fn is_due(&self) -> bool {
+        self.issued
+            .elapsed()
+            .map_or(true, |age| age > self.life / 3)
+    }
 }
 
 impl std::fmt::Debug for Server {
@@ -97,7 +109,17 @@ impl std::fmt::Debug for Server {
 impl Server {
     /// Listens on `addr` with a fresh certificate of `authority`.
     pub fn bind(addr: SocketAddr, authority: &Authority) -> Result<Self, TransportError> {
-        let config = config::server(authority.certificate(), &authority.server_identity()?)?;
+        Self::bind_for(addr, authority, SERVER_LIFE)
+    }
+
+    /// The same, with certificates that live so long.
+    pub fn bind_for(
+        addr: SocketAddr,
+        authority: &Authority,
+        life: Duration,
+    ) -> Result<Self, TransportError> {
+        let identity = authority.server_identity(life)?;
+        let config = config::server(authority.certificate(), &identity)?;
         let bind = |source| TransportError::Bind { addr, source };
         let socket = config::socket(addr).map_err(bind)?;
         let (reset_key, cid_key) = authority.endpoint_keys();
@@ -114,13 +136,34 @@ impl Server {
             )
             .map_err(bind)?
         };
-        let doorstep = Doorstep(Arc::new(Semaphore::new(limits::MAX_UNAUTHENTICATED)));
+        let doorstep = Doorstep::new(
+            limits::MAX_UNAUTHENTICATED_PER_ADDRESS,
+            limits::MAX_UNAUTHENTICATED,
+        );
+        let handshakes = Crowd::new(limits::MAX_INCOMING_PER_ADDRESS, limits::MAX_INCOMING);
+        let issued = SystemTime::now();
         Ok(Self {
             endpoint,
             network: Arc::new(network),
-            live: Arc::default(),
-            doorstep,
+            live: Arc::new(Live::new(limits::MAX_CONNECTIONS_PER_PEER, usize::MAX)),
+            doorstep: Arc::new(doorstep),
+            handshakes: Arc::new(handshakes),
+            own: Arc::new(Mutex::new(Own { life, issued })),
         })
+    }
+
+    /// Takes a fresh certificate of `authority` if a third of the life of the present one has
+    /// passed. Connections that are open stay; returns whether it did.
+    pub fn renew(&self, authority: &Authority) -> Result<bool, TransportError> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if !own.is_due() {
+            return Ok(false);
+        }
+        let identity = authority.server_identity(own.life)?;
+        let config = config::server(authority.certificate(), &identity)?;
+        self.endpoint.set_server_config(Some(config));
+        own.issued = SystemTime::now();
+        Ok(true)
     }
 
     /// Where it listens.
@@ -152,12 +195,21 @@ impl Server {
                 let _ = incoming.retry();
                 continue;
             }
-            let (live, desk, doorstep) = (self.live.clone(), desk.clone(), self.doorstep.clone());
+            let address = network_of(incoming.remote_address().ip());
+            let Some(place) = self.handshakes.enter_if_room(address, ()) else {
+                incoming.refuse();
+                continue;
+            };
+            let live = self.live.clone();
+            let doorstep = self.doorstep.clone();
+            let desk = desk.clone();
             tokio::spawn(async move {
-                match timeout(limits::HANDSHAKE_TIMEOUT, incoming).await {
+                let shaken = timeout(limits::HANDSHAKE_TIMEOUT, incoming).await;
+                drop(place);
+                match shaken {
                     Ok(Ok(connection)) => match peer(&connection) {
                         Some(p) => serve(connection, p, live, desk).await,
-                        None => doorstep.serve(connection, desk).await,
+                        None => enrolment(connection, doorstep, desk).await,
                     },
                     Ok(Err(e)) => tracing::debug!("handshake refused: {e}"),
                     Err(_) => tracing::debug!("handshake timed out"),
@@ -168,25 +220,21 @@ impl Server {
 
     /// Closes the live connections of a certificate.
     pub fn disconnect(&self, certificate: &Digest) {
-        for c in self
-            .live
-            .with(|l| l.remove(certificate))
-            .unwrap_or_default()
-        {
+        for c in self.live.remove_group(*certificate) {
             c.close(REVOKED.into(), b"revoked");
         }
     }
 
     /// Closes all live connections.
     pub fn drop_connections(&self) {
-        for c in self.live.with(std::mem::take).into_values().flatten() {
+        for c in self.live.remove_all() {
             c.close(0u32.into(), b"connect again");
         }
     }
 
     /// Connections with a certificate.
     pub fn connections(&self) -> usize {
-        self.live.with(|l| l.values().map(Vec::len).sum())
+        self.live.len()
     }
 
     /// Stops listening and closes all connections.
@@ -195,22 +243,22 @@ impl Server {
     }
 }
 
-impl Doorstep {
-    /// One enrolment, within a short time; few such connections at once.
-    async fn serve(&self, connection: quinn::Connection, desk: Desk) {
-        let Ok(_place) = self.0.try_acquire() else {
-            connection.close(TOO_MANY.into(), b"too many enrolments at once: try again");
-            return;
-        };
-        let one = async {
-            if let Ok(stream) = connection.accept_bi().await {
-                desk.exchange(Arc::new(desk.line(connection.clone(), None)), stream)
-                    .await;
-            }
-        };
-        let _ = timeout(limits::ENROL_TIMEOUT, one).await;
-        connection.close(0u32.into(), b"enrolment is over");
+/// One enrolment, within a short time; few such connections at once, and few from one address.
+async fn enrolment(connection: quinn::Connection, doorstep: Arc<Doorstep>, desk: Desk) {
+    let address = network_of(connection.remote_address().ip());
+    let (place, gone) = doorstep.enter(address, connection.clone());
+    if let Some(gone) = gone {
+        gone.close(TOO_MANY.into(), b"too many enrolments at once: try again");
     }
+    let one = async {
+        if let Ok(stream) = connection.accept_bi().await {
+            let _busy = place.busy();
+            let line = Arc::new(desk.line(connection.clone(), None));
+            desk.exchange(line, stream).await;
+        }
+    };
+    let _ = timeout(limits::ENROL_TIMEOUT, one).await;
+    connection.close(0u32.into(), b"enrolment is over");
 }
 
 async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, desk: Desk) {
@@ -221,39 +269,25 @@ async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, des
         );
         return;
     }
-    let admitted = live.with(|l| {
-        let of_peer = l.entry(peer).or_default();
-        of_peer.retain(|c| c.close_reason().is_none());
-        let room = of_peer.len() < limits::MAX_CONNECTIONS_PER_PEER;
-        if room {
-            of_peer.push(connection.clone());
-        }
-        room
-    });
-    if !admitted {
-        connection.close(
+    let (place, gone) = live.enter(peer, connection.clone());
+    if let Some(gone) = gone {
+        // Often what is left of a connection that the device lost.
+        gone.close(
             TOO_MANY.into(),
             b"too many connections with this certificate",
         );
-        return;
     }
+    let place = Arc::new(place);
     let line = Arc::new(desk.line(connection.clone(), Some(peer)));
     while let Ok(stream) = connection.accept_bi().await {
-        let (desk, line) = (desk.clone(), line.clone());
-        tokio::spawn(async move { desk.exchange(line, stream).await });
+        let (desk, line, place) = (desk.clone(), line.clone(), place.clone());
+        tokio::spawn(async move {
+            let _busy = place.busy();
+            desk.exchange(line, stream).await;
+        });
     }
-    let last = live.with(|l| {
-        let Some(of_peer) = l.get_mut(&peer) else {
-            return true;
-        };
-        of_peer.retain(|c| c.stable_id() != connection.stable_id());
-        let last = of_peer.is_empty();
-        if last {
-            l.remove(&peer);
-        }
-        last
-    });
-    if last {
+    place.leave();
+    if !live.has(peer) {
         desk.work(move |h| h.disconnected(&peer)).await;
     }
 }

@@ -13,6 +13,13 @@ use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::{Authority, ClientKey, Identity, Invitation};
 use lethe_transport::server::{Handler, ReplyFuture, Server};
 
+fn wait() -> Reply {
+    Reply::Task {
+        task: Task::Wait,
+        recalled: 0,
+    }
+}
+
 /// Longest message that this desk has reason to get.
 const LONGEST: usize = 8 << 20;
 
@@ -33,16 +40,19 @@ impl Handler for Desk {
     }
     fn handle(&self, certificate: Option<Digest>, request: Request, _: usize) -> ReplyFuture {
         let reply = match (certificate, request) {
-            (None, Request::Enrol { token, csr }) if token == "secret" => {
+            (None, Request::Enrol { token, csr, .. }) if token == "secret" => {
                 let certificate = self.authority.sign(&csr, Duration::from_secs(60)).unwrap();
                 self.known
                     .0
                     .lock()
                     .unwrap()
                     .insert(Digest::of(&[&certificate]));
-                Reply::Enrolled { certificate }
+                Reply::Enrolled {
+                    certificate,
+                    subject: None,
+                }
             }
-            (Some(_), Request::Poll) => Reply::Task(Task::Wait),
+            (Some(_), Request::Poll) => wait(),
             (Some(_), Request::Update { .. }) => Reply::Ack,
             _ => Reply::Refused {
                 code: Refusal::Forbidden,
@@ -89,10 +99,7 @@ async fn enrolled_clients_are_served_and_others_refused() {
         Invitation::parse(&Invitation::new("secret".into(), &desk.authority).text()).unwrap();
     let identity = enrol(addr, &invitation).await.unwrap();
     let ca = desk.authority.certificate().to_vec();
-    assert_eq!(
-        try_poll(addr, &ca, Some(&identity)).await.unwrap(),
-        Reply::Task(Task::Wait)
-    );
+    assert_eq!(try_poll(addr, &ca, Some(&identity)).await.unwrap(), wait());
 
     let wrong = enrol(addr, &Invitation::new("guess".into(), &desk.authority)).await;
     assert!(
@@ -209,7 +216,7 @@ async fn large_messages_take_turns_and_a_cancelled_one_is_in_nobodys_way() {
                     "{cancelled:?}"
                 );
                 let next = c.call_within(&Request::Poll, Duration::from_secs(20)).await;
-                assert_eq!(next.unwrap(), Reply::Task(Task::Wait));
+                assert_eq!(next.unwrap(), wait());
             }
             assert_eq!(c.call(&update(6 << 20)).await.unwrap(), Reply::Ack);
         });
@@ -234,7 +241,7 @@ async fn a_message_longer_than_makes_sense_is_refused_by_its_header() {
         .await;
     assert!(refused.is_err(), "{refused:?}");
     let next = c.call_within(&Request::Poll, Duration::from_secs(20)).await;
-    assert_eq!(next.unwrap(), Reply::Task(Task::Wait));
+    assert_eq!(next.unwrap(), wait());
     server.close();
 }
 
@@ -268,10 +275,7 @@ async fn peers_without_a_certificate_cost_little_and_keep_nobody_out() {
         .filter(|c| c.as_ref().is_ok_and(Connection::is_closed))
         .count();
     assert!(closed >= 8, "{closed} of {} were turned away", open.len());
-    assert_eq!(
-        try_poll(addr, &ca, Some(&identity)).await.unwrap(),
-        Reply::Task(Task::Wait)
-    );
+    assert_eq!(try_poll(addr, &ca, Some(&identity)).await.unwrap(), wait());
     server.close();
 }
 

@@ -232,7 +232,11 @@ fn ours(
             .flatten()
             .map(|i| &features[*i as usize][..])
             .collect();
-        nearest_anchor(&centres, &rows, seed.rank("fallback", &u.to_le_bytes()))
+        let by_hash = || {
+            let rank = seed.rank("fallback", &u.to_le_bytes());
+            (rank % centres.len().max(1) as u64) as usize
+        };
+        nearest_anchor(&centres, &rows).unwrap_or_else(by_hash)
     };
     let sub_shards = match stored {
         Some(fixed) => fixed.sub_shards.clone(),

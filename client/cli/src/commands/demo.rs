@@ -114,6 +114,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         sizes: &sizes,
         users: &users,
         home: &home,
+        victim: String::new(),
         trained_samples: 0,
         out: json!({}),
     };
@@ -232,6 +233,8 @@ struct Story<'a> {
     sizes: &'a Sizes,
     users: &'a [String],
     home: &'a Path,
+    /// Who is deleted.
+    victim: String,
     /// Samples of all updates so far.
     trained_samples: usize,
     out: Value,
@@ -260,7 +263,8 @@ impl Story<'_> {
             .map(|s| s["losses"].clone())
             .collect();
         let (federated, score_seconds) = fed.evaluate(false, self.sizes.tests)?;
-        let victim = self.users.last().context("no clients")?.clone();
+        let victim = self.choose_victim(fed)?;
+        self.victim = victim.clone();
         let fortunate = self.users[0].clone();
         self.recommend(fed, &fortunate)?;
 
@@ -300,6 +304,18 @@ impl Story<'_> {
             client_aucs,
             receipt,
         })
+    }
+
+    /// The last person whose updates have counted: a deletion of somebody whom no round has chosen
+    /// changes nothing, and would show nothing.
+    fn choose_victim(&self, fed: &Federation) -> anyhow::Result<String> {
+        for user in self.users.iter().rev() {
+            let lineage = fed.admin.json(&["lineage", "--subject", user])?;
+            if lineage["rounds"].as_u64() > Some(0) {
+                return Ok(user.clone());
+            }
+        }
+        bail!("no client has taken part in a round: there is nobody to forget");
     }
 
     /// Ranks 40 films of the catalogue for one person; the list is shown.
@@ -500,7 +516,7 @@ impl Story<'_> {
         fed.train()?;
         fed.validated()?;
         let (rows, _) = fed.evaluate(false, self.sizes.tests)?;
-        let f = figures(&rows, self.users.last().map(String::as_str));
+        let f = figures(&rows, Some(&self.victim));
         self.out["fedavg"] =
             json!({ "auc": f.auc, "uauc": f.uauc, "clients": { "auc": f.spread_json() } });
         Ok(())

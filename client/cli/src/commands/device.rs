@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lethe_client::{Client, ClientBuilder, ClientModel, ModelOptions, Source};
+use lethe_client::{Client, ClientBuilder, ClientModel, Done, ModelOptions, Source};
 use lethe_recipe::Recipe;
 use lethe_recsys::data::{DataSpec, load_items};
+use lethe_recsys::samples::HISTORY;
 
 use crate::inputs::Inputs;
 
@@ -64,6 +65,9 @@ pub(crate) struct RecordArgs {
 pub(crate) struct ParticipateArgs {
     #[command(flatten)]
     device: Device,
+    /// The person consents to orders that erase (almost) everything on this device.
+    #[arg(long)]
+    consent_to_erasure: bool,
     /// Seconds to look for work.
     #[arg(long, default_value_t = 3600)]
     seconds: u64,
@@ -157,9 +161,21 @@ pub(crate) fn participate(args: &ParticipateArgs) -> anyhow::Result<()> {
     block_on(async {
         let mut client = args.device.open().await?;
         client.join().await?;
+        if client.training_samples() == 0 {
+            writeln!(
+                std::io::stderr(),
+                "this person gives no training sample: {} events are recorded, more than {HISTORY} \
+                 are needed (some of them validate)",
+                client.history().len()
+            )?;
+        }
         let until = Instant::now() + Duration::from_secs(args.seconds);
         while Instant::now() < until {
             match client.step().await {
+                Ok(Done::ConsentNeeded) if args.consent_to_erasure => {
+                    let done = client.consent_to_erasure().await?;
+                    writeln!(std::io::stderr(), "consented, erased: {done}")?;
+                }
                 Ok(done) => writeln!(std::io::stderr(), "{done:?}")?,
                 Err(e) => {
                     writeln!(std::io::stderr(), "{e}; trying again")?;

@@ -17,7 +17,7 @@ use lethe_model::train::{Central, CentralRecipe, Packing, Sample, epoch_batches}
 use lethe_recsys::data::Dataset;
 use lethe_recsys::prompt::Template;
 use lethe_recsys::references::{NAMES, References};
-use lethe_recsys::samples::{Part, Samples, Split, TaskSample, training_events};
+use lethe_recsys::samples::{HISTORY, Part, Samples, Split, TaskSample, training_events};
 
 use crate::inputs::Inputs;
 use crate::progress::bar;
@@ -146,6 +146,9 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     let split = Split::from(args.split);
     let (source, data) = args.inputs.open()?;
     let samples = Samples::build(&data, split);
+    let test = samples.choose(Part::Test, args.test, &seed.derive("test", &[]));
+    let chosen = samples.choose(Part::Train, args.samples, &seed.derive("train", &[]));
+    check_samples(args, &data, &chosen, &test)?;
     let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
     let spec = SplitSpec {
         k_in: 0,
@@ -165,8 +168,6 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     };
     let shape = AdapterShape::new(source.config(), &recipe, |_| true);
     let adapter = Adapter::init(&shape, &seed.derive("adapter", &[]));
-    let test = samples.choose(Part::Test, args.test, &seed.derive("test", &[]));
-    let chosen = samples.choose(Part::Train, args.samples, &seed.derive("train", &[]));
     let job = Job {
         data,
         encoder,
@@ -235,6 +236,38 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
         lethe_model::lora_io::save_peft(folder, &trained, &recipe, "SmolLM2-135M-Instruct")?;
     }
     Ok(out)
+}
+
+/// Refuses a run that would train or measure nothing, before anything is loaded: it would end with an
+/// untrained adapter and figures that are no numbers.
+fn check_samples(
+    args: &Args,
+    data: &Dataset,
+    train: &[TaskSample],
+    test: &[TaskSample],
+) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        args.samples > 0 && args.epochs > 0 && args.batch > 0,
+        "--samples, --epochs and --batch must be at least 1: nothing would be trained"
+    );
+    for (what, found) in [("training", train.len()), ("test", test.len())] {
+        if found > 0 {
+            continue;
+        }
+        let mut events = vec![0usize; data.users.len()];
+        data.events
+            .iter()
+            .for_each(|e| events[e.user as usize] += 1);
+        let most = events.iter().max().copied().unwrap_or(0);
+        let enough = events.iter().filter(|n| **n > HISTORY).count();
+        anyhow::bail!(
+            "there is no {what} sample: a person needs more than {HISTORY} events for one (the \
+             first {HISTORY} are the history of the next), and some of each part; {enough} of {} \
+             people have that many, the most that anybody has is {most}",
+            data.users.len()
+        );
+    }
+    Ok(())
 }
 
 fn say(line: &str) {

@@ -19,12 +19,15 @@ pub(crate) struct Args {
     /// `lethe-admin invite`.
     #[arg(long)]
     invitation: PathBuf,
+    /// Replace this operator's identity, also while it is valid.
+    #[arg(long)]
+    replace: bool,
 }
 
 pub(crate) async fn run(args: &Args, home: &Path, out: &Output) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(&args.invitation)
         .with_context(|| args.invitation.display().to_string())?;
-    Desk::enrol(home, args.server, &text).await?;
+    Desk::enrol(home, args.server, &text, args.replace).await?;
     out.show(
         &format!("enrolled; the identity is in {}", home.display()),
         &json!({ "home": home }),

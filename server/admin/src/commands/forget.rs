@@ -23,7 +23,8 @@ pub(crate) struct What {
     /// Forget only this item (may be repeated); without it, everything.
     #[arg(long)]
     item: Vec<String>,
-    /// Forget what happened at or after this time: 2026-11-23 (UTC) or seconds since 1970. Consent
+    /// Forget what happened at or after this time: 2026-11-23 (UTC), 2026-11-23T10:30:00Z, or
+    /// seconds since 1970. Consent
     /// is withdrawn from then on.
     #[arg(long, conflicts_with = "item", value_parser = parse_time, allow_hyphen_values = true)]
     from: Option<i64>,
@@ -34,6 +35,9 @@ pub(crate) struct What {
     /// served.
     #[arg(long, conflicts_with_all = ["subject", "from", "restrict"], requires = "item")]
     takedown: bool,
+    /// Take items that are not in the catalogue (any more).
+    #[arg(long)]
+    yes: bool,
 }
 
 impl What {
@@ -85,30 +89,55 @@ pub(crate) enum Outcome {
     Proposed(ProposalState),
 }
 
-pub(crate) async fn ask(
-    desk: &Desk,
+/// What the coordinator is asked.
+pub(crate) struct Ask {
     requests: Vec<DeletionRequest>,
     dry_run: bool,
-) -> anyhow::Result<Outcome> {
-    ask_with(desk, requests, dry_run, (0, String::new())).await
+    asked: u64,
+    reference: String,
+    confirmed: bool,
 }
 
-/// The same, with when they were asked for and what came with them.
-pub(crate) async fn ask_with(
-    desk: &Desk,
-    requests: Vec<DeletionRequest>,
-    dry_run: bool,
-    (asked, reference): (u64, String),
-) -> anyhow::Result<Outcome> {
-    outcome(
-        desk.ask(AdminRequest::Forget {
+impl Ask {
+    pub(crate) fn new(requests: Vec<DeletionRequest>) -> Self {
+        Self {
             requests,
-            dry_run,
-            asked,
-            reference,
-        })
-        .await?,
-    )
+            dry_run: false,
+            asked: 0,
+            reference: String::new(),
+            confirmed: false,
+        }
+    }
+
+    /// Only plans.
+    pub(crate) fn dry_run(mut self) -> Self {
+        self.dry_run = true;
+        self
+    }
+
+    /// The operator means items that are not in the catalogue.
+    pub(crate) fn confirmed(mut self, yes: bool) -> Self {
+        self.confirmed = yes;
+        self
+    }
+
+    /// When it was asked for, in Unix seconds, and what came with it.
+    pub(crate) fn on_behalf(mut self, asked: u64, reference: String) -> Self {
+        self.asked = asked;
+        self.reference = reference;
+        self
+    }
+}
+
+pub(crate) async fn ask(desk: &Desk, what: Ask) -> anyhow::Result<Outcome> {
+    let request = AdminRequest::Forget {
+        requests: what.requests,
+        dry_run: what.dry_run,
+        asked: what.asked,
+        reference: what.reference,
+        confirmed: what.confirmed,
+    };
+    outcome(desk.ask(request).await?)
 }
 
 pub(crate) fn outcome(reply: AdminReply) -> anyhow::Result<Outcome> {
@@ -123,7 +152,12 @@ pub(crate) fn outcome(reply: AdminReply) -> anyhow::Result<Outcome> {
 }
 
 pub(crate) async fn forecast(what: &What, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
-    let Outcome::Planned(planned) = ask(desk, what.requests()?, true).await? else {
+    let Outcome::Planned(planned) = ask(
+        desk,
+        Ask::new(what.requests()?).dry_run().confirmed(what.yes),
+    )
+    .await?
+    else {
         bail!("no plan")
     };
     out.show(
@@ -137,7 +171,11 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     if args.dry_run {
         return forecast(&args.what, desk, out).await;
     }
-    let outcome = ask(desk, args.what.requests()?, false).await?;
+    let outcome = ask(
+        desk,
+        Ask::new(args.what.requests()?).confirmed(args.what.yes),
+    )
+    .await?;
     show(outcome, args.wait, desk, out).await
 }
 
@@ -200,6 +238,21 @@ pub(crate) fn describe(s: &DeletionState) -> String {
     }
     if let Some(t) = s.seconds_until_retrained {
         let _ = write!(out, "\n  retrained and released after {t:.1} s");
+    }
+    if let Some(r) = &s.removed {
+        let _ = write!(
+            out,
+            "\n  removed {} event(s) on {} device(s)",
+            r.events, r.answered
+        );
+        let left_out = r.silent + r.unconsented;
+        if left_out > 0 {
+            let _ = write!(
+                out,
+                "; {left_out} person(s) left out, {} of them asked for consent",
+                r.unconsented
+            );
+        }
     }
     if !s.waits_for.is_empty() {
         let _ = write!(out, "\n  waits for {}", s.waits_for);

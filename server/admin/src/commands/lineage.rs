@@ -68,7 +68,7 @@ fn subject(s: &SubjectLineage) -> String {
         text,
         "\ntraining samples: {}\ncheckpoints: stages {}\nadapter in use: {}\nerror table \
          (validation): {} rows\n\
-         updates of open rounds: {}\nreleases: {}\ndeletions: {}",
+         rounds taken part in: {}\nupdates of open rounds: {}\nreleases: {}\ndeletions: {}",
         s.samples,
         list(&s.checkpoints),
         if s.served {
@@ -77,6 +77,7 @@ fn subject(s: &SubjectLineage) -> String {
             "not trained on the data"
         },
         s.error_rows,
+        s.rounds,
         s.open_updates,
         list(s.releases.iter().map(release)),
         list(&s.deletions),

@@ -9,6 +9,7 @@ pub(crate) mod invite;
 pub(crate) mod lineage;
 pub(crate) mod list;
 pub(crate) mod log;
+pub(crate) mod operators;
 pub(crate) mod policy;
 pub(crate) mod receipt;
 pub(crate) mod replay;

@@ -74,6 +74,11 @@ pub(crate) async fn approve(which: &Which, desk: &Desk, out: &Output) -> anyhow:
             out.show(&token, &json!({ "invitation": token }))?;
             Ok(ExitCode::SUCCESS)
         }
+        AdminReply::Done => {
+            let text = format!("proposal {} is carried out", which.proposal);
+            out.show(&text, &json!({ "done": which.proposal }))?;
+            Ok(ExitCode::SUCCESS)
+        }
         reply => show(outcome(reply)?, false, desk, out).await,
     }
 }

@@ -35,10 +35,8 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     }
     for (k, shard) in s.shards.iter().enumerate() {
         let (done, all) = shard.rounds;
-        let loss = shard
-            .losses
-            .last()
-            .map_or(String::from("-"), |l| format!("{l:.3}"));
+        let loss = shard.losses.last().copied().flatten();
+        let loss = loss.map_or(String::from("-"), |l| format!("{l:.3}"));
         let _ = write!(
             text,
             "\nshard {k}: {} subjects, round {done} of {all}, loss {loss}, adapter {}",

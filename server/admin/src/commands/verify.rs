@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use lethe_receipt::note::VerifierKey;
-use lethe_receipt::receipt::verify;
+use lethe_receipt::receipt::{Effect, verify};
 use lethe_receipt::report;
 use serde_json::json;
 
@@ -33,11 +33,11 @@ pub(crate) fn run(args: &Args, out: &Output) -> anyhow::Result<ExitCode> {
                 std::fs::write(path, report::html(&receipt))
                     .with_context(|| path.display().to_string())?;
             }
-            out.show(
-                &report::text(&receipt),
-                &json!({ "verified": true, "receipt": receipt }),
-            )?;
-            Ok(ExitCode::SUCCESS)
+            out.show(&report::text(&receipt), &receipt.verdict())?;
+            Ok(match receipt.effect() {
+                Effect::Done => ExitCode::SUCCESS,
+                Effect::NothingRemoved => ExitCode::from(5),
+            })
         }
         Err(e) => {
             if out.json {

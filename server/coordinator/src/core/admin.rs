@@ -34,6 +34,7 @@ impl Core {
         traffic: Traffic,
         now: u64,
     ) -> Result<AdminReply, CoordinatorError> {
+        let by = self.operator(by);
         let unknown = |id: u64| {
             CoordinatorError::refuse(Refusal::Invalid, format!("there is no deletion {id}"))
         };
@@ -41,38 +42,47 @@ impl Core {
             AdminRequest::Forget {
                 requests,
                 dry_run: true,
+                confirmed,
                 ..
-            } => Ok(planned(&self.plan_deletion(&requests)?, vec![])),
+            } => Ok(planned(&self.plan_deletion(&requests, confirmed)?, vec![])),
             AdminRequest::Forget {
                 requests,
                 dry_run: false,
                 asked,
                 reference,
-            } => self.propose(
-                Proposal::Forget {
+                confirmed,
+            } => {
+                let what = Proposal::Forget {
                     requests,
                     asked,
                     reference,
-                },
-                by,
-                now,
-            ),
+                };
+                self.propose(what, confirmed, by, now)
+            }
             AdminRequest::Policy { approvals: Some(n) } => {
-                self.note(by, format!("policy: {n} approvals"))?;
-                self.propose(Proposal::Approvals(n), by, now)
+                let line = format!("policy: {n} approvals");
+                self.note_proposal(Proposal::Approvals(n), line, by, now)
             }
             AdminRequest::Policy { approvals: None } => Ok(AdminReply::Policy {
                 approvals: self.approvals()?,
             }),
             AdminRequest::Proposals { after } => Ok(AdminReply::Proposals(self.proposals(after)?)),
             AdminRequest::Approve { proposal } => {
-                self.note(by, format!("approve proposal {proposal}"))?;
+                self.open_databases()?;
+                self.may_approve(proposal, by)?;
+                self.note_by(by, format!("approve proposal {proposal}"), now)?;
                 self.approve(proposal, by, now)
             }
             AdminRequest::Cancel { proposal } => {
-                self.note(by, format!("cancel proposal {proposal}"))?;
+                self.proposal(proposal)?;
+                self.note_by(by, format!("cancel proposal {proposal}"), now)?;
                 self.cancel(proposal)?;
                 Ok(AdminReply::Done)
+            }
+            AdminRequest::Operators => Ok(AdminReply::Operators(self.operator_list(Some(by)))),
+            AdminRequest::RemoveOperator { fingerprint } => {
+                let what = Proposal::RemoveOperator(fingerprint);
+                self.note_proposal(what, format!("remove operator {fingerprint}"), by, now)
             }
             AdminRequest::Actions => Ok(AdminReply::Actions(self.actions()?)),
             AdminRequest::Deletions { after } => {
@@ -111,7 +121,8 @@ impl Core {
                 ))
             }
             AdminRequest::Replay { shard } => {
-                self.note(by, format!("replay {shard}"))?;
+                self.may_replay(shard)?;
+                self.note_by(by, format!("replay {shard}"), now)?;
                 self.start_replay(shard, now)?;
                 Ok(AdminReply::Replay(self.replay_state(shard, now)?))
             }
@@ -121,22 +132,23 @@ impl Core {
             AdminRequest::Status => Ok(AdminReply::Status(self.status(traffic))),
             // Whoever invited an operator alone could agree with themselves.
             AdminRequest::Invite { subject: None } => {
-                self.note(by, "invite an operator".into())?;
-                self.propose(Proposal::InviteOperator, by, now)
+                let line = "invite an operator".into();
+                self.note_proposal(Proposal::InviteOperator, line, by, now)
             }
             AdminRequest::Invite { subject: Some(s) } => Ok(AdminReply::Invited {
                 token: self.invite(Some(&s))?.text(),
             }),
             AdminRequest::Audit { shard } => {
-                self.note(by, format!("export {shard} for an audit"))?;
-                Ok(AdminReply::Audit(self.audit_bundle(shard)?))
+                let bundle = self.audit_bundle(shard)?;
+                self.note_by(by, format!("export {shard} for an audit"), now)?;
+                Ok(AdminReply::Audit(bundle))
             }
             AdminRequest::Revoke { subject } => {
                 if !self.inventory()?.knows(&subject) {
                     let why = format!("nothing is known of {subject}");
                     return Err(CoordinatorError::refuse(Refusal::Invalid, why));
                 }
-                self.note(by, "revoke a subject's certificates".into())?;
+                self.note_by(by, "revoke a subject's certificates".into(), now)?;
                 self.revoke(&BTreeSet::from([subject]))?;
                 Ok(AdminReply::Done)
             }
@@ -182,7 +194,7 @@ impl Core {
                     .quarantined()
                     .iter()
                     .any(|q| usize::from(q.shard) == k),
-                losses: run.state.losses.clone(),
+                losses: run.losses(),
             }
         };
         CoordinatorStatus {

@@ -25,6 +25,29 @@ pub(super) fn now_unix_ms() -> u64 {
         .map_or(0, |d| d.as_millis() as u64)
 }
 
+/// The first of January 1990, in Unix seconds: nobody's history is older.
+const EARLIEST: i64 = 631_152_000;
+
+/// Refuses times that are a slip: another unit, a date read as a number, the future.
+fn check_time(request: &Request, now: u64) -> Result<(), CoordinatorError> {
+    let Some(from) = request.from() else {
+        return Ok(());
+    };
+    let tomorrow = i64::try_from(now)
+        .unwrap_or(i64::MAX)
+        .saturating_add(86_400);
+    let why = if from < EARLIEST {
+        "lies before 1990: it would have been read as everything that the person ever did. To \
+         forget everything, ask for that"
+    } else if from > tomorrow {
+        "lies beyond tomorrow: it would have been read as nothing so far. Are these milliseconds?"
+    } else {
+        return Ok(());
+    };
+    let message = format!("the time {from} (seconds since 1970) {why}");
+    Err(CoordinatorError::refuse(Refusal::Invalid, message))
+}
+
 /// The record of a person who stays, with what is to be erased beside what waits already.
 fn pending(mut r: SubjectRecord, task: u64, request: &Request) -> SubjectRecord {
     r.merge_erase(Some(PendingErase::of(task, request)));
@@ -101,17 +124,22 @@ impl Core {
     }
 
     /// Mean training loss of the last round of every finished stage.
-    fn stage_losses(&self, shard: ShardId) -> Vec<f32> {
-        let run = &self.runs[usize::from(shard.0)];
-        run.state
-            .losses
-            .chunks_exact(self.recipe.rounds)
-            .filter_map(|stage| stage.last().copied())
+    fn stage_losses(&self, shard: ShardId) -> Vec<Option<f32>> {
+        let losses = self.runs[usize::from(shard.0)].losses();
+        let stages = losses.chunks_exact(self.recipe.rounds);
+        stages
+            .map(|stage| stage.last().copied().flatten())
             .collect()
     }
 
     /// Plans a batch; writes nothing.
-    pub(crate) fn plan_deletion(&self, requests: &[Request]) -> Result<Plan, CoordinatorError> {
+    ///
+    /// `confirmed`: the operator means items that are not in the catalogue.
+    pub(crate) fn plan_deletion(
+        &self,
+        requests: &[Request],
+        confirmed: bool,
+    ) -> Result<Plan, CoordinatorError> {
         let invalid = |message: String| Err(CoordinatorError::refuse(Refusal::Invalid, message));
         let longest = requests
             .iter()
@@ -134,10 +162,42 @@ impl Core {
                 ));
             }
         }
+        for r in requests {
+            self.check_items(r, confirmed)?;
+            check_time(r, now_unix_ms() / 1000)?;
+        }
         let inventory = self.inventory()?;
         let plan = plan(&inventory, requests)?;
         plan.lint(&inventory)?;
         Ok(plan)
+    }
+
+    /// Refuses items that nobody knows: a receipt would say that they were deleted.
+    fn check_items(&self, request: &Request, confirmed: bool) -> Result<(), CoordinatorError> {
+        let unknown = request.items().iter().find(|i| !self.items.contains(*i));
+        let Some(item) = unknown.filter(|_| !confirmed) else {
+            return Ok(());
+        };
+        let parts: Vec<&str> = item
+            .split([';', ',', '|', '/', ' ', '\t'])
+            .map(str::trim)
+            .filter(|p| !p.is_empty())
+            .collect();
+        let known = parts.iter().filter(|p| self.items.contains(**p)).count();
+        let hint = if parts.len() > 1 && known > 0 {
+            format!(
+                " The items {} are: name each by itself (several `--item`; in a file, blanks \
+                 between them).",
+                parts.join(" and ")
+            )
+        } else {
+            String::new()
+        };
+        let message = format!(
+            "item {item:?} is not in the catalogue; it would have been read as one item of that \
+             name.{hint} If it was in an earlier catalogue, confirm with `--yes`"
+        );
+        Err(CoordinatorError::refuse(Refusal::Invalid, message))
     }
 
     /// Accepts requests and makes the served model exact before it returns. A deletion of
@@ -150,7 +210,8 @@ impl Core {
         reference: &str,
         asked: u64,
     ) -> Result<(Plan, Vec<u64>), CoordinatorError> {
-        let whole = self.plan_deletion(&requests)?;
+        // Whoever asked has confirmed what is unusual, or was refused.
+        let whole = self.plan_deletion(&requests, true)?;
         let inventory = self.inventory()?;
         let mut counters = self.counters.clone();
         let (mut ids, mut records) = (vec![], vec![]);
@@ -416,7 +477,7 @@ impl Core {
     pub(super) fn resume(&mut self) -> Result<(), CoordinatorError> {
         self.execute_pending()?;
         if self.counters.release > 0 && self.counters.served != self.served_hashes() {
-            self.next_release()?;
+            self.next_release(self.served.clone())?;
         }
         Ok(())
     }

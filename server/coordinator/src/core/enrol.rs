@@ -1,11 +1,11 @@
 //! Invitations, enrolment, joining, and where a subject is placed.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use lethe_learn::partition::SubShards;
 use lethe_learn::seed::Seed;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::limits::MAX_SAMPLES;
 use lethe_proto::message::{Refusal, Role};
 use lethe_recipe::Placement;
 use lethe_store::sealed::{Batch, KeyName};
@@ -45,7 +45,7 @@ impl Core {
             None => Batch::new().put(&KeyName::public(), &key, &AdminInvite)?,
         };
         self.store.write(batch)?;
-        Ok(Invitation::new(secret, &self.authority))
+        Ok(Invitation::new(secret, &self.authority).with_log_key(self.log_key()))
     }
 
     /// An invitation for the first operator while nobody has enrolled as one; it replaces those
@@ -62,8 +62,15 @@ impl Core {
         self.invite(None).map(Some)
     }
 
-    /// Exchanges an invitation for a certificate; the invitation is spent.
-    pub(crate) fn enrol(&mut self, token: &str, csr: &[u8]) -> Result<Vec<u8>, CoordinatorError> {
+    /// Exchanges an invitation for a certificate; the invitation is spent. `device_of` is whose
+    /// device asks, if it knows: an invitation for somebody else is refused and stays good.
+    /// Returns the certificate, and whose it is (`None`: an operator's).
+    pub(crate) fn enrol(
+        &mut self,
+        token: &str,
+        csr: &[u8],
+        device_of: Option<&SubjectId>,
+    ) -> Result<(Vec<u8>, Option<SubjectId>), CoordinatorError> {
         let key = secret_key(token);
         let subject = self.store.get::<Invite>(&key)?.map(|i| i.0);
         if subject.is_none() && self.store.get::<AdminInvite>(&key)?.is_none() {
@@ -72,31 +79,35 @@ impl Core {
                 "this invitation is not known or was used already: ask for a new one",
             ));
         }
-        let lifetime = Duration::from_secs(self.config.certificate_days * 86_400);
-        let certificate = self
-            .authority
-            .sign(csr, lifetime)
-            .map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
-        let fingerprint = Digest::of(&[&certificate]);
+        if device_of.is_some() && subject.as_ref() != device_of {
+            let message = "this invitation is for another person than the one whose history this \
+                           device holds: use a new folder for them";
+            return Err(refuse(Refusal::Invalid, message));
+        }
+        let signed = self.sign(csr)?;
+        let id = signed.fingerprint.hex();
+        let mut operator = None;
         let batch = match &subject {
             Some(s) => {
                 let owner = KeyName::subject(s.as_str());
-                Batch::new().delete::<Invite>(&key).put(
-                    &owner,
-                    &fingerprint.hex(),
-                    &SubjectCert(s.clone()),
-                )?
+                let spent = Batch::new().delete::<Invite>(&key);
+                spent.put(&owner, &id, &SubjectCert(s.clone()))?
             }
-            None => Batch::new().delete::<AdminInvite>(&key).put(
-                &KeyName::public(),
-                &fingerprint.hex(),
-                &AdminCert,
-            )?,
+            None => {
+                let record = signed.operator(None);
+                operator = Some((signed.fingerprint, record));
+                let spent = Batch::new().delete::<AdminInvite>(&key);
+                let owner = KeyName::public();
+                spent
+                    .put(&owner, &id, &AdminCert)?
+                    .put(&owner, &id, &record)?
+            }
         };
         self.store.write(batch)?;
-        self.certificates
-            .insert(fingerprint, subject.map_or(Role::Admin, Role::Subject));
-        Ok(certificate)
+        let role = subject.clone().map_or(Role::Admin, Role::Subject);
+        self.certificates.insert(signed.fingerprint, role);
+        self.operators.extend(operator);
+        Ok((signed.certificate, subject))
     }
 
     /// Withdraws all certificates and invitations of subjects and ends their connections.
@@ -114,16 +125,14 @@ impl Core {
             .filter(|(_, r)| of_subject(r))
             .map(|(d, _)| *d)
             .collect();
-        let mut batch = gone
-            .iter()
-            .fold(Batch::new(), |b, d| b.delete::<SubjectCert>(&d.hex()));
+        let mut batch = gone.iter().fold(Batch::new(), Self::without_certificate);
         for (key, invite) in self.store.all::<Invite>()? {
             if subjects.contains(&invite.0) {
                 batch = batch.delete::<Invite>(&key);
             }
         }
         self.store.write(batch)?;
-        self.certificates.retain(|_, r| !of_subject(r));
+        self.forget_certificates(&gone);
         self.to_disconnect.extend(gone);
         Ok(())
     }
@@ -133,18 +142,25 @@ impl Core {
     pub(crate) fn join(
         &mut self,
         subject: &SubjectId,
-        anchor: u16,
+        anchor: Option<u16>,
         samples: u32,
         commitment: Digest,
     ) -> Result<(Option<ShardId>, Digest), CoordinatorError> {
+        // Who names no direction is placed by who they are: never at random, nor by who came first.
+        let anchor = anchor.unwrap_or_else(|| {
+            let rank = self
+                .epoch_seed()
+                .rank("anchor", subject.as_str().as_bytes());
+            (rank % self.anchors.len() as u64) as u16
+        });
         if usize::from(anchor) >= self.anchors.len() {
-            return Err(refuse(
-                Refusal::Invalid,
-                format!(
-                    "anchor {anchor} of {}: take it from the welcome",
-                    self.anchors.len()
-                ),
-            ));
+            let n = self.anchors.len();
+            let message = format!("anchor {anchor} of {n}: take it from the welcome");
+            return Err(refuse(Refusal::Invalid, message));
+        }
+        if samples > MAX_SAMPLES {
+            let message = format!("{samples} training samples, at most {MAX_SAMPLES} of a person");
+            return Err(refuse(Refusal::Invalid, message));
         }
         // The connection may have been accepted before a deletion that has happened since.
         if !self

@@ -4,7 +4,7 @@ use lethe_proto::admin::{DeletionPhase, DeletionState, DeletionSummary};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_receipt::receipt::{Fate, Opening, RecordProof, issue, logged};
 use lethe_receipt::statement::{
-    AffectedShard, Cost, Kind, Statement, VERSION, canonical, commitment,
+    AffectedShard, Cost, Kind, Removed, Statement, VERSION, canonical, commitment,
 };
 use lethe_store::sealed::{Batch, KeyName};
 
@@ -30,22 +30,6 @@ fn waiting(d: &DeletionRecord) -> bool {
 }
 
 impl Core {
-    /// The subject's device has erased what it was told to.
-    pub(crate) fn erased(
-        &mut self,
-        subject: &SubjectId,
-        task: u64,
-    ) -> Result<(), CoordinatorError> {
-        let Some(mut record) = self.subjects.get(subject).cloned() else {
-            return Ok(());
-        };
-        if let Some(e) = record.erase.as_mut().filter(|e| e.task == task) {
-            e.confirmed = true;
-            self.save_subject(subject, record)?;
-        }
-        Ok(())
-    }
-
     /// Subjects whose devices a deletion waits for.
     fn erasing(&self, d: &DeletionRecord) -> usize {
         let waits = |s: &SubjectId| d.task.is_some() && d.request.concerns(s);
@@ -205,6 +189,7 @@ impl Core {
             recorded: self.record_proof(d)?.is_some(),
             forecast: forecast(d),
             actual: self.actual(d)?,
+            removed: self.removed_for(id, d).map(stated),
         })
     }
 
@@ -310,6 +295,7 @@ impl Core {
             phase: d.phase,
             seconds_until_exact: seconds(d.exact_after_ms),
             seconds_until_retrained: seconds(d.retrained_after_ms),
+            removed: self.removed_for(id, d),
             before: d.before.clone(),
             now: self.served_hashes(),
             affected: d.rolled_back.iter().map(|(s, _, _)| *s).collect(),
@@ -376,6 +362,15 @@ impl Core {
             seconds_until_retrained: seconds(d.retrained_after_ms),
         };
         page(self.deletions.range(after.saturating_add(1)..).map(summary))
+    }
+}
+
+fn stated(r: lethe_proto::admin::Removed) -> Removed {
+    Removed {
+        events: r.events,
+        answered: r.answered,
+        silent: r.silent,
+        unconsented: r.unconsented,
     }
 }
 

@@ -14,7 +14,7 @@ use lethe_store::sealed::{Batch, KeyName};
 use super::deletion::now_unix_ms;
 use super::{Core, stage_key};
 use crate::CoordinatorError;
-use crate::records::{DeletionRecord, ErrorRecord, Kept, SubjectCert};
+use crate::records::{DeletionRecord, ErrorRecord, Kept, SubjectCert, SubjectRecord};
 
 impl Core {
     /// The steps that make the served model exact: withdraw, destroy, roll back, re-weigh, release
@@ -70,7 +70,7 @@ impl Core {
         self.set_aside(&restricted)?;
         if self.counters.release > 0 && self.counters.served != self.served_hashes() {
             self.recall()?;
-            self.next_release()?;
+            self.next_release(self.served.clone())?;
         }
         for (_, d) in &mut all {
             if d.rolled_back.is_empty() {
@@ -93,6 +93,8 @@ impl Core {
         }
         self.save_deletions(all)?;
         self.drop_kept()?;
+        // Before any device is told.
+        self.log_orders(ids)?;
         // What the shards will be trained on from here, entered into the log at once.
         self.log_trainings()
     }
@@ -121,21 +123,30 @@ impl Core {
         Ok(())
     }
 
-    /// People whose data is kept but not used.
+    /// People whose data is kept but not used. Written first: what is not on disk is not so.
     fn set_aside(&mut self, subjects: &BTreeSet<SubjectId>) -> Result<(), CoordinatorError> {
         let mut batch = Batch::new();
+        let mut changed = vec![];
         for s in subjects {
-            let Some(r) = self.subjects.get_mut(s) else {
+            let Some(r) = self.subjects.get(s) else {
                 continue;
             };
-            (r.restricted, r.idle) = (true, true);
-            let (record, shard) = (r.clone(), r.shard);
-            self.touched(shard);
-            batch = batch
-                .put(&KeyName::subject(s.as_str()), s.as_str(), &record)?
-                .delete::<ErrorRecord>(s.as_str());
+            let record = SubjectRecord {
+                restricted: true,
+                idle: true,
+                ..r.clone()
+            };
+            let owner = KeyName::subject(s.as_str());
+            batch = batch.put(&owner, s.as_str(), &record)?;
+            batch = batch.delete::<ErrorRecord>(s.as_str());
+            changed.push((s.clone(), record));
         }
-        Ok(self.store.write(batch)?)
+        self.store.write(batch)?;
+        for (s, record) in changed {
+            self.touched(record.shard);
+            self.subjects.insert(s, record);
+        }
+        Ok(())
     }
 
     pub(super) fn keys_of(&self, shards: &[(ShardId, u16)], others: &[KeyName]) -> Vec<KeyName> {

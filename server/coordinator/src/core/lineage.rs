@@ -1,6 +1,9 @@
 //! Lineage: whose data is in what, what a subject's data is in, and which devices still hold a
 //! recalled release.
 
+use std::sync::Arc;
+
+use lethe_model::lora::Adapter;
 use lethe_plan::lineage::Census;
 use lethe_proto::admin::{Coverage, ReleaseLineage, SubjectLineage};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
@@ -14,17 +17,19 @@ use crate::records::{Checkpoint, DeviceRecord, ReleaseRecord, SubjectRecord};
 
 impl Core {
     /// Whose data the release that is served now was computed from.
-    pub(super) fn release_record(&self) -> Result<ReleaseRecord, CoordinatorError> {
+    pub(super) fn release_record(
+        &self,
+        served: &[Arc<Adapter>],
+    ) -> Result<ReleaseRecord, CoordinatorError> {
         let census = |k: usize| {
             let shard = ShardId(k as u16);
-            let stage = self.served_stage(shard);
+            let stage = self.stage_of_adapter(shard, &served[k]);
             let members = self
                 .members(shard)
                 .filter(move |(_, r)| r.erase.is_none() && r.slice < stage);
             members.map(|(_, r)| r.number).collect::<Census>()
         };
-        let shards = self
-            .served
+        let shards = served
             .iter()
             .enumerate()
             .map(|(k, a)| (Digest::of_values(&a.data), census(k)))
@@ -44,22 +49,40 @@ impl Core {
 
     /// The stage that the served adapter of a shard stands at.
     fn served_stage(&self, shard: ShardId) -> u16 {
-        let k = usize::from(shard.0);
-        let run = &self.runs[k];
-        if Digest::of_values(&self.served[k].data) == run.hash() {
+        self.stage_of_adapter(shard, &self.served[usize::from(shard.0)])
+    }
+
+    /// The stage that an adapter of a shard stands at: what is live, or the newest checkpoint.
+    fn stage_of_adapter(&self, shard: ShardId, adapter: &Adapter) -> u16 {
+        let run = &self.runs[usize::from(shard.0)];
+        if Digest::of_values(&adapter.data) == run.hash() {
             return run.stage - 1;
         }
         self.newest_checkpoint(shard).map_or(0, |(stage, _)| stage)
     }
 
-    /// Marks all releases so far as recalled.
+    /// Marks all releases so far as recalled; written first.
     pub(super) fn recall(&mut self) -> Result<(), CoordinatorError> {
         let mut batch = Batch::new();
-        for (id, r) in self.releases.iter_mut().filter(|(_, r)| !r.recalled) {
-            r.recalled = true;
-            batch = batch.put(&KeyName::public(), &id.to_string(), r)?;
+        let mut changed = vec![];
+        for (id, r) in self.releases.iter().filter(|(_, r)| !r.recalled) {
+            let record = ReleaseRecord {
+                recalled: true,
+                ..r.clone()
+            };
+            batch = batch.put(&KeyName::public(), &id.to_string(), &record)?;
+            changed.push((*id, record));
         }
-        Ok(self.store.write(batch)?)
+        self.store.write(batch)?;
+        self.releases.extend(changed);
+        self.recalled = self.newest_recalled();
+        Ok(())
+    }
+
+    /// The newest release that is recalled; so are all before it. 0: none.
+    pub(super) fn newest_recalled(&self) -> u64 {
+        let recalled = self.releases.iter().rev().find(|(_, r)| r.recalled);
+        recalled.map_or(0, |(id, _)| *id)
     }
 
     /// A subject's device fetched a release.
@@ -97,7 +120,10 @@ impl Core {
             return Err(CoordinatorError::refuse(Refusal::Invalid, message));
         };
         let trained = !r.idle && r.samples > 0;
-        let (mut checkpoints, mut served, mut open_updates) = (vec![], false, 0);
+        let mut checkpoints = vec![];
+        let mut served = false;
+        let mut open_updates = 0;
+        let mut rounds = 0;
         if let (Some(shard), true) = (r.shard, trained) {
             for stage in r.slice + 1..=self.recipe.slices as u16 {
                 if self
@@ -108,7 +134,11 @@ impl Core {
                     checkpoints.push(stage);
                 }
             }
-            served = self.served_stage(shard) > r.slice;
+            let counted = self.rounds_of(shard, subject)?;
+            rounds = counted.len() as u32;
+            // A shard is trained by cohorts: who was in none has left no trace in it.
+            let stage = self.served_stage(shard);
+            served = counted.iter().any(|s| *s <= stage);
             let run = &self.runs[usize::from(shard.0)];
             open_updates = run.buffer.keys().filter(|(s, _)| s == subject).count() as u32;
         }
@@ -120,6 +150,7 @@ impl Core {
             samples: r.samples,
             checkpoints,
             served,
+            rounds,
             error_rows: self.errors.get(subject).map_or(0, |e| e.rows.len()) as u32,
             open_updates,
             releases: self
@@ -130,6 +161,15 @@ impl Core {
                 .collect(),
             deletions,
         })
+    }
+
+    /// The stages of the rounds so far in which an update of a subject counted.
+    fn rounds_of(&self, shard: ShardId, subject: &SubjectId) -> Result<Vec<u16>, CoordinatorError> {
+        let recorded = self.recorded_rounds(shard)?;
+        let counted = recorded
+            .into_iter()
+            .filter(|(_, contributors)| contributors.iter().any(|(s, _)| s == subject));
+        Ok(counted.map(|((stage, _), _)| stage).collect())
     }
 
     /// Whose data a release was computed from.

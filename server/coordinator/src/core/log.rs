@@ -4,7 +4,7 @@ use lethe_proto::ids::{ShardId, SubjectId};
 use lethe_proto::limits::MAX_SMALL;
 use lethe_receipt::hex::hex;
 use lethe_receipt::records::{Records, record_key};
-use lethe_receipt::statement::{Kind, Training, VERSION, canonical, entry};
+use lethe_receipt::statement::{Kind, TRAINING_VERSION, Training, canonical, entry};
 use lethe_receipt::tiles::files;
 use lethe_store::sealed::{Batch, KeyName};
 
@@ -22,13 +22,17 @@ impl Core {
         salt: &[u8; 32],
         statement: &[u8],
     ) -> Result<u64, CoordinatorError> {
-        let bytes = entry(kind, salt, statement);
+        self.enter_entry(&entry(kind, salt, statement))
+    }
+
+    /// The same with the entry's bytes.
+    pub(super) fn enter_entry(&mut self, bytes: &[u8]) -> Result<u64, CoordinatorError> {
         if let Some(i) = self.log.entries().iter().rposition(|e| *e == bytes) {
             self.remember_log()?;
             return Ok(i as u64);
         }
-        let index = self.log.append(&bytes)?;
-        self.tree.push(&bytes);
+        let index = self.log.append(bytes)?;
+        self.tree.push(bytes);
         self.remember_log()?;
         if let Err(e) = self.publish_log(index) {
             tracing::error!(
@@ -37,6 +41,11 @@ impl Core {
             );
         }
         Ok(index)
+    }
+
+    /// Public key of the log (verifier key text).
+    pub(crate) fn log_key(&self) -> String {
+        self.signer.verifier().text()
     }
 
     /// Writes into the data folder how far the log is.
@@ -75,15 +84,20 @@ impl Core {
     }
 
     /// Writes the files that changed since the log had `from` entries, the head last. They are for
-    /// anybody to copy.
+    /// anybody to copy. Then the last tile's older files go, but for the newest one: whoever read
+    /// the head before this one finds what that names.
     pub(super) fn publish_log(&self, from: u64) -> std::io::Result<()> {
         let folder = self.config.evidence().join("tiles");
         // One tile back: the last publication may have failed.
-        for (path, bytes) in files(self.log.entries(), from.saturating_sub(256)).unwrap_or_default()
-        {
-            replace(&folder.join(path), &bytes)?;
+        let files = files(self.log.entries(), from.saturating_sub(256)).unwrap_or_default();
+        for (path, bytes) in &files {
+            replace(&folder.join(path), bytes)?;
         }
-        replace(&folder.join("checkpoint"), self.checkpoint().as_bytes())
+        replace(&folder.join("checkpoint"), self.checkpoint().as_bytes())?;
+        for (path, _) in &files {
+            remove_older(&folder, path)?;
+        }
+        Ok(())
     }
 
     /// Entries from `from` on that fit into a message, and the head.
@@ -123,7 +137,7 @@ impl Core {
         }
         let records = self.records_of(shard);
         let training = Training {
-            version: VERSION,
+            version: TRAINING_VERSION,
             shard: shard.0,
             generation: self.runs[usize::from(shard.0)].generation,
             root: hex(&records.root()),
@@ -217,4 +231,27 @@ fn replace(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
     let next = path.with_extension("next");
     std::fs::write(&next, bytes)?;
     std::fs::rename(next, path)
+}
+
+/// Removes files of the same tile with fewer entries, but for the one with the most of those. A
+/// whole tile that is not the last of its level needs none of them.
+fn remove_older(folder: &std::path::Path, path: &str) -> std::io::Result<()> {
+    let (tile, width) = match path.split_once(".p/") {
+        Some((tile, width)) => (tile, width.parse().unwrap_or(usize::MAX)),
+        None => (path, usize::MAX),
+    };
+    let parts = folder.join(format!("{tile}.p"));
+    let names = match std::fs::read_dir(&parts) {
+        Ok(names) => names,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let widths = names.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<usize>().ok());
+    let mut older: Vec<usize> = widths.filter(|w| *w < width).collect();
+    older.sort_unstable();
+    older.pop();
+    for w in older {
+        std::fs::remove_file(parts.join(w.to_string()))?;
+    }
+    Ok(())
 }

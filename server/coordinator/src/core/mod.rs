@@ -1,7 +1,7 @@
 //! The coordinator's state and every decision, under one lock. Written to the store before it is
 //! acknowledged.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use lethe_learn::apa::ErrorRow;
@@ -31,8 +31,8 @@ use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::records::{
     AdminCert, Checkpoint, Counters, DeletionRecord, DeviceRecord, Epoch, ErrorRecord, Foundation,
-    Generation, Kept, RatesRecord, ReleaseRecord, RunRecord, SubjectCert, SubjectRecord,
-    TrainState,
+    Generation, Kept, OperatorRecord, OrderRecord, RatesRecord, ReleaseRecord, RemovedRecord,
+    Renewal, RunRecord, SubjectCert, SubjectRecord, TrainState,
 };
 use crate::run::{Run, initial};
 use crate::waiters::Wake;
@@ -48,6 +48,8 @@ mod lineage;
 mod log;
 mod meter;
 mod observe;
+mod operators;
+mod orders;
 mod personal;
 mod policy;
 mod replay;
@@ -80,9 +82,18 @@ pub(crate) struct Core {
     reserve: Reserve,
     tree: Tree,
     signer: Signer,
+    /// Items of the catalogue: requests may name these.
+    items: HashSet<String>,
     subjects: BTreeMap<SubjectId, SubjectRecord>,
     certificates: HashMap<Digest, Role>,
+    /// Certificates that replace others when they are first used: new to old.
+    renewals: HashMap<Digest, Digest>,
+    operators: BTreeMap<Digest, OperatorRecord>,
+    /// When each operator may next enter something into the log.
+    pace: policy::Pace,
     errors: BTreeMap<SubjectId, ErrorRecord>,
+    /// Releases up to this number are recalled.
+    pub(crate) recalled: u64,
     /// The rows of `errors` that count now; rebuilt when something changes.
     table: Option<Arc<Vec<ErrorRow>>>,
     epoch: Option<Epoch>,
@@ -93,6 +104,12 @@ pub(crate) struct Core {
     parts: Vec<Arc<Packed>>,
     replays: BTreeMap<ShardId, Replay>,
     deletions: BTreeMap<u64, DeletionRecord>,
+    /// What devices removed so far, and where the log holds the orders, by deletion.
+    removed: BTreeMap<u64, RemovedRecord>,
+    orders: BTreeMap<u64, OrderRecord>,
+    /// Whose devices wait for the person's consent to an order; they are not told again before they
+    /// connect anew.
+    unconsented: BTreeSet<SubjectId>,
     devices: BTreeMap<SubjectId, DeviceRecord>,
     releases: BTreeMap<u64, ReleaseRecord>,
     /// Shards whose members may differ from what the log says.
@@ -142,9 +159,13 @@ impl Core {
         model: &ModelConfig,
         items: &[Item],
     ) -> Result<Self, CoordinatorError> {
-        let recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
+        let mut recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
         let digest = model_digest(&config.model).map_err(CoordinatorError::ModelFile)?;
         let mut store = SealedStore::open(engine, &config.data_dir, recipe.shards)?;
+        if let Some(f) = store.get::<Foundation>("")? {
+            // An epoch that an older version began goes on under that version's rules.
+            recipe = recipe.as_stored(&f.recipe);
+        }
         let foundation = foundation(&mut store, &recipe, digest)?;
         let evidence = config.evidence();
         std::fs::create_dir_all(&evidence).map_err(|source| StoreError::Io {
@@ -181,11 +202,19 @@ impl Core {
             tree,
             signer,
             subjects: typed_keys(store.all::<SubjectRecord>()?),
+            items: items.iter().map(|i| i.id.clone()).collect(),
             certificates: HashMap::new(),
+            renewals: HashMap::new(),
+            operators: digests(store.all::<OperatorRecord>()?).collect(),
+            pace: policy::Pace::default(),
             errors: typed_keys(store.all::<ErrorRecord>()?),
+            recalled: 0,
             table: None,
             dirty: (0..recipe.shards).map(|k| ShardId(k as u16)).collect(),
             meter: Meter::new(store.get::<RatesRecord>("")?.unwrap_or_default().0),
+            removed: numbered(store.all::<RemovedRecord>()?),
+            orders: numbered(store.all::<OrderRecord>()?),
+            unconsented: BTreeSet::new(),
             devices: typed_keys(store.all::<DeviceRecord>()?),
             releases: numbered(store.all::<ReleaseRecord>()?),
             epoch,
@@ -208,6 +237,8 @@ impl Core {
             recipe,
         };
         core.load_certificates()?;
+        core.recalled = core.newest_recalled();
+        core.check_clock();
         for shard in 0..core.recipe.shards {
             let run = core.load_run(ShardId(shard as u16))?;
             core.runs.push(run);
@@ -223,7 +254,7 @@ impl Core {
         core.resume()?;
         // A number that devices may hold already must not come to mean something else.
         if behind == Some(core.counters.release) {
-            core.next_release()?;
+            core.next_release(core.served.clone())?;
         }
         core.set_aside_space();
         if let Err(e) = core.publish_log(0) {
@@ -249,10 +280,11 @@ impl Core {
     }
 
     fn load_certificates(&mut self) -> Result<(), CoordinatorError> {
-        for (fingerprint, cert) in self.store.all::<SubjectCert>()? {
-            if let Some(d) = Digest::parse(&fingerprint) {
-                self.certificates.insert(d, Role::Subject(cert.0));
-            }
+        for (fingerprint, cert) in digests(self.store.all::<SubjectCert>()?) {
+            self.certificates.insert(fingerprint, Role::Subject(cert.0));
+        }
+        for (new, renewal) in digests(self.store.all::<Renewal>()?) {
+            self.renewals.insert(new, renewal.replaces);
         }
         for fingerprint in self.store.keys::<AdminCert>() {
             if let Some(d) = Digest::parse(&fingerprint) {
@@ -260,6 +292,24 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Says so when this machine's clock is behind what was written by it: deadlines, releases and
+    /// certificates go by it.
+    fn check_clock(&self) {
+        let releases = self.releases.values().map(|r| r.at);
+        let deletions = self.deletions.values().map(|d| d.accepted_at / 1000);
+        let operators = self.operators.values().map(|o| o.since);
+        let newest = releases.chain(deletions).chain(operators).max();
+        let now = deletion::now_unix_ms() / 1000;
+        if let Some(newest) = newest.filter(|n| *n > now + 3600) {
+            tracing::error!(
+                now,
+                newest,
+                "this machine's clock is behind what this data folder was written at: set it, \
+                 certificates and deadlines go by it"
+            );
+        }
     }
 
     /// The role of a certificate, if it is known and not revoked.
@@ -308,6 +358,7 @@ impl Core {
         };
         Ok(Run {
             counted,
+            norms: self.recorded_norms(shard)?,
             ..Run::at(key, true, state)
         })
     }
@@ -413,6 +464,11 @@ fn typed_keys<T>(rows: Vec<(String, T)>) -> BTreeMap<SubjectId, T> {
     rows.into_iter()
         .filter_map(|(k, v)| Some((SubjectId::new(k).ok()?, v)))
         .collect()
+}
+
+fn digests<T>(rows: Vec<(String, T)>) -> impl Iterator<Item = (Digest, T)> {
+    rows.into_iter()
+        .filter_map(|(k, v)| Some((Digest::parse(&k)?, v)))
 }
 
 fn numbered<T>(rows: Vec<(String, T)>) -> BTreeMap<u64, T> {

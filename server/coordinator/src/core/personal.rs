@@ -10,7 +10,7 @@ use lethe_store::sealed::Batch;
 
 use super::{Core, stage_key};
 use crate::CoordinatorError;
-use crate::aggregate::{Contribution, apply_personalized};
+use crate::aggregate::{Clip, Contribution, apply_personalized};
 use crate::records::PersonalRecord;
 use crate::run::{Run, initial};
 
@@ -60,10 +60,15 @@ impl Core {
         load: impl Fn(usize) -> Result<Vec<f32>, CoordinatorError>,
     ) -> Result<Batch, CoordinatorError> {
         let (key, live) = (run.key(), run.live);
+        let clip = Clip::of(&self.recipe, &run.norms, contributions);
         let mut thetas = vec![];
         for (i, s) in subjects.iter().enumerate() {
+            let factor = clip.factor(contributions[i]);
             let mut theta = self.personal_theta(key, live, s)?.unwrap_or_default();
-            theta.iter_mut().zip(load(i)?).for_each(|(t, d)| *t += d);
+            theta
+                .iter_mut()
+                .zip(load(i)?)
+                .for_each(|(t, d)| *t += factor * d);
             thetas.push(theta);
         }
         let next = apply_personalized(&self.recipe, &mut run.state, contributions, &thetas);

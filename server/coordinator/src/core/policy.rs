@@ -1,6 +1,8 @@
 //! Whose word counts: proposals that more than one operator has to agree to, and the record of what
 //! operators do.
 
+use std::collections::BTreeMap;
+
 use lethe_proto::admin::{ActionState, AdminReply, ProposalState};
 use lethe_proto::deletion::Proposal;
 use lethe_proto::ids::Digest;
@@ -12,10 +14,36 @@ use lethe_store::sealed::{Batch, KeyName};
 use super::deletion::now_unix_ms;
 use super::{Core, page};
 use crate::CoordinatorError;
-use crate::records::{Action, ActionRecord, AdminCert, Counters, Policy, ProposalRecord};
+use crate::records::{Action, ActionRecord, Counters, Policy, ProposalRecord};
 
 /// Most proposals that wait at once.
 const MAX_PROPOSALS: usize = 1000;
+
+/// Entries of the log that an operator may make at once, and milliseconds until one more.
+const BURST: u64 = 60;
+const PERIOD: u64 = 1000;
+
+/// How fast operators may write into the log, which only grows (the generic cell rate algorithm,
+/// ITU-T I.371).
+#[derive(Debug, Default)]
+pub(crate) struct Pace(BTreeMap<Digest, u64>);
+
+impl Pace {
+    fn take(&mut self, by: Digest, now: u64) -> Result<(), CoordinatorError> {
+        // When all that this operator has entered would have been, one a period.
+        let full = self.0.get(&by).copied().unwrap_or(0).max(now);
+        if full - now > (BURST - 1) * PERIOD {
+            let seconds = (full - now - (BURST - 1) * PERIOD).div_ceil(1000);
+            let message = format!(
+                "this operator has entered {BURST} actions into the log in a row: try again in \
+                 {seconds} s"
+            );
+            return Err(CoordinatorError::refuse(Refusal::Busy, message));
+        }
+        self.0.insert(by, full + PERIOD);
+        Ok(())
+    }
+}
 
 fn refuse(message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(Refusal::Invalid, message)
@@ -35,19 +63,16 @@ impl Core {
     pub(super) fn propose(
         &mut self,
         what: Proposal,
+        confirmed: bool,
         by: Digest,
         now: u64,
     ) -> Result<AdminReply, CoordinatorError> {
         self.open_databases()?;
-        self.check(&what)?;
+        self.check(&what, confirmed)?;
         if self.approvals()? <= 1 {
             return self.carry_out(what, now_unix_ms(), now);
         }
-        if self.store.keys::<ProposalRecord>().len() >= MAX_PROPOSALS {
-            return Err(refuse(format!(
-                "{MAX_PROPOSALS} proposals wait already: approve or cancel some"
-            )));
-        }
+        self.may_propose()?;
         let counters = Counters {
             proposal: self.counters.proposal + 1,
             ..self.counters.clone()
@@ -68,9 +93,34 @@ impl Core {
         Ok(AdminReply::Proposed(self.proposal_state(id, record)?))
     }
 
+    /// Refuses what would wait when too much does.
+    fn may_propose(&self) -> Result<(), CoordinatorError> {
+        let waits = self.approvals()? > 1;
+        if waits && self.store.keys::<ProposalRecord>().len() >= MAX_PROPOSALS {
+            let message = format!("{MAX_PROPOSALS} proposals wait already: approve or cancel some");
+            return Err(refuse(message));
+        }
+        Ok(())
+    }
+
+    /// The same, for a proposal that is entered into the log when it is made: it is checked before.
+    pub(super) fn note_proposal(
+        &mut self,
+        what: Proposal,
+        line: String,
+        by: Digest,
+        now: u64,
+    ) -> Result<AdminReply, CoordinatorError> {
+        self.open_databases()?;
+        self.check(&what, true)?;
+        self.may_propose()?;
+        self.note_by(by, line, now)?;
+        self.propose(what, true, by, now)
+    }
+
     /// Opens what a full disk has closed, with the space that was set aside if it takes that: a
     /// deletion can then be read about and planned.
-    fn open_databases(&mut self) -> Result<(), CoordinatorError> {
+    pub(super) fn open_databases(&mut self) -> Result<(), CoordinatorError> {
         self.with_space(|core| {
             core.store.recover()?;
             core.reload_stale()
@@ -78,7 +128,7 @@ impl Core {
     }
 
     /// Refuses at once what could not be carried out later.
-    fn check(&self, what: &Proposal) -> Result<(), CoordinatorError> {
+    fn check(&self, what: &Proposal, confirmed: bool) -> Result<(), CoordinatorError> {
         match what {
             Proposal::Forget {
                 requests,
@@ -91,11 +141,11 @@ impl Core {
                         "a reference of {got} bytes, at most {MAX_REFERENCE}"
                     )));
                 }
-                self.plan_deletion(requests).map(drop)
+                self.plan_deletion(requests, confirmed).map(drop)
             }
             Proposal::InviteOperator => Ok(()),
             Proposal::Approvals(n) => {
-                let operators = self.store.keys::<AdminCert>().len();
+                let operators = self.valid_operators().len();
                 if *n == 0 || usize::from(*n) > operators {
                     return Err(refuse(format!(
                         "{n} approvals: expected 1 to {operators}, the number of operators"
@@ -103,6 +153,7 @@ impl Core {
                 }
                 Ok(())
             }
+            Proposal::RemoveOperator(who) => self.may_remove_operator(*who),
         }
     }
 
@@ -132,6 +183,10 @@ impl Core {
                 self.tick(now)?;
                 Ok(super::admin::planned(&plan, ids))
             }
+            Proposal::RemoveOperator(who) => {
+                self.remove_operator(who)?;
+                Ok(AdminReply::Done)
+            }
             Proposal::Approvals(approvals) => {
                 self.store.write(Batch::new().put(
                     &KeyName::public(),
@@ -143,7 +198,7 @@ impl Core {
         }
     }
 
-    fn proposal(&self, id: u64) -> Result<ProposalRecord, CoordinatorError> {
+    pub(super) fn proposal(&self, id: u64) -> Result<ProposalRecord, CoordinatorError> {
         let found = self.store.get::<ProposalRecord>(&id.to_string())?;
         found.ok_or_else(|| {
             refuse(format!(
@@ -185,6 +240,22 @@ impl Core {
         Ok(page(states.into_iter()))
     }
 
+    /// The proposal, if this operator may agree to it now.
+    pub(super) fn may_approve(
+        &self,
+        id: u64,
+        by: Digest,
+    ) -> Result<ProposalRecord, CoordinatorError> {
+        let p = self.proposal(id)?;
+        if p.approved.contains(&by) {
+            let message = "another operator has to agree: this one did already";
+            return Err(refuse(message));
+        }
+        // Who proposed it has confirmed what it says.
+        self.check(&p.what, true)?;
+        Ok(p)
+    }
+
     /// Another operator agrees.
     pub(super) fn approve(
         &mut self,
@@ -193,13 +264,7 @@ impl Core {
         now: u64,
     ) -> Result<AdminReply, CoordinatorError> {
         self.open_databases()?;
-        let mut p = self.proposal(id)?;
-        if p.approved.contains(&by) {
-            return Err(refuse(
-                "another operator has to agree: this one did already",
-            ));
-        }
-        self.check(&p.what)?;
+        let mut p = self.may_approve(id, by)?;
         p.approved.push(by);
         if p.approved.len() < usize::from(self.approvals()?) {
             self.with_space(|core| {
@@ -219,6 +284,17 @@ impl Core {
         self.proposal(id)?;
         self.store.destroy(&[owner(id)])?;
         Ok(())
+    }
+
+    /// The same for an operator, each of whom may enter only so much.
+    pub(super) fn note_by(
+        &mut self,
+        by: Digest,
+        what: String,
+        now: u64,
+    ) -> Result<(), CoordinatorError> {
+        self.pace.take(by, now)?;
+        self.note(by, what)
     }
 
     /// Enters an operator's action into the log. It names nobody: names are in the deletions.
@@ -259,5 +335,21 @@ impl Core {
         // The newest that fit into a message.
         let skip = all.len().saturating_sub(200);
         Ok(all.split_off(skip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_enters_sixty_actions_at_once_and_then_one_a_second() {
+        let mut pace = Pace::default();
+        let (a, b) = (Digest([1; 32]), Digest([2; 32]));
+        assert_eq!((0..100).filter(|_| pace.take(a, 5).is_ok()).count(), 60);
+        assert!(pace.take(b, 5).is_ok(), "others are not concerned");
+        assert!(pace.take(a, 900).is_err());
+        let later = 5 + 10 * PERIOD;
+        assert_eq!((0..100).filter(|_| pace.take(a, later).is_ok()).count(), 10);
     }
 }

@@ -8,6 +8,8 @@ use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
 use lethe_proto::message::Refusal;
 use lethe_proto::round::Outcome;
 
+use lethe_store::sealed::{Batch, KeyName};
+
 use super::Core;
 use crate::CoordinatorError;
 use crate::records::Contributor;
@@ -48,17 +50,17 @@ impl Replay {
 }
 
 impl Core {
-    /// Starts a replay of a finished shard.
-    pub(crate) fn start_replay(
-        &mut self,
+    /// What a replay of this shard would train, and what must come out (`None`: what is live), if it
+    /// may be started now.
+    pub(super) fn may_replay(
+        &self,
         shard: ShardId,
-        now: u64,
-    ) -> Result<(), CoordinatorError> {
+    ) -> Result<(Recorded, Option<Digest>), CoordinatorError> {
         let refuse = |m: &str| Err(CoordinatorError::refuse(Refusal::Invalid, m));
         let Some(live) = self.runs.get(usize::from(shard.0)) else {
             return refuse("there is no such shard: `lethe-admin status` lists them");
         };
-        let (schedule, expected) = match &self.audited {
+        let schedule = match &self.audited {
             Some(a) if a.shard == shard => (a.rounds.clone(), Some(a.adapter)),
             Some(_) => return refuse("this is an audit of another shard"),
             None if !live.done(&self.recipe) => {
@@ -72,8 +74,21 @@ impl Core {
         if self.replays.get(&shard).is_some_and(|r| r.ended.is_none()) {
             return refuse("a replay of this shard is running already");
         }
-        self.counters.generation += 1;
-        self.save_counters()?;
+        Ok(schedule)
+    }
+
+    /// Starts a replay of a finished shard.
+    pub(crate) fn start_replay(
+        &mut self,
+        shard: ShardId,
+        now: u64,
+    ) -> Result<(), CoordinatorError> {
+        let (schedule, expected) = self.may_replay(shard)?;
+        let mut counters = self.counters.clone();
+        counters.generation += 1;
+        self.store
+            .write(Batch::new().put(&KeyName::public(), "", &counters)?)?;
+        self.counters = counters;
         let state = initial(&self.recipe, &self.shape);
         let key = RoundKey {
             shard,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use lethe_learn::apa::{ApaParams, ErrorRow};
 use lethe_model::lora::Adapter;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
-use lethe_proto::limits::MAX_ROWS;
 use lethe_proto::message::{ErrorReport, Refusal, ReleaseInfo, ServedAdapter};
 use lethe_proto::packed::{Packed, PackedError};
 use lethe_recipe::Combination;
@@ -13,7 +12,7 @@ use lethe_store::sealed::{Batch, KeyName};
 
 use super::Core;
 use crate::CoordinatorError;
-use crate::records::{ErrorRecord, ErrorRowRecord};
+use crate::records::{Counters, ErrorRecord, ErrorRowRecord};
 
 fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(code, message)
@@ -33,7 +32,7 @@ impl Core {
         if trained {
             let hashes: Vec<Digest> = self.runs.iter().map(super::Run::hash).collect();
             if self.counters.release == 0 || self.counters.served != hashes {
-                self.served = self
+                let served = self
                     .runs
                     .iter()
                     .map(|r| {
@@ -43,31 +42,37 @@ impl Core {
                         )?))
                     })
                     .collect::<Result<_, CoordinatorError>>()?;
-                self.next_release()?;
+                self.next_release(served)?;
             }
         }
         self.finish_deletions(now)
     }
 
-    /// A new release of what is served now; clients that hold an older one are refused until they
-    /// update.
-    pub(super) fn next_release(&mut self) -> Result<(), CoordinatorError> {
-        self.counters.release += 1;
-        self.numbers.set(self.counters.release)?;
-        self.counters.served = self.served_hashes();
+    /// A new release of these adapters; clients that hold an older one are refused until they
+    /// update. It is written first: until the write has succeeded, what was served is served.
+    pub(super) fn next_release(
+        &mut self,
+        served: Vec<Arc<Adapter>>,
+    ) -> Result<(), CoordinatorError> {
+        let release = self.counters.release + 1;
+        self.numbers.set(release)?;
+        let record = self.release_record(&served)?;
+        let counters = Counters {
+            release,
+            served: served.iter().map(|a| Digest::of_values(&a.data)).collect(),
+            ..self.counters.clone()
+        };
+        let owner = KeyName::public();
+        let batch = Batch::new().put(&owner, "", &counters)?;
+        self.store
+            .write(batch.put(&owner, &release.to_string(), &record)?)?;
+        self.counters = counters;
+        self.served = served;
         self.table = None;
         self.parts.clear();
-        let record = self.release_record()?;
-        let (id, owner) = (self.counters.release, KeyName::public());
-        self.store
-            .write(Batch::new().put(&owner, "", &self.counters)?.put(
-                &owner,
-                &id.to_string(),
-                &record,
-            )?)?;
-        self.releases.insert(id, record);
+        self.releases.insert(release, record);
         self.wake.everybody = true;
-        tracing::info!(release = self.counters.release, "released");
+        tracing::info!(release, "released");
         Ok(())
     }
 
@@ -293,47 +298,25 @@ impl Core {
                 "this person's data is restricted: it is kept and not used",
             ));
         }
-        if rows.len() > MAX_ROWS || !self.subjects.contains_key(subject) {
-            return Err(refuse(
-                Refusal::Invalid,
-                format!(
-                    "{} rows, at most {MAX_ROWS}, from a subject that joined",
-                    rows.len()
-                ),
-            ));
+        let most = self.recipe.validation;
+        if rows.len() > most || !self.subjects.contains_key(subject) {
+            let got = rows.len();
+            let message = format!("{got} rows, at most {most}, from a subject that joined");
+            return Err(refuse(Refusal::Invalid, message));
         }
+        rows.iter().try_for_each(|r| self.check_row(r))?;
         let shards = self.served.len();
         let mut record = self.errors.get(subject).cloned().unwrap_or_default();
         for r in rows {
-            let fine = r
-                .embedding
-                .iter()
-                .chain(r.errors.iter().map(|(_, e)| e))
-                .all(|v| v.is_finite());
-            if !fine
-                || r.embedding.len() != self.hidden
-                || r.errors.iter().any(|(s, _)| usize::from(s.0) >= shards)
-            {
-                return Err(refuse(
-                    Refusal::Invalid,
-                    format!(
-                        "a row must hold {} finite values and errors of shards below {shards}",
-                        self.hidden
-                    ),
-                ));
-            }
-            let at = record
-                .rows
-                .iter()
-                .position(|x| x.sample == r.sample)
-                .unwrap_or_else(|| {
-                    record.rows.push(ErrorRowRecord {
-                        sample: r.sample,
-                        embedding: vec![],
-                        errors: vec![None; shards],
-                    });
-                    record.rows.len() - 1
+            let known = record.rows.iter().position(|x| x.sample == r.sample);
+            let at = known.unwrap_or_else(|| {
+                record.rows.push(ErrorRowRecord {
+                    sample: r.sample,
+                    embedding: vec![],
+                    errors: vec![None; shards],
                 });
+                record.rows.len() - 1
+            });
             let row = &mut record.rows[at];
             row.embedding = r.embedding;
             for (shard, e) in r.errors {
@@ -341,8 +324,33 @@ impl Core {
                     Some((self.counters.served[usize::from(shard.0)], e));
             }
         }
-        record.rows.truncate(MAX_ROWS);
         self.save_errors(subject, record)
+    }
+
+    /// Refuses a row that steers more than its share: the weights of everybody's queries are
+    /// computed from all rows.
+    fn check_row(&self, r: &ErrorReport) -> Result<(), CoordinatorError> {
+        let (shards, hidden, most) = (self.served.len(), self.hidden, self.recipe.validation);
+        let finite = r.embedding.iter().all(|v| v.is_finite());
+        if !finite || r.embedding.len() != hidden || r.sample as usize >= most {
+            let message = format!(
+                "a row must hold {hidden} finite values and a sample below {most}, not {} and {}",
+                r.embedding.len(),
+                r.sample
+            );
+            return Err(refuse(Refusal::Invalid, message));
+        }
+        // The probability of the wrong answer; a value that is not a number is not in the range.
+        let wrong =
+            |(s, e): &&(ShardId, f32)| usize::from(s.0) >= shards || !(0.0..=1.0).contains(e);
+        match r.errors.iter().find(wrong) {
+            Some((shard, e)) => {
+                let message =
+                    format!("error {e} of {shard}: expected 0 to 1, of a shard below {shards}");
+                Err(refuse(Refusal::Invalid, message))
+            }
+            None => Ok(()),
+        }
     }
 
     fn save_errors(

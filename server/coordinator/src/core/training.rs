@@ -17,9 +17,9 @@ use super::replay::Recorded;
 use super::updates::SealedUpdate;
 use super::{Core, checkpoint_id, stage_key};
 use crate::CoordinatorError;
-use crate::aggregate::{Contribution, apply};
+use crate::aggregate::{Clip, Contribution, apply, median_norm};
 use crate::arrivals::Arrived;
-use crate::records::{BegunRecord, Checkpoint, Contributor, RoundRecord, RunRecord};
+use crate::records::{BegunRecord, Checkpoint, Contributor, NormRecord, RoundRecord, RunRecord};
 use crate::run::{OpenRound, Run, round_seed};
 
 /// How often a starved round is tried again before its shard waits for people to look.
@@ -59,11 +59,10 @@ impl Core {
         // Offered until the device has joined again: a device that stopped between its two answers
         // goes on from here.
         if let Some(e) = &record.erase {
-            return Ok(Some(Work::Task(Task::Erase {
-                task: e.task,
-                items: e.items.clone(),
-                from: e.from,
-            })));
+            // Told once for a connection; then the app or the person has to say something.
+            let waits = self.unconsented.contains(subject);
+            let task = Task::Erase { task: e.task };
+            return Ok((!waits).then_some(Work::Task(task)));
         }
         self.open_rounds(now)?;
         let offered = self.all_runs().find_map(|run| {
@@ -226,7 +225,10 @@ impl Core {
         for subject in cohort {
             if let Some(u) = self.load_update(key, &subject)? {
                 round.stored(&subject);
-                stored.insert((subject, key.round), u.contribution());
+                stored.insert(
+                    (subject, key.round),
+                    u.contribution(&self.recipe, &self.whole())?,
+                );
             }
         }
         Ok((
@@ -267,7 +269,8 @@ impl Core {
                     ..run.key()
                 };
                 if let Some(u) = self.load_update(key, &subject)? {
-                    out.insert((subject, begun), u.contribution());
+                    let c = u.contribution(&self.recipe, &self.whole())?;
+                    out.insert((subject, begun), c);
                 }
             }
         }
@@ -309,7 +312,7 @@ impl Core {
         }
         for a in taken {
             if let Some(run) = self.stage_of(a.round) {
-                run.stored((a.subject.clone(), a.round.round), a.update.contribution());
+                run.stored((a.subject.clone(), a.round.round), a.contribution);
                 let open = run.open.as_mut().filter(|_| run.round == a.round.round);
                 let began = open.and_then(|o| o.began.remove(&a.subject));
                 self.answered(began, now);
@@ -426,21 +429,25 @@ impl Core {
                 sealed.into_par_iter().map(open).collect()
             };
             let late: Vec<u16> = counted.iter().map(|(_, begun)| key.round - begun).collect();
-            apply(recipe, &mut run.state, (&contributions, &late), load)?;
+            let clip = Clip::of(recipe, &run.norms, &contributions);
+            apply(recipe, &mut run.state, &contributions, &late, &clip, load)?;
             Batch::new()
         };
+        run.norms.extend(median_norm(&contributions));
         Ok(Self::drop_updates(batch, key, counted))
     }
 
     fn close_round(&mut self, i: usize) -> Result<(), CoordinatorError> {
         self.closed = true;
-        // Worked on outside the list.
-        let mut run = self.runs.remove(i);
+        // Worked on outside the list. What stands in its place is read from the store again, should
+        // this not come to its end.
+        let in_its_place = self.runs[i].doubtful();
+        let mut run = std::mem::replace(&mut self.runs[i], in_its_place);
         let result = self.close_taken(&mut run);
         if result.is_err() {
             (run.stale, run.open) = (true, None);
         }
-        self.runs.insert(i, run);
+        self.runs[i] = run;
         result
     }
 
@@ -460,6 +467,7 @@ impl Core {
         // All that is stored, late or not.
         let counted: Vec<Contributor> = run.buffer.keys().cloned().collect();
         let clients = counted.len();
+        let norms = run.norms.len();
         let mut batch = self.aggregate(run, &counted)?;
         let owner = stage_key(shard, run.stage);
         let stage = run.stage;
@@ -470,6 +478,9 @@ impl Core {
             batch = batch.put(&owner, &round_id, &BegunRecord(begun))?;
         }
         batch = batch.put(&owner, &round_id, &RoundRecord { contributors })?;
+        if let Some(norm) = run.norms.get(norms) {
+            batch = batch.put(&owner, &round_id, &NormRecord(*norm))?;
+        }
         if run.advance(&self.recipe) {
             let checkpoint = Checkpoint {
                 lineage: self.lineage(shard, stage),
@@ -487,9 +498,19 @@ impl Core {
         batch = batch.put(&owner, &shard.0.to_string(), &record)?;
         let batch = self.measured(clients, batch)?;
         self.store.write(batch)?;
-        let loss = run.state.losses.last().copied().unwrap_or(0.0);
-        tracing::info!(%shard, stage, round = key.round, clients, late, loss, "round closed");
+        let loss = run.losses().last().copied().flatten();
+        tracing::info!(%shard, stage, round = key.round, clients, late, ?loss, "round closed");
         Ok(())
+    }
+
+    /// Median lengths of the updates of every round that a shard's state stands on, oldest first.
+    pub(super) fn recorded_norms(&self, shard: ShardId) -> Result<Vec<f32>, CoordinatorError> {
+        let prefix = format!("{:05}/", shard.0);
+        let mut rows: Vec<(String, NormRecord)> = self.store.all()?;
+        rows.retain(|(id, _)| id.starts_with(&prefix));
+        // Names are of fixed width: their order is that of stages and rounds.
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(rows.into_iter().map(|(_, n)| n.0).collect())
     }
 
     /// Who contributed to every round that a shard's state stands on.

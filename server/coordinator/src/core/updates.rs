@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lethe_learn::aggregate::{check_finite, clip};
+use lethe_learn::aggregate::{check_finite, clip, norm};
 use lethe_learn::sketch::sketch;
 use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_model::split::SplitSpec;
@@ -62,19 +62,34 @@ impl Update {
         recipe: &Recipe,
         whole: &Whole,
         round: RoundKey,
-        (device, middle): (Packed, Vec<f32>),
-        (loss, samples): (f32, u32),
+        sent: Sent,
     ) -> Result<Self, CoordinatorError> {
         let invalid = |message: String| CoordinatorError::refuse(Refusal::Invalid, message);
+        let Sent {
+            device,
+            middle,
+            loss,
+            samples,
+            joined,
+        } = sent;
         if device.format != recipe.updates {
             return Err(invalid(format!(
                 "an update in {:?}, this epoch takes {:?}",
                 device.format, recipe.updates
             )));
         }
-        if !loss.is_finite() || samples == 0 {
+        // A weight comes from each: neither may be more than a device can honestly have.
+        let most = u32::try_from(recipe.local.samples).map_or(joined, |n| n.min(joined));
+        if !(1..=most).contains(&samples) {
             return Err(invalid(format!(
-                "loss {loss} over {samples} samples is not a training result"
+                "{samples} samples, expected 1 to {most}: the recipe's number, or what the person \
+                 joined with"
+            )));
+        }
+        if !(0.0..=limits::MAX_LOSS).contains(&loss) {
+            let most = limits::MAX_LOSS;
+            return Err(invalid(format!(
+                "a loss of {loss}, expected 0 to {most} nats"
             )));
         }
         let mut update = Self {
@@ -83,21 +98,30 @@ impl Update {
             sketch: vec![],
             loss,
             samples,
+            norm: None,
         };
-        update.sketch = sketch(
-            &shard_seed(recipe, round.shard),
-            &update.delta(recipe, whole)?,
-        );
+        let delta = update.delta(recipe, whole)?;
+        update.norm = Some(norm(&delta));
+        update.sketch = sketch(&shard_seed(recipe, round.shard), &delta);
         Ok(update)
     }
 
     /// What is kept of it in memory.
-    pub(crate) fn contribution(&self) -> Contribution {
-        Contribution {
+    pub(crate) fn contribution(
+        &self,
+        recipe: &Recipe,
+        whole: &Whole,
+    ) -> Result<Contribution, CoordinatorError> {
+        let norm = match self.norm {
+            Some(norm) => norm,
+            None => norm(&self.delta(recipe, whole)?),
+        };
+        Ok(Contribution {
             sketch: self.sketch.clone(),
             loss: self.loss,
             samples: self.samples,
-        }
+            norm,
+        })
     }
 
     /// The change of the whole adapter, no longer than the recipe allows.
@@ -111,6 +135,20 @@ impl Update {
         clip(&mut delta, recipe.clip);
         Ok(delta)
     }
+}
+
+/// What came with an update, and what is known of who sent it.
+pub(crate) struct Sent {
+    /// The device's part of the change.
+    pub(crate) device: Packed,
+    /// The middle's part, `[values]`.
+    pub(crate) middle: Vec<f32>,
+    /// Mean training loss, nats.
+    pub(crate) loss: f32,
+    /// Samples trained on.
+    pub(crate) samples: u32,
+    /// Training samples that the person joined with.
+    pub(crate) joined: u32,
 }
 
 /// An update as it is stored, with the stage's key.
@@ -142,6 +180,11 @@ impl Core {
             split: self.recipe.split,
             layers: self.layers,
         }
+    }
+
+    /// Training samples that a subject joined with.
+    pub(crate) fn joined_samples(&self, subject: &SubjectId) -> u32 {
+        self.subjects.get(subject).map_or(0, |r| r.samples)
     }
 
     /// All of them in one write.

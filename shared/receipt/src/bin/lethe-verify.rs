@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use lethe_receipt::hex::{hex, unhex};
 use lethe_receipt::merkle::verify_consistency;
 use lethe_receipt::note::{VerifierKey, open_checkpoint};
-use lethe_receipt::receipt::verify;
+use lethe_receipt::receipt::{Effect, verify};
 use lethe_receipt::report;
 use lethe_receipt::tiles::audit;
 use lethe_receipt::witness::{Seen, Witness, WitnessError, verify_cosignature};
@@ -31,10 +31,14 @@ Check deletion receipts and transparency logs of Lethe. Works offline; needs no 
       Check a published log, check that it extends what this witness saw before, and cosign its head.
 
 KEY is a verifier key (NAME+ID+BASE64), obtained from the operator before there was anything to verify.
-Exit codes: 0 verified, 1 failure, 2 usage, 3 not verified, 4 split view.
+Exit codes: 0 verified, 1 failure, 2 usage, 3 not verified, 4 split view, 5 a genuine receipt of a
+request that removed nothing.
 ";
 
 type Failure = (u8, String);
+
+/// Exit code of a genuine receipt of a request that removed nothing.
+const NOTHING_REMOVED: u8 = 5;
 
 fn failure(e: impl std::fmt::Display) -> Failure {
     (1, e.to_string())
@@ -123,16 +127,21 @@ fn receipt(args: &[String]) -> Result<(), Failure> {
         write(out, report::html(&receipt).as_bytes())?;
     }
     if args.options.contains_key("--json") {
-        let value =
-            serde_json::json!({ "verified": true, "witnessed_at": witnessed, "receipt": receipt });
-        return say(&serde_json::to_string_pretty(&value).map_err(failure)?);
+        let mut value = receipt.verdict();
+        value["witnessed_at"] = serde_json::json!(witnessed);
+        say(&serde_json::to_string_pretty(&value).map_err(failure)?)?;
+    } else {
+        say(&report::text(&receipt))?;
+        if let Some(t) = witnessed {
+            say(&format!(
+                "the head was cosigned by the witness at {t} (seconds since 1970)"
+            ))?;
+        }
     }
-    say(&report::text(&receipt))?;
-    witnessed.map_or(Ok(()), |t| {
-        say(&format!(
-            "the head was cosigned by the witness at {t} (seconds since 1970)"
-        ))
-    })
+    match receipt.effect() {
+        Effect::Done => Ok(()),
+        Effect::NothingRemoved => Err((NOTHING_REMOVED, "the request removed nothing".into())),
+    }
 }
 
 fn log(args: &[String]) -> Result<(), Failure> {

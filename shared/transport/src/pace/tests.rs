@@ -155,7 +155,9 @@ fn credit_is_granted_once() {
 /// A connection over loopback from both ends; the coordinator's end has the coordinator's settings.
 async fn connection() -> (quinn::Endpoint, quinn::Endpoint, Connection, Connection) {
     let authority = Authority::create().expect("an authority");
-    let identity = authority.server_identity().expect("an identity");
+    let identity = authority
+        .server_identity(crate::identity::SERVER_LIFE)
+        .expect("an identity");
     let any = "127.0.0.1:0".parse().expect("an address");
     let server = config::server(authority.certificate(), &identity).expect("settings");
     let server = quinn::Endpoint::server(server, any).expect("a socket");

@@ -16,7 +16,7 @@ use lethe_proto::message::Refusal;
 use lethe_transport::TransportError;
 use serde::{Deserialize, Serialize};
 
-use super::forget::{Outcome, ask_with};
+use super::forget::{Ask, Outcome, ask};
 use crate::desk::Desk;
 use book::{Book, Requests};
 
@@ -224,7 +224,8 @@ pub(crate) async fn submit(
         got <= MAX_REFERENCE,
         "the request's own part has {got} bytes, at most {MAX_REFERENCE}"
     );
-    let unknown = match ask_with(desk, vec![deletion], false, (asked.max(0) as u64, text)).await {
+    let what = Ask::new(vec![deletion]).on_behalf(asked.max(0) as u64, text);
+    let unknown = match ask(desk, what).await {
         Ok(Outcome::Planned(_) | Outcome::Proposed(_)) => false,
         Err(e) if is_unknown(&e) => true,
         Err(e) => return Err(e),

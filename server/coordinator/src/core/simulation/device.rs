@@ -6,8 +6,12 @@ use std::sync::Arc;
 use lethe_learn::seed::{Seed, Stream};
 use lethe_model::lora::AdapterShape;
 use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
-use lethe_proto::message::{Declined, ErrorReport, Refusal, Reply, Request, RoundStart, Task};
+use lethe_proto::message::{
+    Declined, Erased, ErrorReport, Orders, Refusal, Reply, Request, RoundStart, Task,
+};
 use lethe_proto::packed::Packed;
+use lethe_receipt::note::VerifierKey;
+use lethe_receipt::order::{Opened, SeenHead, check};
 use lethe_recipe::Recipe;
 
 /// Longest wait for an answer, in milliseconds.
@@ -19,6 +23,10 @@ pub(super) struct Common {
     pub(super) edge: Arc<AdapterShape>,
     pub(super) hidden: usize,
     pub(super) anchors: usize,
+    /// Key of the coordinator's log.
+    pub(super) log_key: VerifierKey,
+    /// Devices take part in every round that asks them, in time.
+    pub(super) steady: bool,
 }
 
 /// What a device does next.
@@ -41,7 +49,8 @@ enum Phase {
     Updating(RoundKey, u64),
     Declining(RoundKey),
     Validating(u64, Vec<ShardId>),
-    Erasing(u64),
+    Asking(u64),
+    Erasing(u64, Erased),
     Stopped,
 }
 
@@ -51,6 +60,8 @@ pub(super) struct Device {
     pub(super) subject: SubjectId,
     /// How often its person's items were erased: what it trains on changes with it.
     pub(super) erased: u32,
+    /// The newest head of the log that it has seen.
+    seen: Option<SeenHead>,
     /// The call whose answer it waits for.
     pub(super) call: u64,
     phase: Phase,
@@ -92,6 +103,7 @@ impl Device {
         Self {
             subject,
             erased: 0,
+            seen: None,
             call: 0,
             phase: Phase::Joining,
         }
@@ -101,7 +113,7 @@ impl Device {
     pub(super) fn restart(&mut self) {
         if !matches!(
             self.phase,
-            Phase::Stopped | Phase::Joining | Phase::Erasing(_)
+            Phase::Stopped | Phase::Joining | Phase::Asking(_) | Phase::Erasing(..)
         ) {
             self.phase = Phase::Idle;
         }
@@ -116,7 +128,7 @@ impl Device {
                 self.phase = Phase::Polling;
                 Act::Send(Request::Poll, PATIENCE)
             }
-            Phase::Training(start, until) if dice.unit() > 0.05 => {
+            Phase::Training(start, until) if common.steady || dice.unit() > 0.05 => {
                 self.phase = Phase::Updating(start.round, *until);
                 self.awake(common, now, dice)
             }
@@ -165,22 +177,37 @@ impl Device {
                     PATIENCE,
                 )
             }
-            Phase::Erasing(task) => Act::Send(Request::Erased { task: *task }, PATIENCE),
+            Phase::Asking(task) => {
+                let seen = self.seen.map_or(0, |s| s.size);
+                Act::Send(Request::Orders { task: *task, seen }, PATIENCE)
+            }
+            Phase::Erasing(task, outcome) => {
+                let (task, outcome) = (*task, outcome.clone());
+                Act::Send(Request::Erased { task, outcome }, PATIENCE)
+            }
         }
     }
 
     fn join(&self, common: &Common) -> Request {
-        let anchor = (Seed::from_u64(1).rank("anchor", self.subject.as_str().as_bytes())
-            % common.anchors as u64) as u16;
+        // Some people's histories name no direction.
+        let rank = Seed::from_u64(1).rank("anchor", self.subject.as_str().as_bytes());
+        let directed = !rank.is_multiple_of(3);
+        let anchor = directed.then_some((rank / 3 % common.anchors as u64) as u16);
         Request::Join {
             anchor,
-            samples: 4,
+            samples: 8,
             commitment: commitment(&self.subject, self.erased),
         }
     }
 
     /// An answer came. How long until the clock rings.
-    pub(super) fn answered(&mut self, reply: Reply, now: u64, dice: &mut Stream) -> Act {
+    pub(super) fn answered(
+        &mut self,
+        common: &Common,
+        reply: Reply,
+        now: u64,
+        dice: &mut Stream,
+    ) -> Act {
         let soon = |dice: &mut Stream| Act::Wait(50 + dice.below(400) as u64);
         if let Reply::Refused {
             code: Refusal::Forbidden,
@@ -191,24 +218,18 @@ impl Device {
             return Act::Stop;
         }
         match (&self.phase, reply) {
-            (Phase::Polling, Reply::Task(Task::Train(start))) => {
-                let until = now + start.deadline_ms;
-                self.phase = Phase::Training(start, until);
-                // Some are slower than the round waits.
-                let slow = if dice.unit() < 0.1 { 8000 } else { 900 };
-                Act::Wait(50 + dice.below(slow) as u64)
-            }
-            (Phase::Polling, Reply::Task(Task::Validate { release, shards })) => {
-                self.phase = Phase::Validating(release, shards);
+            (Phase::Polling, Reply::Task { task, .. }) => self.told(common, task, now, dice),
+            (Phase::Asking(task), Reply::Orders(orders)) => {
+                let task = *task;
+                let outcome = self.obey(common, &orders, dice);
+                if matches!(outcome, Erased::Done { .. }) {
+                    // On the device first, and once for each task that it hears of.
+                    self.erased = self.erased.max(task as u32);
+                }
+                self.phase = Phase::Erasing(task, outcome);
                 Act::Wait(20)
             }
-            (Phase::Polling, Reply::Task(Task::Erase { task, .. })) => {
-                // On the device first, and once for each task that it hears of.
-                self.erased = self.erased.max(task as u32);
-                self.phase = Phase::Erasing(task);
-                Act::Wait(20)
-            }
-            (Phase::Erasing(_), Reply::Ack) => {
+            (Phase::Erasing(_, Erased::Done { .. }), Reply::Ack) => {
                 self.phase = Phase::Joining;
                 Act::Wait(20)
             }
@@ -225,5 +246,65 @@ impl Device {
                 soon(dice)
             }
         }
+    }
+
+    fn told(&mut self, common: &Common, task: Task, now: u64, dice: &mut Stream) -> Act {
+        match task {
+            Task::Train(start) => {
+                let until = now + start.deadline_ms;
+                self.phase = Phase::Training(start, until);
+                // Some are slower than the round waits.
+                let late = !common.steady && dice.unit() < 0.1;
+                let slow = if late { 8000 } else { 900 };
+                Act::Wait(50 + dice.below(slow) as u64)
+            }
+            Task::Validate { release, shards } => {
+                self.phase = Phase::Validating(release, shards);
+                Act::Wait(20)
+            }
+            Task::Erase { task } => {
+                self.phase = Phase::Asking(task);
+                Act::Wait(20)
+            }
+            Task::Wait => {
+                self.phase = Phase::Idle;
+                Act::Wait(50 + dice.below(400) as u64)
+            }
+        }
+    }
+
+    /// Checks the orders as the client library does. An order that does not hold is a fault of the
+    /// coordinator: whatever its disk did, the log only grows.
+    fn obey(&mut self, common: &Common, orders: &Orders, dice: &mut Stream) -> Erased {
+        let opened: Vec<Opened> = orders.orders.iter().map(opened).collect();
+        assert!(!opened.is_empty(), "a task without an order");
+        let consistency: Vec<[u8; 32]> = orders.consistency.iter().map(|d| d.0).collect();
+        let head = check(
+            &opened,
+            self.subject.as_str(),
+            &orders.checkpoint,
+            &common.log_key,
+            self.seen,
+            &consistency,
+        );
+        self.seen = Some(head.expect("an order that the log holds"));
+        if dice.unit() < 0.1 {
+            return Erased::WaitsForConsent;
+        }
+        let removed = orders.orders.iter().map(|o| (o.deletion, 1)).collect();
+        Erased::Done { removed }
+    }
+}
+
+fn opened(o: &lethe_proto::message::EraseOrder) -> Opened {
+    Opened {
+        deletion: o.deletion,
+        kind: o.kind.clone(),
+        subject: o.subject.clone(),
+        items: o.items.clone(),
+        from: o.from,
+        salt: o.salt,
+        index: o.index,
+        proof: o.proof.iter().map(|d| d.0).collect(),
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::CoordinatorError;
 use crate::arrivals::Arrived;
+use crate::core::updates::Sent;
 use crate::core::{Core, Work};
 use crate::records::Update;
 
@@ -26,11 +27,16 @@ pub(super) fn answer(
             let (shard, commitment) = core.join(subject, anchor, samples, commitment)?;
             Ok(Reply::Joined { shard, commitment })
         }
-        Request::Poll => Ok(Reply::Task(match core.next_work(subject, now)? {
-            Some(Work::Task(task)) => task,
-            Some(Work::Train(start, _)) => Task::Train(start),
-            None => Task::Wait,
-        })),
+        Request::Poll => {
+            let task = match core.next_work(subject, now)? {
+                Some(Work::Task(task)) => task,
+                Some(Work::Train(start, _)) => Task::Train(start),
+                None => Task::Wait,
+            };
+            let recalled = core.recalled;
+            Ok(Reply::Task { task, recalled })
+        }
+        Request::Orders { task, seen } => core.orders(subject, task, seen).map(Reply::Orders),
         Request::Update {
             round,
             delta,
@@ -42,18 +48,21 @@ pub(super) fn answer(
             }
             core.expects(round, subject, now)?;
             let (recipe, whole) = (core.recipe.clone(), core.whole());
-            let update = Update::checked(
-                &recipe,
-                &whole,
-                round,
-                (delta, middle(core)),
-                (loss, samples),
-            )?;
+            let sent = Sent {
+                device: delta,
+                middle: middle(core),
+                loss,
+                samples,
+                joined: core.joined_samples(subject),
+            };
+            let update = Update::checked(&recipe, &whole, round, sent)?;
+            let contribution = update.contribution(&recipe, &whole)?;
             let (answer, _) = oneshot::channel();
             let arrived = Arrived {
                 round,
                 subject: subject.clone(),
                 update,
+                contribution,
                 answer,
                 place: None,
             };
@@ -68,7 +77,9 @@ pub(super) fn answer(
         Request::Errors { release, rows } => core
             .take_errors(subject, release, rows)
             .map(|()| Reply::Ack),
-        Request::Erased { task } => core.erased(subject, task).map(|()| Reply::Ack),
+        Request::Erased { task, outcome } => {
+            core.erased(subject, task, &outcome).map(|()| Reply::Ack)
+        }
         other => panic!("devices do not send {other:?}"),
     }
 }
@@ -92,7 +103,12 @@ pub(super) fn kind(request: &Request) -> String {
 /// An answer in a few words.
 pub(super) fn brief(reply: &Reply) -> String {
     match reply {
-        Reply::Task(Task::Train(s)) => format!("train {:?}", s.round),
+        Reply::Task {
+            task: Task::Train(s),
+            ..
+        } => format!("train {:?}", s.round),
+        // Salts and proofs are drawn at random.
+        Reply::Orders(o) => format!("{} orders", o.orders.len()),
         Reply::Refused { code, message } => format!("refused {code:?}: {message}"),
         Reply::Joined { shard, .. } => format!("joined {shard:?}"),
         other => format!("{other:?}"),

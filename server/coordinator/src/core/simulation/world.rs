@@ -7,7 +7,7 @@ use lethe_model::config::ModelConfig;
 use lethe_proto::admin::{AdminRequest, DeletionPhase};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{Digest, RoundKey, SubjectId};
-use lethe_proto::message::{Refusal, Reply, Request, Role};
+use lethe_proto::message::{Erased, Refusal, Reply, Request, Role};
 use lethe_recsys::data::Item;
 use lethe_transport::identity::ClientKey;
 
@@ -19,7 +19,7 @@ use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::core::Core;
 use crate::metrics::Traffic;
-use crate::records::Contributor;
+use crate::records::{Contributor, ReleaseRecord};
 
 /// When faults end: from then on everything has to come to its end.
 pub(super) const QUIET: u64 = 60_000;
@@ -71,7 +71,8 @@ pub(super) struct Simulation {
     pub(super) common: Common,
     /// Deletions that the coordinator accepted.
     pub(super) forgotten: BTreeSet<SubjectId>,
-    /// Whose deletion was answered with a failure: it may have been accepted.
+    /// Whose deletion was answered with a failure: it may have been accepted. And whose device does
+    /// not erase without consent: what it gave before went with the items, and it gives no more.
     doubted: BTreeSet<SubjectId>,
     /// What was acknowledged, by round; checked when the round has closed.
     acknowledged: BTreeMap<RoundKey, BTreeSet<SubjectId>>,
@@ -115,6 +116,17 @@ fn folder() -> tempfile::TempDir {
 
 impl Simulation {
     pub(super) fn new(seed: u64) -> Self {
+        let mut this = Self::with(seed, None);
+        this.misfortunes();
+        this
+    }
+
+    /// Nothing goes wrong; who joins and answers when is drawn from `order`.
+    pub(super) fn quiet(seed: u64, order: u64) -> Self {
+        Self::with(seed, Some(order))
+    }
+
+    fn with(seed: u64, quiet: Option<u64>) -> Self {
         let mut dice = Seed::from_u64(seed).derive("simulation", &[]).rng();
         let folder = folder();
         let file = folder.path().join("model");
@@ -126,7 +138,11 @@ impl Simulation {
             folder.path().join("server"),
             file,
             // Three may be deleted before all have joined.
-            devices - 3,
+            if quiet.is_some() {
+                devices
+            } else {
+                devices - 3
+            },
         ))
         .expect("valid");
         let pick = |dice: &mut Stream, of: &[&str]| of[dice.below(of.len())].to_owned();
@@ -143,13 +159,14 @@ impl Simulation {
         } else {
             goal
         };
+        let goal = quiet.map_or(goal, |_| String::new());
         config.recipe = format!(
-            "shards = 2\nanchors = 1\nslices = 2\nrounds = 2\ncohort = 4\nquorum = 2\ndeadline_s \
+            "shards = 2\nanchors = {}\nslices = 2\nrounds = 2\ncohort = 4\nquorum = 2\ndeadline_s \
              = 5\nvalidation = 1\n\
              split = {{ k_in = 1, k_out = 1 }}\naggregation = \"{aggregation}\"\nupdates = \
                  \"{updates}\"\n{goal}\
-             lora = {{ rank = 1, alpha = 2.0, targets = [\"q\", \"v\"] }}\nlocal = {{ samples = \
-                 2, batch = 2 }}\n"
+             lora = {{ rank = 1, alpha = 2.0, targets = [\"q\", \"v\"] }}\nlocal = {{ samples = 8, batch = 8 }}\n",
+            if quiet.is_some() { 2 } else { 1 }
         )
         .parse()
         .expect("valid");
@@ -158,6 +175,9 @@ impl Simulation {
             duplicates: 0.2 * dice.unit(),
             delay: 5 + dice.below(300) as u64,
         };
+        if let Some(order) = quiet {
+            dice = Seed::from_u64(order).derive("order", &[]).rng();
+        }
         let disk = Disk::default();
         let core = Self::open(&disk, &config).expect("opens");
         let edge = {
@@ -171,6 +191,8 @@ impl Simulation {
             edge,
             hidden: 4,
             anchors: core.anchors.len(),
+            log_key: core.signer.verifier().clone(),
+            steady: quiet.is_some(),
         };
         let seen = core.runs.iter().map(crate::run::Run::key).collect();
         let mut this = Self {
@@ -201,7 +223,9 @@ impl Simulation {
             this.enrol(n);
         }
         this.at(200, Event::Tick);
-        this.misfortunes();
+        if quiet.is_some() {
+            (this.network.loss, this.network.duplicates) = (0.0, 0.0);
+        }
         this
     }
 
@@ -222,7 +246,8 @@ impl Simulation {
         let request = ClientKey::generate()
             .and_then(|k| k.request())
             .expect("a request");
-        let certificate = core.enrol(&token.secret, &request).expect("enrols");
+        let enrolled = core.enrol(&token.secret, &request, None);
+        let (certificate, _) = enrolled.expect("enrols");
         self.certificates.push(Digest::of(&[&certificate]));
         self.devices.push(Device::new(subject));
         let start = 10 + self.dice.below(2000) as u64;
@@ -352,7 +377,7 @@ impl Simulation {
                 }
             }
             Event::Answered(n, call, reply) if self.devices[n].call == call => {
-                let act = self.devices[n].answered(reply, self.now, &mut self.dice);
+                let act = self.devices[n].answered(&self.common, reply, self.now, &mut self.dice);
                 self.act(n, act);
             }
             Event::Rings(n, call) if self.devices[n].call == call => {
@@ -424,6 +449,7 @@ impl Simulation {
             dry_run: false,
             asked: 0,
             reference: String::new(),
+            confirmed: false,
         };
         let result = core.admin(ask, Digest::default(), traffic, now);
         self.note(format!(
@@ -466,6 +492,13 @@ impl Simulation {
             Request::Update { round, .. } => Some(*round),
             _ => None,
         };
+        let withholds = matches!(
+            &request,
+            Request::Erased {
+                outcome: Erased::WaitsForConsent,
+                ..
+            }
+        );
         let reply = answer(core, &subject, request, now).unwrap_or_else(CoordinatorError::reply);
         self.count.failed_writes += u64::from(matches!(
             reply,
@@ -474,6 +507,9 @@ impl Simulation {
                 ..
             }
         ));
+        if withholds {
+            self.doubted.insert(subject.clone());
+        }
         if let (Some(round), Reply::Ack) = (update, &reply) {
             self.count.updates += 1;
             self.count.repeated +=
@@ -493,6 +529,12 @@ impl Simulation {
             self.story()
         );
         self.release = core.counters.release;
+        for (k, run) in core.runs.iter().enumerate() {
+            let place = usize::from(run.shard.0);
+            assert_eq!(place, k, "{}: a run is missing", self.story());
+        }
+        assert_eq!(core.runs.len(), core.recipe.shards, "{}", self.story());
+        self.look_at_served(core);
         let mut closed = vec![];
         // What a failed write left in doubt is not known yet.
         for (run, seen) in core.runs.iter().zip(&self.seen).filter(|(r, _)| !r.stale) {
@@ -571,9 +613,42 @@ impl Simulation {
         }
     }
 
+    /// What may be fetched is what the store says is served.
+    fn look_at_served(&self, core: &Core) {
+        let release = core.counters.release;
+        if release == 0 || core.may_serve().is_err() {
+            return;
+        }
+        let hashes = core.served_hashes();
+        assert_eq!(
+            core.counters.served,
+            hashes,
+            "{}: served without a release",
+            self.story()
+        );
+        // While the disk is dead nothing can be compared.
+        let Ok(record) = core.store.get::<ReleaseRecord>(&release.to_string()) else {
+            return;
+        };
+        let record = record.unwrap_or_else(|| {
+            panic!(
+                "{}: release {release} is served, and not stored",
+                self.story()
+            )
+        });
+        let stored: Vec<Digest> = record.shards.iter().map(|(d, _)| *d).collect();
+        assert_eq!(stored, hashes, "{}: release {release}", self.story());
+        assert!(
+            !record.recalled,
+            "{}: {release} is recalled and served",
+            self.story()
+        );
+    }
+
     /// Faults are over, training is, and every deletion has its receipt.
     fn settled(&self) -> bool {
-        let Some(core) = self.core.as_ref().filter(|_| self.now > QUIET) else {
+        let over = self.common.steady || self.now > QUIET;
+        let Some(core) = self.core.as_ref().filter(|_| over) else {
             return false;
         };
         let pending = self

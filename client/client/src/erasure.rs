@@ -1,0 +1,221 @@
+//! Orders to erase: checked against the log, bounded by what they name, and, when they would erase
+//! (almost) everything, by the person's consent.
+
+use std::sync::Arc;
+
+use lethe_proto::message::{Erased, Orders, Reply, Request};
+use lethe_receipt::note::VerifierKey;
+use lethe_receipt::order::{Opened, check};
+use lethe_transport::TransportError;
+
+use crate::ClientError;
+use crate::client::{Client, Done};
+use crate::history::{Erasure, Joined};
+
+/// An order that would leave less than a tenth of the history. It is not obeyed before the app or
+/// the person consents: whoever gets hold of a coordinator's keys must not be able to empty its
+/// devices. Until then the person is left out of training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingErasure {
+    /// The coordinator's number for the task.
+    pub task: u64,
+    /// Numbers of the deletions behind it, as in receipts.
+    pub deletions: Vec<u64>,
+    /// Events that would go.
+    pub events: usize,
+    /// Events that are there.
+    pub of: usize,
+    /// Everything at or after this time would go, in seconds since 1970; `None`: only items.
+    pub from: Option<i64>,
+}
+
+type Consents = Arc<dyn Fn(&PendingErasure) -> bool + Send + Sync>;
+
+/// What the app says to such an order; nothing unless it was asked to.
+#[derive(Clone, Default)]
+pub(crate) struct Consent(Option<Consents>);
+
+impl Consent {
+    pub(crate) fn new(consents: impl Fn(&PendingErasure) -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(consents)))
+    }
+
+    fn given(&self, to: &PendingErasure) -> bool {
+        self.0.as_ref().is_some_and(|consents| consents(to))
+    }
+}
+
+impl std::fmt::Debug for Consent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Consent({})", self.0.is_some())
+    }
+}
+
+/// Orders that hold, and what all of them together erase.
+struct Checked {
+    orders: Vec<Opened>,
+    what: Erasure,
+}
+
+fn erasure(o: &Opened) -> Erasure {
+    Erasure {
+        items: o.items.clone(),
+        from: o.from,
+    }
+}
+
+fn opened(o: lethe_proto::message::EraseOrder) -> Opened {
+    Opened {
+        deletion: o.deletion,
+        kind: o.kind,
+        subject: o.subject,
+        items: o.items,
+        from: o.from,
+        salt: o.salt,
+        index: o.index,
+        proof: o.proof.into_iter().map(|d| d.0).collect(),
+    }
+}
+
+impl Client {
+    /// The order that waits for the person's consent, if there is one.
+    pub fn pending_erasure(&self) -> Option<&PendingErasure> {
+        self.pending.as_ref()
+    }
+
+    /// The person consents to the order that waits: it is fetched again, checked, and carried out.
+    /// Returns whether there was one. The order must still be the one that was shown.
+    pub async fn consent_to_erasure(&mut self) -> Result<bool, ClientError> {
+        let Some(shown) = self.pending.clone() else {
+            return Ok(false);
+        };
+        let checked = self.fetch_orders(shown.task).await?;
+        if self.pending_of(shown.task, &checked) != shown {
+            // More was ordered meanwhile: the person has not seen that.
+            self.pending = None;
+            return Ok(false);
+        }
+        self.erase_some(shown.task, checked).await?;
+        Ok(true)
+    }
+
+    /// Does what a task to erase asks, if it may.
+    pub(crate) async fn obey(&mut self, task: u64) -> Result<Done, ClientError> {
+        let checked = self.fetch_orders(task).await?;
+        let pending = self.pending_of(task, &checked);
+        let left = pending.of - pending.events;
+        let almost_all = pending.events > 0 && left * 10 < pending.of;
+        if almost_all && !self.consent.given(&pending) {
+            self.pending = Some(pending);
+            let outcome = Erased::WaitsForConsent;
+            self.session
+                .call(&Request::Erased { task, outcome })
+                .await?;
+            return Ok(Done::ConsentNeeded);
+        }
+        self.erase_some(task, checked).await?;
+        Ok(Done::Erased)
+    }
+
+    fn pending_of(&self, task: u64, checked: &Checked) -> PendingErasure {
+        let events = &self.state.events;
+        PendingErasure {
+            task,
+            deletions: checked.orders.iter().map(|o| o.deletion).collect(),
+            events: events.iter().filter(|e| checked.what.concerns(e)).count(),
+            of: events.len(),
+            from: checked.what.from,
+        }
+    }
+
+    /// Fetches the orders of a task and checks them. None of them is obeyed unless all hold.
+    async fn fetch_orders(&mut self, task: u64) -> Result<Checked, ClientError> {
+        let seen = self.state.head.map_or(0, |h| h.size);
+        let ask = Request::Orders { task, seen };
+        let Reply::Orders(orders) = self.session.call(&ask).await? else {
+            return Err(TransportError::UnexpectedReply { asked: "orders" }.into());
+        };
+        let Orders {
+            orders,
+            checkpoint,
+            consistency,
+        } = orders;
+        let key = VerifierKey::parse(self.state.log_key.as_deref().unwrap_or_default())?;
+        let orders: Vec<Opened> = orders.into_iter().map(opened).collect();
+        // A device that enrolled with an older version does not know whose it is.
+        let named = orders
+            .iter()
+            .map(|o| o.subject.as_str())
+            .find(|s| !s.is_empty());
+        let own = self.state.subject.as_ref().map(|s| s.as_str());
+        let subject = own.or(named).unwrap_or_default().to_owned();
+        let proof: Vec<[u8; 32]> = consistency.iter().map(|d| d.0).collect();
+        let head = check(
+            &orders,
+            &subject,
+            &checkpoint,
+            &key,
+            self.state.head,
+            &proof,
+        )?;
+        self.state.head = Some(head);
+        self.vault.save(&self.state)?;
+        let items = orders.iter().flat_map(|o| o.items.clone()).collect();
+        let from = orders.iter().filter_map(|o| o.from).min();
+        let what = Erasure { items, from };
+        Ok(Checked { orders, what })
+    }
+
+    /// Erases what the orders name, tells the coordinator how much that was, and joins with what
+    /// remains.
+    async fn erase_some(&mut self, task: u64, checked: Checked) -> Result<(), ClientError> {
+        let Checked { orders, what } = checked;
+        for o in &orders {
+            let named = erasure(o);
+            let found = self
+                .state
+                .events
+                .iter()
+                .filter(|e| named.concerns(e))
+                .count();
+            self.count_removed(o.deletion, found as u32);
+        }
+        let cutoffs = self.state.cutoffs;
+        self.state.cutoffs = cutoffs.map(|c| c.without(&self.state.events, &what));
+        self.state.events.retain(|e| !what.concerns(e));
+        self.state.consent_until = self.state.consent_until.into_iter().chain(what.from).min();
+        let left = |j: Option<Joined>| j.map(|j| j.without(&what));
+        self.state.joined = left(self.state.joined.take());
+        self.state.offered = left(self.state.offered.take());
+        self.state.cached.clear();
+        self.pending = None;
+        // With what was removed, in one write: a device that stops here reports it all the same.
+        let saved = self.vault.save(&self.state);
+        self.vault.drop_frozen()?;
+        self.vault.drop_feedback()?;
+        saved?;
+        let outcome = Erased::Done {
+            removed: self.state.removed.clone(),
+        };
+        self.session
+            .call(&Request::Erased { task, outcome })
+            .await?;
+        self.state.removed.clear();
+        self.vault.save(&self.state)?;
+        // What remains of what counted, not what was recorded since: the rest of the shard's
+        // training stands on it.
+        match self.state.joined.clone() {
+            Some(remaining) => self.offer(remaining).await,
+            None => self.join().await,
+        }
+    }
+
+    /// Adds to what is reported for a deletion.
+    fn count_removed(&mut self, deletion: u64, events: u32) {
+        let removed = &mut self.state.removed;
+        match removed.iter_mut().find(|(d, _)| *d == deletion) {
+            Some((_, n)) => *n = n.saturating_add(events),
+            None => removed.push((deletion, events)),
+        }
+    }
+}
