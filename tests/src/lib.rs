@@ -2,6 +2,7 @@
 
 pub mod canary;
 pub mod corruption;
+pub mod desk;
 pub mod proxy;
 pub mod tiny;
 pub mod world;

@@ -247,6 +247,24 @@ pub struct Operator {
     identity: lethe_transport::identity::Identity,
 }
 
+/// An operator's identity that is not connected.
+pub struct Renewed {
+    authority: Vec<u8>,
+    identity: lethe_transport::identity::Identity,
+}
+
+impl Renewed {
+    /// Connects.
+    pub async fn connect(self, addr: SocketAddr) -> Operator {
+        let connection = Connection::open(addr, &self.authority, Some(&self.identity)).await;
+        Operator {
+            connection: connection.expect("connects"),
+            authority: self.authority,
+            identity: self.identity,
+        }
+    }
+}
+
 impl Operator {
     /// Like [`Self::ask_for`], given up when the coordinator is killed.
     pub async fn ask_within(
@@ -281,6 +299,37 @@ impl Operator {
             authority,
             identity,
         }
+    }
+
+    /// The same operator with a renewed certificate, which is not used yet.
+    pub async fn renewed(&self) -> Renewed {
+        Renewed {
+            authority: self.authority.clone(),
+            identity: self.connection.renew().await.expect("renews"),
+        }
+    }
+
+    /// Another operator, with this token.
+    pub async fn enrolled_with(&self, addr: SocketAddr, token: &str) -> Self {
+        let invitation = Invitation::parse(token).expect("parses");
+        let identity = enrol(addr, &invitation).await.expect("enrols");
+        let authority = self.authority.clone();
+        Renewed {
+            authority,
+            identity,
+        }
+        .connect(addr)
+        .await
+    }
+
+    /// Connects again, if it may: a call shows what the coordinator says to the certificate.
+    pub async fn try_reconnect(
+        &self,
+        addr: SocketAddr,
+    ) -> Result<(), lethe_transport::TransportError> {
+        let again = Connection::open(addr, &self.authority, Some(&self.identity)).await?;
+        again.call(&Request::Admin(AdminRequest::Status)).await?;
+        Ok(())
     }
 
     /// Connects again, to a restarted coordinator.

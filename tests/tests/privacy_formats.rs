@@ -5,7 +5,6 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
@@ -27,65 +26,23 @@ fn key(name: &str) -> SigningKey {
     SigningKey::from_pem(&std::fs::read_to_string(fixture(name)).unwrap()).unwrap()
 }
 
-/// An operator at a shell.
-struct Desk {
-    home: PathBuf,
-    folder: PathBuf,
-}
+/// An operator at a shell, with the formats of privacy platforms.
+struct Desk(lethe_tests::desk::Desk);
 
 impl Desk {
     async fn enrol(world: &World, op: &Operator, addr: SocketAddr, name: &str) -> Self {
-        let AdminReply::Invited { token } = op
-            .ask(AdminRequest::Invite { subject: None })
-            .await
-            .unwrap()
-        else {
-            panic!()
-        };
-        let folder = world.dir.path().join(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("invitation");
-        std::fs::write(&file, token).unwrap();
-        let desk = Self {
-            home: folder.join("home"),
-            folder,
-        };
-        let file = file.to_string_lossy().into_owned();
-        assert_eq!(
-            desk.run(&[
-                "enrol",
-                "--server",
-                &addr.to_string(),
-                "--invitation",
-                &file
-            ])
-            .0,
-            0
-        );
-        desk
+        let program = env!("CARGO_BIN_EXE_admin-process");
+        Self(lethe_tests::desk::Desk::enrolled(program, world, op, addr, name).await)
     }
 
     /// Exit code, standard output, standard error.
     fn run(&self, args: &[&str]) -> (i32, String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_admin-process"));
-        let out = command
-            .arg("--home")
-            .arg(&self.home)
-            .args(args)
-            .output()
-            .unwrap();
-        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-        (
-            out.status.code().unwrap(),
-            text(&out.stdout),
-            text(&out.stderr),
-        )
+        let said = self.0.run(args);
+        (said.code, said.out, said.err)
     }
 
     fn file(&self, name: &str, content: &str) -> String {
-        let path = self.folder.join(name);
-        std::fs::write(&path, content).unwrap();
-        path.to_string_lossy().into_owned()
+        self.0.file(name, content)
     }
 
     /// An OpenDSR command; its answer's body, whose signature holds.
@@ -291,7 +248,7 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
     }
     told.sort();
     assert_eq!(told, [id.clone(), unknown]);
-    let book = std::fs::read_to_string(desk.home.join("requests.json")).unwrap();
+    let book = std::fs::read_to_string(desk.0.home.join("requests.json")).unwrap();
     assert!(
         !book.contains("person-1") && !book.contains("nobody"),
         "the book names nobody"

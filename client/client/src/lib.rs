@@ -2,10 +2,11 @@
 //!
 //! A [`Client`] keeps one person's history in a sealed file on the device, trains with the
 //! coordinator when asked to, ranks candidates, and forgets. Tokens, labels, titles of the history
-//! and lists stay on the device; hidden states, their gradients, adapter updates and, for a few
-//! validation samples, how wrong each shard's adapter is (with the prompt's embedding) cross to the
-//! coordinator. Without the coordinator [`Client::recommend`] answers from its last list and says
-//! so; recording and erasing always work.
+//! and lists are not sent; hidden states, their gradients, adapter updates and, for a few validation
+//! samples, how wrong each shard's adapter is (with the prompt's embedding) cross to the coordinator.
+//! Whoever runs it can read tokens and labels from these: the split is no secrecy. Without the
+//! coordinator [`Client::recommend`] answers from its last list and says so; recording and erasing
+//! always work.
 //!
 //! Entry types: [`Client`] (from [`ClientBuilder`]) and [`ClientModel`], which several clients of
 //! one process may share.

@@ -24,7 +24,7 @@ use crate::arrivals::{Arrivals, Arrived};
 use crate::config::ServerConfig;
 use crate::core::updates::Sent;
 use crate::core::{Core, Work};
-use crate::fatal::broken;
+use crate::fatal;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
 use crate::records::Update;
@@ -119,10 +119,7 @@ impl Coordinator {
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
-        self.0
-            .core
-            .lock()
-            .unwrap_or_else(|_| broken("a panic left the coordinator's state half changed"))
+        fatal::lock(&self.0.core)
     }
 
     fn now(&self) -> u64 {
@@ -183,11 +180,7 @@ impl Coordinator {
                 timer.tick();
             }
         });
-        tokio::spawn(async move {
-            if ticking.await.is_err_and(|e| e.is_panic()) {
-                broken("the timer panicked");
-            }
-        });
+        fatal::watch("the timer", ticking);
         Ok(addr)
     }
 

@@ -4,7 +4,9 @@
 //! `core` under one lock and written to the sealed store before they are acknowledged; forward and
 //! backward passes run outside the lock on a bounded pool. Killing the process at any instant loses
 //! nothing that was acknowledged: opening the same folder again goes on from the last completed
-//! round. It never sees tokens, labels or scores.
+//! round. It is sent no tokens,
+//! labels or scores; but whoever runs it can read tokens from the hidden states and labels from the
+//! gradients that it handles (docs/privacy-teams.md).
 //!
 //! It does not decide what a deletion needs (`lethe-plan` does) and it does not open sockets
 //! (`lethe-transport` does). `server/coordinator/src/main.rs` shows how to run one.

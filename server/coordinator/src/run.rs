@@ -242,3 +242,37 @@ impl Run {
         (done, per_stage * recipe.slices as u32)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_is_worked_on_leaves_a_doubtful_one_in_its_place() {
+        let key = RoundKey {
+            shard: ShardId(3),
+            generation: 2,
+            stage: 1,
+            round: 4,
+        };
+        let state = TrainState {
+            theta: vec![1.0],
+            first: vec![0.0],
+            second: vec![0.0],
+            step: 1,
+            losses: vec![0.5, f32::NAN],
+        };
+        let run = Run::at(key, true, state);
+        let left = run.doubtful();
+        assert!(
+            left.stale && left.open.is_none(),
+            "read again before it goes on"
+        );
+        assert_eq!((left.key(), left.live), (key, true));
+        assert_eq!(
+            run.losses(),
+            [Some(0.5), None],
+            "no round's loss is not a number"
+        );
+    }
+}

@@ -22,7 +22,7 @@ fn inventory() -> Inventory {
             })
             .collect(),
         trained_stage: 3,
-        losses: vec![0.7, 0.6, 0.5],
+        losses: vec![Some(0.7), Some(0.6), Some(0.5)],
     };
     Inventory {
         shards: vec![shard(0, ["a", "b", "c"]), shard(1, ["d", "e", "f"])],

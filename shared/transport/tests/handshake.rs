@@ -294,3 +294,98 @@ async fn connections_per_certificate_are_bounded() {
     }
     assert!(try_poll(addr, &ca, Some(&identity)).await.is_err());
 }
+
+#[tokio::test]
+async fn idle_connections_of_one_address_do_not_stop_enrolment() {
+    let (desk, server, addr) = start();
+    let ca = desk.authority.certificate().to_vec();
+    // More than there are places, all from one address, and none of them says a word.
+    let mut idle = vec![];
+    for _ in 0..70 {
+        idle.push(Connection::open(addr, &ca, None).await.unwrap());
+    }
+    let started = std::time::Instant::now();
+    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority))
+        .await
+        .unwrap();
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(try_poll(addr, &ca, Some(&identity)).await.unwrap(), wait());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let open = idle.iter().filter(|c| !c.is_closed()).count();
+    assert!(open <= 32, "{open} of one address");
+    assert!(
+        idle[0].is_closed() && !idle[69].is_closed(),
+        "the oldest go first"
+    );
+    server.close();
+}
+
+#[tokio::test]
+async fn the_oldest_idle_connection_of_a_certificate_makes_room() {
+    let (desk, server, addr) = start();
+    let ca = desk.authority.certificate().to_vec();
+    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority))
+        .await
+        .unwrap();
+    let mut all = vec![];
+    for _ in 0..6 {
+        let c = Connection::open(addr, &ca, Some(&identity)).await.unwrap();
+        assert_eq!(c.call(&Request::Poll).await.unwrap(), wait());
+        all.push(c);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let closed: Vec<bool> = all.iter().map(Connection::is_closed).collect();
+    assert_eq!(closed, [true, true, false, false, false, false]);
+    assert_eq!(server.connections(), 4);
+    server.close();
+}
+
+#[tokio::test]
+async fn the_listeners_certificate_is_renewed_while_it_runs() {
+    let desk = Arc::new(Desk {
+        authority: Authority::create().unwrap(),
+        known: Known::default(),
+    });
+    let bind = |life| {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Server::bind_for(any, &desk.authority, life).unwrap();
+        let (s, d) = (server.clone(), desk.clone());
+        tokio::spawn(async move { s.run(d).await });
+        (server.local_addr().unwrap(), server)
+    };
+    let ca = desk.authority.certificate().to_vec();
+    let life = Duration::from_secs(6);
+    let ((addr, server), (other, neglected)) = (bind(life), bind(life));
+    let identity = issue(&desk.authority, Duration::from_secs(600));
+    desk.known.0.lock().unwrap().insert(identity.fingerprint());
+    let early = Connection::open(addr, &ca, Some(&identity)).await.unwrap();
+    assert!(!server.renew(&desk.authority).unwrap(), "not due");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(server.renew(&desk.authority).unwrap(), "a third has passed");
+    tokio::time::sleep(Duration::from_millis(5000)).await;
+    assert_eq!(try_poll(addr, &ca, Some(&identity)).await.unwrap(), wait());
+    assert_eq!(
+        early.call(&Request::Poll).await.unwrap(),
+        wait(),
+        "still open"
+    );
+    // Where nobody renews, the error names the clock, and both times.
+    let e = try_poll(other, &ca, Some(&identity)).await.unwrap_err();
+    assert!(matches!(e, TransportError::Clock { .. }), "{e}");
+    assert!(e.to_string().contains("clock says"), "{e}");
+    server.close();
+    neglected.close();
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_said_to_be_that() {
+    let (desk, server, addr) = start();
+    let ca = desk.authority.certificate().to_vec();
+    let expired = issue(&desk.authority, Duration::ZERO);
+    desk.known.0.lock().unwrap().insert(expired.fingerprint());
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let e = try_poll(addr, &ca, Some(&expired)).await.unwrap_err();
+    assert!(matches!(e, TransportError::Expired { .. }), "{e}");
+    assert!(e.to_string().contains("recover-admin"), "{e}");
+    server.close();
+}
