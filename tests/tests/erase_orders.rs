@@ -145,7 +145,6 @@ fn log() -> (Signer, Tree, Orders) {
     tree.push(b"first");
     let order = Order::new(4, "erase-items", &[5; 32], "person-1", &items, None);
     let index = tree.push(&order.entry(&[5; 32]));
-    let hashes = |h: Vec<[u8; 32]>| h.into_iter().map(Digest).collect();
     let genuine = Orders {
         orders: vec![EraseOrder {
             deletion: 4,
@@ -155,7 +154,7 @@ fn log() -> (Signer, Tree, Orders) {
             from: None,
             salt: [5; 32],
             index,
-            proof: hashes(tree.inclusion(index).unwrap()),
+            proof: tree.inclusion(index).unwrap(),
         }],
         checkpoint: signer.checkpoint(tree.len(), &tree.root()),
         consistency: vec![],

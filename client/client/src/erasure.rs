@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lethe_proto::message::{Erased, Orders, Reply, Request};
 use lethe_receipt::note::VerifierKey;
-use lethe_receipt::order::{Opened, check};
+use lethe_receipt::order::{EraseOrder, check};
 use lethe_transport::TransportError;
 
 use crate::ClientError;
@@ -53,27 +53,14 @@ impl std::fmt::Debug for Consent {
 
 /// Orders that hold, and what all of them together erase.
 struct Checked {
-    orders: Vec<Opened>,
+    orders: Vec<EraseOrder>,
     what: Erasure,
 }
 
-fn erasure(o: &Opened) -> Erasure {
+fn erasure(o: &EraseOrder) -> Erasure {
     Erasure {
         items: o.items.clone(),
         from: o.from,
-    }
-}
-
-fn opened(o: lethe_proto::message::EraseOrder) -> Opened {
-    Opened {
-        deletion: o.deletion,
-        kind: o.kind,
-        subject: o.subject,
-        items: o.items,
-        from: o.from,
-        salt: o.salt,
-        index: o.index,
-        proof: o.proof.into_iter().map(|d| d.0).collect(),
     }
 }
 
@@ -141,7 +128,6 @@ impl Client {
             consistency,
         } = orders;
         let key = VerifierKey::parse(self.state.log_key.as_deref().unwrap_or_default())?;
-        let orders: Vec<Opened> = orders.into_iter().map(opened).collect();
         // A device that enrolled with an older version does not know whose it is.
         let named = orders
             .iter()
@@ -149,14 +135,13 @@ impl Client {
             .find(|s| !s.is_empty());
         let own = self.state.subject.as_ref().map(|s| s.as_str());
         let subject = own.or(named).unwrap_or_default().to_owned();
-        let proof: Vec<[u8; 32]> = consistency.iter().map(|d| d.0).collect();
         let head = check(
             &orders,
             &subject,
             &checkpoint,
             &key,
             self.state.head,
-            &proof,
+            &consistency,
         )?;
         self.state.head = Some(head);
         self.vault.save(&self.state)?;

@@ -3,6 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use lethe_transport::utc;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, Month, OffsetDateTime};
 
@@ -56,7 +57,7 @@ fn parse_digits(text: &str, now: i64) -> Result<i64, String> {
     if let Some(s) = seconds.filter(|s| (EARLIEST..=now + 86_400).contains(s)) {
         return Ok(s);
     }
-    let read = seconds.map_or("no time at all".to_owned(), shown);
+    let read = seconds.map_or("no time at all".to_owned(), utc);
     let would = format!("{text} would have been read as seconds since 1970, {read}");
     // Seconds in other units: the one in which they are plausible is what was meant.
     let units = [
@@ -69,7 +70,7 @@ fn parse_digits(text: &str, now: i64) -> Result<i64, String> {
         if let Some(s) = meant.filter(|s| (EARLIEST..=now + 86_400).contains(s)) {
             return Err(format!(
                 "{would}. If it is in {name}seconds ({} UTC), write {s}",
-                shown(s)
+                utc(s)
             ));
         }
     }
@@ -100,22 +101,9 @@ fn plausible(text: &str, seconds: i64, now: i64) -> Result<i64, String> {
     Ok(seconds)
 }
 
-fn shown(seconds: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(seconds).map_or("no time at all".into(), |t| {
-        format!(
-            "{:04}-{:02}-{:02} {:02}:{:02}",
-            t.year(),
-            u8::from(t.month()),
-            t.day(),
-            t.hour(),
-            t.minute()
-        )
-    })
-}
-
 /// A time for people, UTC.
 pub(crate) fn show_time(seconds: u64) -> String {
-    i64::try_from(seconds).map_or("?".into(), shown)
+    i64::try_from(seconds).map_or("?".into(), utc)
 }
 
 /// Seconds since 1970.

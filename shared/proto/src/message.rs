@@ -1,5 +1,7 @@
 //! The messages between a client and the coordinator.
 
+use lethe_receipt::merkle::Hash;
+pub use lethe_receipt::order::EraseOrder;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminReply, AdminRequest};
@@ -264,28 +266,7 @@ pub struct Orders {
     /// Signed head of the log.
     pub checkpoint: String,
     /// Proof that this head extends the one that the client has seen.
-    pub consistency: Vec<Digest>,
-}
-
-/// An order to erase, with what proves that the log holds it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EraseOrder {
-    /// Number of the deletion.
-    pub deletion: u64,
-    /// Kind of the deletion, as receipts have it.
-    pub kind: String,
-    /// Whose data; empty: everybody's.
-    pub subject: String,
-    /// Items.
-    pub items: Vec<String>,
-    /// Unix seconds: consent is withdrawn from then on.
-    pub from: Option<i64>,
-    /// Salt of the commitment and of the log's entry.
-    pub salt: [u8; 32],
-    /// The log's entry.
-    pub index: u64,
-    /// Audit path.
-    pub proof: Vec<Digest>,
+    pub consistency: Vec<Hash>,
 }
 
 /// Work for a client.

@@ -52,9 +52,9 @@ impl Order {
     }
 }
 
-/// An order as a device gets it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
+/// An order to erase as a device gets it, with what proves that the log holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EraseOrder {
     /// Number of the deletion.
     pub deletion: u64,
     /// Kind of the deletion.
@@ -127,7 +127,7 @@ pub enum OrderError {
 /// [`OrderError`] says which order is not to be obeyed, and why. Nothing of the task may be obeyed
 /// then.
 pub fn check(
-    orders: &[Opened],
+    orders: &[EraseOrder],
     subject: &str,
     checkpoint: &str,
     key: &VerifierKey,
@@ -189,11 +189,11 @@ mod tests {
             }
         }
 
-        fn order(&mut self, kind: &str, subject: &str, items: &[&str]) -> Opened {
+        fn order(&mut self, kind: &str, subject: &str, items: &[&str]) -> EraseOrder {
             let items: Vec<String> = items.iter().map(|i| (*i).to_owned()).collect();
             let order = Order::new(7, kind, &[3; 32], subject, &items, None);
             let index = self.tree.push(&order.entry(&[3; 32]));
-            Opened {
+            EraseOrder {
                 deletion: 7,
                 kind: kind.into(),
                 subject: subject.into(),
@@ -205,7 +205,11 @@ mod tests {
             }
         }
 
-        fn check(&self, order: &Opened, seen: Option<SeenHead>) -> Result<SeenHead, OrderError> {
+        fn check(
+            &self,
+            order: &EraseOrder,
+            seen: Option<SeenHead>,
+        ) -> Result<SeenHead, OrderError> {
             let head = self.signer.checkpoint(self.tree.len(), &self.tree.root());
             let proof = seen.and_then(|s| self.tree.consistency(s.size));
             let orders = std::slice::from_ref(order);
@@ -223,7 +227,7 @@ mod tests {
         let mut more = good.clone();
         more.items.push("6".into());
         assert_eq!(log.check(&more, None), not_logged, "more than was ordered");
-        let other_number = Opened {
+        let other_number = EraseOrder {
             deletion: 8,
             ..good.clone()
         };
@@ -231,14 +235,14 @@ mod tests {
             log.check(&other_number, None),
             Err(OrderError::NotLogged { deletion: 8 })
         ));
-        let from = Opened {
+        let from = EraseOrder {
             kind: "withdraw-consent".into(),
             items: vec![],
             from: Some(i64::MIN),
             ..good.clone()
         };
         assert_eq!(log.check(&from, None), not_logged);
-        let everybody = Opened {
+        let everybody = EraseOrder {
             kind: "takedown".into(),
             subject: String::new(),
             ..good.clone()
@@ -262,7 +266,7 @@ mod tests {
         let first = log.order("takedown", "", &["5"]);
         let seen = log.check(&first, None).expect("obeyed");
         log.tree.push(b"later");
-        let first = Opened {
+        let first = EraseOrder {
             proof: log.tree.inclusion(first.index).expect("there"),
             ..first
         };
@@ -273,7 +277,7 @@ mod tests {
         let order = forked.order("takedown", "", &["9"]);
         forked.tree.push(b"other");
         forked.tree.push(b"more");
-        let order = Opened {
+        let order = EraseOrder {
             proof: forked.tree.inclusion(order.index).expect("there"),
             ..order
         };

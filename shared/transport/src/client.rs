@@ -11,7 +11,7 @@ use lethe_proto::limits;
 use lethe_proto::message::{Reply, Request};
 use tokio::time::timeout;
 
-use crate::error::date;
+use crate::error::utc;
 use crate::identity::{ClientKey, Identity, Invitation, SERVER_NAME, Validity, now};
 use crate::{TransportError, config, frame};
 
@@ -238,7 +238,7 @@ fn explained(
         quinn::ConnectionError::TransportError(e) if u64::from(e.code) == CERTIFICATE_EXPIRED => {
             Some(TransportError::Clock {
                 addr,
-                now: date(now()),
+                now: utc(now()),
                 why: e.reason.clone(),
             })
         }

@@ -98,8 +98,8 @@ impl TransportError {
     }
 }
 
-/// A time for people, UTC.
-pub(crate) fn date(seconds: i64) -> String {
+/// Seconds since 1970 as a time for people, UTC.
+pub fn utc(seconds: i64) -> String {
     time::OffsetDateTime::from_unix_timestamp(seconds).map_or("?".into(), |t| {
         format!(
             "{:04}-{:02}-{:02} {:02}:{:02}",
@@ -113,11 +113,7 @@ pub(crate) fn date(seconds: i64) -> String {
 }
 
 fn expired(from: i64, until: i64, now: i64) -> String {
-    let life = format!(
-        "it is valid from {} until {} (UTC)",
-        date(from),
-        date(until)
-    );
+    let life = format!("it is valid from {} until {} (UTC)", utc(from), utc(until));
     if now > until {
         return format!(
             "this certificate has expired: {life}. A device needs a fresh invitation \
@@ -128,6 +124,6 @@ fn expired(from: i64, until: i64, now: i64) -> String {
     format!(
         "the coordinator says that this certificate is not valid now: {life}, and this machine's \
          clock says {}. One of the two clocks is wrong",
-        date(now)
+        utc(now)
     )
 }

@@ -79,9 +79,11 @@ impl Identity {
         Validity::of(&self.certificate)
     }
 
-    /// Whether it should be renewed now, by this machine's clock.
+    /// Whether it should be renewed now, by this machine's clock. One that has expired cannot be.
     pub fn is_due(&self) -> bool {
-        self.validity().is_ok_and(|v| v.is_due(now()))
+        let now = now();
+        self.validity()
+            .is_ok_and(|v| v.is_due(now) && now <= v.until)
     }
 
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {

@@ -26,4 +26,4 @@ pub mod identity;
 mod pace;
 pub mod server;
 
-pub use error::TransportError;
+pub use error::{TransportError, utc};

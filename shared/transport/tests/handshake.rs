@@ -280,22 +280,6 @@ async fn peers_without_a_certificate_cost_little_and_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn connections_per_certificate_are_bounded() {
-    let (desk, _server, addr) = start();
-    let identity = enrol(addr, &Invitation::new("secret".into(), &desk.authority))
-        .await
-        .unwrap();
-    let ca = desk.authority.certificate().to_vec();
-    let mut open = vec![];
-    for _ in 0..lethe_proto::limits::MAX_CONNECTIONS_PER_PEER {
-        let c = Connection::open(addr, &ca, Some(&identity)).await.unwrap();
-        c.call(&Request::Poll).await.unwrap();
-        open.push(c);
-    }
-    assert!(try_poll(addr, &ca, Some(&identity)).await.is_err());
-}
-
-#[tokio::test]
 async fn idle_connections_of_one_address_do_not_stop_enrolment() {
     let (desk, server, addr) = start();
     let ca = desk.authority.certificate().to_vec();

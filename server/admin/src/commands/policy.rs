@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use lethe_proto::admin::{AdminReply, AdminRequest, ProposalState};
+use lethe_proto::ids::Digest;
 use serde_json::json;
 
 use super::forget::{outcome, show};
@@ -107,6 +108,15 @@ pub(crate) async fn cancel(
     }
 }
 
+/// An operator, or the server's own machine, which has no certificate.
+fn who(by: Digest) -> String {
+    if by == Digest::default() {
+        "server".into()
+    } else {
+        by.short()
+    }
+}
+
 pub(crate) async fn actions(desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
     let all = match desk.ask(AdminRequest::Actions).await? {
         AdminReply::Actions(all) => all,
@@ -116,7 +126,7 @@ pub(crate) async fn actions(desk: &Desk, out: &Output) -> anyhow::Result<ExitCod
         vec![
             a.entry.to_string(),
             show_time(a.at),
-            a.by.short(),
+            who(a.by),
             a.what.clone(),
         ]
     });

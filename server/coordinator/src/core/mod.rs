@@ -302,6 +302,11 @@ impl Core {
         let operators = self.operators.values().map(|o| o.since);
         let newest = releases.chain(deletions).chain(operators).max();
         let now = deletion::now_unix_ms() / 1000;
+        if !self.operators.is_empty() && self.valid_operators().is_empty() {
+            tracing::error!(
+                "no operator's certificate is valid: `lethe-server recover-admin` invites one"
+            );
+        }
         if let Some(newest) = newest.filter(|n| *n > now + 3600) {
             tracing::error!(
                 now,

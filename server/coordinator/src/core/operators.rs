@@ -85,7 +85,10 @@ impl Core {
                 None
             }
             Role::Admin => {
-                let record = signed.operator(Some(self.operator(current)));
+                let mut record = signed.operator(Some(self.operator(current)));
+                // Since when they are an operator, not since when they have this certificate.
+                let known = self.operators.get(&current);
+                record.since = known.map_or(record.since, |o| o.since);
                 batch = batch.put(&KeyName::public(), &id, &AdminCert)?;
                 batch = batch.put(&KeyName::public(), &id, &record)?;
                 Some(record)

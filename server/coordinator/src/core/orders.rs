@@ -1,7 +1,7 @@
 //! Orders to erase: entered into the log before a device is told, and what devices answer.
 
 use lethe_proto::admin::{DeletionPhase, Removed};
-use lethe_proto::ids::{Digest, SubjectId};
+use lethe_proto::ids::SubjectId;
 use lethe_proto::message::{EraseOrder, Erased, Orders, Refusal};
 use lethe_receipt::order::Order;
 use lethe_store::sealed::{Batch, KeyName};
@@ -97,14 +97,14 @@ impl Core {
                 from: r.from(),
                 salt: d.salt,
                 index,
-                proof: proof.into_iter().map(Digest).collect(),
+                proof,
             });
         }
         let consistency = self.tree.consistency(seen).unwrap_or_default();
         Ok(Orders {
             orders,
             checkpoint: self.checkpoint(),
-            consistency: consistency.into_iter().map(Digest).collect(),
+            consistency,
         })
     }
 

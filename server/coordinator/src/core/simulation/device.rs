@@ -11,7 +11,7 @@ use lethe_proto::message::{
 };
 use lethe_proto::packed::Packed;
 use lethe_receipt::note::VerifierKey;
-use lethe_receipt::order::{Opened, SeenHead, check};
+use lethe_receipt::order::{SeenHead, check};
 use lethe_recipe::Recipe;
 
 /// Longest wait for an answer, in milliseconds.
@@ -276,16 +276,14 @@ impl Device {
     /// Checks the orders as the client library does. An order that does not hold is a fault of the
     /// coordinator: whatever its disk did, the log only grows.
     fn obey(&mut self, common: &Common, orders: &Orders, dice: &mut Stream) -> Erased {
-        let opened: Vec<Opened> = orders.orders.iter().map(opened).collect();
-        assert!(!opened.is_empty(), "a task without an order");
-        let consistency: Vec<[u8; 32]> = orders.consistency.iter().map(|d| d.0).collect();
+        assert!(!orders.orders.is_empty(), "a task without an order");
         let head = check(
-            &opened,
+            &orders.orders,
             self.subject.as_str(),
             &orders.checkpoint,
             &common.log_key,
             self.seen,
-            &consistency,
+            &orders.consistency,
         );
         self.seen = Some(head.expect("an order that the log holds"));
         if dice.unit() < 0.1 {
@@ -293,18 +291,5 @@ impl Device {
         }
         let removed = orders.orders.iter().map(|o| (o.deletion, 1)).collect();
         Erased::Done { removed }
-    }
-}
-
-fn opened(o: &lethe_proto::message::EraseOrder) -> Opened {
-    Opened {
-        deletion: o.deletion,
-        kind: o.kind.clone(),
-        subject: o.subject.clone(),
-        items: o.items.clone(),
-        from: o.from,
-        salt: o.salt,
-        index: o.index,
-        proof: o.proof.iter().map(|d| d.0).collect(),
     }
 }

@@ -13,7 +13,7 @@
 //! 3. After a crash the coordinator starts, whatever its disk did.
 //!
 //! 4. Nothing is served without its record: the release that may be fetched, and the adapters that it
-//!    serves, are those that the store holds.
+//!    serves, are those that the store holds. So are recalls and restrictions.
 //! 5. A device gets no order to erase that its log does not hold, and the log that it sees only grows.
 //! 6. No shard's run is missing, and each is in its place.
 //!

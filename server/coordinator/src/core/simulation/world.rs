@@ -19,7 +19,7 @@ use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::core::Core;
 use crate::metrics::Traffic;
-use crate::records::{Contributor, ReleaseRecord};
+use crate::records::{Contributor, ReleaseRecord, SubjectRecord};
 
 /// When faults end: from then on everything has to come to its end.
 pub(super) const QUIET: u64 = 60_000;
@@ -535,6 +535,7 @@ impl Simulation {
         }
         assert_eq!(core.runs.len(), core.recipe.shards, "{}", self.story());
         self.look_at_served(core);
+        self.look_at_recalls(core);
         let mut closed = vec![];
         // What a failed write left in doubt is not known yet.
         for (run, seen) in core.runs.iter().zip(&self.seen).filter(|(r, _)| !r.stale) {
@@ -643,6 +644,25 @@ impl Simulation {
             "{}: {release} is recalled and served",
             self.story()
         );
+    }
+
+    /// What counts as recalled or restricted is stored as that.
+    fn look_at_recalls(&self, core: &Core) {
+        if core.recalled > 0 {
+            let id = core.recalled.to_string();
+            // While the disk is dead nothing can be compared.
+            if let Ok(stored) = core.store.get::<ReleaseRecord>(&id) {
+                let so = stored.is_some_and(|r| r.recalled);
+                assert!(so, "{}: recalled, and not stored as that", self.story());
+            }
+        }
+        for (s, _) in core.subjects.iter().filter(|(_, r)| r.restricted) {
+            if let Ok(stored) = core.store.get::<SubjectRecord>(s.as_str()) {
+                // Gone: a deletion of the person has destroyed its key, and is to be executed.
+                let so = stored.is_none_or(|r| r.restricted);
+                assert!(so, "{}: {s} is restricted, and not stored", self.story());
+            }
+        }
     }
 
     /// Faults are over, training is, and every deletion has its receipt.
