@@ -199,7 +199,7 @@ pub struct Recipe {
     pub seed: u64,
 }
 
-/// A device's updates differ in length by less than this.
+/// Honest updates are seldom longer than this many medians, and lose little where they are.
 const CLIP_FACTOR: f32 = 2.0;
 
 fn no_clip_factor() -> Option<f32> {
