@@ -91,9 +91,9 @@ async fn an_app_may_consent_in_advance_and_small_orders_need_none() {
 /// Steps until a device is told to erase.
 async fn until_told(client: &mut Client) -> Done {
     loop {
-        match client.step().await.unwrap() {
-            done @ (Done::Erased | Done::ConsentNeeded) => return done,
-            _ => {}
+        let done = client.step().await.unwrap();
+        if matches!(done, Done::Erased | Done::ConsentNeeded) {
+            return done;
         }
     }
 }

@@ -281,6 +281,17 @@ impl Recipe {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// As TOML, from which [`Self::from_toml`] gives this recipe again. Keys that only JSON can leave
+    /// out are written.
+    pub fn to_toml(&self) -> Result<toml::Table, RecipeError> {
+        let mut table =
+            toml::Table::try_from(self).map_err(|e| RecipeError::Parse(e.to_string()))?;
+        if self.clip_factor.is_none() {
+            table.insert("clip_factor".into(), 0.0.into());
+        }
+        Ok(table)
+    }
+
     /// The adapter (or part of one) that everybody starts from: one common initialisation for all
     /// shards (APA, arXiv 2404.10327), keyed by layer and projection, so that a device computes its
     /// part alone.
@@ -407,6 +418,25 @@ mod tests {
         let r = Recipe::default();
         let back = Recipe::from_json(&r.to_json()).expect("own JSON");
         assert_eq!((back.digest(), &back), (r.digest(), &r));
+    }
+
+    #[test]
+    fn an_epoch_of_an_older_version_goes_on_without_the_relative_bound() {
+        let new = Recipe::from_toml("shards = 2").expect("valid");
+        assert_eq!(new.clip_factor, Some(CLIP_FACTOR));
+        let off = Recipe::from_toml("shards = 2\nclip_factor = 0").expect("valid");
+        assert_eq!(off.clip_factor, None);
+        let old = off.to_json();
+        assert!(
+            !old.contains("clip_factor"),
+            "as the older version wrote it"
+        );
+        assert_eq!(new.clone().as_stored(&old), off);
+        assert_eq!(new.clone().as_stored(&new.to_json()), new);
+        for r in [new, off] {
+            let text = r.to_toml().expect("TOML").to_string();
+            assert_eq!(Recipe::from_toml(&text).expect("own TOML"), r);
+        }
     }
 
     #[test]

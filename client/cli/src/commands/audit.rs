@@ -171,7 +171,7 @@ fn train(
     ] {
         config.insert(key.into(), path.to_string_lossy().into_owned().into());
     }
-    config.insert("recipe".into(), toml::Value::try_from(&recipe)?);
+    config.insert("recipe".into(), recipe.to_toml()?.into());
     let file = home.join("server.toml");
     std::fs::write(&file, toml::to_string(&config)?)?;
     let bundle_path = std::path::absolute(&args.bundle)?;
