@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lethe_client::{Client, ClientBuilder, ClientError, Done, Source};
+use lethe_proto::admin::AdminRequest;
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::Digest;
 use lethe_proto::message::{EraseOrder, Orders, Refusal, Reply, Request, Task};
@@ -85,6 +86,58 @@ async fn an_app_may_consent_in_advance_and_small_orders_need_none() {
     assert_eq!(op.deleted(small).await.removed.unwrap().events, 1);
     let all = op.ask_for(vec![everything(3)]).await.unwrap()[0];
     assert_eq!(op.deleted(all).await.removed.unwrap().events, 15);
+    fleet.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_orders_are_as_good_as_a_large_one() {
+    let world = World::new(6);
+    let (_c, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    let mut clients = fleet.stop().await;
+    let mut client = clients.remove(3);
+    let mut fleet = Fleet::default();
+    clients.into_iter().for_each(|c| fleet.add(c));
+    let history = tiny::history(3);
+    let items: Vec<&str> = history.iter().map(|e| e.item.as_str()).collect();
+    op.ask_to_forget(3, &items[..8]).await.unwrap();
+    assert_eq!(until_told(&mut client).await, Done::Erased);
+    // More than a tenth of what is left would stay, and less than a tenth of what there was.
+    op.ask_to_forget(3, &items[8..15]).await.unwrap();
+    assert_eq!(until_told(&mut client).await, Done::ConsentNeeded);
+    assert_eq!(client.history().len(), 8);
+    assert!(client.consent_to_erasure().await.unwrap());
+    assert_eq!(client.history().len(), 1);
+    fleet.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_is_not_trained_on_is_asked_before_the_receipt_is_issued() {
+    let world = World::new(6);
+    let (_c, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    let mut fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    let mut late = world.client(addr, &op, 7).await;
+    late.join().await.unwrap();
+    let deletion = op
+        .ask_to_forget(7, &[&tiny::history(7)[4].item])
+        .await
+        .unwrap();
+    assert!(
+        op.ask(AdminRequest::Receipt { id: deletion })
+            .await
+            .is_err(),
+        "not asked yet"
+    );
+    fleet.add(late);
+    let removed = op.deleted(deletion).await.removed.unwrap();
+    assert_eq!(
+        (removed.events, removed.answered, removed.silent),
+        (1, 1, 0)
+    );
     fleet.abort();
 }
 

@@ -273,7 +273,7 @@ impl ClientError {
         }
     }
 
-    fn refusal(&self) -> Option<Refusal> {
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
         match self.transport()? {
             TransportError::Refused { code, .. } => Some(*code),
             _ => None,

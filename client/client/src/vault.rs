@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub(crate) head: Option<SeenHead>,
     /// What was removed for each deletion, until the coordinator knows.
     pub(crate) removed: Vec<(u64, u32)>,
+    /// Events that orders have removed since the person last consented to one.
+    pub(crate) ordered_away: u64,
     /// The release that `cached` was ranked with.
     pub(crate) cached_release: u64,
 }

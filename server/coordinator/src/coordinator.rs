@@ -576,6 +576,8 @@ impl Coordinator {
                     Task::Wait
                 }
             };
+            // As it is now: the wait may have been long.
+            let recalled = recalled.max(self.core().recalled);
             return Ok(Reply::Task { task, recalled });
         }
     }

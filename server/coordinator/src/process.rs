@@ -10,7 +10,7 @@ use lethe_receipt::note::VerifierKey;
 use thiserror::Error;
 
 use crate::config::ServerConfig;
-use crate::{Coordinator, CoordinatorError};
+use crate::{Coordinator, CoordinatorError, fatal};
 
 /// Why the process ended.
 #[derive(Debug, Error)]
@@ -99,7 +99,8 @@ pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<()
         }
         // Written last: whoever waits for it finds everything else in place.
         write_private(&address, &addr.to_string())?;
-        tokio::spawn(recoveries(coordinator.clone(), data_dir.clone()));
+        let recovers = tokio::spawn(recoveries(coordinator.clone(), data_dir.clone()));
+        fatal::watch("recover-admin", recovers);
         tracing::info!(%addr, "listening");
         wait_for_end(with_parent).await.map_err(io(config))?;
         coordinator.shutdown();
@@ -129,6 +130,8 @@ async fn recoveries(coordinator: Coordinator, data_dir: PathBuf) {
             });
             if let Err(e) = written {
                 tracing::error!("recover-admin: {e}");
+                // Each try makes an invitation and an entry of the log.
+                tokio::time::sleep(Duration::from_secs(60)).await;
             }
         }
         tokio::time::sleep(LOOK).await;

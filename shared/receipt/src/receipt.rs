@@ -284,7 +284,14 @@ impl Receipt {
         let s = &self.statement;
         let nothing = match (s.kind.as_str(), s.removed) {
             // Who has not answered is left out of training altogether.
-            (_, Some(r)) => r.events == 0 && r.silent == 0 && r.unconsented == 0,
+            // Nor is it nothing when a later request has taken the whole person out meanwhile.
+            (_, Some(r)) => {
+                let gone = matches!(
+                    self.records.as_ref().map(|r| &r.fate),
+                    Some(Fate::Absent(_))
+                );
+                r.events == 0 && r.silent == 0 && r.unconsented == 0 && !gone
+            }
             ("erase-subject", None) => s.keys_destroyed == 0 && self.records.is_none(),
             // Version 2 knew only this much of what devices did.
             _ => matches!(

@@ -32,10 +32,19 @@ fn waiting(d: &DeletionRecord) -> bool {
 impl Core {
     /// Subjects whose devices a deletion waits for.
     fn erasing(&self, d: &DeletionRecord) -> usize {
-        let waits = |s: &SubjectId| d.task.is_some() && d.request.concerns(s);
+        let bound = self.config.erase_wait_s * 1000;
+        let in_time = now_unix_ms() <= d.accepted_at.max(self.started_at) + bound;
+        // Who is not trained on (they came late, or are restricted) is asked all the same, and
+        // has as long to answer.
+        let waits = |s: &SubjectId, r: &SubjectRecord| match &r.erase {
+            None => false,
+            Some(e) if r.idle => in_time && !e.confirmed && !self.unconsented.contains(s),
+            Some(_) => true,
+        };
+        let concerned = |s: &SubjectId| d.task.is_some() && d.request.concerns(s);
         self.subjects
             .iter()
-            .filter(|(s, r)| waits(s) && r.erase.is_some() && !r.idle)
+            .filter(|(s, r)| concerned(s) && waits(s, r))
             .count()
     }
 

@@ -118,6 +118,8 @@ impl Core {
                     .insert(c, Role::Subject(k.subject.clone()));
             }
             self.touched(k.record.shard);
+            // A new order is told anew.
+            self.unconsented.remove(&k.subject);
             self.subjects.insert(k.subject, k.record);
         }
         Ok(())

@@ -12,7 +12,7 @@ use lethe_transport::identity::{Invitation, Validity};
 use super::Core;
 use super::deletion::now_unix_ms;
 use crate::CoordinatorError;
-use crate::records::{AdminCert, OperatorRecord, Renewal, SubjectCert};
+use crate::records::{AdminCert, AdminInvite, OperatorRecord, Renewal, SubjectCert};
 
 fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(code, message)
@@ -204,7 +204,11 @@ impl Core {
             .map(|(d, _)| *d)
             .filter(|d| self.operator(*d) == who)
             .collect();
-        let batch = gone.iter().fold(Batch::new(), Self::without_certificate);
+        let mut batch = gone.iter().fold(Batch::new(), Self::without_certificate);
+        // Whoever is removed may hold invitations that nobody has used.
+        for spare in self.store.keys::<AdminInvite>() {
+            batch = batch.delete::<AdminInvite>(&spare);
+        }
         self.store.write(batch)?;
         self.forget_certificates(&gone);
         self.to_disconnect.extend(gone);

@@ -118,9 +118,15 @@ impl Core {
         let Some(mut record) = self.subjects.get(subject).cloned() else {
             return Ok(());
         };
-        let Some(e) = record.erase.as_mut().filter(|e| e.task == task) else {
+        let Some(e) = record.erase.as_mut() else {
             return Ok(());
         };
+        if e.task != task {
+            // More was ordered meanwhile. What the device removed must not be lost with an
+            // acknowledgement: it reports it with the newer task.
+            let message = "more was ordered meanwhile: ask for work again";
+            return Err(refuse(Refusal::RoundClosed, message));
+        }
         match outcome {
             Erased::Done { removed } => {
                 if e.confirmed {

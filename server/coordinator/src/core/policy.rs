@@ -265,6 +265,9 @@ impl Core {
     ) -> Result<AdminReply, CoordinatorError> {
         self.open_databases()?;
         let mut p = self.may_approve(id, by)?;
+        // Who was removed, or could not connect any more, agrees to nothing.
+        let valid = self.valid_operators();
+        p.approved.retain(|o| valid.contains(o));
         p.approved.push(by);
         if p.approved.len() < usize::from(self.approvals()?) {
             self.with_space(|core| {

@@ -213,6 +213,8 @@ impl Device {
             code: Refusal::Forbidden,
             ..
         } = reply
+            // Of a restricted person nothing that was measured is taken; the device goes on.
+            && !matches!(self.phase, Phase::Validating(..))
         {
             self.phase = Phase::Stopped;
             return Act::Stop;
