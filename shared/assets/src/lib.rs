@@ -18,9 +18,9 @@ mod catalogue;
 mod error;
 mod fetch;
 
-pub use catalogue::{Asset, BOOKS, CATALOGUE};
+pub use catalogue::{Asset, BOOKS, CATALOGUE, ENCODER};
 pub use error::FetchError;
-pub use fetch::{fetch, fetch_books, fetch_with};
+pub use fetch::{fetch, fetch_books, fetch_encoder, fetch_with};
 
 /// Where the fetched files are.
 #[derive(Clone, Debug, PartialEq, Eq)]

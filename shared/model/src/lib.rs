@@ -28,6 +28,7 @@ mod backend;
 mod buffers;
 pub mod config;
 pub mod embedding;
+pub mod encoder;
 mod error;
 pub mod frozen;
 pub mod generate;

@@ -13,7 +13,9 @@
 //! ```
 
 pub mod data;
+pub mod evaluation;
 pub mod features;
+pub mod histories;
 mod load;
 pub mod prompt;
 pub mod references;

@@ -2,20 +2,25 @@
 
 use std::io::Write;
 
-use lethe_assets::CATALOGUE;
+use lethe_assets::{CATALOGUE, ENCODER};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print what would be fetched, with sizes and checksums, and stop.
     #[arg(long)]
     list: bool,
+    /// Fetch the sentence encoder too: it turns the catalogue's texts into vectors, for items that
+    /// nobody has met yet and for the probability of a like.
+    #[arg(long)]
+    encoder: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let home = lethe_assets::default_home()?;
     let mut out = std::io::stdout().lock();
     if args.list {
-        for a in &CATALOGUE {
+        let encoder = if args.encoder { &ENCODER[..] } else { &[] };
+        for a in CATALOGUE.iter().chain(encoder) {
             writeln!(
                 out,
                 "{}\n  {} from {}\n  {} bytes, sha256 {}, {}",
@@ -29,8 +34,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    lethe_assets::fetch(&home, &mut |line| {
+    let mut say = |line: &str| {
         let _ = writeln!(out, "{line}");
-    })?;
+    };
+    lethe_assets::fetch(&home, &mut say)?;
+    if args.encoder {
+        lethe_assets::fetch_encoder(&home, &mut say)?;
+    }
     Ok(())
 }

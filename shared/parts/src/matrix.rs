@@ -1,0 +1,381 @@
+//! Square matrices of unsigned 64-bit sums over items.
+
+use rayon::prelude::*;
+
+use crate::codec::{Reader, Writer};
+use crate::part::Refused;
+
+/// Up to this many items rows are dense; above, rows hold their non-zero entries. Of few items most
+/// pairs occur, of many hardly any.
+pub const DENSE_ITEMS: usize = 4_096;
+
+/// One entry of a matrix: row, column, amount.
+pub(crate) type Entry = (u32, u32, u64);
+
+/// A square matrix of sums. Which layout it has depends on its size alone, so that equal sums have
+/// equal bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SumMatrix {
+    rows: Vec<Row>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Row {
+    Dense(Vec<u64>),
+    /// Ascending columns; no value is zero.
+    Sparse(Vec<u32>, Vec<u64>),
+}
+
+impl Row {
+    fn empty(items: usize) -> Self {
+        if items <= DENSE_ITEMS {
+            Self::Dense(vec![0; items])
+        } else {
+            Self::Sparse(vec![], vec![])
+        }
+    }
+
+    fn get(&self, column: u32) -> u64 {
+        match self {
+            Self::Dense(values) => values[column as usize],
+            Self::Sparse(columns, values) => columns.binary_search(&column).map_or(0, |i| values[i]),
+        }
+    }
+
+    /// Adds entries with ascending columns.
+    fn add(&mut self, entries: &[(u32, u64)]) {
+        match self {
+            Self::Dense(values) => {
+                for (column, amount) in entries {
+                    values[*column as usize] += amount;
+                }
+            }
+            Self::Sparse(columns, values) => {
+                let mut merged_columns = Vec::with_capacity(columns.len() + entries.len());
+                let mut merged_values = Vec::with_capacity(columns.len() + entries.len());
+                let mut old = 0;
+                for (column, amount) in entries {
+                    while old < columns.len() && columns[old] < *column {
+                        merged_columns.push(columns[old]);
+                        merged_values.push(values[old]);
+                        old += 1;
+                    }
+                    let mut sum = *amount;
+                    if old < columns.len() && columns[old] == *column {
+                        sum += values[old];
+                        old += 1;
+                    }
+                    merged_columns.push(*column);
+                    merged_values.push(sum);
+                }
+                merged_columns.extend_from_slice(&columns[old..]);
+                merged_values.extend_from_slice(&values[old..]);
+                *columns = merged_columns;
+                *values = merged_values;
+            }
+        }
+    }
+
+    /// Subtracts entries with ascending columns that are known to be there.
+    fn subtract(&mut self, entries: &[(u32, u64)]) {
+        match self {
+            Self::Dense(values) => {
+                for (column, amount) in entries {
+                    values[*column as usize] -= amount;
+                }
+            }
+            Self::Sparse(columns, values) => {
+                for (column, amount) in entries {
+                    if let Ok(i) = columns.binary_search(column) {
+                        values[i] -= amount;
+                    }
+                }
+                let mut kept = 0;
+                for i in 0..columns.len() {
+                    if values[i] > 0 {
+                        columns[kept] = columns[i];
+                        values[kept] = values[i];
+                        kept += 1;
+                    }
+                }
+                columns.truncate(kept);
+                values.truncate(kept);
+            }
+        }
+    }
+
+    fn for_each(&self, mut f: impl FnMut(u32, u64)) {
+        match self {
+            Self::Dense(values) => {
+                for (column, value) in values.iter().enumerate() {
+                    if *value > 0 {
+                        f(column as u32, *value);
+                    }
+                }
+            }
+            Self::Sparse(columns, values) => {
+                for (column, value) in columns.iter().zip(values) {
+                    f(*column, *value);
+                }
+            }
+        }
+    }
+}
+
+/// A row that is being added up: dense while it is written, read in ascending order of columns.
+pub(crate) struct RowSum {
+    values: Vec<u64>,
+    touched: Vec<u32>,
+}
+
+impl RowSum {
+    fn new(items: usize) -> Self {
+        Self {
+            values: vec![0; items],
+            touched: vec![],
+        }
+    }
+
+    /// Adds to one column.
+    pub(crate) fn add(&mut self, column: u32, amount: u64) {
+        let value = &mut self.values[column as usize];
+        if *value == 0 && amount > 0 {
+            self.touched.push(column);
+        }
+        *value += amount;
+    }
+
+    /// Empties the row.
+    fn drain(&mut self) -> Vec<(u32, u64)> {
+        self.touched.sort_unstable();
+        self.touched
+            .drain(..)
+            .map(|column| (column, std::mem::take(&mut self.values[column as usize])))
+            .collect()
+    }
+}
+
+impl SumMatrix {
+    /// Zeros over `items` items.
+    pub fn new(items: usize) -> Self {
+        Self {
+            rows: (0..items).map(|_| Row::empty(items)).collect(),
+        }
+    }
+
+    /// Number of rows, and of columns.
+    pub fn items(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// One entry.
+    pub fn get(&self, row: u32, column: u32) -> u64 {
+        self.rows[row as usize].get(column)
+    }
+
+    /// Calls `f(column, value)` for the non-zero entries of a row, columns ascending.
+    pub fn for_row(&self, row: u32, f: impl FnMut(u32, u64)) {
+        self.rows[row as usize].for_each(f);
+    }
+
+    /// Number of non-zero entries.
+    pub fn entries(&self) -> u64 {
+        let count = |row: &Row| match row {
+            Row::Dense(values) => values.iter().filter(|v| **v > 0).count(),
+            Row::Sparse(columns, _) => columns.len(),
+        };
+        self.rows.par_iter().map(|row| count(row) as u64).sum()
+    }
+
+    /// Bytes of memory for entries.
+    pub fn memory(&self) -> u64 {
+        let bytes = |row: &Row| match row {
+            Row::Dense(values) => values.capacity() * 8,
+            Row::Sparse(columns, values) => columns.capacity() * 4 + values.capacity() * 8,
+        };
+        self.rows.iter().map(|row| bytes(row) as u64).sum()
+    }
+
+    /// Sum of all entries. It cannot overflow for the sums of this crate that tests add up.
+    pub fn total(&self) -> u128 {
+        let mut total = 0;
+        for row in 0..self.rows.len() as u32 {
+            self.for_row(row, |_, value| total += u128::from(value));
+        }
+        total
+    }
+
+    /// Adds entries that are sorted by row, then column, each pair once.
+    pub(crate) fn add(&mut self, entries: &[Entry]) {
+        for row in by_row(entries) {
+            self.rows[row.0 as usize].add(&row.1);
+        }
+    }
+
+    /// Whether every entry is at most what the matrix holds.
+    pub(crate) fn holds(&self, entries: &[Entry]) -> bool {
+        entries
+            .iter()
+            .all(|(row, column, amount)| self.get(*row, *column) >= *amount)
+    }
+
+    /// Takes entries out that the matrix [`Self::holds`].
+    pub(crate) fn subtract(&mut self, entries: &[Entry]) {
+        for row in by_row(entries) {
+            self.rows[row.0 as usize].subtract(&row.1);
+        }
+    }
+
+    /// Adds what `terms` puts into each row. Rows are independent, so threads do not matter.
+    pub(crate) fn add_rows(&mut self, terms: impl Fn(u32, &mut RowSum) + Sync) {
+        let items = self.rows.len();
+        self.rows
+            .par_iter_mut()
+            .enumerate()
+            .for_each_init(
+                || RowSum::new(items),
+                |sum, (row, target)| {
+                    terms(row as u32, sum);
+                    let entries = sum.drain();
+                    target.add(&entries);
+                },
+            );
+    }
+
+    /// Makes room for more items; what is there stays.
+    pub fn grow(&mut self, items: usize) {
+        if items <= self.rows.len() {
+            return;
+        }
+        let mut grown = Self::new(items);
+        for row in 0..self.rows.len() as u32 {
+            let mut entries = vec![];
+            self.for_row(row, |column, value| entries.push((column, value)));
+            grown.rows[row as usize].add(&entries);
+        }
+        *self = grown;
+    }
+
+    /// Sets rows and columns of the items to zero, as a takedown does.
+    pub fn clear_items(&mut self, items: &[u32]) {
+        let gone: std::collections::BTreeSet<u32> = items.iter().copied().collect();
+        let whole = self.rows.len();
+        for (at, row) in self.rows.iter_mut().enumerate() {
+            if gone.contains(&(at as u32)) {
+                *row = Row::empty(whole);
+                continue;
+            }
+            let mut entries = vec![];
+            row.for_each(|column, value| {
+                if gone.contains(&column) {
+                    entries.push((column, value));
+                }
+            });
+            row.subtract(&entries);
+        }
+    }
+
+    pub(crate) fn encode(&self, out: &mut Writer) {
+        for row in &self.rows {
+            let mut entries = vec![];
+            row.for_each(|column, value| entries.push((column, value)));
+            out.number(entries.len() as u64);
+            let mut next = 0;
+            for (column, value) in entries {
+                out.number(u64::from(column - next));
+                out.number(value);
+                next = column + 1;
+            }
+        }
+    }
+
+    pub(crate) fn decode(items: usize, from: &mut Reader<'_>) -> Result<Self, Refused> {
+        let mut matrix = Self::new(items);
+        for row in &mut matrix.rows {
+            let count = from.count(items, "entries of a row")?;
+            let mut entries = Vec::with_capacity(count);
+            let mut next = 0u64;
+            for _ in 0..count {
+                let column = next.saturating_add(from.number()?);
+                if column >= items as u64 {
+                    return Err(from.bad(format!("column {column}, expected below {items}")));
+                }
+                let value = from.number()?;
+                if value == 0 {
+                    return Err(from.bad("an entry of zero".into()));
+                }
+                entries.push((column as u32, value));
+                next = column + 1;
+            }
+            row.add(&entries);
+        }
+        Ok(matrix)
+    }
+}
+
+/// Sorts entries and adds up those of one place.
+pub(crate) fn collect(mut entries: Vec<Entry>) -> Vec<Entry> {
+    entries.sort_unstable_by_key(|e| (e.0, e.1));
+    let mut out: Vec<Entry> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        match out.last_mut() {
+            Some(last) if (last.0, last.1) == (entry.0, entry.1) => last.2 += entry.2,
+            _ => out.push(entry),
+        }
+    }
+    out
+}
+
+fn by_row(entries: &[Entry]) -> impl Iterator<Item = (u32, Vec<(u32, u64)>)> {
+    entries
+        .chunk_by(|a, b| a.0 == b.0)
+        .map(|row| (row[0].0, row.iter().map(|e| (e.1, e.2)).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_layouts_add_and_subtract_alike() {
+        let entries = collect(vec![(1, 2, 5), (0, 0, 1), (1, 2, 3), (1, 0, 2)]);
+        assert_eq!(entries, [(0, 0, 1), (1, 0, 2), (1, 2, 8)]);
+        for items in [10, DENSE_ITEMS + 1] {
+            let mut m = SumMatrix::new(items);
+            m.add(&entries);
+            m.add(&[(1, 1, 4)]);
+            assert_eq!(m.get(1, 2), 8);
+            assert_eq!(m.entries(), 4);
+            assert!(!m.holds(&[(0, 1, 1)]));
+            m.subtract(&entries);
+            let mut only = SumMatrix::new(items);
+            only.add(&[(1, 1, 4)]);
+            assert_eq!(m, only);
+        }
+    }
+
+    #[test]
+    fn a_matrix_grows_over_the_limit_and_loses_items() {
+        let mut m = SumMatrix::new(3);
+        m.add(&[(0, 1, 2), (2, 2, 3)]);
+        m.grow(DENSE_ITEMS + 5);
+        assert_eq!((m.get(0, 1), m.get(2, 2), m.entries()), (2, 3, 2));
+        m.clear_items(&[1]);
+        assert_eq!((m.get(0, 1), m.entries()), (0, 1));
+    }
+
+    #[test]
+    fn encodings_are_checked() {
+        let mut m = SumMatrix::new(3);
+        m.add(&[(0, 1, 2), (2, 0, 3), (2, 2, 300)]);
+        let mut out = Writer::default();
+        m.encode(&mut out);
+        let bytes = out.into_bytes();
+        let back = SumMatrix::decode(3, &mut Reader::new(&bytes)).expect("its own encoding");
+        assert_eq!(back, m);
+        for cut in 0..bytes.len() {
+            assert!(SumMatrix::decode(3, &mut Reader::new(&bytes[..cut])).is_err());
+        }
+        assert!(SumMatrix::decode(1, &mut Reader::new(&bytes)).is_err());
+    }
+}

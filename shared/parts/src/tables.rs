@@ -1,0 +1,164 @@
+//! What devices hold: columns and tables that were computed from the sums.
+
+use crate::field::Field;
+use crate::rows::Rows;
+
+/// Prior strength of an item's mean rating, in people.
+const MEAN_PRIOR: f64 = 5.0;
+
+/// Sums per item that are published, after the threshold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Columns {
+    /// People who met the item.
+    pub seen: Vec<u64>,
+    /// People who rated it.
+    pub rated: Vec<u64>,
+    /// Sum of their ratings, in half stars.
+    pub half_stars: Vec<u64>,
+    /// How many of those are likes.
+    pub likes: Vec<u64>,
+}
+
+/// Everything that scoring reads. On a server the rows are plain and whole; on a device they come
+/// from a snapshot, cut and packed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tables {
+    pub(crate) day: i32,
+    pub(crate) columns: Columns,
+    pub(crate) recent: Vec<f32>,
+    /// Mean ratings of unrated items as content predicts them, less the overall mean, in stars; 0
+    /// for rated ones.
+    pub(crate) guess: Vec<f32>,
+    pub(crate) ease: Rows,
+    pub(crate) next: Rows,
+    pub(crate) near: Rows,
+    /// For each item of a history, weights of items that nobody has met.
+    pub(crate) unseen: Rows,
+    pub(crate) field: Field,
+    pub(crate) derived: Derived,
+}
+
+/// What follows from the columns; the same function computes it on servers and devices.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Derived {
+    /// `p_i = (seen_i + 1) / sum (seen + 1)`.
+    pub(crate) share: Vec<f64>,
+    /// `mu_i`, in stars.
+    pub(crate) mean: Vec<f64>,
+    /// `mu`, in stars.
+    pub(crate) overall: f64,
+    /// Share of ratings that are likes.
+    pub(crate) like_rate: f64,
+    /// Sum of `recent`.
+    pub(crate) recent_total: f64,
+}
+
+/// Middle of the scale, where nobody has rated anything.
+const MIDDLE: f64 = 3.0;
+
+impl Derived {
+    pub(crate) fn of(columns: &Columns, recent: &[f32], guess: &[f32]) -> Self {
+        let total: u64 = columns.seen.iter().sum();
+        let total = total as f64 + columns.seen.len() as f64;
+        let share = columns.seen.iter().map(|n| (*n as f64 + 1.0) / total);
+        let rated: u64 = columns.rated.iter().sum();
+        let half_stars: u64 = columns.half_stars.iter().sum();
+        let likes: u64 = columns.likes.iter().sum();
+        let overall = if rated > 0 {
+            half_stars as f64 / 2.0 / rated as f64
+        } else {
+            MIDDLE
+        };
+        let like_rate = if rated > 0 {
+            likes as f64 / rated as f64
+        } else {
+            0.5
+        };
+        let mean = (0..columns.rated.len()).map(|i| {
+            let n = columns.rated[i] as f64;
+            if columns.rated[i] == 0 {
+                return overall + f64::from(guess[i]);
+            }
+            (columns.half_stars[i] as f64 / 2.0 + MEAN_PRIOR * overall) / (n + MEAN_PRIOR)
+        });
+        Self {
+            mean: mean.collect(),
+            share: share.collect(),
+            overall,
+            like_rate,
+            recent_total: recent.iter().map(|r| f64::from(*r)).sum(),
+        }
+    }
+}
+
+impl Tables {
+    /// Number of items.
+    pub fn items(&self) -> usize {
+        self.columns.seen.len()
+    }
+
+    /// The day (since 1970) at whose beginning the tables were published.
+    pub fn day(&self) -> i32 {
+        self.day
+    }
+
+    /// Sums per item.
+    pub fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    /// Share of all encounters that are with the item, `p_i`.
+    pub fn share(&self, item: u32) -> f64 {
+        self.derived.share[item as usize]
+    }
+
+    /// The item's shrunk mean rating, in stars.
+    pub fn mean(&self, item: u32) -> f64 {
+        self.derived.mean[item as usize]
+    }
+
+    /// Whether enough people have met the item for it to count.
+    pub fn is_seen(&self, item: u32) -> bool {
+        self.columns.seen[item as usize] > 0
+    }
+
+    /// EASE's rows, `B`; the background is the mean of a row.
+    pub fn ease(&self) -> &Rows {
+        &self.ease
+    }
+
+    /// Rows of `P40`; the background is in units of `p_i`.
+    pub fn next(&self) -> &Rows {
+        &self.next
+    }
+
+    /// Rows of `L10`, in nats.
+    pub fn near(&self) -> &Rows {
+        &self.near
+    }
+
+    /// Rows of weights of items that nobody has met.
+    pub fn unseen(&self) -> &Rows {
+        &self.unseen
+    }
+
+    /// The item field.
+    pub fn field(&self) -> &Field {
+        &self.field
+    }
+
+    /// The same tables with what was met lately as of another day; for evaluation over past days.
+    #[must_use]
+    pub fn as_of(&self, day: i32, recent: &[f64]) -> Self {
+        let mut out = self.clone();
+        out.set_day(day, recent);
+        out
+    }
+
+    /// As [`Self::as_of`], in place.
+    pub fn set_day(&mut self, day: i32, recent: &[f64]) {
+        self.day = day;
+        self.recent = recent.iter().map(|r| *r as f32).collect();
+        self.derived.recent_total = self.recent.iter().map(|r| f64::from(*r)).sum();
+    }
+}
