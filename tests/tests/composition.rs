@@ -161,7 +161,10 @@ fn features_lists_and_ranks_of_the_next_item() {
     }
     assert_eq!(checked, 5);
     let found = Ranking::of(&ranks);
-    assert_eq!(ranks.len() as u64, w.golden["test"]["people"].as_u64().unwrap());
+    assert_eq!(
+        ranks.len() as u64,
+        w.golden["test"]["people"].as_u64().unwrap()
+    );
     near("HR@10", found.hr, &w.golden["test"]["hr10"], 0.002);
     near("NDCG@10", found.ndcg, &w.golden["test"]["ndcg10"], 0.002);
 }
@@ -181,7 +184,10 @@ fn one_person(
         near("score", f64::from(scores[*item as usize]), &listed[1], 1e-3);
     }
     assert_eq!(target, w.item(wanted["test_item"].as_str().unwrap()));
-    let better = scores.iter().filter(|s| **s > scores[target as usize]).count();
+    let better = scores
+        .iter()
+        .filter(|s| **s > scores[target as usize])
+        .count();
     assert_eq!(better as u64, wanted["rank_of_test"].as_u64().unwrap());
     for (item, name) in [(order[0], "features_of_top1"), (target, "features_of_test")] {
         let features = features_of(tables, &w.content, request, item);
@@ -197,7 +203,9 @@ fn one_person(
 /// A test row: user, event.
 fn test_rows(w: &World) -> Vec<(usize, Event)> {
     let rows = w.histories.iter().enumerate().flat_map(|(user, h)| {
-        h[h.len() * 9 / 10..].iter().map(move |event| (user, *event))
+        h[h.len() * 9 / 10..]
+            .iter()
+            .map(move |event| (user, *event))
     });
     rows.collect()
 }
@@ -217,7 +225,10 @@ fn likes() {
     let folder = lethe_assets::fetch_encoder(&home, &mut |_| {}).unwrap();
     let texts: Vec<String> = w.data.items.iter().map(|i| sentence(i, "movie")).collect();
     let encoder = lethe_model::encoder::Encoder::open(&folder).unwrap();
-    let text = w.content.clone().with_text(&encoder.encode(&texts).unwrap());
+    let text = w
+        .content
+        .clone()
+        .with_text(&encoder.encode(&texts).unwrap());
     let text = text.unwrap();
     let sums = w.like_sums();
     let golden = &w.golden["like"];
@@ -262,7 +273,12 @@ fn field_alone(w: &World, tables: &Tables, content: &Content, golden: &Value) {
     }
     assert_eq!(scores.len() as u64, golden["rows"].as_u64().unwrap());
     near("AUC", auc(&scores, &labels).unwrap(), &golden["auc"], 0.002);
-    near("UAUC", uauc(&users, &scores, &labels).unwrap(), &golden["uauc"], 0.002);
+    near(
+        "UAUC",
+        uauc(&users, &scores, &labels).unwrap(),
+        &golden["uauc"],
+        0.002,
+    );
 }
 
 fn like_history(w: &World, user: usize) -> History {
@@ -314,7 +330,17 @@ fn composed(w: &World, both: &Tables, neither: &Tables, content: &Content) {
             labels.push(event.value > 3.0);
             users.push(user);
         }
-        near(name, auc(&scores, &labels).unwrap(), &golden[name]["auc"], 0.002);
-        near(name, uauc(&users, &scores, &labels).unwrap(), &golden[name]["uauc"], 0.002);
+        near(
+            name,
+            auc(&scores, &labels).unwrap(),
+            &golden[name]["auc"],
+            0.002,
+        );
+        near(
+            name,
+            uauc(&users, &scores, &labels).unwrap(),
+            &golden[name]["uauc"],
+            0.002,
+        );
     }
 }

@@ -111,7 +111,11 @@ impl Encoder {
         let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
         let config: Config = serde_json::from_str(&text)
             .map_err(|e| ModelError::unsupported(&path, e.to_string()))?;
-        if config.model_type != "bert" || !config.hidden_size.is_multiple_of(config.num_attention_heads.max(1)) {
+        if config.model_type != "bert"
+            || !config
+                .hidden_size
+                .is_multiple_of(config.num_attention_heads.max(1))
+        {
             let why = format!("model type {}, expected bert", config.model_type);
             return Err(ModelError::unsupported(&path, why));
         }

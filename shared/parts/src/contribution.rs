@@ -81,9 +81,7 @@ impl Contribution {
     /// # Errors
     /// As [`Self::new`].
     pub fn newest(interactions: &[Interaction], bounds: &Bounds) -> Result<Self, Refused> {
-        let start = interactions
-            .len()
-            .saturating_sub(bounds.clip.min(MAX_CLIP));
+        let start = interactions.len().saturating_sub(bounds.clip.min(MAX_CLIP));
         Self::new(&interactions[start..], bounds)
     }
 

@@ -178,14 +178,14 @@ pub(crate) fn substitute(factor: &Matrix, mut b: Vec<f64>) -> Vec<f64> {
     for i in 0..n {
         let mut sum = b[i];
         for (k, earlier) in b[..i].iter().enumerate() {
-            sum = f64::mul_add(-factor.at(i, k), *earlier, sum);
+            sum -= factor.at(i, k) * earlier;
         }
         b[i] = sum / factor.at(i, i);
     }
     for i in (0..n).rev() {
         let mut sum = b[i];
         for k in i + 1..n {
-            sum = f64::mul_add(-factor.at(k, i), b[k], sum);
+            sum -= factor.at(k, i) * b[k];
         }
         b[i] = sum / factor.at(i, i);
     }

@@ -230,7 +230,9 @@ impl Regression {
                 row
             })
             .collect();
-        let drift: Vec<f64> = (0..n).map(|d| DRIFT * libm::exp(-(d as f64) / RANGE)).collect();
+        let drift: Vec<f64> = (0..n)
+            .map(|d| DRIFT * libm::exp(-(d as f64) / RANGE))
+            .collect();
         let mut k = Matrix::zeros(n, n);
         for i in 0..n {
             for j in 0..=i {
@@ -274,16 +276,14 @@ impl Regression {
             .history
             .iter()
             .enumerate()
-            .map(|(age, row)| {
-                dot(row, &own) + DRIFT * libm::exp(-(age as f64 + 1.0) / RANGE)
-            })
+            .map(|(age, row)| dot(row, &own) + DRIFT * libm::exp(-(age as f64 + 1.0) / RANGE))
             .collect();
         // c K^-1 c' = |L^-1 c|^2.
         let mut y = c.clone();
         for i in 0..y.len() {
             let mut sum = y[i];
             for (k, earlier) in y[..i].iter().enumerate() {
-                sum = f64::mul_add(-self.factor.at(i, k), *earlier, sum);
+                sum -= self.factor.at(i, k) * earlier;
             }
             y[i] = sum / self.factor.at(i, i);
         }

@@ -38,7 +38,9 @@ impl Row {
     fn get(&self, column: u32) -> u64 {
         match self {
             Self::Dense(values) => values[column as usize],
-            Self::Sparse(columns, values) => columns.binary_search(&column).map_or(0, |i| values[i]),
+            Self::Sparse(columns, values) => {
+                columns.binary_search(&column).map_or(0, |i| values[i])
+            }
         }
     }
 
@@ -229,17 +231,14 @@ impl SumMatrix {
     /// Adds what `terms` puts into each row. Rows are independent, so threads do not matter.
     pub(crate) fn add_rows(&mut self, terms: impl Fn(u32, &mut RowSum) + Sync) {
         let items = self.rows.len();
-        self.rows
-            .par_iter_mut()
-            .enumerate()
-            .for_each_init(
-                || RowSum::new(items),
-                |sum, (row, target)| {
-                    terms(row as u32, sum);
-                    let entries = sum.drain();
-                    target.add(&entries);
-                },
-            );
+        self.rows.par_iter_mut().enumerate().for_each_init(
+            || RowSum::new(items),
+            |sum, (row, target)| {
+                terms(row as u32, sum);
+                let entries = sum.drain();
+                target.add(&entries);
+            },
+        );
     }
 
     /// Makes room for more items; what is there stays.

@@ -188,11 +188,7 @@ fn recent(sums: &Sums, columns: &Columns, day: i32) -> Vec<f32> {
 fn guesses(columns: &Columns, content: &Content) -> Result<Vec<f32>, NotPositive> {
     let (rated, unrated): (Vec<u32>, Vec<u32>) =
         (0..columns.rated.len() as u32).partition(|i| columns.rated[*i as usize] > 0);
-    let plain = Derived::of(
-        columns,
-        &[],
-        &vec![0.0; columns.rated.len()],
-    );
+    let plain = Derived::of(columns, &[], &vec![0.0; columns.rated.len()]);
     let above = |item: u32| plain.mean[item as usize] - plain.overall;
     unseen::means(content, &rated, &unrated, above)
 }

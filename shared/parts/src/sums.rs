@@ -102,8 +102,14 @@ impl Counts {
                 && self.half_stars[item] >= u64::from(r.half_stars)
                 && self.likes[item] >= u64::from(r.liked)
         };
-        let day = |d: &(i32, u32)| self.days.get(&d.0).is_some_and(|day| day.contains_key(&d.1));
-        one.distinct().iter().all(met) && one.rated().iter().all(rated) && one.days().iter().all(day)
+        let day = |d: &(i32, u32)| {
+            self.days
+                .get(&d.0)
+                .is_some_and(|day| day.contains_key(&d.1))
+        };
+        one.distinct().iter().all(met)
+            && one.rated().iter().all(rated)
+            && one.days().iter().all(day)
     }
 
     pub(crate) fn subtract(&mut self, one: &Contribution) {

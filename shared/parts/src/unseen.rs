@@ -92,7 +92,7 @@ pub(crate) fn means(
     for item in rated {
         let value = above_overall(*item);
         for (sum, x) in right.iter_mut().zip(mean_features(content, *item)) {
-            *sum = f64::mul_add(value, x, *sum);
+            *sum += value * x;
         }
     }
     let weights = substitute(&factor, right);
@@ -112,16 +112,19 @@ fn normal(
     let vectors: Vec<Vec<f64>> = items.iter().map(|i| of(content, *i)).collect();
     let width = vectors[0].len();
     let mut gram = Matrix::zeros(width, width);
-    gram.data.par_chunks_mut(width).enumerate().for_each(|(i, row)| {
-        for v in &vectors {
-            if v[i] != 0.0 {
-                for (sum, x) in row[..=i].iter_mut().zip(v) {
-                    *sum = f64::mul_add(v[i], *x, *sum);
+    gram.data
+        .par_chunks_mut(width)
+        .enumerate()
+        .for_each(|(i, row)| {
+            for v in &vectors {
+                if v[i] != 0.0 {
+                    for (sum, x) in row[..=i].iter_mut().zip(v) {
+                        *sum += v[i] * x;
+                    }
                 }
             }
-        }
-        row[i] += lambda;
-    });
+            row[i] += lambda;
+        });
     cholesky(&mut gram)?;
     Ok(gram)
 }
@@ -136,7 +139,11 @@ fn feature_width(content: &Content) -> usize {
 /// Text where there is some, else terms.
 fn features(content: &Content, item: u32) -> Vec<f64> {
     if content.text_width() > 0 {
-        return content.text_of(item).iter().map(|v| f64::from(*v)).collect();
+        return content
+            .text_of(item)
+            .iter()
+            .map(|v| f64::from(*v))
+            .collect();
     }
     let mut out = vec![0.0; content.terms().len()];
     for (column, weight) in content.terms_of(item) {
@@ -148,7 +155,7 @@ fn features(content: &Content, item: u32) -> Vec<f64> {
 fn add_scaled(content: &Content, item: u32, scale: f64, to: &mut [f64]) {
     if content.text_width() > 0 {
         for (sum, v) in to.iter_mut().zip(content.text_of(item)) {
-            *sum = f64::mul_add(scale, f64::from(*v), *sum);
+            *sum += scale * f64::from(*v);
         }
         return;
     }

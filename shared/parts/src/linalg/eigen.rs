@@ -1,15 +1,27 @@
 //! The largest eigenpairs of a symmetric matrix.
 //!
-//! Subspace iteration with Rayleigh-Ritz at the end (Golub and Van Loan, Matrix Computations,
-//! section 8.2.4). The start is fixed, the number of steps is fixed: equal input gives equal bytes.
+//! Subspace iteration with Chebyshev filters and Rayleigh-Ritz (Zhou, Saad, Tiago and Chelikowsky,
+//! Journal of Computational Physics 2006). The start and the number of steps are fixed: equal input
+//! gives equal bytes.
 
-use super::product::{Panels, Target, add};
-use super::{Matrix, cholesky};
+use rayon::prelude::*;
+
+use super::product::{Panels, TALL, Target, add};
+use super::solve::SolveRight;
+use super::{Matrix, add_scaled, cholesky, dot, vectorised};
 
 /// Vectors beside those that are asked for: they make the last of these converge.
-const SPARE: usize = 20;
-/// Multiplications by the matrix.
-const STEPS: usize = 12;
+const SPARE: usize = 60;
+/// Plain multiplications before the first filter.
+const WARM_UP: usize = 3;
+/// Degrees of the filters, each followed by Rayleigh-Ritz. The first is low: a filter of high degree
+/// would let the first vectors drown the last.
+const DEGREES: [usize; 3] = [5, 14, 14];
+/// First vectors that have converged after the first filter. Later filters work beside them, so
+/// these can be of high degree.
+const LOCKED: usize = 16;
+/// Steps of the Lanczos process that bounds the spectrum from below.
+const LANCZOS: usize = 16;
 
 /// Eigenvalues, largest first, and their vectors as columns.
 pub(crate) struct Eigen {
@@ -18,41 +30,264 @@ pub(crate) struct Eigen {
     pub(crate) vectors: Matrix,
 }
 
+/// A matrix that is multiplied by often.
+struct Operator {
+    n: usize,
+    panels: Panels<TALL>,
+}
+
+/// A basis of Ritz vectors, their images, and their values, largest first.
+struct Ritz {
+    basis: Matrix,
+    image: Matrix,
+    values: Vec<f64>,
+}
+
 /// The `wanted` (or as many as there are) algebraically largest eigenpairs of symmetric `a`, whose
 /// large eigenvalues are positive.
 pub(crate) fn largest(a: &Matrix, wanted: usize) -> Eigen {
     let n = a.rows;
     let width = (wanted + SPARE).min(n);
-    let left = Panels::pack(n, n, |row, k| a.at(row, k));
+    let operator = Operator {
+        n,
+        panels: Panels::pack(n, n, |row, k| a.at(row, k)),
+    };
     let mut basis = start(n, width);
     orthonormal(&mut basis);
-    for _ in 1..STEPS {
-        basis = times(&left, n, &basis);
+    for _ in 0..WARM_UP {
+        basis = operator.times(&basis);
         orthonormal(&mut basis);
     }
-    let image = times(&left, n, &basis);
-    let mut small = cross(&basis, &image);
-    // Equal but for rounding; the small solver reads one triangle.
-    for i in 0..width {
-        for j in 0..i {
-            small.data[j * width + i] = small.data[i * width + j];
+    let mut ritz = operator.ritz(basis);
+    let lowest = lower_bound(a);
+    for (round, degree) in DEGREES.into_iter().enumerate() {
+        let highest = ritz.values[width - 1];
+        let locked = if round == 0 { 0 } else { LOCKED.min(width / 4) };
+        // With a basis of the whole space there is nothing to filter.
+        if width == n || highest <= lowest {
+            break;
         }
+        let mut filtered = operator.filter(&ritz, lowest, highest, degree, locked);
+        normalise(&mut filtered);
+        orthonormal(&mut filtered);
+        ritz = operator.ritz(filtered);
     }
-    let (values, rotation) = symmetric(small);
-    let mut order: Vec<usize> = (0..width).collect();
-    order.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
-    order.truncate(wanted.min(width));
-    let mut chosen = Matrix::zeros(width, order.len());
-    for k in 0..width {
-        for (to, from) in order.iter().enumerate() {
-            chosen.row_mut(k)[to] = rotation.at(k, *from);
-        }
+    let kept = wanted.min(width);
+    let mut vectors = Matrix::zeros(n, kept);
+    for row in 0..n {
+        vectors
+            .row_mut(row)
+            .copy_from_slice(&ritz.basis.row(row)[..kept]);
     }
-    let vectors = multiply(&basis, &chosen);
+    ritz.values.truncate(kept);
+    fix_signs(&mut vectors);
     Eigen {
-        values: order.iter().map(|i| values[*i]).collect(),
+        values: ritz.values,
         vectors,
     }
+}
+
+/// An eigenvector's sign is free: the element of largest magnitude is made positive, so that a
+/// small change of the matrix does not turn all signs.
+fn fix_signs(vectors: &mut Matrix) {
+    for column in 0..vectors.columns {
+        let mut largest = 0.0f64;
+        for row in 0..vectors.rows {
+            let value = vectors.at(row, column);
+            if value.abs() > largest.abs() {
+                largest = value;
+            }
+        }
+        if largest < 0.0 {
+            for row in 0..vectors.rows {
+                vectors.row_mut(row)[column] *= -1.0;
+            }
+        }
+    }
+}
+
+impl Operator {
+    fn times(&self, x: &Matrix) -> Matrix {
+        let width = x.columns;
+        let right = Panels::pack(width, self.n, |column, k| x.at(k, column));
+        let mut out = Matrix::zeros(self.n, width);
+        let target = Target {
+            data: &mut out.data,
+            stride: width,
+            first: 0,
+            columns: width,
+        };
+        add(target, &self.panels, &right, |_, _| 0..self.n);
+        out
+    }
+
+    /// Rayleigh-Ritz in an orthonormal basis.
+    fn ritz(&self, basis: Matrix) -> Ritz {
+        let width = basis.columns;
+        let image = self.times(&basis);
+        let mut small = cross(&basis, &image);
+        // Equal but for rounding; the small solver needs one of the two.
+        for i in 0..width {
+            for j in 0..i {
+                small.data[j * width + i] = small.data[i * width + j];
+            }
+        }
+        let (values, rotation) = symmetric(small);
+        let mut order: Vec<usize> = (0..width).collect();
+        order.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
+        let mut sorted = Matrix::zeros(width, width);
+        for k in 0..width {
+            for (to, from) in order.iter().enumerate() {
+                sorted.row_mut(k)[to] = rotation.at(k, *from);
+            }
+        }
+        Ritz {
+            basis: multiply(&basis, &sorted),
+            image: multiply(&image, &sorted),
+            values: order.iter().map(|i| values[*i]).collect(),
+        }
+    }
+
+    /// The Chebyshev polynomial of a degree that stays within 1 on `[lowest, highest]` and grows
+    /// above, scaled to about 1 at the largest Ritz value behind the `locked` ones. These stay as
+    /// they are, and the rest is kept orthogonal to them.
+    fn filter(
+        &self,
+        ritz: &Ritz,
+        lowest: f64,
+        highest: f64,
+        degree: usize,
+        locked: usize,
+    ) -> Matrix {
+        let fixed = columns(&ritz.basis, 0, locked);
+        let free = ritz.basis.columns - locked;
+        let half = (highest - lowest) / 2.0;
+        let centre = f64::midpoint(highest, lowest);
+        let first = half / (ritz.values[locked] - centre);
+        let mut sigma = first;
+        let mut before = columns(&ritz.basis, locked, free);
+        let image = columns(&ritz.image, locked, free);
+        let mut current = combine(&image, &before, None, centre, sigma / half, 0.0);
+        for _ in 1..degree {
+            let next_sigma = 1.0 / (2.0 / first - sigma);
+            let scale = 2.0 * next_sigma / half;
+            let image = self.times(&current);
+            let back = sigma * next_sigma;
+            let mut next = combine(&image, &current, Some(&before), centre, scale, back);
+            project_out(&fixed, &mut next);
+            before = current;
+            current = next;
+            sigma = next_sigma;
+        }
+        let mut out = Matrix::zeros(self.n, ritz.basis.columns);
+        for row in 0..self.n {
+            let (head, tail) = out.row_mut(row).split_at_mut(locked);
+            head.copy_from_slice(fixed.row(row));
+            tail.copy_from_slice(current.row(row));
+        }
+        out
+    }
+}
+
+/// `count` columns from `first`.
+fn columns(x: &Matrix, first: usize, count: usize) -> Matrix {
+    let mut out = Matrix::zeros(x.rows, count);
+    for row in 0..x.rows {
+        let from = &x.row(row)[first..first + count];
+        out.row_mut(row).copy_from_slice(from);
+    }
+    out
+}
+
+/// `X <- X - V V' X`.
+fn project_out(v: &Matrix, x: &mut Matrix) {
+    if v.columns == 0 {
+        return;
+    }
+    let mut along = cross(v, x);
+    along.data.iter_mut().for_each(|value| *value *= -1.0);
+    add_product(v, &along, x);
+}
+
+/// `scale (image - centre x) - back before`.
+fn combine(
+    image: &Matrix,
+    x: &Matrix,
+    before: Option<&Matrix>,
+    centre: f64,
+    scale: f64,
+    back: f64,
+) -> Matrix {
+    let mut out = image.clone();
+    for (value, x) in out.data.iter_mut().zip(&x.data) {
+        *value = scale * (*value - centre * x);
+    }
+    if let Some(before) = before {
+        add_scaled(-back, &before.data, &mut out.data);
+    }
+    out
+}
+
+/// Scales the columns to unit length: a filter leaves them of very different lengths.
+fn normalise(x: &mut Matrix) {
+    let width = x.columns;
+    let mut squares = vec![0.0; width];
+    for row in x.data.chunks(width) {
+        for (sum, value) in squares.iter_mut().zip(row) {
+            *sum += value * value;
+        }
+    }
+    let scales: Vec<f64> = squares
+        .iter()
+        .map(|s| if *s > 0.0 { 1.0 / s.sqrt() } else { 0.0 })
+        .collect();
+    for row in x.data.chunks_mut(width) {
+        for (value, scale) in row.iter_mut().zip(&scales) {
+            *value *= scale;
+        }
+    }
+}
+
+/// A number that no eigenvalue is below: the lowest Ritz value of a short Lanczos process, less the
+/// norm of its last residual.
+fn lower_bound(a: &Matrix) -> f64 {
+    let n = a.rows;
+    let steps = LANCZOS.min(n);
+    let mut basis: Vec<Vec<f64>> = vec![];
+    let mut v: Vec<f64> = start(n, 1).data;
+    let mut small = Matrix::zeros(steps, steps);
+    let mut last = dot(&v, &v).sqrt();
+    let mut size = 0;
+    for step in 0..steps {
+        if last <= 1e-12 {
+            break;
+        }
+        v.iter_mut().for_each(|x| *x /= last);
+        basis.push(v.clone());
+        let mut image: Vec<f64> = (0..n)
+            .into_par_iter()
+            .map(|row| dot(a.row(row), &v))
+            .collect();
+        for _ in 0..2 {
+            for (k, earlier) in basis.iter().enumerate() {
+                let along = dot(&image, earlier);
+                small.data[k * steps + step] += along;
+                add_scaled(-along, earlier, &mut image);
+            }
+        }
+        size = step + 1;
+        last = dot(&image, &image).sqrt();
+        v = image;
+    }
+    let mut square = Matrix::zeros(size, size);
+    for i in 0..size {
+        for j in 0..size {
+            // The upper triangle holds the projections.
+            square.data[i * size + j] = small.at(i.min(j), i.max(j));
+        }
+    }
+    let (values, _) = symmetric(square);
+    values.into_iter().fold(0.0, f64::min) - last
 }
 
 /// A fixed matrix of signs with full rank for all practical purposes.
@@ -69,33 +304,24 @@ fn start(n: usize, width: usize) -> Matrix {
     out
 }
 
-fn times(left: &Panels<{ super::product::TALL }>, n: usize, x: &Matrix) -> Matrix {
-    let width = x.columns;
-    let right = Panels::pack(width, n, |column, k| x.at(k, column));
-    let mut out = Matrix::zeros(n, width);
-    let target = Target {
-        data: &mut out.data,
-        stride: width,
-        first: 0,
-        columns: width,
-    };
-    add(target, left, &right, |_, _| 0..n);
+/// `A B`.
+fn multiply(a: &Matrix, b: &Matrix) -> Matrix {
+    let mut out = Matrix::zeros(a.rows, b.columns);
+    add_product(a, b, &mut out);
     out
 }
 
-/// `A B`.
-fn multiply(a: &Matrix, b: &Matrix) -> Matrix {
+/// `C += A B`.
+fn add_product(a: &Matrix, b: &Matrix, c: &mut Matrix) {
     let left = Panels::pack(a.rows, a.columns, |row, k| a.at(row, k));
     let right = Panels::pack(b.columns, a.columns, |column, k| b.at(k, column));
-    let mut out = Matrix::zeros(a.rows, b.columns);
     let target = Target {
-        data: &mut out.data,
+        data: &mut c.data,
         stride: b.columns,
         first: 0,
         columns: b.columns,
     };
     add(target, &left, &right, |_, _| 0..a.columns);
-    out
 }
 
 /// `A' B`.
@@ -128,35 +354,16 @@ fn orthonormal(x: &mut Matrix) {
 
 /// `X <- X L^-T`, row by row.
 fn solve_right(x: &mut Matrix, l: &Matrix) {
-    use rayon::prelude::*;
-    const LANES: usize = 8;
     let width = x.columns;
-    x.data.par_chunks_mut(width * LANES).for_each(|rows| {
-        pulp::Arch::new().dispatch(|| {
-            let lanes = rows.len() / width;
-            let mut solved = vec![[0.0; LANES]; width];
-            for column in 0..width {
-                let mut sums = [0.0; LANES];
-                for (lane, sum) in sums.iter_mut().take(lanes).enumerate() {
-                    *sum = rows[lane * width + column];
-                }
-                for (k, earlier) in solved[..column].iter().enumerate() {
-                    let term = -l.at(column, k);
-                    for (sum, value) in sums.iter_mut().zip(earlier) {
-                        *sum = f64::mul_add(term, *value, *sum);
-                    }
-                }
-                let pivot = l.at(column, column);
-                for sum in &mut sums {
-                    *sum /= pivot;
-                }
-                solved[column] = sums;
-            }
-            for (column, values) in solved.iter().enumerate() {
-                for (lane, value) in values.iter().take(lanes).enumerate() {
-                    rows[lane * width + column] = *value;
-                }
-            }
+    x.data.par_chunks_mut(width * 8).for_each(|rows| {
+        vectorised(SolveRight {
+            rows,
+            stride: width,
+            first: 0,
+            factor: &l.data,
+            factor_stride: width,
+            from: 0,
+            size: width,
         });
     });
 }
@@ -170,16 +377,14 @@ fn gram_schmidt(x: &mut Matrix) {
     for column in 0..width {
         let mut v: Vec<f64> = (0..n).map(|row| x.at(row, column)).collect();
         loop {
-            let before = super::dot(&v, &v).sqrt();
+            let before = dot(&v, &v).sqrt();
             for _ in 0..2 {
                 for earlier in &columns {
-                    let along = super::dot(&v, earlier);
-                    for (value, direction) in v.iter_mut().zip(earlier) {
-                        *value = f64::mul_add(-along, *direction, *value);
-                    }
+                    let along = dot(&v, earlier);
+                    add_scaled(-along, earlier, &mut v);
                 }
             }
-            let length = super::dot(&v, &v).sqrt();
+            let length = dot(&v, &v).sqrt();
             if length > 1e-8 * before && length > 0.0 {
                 v.iter_mut().for_each(|value| *value /= length);
                 break;
@@ -233,31 +438,27 @@ fn symmetric(mut a: Matrix) -> (Vec<f64>, Matrix) {
 fn reflect(a: &mut Matrix, q: &mut Matrix, k: usize) {
     let n = a.rows;
     let mut v: Vec<f64> = (k + 1..n).map(|i| a.at(i, k)).collect();
-    let length = super::dot(&v, &v).sqrt();
+    let length = dot(&v, &v).sqrt();
     if length == 0.0 {
         return;
     }
     let sign = if v[0] < 0.0 { -1.0 } else { 1.0 };
     v[0] += sign * length;
-    let scale = super::dot(&v, &v);
+    let scale = dot(&v, &v);
     if scale == 0.0 {
         return;
     }
     let m = v.len();
     // p = 2 A v / (v'v); A <- A - v w' - w v' with w = p - (p'v / v'v) v.
     let mut p: Vec<f64> = (0..m)
-        .map(|i| 2.0 * super::dot(&a.row(k + 1 + i)[k + 1..], &v) / scale)
+        .map(|i| 2.0 * dot(&a.row(k + 1 + i)[k + 1..], &v) / scale)
         .collect();
-    let along = super::dot(&p, &v) / scale;
-    for (value, direction) in p.iter_mut().zip(&v) {
-        *value = f64::mul_add(-along, *direction, *value);
-    }
+    let along = dot(&p, &v) / scale;
+    add_scaled(-along, &v, &mut p);
     for i in 0..m {
         let row = &mut a.row_mut(k + 1 + i)[k + 1..];
-        for (j, value) in row.iter_mut().enumerate() {
-            *value = f64::mul_add(-v[i], p[j], *value);
-            *value = f64::mul_add(-p[i], v[j], *value);
-        }
+        add_scaled(-v[i], &p, row);
+        add_scaled(-p[i], &v, row);
     }
     a.row_mut(k + 1)[k] = -sign * length;
     a.row_mut(k)[k + 1] = -sign * length;
@@ -267,10 +468,8 @@ fn reflect(a: &mut Matrix, q: &mut Matrix, k: usize) {
     }
     for i in 0..n {
         let row = &mut q.row_mut(i)[k + 1..];
-        let along = 2.0 * super::dot(row, &v) / scale;
-        for (value, direction) in row.iter_mut().zip(&v) {
-            *value = f64::mul_add(-along, *direction, *value);
-        }
+        let along = 2.0 * dot(row, &v) / scale;
+        add_scaled(-along, &v, row);
     }
 }
 
@@ -292,7 +491,7 @@ fn implicit_ql(d: &mut [f64], e: &mut [f64], vectors: &mut Matrix) {
 }
 
 fn sweep(d: &mut [f64], e: &mut [f64], vectors: &mut Matrix, l: usize, m: usize) {
-    let root = |x: f64| f64::mul_add(x, x, 1.0).sqrt();
+    let root = |x: f64| (x * x + 1.0).sqrt();
     let mut g = (d[l + 1] - d[l]) / (2.0 * e[l]);
     let r = root(g);
     let shift = if g >= 0.0 { r } else { -r };
@@ -303,7 +502,7 @@ fn sweep(d: &mut [f64], e: &mut [f64], vectors: &mut Matrix, l: usize, m: usize)
     for i in (l..m).rev() {
         let f = sine * e[i];
         let b = cosine * e[i];
-        let r = f64::mul_add(f, f, g * g).sqrt();
+        let r = (f * f + g * g).sqrt();
         e[i + 1] = r;
         if r == 0.0 {
             d[i + 1] -= p;
@@ -313,10 +512,10 @@ fn sweep(d: &mut [f64], e: &mut [f64], vectors: &mut Matrix, l: usize, m: usize)
         sine = f / r;
         cosine = g / r;
         let g2 = d[i + 1] - p;
-        let r2 = f64::mul_add(d[i] - g2, sine, 2.0 * cosine * b);
+        let r2 = (d[i] - g2) * sine + 2.0 * cosine * b;
         p = sine * r2;
         d[i + 1] = g2 + p;
-        g = f64::mul_add(cosine, r2, -b);
+        g = cosine * r2 - b;
         rotate(vectors, i, sine, cosine);
     }
     d[l] -= p;
@@ -327,13 +526,11 @@ fn sweep(d: &mut [f64], e: &mut [f64], vectors: &mut Matrix, l: usize, m: usize)
 fn rotate(vectors: &mut Matrix, i: usize, sine: f64, cosine: f64) {
     let n = vectors.columns;
     let (low, high) = vectors.data[i * n..(i + 2) * n].split_at_mut(n);
-    pulp::Arch::new().dispatch(|| {
-        for (a, b) in low.iter_mut().zip(high) {
-            let f = *b;
-            *b = f64::mul_add(sine, *a, cosine * f);
-            *a = f64::mul_add(cosine, *a, -(sine * f));
-        }
-    });
+    for (a, b) in low.iter_mut().zip(high) {
+        let f = *b;
+        *b = sine * *a + cosine * f;
+        *a = cosine * *a - sine * f;
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::vectorised;
+
 /// Rows of a tile: with [`WIDE`] columns, twelve vectors of AVX2 hold the accumulators.
 pub(super) const TALL: usize = 6;
 /// Columns of a tile.
@@ -43,6 +45,7 @@ impl<const N: usize> Panels<N> {
         Self { depth, data }
     }
 
+    #[inline(always)]
     fn panel(&self, panel: usize, range: Range<usize>) -> &[[f64; N]] {
         let start = panel * self.depth;
         &self.data[start + range.start..start + range.end]
@@ -78,35 +81,66 @@ pub(super) fn add(
     } = target;
     data.par_chunks_mut(BAND * TALL * stride)
         .enumerate()
-        .for_each(|(number, band)| {
-            pulp::Arch::new().dispatch(|| {
-                let mut start = 0;
-                while start < a.depth {
-                    let end = (start + DEPTH).min(a.depth);
-                    for tile in 0..columns.div_ceil(WIDE) {
-                        let at = first + tile * WIDE;
-                        let width = WIDE.min(columns - tile * WIDE);
-                        for (within, lines) in band.chunks_mut(TALL * stride).enumerate() {
-                            let panel = number * BAND + within;
-                            let wanted = terms(panel * TALL, tile * WIDE);
-                            let range = wanted.start.max(start)..wanted.end.min(end);
-                            if range.start >= range.end {
-                                continue;
-                            }
-                            let rows = lines.len().div_ceil(stride);
-                            let mut sums = load(lines, stride, at, rows, width);
-                            multiply(
-                                &mut sums,
-                                a.panel(panel, range.clone()),
-                                b.panel(tile, range),
-                            );
-                            store(&sums, lines, stride, at, rows, width);
-                        }
-                    }
-                    start = end;
-                }
+        .for_each(|(number, lines)| {
+            vectorised(Band {
+                number,
+                lines,
+                stride,
+                first,
+                columns,
+                a,
+                b,
+                terms: &terms,
             });
         });
+}
+
+/// A band of rows of the target.
+struct Band<'a, F> {
+    number: usize,
+    lines: &'a mut [f64],
+    stride: usize,
+    first: usize,
+    columns: usize,
+    a: &'a Panels<TALL>,
+    b: &'a Panels<WIDE>,
+    terms: &'a F,
+}
+
+impl<F: Fn(usize, usize) -> Range<usize>> pulp::NullaryFnOnce for Band<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let stride = self.stride;
+        let mut start = 0;
+        while start < self.a.depth {
+            let end = (start + DEPTH).min(self.a.depth);
+            for tile in 0..self.columns.div_ceil(WIDE) {
+                let at = self.first + tile * WIDE;
+                let width = WIDE.min(self.columns - tile * WIDE);
+                let panels = self.lines.len().div_ceil(TALL * stride);
+                for within in 0..panels {
+                    let panel = self.number * BAND + within;
+                    let wanted = (self.terms)(panel * TALL, tile * WIDE);
+                    let from = wanted.start.max(start);
+                    let to = wanted.end.min(end);
+                    if from >= to {
+                        continue;
+                    }
+                    let begin = within * TALL * stride;
+                    let stop = (begin + TALL * stride).min(self.lines.len());
+                    let lines = &mut self.lines[begin..stop];
+                    let rows = lines.len().div_ceil(stride);
+                    let mut sums = load(lines, stride, at, rows, width);
+                    let left = self.a.panel(panel, from..to);
+                    multiply(&mut sums, left, self.b.panel(tile, from..to));
+                    store(&sums, lines, stride, at, rows, width);
+                }
+            }
+            start = end;
+        }
+    }
 }
 
 #[inline(always)]

@@ -1,7 +1,9 @@
 //! Cholesky factor and inverse of a symmetric positive definite matrix.
 
-use super::Matrix;
+use rayon::prelude::*;
+
 use super::product::{Panels, Target, add};
+use super::{Matrix, vectorised};
 
 /// Rows of a block. The result does not depend on it.
 const BLOCK: usize = 96;
@@ -39,62 +41,127 @@ pub(crate) fn cholesky(a: &mut Matrix) -> Result<(), NotPositive> {
 
 /// The diagonal block, whose elements have the terms of earlier blocks already.
 fn factor_block(a: &mut Matrix, start: usize, end: usize) -> Result<(), NotPositive> {
-    for column in start..end {
-        for row in column..end {
-            let mut sum = a.at(row, column);
-            for k in start..column {
-                sum = f64::mul_add(-a.at(row, k), a.at(column, k), sum);
+    vectorised(FactorBlock { a, start, end })
+}
+
+struct FactorBlock<'a> {
+    a: &'a mut Matrix,
+    start: usize,
+    end: usize,
+}
+
+impl pulp::NullaryFnOnce for FactorBlock<'_> {
+    type Output = Result<(), NotPositive>;
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        let Self { a, start, end } = self;
+        let size = end - start;
+        // The transpose: what a pivot changes lies side by side.
+        let mut upper = [0.0; BLOCK * BLOCK];
+        for row in 0..size {
+            for column in 0..=row {
+                upper[column * BLOCK + row] = a.at(start + row, start + column);
             }
-            if row == column {
-                // `!(> 0)` holds for numbers that are not, too.
-                if !(sum > 0.0 && sum.is_finite()) {
-                    return Err(NotPositive { row, pivot: sum });
+        }
+        for k in 0..size {
+            let (head, tail) = upper.split_at_mut((k + 1) * BLOCK);
+            let own = &mut head[k * BLOCK..k * BLOCK + size];
+            let pivot = own[k];
+            // `!(> 0)` holds for numbers that are not, too.
+            if !(pivot > 0.0 && pivot.is_finite()) {
+                let row = start + k;
+                return Err(NotPositive { row, pivot });
+            }
+            let root = pivot.sqrt();
+            own[k] = root;
+            for value in &mut own[k + 1..] {
+                *value /= root;
+            }
+            for i in k + 1..size {
+                let row = &mut tail[(i - k - 1) * BLOCK..][i..size];
+                let factor = -own[i];
+                for (value, x) in row.iter_mut().zip(&own[i..]) {
+                    *value = f64::mul_add(factor, *x, *value);
                 }
-                a.row_mut(row)[column] = sum.sqrt();
-            } else {
-                let pivot = a.at(column, column);
-                a.row_mut(row)[column] = sum / pivot;
+            }
+        }
+        for row in 0..size {
+            for column in 0..=row {
+                a.row_mut(start + row)[start + column] = upper[column * BLOCK + row];
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rows that are solved side by side.
+const LANES: usize = 8;
+
+/// The rows below the diagonal block: `X L' = A`.
+fn solve_below(a: &mut Matrix, start: usize, end: usize) {
+    let n = a.columns;
+    let (above, below) = a.data.split_at_mut(end * n);
+    let above = &*above;
+    below.par_chunks_mut(LANES * n).for_each(|rows| {
+        vectorised(SolveRight {
+            rows,
+            stride: n,
+            first: start,
+            factor: above,
+            factor_stride: n,
+            from: start,
+            size: end - start,
+        });
+    });
+}
+
+/// Solves `x L' = row` for up to [`LANES`] rows; terms in ascending order.
+pub(super) struct SolveRight<'a> {
+    /// The rows, `stride` apart.
+    pub(super) rows: &'a mut [f64],
+    pub(super) stride: usize,
+    /// The first column that is solved.
+    pub(super) first: usize,
+    /// Where `L` is: row and column `from` of a matrix.
+    pub(super) factor: &'a [f64],
+    pub(super) factor_stride: usize,
+    pub(super) from: usize,
+    /// Size of `L`.
+    pub(super) size: usize,
+}
+
+impl pulp::NullaryFnOnce for SolveRight<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let lanes = self.rows.len() / self.stride;
+        let mut x = vec![[0.0; LANES]; self.size];
+        for column in 0..self.size {
+            let mut sums = [0.0; LANES];
+            for (lane, sum) in sums.iter_mut().take(lanes).enumerate() {
+                *sum = self.rows[lane * self.stride + self.first + column];
+            }
+            let start = (self.from + column) * self.factor_stride + self.from;
+            let line = &self.factor[start..start + column + 1];
+            for (factor, earlier) in line[..column].iter().zip(&x) {
+                let factor = -*factor;
+                for (sum, value) in sums.iter_mut().zip(earlier) {
+                    *sum = f64::mul_add(factor, *value, *sum);
+                }
+            }
+            for sum in &mut sums {
+                *sum /= line[column];
+            }
+            x[column] = sums;
+        }
+        for (column, values) in x.iter().enumerate() {
+            for (lane, value) in values.iter().take(lanes).enumerate() {
+                self.rows[lane * self.stride + self.first + column] = *value;
             }
         }
     }
-    Ok(())
-}
-
-/// The rows below the diagonal block, [`LANES`] of them side by side.
-fn solve_below(a: &mut Matrix, start: usize, end: usize) {
-    use rayon::prelude::*;
-    const LANES: usize = 8;
-    let n = a.columns;
-    let (above, below) = a.data.split_at_mut(end * n);
-    let block = |row: usize, k: usize| above[row * n + k];
-    below.par_chunks_mut(LANES * n).for_each(|rows| {
-        pulp::Arch::new().dispatch(|| {
-            let lanes = rows.len() / n;
-            let mut x = [[0.0; LANES]; BLOCK];
-            for column in start..end {
-                let mut sums = [0.0; LANES];
-                for (lane, sum) in sums.iter_mut().take(lanes).enumerate() {
-                    *sum = rows[lane * n + column];
-                }
-                for k in start..column {
-                    let factor = -block(column, k);
-                    for (sum, value) in sums.iter_mut().zip(&x[k - start]) {
-                        *sum = f64::mul_add(factor, *value, *sum);
-                    }
-                }
-                let pivot = block(column, column);
-                for sum in &mut sums {
-                    *sum /= pivot;
-                }
-                x[column - start] = sums;
-            }
-            for column in start..end {
-                for (lane, value) in x[column - start].iter().take(lanes).enumerate() {
-                    rows[lane * n + column] = *value;
-                }
-            }
-        });
-    });
 }
 
 /// Subtracts the block's terms from the lower triangle behind it.
@@ -178,47 +245,67 @@ fn invert_lower(factor: &Matrix) -> Matrix {
     m
 }
 
+/// Columns that are substituted side by side.
+const STRIP: usize = 64;
+
 /// Forward substitution with the diagonal block, over all columns at once.
 fn substitute(factor: &Matrix, band: &mut [f64], start: usize, end: usize) {
-    use rayon::prelude::*;
-    const COLUMNS: usize = 64;
     let n = factor.columns;
     let rows = end - start;
-    let strips: Vec<(usize, Vec<f64>)> = (0..end.div_ceil(COLUMNS))
+    let solved: Vec<Vec<[f64; STRIP]>> = (0..end.div_ceil(STRIP))
         .into_par_iter()
         .map(|strip| {
-            let first = strip * COLUMNS;
-            let width = COLUMNS.min(end - first);
-            let mut x = vec![[0.0; COLUMNS]; rows];
-            pulp::Arch::new().dispatch(|| {
-                for row in 0..rows {
-                    let mut sums = [0.0; COLUMNS];
-                    sums[..width].copy_from_slice(&band[row * n + first..][..width]);
-                    for (k, earlier) in x[..row].iter().enumerate() {
-                        let term = -factor.at(start + row, start + k);
-                        for (sum, value) in sums.iter_mut().zip(earlier) {
-                            *sum = f64::mul_add(term, *value, *sum);
-                        }
-                    }
-                    let pivot = factor.at(start + row, start + row);
-                    for sum in &mut sums {
-                        *sum /= pivot;
-                    }
-                    x[row] = sums;
-                }
-            });
-            let mut out = Vec::with_capacity(rows * width);
-            for line in &x {
-                out.extend_from_slice(&line[..width]);
-            }
-            (first, out)
+            vectorised(Substitute {
+                factor,
+                band,
+                start,
+                first: strip * STRIP,
+                width: STRIP.min(end - strip * STRIP),
+                rows,
+            })
         })
         .collect();
-    for (first, values) in strips {
-        let width = values.len() / rows;
-        for (row, line) in values.chunks(width).enumerate() {
-            band[row * n + first..][..width].copy_from_slice(line);
+    for (strip, lines) in solved.iter().enumerate() {
+        let first = strip * STRIP;
+        let width = STRIP.min(end - first);
+        for (row, line) in lines.iter().enumerate() {
+            band[row * n + first..][..width].copy_from_slice(&line[..width]);
         }
+    }
+}
+
+struct Substitute<'a> {
+    factor: &'a Matrix,
+    band: &'a [f64],
+    start: usize,
+    first: usize,
+    width: usize,
+    rows: usize,
+}
+
+impl pulp::NullaryFnOnce for Substitute<'_> {
+    type Output = Vec<[f64; STRIP]>;
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        let n = self.factor.columns;
+        let mut x = vec![[0.0; STRIP]; self.rows];
+        for row in 0..self.rows {
+            let mut sums = [0.0; STRIP];
+            sums[..self.width].copy_from_slice(&self.band[row * n + self.first..][..self.width]);
+            let line = &self.factor.row(self.start + row)[self.start..];
+            for (term, earlier) in line[..row].iter().zip(&x) {
+                let term = -*term;
+                for (sum, value) in sums.iter_mut().zip(earlier) {
+                    *sum = f64::mul_add(term, *value, *sum);
+                }
+            }
+            for sum in &mut sums {
+                *sum /= line[row];
+            }
+            x[row] = sums;
+        }
+        x
     }
 }
 

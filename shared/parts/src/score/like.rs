@@ -154,9 +154,12 @@ impl<'a> Like<'a> {
     pub fn features(&self, item: u32) -> LikeFeatures {
         let mean = self.tables.mean(item);
         let predicted = self.regression.predict(&self.tables.field, item);
-        let plain = self.plain.as_ref().map_or(predicted, |(field, regression)| {
-            regression.predict(field, item)
-        });
+        let plain = self
+            .plain
+            .as_ref()
+            .map_or(predicted, |(field, regression)| {
+                regression.predict(field, item)
+            });
         let mut ease = 0.0;
         let mut signed = 0.0;
         for (age, (event, row)) in self.history.iter().zip(&self.ease).enumerate() {

@@ -324,9 +324,9 @@ impl Part for TransitionsPart {
             .newest_seen(events)
             .zip(weights)
             .map(|((_, item), weight)| (item, [weight]));
-        let near = history.newest_seen(NEAR).map(|(age, item)| {
-            (item, NEAR_DECAYS.map(|decay| decayed(age, decay)))
-        });
+        let near = history
+            .newest_seen(NEAR)
+            .map(|(age, item)| (item, NEAR_DECAYS.map(|decay| decayed(age, decay))));
         TransitionsScorer {
             tables: published,
             far: Weighted::read(&published.next, far),

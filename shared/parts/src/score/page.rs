@@ -5,15 +5,13 @@ use std::collections::BinaryHeap;
 
 use crate::content::Content;
 use crate::rows::Row;
-use crate::score::{
-    BLOCK, Composition, Features, Like, Reason, Request, Weights, reasons,
-};
+use crate::score::{BLOCK, Composition, Features, Like, Reason, Request, Weights, reasons};
 use crate::tables::Tables;
 
 /// The longest page.
 pub const MOST: usize = 1_000;
-/// Candidates per place of a page, for diversity to choose from.
-const CANDIDATES: usize = 10;
+/// Candidates that diversity chooses from: so many per place, and so many at least.
+const CANDIDATES: (usize, usize) = (20, 500);
 /// Decay of the events' weights for items that nobody has met.
 const UNSEEN_DECAY: f64 = 15.0;
 /// What likeness of content adds beside EASE's weight in [`Ranker::similar`]. It only decides where
@@ -256,7 +254,12 @@ impl Ranker {
     /// The best of the scores that may be shown, one after the other.
     fn choose(&self, content: &Content, size: usize, options: &Options<'_>) -> Vec<Candidate> {
         let diverse = options.diversity > 0.0;
-        let pool = if diverse { size * CANDIDATES } else { size };
+        let (per_place, least) = CANDIDATES;
+        let pool = if diverse {
+            (size * per_place).max(least)
+        } else {
+            size
+        };
         let mut best = self.best(pool, options);
         if !diverse {
             return best;
@@ -266,9 +269,9 @@ impl Ranker {
         let mut penalty = vec![0.0f64; best.len()];
         while chosen.len() < size && !best.is_empty() {
             let value = |at: &usize| best[*at].score - options.diversity * penalty[*at];
-            let Some(at) = (0..best.len()).max_by(|a, b| {
-                value(a).total_cmp(&value(b)).then(best[*a].cmp(&best[*b]))
-            }) else {
+            let Some(at) = (0..best.len())
+                .max_by(|a, b| value(a).total_cmp(&value(b)).then(best[*a].cmp(&best[*b])))
+            else {
                 break;
             };
             let next = best.remove(at);

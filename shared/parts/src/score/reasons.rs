@@ -62,12 +62,7 @@ pub fn reasons(
 }
 
 /// Newest first.
-fn gather(
-    tables: &Tables,
-    content: &Content,
-    request: &Request<'_>,
-    item: u32,
-) -> Vec<Evidence> {
+fn gather(tables: &Tables, content: &Content, request: &Request<'_>, item: u32) -> Vec<Evidence> {
     let mut scratch = Row::default();
     request
         .history

@@ -74,7 +74,10 @@ impl<'a> BitReader<'a> {
     /// What is left is the padding of the last byte, and it is zero.
     pub(crate) fn at_end(&self) -> bool {
         let left = (self.bytes.len() * 8).saturating_sub(self.at);
-        let padding = self.bytes.last().map_or(0, |b| b & ((1u16 << left) - 1) as u8);
+        let padding = self
+            .bytes
+            .last()
+            .map_or(0, |b| b & ((1u16 << left) - 1) as u8);
         !self.ended() && left < 8 && padding == 0
     }
 }

@@ -249,11 +249,7 @@ fn pack_field(field: &Field, items: u32, packing: &Packing) -> (Vec<f32>, Vec<Ve
     (scales, records)
 }
 
-fn read_field(
-    records: &[Vec<u8>],
-    scales: Vec<f32>,
-    bits: u32,
-) -> Result<Field, SnapshotError> {
+fn read_field(records: &[Vec<u8>], scales: Vec<f32>, bits: u32) -> Result<Field, SnapshotError> {
     let most = (1 << (bits - 1)) - 1;
     let mut codes = Vec::with_capacity(records.len() * scales.len());
     for (item, record) in records.iter().enumerate() {
