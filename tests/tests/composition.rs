@@ -22,6 +22,7 @@ use serde_json::Value;
 const WHOLE: Settings = Settings {
     k: 1,
     rank: 150,
+    field_items: usize::MAX,
     form: lethe_parts::solve::Form::Dense,
     content_in_field: true,
     unseen: usize::MAX,

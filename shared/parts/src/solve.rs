@@ -28,6 +28,9 @@ pub struct Settings {
     pub rank: usize,
     /// How EASE is solved.
     pub form: Form,
+    /// Up to this many items the field is estimated from ratings; above, it is a level that a
+    /// person's ratings share.
+    pub field_items: usize,
     /// Whether the item field uses content.
     pub content_in_field: bool,
     /// Weights that an item that nobody has met keeps.
@@ -51,6 +54,7 @@ impl Default for Settings {
         Self {
             k: 3,
             rank: field::RANK,
+            field_items: FIELD_ITEMS,
             form: Form::BySize,
             content_in_field: true,
             unseen: 200,
@@ -198,7 +202,7 @@ fn field(sums: &Sums, content: &Content, settings: &Settings, derived: &Derived)
         of_items: &derived.mean,
     };
     let sigma = field::shared_variance(&sums.pairs, &means, settings.k);
-    if settings.rank == 0 || sums.items() > FIELD_ITEMS {
+    if settings.rank == 0 || sums.items() > settings.field_items {
         return field::level(sums.items(), sigma);
     }
     let content = settings.content_in_field.then_some(content);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use lethe_learn::seed::Seed;
+use lethe_parts::event::{EventTable, Kind, Meaning, TableError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -39,12 +40,14 @@ pub struct Event {
     pub user: u32,
     /// Index into [`Dataset::items`].
     pub item: u32,
-    /// Rating as given.
+    /// Rating as given; dwell time of a view.
     pub rating: f32,
     /// Seconds since the epoch (or any order, if the data has no times).
     pub time: i64,
-    /// The rating is above the data set's threshold.
+    /// It counts as a like.
     pub liked: bool,
+    /// What happened; data sets of ratings hold nothing else.
+    pub kind: Kind,
 }
 
 /// Interactions in chronological order (time, then order in the file) and the catalogue.
@@ -163,6 +166,10 @@ pub struct DataSpec {
     pub interactions: InteractionSpec,
     /// The catalogue.
     pub items: ItemSpec,
+    /// What events count as. Without it every row is a rating, the scale is that of the file, and a
+    /// rating above `like_above` is a like.
+    #[serde(default)]
+    pub events: Option<EventTable>,
 }
 
 /// The file of ratings.
@@ -178,8 +185,12 @@ pub struct InteractionSpec {
     pub user: String,
     /// Column of the item's identifier.
     pub item: String,
-    /// Column of the rating.
+    /// Column of the rating, or of the dwell time in seconds where `kind` says that it is a view.
     pub rating: String,
+    /// Column of the kind of event, if there is one: rating, like, dislike, view, skip, purchase,
+    /// hide.
+    #[serde(default)]
+    pub kind: Option<String>,
     /// Column of the time; without one the order in the file counts.
     pub timestamp: Option<String>,
     /// A rating above this is a like.
@@ -228,6 +239,7 @@ impl DataSpec {
                 user: "user_id:token".into(),
                 item: "item_id:token".into(),
                 rating: "rating:float".into(),
+                kind: None,
                 timestamp: Some("timestamp:float".into()),
                 like_above: 3.0,
                 ignore_up_to: None,
@@ -242,6 +254,7 @@ impl DataSpec {
                 tags: Some("class:token_seq".into()),
                 escape: None,
             },
+            events: None,
         }
     }
 
@@ -254,6 +267,7 @@ impl DataSpec {
                 user: "User-ID".into(),
                 item: "ISBN".into(),
                 rating: "Book-Rating".into(),
+                kind: None,
                 timestamp: None,
                 like_above: 5.0,
                 ignore_up_to: Some(0.0),
@@ -268,7 +282,33 @@ impl DataSpec {
                 tags: None,
                 escape: Some('\\'),
             },
+            events: None,
         }
+    }
+
+    /// What events count as.
+    ///
+    /// # Errors
+    /// [`TableError`] if the table's conditions cannot be read.
+    pub fn meaning(&self, data: &Dataset) -> Result<Meaning, TableError> {
+        if let Some(table) = &self.events {
+            return Meaning::new(table);
+        }
+        let ratings = data.events.iter().map(|e| e.rating);
+        let low = ratings.clone().fold(f32::INFINITY, f32::min);
+        let high = ratings.fold(f32::NEG_INFINITY, f32::max);
+        let above = self.interactions.like_above;
+        let range = if low < high {
+            [low, high]
+        } else {
+            EventTable::default().rating_range
+        };
+        Meaning::new(&EventTable {
+            like: format!("rating > {above}, like"),
+            dislike: format!("rating <= {above}, dislike, hide"),
+            rating_range: range,
+            ..EventTable::default()
+        })
     }
 
     /// Reads `dataset.toml` of `folder`; a folder without one must be MovieLens-100K in RecBole's

@@ -1,7 +1,7 @@
 //! A data set as the histories and descriptions that `lethe-parts` takes.
 
 use lethe_parts::content::Description;
-use lethe_parts::event::{Event, Kind};
+use lethe_parts::event::Event;
 
 use crate::data::{Dataset, Item};
 
@@ -12,7 +12,7 @@ pub fn histories(data: &Dataset) -> Vec<Vec<Event>> {
         out[event.user as usize].push(Event {
             item: event.item,
             time: event.time,
-            kind: Kind::Rating,
+            kind: event.kind,
             value: event.rating,
         });
     }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use lethe_parts::event::Kind;
+
 use crate::data::{
     DataError, DataSpec, Dataset, Event, InteractionSpec, Item, ItemSpec, RowProblem,
 };
@@ -168,6 +170,7 @@ fn read_events(folder: &Path, spec: &InteractionSpec, data: &mut Dataset) -> Res
         table.column(&spec.rating)?,
     );
     let time = table.optional(spec.timestamp.as_ref())?;
+    let kind = table.optional(spec.kind.as_ref())?;
     let index: HashMap<String, u32> = data
         .items
         .iter()
@@ -180,10 +183,19 @@ fn read_events(folder: &Path, spec: &InteractionSpec, data: &mut Dataset) -> Res
         let item = *index
             .get(&row[item])
             .ok_or_else(|| format!("item {:?} is not in the catalogue", row[item]))?;
-        let rating: f32 = number(&row[rating], "rating")?;
-        if spec.ignore_up_to.is_some_and(|n| rating <= n) {
+        let kind = kind.map_or(Ok(Kind::Rating), |k| kind_of(&row[k]))?;
+        // Thumbs, skips and purchases need no number.
+        let rating: f32 = match kind {
+            Kind::Rating | Kind::View => number(&row[rating], "rating")?,
+            _ => 0.0,
+        };
+        if kind == Kind::Rating && spec.ignore_up_to.is_some_and(|n| rating <= n) {
             return Ok(());
         }
+        let liked = match kind {
+            Kind::Rating => rating > spec.like_above,
+            other => matches!(other, Kind::Like | Kind::Purchase),
+        };
         let time = time.map_or(Ok(0.0), |t| number::<f64>(&row[t], "timestamp"))? as i64;
         if row[user].is_empty() {
             return Err("an interaction without a user".into());
@@ -197,11 +209,21 @@ fn read_events(folder: &Path, spec: &InteractionSpec, data: &mut Dataset) -> Res
             item,
             rating,
             time,
-            liked: rating > spec.like_above,
+            liked,
+            kind,
         });
         Ok(())
     });
     Ok(())
+}
+
+fn kind_of(name: &str) -> Result<Kind, String> {
+    let name = name.trim().to_lowercase();
+    let found = Kind::ALL.into_iter().find(|k| k.name() == name);
+    found.ok_or_else(|| {
+        let known = Kind::ALL.map(Kind::name).join(", ");
+        format!("kind {name:?}, expected one of {known}")
+    })
 }
 
 fn number<T: std::str::FromStr + Into<f64> + Copy>(s: &str, what: &str) -> Result<T, String> {

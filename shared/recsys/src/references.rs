@@ -184,6 +184,7 @@ mod tests {
                     rating: if l { 5.0 } else { 1.0 },
                     time: t,
                     liked: l,
+                    kind: lethe_parts::event::Kind::Rating,
                 }
             })
             .collect();

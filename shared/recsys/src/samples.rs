@@ -181,6 +181,7 @@ mod tests {
             rating: 4.0,
             time: i,
             liked: i % 3 == 0,
+            kind: lethe_parts::event::Kind::Rating,
         };
         Dataset {
             users: vec!["a".into(), "b".into()],

@@ -38,6 +38,15 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// What the recommender's lists are worth beside references and peers, and what they cost.
+    /// About half an hour; `--quick` takes minutes. `lethe bench recommend --help` lists the
+    /// options.
+    #[command(disable_help_flag = true)]
+    Recommend {
+        /// Arguments of the program `bench-recommend`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -45,6 +54,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Forget { args } => ("bench-forget", args),
         What::Unlearn { args } => ("bench-unlearn", args),
         What::Federated { args } => ("bench-federated", args),
+        What::Recommend { args } => ("bench-recommend", args),
     };
     let program: PathBuf = std::env::current_exe()?.with_file_name(name);
     let status = std::process::Command::new(&program).args(args).status();
