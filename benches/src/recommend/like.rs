@@ -249,7 +249,10 @@ fn rows(
             let of_users = within.map_or(&method.values, |w| &w[at]);
             let (gain, error) = bootstrap(&judged.users, &judged.labels, &method.values, bias);
             let mut row = Row::new(section, &world.name, method.name, run)
-                .with("AUC", auc(&method.values, &judged.labels).unwrap_or(f64::NAN))
+                .with(
+                    "AUC",
+                    auc(&method.values, &judged.labels).unwrap_or(f64::NAN),
+                )
                 .with(
                     "UAUC",
                     uauc(&judged.users, of_users, &judged.labels).unwrap_or(f64::NAN),
@@ -258,7 +261,10 @@ fn rows(
                 .with("AUC over bias, standard error", error)
                 .with("rows", judged.labels.len() as f64);
             if method.calibrated {
-                row = row.with("calibration error", calibration(&method.values, &judged.labels));
+                row = row.with(
+                    "calibration error",
+                    calibration(&method.values, &judged.labels),
+                );
             }
             row
         })

@@ -41,9 +41,7 @@ impl MadeUp {
     pub(crate) fn events(&self, person: u32) -> Vec<Event> {
         let mut rng = self.seed.derive("person", &[&person.to_le_bytes()]).rng();
         let groups = self.items.div_ceil(GROUP);
-        let own: Vec<usize> = (0..3)
-            .map(|_| skewed(rng.unit(), groups))
-            .collect();
+        let own: Vec<usize> = (0..3).map(|_| skewed(rng.unit(), groups)).collect();
         let count = 20 + (-40.0 * (1.0 - rng.unit()).ln()).min(180.0) as usize;
         let mut time = 86_400 * rng.below(700) as i64;
         let mut group = own[0];

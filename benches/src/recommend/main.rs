@@ -208,14 +208,16 @@ fn peers() -> anyhow::Result<Vec<Row>> {
     lines
         .map(|line| {
             let p: Peer = serde_json::from_str(line).context("benches/recommend/peers.jsonl")?;
-            Ok(Row::new("peers (committed table)", "movielens-100k", p.peer, p.order)
-                .with("HR@10", p.hr10)
-                .with("NDCG@10", p.ndcg10)
-                .with("train, s", p.seconds)
-                // None of them forgets: to forget one person is to train again.
-                .with("forget one person, s", p.seconds)
-                .with("device, kB", p.device_bytes / 1e3)
-                .with("list, ms", p.list_ms))
+            Ok(
+                Row::new("peers (committed table)", "movielens-100k", p.peer, p.order)
+                    .with("HR@10", p.hr10)
+                    .with("NDCG@10", p.ndcg10)
+                    .with("train, s", p.seconds)
+                    // None of them forgets: to forget one person is to train again.
+                    .with("forget one person, s", p.seconds)
+                    .with("device, kB", p.device_bytes / 1e3)
+                    .with("list, ms", p.list_ms),
+            )
         })
         .collect()
 }

@@ -38,7 +38,10 @@ pub(crate) fn people(world: &World, order: u64) -> anyhow::Result<Vec<Row>> {
     ];
     let mut found = vec![vec![vec![]; EVENTS.len()]; variants.len()];
     for out in 0..FOLDS {
-        let inside = everybody.iter().enumerate().filter(|(u, _)| fold(*u) != out);
+        let inside = everybody
+            .iter()
+            .enumerate()
+            .filter(|(u, _)| fold(*u) != out);
         let inside: Vec<Contribution> = inside.map(|(_, c)| c.clone()).collect();
         let sums = sum(world.items(), &inside)?;
         let mut tables = solve(&sums, &world.content, &PLAIN, 0)?.tables;
@@ -65,10 +68,15 @@ pub(crate) fn people(world: &World, order: u64) -> anyhow::Result<Vec<Row>> {
         for (events, ranks) in EVENTS.iter().zip(by_events) {
             let figures = Ranking::of(ranks);
             rows.push(
-                Row::new("newcomers", &world.name, format!("{variant}, {events} events"), order)
-                    .with("HR@10", figures.hr)
-                    .with("NDCG@10", figures.ndcg)
-                    .with("people", ranks.len() as f64),
+                Row::new(
+                    "newcomers",
+                    &world.name,
+                    format!("{variant}, {events} events"),
+                    order,
+                )
+                .with("HR@10", figures.hr)
+                .with("NDCG@10", figures.ndcg)
+                .with("people", ranks.len() as f64),
             );
         }
     }
@@ -81,11 +89,18 @@ const HELD_OUT: f64 = 434.0 / 1682.0;
 /// Ranks of held-out items among all held-out items, and the AUC of a like of them.
 pub(crate) fn items(world: &World, draw: u64) -> anyhow::Result<Vec<Row>> {
     let mut all: Vec<u32> = (0..world.items() as u32).collect();
-    Seed::from_u64(draw).derive("unseen items", &[]).rng().shuffle(&mut all);
+    Seed::from_u64(draw)
+        .derive("unseen items", &[])
+        .rng()
+        .shuffle(&mut all);
     all.truncate((world.items() as f64 * HELD_OUT).round() as usize);
     let held: BTreeSet<u32> = all.into_iter().collect();
     let known = |events: &[Event]| -> Vec<Event> {
-        events.iter().filter(|e| !held.contains(&e.item)).copied().collect()
+        events
+            .iter()
+            .filter(|e| !held.contains(&e.item))
+            .copied()
+            .collect()
     };
     let training = world.contributions(MAX_CLIP, |_, events| {
         known(&events[..events.len().saturating_sub(2)])
@@ -127,11 +142,16 @@ pub(crate) fn items(world: &World, draw: u64) -> anyhow::Result<Vec<Row>> {
             format!(", {keep} weights an item")
         };
         rows.push(
-            Row::new("unseen items", &world.name, format!("ridge from {what}{kept}"), draw)
-                .with("HR@10", figures.hr)
-                .with("NDCG@10", figures.ndcg)
-                .with("random HR@10", random(&held, &targets))
-                .with("targets", targets.len() as f64),
+            Row::new(
+                "unseen items",
+                &world.name,
+                format!("ridge from {what}{kept}"),
+                draw,
+            )
+            .with("HR@10", figures.hr)
+            .with("NDCG@10", figures.ndcg)
+            .with("random HR@10", random(&held, &targets))
+            .with("targets", targets.len() as f64),
         );
     }
     rows.extend(likes(world, &held, draw)?);
@@ -170,7 +190,10 @@ fn rank_held(tables: &Tables, targets: &[(Target, Vec<u32>)]) -> Ranking {
 fn likes(world: &World, held: &BTreeSet<u32>, draw: u64) -> anyhow::Result<Vec<Row>> {
     let training = world.contributions(MAX_CLIP, |_, events| {
         let past = &events[..events.len() * 9 / 10];
-        past.iter().filter(|e| !held.contains(&e.item)).copied().collect()
+        past.iter()
+            .filter(|e| !held.contains(&e.item))
+            .copied()
+            .collect()
     })?;
     let sums = sum(world.items(), &training)?;
     let settings = Settings {
@@ -193,7 +216,11 @@ fn likes(world: &World, held: &BTreeSet<u32>, draw: u64) -> anyhow::Result<Vec<R
             if !test.iter().any(|e| held.contains(&e.item)) {
                 continue;
             }
-            let past: Vec<Event> = past.iter().filter(|e| !held.contains(&e.item)).copied().collect();
+            let past: Vec<Event> = past
+                .iter()
+                .filter(|e| !held.contains(&e.item))
+                .copied()
+                .collect();
             let like = Like::new(&tables, &content, &world.history(&past));
             for event in test.iter().filter(|e| held.contains(&e.item)) {
                 let Some(liked) = world.meaning.read(event).liked else {

@@ -170,15 +170,22 @@ fn only(feature: Feature) -> Weights {
 
 /// The composition, each part removed, and the cheap references that are single features.
 pub(crate) fn variants() -> Vec<(&'static str, Weights)> {
-    use Feature::{
-        Ease, EaseDecay5, EaseDecay15, Far, Near, NearShort, Popularity, Recent, Terms,
-    };
+    use Feature::{Ease, EaseDecay5, EaseDecay15, Far, Near, NearShort, Popularity, Recent, Terms};
     let public = Weights::PUBLIC;
     vec![
         ("composition", public),
-        ("composition without transitions", public.without(&[Far, Near, NearShort])),
-        ("composition without EASE", public.without(&[Ease, EaseDecay15, EaseDecay5])),
-        ("composition without popularity, recency", public.without(&[Popularity, Recent])),
+        (
+            "composition without transitions",
+            public.without(&[Far, Near, NearShort]),
+        ),
+        (
+            "composition without EASE",
+            public.without(&[Ease, EaseDecay15, EaseDecay5]),
+        ),
+        (
+            "composition without popularity, recency",
+            public.without(&[Popularity, Recent]),
+        ),
         ("composition without genres", public.without(&[Terms])),
         (
             "composition of four features",
@@ -212,9 +219,8 @@ pub(crate) fn row(
 }
 
 fn difference(a: &[Option<f64>], b: &[Option<f64>], of: impl Fn(f64) -> f64) -> (f64, f64) {
-    let values = |ranks: &[Option<f64>]| -> Vec<f64> {
-        ranks.iter().map(|r| r.map_or(0.0, &of)).collect()
-    };
+    let values =
+        |ranks: &[Option<f64>]| -> Vec<f64> { ranks.iter().map(|r| r.map_or(0.0, &of)).collect() };
     paired(&values(a), &values(b))
 }
 
@@ -314,10 +320,19 @@ fn lists(world: &World, tables: &mut Tables, sums: &Sums, targets: &[Target], ru
     }
     let covered = shown.iter().filter(|n| **n > 0).count() as f64;
     Row::new("lists", &world.name, "first ten of everybody", run)
-        .with("share of the catalogue shown", covered / world.items() as f64)
+        .with(
+            "share of the catalogue shown",
+            covered / world.items() as f64,
+        )
         .with("Gini of exposure", gini(&shown))
-        .with("people per shown item", popularity / (10 * targets.len()) as f64)
-        .with("people per item of histories", own_popularity / own.max(1) as f64)
+        .with(
+            "people per shown item",
+            popularity / (10 * targets.len()) as f64,
+        )
+        .with(
+            "people per item of histories",
+            own_popularity / own.max(1) as f64,
+        )
 }
 
 fn gini(counts: &[u64]) -> f64 {

@@ -21,7 +21,12 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn new(section: &'static str, data: &str, name: impl Into<String>, run: u64) -> Self {
+    pub(crate) fn new(
+        section: &'static str,
+        data: &str,
+        name: impl Into<String>,
+        run: u64,
+    ) -> Self {
         Self {
             section,
             data: data.to_owned(),
@@ -83,7 +88,11 @@ fn table(rows: &[&Row], out: &mut String) {
                 .collect();
             cell(&values)
         });
-        let _ = writeln!(out, "| {name} | {} |", cells.collect::<Vec<_>>().join(" | "));
+        let _ = writeln!(
+            out,
+            "| {name} | {} |",
+            cells.collect::<Vec<_>>().join(" | ")
+        );
     }
 }
 

@@ -75,14 +75,27 @@ pub(crate) fn field(world: &World, quick: bool) -> anyhow::Result<Vec<Row>> {
     };
     let solved = |tenths: usize| -> anyhow::Result<Solved> {
         let all = world.contributions(MAX_CLIP, |_, e| e[..e.len() * tenths / 10].to_vec())?;
-        Ok(solve(&sum(world.items(), &all)?, &world.content, &settings, 0)?)
+        Ok(solve(
+            &sum(world.items(), &all)?,
+            &world.content,
+            &settings,
+            0,
+        )?)
     };
     let validation = solved(8)?.tables;
     let test = solved(9)?.tables;
     let pairs: &[(usize, u32)] = if quick {
-        &[(150, 6)]
+        &[(64, 6)]
     } else {
-        &[(64, 4), (64, 6), (64, 8), (150, 4), (150, 5), (150, 6), (150, 8)]
+        &[
+            (64, 4),
+            (64, 6),
+            (64, 8),
+            (150, 4),
+            (150, 5),
+            (150, 6),
+            (150, 8),
+        ]
     };
     let exact = (like_auc(world, &validation, 8), like_auc(world, &test, 9));
     for (rank, bits) in pairs {
@@ -92,11 +105,19 @@ pub(crate) fn field(world: &World, quick: bool) -> anyhow::Result<Vec<Row>> {
         let on_validation = like_auc(world, &decode(&small)?, 8);
         let on_test = like_auc(world, &decode(&encode(&test, &packing))?, 9);
         out.push(
-            Row::new("snapshot: field", &world.name, format!("rank {rank}, {bits} bits"), 0)
-                .with("1 kB of the field", (small.len() - without.len()) as f64 / 1e3)
-                .with("2 validation d AUC", on_validation - exact.0)
-                .with("3 test AUC", on_test)
-                .with("4 test d AUC", on_test - exact.1),
+            Row::new(
+                "snapshot: field",
+                &world.name,
+                format!("rank {rank}, {bits} bits"),
+                0,
+            )
+            .with(
+                "1 kB of the field",
+                (small.len() - without.len()) as f64 / 1e3,
+            )
+            .with("2 validation d AUC", on_validation - exact.0)
+            .with("3 test AUC", on_test)
+            .with("4 test d AUC", on_test - exact.1),
         );
     }
     Ok(out)
@@ -137,17 +158,22 @@ pub(crate) fn large(items: usize, people: usize) -> anyhow::Result<Vec<Row>> {
     let whole_ranks = made_up_ranks(&fleet, &content, &whole);
     let mut out = vec![];
     for keep in [20, 50, 100] {
-        let bytes = encode(&whole, &packing(keep, 5, 150, 6));
+        let bytes = encode(&whole, &packing(keep, 5, 64, 6));
         let tables = decode(&bytes)?;
         let found = made_up_ranks(&fleet, &content, &tables);
         let figures = row("", "", 0, &found, &whole_ranks);
         let data = format!("made up, {items} items, {people} people");
         out.push(
-            Row::new("snapshot: tables", &data, format!("{keep} entries a row, 5 bits"), 0)
-                .with("1 kB", bytes.len() as f64 / 1e3)
-                .with("4 test HR@10", figures.figures["HR@10"])
-                .with("5 test d HR", figures.figures["d HR"])
-                .with("6 standard error", figures.figures["d HR, standard error"]),
+            Row::new(
+                "snapshot: tables",
+                &data,
+                format!("{keep} entries a row, 5 bits"),
+                0,
+            )
+            .with("1 kB", bytes.len() as f64 / 1e3)
+            .with("4 test HR@10", figures.figures["HR@10"])
+            .with("5 test d HR", figures.figures["d HR"])
+            .with("6 standard error", figures.figures["d HR, standard error"]),
         );
     }
     Ok(out)
@@ -169,7 +195,10 @@ fn made_up_ranks(
                 history: &history,
                 today: 901,
             };
-            mid_rank(ranker.scores(tables, content, &request, Weights::PUBLIC), target.item)
+            mid_rank(
+                ranker.scores(tables, content, &request, Weights::PUBLIC),
+                target.item,
+            )
         })
         .collect()
 }
@@ -221,7 +250,7 @@ pub(crate) fn served(world: &World) -> anyhow::Result<Vec<Row>> {
     times.sort_by(f64::total_cmp);
     deleting.sort_by(f64::total_cmp);
     Ok(vec![
-        Row::new("served", &world.name, "defaults: k 3, clip 200, rank 150", 0)
+        Row::new("served", &world.name, "defaults: k 3, clip 200, rank 64", 0)
             .with("1 fold everybody, s", fold)
             .with("2 solve and snapshot, s", solving[0])
             .with("3 deletion to snapshot, s (median of 5)", deleting[2])

@@ -143,9 +143,8 @@ fn dense_core(data: &mut Dataset, least: usize) {
             of_items[event.item as usize] += 1;
         }
         let before = data.events.len();
-        data.events.retain(|e| {
-            of_users[e.user as usize] >= least && of_items[e.item as usize] >= least
-        });
+        data.events
+            .retain(|e| of_users[e.user as usize] >= least && of_items[e.item as usize] >= least);
         if data.events.len() == before {
             break;
         }
@@ -183,7 +182,10 @@ fn renumber(count: usize, used: impl Iterator<Item = u32>) -> Vec<Option<u32>> {
 /// The texts' vectors, from the cache folder if they were computed before.
 fn vectors(texts: &[String], encoder: &Path) -> anyhow::Result<Vec<f32>> {
     let name = digest(&SHA256, texts.join("\n").as_bytes());
-    let name: String = name.as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect();
+    let name: String = name.as_ref()[..8]
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
     let path: PathBuf = encoder.join(format!("vectors-{name}.f32"));
     if let Ok(bytes) = std::fs::read(&path) {
         let numbers = bytes.chunks_exact(4);

@@ -207,8 +207,7 @@ impl Content {
 
     /// Cosine of the two items' text vectors; 0 without.
     pub fn text_cosine(&self, a: u32, b: u32) -> f64 {
-        let pairs = self.text_of(a).iter().zip(self.text_of(b));
-        pairs.map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+        f64::from(dot_single(self.text_of(a), self.text_of(b)))
     }
 
     /// How alike two items are by content alone: the mean of both cosines, or the one there is.
@@ -219,6 +218,25 @@ impl Content {
             (_, false) => self.term_cosine(a, b),
         }
     }
+}
+
+/// Sum of products in sixteen fixed lanes: the same on any CPU.
+fn dot_single(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [0.0f32; LANES];
+    let left = a.chunks_exact(LANES);
+    let right = b.chunks_exact(LANES);
+    let rest = left.remainder().iter().zip(right.remainder());
+    let mut sum: f32 = rest.map(|(x, y)| x * y).sum();
+    for (x, y) in left.zip(right) {
+        for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane += x * y;
+        }
+    }
+    for lane in lanes {
+        sum += lane;
+    }
+    sum
 }
 
 fn terms_of(item: &Description, tagged: bool) -> Vec<String> {

@@ -22,13 +22,25 @@ impl Row {
     /// The `keep` entries of largest magnitude; of equal ones those with lower columns.
     #[must_use]
     pub fn cut(&self, keep: usize) -> Self {
+        self.cut_by(keep, |_, value| f64::from(value.abs()))
+    }
+
+    /// The `keep` most important entries; of equally important ones those with lower columns.
+    #[must_use]
+    pub fn cut_by(&self, keep: usize, importance: impl Fn(u32, f32) -> f64) -> Self {
         if self.columns.len() <= keep {
             return self.clone();
         }
+        let weights: Vec<f64> = self
+            .columns
+            .iter()
+            .zip(&self.values)
+            .map(|(column, value)| importance(*column, *value))
+            .collect();
         let mut order: Vec<usize> = (0..self.columns.len()).collect();
         let larger = |a: &usize, b: &usize| {
-            let by_size = self.values[*b].abs().total_cmp(&self.values[*a].abs());
-            by_size.then(self.columns[*a].cmp(&self.columns[*b]))
+            let by_weight = weights[*b].total_cmp(&weights[*a]);
+            by_weight.then(self.columns[*a].cmp(&self.columns[*b]))
         };
         if keep > 0 {
             order.select_nth_unstable_by(keep - 1, larger);

@@ -49,7 +49,7 @@ pub enum Form {
 }
 
 impl Default for Settings {
-    /// Three people, 150 eigenpairs.
+    /// Three people, 64 eigenpairs.
     fn default() -> Self {
         Self {
             k: 3,

@@ -9,11 +9,13 @@ use crate::rows::{Row, Rows};
 
 /// Ridge penalty, served.md's.
 const LAMBDA: f64 = 3.0;
+/// What likeness of text adds, chosen on validation items.
+const LIKENESS: f64 = 0.1;
 /// Ridge penalty of the mean rating, chosen on validation items.
 const MEAN_LAMBDA: f64 = 10.0;
 
-/// Ridge from content onto the columns of `B`, fitted on items that people have met; the rows of
-/// items that nobody has met.
+/// Ridge from content onto the columns of `B`, fitted on items that people have met, plus a tenth of
+/// the squared positive cosine of the texts; the rows of items that nobody has met.
 ///
 /// Only the `keep` largest weights of an unseen item are kept.
 pub(crate) fn rows(
@@ -54,7 +56,10 @@ pub(crate) fn rows(
             let mut column: Vec<(u32, f32)> = met
                 .iter()
                 .zip(&weights)
-                .map(|(h, w)| (*h, dot(&own, w) as f32))
+                .map(|(h, w)| {
+                    let cosine = content.text_cosine(*h, *item).max(0.0);
+                    (*h, (dot(&own, w) + LIKENESS * cosine * cosine) as f32)
+                })
                 .collect();
             if column.len() > keep {
                 let larger = |a: &(u32, f32), b: &(u32, f32)| {

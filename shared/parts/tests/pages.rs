@@ -153,20 +153,27 @@ fn popular_similar_and_unseen() {
 #[test]
 fn reasons_are_what_leaving_an_event_out_costs() {
     let d = Device::new();
-    let events = &all_events(5, ITEMS, 2)[1];
-    let seen: Vec<Event> = events.clone();
+    // Longer than every window of the features, and shorter than all of them.
+    let mut long: Vec<Event> = all_events(6, ITEMS, 2).concat();
+    long.sort_by_key(|e| e.time);
+    assert!(long.len() > 100);
+    for seen in [long.clone(), long[..4].to_vec(), long[..1].to_vec()] {
+        leave_each_out(&d, &seen);
+    }
+}
+
+fn leave_each_out(d: &Device, seen: &[Event]) {
     let mut ranker = Ranker::default();
-    let page = ranker.page(&d.tables, &d.content, &d.request(), &Options::default());
+    let history = History::of_events(seen, &Meaning::default());
+    let request = Request {
+        history: &history,
+        today: 401,
+    };
+    let page = ranker.page(&d.tables, &d.content, &request, &Options::default());
     let item = page.items[0].item;
-    let all = reasons(
-        &d.tables,
-        &d.content,
-        &d.request(),
-        &Weights::PUBLIC,
-        item,
-        usize::MAX,
-    );
-    assert!(!all.is_empty());
+    let weights = Weights::PUBLIC;
+    let all = reasons(&d.tables, &d.content, &request, &weights, item, usize::MAX);
+    assert_eq!(page.items[0].reasons[..], all[..1.min(all.len())]);
     let score = |history: &History, ranker: &mut Ranker| {
         let request = Request {
             history,
@@ -175,16 +182,22 @@ fn reasons_are_what_leaving_an_event_out_costs() {
         let scores = ranker.scores(&d.tables, &d.content, &request, Weights::PUBLIC);
         f64::from(scores[item as usize])
     };
-    let whole = score(&d.history, &mut ranker);
-    for reason in all {
-        let mut without = seen.clone();
-        let at = without.len() - 1 - reason.age;
-        assert_eq!(without[at].item, reason.item);
-        without.remove(at);
+    let whole = score(&history, &mut ranker);
+    let mut falls = vec![];
+    for age in 0..seen.len() {
+        let mut without = seen.to_vec();
+        without.remove(seen.len() - 1 - age);
         let history = History::of_events(&without, &Meaning::default());
         let fall = whole - score(&history, &mut ranker);
+        // An item that was met twice is still met when one of the two is left out; `item` is not.
+        falls.push(fall);
+    }
+    for reason in &all {
+        let fall = falls[reason.age];
         assert!((fall - reason.amount).abs() < 1e-4, "{fall} {reason:?}");
     }
+    let expected = falls.iter().filter(|f| **f > 1e-4).count();
+    assert!(all.len() >= expected, "{} of {expected} reasons", all.len());
 }
 
 #[test]

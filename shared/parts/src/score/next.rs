@@ -106,7 +106,7 @@ impl<const N: usize> Weighted<N> {
 }
 
 /// Weights `exp(-age / decay)`, scaled to the sum 1.
-pub(crate) fn normalised(events: usize, decay: f64) -> Vec<f64> {
+fn normalised(events: usize, decay: f64) -> Vec<f64> {
     let raw: Vec<f64> = (0..events).map(|age| decayed(age, decay)).collect();
     let total: f64 = raw.iter().sum();
     raw.iter().map(|w| w / total).collect()

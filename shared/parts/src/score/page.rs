@@ -5,15 +5,16 @@ use std::collections::BinaryHeap;
 
 use crate::content::Content;
 use crate::rows::Row;
-use crate::score::{BLOCK, Composition, Features, Like, Reason, Request, Weights, reasons};
+use crate::score::reasons::reasons_of_all;
+use crate::score::{BLOCK, Composition, Features, Like, Reason, Request, Weights};
 use crate::tables::Tables;
 
 /// The longest page.
 pub const MOST: usize = 1_000;
 /// Candidates that diversity chooses from: so many per place, and so many at least.
 const CANDIDATES: (usize, usize) = (20, 500);
-/// Decay of the events' weights for items that nobody has met.
-const UNSEEN_DECAY: f64 = 15.0;
+/// Decay of the events' weights for items that nobody has met, chosen on validation items.
+const UNSEEN_DECAY: f64 = 8.0;
 /// What likeness of content adds beside EASE's weight in [`Ranker::similar`]. It only decides where
 /// EASE is silent.
 const SIMILAR_CONTENT: f64 = 0.01;
@@ -171,24 +172,31 @@ impl Ranker {
         let mut chosen = self.choose(content, size - places.len(), options);
         let met = chosen.len();
         chosen.append(&mut places);
+        let explained: Vec<u32> = chosen[..met].iter().map(|c| c.item).collect();
+        let mut why = if options.reasons > 0 {
+            let weights = &options.weights;
+            reasons_of_all(
+                tables,
+                content,
+                request,
+                weights,
+                &explained,
+                options.reasons,
+            )
+        } else {
+            vec![]
+        }
+        .into_iter();
         let like = Like::new(tables, content, request.history);
         let items = chosen
             .into_iter()
             .enumerate()
-            .map(|(place, candidate)| {
-                let unseen = place >= met;
-                Listed {
-                    item: candidate.item,
-                    score: candidate.score,
-                    like: like.probability(candidate.item),
-                    unseen,
-                    reasons: if unseen || options.reasons == 0 {
-                        vec![]
-                    } else {
-                        let (item, most) = (candidate.item, options.reasons);
-                        reasons(tables, content, request, &options.weights, item, most)
-                    },
-                }
+            .map(|(place, candidate)| Listed {
+                item: candidate.item,
+                score: candidate.score,
+                like: like.probability(candidate.item),
+                unseen: place >= met,
+                reasons: why.next().unwrap_or_default(),
             })
             .collect();
         Page { items }

@@ -4,7 +4,6 @@ use crate::content::Content;
 use crate::rows::Row;
 use crate::score::next::{
     CountsScorer, EASE_DECAYS, FAR, FAR_FLOOR, NEAR, NEAR_DECAYS, TERMS, decayed, ease_log,
-    normalised,
 };
 use crate::score::{Request, Weights};
 use crate::tables::Tables;
@@ -20,14 +19,13 @@ pub struct Reason {
     pub amount: f64,
 }
 
-/// What one event says of the item.
+/// What the events say of the item, newest first.
+#[derive(Default)]
 struct Evidence {
-    item: u32,
-    ease: f64,
-    far: f64,
-    far_background: f64,
-    near: f64,
-    terms: f64,
+    ease: Vec<f64>,
+    far: Vec<f64>,
+    near: Vec<f64>,
+    terms: Vec<f64>,
 }
 
 /// The `most` events without which the item's score would fall most, largest first.
@@ -44,93 +42,182 @@ pub fn reasons(
     item: u32,
     most: usize,
 ) -> Vec<Reason> {
-    let evidence = gather(tables, content, request, item);
-    let counts = CountsScorer::new(tables, request).of(item);
-    let p = tables.share(item);
-    let whole = score(&evidence, None, counts, p, weights);
-    let mut found: Vec<Reason> = (0..evidence.len())
-        .map(|left_out| Reason {
-            item: evidence[left_out].item,
-            age: left_out,
-            amount: whole - score(&evidence, Some(left_out), counts, p, weights),
-        })
-        .filter(|reason| reason.amount > 0.0)
-        .collect();
-    found.sort_by(|a, b| b.amount.total_cmp(&a.amount).then(a.age.cmp(&b.age)));
-    found.truncate(most);
-    found
+    let found = reasons_of_all(tables, content, request, weights, &[item], most);
+    found.into_iter().next().unwrap_or_default()
 }
 
-/// Newest first.
-fn gather(tables: &Tables, content: &Content, request: &Request<'_>, item: u32) -> Vec<Evidence> {
-    let mut scratch = Row::default();
-    request
+/// As [`reasons`], for several items: every row of the history is decoded once.
+pub(crate) fn reasons_of_all(
+    tables: &Tables,
+    content: &Content,
+    request: &Request<'_>,
+    weights: &Weights,
+    items: &[u32],
+    most: usize,
+) -> Vec<Vec<Reason>> {
+    let counts = CountsScorer::new(tables, request);
+    let history: Vec<u32> = request
         .history
         .newest_seen(usize::MAX)
-        .map(|(_, h)| {
-            let (ease, ease_background) = tables.ease.entry(h, item, &mut scratch);
-            let (far, far_background) = tables.next.entry(h, item, &mut scratch);
-            let (near, near_background) = tables.near.entry(h, item, &mut scratch);
-            Evidence {
-                item: h,
-                ease: f64::from(ease) + f64::from(ease_background),
-                far: f64::from(far),
-                far_background: f64::from(far_background),
-                near: f64::from(near) + f64::from(near_background),
-                terms: content.term_cosine(h, item),
-            }
-        })
-        .collect()
+        .map(|(_, item)| item)
+        .collect();
+    let evidence = gather(tables, content, &history, items);
+    let one = |(item, evidence): (&u32, &Evidence)| {
+        let counts = counts.of(*item);
+        let sums = Sums::new(evidence);
+        let p = tables.share(*item);
+        let whole = sums.score(None, counts, p, weights);
+        let mut found: Vec<Reason> = history
+            .iter()
+            .enumerate()
+            .map(|(age, event)| Reason {
+                item: *event,
+                age,
+                amount: whole - sums.score(Some(age), counts, p, weights),
+            })
+            .filter(|reason| reason.amount > 0.0)
+            .collect();
+        found.sort_by(|a, b| b.amount.total_cmp(&a.amount).then(a.age.cmp(&b.age)));
+        found.truncate(most);
+        found
+    };
+    items.iter().zip(&evidence).map(one).collect()
 }
 
-/// The score from what the events say, one of them possibly left out.
-fn score(
-    evidence: &[Evidence],
-    left_out: Option<usize>,
-    counts: [f64; 2],
-    p: f64,
-    weights: &Weights,
-) -> f64 {
-    let events = evidence
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| Some(*at) != left_out)
-        .map(|(_, e)| e);
-    let n = evidence.len() - usize::from(left_out.is_some());
-    let far_weights = normalised(FAR.0.min(n), FAR.1);
-    let term_weights = normalised(TERMS.0.min(n), TERMS.1);
-    let mut ease = [0.0; 3];
-    let mut near = [0.0; 2];
-    let mut chance = if n == 0 { p } else { 0.0 };
-    let mut terms = 0.0;
-    for (age, e) in events.enumerate() {
-        ease[0] += e.ease;
-        for (sum, decay) in ease[1..].iter_mut().zip(EASE_DECAYS) {
-            *sum += decayed(age, decay) * e.ease;
+/// What each event, newest first, says of each item.
+fn gather(tables: &Tables, content: &Content, history: &[u32], items: &[u32]) -> Vec<Evidence> {
+    let mut row = Row::default();
+    let mut out: Vec<Evidence> = items.iter().map(|_| Evidence::default()).collect();
+    for (age, h) in history.iter().enumerate() {
+        tables.ease.read(*h, &mut row);
+        for (item, evidence) in items.iter().zip(&mut out) {
+            let value = f64::from(row.get(*item)) + f64::from(row.background);
+            evidence.ease.push(value);
         }
-        if let Some(w) = far_weights.get(age) {
-            chance += w * (e.far_background * p + e.far);
-        }
-        if age < NEAR {
-            for (sum, decay) in near.iter_mut().zip(NEAR_DECAYS) {
-                *sum += decayed(age, decay) * e.near;
+        // One event more than the windows hold: it moves in when a newer one is left out.
+        if age <= FAR.0 {
+            tables.next.read(*h, &mut row);
+            for (item, evidence) in items.iter().zip(&mut out) {
+                let background = f64::from(row.background) * tables.share(*item);
+                evidence.far.push(background + f64::from(row.get(*item)));
             }
         }
-        if let Some(w) = term_weights.get(age) {
-            terms += w * e.terms;
+        if age <= NEAR {
+            tables.near.read(*h, &mut row);
+            for (item, evidence) in items.iter().zip(&mut out) {
+                let value = f64::from(row.get(*item)) + f64::from(row.background);
+                evidence.near.push(value);
+            }
+        }
+        if age <= TERMS.0 {
+            for (item, evidence) in items.iter().zip(&mut out) {
+                evidence.terms.push(content.term_cosine(*h, *item));
+            }
         }
     }
-    let features = [
-        counts[0],
-        counts[1],
-        libm::log(chance + FAR_FLOOR),
-        ease[0],
-        terms,
-        near[0],
-        near[1],
-        ease_log(ease[1]),
-        ease_log(ease[2]),
-    ];
-    let sum: f64 = features.iter().zip(weights.0).map(|(x, w)| x * w).sum();
-    sum + Weights::few_events(n) * counts[0]
+    out
+}
+
+/// A weighted sum over the newest events, with any one of them left out: the events before it keep
+/// their weights, those behind it have the weights of one event younger.
+struct Decayed {
+    /// Sum of the first `k` with their own weights.
+    before: Vec<f64>,
+    /// Sum of all from `k` with the weights of one event younger.
+    behind: Vec<f64>,
+    /// Sum of the weights of the first `k`.
+    weights: Vec<f64>,
+    window: usize,
+}
+
+impl Decayed {
+    fn new(values: &[f64], window: usize, weight: impl Fn(usize) -> f64) -> Self {
+        let n = values.len();
+        let mut before = vec![0.0; n + 1];
+        let mut weights = vec![0.0; n + 1];
+        for age in 0..n {
+            let w = if age < window { weight(age) } else { 0.0 };
+            before[age + 1] = before[age] + w * values[age];
+            weights[age + 1] = weights[age] + w;
+        }
+        let mut behind = vec![0.0; n + 1];
+        for age in (1..n).rev() {
+            let w = if age <= window { weight(age - 1) } else { 0.0 };
+            behind[age] = behind[age + 1] + w * values[age];
+        }
+        Self {
+            before,
+            behind,
+            weights,
+            window,
+        }
+    }
+
+    fn sum(&self, left_out: Option<usize>) -> f64 {
+        match left_out {
+            None => self.before[self.before.len() - 1],
+            Some(age) if age >= self.window => self.before[self.before.len() - 1],
+            Some(age) => self.before[age] + self.behind[age + 1],
+        }
+    }
+
+    /// The sum over the sum of the weights; of `events` events, or all.
+    fn mean(&self, left_out: Option<usize>, events: usize) -> f64 {
+        let n = events.min(self.window).min(self.weights.len() - 1);
+        if n == 0 {
+            return 0.0;
+        }
+        self.sum(left_out) / self.weights[n]
+    }
+}
+
+struct Sums {
+    events: usize,
+    ease: [Decayed; 3],
+    near: [Decayed; 2],
+    far: Decayed,
+    terms: Decayed,
+}
+
+impl Sums {
+    fn new(evidence: &Evidence) -> Self {
+        let all = usize::MAX;
+        let [slow, fast] = EASE_DECAYS;
+        let near = |decay: f64| Decayed::new(&evidence.near, NEAR, |age| decayed(age, decay));
+        Self {
+            events: evidence.ease.len(),
+            ease: [
+                Decayed::new(&evidence.ease, all, |_| 1.0),
+                Decayed::new(&evidence.ease, all, |age| decayed(age, slow)),
+                Decayed::new(&evidence.ease, all, |age| decayed(age, fast)),
+            ],
+            near: NEAR_DECAYS.map(near),
+            far: Decayed::new(&evidence.far, FAR.0, |age| decayed(age, FAR.1)),
+            terms: Decayed::new(&evidence.terms, TERMS.0, |age| decayed(age, TERMS.1)),
+        }
+    }
+
+    /// The score of the composition, one event possibly left out.
+    fn score(&self, left_out: Option<usize>, counts: [f64; 2], p: f64, weights: &Weights) -> f64 {
+        let events = self.events - usize::from(left_out.is_some());
+        // Nothing is known of an empty history: the next item is any item.
+        let chance = if events == 0 {
+            p
+        } else {
+            self.far.mean(left_out, events)
+        };
+        let features = [
+            counts[0],
+            counts[1],
+            libm::log(chance + FAR_FLOOR),
+            self.ease[0].sum(left_out),
+            self.terms.mean(left_out, events),
+            self.near[0].sum(left_out),
+            self.near[1].sum(left_out),
+            ease_log(self.ease[1].sum(left_out)),
+            ease_log(self.ease[2].sum(left_out)),
+        ];
+        let sum: f64 = features.iter().zip(weights.0).map(|(x, w)| x * w).sum();
+        sum + Weights::few_events(events) * counts[0]
+    }
 }

@@ -31,8 +31,8 @@ pub struct Packing {
 impl Default for Packing {
     fn default() -> Self {
         Self {
-            rows: RowPacking { keep: 50, bits: 5 },
-            rank: 150,
+            rows: RowPacking { keep: 100, bits: 5 },
+            rank: 64,
             field_bits: 6,
         }
     }

@@ -14,7 +14,7 @@ const BOTTOM: i32 = -192;
 /// How rows are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowPacking {
-    /// Entries of a row; those of largest magnitude are kept.
+    /// Entries of a row of EASE and of the near transitions; half as many of the far ones.
     pub keep: usize,
     /// Bits of a value's level, 2 to 8. A row spans `2^(2^bits / 8)` from its largest value to its
     /// smallest; smaller ones are rounded up to that.
@@ -87,11 +87,10 @@ fn of_level(level: i32) -> f32 {
 /// The row's bytes: background (bfloat16), number of entries, level of the largest; then for each
 /// entry its column's gap, its level below the largest, its sign.
 pub(crate) fn pack(row: &Row, items: u32, packing: &RowPacking) -> Vec<u8> {
-    let cut = row.cut(packing.keep);
-    let kept: Vec<(u32, f32)> = cut
+    let kept: Vec<(u32, f32)> = row
         .columns
         .iter()
-        .zip(&cut.values)
+        .zip(&row.values)
         .filter(|(_, v)| v.is_finite() && **v != 0.0 && level(**v) > BOTTOM)
         .map(|(c, v)| (*c, *v))
         .collect();
@@ -168,7 +167,7 @@ mod tests {
             values: vec![0.5, -0.07, 0.1, 1.0],
         };
         let packing = RowPacking { keep: 3, bits: 5 };
-        let record = pack(&row, 1000, &packing);
+        let record = pack(&row.cut(3), 1000, &packing);
         let mut table = PackedRows::new(1000, 5);
         table.push(&record).expect("a row");
         let mut back = Row::default();

@@ -38,15 +38,16 @@ impl From<Refused> for SnapshotError {
 impl Records {
     pub(super) fn of(tables: &Tables, packing: &Packing) -> Self {
         let items = tables.items() as u32;
-        let table = |rows: &Rows| -> Vec<Vec<u8>> {
+        let table = |rows: &Rows, cut: &Cut| -> Vec<Vec<u8>> {
             let mut row = Row::default();
             (0..items)
                 .map(|item| {
                     rows.read(item, &mut row);
-                    pack(&row, items, &packing.rows)
+                    pack(&cut.apply(&row, tables), items, &packing.rows)
                 })
                 .collect()
         };
+        let [ease, far, near] = Cut::of(&packing.rows, tables);
         let (scales, field) = pack_field(&tables.field, items, packing);
         let mut header = Writer::default();
         header.number(u64::from(items));
@@ -56,23 +57,19 @@ impl Records {
         header.number(scales.len() as u64);
         scales.iter().for_each(|s| header.f32(*s));
         // What an item nobody has met weighs was cut when it was solved.
-        let whole = RowPacking {
-            keep: usize::MAX,
-            ..packing.rows
-        };
         let mut row = Row::default();
         let unseen = (0..items).map(|item| {
             tables.unseen.read(item, &mut row);
-            pack(&row, items, &whole)
+            pack(&row, items, &packing.rows)
         });
         let unseen = unseen.collect();
         Self {
             header: header.into_bytes(),
             sections: [
                 (0..items as usize).map(|i| column(tables, i)).collect(),
-                table(&tables.ease),
-                table(&tables.next),
-                table(&tables.near),
+                table(&tables.ease, &ease),
+                table(&tables.next, &far),
+                table(&tables.near, &near),
                 unseen,
                 field,
             ],
@@ -159,6 +156,62 @@ impl Records {
             near: table(near, "the near transitions")?,
             unseen: table(unseen, "unseen items")?,
             field: read_field(field, scales, field_bits)?,
+        })
+    }
+}
+
+/// Which entries of a row are kept. The powers were chosen on validation events
+/// (`docs/recommend.md`): cut by magnitude alone, the near transitions keep rare items of which
+/// little is known, and lose the popular ones that lists are made of.
+struct Cut {
+    keep: usize,
+    /// Importance is magnitude times this factor of the item: a power of its share.
+    factors: Vec<f64>,
+    /// Whether the background becomes the mean over all items, each by its share.
+    centred: bool,
+}
+
+impl Cut {
+    /// Of EASE, the far and the near transitions.
+    fn of(packing: &RowPacking, tables: &Tables) -> [Self; 3] {
+        let keep = packing.keep;
+        let power = |power: f64| -> Vec<f64> {
+            let items = 0..tables.items() as u32;
+            items.map(|i| libm::pow(tables.share(i), power)).collect()
+        };
+        [
+            Self {
+                keep,
+                factors: power(0.0),
+                centred: false,
+            },
+            Self {
+                keep: keep.div_ceil(2),
+                factors: power(-0.5),
+                centred: false,
+            },
+            Self {
+                keep,
+                factors: power(0.5),
+                centred: true,
+            },
+        ]
+    }
+
+    fn apply(&self, row: &Row, tables: &Tables) -> Row {
+        // A row that is not cut stays as it is: there is nothing to centre for.
+        if row.columns.len() <= self.keep {
+            return row.clone();
+        }
+        let mut row = row.clone();
+        if self.centred {
+            let entries = row.columns.iter().zip(&row.values);
+            let mean: f64 = entries.map(|(c, v)| tables.share(*c) * f64::from(*v)).sum();
+            row.background += mean as f32;
+            row.values.iter_mut().for_each(|v| *v -= mean as f32);
+        }
+        row.cut_by(self.keep, |column, value| {
+            f64::from(value.abs()) * self.factors[column as usize]
         })
     }
 }
