@@ -26,6 +26,7 @@ const WHOLE: Settings = Settings {
     form: lethe_parts::solve::Form::Dense,
     content_in_field: true,
     unseen: usize::MAX,
+    like_boundary: lethe_parts::event::LIKE_BOUNDARY,
 };
 
 struct World {

@@ -74,6 +74,7 @@ fn pure_crates_have_no_runtime_storage_or_engine() {
         "lethe-plan",
         "lethe-dsr",
         "lethe-unlearn",
+        "lethe-parts",
     ] {
         for banned in [
             "tokio",
@@ -94,6 +95,7 @@ fn pure_crates_have_no_runtime_storage_or_engine() {
             "shared/proto",
             "shared/learn",
             "shared/receipt",
+            "shared/parts",
             "server/plan",
         ]
         .iter()
@@ -119,7 +121,7 @@ fn arrows_point_down() {
     let layer = |name: &str| match name {
         "lethe-learn" | "lethe-proto" | "lethe-receipt" | "lethe-seal" | "lethe-assets"
         | "lethe-scan" => 0,
-        "lethe-plan" | "lethe-model" | "lethe-dsr" | "lethe-unlearn" => 1,
+        "lethe-plan" | "lethe-model" | "lethe-dsr" | "lethe-unlearn" | "lethe-parts" => 1,
         "lethe-recsys" | "lethe-transport" | "lethe-recipe" | "lethe-store" => 2,
         "lethe-coordinator" | "lethe-client" | "lethe-puppet" => 3,
         "lethe-admin" | "lethe-cli" => 4,

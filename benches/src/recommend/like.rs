@@ -45,6 +45,7 @@ fn settings(world: &World, with_content: bool) -> Settings {
     Settings {
         rank,
         field_items: usize::MAX,
+        like_boundary: world.meaning.like_boundary(),
         content_in_field: with_content,
         ..PLAIN
     }

@@ -51,9 +51,6 @@ struct Args {
     /// Do not use the sentence encoder.
     #[arg(long)]
     no_encoder: bool,
-    /// Also one million made-up people (twenty minutes more).
-    #[arg(long)]
-    million: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -170,14 +167,11 @@ fn measure(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
 }
 
 fn costs(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-    let mut people = vec![1_000, 10_000, 100_000];
+    let mut people = vec![1_000, 10_000, 100_000, 1_000_000];
     let mut items = vec![1_000, 3_000, 10_000, 30_000, 100_000];
     if args.quick {
         people.truncate(1);
         items = vec![5_000];
-    }
-    if args.million {
-        people.push(1_000_000);
     }
     for people in people {
         say(&format!("cost of {people} people"));

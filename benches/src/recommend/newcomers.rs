@@ -199,6 +199,7 @@ fn likes(world: &World, held: &BTreeSet<u32>, draw: u64) -> anyhow::Result<Vec<R
     let settings = Settings {
         rank: 150,
         field_items: usize::MAX,
+        like_boundary: world.meaning.like_boundary(),
         ..PLAIN
     };
     let mut rows = vec![];

@@ -25,6 +25,7 @@ pub(crate) const PLAIN: Settings = Settings {
     form: Form::BySize,
     content_in_field: true,
     unseen: 0,
+    like_boundary: lethe_parts::event::LIKE_BOUNDARY,
 };
 
 /// A request whose answer is known.

@@ -77,7 +77,13 @@ fn table(rows: &[&Row], out: &mut String) {
             names.push(&row.name);
         }
     }
-    let _ = writeln!(out, "| what | {} |", columns.join(" | "));
+    // Leading numbers only keep columns in order.
+    columns.sort_unstable();
+    let heads = columns
+        .iter()
+        .map(|c| c.trim_start_matches(|c: char| c.is_ascii_digit()).trim());
+    let heads = heads.collect::<Vec<_>>().join(" | ");
+    let _ = writeln!(out, "| what | {heads} |");
     let _ = writeln!(out, "|---|{}", "---|".repeat(columns.len()));
     for name in names {
         let cells = columns.iter().map(|column| {

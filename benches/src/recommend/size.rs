@@ -52,12 +52,12 @@ pub(crate) fn rows_of_tables(world: &World, quick: bool) -> anyhow::Result<Vec<R
             let name = format!("{keep} entries a row, {bits} bits");
             out.push(
                 Row::new("snapshot: tables", &world.name, name, 0)
-                    .with("1 kB", bytes.len() as f64 / 1e3)
-                    .with("2 validation HR@10", on_validation.figures["HR@10"])
-                    .with("3 validation d HR", on_validation.figures["d HR"])
-                    .with("4 test HR@10", on_test.figures["HR@10"])
-                    .with("5 test d HR", on_test.figures["d HR"])
-                    .with("6 standard error", on_test.figures["d HR, standard error"]),
+                    .with("01 kB", bytes.len() as f64 / 1e3)
+                    .with("02 validation HR@10", on_validation.figures["HR@10"])
+                    .with("03 validation d HR", on_validation.figures["d HR"])
+                    .with("04 test HR@10", on_test.figures["HR@10"])
+                    .with("05 test d HR", on_test.figures["d HR"])
+                    .with("06 standard error", on_test.figures["d HR, standard error"]),
             );
         }
     }
@@ -70,6 +70,7 @@ pub(crate) fn field(world: &World, quick: bool) -> anyhow::Result<Vec<Row>> {
     let settings = Settings {
         rank: 150,
         field_items: usize::MAX,
+        like_boundary: world.meaning.like_boundary(),
         k: 3,
         ..PLAIN
     };
@@ -112,12 +113,12 @@ pub(crate) fn field(world: &World, quick: bool) -> anyhow::Result<Vec<Row>> {
                 0,
             )
             .with(
-                "1 kB of the field",
+                "01 kB of the field",
                 (small.len() - without.len()) as f64 / 1e3,
             )
-            .with("2 validation d AUC", on_validation - exact.0)
-            .with("3 test AUC", on_test)
-            .with("4 test d AUC", on_test - exact.1),
+            .with("02 validation d AUC", on_validation - exact.0)
+            .with("03 test AUC", on_test)
+            .with("04 test d AUC", on_test - exact.1),
         );
     }
     Ok(out)
@@ -170,10 +171,10 @@ pub(crate) fn large(items: usize, people: usize) -> anyhow::Result<Vec<Row>> {
                 format!("{keep} entries a row, 5 bits"),
                 0,
             )
-            .with("1 kB", bytes.len() as f64 / 1e3)
-            .with("4 test HR@10", figures.figures["HR@10"])
-            .with("5 test d HR", figures.figures["d HR"])
-            .with("6 standard error", figures.figures["d HR, standard error"]),
+            .with("01 kB", bytes.len() as f64 / 1e3)
+            .with("04 test HR@10", figures.figures["HR@10"])
+            .with("05 test d HR", figures.figures["d HR"])
+            .with("06 standard error", figures.figures["d HR, standard error"]),
         );
     }
     Ok(out)
@@ -251,13 +252,13 @@ pub(crate) fn served(world: &World) -> anyhow::Result<Vec<Row>> {
     deleting.sort_by(f64::total_cmp);
     Ok(vec![
         Row::new("served", &world.name, "defaults: k 3, clip 200, rank 64", 0)
-            .with("1 fold everybody, s", fold)
-            .with("2 solve and snapshot, s", solving[0])
-            .with("3 deletion to snapshot, s (median of 5)", deleting[2])
-            .with("4 snapshot, kB", after.len() as f64 / 1e3)
-            .with("5 delta of one person, kB", one as f64 / 1e3)
-            .with("6 delta of 16 people, kB", cell as f64 / 1e3)
-            .with("7 list p50, ms", times[times.len() / 2])
-            .with("8 list p99, ms", times[times.len() * 99 / 100]),
+            .with("01 fold everybody, s", fold)
+            .with("02 solve and snapshot, s", solving[0])
+            .with("03 deletion to snapshot, s (median of 5)", deleting[2])
+            .with("04 snapshot, kB", after.len() as f64 / 1e3)
+            .with("05 delta of one person, kB", one as f64 / 1e3)
+            .with("06 delta of 16 people, kB", cell as f64 / 1e3)
+            .with("07 list p50, ms", times[times.len() / 2])
+            .with("08 list p99, ms", times[times.len() * 99 / 100]),
     ])
 }

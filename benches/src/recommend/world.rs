@@ -8,7 +8,7 @@ use lethe_parts::contribution::{Bounds, Contribution, MAX_CLIP};
 use lethe_parts::event::{Event, Meaning};
 use lethe_parts::history::{History, Interaction};
 use lethe_parts::sums::Sums;
-use lethe_recsys::data::{DataSpec, Dataset, load};
+use lethe_recsys::data::{DataSpec, Dataset, load_events};
 use lethe_recsys::histories::{descriptions, histories, sentence};
 use ring::digest::{SHA256, digest};
 
@@ -32,7 +32,7 @@ impl World {
         encoder: Option<&Path>,
     ) -> anyhow::Result<Self> {
         let spec = DataSpec::of_folder(folder)?;
-        let data = load(folder, &spec, false).context("loading the data")?;
+        let data = load_events(folder, &spec, false).context("loading the data")?;
         Self::new(name, data, &spec, noun, encoder)
     }
 
@@ -45,7 +45,7 @@ impl World {
         encoder: Option<&Path>,
     ) -> anyhow::Result<Self> {
         let spec = DataSpec::of_folder(folder)?;
-        let mut data = load(folder, &spec, false).context("loading the books")?;
+        let mut data = load_events(folder, &spec, false).context("loading the books")?;
         dense_core(&mut data, least);
         data.order_by_seed(&lethe_learn::seed::Seed::from_u64(seed).derive("books", &[]));
         let name = format!("book-crossing-{least}");

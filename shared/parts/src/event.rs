@@ -185,7 +185,30 @@ impl Default for Meaning {
     }
 }
 
+/// Where likes begin in the data that the public constants were chosen on, in quarter stars: at 3.25
+/// stars, between 3.0 and 3.5.
+pub const LIKE_BOUNDARY: u8 = 13;
+
 impl Meaning {
+    /// Where likes begin, in quarter stars: between the highest half star that is no like and the
+    /// lowest that is one. [`LIKE_BOUNDARY`] where ratings do not decide about likes.
+    pub fn like_boundary(&self) -> u8 {
+        let is_like = |half_stars: u8| {
+            let share = (f32::from(half_stars) - 2.0) / 8.0;
+            let rating = Event {
+                item: 0,
+                time: 0,
+                kind: Kind::Rating,
+                value: self.low + share * (self.high - self.low),
+            };
+            self.read(&rating).liked == Some(true)
+        };
+        match (2..=10).find(|h| is_like(*h)) {
+            Some(lowest) if lowest > 2 => 2 * lowest - 1,
+            _ => LIKE_BOUNDARY,
+        }
+    }
+
     /// Checks a table.
     ///
     /// # Errors
@@ -353,6 +376,8 @@ mod tests {
         assert_eq!(m.read(&event(Kind::Rating, 1.0)).half_stars, Some(2));
         assert_eq!(m.read(&event(Kind::Rating, 5.0)).liked, Some(false));
         assert_eq!(m.read(&event(Kind::Skip, 0.0)), Reading::default());
+        assert_eq!(m.like_boundary(), 11, "between 2.5 and 3 stars");
+        assert_eq!(Meaning::default().like_boundary(), LIKE_BOUNDARY);
         assert!(m.read(&event(Kind::Hide, 0.0)).hidden);
     }
 

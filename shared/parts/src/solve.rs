@@ -35,6 +35,9 @@ pub struct Settings {
     pub content_in_field: bool,
     /// Weights that an item that nobody has met keeps.
     pub unseen: usize,
+    /// Where likes begin, in quarter stars: [`crate::event::Meaning::like_boundary`] of the
+    /// catalogue.
+    pub like_boundary: u8,
 }
 
 /// How EASE is solved.
@@ -58,6 +61,7 @@ impl Default for Settings {
             form: Form::BySize,
             content_in_field: true,
             unseen: 200,
+            like_boundary: crate::event::LIKE_BOUNDARY,
         }
     }
 }
@@ -146,11 +150,10 @@ fn solve_from(
         ease::transpose(&neighbourhoods)
     };
     let ease = Rows::Plain(ease);
-    let (met, unmet): (Vec<u32>, Vec<u32>) =
-        (0..items as u32).partition(|i| columns.seen[*i as usize] > 0);
-    let unseen = unseen::rows(&ease, content, &met, &unmet, settings.unseen)?;
+    let unseen = unseen::rows(&ease, content, &columns.seen, settings.unseen)?;
     let tables = Tables {
         day,
+        like_boundary: settings.like_boundary,
         next: Rows::Plain(next_rows(&sums.transitions.far, &shared)),
         near: Rows::Plain(near_rows(&sums.transitions.near, &shared, &derived)),
         field: field(sums, content, settings, &derived),

@@ -24,6 +24,8 @@ pub struct Columns {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tables {
     pub(crate) day: i32,
+    /// Where likes begin, in quarter stars.
+    pub(crate) like_boundary: u8,
     pub(crate) columns: Columns,
     pub(crate) recent: Vec<f32>,
     /// Mean ratings of unrated items as content predicts them, less the overall mean, in stars; 0

@@ -9,6 +9,9 @@ use crate::rows::{Row, Rows};
 
 /// Ridge penalty, served.md's.
 const LAMBDA: f64 = 3.0;
+/// The most pairs of a known and an unmet item that are computed: a bound on time. Of a larger
+/// catalogue only the items that most people have met speak for unmet ones.
+const MOST_PAIRS: usize = 20_000_000;
 /// What likeness of text adds, chosen on validation items.
 const LIKENESS: f64 = 0.1;
 /// Ridge penalty of the mean rating, chosen on validation items.
@@ -17,28 +20,33 @@ const MEAN_LAMBDA: f64 = 10.0;
 /// Ridge from content onto the columns of `B`, fitted on items that people have met, plus a tenth of
 /// the squared positive cosine of the texts; the rows of items that nobody has met.
 ///
-/// Only the `keep` largest weights of an unseen item are kept.
+/// Only the `keep` largest weights of an unseen item are kept. `people` met each item.
 pub(crate) fn rows(
     ease: &Rows,
     content: &Content,
-    met: &[u32],
-    unmet: &[u32],
+    people: &[u64],
     keep: usize,
 ) -> Result<Vec<Row>, NotPositive> {
     let items = content.items();
+    let (met, unmet): (Vec<u32>, Vec<u32>) =
+        (0..items as u32).partition(|i| people[*i as usize] > 0);
     let width = feature_width(content);
     if width == 0 || unmet.is_empty() || met.is_empty() {
         return Ok(vec![Row::default(); items]);
     }
-    let factor = normal(content, met, LAMBDA, features)?;
+    let factor = normal(content, &met, LAMBDA, features)?;
+    let mut speakers = met.clone();
+    speakers.sort_by_key(|i| (std::cmp::Reverse(people[*i as usize]), *i));
+    speakers.truncate((MOST_PAIRS / unmet.len()).max(1));
+    speakers.sort_unstable();
     // W[:, h] for every item of a history: (X'X + lambda)^-1 X' B[h, met].
-    let weights: Vec<Vec<f64>> = met
+    let weights: Vec<Vec<f64>> = speakers
         .par_iter()
         .map_init(Row::default, |row, h| {
             ease.read(*h, row);
             let mut right = vec![0.0; width];
             let mut entries = row.columns.iter().zip(&row.values).peekable();
-            for item in met {
+            for item in &met {
                 while entries.next_if(|e| e.0 < item).is_some() {}
                 let own = entries.next_if(|e| e.0 == item).map_or(0.0, |e| *e.1);
                 let value = f64::from(own + row.background);
@@ -53,7 +61,7 @@ pub(crate) fn rows(
         .par_iter()
         .map(|item| {
             let own = features(content, *item);
-            let mut column: Vec<(u32, f32)> = met
+            let mut column: Vec<(u32, f32)> = speakers
                 .iter()
                 .zip(&weights)
                 .map(|(h, w)| {

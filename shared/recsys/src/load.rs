@@ -9,9 +9,31 @@ use crate::data::{
     DataError, DataSpec, Dataset, Event, InteractionSpec, Item, ItemSpec, RowProblem,
 };
 
-/// Loads a data set; with `strict`, one malformed row is an error, without it such rows are left
-/// out and listed in [`Dataset::problems`].
+/// Loads the opinions of a data set: ratings, thumbs and purchases. The language model is asked
+/// whether somebody likes an item; views, skips and hidden items do not answer that.
+///
+/// With `strict`, one malformed row is an error, without it such rows are left out and listed in
+/// [`Dataset::problems`].
+///
+/// # Errors
+/// [`DataError`] names the file and, where it has one, the line.
 pub fn load(folder: &Path, spec: &DataSpec, strict: bool) -> Result<Dataset, DataError> {
+    let mut data = load_events(folder, spec, strict)?;
+    data.events
+        .retain(|e| !matches!(e.kind, Kind::View | Kind::Skip | Kind::Hide));
+    if data.events.is_empty() {
+        return Err(DataError::Empty {
+            path: folder.join(&spec.interactions.file),
+        });
+    }
+    Ok(data)
+}
+
+/// As [`load`], with events of every kind: what the recommender's sums are made of.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_events(folder: &Path, spec: &DataSpec, strict: bool) -> Result<Dataset, DataError> {
     let mut data = Dataset::default();
     read_items(folder, &spec.items, &mut data)?;
     read_events(folder, &spec.interactions, &mut data)?;
@@ -287,6 +309,30 @@ mod tests {
         );
         let e = load(dir.path(), &spec, true).expect_err("strict");
         assert!(e.to_string().contains("ratings.csv:3"), "{e}");
+    }
+
+    #[test]
+    fn events_have_kinds_and_opinions_are_some_of_them() {
+        let dir = folder(
+            "who,what,stars,when,how\na,1,5,1,rating\na,2,40,2,view\na,1,,3,like\na,2,,4,HIDE\n\
+             a,2,1,5,loved\n",
+        );
+        let text = SPEC.replace("like_above = 3", "like_above = 3\nkind = \"how\"");
+        let text = format!("{text}\n[events]\nseen = \"view >= 30, rating\"\nlike = \"like\"\n");
+        std::fs::write(dir.path().join("dataset.toml"), text).expect("writes");
+        let spec = DataSpec::of_folder(dir.path()).expect("spec");
+        let all = load_events(dir.path(), &spec, false).expect("loads");
+        let kinds: Vec<Kind> = all.events.iter().map(|e| e.kind).collect();
+        assert_eq!(kinds, [Kind::Rating, Kind::View, Kind::Like, Kind::Hide]);
+        assert_eq!(all.problems.len(), 1);
+        assert!(all.problems[0].why.contains("loved"));
+        let histories = crate::histories::histories(&all);
+        let meaning = spec.meaning(&all).expect("a valid table");
+        let history = lethe_parts::history::History::of_events(&histories[0], &meaning);
+        assert_eq!(history.seen(), [0, 1]);
+        assert_eq!(history.met(), [0, 1]);
+        let opinions = load(dir.path(), &spec, false).expect("loads");
+        assert_eq!(opinions.events.len(), 2);
     }
 
     #[test]

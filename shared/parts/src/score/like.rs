@@ -1,6 +1,7 @@
 //! The probability of a like.
 
 use crate::content::Content;
+use crate::event::LIKE_BOUNDARY;
 use crate::field::{Field, Observation, Regression};
 use crate::history::{History, Rated};
 use crate::rows::Row;
@@ -23,7 +24,7 @@ const RECENT: (usize, f64) = (10, 2.0);
 /// Features of a like, one item for one history. `docs/recommend.md` has the formulas.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LikeFeatures {
-    /// Rating predicted by the item field, in stars.
+    /// Rating predicted by the item field, in stars. Log-odds count it from where likes begin.
     pub field: f64,
     /// The same by a field without content; the field's where none was given.
     pub field_without_content: f64,
@@ -47,13 +48,15 @@ pub struct LikeFeatures {
     pub term_affinity: f64,
     /// Residuals of items with like text.
     pub text_affinity: f64,
+    /// How much earlier likes begin than in the data that the constants were chosen on, in stars.
+    pub lenience: f64,
 }
 
 impl LikeFeatures {
     fn in_order(&self) -> [f64; 12] {
         [
-            self.field,
-            self.field_without_content,
+            self.field + self.lenience,
+            self.field_without_content + self.lenience,
             self.variance,
             self.item_log_odds,
             self.rate_log_odds,
@@ -170,7 +173,9 @@ impl<'a> Like<'a> {
         }
         let columns = &self.tables.columns;
         let people = columns.rated[item as usize] as f64;
+        let boundary = self.tables.like_boundary;
         LikeFeatures {
+            lenience: (f64::from(LIKE_BOUNDARY) - f64::from(boundary)) / 4.0,
             field: mean + predicted.above_mean,
             field_without_content: mean + plain.above_mean,
             variance: predicted.variance,

@@ -52,6 +52,7 @@ impl Records {
         let mut header = Writer::default();
         header.number(u64::from(items));
         header.signed(i64::from(tables.day));
+        header.number(u64::from(tables.like_boundary));
         header.number(u64::from(packing.rows.bits));
         header.number(u64::from(packing.field_bits));
         header.number(scales.len() as u64);
@@ -118,6 +119,7 @@ impl Records {
         let mut from = Reader::new(&self.header);
         let items = from.count(MAX_ITEMS, "items")?;
         let day = i32::try_from(from.signed()?).map_err(|e| from.bad(e.to_string()))?;
+        let like_boundary = from.count(20, "quarter stars")? as u8;
         let row_bits = from.count(8, "bits of a row's value")? as u32;
         let field_bits = from.count(8, "bits of the field")? as u32;
         if row_bits < 2 || field_bits < 2 {
@@ -147,6 +149,7 @@ impl Records {
         };
         Ok(Tables {
             day,
+            like_boundary,
             derived: Derived::of(&out, &recent, &guess),
             columns: out,
             recent,
