@@ -129,6 +129,13 @@ pub(crate) fn per_person(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
     Ok(rows("like, per person", world, run, &judged, None))
 }
 
+/// A test row whose history grows: three methods' scores, and their means over the panel then.
+struct OverTime {
+    liked: bool,
+    own: [f64; 3],
+    level: [f64; 3],
+}
+
 /// Chronological over everybody, 8:1:1; sums end at the ninth tenth, histories at the event.
 pub(crate) fn global(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
     let mut times: Vec<i64> = world.data.events.iter().map(|e| e.time).collect();
@@ -142,7 +149,7 @@ pub(crate) fn global(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
     let mut panel: Vec<u32> = (0..world.items() as u32).collect();
     panel.sort_by_key(|i| std::cmp::Reverse(tables.columns().rated[*i as usize]));
     panel.truncate(PANEL);
-    let of_users: Vec<Vec<(bool, [f64; 3], [f64; 3])>> = world
+    let of_users: Vec<Vec<OverTime>> = world
         .histories
         .par_iter()
         .map(|events| {
@@ -170,7 +177,7 @@ pub(crate) fn global(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
                         *sum += s / PANEL as f64;
                     }
                 }
-                out.push((liked, own, level));
+                out.push(OverTime { liked, own, level });
             }
             out
         })
@@ -192,12 +199,14 @@ pub(crate) fn global(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
     };
     let mut within: Vec<Vec<f32>> = vec![vec![]; names.len()];
     for (user, rows) in of_users.into_iter().enumerate() {
-        for (liked, own, level) in rows {
+        for row in rows {
             judged.users.push(user as u32);
-            judged.labels.push(liked);
-            for m in 0..names.len() {
-                judged.methods[m].values.push(own[m] as f32);
-                within[m].push((own[m] - level[m]) as f32);
+            judged.labels.push(row.liked);
+            for (method, own) in judged.methods.iter_mut().zip(row.own) {
+                method.values.push(own as f32);
+            }
+            for (scores, (own, level)) in within.iter_mut().zip(row.own.iter().zip(row.level)) {
+                scores.push((own - level) as f32);
             }
         }
     }

@@ -184,8 +184,8 @@ pub(crate) fn substitute(factor: &Matrix, mut b: Vec<f64>) -> Vec<f64> {
     }
     for i in (0..n).rev() {
         let mut sum = b[i];
-        for k in i + 1..n {
-            sum -= factor.at(k, i) * b[k];
+        for (k, later) in b.iter().enumerate().skip(i + 1) {
+            sum -= factor.at(k, i) * later;
         }
         b[i] = sum / factor.at(i, i);
     }

@@ -311,21 +311,18 @@ impl Condition {
             });
         }
         // The longer operators first: ">" is the beginning of ">=".
-        let operators: [(&str, fn(f32) -> Test); 5] = [
-            (">=", Test::AtLeast),
-            ("<=", Test::AtMost),
-            (">", Test::Above),
-            ("<", Test::Below),
-            ("=", Test::Equal),
-        ];
-        let (test, number) = operators
-            .iter()
-            .find_map(|(sign, test)| Some((test, rest.strip_prefix(sign)?)))?;
-        let number: f32 = number.trim().parse().ok()?;
-        number.is_finite().then(|| Self {
-            kind,
-            test: test(number),
-        })
+        let sign = [">=", "<=", ">", "<", "="]
+            .into_iter()
+            .find(|sign| rest.starts_with(sign))?;
+        let number: f32 = rest[sign.len()..].trim().parse().ok()?;
+        let test = match sign {
+            ">=" => Test::AtLeast(number),
+            "<=" => Test::AtMost(number),
+            ">" => Test::Above(number),
+            "<" => Test::Below(number),
+            _ => Test::Equal(number),
+        };
+        number.is_finite().then_some(Self { kind, test })
     }
 }
 

@@ -70,11 +70,11 @@ fn mutated_snapshots_never_panic() {
     bolero::check!()
         .with_type::<Vec<(u16, u8)>>()
         .for_each(|edits| {
-            if let Ok(tables) = snapshot::decode(&edited(&valid, edits)) {
-                if tables.items() == ITEMS {
-                    let options = Options::default();
-                    Ranker::default().page(&tables, &content, &request, &options);
-                }
+            if let Ok(tables) = snapshot::decode(&edited(&valid, edits))
+                && tables.items() == ITEMS
+            {
+                let options = Options::default();
+                Ranker::default().page(&tables, &content, &request, &options);
             }
         });
 }

@@ -245,10 +245,10 @@ fn damaged_snapshots_are_refused_or_safe() {
     for at in (0..bytes.len()).step_by(bytes.len() / 60) {
         let mut other = bytes.clone();
         other[at] ^= 0x10;
-        if let Ok(tables) = snapshot::decode(&other) {
-            if tables.items() == ITEMS {
-                ranker.page(&tables, &d.content, &d.request(), &Options::default());
-            }
+        if let Ok(tables) = snapshot::decode(&other)
+            && tables.items() == ITEMS
+        {
+            ranker.page(&tables, &d.content, &d.request(), &Options::default());
         }
     }
 }

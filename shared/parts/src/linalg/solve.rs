@@ -179,7 +179,7 @@ fn update_rest(a: &mut Matrix, start: usize, end: usize) {
     };
     let terms = |row: usize, column: usize| {
         // A tile that touches the lower triangle.
-        let below = column <= row + super::product::TALL - 1;
+        let below = column < row + super::product::TALL;
         0..if below { depth } else { 0 }
     };
     add(target, &left, &right, terms);
@@ -203,7 +203,7 @@ pub(crate) fn inverse(factor: &Matrix) -> Matrix {
     };
     // Only the lower triangle; terms before the tile's first row are products with zero.
     let terms = |row: usize, column: usize| {
-        let below = column <= row + super::product::TALL - 1;
+        let below = column < row + super::product::TALL;
         row..if below { n } else { row }
     };
     add(target, &left, &right, terms);

@@ -313,7 +313,7 @@ fn read_field(records: &[Vec<u8>], scales: Vec<f32>, bits: u32) -> Result<Field,
         for _ in 0..scales.len() {
             codes.push((from.bits(bits) as i32 - most) as i8);
         }
-        if !from.at_end() && !(record.is_empty() && scales.is_empty()) {
+        if !from.at_end() {
             let why = format!("row {item} of the field is malformed");
             return Err(SnapshotError::Damaged(why));
         }
