@@ -224,12 +224,17 @@ fn references(world: &World, cut: impl Fn(&[Event]) -> usize) -> References {
     let mut events = vec![];
     for (user, history) in world.histories.iter().enumerate() {
         for event in &history[..cut(history)] {
+            let reading = world.meaning.read(event);
+            // Views and skips are no ratings.
+            let Some(half_stars) = reading.half_stars else {
+                continue;
+            };
             events.push(lethe_recsys::data::Event {
                 user: user as u32,
                 item: event.item,
-                rating: event.value,
+                rating: f32::from(half_stars) / 2.0,
                 time: event.time,
-                liked: world.meaning.read(event).liked == Some(true),
+                liked: reading.liked == Some(true),
                 kind: event.kind,
             });
         }
