@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lethe_learn::metrics::{auc, uauc};
 use lethe_learn::seed::Seed;
 use lethe_parts::contribution::MAX_CLIP;
-use lethe_parts::event::Event;
+use lethe_parts::event::{Event, Kind};
 use lethe_parts::history::{History, Rated};
 use lethe_parts::score::{Like, SEVEN, TWELVE};
 use lethe_parts::solve::{Settings, solve};
@@ -224,17 +224,16 @@ fn references(world: &World, cut: impl Fn(&[Event]) -> usize) -> References {
     let mut events = vec![];
     for (user, history) in world.histories.iter().enumerate() {
         for event in &history[..cut(history)] {
-            let reading = world.meaning.read(event);
-            // Views and skips are no ratings.
-            let Some(half_stars) = reading.half_stars else {
+            // Their scale is the file's; other events have none.
+            if event.kind != Kind::Rating {
                 continue;
-            };
+            }
             events.push(lethe_recsys::data::Event {
                 user: user as u32,
                 item: event.item,
-                rating: f32::from(half_stars) / 2.0,
+                rating: event.value,
                 time: event.time,
-                liked: reading.liked == Some(true),
+                liked: world.meaning.read(event).liked == Some(true),
                 kind: event.kind,
             });
         }

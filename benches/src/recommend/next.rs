@@ -73,7 +73,7 @@ pub(crate) fn training(world: &World, clip: usize) -> anyhow::Result<Vec<Contrib
 }
 
 /// Ranks of all targets, in their order, for each of the weights. Weights whose name begins with
-/// `composition` add popularity for short histories, as the software does.
+/// `composition` add what people meet first for short histories, as the software does.
 pub(crate) fn ranks(
     tables: &mut Tables,
     sums: &Sums,
@@ -115,7 +115,7 @@ fn of_target(
     let items = tables.items();
     let mut composition = Composition::new(tables, content, &request, Weights::PUBLIC);
     let mut scores = vec![vec![0.0f32; items]; variants.len()];
-    let few = few_events(target.history.seen().len());
+    let few = Weights::few_events(target.history.seen().len());
     let mut first = 0;
     while first < items {
         let len = BLOCK.min(items - first);
@@ -129,9 +129,9 @@ fn of_target(
                     }
                 }
             }
-            if name.starts_with("composition") {
-                for (sum, x) in sums.iter_mut().zip(features.values(Feature::Popularity)) {
-                    *sum += few * x;
+            if few > 0.0 && name.starts_with("composition") {
+                for (place, sum) in sums[..len].iter_mut().enumerate() {
+                    *sum += few * tables.start((first + place) as u32).ln();
                 }
             }
             for (place, sum) in scores[first..first + len].iter_mut().zip(sums) {
@@ -147,13 +147,6 @@ fn of_target(
             mid_rank(scores, target.item)
         })
         .collect()
-}
-
-fn few_events(events: usize) -> f64 {
-    if events > 10 {
-        return 0.0;
-    }
-    4.0 * (-(events as f64) / 2.0).exp()
 }
 
 fn mask(scores: &mut [f32], history: &History) {

@@ -9,6 +9,9 @@ use crate::part::Refused;
 /// at most `64 * MAX_CLIP^2 = 2^30` a person, an entry of the ratings' products by 100.
 pub const MAX_CLIP: usize = 4_096;
 
+/// Events that count as a person's beginning.
+pub const STARTS: usize = 10;
+
 /// What a contribution may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -26,6 +29,7 @@ pub struct Bounds {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contribution {
     items: usize,
+    whole: bool,
     seen: Vec<u32>,
     distinct: Vec<u32>,
     days: Vec<(i32, u32)>,
@@ -33,7 +37,7 @@ pub struct Contribution {
 }
 
 impl Contribution {
-    /// Checks every bound.
+    /// A whole history: nothing older was left out. Checks every bound.
     ///
     /// Of an item that was rated repeatedly the newest rating counts; an item that was met
     /// repeatedly on one day counts once for that day.
@@ -69,10 +73,22 @@ impl Contribution {
         days.dedup();
         Ok(Self {
             items: bounds.items,
+            whole: true,
             seen,
             distinct,
             days,
             rated: newest_ratings(interactions),
+        })
+    }
+
+    /// The end of a history: something older was left out, so it says nothing about beginnings.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn tail(interactions: &[Interaction], bounds: &Bounds) -> Result<Self, Refused> {
+        Ok(Self {
+            whole: false,
+            ..Self::new(interactions, bounds)?
         })
     }
 
@@ -81,8 +97,10 @@ impl Contribution {
     /// # Errors
     /// As [`Self::new`].
     pub fn newest(interactions: &[Interaction], bounds: &Bounds) -> Result<Self, Refused> {
-        let start = interactions.len().saturating_sub(bounds.clip.min(MAX_CLIP));
-        Self::new(&interactions[start..], bounds)
+        match interactions.len().saturating_sub(bounds.clip.min(MAX_CLIP)) {
+            0 => Self::new(interactions, bounds),
+            start => Self::tail(&interactions[start..], bounds),
+        }
     }
 
     /// Items of the catalogue that the contribution was checked against.
@@ -93,6 +111,16 @@ impl Contribution {
     /// Items that were met, oldest first, with repetitions.
     pub fn seen(&self) -> &[u32] {
         &self.seen
+    }
+
+    /// The first items that the person ever met, at most [`STARTS`]; empty if older events were
+    /// left out.
+    pub fn starts(&self) -> &[u32] {
+        if self.whole {
+            &self.seen[..STARTS.min(self.seen.len())]
+        } else {
+            &[]
+        }
     }
 
     /// Items that were met, ascending, each once.
@@ -224,5 +252,7 @@ mod tests {
         let older: Vec<Interaction> = (0..5).map(|i| event(i, 150, None)).collect();
         let newest = Contribution::newest(&older, &BOUNDS).expect("clipped");
         assert_eq!(newest.seen(), [1, 2, 3, 4]);
+        assert!(newest.starts().is_empty(), "the first event was left out");
+        assert_eq!(c.starts(), [3, 1, 3]);
     }
 }

@@ -183,6 +183,7 @@ fn published(sums: &Sums, k: u64) -> Columns {
         rated: keep(&counts.rated, &counts.rated),
         half_stars: keep(&counts.half_stars, &counts.rated),
         likes: keep(&counts.likes, &counts.rated),
+        starts: keep(&counts.starts, &counts.starters),
     }
 }
 

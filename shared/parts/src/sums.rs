@@ -32,6 +32,10 @@ pub struct Counts {
     pub half_stars: Vec<u64>,
     /// How many of those count as likes.
     pub likes: Vec<u64>,
+    /// What people met first: weights `round(64 exp(-n / 5))` of the first ten events, n from 0.
+    pub starts: Vec<u64>,
+    /// People among whose first ten events the item is.
+    pub starters: Vec<u64>,
     /// Day, then item: people who met the item on the day.
     pub days: BTreeMap<i32, BTreeMap<u32, u64>>,
 }
@@ -75,6 +79,8 @@ impl Counts {
             rated: vec![0; items],
             half_stars: vec![0; items],
             likes: vec![0; items],
+            starts: vec![0; items],
+            starters: vec![0; items],
             days: BTreeMap::new(),
         }
     }
@@ -89,6 +95,10 @@ impl Counts {
             self.half_stars[item] += u64::from(r.half_stars);
             self.likes[item] += u64::from(r.liked);
         }
+        for (item, weight, people) in start_entries(one) {
+            self.starts[item as usize] += weight;
+            self.starters[item as usize] += people;
+        }
         for (day, item) in one.days() {
             *self.days.entry(*day).or_default().entry(*item).or_default() += 1;
         }
@@ -102,6 +112,9 @@ impl Counts {
                 && self.half_stars[item] >= u64::from(r.half_stars)
                 && self.likes[item] >= u64::from(r.liked)
         };
+        let start = |(item, weight, people): (u32, u64, u64)| {
+            self.starts[item as usize] >= weight && self.starters[item as usize] >= people
+        };
         let day = |d: &(i32, u32)| {
             self.days
                 .get(&d.0)
@@ -109,6 +122,7 @@ impl Counts {
         };
         one.distinct().iter().all(met)
             && one.rated().iter().all(rated)
+            && start_entries(one).into_iter().all(start)
             && one.days().iter().all(day)
     }
 
@@ -121,6 +135,10 @@ impl Counts {
             self.rated[item] -= 1;
             self.half_stars[item] -= u64::from(r.half_stars);
             self.likes[item] -= u64::from(r.liked);
+        }
+        for (item, weight, people) in start_entries(one) {
+            self.starts[item as usize] -= weight;
+            self.starters[item as usize] -= people;
         }
         for (day, item) in one.days() {
             let Some(of_day) = self.days.get_mut(day) else {
@@ -158,6 +176,8 @@ impl Counts {
             &mut self.rated,
             &mut self.half_stars,
             &mut self.likes,
+            &mut self.starts,
+            &mut self.starters,
         ] {
             column.resize(items.max(column.len()), 0);
         }
@@ -170,6 +190,8 @@ impl Counts {
             self.rated[at] = 0;
             self.half_stars[at] = 0;
             self.likes[at] = 0;
+            self.starts[at] = 0;
+            self.starters[at] = 0;
             for day in self.days.values_mut() {
                 day.remove(item);
             }
@@ -178,7 +200,14 @@ impl Counts {
     }
 
     fn encode(&self, out: &mut Writer) {
-        for column in [&self.seen, &self.rated, &self.half_stars, &self.likes] {
+        for column in [
+            &self.seen,
+            &self.rated,
+            &self.half_stars,
+            &self.likes,
+            &self.starts,
+            &self.starters,
+        ] {
             column.iter().for_each(|n| out.number(*n));
         }
         out.number(self.days.len() as u64);
@@ -199,6 +228,8 @@ impl Counts {
             &mut counts.rated,
             &mut counts.half_stars,
             &mut counts.likes,
+            &mut counts.starts,
+            &mut counts.starters,
         ] {
             for n in column.iter_mut() {
                 *n = from.number()?;
@@ -228,6 +259,13 @@ fn lag_weights(shape: (usize, f64)) -> Vec<u64> {
     (0..lags)
         .map(|lag| libm::round(64.0 * libm::exp(-(lag as f64) / decay)) as u64)
         .collect()
+}
+
+/// Item, weight and 1 for each of the first items, each once.
+fn start_entries(one: &Contribution) -> Vec<(u32, u64, u64)> {
+    let weighted = one.starts().iter().zip(lag_weights(NEAR));
+    let entries = collect(weighted.map(|(item, weight)| (*item, 0, weight)).collect());
+    entries.into_iter().map(|e| (e.0, e.2, 1)).collect()
 }
 
 fn transition_entries(one: &Contribution, weights: &[u64]) -> Vec<Entry> {
@@ -567,8 +605,8 @@ impl Sums {
         }
         let items = from.count(MAX_ITEMS, "items")?;
         let people = from.count(u32::MAX as usize, "people")? as u32;
-        // Every item takes at least ten bytes: what is allocated is bounded by what was sent.
-        if items > bytes.len() / 10 {
+        // Every item takes at least twelve bytes: what is allocated is bounded by what was sent.
+        if items > bytes.len() / 12 {
             return Err(from.bad(format!("{items} items in {} bytes", bytes.len())));
         }
         let counts = Counts::decode(items, &mut from)?;

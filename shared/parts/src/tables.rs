@@ -17,6 +17,8 @@ pub struct Columns {
     pub half_stars: Vec<u64>,
     /// How many of those are likes.
     pub likes: Vec<u64>,
+    /// What people met first, see [`crate::sums::Counts::starts`].
+    pub starts: Vec<u64>,
 }
 
 /// Everything that scoring reads. On a server the rows are plain and whole; on a device they come
@@ -45,6 +47,8 @@ pub struct Tables {
 pub(crate) struct Derived {
     /// `p_i = (seen_i + 1) / sum (seen + 1)`.
     pub(crate) share: Vec<f64>,
+    /// Chance of being met first: `(starts_i / 64 + 60 p_i) / (sum starts / 64 + 60)`.
+    pub(crate) start: Vec<f64>,
     /// `mu_i`, in stars.
     pub(crate) mean: Vec<f64>,
     /// `mu`, in stars.
@@ -55,6 +59,10 @@ pub(crate) struct Derived {
     pub(crate) recent_total: f64,
 }
 
+/// Prior strength of what is met first, in encounters, and the unit of its sums.
+const START_PRIOR: f64 = 60.0;
+const START_UNIT: f64 = 64.0;
+
 /// Middle of the scale, where nobody has rated anything.
 const MIDDLE: f64 = 3.0;
 
@@ -62,7 +70,18 @@ impl Derived {
     pub(crate) fn of(columns: &Columns, recent: &[f32], guess: &[f32]) -> Self {
         let total: u64 = columns.seen.iter().sum();
         let total = total as f64 + columns.seen.len() as f64;
-        let share = columns.seen.iter().map(|n| (*n as f64 + 1.0) / total);
+        let share: Vec<f64> = columns
+            .seen
+            .iter()
+            .map(|n| (*n as f64 + 1.0) / total)
+            .collect();
+        let all_starts: u64 = columns.starts.iter().sum();
+        let all_starts = all_starts as f64 / START_UNIT + START_PRIOR;
+        let start = columns
+            .starts
+            .iter()
+            .zip(&share)
+            .map(|(n, p)| (*n as f64 / START_UNIT + START_PRIOR * p) / all_starts);
         let rated: u64 = columns.rated.iter().sum();
         let half_stars: u64 = columns.half_stars.iter().sum();
         let likes: u64 = columns.likes.iter().sum();
@@ -85,7 +104,8 @@ impl Derived {
         });
         Self {
             mean: mean.collect(),
-            share: share.collect(),
+            start: start.collect(),
+            share,
             overall,
             like_rate,
             recent_total: recent.iter().map(|r| f64::from(*r)).sum(),
@@ -112,6 +132,11 @@ impl Tables {
     /// Share of all encounters that are with the item, `p_i`.
     pub fn share(&self, item: u32) -> f64 {
         self.derived.share[item as usize]
+    }
+
+    /// Chance that the item is among the first that a person meets.
+    pub fn start(&self, item: u32) -> f64 {
+        self.derived.start[item as usize]
     }
 
     /// The item's shrunk mean rating, in stars.

@@ -35,6 +35,6 @@ fn sums_and_snapshots_have_the_pinned_digests() {
     }
     assert_eq!(
         found,
-        ["54aae9e4dab6441a", "ed7e2cd0a3115c4f", "e8a6222b04b59e05"]
+        ["89385116a5239257", "445381358e223d36", "00f7f70ae5c92f96"]
     );
 }

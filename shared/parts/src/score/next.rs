@@ -46,9 +46,9 @@ impl Weights {
         self
     }
 
-    /// What popularity adds for a history of `events` events: the constants rank the rarest items
-    /// first for people of whom nothing is known.
-    pub(crate) fn few_events(events: usize) -> f64 {
+    /// The weight of the log of [`Tables::start`] for a history of `events` events: the constants
+    /// alone rank the rarest items first for people of whom nothing is known.
+    pub fn few_events(events: usize) -> f64 {
         if events > FEW {
             return 0.0;
         }
@@ -129,6 +129,11 @@ impl CountsScorer<'_> {
             tables,
             fresh: libm::exp2(-(days as f64) / HALF_LIFE),
         }
+    }
+
+    /// The log of the chance of being met first.
+    pub(crate) fn start(&self, item: u32) -> f64 {
+        libm::log(self.tables.start(item))
     }
 
     /// `log p` and `log(R + .5 (sum R + 10) p / 10 + .01) - log p` of one item.
@@ -457,9 +462,13 @@ impl<'a> Composition<'a> {
                 }
             }
         }
-        let popularity = features.values(Feature::Popularity);
-        for ((place, sum), log_p) in out.iter_mut().zip(sums).zip(popularity) {
-            *place = (sum + few * log_p) as f32;
+        for (place, sum) in out.iter_mut().zip(sums) {
+            *place = sum as f32;
+        }
+        if few > 0.0 {
+            for (place, score) in out.iter_mut().enumerate() {
+                *score += (few * self.counts.start(first + place as u32)) as f32;
+            }
         }
     }
 }

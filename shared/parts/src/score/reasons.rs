@@ -63,17 +63,18 @@ pub(crate) fn reasons_of_all(
         .collect();
     let evidence = gather(tables, content, &history, items);
     let one = |(item, evidence): (&u32, &Evidence)| {
+        let start = counts.start(*item);
         let counts = counts.of(*item);
         let sums = Sums::new(evidence);
         let p = tables.share(*item);
-        let whole = sums.score(None, counts, p, weights);
+        let whole = sums.score(None, counts, start, p, weights);
         let mut found: Vec<Reason> = history
             .iter()
             .enumerate()
             .map(|(age, event)| Reason {
                 item: *event,
                 age,
-                amount: whole - sums.score(Some(age), counts, p, weights),
+                amount: whole - sums.score(Some(age), counts, start, p, weights),
             })
             .filter(|reason| reason.amount > 0.0)
             .collect();
@@ -198,7 +199,14 @@ impl Sums {
     }
 
     /// The score of the composition, one event possibly left out.
-    fn score(&self, left_out: Option<usize>, counts: [f64; 2], p: f64, weights: &Weights) -> f64 {
+    fn score(
+        &self,
+        left_out: Option<usize>,
+        counts: [f64; 2],
+        start: f64,
+        p: f64,
+        weights: &Weights,
+    ) -> f64 {
         let events = self.events - usize::from(left_out.is_some());
         // Nothing is known of an empty history: the next item is any item.
         let chance = if events == 0 {
@@ -218,6 +226,6 @@ impl Sums {
             ease_log(self.ease[2].sum(left_out)),
         ];
         let sum: f64 = features.iter().zip(weights.0).map(|(x, w)| x * w).sum();
-        sum + Weights::few_events(events) * counts[0]
+        sum + Weights::few_events(events) * start
     }
 }

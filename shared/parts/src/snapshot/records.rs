@@ -219,11 +219,12 @@ impl Cut {
     }
 }
 
-/// People who met the item, who rated it, half stars, likes, what was met lately, guessed mean.
+/// People who met the item, what was met first, who rated it, half stars, likes, what was met lately, guessed mean.
 fn column(tables: &Tables, item: usize) -> Vec<u8> {
     let columns = &tables.columns;
     let mut out = Writer::default();
     out.number(columns.seen[item]);
+    out.number(columns.starts[item]);
     out.number(columns.rated[item]);
     if columns.rated[item] > 0 {
         out.number(columns.half_stars[item]);
@@ -247,6 +248,7 @@ fn read_column(
 ) -> Result<(), SnapshotError> {
     let mut from = Reader::new(record);
     let seen = from.number()?;
+    let starts = from.number()?;
     let rated = from.number()?;
     let mut half_stars = 0;
     let mut likes = 0;
@@ -258,12 +260,18 @@ fn read_column(
         guessed = from.signed()?.clamp(-256, 256) as f64 / GUESS_UNIT;
     }
     let people = u64::from(u32::MAX);
-    if seen > people || rated > people || half_stars > 10 * rated || likes > rated {
+    if seen > people
+        || starts > 64 * 16 * people
+        || rated > people
+        || half_stars > 10 * rated
+        || likes > rated
+    {
         return Err(SnapshotError::Damaged("counts that contradict".into()));
     }
     let level = from.count(4_096, "levels of what was met lately")?;
     from.end()?;
     columns.seen.push(seen);
+    columns.starts.push(starts);
     columns.rated.push(rated);
     columns.half_stars.push(half_stars);
     columns.likes.push(likes);
