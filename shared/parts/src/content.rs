@@ -170,6 +170,10 @@ impl Content {
     /// An item's columns and weights, of unit length together; empty if nothing is known.
     pub fn terms_of(&self, item: u32) -> &[(u32, f32)] {
         let at = item as usize;
+        // An item that is newer than this content has no terms.
+        if at >= self.items() {
+            return &[];
+        }
         &self.entries[self.starts[at] as usize..self.starts[at + 1] as usize]
     }
 
@@ -189,7 +193,8 @@ impl Content {
             return &[];
         };
         let start = item as usize * text.width;
-        &text.vectors[start..start + text.width]
+        let found = text.vectors.get(start..start + text.width);
+        found.unwrap_or(&[])
     }
 
     /// Cosine of the two items' terms, 0 to 1 (below 0 only where a tag is on nearly all items).

@@ -61,6 +61,15 @@ impl Field {
     pub fn read(&self, item: u32, out: &mut Vec<f64>) {
         out.clear();
         let start = item as usize * self.width;
+        let known = match &self.values {
+            Values::Plain(values) => values.len(),
+            Values::Packed(codes, _) => codes.len(),
+        };
+        // Of an item that is newer than the field nothing is known.
+        if start + self.width > known {
+            out.resize(self.width, 0.0);
+            return;
+        }
         match &self.values {
             Values::Plain(values) => {
                 let row = &values[start..start + self.width];

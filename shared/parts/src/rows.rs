@@ -65,8 +65,13 @@ pub enum Rows {
 }
 
 impl Rows {
-    /// Reads the row of an item into `out`.
+    /// Reads the row of an item into `out`. Of an item that is newer than the table nothing is
+    /// known: its row is empty.
     pub fn read(&self, item: u32, out: &mut Row) {
+        if item as usize >= self.len() {
+            *out = Row::default();
+            return;
+        }
         match self {
             Self::Plain(rows) => out.clone_from(&rows[item as usize]),
             Self::Packed(packed) => packed.read(item, out),
@@ -75,10 +80,6 @@ impl Rows {
 
     /// One entry, less the background, and the row's background.
     pub fn entry(&self, item: u32, column: u32, scratch: &mut Row) -> (f32, f32) {
-        if let Self::Plain(rows) = self {
-            let row = &rows[item as usize];
-            return (row.get(column), row.background);
-        }
         self.read(item, scratch);
         (scratch.get(column), scratch.background)
     }

@@ -12,10 +12,23 @@ use crate::contribution::Contribution;
 use crate::matrix::{Entry, RowSum, SumMatrix, collect};
 use crate::part::Refused;
 
-/// Lags and decay of the near transitions.
-const NEAR: (usize, f64) = (10, 5.0);
-/// Lags and decay of the far transitions.
-const FAR: (usize, f64) = (40, 20.0);
+/// How transitions are weighted by their distance.
+#[derive(Clone, Copy)]
+struct Lags {
+    /// The greatest distance that counts, in events.
+    most: usize,
+    /// Events after which the weight falls to `1 / e`.
+    decay: f64,
+}
+
+const NEAR: Lags = Lags {
+    most: 10,
+    decay: 5.0,
+};
+const FAR: Lags = Lags {
+    most: 40,
+    decay: 20.0,
+};
 /// The most items of a catalogue: a bound on what a decoder allocates.
 pub const MAX_ITEMS: usize = 4_000_000;
 /// The most days with events.
@@ -254,10 +267,9 @@ impl Counts {
 }
 
 /// The weight of every lag, from lag 1.
-fn lag_weights(shape: (usize, f64)) -> Vec<u64> {
-    let (lags, decay) = shape;
-    (0..lags)
-        .map(|lag| libm::round(64.0 * libm::exp(-(lag as f64) / decay)) as u64)
+fn lag_weights(lags: Lags) -> Vec<u64> {
+    (0..lags.most)
+        .map(|lag| libm::round(64.0 * libm::exp(-(lag as f64) / lags.decay)) as u64)
         .collect()
 }
 
@@ -531,34 +543,32 @@ impl Sums {
     /// Makes room for items that were added at the catalogue's end.
     pub fn grow(&mut self, items: usize) {
         self.counts.grow(items);
-        let pairs = &mut self.pairs;
-        for matrix in [
-            &mut pairs.met,
-            &mut pairs.rated,
-            &mut pairs.products,
-            &mut pairs.ratings,
-            &mut self.transitions.near,
-            &mut self.transitions.far,
-        ] {
+        for matrix in self.matrices() {
             matrix.grow(items);
         }
     }
 
-    /// Drops rows and columns of items, as a takedown does. Whoever is unfolded later must be
-    /// unfolded without these items in the sums, so contributions have to be folded again.
+    /// Drops rows and columns of items, as a takedown does.
+    ///
+    /// The sums do not remember what was cleared: **forgetting is not exact afterwards**. Nobody who
+    /// met such an item may be folded or unfolded; fold everybody again from the start instead.
     pub fn clear_items(&mut self, items: &[u32]) {
         self.counts.clear_items(items);
+        for matrix in self.matrices() {
+            matrix.clear_items(items);
+        }
+    }
+
+    fn matrices(&mut self) -> [&mut SumMatrix; 6] {
         let pairs = &mut self.pairs;
-        for matrix in [
+        [
             &mut pairs.met,
             &mut pairs.rated,
             &mut pairs.products,
             &mut pairs.ratings,
             &mut self.transitions.near,
             &mut self.transitions.far,
-        ] {
-            matrix.clear_items(items);
-        }
+        ]
     }
 
     fn other_catalogue(&self, one: &Contribution) -> Refused {

@@ -139,9 +139,11 @@ impl Tables {
         self.derived.start[item as usize]
     }
 
-    /// The item's shrunk mean rating, in stars.
+    /// The item's shrunk mean rating, in stars; the overall mean of an item that is newer than the
+    /// tables.
     pub fn mean(&self, item: u32) -> f64 {
-        self.derived.mean[item as usize]
+        let known = self.derived.mean.get(item as usize);
+        known.copied().unwrap_or(self.derived.overall)
     }
 
     /// Whether enough people have met the item for it to count.

@@ -274,3 +274,52 @@ fn hidden_items_are_never_listed() {
     let page = ranker.page(&d.tables, &d.content, &request, &Options::default());
     assert!(page.items.iter().all(|i| i.item != hidden));
 }
+
+#[test]
+fn items_that_are_newer_than_the_snapshot_say_nothing() {
+    let d = Device::new();
+    let mut events = all_events(5, ITEMS, 2)[1].clone();
+    events.push(Event {
+        item: ITEMS as u32 + 7,
+        time: i64::from(i32::MAX),
+        kind: Kind::Rating,
+        value: 5.0,
+    });
+    let history = History::of_events(&events, &Meaning::default());
+    let request = Request {
+        history: &history,
+        today: 401,
+    };
+    let packed = snapshot::decode(&snapshot::encode(&d.tables, &Packing::default())).unwrap();
+    for tables in [&d.tables, &packed] {
+        let options = Options {
+            unseen: 1,
+            ..Options::default()
+        };
+        let page = Ranker::default().page(tables, &d.content, &request, &options);
+        assert_eq!(page.items.len(), 10);
+        assert!(page.items.iter().all(|i| i.like.is_finite()));
+        Ranker::default().similar(tables, &d.content, ITEMS as u32 + 7, 5);
+    }
+}
+
+#[test]
+fn a_row_of_very_many_unmet_items_can_be_read_back() {
+    // One item speaks for more unmet items than a row can hold.
+    const MANY: usize = 70_000;
+    let mut sums = Sums::new(MANY);
+    let events: Vec<Event> = (0..4)
+        .map(|item| Event {
+            item,
+            time: 0,
+            kind: Kind::Rating,
+            value: 4.0,
+        })
+        .collect();
+    let read = lethe_parts::history::Interaction::read(&events, &Meaning::default());
+    let one = lethe_parts::contribution::Contribution::new(&read, &people::bounds(MANY)).unwrap();
+    sums.fold_all(&vec![one; 4]).unwrap();
+    let solved = solve(&sums, &content(MANY), &Settings::default(), 400).unwrap();
+    let bytes = snapshot::encode(&solved.tables, &Packing::default());
+    assert_eq!(snapshot::decode(&bytes).unwrap().items(), MANY);
+}

@@ -195,7 +195,7 @@ impl Ranker {
                 item: candidate.item,
                 score: candidate.score,
                 like: like.probability(candidate.item),
-                unseen: place >= met,
+                unseen: place >= met || !tables.is_seen(candidate.item),
                 reasons: why.next().unwrap_or_default(),
             })
             .collect();
@@ -250,7 +250,9 @@ impl Ranker {
         for (other, score) in self.scores.iter_mut().enumerate() {
             *score += (SIMILAR_CONTENT * content.likeness(item, other as u32)) as f32;
         }
-        self.scores[item as usize] = f32::NEG_INFINITY;
+        if let Some(own) = self.scores.get_mut(item as usize) {
+            *own = f32::NEG_INFINITY;
+        }
         let options = Options {
             size,
             ..Options::default()

@@ -11,6 +11,9 @@ const TOP: i32 = 128;
 /// Levels below which a value counts as 0 (under 2^-24).
 const BOTTOM: i32 = -192;
 
+/// The most entries of a row: their number has 16 bits.
+pub(crate) const MOST_ENTRIES: usize = 65_535;
+
 /// How rows are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowPacking {

@@ -5,7 +5,7 @@ use crate::field::Field;
 use crate::part::Refused;
 use crate::rows::{Row, Rows};
 use crate::snapshot::bits::{BitReader, BitWriter};
-use crate::snapshot::packed::{PackedRows, RowPacking, pack};
+use crate::snapshot::packed::{MOST_ENTRIES, PackedRows, RowPacking, pack};
 use crate::snapshot::{Packing, SnapshotError};
 use crate::sums::MAX_ITEMS;
 use crate::tables::{Columns, Derived, Tables};
@@ -57,11 +57,12 @@ impl Records {
         header.number(u64::from(packing.field_bits));
         header.number(scales.len() as u64);
         scales.iter().for_each(|s| header.f32(*s));
-        // What an item nobody has met weighs was cut when it was solved.
+        // The solve bounds the weights of an unmet item, not how many unmet items one item speaks
+        // for: that is bounded here.
         let mut row = Row::default();
         let unseen = (0..items).map(|item| {
             tables.unseen.read(item, &mut row);
-            pack(&row, items, &packing.rows)
+            pack(&row.cut(MOST_ENTRIES), items, &packing.rows)
         });
         let unseen = unseen.collect();
         Self {
@@ -177,7 +178,7 @@ struct Cut {
 impl Cut {
     /// Of EASE, the far and the near transitions.
     fn of(packing: &RowPacking, tables: &Tables) -> [Self; 3] {
-        let keep = packing.keep;
+        let keep = packing.keep.min(MOST_ENTRIES);
         let power = |power: f64| -> Vec<f64> {
             let items = 0..tables.items() as u32;
             items.map(|i| libm::pow(tables.share(i), power)).collect()
