@@ -13,7 +13,7 @@ use lethe_parts::solve::{Settings, solve};
 use lethe_parts::tables::Tables;
 use lethe_recsys::evaluation::{Ranking, mid_rank};
 
-use crate::next::{PLAIN, Target, ranks};
+use crate::next::{FIRST, PLAIN, Target, ranks};
 use crate::rows::Row;
 use crate::world::{World, sum};
 
@@ -35,6 +35,7 @@ pub(crate) fn people(world: &World, order: u64) -> anyhow::Result<Vec<Row>> {
     let variants = [
         ("composition", Weights::PUBLIC),
         ("popularity", Weights(popularity)),
+        (FIRST, Weights([0.0; 9])),
     ];
     let mut found = vec![vec![vec![]; EVENTS.len()]; variants.len()];
     for out in 0..FOLDS {

@@ -28,6 +28,9 @@ pub(crate) const PLAIN: Settings = Settings {
     like_boundary: lethe_parts::event::LIKE_BOUNDARY,
 };
 
+/// The reference of people without events: how often an item is among the first ones, alone.
+pub(crate) const FIRST: &str = "first events alone";
+
 /// A request whose answer is known.
 pub(crate) struct Target {
     pub(crate) history: History,
@@ -129,7 +132,12 @@ fn of_target(
                     }
                 }
             }
-            if few > 0.0 && name.starts_with("composition") {
+            let few = match *name {
+                FIRST => 1.0,
+                name if name.starts_with("composition") => few,
+                _ => 0.0,
+            };
+            if few > 0.0 {
                 for (place, sum) in sums[..len].iter_mut().enumerate() {
                     *sum += few * tables.start((first + place) as u32).ln();
                 }
@@ -188,7 +196,7 @@ pub(crate) fn variants() -> Vec<(&'static str, Weights)> {
         ("reference: popularity", only(Popularity)),
         ("reference: EASE", only(Ease)),
         ("reference: EASE, decay of 15 events", only(EaseDecay15)),
-        ("reference: Markov, 10 lags", only(NearShort)),
+        ("reference: log-lift, 10 lags", only(NearShort)),
         ("reference: Markov, 40 lags", only(Far)),
     ]
 }

@@ -306,7 +306,7 @@ fn items_that_are_newer_than_the_snapshot_say_nothing() {
 #[test]
 fn a_row_of_very_many_unmet_items_can_be_read_back() {
     // One item speaks for more unmet items than a row can hold.
-    const MANY: usize = 70_000;
+    const MANY: usize = 120_000;
     let mut sums = Sums::new(MANY);
     let events: Vec<Event> = (0..4)
         .map(|item| Event {
