@@ -1,0 +1,109 @@
+//! Sums per pair of items.
+
+use crate::contribution::Contribution;
+use crate::matrix::{Entry, RowSum, SumMatrix};
+use crate::sums::index;
+
+/// Sums per pair of items.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pairs {
+    /// `G`: people who met both.
+    pub met: SumMatrix,
+    /// `N`: people who rated both.
+    pub rated: SumMatrix,
+    /// `Y`: products of the two ratings, in half stars.
+    pub products: SumMatrix,
+    /// `Q[i, j]`: rating of `i`, in half stars, by people who rated `j` too.
+    pub ratings: SumMatrix,
+}
+
+fn met_entries(one: &Contribution) -> Vec<Entry> {
+    let items = one.distinct();
+    let mut out = Vec::with_capacity(items.len() * items.len());
+    for i in items {
+        out.extend(items.iter().map(|j| (*i, *j, 1)));
+    }
+    out
+}
+
+/// Entries over pairs of rated items, with the amount that `of` gives for two ratings.
+fn rated_entries(one: &Contribution, of: impl Fn(u8, u8) -> u64) -> Vec<Entry> {
+    let rated = one.rated();
+    let mut out = Vec::with_capacity(rated.len() * rated.len());
+    for a in rated {
+        for b in rated {
+            out.push((a.item, b.item, of(a.half_stars, b.half_stars)));
+        }
+    }
+    out
+}
+
+fn one(_: u8, _: u8) -> u64 {
+    1
+}
+
+fn product(a: u8, b: u8) -> u64 {
+    u64::from(a) * u64::from(b)
+}
+
+fn first(a: u8, _: u8) -> u64 {
+    u64::from(a)
+}
+
+impl Pairs {
+    /// Nobody, over `items` items.
+    pub fn new(items: usize) -> Self {
+        Self {
+            met: SumMatrix::new(items),
+            rated: SumMatrix::new(items),
+            products: SumMatrix::new(items),
+            ratings: SumMatrix::new(items),
+        }
+    }
+
+    pub(crate) fn add(&mut self, c: &Contribution) {
+        self.met.add(&met_entries(c));
+        self.rated.add(&rated_entries(c, one));
+        self.products.add(&rated_entries(c, product));
+        self.ratings.add(&rated_entries(c, first));
+    }
+
+    pub(crate) fn holds(&self, c: &Contribution) -> bool {
+        self.met.holds(&met_entries(c))
+            && self.rated.holds(&rated_entries(c, one))
+            && self.products.holds(&rated_entries(c, product))
+            && self.ratings.holds(&rated_entries(c, first))
+    }
+
+    pub(crate) fn subtract(&mut self, c: &Contribution) {
+        self.met.subtract(&met_entries(c));
+        self.rated.subtract(&rated_entries(c, one));
+        self.products.subtract(&rated_entries(c, product));
+        self.ratings.subtract(&rated_entries(c, first));
+    }
+
+    pub(super) fn add_all(&mut self, all: &[Contribution], items: usize) {
+        let met = index(items, all, |c| c.distinct().to_vec());
+        self.met.add_rows(|row, sum| {
+            for (person, _) in &met[row as usize] {
+                for item in all[*person as usize].distinct() {
+                    sum.add(*item, 1);
+                }
+            }
+        });
+        let rated = index(items, all, |c| c.rated().iter().map(|r| r.item).collect());
+        let ratings = |row: u32, sum: &mut RowSum, of: fn(u8, u8) -> u64| {
+            for (person, at) in &rated[row as usize] {
+                let rated = all[*person as usize].rated();
+                let own = rated[*at as usize].half_stars;
+                for r in rated {
+                    sum.add(r.item, of(own, r.half_stars));
+                }
+            }
+        };
+        self.rated.add_rows(|row, sum| ratings(row, sum, one));
+        self.products
+            .add_rows(|row, sum| ratings(row, sum, product));
+        self.ratings.add_rows(|row, sum| ratings(row, sum, first));
+    }
+}
