@@ -11,7 +11,7 @@ use lethe_parts::contribution::{Bounds, Contribution, MAX_CLIP};
 use lethe_parts::event::{Event, Meaning};
 use lethe_parts::history::{History, Interaction, day_of};
 use lethe_parts::score::{Like, Ranker, Request, SEVEN, TWELVE, Weights, features_of};
-use lethe_parts::solve::{Settings, solve};
+use lethe_parts::solve::{Settings, recent, solve};
 use lethe_parts::sums::Sums;
 use lethe_parts::tables::Tables;
 use lethe_recsys::data::{DataSpec, Dataset, load};
@@ -145,7 +145,7 @@ fn features_lists_and_ranks_of_the_next_item() {
     let mut ranks = vec![];
     let mut checked = 0;
     for (day, users) in by_day {
-        tables.set_day(day, &sums.counts().recent(day));
+        tables.set_day(recent(&sums, 1, day));
         for user in users {
             let (target, past) = w.histories[user].split_last().unwrap();
             let history = History::of_events(past, &Meaning::default());

@@ -39,7 +39,7 @@ pub(crate) fn measure(people: usize, items: usize, axis: &'static str) -> anyhow
     let solved = solve(&sums, &content, &settings, 900)?;
     let solving = began.elapsed().as_secs_f64();
     let began = Instant::now();
-    let bytes = encode(&solved.tables, &Packing::default());
+    let bytes = encode(&solved.tables, &Packing::default())?;
     let packing = began.elapsed().as_secs_f64();
     let leaver = fleet.contribution(7, 0)?;
     let began = Instant::now();
@@ -50,7 +50,7 @@ pub(crate) fn measure(people: usize, items: usize, axis: &'static str) -> anyhow
         touched: leaver.distinct(),
     };
     let again = solve_again(&before, &sums, &content, &settings, 900)?;
-    let after = encode(&again.tables, &Packing::default());
+    let after = encode(&again.tables, &Packing::default())?;
     let forgotten = began.elapsed().as_secs_f64();
     let memory = resident();
     let changed = delta(&bytes, &after)?.len();

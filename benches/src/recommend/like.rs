@@ -8,6 +8,7 @@ use lethe_parts::contribution::MAX_CLIP;
 use lethe_parts::event::{Event, Kind};
 use lethe_parts::history::{History, Rated};
 use lethe_parts::score::{Like, SEVEN, TWELVE};
+use lethe_parts::snapshot::{Packing, decode, encode};
 use lethe_parts::solve::{Settings, solve};
 use lethe_parts::tables::Tables;
 use lethe_recsys::references::References;
@@ -58,16 +59,18 @@ pub(crate) fn per_person(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
     let sums = sum(world.items(), &training)?;
     let both = solve(&sums, &world.content, &settings(world, true), 0)?.tables;
     let plain = solve(&sums, &world.content, &settings(world, false), 0)?.tables;
+    let served = served(world, &cut)?;
     let references = references(world, |events| cut(events));
-    let of_users: Vec<Vec<(bool, [f64; 8])>> = (0..world.histories.len())
+    let of_users: Vec<Vec<(bool, [f64; 9])>> = (0..world.histories.len())
         .into_par_iter()
         .map(|user| {
             let events = &world.histories[user];
             let (past, test) = events.split_at(cut(events));
             let history = world.history(past);
             let like = Like::new(&both, &world.content, &history).with_plain_field(plain.field());
+            let as_served = Like::new(&served, &world.content, &history);
             let offset = offset(&both, &history);
-            let judge = |event: &Event| -> Option<(bool, [f64; 8])> {
+            let judge = |event: &Event| -> Option<(bool, [f64; 9])> {
                 let liked = world.meaning.read(event).liked?;
                 let f = like.features(event.item);
                 let sample = TaskSample {
@@ -90,6 +93,7 @@ pub(crate) fn per_person(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
                         f.field,
                         f.log_odds(&SEVEN),
                         f.log_odds(&TWELVE),
+                        as_served.features(event.item).log_odds(&SEVEN),
                     ],
                 ))
             };
@@ -105,6 +109,7 @@ pub(crate) fn per_person(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
         "item field alone",
         "composition, seven features",
         "composition, twelve features",
+        "composition, seven features, as served",
     ];
     let mut judged = Judged {
         users: vec![],
@@ -127,6 +132,18 @@ pub(crate) fn per_person(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
         }
     }
     Ok(rows("like, per person", world, run, &judged, None))
+}
+
+/// What a device holds by default: threshold, clip, rank, packed tables.
+fn served(world: &World, cut: &impl Fn(&[Event]) -> usize) -> anyhow::Result<Tables> {
+    let training = world.contributions(200, |_, events| events[..cut(events)].to_vec())?;
+    let settings = Settings {
+        like_boundary: world.meaning.like_boundary(),
+        ..Settings::default()
+    };
+    let sums = sum(world.items(), &training)?;
+    let solved = solve(&sums, &world.content, &settings, 0)?;
+    Ok(decode(&encode(&solved.tables, &Packing::default())?)?)
 }
 
 /// A test row whose history grows: three methods' scores, and their means over the panel then.
@@ -174,7 +191,7 @@ pub(crate) fn global(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
                 let mut level = [0.0; 3];
                 for item in &panel {
                     for (sum, s) in level.iter_mut().zip(score(*item)) {
-                        *sum += s / PANEL as f64;
+                        *sum += s / panel.len() as f64;
                     }
                 }
                 out.push(OverTime { liked, own, level });

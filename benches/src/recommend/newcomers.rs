@@ -13,7 +13,7 @@ use lethe_parts::solve::{Settings, solve};
 use lethe_parts::tables::Tables;
 use lethe_recsys::evaluation::{Ranking, mid_rank};
 
-use crate::next::{FIRST, PLAIN, Target, ranks};
+use crate::next::{Beginning, Fleet, PLAIN, Target, Variant, ranks};
 use crate::rows::Row;
 use crate::world::{World, sum};
 
@@ -30,12 +30,19 @@ pub(crate) fn people(world: &World, order: u64) -> anyhow::Result<Vec<Row>> {
         let rank = seed.rank("person", world.data.users[user].as_bytes());
         (rank % FOLDS as u64) as usize
     };
-    let mut popularity = [0.0; 9];
-    popularity[Feature::Popularity as usize] = 1.0;
     let variants = [
-        ("composition", Weights::PUBLIC),
-        ("popularity", Weights(popularity)),
-        (FIRST, Weights([0.0; 9])),
+        Variant::composition("composition", Weights::PUBLIC),
+        Variant {
+            name: "composition, log p for log s",
+            weights: Weights::PUBLIC,
+            beginning: Beginning::Popularity,
+        },
+        Variant::only("popularity", Feature::Popularity),
+        Variant {
+            name: "first events alone",
+            weights: Weights([0.0; 9]),
+            beginning: Beginning::Always,
+        },
     ];
     let mut found = vec![vec![vec![]; EVENTS.len()]; variants.len()];
     for out in 0..FOLDS {
@@ -45,7 +52,12 @@ pub(crate) fn people(world: &World, order: u64) -> anyhow::Result<Vec<Row>> {
             .filter(|(u, _)| fold(*u) != out);
         let inside: Vec<Contribution> = inside.map(|(_, c)| c.clone()).collect();
         let sums = sum(world.items(), &inside)?;
-        let mut tables = solve(&sums, &world.content, &PLAIN, 0)?.tables;
+        let mut fleet = Fleet {
+            tables: solve(&sums, &world.content, &PLAIN, 0)?.tables,
+            sums: &sums,
+            content: &world.content,
+            k: PLAIN.k,
+        };
         for (at, events) in EVENTS.into_iter().enumerate() {
             let targets: Vec<Target> = (0..world.histories.len())
                 .filter(|u| fold(*u) == out && world.histories[*u].len() > events)
@@ -58,21 +70,21 @@ pub(crate) fn people(world: &World, order: u64) -> anyhow::Result<Vec<Row>> {
                     }
                 })
                 .collect();
-            let of_fold = ranks(&mut tables, &sums, &world.content, &targets, &variants);
+            let of_fold = ranks(&mut fleet, &targets, &variants);
             for (variant, ranks) in of_fold.into_iter().enumerate() {
                 found[variant][at].extend(ranks);
             }
         }
     }
     let mut rows = vec![];
-    for ((variant, _), by_events) in variants.iter().zip(&found) {
+    for (variant, by_events) in variants.iter().zip(&found) {
         for (events, ranks) in EVENTS.iter().zip(by_events) {
             let figures = Ranking::of(ranks);
             rows.push(
                 Row::new(
                     "newcomers",
                     &world.name,
-                    format!("{variant}, {events} events"),
+                    format!("{}, {events} events", variant.name),
                     order,
                 )
                 .with("HR@10", figures.hr)
@@ -136,7 +148,7 @@ pub(crate) fn items(world: &World, draw: u64) -> anyhow::Result<Vec<Row>> {
             ..PLAIN
         };
         let tables = solve(&sums, &content, &settings, 0)?.tables;
-        let figures = rank_held(&tables, &targets);
+        let figures = rank_held(&tables, &held, &targets);
         let kept = if keep == usize::MAX {
             String::new()
         } else {
@@ -163,12 +175,13 @@ pub(crate) fn items(world: &World, draw: u64) -> anyhow::Result<Vec<Row>> {
 fn random(held: &BTreeSet<u32>, targets: &[(Target, Vec<u32>)]) -> f64 {
     let chance = |met: &Vec<u32>| {
         let met: BTreeSet<&u32> = met.iter().filter(|i| held.contains(i)).collect();
-        10.0 / (held.len() - met.len()) as f64
+        (10.0 / (held.len() - met.len()).max(1) as f64).min(1.0)
     };
-    targets.iter().map(|(_, met)| chance(met)).sum::<f64>() / targets.len() as f64
+    targets.iter().map(|(_, met)| chance(met)).sum::<f64>() / targets.len().max(1) as f64
 }
 
-fn rank_held(tables: &Tables, targets: &[(Target, Vec<u32>)]) -> Ranking {
+/// Candidates are the held-out items alone, not others that happen to be met by nobody.
+fn rank_held(tables: &Tables, held: &BTreeSet<u32>, targets: &[(Target, Vec<u32>)]) -> Ranking {
     let mut ranker = Ranker::default();
     let ranks: Vec<Option<f64>> = targets
         .iter()
@@ -178,8 +191,11 @@ fn rank_held(tables: &Tables, targets: &[(Target, Vec<u32>)]) -> Ranking {
                 today: target.today,
             };
             let mut scores = ranker.unseen_scores(tables, &request).to_vec();
-            for item in met {
-                scores[*item as usize] = f32::NEG_INFINITY;
+            for (item, score) in scores.iter_mut().enumerate() {
+                let item = item as u32;
+                if !held.contains(&item) || met.contains(&item) {
+                    *score = f32::NEG_INFINITY;
+                }
             }
             mid_rank(&scores, target.item)
         })

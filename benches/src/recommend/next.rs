@@ -8,7 +8,7 @@ use lethe_parts::history::{History, day_of};
 use lethe_parts::rows::Row as TableRow;
 use lethe_parts::score::{BLOCK, Composition, Feature, Ranker, Request, Weights};
 use lethe_parts::snapshot::{Packing, decode, encode};
-use lethe_parts::solve::{Form, Settings, solve};
+use lethe_parts::solve::{Form, Settings, recent, solve};
 use lethe_parts::sums::Sums;
 use lethe_parts::tables::Tables;
 use lethe_recsys::evaluation::{Ranking, gain, mid_rank, paired};
@@ -27,9 +27,6 @@ pub(crate) const PLAIN: Settings = Settings {
     unseen: 0,
     like_boundary: lethe_parts::event::LIKE_BOUNDARY,
 };
-
-/// The reference of people without events: how often an item is among the first ones, alone.
-pub(crate) const FIRST: &str = "first events alone";
 
 /// A request whose answer is known.
 pub(crate) struct Target {
@@ -75,14 +72,75 @@ pub(crate) fn training(world: &World, clip: usize) -> anyhow::Result<Vec<Contrib
     })
 }
 
-/// Ranks of all targets, in their order, for each of the weights. Weights whose name begins with
-/// `composition` add what people meet first for short histories, as the software does.
+/// What is added to the features of people with few events.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Beginning {
+    /// Nothing.
+    Nothing,
+    /// What people meet first, as the software does.
+    First,
+    /// How often an item is met at all, in its place.
+    Popularity,
+    /// What people meet first, whatever the number of events.
+    Always,
+}
+
+impl Beginning {
+    /// What is added to an item's score, for a history of `events` events.
+    fn of(self, tables: &Tables, item: u32, events: usize) -> f64 {
+        let weight = Weights::few_events(events);
+        match self {
+            Self::Nothing => 0.0,
+            Self::First => weight * tables.start(item).ln(),
+            Self::Popularity => weight * tables.share(item).ln(),
+            Self::Always => tables.start(item).ln(),
+        }
+    }
+}
+
+/// A way to score.
+pub(crate) struct Variant {
+    pub(crate) name: &'static str,
+    pub(crate) weights: Weights,
+    pub(crate) beginning: Beginning,
+}
+
+impl Variant {
+    /// The composition as the software has it, or with other weights.
+    pub(crate) fn composition(name: &'static str, weights: Weights) -> Self {
+        Self {
+            name,
+            weights,
+            beginning: Beginning::First,
+        }
+    }
+
+    /// One feature alone.
+    pub(crate) fn only(name: &'static str, feature: Feature) -> Self {
+        let mut weights = [0.0; 9];
+        weights[feature as usize] = 1.0;
+        Self {
+            name,
+            weights: Weights(weights),
+            beginning: Beginning::Nothing,
+        }
+    }
+}
+
+/// Tables, and the sums that say what was met lately on each target's day.
+pub(crate) struct Fleet<'a> {
+    pub(crate) tables: Tables,
+    pub(crate) sums: &'a Sums,
+    pub(crate) content: &'a Content,
+    /// The threshold: it holds for what was met lately, too.
+    pub(crate) k: u64,
+}
+
+/// Ranks of all targets, in their order, for each of the variants.
 pub(crate) fn ranks(
-    tables: &mut Tables,
-    sums: &Sums,
-    content: &Content,
+    fleet: &mut Fleet<'_>,
     targets: &[Target],
-    variants: &[(&str, Weights)],
+    variants: &[Variant],
 ) -> Vec<Vec<Option<f64>>> {
     let mut by_day: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
     for (at, target) in targets.iter().enumerate() {
@@ -90,8 +148,9 @@ pub(crate) fn ranks(
     }
     let mut out = vec![vec![None; targets.len()]; variants.len()];
     for (day, members) in by_day {
-        tables.set_day(day, &sums.counts().recent(day));
-        let tables = &*tables;
+        fleet.tables.set_day(recent(fleet.sums, fleet.k, day));
+        let tables = &fleet.tables;
+        let content = fleet.content;
         let found: Vec<(usize, Vec<Option<f64>>)> = members
             .par_iter()
             .map(|at| (*at, of_target(tables, content, &targets[*at], variants)))
@@ -109,7 +168,7 @@ fn of_target(
     tables: &Tables,
     content: &Content,
     target: &Target,
-    variants: &[(&str, Weights)],
+    variants: &[Variant],
 ) -> Vec<Option<f64>> {
     let request = Request {
         history: &target.history,
@@ -118,29 +177,22 @@ fn of_target(
     let items = tables.items();
     let mut composition = Composition::new(tables, content, &request, Weights::PUBLIC);
     let mut scores = vec![vec![0.0f32; items]; variants.len()];
-    let few = Weights::few_events(target.history.seen().len());
+    let events = target.history.seen().len();
     let mut first = 0;
     while first < items {
         let len = BLOCK.min(items - first);
         let features = composition.features(first as u32, len);
-        for ((name, weights), scores) in variants.iter().zip(&mut scores) {
+        for (variant, scores) in variants.iter().zip(&mut scores) {
             let mut sums = [0.0; BLOCK];
-            for (feature, weight) in Feature::ALL.into_iter().zip(weights.0) {
+            for (feature, weight) in Feature::ALL.into_iter().zip(variant.weights.0) {
                 if weight != 0.0 {
                     for (sum, x) in sums.iter_mut().zip(features.values(feature)) {
                         *sum += weight * x;
                     }
                 }
             }
-            let few = match *name {
-                FIRST => 1.0,
-                name if name.starts_with("composition") => few,
-                _ => 0.0,
-            };
-            if few > 0.0 {
-                for (place, sum) in sums[..len].iter_mut().enumerate() {
-                    *sum += few * tables.start((first + place) as u32).ln();
-                }
+            for (place, sum) in sums[..len].iter_mut().enumerate() {
+                *sum += variant.beginning.of(tables, (first + place) as u32, events);
             }
             for (place, sum) in scores[first..first + len].iter_mut().zip(sums) {
                 *place = sum as f32;
@@ -163,41 +215,29 @@ fn mask(scores: &mut [f32], history: &History) {
     }
 }
 
-/// Only one feature.
-fn only(feature: Feature) -> Weights {
-    let mut weights = [0.0; 9];
-    weights[feature as usize] = 1.0;
-    Weights(weights)
-}
-
 /// The composition, each part removed, and the cheap references that are single features.
-pub(crate) fn variants() -> Vec<(&'static str, Weights)> {
+pub(crate) fn variants() -> Vec<Variant> {
     use Feature::{Ease, EaseDecay5, EaseDecay15, Far, Near, NearShort, Popularity, Recent, Terms};
     let public = Weights::PUBLIC;
+    let without = |name, features: &[Feature]| Variant::composition(name, public.without(features));
     vec![
-        ("composition", public),
-        (
-            "composition without transitions",
-            public.without(&[Far, Near, NearShort]),
-        ),
-        (
-            "composition without EASE",
-            public.without(&[Ease, EaseDecay15, EaseDecay5]),
-        ),
-        (
+        Variant::composition("composition", public),
+        without("composition without transitions", &[Far, Near, NearShort]),
+        without("composition without EASE", &[Ease, EaseDecay15, EaseDecay5]),
+        without(
             "composition without popularity, recency",
-            public.without(&[Popularity, Recent]),
+            &[Popularity, Recent],
         ),
-        ("composition without genres", public.without(&[Terms])),
-        (
+        without("composition without genres", &[Terms]),
+        without(
             "composition of four features",
-            public.without(&[Popularity, Recent, Far, Terms, EaseDecay15]),
+            &[Popularity, Recent, Far, Terms, EaseDecay15],
         ),
-        ("reference: popularity", only(Popularity)),
-        ("reference: EASE", only(Ease)),
-        ("reference: EASE, decay of 15 events", only(EaseDecay15)),
-        ("reference: log-lift, 10 lags", only(NearShort)),
-        ("reference: Markov, 40 lags", only(Far)),
+        Variant::only("reference: popularity", Popularity),
+        Variant::only("reference: EASE", Ease),
+        Variant::only("reference: EASE, decay of 15 events", EaseDecay15),
+        Variant::only("reference: log-lift, 10 lags", NearShort),
+        Variant::only("reference: Markov, 40 lags", Far),
     ]
 }
 
@@ -232,23 +272,33 @@ pub(crate) fn measure(world: &World, order: u64, quick: bool) -> anyhow::Result<
     let targets = targets(world, Event::Test);
     let everybody = training(world, MAX_CLIP)?;
     let sums = sum(world.items(), &everybody)?;
-    let mut tables = solve(&sums, &world.content, &PLAIN, 0)?.tables;
+    let mut fleet = Fleet {
+        tables: solve(&sums, &world.content, &PLAIN, 0)?.tables,
+        sums: &sums,
+        content: &world.content,
+        k: PLAIN.k,
+    };
     let variants = variants();
-    let found = ranks(&mut tables, &sums, &world.content, &targets, &variants);
+    let found = ranks(&mut fleet, &targets, &variants);
     let whole = found[0].clone();
     let mut rows: Vec<Row> = variants
         .iter()
         .zip(&found)
-        .map(|((variant, _), ranks)| row(name, variant, order, ranks, &whole))
+        .map(|(variant, ranks)| row(name, variant.name, order, ranks, &whole))
         .collect();
     let knn = item_knn(&sums, &targets);
     rows.push(row(name, "reference: ItemKNN", order, &knn, &whole));
-    rows.push(lists(world, &mut tables, &sums, &targets, order));
+    rows.push(lists(world, &mut fleet, &targets, order));
     let mut other = |what: &str, all: &[Contribution], settings: &Settings| -> anyhow::Result<()> {
         let sums = sum(world.items(), all)?;
-        let mut tables = solve(&sums, &world.content, settings, 0)?.tables;
-        let composition = [("composition", Weights::PUBLIC)];
-        let found = ranks(&mut tables, &sums, &world.content, &targets, &composition);
+        let mut fleet = Fleet {
+            tables: solve(&sums, &world.content, settings, 0)?.tables,
+            sums: &sums,
+            content: &world.content,
+            k: settings.k,
+        };
+        let composition = [Variant::composition("composition", Weights::PUBLIC)];
+        let found = ranks(&mut fleet, &targets, &composition);
         rows.push(row(name, what, order, &found[0], &whole));
         Ok(())
     };
@@ -287,27 +337,33 @@ fn served(
     let settings = Settings { k: 3, ..PLAIN };
     let sums = sum(world.items(), &training(world, 200)?)?;
     let tables = solve(&sums, &world.content, &settings, 0)?.tables;
-    let mut tables = decode(&encode(&tables, &Packing::default()))?;
-    let composition = [("composition", Weights::PUBLIC)];
-    let found = ranks(&mut tables, &sums, &world.content, targets, &composition);
+    let mut fleet = Fleet {
+        tables: decode(&encode(&tables, &Packing::default())?)?,
+        sums: &sums,
+        content: &world.content,
+        k: settings.k,
+    };
+    let composition = [Variant::composition("composition", Weights::PUBLIC)];
+    let found = ranks(&mut fleet, targets, &composition);
     let what = "as served: k = 3, clip 200, default snapshot";
     Ok(row(&world.name, what, order, &found[0], whole))
 }
 
 /// Coverage and popularity of everybody's first ten items.
-fn lists(world: &World, tables: &mut Tables, sums: &Sums, targets: &[Target], run: u64) -> Row {
+fn lists(world: &World, fleet: &mut Fleet<'_>, targets: &[Target], run: u64) -> Row {
+    let sums = fleet.sums;
     let mut shown = vec![0u64; world.items()];
     let mut popularity = 0.0;
     let mut own_popularity = 0.0;
     let mut own = 0usize;
     let mut ranker = Ranker::default();
     for target in targets {
-        tables.set_day(target.today, &sums.counts().recent(target.today));
+        fleet.tables.set_day(recent(sums, fleet.k, target.today));
         let request = Request {
             history: &target.history,
             today: target.today,
         };
-        let scores = ranker.scores(tables, &world.content, &request, Weights::PUBLIC);
+        let scores = ranker.scores(&fleet.tables, &world.content, &request, Weights::PUBLIC);
         let mut order: Vec<u32> = (0..scores.len() as u32).collect();
         let better = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]);
         order.select_nth_unstable_by(9.min(scores.len() - 1), better);

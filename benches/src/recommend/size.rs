@@ -13,7 +13,7 @@ use lethe_recsys::evaluation::mid_rank;
 use rayon::prelude::*;
 
 use crate::made_up::MadeUp;
-use crate::next::{Event, PLAIN, ranks, row, targets, training};
+use crate::next::{Event, Fleet, PLAIN, Variant, ranks, row, targets, training};
 use crate::rows::Row;
 use crate::world::{World, sum};
 
@@ -31,21 +31,26 @@ pub(crate) fn rows_of_tables(world: &World, quick: bool) -> anyhow::Result<Vec<R
     let settings = Settings { k: 3, ..PLAIN };
     let sums = sum(world.items(), &training(world, MAX_CLIP)?)?;
     let whole = solve(&sums, &world.content, &settings, 0)?.tables;
-    let variants = [("composition", Weights::PUBLIC)];
+    let variants = [Variant::composition("composition", Weights::PUBLIC)];
     let keeps: &[usize] = if quick { &[50] } else { &[20, 50, 100, 200] };
     let bits: &[u32] = if quick { &[5] } else { &[4, 5, 6] };
     let mut out = vec![];
     let validation = targets(world, Event::Validation);
     let test = targets(world, Event::Test);
     let of = |tables: &Tables, targets| {
-        let mut tables = tables.clone();
-        ranks(&mut tables, &sums, &world.content, targets, &variants).remove(0)
+        let mut fleet = Fleet {
+            tables: tables.clone(),
+            sums: &sums,
+            content: &world.content,
+            k: settings.k,
+        };
+        ranks(&mut fleet, targets, &variants).remove(0)
     };
     let whole_validation = of(&whole, &validation);
     let whole_test = of(&whole, &test);
     for keep in keeps {
         for bits in bits {
-            let bytes = encode(&whole, &packing(*keep, *bits, 0, 6));
+            let bytes = encode(&whole, &packing(*keep, *bits, 0, 6))?;
             let tables = decode(&bytes)?;
             let on_validation = row("", "", 0, &of(&tables, &validation), &whole_validation);
             let on_test = row("", "", 0, &of(&tables, &test), &whole_test);
@@ -100,11 +105,12 @@ pub(crate) fn field(world: &World, quick: bool) -> anyhow::Result<Vec<Row>> {
     };
     let exact = (like_auc(world, &validation, 8), like_auc(world, &test, 9));
     for (rank, bits) in pairs {
-        let packing = packing(200, 6, *rank, *bits);
-        let small = encode(&validation, &packing);
-        let without = encode(&validation, &Packing { rank: 0, ..packing });
+        // Rows are whole: what is lost is lost by the field.
+        let packing = packing(65_535, 8, *rank, *bits);
+        let small = encode(&validation, &packing)?;
+        let without = encode(&validation, &Packing { rank: 0, ..packing })?;
         let on_validation = like_auc(world, &decode(&small)?, 8);
-        let on_test = like_auc(world, &decode(&encode(&test, &packing))?, 9);
+        let on_test = like_auc(world, &decode(&encode(&test, &packing)?)?, 9);
         out.push(
             Row::new(
                 "snapshot: field",
@@ -159,7 +165,7 @@ pub(crate) fn large(items: usize, people: usize) -> anyhow::Result<Vec<Row>> {
     let whole_ranks = made_up_ranks(&fleet, &content, &whole);
     let mut out = vec![];
     for keep in [20, 50, 100] {
-        let bytes = encode(&whole, &packing(keep, 5, 64, 6));
+        let bytes = encode(&whole, &packing(keep, 5, 64, 6))?;
         let tables = decode(&bytes)?;
         let found = made_up_ranks(&fleet, &content, &tables);
         let figures = row("", "", 0, &found, &whole_ranks);
@@ -192,15 +198,18 @@ fn made_up_ranks(
             let (target, past) = events.split_last()?;
             let meaning = lethe_parts::event::Meaning::default();
             let history = lethe_parts::history::History::of_events(past, &meaning);
+            // Lists never have what was met before.
+            if history.has_met(target.item) {
+                return None;
+            }
             let request = Request {
                 history: &history,
                 today: 901,
             };
-            mid_rank(
-                ranker.scores(tables, content, &request, Weights::PUBLIC),
-                target.item,
-            )
+            let scores = ranker.scores(tables, content, &request, Weights::PUBLIC);
+            Some(mid_rank(scores, target.item))
         })
+        .flatten()
         .collect()
 }
 
@@ -218,13 +227,13 @@ pub(crate) fn served(world: &World) -> anyhow::Result<Vec<Row>> {
     let mut cell = 0;
     let began = Instant::now();
     let first = solve(&sums, &world.content, &settings, 10_000)?.tables;
-    let mut bytes = encode(&first, &Packing::default());
+    let mut bytes = encode(&first, &Packing::default())?;
     solving.push(began.elapsed().as_secs_f64());
     for leaver in 0..5 {
         let began = Instant::now();
         sums.unfold(&everybody[leaver * 7])?;
         let solved = solve(&sums, &world.content, &settings, 10_000)?;
-        let after = encode(&solved.tables, &Packing::default());
+        let after = encode(&solved.tables, &Packing::default())?;
         deleting.push(began.elapsed().as_secs_f64());
         one = delta(&bytes, &after)?.len();
         bytes = after;
@@ -233,7 +242,7 @@ pub(crate) fn served(world: &World) -> anyhow::Result<Vec<Row>> {
         sums.unfold(leaver)?;
     }
     let solved = solve(&sums, &world.content, &settings, 10_000)?;
-    let after = encode(&solved.tables, &Packing::default());
+    let after = encode(&solved.tables, &Packing::default())?;
     cell += delta(&bytes, &after)?.len();
     let device = decode(&after)?;
     let mut times = vec![];

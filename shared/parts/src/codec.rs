@@ -91,6 +91,15 @@ impl<'a> Reader<'a> {
         Ok(value as usize)
     }
 
+    /// A 64-bit number that may not exceed `most`.
+    pub(crate) fn bounded(&mut self, most: u64, what: &str) -> Result<u64, Refused> {
+        let value = self.number()?;
+        if value > most {
+            return Err(self.bad(format!("{value} {what}, expected at most {most}")));
+        }
+        Ok(value)
+    }
+
     pub(crate) fn f32(&mut self) -> Result<f32, Refused> {
         let bytes = self.take(4)?;
         let value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);

@@ -35,12 +35,21 @@ struct Text {
 
 /// Why text vectors do not fit the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{got} numbers for {items} items, expected items x width; encode the whole catalogue")]
-pub struct TextShape {
-    /// Numbers that were given.
-    pub got: usize,
-    /// Items of the catalogue.
-    pub items: usize,
+pub enum TextError {
+    /// Not one vector for every item.
+    #[error("{got} numbers for {items} items, expected items x width; encode the whole catalogue")]
+    Shape {
+        /// Numbers that were given.
+        got: usize,
+        /// Items of the catalogue.
+        items: usize,
+    },
+    /// A number that is infinite or none at all.
+    #[error("item {item}: its vector has a number that is not finite; encode the text again")]
+    NotFinite {
+        /// The first such item.
+        item: usize,
+    },
 }
 
 impl Content {
@@ -95,10 +104,10 @@ impl Content {
     /// each is scaled to unit length.
     ///
     /// # Errors
-    /// [`TextShape`] if there is not one vector for every item.
-    pub fn with_text(mut self, vectors: &[f32]) -> Result<Self, TextShape> {
+    /// [`TextError`] if there is not one vector of finite numbers for every item.
+    pub fn with_text(mut self, vectors: &[f32]) -> Result<Self, TextError> {
         let items = self.items();
-        let bad = TextShape {
+        let bad = TextError::Shape {
             got: vectors.len(),
             items,
         };
@@ -106,6 +115,9 @@ impl Content {
             return Err(bad);
         }
         let width = vectors.len() / items;
+        if let Some(at) = vectors.iter().position(|v| !v.is_finite()) {
+            return Err(TextError::NotFinite { item: at / width });
+        }
         let mut mean = vec![0.0f64; width];
         for vector in vectors.chunks(width) {
             for (m, v) in mean.iter_mut().zip(vector) {

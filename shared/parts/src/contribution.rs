@@ -12,6 +12,15 @@ pub const MAX_CLIP: usize = 4_096;
 /// Events that count as a person's beginning.
 pub const STARTS: usize = 10;
 
+/// The highest rating, in half stars.
+pub const MOST_HALF_STARS: u8 = 10;
+/// The lowest rating, in half stars.
+const LEAST_HALF_STARS: u8 = 2;
+
+/// The last day that any operator can allow, and the most different days: 65,536 days after 1970 is
+/// in the year 2149. No event is older than 1970.
+pub const MAX_DAYS: i32 = 65_536;
+
 /// What a contribution may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -19,9 +28,9 @@ pub struct Bounds {
     pub items: usize,
     /// The most events of one person; at most [`MAX_CLIP`].
     pub clip: usize,
-    /// First day since 1970 that is taken.
+    /// First day since 1970 that is taken; at least 0.
     pub first_day: i32,
-    /// Last day since 1970 that is taken.
+    /// Last day since 1970 that is taken; below [`MAX_DAYS`].
     pub last_day: i32,
 }
 
@@ -147,16 +156,18 @@ fn check(event: usize, one: &Interaction, bounds: &Bounds) -> Result<(), Refused
             items: bounds.items,
         });
     }
-    if !(bounds.first_day..=bounds.last_day).contains(&one.day) {
+    let first = bounds.first_day.max(0);
+    let last = bounds.last_day.min(MAX_DAYS - 1);
+    if !(first..=last).contains(&one.day) {
         return Err(Refused::Day {
             event,
             day: one.day,
-            first: bounds.first_day,
-            last: bounds.last_day,
+            first,
+            last,
         });
     }
     match one.half_stars {
-        Some(half_stars) if !(2..=10).contains(&half_stars) => {
+        Some(half_stars) if !(LEAST_HALF_STARS..=MOST_HALF_STARS).contains(&half_stars) => {
             Err(Refused::Stars { event, half_stars })
         }
         _ => Ok(()),

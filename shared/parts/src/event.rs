@@ -74,11 +74,11 @@ pub struct Event {
 /// use lethe_parts::event::{EventTable, Meaning};
 /// let table: EventTable = toml::from_str(
 ///     r#"
-///     seen = "view >= 30, rating, purchase"
+///     seen = "view >= 30, rating, purchase, like"
 ///     like = "rating > 3, like, purchase"
 ///     dislike = "rating <= 3, dislike, hide"
 ///     rating_range = [1, 5]
-///     stars = { like = 5, dislike = 1 }
+///     stars = { like = 5, purchase = 4.5, dislike = 1, hide = 1 }
 ///     "#,
 /// )?;
 /// let meaning = Meaning::new(&table)?;
@@ -89,9 +89,10 @@ pub struct Event {
 pub struct EventTable {
     /// Events that count as having met the item, such as `"view >= 30, rating, purchase"`.
     pub seen: String,
-    /// Events that count as liking it, such as `"rating > 3, like"`.
+    /// Events that count as liking it, such as `"rating > 3, like"`; their kinds are in `seen`, too.
     pub like: String,
-    /// Events that count as disliking it.
+    /// Events that count as disliking it. Kinds other than ratings need `stars`, as those of
+    /// `like` do.
     pub dislike: String,
     /// Lowest and highest rating of the scale; mapped to 1 to 5 stars.
     pub rating_range: [f32; 2],
@@ -105,7 +106,7 @@ impl Default for EventTable {
         Self {
             seen: "rating, view, purchase, like, dislike".into(),
             like: "rating > 3, like".into(),
-            dislike: "rating <= 3, dislike, hide".into(),
+            dislike: "rating <= 3, dislike".into(),
             rating_range: [1.0, 5.0],
             stars: BTreeMap::from([(Kind::Like, 5.0), (Kind::Dislike, 1.0)]),
         }
@@ -136,6 +137,22 @@ pub enum TableError {
         low: f32,
         /// Highest.
         high: f32,
+    },
+    /// A kind that counts as a like or dislike, and would say nothing to the sums.
+    #[error(
+        "{field} names {kind}, which stands for no rating; add it to stars = {{ ... }}, 1 to 5"
+    )]
+    WithoutStars {
+        /// `like` or `dislike`.
+        field: &'static str,
+        /// The kind.
+        kind: &'static str,
+    },
+    /// A kind that counts as a like, and not as having met the item.
+    #[error("like names {kind}, seen does not; add {kind} to seen = \"...\"")]
+    LikedUnseen {
+        /// The kind.
+        kind: &'static str,
     },
     /// Stars outside the scale.
     #[error("stars of {kind:?} = {stars}: expected 1 to 5, in halves")]
@@ -229,19 +246,38 @@ impl Meaning {
             }
             stars.insert(*kind, halves as u8);
         }
+        let seen = conditions("seen", &table.seen)?;
+        let like = conditions("like", &table.like)?;
+        let dislike = conditions("dislike", &table.dislike)?;
+        for (field, conditions) in [("like", &like), ("dislike", &dislike)] {
+            let silent = |c: &&Condition| c.kind != Kind::Rating && !stars.contains_key(&c.kind);
+            if let Some(condition) = conditions.iter().find(silent) {
+                let kind = condition.kind.name();
+                return Err(TableError::WithoutStars { field, kind });
+            }
+        }
+        let is_unseen = |c: &&Condition| seen.iter().all(|s| s.kind != c.kind);
+        if let Some(condition) = like.iter().find(is_unseen) {
+            let kind = condition.kind.name();
+            return Err(TableError::LikedUnseen { kind });
+        }
         Ok(Self {
-            seen: conditions("seen", &table.seen)?,
-            like: conditions("like", &table.like)?,
-            dislike: conditions("dislike", &table.dislike)?,
+            seen,
+            like,
+            dislike,
             low,
             high,
             stars,
         })
     }
 
-    /// What `event` counts as. A rating outside the range counts as the nearest end.
+    /// What `event` counts as. A rating outside the range counts as the nearest end; one that is not
+    /// a number counts as nothing.
     pub fn read(&self, event: &Event) -> Reading {
         let any = |conditions: &[Condition]| conditions.iter().any(|c| c.holds(event));
+        if event.value.is_nan() {
+            return Reading::default();
+        }
         let half_stars = match event.kind {
             Kind::Rating => Some(self.half_stars(event.value)),
             other => self.stars.get(&other).copied(),
@@ -361,7 +397,7 @@ mod tests {
             like: "rating > 5, purchase".into(),
             dislike: "rating<=5,hide".into(),
             rating_range: [1.0, 10.0],
-            stars: BTreeMap::from([(Kind::Purchase, 4.5)]),
+            stars: BTreeMap::from([(Kind::Purchase, 4.5), (Kind::Hide, 1.0)]),
         };
         let m = Meaning::new(&table).expect("valid");
         assert!(!m.read(&event(Kind::View, 29.0)).seen);
@@ -376,6 +412,8 @@ mod tests {
         assert_eq!(m.like_boundary(), 11, "between 2.5 and 3 stars");
         assert_eq!(Meaning::default().like_boundary(), LIKE_BOUNDARY);
         assert!(m.read(&event(Kind::Hide, 0.0)).hidden);
+        let nothing = m.read(&event(Kind::Rating, f32::NAN));
+        assert_eq!(nothing, Reading::default());
     }
 
     #[test]
@@ -404,6 +442,18 @@ mod tests {
             Meaning::new(&stars),
             Err(TableError::Stars { .. })
         ));
+        let silent = EventTable {
+            dislike: "skip".into(),
+            ..EventTable::default()
+        };
+        let e = Meaning::new(&silent).expect_err("a skip has no stars");
+        assert!(e.to_string().contains("add it to stars"), "{e}");
+        let unseen = EventTable {
+            seen: "view".into(),
+            ..EventTable::default()
+        };
+        let e = Meaning::new(&unseen).expect_err("ratings count as likes, not as seen");
+        assert!(e.to_string().contains("add rating to seen"), "{e}");
         assert!(toml::from_str::<EventTable>("liked = \"rating\"").is_err());
     }
 }

@@ -7,7 +7,8 @@ use crate::content::Content;
 use crate::linalg::{Matrix, dot, largest};
 use crate::sums::Pairs;
 
-/// Up to this many items the field is estimated from ratings; above, from content alone.
+/// Up to this many items the field is estimated from ratings; above, it is one number: the level
+/// that all ratings of a person share.
 pub const FIELD_ITEMS: usize = 6_000;
 /// Eigenpairs that are kept by default: as good as 150 on validation rows, at less than half the
 /// size (`docs/recommend.md`).
@@ -18,7 +19,7 @@ const PRIOR: f64 = 600.0;
 const CONTENT: f64 = 0.1;
 /// Variance of an item of its own.
 const OWN: f64 = 0.1;
-/// Of fewer items there is no covariance to estimate.
+/// Variance of a person's level where no two items were rated by the same people.
 const SIGMA_WITHOUT_PAIRS: f64 = 0.2;
 
 /// The factor of a covariance: the covariance of two items is the product of their rows.
@@ -165,20 +166,23 @@ pub(crate) fn estimated(
     let n = pairs.rated.items();
     let mut c = Matrix::zeros(n, n);
     // The lower triangle; the other one is its mirror image.
-    c.data.par_chunks_mut(n).enumerate().for_each(|(i, row)| {
-        let item = i as u32;
-        for (j, value) in row[..i].iter_mut().enumerate() {
-            let likeness = content.map_or(0.0, |c| c.likeness(item, j as u32));
-            *value = sigma + CONTENT * likeness;
-        }
-        for_row(pairs, means, item, k, |j, sum, people| {
-            if (j as usize) < i {
-                let value = &mut row[j as usize];
-                *value = (sum + PRIOR * *value) / (people as f64 + PRIOR);
+    c.data
+        .par_chunks_mut(n.max(1))
+        .enumerate()
+        .for_each(|(i, row)| {
+            let item = i as u32;
+            for (j, value) in row[..i].iter_mut().enumerate() {
+                let likeness = content.map_or(0.0, |c| c.likeness(item, j as u32));
+                *value = sigma + CONTENT * likeness;
             }
+            for_row(pairs, means, item, k, |j, sum, people| {
+                if (j as usize) < i {
+                    let value = &mut row[j as usize];
+                    *value = (sum + PRIOR * *value) / (people as f64 + PRIOR);
+                }
+            });
+            row[i] = sigma + OWN + if content.is_some() { CONTENT } else { 0.0 };
         });
-        row[i] = sigma + OWN + if content.is_some() { CONTENT } else { 0.0 };
-    });
     for i in 0..n {
         for j in 0..i {
             c.data[j * n + i] = c.at(i, j);

@@ -46,7 +46,7 @@
 //!     sums.fold(&Contribution::newest(&read, &bounds)?)?;
 //! }
 //! let solved = solve(&sums, &content, &Settings::default(), 5)?;
-//! let bytes = snapshot::encode(&solved.tables, &snapshot::Packing::default());
+//! let bytes = snapshot::encode(&solved.tables, &snapshot::Packing::default())?;
 //!
 //! // On a device: read the snapshot, rank.
 //! let tables = snapshot::decode(&bytes)?;

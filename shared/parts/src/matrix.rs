@@ -1,5 +1,7 @@
 //! Square matrices of unsigned 64-bit sums over items.
 
+use std::collections::BTreeSet;
+
 use rayon::prelude::*;
 
 use crate::codec::{Reader, Writer};
@@ -14,9 +16,13 @@ pub(crate) type Entry = (u32, u32, u64);
 
 /// A square matrix of sums. Which layout it has depends on its size alone, so that equal sums have
 /// equal bytes.
+///
+/// Rows and columns of cleared items stay zero whatever is added or subtracted later: people who met
+/// such an item before it was taken down can still be taken out exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SumMatrix {
     rows: Vec<Row>,
+    cleared: BTreeSet<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +168,7 @@ impl SumMatrix {
     pub fn new(items: usize) -> Self {
         Self {
             rows: (0..items).map(|_| Row::empty(items)).collect(),
+            cleared: BTreeSet::new(),
         }
     }
 
@@ -207,35 +214,60 @@ impl SumMatrix {
         total
     }
 
+    /// Whether an entry counts: neither its row nor its column was cleared.
+    pub(crate) fn counts(&self, row: u32, column: u32) -> bool {
+        self.cleared.is_empty() || !(self.cleared.contains(&row) || self.cleared.contains(&column))
+    }
+
     /// Adds entries that are sorted by row, then column, each pair once.
     pub(crate) fn add(&mut self, entries: &[Entry]) {
-        for row in by_row(entries) {
-            self.rows[row.0 as usize].add(&row.1);
+        for (row, columns) in self.by_row(entries) {
+            self.rows[row as usize].add(&columns);
         }
     }
 
-    /// Whether every entry is at most what the matrix holds.
+    /// Whether every entry that counts is at most what the matrix holds.
     pub(crate) fn holds(&self, entries: &[Entry]) -> bool {
         entries
             .iter()
-            .all(|(row, column, amount)| self.get(*row, *column) >= *amount)
+            .all(|(row, column, n)| self.get(*row, *column) >= *n || !self.counts(*row, *column))
     }
 
     /// Takes entries out that the matrix [`Self::holds`].
     pub(crate) fn subtract(&mut self, entries: &[Entry]) {
-        for row in by_row(entries) {
-            self.rows[row.0 as usize].subtract(&row.1);
+        for (row, columns) in self.by_row(entries) {
+            self.rows[row as usize].subtract(&columns);
         }
+    }
+
+    /// The entries that count, row by row.
+    fn by_row(&self, entries: &[Entry]) -> Vec<(u32, Vec<(u32, u64)>)> {
+        let mut out = vec![];
+        for row in entries.chunk_by(|a, b| a.0 == b.0) {
+            let counting = row.iter().filter(|e| self.counts(e.0, e.1));
+            let columns: Vec<(u32, u64)> = counting.map(|e| (e.1, e.2)).collect();
+            if !columns.is_empty() {
+                out.push((row[0].0, columns));
+            }
+        }
+        out
     }
 
     /// Adds what `terms` puts into each row. Rows are independent, so threads do not matter.
     pub(crate) fn add_rows(&mut self, terms: impl Fn(u32, &mut RowSum) + Sync) {
         let items = self.rows.len();
+        let cleared = &self.cleared;
         self.rows.par_iter_mut().enumerate().for_each_init(
             || RowSum::new(items),
             |sum, (row, target)| {
+                if cleared.contains(&(row as u32)) {
+                    return;
+                }
                 terms(row as u32, sum);
-                let entries = sum.drain();
+                let mut entries = sum.drain();
+                if !cleared.is_empty() {
+                    entries.retain(|(column, _)| !cleared.contains(column));
+                }
                 target.add(&entries);
             },
         );
@@ -252,12 +284,14 @@ impl SumMatrix {
             self.for_row(row, |column, value| entries.push((column, value)));
             grown.rows[row as usize].add(&entries);
         }
+        grown.cleared = std::mem::take(&mut self.cleared);
         *self = grown;
     }
 
-    /// Sets rows and columns of the items to zero, as a takedown does.
+    /// Sets rows and columns of the items to zero, now and for whatever comes later.
     pub fn clear_items(&mut self, items: &[u32]) {
-        let gone: std::collections::BTreeSet<u32> = items.iter().copied().collect();
+        self.cleared.extend(items.iter().copied());
+        let gone = &self.cleared;
         let whole = self.rows.len();
         for (at, row) in self.rows.iter_mut().enumerate() {
             if gone.contains(&(at as u32)) {
@@ -288,9 +322,16 @@ impl SumMatrix {
         }
     }
 
-    pub(crate) fn decode(items: usize, from: &mut Reader<'_>) -> Result<Self, Refused> {
+    /// Reads [`Self::encode`]; no entry may be above `most`, or be one of a cleared item.
+    pub(crate) fn decode(
+        items: usize,
+        cleared: &BTreeSet<u32>,
+        most: u64,
+        from: &mut Reader<'_>,
+    ) -> Result<Self, Refused> {
         let mut matrix = Self::new(items);
-        for row in &mut matrix.rows {
+        matrix.cleared.clone_from(cleared);
+        for row in 0..items {
             let count = from.count(items, "entries of a row")?;
             let mut entries = Vec::with_capacity(count);
             let mut next = 0u64;
@@ -300,13 +341,16 @@ impl SumMatrix {
                     return Err(from.bad(format!("column {column}, expected below {items}")));
                 }
                 let value = from.number()?;
-                if value == 0 {
-                    return Err(from.bad("an entry of zero".into()));
+                if value == 0 || value > most {
+                    return Err(from.bad(format!("an entry of {value}, expected 1 to {most}")));
+                }
+                if !matrix.counts(row as u32, column as u32) {
+                    return Err(from.bad(format!("an entry of {row}, {column}: one was cleared")));
                 }
                 entries.push((column as u32, value));
                 next = column + 1;
             }
-            row.add(&entries);
+            matrix.rows[row].add(&entries);
         }
         Ok(matrix)
     }
@@ -323,12 +367,6 @@ pub(crate) fn collect(mut entries: Vec<Entry>) -> Vec<Entry> {
         }
     }
     out
-}
-
-fn by_row(entries: &[Entry]) -> impl Iterator<Item = (u32, Vec<(u32, u64)>)> {
-    entries
-        .chunk_by(|a, b| a.0 == b.0)
-        .map(|row| (row[0].0, row.iter().map(|e| (e.1, e.2)).collect()))
 }
 
 #[cfg(test)]
@@ -361,6 +399,11 @@ mod tests {
         assert_eq!((m.get(0, 1), m.get(2, 2), m.entries()), (2, 3, 2));
         m.clear_items(&[1]);
         assert_eq!((m.get(0, 1), m.entries()), (0, 1));
+        m.add(&[(0, 1, 2), (1, 2, 7), (2, 2, 3)]);
+        assert_eq!((m.get(0, 1), m.get(1, 2), m.get(2, 2)), (0, 0, 6));
+        assert!(m.holds(&[(0, 1, 2), (2, 2, 6)]));
+        m.subtract(&[(0, 1, 2), (2, 2, 3)]);
+        assert_eq!((m.get(2, 2), m.entries()), (3, 1));
     }
 
     #[test]
@@ -370,11 +413,17 @@ mod tests {
         let mut out = Writer::default();
         m.encode(&mut out);
         let bytes = out.into_bytes();
-        let back = SumMatrix::decode(3, &mut Reader::new(&bytes)).expect("its own encoding");
+        let nothing = BTreeSet::new();
+        let decode = |items: usize, cleared: &BTreeSet<u32>, most: u64, bytes: &[u8]| {
+            SumMatrix::decode(items, cleared, most, &mut Reader::new(bytes))
+        };
+        let back = decode(3, &nothing, 300, &bytes).expect("its own encoding");
         assert_eq!(back, m);
         for cut in 0..bytes.len() {
-            assert!(SumMatrix::decode(3, &mut Reader::new(&bytes[..cut])).is_err());
+            assert!(decode(3, &nothing, 300, &bytes[..cut]).is_err());
         }
-        assert!(SumMatrix::decode(1, &mut Reader::new(&bytes)).is_err());
+        assert!(decode(1, &nothing, 300, &bytes).is_err());
+        assert!(decode(3, &nothing, 299, &bytes).is_err());
+        assert!(decode(3, &BTreeSet::from([0]), 300, &bytes).is_err());
     }
 }

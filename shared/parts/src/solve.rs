@@ -9,7 +9,7 @@ use crate::linalg::NotPositive;
 use crate::matrix::SumMatrix;
 use crate::rows::{Row, Rows};
 use crate::sums::Sums;
-use crate::tables::{Columns, Derived, Tables};
+use crate::tables::{Columns, Derived, Recent, Tables};
 use crate::unseen;
 
 /// Prior strength of the far transitions, in units of the sums.
@@ -71,6 +71,8 @@ impl Default for Settings {
 pub struct Solved {
     /// What devices are going to hold.
     pub tables: Tables,
+    /// How they were solved.
+    settings: Settings,
     /// The neighbourhood form's columns; empty in the dense form.
     columns: Vec<Column>,
     /// Columns that had to be solved.
@@ -94,7 +96,8 @@ pub fn solve(
 }
 
 /// As [`solve`], and gives the same bytes; in the neighbourhood form solves only columns whose
-/// neighbourhood or entries changed since `before` was solved.
+/// neighbourhood or entries changed since `before` was solved. If that was solved with other
+/// settings, or over fewer items, everything is solved.
 ///
 /// # Errors
 /// As [`solve`].
@@ -113,9 +116,10 @@ pub fn solve_again(
 
 /// What was solved before, and which items' sums have changed since.
 pub struct Before<'a> {
-    /// The earlier result, with the same settings.
+    /// The earlier result.
     pub solved: &'a Solved,
-    /// Items of everybody who was folded in or taken out since.
+    /// Items of everybody who was folded in or taken out since, and items that were cleared. An
+    /// item that is left out here keeps the column it had.
     pub touched: &'a [u32],
 }
 
@@ -129,7 +133,7 @@ fn solve_from(
     let items = sums.items();
     assert_eq!(content.items(), items, "content and sums: number of items");
     let columns = published(sums, settings.k);
-    let recent = recent(sums, &columns, day);
+    let recent = recent(sums, settings.k, day).values;
     let guess = guesses(&columns, content)?;
     let derived = Derived::of(&columns, &recent, &guess);
     let shared = Shared {
@@ -146,6 +150,7 @@ fn solve_from(
     let ease = if dense {
         ease::dense(&shared)?
     } else {
+        let before = before.filter(|b| b.solved.settings == *settings);
         (neighbourhoods, columns_solved) = solve_columns(before, &shared, &columns.seen)?;
         ease::transpose(&neighbourhoods)
     };
@@ -166,6 +171,7 @@ fn solve_from(
     };
     Ok(Solved {
         tables,
+        settings: *settings,
         columns: neighbourhoods,
         columns_solved,
     })
@@ -187,10 +193,14 @@ fn published(sums: &Sums, k: u64) -> Columns {
     }
 }
 
-fn recent(sums: &Sums, columns: &Columns, day: i32) -> Vec<f32> {
-    let all = sums.counts.recent(day).into_iter().zip(&columns.seen);
-    all.map(|(r, n)| if *n > 0 { r as f32 } else { 0.0 })
-        .collect()
+/// What was met lately, as of the beginning of `day`; 0 for items that fewer than `k` people met.
+pub fn recent(sums: &Sums, k: u64, day: i32) -> Recent {
+    let all = sums.counts.recent(day).into_iter().zip(&sums.counts.seen);
+    let values = all.map(|(r, n)| if *n >= k { r as f32 } else { 0.0 });
+    Recent {
+        day,
+        values: values.collect(),
+    }
 }
 
 fn guesses(columns: &Columns, content: &Content) -> Result<Vec<f32>, NotPositive> {
@@ -206,7 +216,7 @@ fn field(sums: &Sums, content: &Content, settings: &Settings, derived: &Derived)
         of_items: &derived.mean,
     };
     let sigma = field::shared_variance(&sums.pairs, &means, settings.k);
-    if settings.rank == 0 || sums.items() > settings.field_items {
+    if settings.rank == 0 || sums.items() == 0 || sums.items() > settings.field_items {
         return field::level(sums.items(), sigma);
     }
     let content = settings.content_in_field.then_some(content);
@@ -233,7 +243,9 @@ fn solve_columns(
     };
     let mut touched = vec![false; people.len()];
     for item in before.touched {
-        touched[*item as usize] = true;
+        if let Some(place) = touched.get_mut(*item as usize) {
+            *place = true;
+        }
     }
     let stale: Vec<u32> = (0..items)
         .into_par_iter()

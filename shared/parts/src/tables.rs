@@ -21,6 +21,13 @@ pub struct Columns {
     pub starts: Vec<u64>,
 }
 
+/// What was met lately, as of one day, after the threshold: [`crate::solve::recent`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recent {
+    pub(crate) day: i32,
+    pub(crate) values: Vec<f32>,
+}
+
 /// Everything that scoring reads. On a server the rows are plain and whole; on a device they come
 /// from a snapshot, cut and packed.
 #[derive(Clone, Debug, PartialEq)]
@@ -176,18 +183,10 @@ impl Tables {
         &self.field
     }
 
-    /// The same tables with what was met lately as of another day; for evaluation over past days.
-    #[must_use]
-    pub fn as_of(&self, day: i32, recent: &[f64]) -> Self {
-        let mut out = self.clone();
-        out.set_day(day, recent);
-        out
-    }
-
-    /// As [`Self::as_of`], in place.
-    pub fn set_day(&mut self, day: i32, recent: &[f64]) {
-        self.day = day;
-        self.recent = recent.iter().map(|r| *r as f32).collect();
+    /// Replaces what was met lately by that of another day; for evaluation over past days.
+    pub fn set_day(&mut self, recent: Recent) {
+        self.day = recent.day;
+        self.recent = recent.values;
         self.derived.recent_total = self.recent.iter().map(|r| f64::from(*r)).sum();
     }
 }

@@ -27,7 +27,8 @@ impl Device {
         let mut sums = Sums::new(ITEMS);
         sums.fold_all(&contributions(800, ITEMS, 1)).unwrap();
         // Nobody has met the last items.
-        sums.clear_items(&[ITEMS as u32 - 1, ITEMS as u32 - 2]);
+        sums.clear_items(&[ITEMS as u32 - 1, ITEMS as u32 - 2])
+            .unwrap();
         let settings = Settings {
             rank: 20,
             ..Settings::default()
@@ -142,11 +143,12 @@ fn popular_similar_and_unseen() {
         today: 401,
     };
     let first = ranker.page(&d.tables, &d.content, &request, &Options::default());
-    let by_count = ranker.popular(&d.tables, &d.content, 401, None, 10);
     assert_eq!(first.items.len(), 10);
-    assert_eq!(
-        first.items.iter().map(|i| i.item).collect::<Vec<_>>(),
-        by_count.items.iter().map(|i| i.item).collect::<Vec<_>>()
+    let listed: f64 = first.items.iter().map(|i| d.tables.start(i.item)).sum();
+    let average = 1.0 / ITEMS as f64;
+    assert!(
+        listed / 10.0 > 2.0 * average,
+        "newcomers see what people meet first"
     );
 }
 
@@ -207,9 +209,8 @@ fn snapshots_rank_nearly_alike_and_deltas_give_the_same_bytes() {
         rows: RowPacking { keep: 100, bits: 6 },
         ..Packing::default()
     };
-    let bytes = snapshot::encode(&d.tables, &packing);
+    let bytes = snapshot::encode(&d.tables, &packing).unwrap();
     let device = snapshot::decode(&bytes).unwrap();
-    assert_eq!(snapshot::encode(&d.tables, &packing), bytes);
     let mut ranker = Ranker::default();
     let exact = ranker.page(&d.tables, &d.content, &d.request(), &Options::default());
     let packed = ranker.page(&device, &d.content, &d.request(), &Options::default());
@@ -219,7 +220,7 @@ fn snapshots_rank_nearly_alike_and_deltas_give_the_same_bytes() {
         .filter(|i| exact.items.iter().any(|e| e.item == i.item))
         .count();
     assert!(kept >= 7, "{kept} of 10 items");
-    let smaller = snapshot::encode(&d.tables, &Packing::default());
+    let smaller = snapshot::encode(&d.tables, &Packing::default()).unwrap();
     let delta = snapshot::delta(&bytes, &smaller);
     let delta = delta.unwrap();
     assert_eq!(snapshot::apply(&bytes, &delta).unwrap(), smaller);
@@ -237,7 +238,7 @@ fn snapshots_rank_nearly_alike_and_deltas_give_the_same_bytes() {
 #[test]
 fn damaged_snapshots_are_refused_or_safe() {
     let d = Device::new();
-    let bytes = snapshot::encode(&d.tables, &Packing::default());
+    let bytes = snapshot::encode(&d.tables, &Packing::default()).unwrap();
     for cut in (0..bytes.len()).step_by(bytes.len() / 60) {
         assert!(snapshot::decode(&bytes[..cut]).is_err());
     }
@@ -290,7 +291,8 @@ fn items_that_are_newer_than_the_snapshot_say_nothing() {
         history: &history,
         today: 401,
     };
-    let packed = snapshot::decode(&snapshot::encode(&d.tables, &Packing::default())).unwrap();
+    let packed =
+        snapshot::decode(&snapshot::encode(&d.tables, &Packing::default()).unwrap()).unwrap();
     for tables in [&d.tables, &packed] {
         let options = Options {
             unseen: 1,
@@ -320,6 +322,6 @@ fn a_row_of_very_many_unmet_items_can_be_read_back() {
     let one = lethe_parts::contribution::Contribution::new(&read, &people::bounds(MANY)).unwrap();
     sums.fold_all(&vec![one; 4]).unwrap();
     let solved = solve(&sums, &content(MANY), &Settings::default(), 400).unwrap();
-    let bytes = snapshot::encode(&solved.tables, &Packing::default());
+    let bytes = snapshot::encode(&solved.tables, &Packing::default()).unwrap();
     assert_eq!(snapshot::decode(&bytes).unwrap().items(), MANY);
 }

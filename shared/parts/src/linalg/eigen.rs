@@ -232,7 +232,7 @@ fn combine(
 fn normalise(x: &mut Matrix) {
     let width = x.columns;
     let mut squares = vec![0.0; width];
-    for row in x.data.chunks(width) {
+    for row in x.data.chunks(width.max(1)) {
         for (sum, value) in squares.iter_mut().zip(row) {
             *sum += value * value;
         }
@@ -241,7 +241,7 @@ fn normalise(x: &mut Matrix) {
         .iter()
         .map(|s| if *s > 0.0 { 1.0 / s.sqrt() } else { 0.0 })
         .collect();
-    for row in x.data.chunks_mut(width) {
+    for row in x.data.chunks_mut(width.max(1)) {
         for (value, scale) in row.iter_mut().zip(&scales) {
             *value *= scale;
         }
@@ -355,7 +355,7 @@ fn orthonormal(x: &mut Matrix) {
 /// `X <- X L^-T`, row by row.
 fn solve_right(x: &mut Matrix, l: &Matrix) {
     let width = x.columns;
-    x.data.par_chunks_mut(width * 8).for_each(|rows| {
+    x.data.par_chunks_mut((width * 8).max(1)).for_each(|rows| {
         vectorised(SolveRight {
             rows,
             stride: width,

@@ -79,7 +79,7 @@ pub(super) fn add(
         first,
         columns,
     } = target;
-    data.par_chunks_mut(BAND * TALL * stride)
+    data.par_chunks_mut((BAND * TALL * stride).max(1))
         .enumerate()
         .for_each(|(number, lines)| {
             vectorised(Band {

@@ -103,7 +103,7 @@ fn solve_below(a: &mut Matrix, start: usize, end: usize) {
     let n = a.columns;
     let (above, below) = a.data.split_at_mut(end * n);
     let above = &*above;
-    below.par_chunks_mut(LANES * n).for_each(|rows| {
+    below.par_chunks_mut((LANES * n).max(1)).for_each(|rows| {
         vectorised(SolveRight {
             rows,
             stride: n,

@@ -180,10 +180,9 @@ impl Part for CountsPart {
         Ok(())
     }
 
-    fn forgetting(_: &Counts, one: &Contribution) -> Forgetting {
-        let per_item = one.distinct().len() + 3 * one.rated().len();
+    fn forgetting(state: &Counts, one: &Contribution) -> Forgetting {
         Forgetting::Withdraw {
-            entries: (per_item + one.days().len()) as u64,
+            entries: state.entries_of(one),
         }
     }
 
@@ -239,11 +238,9 @@ impl Part for PairsPart {
         Ok(())
     }
 
-    fn forgetting(_: &Pairs, one: &Contribution) -> Forgetting {
-        let met = one.distinct().len() as u64;
-        let rated = one.rated().len() as u64;
+    fn forgetting(state: &Pairs, one: &Contribution) -> Forgetting {
         Forgetting::Withdraw {
-            entries: met * met + 3 * rated * rated,
+            entries: state.entries_of(one),
         }
     }
 
@@ -314,10 +311,9 @@ impl Part for TransitionsPart {
         Ok(())
     }
 
-    fn forgetting(_: &Transitions, one: &Contribution) -> Forgetting {
-        let events = one.seen().len() as u64;
+    fn forgetting(state: &Transitions, one: &Contribution) -> Forgetting {
         Forgetting::Withdraw {
-            entries: events * 50.min(events),
+            entries: state.entries_of(one),
         }
     }
 

@@ -15,14 +15,15 @@ pub use packed::{PackedRows, RowPacking};
 use ring::digest::{SHA256, digest as sha256};
 
 use crate::tables::Tables;
-use records::Records;
+use packed::MOST_ENTRIES;
+use records::{MAX_RANK, MOST_QUARTERS, Records};
 
 /// How tables are packed. The default was chosen on validation events (`docs/recommend.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packing {
     /// The three tables of rows.
     pub rows: RowPacking,
-    /// Columns of the item field that are kept, those of the largest eigenvalues.
+    /// Columns of the item field that are kept, those of the largest eigenvalues; at most 1,024.
     pub rank: usize,
     /// Bits of a number of the item field, 2 to 8.
     pub field_bits: u32,
@@ -69,9 +70,44 @@ pub fn digest(snapshot: &[u8]) -> [u8; 32] {
     out
 }
 
+/// A number of a [`Packing`], or of tables, that a snapshot cannot have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} = {got}, expected {least} to {most}")]
+pub struct PackingError {
+    /// Which number.
+    pub what: &'static str,
+    /// What was given.
+    pub got: usize,
+    /// The least that is allowed.
+    pub least: usize,
+    /// The most that is allowed.
+    pub most: usize,
+}
+
 /// Packs tables.
-pub fn encode(tables: &Tables, packing: &Packing) -> Vec<u8> {
-    Records::of(tables, packing).to_bytes()
+///
+/// # Errors
+/// [`PackingError`] for a packing that devices could not read.
+pub fn encode(tables: &Tables, packing: &Packing) -> Result<Vec<u8>, PackingError> {
+    check("rows.keep", packing.rows.keep, 1, MOST_ENTRIES)?;
+    check("rows.bits", packing.rows.bits as usize, 2, 8)?;
+    check("rank", packing.rank, 0, MAX_RANK)?;
+    check("field_bits", packing.field_bits as usize, 2, 8)?;
+    let boundary = usize::from(tables.like_boundary);
+    check("like_boundary", boundary, 0, MOST_QUARTERS)?;
+    Ok(Records::of(tables, packing).to_bytes())
+}
+
+fn check(what: &'static str, got: usize, least: usize, most: usize) -> Result<(), PackingError> {
+    if (least..=most).contains(&got) {
+        return Ok(());
+    }
+    Err(PackingError {
+        what,
+        got,
+        least,
+        most,
+    })
 }
 
 /// Reads a snapshot; every record is checked, so scoring cannot fail on it later.

@@ -17,7 +17,8 @@ pub(crate) const MOST_ENTRIES: usize = 65_535;
 /// How rows are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowPacking {
-    /// Entries of a row of EASE and of the near transitions; half as many of the far ones.
+    /// Entries of a row of EASE and of the near transitions, 1 to 65,535; half as many of the far
+    /// ones.
     pub keep: usize,
     /// Bits of a value's level, 2 to 8. A row spans `2^(2^bits / 8)` from its largest value to its
     /// smallest; smaller ones are rounded up to that.

@@ -14,7 +14,9 @@ const MAGIC: &[u8] = b"lethe snapshot 1\n";
 /// Sections: columns, EASE, far, near, unseen, field.
 pub(super) const SECTIONS: usize = 6;
 /// The widest field.
-const MAX_RANK: usize = 1_024;
+pub(super) const MAX_RANK: usize = 1_024;
+/// The highest rating, in quarter stars.
+pub(super) const MOST_QUARTERS: usize = 20;
 /// The longest record: a row with all items of a large catalogue would be longer, but rows are cut.
 const MAX_RECORD: usize = 1 << 20;
 /// Levels per factor of two of what was met lately.
@@ -120,7 +122,7 @@ impl Records {
         let mut from = Reader::new(&self.header);
         let items = from.count(MAX_ITEMS, "items")?;
         let day = i32::try_from(from.signed()?).map_err(|e| from.bad(e.to_string()))?;
-        let like_boundary = from.count(20, "quarter stars")? as u8;
+        let like_boundary = from.count(MOST_QUARTERS, "quarter stars")? as u8;
         let row_bits = from.count(8, "bits of a row's value")? as u32;
         let field_bits = from.count(8, "bits of the field")? as u32;
         if row_bits < 2 || field_bits < 2 {
@@ -220,7 +222,8 @@ impl Cut {
     }
 }
 
-/// People who met the item, what was met first, who rated it, half stars, likes, what was met lately, guessed mean.
+/// People who met the item, what was met first, who rated it, half stars and likes or the guessed
+/// mean, what was met lately.
 fn column(tables: &Tables, item: usize) -> Vec<u8> {
     let columns = &tables.columns;
     let mut out = Writer::default();

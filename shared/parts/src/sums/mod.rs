@@ -11,10 +11,12 @@ pub use counts::Counts;
 pub use pairs::Pairs;
 pub use transitions::Transitions;
 
+use std::collections::BTreeSet;
+
 use ring::digest::{SHA256, digest};
 
 use crate::codec::{Reader, Writer};
-use crate::contribution::Contribution;
+use crate::contribution::{Contribution, MAX_CLIP, MOST_HALF_STARS};
 use crate::matrix::SumMatrix;
 use crate::part::Refused;
 
@@ -154,15 +156,34 @@ impl Sums {
         }
     }
 
-    /// Drops rows and columns of items, as a takedown does.
+    /// Drops rows and columns of items, as a takedown does, for good: the items count for nobody
+    /// who is folded in or taken out later. The result is that of clearing before anybody was
+    /// folded in. To count an item again, fold everybody again from the start.
     ///
-    /// The sums do not remember what was cleared: **forgetting is not exact afterwards**. Nobody who
-    /// met such an item may be folded or unfolded; fold everybody again from the start instead.
-    pub fn clear_items(&mut self, items: &[u32]) {
+    /// Events keep their distance: what was met two events after another is still two events after
+    /// it when the one between was taken down.
+    ///
+    /// # Errors
+    /// [`Refused::UnknownItem`] for an item that the sums do not have; nothing was changed.
+    pub fn clear_items(&mut self, items: &[u32]) -> Result<(), Refused> {
+        let mut places = items.iter().enumerate();
+        if let Some((event, item)) = places.find(|(_, i)| **i as usize >= self.items()) {
+            return Err(Refused::UnknownItem {
+                event,
+                item: *item,
+                items: self.items(),
+            });
+        }
         self.counts.clear_items(items);
         for matrix in self.matrices() {
             matrix.clear_items(items);
         }
+        Ok(())
+    }
+
+    /// Items that were taken down, ascending.
+    pub fn cleared(&self) -> impl Iterator<Item = u32> + '_ {
+        self.counts.cleared().iter().copied()
     }
 
     fn matrices(&mut self) -> [&mut SumMatrix; 6] {
@@ -200,6 +221,8 @@ impl Sums {
         out.bytes(MAGIC);
         out.number(self.items() as u64);
         out.number(u64::from(self.people));
+        out.number(self.counts.cleared().len() as u64);
+        self.cleared().for_each(|item| out.number(u64::from(item)));
         self.counts.encode(&mut out);
         let pairs = &self.pairs;
         for matrix in [&pairs.met, &pairs.rated, &pairs.products, &pairs.ratings] {
@@ -210,31 +233,52 @@ impl Sums {
         out.into_bytes()
     }
 
-    /// Reads [`Self::to_bytes`].
+    /// Reads [`Self::to_bytes`] of sums over `items` items. Every number is checked against what
+    /// so many people can add, so that sums that were read can be folded into and solved.
+    ///
+    /// Up to [`crate::DENSE_ITEMS`] items this allocates 48 bytes times items squared, as
+    /// [`Self::new`] does, however few the bytes are.
     ///
     /// # Errors
     /// [`Refused::Encoding`] with the place.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refused> {
+    pub fn from_bytes(bytes: &[u8], items: usize) -> Result<Self, Refused> {
         let mut from = Reader::new(bytes);
         if from.take(MAGIC.len())? != MAGIC {
             return Err(from.bad("not sums of this version".into()));
         }
-        let items = from.count(MAX_ITEMS, "items")?;
-        let people = from.count(u32::MAX as usize, "people")? as u32;
-        // Every item takes at least twelve bytes: what is allocated is bounded by what was sent.
+        let got = from.count(MAX_ITEMS, "items")?;
+        if got != items {
+            return Err(from.bad(format!("sums over {got} items, expected {items}")));
+        }
+        // Every item takes at least twelve bytes.
         if items > bytes.len() / 12 {
             return Err(from.bad(format!("{items} items in {} bytes", bytes.len())));
         }
-        let counts = Counts::decode(items, &mut from)?;
+        let people = from.count(u32::MAX as usize, "people")? as u32;
+        let mut cleared = BTreeSet::new();
+        for _ in 0..from.count(items, "cleared items")? {
+            let item = from.count(items - 1, "(a cleared item)")? as u32;
+            if cleared.last() >= Some(&item) {
+                return Err(from.bad(format!("cleared item {item} is out of order")));
+            }
+            cleared.insert(item);
+        }
+        let of_all = u64::from(people);
+        let counts = Counts::decode(items, of_all, &cleared, &mut from)?;
+        let mut matrix = |of_one: u64| {
+            let most = of_all.saturating_mul(of_one);
+            SumMatrix::decode(items, &cleared, most, &mut from)
+        };
+        let half_stars = u64::from(MOST_HALF_STARS);
         let pairs = Pairs {
-            met: SumMatrix::decode(items, &mut from)?,
-            rated: SumMatrix::decode(items, &mut from)?,
-            products: SumMatrix::decode(items, &mut from)?,
-            ratings: SumMatrix::decode(items, &mut from)?,
+            met: matrix(1)?,
+            rated: matrix(1)?,
+            products: matrix(half_stars * half_stars)?,
+            ratings: matrix(half_stars)?,
         };
         let transitions = Transitions {
-            near: SumMatrix::decode(items, &mut from)?,
-            far: SumMatrix::decode(items, &mut from)?,
+            near: matrix(MOST_TRANSITIONS)?,
+            far: matrix(MOST_TRANSITIONS)?,
         };
         from.end()?;
         Ok(Self {
@@ -253,4 +297,6 @@ impl Sums {
     }
 }
 
-const MAGIC: &[u8] = b"lethe sums 1\n";
+const MAGIC: &[u8] = b"lethe sums 2\n";
+/// The most that one person adds to an entry of the transitions.
+const MOST_TRANSITIONS: u64 = 64 * (MAX_CLIP * MAX_CLIP) as u64;

@@ -82,6 +82,15 @@ impl Pairs {
         self.ratings.subtract(&rated_entries(c, first));
     }
 
+    /// Numbers that change when this contribution is taken out.
+    pub(crate) fn entries_of(&self, c: &Contribution) -> u64 {
+        let met = c.distinct().iter().filter(|i| self.met.counts(**i, **i));
+        let met = met.count() as u64;
+        let rated = c.rated().iter();
+        let rated = rated.filter(|r| self.rated.counts(r.item, r.item)).count() as u64;
+        met * met + 3 * rated * rated
+    }
+
     pub(super) fn add_all(&mut self, all: &[Contribution], items: usize) {
         let met = index(items, all, |c| c.distinct().to_vec());
         self.met.add_rows(|row, sum| {

@@ -74,6 +74,16 @@ impl Transitions {
         self.far.subtract(&transition_entries(c, &lag_weights(FAR)));
     }
 
+    /// Numbers that change when this contribution is taken out.
+    pub(crate) fn entries_of(&self, c: &Contribution) -> u64 {
+        let counting = |matrix: &SumMatrix, lags: Lags| {
+            let entries = transition_entries(c, &lag_weights(lags));
+            let all = entries.iter().filter(|e| matrix.counts(e.0, e.1));
+            all.count() as u64
+        };
+        counting(&self.near, NEAR) + counting(&self.far, FAR)
+    }
+
     pub(super) fn add_all(&mut self, all: &[Contribution], items: usize) {
         let seen = index(items, all, |c| c.seen().to_vec());
         let add = |matrix: &mut SumMatrix, weights: &[u64]| {

@@ -22,7 +22,8 @@ pub(crate) fn content(items: usize) -> Content {
 pub(crate) fn bounds(items: usize) -> Bounds {
     Bounds {
         items,
-        clip: 200,
+        // Some people have more events: they contribute the end of their history.
+        clip: 30,
         first_day: 0,
         last_day: 1_000,
     }
