@@ -51,15 +51,10 @@ class GruLayers(TransformerLayersBase):
 
 # Chosen on validation events of order 0, see `--grid`.
 CHOSEN = {
-    "SASRec": {"session_max_len": 200, "dropout_rate": 0.3, "lr": 1e-3, "n_factors": 64},
-    "GRU4Rec": {"session_max_len": 200, "dropout_rate": 0.3, "lr": 1e-3, "n_factors": 64},
+    "SASRec": {"session_max_len": 200},
+    "GRU4Rec": {"session_max_len": 100},
 }
-GRID = [
-    {"session_max_len": 100, "dropout_rate": 0.3, "lr": 1e-3, "n_factors": 64},
-    {"session_max_len": 200, "dropout_rate": 0.3, "lr": 1e-3, "n_factors": 64},
-    {"session_max_len": 200, "dropout_rate": 0.5, "lr": 1e-3, "n_factors": 64},
-    {"session_max_len": 200, "dropout_rate": 0.5, "lr": 1e-3, "n_factors": 128},
-]
+GRID = [{"session_max_len": 100}, {"session_max_len": 200}]
 
 
 def trainer():
@@ -76,7 +71,16 @@ def trainer():
 
 
 def make(name, settings):
-    common = {"n_blocks": 2, "n_heads": 2, "batch_size": 64, "loss": "softmax", **settings}
+    common = {
+        "n_blocks": 2,
+        "n_heads": 2,
+        "n_factors": 64,
+        "dropout_rate": 0.3,
+        "lr": 1e-3,
+        "batch_size": 64,
+        "loss": "softmax",
+        **settings,
+    }
     if name == "GRU4Rec":
         common["transformer_layers_type"] = GruLayers
         common["use_pos_emb"] = False
@@ -152,7 +156,6 @@ def row(name, order, people, settings, most):
         "epochs": best["epochs"],
         "device_bytes": int(sum(sizes)),
         "list_ms": list_ms(model, history, people),
-        "package": "RecTools",
     }
 
 
@@ -181,7 +184,7 @@ def main():
     if args.out.exists():
         for line in args.out.read_text().splitlines():
             old = json.loads(line)
-            if old.get("package") == "RecTools":
+            if old["package"] == "RecTools":
                 done.add((old["peer"], old["order"]))
     for order in args.orders:
         people = events(args.data, order)
@@ -189,7 +192,13 @@ def main():
             if (name, order) in done:
                 continue
             result = row(name, order, people, CHOSEN[name], args.epochs)
-            result = {"peer": name, "order": order, "threads": args.threads, **result}
+            head = {
+                "peer": name,
+                "package": "RecTools",
+                "order": order,
+                "threads": args.threads,
+            }
+            result = {**head, **result}
             with open(args.out, "a") as f:
                 f.write(json.dumps(result) + "\n")
             print(result, flush=True)

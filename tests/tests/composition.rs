@@ -251,18 +251,9 @@ fn likes() {
 }
 
 fn field_alone(w: &World, tables: &Tables, content: &Content, golden: &Value) {
-    let mut scores = vec![];
-    let mut labels = vec![];
-    let mut users = vec![];
-    let mut like = None;
-    for (user, event) in test_rows(w) {
-        if users.last() != Some(&user) {
-            like = Some(Like::new(tables, content, &like_history(w, user)));
-        }
-        let predicted = like.as_ref().unwrap().features(event.item).field;
-        scores.push(predicted as f32);
-        labels.push(event.value > 3.0);
-        users.push(user);
+    let prepare = |user| Like::new(tables, content, &like_history(w, user));
+    let score = |like: &Like<'_>, user: usize, event: &Event| {
+        let predicted = like.features(event.item).field;
         let wanted = golden["predictions"].get(&w.data.users[user]);
         let wanted = wanted.and_then(|rows| {
             let id = &w.data.items[event.item as usize].id;
@@ -272,15 +263,39 @@ fn field_alone(w: &World, tables: &Tables, content: &Content, golden: &Value) {
             assert_eq!(row[1].as_f64().unwrap(), f64::from(event.value));
             near("predicted rating", predicted, &row[2], 1e-3);
         }
+        predicted
+    };
+    let rows = judge("field alone", w, golden, prepare, score);
+    assert_eq!(rows as u64, golden["rows"].as_u64().unwrap());
+}
+
+/// Compares AUC and UAUC of the test rows with the golden ones; `prepare` is called once a person.
+/// Returns the number of rows.
+fn judge<'a>(
+    name: &str,
+    w: &World,
+    golden: &Value,
+    prepare: impl Fn(usize) -> Like<'a>,
+    score: impl Fn(&Like<'a>, usize, &Event) -> f64,
+) -> usize {
+    let mut scores = vec![];
+    let mut labels = vec![];
+    let mut users = vec![];
+    let mut like = None;
+    for (user, event) in test_rows(w) {
+        if users.last() != Some(&(user as u32)) {
+            like = None;
+        }
+        let like = like.get_or_insert_with(|| prepare(user));
+        scores.push(score(like, user, &event) as f32);
+        labels.push(event.value > 3.0);
+        users.push(user as u32);
     }
-    assert_eq!(scores.len() as u64, golden["rows"].as_u64().unwrap());
-    near("AUC", auc(&scores, &labels).unwrap(), &golden["auc"], 0.002);
-    near(
-        "UAUC",
-        uauc(&users, &scores, &labels).unwrap(),
-        &golden["uauc"],
-        0.002,
-    );
+    let area = auc(&scores, &labels).unwrap();
+    near(name, area, &golden["auc"], 0.002);
+    let by_person = uauc(&users, &scores, &labels).unwrap();
+    near(name, by_person, &golden["uauc"], 0.002);
+    scores.len()
 }
 
 fn like_history(w: &World, user: usize) -> History {
@@ -317,32 +332,12 @@ fn composed(w: &World, both: &Tables, neither: &Tables, content: &Content) {
         near("twelve", f.log_odds(&TWELVE), &row["log_odds_twelve"], 2e-3);
     }
     for (name, weights) in [("compact", &SEVEN), ("twelve", &TWELVE)] {
-        let mut scores = vec![];
-        let mut labels = vec![];
-        let mut users = vec![];
-        let mut like = None;
-        for (user, event) in test_rows(w) {
-            if users.last() != Some(&user) {
-                let history = like_history(w, user);
-                let prepared = Like::new(both, content, &history);
-                like = Some(prepared.with_plain_field(neither.field()));
-            }
-            let features = like.as_ref().unwrap().features(event.item);
-            scores.push(features.log_odds(weights) as f32);
-            labels.push(event.value > 3.0);
-            users.push(user);
-        }
-        near(
-            name,
-            auc(&scores, &labels).unwrap(),
-            &golden[name]["auc"],
-            0.002,
-        );
-        near(
-            name,
-            uauc(&users, &scores, &labels).unwrap(),
-            &golden[name]["uauc"],
-            0.002,
-        );
+        let prepare = |user| {
+            let prepared = Like::new(both, content, &like_history(w, user));
+            prepared.with_plain_field(neither.field())
+        };
+        let score =
+            |like: &Like<'_>, _: usize, event: &Event| like.features(event.item).log_odds(weights);
+        judge(name, w, &golden[name], prepare, score);
     }
 }

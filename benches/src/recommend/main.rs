@@ -189,6 +189,7 @@ fn costs(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
 #[derive(serde::Deserialize)]
 struct Peer {
     peer: String,
+    package: String,
     order: u64,
     hr10: f64,
     ndcg10: f64,
@@ -202,8 +203,9 @@ fn peers() -> anyhow::Result<Vec<Row>> {
     lines
         .map(|line| {
             let p: Peer = serde_json::from_str(line).context("benches/recommend/peers.jsonl")?;
+            let name = format!("{} ({})", p.peer, p.package);
             Ok(
-                Row::new("peers (committed table)", "movielens-100k", p.peer, p.order)
+                Row::new("peers (committed table)", "movielens-100k", name, p.order)
                     .with("HR@10", p.hr10)
                     .with("NDCG@10", p.ndcg10)
                     .with("train, s", p.seconds)

@@ -305,7 +305,7 @@ impl DataSpec {
         };
         Meaning::new(&EventTable {
             like: format!("rating > {above}, like"),
-            dislike: format!("rating <= {above}, dislike, hide"),
+            dislike: format!("rating <= {above}, dislike"),
             rating_range: range,
             ..EventTable::default()
         })

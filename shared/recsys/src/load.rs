@@ -318,7 +318,8 @@ mod tests {
              a,2,1,5,loved\n",
         );
         let text = SPEC.replace("like_above = 3", "like_above = 3\nkind = \"how\"");
-        let text = format!("{text}\n[events]\nseen = \"view >= 30, rating\"\nlike = \"like\"\n");
+        let events = "[events]\nseen = \"view >= 30, rating, like\"\nlike = \"like\"\n";
+        let text = format!("{text}\n{events}");
         std::fs::write(dir.path().join("dataset.toml"), text).expect("writes");
         let spec = DataSpec::of_folder(dir.path()).expect("spec");
         let all = load_events(dir.path(), &spec, false).expect("loads");
@@ -329,7 +330,7 @@ mod tests {
         let histories = crate::histories::histories(&all);
         let meaning = spec.meaning(&all).expect("a valid table");
         let history = lethe_parts::history::History::of_events(&histories[0], &meaning);
-        assert_eq!(history.seen(), [0, 1]);
+        assert_eq!(history.seen(), [0, 1, 0]);
         assert_eq!(history.met(), [0, 1]);
         let opinions = load(dir.path(), &spec, false).expect("loads");
         assert_eq!(opinions.events.len(), 2);

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::product::{Panels, TALL, Target, add};
+use super::product::{Panels, TALL, Target, WIDE, add};
 use super::solve::SolveRight;
 use super::{Matrix, add_scaled, cholesky, dot, vectorised};
 
@@ -315,13 +315,18 @@ fn multiply(a: &Matrix, b: &Matrix) -> Matrix {
 fn add_product(a: &Matrix, b: &Matrix, c: &mut Matrix) {
     let left = Panels::pack(a.rows, a.columns, |row, k| a.at(row, k));
     let right = Panels::pack(b.columns, a.columns, |column, k| b.at(k, column));
+    add_panels(&left, &right, a.columns, c);
+}
+
+/// Adds the product of packed lines of `depth` elements to the whole of `c`.
+fn add_panels(left: &Panels<TALL>, right: &Panels<WIDE>, depth: usize, c: &mut Matrix) {
     let target = Target {
-        data: &mut c.data,
-        stride: b.columns,
+        stride: c.columns,
         first: 0,
-        columns: b.columns,
+        columns: c.columns,
+        data: &mut c.data,
     };
-    add(target, &left, &right, |_, _| 0..a.columns);
+    add(target, left, right, |_, _| 0..depth);
 }
 
 /// `A' B`.
@@ -329,13 +334,7 @@ fn cross(a: &Matrix, b: &Matrix) -> Matrix {
     let left = Panels::pack(a.columns, a.rows, |row, k| a.at(k, row));
     let right = Panels::pack(b.columns, a.rows, |column, k| b.at(k, column));
     let mut out = Matrix::zeros(a.columns, b.columns);
-    let target = Target {
-        data: &mut out.data,
-        stride: b.columns,
-        first: 0,
-        columns: b.columns,
-    };
-    add(target, &left, &right, |_, _| 0..a.rows);
+    add_panels(&left, &right, a.rows, &mut out);
     out
 }
 

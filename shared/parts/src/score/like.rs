@@ -36,7 +36,8 @@ pub struct LikeFeatures {
     pub rate_log_odds: f64,
     /// Log-odds of their rate over the newest ten ratings.
     pub recent_log_odds: f64,
-    /// EASE from rated items, decaying with 30 events.
+    /// EASE from rated items, decaying with 30 events. EASE itself is solved over everything that
+    /// people met, rated or not: its constants were chosen where every event is a rating.
     pub ease: f64,
     /// The same, each event signed by the like less the person's rate.
     pub signed_ease: f64,

@@ -26,14 +26,15 @@ pub struct Options<'a> {
     pub size: usize,
     /// Items that may be shown; all where `None`. Items of the history never are.
     pub allow: Option<&'a (dyn Fn(u32) -> bool + 'a)>,
-    /// What is added to an item's score.
+    /// What is added to an item's score; an item whose boost is not a number is not shown.
     pub boost: Option<&'a (dyn Fn(u32) -> f64 + 'a)>,
     /// What an item loses that is like one above it, in units of the score; 0: off. One that is
-    /// half alike loses half.
+    /// half alike loses half. It chooses among the best 20 items a place, and 500 at least.
     pub diversity: f64,
-    /// Last places that go to items that nobody has met, ranked by content.
+    /// Last places that go to items that nobody has met, ranked by content; at most `size`. Items
+    /// that were taken down are among these: `allow` must leave them out.
     pub unseen: usize,
-    /// Reasons per item.
+    /// Reasons per item, at most; fewer where fewer events speak for it.
     pub reasons: usize,
     /// Weights of the features.
     pub weights: Weights,
@@ -202,8 +203,8 @@ impl Ranker {
         Page { items }
     }
 
-    /// What is popular now, among all items or those with a tag. It is the list of a person of whom
-    /// nothing is known.
+    /// What to show to somebody of whom nothing is known, among all items or those with a tag: what
+    /// people meet first, and what is met lately.
     pub fn popular(
         &mut self,
         tables: &Tables,
