@@ -141,29 +141,31 @@ fn solve_twice(
 
 #[test]
 fn solving_again_gives_the_bytes_of_solving() {
-    for items in [400, DENSE_ITEMS + 7] {
-        let everybody = contributions(300, 400, 6);
-        let one = &everybody[7];
+    const MANY: usize = 400;
+    let everybody = contributions(300, MANY, 6);
+    let one = &everybody[7];
+    // Both layouts of the sums.
+    for items in [MANY, DENSE_ITEMS + 7] {
         let [again, all] = solve_twice(&everybody, items, one.distinct(), |sums| {
             sums.unfold(one).unwrap();
         });
         assert!(again < all, "{again} of {all} columns for one person");
-        let newcomer = &contributions(1, 400, 20)[0];
-        solve_twice(&everybody, items, newcomer.distinct(), |sums| {
-            sums.fold(newcomer).unwrap();
-        });
-        let several: Vec<u32> = everybody[..9]
-            .iter()
-            .flat_map(|c| c.distinct().to_vec())
-            .collect();
-        solve_twice(&everybody, items, &several, |sums| {
-            everybody[..9].iter().for_each(|c| sums.unfold(c).unwrap());
-        });
-        // An item that the catalogue does not have is no reason to fail.
-        solve_twice(&everybody, items, &[5, items as u32 + 3], |sums| {
-            sums.clear_items(&[5]).unwrap();
-        });
     }
+    let newcomer = &contributions(1, MANY, 20)[0];
+    solve_twice(&everybody, MANY, newcomer.distinct(), |sums| {
+        sums.fold(newcomer).unwrap();
+    });
+    let several: Vec<u32> = everybody[..9]
+        .iter()
+        .flat_map(|c| c.distinct().to_vec())
+        .collect();
+    solve_twice(&everybody, MANY, &several, |sums| {
+        everybody[..9].iter().for_each(|c| sums.unfold(c).unwrap());
+    });
+    // An item that the catalogue does not have is no reason to fail.
+    solve_twice(&everybody, MANY, &[5, MANY as u32 + 3], |sums| {
+        sums.clear_items(&[5]).unwrap();
+    });
 }
 
 /// The end of a history, so that it says nothing about beginnings: items at these positions, each
