@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lethe_model::lora::Adapter;
 use lethe_model::source::open;
@@ -59,13 +59,20 @@ fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(code, message)
 }
 
+/// The wall clock; nothing but this shell reads it.
+fn now_unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
+}
+
 impl Coordinator {
     /// Loads the middle layers and the state in the configured folder.
     pub fn open(config: ServerConfig) -> Result<Self, CoordinatorError> {
         let source = open(&config.model)?;
         let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
         let (passes, tapes) = (config.passes, config.tapes);
-        let core = Core::open(config, source.config(), &items)?;
+        let core = Core::open(config, source.config(), &items, now_unix_ms())?;
         let cut = core.recipe.lora.first_trained(source.config().layers);
         let segment =
             DeviceModel::load_middle(source.as_ref(), core.recipe.split, core.recipe.compute)?;
@@ -118,8 +125,11 @@ impl Coordinator {
         self.core().audit(bundle)
     }
 
+    /// The core, with the time that its decisions go by.
     fn core(&self) -> MutexGuard<'_, Core> {
-        fatal::lock(&self.0.core)
+        let mut core = fatal::lock(&self.0.core);
+        core.set_clock(now_unix_ms());
+        core
     }
 
     fn now(&self) -> u64 {

@@ -1,7 +1,6 @@
 //! Deletions: how they are planned and accepted, one or many at once. `execute` carries them out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use lethe_plan::{Inventory, Member, Plan, Request, ShardInventory, plan};
 use lethe_proto::admin::DeletionPhase;
@@ -18,12 +17,6 @@ use crate::records::{
 
 /// Most requests in one batch, and most items in one request.
 const MAX_BATCH: usize = 1000;
-
-pub(super) fn now_unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as u64)
-}
 
 /// The first of January 1990, in Unix seconds: nobody's history is older.
 const EARLIEST: i64 = 631_152_000;
@@ -164,7 +157,7 @@ impl Core {
         }
         for r in requests {
             self.check_items(r, confirmed)?;
-            check_time(r, now_unix_ms() / 1000)?;
+            check_time(r, self.unix_ms / 1000)?;
         }
         let inventory = self.inventory()?;
         let plan = plan(&inventory, requests)?;
@@ -399,8 +392,8 @@ impl Core {
         let record = DeletionRecord {
             batch,
             phase: DeletionPhase::Planned,
-            requested_at: now_unix_ms(),
-            accepted_at: now_unix_ms(),
+            requested_at: self.unix_ms,
+            accepted_at: self.unix_ms,
             exact_after_ms: None,
             retrained_after_ms: None,
             before: self.served_hashes(),
@@ -447,9 +440,10 @@ impl Core {
             .any(|d| d.phase == DeletionPhase::Planned)
     }
 
-    /// Refuses to serve while an accepted deletion has not been executed.
+    /// Refuses to serve while an accepted deletion has not been executed, and what was rolled back
+    /// has no release of its own yet.
     pub(super) fn may_serve(&self) -> Result<(), CoordinatorError> {
-        if self.deletion_unexecuted() {
+        if self.deletion_unexecuted() || !self.rolling.is_empty() || self.unreleased {
             let message = "a deletion is being executed: try again in a moment";
             return Err(CoordinatorError::refuse(Refusal::Busy, message));
         }
@@ -479,6 +473,7 @@ impl Core {
         if self.counters.release > 0 && self.counters.served != self.served_hashes() {
             self.next_release(self.served.clone())?;
         }
+        self.unreleased = false;
         Ok(())
     }
 

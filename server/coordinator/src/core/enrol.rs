@@ -12,7 +12,6 @@ use lethe_store::sealed::{Batch, KeyName};
 use lethe_transport::identity::Invitation;
 
 use super::Core;
-use super::deletion::now_unix_ms;
 use crate::CoordinatorError;
 use crate::records::{
     AdminCert, AdminInvite, Counters, Epoch, Inherited, Invite, SubjectCert, SubjectRecord,
@@ -94,7 +93,7 @@ impl Core {
                 spent.put(&owner, &id, &SubjectCert(s.clone()))?
             }
             None => {
-                let record = signed.operator(None);
+                let record = signed.operator(None, self.unix_ms / 1000);
                 operator = Some((signed.fingerprint, record));
                 let spent = Batch::new().delete::<AdminInvite>(&key);
                 let owner = KeyName::public();
@@ -162,6 +161,12 @@ impl Core {
             let message = format!("{samples} training samples, at most {MAX_SAMPLES} of a person");
             return Err(refuse(Refusal::Invalid, message));
         }
+        // Until a deletion has been executed, the person may be somebody who stays and is not
+        // written anew yet: they would get another number.
+        if self.deletion_unexecuted() {
+            let message = "a deletion is being executed: try again in a moment";
+            return Err(refuse(Refusal::Busy, message));
+        }
         // The connection may have been accepted before a deletion that has happened since.
         if !self
             .certificates
@@ -186,8 +191,8 @@ impl Core {
             // counts from the next epoch on: what is being trained must stay what was committed to.
             return Ok((r.shard, r.commitment));
         }
-        let since = known.as_ref().map_or(now_unix_ms(), |r| r.since);
-        let slice = self.slice(subject, since);
+        let since = known.as_ref().map_or(self.unix_ms, |r| r.since);
+        let slice = self.slice(self.epoch.as_ref(), subject, since);
         let shard = self
             .epoch
             .as_ref()
@@ -207,6 +212,8 @@ impl Core {
             // leaves the erasure pending, to be repeated.
             let keys = self.roll_back(&[(to, slice + 1)], &[])?;
             self.also_affected(subject, (to, slice + 1), keys)?;
+            // What is served has changed: it gets a number of its own.
+            self.release_rolled_back()?;
         }
         let (number, salt) = match &known {
             Some(r) => (r.number, r.salt),
@@ -263,9 +270,9 @@ impl Core {
 
     /// The slice of a subject: by a keyed hash, or by how long it has been here. The bounds of the
     /// latter are fixed when the epoch starts; a deletion never computes them again.
-    fn slice(&self, subject: &SubjectId, since: u64) -> u16 {
+    fn slice(&self, epoch: Option<&Epoch>, subject: &SubjectId, since: u64) -> u16 {
         let slices = self.recipe.slices as u64;
-        match (self.recipe.placement, &self.epoch) {
+        match (self.recipe.placement, epoch) {
             (Placement::Hash, _) => {
                 (self.epoch_seed().rank("slice", subject.as_str().as_bytes()) % slices) as u16
             }
@@ -295,17 +302,15 @@ impl Core {
         let epoch = Epoch { sub_shards, tenure };
         let mut batch = Batch::new().put(&KeyName::public(), "", &epoch)?;
         let mut placed = self.subjects.clone();
-        self.epoch = Some(epoch.clone());
         for (subject, record) in &mut placed {
             record.shard = Some(self.place(&epoch.sub_shards, subject, record.anchor));
-            record.slice = self.slice(subject, record.since);
+            record.slice = self.slice(Some(&epoch), subject, record.since);
             batch = batch.put(
                 &KeyName::subject(subject.as_str()),
                 subject.as_str(),
                 record,
             )?;
         }
-        self.epoch = None;
         self.store.write(batch)?;
         self.subjects = placed;
         self.epoch = Some(epoch);

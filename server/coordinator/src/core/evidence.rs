@@ -8,7 +8,6 @@ use lethe_receipt::statement::{
 };
 use lethe_store::sealed::{Batch, KeyName};
 
-use super::deletion::now_unix_ms;
 use super::log::key_of;
 use super::{Core, checkpoint_id, page};
 use crate::CoordinatorError;
@@ -33,7 +32,7 @@ impl Core {
     /// Subjects whose devices a deletion waits for.
     fn erasing(&self, d: &DeletionRecord) -> usize {
         let bound = self.config.erase_wait_s * 1000;
-        let in_time = now_unix_ms() <= d.accepted_at.max(self.started_at) + bound;
+        let in_time = self.unix_ms <= d.accepted_at.max(self.started_at) + bound;
         // Who is not trained on (they came late, or are restricted) is asked all the same, and
         // has as long to answer.
         let waits = |s: &SubjectId, r: &SubjectRecord| match &r.erase {
@@ -76,7 +75,7 @@ impl Core {
                 self.log_trainings()?;
                 let provable = self.record_proof(&d)?.is_some();
                 if d.statement.as_ref().is_none_or(|s| s.recorded != provable) {
-                    d.retrained_after_ms = Some(now_unix_ms().saturating_sub(d.accepted_at));
+                    d.retrained_after_ms = Some(self.unix_ms.saturating_sub(d.accepted_at));
                     d.statement = Some(self.statement(id, &d)?);
                     self.save_deletions(vec![(id, d.clone())])?;
                 }
@@ -104,7 +103,7 @@ impl Core {
         let bound = self.config.erase_wait_s * 1000;
         let late = |d: &&DeletionRecord| {
             d.phase == DeletionPhase::WaitingForDevice
-                && now_unix_ms() > d.accepted_at.max(self.started_at) + bound
+                && self.unix_ms > d.accepted_at.max(self.started_at) + bound
         };
         let requests: Vec<_> = self
             .deletions
@@ -123,7 +122,7 @@ impl Core {
         // long, from then on.
         let due = |s: &SubjectId, r: &SubjectRecord| match waiting.iter().any(|w| w.concerns(s)) {
             true => requests.iter().any(|w| w.concerns(s)),
-            false => now_unix_ms() > r.since.max(self.started_at) + bound,
+            false => self.unix_ms > r.since.max(self.started_at) + bound,
         };
         let subjects: Vec<SubjectId> = self
             .subjects
@@ -315,7 +314,7 @@ impl Core {
     pub(super) fn warn_overdue(&self) {
         let bound = self.config.deadline_days * 86_400_000;
         for (id, d) in &self.deletions {
-            if d.phase != DeletionPhase::Done && now_unix_ms() > d.requested_at + bound {
+            if d.phase != DeletionPhase::Done && self.unix_ms > d.requested_at + bound {
                 tracing::error!(deletion = id, "overdue: it waits for {}", self.waits_for(d));
             }
         }

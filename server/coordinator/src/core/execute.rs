@@ -11,7 +11,6 @@ use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::message::Role;
 use lethe_store::sealed::{Batch, KeyName};
 
-use super::deletion::now_unix_ms;
 use super::{Core, stage_key};
 use crate::CoordinatorError;
 use crate::records::{DeletionRecord, ErrorRecord, Kept, SubjectCert, SubjectRecord};
@@ -68,10 +67,7 @@ impl Core {
         self.table = None;
         self.keep(kept.into_values().collect())?;
         self.set_aside(&restricted)?;
-        if self.counters.release > 0 && self.counters.served != self.served_hashes() {
-            self.recall()?;
-            self.next_release(self.served.clone())?;
-        }
+        self.release_rolled_back()?;
         for (_, d) in &mut all {
             if d.rolled_back.is_empty() {
                 let hash =
@@ -89,7 +85,7 @@ impl Core {
                 DeletionPhase::Retraining
             };
             d.exact_after_ms
-                .get_or_insert(now_unix_ms().saturating_sub(d.accepted_at));
+                .get_or_insert(self.unix_ms.saturating_sub(d.accepted_at));
         }
         self.save_deletions(all)?;
         self.drop_kept()?;
@@ -167,6 +163,11 @@ impl Core {
         shards: &[(ShardId, u16)],
         others: &[KeyName],
     ) -> Result<u32, CoordinatorError> {
+        // From here until the end nothing of these shards is served or trained.
+        for (shard, stage) in shards {
+            let first = self.rolling.entry(*shard).or_insert(*stage);
+            *first = (*first).min(*stage);
+        }
         let gone = self.store.destroy(&self.keys_of(shards, others))?;
         self.parts.clear();
         (self.wake.everybody, self.closed) = (true, true);
@@ -181,7 +182,34 @@ impl Core {
             self.replays.remove(shard);
             self.touched(Some(*shard));
         }
+        self.unreleased = true;
+        for (shard, _) in shards {
+            self.rolling.remove(shard);
+        }
         Ok(gone as u32)
+    }
+
+    /// Ends what a failing store interrupted: a rollback, and its release.
+    pub(super) fn finish_rollback(&mut self) -> Result<(), CoordinatorError> {
+        let shards: Vec<(ShardId, u16)> = self.rolling.iter().map(|(s, n)| (*s, *n)).collect();
+        if !shards.is_empty() {
+            self.roll_back(&shards, &[])?;
+        }
+        if self.unreleased {
+            self.release_rolled_back()?;
+        }
+        Ok(())
+    }
+
+    /// After a rollback: if what is served is no longer what the newest release says, recalls that
+    /// one and makes another. Until it has succeeded nothing is served. May be repeated.
+    pub(super) fn release_rolled_back(&mut self) -> Result<(), CoordinatorError> {
+        if self.counters.release > 0 && self.counters.served != self.served_hashes() {
+            self.recall()?;
+            self.next_release(self.served.clone())?;
+        }
+        self.unreleased = false;
+        Ok(())
     }
 
     /// Removes what other people's clients computed from adapters that are being destroyed: updates
@@ -190,7 +218,8 @@ impl Core {
         let ids: Vec<ShardId> = shards.iter().map(|(s, _)| *s).collect();
         let mut batch = self.drop_updates_of(Batch::new(), &ids);
         self.table = None;
-        for (subject, record) in &mut self.errors {
+        let mut errors = self.errors.clone();
+        for (subject, record) in &mut errors {
             for row in &mut record.rows {
                 for (shard, _) in shards {
                     if let Some(e) = row.errors.get_mut(usize::from(shard.0)) {
@@ -209,7 +238,9 @@ impl Core {
                 )?;
             }
         }
-        Ok(self.store.write(batch)?)
+        self.store.write(batch)?;
+        self.errors = errors;
+        Ok(())
     }
 
     /// A partial deletion that moves its subject to another shard affects that one too. May be

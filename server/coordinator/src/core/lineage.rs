@@ -10,7 +10,6 @@ use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::message::Refusal;
 use lethe_store::sealed::{Batch, KeyName};
 
-use super::deletion::now_unix_ms;
 use super::{Core, checkpoint_id};
 use crate::CoordinatorError;
 use crate::records::{Checkpoint, DeviceRecord, ReleaseRecord, SubjectRecord};
@@ -40,7 +39,7 @@ impl Core {
             .filter_map(|s| Some(self.subjects.get(s)?.number))
             .collect();
         Ok(ReleaseRecord {
-            at: now_unix_ms() / 1000,
+            at: self.unix_ms / 1000,
             shards,
             validation,
             recalled: false,

@@ -5,11 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lethe_plan::Rates;
 use lethe_proto::ids::SubjectId;
-use lethe_store::sealed::{Batch, KeyName};
 
 use super::Core;
-use crate::CoordinatorError;
-use crate::records::RatesRecord;
 use crate::run::OpenRound;
 
 /// Longest pause between two looks that counts as work, in milliseconds.
@@ -51,16 +48,21 @@ impl Core {
         self.meter.looked = now;
     }
 
-    /// Call it when a round closes with these contributions; what is added to `batch` keeps the
-    /// sums over a restart.
-    pub(super) fn measured(
-        &mut self,
-        clients: usize,
-        batch: Batch,
-    ) -> Result<Batch, CoordinatorError> {
-        self.meter.rates.client_rounds += clients as u64;
-        self.meter.rates.bytes += self.meter.bytes.swap(0, Ordering::Relaxed);
-        Ok(batch.put(&KeyName::public(), "", &RatesRecord(self.meter.rates))?)
+    /// The sums with a round that closes with these contributions: write them with it, then call
+    /// [`Self::measured`].
+    pub(super) fn with_round(&self, clients: usize) -> Rates {
+        let rates = self.rates();
+        Rates {
+            client_rounds: rates.client_rounds + clients as u64,
+            ..rates
+        }
+    }
+
+    /// The sums that were written with a round that has closed.
+    pub(super) fn measured(&mut self, written: Rates) {
+        let counted = written.bytes - self.meter.rates.bytes;
+        self.meter.bytes.fetch_sub(counted, Ordering::Relaxed);
+        self.meter.rates = written;
     }
 
     /// An update came in `now` from a client that was given its task earlier.

@@ -119,6 +119,14 @@ pub(crate) struct Core {
     /// An audit trains this and nothing else.
     audited: Option<audit::Schedule>,
     pub(crate) meter: Meter,
+    /// The time, in milliseconds since 1970, that decisions go by: the shell sets it before each
+    /// request, the simulation in virtual time. It never goes back.
+    unix_ms: u64,
+    /// Shards whose rollback has begun and not ended, with the first stage: only while the store
+    /// fails.
+    rolling: BTreeMap<ShardId, u16>,
+    /// A rollback changed what is served, and no release says so yet: only while the store fails.
+    unreleased: bool,
     /// Milliseconds since 1970: devices could not answer earlier.
     started_at: u64,
     /// The highest number that a release ever had; outside the data folder, which may come back
@@ -143,13 +151,19 @@ fn checkpoint_id(shard: ShardId, stage: u16) -> String {
 }
 
 impl Core {
-    /// Opens a data folder, or starts an epoch in an empty one.
+    /// Opens a data folder, or starts an epoch in an empty one; `unix_ms` is the time now.
     pub(crate) fn open(
         config: ServerConfig,
         model: &ModelConfig,
         items: &[Item],
+        unix_ms: u64,
     ) -> Result<Self, CoordinatorError> {
-        Self::open_on(&SledStorage::engine, config, model, items)
+        Self::open_on(&SledStorage::engine, config, model, items, unix_ms)
+    }
+
+    /// Tells the time. A clock that was set back stands still here until it has caught up.
+    pub(crate) fn set_clock(&mut self, unix_ms: u64) {
+        self.unix_ms = self.unix_ms.max(unix_ms);
     }
 
     /// The same, on any database engine.
@@ -158,6 +172,7 @@ impl Core {
         config: ServerConfig,
         model: &ModelConfig,
         items: &[Item],
+        unix_ms: u64,
     ) -> Result<Self, CoordinatorError> {
         let mut recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
         let digest = model_digest(&config.model).map_err(CoordinatorError::ModelFile)?;
@@ -222,7 +237,10 @@ impl Core {
             unstored: BTreeMap::new(),
             audited: None,
             space_checked: 0,
-            started_at: deletion::now_unix_ms(),
+            started_at: unix_ms,
+            unix_ms,
+            rolling: BTreeMap::new(),
+            unreleased: false,
             numbers,
             runs: vec![],
             served: vec![],
@@ -301,7 +319,7 @@ impl Core {
         let deletions = self.deletions.values().map(|d| d.accepted_at / 1000);
         let operators = self.operators.values().map(|o| o.since);
         let newest = releases.chain(deletions).chain(operators).max();
-        let now = deletion::now_unix_ms() / 1000;
+        let now = self.unix_ms / 1000;
         if !self.operators.is_empty() && self.valid_operators().is_empty() {
             tracing::error!(
                 "no operator's certificate is valid: `lethe-server recover-admin` invites one"

@@ -4,7 +4,6 @@ use lethe_proto::admin::DeletionPhase;
 use lethe_proto::ids::ShardId;
 
 use super::Core;
-use super::deletion::now_unix_ms;
 use crate::records::ProposalRecord;
 
 /// One shard.
@@ -42,7 +41,7 @@ impl Core {
     pub(crate) fn view(&self) -> View {
         let count = |phase| self.deletions.values().filter(|d| d.phase == phase).count() as u64;
         let bound = self.config.deadline_days * 86_400_000;
-        let left = |requested: u64| ((requested + bound) as f64 - now_unix_ms() as f64) / 1000.0;
+        let left = |requested: u64| ((requested + bound) as f64 - self.unix_ms as f64) / 1000.0;
         let open = || {
             self.deletions
                 .values()

@@ -10,7 +10,6 @@ use lethe_store::sealed::{Batch, KeyName};
 use lethe_transport::identity::{Invitation, Validity};
 
 use super::Core;
-use super::deletion::now_unix_ms;
 use crate::CoordinatorError;
 use crate::records::{AdminCert, AdminInvite, OperatorRecord, Renewal, SubjectCert};
 
@@ -27,11 +26,12 @@ pub(super) struct Signed {
 }
 
 impl Signed {
-    /// What is kept of it when it is an operator's; `root` is who that is, if they are known.
-    pub(super) fn operator(&self, root: Option<Digest>) -> OperatorRecord {
+    /// What is kept of it when it is an operator's; `root` is who that is, if they are known, and
+    /// `since` the time now, in Unix seconds.
+    pub(super) fn operator(&self, root: Option<Digest>, since: u64) -> OperatorRecord {
         OperatorRecord {
             root: root.unwrap_or(self.fingerprint),
-            since: now_unix_ms() / 1000,
+            since,
             expires: u64::try_from(self.validity.until).unwrap_or(0),
         }
     }
@@ -85,7 +85,7 @@ impl Core {
                 None
             }
             Role::Admin => {
-                let mut record = signed.operator(Some(self.operator(current)));
+                let mut record = signed.operator(Some(self.operator(current)), self.unix_ms / 1000);
                 // Since when they are an operator, not since when they have this certificate.
                 let known = self.operators.get(&current);
                 record.since = known.map_or(record.since, |o| o.since);
@@ -146,7 +146,7 @@ impl Core {
     /// Operators who can connect, by who they are. One with two certificates (the new one of a
     /// renewal was not used yet) is one operator.
     pub(super) fn valid_operators(&self) -> BTreeSet<Digest> {
-        let now = now_unix_ms() / 1000;
+        let now = self.unix_ms / 1000;
         let all = self.operator_list(None);
         let valid = all
             .into_iter()

@@ -11,7 +11,6 @@ use lethe_proto::message::Refusal;
 use lethe_receipt::statement::{Kind, canonical};
 use lethe_store::sealed::{Batch, KeyName};
 
-use super::deletion::now_unix_ms;
 use super::{Core, page};
 use crate::CoordinatorError;
 use crate::records::{Action, ActionRecord, Counters, Policy, ProposalRecord};
@@ -70,7 +69,7 @@ impl Core {
         self.open_databases()?;
         self.check(&what, confirmed)?;
         if self.approvals()? <= 1 {
-            return self.carry_out(what, now_unix_ms(), now);
+            return self.carry_out(what, self.unix_ms, now);
         }
         self.may_propose()?;
         let counters = Counters {
@@ -79,7 +78,7 @@ impl Core {
         };
         let record = ProposalRecord {
             what,
-            at: now_unix_ms(),
+            at: self.unix_ms,
             approved: vec![by],
         };
         let id = counters.proposal;
@@ -303,7 +302,7 @@ impl Core {
     /// Enters an operator's action into the log. It names nobody: names are in the deletions.
     pub(super) fn note(&mut self, by: Digest, what: String) -> Result<(), CoordinatorError> {
         let action = Action {
-            at: now_unix_ms() / 1000,
+            at: self.unix_ms / 1000,
             by,
             what,
         };

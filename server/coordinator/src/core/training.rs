@@ -9,7 +9,7 @@ use lethe_proto::message::{Refusal, RoundStart, Task};
 use lethe_proto::packed::Packed;
 use lethe_proto::round::{NotTaken, Outcome, Round};
 use lethe_recipe::Aggregation;
-use lethe_store::sealed::Batch;
+use lethe_store::sealed::{Batch, KeyName};
 use rayon::prelude::*;
 use tokio::sync::oneshot;
 
@@ -19,7 +19,9 @@ use super::{Core, checkpoint_id, stage_key};
 use crate::CoordinatorError;
 use crate::aggregate::{Clip, Contribution, apply, median_norm};
 use crate::arrivals::Arrived;
-use crate::records::{BegunRecord, Checkpoint, Contributor, NormRecord, RoundRecord, RunRecord};
+use crate::records::{
+    BegunRecord, Checkpoint, Contributor, NormRecord, RatesRecord, RoundRecord, RunRecord,
+};
 use crate::run::{OpenRound, Run, round_seed};
 
 /// How often a starved round is tried again before its shard waits for people to look.
@@ -186,7 +188,7 @@ impl Core {
         if self.audited.is_some() {
             return self.open_replays(deadline);
         }
-        if self.epoch.is_none() || self.deletion_unexecuted() {
+        if self.epoch.is_none() || self.deletion_unexecuted() || !self.rolling.is_empty() {
             return Ok(());
         }
         for i in 0..self.runs.len() {
@@ -345,6 +347,7 @@ impl Core {
     pub(crate) fn tick(&mut self, now: u64) -> Result<(), CoordinatorError> {
         self.reload_stale()?;
         self.execute_pending()?;
+        self.finish_rollback()?;
         self.measure(now);
         if now > self.space_checked + 60_000 {
             self.space_checked = now;
@@ -496,8 +499,11 @@ impl Core {
             state: run.state.clone(),
         };
         batch = batch.put(&owner, &shard.0.to_string(), &record)?;
-        let batch = self.measured(clients, batch)?;
-        self.store.write(batch)?;
+        let rates = self.with_round(clients);
+        let sums = RatesRecord(rates);
+        self.store
+            .write(batch.put(&KeyName::public(), "", &sums)?)?;
+        self.measured(rates);
         let loss = run.losses().last().copied().flatten();
         tracing::info!(%shard, stage, round = key.round, clients, late, ?loss, "round closed");
         Ok(())

@@ -27,6 +27,8 @@ pub(super) struct Common {
     pub(super) log_key: VerifierKey,
     /// Devices take part in every round that asks them, in time.
     pub(super) steady: bool,
+    /// What is left after an erasure may lie nearer to another shard.
+    pub(super) wanders: bool,
 }
 
 /// What a device does next.
@@ -190,7 +192,11 @@ impl Device {
 
     fn join(&self, common: &Common) -> Request {
         // Some people's histories name no direction.
-        let rank = Seed::from_u64(1).rank("anchor", self.subject.as_str().as_bytes());
+        let mut who = self.subject.as_str().as_bytes().to_vec();
+        if common.wanders {
+            who.extend(self.erased.to_le_bytes());
+        }
+        let rank = Seed::from_u64(1).rank("anchor", &who);
         let directed = !rank.is_multiple_of(3);
         let anchor = directed.then_some((rank / 3 % common.anchors as u64) as u16);
         Request::Join {

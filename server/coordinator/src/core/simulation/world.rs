@@ -21,6 +21,11 @@ use crate::core::Core;
 use crate::metrics::Traffic;
 use crate::records::{Contributor, ReleaseRecord, SubjectRecord};
 
+/// When virtual time begins, in milliseconds since 1970.
+const BEGIN: u64 = 1_800_000_000_000;
+/// Seeds from here on may have more: people who move to another shard, erasures that are not waited
+/// for any longer, takedowns, withdrawals, batches. Earlier ones stay what they were.
+const WIDER: u64 = 400;
 /// When faults end: from then on everything has to come to its end.
 pub(super) const QUIET: u64 = 60_000;
 /// When it has to.
@@ -42,7 +47,7 @@ enum Event {
     Fails(Fault),
     /// A device can be reached, or not.
     Partition(usize, bool),
-    Forget(DeletionRequest),
+    Forget(Vec<DeletionRequest>),
 }
 
 /// What happens to messages.
@@ -150,6 +155,12 @@ impl Simulation {
         let updates = pick(&mut dice, &["f32", "int8"]);
         let goal = pick(&mut dice, &["", "goal = 3\n"]);
         // Drawn apart, so that older seeds stay what they were.
+        let mut wider = Seed::from_u64(seed).derive("wider", &[]).rng();
+        let wide = quiet.is_none() && seed >= WIDER && wider.below(2) == 0;
+        let wanders = wide && wider.below(2) == 0;
+        if wide && wider.below(2) == 0 {
+            config.erase_wait_s = 3 + wider.below(30) as u64;
+        }
         let late = Seed::from_u64(seed)
             .derive("asynchronous", &[])
             .rng()
@@ -166,7 +177,7 @@ impl Simulation {
              split = {{ k_in = 1, k_out = 1 }}\naggregation = \"{aggregation}\"\nupdates = \
                  \"{updates}\"\n{goal}\
              lora = {{ rank = 1, alpha = 2.0, targets = [\"q\", \"v\"] }}\nlocal = {{ samples = 8, batch = 8 }}\n",
-            if quiet.is_some() { 2 } else { 1 }
+            if quiet.is_some() || wanders { 2 } else { 1 }
         )
         .parse()
         .expect("valid");
@@ -179,7 +190,7 @@ impl Simulation {
             dice = Seed::from_u64(order).derive("order", &[]).rng();
         }
         let disk = Disk::default();
-        let core = Self::open(&disk, &config).expect("opens");
+        let core = Self::open(&disk, &config, 0).expect("opens");
         let edge = {
             let whole =
                 lethe_model::lora::Adapter::from_data(&core.shape, vec![0.0; core.shape.len()])
@@ -193,6 +204,7 @@ impl Simulation {
             anchors: core.anchors.len(),
             log_key: core.signer.verifier().clone(),
             steady: quiet.is_some(),
+            wanders,
         };
         let seen = core.runs.iter().map(crate::run::Run::key).collect();
         let mut this = Self {
@@ -222,6 +234,9 @@ impl Simulation {
         for n in 0..devices {
             this.enrol(n);
         }
+        if wide {
+            this.more_requests(&mut wider);
+        }
         this.at(200, Event::Tick);
         if quiet.is_some() {
             (this.network.loss, this.network.duplicates) = (0.0, 0.0);
@@ -229,13 +244,15 @@ impl Simulation {
         this
     }
 
-    fn open(disk: &Disk, config: &ServerConfig) -> Result<Core, CoordinatorError> {
+    /// `now` is the simulation's time.
+    fn open(disk: &Disk, config: &ServerConfig, now: u64) -> Result<Core, CoordinatorError> {
         let on = disk.clone();
         Core::open_on(
             &move |path: &std::path::Path| on.open(path),
             config.clone(),
             &model(),
             &items(),
+            BEGIN + now,
         )
     }
 
@@ -300,7 +317,31 @@ impl Simulation {
                 1 => DeletionRequest::Restrict { subject },
                 _ => DeletionRequest::Erase { subject },
             };
-            self.at(when, Event::Forget(request));
+            self.at(when, Event::Forget(vec![request]));
+        }
+    }
+
+    /// Requests of the other kinds, several at once, and about one person in a row.
+    fn more_requests(&mut self, dice: &mut Stream) {
+        for _ in 0..dice.below(4) {
+            let when = 1000 + dice.below(40_000) as u64;
+            let requests = (0..1 + dice.below(3)).map(|_| self.any_request(dice));
+            let requests = requests.collect();
+            self.at(when, Event::Forget(requests));
+        }
+    }
+
+    fn any_request(&self, dice: &mut Stream) -> DeletionRequest {
+        let subject = self.devices[dice.below(self.devices.len())].subject.clone();
+        let items = vec![dice.below(8).to_string()];
+        match dice.below(5) {
+            0 => DeletionRequest::Takedown { items },
+            1 | 2 => DeletionRequest::EraseItems { subject, items },
+            3 => DeletionRequest::Restrict { subject },
+            _ => DeletionRequest::Withdraw {
+                subject,
+                from: (BEGIN / 1000) as i64,
+            },
         }
     }
 
@@ -353,6 +394,9 @@ impl Simulation {
             return false;
         };
         self.now = when;
+        if let Some(core) = self.core.as_mut() {
+            core.set_clock(BEGIN + when);
+        }
         self.count.events += 1;
         let stale = match &event {
             Event::Answered(n, call, _) | Event::Rings(n, call) => self.devices[*n].call != *call,
@@ -399,7 +443,7 @@ impl Simulation {
             Event::Fails(fault) => self.disk.fail(fault),
             Event::Partition(n, true) => drop(self.cut.insert(n)),
             Event::Partition(n, false) => drop(self.cut.remove(&n)),
-            Event::Forget(request) => self.forget(request),
+            Event::Forget(requests) => self.forget(requests),
         }
         self.look();
         self.now < END && !self.settled()
@@ -425,7 +469,7 @@ impl Simulation {
                 dead: true,
             });
         }
-        match Self::open(&self.disk, &self.config) {
+        match Self::open(&self.disk, &self.config, self.now) {
             Ok(core) => (self.core, self.started) = (Some(core), self.now),
             Err(e) => {
                 assert!(fails, "{}: does not start: {e}", self.story());
@@ -438,14 +482,14 @@ impl Simulation {
         }
     }
 
-    fn forget(&mut self, request: DeletionRequest) {
+    fn forget(&mut self, requests: Vec<DeletionRequest>) {
         let now = self.now - self.started;
         let Some(core) = self.core.as_mut() else {
-            return self.at(self.now + 500, Event::Forget(request));
+            return self.at(self.now + 500, Event::Forget(requests));
         };
         let traffic = Traffic::default();
         let ask = AdminRequest::Forget {
-            requests: vec![request.clone()],
+            requests: requests.clone(),
             dry_run: false,
             asked: 0,
             reference: String::new(),
@@ -462,15 +506,25 @@ impl Simulation {
         ));
         match result {
             Err(e) if !e.is_request() => {
-                self.doubted.extend(request.subject().cloned());
-                self.at(self.now + 500, Event::Forget(request));
+                let named = requests.iter().filter_map(DeletionRequest::subject);
+                self.doubted.extend(named.cloned());
+                self.at(self.now + 500, Event::Forget(requests));
             }
             Ok(_) => {
-                self.count.deletions += 1;
-                if let DeletionRequest::Erase { subject } | DeletionRequest::Restrict { subject } =
-                    request
-                {
-                    self.forgotten.insert(subject);
+                self.count.deletions += requests.len() as u64;
+                for request in requests {
+                    // Whoever has something to erase may be in another shard afterwards: what they
+                    // were acknowledged for in the old one counts no more.
+                    if self.common.wanders {
+                        let all = self.devices.iter().map(|d| d.subject.clone());
+                        let concerned = all.filter(|s| request.concerns(s));
+                        self.doubted.extend(concerned);
+                    }
+                    if let DeletionRequest::Erase { subject }
+                    | DeletionRequest::Restrict { subject } = request
+                    {
+                        self.forgotten.insert(subject);
+                    }
                 }
             }
             Err(_) => {}
