@@ -199,18 +199,27 @@ def als(order, people, _):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def options(description, peers):
+    """What both programs take; `peers` run when none are named."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of MovieLens-100K")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="scratch folder")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="table, one JSON row a line")
     parser.add_argument("--orders", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--peers",
-        nargs="+",
-        default=["ALS", "EASE", "BPR", "LightGCN"],
-    )
+    parser.add_argument("--peers", nargs="+", default=peers)
     parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def done(out):
+    """Peer, package and order of the rows that are there."""
+    lines = out.read_text().splitlines() if out.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return {(row["peer"], row["package"], row["order"]) for row in rows}
+
+
+def main():
+    parser = options(__doc__, ["ALS", "EASE", "BPR", "LightGCN"])
     parser.add_argument(
         "--epochs", type=int, default=300, help="at most; a few, to time an epoch on a quiet machine"
     )
@@ -219,16 +228,12 @@ def main():
     import torch
 
     torch.set_num_threads(args.threads)
-    done = set()
-    if args.out.exists():
-        for line in args.out.read_text().splitlines():
-            row = json.loads(line)
-            done.add((row["peer"], row["package"], row["order"]))
+    known = done(args.out)
     for order in args.orders:
         people = events(args.data, order)
         for peer in args.peers:
             package = "implicit" if peer == "ALS" else "RecBole"
-            if (peer, package, order) in done:
+            if (peer, package, order) in known:
                 continue
             if peer == "ALS":
                 row = als(order, people, args.work)

@@ -12,11 +12,9 @@ Training stops when validation NDCG@10 has not risen for 30 epochs; the best epo
 The time to train counts epochs up to the best one: nobody has to train the others to serve.
 """
 
-import argparse
 import copy
 import json
 import logging
-import pathlib
 import time
 import warnings
 
@@ -29,7 +27,7 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 from rectools.models.nn.transformers.net_blocks import TransformerLayersBase
 
-from peers import events, metrics
+from peers import done, events, metrics, options
 
 STEP = 5
 PATIENCE = 6
@@ -160,13 +158,7 @@ def row(name, order, people, settings, most):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of MovieLens-100K")
-    parser.add_argument("--work", type=pathlib.Path, required=True, help="scratch folder")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="table, one JSON row a line")
-    parser.add_argument("--orders", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--peers", nargs="+", default=["GRU4Rec", "SASRec"])
-    parser.add_argument("--threads", type=int, default=2)
+    parser = options(__doc__, ["GRU4Rec", "SASRec"])
     parser.add_argument("--epochs", type=int, default=300, help="at most")
     parser.add_argument("--grid", action="store_true", help="the grid on validation, order 0")
     args = parser.parse_args()
@@ -180,16 +172,11 @@ def main():
                 _, best = train(name, 0, people, settings, args.epochs)
                 print("GRID", name, settings, best["valid"], best["epochs"], flush=True)
         return
-    done = set()
-    if args.out.exists():
-        for line in args.out.read_text().splitlines():
-            old = json.loads(line)
-            if old["package"] == "RecTools":
-                done.add((old["peer"], old["order"]))
+    known = done(args.out)
     for order in args.orders:
         people = events(args.data, order)
         for name in args.peers:
-            if (name, order) in done:
+            if (name, "RecTools", order) in known:
                 continue
             result = row(name, order, people, CHOSEN[name], args.epochs)
             head = {
