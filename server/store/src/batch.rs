@@ -86,6 +86,8 @@ pub(crate) struct Change {
     pub(crate) table: &'static str,
     pub(crate) key: String,
     pub(crate) value: Option<(KeyName, Vec<u8>)>,
+    /// Left out when the key of its owner does not exist.
+    pub(crate) existing: bool,
 }
 
 impl Batch {
@@ -94,12 +96,39 @@ impl Batch {
         Self::default()
     }
 
-    /// Stores `value` under `key`, sealed with `owner`'s key, whose class must be the type's.
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Stores `value` under `key`, sealed with `owner`'s key, whose class must be the type's. A key
+    /// that does not exist is made.
     pub fn put<T: Persisted>(
+        self,
+        owner: &KeyName,
+        key: &str,
+        value: &T,
+    ) -> Result<Self, StoreError> {
+        self.add(owner, key, value, false)
+    }
+
+    /// The same, but nothing is stored when the owner's key does not exist: what was decided before
+    /// somebody was deleted, and is written after it, does not bring them back.
+    pub fn put_existing<T: Persisted>(
+        self,
+        owner: &KeyName,
+        key: &str,
+        value: &T,
+    ) -> Result<Self, StoreError> {
+        self.add(owner, key, value, true)
+    }
+
+    fn add<T: Persisted>(
         mut self,
         owner: &KeyName,
         key: &str,
         value: &T,
+        existing: bool,
     ) -> Result<Self, StoreError> {
         let encode = |why: String| StoreError::Encode {
             table: T::TABLE,
@@ -117,6 +146,7 @@ impl Batch {
             table: T::TABLE,
             key: key.to_owned(),
             value: Some((owner.clone(), bytes)),
+            existing,
         });
         Ok(self)
     }
@@ -127,6 +157,7 @@ impl Batch {
             table: T::TABLE,
             key: key.to_owned(),
             value: None,
+            existing: false,
         });
         self
     }

@@ -127,6 +127,11 @@ impl Keyring {
         self.keys.get_key_value(self.names.get(handle)?)
     }
 
+    /// Whether these keys exist, and nothing of an older generation is left to be wiped.
+    pub(crate) fn has_all(&self, names: &[&str]) -> bool {
+        self.stale.is_empty() && names.iter().all(|n| self.keys.contains_key(*n))
+    }
+
     /// Makes sure that these keys exist; one record for all that are new.
     pub(crate) fn ensure(&mut self, names: &[&str]) -> Result<(), StoreError> {
         self.wipe_stale()?;

@@ -13,7 +13,7 @@
 //! struct Note(String);
 //! impl Persisted for Note { const TABLE: &'static str = "notes"; const CLASS: Class = Class::Subject; }
 //! let dir = tempfile::tempdir()?;
-//! let mut store = SealedStore::open(&|_| Ok(Box::<MemoryStorage>::default()), dir.path(), 0)?;
+//! let store = SealedStore::open(&|_| Ok(Box::<MemoryStorage>::default()), dir.path(), 0)?;
 //! let key = KeyName::subject("alice");
 //! store.write(Batch::new().put(&key, "1", &Note("likes Heat".into()))?)?;
 //! store.destroy(&[key])?;

@@ -1,6 +1,7 @@
 //! Two databases that hold the same: when one is damaged, the other has everything.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Record, Storage, StoreError, Write};
 
@@ -12,7 +13,7 @@ pub(crate) struct Mirror {
     first: Box<dyn Storage>,
     second: Box<dyn Storage>,
     /// A write failed: the second may lack what the first has.
-    behind: bool,
+    behind: AtomicBool,
 }
 
 impl Mirror {
@@ -21,24 +22,24 @@ impl Mirror {
         first: Box<dyn Storage>,
         second: Box<dyn Storage>,
     ) -> Result<Self, StoreError> {
-        let mut mirror = Self {
+        let mirror = Self {
             first,
             second,
-            behind: true,
+            behind: AtomicBool::new(true),
         };
         mirror.equalise()?;
         Ok(mirror)
     }
 
-    fn equalise(&mut self) -> Result<(), StoreError> {
-        copy(self.first.as_ref(), self.second.as_mut())?;
-        self.behind = false;
+    fn equalise(&self) -> Result<(), StoreError> {
+        copy(self.first.as_ref(), self.second.as_ref())?;
+        self.behind.store(false, Ordering::Release);
         Ok(())
     }
 }
 
 /// Makes `to` hold what `from` holds.
-fn copy(from: &dyn Storage, to: &mut dyn Storage) -> Result<(), StoreError> {
+fn copy(from: &dyn Storage, to: &dyn Storage) -> Result<(), StoreError> {
     let mut extra: BTreeMap<Vec<u8>, Vec<u8>> = to.scan()?.into_iter().collect();
     let (mut writes, mut bytes): (Vec<Write>, usize) = (vec![], 0);
     for (key, value) in from.scan()? {
@@ -65,19 +66,19 @@ impl Storage for Mirror {
         self.first.get(key)
     }
 
-    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        if self.behind {
+    fn apply(&self, writes: &[Write]) -> Result<(), StoreError> {
+        if self.behind.load(Ordering::Acquire) {
             self.recover()?;
             self.equalise()?;
         }
-        self.behind = true;
+        self.behind.store(true, Ordering::Release);
         self.first.apply(writes)?;
         self.second.apply(writes)?;
-        self.behind = false;
+        self.behind.store(false, Ordering::Release);
         Ok(())
     }
 
-    fn recover(&mut self) -> Result<(), StoreError> {
+    fn recover(&self) -> Result<(), StoreError> {
         self.first.recover()?;
         self.second.recover()
     }
@@ -94,11 +95,11 @@ mod tests {
 
     #[test]
     fn conforms_and_repairs_the_second() {
-        let mut old = MemoryStorage::default();
+        let old = MemoryStorage::default();
         old.apply(&[(b"gone".to_vec(), Some(vec![1]))])
             .expect("works");
-        let mut m = Mirror::new(Box::<MemoryStorage>::default(), Box::new(old)).expect("copies");
-        crate::conformance(&mut m);
+        let m = Mirror::new(Box::<MemoryStorage>::default(), Box::new(old)).expect("copies");
+        crate::conformance(&m);
         assert_eq!(
             m.first.scan().expect("works"),
             m.second.scan().expect("works")

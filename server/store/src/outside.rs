@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{Record, Storage, StoreError, Write};
 
@@ -71,6 +72,12 @@ struct Size {
     live: u64,
 }
 
+/// Where the next value would be, if a segment is open, and the number of the next segment.
+struct End {
+    open: Option<(u64, u64)>,
+    next: u64,
+}
+
 /// The segment that is written to.
 #[derive(Debug)]
 struct Current {
@@ -79,12 +86,19 @@ struct Current {
     len: u64,
 }
 
-/// A database whose large values are outside.
+/// A database whose large values are outside. Who reads needs `places` for a moment; who writes
+/// holds `log` until the write is durable.
 #[derive(Debug)]
 pub(crate) struct Outside<S> {
     inner: S,
     folder: PathBuf,
-    places: BTreeMap<Vec<u8>, Place>,
+    places: RwLock<BTreeMap<Vec<u8>, Place>>,
+    log: Mutex<Log>,
+}
+
+/// What only who writes needs.
+#[derive(Debug)]
+struct Log {
     segments: BTreeMap<u64, Size>,
     current: Option<Current>,
     /// Number of the next segment.
@@ -107,23 +121,34 @@ fn reference(key: &[u8]) -> Vec<u8> {
 impl<S: Storage> Outside<S> {
     /// `inner` refers to values in `folder`, which is made when there is the first.
     pub(crate) fn open(inner: S, folder: &Path) -> Result<Self, StoreError> {
-        let (places, segments) = (BTreeMap::new(), BTreeMap::new());
-        let (orphans, stuck) = (BTreeSet::new(), BTreeSet::new());
-        let folder = folder.to_owned();
-        let mut this = Self {
+        let this = Self {
             inner,
-            folder,
-            places,
-            segments,
-            current: None,
-            next: 0,
-            orphans,
-            stuck,
-            waste: WASTE,
-            doubt: false,
+            folder: folder.to_owned(),
+            places: RwLock::default(),
+            log: Mutex::new(Log {
+                segments: BTreeMap::new(),
+                current: None,
+                next: 0,
+                orphans: BTreeSet::new(),
+                stuck: BTreeSet::new(),
+                waste: WASTE,
+                doubt: false,
+            }),
         };
-        this.load()?;
+        this.load(&mut this.log())?;
         Ok(this)
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn places(&self) -> RwLockReadGuard<'_, BTreeMap<Vec<u8>, Place>> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn places_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<Vec<u8>, Place>> {
+        self.places.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, segment: u64) -> PathBuf {
@@ -138,26 +163,30 @@ impl<S: Storage> Outside<S> {
     }
 
     /// Reads where everything is.
-    fn load(&mut self) -> Result<(), StoreError> {
-        (self.places, self.segments, self.current) = (BTreeMap::new(), BTreeMap::new(), None);
+    fn load(&self, log: &mut Log) -> Result<(), StoreError> {
+        let mut places = BTreeMap::new();
+        log.segments.clear();
+        log.current = None;
         for (key, value) in self.inner.scan()? {
             if let Some(key) = key.strip_suffix(REFERENCE) {
                 let place = Place::from_bytes(&value)
                     .ok_or_else(|| self.corrupt("a reference is damaged"))?;
-                self.places.insert(key.to_vec(), place);
-                self.segments.entry(place.segment).or_default().live += place.len;
+                places.insert(key.to_vec(), place);
+                log.segments.entry(place.segment).or_default().live += place.len;
             }
         }
-        self.orphans.clear();
+        log.orphans.clear();
         for (number, len) in self.on_disk()? {
-            self.next = self.next.max(number.saturating_add(1));
-            match self.segments.get_mut(&number) {
+            log.next = log.next.max(number.saturating_add(1));
+            match log.segments.get_mut(&number) {
                 Some(size) => size.all = len,
-                None => drop(self.orphans.insert(number)),
+                None => drop(log.orphans.insert(number)),
             }
         }
-        let known = self.segments.keys().next_back().map_or(0, |n| n + 1);
-        (self.next, self.doubt) = (self.next.max(known), false);
+        let known = log.segments.keys().next_back().map_or(0, |n| n + 1);
+        log.next = log.next.max(known);
+        log.doubt = false;
+        *self.places_mut() = places;
         Ok(())
     }
 
@@ -185,31 +214,28 @@ impl<S: Storage> Outside<S> {
 
     /// Removes segments that nothing refers to; one that cannot be removed now is tried again after
     /// the next write.
-    fn sweep(&mut self) {
-        let dead: Vec<u64> = self
+    fn sweep(&self, log: &mut Log) {
+        let dead: Vec<u64> = log
             .segments
             .iter()
             .filter(|(_, s)| s.live == 0)
             .map(|(n, _)| *n)
             .collect();
         for number in dead {
-            self.segments.remove(&number);
-            self.stuck.remove(&number);
-            self.orphans.insert(number);
-            self.current.take_if(|c| c.number == number);
+            log.segments.remove(&number);
+            log.stuck.remove(&number);
+            log.orphans.insert(number);
+            log.current.take_if(|c| c.number == number);
         }
-        let writing = self.current.as_ref().map(|c| c.number);
+        let writing = log.current.as_ref().map(|c| c.number);
         let kept = |n: &u64| {
             let path = self.path(*n);
             Some(*n) == writing
                 || fs::remove_file(path).is_err_and(|e| e.kind() != ErrorKind::NotFound)
         };
-        let orphans = self
-            .orphans
-            .iter()
-            .copied()
-            .filter(|n| !self.segments.contains_key(n));
-        self.orphans = orphans.filter(kept).collect();
+        let orphans = log.orphans.iter().copied();
+        let orphans = orphans.filter(|n| !log.segments.contains_key(n));
+        log.orphans = orphans.filter(kept).collect();
     }
 
     fn read(&self, place: Place) -> Result<Vec<u8>, StoreError> {
@@ -233,14 +259,14 @@ impl<S: Storage> Outside<S> {
     }
 
     /// The segment to write to.
-    fn writable(&mut self) -> Result<&mut Current, StoreError> {
-        if self.current.as_ref().is_some_and(|c| c.len >= SEGMENT) {
+    fn writable<'a>(&self, log: &'a mut Log) -> Result<&'a mut Current, StoreError> {
+        if log.current.as_ref().is_some_and(|c| c.len >= SEGMENT) {
             // It may hold values of the write that goes on in the next.
-            self.sync()?;
-            self.current = None;
+            self.sync(log)?;
+            log.current = None;
         }
-        if self.current.is_none() {
-            let path = self.path(self.next);
+        if log.current.is_none() {
+            let path = self.path(log.next);
             let create = || {
                 if !self.folder.is_dir() {
                     fs::create_dir_all(&self.folder)?;
@@ -259,21 +285,21 @@ impl<S: Storage> Outside<S> {
                 Ok(file)
             };
             let file = create().map_err(StoreError::io(&path))?;
-            self.orphans.remove(&self.next);
-            self.current = Some(Current {
-                number: self.next,
+            log.orphans.remove(&log.next);
+            log.current = Some(Current {
+                number: log.next,
                 file,
                 len: 0,
             });
-            self.next += 1;
+            log.next += 1;
         }
-        self.current
+        log.current
             .as_mut()
             .ok_or_else(|| StoreError::Backend("no segment is open".into()))
     }
 
-    fn append(&mut self, value: &[u8]) -> Result<Place, StoreError> {
-        let at = self.writable()?;
+    fn append(&self, log: &mut Log, value: &[u8]) -> Result<Place, StoreError> {
+        let at = self.writable(log)?;
         let place = Place {
             segment: at.number,
             offset: at.len,
@@ -281,7 +307,7 @@ impl<S: Storage> Outside<S> {
         };
         if let Err(e) = at.file.write_all(value) {
             // Where its end is now is not known: it is not continued.
-            self.current = None;
+            log.current = None;
             return Err(StoreError::io(&self.path(place.segment))(e));
         }
         at.len += place.len;
@@ -289,61 +315,63 @@ impl<S: Storage> Outside<S> {
     }
 
     /// What was appended is durable.
-    fn sync(&mut self) -> Result<(), StoreError> {
-        let Some(current) = &self.current else {
+    fn sync(&self, log: &mut Log) -> Result<(), StoreError> {
+        let Some(current) = &log.current else {
             return Ok(());
         };
         let synced = current.file.sync_data();
         synced
             .map_err(StoreError::io(&self.path(current.number)))
-            .inspect_err(|_| self.current = None)
+            .inspect_err(|_| log.current = None)
     }
 
-    /// Where the next value would be, if a segment is open, and the number of the next segment.
-    fn end(&self) -> (Option<(u64, u64)>, u64) {
-        (self.current.as_ref().map(|c| (c.number, c.len)), self.next)
+    fn end(log: &Log) -> End {
+        End {
+            open: log.current.as_ref().map(|c| (c.number, c.len)),
+            next: log.next,
+        }
     }
 
     /// Cuts what was appended after an [`Self::end`], and nothing else. What cannot be cut now is
     /// left over until its segment goes.
-    fn take_back(&mut self, (start, next): (Option<(u64, u64)>, u64)) {
-        self.current = None;
-        if let Some((number, len)) = start {
+    fn take_back(&self, log: &mut Log, end: End) {
+        log.current = None;
+        if let Some((number, len)) = end.open {
             let _ = OpenOptions::new()
                 .write(true)
                 .open(self.path(number))
                 .and_then(|f| f.set_len(len));
         }
-        for number in next..self.next {
+        for number in end.next..log.next {
             let _ = fs::remove_file(self.path(number));
         }
     }
 
     /// A segment that is hardly referred to any more, when all have wasted much.
-    fn sparse(&self) -> Option<u64> {
-        if self
+    fn sparse(log: &Log) -> Option<u64> {
+        if log
             .segments
             .values()
             .map(|s| s.all.saturating_sub(s.live))
             .sum::<u64>()
-            < self.waste
+            < log.waste
         {
             return None;
         }
-        let current = self.current.as_ref().map(|c| c.number);
+        let current = log.current.as_ref().map(|c| c.number);
         let sparse = |(n, s): &(&u64, &Size)| {
-            Some(**n) != current && !self.stuck.contains(n) && s.live * SPARSE <= s.all
+            Some(**n) != current && !log.stuck.contains(n) && s.live * SPARSE <= s.all
         };
-        self.segments.iter().find(sparse).map(|(n, _)| *n)
+        log.segments.iter().find(sparse).map(|(n, _)| *n)
     }
 
     /// Moves what is left of a sparse segment to the one that is written to.
-    fn compact(&mut self) -> Result<(), StoreError> {
-        let Some(segment) = self.sparse() else {
+    fn compact(&self, log: &mut Log) -> Result<(), StoreError> {
+        let Some(segment) = Self::sparse(log) else {
             return Ok(());
         };
         let left: Vec<(Vec<u8>, Place)> = self
-            .places
+            .places()
             .iter()
             .filter(|(_, p)| p.segment == segment)
             .map(|(k, p)| (k.clone(), *p))
@@ -354,51 +382,59 @@ impl<S: Storage> Outside<S> {
             let value = match self.read(place) {
                 Ok(value) => value,
                 Err(e) => {
-                    self.stuck.insert(segment);
+                    log.stuck.insert(segment);
                     return Err(e);
                 }
             };
-            let place = self.append(&value)?;
+            let place = self.append(log, &value)?;
             inner.push((reference(&key), Some(place.to_bytes())));
             changed.push((key, Some(place)));
         }
-        self.commit(&inner, changed)
+        self.commit(log, &inner, changed)
     }
 
     /// Makes what was appended durable, then what refers to it.
-    fn commit(&mut self, inner: &[Write], changed: Vec<Change>) -> Result<(), StoreError> {
+    fn commit(
+        &self,
+        log: &mut Log,
+        inner: &[Write],
+        changed: Vec<Change>,
+    ) -> Result<(), StoreError> {
         if changed.iter().any(|(_, place)| place.is_some()) {
-            self.sync()?;
+            self.sync(log)?;
         }
-        self.doubt = true;
+        log.doubt = true;
         self.inner.apply(inner)?;
-        self.doubt = false;
-        self.settled(changed);
+        log.doubt = false;
+        self.settled(log, changed);
         Ok(())
     }
 
     /// Takes note of what the database refers to now.
-    fn settled(&mut self, changed: Vec<Change>) {
+    fn settled(&self, log: &mut Log, changed: Vec<Change>) {
+        let mut places = self.places_mut();
         for (key, place) in changed {
             let old = match place {
-                Some(p) => self.places.insert(key, p),
-                None => self.places.remove(&key),
+                Some(p) => places.insert(key, p),
+                None => places.remove(&key),
             };
             if let Some(new) = place {
-                let size = self.segments.entry(new.segment).or_default();
+                let size = log.segments.entry(new.segment).or_default();
                 (size.all, size.live) = (size.all.max(new.offset + new.len), size.live + new.len);
             }
             if let Some(size) =
-                old.and_then(|o| self.segments.get_mut(&o.segment).map(|s| (s, o.len)))
+                old.and_then(|o| log.segments.get_mut(&o.segment).map(|s| (s, o.len)))
             {
                 size.0.live -= size.1;
             }
         }
-        self.sweep();
+        // From here on nobody looks for a value in what is swept.
+        drop(places);
+        self.sweep(log);
     }
 
     /// Appends large values and refers to them.
-    fn write(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+    fn write(&self, log: &mut Log, writes: &[Write]) -> Result<(), StoreError> {
         // The last write of a key counts.
         let mut last: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
         for (key, value) in writes {
@@ -413,52 +449,62 @@ impl<S: Storage> Outside<S> {
         for (key, value) in last {
             let outside = value
                 .filter(|v| v.len() >= LARGE)
-                .map(|v| self.append(v))
+                .map(|v| self.append(log, v))
                 .transpose()?;
             let inside = value.filter(|_| outside.is_none()).map(<[u8]>::to_vec);
             inner.push((key.to_vec(), inside));
-            if outside.is_some() || self.places.contains_key(key) {
+            if outside.is_some() || self.places().contains_key(key) {
                 inner.push((reference(key), outside.map(Place::to_bytes)));
                 changed.push((key.to_vec(), outside));
             }
         }
-        self.commit(&inner, changed)
+        self.commit(log, &inner, changed)
     }
 }
 
 impl<S: Storage> Storage for Outside<S> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.places.get(key) {
-            Some(place) => self.read(*place).map(Some),
-            None => self.inner.get(key),
+        loop {
+            let place = self.places().get(key).copied();
+            let Some(place) = place else {
+                return self.inner.get(key);
+            };
+            match self.read(place) {
+                // It was removed, or moved to another segment, after its place was looked up.
+                Err(_) if self.places().get(key) != Some(&place) => {}
+                read => return read.map(Some),
+            }
         }
     }
 
-    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        if self.doubt {
-            self.recover()?;
+    fn apply(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let log = &mut self.log();
+        if log.doubt {
+            self.inner.recover()?;
+            self.load(log)?;
         }
-        let start = self.end();
-        if let Err(e) = self.write(writes) {
-            if !self.doubt {
+        let start = Self::end(log);
+        if let Err(e) = self.write(log, writes) {
+            if !log.doubt {
                 // The database has not heard of it: what was appended is taken back, so that a full
                 // disk does not stay full.
-                self.take_back(start);
+                self.take_back(log, start);
             }
             return Err(e);
         }
         // What was asked for is done. A segment that cannot be emptied now (no space, say) will be
         // later.
-        let start = self.end();
-        if self.compact().is_err() && !self.doubt {
-            self.take_back(start);
+        let start = Self::end(log);
+        if self.compact(log).is_err() && !log.doubt {
+            self.take_back(log, start);
         }
         Ok(())
     }
 
-    fn recover(&mut self) -> Result<(), StoreError> {
+    fn recover(&self) -> Result<(), StoreError> {
+        let log = &mut self.log();
         self.inner.recover()?;
-        self.load()
+        self.load(log)
     }
 
     fn scan(&self) -> Result<Vec<Record>, StoreError> {
@@ -468,10 +514,8 @@ impl<S: Storage> Storage for Outside<S> {
             .into_iter()
             .filter(|(k, _)| !k.ends_with(REFERENCE))
             .map(Ok);
-        let outside = self
-            .places
-            .iter()
-            .map(|(k, p)| Ok((k.clone(), self.read(*p)?)));
+        let places = self.places();
+        let outside = places.iter().map(|(k, p)| Ok((k.clone(), self.read(*p)?)));
         let mut all = inside
             .chain(outside)
             .collect::<Result<Vec<Record>, StoreError>>()?;

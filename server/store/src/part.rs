@@ -258,10 +258,14 @@ impl Loaded {
     }
 }
 
-/// An open database.
+/// An open database: what reading needs.
 pub(crate) struct Part {
     pub(crate) storage: Box<dyn Storage>,
     pub(crate) sealer: Sealer,
+}
+
+/// What only who writes to a database needs.
+pub(crate) struct Written {
     pub(crate) root: Root,
     /// Records whose key is gone and that are still to be removed: `(raw key, mark)`.
     orphans: Vec<(Vec<u8>, [u8; 32])>,
@@ -270,33 +274,33 @@ pub(crate) struct Part {
     doubt: bool,
 }
 
-impl Part {
-    pub(crate) fn new(
-        storage: Box<dyn Storage>,
-        sealer: Sealer,
-        head: Head,
-        loaded: Loaded,
-    ) -> (Self, BTreeMap<Id, Entry>) {
-        let part = Self {
-            storage,
-            sealer,
+impl Written {
+    /// Also returns what the database holds.
+    pub(crate) fn new(head: Head, loaded: Loaded) -> (Self, BTreeMap<Id, Entry>) {
+        let written = Self {
             root: loaded.root,
             orphans: loaded.orphans,
             head,
             doubt: false,
         };
-        (part, loaded.entries)
+        (written, loaded.entries)
     }
 
     /// Applies writes with the root that they lead to; when it returns, they are durable and
     /// counted.
-    pub(crate) fn commit(&mut self, mut writes: Vec<Write>, root: Root) -> Result<(), StoreError> {
-        writes.push(self.sealer.root_write(&root)?);
+    pub(crate) fn commit(
+        &mut self,
+        part: &Part,
+        mut writes: Vec<Write>,
+        root: Root,
+    ) -> Result<(), StoreError> {
+        writes.push(part.sealer.root_write(&root)?);
         self.doubt = true;
-        self.storage.apply(&writes)?;
+        part.storage.apply(&writes)?;
         self.head.set(root.writes)?;
         // Only now: what fails before is read again.
-        (self.root, self.doubt) = (root, false);
+        self.root = root;
+        self.doubt = false;
         Ok(())
     }
 
@@ -304,18 +308,21 @@ impl Part {
     /// to sync): what it holds is read again. Returns it if so.
     pub(crate) fn settle(
         &mut self,
+        part: &Part,
         keys: &Keyring,
     ) -> Result<Option<BTreeMap<Id, Entry>>, StoreError> {
         if !self.doubt {
             return Ok(None);
         }
-        self.storage.recover()?;
+        part.storage.recover()?;
         let acknowledged = match self.root.writes {
             0 => Acknowledged::None,
             n => Acknowledged::AtLeast(n),
         };
-        let loaded = Loaded::read(self.storage.as_ref(), &self.sealer, keys, acknowledged)?;
-        (self.root, self.orphans, self.doubt) = (loaded.root, loaded.orphans, false);
+        let loaded = Loaded::read(part.storage.as_ref(), &part.sealer, keys, acknowledged)?;
+        self.root = loaded.root;
+        self.orphans = loaded.orphans;
+        self.doubt = false;
         Ok(Some(loaded.entries))
     }
 
@@ -323,7 +330,7 @@ impl Part {
         self.orphans.push((entry.raw_key, entry.mark));
     }
 
-    pub(crate) fn remove_orphans(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn remove_orphans(&mut self, part: &Part) -> Result<(), StoreError> {
         if self.orphans.is_empty() {
             return Ok(());
         }
@@ -334,7 +341,7 @@ impl Part {
             .iter()
             .map(|(k, _)| (k.clone(), None))
             .collect();
-        self.commit(writes, root)?;
+        self.commit(part, writes, root)?;
         self.orphans.clear();
         Ok(())
     }

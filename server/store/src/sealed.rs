@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lethe_proto::codec;
 use ring::digest::{SHA256, digest};
@@ -12,7 +13,9 @@ pub use crate::batch::{Batch, KeyName};
 use crate::head::Head;
 use crate::keyring::{Key, Keyring};
 use crate::mirror::Mirror;
-use crate::part::{Acknowledged, Entry, Id, Loaded, MAX_RECORD, Part, Plain, Root, Sealer};
+use crate::part::{
+    Acknowledged, Entry, Id, Loaded, MAX_RECORD, Part, Plain, Root, Sealer, Written,
+};
 use crate::{Class, Persisted, Storage, StoreError, Write};
 
 const INDEX_KEY: &str = "store:index";
@@ -29,14 +32,30 @@ pub struct Quarantined {
     pub why: String,
 }
 
-/// A store of sealed records.
+/// A store of sealed records, to be shared by threads. One writes at a time; the others read
+/// meanwhile, and do not wait for the disk.
 pub struct SealedStore {
-    keys: Keyring,
     /// The main database, then those of the shards.
     parts: Vec<Part>,
-    inventory: BTreeMap<Id, (usize, Entry)>,
+    /// As `parts`. Whoever writes holds it until the write is durable.
+    written: Mutex<Vec<Written>>,
+    /// Held for moments. Whoever holds `written` may take it, never the other way round.
+    index: RwLock<Index>,
     quarantined: Vec<Quarantined>,
     folder: PathBuf,
+}
+
+/// What finds and opens a record.
+struct Index {
+    keys: Keyring,
+    inventory: BTreeMap<Id, (usize, Entry)>,
+}
+
+/// A poisoned lock: a thread panicked while it changed the state of the store.
+fn poisoned<T>(e: PoisonError<T>) -> T {
+    // What a panic left half-done is what a crash leaves: the databases hold the truth, and a part
+    // in doubt is read again before the next write.
+    e.into_inner()
 }
 
 impl std::fmt::Debug for SealedStore {
@@ -45,7 +64,7 @@ impl std::fmt::Debug for SealedStore {
             f,
             "SealedStore({}, {} records)",
             self.folder.display(),
-            self.inventory.len()
+            self.index().inventory.len()
         )
     }
 }
@@ -60,13 +79,13 @@ impl SealedStore {
         let index = *keys
             .get(INDEX_KEY)
             .ok_or_else(|| damaged(folder, "its index key is gone"))?;
-        let mut store = Self {
+        let mut store = Opening {
             keys,
             parts: vec![],
+            written: vec![],
             inventory: BTreeMap::new(),
-            quarantined: vec![],
-            folder: folder.to_owned(),
         };
+        let mut quarantined = vec![];
         let main = open_main(engine, folder, &index, &store.keys)?;
         store.add(main);
         for shard in 0..shards as u16 {
@@ -91,46 +110,47 @@ impl SealedStore {
                     write_marker(&marker, &why)?;
                     set_aside(&path)?;
                     store.forget_shard(shard)?;
-                    store.quarantined.push(Quarantined { shard, why });
+                    quarantined.push(Quarantined { shard, why });
                     open_shard(engine, &path, shard, &index, &store.keys)?
                 }
                 other => {
                     if let Ok(why) = std::fs::read_to_string(&marker) {
-                        store.quarantined.push(Quarantined { shard, why });
+                        quarantined.push(Quarantined { shard, why });
                     }
                     other?
                 }
             };
             store.add(part);
         }
-        for part in &mut store.parts {
-            part.remove_orphans()?;
+        for (part, written) in store.parts.iter().zip(&mut store.written) {
+            written.remove_orphans(part)?;
         }
-        Ok(store)
+        Ok(Self {
+            parts: store.parts,
+            written: Mutex::new(store.written),
+            index: RwLock::new(Index {
+                keys: store.keys,
+                inventory: store.inventory,
+            }),
+            quarantined,
+            folder: folder.to_owned(),
+        })
     }
 
-    fn add(&mut self, (part, entries): (Part, BTreeMap<Id, Entry>)) {
-        let at = self.parts.len();
-        self.parts.push(part);
-        self.inventory
-            .extend(entries.into_iter().map(|(id, e)| (id, (at, e))));
+    fn written(&self) -> MutexGuard<'_, Vec<Written>> {
+        self.written.lock().unwrap_or_else(poisoned)
     }
 
-    /// Destroys all keys of a shard: what a damaged database still holds is unreadable.
-    fn forget_shard(&mut self, shard: u16) -> Result<(), StoreError> {
-        let prefix = KeyName::shard_prefix(shard);
-        let names: Vec<String> = self
-            .keys
-            .iter()
-            .map(|(n, _)| n.clone())
-            .filter(|n| n.starts_with(&prefix))
-            .collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.keys.destroy(&names).map(drop)
+    fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(poisoned)
+    }
+
+    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(poisoned)
     }
 
     /// Whoever uses the store has gone back to the beginning with all shards that were set aside.
-    pub fn quarantine_handled(&mut self) -> Result<(), StoreError> {
+    pub fn quarantine_handled(&self) -> Result<(), StoreError> {
         for q in &self.quarantined {
             let marker = self
                 .folder
@@ -167,31 +187,65 @@ impl SealedStore {
 
     /// Applies a batch; when it returns, everything is durable. After an error a shard's part may
     /// have been applied and the main part not.
-    pub fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
-        self.recover()?;
-        let owners: Vec<&str> = batch
-            .changes
-            .iter()
-            .filter_map(|c| Some(c.value.as_ref()?.0.name.as_str()))
-            .collect();
-        self.keys.ensure(&owners)?;
-        for part in &mut self.parts {
-            part.remove_orphans()?;
+    pub fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut written = self.written();
+        self.settle(&mut written)?;
+        self.ensure_keys(&batch)?;
+        for (part, own) in self.parts.iter().zip(written.iter_mut()) {
+            own.remove_orphans(part)?;
         }
+        let staged = self.stage(batch, &written)?;
+        // The main database last: what it says was done is done.
+        for (at, (mut root, writes)) in staged.parts.into_iter().rev() {
+            root.keys = self.index().keys.made();
+            written[at].commit(&self.parts[at], writes, root)?;
+            let inventory = &mut self.index_mut().inventory;
+            for (id, entry) in &staged.entries {
+                let old = inventory.get(id).map(|(p, _)| *p);
+                if entry.as_ref().map(|(p, _)| *p).or(old) != Some(at) {
+                    continue;
+                }
+                match entry {
+                    Some(e) => drop(inventory.insert(id.clone(), e.clone())),
+                    None => drop(inventory.remove(id)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ensure_keys(&self, batch: &Batch) -> Result<(), StoreError> {
+        let needed = batch.changes.iter().filter(|c| !c.existing);
+        let values = needed.filter_map(|c| c.value.as_ref());
+        let owners: Vec<&str> = values.map(|(owner, _)| owner.name.as_str()).collect();
+        // New keys are written to their files while nobody can read: only where there are some.
+        if self.index().keys.has_all(&owners) {
+            return Ok(());
+        }
+        self.index_mut().keys.ensure(&owners)
+    }
+
+    /// Seals what a batch holds.
+    fn stage(&self, batch: Batch, written: &[Written]) -> Result<Staged, StoreError> {
+        let index = self.index();
         let mut staged = Staged::default();
         for change in batch.changes {
+            let owner = change.value.as_ref().map(|(owner, _)| &owner.name);
+            if change.existing && owner.is_some_and(|name| index.keys.get(name).is_none()) {
+                continue;
+            }
             let id = (change.table.to_owned(), change.key.clone());
             let old = staged
                 .entries
                 .get(&id)
                 .cloned()
-                .unwrap_or_else(|| self.inventory.get(&id).cloned());
+                .unwrap_or_else(|| index.inventory.get(&id).cloned());
             let target = match &change.value {
                 Some((owner, _)) => Some(self.part_of(owner)?),
                 None => None,
             };
             if let Some((at, old)) = &old {
-                let (root, writes) = staged.part(*at, &self.parts);
+                let (root, writes) = staged.part(*at, written);
                 root.remove(&old.mark);
                 if target != Some(*at) {
                     writes.push((old.raw_key.clone(), None));
@@ -199,10 +253,8 @@ impl SealedStore {
             }
             let entry = match (change.value, target) {
                 (Some((owner, value)), Some(at)) => {
-                    let key = *self
-                        .keys
-                        .get(&owner.name)
-                        .ok_or_else(|| self.corrupt("a key vanished"))?;
+                    let key = index.keys.get(&owner.name);
+                    let key = key.ok_or_else(|| self.corrupt("a key vanished"))?;
                     let sealer = &self.parts[at].sealer;
                     let raw_key = sealer.raw_key(change.table, &change.key);
                     let plain = Plain {
@@ -210,8 +262,8 @@ impl SealedStore {
                         key: change.key,
                         value,
                     };
-                    let (raw, entry) = sealer.seal_record(&key, &raw_key, &plain)?;
-                    let (root, writes) = staged.part(at, &self.parts);
+                    let (raw, entry) = sealer.seal_record(key, &raw_key, &plain)?;
+                    let (root, writes) = staged.part(at, written);
                     root.add(&entry.mark);
                     writes.push((raw_key, Some(raw)));
                     Some((at, entry))
@@ -220,63 +272,71 @@ impl SealedStore {
             };
             staged.entries.insert(id, entry);
         }
-        // The main database last: what it says was done is done.
-        for (at, (mut root, writes)) in staged.parts.into_iter().rev() {
-            root.keys = self.keys.made();
-            self.parts[at].commit(writes, root)?;
-            let own = staged.entries.iter().filter(|(id, e)| {
-                let old = self.inventory.get(*id).map(|(p, _)| *p);
-                e.as_ref().map(|(p, _)| *p).or(old) == Some(at)
-            });
-            for (id, entry) in own
-                .map(|(id, e)| (id.clone(), e.clone()))
-                .collect::<Vec<_>>()
-            {
-                match entry {
-                    Some(e) => self.inventory.insert(id, e),
-                    None => self.inventory.remove(&id),
-                };
-            }
-        }
-        Ok(())
+        Ok(staged)
     }
 
     /// Databases that a failed write left in doubt are opened and read again. Writing does it too.
-    pub fn recover(&mut self) -> Result<(), StoreError> {
-        for at in 0..self.parts.len() {
-            if let Some(entries) = self.parts[at].settle(&self.keys)? {
-                self.inventory.retain(|_, (p, _)| *p != at);
-                self.inventory
-                    .extend(entries.into_iter().map(|(id, e)| (id, (at, e))));
+    pub fn recover(&self) -> Result<(), StoreError> {
+        self.settle(&mut self.written())
+    }
+
+    fn settle(&self, written: &mut [Written]) -> Result<(), StoreError> {
+        for (at, own) in written.iter_mut().enumerate() {
+            let found = own.settle(&self.parts[at], &self.index().keys)?;
+            if let Some(entries) = found {
+                let inventory = &mut self.index_mut().inventory;
+                inventory.retain(|_, (p, _)| *p != at);
+                inventory.extend(entries.into_iter().map(|(id, e)| (id, (at, e))));
             }
         }
         Ok(())
     }
 
-    fn raw(&self, at: usize, entry: &Entry) -> Result<Vec<u8>, StoreError> {
-        self.parts[at]
-            .storage
-            .get(&entry.raw_key)?
-            .ok_or_else(|| self.corrupt("a record vanished"))
+    /// A record as it is stored, with its key. `None`: there is none, or it is being changed.
+    fn raw(&self, id: &Id) -> Result<Option<Raw<'_>>, StoreError> {
+        let found = self.index().inventory.get(id).cloned();
+        let Some((at, entry)) = found else {
+            return Ok(None);
+        };
+        let part = &self.parts[at];
+        let Some(bytes) = part.storage.get(&entry.raw_key)? else {
+            return Ok(None);
+        };
+        // The handle that the record carries: after a failed write it may be another than the one
+        // that was known.
+        let handle = bytes
+            .get(..16)
+            .and_then(|h| h.try_into().ok())
+            .unwrap_or(entry.owner);
+        let key = self.index().keys.by_handle(&handle).map(|(_, k)| *k);
+        Ok(key.map(|key| Raw {
+            part,
+            entry,
+            key,
+            bytes,
+        }))
     }
 
     /// The record under `key`.
     pub fn get<T: Persisted>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let Some((at, entry)) = self.inventory.get(&(T::TABLE.to_owned(), key.to_owned())) else {
-            return Ok(None);
+        let id = (T::TABLE.to_owned(), key.to_owned());
+        let raw = match self.raw(&id)? {
+            Some(raw) => raw,
+            None if !self.index().inventory.contains_key(&id) => return Ok(None),
+            None => {
+                // Somebody is changing it: look again when that has ended.
+                let _nobody_writes = self.written();
+                match self.raw(&id)? {
+                    Some(raw) => raw,
+                    None if !self.index().inventory.contains_key(&id) => return Ok(None),
+                    None => return Err(self.corrupt("a record, or its key, vanished")),
+                }
+            }
         };
-        let raw = self.raw(*at, entry)?;
-        // The handle that the record carries: after a failed write it may be another than the one
-        // that was known.
-        let handle = raw
-            .get(..16)
-            .and_then(|h| h.try_into().ok())
-            .unwrap_or(entry.owner);
-        let key = self.keys.by_handle(&handle).map(|(_, k)| *k);
-        let key = key.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
-        let plain = self.parts[*at]
+        let plain = raw
+            .part
             .sealer
-            .open_record(&key, &entry.raw_key, &raw)?;
+            .open_record(&raw.key, &raw.entry.raw_key, &raw.bytes)?;
         codec::from_bytes(&plain.value, MAX_RECORD)
             .map(Some)
             .map_err(|e| self.corrupt(e.to_string()))
@@ -285,7 +345,8 @@ impl SealedStore {
     /// Keys of a table, in order.
     pub fn keys<T: Persisted>(&self) -> Vec<String> {
         let from = (T::TABLE.to_owned(), String::new());
-        self.inventory
+        self.index()
+            .inventory
             .range(from..)
             .take_while(|((t, _), _)| t == T::TABLE)
             .map(|((_, k), _)| k.clone())
@@ -302,18 +363,25 @@ impl SealedStore {
 
     /// Destroys keys first (from then on their records cannot be read by anybody), then removes the
     /// records. Returns how many keys existed. After an error it may be repeated until it succeeds.
-    pub fn destroy(&mut self, owners: &[KeyName]) -> Result<usize, StoreError> {
+    pub fn destroy(&self, owners: &[KeyName]) -> Result<usize, StoreError> {
+        let mut written = self.written();
         let names: Vec<&str> = owners.iter().map(|o| o.name.as_str()).collect();
-        let gone = self.keys.destroy(&names)?;
-        self.recover()?;
-        let keys = &self.keys;
-        let (live, dead): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.inventory)
-            .into_iter()
-            .partition(|(_, (_, e))| keys.by_handle(&e.owner).is_some());
-        self.inventory = live;
-        dead.into_values()
-            .for_each(|(at, e)| self.parts[at].orphaned(e));
-        self.parts.iter_mut().try_for_each(Part::remove_orphans)?;
+        let gone = self.index_mut().keys.destroy(&names)?;
+        self.settle(&mut written)?;
+        {
+            let mut index = self.index_mut();
+            let Index { keys, inventory } = &mut *index;
+            inventory.retain(|_, (at, e)| {
+                let alive = keys.by_handle(&e.owner).is_some();
+                if !alive {
+                    written[*at].orphaned(e.clone());
+                }
+                alive
+            });
+        }
+        for (part, own) in self.parts.iter().zip(written.iter_mut()) {
+            own.remove_orphans(part)?;
+        }
         Ok(gone)
     }
 
@@ -354,9 +422,13 @@ impl SealedStore {
         part: impl Fn(usize) -> bool,
         mut see: impl FnMut(Class, &str, &str, &[u8]),
     ) -> Result<(), StoreError> {
-        for ((table, key), (at, entry)) in self.inventory.iter().filter(|(_, (at, _))| part(*at)) {
-            let raw = self.raw(*at, entry)?;
-            let owner = self.keys.by_handle(&entry.owner);
+        // Nobody writes meanwhile: what is shown is one state.
+        let _nobody_writes = self.written();
+        let index = self.index();
+        for ((table, key), (at, entry)) in index.inventory.iter().filter(|(_, (at, _))| part(*at)) {
+            let raw = self.parts[*at].storage.get(&entry.raw_key)?;
+            let raw = raw.ok_or_else(|| self.corrupt("a record vanished"))?;
+            let owner = index.keys.by_handle(&entry.owner);
             let (name, secret) =
                 owner.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
             let plain = self.parts[*at]
@@ -369,10 +441,50 @@ impl SealedStore {
 
     /// How many of these keys exist.
     pub fn existing(&self, owners: &[KeyName]) -> usize {
+        let index = self.index();
         owners
             .iter()
-            .filter(|o| self.keys.get(&o.name).is_some())
+            .filter(|o| index.keys.get(&o.name).is_some())
             .count()
+    }
+}
+
+/// A stored record and what opens it.
+struct Raw<'a> {
+    part: &'a Part,
+    entry: Entry,
+    key: Key,
+    bytes: Vec<u8>,
+}
+
+/// What a store is made of, while it is being opened.
+struct Opening {
+    keys: Keyring,
+    parts: Vec<Part>,
+    written: Vec<Written>,
+    inventory: BTreeMap<Id, (usize, Entry)>,
+}
+
+impl Opening {
+    fn add(&mut self, opened: Opened) {
+        let at = self.parts.len();
+        self.parts.push(opened.part);
+        self.written.push(opened.written);
+        let entries = opened.entries.into_iter();
+        self.inventory.extend(entries.map(|(id, e)| (id, (at, e))));
+    }
+
+    /// Destroys all keys of a shard: what a damaged database still holds is unreadable.
+    fn forget_shard(&mut self, shard: u16) -> Result<(), StoreError> {
+        let prefix = KeyName::shard_prefix(shard);
+        let names: Vec<String> = self
+            .keys
+            .iter()
+            .map(|(n, _)| n.clone())
+            .filter(|n| n.starts_with(&prefix))
+            .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.keys.destroy(&names).map(drop)
     }
 }
 
@@ -384,11 +496,11 @@ struct Staged {
 }
 
 impl Staged {
-    fn part(&mut self, at: usize, parts: &[Part]) -> (&mut Root, &mut Vec<Write>) {
+    fn part(&mut self, at: usize, written: &[Written]) -> (&mut Root, &mut Vec<Write>) {
         let (root, writes) = self
             .parts
             .entry(at)
-            .or_insert_with(|| (parts[at].root.next(), vec![]));
+            .or_insert_with(|| (written[at].root.next(), vec![]));
         (root, writes)
     }
 }
@@ -400,7 +512,23 @@ fn damaged(path: &Path, why: impl Into<String>) -> StoreError {
     }
 }
 
-type Opened = (Part, BTreeMap<Id, Entry>);
+/// A database that was opened, and what it holds.
+struct Opened {
+    part: Part,
+    written: Written,
+    entries: BTreeMap<Id, Entry>,
+}
+
+impl Opened {
+    fn new(storage: Box<dyn Storage>, sealer: Sealer, head: Head, loaded: Loaded) -> Self {
+        let (written, entries) = Written::new(head, loaded);
+        Self {
+            part: Part { storage, sealer },
+            written,
+            entries,
+        }
+    }
+}
 
 fn open_shard(
     engine: &Engine,
@@ -425,7 +553,7 @@ fn open_shard(
         .filter(|n| *n > 0)
         .map_or(Acknowledged::None, Acknowledged::AtLeast);
     let loaded = Loaded::read(storage.as_ref(), &sealer, keys, acknowledged)?;
-    Ok(Part::new(storage, sealer, head, loaded))
+    Ok(Opened::new(storage, sealer, head, loaded))
 }
 
 /// Opens both copies of the main database; the one that is whole and newer makes the other anew.
@@ -483,12 +611,12 @@ fn open_main(
         }
         (Err(e), Err(_)) => return Err(e),
     };
-    let (mut part, entries) =
-        Part::new(Box::new(Mirror::new(first, second)?), sealer, head, loaded);
-    if acknowledged == Acknowledged::Unknown && part.root.writes > 0 {
-        part.recount()?;
+    let both = Box::new(Mirror::new(first, second)?);
+    let mut opened = Opened::new(both, sealer, head, loaded);
+    if acknowledged == Acknowledged::Unknown && opened.written.root.writes > 0 {
+        opened.written.recount()?;
     }
-    Ok((part, entries))
+    Ok(opened)
 }
 
 /// An empty database in the place of a damaged one.

@@ -131,7 +131,7 @@ impl Storage for SledStorage {
         contained(&self.path, || Ok(db.get(key)?.map(|v| v.to_vec())))
     }
 
-    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+    fn apply(&self, writes: &[Write]) -> Result<(), StoreError> {
         let db = self.db()?;
         let written = contained(&self.path, || {
             let mut batch = sled::Batch::default();
@@ -146,12 +146,12 @@ impl Storage for SledStorage {
         });
         if written.is_err() {
             drop(db);
-            *self.db.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.db.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         written
     }
 
-    fn recover(&mut self) -> Result<(), StoreError> {
+    fn recover(&self) -> Result<(), StoreError> {
         self.db().map(|_| ())
     }
 
@@ -172,8 +172,8 @@ mod tests {
     #[test]
     fn conforms_and_survives_reopening() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let mut s = SledStorage::open(dir.path()).expect("opens");
-        crate::conformance(&mut s);
+        let s = SledStorage::open(dir.path()).expect("opens");
+        crate::conformance(&s);
         drop(s);
         let s = SledStorage::open(dir.path()).expect("opens again");
         assert_eq!(s.get(b"a").expect("reads").as_deref(), Some(&b"9"[..]));

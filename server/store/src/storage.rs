@@ -53,14 +53,19 @@ pub type Write = (Vec<u8>, Option<Vec<u8>>);
 pub type Record = (Vec<u8>, Vec<u8>);
 
 /// A raw, ordered byte store. [`conformance`] says what every backend must do.
-pub trait Storage: Send {
-    /// The value of a key.
+///
+/// Many threads read at the same time; at most one at a time applies changes or recovers. Who reads
+/// does not wait until what is being applied is durable.
+pub trait Storage: Send + Sync {
+    /// The value of a key: as it was before what is being applied now, or as it will be after it. A
+    /// key that is being changed may seem absent: who has to know asks again when nothing is being
+    /// applied.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
     /// Applies all changes or none, and returns only when they are durable. After an error either
     /// may be the case.
-    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError>;
+    fn apply(&self, writes: &[Write]) -> Result<(), StoreError>;
     /// Makes reading possible again after an error of [`Storage::apply`].
-    fn recover(&mut self) -> Result<(), StoreError> {
+    fn recover(&self) -> Result<(), StoreError> {
         Ok(())
     }
     /// All records in key order.
@@ -92,7 +97,7 @@ pub trait Persisted: Serialize + DeserializeOwned {
 }
 
 /// What every backend must do; panics where it does not. Backends call it from their tests.
-pub fn conformance(store: &mut dyn Storage) {
+pub fn conformance(store: &dyn Storage) {
     let ok = "the backend works";
     let put = |k: &[u8], v: &[u8]| (k.to_vec(), Some(v.to_vec()));
     assert_eq!(store.get(b"a").expect(ok), None);

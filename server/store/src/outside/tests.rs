@@ -23,13 +23,10 @@ fn files(dir: &Path) -> usize {
 #[test]
 fn conforms_over_both_engines() {
     let dir = tempfile::tempdir().expect("tempdir");
-    crate::conformance(&mut open(
-        MemoryStorage::default(),
-        &dir.path().join("values"),
-    ));
+    crate::conformance(&open(MemoryStorage::default(), &dir.path().join("values")));
     let path = dir.path().join("db");
-    let mut sled = SledStorage::engine(&path).expect("opens");
-    crate::conformance(sled.as_mut());
+    let sled = SledStorage::engine(&path).expect("opens");
+    crate::conformance(sled.as_ref());
     let before = sled.scan().expect("reads");
     drop(sled);
     assert_eq!(
@@ -84,12 +81,12 @@ fn values_change_their_size_and_are_what_was_written_last() {
 #[test]
 fn what_a_crash_left_is_removed_and_not_taken_for_a_value() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let mut s = open(MemoryStorage::default(), dir.path());
+    let s = open(MemoryStorage::default(), dir.path());
     s.apply(&[put("kept", 1, LARGE)]).expect("writes");
     let before = s.inner.clone();
     // The value is in its segment, and the process ends before the database has the reference.
     s.apply(&[put("lost", 2, LARGE)]).expect("writes");
-    let mut s = open(before, dir.path());
+    let s = open(before, dir.path());
     assert_eq!(
         (
             s.get(b"kept").expect("reads"),
@@ -107,7 +104,7 @@ fn what_a_crash_left_is_removed_and_not_taken_for_a_value() {
     );
     // A database that is empty, or older, may be put right again: nothing is removed before it is
     // written to.
-    let mut s = open(MemoryStorage::default(), dir.path());
+    let s = open(MemoryStorage::default(), dir.path());
     assert_eq!((s.scan().expect("reads").len(), files(dir.path())), (0, 1));
     s.apply(&[put("x", 1, 1)]).expect("writes");
     assert_eq!(files(dir.path()), 0);
@@ -116,24 +113,24 @@ fn what_a_crash_left_is_removed_and_not_taken_for_a_value() {
 #[test]
 fn a_segment_with_little_left_is_emptied() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let mut s = open(MemoryStorage::default(), dir.path());
+    let s = open(MemoryStorage::default(), dir.path());
     let many: Vec<Write> = (0..40)
         .map(|i| put(&format!("update {i:02}"), i, LARGE))
         .collect();
     s.apply(&many).expect("writes");
     s.apply(&[put("checkpoint", 77, LARGE)]).expect("writes");
     // Another segment is written to now.
-    s.current = None;
+    s.log().current = None;
     let counted: Vec<Write> = (0..40).map(|i| gone(&format!("update {i:02}"))).collect();
     s.apply(&counted[..20]).expect("writes");
     // Also when the process has ended meanwhile; and not for a few bytes.
-    let mut s = open(s.inner.clone(), dir.path());
+    let s = open(s.inner.clone(), dir.path());
     s.apply(&counted[20..]).expect("writes");
-    assert_eq!(s.places[&b"checkpoint"[..]].segment, 0);
-    s.waste = 40 * LARGE as u64;
+    assert_eq!(s.places()[&b"checkpoint"[..]].segment, 0);
+    s.log().waste = 40 * LARGE as u64;
     s.apply(&[put("x", 1, 1)]).expect("writes");
     assert_eq!(
-        (s.places[&b"checkpoint"[..]].segment, files(dir.path())),
+        (s.places()[&b"checkpoint"[..]].segment, files(dir.path())),
         (1, 1)
     );
     assert_eq!(s.get(b"checkpoint").expect("reads"), Some(vec![77; LARGE]));
@@ -144,10 +141,11 @@ fn a_segment_with_little_left_is_emptied() {
 #[test]
 fn a_value_that_cannot_be_read_keeps_nothing_else_from_being_written() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let mut s = open(MemoryStorage::default(), dir.path());
+    let s = open(MemoryStorage::default(), dir.path());
     let many: Vec<Write> = (0..8).map(|i| put(&format!("{i}"), i, LARGE)).collect();
     s.apply(&many).expect("writes");
-    (s.current, s.waste) = (None, 0);
+    s.log().current = None;
+    s.log().waste = 0;
     OpenOptions::new()
         .write(true)
         .open(s.path(0))
@@ -156,7 +154,7 @@ fn a_value_that_cannot_be_read_keeps_nothing_else_from_being_written() {
         .expect("cuts");
     let gone: Vec<Write> = (0..7).map(|i| gone(&format!("{i}"))).collect();
     s.apply(&gone).expect("writes");
-    assert!(matches!(s.get(b"7"), Err(StoreError::Corrupt { .. })) && s.stuck.contains(&0));
+    assert!(matches!(s.get(b"7"), Err(StoreError::Corrupt { .. })) && s.log().stuck.contains(&0));
     s.apply(&[put("8", 8, LARGE)]).expect("writes");
     assert_eq!(s.get(b"8").expect("reads"), Some(vec![8; LARGE]));
 }
@@ -164,15 +162,16 @@ fn a_value_that_cannot_be_read_keeps_nothing_else_from_being_written() {
 #[test]
 fn what_could_not_be_written_leaves_nothing_behind() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let mut s = open(MemoryStorage::default(), dir.path());
+    let s = open(MemoryStorage::default(), dir.path());
     s.apply(&[put("a", 1, LARGE)]).expect("writes");
     // A segment of before, which a database that is put right may refer to.
     fs::write(s.path(7), [9]).expect("writes");
-    let start = s.end();
-    s.append(&[2; LARGE]).expect("appends");
-    s.current = None;
-    s.append(&[2; LARGE]).expect("appends to the next");
-    s.take_back(start);
+    let start = Outside::<MemoryStorage>::end(&s.log());
+    s.append(&mut s.log(), &[2; LARGE]).expect("appends");
+    s.log().current = None;
+    s.append(&mut s.log(), &[2; LARGE])
+        .expect("appends to the next");
+    s.take_back(&mut s.log(), start);
     assert_eq!(
         (
             fs::metadata(s.path(0)).expect("is there").len(),
@@ -196,7 +195,7 @@ fn what_could_not_be_written_leaves_nothing_behind() {
 #[test]
 fn damage_is_an_error() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let mut s = open(MemoryStorage::default(), dir.path());
+    let s = open(MemoryStorage::default(), dir.path());
     s.apply(&[put("a", 1, LARGE), put("b", 2, LARGE)])
         .expect("writes");
     let inner = s.inner.clone();
@@ -212,7 +211,7 @@ fn damage_is_an_error() {
         open(inner, dir.path()).scan(),
         Err(StoreError::Corrupt { .. })
     ));
-    let mut bad = MemoryStorage::default();
+    let bad = MemoryStorage::default();
     for damaged in [vec![1; 23], vec![255; 24]] {
         bad.apply(&[(reference(b"a"), Some(damaged))])
             .expect("writes");
@@ -225,14 +224,15 @@ fn damage_is_an_error() {
 
 /// A database that takes a write and then says that it failed, or does not take it.
 #[derive(Default)]
-struct Doubtful(MemoryStorage, Option<bool>);
+struct Doubtful(MemoryStorage, Mutex<Option<bool>>);
 
 impl Storage for Doubtful {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.0.get(key)
     }
-    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        match self.1.take() {
+    fn apply(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let fails = self.1.lock().expect("not poisoned").take();
+        match fails {
             None => self.0.apply(writes),
             Some(taken) => {
                 if taken {
@@ -251,9 +251,9 @@ impl Storage for Doubtful {
 fn after_a_failed_write_either_may_be_the_case_and_nothing_else() {
     for taken in [false, true] {
         let dir = tempfile::tempdir().expect("tempdir");
-        let mut s = Outside::open(Doubtful::default(), dir.path()).expect("opens");
+        let s = Outside::open(Doubtful::default(), dir.path()).expect("opens");
         s.apply(&[put("a", 1, LARGE)]).expect("writes");
-        s.inner.1 = Some(taken);
+        *s.inner.1.lock().expect("not poisoned") = Some(taken);
         assert!(s.apply(&[put("a", 2, LARGE), put("b", 2, LARGE)]).is_err());
         s.recover().expect("recovers");
         let want = if taken {
@@ -266,7 +266,7 @@ fn after_a_failed_write_either_may_be_the_case_and_nothing_else() {
             want
         );
         // Without being told to, too.
-        s.inner.1 = Some(taken);
+        *s.inner.1.lock().expect("not poisoned") = Some(taken);
         assert!(s.apply(&[put("c", 3, LARGE)]).is_err());
         s.apply(&[put("d", 4, LARGE)]).expect("writes");
         assert_eq!(s.get(b"c").expect("reads").is_some(), taken);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::Record;
+use crate::memory::MemoryStorage;
 use crate::sled_backend::SledStorage;
 
 #[derive(Serialize, Deserialize, PartialEq, Debug)]
@@ -165,7 +166,7 @@ fn a_damaged_shard_is_set_aside_alone_and_its_keys_are_gone() {
     let path = dir.path().join("shards/1");
     let damage = |how: u32| match how {
         0 => {
-            let mut raw = SledStorage::open(&path.join("db")).expect("opens");
+            let raw = SledStorage::open(&path.join("db")).expect("opens");
             let all = raw.scan().expect("scans");
             let mut flipped = all[0].1.clone();
             flipped[20] ^= 1;
@@ -233,7 +234,7 @@ fn an_older_database_is_an_error_and_a_crash_before_the_count_is_not() {
     std::fs::write(dir.path().join("head"), &now).expect("writes");
     let older = |name: &str| {
         std::fs::remove_dir_all(dir.path().join(name)).expect("removes");
-        let mut raw = SledStorage::open(&dir.path().join(name)).expect("opens");
+        let raw = SledStorage::open(&dir.path().join(name)).expect("opens");
         raw.apply(
             &old.iter()
                 .cloned()
@@ -289,8 +290,11 @@ fn a_damaged_count_is_made_anew_while_the_copies_agree() {
 #[test]
 fn a_crash_between_key_and_records_is_finished_at_open() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let mut s = filled(dir.path());
-    s.keys.destroy(&["subject:canary-0"]).expect("destroys");
+    let s = filled(dir.path());
+    s.index_mut()
+        .keys
+        .destroy(&["subject:canary-0"])
+        .expect("destroys");
     drop(s);
     assert_eq!(open(dir.path()).expect("opens").keys::<Row>(), ["1", "3"]);
 }
@@ -327,7 +331,7 @@ impl Storage for Faulty {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.0.get(key)
     }
-    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+    fn apply(&self, writes: &[Write]) -> Result<(), StoreError> {
         let fails = self.1.load(Relaxed);
         if self.2 || !fails {
             self.0.apply(writes)?;
@@ -404,18 +408,19 @@ fn a_record_cannot_be_sealed_under_a_key_of_another_class() {
 #[test]
 fn a_count_that_cannot_be_written_does_not_damage_the_store() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let mut s = filled(dir.path());
+    let s = filled(dir.path());
     // Counting fails, as on an I/O error.
     let broken = Head::open(&dir.path().join("elsewhere"), &[0; 32])
         .expect("opens")
         .0;
-    let whole = std::mem::replace(&mut s.parts[0].head, broken.read_only().expect("reopens"));
+    let broken = broken.read_only().expect("reopens");
+    let whole = std::mem::replace(&mut s.written()[0].head, broken);
     let long = KeyName::subject("y");
     let batch = Batch::new()
         .put(&long, "9", &Row("late".into()))
         .expect("encodes");
     assert!(s.write(batch.clone()).is_err() && s.destroy(&[KeyName::subject("canary-0")]).is_err());
-    s.parts[0].head = whole;
+    s.written()[0].head = whole;
     s.write(batch).expect("the retry succeeds");
     let want = s.content().expect("reads");
     drop(s);
@@ -461,4 +466,92 @@ fn a_keyring_that_lost_its_newest_keys_is_not_taken_for_one_that_destroyed_them(
         error.contains("newest 1 keys of the keyring are lost"),
         "{error}"
     );
+}
+
+/// Waits in the middle of a write until it is let go.
+struct Slow {
+    inner: MemoryStorage,
+    started: std::sync::mpsc::Sender<()>,
+    go: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+    slow: Arc<AtomicBool>,
+}
+
+impl Storage for Slow {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.get(key)
+    }
+    fn apply(&self, writes: &[Write]) -> Result<(), StoreError> {
+        if self.slow.load(Relaxed) {
+            self.started.send(()).expect("somebody waits");
+            let go = self.go.lock().expect("not poisoned");
+            go.recv().expect("is let go");
+        }
+        self.inner.apply(writes)
+    }
+    fn scan(&self) -> Result<Vec<Record>, StoreError> {
+        self.inner.scan()
+    }
+}
+
+#[test]
+fn who_reads_does_not_wait_for_the_disk() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let slow = Arc::new(AtomicBool::new(false));
+    let (started, has_started) = std::sync::mpsc::channel();
+    let (let_go, go) = std::sync::mpsc::channel();
+    let slot = std::sync::Mutex::new(Some((started, go)));
+    let engine = {
+        let slow = slow.clone();
+        move |path: &Path| -> Result<Box<dyn Storage>, StoreError> {
+            let inner = MemoryStorage::default();
+            if path.ends_with("db") {
+                let (started, go) = slot.lock().expect("fine").take().expect("opened once");
+                return Ok(Box::new(Slow {
+                    inner,
+                    started,
+                    go: std::sync::Mutex::new(go),
+                    slow: slow.clone(),
+                }));
+            }
+            Ok(Box::new(inner))
+        }
+    };
+    let store = SealedStore::open(&engine, dir.path(), 0).expect("opens");
+    let row = |key: &str, value: &str| {
+        Batch::new()
+            .put(&KeyName::subject("x"), key, &Row(value.into()))
+            .expect("encodes")
+    };
+    store.write(row("1", "before")).expect("writes");
+    slow.store(true, Relaxed);
+    std::thread::scope(|s| {
+        let write = s.spawn(|| store.write(row("1", "after")));
+        has_started.recv().expect("the write is under way");
+        let read = store.get("1").expect("reads meanwhile");
+        assert_eq!(read, Some(Row("before".into())));
+        let_go.send(()).expect("it waits");
+        write.join().expect("no panic").expect("writes");
+    });
+    assert_eq!(store.get("1").expect("reads"), Some(Row("after".into())));
+}
+
+#[test]
+fn what_is_only_for_existing_keys_brings_nobody_back() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let store = open(dir.path()).expect("opens");
+    let of = |b: Batch, who: &str| {
+        b.put_existing(&KeyName::subject(who), who, &Row(who.into()))
+            .expect("encodes")
+    };
+    let first = Batch::new().put(&KeyName::subject("stays"), "0", &Row("0".into()));
+    store.write(first.expect("encodes")).expect("writes");
+    store
+        .write(of(of(Batch::new(), "gone"), "stays"))
+        .expect("writes what it can");
+    assert_eq!(
+        store.get("stays").expect("reads"),
+        Some(Row("stays".into()))
+    );
+    assert_eq!(store.get::<Row>("gone").expect("reads"), None);
+    assert_eq!(store.existing(&[KeyName::subject("gone")]), 0);
 }
