@@ -2,19 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use lethe_model::lora::Adapter;
 use lethe_model::source::open;
 use lethe_model::split::DeviceModel;
 use lethe_proto::codec;
-use lethe_proto::ids::{Digest, RoundKey, SubjectId};
-use lethe_proto::limits::{MAX_POLL_WAIT, MAX_SMALL, MAX_TOKENS, MINOR};
-use lethe_proto::message::{Purpose, Refusal, Reply, Request, Role, Task};
-use lethe_proto::payload::Payload;
+use lethe_proto::ids::Digest;
+use lethe_proto::limits::{MAX_SMALL, MAX_TOKENS};
+use lethe_proto::message::{Request, Role};
 use lethe_receipt::audit::Bundle;
-use lethe_recipe::Combination;
 use lethe_recsys::data::{DataSpec, load_items};
 use lethe_transport::identity::Invitation;
 use lethe_transport::server::{Handler, ReplyFuture, Server};
@@ -22,12 +19,12 @@ use lethe_transport::server::{Handler, ReplyFuture, Server};
 use crate::CoordinatorError;
 use crate::arrivals::{Arrivals, Arrived};
 use crate::config::ServerConfig;
-use crate::core::updates::Sent;
-use crate::core::{Core, Work};
+use crate::core::updates::store_updates;
+use crate::core::{Closed, Closing, Core};
 use crate::fatal;
+use crate::handlers::Envelope;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
-use crate::records::Update;
 use crate::waiters::Waiters;
 
 /// A running coordinator; cloning shares it.
@@ -40,6 +37,8 @@ struct Inner {
     server: OnceLock<Server>,
     waiters: Waiters,
     arrivals: Arrivals,
+    /// Rounds that are to be added up.
+    rounds: mpsc::Sender<Closing>,
     started: Instant,
     update_bytes: AtomicU64,
     activation_bytes: AtomicU64,
@@ -53,10 +52,6 @@ impl std::fmt::Debug for Coordinator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Coordinator")
     }
-}
-
-fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
-    CoordinatorError::refuse(code, message)
 }
 
 /// The wall clock; nothing but this shell reads it.
@@ -90,9 +85,9 @@ impl Coordinator {
         let longest = (longest.0 + MAX_SMALL, longest.1 + MAX_SMALL);
         let mut failed = None;
         let inner = Arc::new_cyclic(|this: &Weak<Inner>| {
-            let this = this.clone();
+            let updates = this.clone();
             let take = move |arrived| {
-                if let Some(inner) = this.upgrade() {
+                if let Some(inner) = updates.upgrade() {
                     Self(inner).take_updates(arrived);
                 }
             };
@@ -100,6 +95,10 @@ impl Coordinator {
                 failed = Some(e);
                 Arrivals::closed()
             });
+            let (rounds, due) = mpsc::channel();
+            if let Err(e) = close_rounds(this.clone(), due) {
+                failed = Some(e);
+            }
             Inner {
                 training_bytes: core.meter.bytes.clone(),
                 core: Mutex::new(core),
@@ -107,6 +106,7 @@ impl Coordinator {
                 server: OnceLock::new(),
                 waiters: Waiters::default(),
                 arrivals,
+                rounds,
                 started: Instant::now(),
                 update_bytes: AtomicU64::new(0),
                 activation_bytes: AtomicU64::new(0),
@@ -126,13 +126,13 @@ impl Coordinator {
     }
 
     /// The core, with the time that its decisions go by.
-    fn core(&self) -> MutexGuard<'_, Core> {
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
         let mut core = fatal::lock(&self.0.core);
         core.set_clock(now_unix_ms());
         core
     }
 
-    fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.0.started.elapsed().as_millis() as u64
     }
 
@@ -163,7 +163,7 @@ impl Coordinator {
         Ok(Some(bound))
     }
 
-    fn traffic(&self) -> Traffic {
+    pub(crate) fn traffic(&self) -> Traffic {
         Traffic {
             connections: self.0.server.get().map_or(0, Server::connections) as u64,
             update_bytes: self.0.update_bytes.load(Ordering::Relaxed),
@@ -197,9 +197,7 @@ impl Coordinator {
     /// What is due by the clock.
     fn tick(&self) {
         let now = self.now();
-        if let Err(e) = self.core().tick(now) {
-            tracing::error!("{e}");
-        }
+        self.core().tick(now);
         self.after_change(true);
         self.0.middle.expire();
         if let Some(server) = self.0.server.get() {
@@ -232,19 +230,16 @@ impl Coordinator {
 
     /// Ends revoked connections, wakes the polls that something changed for, and drops sessions of
     /// rounds that closed.
-    fn after_change(&self, sweep: bool) {
-        let (gone, wake, closed) = {
-            let mut core = self.core();
-            (
-                std::mem::take(&mut core.to_disconnect),
-                std::mem::take(&mut core.wake),
-                std::mem::take(&mut core.closed),
-            )
-        };
-        if let Some(server) = self.0.server.get() {
-            gone.iter().for_each(|c| server.disconnect(c));
+    pub(crate) fn after_change(&self, sweep: bool) {
+        let effects = self.core().take_effects();
+        for job in effects.jobs {
+            // Nobody is there to take it only when this coordinator ends.
+            let _ = self.0.rounds.send(job);
         }
-        if sweep || closed {
+        if let Some(server) = self.0.server.get() {
+            effects.disconnect.iter().for_each(|c| server.disconnect(c));
+        }
+        if sweep || effects.closed {
             let now = self.now();
             let mut stale = self.0.middle.open_sessions();
             {
@@ -255,302 +250,26 @@ impl Coordinator {
                 .iter()
                 .for_each(|(key, subject)| self.0.middle.close(*key, subject));
         }
-        self.0.waiters.wake(&wake);
+        self.0.waiters.wake(&effects.wake);
     }
 
     /// A round that one poll opened is work for others.
-    fn wake_others(&self) {
+    pub(crate) fn wake_others(&self) {
         let wake = std::mem::take(&mut self.core().wake);
         self.0.waiters.wake(&wake);
     }
 
-    async fn answer(
-        &self,
-        certificate: Option<Digest>,
-        request: Request,
-        bytes: usize,
-    ) -> Result<Reply, CoordinatorError> {
-        let role = certificate.and_then(|c| self.core().role(&c));
-        match (role, request) {
-            (
-                None,
-                Request::Enrol {
-                    token,
-                    csr,
-                    subject,
-                },
-            ) if certificate.is_none() => {
-                let (certificate, subject) = self.core().enrol(&token, &csr, subject.as_ref())?;
-                Ok(Reply::Enrolled {
-                    certificate,
-                    subject,
-                })
-            }
-            (Some(role), Request::Renew { csr }) => {
-                let current = certificate.unwrap_or_default();
-                let certificate = self.core().renew(current, &csr)?;
-                let subject = match role {
-                    Role::Subject(s) => Some(s),
-                    Role::Admin => None,
-                };
-                Ok(Reply::Enrolled {
-                    certificate,
-                    subject,
-                })
-            }
-            (Some(Role::Admin), Request::Admin(request)) => {
-                let by = certificate.unwrap_or_default();
-                let (traffic, now) = (self.traffic(), self.now());
-                let changes = request.changes();
-                let reply = {
-                    let mut core = self.core();
-                    let reply = core.admin(request, by, traffic, now);
-                    core.wake.everybody |= changes;
-                    reply?
-                };
-                self.after_change(true);
-                Ok(Reply::Admin(reply))
-            }
-            (Some(Role::Subject(subject)), request) => self.subject(subject, request, bytes).await,
-            _ => Err(refuse(
-                Refusal::Forbidden,
-                "this certificate has no right to this request: enrol, or use an admin identity",
-            )),
-        }
-    }
-
-    async fn subject(
-        &self,
-        subject: SubjectId,
-        request: Request,
-        bytes: usize,
-    ) -> Result<Reply, CoordinatorError> {
-        match request {
-            Request::Hello { model, .. } => {
-                let mut core = self.core();
-                if model != core.model {
-                    let message = format!(
-                        "this epoch uses base model {}, the client has {}",
-                        core.model, model
-                    );
-                    return Err(refuse(Refusal::WrongModel, message));
-                }
-                core.said_hello(&subject);
-                Ok(Reply::Welcome {
-                    recipe: core.recipe.to_json(),
-                    anchors: core.anchors.clone(),
-                    engine: lethe_model::engine(),
-                    minor: MINOR,
-                    log_key: core.log_key(),
-                    recalled: core.recalled,
-                })
-            }
-            Request::Join {
-                anchor,
-                samples,
-                commitment,
-            } => {
-                let (shard, commitment) =
-                    self.core().join(&subject, anchor, samples, commitment)?;
-                self.after_change(false);
-                Ok(Reply::Joined { shard, commitment })
-            }
-            Request::Poll => self.poll(&subject).await,
-            Request::Forward {
-                purpose,
-                shape,
-                hidden,
-            } => {
-                self.0
-                    .activation_bytes
-                    .fetch_add(bytes as u64, Ordering::Relaxed);
-                let (layout, x) = self.0.middle.unpack(shape, &hidden)?;
-                let trains = !matches!(purpose, Purpose::Score { .. });
-                let reply = match purpose {
-                    Purpose::Train { round, pass } => {
-                        let now = self.now();
-                        self.core().expects(round, &subject, now)?;
-                        self.0
-                            .middle
-                            .forward(((round, subject), pass), layout, x, hidden.format)
-                            .await?
-                    }
-                    Purpose::Frozen { round } => {
-                        let now = self.now();
-                        self.core().expects(round, &subject, now)?;
-                        self.0.middle.frozen(layout, x, hidden.format).await?
-                    }
-                    Purpose::Score { release, omega } => {
-                        let adapter = self.mixed(&subject, release, &omega)?;
-                        let tuned = adapter.is_some();
-                        let reply = self
-                            .0
-                            .middle
-                            .score(layout, x, adapter, hidden.format)
-                            .await?;
-                        if tuned {
-                            // A deletion may have withdrawn the release during the pass: what it
-                            // knew is not given out.
-                            self.core().current(release)?;
-                        }
-                        reply
-                    }
-                };
-                if trains {
-                    self.trained(bytes + reply.bytes.len());
-                }
-                Ok(self.hidden(reply))
-            }
-            Request::Backward {
-                round,
-                pass,
-                grad,
-                step,
-            } => {
-                self.0
-                    .activation_bytes
-                    .fetch_add(bytes as u64, Ordering::Relaxed);
-                let lr = self.core().recipe.local.lr;
-                let reply = self
-                    .0
-                    .middle
-                    .backward(((round, subject), pass), grad, step.then_some(lr))
-                    .await?;
-                self.trained(bytes + reply.bytes.len());
-                Ok(self.hidden(reply))
-            }
-            Request::Update {
-                round,
-                delta,
-                loss,
-                samples,
-            } => {
-                self.0
-                    .update_bytes
-                    .fetch_add(bytes as u64, Ordering::Relaxed);
-                self.trained(bytes);
-                let sent = Sent {
-                    device: delta,
-                    middle: vec![],
-                    loss,
-                    samples,
-                    joined: 0,
-                };
-                self.update(round, subject, sent).await
-            }
-            Request::Release { have, adapters } => Ok(Reply::Release(
-                self.core().release(&subject, have, &adapters)?,
-            )),
-            Request::Weigh { embedding } => self.weigh(&embedding),
-            Request::Errors { release, rows } => {
-                self.core().take_errors(&subject, release, rows)?;
-                Ok(Reply::Ack)
-            }
-            Request::Erased { task, outcome } => {
-                self.core().erased(&subject, task, &outcome)?;
-                self.after_change(false);
-                Ok(Reply::Ack)
-            }
-            Request::Orders { task, seen } => {
-                Ok(Reply::Orders(self.core().orders(&subject, task, seen)?))
-            }
-            Request::Decline { round, why } => {
-                tracing::debug!(%subject, ?round, ?why, "declined");
-                self.0.middle.close(round, &subject);
-                let now = self.now();
-                self.core().declined(round, &subject, now)?;
-                self.after_change(false);
-                Ok(Reply::Ack)
-            }
-            Request::Enrol { .. } | Request::Renew { .. } | Request::Admin(_) => Err(refuse(
-                Refusal::Forbidden,
-                "not with a subject's certificate",
-            )),
-        }
-    }
-
-    /// APA's weights; the table is shared with the core, the arithmetic happens outside the lock.
-    fn weigh(&self, embedding: &[f32]) -> Result<Reply, CoordinatorError> {
-        let (apa, table, shards) = self.core().table(embedding)?;
-        let factors = if self.core().recipe.combine == Combination::D {
-            2
-        } else {
-            1
-        };
-        Ok(Reply::Omega(apa.amplified(
-            lethe_learn::apa::omega(&apa, &table, embedding, shards),
-            factors,
-        )))
-    }
-
-    fn trained(&self, bytes: usize) {
-        self.0
-            .training_bytes
-            .fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn hidden(&self, payload: Payload) -> Reply {
-        self.0
-            .activation_bytes
-            .fetch_add(payload.bytes.len() as u64, Ordering::Relaxed);
-        Reply::Hidden(payload)
-    }
-
-    /// The middle part of the adapters that a query's weights give.
-    fn mixed(
-        &self,
-        subject: &SubjectId,
-        release: u64,
-        omega: &[f32],
-    ) -> Result<Option<Adapter>, CoordinatorError> {
-        let (parts, combine) = self.core().scoring(subject, release, omega)?;
-        let middle: Vec<(Adapter, f32)> = {
-            let core = self.core();
-            let used = parts.iter().filter(|(_, w)| *w != 0.0);
-            used.map(|(a, w)| (a.select(|l| !core.on_device(l)), *w))
-                .collect()
-        };
-        if middle.is_empty() {
-            return Ok(None);
-        }
-        let refs: Vec<(&Adapter, f32)> = middle.iter().map(|(a, w)| (a, *w)).collect();
-        Ok(Some(match combine {
-            Combination::Nd => Adapter::mix_nd(&refs)?,
-            Combination::D => Adapter::mix_d(&refs)?,
-        }))
-    }
-
-    async fn update(
-        &self,
-        round: RoundKey,
-        subject: SubjectId,
-        mut sent: Sent,
-    ) -> Result<Reply, CoordinatorError> {
-        let now = self.now();
-        let (whole, recipe) = {
-            let mut core = self.core();
-            if core.holds(round, &subject) {
-                // The acknowledgement was lost: it counts once and is acknowledged again.
-                return Ok(Reply::Ack);
-            }
-            core.expects(round, &subject, now)?;
-            sent.joined = core.joined_samples(&subject);
-            (core.whole(), core.recipe.clone())
-        };
-        sent.middle = self.0.middle.finish(round, &subject)?;
-        let update = Update::checked(&recipe, &whole, round, sent)?;
-        let contribution = update.contribution(&recipe, &whole)?;
-        self.0
-            .arrivals
-            .store(round, subject, update, contribution)
-            .await?;
-        Ok(Reply::Ack)
-    }
-
-    /// Stores updates that arrived together, and answers each.
+    /// Stores updates that arrived together, and answers each. The lock is held before and after,
+    /// not while the disk works.
     fn take_updates(&self, arrived: Vec<Arrived>) {
         let now = self.now();
-        let answers = self.core().take_updates(arrived, now);
+        let admitted = self.core().admit_updates(arrived, now);
+        let mut answers = admitted.answers;
+        if !admitted.taken.is_empty() {
+            let stored = store_updates(&admitted.store, &admitted.taken);
+            let taken = self.core().updates_stored(admitted.taken, stored, now);
+            answers.extend(taken);
+        }
         self.after_change(false);
         for (to, answer) in answers {
             // Whoever asked may be gone; the update counts.
@@ -558,39 +277,56 @@ impl Coordinator {
         }
     }
 
-    /// Answers at once when there is work, else when something changes or the wait is over.
-    async fn poll(&self, subject: &SubjectId) -> Result<Reply, CoordinatorError> {
-        let deadline = tokio::time::Instant::now() + MAX_POLL_WAIT;
-        let waiting = self.0.waiters.enter(subject);
-        let known = self.core().recalled;
-        loop {
-            let now = self.now();
-            let (work, recalled) = {
-                let mut core = self.core();
-                (core.next_work(subject, now)?, core.recalled)
-            };
-            self.wake_others();
-            let task = match work {
-                Some(Work::Task(task)) => task,
-                Some(Work::Train(start, middle)) => {
-                    self.0.middle.open(start.round, subject, middle);
-                    Task::Train(start)
-                }
-                // A device that waits must not go on showing what was recalled.
-                None if recalled != known => Task::Wait,
-                None => {
-                    let told = waiting.notify.notified();
-                    if tokio::time::timeout_at(deadline, told).await.is_ok() {
-                        continue;
-                    }
-                    Task::Wait
-                }
-            };
-            // As it is now: the wait may have been long.
-            let recalled = recalled.max(self.core().recalled);
-            return Ok(Reply::Task { task, recalled });
-        }
+    /// A round has been added up.
+    fn round_closed(&self, closed: Closed) {
+        let now = self.now();
+        self.core().round_closed(closed, now);
+        self.after_change(true);
     }
+
+    pub(crate) fn waiters(&self) -> &Waiters {
+        &self.0.waiters
+    }
+
+    pub(crate) fn middle(&self) -> &MiddleHost {
+        &self.0.middle
+    }
+
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.0.arrivals
+    }
+
+    pub(crate) fn count_update(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.0.update_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_activations(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.0.activation_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_training(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.0.training_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Starts the thread that adds rounds up; it ends with the coordinator.
+fn close_rounds(this: Weak<Inner>, due: mpsc::Receiver<Closing>) -> std::io::Result<()> {
+    let work = move || {
+        while let Ok(closing) = due.recv() {
+            let closed = closing.run();
+            let Some(inner) = this.upgrade() else {
+                return;
+            };
+            Coordinator(inner).round_closed(closed);
+        }
+    };
+    std::thread::Builder::new()
+        .name("lethe-rounds".into())
+        .spawn(move || fatal::guarded("the thread that adds rounds up", work))
+        .map(drop)
 }
 
 impl Handler for Coordinator {
@@ -616,7 +352,8 @@ impl Handler for Coordinator {
     fn handle(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> ReplyFuture {
         let this = self.clone();
         Box::pin(async move {
-            this.answer(certificate, request, bytes)
+            let envelope = Envelope { certificate, bytes };
+            this.answer(envelope, request)
                 .await
                 .unwrap_or_else(CoordinatorError::reply)
         })

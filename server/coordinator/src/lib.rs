@@ -19,6 +19,7 @@ mod coordinator;
 mod core;
 mod error;
 mod fatal;
+mod handlers;
 mod metrics;
 mod middle;
 pub mod process;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lethe_learn::seed::Seed;
-use lethe_model::lora::{Adapter, AdapterShape};
+use lethe_model::lora::AdapterShape;
 use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
-use lethe_proto::packed::Packed;
 use lethe_proto::round::Round;
 use lethe_recipe::Recipe;
 
 use crate::aggregate::Contribution;
+use crate::core::Parts;
 use crate::records::{Contributor, TrainState};
 
 /// A shard's training, between or inside rounds.
@@ -23,7 +23,13 @@ pub(crate) struct Run {
     /// 1-based; one past the last stage when done.
     pub(crate) stage: u16,
     pub(crate) round: u16,
-    pub(crate) state: TrainState,
+    pub(crate) state: Arc<TrainState>,
+    /// Of its theta.
+    pub(crate) hash: Digest,
+    /// What its next round starts from, where that was computed with the last one.
+    pub(crate) start: Option<Arc<Parts>>,
+    /// What its open round counts is fixed, and is being added up.
+    pub(crate) closing: bool,
     /// Median length of the updates of each closed round, oldest first.
     pub(crate) norms: Vec<f32>,
     /// The round of this stage in which each subject's update counted last; only where updates feed
@@ -32,7 +38,7 @@ pub(crate) struct Run {
     pub(crate) open: Option<OpenRound>,
     /// Updates that are stored and have not counted yet: whose, and the round of this stage that
     /// they were begun in.
-    pub(crate) buffer: BTreeMap<Contributor, Contribution>,
+    pub(crate) buffer: BTreeMap<Contributor, Arc<Contribution>>,
     /// Closed rounds of this stage whose late updates still count.
     pub(crate) past: BTreeMap<u16, Round>,
     /// Read from the store: what is stored of late updates is not in `buffer` yet.
@@ -49,8 +55,6 @@ pub(crate) struct OpenRound {
     /// When each client was given its task.
     pub(crate) began: BTreeMap<SubjectId, u64>,
     pub(crate) starved: u32,
-    /// What its clients start from, once somebody asked: as it is sent, and the middle part.
-    pub(crate) parts: Option<Arc<(Packed, Arc<Adapter>)>>,
 }
 
 /// Seed of a shard: its initialisation, cohorts and sample choices derive from it.
@@ -94,7 +98,10 @@ impl Run {
             generation,
             stage,
             round,
-            state,
+            hash: Digest::of_values(&state.theta),
+            state: Arc::new(state),
+            start: None,
+            closing: false,
             norms: vec![],
             counted: BTreeMap::new(),
             open: None,
@@ -102,22 +109,6 @@ impl Run {
             past: BTreeMap::new(),
             resumed: true,
             stale: false,
-        }
-    }
-
-    /// What stands in a run's place while it is worked on: the same shard and round, nothing else,
-    /// and to be read from the store before it goes on.
-    pub(crate) fn doubtful(&self) -> Self {
-        let nothing = TrainState {
-            theta: vec![],
-            first: vec![],
-            second: vec![],
-            step: 0,
-            losses: vec![],
-        };
-        Self {
-            stale: true,
-            ..Self::at(self.key(), self.live, nothing)
         }
     }
 
@@ -136,11 +127,11 @@ impl Run {
     }
 
     /// An update is stored, and waits for the round that counts it.
-    pub(crate) fn stored(&mut self, (subject, begun): Contributor, contribution: Contribution) {
-        if let Some(round) = self.round_mut(begun) {
-            round.stored(&subject);
+    pub(crate) fn stored(&mut self, of: Contributor, contribution: Arc<Contribution>) {
+        if let Some(round) = self.round_mut(of.1) {
+            round.stored(&of.0);
         }
-        self.buffer.insert((subject, begun), contribution);
+        self.buffer.insert(of, contribution);
         self.count_late();
     }
 
@@ -191,7 +182,33 @@ impl Run {
     }
 
     pub(crate) fn hash(&self) -> Digest {
-        Digest::of_values(&self.state.theta)
+        self.hash
+    }
+
+    /// Whether an update that was begun in this round comes too late: what the open round counts is
+    /// fixed. Where late updates count, it counts in the next, unless the stage ends with the open
+    /// one, or it would be too old then.
+    pub(crate) fn is_sealed(&self, recipe: &Recipe, begun: u16) -> bool {
+        let next = usize::from(self.round) + 1;
+        let age = next.saturating_sub(usize::from(begun));
+        let young = recipe.staleness.is_some_and(|most| age <= most);
+        self.closing && !(self.live && next < recipe.rounds && young)
+    }
+
+    /// The round that comes after the open one.
+    pub(crate) fn after_round(&self, recipe: &Recipe) -> RoundKey {
+        let next = RoundKey {
+            round: self.round + 1,
+            ..self.key()
+        };
+        if usize::from(next.round) < recipe.rounds {
+            return next;
+        }
+        RoundKey {
+            stage: self.stage + 1,
+            round: 0,
+            ..next
+        }
     }
 
     /// The cohort of this round among `members` (`(subject, slice)`): the first by a seeded rank of
@@ -218,6 +235,7 @@ impl Run {
     /// Moves past a closed round; true when that ended the stage.
     pub(crate) fn advance(&mut self, recipe: &Recipe) -> bool {
         let closed = self.open.take();
+        self.closing = false;
         self.round += 1;
         if usize::from(self.round) < recipe.rounds {
             if let (Some(closed), Some(most)) = (closed, recipe.staleness) {
@@ -248,12 +266,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_that_is_worked_on_leaves_a_doubtful_one_in_its_place() {
+    fn what_a_closing_round_counts_is_fixed() {
         let key = RoundKey {
             shard: ShardId(3),
             generation: 2,
             stage: 1,
-            round: 4,
+            round: 0,
         };
         let state = TrainState {
             theta: vec![1.0],
@@ -262,17 +280,39 @@ mod tests {
             step: 1,
             losses: vec![0.5, f32::NAN],
         };
-        let run = Run::at(key, true, state);
-        let left = run.doubtful();
-        assert!(
-            left.stale && left.open.is_none(),
-            "read again before it goes on"
-        );
-        assert_eq!((left.key(), left.live), (key, true));
+        let mut run = Run::at(key, true, state);
         assert_eq!(
             run.losses(),
             [Some(0.5), None],
             "no round's loss is not a number"
         );
+        let waits = Recipe {
+            rounds: 2,
+            staleness: Some(1),
+            ..Recipe::default()
+        };
+        let prompt = Recipe {
+            staleness: None,
+            ..waits.clone()
+        };
+        assert!(!run.is_sealed(&prompt, 0), "it takes updates");
+        run.closing = true;
+        assert!(run.is_sealed(&prompt, 0), "what comes now is refused");
+        assert!(!run.is_sealed(&waits, 0), "or counts in the next round");
+        let longer = Recipe {
+            rounds: 3,
+            ..waits.clone()
+        };
+        run.round = 1;
+        assert!(!run.is_sealed(&longer, 1));
+        assert!(run.is_sealed(&longer, 0), "it would be too old");
+        run.round = 0;
+        assert_eq!(run.after_round(&waits).round, 1);
+        run.round = 1;
+        assert!(
+            run.is_sealed(&waits, 1),
+            "there is no next round in this stage"
+        );
+        assert_eq!(run.after_round(&waits).stage, 2);
     }
 }

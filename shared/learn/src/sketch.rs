@@ -6,18 +6,44 @@ use crate::seed::Seed;
 /// Buckets of a sketch.
 pub const SKETCH_LEN: usize = 1024;
 
-/// Sketches `delta`: each coordinate is added, with a seeded sign, to a seeded bucket. Inner
-/// products of sketches made with one seed estimate inner products of the updates without bias,
-/// with error about `1/sqrt(SKETCH_LEN)`.
-pub fn sketch(seed: &Seed, delta: &[f32]) -> Vec<f32> {
-    let mut rng = seed.derive("sketch", &[]).rng();
-    let mut out = vec![0.0; SKETCH_LEN];
-    for d in delta {
-        let r = rng.below(SKETCH_LEN * 2);
-        let sign = if r & 1 == 0 { 1.0 } else { -1.0 };
-        out[r >> 1] += sign * d;
+/// Sketches vectors of one length with one seed. Inner products of its sketches estimate inner
+/// products of the vectors without bias, with error about `1/sqrt(SKETCH_LEN)`.
+///
+/// ```
+/// use lethe_learn::seed::Seed;
+/// use lethe_learn::sketch::{SKETCH_LEN, Sketcher, cosine};
+/// let sketcher = Sketcher::new(&Seed::from_u64(1), 3);
+/// let a = sketcher.sketch(&[1.0, 0.0, 2.0]);
+/// assert_eq!(a.len(), SKETCH_LEN);
+/// assert_eq!(cosine(&a, &a), 1.0);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Sketcher {
+    /// Of every coordinate: twice its bucket, and one more where the sign is negative. Drawing them
+    /// costs more than adding, and they are the same for every vector.
+    places: Vec<u16>,
+}
+
+impl Sketcher {
+    /// For vectors of `len` values: each coordinate has a seeded bucket and a seeded sign.
+    pub fn new(seed: &Seed, len: usize) -> Self {
+        let mut rng = seed.derive("sketch", &[]).rng();
+        let place = |_| rng.below(SKETCH_LEN * 2) as u16;
+        Self {
+            places: (0..len).map(place).collect(),
+        }
     }
-    out
+
+    /// The sketch of `delta`, `[SKETCH_LEN]`. Values beyond the length that this was made for are
+    /// not in it.
+    pub fn sketch(&self, delta: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; SKETCH_LEN];
+        for (place, d) in self.places.iter().zip(delta) {
+            let sign = if place & 1 == 0 { 1.0 } else { -1.0 };
+            out[usize::from(place >> 1)] += sign * d;
+        }
+        out
+    }
 }
 
 /// Cosine of two vectors, in double precision; 0 when one of them is zero.
@@ -45,8 +71,9 @@ mod tests {
         let mut rng = Seed::from_u64(3).rng();
         let a: Vec<f32> = (0..20_000).map(|_| rng.normal()).collect();
         let b: Vec<f32> = a.iter().map(|x| x + rng.normal()).collect();
-        let s = Seed::from_u64(9);
-        let (exact, est) = (cosine(&a, &b), cosine(&sketch(&s, &a), &sketch(&s, &b)));
+        let s = Sketcher::new(&Seed::from_u64(9), a.len());
+        let exact = cosine(&a, &b);
+        let est = cosine(&s.sketch(&a), &s.sketch(&b));
         assert!((exact - est).abs() < 0.1, "exact {exact}, sketched {est}");
     }
 }

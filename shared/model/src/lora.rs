@@ -1,6 +1,7 @@
 //! LoRA adapters (Hu et al., arXiv 2106.09685) as one flat vector, so that training, aggregation
 //! and hashing see plain slices.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use lethe_learn::seed::Seed;
@@ -178,6 +179,20 @@ impl AdapterShape {
             len,
             first_trained,
         })
+    }
+
+    /// Where the values of the layers for which `keep` holds lie, in their order: what
+    /// [`Adapter::select`] takes. Ranges that touch are one.
+    pub fn selected(&self, keep: impl Fn(usize) -> bool) -> Vec<Range<usize>> {
+        let mut out: Vec<Range<usize>> = vec![];
+        for e in self.entries.iter().filter(|e| keep(e.layer)) {
+            let end = e.start + self.rank * (e.fan_in + e.fan_out);
+            match out.last_mut() {
+                Some(last) if last.end == e.start => last.end = end,
+                _ => out.push(e.start..end),
+            }
+        }
+        out
     }
 
     fn with(&self, rank: usize, keep: impl Fn(usize) -> bool) -> Arc<Self> {
@@ -449,6 +464,9 @@ mod tests {
         y.paste(&x.select(|l| l == 1))
             .expect("a part of the same shape");
         assert_eq!(y, x);
+        let lie = x.shape.selected(|l| l != 1);
+        let there: Vec<f32> = lie.into_iter().flat_map(|r| x.data[r].to_vec()).collect();
+        assert_eq!(there, part.data, "ranges say where they came from");
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Packed {
 
     /// Packs values.
     pub fn encode(values: &[f32], format: PackedFormat) -> Result<Self, PackedError> {
-        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+        if let Some(i) = first_not_finite(values) {
             return Err(PackedError::NotFinite(i));
         }
         let raw = match format {
@@ -149,27 +149,39 @@ impl Packed {
         })
     }
 
-    /// The `n` values; never more memory than they need, whatever the bytes claim.
-    pub fn decode(&self, n: usize) -> Result<Vec<f32>, PackedError> {
-        let got = self.bytes.len();
-        let bad = |why| PackedError::Malformed {
+    fn malformed(&self, n: usize, why: &'static str) -> PackedError {
+        PackedError::Malformed {
             format: self.format,
             expected: n,
-            got,
+            got: self.bytes.len(),
             why,
-        };
-        let mut inflated = vec![];
-        let raw = match self.deflated {
-            false => &self.bytes[..],
-            true => {
-                let bound = self.format.bound(n) as u64 + 1;
-                let read = DeflateDecoder::new(&self.bytes[..])
-                    .take(bound)
-                    .read_to_end(&mut inflated);
-                read.map_err(|_| bad("the codes cannot be inflated"))?;
-                &inflated[..]
-            }
-        };
+        }
+    }
+
+    /// The same values with their codes inflated: longer, and quicker to decode. For whoever
+    /// decodes them more than once. Never more memory than `n` values need, whatever the bytes
+    /// claim.
+    pub fn inflated(&self, n: usize) -> Result<Self, PackedError> {
+        if !self.deflated {
+            return Ok(self.clone());
+        }
+        let bound = self.format.bound(n) + 1;
+        let mut raw = Vec::with_capacity(bound);
+        DeflateDecoder::new(&self.bytes[..])
+            .take(bound as u64)
+            .read_to_end(&mut raw)
+            .map_err(|_| self.malformed(n, "the codes cannot be inflated"))?;
+        Ok(Self {
+            format: self.format,
+            deflated: false,
+            bytes: raw.into(),
+        })
+    }
+
+    /// The `n` values; never more memory than they need, whatever the bytes claim.
+    pub fn decode(&self, n: usize) -> Result<Vec<f32>, PackedError> {
+        let flat = self.inflated(n)?;
+        let raw = &flat.bytes[..];
         let values = match self.format {
             PackedFormat::F32 if raw.len() == n.saturating_mul(4) => Some(
                 raw.chunks_exact(4)
@@ -181,12 +193,21 @@ impl Packed {
             PackedFormat::Int4 => double(raw, n),
             PackedFormat::TopK(_) => spread(raw, n, self.format.kept(n)),
         };
-        let values: Vec<f32> = values.ok_or_else(|| bad("another length"))?;
-        match values.iter().position(|v| !v.is_finite()) {
+        let values: Vec<f32> = values.ok_or_else(|| self.malformed(n, "another length"))?;
+        match first_not_finite(&values) {
             Some(i) => Err(PackedError::NotFinite(i)),
             None => Ok(values),
         }
     }
+}
+
+/// Where the first value is infinite or not a number. Blocks without a way out inside become vector
+/// instructions; a search does not.
+fn first_not_finite(values: &[f32]) -> Option<usize> {
+    let bad = |block: &[f32]| block.iter().fold(false, |bad, v| bad | !v.is_finite());
+    let start = values.chunks(BLOCK).position(bad)? * BLOCK;
+    let within = values[start..].iter().position(|v| !v.is_finite())?;
+    Some(start + within)
 }
 
 /// A block's step for codes up to `top`, as it will be read; 0 for a block of zeros (or of nothing
@@ -234,13 +255,14 @@ fn scales(raw: &[u8], n: usize) -> Option<(Vec<f32>, &[u8])> {
 
 fn restore(raw: &[u8], n: usize) -> Option<Vec<f32>> {
     let (scales, codes) = scales(raw, n)?;
-    (codes.len() == n).then(|| {
-        codes
-            .iter()
-            .enumerate()
-            .map(|(i, c)| f32::from(*c as i8) * scales[i / BLOCK])
-            .collect()
-    })
+    if codes.len() != n {
+        return None;
+    }
+    let mut out = Vec::with_capacity(n);
+    for (block, scale) in codes.chunks(BLOCK).zip(scales) {
+        out.extend(block.iter().map(|c| f32::from(*c as i8) * scale));
+    }
+    Some(out)
 }
 
 /// Four bits: two codes a byte, each with 7 added.

@@ -54,8 +54,7 @@ impl Core {
     }
 
     /// Issues the receipts of deletions whose shards are trained and released again.
-    pub(super) fn finish_deletions(&mut self, _now: u64) -> Result<(), CoordinatorError> {
-        self.give_up_waiting()?;
+    pub(super) fn finish_deletions(&mut self) -> Result<(), CoordinatorError> {
         let pending: Vec<u64> = self
             .deletions
             .iter()
@@ -99,7 +98,7 @@ impl Core {
     /// A device that does not erase in time: the person is left out of training until the next
     /// epoch. Whenever the device comes back it is still told to erase, and nothing that it
     /// measures is taken before it has.
-    fn give_up_waiting(&mut self) -> Result<(), CoordinatorError> {
+    pub(super) fn give_up_waiting(&mut self) -> Result<(), CoordinatorError> {
         let bound = self.config.erase_wait_s * 1000;
         let late = |d: &&DeletionRecord| {
             d.phase == DeletionPhase::WaitingForDevice

@@ -8,11 +8,27 @@ use lethe_plan::lineage::Census;
 use lethe_proto::admin::{Coverage, ReleaseLineage, SubjectLineage};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::message::Refusal;
-use lethe_store::sealed::{Batch, KeyName};
+use lethe_store::sealed::{Batch, KeyName, SealedStore};
 
 use super::{Core, checkpoint_id};
 use crate::CoordinatorError;
 use crate::records::{Checkpoint, DeviceRecord, ReleaseRecord, SubjectRecord};
+
+/// That a subject's device holds a release, still to be written.
+pub(crate) struct Holding {
+    store: Arc<SealedStore>,
+    subject: SubjectId,
+    record: DeviceRecord,
+}
+
+impl Holding {
+    /// Writes it; needs no lock. Somebody who was deleted meanwhile does not come back with it.
+    pub(crate) fn write(&self) -> Result<(), CoordinatorError> {
+        let owner = KeyName::subject(self.subject.as_str());
+        let batch = Batch::new().put_existing(&owner, self.subject.as_str(), &self.record)?;
+        Ok(self.store.write(batch)?)
+    }
+}
 
 impl Core {
     /// Whose data the release that is served now was computed from.
@@ -84,20 +100,23 @@ impl Core {
         recalled.map_or(0, |(id, _)| *id)
     }
 
-    /// A subject's device fetched a release.
-    pub(super) fn fetched(
-        &mut self,
-        subject: &SubjectId,
-        release: u64,
-    ) -> Result<(), CoordinatorError> {
+    /// A subject's device is about to be given a release: what has to be written before, if it is
+    /// not known already.
+    pub(crate) fn will_hold(&self, subject: &SubjectId, release: u64) -> Option<Holding> {
         let record = DeviceRecord { release };
-        if self.devices.get(subject) != Some(&record) && self.subjects.contains_key(subject) {
-            let owner = KeyName::subject(subject.as_str());
-            self.store
-                .write(Batch::new().put(&owner, subject.as_str(), &record)?)?;
-            self.devices.insert(subject.clone(), record);
+        let known = self.devices.get(subject) == Some(&record);
+        (!known && self.subjects.contains_key(subject)).then(|| Holding {
+            store: self.store.clone(),
+            subject: subject.clone(),
+            record,
+        })
+    }
+
+    /// That a device holds a release has been written.
+    pub(crate) fn holds_release(&mut self, holding: Holding) {
+        if self.subjects.contains_key(&holding.subject) {
+            self.devices.insert(holding.subject, holding.record);
         }
-        Ok(())
     }
 
     /// What a subject's data is in.

@@ -39,6 +39,7 @@ use crate::waiters::Wake;
 
 mod admin;
 mod audit;
+mod closing;
 mod deletion;
 mod enrol;
 mod evidence;
@@ -59,24 +60,26 @@ mod simulation;
 mod training;
 pub(crate) mod updates;
 
+pub(crate) use closing::{Closed, Closing};
 use journal::Journal;
 use meter::Meter;
 pub(crate) use observe::View;
 pub(crate) use replay::Replay;
+pub(crate) use serving::Parts;
 pub(crate) use training::Work;
 
 /// Everything the coordinator knows.
 pub(crate) struct Core {
     pub(crate) config: ServerConfig,
-    pub(crate) recipe: Recipe,
+    pub(crate) recipe: Arc<Recipe>,
     pub(crate) recipe_digest: Digest,
     pub(crate) model: Digest,
-    pub(crate) layers: usize,
     hidden: usize,
     pub(crate) shape: Arc<AdapterShape>,
+    whole: updates::Whole,
     pub(crate) anchors: Vec<Vec<f32>>,
     pub(crate) authority: Authority,
-    store: SealedStore,
+    store: Arc<SealedStore>,
     log: LogFile,
     journal: Journal,
     reserve: Reserve,
@@ -140,6 +143,12 @@ pub(crate) struct Core {
     pub(crate) wake: Wake,
     /// A round closed: sessions may be stale.
     pub(crate) closed: bool,
+    /// Rounds that wait to be added up.
+    jobs: Vec<Closing>,
+    /// Duties that failed since the start.
+    failures: u64,
+    /// When each of them last said why, in milliseconds since the start.
+    said: BTreeMap<&'static str, u64>,
 }
 
 fn stage_key(shard: ShardId, stage: u16) -> KeyName {
@@ -150,7 +159,29 @@ fn checkpoint_id(shard: ShardId, stage: u16) -> String {
     format!("{:05}/{stage:05}", shard.0)
 }
 
+/// What the listener is to do after the core has changed.
+pub(crate) struct Effects {
+    /// Certificates whose live connections must be closed.
+    pub(crate) disconnect: Vec<Digest>,
+    /// Whose polls have something to find.
+    pub(crate) wake: Wake,
+    /// A round closed: sessions may be stale.
+    pub(crate) closed: bool,
+    /// Rounds that are to be added up, without the lock.
+    pub(crate) jobs: Vec<Closing>,
+}
+
 impl Core {
+    /// What is to be done since the last time.
+    pub(crate) fn take_effects(&mut self) -> Effects {
+        Effects {
+            disconnect: std::mem::take(&mut self.to_disconnect),
+            wake: std::mem::take(&mut self.wake),
+            closed: std::mem::take(&mut self.closed),
+            jobs: std::mem::take(&mut self.jobs),
+        }
+    }
+
     /// Opens a data folder, or starts an epoch in an empty one; `unix_ms` is the time now.
     pub(crate) fn open(
         config: ServerConfig,
@@ -176,12 +207,12 @@ impl Core {
     ) -> Result<Self, CoordinatorError> {
         let mut recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
         let digest = model_digest(&config.model).map_err(CoordinatorError::ModelFile)?;
-        let mut store = SealedStore::open(engine, &config.data_dir, recipe.shards)?;
+        let store = SealedStore::open(engine, &config.data_dir, recipe.shards)?;
         if let Some(f) = store.get::<Foundation>("")? {
             // An epoch that an older version began goes on under that version's rules.
             recipe = recipe.as_stored(&f.recipe);
         }
-        let foundation = foundation(&mut store, &recipe, digest)?;
+        let foundation = foundation(&store, &recipe, digest)?;
         let evidence = config.evidence();
         std::fs::create_dir_all(&evidence).map_err(|source| StoreError::Io {
             path: evidence.clone(),
@@ -206,9 +237,9 @@ impl Core {
         let mut core = Self {
             recipe_digest: recipe.digest(),
             model: digest,
-            layers: model.layers,
             hidden: model.hidden,
             authority: Authority::restore(foundation.authority)?,
+            whole: updates::Whole::new(&recipe, &shape, model.layers),
             shape,
             anchors,
             log,
@@ -250,9 +281,12 @@ impl Core {
             to_disconnect: vec![],
             wake: Wake::default(),
             closed: false,
-            store,
+            jobs: vec![],
+            failures: 0,
+            said: BTreeMap::new(),
+            store: Arc::new(store),
             config,
-            recipe,
+            recipe: Arc::new(recipe),
         };
         core.load_certificates()?;
         core.recalled = core.newest_recalled();
@@ -270,6 +304,7 @@ impl Core {
         core.counters.release = core.counters.release.max(used.unwrap_or(0));
         core.catch_up(accepted)?;
         core.resume()?;
+        core.drop_strays()?;
         // A number that devices may hold already must not come to mean something else.
         if behind == Some(core.counters.release) {
             core.next_release(core.served.clone())?;
@@ -443,16 +478,11 @@ impl Core {
             .map(|a| Digest::of_values(&a.data))
             .collect()
     }
-
-    /// Whether `layer` is on the device.
-    pub(crate) fn on_device(&self, layer: usize) -> bool {
-        self.recipe.split.on_device(layer, self.layers)
-    }
 }
 
 /// Checks that the folder belongs to this recipe and model, or founds the epoch.
 fn foundation(
-    store: &mut SealedStore,
+    store: &SealedStore,
     recipe: &Recipe,
     model: Digest,
 ) -> Result<Foundation, CoordinatorError> {

@@ -3,21 +3,24 @@
 
 use std::sync::Arc;
 
-use lethe_model::lora::Adapter;
+use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
-use lethe_recipe::Aggregation;
-use lethe_store::sealed::Batch;
+use lethe_recipe::{Aggregation, Recipe};
+use lethe_store::sealed::{Batch, SealedStore};
 
 use super::{Core, stage_key};
 use crate::CoordinatorError;
 use crate::aggregate::{Clip, Contribution, apply_personalized};
-use crate::records::PersonalRecord;
+use crate::records::{PersonalRecord, TrainState};
 use crate::run::{Run, initial};
+
+/// How the ids of what replays leave begin.
+pub(super) const REPLAYED: &str = "replay-";
 
 fn prefix(shard: ShardId, generation: Option<u32>) -> String {
     match generation {
         None => format!("live/{}/", shard.0),
-        Some(g) => format!("replay-{g}/{}/", shard.0),
+        Some(g) => format!("{REPLAYED}{g}/{}/", shard.0),
     }
 }
 
@@ -26,6 +29,58 @@ fn personal_id(key: RoundKey, live: bool, stage: u16, subject: &SubjectId) -> St
         "{}{stage}/{subject}",
         prefix(key.shard, (!live).then_some(key.generation))
     )
+}
+
+/// Where the parameters of a round's contributors are.
+pub(super) struct PersonalRound<'a> {
+    pub(super) store: &'a SealedStore,
+    pub(super) recipe: &'a Recipe,
+    pub(super) shape: &'a Arc<AdapterShape>,
+    pub(super) key: RoundKey,
+    pub(super) live: bool,
+}
+
+impl PersonalRound<'_> {
+    /// A client's own parameters as of the newest stage that it took part in.
+    fn theta(&self, subject: &SubjectId) -> Result<Vec<f32>, CoordinatorError> {
+        for stage in (1..=self.key.stage).rev() {
+            let id = personal_id(self.key, self.live, stage, subject);
+            if let Some(r) = self.store.get::<PersonalRecord>(&id)? {
+                return Ok(r.0);
+            }
+        }
+        Ok(initial(self.recipe, self.shape).theta)
+    }
+}
+
+/// Mixes the contributors' parameters; the batch stores the results under the stage's key.
+pub(super) fn aggregate_personal(
+    round: &PersonalRound<'_>,
+    state: &mut TrainState,
+    subjects: &[SubjectId],
+    contributions: &[&Contribution],
+    clip: &Clip,
+    load: impl Fn(usize) -> Result<Vec<f32>, CoordinatorError>,
+) -> Result<Batch, CoordinatorError> {
+    let key = round.key;
+    let mut thetas = vec![];
+    for (i, s) in subjects.iter().enumerate() {
+        let factor = clip.factor(contributions[i]);
+        let mut theta = round.theta(s)?;
+        theta
+            .iter_mut()
+            .zip(load(i)?)
+            .for_each(|(t, d)| *t += factor * d);
+        thetas.push(theta);
+    }
+    let next = apply_personalized(round.recipe, state, contributions, &thetas);
+    let owner = stage_key(key.shard, key.stage);
+    let mut batch = Batch::new();
+    for (s, theta) in subjects.iter().zip(next) {
+        let id = personal_id(key, round.live, key.stage, s);
+        batch = batch.put(&owner, &id, &PersonalRecord(theta))?;
+    }
+    Ok(batch)
 }
 
 impl Core {
@@ -40,49 +95,14 @@ impl Core {
         if self.recipe.aggregation != Aggregation::Personalized {
             return Ok(None);
         }
-        for stage in (1..=key.stage).rev() {
-            if let Some(r) = self
-                .store
-                .get::<PersonalRecord>(&personal_id(key, live, stage, subject))?
-            {
-                return Ok(Some(r.0));
-            }
-        }
-        Ok(Some(initial(&self.recipe, &self.shape).theta))
-    }
-
-    /// Mixes the contributors' parameters; the batch stores the results under the stage's key.
-    pub(super) fn aggregate_personal(
-        &self,
-        run: &mut Run,
-        subjects: &[SubjectId],
-        contributions: &[&Contribution],
-        load: impl Fn(usize) -> Result<Vec<f32>, CoordinatorError>,
-    ) -> Result<Batch, CoordinatorError> {
-        let (key, live) = (run.key(), run.live);
-        let clip = Clip::of(&self.recipe, &run.norms, contributions);
-        let mut thetas = vec![];
-        for (i, s) in subjects.iter().enumerate() {
-            let factor = clip.factor(contributions[i]);
-            let mut theta = self.personal_theta(key, live, s)?.unwrap_or_default();
-            theta
-                .iter_mut()
-                .zip(load(i)?)
-                .for_each(|(t, d)| *t += factor * d);
-            thetas.push(theta);
-        }
-        let next = apply_personalized(&self.recipe, &mut run.state, contributions, &thetas);
-        let owner = stage_key(run.shard, run.stage);
-        subjects
-            .iter()
-            .zip(next)
-            .try_fold(Batch::new(), |b, (s, theta)| {
-                Ok(b.put(
-                    &owner,
-                    &personal_id(key, live, key.stage, s),
-                    &PersonalRecord(theta),
-                )?)
-            })
+        let round = PersonalRound {
+            store: &self.store,
+            recipe: &self.recipe,
+            shape: &self.shape,
+            key,
+            live,
+        };
+        round.theta(subject).map(Some)
     }
 
     /// Removes what a finished replay left.

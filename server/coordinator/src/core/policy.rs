@@ -179,7 +179,7 @@ impl Core {
                     asked
                 };
                 let (plan, ids) = self.forget(requests, &reference, asked)?;
-                self.tick(now)?;
+                self.tick(now);
                 Ok(super::admin::planned(&plan, ids))
             }
             Proposal::RemoveOperator(who) => {

@@ -11,6 +11,7 @@ use lethe_proto::round::Outcome;
 use lethe_store::sealed::{Batch, KeyName};
 
 use super::Core;
+use super::closing::Closed;
 use crate::CoordinatorError;
 use crate::records::Contributor;
 use crate::run::{Run, initial};
@@ -46,6 +47,15 @@ impl Replay {
             .filter(|(_, begun)| *begun == round)
             .map(|(s, _)| s.clone())
             .collect()
+    }
+}
+
+impl Replay {
+    /// It ends without a result.
+    fn fail(&mut self, why: &CoordinatorError, now: u64) {
+        self.ended = Some(now);
+        self.run.open = None;
+        self.failure = Some(format!("the store failed in a round: {why}; replay again"));
     }
 }
 
@@ -174,27 +184,17 @@ impl Core {
 
     fn tick_replay(&mut self, replay: &mut Replay, now: u64) -> Result<(), CoordinatorError> {
         let expected = replay.cohort().len();
-        let counted = replay
-            .schedule
-            .get(&(replay.run.stage, replay.run.round))
-            .cloned()
-            .unwrap_or_default();
-        let Some(open) = replay.run.open.as_mut() else {
+        let Some(open) = replay.run.open.as_mut().filter(|_| !replay.run.closing) else {
             return Ok(());
         };
         match open.round.outcome(now) {
             Some(Outcome::Aggregate(subjects)) if subjects.len() == expected => {
-                self.closed = true;
-                let stored = self
-                    .aggregate(&mut replay.run, &counted)
-                    .and_then(|b| Ok(self.store.write(b)?));
-                if let Err(e) = stored {
-                    (replay.ended, replay.run.open) = (Some(now), None);
-                    replay.failure =
-                        Some(format!("the store failed in a round: {e}; replay again"));
-                    return Err(e);
-                }
-                replay.run.advance(&self.recipe);
+                let at = (replay.run.stage, replay.run.round);
+                let counted = replay.schedule.get(&at).cloned().unwrap_or_default();
+                let closing = self.closing_of(&replay.run, counted);
+                let closing = closing.inspect_err(|e| replay.fail(e, now))?;
+                replay.run.closing = true;
+                self.jobs.push(closing);
             }
             Some(_) => {
                 open.starved += 1;
@@ -211,13 +211,47 @@ impl Core {
             }
             None => {}
         }
-        if replay.ended.is_none() && replay.run.done(&self.recipe) {
+        Ok(())
+    }
+
+    /// A round of a replay has been added up.
+    pub(super) fn take_over_replay(
+        &mut self,
+        closed: Closed,
+        now: u64,
+    ) -> Result<(), CoordinatorError> {
+        let shard = closed.key().shard;
+        let waits = |r: &Replay| closed.is_of(&r.run);
+        if !self.replays.get(&shard).is_some_and(waits) {
+            return Ok(());
+        }
+        let Some(mut replay) = self.replays.remove(&shard) else {
+            return Ok(());
+        };
+        replay.run.closing = false;
+        self.closed = true;
+        let result = self.replay_goes_on(&mut replay, closed, now);
+        self.replays.insert(shard, replay);
+        result
+    }
+
+    fn replay_goes_on(
+        &mut self,
+        replay: &mut Replay,
+        closed: Closed,
+        now: u64,
+    ) -> Result<(), CoordinatorError> {
+        let (counted, result) = closed.into_parts();
+        let stored = result.and_then(|a| self.store_replayed(&mut replay.run, &counted, a));
+        stored.inspect_err(|e| replay.fail(e, now))?;
+        if replay.run.done(&self.recipe) {
             replay.ended = Some(now);
             let live = || self.runs[usize::from(replay.run.shard.0)].hash();
             let live = replay.expected.unwrap_or_else(live);
             replay.hashes = Some((replay.run.hash(), live));
+            let equal = replay.run.hash() == live;
+            tracing::info!(shard = %replay.run.shard, equal, "replay finished");
             self.drop_personal(&replay.run)?;
-            tracing::info!(shard = %replay.run.shard, equal = replay.run.hash() == live, "replay finished");
         }
         Ok(())
     }

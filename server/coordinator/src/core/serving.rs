@@ -7,15 +7,55 @@ use lethe_model::lora::Adapter;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::message::{ErrorReport, Refusal, ReleaseInfo, ServedAdapter};
 use lethe_proto::packed::{Packed, PackedError};
-use lethe_recipe::Combination;
+use lethe_recipe::{Combination, Recipe};
 use lethe_store::sealed::{Batch, KeyName};
 
 use super::Core;
+use super::updates::Whole;
 use crate::CoordinatorError;
 use crate::records::{Counters, ErrorRecord, ErrorRowRecord};
 
 fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
     CoordinatorError::refuse(code, message)
+}
+
+/// What clients start a round from, or score with: the device's part as it is sent, and the
+/// coordinator's part.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) device: Packed,
+    pub(crate) middle: Arc<Adapter>,
+}
+
+/// Both parts of an adapter.
+pub(super) fn round_parts(
+    recipe: &Recipe,
+    whole: &Whole,
+    theta: Vec<f32>,
+) -> Result<Parts, CoordinatorError> {
+    let adapter = Adapter::from_data(&whole.shape, theta)?;
+    Ok(Parts {
+        device: device_part(recipe, whole, &adapter)?,
+        middle: Arc::new(adapter.select(|l| !whole.on_device(recipe, l))),
+    })
+}
+
+/// The device part of an adapter on the wire: exact, or its difference from the initial one in few
+/// bits, which the device computes for itself.
+pub(super) fn device_part(
+    recipe: &Recipe,
+    whole: &Whole,
+    adapter: &Adapter,
+) -> Result<Packed, PackedError> {
+    let mut edge = adapter.select(|l| whole.on_device(recipe, l));
+    if recipe.adapters.lossy() {
+        let initial = recipe.initial(edge.shape());
+        edge.data
+            .iter_mut()
+            .zip(&initial.data)
+            .for_each(|(v, i)| *v -= i);
+    }
+    Packed::encode(&edge.data, recipe.adapters)
 }
 
 /// Served adapters with a query's weights.
@@ -26,8 +66,8 @@ pub(crate) type Table = (ApaParams, Arc<Vec<ErrorRow>>, usize);
 
 impl Core {
     /// Publishes a release when every shard is trained and one of them is newer than what is
-    /// served; then finishes the deletions that waited for it.
-    pub(super) fn publish(&mut self, now: u64) -> Result<(), CoordinatorError> {
+    /// served.
+    pub(super) fn publish(&mut self) -> Result<(), CoordinatorError> {
         let trained = self.epoch.is_some() && self.runs.iter().all(|r| r.done(&self.recipe));
         if trained {
             let hashes: Vec<Digest> = self.runs.iter().map(super::Run::hash).collect();
@@ -45,7 +85,7 @@ impl Core {
                 self.next_release(served)?;
             }
         }
-        self.finish_deletions(now)
+        Ok(())
     }
 
     /// A new release of these adapters; clients that hold an older one are refused until they
@@ -101,7 +141,6 @@ impl Core {
                 });
             }
         }
-        self.fetched(subject, release)?;
         // Nothing is served while an accepted deletion is not executed: all of them are in this
         // release.
         let lineage = self.counters.deletion;
@@ -126,7 +165,7 @@ impl Core {
     /// The same as devices get it. What is the same for everybody is packed once per release.
     fn parts_for(&mut self, subject: &SubjectId) -> Result<Vec<Arc<Packed>>, CoordinatorError> {
         if self.parts.len() != self.served.len() {
-            let pack = |a: &Arc<Adapter>| Ok(Arc::new(self.device_part(a)?));
+            let pack = |a: &Arc<Adapter>| Ok(Arc::new(device_part(&self.recipe, &self.whole, a)?));
             self.parts = self
                 .served
                 .iter()
@@ -135,24 +174,9 @@ impl Core {
         }
         let mut parts = self.parts.clone();
         if let Some((k, own)) = self.own_adapter(subject)? {
-            parts[k] = Arc::new(self.device_part(&own)?);
+            parts[k] = Arc::new(device_part(&self.recipe, &self.whole, &own)?);
         }
         Ok(parts)
-    }
-
-    /// The device part of an adapter on the wire: exact, or its difference from the initial one in
-    /// few bits, which the device computes for itself.
-    pub(super) fn device_part(&self, whole: &Adapter) -> Result<Packed, PackedError> {
-        let mut edge = whole.select(|l| self.on_device(l));
-        let format = self.recipe.adapters;
-        if format.lossy() {
-            let initial = self.recipe.initial(edge.shape());
-            edge.data
-                .iter_mut()
-                .zip(&initial.data)
-                .for_each(|(v, i)| *v -= i);
-        }
-        Packed::encode(&edge.data, format)
     }
 
     /// Whether this release is the one that may be served now.

@@ -7,34 +7,97 @@ use lethe_model::lora::Adapter;
 use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{Refusal, RoundStart, Task};
 use lethe_proto::packed::Packed;
-use lethe_proto::round::{NotTaken, Outcome, Round};
-use lethe_recipe::Aggregation;
-use lethe_store::sealed::{Batch, KeyName};
-use rayon::prelude::*;
+use lethe_proto::round::{NotTaken, Round};
+use lethe_store::sealed::{Batch, SealedStore};
 use tokio::sync::oneshot;
 
+use super::Core;
 use super::replay::Recorded;
-use super::updates::SealedUpdate;
-use super::{Core, checkpoint_id, stage_key};
+use super::serving::{Parts, round_parts};
+use super::updates::{drop_updates, load_update};
 use crate::CoordinatorError;
-use crate::aggregate::{Clip, Contribution, apply, median_norm};
+use crate::aggregate::Contribution;
 use crate::arrivals::Arrived;
-use crate::records::{
-    BegunRecord, Checkpoint, Contributor, NormRecord, RatesRecord, RoundRecord, RunRecord,
-};
+use crate::records::{BegunRecord, Contributor, NormRecord, RoundRecord};
 use crate::run::{OpenRound, Run, round_seed};
 
 /// How often a starved round is tried again before its shard waits for people to look.
 const MAX_STARVED: u32 = 1000;
 
+/// A duty that fails says so at most so often, in milliseconds.
+const SAY_AGAIN: u64 = 5000;
+
 /// Updates that wait for the round that counts them.
-pub(super) type Buffer = BTreeMap<Contributor, Contribution>;
+pub(super) type Buffer = BTreeMap<Contributor, Arc<Contribution>>;
 
 /// What a client is told of its update.
 pub(crate) type Answer = (
     oneshot::Sender<Result<(), CoordinatorError>>,
     Result<(), CoordinatorError>,
 );
+
+/// Updates of which some are to be stored.
+pub(crate) struct Admitted {
+    /// Those that are not.
+    pub(crate) answers: Vec<Answer>,
+    pub(crate) taken: Vec<Arrived>,
+    pub(crate) store: Arc<SealedStore>,
+}
+
+/// Something that is looked after again and again.
+struct Duty {
+    /// As it appears in the server's log.
+    name: &'static str,
+    work: fn(&mut Core, u64) -> Result<(), CoordinatorError>,
+}
+
+/// In this order: what repairs comes first.
+const DUTIES: &[Duty] = &[
+    Duty {
+        name: "read again what a failed write left in doubt",
+        work: |core, _| core.reload_stale(),
+    },
+    Duty {
+        name: "execute accepted deletions",
+        work: |core, _| core.execute_pending(),
+    },
+    Duty {
+        name: "finish rollbacks",
+        work: |core, _| core.finish_rollback(),
+    },
+    Duty {
+        name: "measure",
+        work: |core, now| {
+            core.measure(now);
+            core.every_minute(now);
+            Ok(())
+        },
+    },
+    Duty {
+        name: "close rounds",
+        work: Core::close_rounds,
+    },
+    Duty {
+        name: "open rounds",
+        work: Core::open_next_rounds,
+    },
+    Duty {
+        name: "replays",
+        work: Core::tick_replays,
+    },
+    Duty {
+        name: "publish",
+        work: |core, _| core.publish(),
+    },
+    Duty {
+        name: "stop waiting for devices",
+        work: |core, _| core.give_up_waiting(),
+    },
+    Duty {
+        name: "finish deletions",
+        work: |core, _| core.finish_deletions(),
+    },
+];
 
 /// Work for a client; a training task brings the middle adapter for its session.
 pub(crate) enum Work {
@@ -68,6 +131,9 @@ impl Core {
         }
         self.open_rounds(now)?;
         let offered = self.all_runs().find_map(|run| {
+            if run.closing {
+                return None;
+            }
             let open = run.open.as_mut()?;
             let deadline = open.round.deadline();
             if !open.round.offer(subject, now) {
@@ -78,11 +144,11 @@ impl Core {
         });
         if let Some((deadline, round, live, counted)) = offered {
             let parts = match self.personal_theta(round, live, subject)? {
-                Some(own) => Arc::new(self.start_parts(own)?),
-                None => self.round_parts(round)?,
+                Some(own) => Arc::new(round_parts(&self.recipe, &self.whole, own)?),
+                None => self.parts_of(round)?,
             };
             let seed = round_seed(&self.recipe, round).0;
-            let adapter = Packed::clone(&parts.0);
+            let adapter = Packed::clone(&parts.device);
             // Where updates may be late, a device may take longer than its round.
             let late = self.recipe.staleness.unwrap_or(0) as u64 * self.recipe.deadline_s * 1000;
             let start = RoundStart {
@@ -92,7 +158,7 @@ impl Core {
                 seed,
                 deadline_ms: deadline.saturating_sub(now) + late,
             };
-            return Ok(Some(Work::Train(start, parts.1.clone())));
+            return Ok(Some(Work::Train(start, parts.middle.clone())));
         }
         Ok(self.validation_due(subject).map(|shards| {
             Work::Task(Task::Validate {
@@ -102,29 +168,17 @@ impl Core {
         }))
     }
 
-    /// What a client starts a round from: the device's part as it is sent, and the middle part.
-    fn start_parts(&self, theta: Vec<f32>) -> Result<(Packed, Arc<Adapter>), CoordinatorError> {
-        let whole = Adapter::from_data(&self.shape, theta)?;
-        Ok((
-            self.device_part(&whole)?,
-            Arc::new(whole.select(|l| !self.on_device(l))),
-        ))
-    }
-
-    /// The same for everybody in a round: made once.
-    fn round_parts(
-        &mut self,
-        round: RoundKey,
-    ) -> Result<Arc<(Packed, Arc<Adapter>)>, CoordinatorError> {
+    /// What everybody in a round starts from: made once, with the round before where there was one.
+    fn parts_of(&mut self, round: RoundKey) -> Result<Arc<Parts>, CoordinatorError> {
         let closed = || refuse(Refusal::RoundClosed, "the round is over");
         let run = self.run_of(round).ok_or_else(closed)?;
-        if let Some(parts) = run.open.as_ref().and_then(|o| o.parts.clone()) {
+        if let Some(parts) = run.start.clone() {
             return Ok(parts);
         }
         let theta = run.state.theta.clone();
-        let parts = Arc::new(self.start_parts(theta)?);
-        if let Some(open) = self.run_of(round).and_then(|r| r.open.as_mut()) {
-            open.parts = Some(parts.clone());
+        let parts = Arc::new(round_parts(&self.recipe, &self.whole, theta)?);
+        if let Some(run) = self.run_of(round) {
+            run.start = Some(parts.clone());
         }
         Ok(parts)
     }
@@ -162,7 +216,10 @@ impl Core {
         subject: &SubjectId,
         now: u64,
     ) -> Result<(), CoordinatorError> {
-        let round = self.stage_of(key).and_then(|r| r.round_mut(key.round));
+        let recipe = self.recipe.clone();
+        let run = self.stage_of(key);
+        let run = run.filter(|r| !r.is_sealed(&recipe, key.round));
+        let round = run.and_then(|r| r.round_mut(key.round));
         match round.map(|r| r.check(subject, now)) {
             Some(Ok(())) => Ok(()),
             Some(Err(NotTaken::Duplicate)) => Err(refuse(
@@ -225,12 +282,10 @@ impl Core {
         let mut round = Round::open(key, cohort.iter().cloned(), deadline, self.recipe.quorum);
         let mut stored = Buffer::new();
         for subject in cohort {
-            if let Some(u) = self.load_update(key, &subject)? {
+            if let Some(u) = load_update(&self.store, key, &subject)? {
                 round.stored(&subject);
-                stored.insert(
-                    (subject, key.round),
-                    u.contribution(&self.recipe, &self.whole())?,
-                );
+                let contribution = u.contribution(&self.recipe, &self.whole)?;
+                stored.insert((subject, key.round), Arc::new(contribution));
             }
         }
         Ok((
@@ -238,7 +293,6 @@ impl Core {
                 round,
                 began: BTreeMap::new(),
                 starved: 0,
-                parts: None,
             },
             stored,
         ))
@@ -270,9 +324,9 @@ impl Core {
                     round: begun,
                     ..run.key()
                 };
-                if let Some(u) = self.load_update(key, &subject)? {
-                    let c = u.contribution(&self.recipe, &self.whole())?;
-                    out.insert((subject, begun), c);
+                if let Some(u) = load_update(&self.store, key, &subject)? {
+                    let c = u.contribution(&self.recipe, &self.whole)?;
+                    out.insert((subject, begun), Arc::new(c));
                 }
             }
         }
@@ -284,10 +338,11 @@ impl Core {
         self.members(shard).any(|(_, r)| r.erase.is_some())
     }
 
-    /// Stores updates (both parts of the split joined) in one write; each is answered only when all
-    /// are durable.
-    pub(crate) fn take_updates(&mut self, arrived: Vec<Arrived>, now: u64) -> Vec<Answer> {
-        let (mut answers, mut taken): (Vec<Answer>, Vec<Arrived>) = (vec![], vec![]);
+    /// Of updates that arrived together, those that are to be stored, without the lock; the others
+    /// are answered.
+    pub(crate) fn admit_updates(&mut self, arrived: Vec<Arrived>, now: u64) -> Admitted {
+        let mut answers = vec![];
+        let mut taken = vec![];
         let mut known = BTreeSet::new();
         for a in arrived {
             match self.expects(a.round, &a.subject, now) {
@@ -300,80 +355,96 @@ impl Core {
                 Err(e) => answers.push((a.answer, Err(e))),
             }
         }
-        if taken.is_empty() {
-            return answers;
+        Admitted {
+            answers,
+            taken,
+            store: self.store.clone(),
         }
-        if let Err(e) = self.store_updates(&taken) {
+    }
+
+    /// Updates are durable, or not: from here on they count, and are acknowledged. `now` is when
+    /// they were admitted.
+    pub(crate) fn updates_stored(
+        &mut self,
+        taken: Vec<Arrived>,
+        stored: Result<(), CoordinatorError>,
+        now: u64,
+    ) -> Vec<Answer> {
+        let mut answers = vec![];
+        if let Err(e) = stored {
             let why = e.to_string();
-            answers.extend(
-                taken
-                    .into_iter()
-                    .map(|a| (a.answer, Err(refuse(Refusal::Internal, why.clone())))),
-            );
-            return answers;
+            let failed = |a: Arrived| (a.answer, Err(refuse(Refusal::Internal, why.clone())));
+            return taken.into_iter().map(failed).collect();
         }
+        let mut strays = Batch::new();
         for a in taken {
+            // While it was being stored its round may have closed, or its shard gone back.
+            if let Err(e) = self.expects(a.round, &a.subject, now) {
+                strays = drop_updates(strays, a.round, &[(a.subject, a.round.round)]);
+                answers.push((a.answer, Err(e)));
+                continue;
+            }
             if let Some(run) = self.stage_of(a.round) {
-                run.stored((a.subject.clone(), a.round.round), a.contribution);
+                let of = (a.subject.clone(), a.round.round);
+                run.stored(of, Arc::new(a.contribution));
                 let open = run.open.as_mut().filter(|_| run.round == a.round.round);
                 let began = open.and_then(|o| o.began.remove(&a.subject));
                 self.answered(began, now);
             }
             answers.push((a.answer, Ok(())));
         }
-        // The updates are stored: what fails from here on is the coordinator's affair, and is tried
-        // again by the timer.
-        if let Err(e) = self.tick(now) {
-            tracing::error!("after an update: {e}");
+        if !strays.is_empty()
+            && let Err(e) = self.store.write(strays)
+        {
+            tracing::warn!("an update that came too late stays stored until the next start: {e}");
         }
+        self.tick(now);
         answers
     }
 
     /// A client says that it does not take part in a round; the round may close with that.
-    pub(crate) fn declined(
-        &mut self,
-        key: RoundKey,
-        subject: &SubjectId,
-        now: u64,
-    ) -> Result<(), CoordinatorError> {
+    pub(crate) fn declined(&mut self, key: RoundKey, subject: &SubjectId, now: u64) {
         if let Some(open) = self.run_of(key).and_then(|r| r.open.as_mut()) {
             open.round.decline(subject);
             open.began.remove(subject);
         }
-        self.tick(now)
+        self.tick(now);
     }
 
-    /// Closes what is due; call it after every update and from a timer.
-    pub(crate) fn tick(&mut self, now: u64) -> Result<(), CoordinatorError> {
-        self.reload_stale()?;
-        self.execute_pending()?;
-        self.finish_rollback()?;
-        self.measure(now);
+    /// Does what is due: call it from a timer, and when something has changed. Each duty is tried
+    /// even when others fail; what failed is tried again the next time.
+    pub(crate) fn tick(&mut self, now: u64) {
+        for duty in DUTIES {
+            if let Err(e) = (duty.work)(self, now) {
+                self.failures += 1;
+                let said = self.said.get(duty.name);
+                if said.is_none_or(|at| now >= at + SAY_AGAIN) {
+                    self.said.insert(duty.name, now);
+                    tracing::error!("{}: {e}", duty.name);
+                }
+            }
+        }
+    }
+
+    /// Looks after space and deadlines, once a minute.
+    fn every_minute(&mut self, now: u64) {
         if now > self.space_checked + 60_000 {
             self.space_checked = now;
             self.set_aside_space();
             self.warn_overdue();
         }
-        for i in 0..self.runs.len() {
-            let outcome = self.runs[i]
-                .open
-                .as_ref()
-                .and_then(|o| o.round.outcome(now));
-            match outcome {
-                Some(Outcome::Aggregate(_)) => self.close_round(i)?,
-                Some(Outcome::Starved { got, needed }) => self.starved(i, got, needed, now),
-                None => {}
-            }
-        }
-        // Who took part is online: the next round need not wait for somebody to ask.
+    }
+
+    /// Who took part in a round that closed is online: the next round need not wait for somebody to
+    /// ask.
+    fn open_next_rounds(&mut self, now: u64) -> Result<(), CoordinatorError> {
         if self.closed {
             self.open_rounds(now)?;
         }
-        self.tick_replays(now)?;
-        self.publish(now)
+        Ok(())
     }
 
-    fn starved(&mut self, i: usize, got: usize, needed: usize, now: u64) {
+    pub(super) fn starved(&mut self, i: usize, got: usize, needed: usize, now: u64) {
         let deadline = now + self.recipe.deadline_s * 1000;
         let run = &mut self.runs[i];
         let key = run.key();
@@ -390,70 +461,6 @@ impl Core {
         }
     }
 
-    /// Aggregates updates in a round of `run`, reading one at a time, in the order of subjects. The
-    /// batch removes what was read and stores what the round leaves beside the run's state.
-    pub(super) fn aggregate(
-        &self,
-        run: &mut Run,
-        counted: &[Contributor],
-    ) -> Result<Batch, CoordinatorError> {
-        let key = run.key();
-        let begun = |c: &Contributor| RoundKey { round: c.1, ..key };
-        let whole = self.whole();
-        let missing = || refuse(Refusal::Internal, "an acknowledged update is missing");
-        let recipe = &self.recipe;
-        if self.recipe.updates.feeds_back() {
-            run.counted.extend(counted.iter().cloned());
-        }
-        let taken: Vec<Contribution> = counted
-            .iter()
-            .map(|c| run.buffer.remove(c).ok_or_else(missing))
-            .collect::<Result<_, _>>()?;
-        let contributions: Vec<&Contribution> = taken.iter().collect();
-        let batch = if self.recipe.aggregation == Aggregation::Personalized {
-            let load = |i: usize| {
-                let (c, stored) = (
-                    &counted[i],
-                    self.load_update(begun(&counted[i]), &counted[i].0)?,
-                );
-                debug_assert_eq!(c.1, key.round, "nobody is late in this mode");
-                stored.ok_or_else(missing)?.delta(recipe, &whole)
-            };
-            let subjects: Vec<SubjectId> = counted.iter().map(|(s, _)| s.clone()).collect();
-            self.aggregate_personal(run, &subjects, &contributions, load)?
-        } else {
-            // Read one after the other, opened and unpacked on all cores.
-            let load = |range: std::ops::Range<usize>| {
-                let sealed: Vec<_> = counted[range]
-                    .iter()
-                    .map(|c| self.sealed_update(begun(c), &c.0)?.ok_or_else(missing))
-                    .collect::<Result<_, CoordinatorError>>()?;
-                let open = |s: SealedUpdate| s.open()?.ok_or_else(missing)?.delta(recipe, &whole);
-                sealed.into_par_iter().map(open).collect()
-            };
-            let late: Vec<u16> = counted.iter().map(|(_, begun)| key.round - begun).collect();
-            let clip = Clip::of(recipe, &run.norms, &contributions);
-            apply(recipe, &mut run.state, &contributions, &late, &clip, load)?;
-            Batch::new()
-        };
-        run.norms.extend(median_norm(&contributions));
-        Ok(Self::drop_updates(batch, key, counted))
-    }
-
-    fn close_round(&mut self, i: usize) -> Result<(), CoordinatorError> {
-        self.closed = true;
-        // Worked on outside the list. What stands in its place is read from the store again, should
-        // this not come to its end.
-        let in_its_place = self.runs[i].doubtful();
-        let mut run = std::mem::replace(&mut self.runs[i], in_its_place);
-        let result = self.close_taken(&mut run);
-        if result.is_err() {
-            (run.stale, run.open) = (true, None);
-        }
-        self.runs[i] = run;
-        result
-    }
-
     /// Reads again what a failed write left in doubt.
     pub(super) fn reload_stale(&mut self) -> Result<(), CoordinatorError> {
         for i in 0..self.runs.len() {
@@ -462,50 +469,6 @@ impl Core {
                 self.runs[i] = self.load_run(self.runs[i].shard)?;
             }
         }
-        Ok(())
-    }
-
-    fn close_taken(&mut self, run: &mut Run) -> Result<(), CoordinatorError> {
-        let (key, shard) = (run.key(), run.shard);
-        // All that is stored, late or not.
-        let counted: Vec<Contributor> = run.buffer.keys().cloned().collect();
-        let clients = counted.len();
-        let norms = run.norms.len();
-        let mut batch = self.aggregate(run, &counted)?;
-        let owner = stage_key(shard, run.stage);
-        let stage = run.stage;
-        let round_id = format!("{}/{:05}", checkpoint_id(shard, stage), run.round);
-        let (contributors, begun): (Vec<SubjectId>, Vec<u16>) = counted.into_iter().unzip();
-        let late = begun.iter().filter(|b| **b != key.round).count();
-        if late > 0 {
-            batch = batch.put(&owner, &round_id, &BegunRecord(begun))?;
-        }
-        batch = batch.put(&owner, &round_id, &RoundRecord { contributors })?;
-        if let Some(norm) = run.norms.get(norms) {
-            batch = batch.put(&owner, &round_id, &NormRecord(*norm))?;
-        }
-        if run.advance(&self.recipe) {
-            let checkpoint = Checkpoint {
-                lineage: self.lineage(shard, stage),
-                state: run.state.clone(),
-            };
-            batch = batch.put(&owner, &checkpoint_id(shard, stage), &checkpoint)?;
-        }
-        // Sealed under the stage that it has learned from, so that a rollback of that stage takes
-        // it along.
-        let record = RunRecord {
-            stage: run.stage,
-            round: run.round,
-            state: run.state.clone(),
-        };
-        batch = batch.put(&owner, &shard.0.to_string(), &record)?;
-        let rates = self.with_round(clients);
-        let sums = RatesRecord(rates);
-        self.store
-            .write(batch.put(&KeyName::public(), "", &sums)?)?;
-        self.measured(rates);
-        let loss = run.losses().last().copied().flatten();
-        tracing::info!(%shard, stage, round = key.round, clients, late, ?loss, "round closed");
         Ok(())
     }
 

@@ -2,25 +2,26 @@
 //! make them unreadable.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use lethe_learn::aggregate::{check_finite, clip, norm};
-use lethe_learn::sketch::sketch;
-use lethe_model::lora::{Adapter, AdapterShape};
-use lethe_model::split::SplitSpec;
+use lethe_learn::sketch::Sketcher;
+use lethe_model::lora::AdapterShape;
 use lethe_proto::ids::{RoundKey, ShardId, SubjectId};
 use lethe_proto::message::Refusal;
 use lethe_proto::packed::Packed;
 use lethe_proto::{codec, limits};
 use lethe_recipe::Recipe;
-use lethe_store::sealed::{Batch, KeyName};
+use lethe_store::sealed::{Batch, KeyName, SealedStore};
 
+use super::personal::REPLAYED;
 use super::{Core, checkpoint_id, stage_key};
 use crate::CoordinatorError;
 use crate::aggregate::Contribution;
 use crate::arrivals::Arrived;
-use crate::records::{Contributor, Update, UpdateKey, UpdateRecord};
-use crate::run::shard_seed;
+use crate::records::{Contributor, PersonalRecord, Update, UpdateKey, UpdateRecord};
+use crate::run::{Run, shard_seed};
 
 fn update_id(key: RoundKey, subject: &SubjectId) -> String {
     format!(
@@ -33,26 +34,76 @@ fn internal(e: &dyn std::fmt::Display) -> CoordinatorError {
     CoordinatorError::refuse(lethe_proto::message::Refusal::Internal, e.to_string())
 }
 
-/// Which part of an adapter is whose.
+/// Which part of an adapter is whose, and how updates of every shard are sketched.
 #[derive(Clone, Debug)]
 pub(crate) struct Whole {
     pub(crate) shape: Arc<AdapterShape>,
-    pub(crate) split: SplitSpec,
-    pub(crate) layers: usize,
+    /// Of the whole model.
+    layers: usize,
+    /// Where the values of the device's layers lie.
+    edge: Arc<[Range<usize>]>,
+    /// Where those of the coordinator's layers lie.
+    inner: Arc<[Range<usize>]>,
+    sketchers: Arc<[OnceLock<Sketcher>]>,
 }
 
 impl Whole {
+    pub(crate) fn new(recipe: &Recipe, shape: &Arc<AdapterShape>, layers: usize) -> Self {
+        let edge = shape.selected(|l| recipe.split.on_device(l, layers));
+        let inner = shape.selected(|l| !recipe.split.on_device(l, layers));
+        Self {
+            shape: shape.clone(),
+            layers,
+            edge: edge.into(),
+            inner: inner.into(),
+            sketchers: (0..recipe.shards).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// Whether a layer is the device's.
+    pub(crate) fn on_device(&self, recipe: &Recipe, layer: usize) -> bool {
+        recipe.split.on_device(layer, self.layers)
+    }
+
+    /// Values of the device's part.
+    fn edge_len(&self) -> usize {
+        self.edge.iter().map(Range::len).sum()
+    }
+
     /// Both parts of an update as one, `[values]`.
     fn join(&self, device: &Packed, middle: &[f32]) -> Result<Vec<f32>, CoordinatorError> {
-        let invalid =
-            |e: &dyn std::fmt::Display| CoordinatorError::refuse(Refusal::Invalid, e.to_string());
-        let mut whole = Adapter::from_data(&self.shape, vec![0.0; self.shape.len()])?;
-        let inner = whole.select(|l| !self.split.on_device(l, self.layers));
-        whole.paste(&Adapter::from_data(inner.shape(), middle.to_vec())?)?;
-        let edge = whole.select(|l| self.split.on_device(l, self.layers));
-        let values = device.decode(edge.data.len()).map_err(|e| invalid(&e))?;
-        whole.paste(&Adapter::from_data(edge.shape(), values)?)?;
-        Ok(whole.data)
+        let invalid = |why: String| CoordinatorError::refuse(Refusal::Invalid, why);
+        let expected: usize = self.inner.iter().map(Range::len).sum();
+        if middle.len() != expected {
+            let got = middle.len();
+            return Err(invalid(format!(
+                "the middle part of an update has {got} values, expected {expected}"
+            )));
+        }
+        let device = device
+            .decode(self.edge_len())
+            .map_err(|e| invalid(e.to_string()))?;
+        let mut whole = vec![0.0; self.shape.len()];
+        place(&mut whole, &self.edge, &device);
+        place(&mut whole, &self.inner, middle);
+        Ok(whole)
+    }
+
+    fn sketch(&self, recipe: &Recipe, shard: ShardId, delta: &[f32]) -> Vec<f32> {
+        let make = || Sketcher::new(&shard_seed(recipe, shard), self.shape.len());
+        match self.sketchers.get(usize::from(shard.0)) {
+            Some(known) => known.get_or_init(make).sketch(delta),
+            None => make().sketch(delta),
+        }
+    }
+}
+
+/// Copies values to where they lie in the whole, one range after the other.
+fn place(whole: &mut [f32], lie: &[Range<usize>], mut values: &[f32]) {
+    for range in lie {
+        let (here, rest) = values.split_at(range.len());
+        whole[range.clone()].copy_from_slice(here);
+        values = rest;
     }
 }
 
@@ -92,6 +143,10 @@ impl Update {
                 "a loss of {loss}, expected 0 to {most} nats"
             )));
         }
+        // Decoded now, and again when the round is added up: inflated once.
+        let device = device
+            .inflated(whole.edge_len())
+            .map_err(|e| invalid(e.to_string()))?;
         let mut update = Self {
             device,
             middle,
@@ -100,9 +155,9 @@ impl Update {
             samples,
             norm: None,
         };
-        let delta = update.delta(recipe, whole)?;
-        update.norm = Some(norm(&delta));
-        update.sketch = sketch(&shard_seed(recipe, round.shard), &delta);
+        let (delta, norm) = update.measured(recipe, whole)?;
+        update.norm = Some(norm);
+        update.sketch = whole.sketch(recipe, round.shard, &delta);
         Ok(update)
     }
 
@@ -114,7 +169,7 @@ impl Update {
     ) -> Result<Contribution, CoordinatorError> {
         let norm = match self.norm {
             Some(norm) => norm,
-            None => norm(&self.delta(recipe, whole)?),
+            None => self.measured(recipe, whole)?.1,
         };
         Ok(Contribution {
             sketch: self.sketch.clone(),
@@ -124,16 +179,33 @@ impl Update {
         })
     }
 
-    /// The change of the whole adapter, no longer than the recipe allows.
+    /// The change of the whole adapter, no longer than the recipe allows, and its length (L2 norm).
+    fn measured(
+        &self,
+        recipe: &Recipe,
+        whole: &Whole,
+    ) -> Result<(Vec<f32>, f32), CoordinatorError> {
+        let mut delta = whole.join(&self.device, &self.middle)?;
+        check_finite(&delta, whole.shape.len())?;
+        let had = clip(&mut delta, recipe.clip);
+        let now = if had > recipe.clip { norm(&delta) } else { had };
+        Ok((delta, now))
+    }
+
+    /// The change of the whole adapter, no longer than the recipe allows; `norm` is its length as
+    /// it was measured when the update came.
     pub(crate) fn delta(
         &self,
         recipe: &Recipe,
         whole: &Whole,
+        norm: f32,
     ) -> Result<Vec<f32>, CoordinatorError> {
-        let mut delta = whole.join(&self.device, &self.middle)?;
-        check_finite(&delta, whole.shape.len())?;
-        clip(&mut delta, recipe.clip);
-        Ok(delta)
+        // One that was shortened is as long as allowed, but for rounding. Of a shorter one nothing
+        // is to be measured again.
+        if norm < 0.99 * recipe.clip {
+            return whole.join(&self.device, &self.middle);
+        }
+        self.measured(recipe, whole).map(|(delta, _)| delta)
     }
 }
 
@@ -175,71 +247,12 @@ impl SealedUpdate {
 impl Core {
     /// How adapters are divided between devices and coordinator.
     pub(crate) fn whole(&self) -> Whole {
-        Whole {
-            shape: self.shape.clone(),
-            split: self.recipe.split,
-            layers: self.layers,
-        }
+        self.whole.clone()
     }
 
     /// Training samples that a subject joined with.
     pub(crate) fn joined_samples(&self, subject: &SubjectId) -> u32 {
         self.subjects.get(subject).map_or(0, |r| r.samples)
-    }
-
-    /// All of them in one write.
-    pub(super) fn store_updates(&mut self, arrived: &[Arrived]) -> Result<(), CoordinatorError> {
-        let mut batch = Batch::new();
-        let mut secrets: BTreeMap<String, [u8; 32]> = BTreeMap::new();
-        for a in arrived {
-            let (id, key_id) = (
-                update_id(a.round, &a.subject),
-                checkpoint_id(a.round.shard, a.round.stage),
-            );
-            let known = match secrets.get(&key_id) {
-                Some(k) => Some(*k),
-                None => self.store.get::<UpdateKey>(&key_id)?.map(|k| k.0),
-            };
-            let secret = match known {
-                Some(k) => k,
-                None => {
-                    let k = UpdateKey(lethe_seal::random()?);
-                    batch = batch.put(&stage_key(a.round.shard, a.round.stage), &key_id, &k)?;
-                    k.0
-                }
-            };
-            secrets.insert(key_id, secret);
-            let plain = codec::to_bytes(&a.update).map_err(|e| internal(&e))?;
-            let record = UpdateRecord(lethe_seal::seal(&secret, id.as_bytes(), &plain)?);
-            batch = batch.put(&KeyName::subject(a.subject.as_str()), &id, &record)?;
-        }
-        Ok(self.store.write(batch)?)
-    }
-
-    /// The stored update of a subject in a round, if there is one that can be read.
-    pub(super) fn load_update(
-        &self,
-        key: RoundKey,
-        subject: &SubjectId,
-    ) -> Result<Option<Update>, CoordinatorError> {
-        self.sealed_update(key, subject)?
-            .map_or(Ok(None), SealedUpdate::open)
-    }
-
-    /// The same, not yet opened.
-    pub(super) fn sealed_update(
-        &self,
-        key: RoundKey,
-        subject: &SubjectId,
-    ) -> Result<Option<SealedUpdate>, CoordinatorError> {
-        let id = update_id(key, subject);
-        let Some(record) = self.store.get::<UpdateRecord>(&id)? else {
-            return Ok(None);
-        };
-        let secret = self
-            .store
-            .get::<UpdateKey>(&checkpoint_id(key.shard, key.stage))?;
-        Ok(secret.map(|UpdateKey(secret)| SealedUpdate { id, secret, record }))
     }
 
     /// Whose updates of a round's stage are stored, and the rounds that they were begun in.
@@ -256,20 +269,28 @@ impl Core {
             .collect()
     }
 
-    /// Deletes updates that a round has aggregated.
-    pub(super) fn drop_updates(batch: Batch, key: RoundKey, counted: &[Contributor]) -> Batch {
-        let id = |(s, begun): &Contributor| {
-            update_id(
-                RoundKey {
-                    round: *begun,
-                    ..key
-                },
-                s,
-            )
+    /// Removes updates that no run waits for, when a folder is opened: those of a replay that a
+    /// restart has ended, and those that were still being written when their shard was rolled back.
+    pub(super) fn drop_strays(&self) -> Result<(), CoordinatorError> {
+        let waits = |key: &String| {
+            let prefix = |r: &Run| format!("{}/{}/", r.shard.0, r.generation);
+            self.runs.iter().any(|r| key.starts_with(&prefix(r)))
         };
-        counted
-            .iter()
-            .fold(batch, |b, c| b.delete::<UpdateRecord>(&id(c)))
+        let mut batch = Batch::new();
+        for key in self.store.keys::<UpdateRecord>() {
+            if !waits(&key) {
+                batch = batch.delete::<UpdateRecord>(&key);
+            }
+        }
+        for key in self.store.keys::<PersonalRecord>() {
+            if key.starts_with(REPLAYED) {
+                batch = batch.delete::<PersonalRecord>(&key);
+            }
+        }
+        if !batch.is_empty() {
+            self.store.write(batch)?;
+        }
+        Ok(())
     }
 
     /// Deletes all updates of a shard's rounds, live and replayed.
@@ -281,4 +302,69 @@ impl Core {
             .filter(of)
             .fold(batch, |b, k| b.delete::<UpdateRecord>(k))
     }
+}
+
+/// Stores updates in one write. Runs outside the lock: a person who is deleted meanwhile does not
+/// come back with it.
+pub(crate) fn store_updates(
+    store: &SealedStore,
+    arrived: &[Arrived],
+) -> Result<(), CoordinatorError> {
+    let mut batch = Batch::new();
+    let mut secrets: BTreeMap<String, [u8; 32]> = BTreeMap::new();
+    for a in arrived {
+        let id = update_id(a.round, &a.subject);
+        let key_id = checkpoint_id(a.round.shard, a.round.stage);
+        let known = match secrets.get(&key_id) {
+            Some(k) => Some(*k),
+            None => store.get::<UpdateKey>(&key_id)?.map(|k| k.0),
+        };
+        let secret = match known {
+            Some(k) => k,
+            None => {
+                let k = UpdateKey(lethe_seal::random()?);
+                batch = batch.put(&stage_key(a.round.shard, a.round.stage), &key_id, &k)?;
+                k.0
+            }
+        };
+        secrets.insert(key_id, secret);
+        let plain = codec::to_bytes(&a.update).map_err(|e| internal(&e))?;
+        let record = UpdateRecord(lethe_seal::seal(&secret, id.as_bytes(), &plain)?);
+        batch = batch.put_existing(&KeyName::subject(a.subject.as_str()), &id, &record)?;
+    }
+    Ok(store.write(batch)?)
+}
+
+/// The stored update of a subject in a round, if there is one that can be read.
+pub(super) fn load_update(
+    store: &SealedStore,
+    key: RoundKey,
+    subject: &SubjectId,
+) -> Result<Option<Update>, CoordinatorError> {
+    sealed_update(store, key, subject)?.map_or(Ok(None), SealedUpdate::open)
+}
+
+/// The same, not yet opened.
+pub(super) fn sealed_update(
+    store: &SealedStore,
+    key: RoundKey,
+    subject: &SubjectId,
+) -> Result<Option<SealedUpdate>, CoordinatorError> {
+    let id = update_id(key, subject);
+    let Some(record) = store.get::<UpdateRecord>(&id)? else {
+        return Ok(None);
+    };
+    let secret = store.get::<UpdateKey>(&checkpoint_id(key.shard, key.stage))?;
+    Ok(secret.map(|UpdateKey(secret)| SealedUpdate { id, secret, record }))
+}
+
+/// Deletes updates that a round has counted.
+pub(super) fn drop_updates(batch: Batch, key: RoundKey, counted: &[Contributor]) -> Batch {
+    counted.iter().fold(batch, |batch, (subject, begun)| {
+        let begun = RoundKey {
+            round: *begun,
+            ..key
+        };
+        batch.delete::<UpdateRecord>(&update_id(begun, subject))
+    })
 }

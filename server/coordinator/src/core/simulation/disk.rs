@@ -83,7 +83,7 @@ impl Storage for Database {
         self.read(|db| db.get(key))
     }
 
-    fn apply(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+    fn apply(&self, writes: &[Write]) -> Result<(), StoreError> {
         let mut state = self.disk.state();
         if state.dead {
             return Err(broken(&self.path));

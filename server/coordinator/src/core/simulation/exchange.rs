@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::CoordinatorError;
 use crate::arrivals::Arrived;
-use crate::core::updates::Sent;
+use crate::core::updates::{Sent, store_updates};
 use crate::core::{Core, Work};
 use crate::records::Update;
 
@@ -66,14 +66,22 @@ pub(super) fn answer(
                 answer,
                 place: None,
             };
-            let answers = core.take_updates(vec![arrived], now);
+            let admitted = core.admit_updates(vec![arrived], now);
+            let mut answers = admitted.answers;
+            if !admitted.taken.is_empty() {
+                let stored = store_updates(&admitted.store, &admitted.taken);
+                answers.extend(core.updates_stored(admitted.taken, stored, now));
+            }
             answers
                 .into_iter()
                 .next()
                 .map_or(Ok(()), |(_, a)| a)
                 .map(|()| Reply::Ack)
         }
-        Request::Decline { round, .. } => core.declined(round, subject, now).map(|()| Reply::Ack),
+        Request::Decline { round, .. } => {
+            core.declined(round, subject, now);
+            Ok(Reply::Ack)
+        }
         Request::Errors { release, rows } => core
             .take_errors(subject, release, rows)
             .map(|()| Reply::Ack),
@@ -87,7 +95,9 @@ pub(super) fn answer(
 /// The middle part of every update: that of a session without passes.
 pub(super) fn middle(core: &Core) -> Vec<f32> {
     let whole = Adapter::from_data(&core.shape, vec![0.0; core.shape.len()]).expect("fits");
-    whole.select(|l| !core.on_device(l)).data
+    whole
+        .select(|l| !core.whole().on_device(&core.recipe, l))
+        .data
 }
 
 /// A request in a few words.

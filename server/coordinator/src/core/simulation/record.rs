@@ -16,6 +16,8 @@ pub(super) struct Count {
     pub(super) deletions: u64,
     /// Updates that counted in a later round.
     pub(super) late: u64,
+    /// Rounds that were added up while other things happened.
+    pub(super) slow: u64,
 }
 
 impl std::ops::AddAssign for Count {
@@ -28,6 +30,7 @@ impl std::ops::AddAssign for Count {
         self.repeated += o.repeated;
         self.deletions += o.deletions;
         self.late += o.late;
+        self.slow += o.slow;
     }
 }
 

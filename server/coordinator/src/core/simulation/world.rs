@@ -17,7 +17,7 @@ use super::exchange::{answer, brief, kind};
 use super::record::{Count, Trace};
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
-use crate::core::Core;
+use crate::core::{Closed, Closing, Core};
 use crate::metrics::Traffic;
 use crate::records::{Contributor, ReleaseRecord, SubjectRecord};
 
@@ -48,6 +48,16 @@ enum Event {
     /// A device can be reached, or not.
     Partition(usize, bool),
     Forget(Vec<DeletionRequest>),
+    /// A round that was being added up comes back to the coordinator that began it.
+    AddedUp(u64),
+}
+
+/// A round that is being added up.
+enum Job {
+    /// The updates are read when it ends.
+    Waits(Closing),
+    /// They were read when it began.
+    Done(Closed),
 }
 
 /// What happens to messages.
@@ -86,6 +96,10 @@ pub(super) struct Simulation {
     release: u64,
     trace: Trace,
     pub(super) count: Count,
+    /// Rounds that are being added up; they go with the process.
+    jobs: BTreeMap<u64, Job>,
+    /// Longest time that adding up takes, in milliseconds; 0: it has ended at once.
+    adding: u64,
     folder: tempfile::TempDir,
 }
 
@@ -195,10 +209,13 @@ impl Simulation {
             let whole =
                 lethe_model::lora::Adapter::from_data(&core.shape, vec![0.0; core.shape.len()])
                     .expect("fits");
-            whole.select(|l| core.on_device(l)).shape().clone()
+            whole
+                .select(|l| core.whole().on_device(&core.recipe, l))
+                .shape()
+                .clone()
         };
         let common = Common {
-            recipe: core.recipe.clone(),
+            recipe: core.recipe.as_ref().clone(),
             edge,
             hidden: 4,
             anchors: core.anchors.len(),
@@ -229,6 +246,8 @@ impl Simulation {
             release: 0,
             trace: Trace::default(),
             count: Count::default(),
+            jobs: BTreeMap::new(),
+            adding: 0,
             folder,
         };
         for n in 0..devices {
@@ -236,6 +255,10 @@ impl Simulation {
         }
         if wide {
             this.more_requests(&mut wider);
+        }
+        let mut slow = Seed::from_u64(seed).derive("adding up", &[]).rng();
+        if quiet.is_none() && seed >= WIDER && slow.below(3) > 0 {
+            this.adding = 1 + slow.below(4000) as u64;
         }
         this.at(200, Event::Tick);
         if quiet.is_some() {
@@ -409,8 +432,12 @@ impl Simulation {
         match event {
             Event::Tick => {
                 let now = self.now - self.started;
-                if let Some(Err(e)) = self.core.as_mut().map(|c| c.tick(now)) {
-                    self.note(format!("{when} tick: {e}"));
+                if let Some(core) = self.core.as_mut() {
+                    let before = core.failures;
+                    core.tick(now);
+                    if core.failures > before {
+                        self.note(format!("{when} duties failed"));
+                    }
                 }
                 self.at(self.now + 200, Event::Tick);
             }
@@ -434,8 +461,20 @@ impl Simulation {
                 let down = self.dice.below(5000) as u64;
                 self.act(n, Act::Wait(down));
             }
+            Event::AddedUp(id) => {
+                let now = self.now - self.started;
+                let closed = match self.jobs.remove(&id) {
+                    Some(Job::Waits(job)) => Some(job.run()),
+                    Some(Job::Done(closed)) => Some(closed),
+                    None => None,
+                };
+                if let (Some(core), Some(closed)) = (self.core.as_mut(), closed) {
+                    core.round_closed(closed, now);
+                }
+            }
             Event::Crash(down) => {
                 self.core = None;
+                self.jobs.clear();
                 self.count.crashes += 1;
                 self.at(self.now + down, Event::Start);
             }
@@ -445,8 +484,36 @@ impl Simulation {
             Event::Partition(n, false) => drop(self.cut.remove(&n)),
             Event::Forget(requests) => self.forget(requests),
         }
+        self.add_up();
         self.look();
         self.now < END && !self.settled()
+    }
+
+    /// Begins to add up the rounds that are due.
+    fn add_up(&mut self) {
+        let now = self.now - self.started;
+        while let Some(core) = self.core.as_mut() {
+            let jobs = core.take_effects().jobs;
+            if jobs.is_empty() {
+                return;
+            }
+            for job in jobs {
+                if self.adding == 0 {
+                    core.round_closed(job.run(), now);
+                    continue;
+                }
+                self.count.slow += 1;
+                self.events += 1;
+                let id = self.events;
+                let when = self.now + 1 + self.dice.below(self.adding as usize) as u64;
+                let job = match self.dice.below(2) {
+                    0 => Job::Waits(job),
+                    _ => Job::Done(job.run()),
+                };
+                self.jobs.insert(id, job);
+                self.queue.insert((when, id), Event::AddedUp(id));
+            }
+        }
     }
 
     /// Into the trace, which must not depend on where the data folder is.
