@@ -45,16 +45,23 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_STREAMS: u32 = 8;
 /// Most connections with one certificate.
 pub const MAX_CONNECTIONS_PER_PEER: usize = 4;
-/// What a connection may send before the coordinator has made room for it, in bytes.
-pub const UNASKED: u64 = 16 << 10;
+/// What a connection may send before the coordinator has made room for it, in bytes. A thousand
+/// devices send that much at the same moment: it has to fit into the socket's buffer (4 MiB), or
+/// packets are lost and sent again much later.
+pub const UNASKED: u64 = 4 << 10;
 /// Messages up to this length come and go without waiting for room.
 pub const SMALL: usize = 8 << 10;
-/// Room for larger messages on their way, in each direction; one that is larger takes all of it.
-pub const SWIFT: usize = 16 << 20;
-/// Room for those of slow peers.
+/// Room for larger messages on their way to the coordinator, in bytes: what the socket's buffer
+/// holds. A message that is larger takes all of it.
+pub const COMING: usize = 4 << 20;
+/// Room for updates that have come and are not stored yet.
+pub const KEPT: usize = 16 << 20;
+/// Room for larger messages on their way to devices, each of which has a buffer of its own.
+pub const GOING: usize = 16 << 20;
+/// Room for those of slow peers, in each direction.
 pub const SLOW: usize = 128 << 20;
 /// After how long a peer is slow.
-pub const LINGER: Duration = Duration::from_millis(500);
+pub const LINGER: Duration = Duration::from_millis(200);
 /// How long a slow one may wait for room among its like before it is cut off.
 pub const CROWDED: Duration = Duration::from_secs(5);
 /// Longest wait of a large message for room.

@@ -36,11 +36,20 @@ impl Line {
 }
 
 /// Room for all that comes, and for all that goes.
-#[derive(Default)]
 struct Traffic {
     coming: Room,
     going: Room,
     turns: Turns,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            coming: Room::coming(),
+            going: Room::going(),
+            turns: Turns::default(),
+        }
+    }
 }
 
 /// A handler with the runtime that its work is done on.
@@ -180,9 +189,15 @@ impl Desk {
             .await
         {
             Ok((Ok((request, bytes)), place)) => {
-                // An update keeps its room until it is stored. Other requests may wait for each
-                // other, and must not do so with what others need.
-                let _place = Some(place).filter(|_| matches!(request, Request::Update { .. }));
+                // An update has room until it is stored. Other requests may wait for each other,
+                // and must not do so with what others need.
+                let _place = match request {
+                    Request::Update { .. } => match self.traffic.coming.keep(place).await {
+                        Ok(kept) => Some(kept),
+                        Err(Crowded) => return Some(busy()),
+                    },
+                    _ => None,
+                };
                 drop(turn);
                 self.answer(line.peer, request, bytes).await
             }

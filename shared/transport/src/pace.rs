@@ -3,10 +3,11 @@
 //!
 //! A connection may send [`limits::UNASKED`] bytes that nobody has read; for more it needs credit,
 //! which it gets by and by when its message has found room. Messages of one direction share
-//! [`limits::SWIFT`] bytes; one that takes longer than [`limits::LINGER`] moves to the
-//! [`limits::SLOW`] bytes of those whose peers are slow, so that these do not hold up the others;
-//! when there is no room for it either, it is cut off. A peer has one large message at a time in
-//! each direction, and one that falls behind an even pace is cut off.
+//! [`limits::COMING`] or [`limits::GOING`] bytes; one that takes longer than [`limits::LINGER`]
+//! moves to the [`limits::SLOW`] bytes of those whose peers are slow, so that these do not hold up
+//! the others; when there is no room for it either, it is cut off. An update that has come makes way
+//! for the next and needs room among the [`limits::KEPT`] bytes until it is stored. A peer has one
+//! large message at a time in each direction, and one that falls behind an even pace is cut off.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -32,6 +33,7 @@ pub(crate) struct Crowded;
 pub(crate) struct Room {
     swift: Pool,
     slow: Pool,
+    kept: Pool,
     waits: Waits,
 }
 
@@ -64,14 +66,13 @@ impl Pool {
     }
 }
 
-impl Default for Room {
+impl Default for Waits {
     fn default() -> Self {
-        let waits = Waits {
+        Self {
             enter: limits::ROOM_WAIT,
             linger: limits::LINGER,
             crowded: limits::CROWDED,
-        };
-        Self::new(limits::SWIFT, limits::SLOW, waits)
+        }
     }
 }
 
@@ -87,8 +88,19 @@ impl Room {
         Self {
             swift: Pool::new(swift),
             slow: Pool::new(slow),
+            kept: Pool::new(limits::KEPT),
             waits,
         }
+    }
+
+    /// For what comes from peers.
+    pub(crate) fn coming() -> Self {
+        Self::new(limits::COMING, limits::SLOW, Waits::default())
+    }
+
+    /// For what goes to them.
+    pub(crate) fn going() -> Self {
+        Self::new(limits::GOING, limits::SLOW, Waits::default())
     }
 
     /// Waits for room for a message of `bytes`.
@@ -124,6 +136,18 @@ impl Room {
         };
         place.room = Some(slow);
         Ok((message.await, place))
+    }
+}
+
+impl Room {
+    /// A message that has come makes way for others, and has room among those that are kept. Until
+    /// there is some, it stays where it is: then less comes.
+    pub(crate) async fn keep<'a>(&'a self, mut place: Place<'a>) -> Result<Place<'a>, Crowded> {
+        if place.room.is_some() {
+            let kept = self.kept.enter(place.units, self.waits.enter).await?;
+            place.room = Some(kept);
+        }
+        Ok(place)
     }
 }
 

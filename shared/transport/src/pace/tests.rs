@@ -72,8 +72,8 @@ async fn those_who_are_slow_make_way() {
 
 #[tokio::test]
 async fn one_larger_than_all_room_takes_all_of_it() {
-    let room = Room::default();
-    let place = room.enter(limits::SWIFT * 3).await.expect("room");
+    let room = Room::coming();
+    let place = room.enter(limits::COMING * 3).await.expect("room");
     let carried = room
         .carry(place, async { room.swift.0.available_permits() })
         .await;
@@ -84,7 +84,7 @@ async fn one_larger_than_all_room_takes_all_of_it() {
     // Until it is dropped.
     until(&room, 0, limits::SLOW).await;
     drop(carried);
-    until(&room, limits::SWIFT, limits::SLOW).await;
+    until(&room, limits::COMING, limits::SLOW).await;
 }
 
 #[tokio::test]
@@ -243,4 +243,34 @@ async fn a_peer_sends_what_it_has_credit_for_and_no_more() {
     );
     assert_eq!((read, written.is_ok()), ((), true));
     push(&mut send, 0).await;
+}
+
+#[tokio::test]
+async fn what_has_come_makes_way_while_there_is_room_to_keep_it() {
+    let room = Arc::new(Room::new(MESSAGE, MESSAGE, waits(20)));
+    let all = room.kept.1;
+    let first = room.enter(MESSAGE).await.expect("room");
+    let kept = room.keep(first).await.expect("room to keep it");
+    assert_eq!(room.kept.0.available_permits(), all - MESSAGE / UNIT);
+    assert_eq!(given(&room, MESSAGE).await, Ok(7), "the next may come");
+    // With no room to keep the next, it stays where it is, and nothing more comes.
+    let full = room
+        .kept
+        .0
+        .acquire_many((all - MESSAGE / UNIT) as u32)
+        .await;
+    let second = room.enter(MESSAGE).await.expect("room");
+    let waiting = tokio::spawn({
+        let room = room.clone();
+        async move { room.enter(MESSAGE).await.map(drop) }
+    });
+    assert_eq!(room.keep(second).await.map(drop), Err(Crowded));
+    assert_eq!(
+        waiting.await.expect("no panic"),
+        Ok(()),
+        "then it is cut off"
+    );
+    drop(full);
+    drop(kept);
+    assert_eq!(room.kept.0.available_permits(), all);
 }
