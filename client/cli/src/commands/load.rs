@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -12,6 +13,7 @@ use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::message::{Reply, Request};
 use lethe_puppet::{Did, Puppet, PuppetError, Role, identity};
+use lethe_transport::TransportError;
 use lethe_transport::client::{Connection, Dialer, enrol};
 use lethe_transport::identity::Invitation;
 use serde_json::{Value, json};
@@ -47,6 +49,8 @@ pub(crate) struct LoadArgs {
 const PER_SOCKET: usize = 250;
 /// Handshakes at once: a phone's takes longer than any of these waits.
 const AT_ONCE: usize = 16;
+/// Between two questions of the one who measures how long answers take.
+const PROBE: Duration = Duration::from_millis(5);
 /// Handshakes that one puppet begins again.
 const PATIENCE: u32 = 5;
 
@@ -146,6 +150,41 @@ impl Operator {
     }
 }
 
+/// Asks for a release again and again, which is answered at once and waits for what a poll waits
+/// for. Returns how long each answer took, until it is told to stop.
+async fn probe(
+    addr: SocketAddr,
+    invitation: String,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Vec<Duration>> {
+    let invitation = Invitation::parse(&invitation)?;
+    let me = enrol(addr, &invitation).await?;
+    let connection = Connection::open(addr, &invitation.authority()?, Some(&me)).await?;
+    let request = Request::Release {
+        have: None,
+        adapters: vec![],
+    };
+    let mut waits = vec![];
+    while !stop.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        match connection.call(&request).await {
+            // There is none before the last round has closed.
+            Ok(_) | Err(TransportError::Refused { .. }) => waits.push(asked.elapsed()),
+            Err(e) => return Err(e.into()),
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+    Ok(waits)
+}
+
+/// The value below which a share of them lies, in milliseconds.
+fn quantile(sorted: &[Duration], share: f64) -> f64 {
+    let at = (sorted.len() as f64 * share) as usize;
+    let last = sorted.len().saturating_sub(1);
+    let value = sorted.get(at.min(last));
+    value.map_or(0.0, |d| d.as_secs_f64() * 1000.0)
+}
+
 fn say(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{line}");
@@ -217,6 +256,8 @@ async fn measure(
     }
     let joined_s = started.elapsed().as_secs_f64() - invited_s;
     say(&format!("{clients} joined: {joined_s:.0} s"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let asking = tokio::spawn(probe(addr, operator.invite(clients).await?, stop.clone()));
     let (idle_mib, idle_cpu) = (server.resident_mib(), server.cpu_seconds());
     let (told, mut events) = mpsc::unbounded_channel();
     let mut work = JoinSet::new();
@@ -250,6 +291,9 @@ async fn measure(
         ends[usize::from(round)] = Some(at);
     }
     let cpu = server.cpu_seconds() - idle_cpu;
+    stop.store(true, Ordering::Relaxed);
+    let mut waits = asking.await??;
+    waits.sort_unstable();
     work.abort_all();
     // The first round is the one that warms up; each of the others lasts from the last answer of
     // the one before.
@@ -266,5 +310,7 @@ async fn measure(
         "clients": clients, "rounds": rounds, "rounds_per_second": per_second, "round_p50_ms": at(0.5),
         "round_p99_ms": at(0.99), "coordinator_rss_mib": server.resident_mib(), "coordinator_peak_mib": server.peak_mib(),
         "coordinator_idle_rss_mib": idle_mib, "coordinator_cpu_s": cpu, "invited_s": invited_s, "joined_s": joined_s, "handshakes_repeated": repeated,
+        "answers": waits.len(), "answer_p50_ms": quantile(&waits, 0.5), "answer_p99_ms": quantile(&waits, 0.99),
+        "answer_max_ms": quantile(&waits, 1.0),
     }))
 }

@@ -21,8 +21,12 @@ use crate::arrivals::Arrived;
 use crate::records::{BegunRecord, Contributor, NormRecord, RoundRecord};
 use crate::run::{OpenRound, Run, round_seed};
 
-/// How often a starved round is tried again before its shard waits for people to look.
+/// After so many deadlines in a row a starved round is tried again once an hour only: most of its
+/// clients are gone, and somebody has to look.
 const MAX_STARVED: u32 = 1000;
+
+/// An hour, in milliseconds.
+const HOUR: u64 = 3_600_000;
 
 /// A duty that fails says so at most so often, in milliseconds.
 const SAY_AGAIN: u64 = 5000;
@@ -445,20 +449,25 @@ impl Core {
     }
 
     pub(super) fn starved(&mut self, i: usize, got: usize, needed: usize, now: u64) {
-        let deadline = now + self.recipe.deadline_s * 1000;
         let run = &mut self.runs[i];
         let key = run.key();
-        if let Some(open) = run.open.as_mut().filter(|o| o.starved < MAX_STARVED) {
-            open.starved += 1;
-            open.round.extend(deadline);
-            self.wake.subjects.extend(open.round.members().cloned());
-            tracing::warn!(
-                ?key,
-                got,
-                needed,
-                "round starved: too few clients answered in time; trying again"
-            );
-        }
+        let Some(open) = run.open.as_mut() else {
+            return;
+        };
+        let usual = self.recipe.deadline_s * 1000;
+        let wait = match open.starved < MAX_STARVED {
+            true => usual,
+            false => usual.max(HOUR),
+        };
+        open.starved = open.starved.saturating_add(1);
+        open.round.extend(now + wait);
+        self.wake.subjects.extend(open.round.members().cloned());
+        tracing::warn!(
+            ?key,
+            got,
+            needed,
+            "round starved: too few clients answered in time; trying again"
+        );
     }
 
     /// Reads again what a failed write left in doubt.
