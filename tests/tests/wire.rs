@@ -10,7 +10,7 @@ use lethe_proto::admin::{
 };
 use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
 use lethe_proto::deletion::{DeletionRequest, Proposal};
-use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
+use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{
     BatchShape, Declined, EraseOrder, Erased, ErrorReport, Orders, Purpose, Refusal, ReleaseInfo,
     Reply, Request, RoundStart, ServedAdapter, Task,
@@ -19,6 +19,7 @@ use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_proto::payload::{Payload, WireFormat};
 
 const ROUND: RoundKey = RoundKey {
+    epoch: EpochNo(5),
     shard: ShardId(2),
     generation: 3,
     stage: 1,

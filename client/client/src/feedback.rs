@@ -4,7 +4,7 @@
 //! It begins with nothing at every stage, and the coordinator says which of the client's rounds
 //! counted, so that a replay of the stage sends the same bytes.
 
-use lethe_proto::ids::RoundKey;
+use lethe_proto::ids::{EpochNo, RoundKey, ShardId};
 use serde::{Deserialize, Serialize};
 
 /// Rounds that are kept: a live one and a replay, each with the one before it.
@@ -13,6 +13,37 @@ const KEPT: usize = 4;
 /// What was left out, by round.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Feedback(Vec<(RoundKey, Vec<f32>)>);
+
+/// A round as clients kept it before rounds had an epoch.
+#[derive(Serialize, Deserialize)]
+struct RoundV1 {
+    shard: ShardId,
+    generation: u32,
+    stage: u16,
+    round: u16,
+}
+
+/// The same as it was kept then: all of it is of the first epoch.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct FeedbackV1(Vec<(RoundV1, Vec<f32>)>);
+
+impl From<FeedbackV1> for Feedback {
+    fn from(old: FeedbackV1) -> Self {
+        let round = |r: RoundV1| RoundKey {
+            epoch: EpochNo::FIRST,
+            shard: r.shard,
+            generation: r.generation,
+            stage: r.stage,
+            round: r.round,
+        };
+        Self(
+            old.0
+                .into_iter()
+                .map(|(r, left)| (round(r), left))
+                .collect(),
+        )
+    }
+}
 
 impl Feedback {
     /// What the update of a round left out.
@@ -38,15 +69,30 @@ impl Feedback {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lethe_proto::ids::ShardId;
 
     fn round(generation: u32, round: u16) -> RoundKey {
         RoundKey {
+            epoch: EpochNo::FIRST,
             shard: ShardId(0),
             generation,
             stage: 1,
             round,
         }
+    }
+
+    #[test]
+    fn what_was_kept_before_epochs_is_of_the_first() {
+        let old = RoundV1 {
+            shard: ShardId(0),
+            generation: 4,
+            stage: 1,
+            round: 2,
+        };
+        let bytes = lethe_proto::codec::to_bytes(&FeedbackV1(vec![(old, vec![1.5])]));
+        let kept: FeedbackV1 =
+            lethe_proto::codec::from_bytes(&bytes.expect("encodes"), 1 << 10).expect("decodes");
+        let feedback = Feedback::from(kept);
+        assert_eq!(feedback.of(round(4, 2)), Some(&[1.5][..]));
     }
 
     #[test]

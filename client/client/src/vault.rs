@@ -13,7 +13,7 @@ use lethe_transport::identity::Identity;
 use serde::{Deserialize, Serialize};
 
 use crate::ClientError;
-use crate::feedback::Feedback;
+use crate::feedback::{Feedback, FeedbackV1};
 use crate::frozen::FrozenStore;
 use crate::history::{Cutoffs, Joined, LocalEvent};
 
@@ -193,10 +193,12 @@ impl Vault {
         let path = self.feedback_path();
         match fs::read(&path) {
             Ok(bytes) => {
-                let plain = lethe_seal::unseal(&self.key, FEEDBACK, &bytes);
-                Ok(plain
-                    .and_then(|p| codec::from_bytes(&p, MAX_STATE).ok())
-                    .unwrap_or_default())
+                if let Some(plain) = lethe_seal::unseal(&self.key, FEEDBACK, &bytes) {
+                    return Ok(codec::from_bytes(&plain, MAX_STATE).unwrap_or_default());
+                }
+                let plain = lethe_seal::unseal(&self.key, FEEDBACK_V1, &bytes);
+                let old = plain.and_then(|p| codec::from_bytes::<FeedbackV1>(&p, MAX_STATE).ok());
+                Ok(old.map(Feedback::from).unwrap_or_default())
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Feedback::default()),
             Err(e) => Err(io(&path)(e)),
@@ -241,7 +243,8 @@ impl Vault {
     }
 }
 
-const FEEDBACK: &[u8] = b"lethe-client-feedback/1";
+const FEEDBACK: &[u8] = b"lethe-client-feedback/2";
+const FEEDBACK_V1: &[u8] = b"lethe-client-feedback/1";
 
 /// Binds a sealed file to what it is; the number is that of its layout.
 const STATE: &[u8] = b"lethe-client-state/3";

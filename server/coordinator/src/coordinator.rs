@@ -20,7 +20,7 @@ use crate::CoordinatorError;
 use crate::arrivals::{Arrivals, Arrived};
 use crate::config::ServerConfig;
 use crate::core::updates::store_updates;
-use crate::core::{Closed, Closing, Core};
+use crate::core::{Closed, Core, Job};
 use crate::fatal;
 use crate::handlers::Envelope;
 use crate::metrics::{self, Traffic};
@@ -37,8 +37,8 @@ struct Inner {
     server: OnceLock<Server>,
     waiters: Waiters,
     arrivals: Arrivals,
-    /// Rounds that are to be added up.
-    rounds: mpsc::Sender<Closing>,
+    /// Work that is done without the lock.
+    jobs: mpsc::Sender<Job>,
     started: Instant,
     update_bytes: AtomicU64,
     activation_bytes: AtomicU64,
@@ -95,8 +95,8 @@ impl Coordinator {
                 failed = Some(e);
                 Arrivals::closed()
             });
-            let (rounds, due) = mpsc::channel();
-            if let Err(e) = close_rounds(this.clone(), due) {
+            let (jobs, due) = mpsc::channel();
+            if let Err(e) = start_worker(this.clone(), due) {
                 failed = Some(e);
             }
             Inner {
@@ -106,7 +106,7 @@ impl Coordinator {
                 server: OnceLock::new(),
                 waiters: Waiters::default(),
                 arrivals,
-                rounds,
+                jobs,
                 started: Instant::now(),
                 update_bytes: AtomicU64::new(0),
                 activation_bytes: AtomicU64::new(0),
@@ -234,7 +234,7 @@ impl Coordinator {
         let effects = self.core().take_effects();
         for job in effects.jobs {
             // Nobody is there to take it only when this coordinator ends.
-            let _ = self.0.rounds.send(job);
+            let _ = self.0.jobs.send(job);
         }
         if let Some(server) = self.0.server.get() {
             effects.disconnect.iter().for_each(|c| server.disconnect(c));
@@ -312,15 +312,24 @@ impl Coordinator {
     }
 }
 
-/// Starts the thread that adds rounds up; it ends with the coordinator.
-fn close_rounds(this: Weak<Inner>, due: mpsc::Receiver<Closing>) -> std::io::Result<()> {
+/// Starts the thread that works without the lock; it ends with the coordinator.
+fn start_worker(this: Weak<Inner>, due: mpsc::Receiver<Job>) -> std::io::Result<()> {
     let work = move || {
-        while let Ok(closing) = due.recv() {
-            let closed = closing.run();
-            let Some(inner) = this.upgrade() else {
-                return;
-            };
-            Coordinator(inner).round_closed(closed);
+        while let Ok(job) = due.recv() {
+            match job {
+                Job::AddUp(closing) => {
+                    let closed = closing.run();
+                    let Some(inner) = this.upgrade() else {
+                        return;
+                    };
+                    Coordinator(inner).round_closed(closed);
+                }
+                Job::Clean(counted) => {
+                    if let Err(e) = counted.remove() {
+                        tracing::warn!("updates that have counted stay until the next start: {e}");
+                    }
+                }
+            }
         }
     };
     std::thread::Builder::new()

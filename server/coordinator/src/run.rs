@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lethe_learn::seed::Seed;
 use lethe_model::lora::AdapterShape;
-use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
+use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
 use lethe_proto::round::Round;
 use lethe_recipe::Recipe;
 
@@ -16,6 +16,7 @@ use crate::records::{Contributor, TrainState};
 /// A shard's training, between or inside rounds.
 #[derive(Debug)]
 pub(crate) struct Run {
+    pub(crate) epoch: EpochNo,
     pub(crate) shard: ShardId,
     /// The run that is served, not a replay.
     pub(crate) live: bool,
@@ -87,12 +88,14 @@ impl Run {
     /// A run between two rounds.
     pub(crate) fn at(key: RoundKey, live: bool, state: TrainState) -> Self {
         let RoundKey {
+            epoch,
             shard,
             generation,
             stage,
             round,
         } = key;
         Self {
+            epoch,
             shard,
             live,
             generation,
@@ -170,6 +173,7 @@ impl Run {
 
     pub(crate) fn key(&self) -> RoundKey {
         RoundKey {
+            epoch: self.epoch,
             shard: self.shard,
             generation: self.generation,
             stage: self.stage,
@@ -268,6 +272,7 @@ mod tests {
     #[test]
     fn what_a_closing_round_counts_is_fixed() {
         let key = RoundKey {
+            epoch: EpochNo::FIRST,
             shard: ShardId(3),
             generation: 2,
             stage: 1,

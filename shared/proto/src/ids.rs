@@ -69,10 +69,28 @@ impl fmt::Display for ShardId {
     }
 }
 
+/// An epoch: what a recipe, a base model, a catalogue and a partition fix. The first one has the
+/// number 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EpochNo(pub u32);
+
+impl EpochNo {
+    /// The first epoch.
+    pub const FIRST: Self = Self(1);
+}
+
+impl fmt::Display for EpochNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch {}", self.0)
+    }
+}
+
 /// A round of a shard's training. `generation` distinguishes runs of the same stage before and
 /// after a rollback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RoundKey {
+    /// The epoch.
+    pub epoch: EpochNo,
     /// The shard.
     pub shard: ShardId,
     /// Run of the shard: grows with every rollback and replay.

@@ -219,6 +219,7 @@ mod tests {
 
     fn round() -> Round {
         let key = RoundKey {
+            epoch: crate::ids::EpochNo::FIRST,
             shard: ShardId(0),
             generation: 1,
             stage: 1,

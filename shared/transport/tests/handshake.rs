@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lethe_proto::ids::{Digest, RoundKey, ShardId};
+use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId};
 use lethe_proto::message::{Refusal, Reply, Request, Task};
 use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_transport::TransportError;
@@ -174,6 +174,7 @@ async fn revocation_ends_live_connections() {
 fn update(bytes: usize) -> Request {
     Request::Update {
         round: RoundKey {
+            epoch: EpochNo::FIRST,
             shard: ShardId(0),
             generation: 1,
             stage: 1,

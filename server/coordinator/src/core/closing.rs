@@ -26,6 +26,30 @@ fn missing() -> CoordinatorError {
     CoordinatorError::refuse(Refusal::Internal, "an acknowledged update is missing")
 }
 
+/// Work that needs no lock.
+pub(crate) enum Job {
+    /// A round is to be added up.
+    AddUp(Box<Closing>),
+    /// Updates that have counted are to be removed.
+    Clean(Counted),
+}
+
+/// Updates that have counted. The record of their round says so: should they stay, they are not
+/// counted again, and the next opening of the folder removes them.
+pub(crate) struct Counted {
+    store: Arc<SealedStore>,
+    key: RoundKey,
+    counted: Vec<Contributor>,
+}
+
+impl Counted {
+    /// Removes them.
+    pub(crate) fn remove(self) -> Result<(), CoordinatorError> {
+        let batch = drop_updates(Batch::new(), self.key, &self.counted);
+        Ok(self.store.write(batch)?)
+    }
+}
+
 /// A round whose counted updates are fixed and still have to be added up. It holds copies: whoever
 /// runs it needs no lock.
 pub(crate) struct Closing {
@@ -218,7 +242,7 @@ impl Core {
     fn close_live(&mut self, i: usize, counted: Vec<Contributor>) -> Result<(), CoordinatorError> {
         let closing = self.closing_of(&self.runs[i], counted)?;
         self.runs[i].closing = true;
-        self.jobs.push(closing);
+        self.jobs.push(Job::AddUp(Box::new(closing)));
         Ok(())
     }
 
@@ -274,7 +298,7 @@ impl Core {
         let contributors: Vec<SubjectId> = counted.iter().map(|(s, _)| s.clone()).collect();
         let begun: Vec<u16> = counted.iter().map(|(_, begun)| *begun).collect();
         let late = begun.iter().filter(|b| **b != key.round).count();
-        let mut batch = drop_updates(std::mem::take(&mut aggregated.own), key, counted);
+        let mut batch = std::mem::take(&mut aggregated.own);
         if late > 0 {
             batch = batch.put(&owner, &round_id, &BegunRecord(begun))?;
         }
@@ -303,6 +327,11 @@ impl Core {
         self.store
             .write(batch.put(&KeyName::public(), "", &sums)?)?;
         self.measured(rates);
+        self.jobs.push(Job::Clean(Counted {
+            store: self.store.clone(),
+            key,
+            counted: counted.to_vec(),
+        }));
         let feeds_back = self.recipe.updates.feeds_back();
         let recipe = self.recipe.clone();
         let run = &mut self.runs[i];

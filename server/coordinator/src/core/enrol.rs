@@ -211,7 +211,7 @@ impl Core {
             // that one is retrained too. Before the subject is a member of it: a crash in between
             // leaves the erasure pending, to be repeated.
             let keys = self.roll_back(&[(to, slice + 1)], &[])?;
-            self.also_affected(subject, (to, slice + 1), keys)?;
+            self.also_affected(subject, to, slice + 1, keys)?;
             // What is served has changed: it gets a number of its own.
             self.release_rolled_back()?;
         }

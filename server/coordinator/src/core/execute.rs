@@ -168,12 +168,16 @@ impl Core {
             let first = self.rolling.entry(*shard).or_insert(*stage);
             *first = (*first).min(*stage);
         }
+        // A generation of its own first: should this process end in the middle, what is left of the
+        // shard is not taken for the old one.
+        for (shard, _) in shards {
+            self.next_generation(*shard)?;
+        }
         let gone = self.store.destroy(&self.keys_of(shards, others))?;
         self.parts.clear();
         (self.wake.everybody, self.closed) = (true, true);
         self.drop_derived(shards)?;
         for (shard, _) in shards {
-            self.next_generation(*shard)?;
             let run = self.load_run(*shard)?;
             let served = self.newest_checkpoint(*shard)?.1;
             self.runs[usize::from(shard.0)] = run;
@@ -248,7 +252,8 @@ impl Core {
     pub(super) fn also_affected(
         &mut self,
         subject: &SubjectId,
-        (shard, stage): (ShardId, u16),
+        shard: ShardId,
+        stage: u16,
         keys_destroyed: u32,
     ) -> Result<(), CoordinatorError> {
         let hash = Digest::of_values(&self.served[usize::from(shard.0)].data);

@@ -10,7 +10,7 @@ use lethe_learn::seed::Seed;
 use lethe_model::config::ModelConfig;
 use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_plan::lineage::{Commitment, checkpoint_key};
-use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
+use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
 use lethe_proto::limits::PAGE;
 use lethe_proto::message::Role;
 use lethe_proto::packed::Packed;
@@ -60,7 +60,7 @@ mod simulation;
 mod training;
 pub(crate) mod updates;
 
-pub(crate) use closing::{Closed, Closing};
+pub(crate) use closing::{Closed, Job};
 use journal::Journal;
 use meter::Meter;
 pub(crate) use observe::View;
@@ -143,8 +143,8 @@ pub(crate) struct Core {
     pub(crate) wake: Wake,
     /// A round closed: sessions may be stale.
     pub(crate) closed: bool,
-    /// Rounds that wait to be added up.
-    jobs: Vec<Closing>,
+    /// What is to be done without the lock.
+    jobs: Vec<Job>,
     /// Duties that failed since the start.
     failures: u64,
     /// When each of them last said why, in milliseconds since the start.
@@ -167,8 +167,8 @@ pub(crate) struct Effects {
     pub(crate) wake: Wake,
     /// A round closed: sessions may be stale.
     pub(crate) closed: bool,
-    /// Rounds that are to be added up, without the lock.
-    pub(crate) jobs: Vec<Closing>,
+    /// What is to be done without the lock.
+    pub(crate) jobs: Vec<Job>,
 }
 
 impl Core {
@@ -409,6 +409,7 @@ impl Core {
             }
         }
         let key = RoundKey {
+            epoch: EpochNo::FIRST,
             shard,
             generation,
             stage,

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 
 use lethe_proto::admin::ReplayState;
-use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
+use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
 use lethe_proto::message::Refusal;
 use lethe_proto::round::Outcome;
 
 use lethe_store::sealed::{Batch, KeyName};
 
 use super::Core;
-use super::closing::Closed;
+use super::closing::{Closed, Job};
 use crate::CoordinatorError;
 use crate::records::Contributor;
 use crate::run::{Run, initial};
@@ -101,6 +101,7 @@ impl Core {
         self.counters = counters;
         let state = initial(&self.recipe, &self.shape);
         let key = RoundKey {
+            epoch: EpochNo::FIRST,
             shard,
             generation: self.counters.generation,
             stage: 1,
@@ -194,7 +195,7 @@ impl Core {
                 let closing = self.closing_of(&replay.run, counted);
                 let closing = closing.inspect_err(|e| replay.fail(e, now))?;
                 replay.run.closing = true;
-                self.jobs.push(closing);
+                self.jobs.push(Job::AddUp(Box::new(closing)));
             }
             Some(_) => {
                 open.starved += 1;

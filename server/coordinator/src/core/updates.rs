@@ -1,7 +1,7 @@
 //! Updates of open rounds: stored so that either of two keys, the subject's and the stage's, can
 //! make them unreadable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -21,7 +21,7 @@ use crate::CoordinatorError;
 use crate::aggregate::Contribution;
 use crate::arrivals::Arrived;
 use crate::records::{Contributor, PersonalRecord, Update, UpdateKey, UpdateRecord};
-use crate::run::{Run, shard_seed};
+use crate::run::shard_seed;
 
 fn update_id(key: RoundKey, subject: &SubjectId) -> String {
     format!(
@@ -270,15 +270,31 @@ impl Core {
     }
 
     /// Removes updates that no run waits for, when a folder is opened: those of a replay that a
-    /// restart has ended, and those that were still being written when their shard was rolled back.
+    /// restart has ended, those that were still being written when their shard was rolled back, and
+    /// those that have counted.
     pub(super) fn drop_strays(&self) -> Result<(), CoordinatorError> {
-        let waits = |key: &String| {
-            let prefix = |r: &Run| format!("{}/{}/", r.shard.0, r.generation);
-            self.runs.iter().any(|r| key.starts_with(&prefix(r)))
-        };
+        let mut wanted: BTreeSet<String> = BTreeSet::new();
+        for run in &self.runs {
+            let key = run.key();
+            let recorded = self.recorded_rounds(run.shard)?;
+            let counted: BTreeSet<&Contributor> = recorded
+                .range((run.stage, 0)..=(run.stage, u16::MAX))
+                .flat_map(|(_, c)| c)
+                .collect();
+            for (subject, begun) in self.updates_of(key) {
+                let of = (subject, begun);
+                if !counted.contains(&of) {
+                    let begun = RoundKey {
+                        round: begun,
+                        ..key
+                    };
+                    wanted.insert(update_id(begun, &of.0));
+                }
+            }
+        }
         let mut batch = Batch::new();
         for key in self.store.keys::<UpdateRecord>() {
-            if !waits(&key) {
+            if !wanted.contains(&key) {
                 batch = batch.delete::<UpdateRecord>(&key);
             }
         }

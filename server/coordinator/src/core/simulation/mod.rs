@@ -46,6 +46,7 @@ use world::Simulation;
 mod device;
 mod disk;
 mod exchange;
+mod look;
 mod record;
 mod world;
 
@@ -53,9 +54,10 @@ mod world;
 /// either went on from a state that was not stored, without a record of who had taken part. 257,
 /// 319: a crash cut off the write that closed a round before it removed the round's updates, and
 /// the next round counted them again as late. 445, 849: what was left of a person after an erasure
-/// moved to another shard, which was rolled back and served without a release of its own. 1190: a late
-/// update was taken while the last round of its stage was being added up.
-const REGRESSIONS: &[u64] = &[40, 93, 257, 319, 445, 849, 1190];
+/// moved to another shard, which was rolled back and served without a release of its own. 1190: a
+/// late update was taken while the last round of its stage was being added up. 4964: a rollback that
+/// a crash cut off left its shard at an earlier stage of the same generation.
+const REGRESSIONS: &[u64] = &[40, 93, 257, 319, 445, 849, 1190, 4964];
 
 /// A shard's adapter from its recorded rounds and what devices hold now.
 fn anew(sim: &Simulation, core: &Core, shard: usize) -> Digest {
@@ -68,6 +70,7 @@ fn anew(sim: &Simulation, core: &Core, shard: usize) -> Digest {
             .iter()
             .map(|(s, begun)| {
                 let key = RoundKey {
+                    epoch: run.epoch,
                     shard: run.shard,
                     generation: run.generation,
                     stage,

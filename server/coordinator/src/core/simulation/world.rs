@@ -17,9 +17,9 @@ use super::exchange::{answer, brief, kind};
 use super::record::{Count, Trace};
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
-use crate::core::{Closed, Closing, Core};
+use crate::core::Core;
+use crate::core::closing::{Closed, Closing, Counted, Job};
 use crate::metrics::Traffic;
-use crate::records::{Contributor, ReleaseRecord, SubjectRecord};
 
 /// When virtual time begins, in milliseconds since 1970.
 const BEGIN: u64 = 1_800_000_000_000;
@@ -52,12 +52,14 @@ enum Event {
     AddedUp(u64),
 }
 
-/// A round that is being added up.
-enum Job {
+/// Something that is being done without the lock.
+enum Running {
     /// The updates are read when it ends.
     Waits(Closing),
     /// They were read when it began.
     Done(Closed),
+    /// Updates that have counted are removed when it ends.
+    Cleans(Counted),
 }
 
 /// What happens to messages.
@@ -71,36 +73,36 @@ struct Network {
 pub(super) struct Simulation {
     pub(super) seed: u64,
     pub(super) now: u64,
-    dice: Stream,
+    pub(super) dice: Stream,
     queue: BTreeMap<(u64, u64), Event>,
-    events: u64,
+    pub(super) events: u64,
     network: Network,
-    config: ServerConfig,
-    disk: Disk,
+    pub(super) config: ServerConfig,
+    pub(super) disk: Disk,
     pub(super) core: Option<Core>,
     /// Virtual time at which the coordinator was started.
-    started: u64,
+    pub(super) started: u64,
     pub(super) devices: Vec<Device>,
-    certificates: Vec<Digest>,
-    cut: BTreeSet<usize>,
+    pub(super) certificates: Vec<Digest>,
+    pub(super) cut: BTreeSet<usize>,
     pub(super) common: Common,
     /// Deletions that the coordinator accepted.
     pub(super) forgotten: BTreeSet<SubjectId>,
     /// Whose deletion was answered with a failure: it may have been accepted. And whose device does
     /// not erase without consent: what it gave before went with the items, and it gives no more.
-    doubted: BTreeSet<SubjectId>,
+    pub(super) doubted: BTreeSet<SubjectId>,
     /// What was acknowledged, by round; checked when the round has closed.
-    acknowledged: BTreeMap<RoundKey, BTreeSet<SubjectId>>,
+    pub(super) acknowledged: BTreeMap<RoundKey, BTreeSet<SubjectId>>,
     /// The newest round that each shard was seen in.
-    seen: Vec<RoundKey>,
-    release: u64,
-    trace: Trace,
+    pub(super) seen: Vec<RoundKey>,
+    pub(super) release: u64,
+    pub(super) trace: Trace,
     pub(super) count: Count,
-    /// Rounds that are being added up; they go with the process.
-    jobs: BTreeMap<u64, Job>,
+    /// What is being done without the lock; it goes with the process.
+    jobs: BTreeMap<u64, Running>,
     /// Longest time that adding up takes, in milliseconds; 0: it has ended at once.
-    adding: u64,
-    folder: tempfile::TempDir,
+    pub(super) adding: u64,
+    pub(super) folder: tempfile::TempDir,
 }
 
 fn model() -> ModelConfig {
@@ -464,8 +466,10 @@ impl Simulation {
             Event::AddedUp(id) => {
                 let now = self.now - self.started;
                 let closed = match self.jobs.remove(&id) {
-                    Some(Job::Waits(job)) => Some(job.run()),
-                    Some(Job::Done(closed)) => Some(closed),
+                    Some(Running::Waits(job)) => Some(job.run()),
+                    Some(Running::Done(closed)) => Some(closed),
+                    // What a failing disk leaves goes with the next start.
+                    Some(Running::Cleans(counted)) => counted.remove().ok().and(None),
                     None => None,
                 };
                 if let (Some(core), Some(closed)) = (self.core.as_mut(), closed) {
@@ -498,19 +502,24 @@ impl Simulation {
                 return;
             }
             for job in jobs {
-                if self.adding == 0 {
-                    core.round_closed(job.run(), now);
-                    continue;
-                }
+                let running = match job {
+                    Job::AddUp(job) if self.adding == 0 => {
+                        core.round_closed(job.run(), now);
+                        continue;
+                    }
+                    Job::Clean(counted) if self.adding == 0 => {
+                        let _ = counted.remove();
+                        continue;
+                    }
+                    Job::AddUp(job) if self.dice.below(2) == 0 => Running::Waits(*job),
+                    Job::AddUp(job) => Running::Done(job.run()),
+                    Job::Clean(counted) => Running::Cleans(counted),
+                };
                 self.count.slow += 1;
                 self.events += 1;
                 let id = self.events;
                 let when = self.now + 1 + self.dice.below(self.adding as usize) as u64;
-                let job = match self.dice.below(2) {
-                    0 => Job::Waits(job),
-                    _ => Job::Done(job.run()),
-                };
-                self.jobs.insert(id, job);
+                self.jobs.insert(id, running);
                 self.queue.insert((when, id), Event::AddedUp(id));
             }
         }
@@ -637,153 +646,6 @@ impl Simulation {
                 u64::from(!self.acknowledged.entry(round).or_default().insert(subject));
         }
         Some(reply)
-    }
-
-    /// What must hold after every event.
-    fn look(&mut self) {
-        let Some(core) = self.core.as_ref() else {
-            return;
-        };
-        assert!(
-            core.counters.release >= self.release,
-            "{}: a release number went back",
-            self.story()
-        );
-        self.release = core.counters.release;
-        for (k, run) in core.runs.iter().enumerate() {
-            let place = usize::from(run.shard.0);
-            assert_eq!(place, k, "{}: a run is missing", self.story());
-        }
-        assert_eq!(core.runs.len(), core.recipe.shards, "{}", self.story());
-        self.look_at_served(core);
-        self.look_at_recalls(core);
-        let mut closed = vec![];
-        // What a failed write left in doubt is not known yet.
-        for (run, seen) in core.runs.iter().zip(&self.seen).filter(|(r, _)| !r.stale) {
-            let at = (run.generation, run.stage, run.round);
-            let before = (seen.generation, seen.stage, seen.round);
-            assert!(
-                at >= before,
-                "{}: shard {} went back from {before:?} to {at:?}",
-                self.story(),
-                run.shard
-            );
-            if at != before && seen.generation == run.generation {
-                closed.push(*seen);
-            }
-        }
-        for key in closed {
-            let Ok(recorded) = core.recorded_rounds(key.shard) else {
-                continue;
-            };
-            let stage = recorded.range((key.stage, 0)..=(key.stage, key.round));
-            let counted: Vec<(u16, &Contributor)> = stage
-                .flat_map(|((_, round), c)| c.iter().map(|c| (*round, c)))
-                .collect();
-            let distinct: BTreeSet<&Contributor> = counted.iter().map(|(_, c)| *c).collect();
-            assert_eq!(
-                distinct.len(),
-                counted.len(),
-                "{}: {key:?} counted an update twice: {counted:?}",
-                self.story()
-            );
-            let most = core.recipe.staleness.unwrap_or(0);
-            let late = counted
-                .iter()
-                .find(|(round, (_, begun))| usize::from(round - begun) > most);
-            assert_eq!(late, None, "{}: too late", self.story());
-            self.count.late += counted
-                .iter()
-                .filter(|(r, (_, begun))| *r == key.round && begun < r)
-                .count() as u64;
-            let begun = |k: &RoundKey| {
-                RoundKey {
-                    round: key.round,
-                    ..*k
-                } == key
-                    && k.round <= key.round
-            };
-            // Taken while the write that closed the round was in doubt: it is late, and waits for
-            // the next.
-            let next = key.round + 1;
-            let waits = |begun: u16, s: &SubjectId| {
-                let may =
-                    usize::from(next) < core.recipe.rounds && usize::from(next - begun) <= most;
-                may && core.updates_of(key).contains(&(s.clone(), begun))
-            };
-            for (k, subjects) in self.acknowledged.iter().filter(|(k, _)| begun(k)) {
-                for s in subjects
-                    .iter()
-                    .filter(|s| !self.forgotten.contains(s) && !self.doubted.contains(s))
-                {
-                    let here = distinct.contains(&(s.clone(), k.round)) || waits(k.round, s);
-                    assert!(
-                        here,
-                        "{}: {key:?} lost the acknowledged update of {s} in {k:?}",
-                        self.story()
-                    );
-                }
-            }
-        }
-        for (run, seen) in core
-            .runs
-            .iter()
-            .zip(&mut self.seen)
-            .filter(|(r, _)| !r.stale)
-        {
-            *seen = run.key();
-        }
-    }
-
-    /// What may be fetched is what the store says is served.
-    fn look_at_served(&self, core: &Core) {
-        let release = core.counters.release;
-        if release == 0 || core.may_serve().is_err() {
-            return;
-        }
-        let hashes = core.served_hashes();
-        assert_eq!(
-            core.counters.served,
-            hashes,
-            "{}: served without a release",
-            self.story()
-        );
-        // While the disk is dead nothing can be compared.
-        let Ok(record) = core.store.get::<ReleaseRecord>(&release.to_string()) else {
-            return;
-        };
-        let record = record.unwrap_or_else(|| {
-            panic!(
-                "{}: release {release} is served, and not stored",
-                self.story()
-            )
-        });
-        let stored: Vec<Digest> = record.shards.iter().map(|(d, _)| *d).collect();
-        assert_eq!(stored, hashes, "{}: release {release}", self.story());
-        assert!(
-            !record.recalled,
-            "{}: {release} is recalled and served",
-            self.story()
-        );
-    }
-
-    /// What counts as recalled or restricted is stored as that.
-    fn look_at_recalls(&self, core: &Core) {
-        if core.recalled > 0 {
-            let id = core.recalled.to_string();
-            // While the disk is dead nothing can be compared.
-            if let Ok(stored) = core.store.get::<ReleaseRecord>(&id) {
-                let so = stored.is_some_and(|r| r.recalled);
-                assert!(so, "{}: recalled, and not stored as that", self.story());
-            }
-        }
-        for (s, _) in core.subjects.iter().filter(|(_, r)| r.restricted) {
-            if let Ok(stored) = core.store.get::<SubjectRecord>(s.as_str()) {
-                // Gone: a deletion of the person has destroyed its key, and is to be executed.
-                let so = stored.is_none_or(|r| r.restricted);
-                assert!(so, "{}: {s} is restricted, and not stored", self.story());
-            }
-        }
     }
 
     /// Faults are over, training is, and every deletion has its receipt.
