@@ -95,7 +95,8 @@ impl Experiment {
                     "ours",
                     Partition::Ours,
                     combine,
-                    (shards, SLICES),
+                    shards,
+                    SLICES,
                     *epochs,
                     &self.seed,
                 )

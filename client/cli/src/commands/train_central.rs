@@ -205,7 +205,8 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
         middle,
         adapter,
         job.encoder.answers,
-        (recipe_central, steps),
+        recipe_central,
+        steps,
     );
     let batches =
         (0..args.epochs).flat_map(|epoch| epoch_batches(&train, args.batch, epoch, &seed));
