@@ -268,23 +268,27 @@ impl Experiment {
             .take(self.timed)
             .map(|s| vec![*s])
             .collect();
+        let users: BTreeSet<u32> = case.gone.iter().map(|s| self.world.user(*s)).collect();
+        let saved = (cost.samples > 0).then(|| reference.samples as f64 / cost.samples as f64);
         let (p50, p95) = self.timed(m, &singles)?;
         let (ranked_p50, ranked_p95) = self.timed(m, &self.ranked.clone())?;
         Ok(json!({
-            "dataset": case.dataset, "method": m.name(), "deletion": case.deletion.name(), "seed": case.seed,
+            "dataset": case.dataset, "method": m.name(), "deletion": case.deletion.name(),
+            "seed": case.seed,
             "auc_before": auc_before, "auc_after": auc_after, "uauc_after": uauc_after,
             "gap_to_retrain": auc_after - reference.auc, "submodel_auc": submodels,
             "auc_composed": auc_composed, "gap_composed": auc_composed - reference.auc_composed,
             "seconds": cost.seconds, "samples_retrained": cost.samples,
-            "retrain_saved": (cost.samples > 0).then(|| reference.samples as f64 / cost.samples as f64),
+            "retrain_saved": saved,
             "exact": m.exactness() == Exactness::Exact, "exactness": m.exactness(),
-            "jsd_to_retrain": jsd(&on_gone, &reference.on_gone), "l2_to_retrain": l2(&on_gone, &reference.on_gone),
+            "jsd_to_retrain": jsd(&on_gone, &reference.on_gone),
+            "l2_to_retrain": l2(&on_gone, &reference.on_gone),
             "mia_auc": self.attack(m, &case.attacked, &on_gone, case.references)?,
             "passes": m.passes(), "query_ms_p50": p50, "query_ms_p95": p95,
             "ranked_ms_p50": ranked_p50, "ranked_ms_p95": ranked_p95,
             "train_seconds": trained.seconds, "train_samples": trained.samples,
-            "users_deleted": case.gone.iter().map(|s| self.world.user(*s)).collect::<BTreeSet<_>>().len(),
-            "samples_deleted": case.gone.len(), "samples": self.train.len(), "test": self.test.len(),
+            "users_deleted": users.len(), "samples_deleted": case.gone.len(),
+            "samples": self.train.len(), "test": self.test.len(),
             "people": self.world.people(),
         }))
     }
@@ -300,11 +304,13 @@ impl Experiment {
         let after = self.composed(rates, None, None);
         let before = self.composed(&self.world.rates(|_, _| false), None, None);
         json!({
-            "dataset": case.dataset, "method": "rates, no language model", "deletion": case.deletion.name(), "seed": case.seed,
+            "dataset": case.dataset, "method": "rates, no language model",
+            "deletion": case.deletion.name(), "seed": case.seed,
             "auc_before": before, "auc_after": after, "gap_to_retrain": after - reference.auc,
-            "auc_composed": after, "gap_composed": after - reference.auc_composed, "submodel_auc": after,
-            "seconds": seconds, "samples_retrained": 0, "exact": true, "exactness": Exactness::Exact, "passes": 0,
-            "samples_deleted": case.gone.len(), "samples": self.train.len(), "test": self.test.len(),
+            "auc_composed": after, "gap_composed": after - reference.auc_composed,
+            "submodel_auc": after, "seconds": seconds, "samples_retrained": 0, "exact": true,
+            "exactness": Exactness::Exact, "passes": 0, "samples_deleted": case.gone.len(),
+            "samples": self.train.len(), "test": self.test.len(),
             "people": self.world.people(),
         })
     }

@@ -65,7 +65,12 @@ struct Args {
     #[arg(long, default_value_t = 4)]
     shards: usize,
     /// What is deleted, one after the other from the same state.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["one-percent", "five-percent", "interaction"])]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_values = ["one-percent", "five-percent", "interaction"],
+    )]
     deletions: Vec<experiment::Deletion>,
     /// A run of some minutes: MovieLens, one seed, few samples; everything still happens for real.
     #[arg(long)]

@@ -239,8 +239,8 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     Ok(out)
 }
 
-/// Refuses a run that would train or measure nothing, before anything is loaded: it would end with an
-/// untrained adapter and figures that are no numbers.
+/// Refuses a run that would train or measure nothing, before anything is loaded: it would end with
+/// an untrained adapter and figures that are no numbers.
 fn check_samples(
     args: &Args,
     data: &Dataset,
