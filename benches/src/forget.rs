@@ -254,7 +254,8 @@ async fn damages(tries: u32) -> anyhow::Result<Value> {
         sum.panics += o.panics;
     }
     Ok(json!({
-        "tried": sum.tried, "silent": sum.silent, "panics": sum.panics, "harmless": sum.harmless, "quarantined": sum.quarantined, "refused": sum.refused
+        "tried": sum.tried, "silent": sum.silent, "panics": sum.panics, "harmless": sum.harmless,
+        "quarantined": sum.quarantined, "refused": sum.refused,
     }))
 }
 

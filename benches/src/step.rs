@@ -114,7 +114,8 @@ fn main() -> anyhow::Result<()> {
         let (rank, layers) = (cli.rank, cli.layers);
         writeln!(
             out,
-            "{batch},{tokens},{rank},{layers},{threads},{arithmetic},{min:.3},{median:.3},{max:.3},{:.0}",
+            "{batch},{tokens},{rank},{layers},{threads},{arithmetic},{min:.3},{median:.3},{max:.3},\
+             {:.0}",
             peak_mib()
         )?;
     } else {

@@ -116,7 +116,7 @@ impl Proxy {
         );
         let mut tasks = JoinSet::new();
         let (f, r, c) = (faults.clone(), routes.clone(), Arc::clone(&counts));
-        tasks.spawn(async move { run(front, server, Seed::from_u64(seed), (f, r, c)).await });
+        tasks.spawn(async move { run(front, server, Seed::from_u64(seed), f, r, c).await });
         Self {
             addr,
             counts,
@@ -142,7 +142,9 @@ async fn run(
     front: Arc<UdpSocket>,
     server: SocketAddr,
     seed: Seed,
-    (faults, routes, counts): (Arc<Mutex<Faults>>, Arc<Mutex<Routes>>, Arc<Counts>),
+    faults: Arc<Mutex<Faults>>,
+    routes: Arc<Mutex<Routes>>,
+    counts: Arc<Counts>,
 ) {
     let mut returns = JoinSet::new();
     let mut ways = 0u64;

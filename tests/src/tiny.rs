@@ -22,9 +22,10 @@ pub const ITEMS: u32 = 30;
 pub fn write_model(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let config = json!({
-        "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": FF, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": VOCAB, "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+        "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": FF,
+        "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": VOCAB, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "tie_word_embeddings": true,
     });
     std::fs::write(folder.join("config.json"), config.to_string())?;
     std::fs::write(folder.join("tokenizer.json"), tokenizer().to_string())?;
@@ -93,12 +94,18 @@ fn tokenizer() -> serde_json::Value {
     vocab.insert("\u{120}N".into(), 256);
     vocab.insert("\u{120}Y".into(), 257);
     json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": {
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": true,
+        },
         "post_processor": null, "decoder": null,
-        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab,
-            "merges": [["\u{120}", "N"], ["\u{120}", "Y"]] },
+            "merges": [["\u{120}", "N"], ["\u{120}", "Y"]],
+        },
     })
 }
 

@@ -1,5 +1,5 @@
 //! The rules of the house: dependencies, names that must not leak, pure crates, unsafe code, size
-//! of files.
+//! of files, length of lines, parameters.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -36,17 +36,16 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
         .collect()
 }
 
-/// Rust sources below the members' `src`, without the test and bench crates.
-fn sources() -> Vec<(String, String)> {
+/// Files with this extension at or below `places`, with their text; what a build wrote is left out.
+fn files(places: &[&str], extension: &str) -> Vec<(String, String)> {
     let mut out = vec![];
-    let mut stack: Vec<PathBuf> = ["shared", "server", "client"]
-        .iter()
-        .map(|d| root().join(d))
-        .collect();
+    let mut stack: Vec<PathBuf> = places.iter().map(|d| root().join(d)).collect();
     while let Some(p) = stack.pop() {
         if p.is_dir() {
-            stack.extend(std::fs::read_dir(&p).unwrap().map(|e| e.unwrap().path()));
-        } else if p.extension().is_some_and(|x| x == "rs") {
+            if !p.ends_with("target") {
+                stack.extend(std::fs::read_dir(&p).unwrap().map(|e| e.unwrap().path()));
+            }
+        } else if p.extension().is_some_and(|x| x == extension) {
             let name = p
                 .strip_prefix(root())
                 .unwrap()
@@ -56,7 +55,20 @@ fn sources() -> Vec<(String, String)> {
         }
     }
     out.sort();
+    out
+}
+
+/// Rust sources below the members' `src`, without the test and bench crates.
+fn sources() -> Vec<(String, String)> {
+    let out = files(&["shared", "server", "client"], "rs");
     assert!(out.len() > 50, "the sources were not found");
+    out
+}
+
+/// All Rust sources.
+fn all_sources() -> Vec<(String, String)> {
+    let mut out = sources();
+    out.extend(files(&["tests", "benches", "mobile"], "rs"));
     out
 }
 
@@ -203,6 +215,210 @@ fn files_are_small() {
     assert!(*longest <= 800, "{file} has {longest} lines: split it");
     let median = lengths[lengths.len() / 2].0;
     assert!(median <= 300, "the median file has {median} lines");
+}
+
+/// Whether a line is too long for a terminal, or for two files side by side.
+fn is_long(line: &str) -> bool {
+    line.chars().count() > 100
+}
+
+/// Lines of prose; tables, code and links cannot be wrapped.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut fenced = false;
+    (1..).zip(text.lines()).filter(move |(_, l)| {
+        let fence = l.trim_start().starts_with("```");
+        fenced ^= fence;
+        let link = l.contains("](") || l.contains("://");
+        !fenced && !fence && !l.starts_with('|') && !link
+    })
+}
+
+#[test]
+fn lines_are_at_most_100_columns() {
+    let mut long = vec![];
+    for (file, text) in all_sources() {
+        let lines = (1..).zip(text.lines()).filter(|(_, l)| is_long(l));
+        long.extend(lines.map(|(n, _)| format!("{file}:{n}")));
+    }
+    for (file, text) in files(&["docs", "README.md"], "md") {
+        let lines = prose(&text).filter(|(_, l)| is_long(l));
+        long.extend(lines.map(|(n, _)| format!("{file}:{n}")));
+    }
+    assert!(
+        long.is_empty(),
+        "wrap these lines at 100 columns:\n{}",
+        long.join("\n")
+    );
+}
+
+/// How many characters the comment, string or character takes that begins here; 0: none does.
+fn no_code(rest: &[char]) -> usize {
+    let is = |i: usize, c: char| rest.get(i) == Some(&c);
+    let hashes = rest.iter().skip(1).take_while(|c| **c == '#').count();
+    let end = match rest[0] {
+        '/' if is(1, '/') => rest.iter().position(|c| *c == '\n'),
+        '/' if is(1, '*') => end_of_block(rest),
+        '"' => end_of_string(rest),
+        'r' if is(1 + hashes, '"') => {
+            let close: Vec<char> = format!("\"{}", "#".repeat(hashes)).chars().collect();
+            let open = 2 + hashes;
+            let at = rest[open..].windows(close.len()).position(|w| w == close);
+            at.map(|at| open + at + close.len())
+        }
+        // A lifetime has no second quote.
+        '\'' if is(1, '\\') => (3..rest.len()).find(|i| is(*i, '\'')).map(|i| i + 1),
+        '\'' if is(2, '\'') => Some(3),
+        _ => Some(0),
+    };
+    end.unwrap_or(rest.len())
+}
+
+/// Comments lie inside each other.
+fn end_of_block(rest: &[char]) -> Option<usize> {
+    let (mut depth, mut i) = (0, 0);
+    while i + 1 < rest.len() {
+        match (rest[i], rest[i + 1]) {
+            ('/', '*') => depth += 1,
+            ('*', '/') => depth -= 1,
+            _ => {
+                i += 1;
+                continue;
+            }
+        }
+        i += 2;
+        if depth == 0 {
+            return Some(i);
+        }
+    }
+    None
+}
+
+fn end_of_string(rest: &[char]) -> Option<usize> {
+    let mut i = 1;
+    while *rest.get(i)? != '"' {
+        i += if rest[i] == '\\' { 2 } else { 1 };
+    }
+    Some(i + 1)
+}
+
+/// `text` with blanks in place of comments, strings and characters; line breaks stay.
+fn bare(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < chars.len() {
+        let n = no_code(&chars[at..]);
+        if n == 0 {
+            out.push(chars[at]);
+            at += 1;
+            continue;
+        }
+        let blank = |c: &char| if *c == '\n' { '\n' } else { ' ' };
+        out.extend(chars[at..at + n].iter().map(blank));
+        at += n;
+    }
+    out
+}
+
+/// The parameters of the function whose signature begins here.
+fn parameters(signature: &str) -> Vec<String> {
+    let (mut out, mut current) = (vec![], String::new());
+    let mut listed = false;
+    // Brackets that are open inside the list, and angle brackets in all.
+    let (mut depth, mut angle, mut before) = (0, 0, ' ');
+    for c in signature.chars() {
+        match c {
+            '<' => angle += 1,
+            '>' if before != '-' => angle -= 1,
+            _ => {}
+        }
+        before = c;
+        if !listed {
+            match c {
+                // What stands in angle brackets here are generics: `Fn(usize)` is no list.
+                '(' if angle == 0 => listed = true,
+                '{' | ';' => break,
+                _ => {}
+            }
+            continue;
+        }
+        match c {
+            ')' if depth == 0 => break,
+            ',' if depth == 0 && angle == 0 => {
+                out.push(std::mem::take(&mut current));
+                continue;
+            }
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            _ => {}
+        }
+        current.push(c);
+    }
+    out.push(current);
+    out
+}
+
+/// Whether the pattern of a parameter is a tuple.
+fn is_tuple(parameter: &str) -> bool {
+    let mut rest = parameter.trim_start();
+    while let Some(attribute) = rest.strip_prefix("#[") {
+        rest = attribute
+            .split_once(']')
+            .map_or("", |(_, r)| r.trim_start());
+    }
+    rest.trim_start_matches('&').starts_with('(')
+}
+
+/// The lines on which functions begin that take a tuple apart among their parameters.
+fn taken_apart(text: &str) -> Vec<usize> {
+    let bare = bare(text);
+    let mut out = vec![];
+    for (at, _) in bare.match_indices("fn ") {
+        let word = |c: char| c.is_alphanumeric() || c == '_';
+        if !bare[..at].ends_with(word) && parameters(&bare[at..]).iter().any(|p| is_tuple(p)) {
+            out.push(bare[..at].matches('\n').count() + 1);
+        }
+    }
+    out
+}
+
+#[test]
+fn no_function_takes_a_tuple_apart() {
+    let found = r###"
+        /// A `fn f((a, b): (u8, u8))` in a comment, and the string's end: "
+        const QUOTES: (&str, char) = (r#"a " quote"#, '"');
+        pub(crate) async fn over_lines<F: Fn(u8, u8) -> u8>(
+            &self,
+            rest: [u8; 2], // , and a comment
+            (a, b): (&'static str, F),
+        ) -> Result<(), Error> {}
+        fn in_one(x: u8, &(a, b): &(u8, u8)) {}
+        fn $name(#[allow(unused)] (a, b): (u8, u8)) {}
+    "###;
+    assert_eq!(taken_apart(found), [4, 9, 10]);
+    let fine = r###"
+        // fn comment((a, b): (u8, u8)) {}
+        /* fn block((a, b): (u8, u8)) {} /* inside */ fn still((a, b): (u8, u8)) {} */
+        const TEXT: &str = "fn string((a, b): (u8, u8)) {} \" fn more((a, b): (u8, u8)) {}";
+        fn plain<'a, F>(pair: (u8, u8), map: HashMap<u8, (u8, u8)>, f: F) -> (u8, u8)
+        where
+            F: Fn((u8, u8)) -> u8,
+        {
+            pairs.map(|(a, b)| a + b).fold(0, |sum: u8, (a, b): (u8, u8)| sum + a + b);
+            call(fn_like, (a, b), '"', (c, d));
+        }
+        fn takes(f: impl Fn(u8, (u8, u8)) -> u8, g: fn(u8, (u8, u8)), h: [(u8, u8); 2]);
+    "###;
+    assert_eq!(taken_apart(fine), [0; 0]);
+    let mut functions = vec![];
+    for (file, text) in all_sources() {
+        functions.extend(taken_apart(&text).iter().map(|n| format!("{file}:{n}")));
+    }
+    assert!(
+        functions.is_empty(),
+        "give each value a parameter of its own, or name them in a struct:\n{}",
+        functions.join("\n")
+    );
 }
 
 #[test]

@@ -82,9 +82,13 @@ fn request(id: u8, subject: &str, callback: &str) -> (String, String) {
     let id = format!("a7551968-d5d6-44b2-9831-815ac90177{id:02}");
     let body = json!({
         "regulation": "gdpr", "subject_request_id": id, "subject_request_type": "erasure",
-        "submitted_time": "2026-01-20T15:00:00Z", "api_version": "2.0", "status_callback_urls": [callback],
-        "subject_identities": [
-            { "identity_type": "controller_customer_id", "identity_value": subject, "identity_format": "raw" }],
+        "submitted_time": "2026-01-20T15:00:00Z", "api_version": "2.0",
+        "status_callback_urls": [callback],
+        "subject_identities": [{
+            "identity_type": "controller_customer_id",
+            "identity_value": subject,
+            "identity_format": "raw",
+        }],
     });
     (id, body.to_string())
 }

@@ -58,7 +58,8 @@ pub(crate) fn measure(job: &Job, compute: Compute) -> anyhow::Result<()> {
         device.train_batch(&batch, &adapter, &mut grads, &mut Elsewhere)?;
         Ok(json!({
             "load_s": load_s, "process_mib": before, "loaded_mib": loaded, "scored_mib": scored,
-            "trained_mib": status_mib("VmRSS:"), "weights_mib": device.weight_bytes() as f64 / 1048576.0,
+            "trained_mib": status_mib("VmRSS:"),
+            "weights_mib": device.weight_bytes() as f64 / 1048576.0,
         }))
     })
 }

@@ -108,7 +108,8 @@ pub(crate) fn epoch(job: &Job, dir: &Path, compute: Compute) -> anyhow::Result<(
         whole.middle.clone(),
         adapter,
         job.answers,
-        (recipe, total),
+        recipe,
+        total,
     );
     let mut batches = job.batches.iter();
     serve(|command| {

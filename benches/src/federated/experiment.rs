@@ -83,6 +83,10 @@ impl Experiment<'_> {
         });
         let own = Spread::of(&test.by_client());
         let each = |bytes: u64| (trace.updates > 0).then(|| bytes as f64 / trace.updates as f64);
+        let rounds_run = match method.rule {
+            Rule::Central | Rule::Alone => 0,
+            _ => self.recipe.rounds,
+        };
         let row = json!({
             "method": method.name,
             "auc": auc(&test.scores, &test.labels),
@@ -90,7 +94,7 @@ impl Experiment<'_> {
             "client_auc_mean": own.map(|s| s.mean), "client_auc_std": own.map(|s| s.std),
             "worst_decile_auc": own.map(|s| s.worst_decile),
             "validation_auc": validation, "validation": trace.validation,
-            "rounds": reached, "rounds_run": match method.rule { Rule::Central | Rule::Alone => 0, _ => self.recipe.rounds },
+            "rounds": reached, "rounds_run": rounds_run,
             "update_bytes": each(trace.sent), "activation_bytes": each(trace.crossed),
             "updates": trace.updates, "updates_lost": trace.lost,
             "seconds": started.elapsed().as_secs_f64(),

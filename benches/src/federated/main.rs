@@ -151,8 +151,7 @@ fn main() -> anyhow::Result<()> {
             test,
             silos,
         };
-        let seed_of = Seed::from_u64(*seed);
-        let population = Population::draw(&data, &sizes, &seed_of)?;
+        let population = Population::draw(&data, &sizes, &Seed::from_u64(*seed))?;
         let mut labs = Labs {
             model: &files.model,
             data: &data,
@@ -163,15 +162,7 @@ fn main() -> anyhow::Result<()> {
         };
         let mut first = HashMap::new();
         for kind in &args.clients {
-            one(
-                &args,
-                *kind,
-                (*seed, &seed_of),
-                &population,
-                &mut labs,
-                &mut first,
-                &mut rows,
-            )?;
+            one(*kind, *seed, &mut labs, &mut first, &mut rows)?;
         }
     }
     writeln!(std::io::stdout(), "{}", table::render(rows.all()))?;
@@ -180,14 +171,13 @@ fn main() -> anyhow::Result<()> {
 
 /// All methods with one kind of clients and one seed.
 fn one(
-    args: &Args,
     kind: Kind,
-    (seed, seed_of): (u64, &Seed),
-    population: &Population,
+    seed: u64,
     labs: &mut Labs<'_>,
     first: &mut HashMap<Digest, Local>,
     rows: &mut Rows,
 ) -> anyhow::Result<()> {
+    let (args, population) = (labs.args, labs.population);
     let clients = population.clients(kind);
     let recipe = args.recipe(kind, clients.len());
     eprint_line(&format!(
@@ -198,7 +188,7 @@ fn one(
     let mut experiment = Experiment {
         clients: &clients,
         recipe: &recipe,
-        seed: *seed_of,
+        seed: Seed::from_u64(seed),
         first,
     };
     let mut target = None;
@@ -325,10 +315,10 @@ impl Labs<'_> {
                 people,
                 targets,
             };
-            let what = (self.data.clone(), Template::movie());
             let mut lab = Lab::load(
                 self.model,
-                what,
+                self.data.clone(),
+                Template::movie(),
                 self.population.rows.clone(),
                 setting,
                 &self.home.join("states"),

@@ -88,7 +88,8 @@ impl Lab {
     /// frozen layers' states.
     pub fn load(
         model: &Path,
-        (data, template): (Dataset, Template),
+        data: Dataset,
+        template: Template,
         rows: Vec<TaskSample>,
         setting: Setting,
         states: &Path,
@@ -100,7 +101,8 @@ impl Lab {
                 model,
                 &data,
                 template,
-                (setting.people, setting.compute),
+                setting.people,
+                setting.compute,
                 states,
             )?;
             base = adapter.data.iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -30,7 +30,8 @@ pub(super) fn adapter(
     model: &Path,
     data: &Dataset,
     template: Template,
-    (n, compute): (usize, Compute),
+    n: usize,
+    compute: Compute,
     folder: &Path,
 ) -> anyhow::Result<Adapter> {
     let source = open(model)?;
@@ -68,7 +69,8 @@ pub(super) fn adapter(
         path.display()
     ));
     let trained = train(
-        (source.as_ref(), compute),
+        source.as_ref(),
+        compute,
         encoder.answers,
         Adapter::init(&shape, &seed),
         &samples,
@@ -101,7 +103,8 @@ fn name(model: &Path, samples: &[Sample], compute: Compute) -> anyhow::Result<St
 }
 
 fn train(
-    (source, compute): (&dyn WeightSource, Compute),
+    source: &dyn WeightSource,
+    compute: Compute,
     answers: [u32; 2],
     start: Adapter,
     samples: &[Sample],
@@ -119,7 +122,7 @@ fn train(
         ..CentralRecipe::default()
     };
     let steps = samples.len().div_ceil(recipe.batch);
-    let mut central = Central::new(&device, middle, start, answers, (recipe, steps));
+    let mut central = Central::new(&device, middle, start, answers, recipe, steps);
     let mut recent = vec![];
     for (i, batch) in (1..).zip(epoch_batches(samples, recipe.batch, 0, seed)) {
         recent.push(central.step(&batch)?);

@@ -61,7 +61,8 @@ impl Experiment {
                         p.name(),
                         p,
                         combine,
-                        (shards, 1),
+                        shards,
+                        1,
                         epochs,
                         &self.seed,
                     ))?);

@@ -23,7 +23,7 @@ pub(crate) struct Rates(References);
 
 impl Rates {
     /// From the training events that remain.
-    pub(crate) fn fit(remaining: &[Event], (users, items): (usize, usize), seed: &Seed) -> Self {
+    pub(crate) fn fit(remaining: &[Event], users: usize, items: usize, seed: &Seed) -> Self {
         Self(References::fit(remaining, users, items, seed))
     }
 

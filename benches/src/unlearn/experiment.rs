@@ -10,16 +10,14 @@ use lethe_benches::lab::eprint_line;
 use lethe_learn::apa::ApaParams;
 use lethe_learn::metrics::{auc, uauc};
 use lethe_learn::seed::Seed;
-use lethe_recsys::data::Dataset;
-use lethe_recsys::prompt::Template;
-use lethe_recsys::samples::{Part, Samples, Split, TaskSample};
+use lethe_recsys::samples::{Part, Samples, TaskSample};
 use lethe_unlearn::figures::{jsd, l2, membership_auc, membership_score};
 use lethe_unlearn::{Exactness, ModelId, SampleId, Strategy, World};
 use serde_json::{Value, json};
 
 use crate::composed::{Rates, Scored};
 use crate::methods::all;
-use crate::world::{Real, Recipe};
+use crate::world::{Real, Recipe, Task};
 
 /// Fewer deleted samples than this tell nothing by an attack.
 const ATTACKED: usize = 5;
@@ -100,16 +98,17 @@ struct Retrained {
 type References = Vec<(ModelId, BTreeSet<SampleId>)>;
 
 impl Experiment {
+    /// `drawn` chooses the samples; all else follows from `seed`.
     pub(crate) fn new(
         model: &Path,
-        data: Dataset,
-        (split, template): (Split, Template),
+        task: Task,
         sizes: &Sizes,
         recipe: Recipe,
-        (seed, drawn): (&Seed, &Seed),
+        seed: &Seed,
+        drawn: &Seed,
         home: &Path,
     ) -> anyhow::Result<Self> {
-        let samples = Samples::build(&data, split);
+        let samples = Samples::build(&task.data, task.split);
         let train = samples.choose(Part::Train, sizes.train, &drawn.derive("train", &[]));
         let deleted = deletions(&train, seed);
         let leaving: BTreeSet<u32> = deleted.values().flatten().map(|i| train[*i].user).collect();
@@ -148,7 +147,7 @@ impl Experiment {
             .collect::<Vec<TaskSample>>()
         {
             let item = |i: usize| {
-                (seed.rank("candidate", &i.to_le_bytes()) % data.items.len() as u64) as u32
+                (seed.rank("candidate", &i.to_le_bytes()) % task.data.items.len() as u64) as u32
             };
             ranked.push((rows.len()..rows.len() + CANDIDATES).collect());
             rows.extend((0..CANDIDATES).map(|i| TaskSample {
@@ -156,7 +155,7 @@ impl Experiment {
                 ..s.clone()
             }));
         }
-        let mut world = Real::load(model, data, split, template, rows, recipe, seed, home)?;
+        let mut world = Real::load(model, task, rows, recipe, seed, home)?;
         world.prepare(prepared)?;
         Ok(Self {
             world,
@@ -196,7 +195,8 @@ impl Experiment {
         &mut self,
         dataset: &str,
         seed: u64,
-        (shards, epochs): (usize, f64),
+        shards: usize,
+        epochs: f64,
         which: &[Deletion],
         ready: &mut dyn FnMut(Value) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
@@ -227,7 +227,7 @@ impl Experiment {
                 ready(self.row(&case, &rates, m.as_mut(), &mut retrained)?)?;
             }
             if let Some(reference) = &retrained {
-                ready(self.rates_row(&case, (&rates, seconds), reference))?;
+                ready(self.rates_row(&case, &rates, seconds, reference))?;
             }
         }
         Ok(())
@@ -268,23 +268,27 @@ impl Experiment {
             .take(self.timed)
             .map(|s| vec![*s])
             .collect();
+        let users: BTreeSet<u32> = case.gone.iter().map(|s| self.world.user(*s)).collect();
+        let saved = (cost.samples > 0).then(|| reference.samples as f64 / cost.samples as f64);
         let (p50, p95) = self.timed(m, &singles)?;
         let (ranked_p50, ranked_p95) = self.timed(m, &self.ranked.clone())?;
         Ok(json!({
-            "dataset": case.dataset, "method": m.name(), "deletion": case.deletion.name(), "seed": case.seed,
+            "dataset": case.dataset, "method": m.name(), "deletion": case.deletion.name(),
+            "seed": case.seed,
             "auc_before": auc_before, "auc_after": auc_after, "uauc_after": uauc_after,
             "gap_to_retrain": auc_after - reference.auc, "submodel_auc": submodels,
             "auc_composed": auc_composed, "gap_composed": auc_composed - reference.auc_composed,
             "seconds": cost.seconds, "samples_retrained": cost.samples,
-            "retrain_saved": (cost.samples > 0).then(|| reference.samples as f64 / cost.samples as f64),
+            "retrain_saved": saved,
             "exact": m.exactness() == Exactness::Exact, "exactness": m.exactness(),
-            "jsd_to_retrain": jsd(&on_gone, &reference.on_gone), "l2_to_retrain": l2(&on_gone, &reference.on_gone),
+            "jsd_to_retrain": jsd(&on_gone, &reference.on_gone),
+            "l2_to_retrain": l2(&on_gone, &reference.on_gone),
             "mia_auc": self.attack(m, &case.attacked, &on_gone, case.references)?,
             "passes": m.passes(), "query_ms_p50": p50, "query_ms_p95": p95,
             "ranked_ms_p50": ranked_p50, "ranked_ms_p95": ranked_p95,
             "train_seconds": trained.seconds, "train_samples": trained.samples,
-            "users_deleted": case.gone.iter().map(|s| self.world.user(*s)).collect::<BTreeSet<_>>().len(),
-            "samples_deleted": case.gone.len(), "samples": self.train.len(), "test": self.test.len(),
+            "users_deleted": users.len(), "samples_deleted": case.gone.len(),
+            "samples": self.train.len(), "test": self.test.len(),
             "people": self.world.people(),
         }))
     }
@@ -293,17 +297,20 @@ impl Experiment {
     fn rates_row(
         &self,
         case: &Case<'_>,
-        (rates, seconds): (&Rates, f64),
+        rates: &Rates,
+        seconds: f64,
         reference: &Retrained,
     ) -> Value {
         let after = self.composed(rates, None, None);
         let before = self.composed(&self.world.rates(|_, _| false), None, None);
         json!({
-            "dataset": case.dataset, "method": "rates, no language model", "deletion": case.deletion.name(), "seed": case.seed,
+            "dataset": case.dataset, "method": "rates, no language model",
+            "deletion": case.deletion.name(), "seed": case.seed,
             "auc_before": before, "auc_after": after, "gap_to_retrain": after - reference.auc,
-            "auc_composed": after, "gap_composed": after - reference.auc_composed, "submodel_auc": after,
-            "seconds": seconds, "samples_retrained": 0, "exact": true, "exactness": Exactness::Exact, "passes": 0,
-            "samples_deleted": case.gone.len(), "samples": self.train.len(), "test": self.test.len(),
+            "auc_composed": after, "gap_composed": after - reference.auc_composed,
+            "submodel_auc": after, "seconds": seconds, "samples_retrained": 0, "exact": true,
+            "exactness": Exactness::Exact, "passes": 0, "samples_deleted": case.gone.len(),
+            "samples": self.train.len(), "test": self.test.len(),
             "people": self.world.people(),
         })
     }

@@ -13,7 +13,7 @@ use lethe_benches::lab::eprint_line;
 use lethe_learn::apa::ApaParams;
 use lethe_learn::seed::Seed;
 use lethe_model::kernels::panels::Compute;
-use lethe_recsys::data::{DataSpec, Dataset, load};
+use lethe_recsys::data::{DataSpec, load};
 use lethe_recsys::prompt::Template;
 use lethe_recsys::samples::Split;
 
@@ -27,7 +27,7 @@ mod tune;
 mod world;
 
 use experiment::{Experiment, Sizes};
-use world::Recipe;
+use world::{Recipe, Task};
 
 #[derive(Parser)]
 #[command(
@@ -65,7 +65,12 @@ struct Args {
     #[arg(long, default_value_t = 4)]
     shards: usize,
     /// What is deleted, one after the other from the same state.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["one-percent", "five-percent", "interaction"])]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_values = ["one-percent", "five-percent", "interaction"],
+    )]
     deletions: Vec<experiment::Deletion>,
     /// A run of some minutes: MovieLens, one seed, few samples; everything still happens for real.
     #[arg(long)]
@@ -137,7 +142,7 @@ impl Which {
         }
     }
 
-    fn load(self) -> anyhow::Result<(Dataset, Split, Template)> {
+    fn load(self) -> anyhow::Result<Task> {
         let home = lethe_assets::default_home()?;
         let folder = match self {
             Self::Movielens => lethe_assets::fetch(&home, &mut |_| {})?.movielens,
@@ -145,12 +150,17 @@ impl Which {
         };
         let mut data =
             load(&folder, &DataSpec::of_folder(&folder)?, false).context("loading the data")?;
-        Ok(match self {
-            Self::Movielens => (data, Split::Global, Template::movie()),
+        let (split, template) = match self {
+            Self::Movielens => (Split::Global, Template::movie()),
             Self::Books => {
                 data.order_by_seed(&Seed::from_u64(1).derive("books", &[]));
-                (data, Split::PerUser, Template::book())
+                (Split::PerUser, Template::book())
             }
+        };
+        Ok(Task {
+            data,
+            split,
+            template,
         })
     }
 }
@@ -217,7 +227,7 @@ fn main() -> anyhow::Result<()> {
     let (attacked, timed) = if args.quick { (4, 1) } else { (64, args.timed) };
     let mut rows = vec![];
     for which in &args.dataset {
-        let (data, split, template) = which.load()?;
+        let task = which.load()?;
         let (train, test, validation) = (args.samples, args.test, args.validation);
         let apa = ApaParams {
             tau: args.tau,
@@ -238,11 +248,11 @@ fn main() -> anyhow::Result<()> {
             let load = |recipe: Recipe| {
                 Experiment::new(
                     &model,
-                    data.clone(),
-                    (split, template),
+                    task.clone(),
                     &sizes,
                     recipe,
-                    (&seed_of, &drawn),
+                    &seed_of,
+                    &drawn,
                     &home,
                 )
             };
@@ -276,7 +286,8 @@ fn main() -> anyhow::Result<()> {
             experiment.run(
                 which.name(),
                 *seed,
-                (args.shards, epochs),
+                args.shards,
+                epochs,
                 &args.deletions,
                 &mut ready,
             )?;

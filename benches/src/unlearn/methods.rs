@@ -30,16 +30,11 @@ pub(crate) fn all(
     let apa = |mixing| Combine::Apa(mixing, apa);
     let sharded = |name: &str, partition, combine, slices| -> Box<dyn Strategy> {
         Box::new(Sharded::new(
-            name,
-            partition,
-            combine,
-            (shards, slices),
-            epochs,
-            seed,
+            name, partition, combine, shards, slices, epochs, seed,
         ))
     };
     let sliced = |name: &str, partition, combine| {
-        Sharded::new(name, partition, combine, (shards, SLICES), epochs, seed).slice_by_slice()
+        Sharded::new(name, partition, combine, shards, SLICES, epochs, seed).slice_by_slice()
     };
     let by_slice = |name: &str, partition, combine| -> Box<dyn Strategy> {
         Box::new(sliced(name, partition, combine))

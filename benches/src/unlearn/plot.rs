@@ -123,8 +123,10 @@ mod tests {
     #[test]
     fn every_method_is_drawn_once_per_panel() {
         let row = |method: &str, seed: u64, auc: f64| {
-            json!({ "dataset": "d", "deletion": "one", "method": method, "seed": seed, "auc_after": auc,
-                "samples_retrained": 100, "train_samples": 400 })
+            json!({
+                "dataset": "d", "deletion": "one", "method": method, "seed": seed,
+                "auc_after": auc, "samples_retrained": 100, "train_samples": 400,
+            })
         };
         let picture = svg(&[row("a", 1, 0.6), row("a", 2, 0.7), row("b", 1, 0.65)]);
         assert_eq!(picture.matches("<circle").count(), 2);

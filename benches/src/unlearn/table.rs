@@ -187,9 +187,10 @@ mod tests {
     fn the_summary_says_what_each_deletion_did() {
         let row = |method: &str, deletion: &str, seed: u64, gap: f64, samples: u64| {
             json!({
-                "dataset": "d", "people": 64, "method": method, "deletion": deletion, "seed": seed, "exactness": "exact",
-                "auc_before": 0.7, "auc_after": 0.7 + gap, "gap_to_retrain": gap, "gap_composed": gap / 10.0,
-                "submodel_auc": 0.6, "samples_retrained": samples,
+                "dataset": "d", "people": 64, "method": method, "deletion": deletion, "seed": seed,
+                "exactness": "exact", "auc_before": 0.7, "auc_after": 0.7 + gap,
+                "gap_to_retrain": gap, "gap_composed": gap / 10.0, "submodel_auc": 0.6,
+                "samples_retrained": samples,
             })
         };
         let rows = [

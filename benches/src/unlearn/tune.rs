@@ -62,7 +62,8 @@ impl Experiment {
                 "{dataset}: analytic head, ridge {ridge}: {auc:.4}"
             ));
             rows.push(json!({
-                "dataset": dataset, "seed": seed, "people": recipe.people, "method": "Analytic head", "ridge": ridge,
+                "dataset": dataset, "seed": seed, "people": recipe.people,
+                "method": "Analytic head", "ridge": ridge,
                 "validation_auc": auc,
             }));
         }
@@ -75,9 +76,10 @@ impl Experiment {
                     "{dataset} {recipe:?} {epochs} epochs: {method} {apa:?}: {auc:.4}"
                 ));
                 rows.push(json!({
-                    "dataset": dataset, "seed": seed, "last_layers": recipe.last_layers, "lr": recipe.lr,
-                    "batch": recipe.batch, "epochs": epochs, "all_projections": recipe.all_projections,
-                    "people": recipe.people, "method": method, "tau": apa.map(|a| a.tau),
+                    "dataset": dataset, "seed": seed, "last_layers": recipe.last_layers,
+                    "lr": recipe.lr, "batch": recipe.batch, "epochs": epochs,
+                    "all_projections": recipe.all_projections, "people": recipe.people,
+                    "method": method, "tau": apa.map(|a| a.tau),
                     "neighbours": apa.map(|a| a.neighbours), "gain": apa.map(|a| a.gain),
                     "validation_auc": auc, "seconds": cost.seconds,
                 }));
@@ -95,7 +97,8 @@ impl Experiment {
                     "ours",
                     Partition::Ours,
                     combine,
-                    (shards, SLICES),
+                    shards,
+                    SLICES,
                     *epochs,
                     &self.seed,
                 )

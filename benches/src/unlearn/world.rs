@@ -63,6 +63,17 @@ impl Default for Recipe {
     }
 }
 
+/// What is learned: a data set, how its events are divided, and the words of its prompts.
+#[derive(Clone)]
+pub(crate) struct Task {
+    /// People, items and events.
+    pub(crate) data: Dataset,
+    /// Which events train, validate and test.
+    pub(crate) split: Split,
+    /// The words of a prompt.
+    pub(crate) template: Template,
+}
+
 /// A trained model with its optimiser, as it lies in the cache.
 #[derive(Clone, Serialize, Deserialize)]
 struct Stored {
@@ -107,17 +118,19 @@ fn failed(e: impl std::fmt::Display) -> UnlearnError {
 
 impl Real {
     /// Loads the model; `rows` is every sample that the experiment uses.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn load(
         model: &Path,
-        data: Dataset,
-        split: Split,
-        template: Template,
+        task: Task,
         rows: Vec<TaskSample>,
         recipe: Recipe,
         seed: &Seed,
         cache: &Path,
     ) -> anyhow::Result<Self> {
+        let Task {
+            data,
+            split,
+            template,
+        } = task;
         let events = training_events(&data, split);
         let vectors = References::fit(&events, data.users.len(), data.items.len(), seed);
         let catalogue = item_features(&data.items);
@@ -140,13 +153,7 @@ impl Real {
                 QV
             },
         };
-        let lab = Lab::load(
-            model,
-            (data, template),
-            rows,
-            setting,
-            &cache.join("states"),
-        )?;
+        let lab = Lab::load(model, data, template, rows, setting, &cache.join("states"))?;
         let shape = lab.shape(8);
         let initial = Adapter::init(&shape, &seed.derive("adapter", &[]));
         let named = serde_json::to_vec(&recipe)?;
@@ -193,7 +200,7 @@ impl Real {
             .zip(data.events.iter().zip(parts))
             .filter_map(stays)
             .collect();
-        Rates::fit(&remaining, (data.users.len(), data.items.len()), &self.seed)
+        Rates::fit(&remaining, data.users.len(), data.items.len(), &self.seed)
     }
 
     fn sample(&mut self, s: SampleId) -> Result<Sample, UnlearnError> {
@@ -272,7 +279,8 @@ impl Real {
         mut state: Stored,
         base: Option<&Adapter>,
         samples: &[(SampleId, Option<f32>)],
-        (epochs, lr): (f64, f32),
+        epochs: f64,
+        lr: f32,
     ) -> Result<Stored, UnlearnError> {
         let started = cpu_seconds();
         let batch = self.recipe.batch;
@@ -396,7 +404,7 @@ impl World for Real {
                     },
                 };
                 let samples: Vec<_> = run.samples.iter().map(|s| (*s, None)).collect();
-                let stored = self.descend(state, None, &samples, (run.epochs, self.recipe.lr))?;
+                let stored = self.descend(state, None, &samples, run.epochs, self.recipe.lr)?;
                 self.keep("models", &id, &stored)?;
                 stored
             }
@@ -444,7 +452,8 @@ impl World for Real {
                     state,
                     Some(&base),
                     &targets,
-                    (run.epochs, self.recipe.distil_lr),
+                    run.epochs,
+                    self.recipe.distil_lr,
                 )?;
                 self.keep("models", &id, &stored)?;
                 stored

@@ -41,7 +41,8 @@ impl FrozenStore {
         folder: &Path,
         key: [u8; 32],
         under: Digest,
-        (width, format): (usize, WireFormat),
+        width: usize,
+        format: WireFormat,
         erasures: Erasures,
     ) -> Result<Self, ClientError> {
         let opened = erasures.count();
@@ -168,9 +169,9 @@ mod tests {
     fn states_come_back_bit_for_bit_and_are_sealed() {
         let dir = tempfile::tempdir().expect("tempdir");
         let folder = dir.path().join("frozen");
-        let form = (2, WireFormat::F16);
         let open = |n: u8| {
-            FrozenStore::open(&folder, [7; 32], Digest([n; 32]), form, Erasures::default())
+            let (under, format) = (Digest([n; 32]), WireFormat::F16);
+            FrozenStore::open(&folder, [7; 32], under, 2, format, Erasures::default())
                 .expect("opens")
         };
         let store = open(1);

@@ -2,11 +2,11 @@
 //!
 //! A [`Client`] keeps one person's history in a sealed file on the device, trains with the
 //! coordinator when asked to, ranks candidates, and forgets. Tokens, labels, titles of the history
-//! and lists are not sent; hidden states, their gradients, adapter updates and, for a few validation
-//! samples, how wrong each shard's adapter is (with the prompt's embedding) cross to the coordinator.
-//! Whoever runs it can read tokens and labels from these: the split is no secrecy. Without the
-//! coordinator [`Client::recommend`] answers from its last list and says so; recording and erasing
-//! always work.
+//! and lists are not sent; hidden states, their gradients, adapter updates and, for a few
+//! validation samples, how wrong each shard's adapter is (with the prompt's embedding) cross to the
+//! coordinator. Whoever runs it can read tokens and labels from these: the split is no secrecy.
+//! Without the coordinator [`Client::recommend`] answers from its last list and says so; recording
+//! and erasing always work.
 //!
 //! Entry types: [`Client`] (from [`ClientBuilder`]) and [`ClientModel`], which several clients of
 //! one process may share.
@@ -15,7 +15,8 @@
 //! use lethe_client::{ClientBuilder, ClientModel};
 //! # async fn example() -> Result<(), lethe_client::ClientError> {
 //! let model = ClientModel::load("model.gguf".as_ref(), "catalogue".as_ref(), Default::default())?;
-//! let mut client = ClientBuilder::new("app-data/lethe", "203.0.113.7:4433".parse().expect("an address"))
+//! let addr = "203.0.113.7:4433".parse().expect("an address");
+//! let mut client = ClientBuilder::new("app-data/lethe", addr)
 //!     .invitation("lethe1:...")
 //!     .build(model)
 //!     .await?;

@@ -52,8 +52,8 @@ impl Client {
             &self.model.digest.0,
             engines.as_bytes(),
         ]);
-        let form = (self.model.device.config().hidden, self.recipe.wire);
-        Ok(Box::new(self.vault.frozen(under, form)?))
+        let (width, format) = (self.model.device.config().hidden, self.recipe.wire);
+        Ok(Box::new(self.vault.frozen(under, width, format)?))
     }
 
     /// Trains in a round, or says that nobody needs to wait for it.
@@ -104,7 +104,8 @@ impl Client {
                     RemoteMiddle::new(session, purpose, recipe.wire, width).watched(watch, until);
                 middle.below_trains = adapter.shape().first_trained() < model.device.split().k_in;
                 local_training(
-                    (&model, frozen.as_ref()),
+                    &model,
+                    frozen.as_ref(),
                     &recipe,
                     adapter,
                     &chosen,
@@ -280,7 +281,8 @@ impl Client {
 }
 
 fn local_training(
-    (model, frozen): (&ClientModel, &dyn FrozenStates),
+    model: &ClientModel,
+    frozen: &dyn FrozenStates,
     recipe: &lethe_recipe::Recipe,
     mut adapter: Adapter,
     samples: &[Sample],

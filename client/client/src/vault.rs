@@ -167,13 +167,15 @@ impl Vault {
     pub(crate) fn frozen(
         &self,
         under: Digest,
-        form: (usize, WireFormat),
+        width: usize,
+        format: WireFormat,
     ) -> Result<FrozenStore, ClientError> {
         FrozenStore::open(
             &self.frozen_folder(),
             self.key,
             under,
-            form,
+            width,
+            format,
             self.erasures.clone(),
         )
     }
@@ -348,7 +350,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let (mut vault, _) = Vault::open(dir.path(), Some([5; 32])).expect("opens");
         let running = vault
-            .frozen(Digest([1; 32]), (2, WireFormat::F16))
+            .frozen(Digest([1; 32]), 2, WireFormat::F16)
             .expect("opens");
         running.put(&[1], &[0.5, 1.0]);
         assert!(dir.path().join("frozen").exists());
@@ -359,7 +361,7 @@ mod tests {
             "it began before the erasure"
         );
         vault
-            .frozen(Digest([1; 32]), (2, WireFormat::F16))
+            .frozen(Digest([1; 32]), 2, WireFormat::F16)
             .expect("opens")
             .put(&[2], &[0.5, 1.0]);
         assert!(

@@ -6,7 +6,10 @@
 //! device only in the values.
 //!
 //! ```no_run
-//! # async fn example(addr: std::net::SocketAddr, config: &lethe_model::config::ModelConfig) -> Result<(), lethe_puppet::PuppetError> {
+//! # async fn example(
+//! #     addr: std::net::SocketAddr,
+//! #     config: &lethe_model::config::ModelConfig,
+//! # ) -> Result<(), lethe_puppet::PuppetError> {
 //! use lethe_puppet::{Puppet, Role};
 //! let role = Role { config, model: Default::default(), seed: 7 };
 //! let mut puppet = Puppet::enrol(addr, "lethe1:...", &role).await?;

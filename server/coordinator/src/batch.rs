@@ -68,7 +68,9 @@ impl Queue {
         &self,
         segment: &Segment,
         permits: &Arc<Semaphore>,
-        (layout, hidden, adapter): (Layout, Vec<f32>, Option<Adapter>),
+        layout: Layout,
+        hidden: Vec<f32>,
+        adapter: Option<Adapter>,
     ) -> Answer {
         let (answer, mut mine) = oneshot::channel();
         self.lock().push_back(Job {
@@ -81,7 +83,9 @@ impl Queue {
             let permit = tokio::select! {
                 biased;
                 done = &mut mine => return done.unwrap_or_else(|_| Err(internal("a pass failed"))),
-                permit = permits.clone().acquire_owned() => permit.map_err(|e| internal(e.to_string()))?,
+                permit = permits.clone().acquire_owned() => {
+                    permit.map_err(|e| internal(e.to_string()))?
+                }
             };
             let batch = self.take();
             if batch.is_empty() {

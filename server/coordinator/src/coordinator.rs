@@ -102,7 +102,7 @@ impl Coordinator {
             Inner {
                 training_bytes: core.meter.bytes.clone(),
                 core: Mutex::new(core),
-                middle: MiddleHost::new(segment, cut, (passes, tapes)),
+                middle: MiddleHost::new(segment, cut, passes, tapes),
                 server: OnceLock::new(),
                 waiters: Waiters::default(),
                 arrivals,

@@ -275,8 +275,10 @@ impl Coordinator {
             Purpose::Train { round, pass } => {
                 let now = self.now();
                 self.core().expects(round, &subject, now)?;
-                let at = ((round, subject), pass);
-                self.middle().forward(at, layout, x, hidden.format).await?
+                let at = (round, subject);
+                self.middle()
+                    .forward(at, pass, layout, x, hidden.format)
+                    .await?
             }
             Purpose::Frozen { round } => {
                 let now = self.now();
@@ -312,10 +314,15 @@ impl Coordinator {
     ) -> Result<Reply, CoordinatorError> {
         self.count_activations(bytes);
         let lr = self.core().recipe.local.lr;
-        let at = ((gradient.round, subject), gradient.pass);
+        let at = (gradient.round, subject);
         let reply = self
             .middle()
-            .backward(at, gradient.grad, gradient.step.then_some(lr))
+            .backward(
+                at,
+                gradient.pass,
+                gradient.grad,
+                gradient.step.then_some(lr),
+            )
             .await?;
         self.count_training(bytes + reply.bytes.len());
         Ok(self.hidden(reply))

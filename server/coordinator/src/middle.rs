@@ -218,7 +218,7 @@ fn lost() -> CoordinatorError {
 }
 
 impl MiddleHost {
-    pub(crate) fn new(segment: Segment, cut: usize, (passes, tapes): (usize, usize)) -> Self {
+    pub(crate) fn new(segment: Segment, cut: usize, passes: usize, tapes: usize) -> Self {
         let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));
         let (passes, tapes) = (bound(passes), bound(tapes));
         Self {
@@ -455,7 +455,7 @@ impl MiddleHost {
     ) -> Result<Payload, CoordinatorError> {
         let out = self
             .queue
-            .run(&self.segment, &self.passes, (layout, hidden, adapter))
+            .run(&self.segment, &self.passes, layout, hidden, adapter)
             .await?;
         Ok(self.pack(&out, format))
     }
@@ -494,7 +494,8 @@ impl MiddleHost {
     /// Forward pass of a training batch.
     pub(crate) async fn forward(
         &self,
-        (at, pass): (At, u32),
+        at: At,
+        pass: u32,
         layout: Layout,
         hidden: Vec<f32>,
         format: WireFormat,
@@ -532,7 +533,8 @@ impl MiddleHost {
     /// follows.
     pub(crate) async fn backward(
         &self,
-        (at, pass): (At, u32),
+        at: At,
+        pass: u32,
         grad: Payload,
         step: Option<f32>,
     ) -> Result<Payload, CoordinatorError> {

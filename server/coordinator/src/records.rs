@@ -123,8 +123,8 @@ pub(crate) struct OperatorRecord {
 }
 persisted!(OperatorRecord, "operators", Public);
 
-/// A certificate that replaces another one, which is withdrawn when this one is first used. Key: the
-/// new certificate's fingerprint. It names nobody.
+/// A certificate that replaces another one, which is withdrawn when this one is first used. Key:
+/// the new certificate's fingerprint. It names nobody.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Renewal {
     pub(crate) replaces: Digest,

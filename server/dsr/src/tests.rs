@@ -30,8 +30,16 @@ fn request() -> serde_json::Value {
         "subject_request_type": "erasure",
         "submitted_time": "2026-09-20T15:00:00Z",
         "subject_identities": [
-            { "identity_type": "email", "identity_value": "a@example.com", "identity_format": "raw" },
-            { "identity_type": "controller_customer_id", "identity_value": "person-1", "identity_format": "raw" },
+            {
+                "identity_type": "email",
+                "identity_value": "a@example.com",
+                "identity_format": "raw",
+            },
+            {
+                "identity_type": "controller_customer_id",
+                "identity_value": "person-1",
+                "identity_format": "raw",
+            },
         ],
         "api_version": "2.0",
         "status_callback_urls": ["https://controller.example/callbacks"],
@@ -127,7 +135,11 @@ fn requests_that_are_not_for_us_are_refused_with_the_reason() {
         refused("status_callback_urls", json!(["http://controller.example"])).contains("https")
     );
     assert!(refused("subject_identities", json!([])).contains("controller_customer_id"));
-    let hashed = json!([{ "identity_type": "controller_customer_id", "identity_value": "x", "identity_format": "sha256" }]);
+    let hashed = json!([{
+        "identity_type": "controller_customer_id",
+        "identity_value": "x",
+        "identity_format": "sha256",
+    }]);
     assert!(refused("subject_identities", hashed).contains("sha256"));
     assert!(refused("api_version", json!("3.0")).contains("3.0"));
     assert!(Request::parse(&vec![b' '; 300 << 10], NOW).is_err());

@@ -8,7 +8,8 @@
 //! use lethe_plan::{Inventory, Member, Rates, Request, ShardInventory, plan};
 //! use lethe_proto::ids::{ShardId, SubjectId};
 //! let member = |id: &str, slice| {
-//!     Ok::<_, lethe_proto::ids::IdError>(Member { subject: SubjectId::new(id)?, slice, samples: 8, idle: false })
+//!     let subject = SubjectId::new(id)?;
+//!     Ok::<_, lethe_proto::ids::IdError>(Member { subject, slice, samples: 8, idle: false })
 //! };
 //! let members = vec![member("a", 0)?, member("b", 1)?];
 //! let shard = ShardInventory { id: ShardId(0), members, trained_stage: 2, losses: vec![] };

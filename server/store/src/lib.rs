@@ -8,10 +8,15 @@
 //! [`logfile::LogFile`].
 //!
 //! ```
-//! use lethe_store::{memory::MemoryStorage, sealed::{Batch, KeyName, SealedStore}, Class, Persisted};
+//! use lethe_store::memory::MemoryStorage;
+//! use lethe_store::sealed::{Batch, KeyName, SealedStore};
+//! use lethe_store::{Class, Persisted};
 //! #[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
 //! struct Note(String);
-//! impl Persisted for Note { const TABLE: &'static str = "notes"; const CLASS: Class = Class::Subject; }
+//! impl Persisted for Note {
+//!     const TABLE: &'static str = "notes";
+//!     const CLASS: Class = Class::Subject;
+//! }
 //! let dir = tempfile::tempdir()?;
 //! let store = SealedStore::open(&|_| Ok(Box::<MemoryStorage>::default()), dir.path(), 0)?;
 //! let key = KeyName::subject("alice");

@@ -7,7 +7,8 @@
 //! are there. Entry point: [`fetch`].
 //!
 //! ```no_run
-//! let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |line| eprintln!("{line}"))?;
+//! let home = lethe_assets::default_home()?;
+//! let files = lethe_assets::fetch(&home, &mut |line| eprintln!("{line}"))?;
 //! println!("{}", files.model.display());
 //! # Ok::<(), lethe_assets::FetchError>(())
 //! ```

@@ -140,9 +140,9 @@ fn means(items: &[Vec<f32>], owner: &[usize], anchors: usize) -> Vec<Vec<f32>> {
     sums
 }
 
-/// The anchor nearest to the mean of `liked` item embeddings (`[n][dim]`); `None` when that names no
-/// direction: nothing liked, or items without features. The caller then places the subject by a keyed
-/// hash of who they are, so that such people spread evenly, and the same way every time.
+/// The anchor nearest to the mean of `liked` item embeddings (`[n][dim]`); `None` when that names
+/// no direction: nothing liked, or items without features. The caller then places the subject by a
+/// keyed hash of who they are, so that such people spread evenly, and the same way every time.
 pub fn nearest_anchor(anchors: &[Vec<f32>], liked: &[&[f32]]) -> Option<usize> {
     let dim = anchors.first().map_or(0, Vec::len);
     let mut mean = vec![0.0f32; dim];

@@ -41,7 +41,9 @@ impl Table {
 
     /// A table that lies in `file` from `start` on.
     pub(crate) fn stored(
-        (file, path, start): (File, &Path, u64),
+        file: File,
+        path: &Path,
+        start: u64,
         dtype: GgmlDType,
         vocab: usize,
         hidden: usize,

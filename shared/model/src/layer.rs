@@ -187,7 +187,7 @@ impl Layer {
             cache.push(&qkv, pass.heads());
         } else {
             cache.push(&qkv, pass.heads());
-            attend_cached(&qkv, (&cache.keys, &cache.values), pass.heads(), &mut ctx);
+            attend_cached(&qkv, &cache.keys, &cache.values, pass.heads(), &mut ctx);
         }
         *x = self.finish(pass, layer, x, &ctx).2;
     }
@@ -274,7 +274,7 @@ impl Layer {
         if adapts(Projection::Down) {
             let mut act = pass.pool.take(t * ff);
             swiglu(&tape.gate_up, ff, &mut act);
-            pass.lora_backward((layer, Projection::Down), &act, dy_mat, &mut d_act, grads);
+            pass.lora_backward(layer, Projection::Down, &act, dy_mat, &mut d_act, grads);
         }
         let mut d_gate_up = pass.pool.take(t * 2 * ff);
         swiglu_backward(&tape.gate_up, ff, &d_act, &mut d_gate_up);
@@ -285,7 +285,7 @@ impl Layer {
             rms_norm(&tape.mid, &self.mlp_norm, c.rms_eps, &mut normed);
             for (proj, column) in [(Projection::Gate, 0), (Projection::Up, ff)] {
                 let part = Mat::new(&d_gate_up[column..], t, ff, 2 * ff);
-                pass.lora_backward((layer, proj), &normed, part, &mut d_normed, grads);
+                pass.lora_backward(layer, proj, &normed, part, &mut d_normed, grads);
             }
         }
         rms_norm_backward(&tape.mid, &self.mlp_norm, c.rms_eps, &d_normed, dy);
@@ -317,7 +317,8 @@ impl Layer {
         let mut d_ctx = pass.pool.take(t * qd);
         self.out.backward(dy, t, &mut d_ctx, false);
         pass.lora_backward(
-            (layer, Projection::O),
+            layer,
+            Projection::O,
             ctx,
             Mat::new(dy, t, d, d),
             &mut d_ctx,
@@ -360,7 +361,7 @@ impl Layer {
         rms_norm(&tape.x, &self.attn_norm, c.rms_eps, &mut normed);
         for (proj, column) in pass.qkv_columns() {
             let part = Mat::new(&d_qkv[column..], t, proj.widths(c).1, w);
-            pass.lora_backward((layer, proj), &normed, part, &mut d_normed, grads);
+            pass.lora_backward(layer, proj, &normed, part, &mut d_normed, grads);
         }
         rms_norm_backward(&tape.x, &self.attn_norm, c.rms_eps, &d_normed, dx);
     }

@@ -13,7 +13,11 @@
 //! not do: dropout. Every result of our kernels is independent of the number of threads.
 //!
 //! ```
-//! use lethe_model::{kernels::panels::Compute, config::ModelConfig, layout::Layout, source::RandomWeights, split::{DeviceModel, SplitSpec}};
+//! use lethe_model::config::ModelConfig;
+//! use lethe_model::kernels::panels::Compute;
+//! use lethe_model::layout::Layout;
+//! use lethe_model::source::RandomWeights;
+//! use lethe_model::split::{DeviceModel, SplitSpec};
 //! let source = RandomWeights::new(ModelConfig::tiny(), 7);
 //! let spec = SplitSpec { k_in: 1, k_out: 1 };
 //! let device = DeviceModel::load(&source, spec, Compute::F32)?;

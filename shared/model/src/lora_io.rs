@@ -99,9 +99,10 @@ pub fn save_peft(
         .iter()
         .filter_map(|p| p.module().rsplit('.').next())
         .collect();
+    let alpha = adapter.shape().scale() * adapter.shape().rank() as f32;
     let config = serde_json::json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
-        "r": adapter.shape().rank(), "lora_alpha": adapter.shape().scale() * adapter.shape().rank() as f32,
+        "r": adapter.shape().rank(), "lora_alpha": alpha,
         "lora_dropout": 0.0, "bias": "none", "target_modules": targets, "inference_mode": true,
     });
     let files = [

@@ -110,26 +110,27 @@ impl<'a> Pass<'a> {
         column: usize,
     ) {
         if let [part] = &self.parts[..] {
-            return self.lora_part(part.adapter, (layer, proj), x, dst, stride, column);
+            return self.lora_part(part.adapter, layer, proj, x, &mut dst[column..], stride);
         }
         let (fan_in, mut row) = (proj.widths(self.config).0, 0);
         for part in &self.parts {
             let rows = row..row + part.layout.rows();
             let x = &x[rows.start * fan_in..rows.end * fan_in];
-            let dst = &mut dst[rows.start * stride..rows.end * stride];
-            self.lora_part(part.adapter, (layer, proj), x, dst, stride, column);
+            let dst = &mut dst[rows.start * stride + column..rows.end * stride];
+            self.lora_part(part.adapter, layer, proj, x, dst, stride);
             row = rows.end;
         }
     }
 
+    /// [`Self::lora`] of one part; `dst` begins at the first column.
     fn lora_part(
         &self,
         adapter: Option<&Adapter>,
-        (layer, proj): (usize, Projection),
+        layer: usize,
+        proj: Projection,
         x: &[f32],
         dst: &mut [f32],
         stride: usize,
-        column: usize,
     ) {
         let Some((adapter, (a, b))) = adapter.and_then(|ad| Some((ad, ad.pair(layer, proj)?)))
         else {
@@ -150,7 +151,7 @@ impl<'a> Pass<'a> {
         );
         let b = Mat::new(b, fan_out, r, r);
         matmul(
-            &mut dst[column..],
+            dst,
             stride,
             true,
             adapter.shape().scale(),
@@ -164,13 +165,13 @@ impl<'a> Pass<'a> {
     /// shape).
     pub(crate) fn lora_backward(
         &self,
-        at: (usize, Projection),
+        layer: usize,
+        proj: Projection,
         x: &[f32],
         dy: Mat<'_>,
         dx: &mut [f32],
         grads: &mut [f32],
     ) {
-        let (layer, proj) = at;
         let Some(adapter) = self.adapter() else {
             return;
         };

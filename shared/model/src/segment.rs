@@ -257,7 +257,7 @@ impl Segment {
         adapter: &Adapter,
         grads: &mut [f32],
     ) -> Result<Vec<f32>, ModelError> {
-        self.back(tape, dy, (adapter, true), grads)
+        self.back(tape, dy, adapter, true, grads)
     }
 
     /// From the gradient of the output to that of the input; the adapter's gradient is added to
@@ -269,14 +269,15 @@ impl Segment {
         adapter: &Adapter,
         grads: &mut [f32],
     ) -> Result<Vec<f32>, ModelError> {
-        self.back(tape, dy, (adapter, false), grads)
+        self.back(tape, dy, adapter, false, grads)
     }
 
     fn back(
         &self,
         tape: &Tape,
         dy: Vec<f32>,
-        (adapter, last): (&Adapter, bool),
+        adapter: &Adapter,
+        last: bool,
         grads: &mut [f32],
     ) -> Result<Vec<f32>, ModelError> {
         self.trains()?;
@@ -307,7 +308,7 @@ impl Segment {
             adapter: Some(adapter),
         };
         self.engine
-            .backward(self.first(), (part, last), &tape.kept, dy, grads)
+            .backward(self.first(), part, last, &tape.kept, dy, grads)
     }
 
     /// An empty cache for one sequence of at most `positions` tokens.

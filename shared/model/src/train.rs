@@ -331,7 +331,8 @@ impl<'a> Central<'a> {
         middle: Segment,
         adapter: Adapter,
         answers: [u32; 2],
-        (recipe, total): (CentralRecipe, usize),
+        recipe: CentralRecipe,
+        total: usize,
     ) -> Self {
         let (spec, layers) = (device.split(), device.config().layers);
         let edge = adapter.select(|l| spec.on_device(l, layers));

@@ -89,7 +89,8 @@ pub struct Event {
 pub struct EventTable {
     /// Events that count as having met the item, such as `"view >= 30, rating, purchase"`.
     pub seen: String,
-    /// Events that count as liking it, such as `"rating > 3, like"`; their kinds are in `seen`, too.
+    /// Events that count as liking it, such as `"rating > 3, like"`; their kinds are in `seen`,
+    /// too.
     pub like: String,
     /// Events that count as disliking it. Kinds other than ratings need `stars`, as those of
     /// `like` do.
@@ -202,8 +203,8 @@ impl Default for Meaning {
     }
 }
 
-/// Where likes begin in the data that the public constants were chosen on, in quarter stars: at 3.25
-/// stars, between 3.0 and 3.5.
+/// Where likes begin in the data that the public constants were chosen on, in quarter stars: at
+/// 3.25 stars, between 3.0 and 3.5.
 pub const LIKE_BOUNDARY: u8 = 13;
 
 impl Meaning {
@@ -271,8 +272,8 @@ impl Meaning {
         })
     }
 
-    /// What `event` counts as. A rating outside the range counts as the nearest end; one that is not
-    /// a number counts as nothing.
+    /// What `event` counts as. A rating outside the range counts as the nearest end; one that is
+    /// not a number counts as nothing.
     pub fn read(&self, event: &Event) -> Reading {
         let any = |conditions: &[Condition]| conditions.iter().any(|c| c.holds(event));
         if event.value.is_nan() {

@@ -17,8 +17,8 @@ pub(crate) type Entry = (u32, u32, u64);
 /// A square matrix of sums. Which layout it has depends on its size alone, so that equal sums have
 /// equal bytes.
 ///
-/// Rows and columns of cleared items stay zero whatever is added or subtracted later: people who met
-/// such an item before it was taken down can still be taken out exactly.
+/// Rows and columns of cleared items stay zero whatever is added or subtracted later: people who
+/// met such an item before it was taken down can still be taken out exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SumMatrix {
     rows: Vec<Row>,

@@ -17,8 +17,8 @@ const LIKENESS: f64 = 0.1;
 /// Ridge penalty of the mean rating, chosen on validation items.
 const MEAN_LAMBDA: f64 = 10.0;
 
-/// Ridge from content onto the columns of `B`, fitted on items that people have met, plus a tenth of
-/// the squared positive cosine of the texts; the rows of items that nobody has met.
+/// Ridge from content onto the columns of `B`, fitted on items that people have met, plus a tenth
+/// of the squared positive cosine of the texts; the rows of items that nobody has met.
 ///
 /// Only the `keep` largest weights of an unseen item are kept. `people` met each item.
 pub(crate) fn rows(

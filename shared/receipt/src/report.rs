@@ -237,16 +237,16 @@ pub fn html(r: &Receipt) -> String {
         &PROVEN[..1]
     };
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Deletion \
-         receipt: {title}</title>\n\
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Deletion receipt: \
+         {title}</title>\n\
          <style>body{{font:16px/1.5 sans-serif;max-width:48rem;margin:2rem auto;padding:0 1rem}}\
          th{{text-align:left;vertical-align:top;padding-right:1rem;font-weight:600}}\
          td{{overflow-wrap:anywhere}}pre{{white-space:pre-wrap;font-size:12px}}</style></head>\n\
          <body><h1>Deletion receipt</h1>\n<p>{title}.</p>\n<table>\n{rows}</table>\n\
          <h2>Proven by this receipt</h2>\n<ul>\n{}</ul>\n<h2>Not proven by it</h2>\n<ul>\n{}</ul>\n\
          <h2>Signed head of the log</h2>\n<pre>{}</pre>\n\
-         <p>This page shows a receipt that was verified; the JSON file is the receipt. Verify it with \
-         <code>lethe-verify receipt FILE --log-key KEY</code>.</p></body></html>\n",
+         <p>This page shows a receipt that was verified; the JSON file is the receipt. Verify it \
+         with <code>lethe-verify receipt FILE --log-key KEY</code>.</p></body></html>\n",
         list(proven),
         list(&NOT_PROVEN),
         escape(&r.checkpoint)

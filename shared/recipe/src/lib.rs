@@ -281,8 +281,8 @@ impl Recipe {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// As TOML, from which [`Self::from_toml`] gives this recipe again. Keys that only JSON can leave
-    /// out are written.
+    /// As TOML, from which [`Self::from_toml`] gives this recipe again. Keys that only JSON can
+    /// leave out are written.
     pub fn to_toml(&self) -> Result<toml::Table, RecipeError> {
         let mut table =
             toml::Table::try_from(self).map_err(|e| RecipeError::Parse(e.to_string()))?;

@@ -8,7 +8,11 @@
 //!
 //! ```
 //! use lethe_recsys::prompt::{Prompt, Template};
-//! let prompt = Prompt { liked: vec!["Fargo (1996)".into()], disliked: vec![], target: "Heat (1995)".into() };
+//! let prompt = Prompt {
+//!     liked: vec!["Fargo (1996)".into()],
+//!     disliked: vec![],
+//!     target: "Heat (1995)".into(),
+//! };
 //! assert!(Template::movie().render(&prompt).ends_with("Answer:"));
 //! ```
 

@@ -367,9 +367,8 @@ mod tests {
     fn a_missing_column_and_an_unknown_key_are_named() {
         let dir = folder("who,what,points,when\n");
         let spec = DataSpec::of_folder(dir.path()).expect("spec");
-        assert!(
-            matches!(load(dir.path(), &spec, false), Err(DataError::Column { column, .. }) if column == "stars")
-        );
+        let missing = load(dir.path(), &spec, false);
+        assert!(matches!(missing, Err(DataError::Column { column, .. }) if column == "stars"));
         std::fs::write(
             dir.path().join("dataset.toml"),
             SPEC.replace("like_above", "like_over"),

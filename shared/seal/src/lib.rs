@@ -4,7 +4,8 @@
 //! ```
 //! let key = lethe_seal::random()?;
 //! let sealed = lethe_seal::seal(&key, b"where it belongs", b"secret")?;
-//! assert_eq!(lethe_seal::unseal(&key, b"where it belongs", &sealed).as_deref(), Some(&b"secret"[..]));
+//! let opened = lethe_seal::unseal(&key, b"where it belongs", &sealed);
+//! assert_eq!(opened.as_deref(), Some(&b"secret"[..]));
 //! assert_eq!(lethe_seal::unseal(&key, b"elsewhere", &sealed), None);
 //! # Ok::<(), lethe_seal::SealError>(())
 //! ```

@@ -223,8 +223,8 @@ impl Drop for Whole {
     }
 }
 
-/// TLS alert 45, `certificate_expired` (RFC 8446, 6.2), as QUIC carries it (RFC 9001, 4.8): also for
-/// certificates that are not valid yet.
+/// TLS alert 45, `certificate_expired` (RFC 8446, 6.2), as QUIC carries it (RFC 9001, 4.8): also
+/// for certificates that are not valid yet.
 const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
 
 /// What a failed handshake has to do with the time, if anything.

@@ -112,7 +112,8 @@ impl Desk {
     pub(crate) async fn exchange(
         &self,
         line: Arc<Line>,
-        (send, mut recv): (quinn::SendStream, quinn::RecvStream),
+        send: quinn::SendStream,
+        mut recv: quinn::RecvStream,
     ) {
         let Some(reply) = self.reply(&line, &mut recv).await else {
             return;

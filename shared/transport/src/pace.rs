@@ -5,9 +5,10 @@
 //! which it gets by and by when its message has found room. Messages of one direction share
 //! [`limits::COMING`] or [`limits::GOING`] bytes; one that takes longer than [`limits::LINGER`]
 //! moves to the [`limits::SLOW`] bytes of those whose peers are slow, so that these do not hold up
-//! the others; when there is no room for it either, it is cut off. An update that has come makes way
-//! for the next and needs room among the [`limits::KEPT`] bytes until it is stored. A peer has one
-//! large message at a time in each direction, and one that falls behind an even pace is cut off.
+//! the others; when there is no room for it either, it is cut off. An update that has come makes
+//! way for the next and needs room among the [`limits::KEPT`] bytes until it is stored. A peer has
+//! one large message at a time in each direction, and one that falls behind an even pace is cut
+//! off.
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -251,10 +251,10 @@ async fn enrolment(connection: quinn::Connection, doorstep: Arc<Doorstep>, desk:
         gone.close(TOO_MANY.into(), b"too many enrolments at once: try again");
     }
     let one = async {
-        if let Ok(stream) = connection.accept_bi().await {
+        if let Ok((send, recv)) = connection.accept_bi().await {
             let _busy = place.busy();
             let line = Arc::new(desk.line(connection.clone(), None));
-            desk.exchange(line, stream).await;
+            desk.exchange(line, send, recv).await;
         }
     };
     let _ = timeout(limits::ENROL_TIMEOUT, one).await;
@@ -279,11 +279,11 @@ async fn serve(connection: quinn::Connection, peer: Digest, live: Arc<Live>, des
     }
     let place = Arc::new(place);
     let line = Arc::new(desk.line(connection.clone(), Some(peer)));
-    while let Ok(stream) = connection.accept_bi().await {
+    while let Ok((send, recv)) = connection.accept_bi().await {
         let (desk, line, place) = (desk.clone(), line.clone(), place.clone());
         tokio::spawn(async move {
             let _busy = place.busy();
-            desk.exchange(line, stream).await;
+            desk.exchange(line, send, recv).await;
         });
     }
     place.leave();

@@ -60,7 +60,8 @@ impl Analytic {
         &self,
         w: &mut dyn World,
         mut sums: Option<Sums>,
-        (samples, change): (&[SampleId], Change),
+        samples: &[SampleId],
+        change: Change,
     ) -> Result<(Sums, Cost), UnlearnError> {
         let (untuned, mut cost) = w.untuned(samples)?;
         let started = w.seconds();
@@ -99,7 +100,7 @@ impl Strategy for Analytic {
         train: &[SampleId],
         _: &[SampleId],
     ) -> Result<Cost, UnlearnError> {
-        let (sums, cost) = self.changed(w, None, (train, Change::Add))?;
+        let (sums, cost) = self.changed(w, None, train, Change::Add)?;
         self.keep(w, sums, cost)
     }
 
@@ -114,7 +115,7 @@ impl Strategy for Analytic {
             .sums()
             .ok_or_else(|| UnlearnError::Untrained(self.name()))?
             .clone();
-        let (sums, cost) = self.changed(w, Some(sums), (gone, Change::Subtract))?;
+        let (sums, cost) = self.changed(w, Some(sums), gone, Change::Subtract)?;
         // Sums do not know whose they are: a deletion that is repeated would subtract again.
         if sums.samples() != remaining.len() as i64 {
             let (left, expected) = (sums.samples(), remaining.len());

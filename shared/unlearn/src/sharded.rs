@@ -41,7 +41,8 @@ impl Sharded {
         name: &str,
         partition: Partition,
         combine: Combine,
-        (shards, slices): (usize, usize),
+        shards: usize,
+        slices: usize,
         epochs: f64,
         seed: &Seed,
     ) -> Self {

@@ -234,7 +234,8 @@ fn sharded(partition: Partition, combine: Combine, slices: usize) -> Sharded {
         partition.name(),
         partition,
         combine,
-        (4, slices),
+        4,
+        slices,
         4.0,
         &Seed::from_u64(9),
     )

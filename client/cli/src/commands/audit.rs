@@ -89,7 +89,7 @@ pub(crate) fn audit(args: &Args) -> anyhow::Result<ExitCode> {
         );
     }
     let (model, data) = args.inputs.paths()?;
-    let paths = (std::path::absolute(model)?, std::path::absolute(data)?);
+    let (model, data) = (std::path::absolute(model)?, std::path::absolute(data)?);
     if bundle.engine != lethe_model::engine() {
         let (theirs, mine) = (&bundle.engine, lethe_model::engine());
         writeln!(
@@ -97,7 +97,7 @@ pub(crate) fn audit(args: &Args) -> anyhow::Result<ExitCode> {
             "note: trained with {theirs}, this machine computes with {mine}: last bits may differ"
         )?;
     }
-    let verdict = train(&home, &bundle, args, people, &paths)?;
+    let verdict = train(&home, &bundle, args, people, &model, &data)?;
     let equal = verdict["equal"] == json!(true);
     let mut out = std::io::stdout();
     if args.json {
@@ -157,7 +157,8 @@ fn train(
     bundle: &Bundle,
     args: &Args,
     people: Vec<TrainingData>,
-    (model, data): &(PathBuf, PathBuf),
+    model: &Path,
+    data: &Path,
 ) -> anyhow::Result<serde_json::Value> {
     let recipe = Recipe::from_json(&bundle.recipe)?;
     let data_dir = home.join("server");
@@ -165,7 +166,7 @@ fn train(
     let mut config = toml::Table::new();
     config.insert("listen".into(), "127.0.0.1:0".into());
     for (key, path) in [
-        ("data_dir", &data_dir),
+        ("data_dir", data_dir.as_path()),
         ("model", model),
         ("catalogue", data),
     ] {

@@ -278,7 +278,10 @@ async fn execute(
             let items: Vec<Value> = list
                 .items
                 .iter()
-                .map(|r| json!({ "item": r.item, "title": model.item(&r.item).map(|i| i.label()), "score": r.score }))
+                .map(|r| {
+                    let title = model.item(&r.item).map(|i| i.label());
+                    json!({ "item": r.item, "title": title, "score": r.score })
+                })
                 .collect();
             let live = matches!(list.source, Source::Live { .. });
             Ok(json!({ "live": live, "items": items, "seconds": started.elapsed().as_secs_f64() }))
@@ -291,10 +294,10 @@ async fn execute(
                 activations += s.activation_bytes;
                 samples += s.samples;
             }
-            Ok(
-                json!({ "clients": clients.len(), "updates": updates, "activations": activations, "samples": samples,
-                "peak_mib": peak_mib() }),
-            )
+            Ok(json!({
+                "clients": clients.len(), "updates": updates, "activations": activations,
+                "samples": samples, "peak_mib": peak_mib(),
+            }))
         }
         Command::Erase { subject } => {
             let client = clients.remove(&subject).context("no such client")?;

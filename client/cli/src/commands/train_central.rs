@@ -205,7 +205,8 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
         middle,
         adapter,
         job.encoder.answers,
-        (recipe_central, steps),
+        recipe_central,
+        steps,
     );
     let batches =
         (0..args.epochs).flat_map(|epoch| epoch_batches(&train, args.batch, epoch, &seed));
@@ -238,8 +239,8 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     Ok(out)
 }
 
-/// Refuses a run that would train or measure nothing, before anything is loaded: it would end with an
-/// untrained adapter and figures that are no numbers.
+/// Refuses a run that would train or measure nothing, before anything is loaded: it would end with
+/// an untrained adapter and figures that are no numbers.
 fn check_samples(
     args: &Args,
     data: &Dataset,

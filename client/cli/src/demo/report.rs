@@ -165,17 +165,21 @@ pub(crate) fn page(
         .collect();
     format!(
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Lethe demo report</title>\
-         <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#222}}\
-         pre{{overflow-x:auto;background:#f6f6f6;padding:1rem;font-size:13px}}svg{{width:100%;font-size:13px}}</style>\
+         <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem \
+         auto;padding:0 1rem;color:#222}}\
+         pre{{overflow-x:auto;background:#f6f6f6;padding:1rem;font-size:13px}}\
+         svg{{width:100%;font-size:13px}}</style>\
          <h1>Lethe: what was learned, and what was forgotten</h1>\
-         <p>A group of people trained a recommender without handing over their data; then one of them asked to be \
-         forgotten. The model in use was free of that person after {exact} seconds. The affected part was then retrained \
-         from a point that had never seen the person, and an independent training from scratch gave the same bytes: \
-         <b>{equal}</b>. The receipt below verifies without contact to the operator: <b>{verified}</b>.</p>\
+         <p>A group of people trained a recommender without handing over their data; then one of \
+         them asked to be forgotten. The model in use was free of that person after {exact} \
+         seconds. The affected part was then retrained from a point that had never seen the \
+         person, and an independent training from scratch gave the same bytes: <b>{equal}</b>. The \
+         receipt below verifies without contact to the operator: <b>{verified}</b>.</p>\
          {timeline}{plot}{dots}<h2>All figures</h2><pre>{table}</pre>\
-         <h2>What the receipt proves, and what it cannot</h2><p>It proves that the operator stated this deletion and \
-         entered it into a signed, append-only log. The replay shows that the retrained model is what training without \
-         the person gives. No receipt can prove that no copy exists outside the operator's systems.</p>\
+         <h2>What the receipt proves, and what it cannot</h2><p>It proves that the operator stated \
+         this deletion and entered it into a signed, append-only log. The replay shows that the \
+         retrained model is what training without the person gives. No receipt can prove that no \
+         copy exists outside the operator's systems.</p>\
          <details><summary>The receipt</summary><pre>{receipt}</pre></details></html>",
         exact = j["deletion"]["seconds_until_exact"],
         equal = if j["deletion"]["replay_equal"] == true {
@@ -203,8 +207,13 @@ mod tests {
 
     #[test]
     fn the_page_stands_alone_and_escapes() {
-        let j = json!({ "deletion": { "seconds_until_exact": 0.1, "seconds_until_retrained": 2.0, "full_retrain_seconds": 9.0,
-            "replay_equal": true }, "receipt": { "verified": true } });
+        let j = json!({
+            "deletion": {
+                "seconds_until_exact": 0.1, "seconds_until_retrained": 2.0,
+                "full_retrain_seconds": 9.0, "replay_equal": true,
+            },
+            "receipt": { "verified": true },
+        });
         let page = page(
             &j,
             "a < b",

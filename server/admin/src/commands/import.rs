@@ -27,7 +27,8 @@ pub(crate) struct Args {
     /// A file with no column but subject and request_id erases everything of every subject;
     /// otherwise every row needs an action.
     csv: PathBuf,
-    /// Write the results here, as CSV with the columns request_id, subject, code, deletion, message.
+    /// Write the results here, as CSV with the columns request_id, subject, code, deletion,
+    /// message.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Only say what would be accepted.

@@ -40,7 +40,10 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
           live     {live}",
         s.seconds, s.rounds.1
     );
-    let value = json!({ "equal": equal, "shard": shard, "replayed": replayed.hex(), "live": live.hex(), "seconds": s.seconds, "rounds": s.rounds.1 });
+    let value = json!({
+        "equal": equal, "shard": shard, "replayed": replayed.hex(), "live": live.hex(),
+        "seconds": s.seconds, "rounds": s.rounds.1,
+    });
     out.show(&text, &value)?;
     Ok(if equal {
         ExitCode::SUCCESS

@@ -203,11 +203,13 @@ impl Engine {
         }
     }
 
-    /// Gradient of the input; the adapter's is added to `grads`.
+    /// Gradient of the input, from that of all rows or of the `last`; the adapter's is added to
+    /// `grads`.
     pub(crate) fn backward(
         &self,
         first: First<'_>,
-        (part, last): (Part<'_>, bool),
+        part: Part<'_>,
+        last: bool,
         tape: &EngineTape,
         dy: Vec<f32>,
         grads: &mut [f32],

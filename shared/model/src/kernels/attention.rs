@@ -90,14 +90,14 @@ pub fn attention(qkv: &[f32], layout: &Layout, heads: Heads, ctx: &mut [f32], ls
     if !tiled::supported() {
         return portable(qkv, layout, heads, ctx, lse);
     }
-    check(layout, heads, (qkv, ctx, lse));
+    check(layout, heads, qkv, ctx, lse);
     let (ctx, lse) = (Out::new(ctx), Out::new(lse));
     tasks(layout, heads)
         .into_par_iter()
         .for_each(|(run, g)| tiled::forward_task(qkv, heads, run, g, ctx, lse));
 }
 
-fn check(layout: &Layout, heads: Heads, (qkv, ctx, lse): (&[f32], &[f32], &[f32])) {
+fn check(layout: &Layout, heads: Heads, qkv: &[f32], ctx: &[f32], lse: &[f32]) {
     let t = layout.rows();
     let fits = qkv.len() == t * heads.width()
         && ctx.len() == t * heads.q * heads.dim
@@ -212,8 +212,8 @@ pub(crate) fn attention_backward(
     if !tiled::supported() {
         return portable_backward(saved, layout, heads, d_ctx, d_qkv);
     }
-    check(layout, heads, (saved.qkv, saved.ctx, saved.lse));
-    check(layout, heads, (d_qkv, d_ctx, saved.lse));
+    check(layout, heads, saved.qkv, saved.ctx, saved.lse);
+    check(layout, heads, d_qkv, d_ctx, saved.lse);
     let out = Out::new(d_qkv);
     let task =
         |(run, g): (Run, usize)| tiled::backward_task(saved, heads, run, g, d_ctx, out, pool);
@@ -237,7 +237,8 @@ pub(crate) fn attention_backward(
 /// all its rows.
 pub(crate) fn attend_cached(
     qkv: &[f32],
-    (keys, values): (&[f32], &[f32]),
+    keys: &[f32],
+    values: &[f32],
     heads: Heads,
     ctx: &mut [f32],
 ) {
@@ -378,7 +379,8 @@ fn backward_task(saved: Saved<'_>, heads: Heads, run: Run, g: usize, d_ctx: &[f3
                 &mut dp[span],
                 seen,
                 lse,
-                (d_row, c_row),
+                d_row,
+                c_row,
                 heads.scale(),
             );
         }
@@ -437,13 +439,13 @@ fn softmax_backward(
     dp: &mut [f32],
     seen: usize,
     lse: f32,
-    rows: (&[f32], &[f32]),
+    d_row: &[f32],
+    c_row: &[f32],
     scale: f32,
 ) {
     vectorised(
         #[inline(always)]
         || {
-            let (d_row, c_row) = rows;
             let dot = sum_by(d_row.len(), |i| d_row[i] * c_row[i]);
             for c in 0..seen {
                 p[c] = exp(p[c] - lse);

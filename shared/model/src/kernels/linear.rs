@@ -168,12 +168,7 @@ mod tests {
         (0..n).map(|_| rng.normal()).collect()
     }
 
-    fn exact(
-        x: &[f32],
-        w: &[f32],
-        (rows, n, k): (usize, usize, usize),
-        compute: Compute,
-    ) -> Vec<f64> {
+    fn exact(x: &[f32], w: &[f32], rows: usize, n: usize, k: usize, compute: Compute) -> Vec<f64> {
         let r = |v: f32| match compute {
             Compute::F32 | Compute::Int8 => f64::from(v),
             Compute::Bf16 => f64::from(f32::from_bits(to_bf16(v) << 16)),
@@ -219,14 +214,14 @@ mod tests {
                 ] {
                     let mut y = vec![f32::NAN; rows * n];
                     linear.forward(&x, rows, &mut y, false);
-                    let want = exact(&x, &w, (rows, n, k), compute);
+                    let want = exact(&x, &w, rows, n, k, compute);
                     close(&y, &want, 0.0, k);
                     let mut y = vec![1.0; rows * n];
                     linear.forward(&x, rows, &mut y, true);
                     close(&y, &want, 1.0, k);
                     let mut dx = vec![f32::NAN; rows * k];
                     linear.backward(&dy, rows, &mut dx, false);
-                    close(&dx, &exact(&dy, &wt, (rows, k, n), compute), 0.0, n);
+                    close(&dx, &exact(&dy, &wt, rows, k, n, compute), 0.0, n);
                 }
             }
         }

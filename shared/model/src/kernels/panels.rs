@@ -172,7 +172,8 @@ impl Panels {
         let grid = Grid::new(
             rows,
             n.div_ceil(WIDTH),
-            (self.compute.depth(k), TILE_ROWS),
+            self.compute.depth(k),
+            TILE_ROWS,
             threads,
         );
         let out = Out::new(dst);
@@ -240,7 +241,7 @@ fn pack_rows(compute: Compute, x: &[f32], k: usize, into: &mut [u32]) {
     #[allow(unsafe_code)]
     // SAFETY: panels exist only where `compute` is supported; a block has 1 to TILE_ROWS rows of
     // `k` values, and `into` holds its units.
-    let done = unsafe { tile::pack(compute, x, (k, k), m, (&mut *into, m)) };
+    let done = unsafe { tile::pack(compute, x, k, k, m, &mut *into, m) };
     for (i, row) in x.chunks_exact(k).enumerate() {
         for u in done..compute.depth(k) {
             into[u * m + i] = unit(compute, k, u, |input| row[input]);
@@ -318,7 +319,8 @@ impl Grid {
     pub(crate) fn new(
         rows: usize,
         panels: usize,
-        (depth, tile): (usize, usize),
+        depth: usize,
+        tile: usize,
         threads: usize,
     ) -> Self {
         let blocks = rows.div_ceil(tile);

@@ -157,7 +157,7 @@ impl Quantised {
         } else {
             rayon::current_num_threads()
         };
-        let grid = Grid::new(rows, n.div_ceil(WIDTH), (k.div_ceil(4), TILE_ROWS), threads);
+        let grid = Grid::new(rows, n.div_ceil(WIDTH), k.div_ceil(4), TILE_ROWS, threads);
         let out = Out::new(dst);
         grid.run(threads, |blocks, panels| {
             self.task(&grid, blocks, panels, x, out, add)

@@ -64,7 +64,7 @@ fn pack<'a>(x: Source<'_>, count: usize, k: usize, packed: &'a mut Vec<u32>) -> 
     #[allow(unsafe_code)]
     // SAFETY: tasks run only where the kernels are supported; `x` ends with the last of `count`
     // rows, `stride` apart; `into` holds `count * k` units.
-    let done = unsafe { tile::pack(Compute::F32, x, (stride, k), count, (into, count)) };
+    let done = unsafe { tile::pack(Compute::F32, x, stride, k, count, into, count) };
     for i in 0..count {
         for u in done..k {
             into[u * count + i] = x[i * stride + u].to_bits();
@@ -148,24 +148,24 @@ fn as_inputs<'a>(
 
 /// A tile of products; checks that it lies inside its buffer.
 fn product(
-    rows: &[u32],
-    count: usize,
+    rows: Rows<'_>,
     panel: &[Line],
     out: Out,
     at: usize,
-    (stride, cols): (usize, usize),
+    stride: usize,
+    cols: usize,
     add: bool,
 ) {
     assert!(
-        rows.len() == count * panel.len() / 2 && count <= TILE_ROWS,
+        rows.units.len() == rows.count * panel.len() / 2 && rows.count <= TILE_ROWS,
         "a block does not fit its panel"
     );
-    let dst = out.tile(at, count, stride, cols, add);
+    let dst = out.tile(at, rows.count, stride, cols, add);
     #[allow(unsafe_code)]
     // SAFETY: checked above; the kernels are supported where tasks run; tiles of different tasks
     // are disjoint.
     unsafe {
-        tile::run(Compute::F32, Rows { units: rows, count }, panel, dst);
+        tile::run(Compute::F32, rows, panel, dst);
     }
 }
 
@@ -180,12 +180,13 @@ struct Gather<'a> {
 }
 
 impl Gather<'_> {
-    fn run(&self, rows: &[u32], count: usize, out: Out, at: usize, stride: usize, add: bool) {
+    fn run(&self, units: &[u32], count: usize, out: Out, at: usize, stride: usize, add: bool) {
+        let rows = Rows { units, count };
         for p in 0..self.dim.div_ceil(WIDTH) {
             let from = (p * self.all + self.first) * 2;
             let panel = &self.lines[from..from + self.depth * 2];
             let cols = (self.dim - p * WIDTH).min(WIDTH);
-            product(rows, count, panel, out, at + p * WIDTH, (stride, cols), add);
+            product(rows, panel, out, at + p * WIDTH, stride, cols, add);
         }
     }
 }
@@ -212,11 +213,14 @@ pub(crate) fn forward_task(qkv: &[f32], heads: Heads, run: Run, g: usize, ctx: O
                     first: (run.start + i0) * width + h * dim,
                     stride: width,
                 };
-                let rows = pack(q, m, dim, &mut s.packed);
+                let rows = Rows {
+                    units: pack(q, m, dim, &mut s.packed),
+                    count: m,
+                };
                 let p = Out::new(&mut s.p);
                 for panel in 0..reach.div_ceil(WIDTH) {
                     let keys = &s.keys[panel * dim * 2..(panel + 1) * dim * 2];
-                    product(rows, m, keys, p, panel * WIDTH, (ld, WIDTH), false);
+                    product(rows, keys, p, panel * WIDTH, ld, WIDTH, false);
                 }
                 for r in 0..m {
                     let row = &mut s.p[r * ld..][..reach];
@@ -299,26 +303,22 @@ pub(crate) fn backward_task(
                     stride: row_width,
                 };
                 for (from, lines, to) in [(q, &s.keys, &mut s.p), (d_out, &s.values, &mut s.dp)] {
-                    let rows = pack(from, m, dim, &mut s.packed);
+                    let rows = Rows {
+                        units: pack(from, m, dim, &mut s.packed),
+                        count: m,
+                    };
                     let to = Out::new(to);
                     for panel in 0..panels {
                         let lines = &lines[panel * dim * 2..(panel + 1) * dim * 2];
-                        product(
-                            rows,
-                            m,
-                            lines,
-                            to,
-                            i0 * ld + panel * WIDTH,
-                            (ld, WIDTH),
-                            false,
-                        );
+                        product(rows, lines, to, i0 * ld + panel * WIDTH, ld, WIDTH, false);
                     }
                 }
                 for i in i0..i1 {
                     let lse = saved.lse[(run.start + i) * heads.q + h];
                     let (p, dp) = (&mut s.p[i * ld..][..reach], &mut s.dp[i * ld..][..reach]);
-                    let rows = (d_out.row(i - i0, dim), &saved.ctx[at(i)..][..dim]);
-                    softmax_backward(p, dp, run.context + i + 1, lse, rows, heads.scale());
+                    let (d_row, c_row) = (d_out.row(i - i0, dim), &saved.ctx[at(i)..][..dim]);
+                    let seen = run.context + i + 1;
+                    softmax_backward(p, dp, seen, lse, d_row, c_row, heads.scale());
                 }
                 let ds = Source {
                     values: &s.dp,
@@ -436,13 +436,13 @@ fn softmax_backward(
     dp: &mut [f32],
     seen: usize,
     lse: f32,
-    rows: (&[f32], &[f32]),
+    d_row: &[f32],
+    c_row: &[f32],
     scale: f32,
 ) {
     vectorised(
         #[inline(always)]
         || {
-            let (d_row, c_row) = rows;
             let dot = sum_by(d_row.len(), |i| d_row[i] * c_row[i]);
             for c in 0..seen {
                 p[c] = exp(p[c] * scale - lse);

@@ -85,7 +85,9 @@ impl GgufFile {
         // A handle of its own: rows are read at their places, whatever others do with theirs.
         let file = File::open(&self.path).map_err(ModelError::io(&self.path))?;
         Table::stored(
-            (file, &self.path, start),
+            file,
+            &self.path,
+            start,
             info.ggml_dtype,
             self.config.vocab,
             self.config.hidden,

@@ -14,8 +14,8 @@ use super::{Matrix, add_scaled, cholesky, dot, vectorised};
 const SPARE: usize = 60;
 /// Plain multiplications before the first filter.
 const WARM_UP: usize = 3;
-/// Degrees of the filters, each followed by Rayleigh-Ritz. The first is low: a filter of high degree
-/// would let the first vectors drown the last.
+/// Degrees of the filters, each followed by Rayleigh-Ritz. The first is low: a filter of high
+/// degree would let the first vectors drown the last.
 const DEGREES: [usize; 3] = [5, 14, 14];
 /// First vectors that have converged after the first filter. Later filters work beside them, so
 /// these can be of high degree.

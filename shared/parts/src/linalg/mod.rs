@@ -2,10 +2,10 @@
 //!
 //! Every element of a product of matrices is accumulated over the inner index in ascending order,
 //! with one fused multiply-add a term; small sums are added up in fixed lanes without fusing. IEEE
-//! 754 defines each of these roundings, so the result does not depend on tile sizes, on the width of
-//! vectors, on the number of threads or on the family of the CPU: AVX2, AVX-512 and NEON give the
-//! same bytes, and so does a CPU without fused multiply-add, where the compiler's library computes
-//! it slowly.
+//! 754 defines each of these roundings, so the result does not depend on tile sizes, on the width
+//! of vectors, on the number of threads or on the family of the CPU: AVX2, AVX-512 and NEON give
+//! the same bytes, and so does a CPU without fused multiply-add, where the compiler's library
+//! computes it slowly.
 
 mod eigen;
 mod product;

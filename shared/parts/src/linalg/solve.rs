@@ -187,8 +187,8 @@ fn update_rest(a: &mut Matrix, start: usize, end: usize) {
 
 /// The inverse of `a = L L'` from its factor: `M' M` with `M = L^-1`.
 ///
-/// Element `(i, j)` of `M` is `(d_ij - sum over j <= k < i of l_ik m_kj) / l_ii`, terms in ascending
-/// `k`; of the inverse, the sum over `k >= max(i, j)` of `m_ki m_kj`, ascending.
+/// Element `(i, j)` of `M` is `(d_ij - sum over j <= k < i of l_ik m_kj) / l_ii`, terms in
+/// ascending `k`; of the inverse, the sum over `k >= max(i, j)` of `m_ki m_kj`, ascending.
 pub(crate) fn inverse(factor: &Matrix) -> Matrix {
     let lower = invert_lower(factor);
     let n = lower.rows;

@@ -17,20 +17,25 @@ use lethe_receipt::tiles::audit;
 use lethe_receipt::witness::{Seen, Witness, WitnessError, verify_cosignature};
 
 const USAGE: &str = "\
-Check deletion receipts and transparency logs of Lethe. Works offline; needs no account and no server.
+Check deletion receipts and transparency logs of Lethe. Works offline; needs no account and no \
+server.
 
   lethe-verify receipt FILE --log-key KEY [--witness-key KEY] [--html FILE] [--json]
-      Verify a receipt and say what it proves. With --witness-key the head must carry that witness's signature; with --html a
+      Verify a receipt and say what it proves. With --witness-key the head must carry that \
+      witness's signature; with --html a
       page to print is written.
   lethe-verify log FOLDER --log-key KEY [--since CHECKPOINT]
-      Check a published log (tlog-tiles): every entry, tile and the signed head; with --since, that it extends an older
+      Check a published log (tlog-tiles): every entry, tile and the signed head; with --since, \
+      that it extends an older
       checkpoint kept in a file.
   lethe-verify witness-key --name NAME --key FILE
       Make a key for a witness in FILE and print its public key.
   lethe-verify witness FOLDER --log-key KEY --name NAME --key FILE --state FILE [--out FILE]
-      Check a published log, check that it extends what this witness saw before, and cosign its head.
+      Check a published log, check that it extends what this witness saw before, and cosign its \
+      head.
 
-KEY is a verifier key (NAME+ID+BASE64), obtained from the operator before there was anything to verify.
+KEY is a verifier key (NAME+ID+BASE64), obtained from the operator before there was anything to \
+verify.
 Exit codes: 0 verified, 1 failure, 2 usage, 3 not verified, 4 split view, 5 a genuine receipt of a
 request that removed nothing.
 ";

@@ -131,9 +131,11 @@ macro_rules! packer {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name(
             x: &[f32],
-            (stride, k): (usize, usize),
+            stride: usize,
+            k: usize,
             count: usize,
-            (into, apart): (&mut [u32], usize),
+            into: &mut [u32],
+            apart: usize,
         ) -> usize {
             let whole = k / (16 * $per_unit) * 16;
             let mask = ((1u32 << count) - 1) as u16;

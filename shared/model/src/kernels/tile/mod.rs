@@ -143,9 +143,11 @@ pub(crate) unsafe fn run(compute: Compute, rows: Rows<'_>, panel: &[Line], out: 
 pub(crate) unsafe fn pack(
     compute: Compute,
     x: &[f32],
-    (stride, k): (usize, usize),
+    stride: usize,
+    k: usize,
     count: usize,
-    (into, apart): (&mut [u32], usize),
+    into: &mut [u32],
+    apart: usize,
 ) -> usize {
     debug_assert!(
         x.len() >= (count - 1) * stride + k
@@ -157,10 +159,8 @@ pub(crate) unsafe fn pack(
         // SAFETY: the caller's promises are passed on.
         Units::Avx512 => unsafe {
             match compute {
-                Compute::F32 | Compute::Int8 => {
-                    avx512::pack_f32(x, (stride, k), count, (into, apart))
-                }
-                Compute::Bf16 => avx512::pack_bf16(x, (stride, k), count, (into, apart)),
+                Compute::F32 | Compute::Int8 => avx512::pack_f32(x, stride, k, count, into, apart),
+                Compute::Bf16 => avx512::pack_bf16(x, stride, k, count, into, apart),
             }
         },
         _ => 0,
