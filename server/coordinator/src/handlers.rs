@@ -293,8 +293,8 @@ impl Coordinator {
                     .score(layout, x, adapter, hidden.format)
                     .await?;
                 if tuned {
-                    // A deletion may have withdrawn the release during the pass: what it knew is not
-                    // given out.
+                    // A deletion may have withdrawn the release during the pass: what it knew is
+                    // not given out.
                     self.core().current(release)?;
                 }
                 reply

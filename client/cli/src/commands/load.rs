@@ -74,8 +74,9 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
     let text = format!(
         "listen = \"127.0.0.1:0\"\ndata_dir = {data_dir:?}\nmodel = {:?}\ncatalogue = \
          {:?}\nmin_subjects = {clients}\n\
-         reserve_mib = 0\n[recipe]\nshards = 1\nanchors = 1\nslices = 1\nrounds = {}\ncohort = {clients}\nquorum = {clients}\n\
-         deadline_s = 3600\nvalidation = 1\nupdates = {:?}\nadapters = {:?}\nsplit = {{ k_in = {}, k_out = {on_top} }}\n\
+         reserve_mib = 0\n[recipe]\nshards = 1\nanchors = 1\nslices = 1\nrounds = {}\n\
+         cohort = {clients}\nquorum = {clients}\ndeadline_s = 3600\nvalidation = 1\n\
+         updates = {:?}\nadapters = {:?}\nsplit = {{ k_in = {}, k_out = {on_top} }}\n\
          lora = {{ rank = 8, alpha = 16.0, targets = [\"q\", \"v\"], last_layers = {on_top} }}\n",
         files.model,
         files.movielens,
@@ -307,10 +308,21 @@ async fn measure(
     let at =
         |q: f64| seconds[((seconds.len() as f64 * q) as usize).min(seconds.len() - 1)] * 1000.0;
     Ok(json!({
-        "clients": clients, "rounds": rounds, "rounds_per_second": per_second, "round_p50_ms": at(0.5),
-        "round_p99_ms": at(0.99), "coordinator_rss_mib": server.resident_mib(), "coordinator_peak_mib": server.peak_mib(),
-        "coordinator_idle_rss_mib": idle_mib, "coordinator_cpu_s": cpu, "invited_s": invited_s, "joined_s": joined_s, "handshakes_repeated": repeated,
-        "answers": waits.len(), "answer_p50_ms": quantile(&waits, 0.5), "answer_p99_ms": quantile(&waits, 0.99),
+        "clients": clients,
+        "rounds": rounds,
+        "rounds_per_second": per_second,
+        "round_p50_ms": at(0.5),
+        "round_p99_ms": at(0.99),
+        "coordinator_rss_mib": server.resident_mib(),
+        "coordinator_peak_mib": server.peak_mib(),
+        "coordinator_idle_rss_mib": idle_mib,
+        "coordinator_cpu_s": cpu,
+        "invited_s": invited_s,
+        "joined_s": joined_s,
+        "handshakes_repeated": repeated,
+        "answers": waits.len(),
+        "answer_p50_ms": quantile(&waits, 0.5),
+        "answer_p99_ms": quantile(&waits, 0.99),
         "answer_max_ms": quantile(&waits, 1.0),
     }))
 }

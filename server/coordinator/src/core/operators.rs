@@ -56,8 +56,8 @@ impl Core {
     }
 
     /// Gives the holder of `current`, which they have shown to be theirs, a certificate for a new
-    /// key. `current` goes when the new one is first used. An earlier renewal that was never used is
-    /// replaced, so that a lost answer leaves nothing behind.
+    /// key. `current` goes when the new one is first used. An earlier renewal that was never used
+    /// is replaced, so that a lost answer leaves nothing behind.
     pub(crate) fn renew(
         &mut self,
         current: Digest,

@@ -60,8 +60,8 @@ impl Replay {
 }
 
 impl Core {
-    /// What a replay of this shard would train, and what must come out (`None`: what is live), if it
-    /// may be started now.
+    /// What a replay of this shard would train, and what must come out (`None`: what is live), if
+    /// it may be started now.
     pub(super) fn may_replay(
         &self,
         shard: ShardId,

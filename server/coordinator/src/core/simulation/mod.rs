@@ -12,9 +12,10 @@
 //!    crashes either.
 //! 3. After a crash the coordinator starts, whatever its disk did.
 //!
-//! 4. Nothing is served without its record: the release that may be fetched, and the adapters that it
-//!    serves, are those that the store holds. So are recalls and restrictions.
-//! 5. A device gets no order to erase that its log does not hold, and the log that it sees only grows.
+//! 4. Nothing is served without its record: the release that may be fetched, and the adapters that
+//!    it serves, are those that the store holds. So are recalls and restrictions.
+//! 5. A device gets no order to erase that its log does not hold, and the log that it sees only
+//!    grows.
 //! 6. No shard's run is missing, and each is in its place.
 //!
 //! When the faults have ended:
@@ -55,8 +56,8 @@ mod world;
 /// 319: a crash cut off the write that closed a round before it removed the round's updates, and
 /// the next round counted them again as late. 445, 849: what was left of a person after an erasure
 /// moved to another shard, which was rolled back and served without a release of its own. 1190: a
-/// late update was taken while the last round of its stage was being added up. 4964: a rollback that
-/// a crash cut off left its shard at an earlier stage of the same generation.
+/// late update was taken while the last round of its stage was being added up. 4964: a rollback
+/// that a crash cut off left its shard at an earlier stage of the same generation.
 const REGRESSIONS: &[u64] = &[40, 93, 257, 319, 445, 849, 1190, 4964];
 
 /// A shard's adapter from its recorded rounds and what devices hold now.

@@ -192,7 +192,8 @@ impl Simulation {
              = 5\nvalidation = 1\n\
              split = {{ k_in = 1, k_out = 1 }}\naggregation = \"{aggregation}\"\nupdates = \
                  \"{updates}\"\n{goal}\
-             lora = {{ rank = 1, alpha = 2.0, targets = [\"q\", \"v\"] }}\nlocal = {{ samples = 8, batch = 8 }}\n",
+             lora = {{ rank = 1, alpha = 2.0, targets = [\"q\", \"v\"] }}\n\
+             local = {{ samples = 8, batch = 8 }}\n",
             if quiet.is_some() || wanders { 2 } else { 1 }
         )
         .parse()
