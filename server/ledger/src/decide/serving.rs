@@ -153,19 +153,18 @@ fn left(state: &State, release: &Release) -> Vec<ServedShard> {
             continue;
         };
         // The served adapter is still there: as a checkpoint, or as what everything starts from.
-        let kept = shard
+        let mut kept = shard
             .run
             .stages
             .values()
             .filter_map(|s| s.checkpoint.as_ref());
-        let value = kept
-            .clone()
-            .find(|c| c.hash == served.digest)
-            .map(|c| c.value.clone());
-        let stays = value.is_some() || served.digest == epoch.initial;
+        let stays = match &served.value {
+            Some(value) => kept.any(|c| c.value == *value),
+            None => served.digest == epoch.initial,
+        };
         let (stage, newest) = shard.run.newest();
         let (digest, value, stage) = if stays {
-            (served.digest, value, served.stage)
+            (served.digest, served.value.clone(), served.stage)
         } else {
             let digest = newest.map_or(epoch.initial, |c| c.hash);
             (digest, newest.map(|c| c.value.clone()), stage)
@@ -187,8 +186,9 @@ pub(super) fn after_rollback(state: &State, now: Now) -> Vec<Event> {
         return vec![];
     };
     let shards = left(state, release);
-    let digests = |s: &[ServedShard]| s.iter().map(|s| s.digest).collect::<Vec<_>>();
-    if digests(&shards) == digests(&release.shards) {
+    // By where it is, too: what is destroyed cannot be served, even if what is left is equal.
+    let same = |a: &ServedShard, b: &ServedShard| a.digest == b.digest && a.value == b.value;
+    if shards.iter().zip(&release.shards).all(|(a, b)| same(a, b)) {
         return vec![];
     }
     let mut events = vec![Event::Recalled { up_to: no }];
