@@ -63,7 +63,7 @@ pub fn due(state: &State, now: Now) -> Vec<Duty> {
         out.push(Duty::DestroyKeys(state.keys_to_destroy()));
     } else {
         let waits = !state.index.planned.is_empty() || !state.core.lost.is_empty();
-        if waits || !state.moves().is_empty() {
+        if waits || !state.index.moving.is_empty() {
             out.push(Duty::BeginExecution);
         }
         if !state.late_people(now).is_empty() {

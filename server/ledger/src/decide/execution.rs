@@ -24,6 +24,10 @@ pub(super) fn begin(state: &State) -> Decided {
     let ids: Vec<u64> = state.index.planned.iter().copied().collect();
     let mut rolled: BTreeMap<ShardKey, u16> = BTreeMap::new();
     let mut add = |key: ShardKey, stage: u16| {
+        // A shard that has not come so far (another rollback was in between) has nothing to lose.
+        if state.shard(key).is_none_or(|s| s.run.stage < stage) {
+            return;
+        }
         let first = rolled.entry(key).or_insert(stage);
         *first = stage.min(*first);
     };
@@ -38,7 +42,7 @@ pub(super) fn begin(state: &State) -> Decided {
         add(key, stage);
     }
     state.core.lost.iter().for_each(|key| add(*key, 1));
-    if ids.is_empty() && rolled.is_empty() {
+    if ids.is_empty() && rolled.is_empty() && state.index.moving.is_empty() {
         return Ok(vec![]);
     }
     let rolled: Vec<(ShardKey, u16)> = rolled.into_iter().collect();
@@ -145,8 +149,9 @@ pub(super) fn keys_destroyed(state: &State, now: Now) -> Decided {
     let next = after(state, &events);
     events.extend(serving::after_rollback(&next, now));
     let hash = |key: &ShardKey| {
-        let served = next.shard(*key).map(|s| s.run.hash);
-        served.unwrap_or_default()
+        let initial = next.epochs.get(&key.epoch).map(|e| e.initial);
+        let newest = next.shard(*key).and_then(|s| Some(s.run.newest().1?.hash));
+        newest.or(initial).unwrap_or_default()
     };
     for (id, d) in all {
         events.push(Event::MadeExact {
@@ -227,10 +232,13 @@ fn moved(state: &State, execution: &Execution) -> Vec<Event> {
             shard,
         };
         let rolls = execution.rolled.iter().find(|(k, _)| *k == key);
-        let Some((_, from)) = rolls.filter(|(_, from)| *from <= moving.place.slice + 1) else {
-            continue;
-        };
-        events.extend(also_affected(state, subject, key, *from));
+        let enters = moving.place.slice + 1;
+        match rolls.filter(|(_, from)| *from <= enters) {
+            Some((_, from)) => events.extend(also_affected(state, subject, key, *from)),
+            // Training has not come to the stage that the data enters at.
+            None if state.shard(key).is_some_and(|s| s.run.stage < enters) => {}
+            None => continue,
+        }
         events.push(joins(subject, profile, moving));
     }
     events

@@ -360,8 +360,8 @@ impl World {
     pub(crate) fn note(&mut self, line: String) {
         self.trace = Digest::of(&[&self.trace.0, line.as_bytes()]);
         self.story.push(format!("{} {line}", self.now));
-        if self.story.len() > 400 {
-            self.story.drain(..200);
+        if self.story.len() > 4000 {
+            self.story.drain(..2000);
         }
     }
 
@@ -370,7 +370,8 @@ impl World {
     }
 
     pub(crate) fn tell(&self) -> String {
-        let from = self.story.len().saturating_sub(60);
+        let most = std::env::var("LETHE_SIM_STORY").map_or(60, |n| n.parse().unwrap());
+        let from = self.story.len().saturating_sub(most);
         format!("{}\nseed {}", self.story[from..].join("\n"), self.seed)
     }
 
@@ -1094,6 +1095,8 @@ impl World {
         !self.queue.values().any(pending)
             && (nobody || begun.is_none() || trained && self.state.validated())
             && replays
+            && self.state.core().lost.is_empty()
+            && self.state.people().values().all(|p| p.moving.is_none())
             && !self.state.unexecuted()
             && self
                 .state
