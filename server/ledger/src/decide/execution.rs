@@ -305,6 +305,11 @@ pub(super) fn started(
     now: Now,
 ) -> Decided {
     let (floor, journal) = evidence;
+    // Files of an epoch that a restored backup does not know are of no use to it.
+    let lost: Vec<ShardKey> = lost
+        .into_iter()
+        .filter(|k| state.shard(*k).is_some())
+        .collect();
     let mut events = vec![Event::Started { at: now.unix_ms }];
     let known = state.deletions.iter();
     let numbers = Numbers {

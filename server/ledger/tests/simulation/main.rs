@@ -208,9 +208,11 @@ fn run(seed: u64) -> (Digest, Count) {
     }
     assert!(
         w.now < END,
-        "{}: does not come to its end: {:?} {:?}",
+        "{}: does not come to its end: {:?} {:?} {:?} {:?}",
         w.tell(),
         w.state.view(w.time()),
+        lethe_ledger::due(&w.state, w.time()),
+        (w.state.core(), w.state.volatile()),
         w.state
             .deletions()
             .values()
