@@ -16,6 +16,9 @@ use crate::state::{
     Deletion, Execution, Kept, Moving, Numbers, PendingErase, Person, Profile, RolledShard, State,
 };
 
+/// September 2020, in Unix seconds: before the first ledger.
+const SINCE: u64 = 1_600_000_000;
+
 /// Begins with everything that waits: accepted deletions, people who move, lost shards.
 pub(super) fn begin(state: &State) -> Decided {
     if state.core.executing.is_some() {
@@ -311,15 +314,25 @@ pub(super) fn started(
         .filter(|k| state.shard(*k).is_some())
         .collect();
     let mut events = vec![Event::Started { at: now.unix_ms }];
-    let known = state.deletions.iter();
+    let lacks = journal
+        .iter()
+        .filter(|a| !state.deletions.contains_key(&a.id));
+    let lacks: Vec<&Accepted> = lacks.collect();
+    let newest = state.current_release().map_or(0, |(no, _)| no);
+    let known = state.deletions.values().filter_map(|d| d.task);
+    let tasks = known.chain(journal.iter().filter_map(|a| a.task));
     let numbers = Numbers {
         release: floor,
         deletion: journal.iter().map(|a| a.id).max().unwrap_or(0),
-        task: known
-            .filter_map(|(_, d)| d.task)
-            .chain(journal.iter().filter_map(|a| a.task))
-            .max()
-            .unwrap_or(0),
+        task: tasks.max().unwrap_or(0),
+        // Devices may be at work in generations that the backup does not know: none of them comes
+        // to mean another run. The time is larger than any number that was counted.
+        generation: if !lacks.is_empty() || floor > newest {
+            let seconds = (now.unix_ms / 1000).saturating_sub(SINCE);
+            u32::try_from(seconds).unwrap_or(0)
+        } else {
+            0
+        },
         ..Numbers::default()
     };
     if state.core.numbers.max(numbers) != state.core.numbers {
@@ -340,7 +353,6 @@ pub(super) fn started(
         }
     }
     // A number that devices may hold already must not come to mean something else.
-    let newest = state.current_release().map_or(0, |(no, _)| no);
     if floor > newest {
         let next = after(state, &events);
         events.extend(serving::again(&next, now));

@@ -479,6 +479,7 @@ impl World {
     }
 
     fn reload(&mut self, lost: Vec<ShardKey>) {
+        self.fault = None;
         self.state = self.disk.rebuild();
         self.state.set_rules(self.rules.clone());
         // Values that nothing refers to: of writes that were cut off.
@@ -761,7 +762,8 @@ impl World {
 
     fn start(&mut self) {
         self.up = true;
-        self.fault = None;
+        // Jobs end with their process.
+        self.queue.retain(|_, e| !matches!(e, Ev::Job(..)));
         self.started = self.now;
         let mut lost = vec![];
         if self.now < QUIET && self.dice.below(12) == 0 {
