@@ -242,7 +242,8 @@ fn keys_destroyed(state: &mut State) {
     state.edit_core(|c| {
         c.executing = None;
         c.spent.extend(execution.kept.map(Owner::Kept));
-        for (key, _) in &execution.rolled {
+        // A shard that was lost while less of it was rolled back has to go as a whole yet.
+        for (key, _) in execution.rolled.iter().filter(|(_, from)| *from == 1) {
             c.lost.remove(key);
         }
     });

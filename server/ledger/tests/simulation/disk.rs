@@ -7,12 +7,15 @@ use lethe_ledger::{Event, Owner, SliceId, State, ValueRef, apply};
 /// A key of this name: names of people come back with another key.
 pub(crate) type KeyNo = u64;
 
+/// A value, and the keys that seal it.
+pub(crate) type Value = (Vec<(Owner, KeyNo)>, Vec<f32>);
+
 /// A data folder.
 #[derive(Clone, Default)]
 pub(crate) struct Disk {
     pub(crate) slices: BTreeMap<SliceId, (KeyNo, Vec<u8>)>,
     pub(crate) events: Vec<(Owner, KeyNo, Event)>,
-    pub(crate) values: BTreeMap<ValueRef, (Vec<(Owner, KeyNo)>, Vec<f32>)>,
+    pub(crate) values: BTreeMap<ValueRef, Value>,
     pub(crate) keys: BTreeMap<Owner, KeyNo>,
     pub(crate) destroyed: BTreeSet<Owner>,
     pub(crate) next: KeyNo,
