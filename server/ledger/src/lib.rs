@@ -4,6 +4,29 @@
 //! [`effects`] what the world has to be told. None of them does I/O, reads a clock or draws a
 //! random number. The shell: decide on a read lock, write the events (and the values that came with
 //! the command), apply on a write lock, effects.
+//!
+//! The state is divided into slices, each sealed under the key of its owner. When a key is
+//! destroyed, its slices and events are missing when the state is rebuilt, and nothing else is.
+//!
+//! ```
+//! use lethe_ledger::{Command, Now, Owner, State, apply, decide};
+//! use lethe_proto::ids::{Digest, SubjectId};
+//! let mut state = State::default();
+//! let subject = SubjectId::new("ada")?;
+//! let invite = Command::Invite { subject: subject.clone(), secret: Digest([1; 32]) };
+//! let events = decide(&state, invite, Now::default())?;
+//! // Here the shell writes the events. Then:
+//! events.iter().for_each(|event| apply(&mut state, event));
+//! assert!(state.person(&subject).is_some());
+//! // Ada's key is destroyed: what is read again knows nobody.
+//! let ada = Owner::Person(subject.clone());
+//! let mut again = State::default();
+//! for event in events.iter().filter(|event| event.owner() != ada) {
+//!     apply(&mut again, event);
+//! }
+//! assert!(again.person(&subject).is_none());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod apply;
 mod command;

@@ -89,7 +89,7 @@ impl State {
             return false;
         }
         if !view.live {
-            return true;
+            return self.core.executing.is_none();
         }
         // While an accepted deletion is not executed, nothing is trained on what it concerns. An
         // epoch that another one has followed is not trained any further.
@@ -170,6 +170,11 @@ fn offer(state: &State, device: &lethe_proto::ids::Digest, run: RunKey, now: Now
 /// All of them, or none: the shell asks `State::expects` for each before it seals their values, and
 /// again by this.
 fn store(state: &State, stage: StageKey, updates: Vec<StoredUpdate>, now: Now) -> Decided {
+    // The wire's key has no epoch: whoever made this one of it must have asked whose run it is.
+    let at = state.run_view(stage.generation).map(|v| v.at.epoch);
+    if at.is_some_and(|epoch| epoch != stage.epoch) {
+        return refuse(Refusal::Internal, "a run of another epoch");
+    }
     let mut arrived: BTreeMap<u16, Vec<SubjectId>> = BTreeMap::new();
     for u in &updates {
         let key = lethe_proto::ids::RoundKey {
