@@ -58,7 +58,11 @@ impl Disk {
             let owner = event.owner();
             let returns = matches!(event, Event::PersonKept { .. } | Event::PersonKnown { .. });
             let key = self.key(&owner, returns);
-            self.events.push((owner, key, event.clone()));
+            // As it is on disk: every event comes back from its bytes.
+            let bytes = lethe_proto::codec::to_bytes(event).unwrap();
+            let back: Event = lethe_proto::codec::from_bytes(&bytes, 1 << 24).unwrap();
+            assert_eq!(back, *event);
+            self.events.push((owner, key, back));
         }
         for (value, owners, content) in values {
             let keyed = owners.iter().map(|o| (o.clone(), self.key(o, false)));

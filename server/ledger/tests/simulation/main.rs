@@ -20,7 +20,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lethe_ledger::{Event, RunKey, ShardKey};
+use lethe_ledger::{RunKey, ShardKey};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::Digest;
 
@@ -319,12 +319,4 @@ fn a_seed_gives_its_trace_again() {
     for seed in 0..4 {
         assert_eq!(run(seed).0, run(seed).0, "seed {seed}");
     }
-}
-
-#[test]
-fn an_event_comes_back_from_its_bytes() {
-    let event = Event::OperatorInvitationsWithdrawn;
-    let bytes = lethe_proto::codec::to_bytes(&event).unwrap();
-    let back: Event = lethe_proto::codec::from_bytes(&bytes, 100).unwrap();
-    assert_eq!(back, event);
 }
