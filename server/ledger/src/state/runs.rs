@@ -208,6 +208,13 @@ impl State {
         Some((key, self.personal_of(&run.key(key), subject)?))
     }
 
+    /// Median lengths of the updates of the rounds that a run stands on, oldest first.
+    pub fn norms_of(&self, run: &RunKey) -> Vec<f32> {
+        let view = self.run_view(run.generation);
+        let sums = view.map_or(&[][..], |v| &v.run.sums[..]);
+        sums.iter().filter_map(|s| s.norm).collect()
+    }
+
     /// A state's value, and its hash: what a round starts from. None stands for the initial one.
     pub fn start_of(&self, run: &RunKey) -> Option<(Option<&ValueRef>, lethe_proto::ids::Digest)> {
         let view = self.run_view(run.generation)?;

@@ -1,0 +1,176 @@
+//! Decoded copies of what is stored: nothing here decides, and all of it can be read again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use lethe_learn::apa::ErrorRow;
+use lethe_ledger::{Contributor, Event, RunKey, ShardKey, ValueRef};
+use lethe_model::lora::Adapter;
+use lethe_proto::ids::{Digest, SubjectId};
+
+use crate::aggregate::Contribution;
+use crate::fatal;
+use crate::records::TrainState;
+use crate::rounds::Parts;
+
+/// A shard's training state, as a value holds it.
+#[derive(Clone)]
+pub(crate) struct Trained {
+    pub(crate) at: Option<ValueRef>,
+    pub(crate) state: Arc<TrainState>,
+}
+
+/// What a release serves.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) release: u64,
+    pub(crate) adapters: Vec<Arc<Adapter>>,
+    /// The device's parts, as they are sent.
+    pub(crate) parts: Vec<Arc<Parts>>,
+}
+
+#[derive(Default)]
+struct Content {
+    /// By generation of the run.
+    trained: BTreeMap<u32, Trained>,
+    /// What clients start from, by generation, with the hash of what it was made of.
+    starts: BTreeMap<u32, (Digest, Arc<Parts>)>,
+    /// Numbers of stored updates, by generation.
+    contributions: BTreeMap<u32, BTreeMap<(u16, Contributor), Arc<Contribution>>>,
+    served: Option<Arc<Served>>,
+    /// The rows of the error table that count now.
+    table: Option<Arc<Vec<ErrorRow>>>,
+    /// Which shard each generation belongs to.
+    shards: BTreeMap<u32, ShardKey>,
+}
+
+/// All caches of the shell.
+#[derive(Default)]
+pub(crate) struct Caches(Mutex<Content>);
+
+impl Caches {
+    fn content(&self) -> MutexGuard<'_, Content> {
+        fatal::lock(&self.0)
+    }
+
+    /// Forgets everything: the state was read again.
+    pub(crate) fn clear(&self) {
+        *self.content() = Content::default();
+    }
+
+    /// Forgets what these shards learned, and what these people sent.
+    pub(crate) fn forget(&self, shards: &[ShardKey], people: &[SubjectId]) {
+        let mut content = self.content();
+        let gone: Vec<u32> = content
+            .shards
+            .iter()
+            .filter(|(_, shard)| shards.contains(shard))
+            .map(|(generation, _)| *generation)
+            .collect();
+        for generation in gone {
+            content.trained.remove(&generation);
+            content.starts.remove(&generation);
+            content.contributions.remove(&generation);
+            content.shards.remove(&generation);
+        }
+        for sent in content.contributions.values_mut() {
+            sent.retain(|(_, (subject, _)), _| !people.contains(subject));
+        }
+        content.served = None;
+        content.table = None;
+    }
+
+    /// Forgets what events have changed.
+    pub(crate) fn note(&self, events: &[Event]) {
+        let mut content = self.content();
+        for event in events {
+            match event {
+                Event::Released { .. } | Event::Recalled { .. } | Event::KeysDestroyed => {
+                    content.served = None;
+                    content.table = None;
+                }
+                Event::ErrorsMeasured { .. } | Event::SetAside { .. } => content.table = None,
+                Event::RoundCounted {
+                    stage, counted, ..
+                } => {
+                    if let Some(sent) = content.contributions.get_mut(&stage.generation) {
+                        sent.retain(|(at, of), _| *at != stage.stage || !counted.contains(of));
+                    }
+                }
+                Event::ReplayEnded { shard, .. } => {
+                    let known = content.shards.clone();
+                    for (generation, _) in known.iter().filter(|(_, s)| *s == shard) {
+                        // The live run's is read again when it is asked for.
+                        content.trained.remove(generation);
+                        content.starts.remove(generation);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The state of a run, if it is the one that this value holds.
+    pub(crate) fn trained(&self, run: &RunKey, at: Option<&ValueRef>) -> Option<Arc<TrainState>> {
+        let content = self.content();
+        let known = content.trained.get(&run.generation)?;
+        (known.at.as_ref() == at).then(|| known.state.clone())
+    }
+
+    pub(crate) fn keep_trained(&self, run: &RunKey, trained: Trained) {
+        let mut content = self.content();
+        content.shards.insert(run.generation, run.shard_key());
+        content.trained.insert(run.generation, trained);
+    }
+
+    /// What clients of a run start from, if it was made of an adapter of this hash.
+    pub(crate) fn start(&self, run: &RunKey, of: &Digest) -> Option<Arc<Parts>> {
+        let content = self.content();
+        let (known, parts) = content.starts.get(&run.generation)?;
+        (known == of).then(|| parts.clone())
+    }
+
+    pub(crate) fn keep_start(&self, run: &RunKey, of: Digest, parts: Arc<Parts>) {
+        let mut content = self.content();
+        content.shards.insert(run.generation, run.shard_key());
+        content.starts.insert(run.generation, (of, parts));
+    }
+
+    /// The numbers of a stored update.
+    pub(crate) fn contribution(&self, run: &RunKey, of: &Contributor) -> Option<Arc<Contribution>> {
+        let content = self.content();
+        let sent = content.contributions.get(&run.generation)?;
+        sent.get(&(run.stage, of.clone())).cloned()
+    }
+
+    pub(crate) fn keep_contribution(
+        &self,
+        run: &RunKey,
+        of: Contributor,
+        contribution: Arc<Contribution>,
+    ) {
+        let mut content = self.content();
+        content.shards.insert(run.generation, run.shard_key());
+        let sent = content.contributions.entry(run.generation).or_default();
+        sent.insert((run.stage, of), contribution);
+    }
+
+    /// What a release serves, if it was decoded already.
+    pub(crate) fn served(&self, release: u64) -> Option<Arc<Served>> {
+        let content = self.content();
+        content.served.clone().filter(|s| s.release == release)
+    }
+
+    pub(crate) fn keep_served(&self, served: Arc<Served>) {
+        self.content().served = Some(served);
+    }
+
+    /// The error table.
+    pub(crate) fn table(&self) -> Option<Arc<Vec<ErrorRow>>> {
+        self.content().table.clone()
+    }
+
+    pub(crate) fn keep_table(&self, table: Arc<Vec<ErrorRow>>) {
+        self.content().table = Some(table);
+    }
+}

@@ -1,0 +1,198 @@
+//! What is due: each duty is tried, whatever became of the others.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lethe_ledger::{Command, Duty, LogFor, Owner, ShardKey, due};
+use lethe_receipt::records::Records;
+
+use super::{Shell, fresh};
+use crate::CoordinatorError;
+use crate::durable::{NewValue, receipt_ref};
+use crate::fatal;
+
+/// Longest time between two looks.
+const BEAT: Duration = Duration::from_millis(200);
+/// A duty that fails says so at most so often, in milliseconds.
+const SAY_AGAIN: u64 = 5000;
+/// Looks in a row, each of which found something to do. What goes on longer waits for the next
+/// beat.
+const LOOKS: usize = 64;
+/// Once a minute, in milliseconds.
+const MINUTE: u64 = 60_000;
+
+/// Which duties failed, and when they last said so.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    at: BTreeMap<&'static str, u64>,
+    /// Failures since the start.
+    failures: u64,
+    /// When space and deadlines were looked after.
+    minute: u64,
+}
+
+impl Shell {
+    /// Looks after everything until the coordinator ends.
+    pub(crate) fn look_after(&self) {
+        while self.jobs.wait_for_look(BEAT) {
+            self.meter.look(&self.state(), self.clock.now());
+            self.do_duties();
+            self.every_minute();
+        }
+    }
+
+    /// Duties that failed since the start.
+    pub(crate) fn failures(&self) -> u64 {
+        fatal::lock(&self.duties).failures
+    }
+
+    /// Does what is due, and what follows from it. One thread at a time: whoever asked for a
+    /// deletion does it, and so does the thread that looks after everything.
+    pub(crate) fn do_duties(&self) {
+        let mut said = fatal::lock(&self.duties);
+        for _ in 0..LOOKS {
+            let all = due(&self.state(), self.clock.now());
+            let mut changed = false;
+            for duty in all {
+                let name = name(&duty);
+                match self.perform(duty) {
+                    Ok(did) => changed |= did,
+                    Err(e) => {
+                        said.failures += 1;
+                        let now = self.clock.now().uptime_ms;
+                        let before = said.at.get(name);
+                        if before.is_none_or(|at| now >= at + SAY_AGAIN) {
+                            said.at.insert(name, now);
+                            tracing::error!("{name}: {e}");
+                        }
+                    }
+                }
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    fn every_minute(&self) {
+        let now = self.clock.now();
+        let mut said = fatal::lock(&self.duties);
+        if now.uptime_ms < said.minute + MINUTE {
+            return;
+        }
+        said.minute = now.uptime_ms;
+        drop(said);
+        self.set_aside_space();
+        for (deletion, why) in self.state().overdue(now) {
+            tracing::error!(deletion, "overdue: it waits for {why}");
+        }
+    }
+
+    /// Does one duty. True when something has changed.
+    fn perform(&self, duty: Duty) -> Result<bool, CoordinatorError> {
+        let command = match duty {
+            Duty::OpenRound(run) => Command::OpenRound { run },
+            Duty::SealRound(run) => Command::SealRound { run },
+            Duty::Deadline(run) => {
+                tracing::warn!(
+                    ?run,
+                    "round starved: too few clients answered in time; trying again"
+                );
+                Command::Deadline { run }
+            }
+            Duty::Unseal(run) => Command::AggregationFailed {
+                run,
+                why: "the job did not come to its end in time".into(),
+            },
+            Duty::Aggregate { run, counted } => {
+                self.jobs.begin(run, counted);
+                return Ok(false);
+            }
+            Duty::GiveUpWaiting => Command::GiveUpWaiting,
+            Duty::BeginExecution => Command::BeginExecution,
+            Duty::DestroyKeys(keys) => return self.destroy_keys(&keys),
+            Duty::DestroySpent(keys) => {
+                self.destroy(&keys)?;
+                Command::SpentDestroyed { keys }
+            }
+            Duty::HashMembers(shard) => self.hash_members(shard)?,
+            Duty::Log { about, entry } => self.log(about, &entry)?,
+            Duty::Publish(epoch) => Command::Publish { epoch },
+            Duty::Finish(id) => Command::Finish { id },
+            Duty::IssueReceipt(id) => return self.issue_receipt(id),
+        };
+        Ok(!self.execute(command, vec![])?.is_empty())
+    }
+
+    /// Jobs end before keys go: what they write would be under a key that is gone.
+    fn destroy_keys(&self, keys: &[Owner]) -> Result<bool, CoordinatorError> {
+        let shards: Vec<ShardKey> = {
+            let state = self.state();
+            let executing = state.core().executing.as_ref();
+            let rolled = executing.into_iter().flat_map(|e| &e.rolled);
+            rolled.map(|(shard, _)| *shard).collect()
+        };
+        self.jobs.cancel(&shards);
+        self.jobs.wait_for(&shards);
+        self.destroy(keys)?;
+        Ok(!self.execute(Command::KeysDestroyed, vec![])?.is_empty())
+    }
+
+    fn hash_members(&self, shard: ShardKey) -> Result<Command, CoordinatorError> {
+        let tree = self.state().members_of_tree(shard);
+        let records = Records::new(tree.records);
+        Ok(Command::MembersHashed {
+            shard,
+            version: tree.version,
+            root: records.root(),
+            count: records.count(),
+            fresh: fresh()?,
+        })
+    }
+
+    fn log(&self, about: LogFor, entry: &[u8]) -> Result<Command, CoordinatorError> {
+        let entered = self.evidence().enter(entry)?;
+        Ok(Command::Logged {
+            about,
+            index: entered.index,
+            head: entered.head,
+        })
+    }
+
+    fn issue_receipt(&self, id: u64) -> Result<bool, CoordinatorError> {
+        let parts = self.state().receipt_parts(id);
+        let Some(parts) = parts else {
+            // Another deletion came in between: it makes another statement.
+            return Ok(!self.execute(Command::Finish { id }, vec![])?.is_empty());
+        };
+        let content = self.evidence().receipt(parts)?;
+        let receipt = receipt_ref(id, &content);
+        let value = NewValue {
+            at: receipt.clone(),
+            owner: Owner::Deletion(id),
+            content,
+        };
+        let command = Command::ReceiptIssued { id, receipt };
+        let issued = !self.execute(command, vec![value])?.is_empty();
+        if issued {
+            tracing::info!(deletion = id, "receipt issued");
+        }
+        Ok(issued)
+    }
+}
+
+/// As it appears in the server's log.
+fn name(duty: &Duty) -> &'static str {
+    match duty {
+        Duty::OpenRound(_) => "open rounds",
+        Duty::SealRound(_) | Duty::Unseal(_) | Duty::Aggregate { .. } => "close rounds",
+        Duty::Deadline(_) => "extend rounds",
+        Duty::GiveUpWaiting => "stop waiting for devices",
+        Duty::BeginExecution | Duty::DestroyKeys(_) => "execute deletions",
+        Duty::DestroySpent(_) => "destroy keys without use",
+        Duty::HashMembers(_) => "hash members",
+        Duty::Log { .. } => "enter into the log",
+        Duty::Publish(_) => "publish",
+        Duty::Finish(_) | Duty::IssueReceipt(_) => "finish deletions",
+    }
+}
