@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lethe_ledger::{Command, Now, Owner, RunKey, ShardKey, Work};
+use lethe_ledger::{Command, Owner, RunKey, Work};
 use lethe_learn::apa::ErrorRow;
 use lethe_model::lora::Adapter;
 use lethe_proto::codec;
@@ -20,7 +20,8 @@ use lethe_recipe::Combination;
 use crate::CoordinatorError;
 use crate::coordinator::Coordinator;
 use crate::durable::{NewValue, error_rows_ref};
-use crate::records::{ErrorRows, Update};
+use crate::records::Update;
+use crate::rows::{ErrorRows, together};
 use crate::rounds::{Parts, Sent, internal, parts};
 use crate::shell::{Kit, Served, Shell, fresh};
 
@@ -698,15 +699,13 @@ impl Shell {
         let measured = self.state().measured();
         let mut rows = vec![];
         for person in measured {
-            let mut shards = vec![];
-            for at in &person {
+            let mut shards: Vec<ErrorRows> = vec![];
+            for at in &person.shards {
                 let content = self.values().get(at)?;
                 let content = content.ok_or_else(|| internal(&"measured errors are missing"))?;
-                let own: ErrorRows =
-                    codec::from_bytes(&content, content.len()).map_err(|e| internal(&e))?;
-                shards.push(own);
+                shards.push(codec::from_bytes(&content, content.len()).map_err(|e| internal(&e))?);
             }
-            rows.extend(ErrorRows::together(&shards));
+            rows.extend(together(&person.samples, &shards));
         }
         let table = Arc::new(rows);
         self.caches.keep_table(table.clone());

@@ -51,4 +51,4 @@ pub use ids::{
 };
 pub use state::*;
 pub use terms::{Aggregation, Mode, Placement, Rules, Schedule, Terms};
-pub use views::{ReceiptParts, ShardView, View, Work};
+pub use views::{MeasuredRows, ReceiptParts, ShardView, View, Work};

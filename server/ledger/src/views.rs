@@ -95,6 +95,15 @@ pub struct View {
     pub log_entries: u64,
 }
 
+/// A person's rows of the error table that count now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeasuredRows {
+    /// Samples that were measured on every adapter that is served.
+    pub samples: Vec<u32>,
+    /// Where the rows of each shard are, by shard number.
+    pub shards: Vec<ValueRef>,
+}
+
 /// What a receipt is made of.
 #[derive(Clone, Debug)]
 pub struct ReceiptParts {
@@ -193,6 +202,36 @@ impl State {
             release: no,
             shards,
         })
+    }
+
+    /// Where a person's rows of a shard are.
+    pub fn rows_of(&self, subject: &SubjectId, key: ShardKey) -> Option<&ValueRef> {
+        let errors = self.people.get(subject)?.errors.as_ref()?;
+        errors.shards.get(&key).map(|m| &m.value)
+    }
+
+    /// Everybody's rows of the error table that count now, in the order of people.
+    pub fn measured(&self) -> Vec<MeasuredRows> {
+        let Some((_, release)) = self.current_release() else {
+            return vec![];
+        };
+        let of = |errors: &crate::state::Errors| {
+            let mut shards = vec![];
+            let mut samples: Vec<u32> = errors.samples.iter().copied().collect();
+            for (k, served) in release.shards.iter().enumerate() {
+                let measured = errors
+                    .shards
+                    .get(&crate::state::shard_key(release.epoch, k))?;
+                samples.retain(|s| measured.samples.get(s) == Some(&served.digest));
+                shards.push(measured.value.clone());
+            }
+            Some(MeasuredRows { samples, shards })
+        };
+        let errors = self.people.values().filter_map(|p| p.errors.as_ref());
+        errors
+            .filter_map(of)
+            .filter(|m| !m.samples.is_empty())
+            .collect()
     }
 
     /// Whether all people have measured what is served.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use lethe_learn::apa::ErrorRow;
 use lethe_ledger::{Contributor, Event, RunKey, ShardKey, ValueRef};
-use lethe_model::lora::Adapter;
 use lethe_proto::ids::{Digest, SubjectId};
 
 use crate::aggregate::Contribution;
@@ -24,8 +23,7 @@ pub(crate) struct Trained {
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) release: u64,
-    pub(crate) adapters: Vec<Arc<Adapter>>,
-    /// The device's parts, as they are sent.
+    /// By shard number.
     pub(crate) parts: Vec<Arc<Parts>>,
 }
 

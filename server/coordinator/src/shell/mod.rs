@@ -29,7 +29,7 @@ mod jobs;
 mod kit;
 mod meter;
 
-pub(crate) use caches::Caches;
+pub(crate) use caches::{Caches, Served};
 pub(crate) use clock::Clock;
 pub(crate) use jobs::Jobs;
 pub(crate) use kit::{Kit, Kits, terms};

@@ -211,7 +211,7 @@ impl State {
     /// Median lengths of the updates of the rounds that a run stands on, oldest first.
     pub fn norms_of(&self, run: &RunKey) -> Vec<f32> {
         let view = self.run_view(run.generation);
-        let sums = view.map_or(&[][..], |v| &v.run.sums[..]);
+        let sums = view.map_or(&[][..], |v| &v.run.rounds[..]);
         sums.iter().filter_map(|s| s.norm).collect()
     }
 
