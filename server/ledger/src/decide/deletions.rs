@@ -127,6 +127,25 @@ pub(super) fn check(
     Ok(())
 }
 
+impl State {
+    /// What a batch would do, by epoch; writes nothing. Refuses what `Command::Forget` would.
+    pub fn dry_run(
+        &self,
+        requests: &[Request],
+        confirmed: bool,
+        now: Now,
+    ) -> Result<OwnPlans, Refused> {
+        check(self, requests, confirmed, now)?;
+        let mut out = vec![];
+        for (no, inventory) in inventories(self) {
+            let plan = plan(&inventory, requests)?;
+            plan.lint(&inventory)?;
+            out.push((no, plan));
+        }
+        Ok(out)
+    }
+}
+
 fn named(state: &State, requests: &[Request]) -> Vec<SubjectId> {
     let named = requests.iter().filter_map(|r| r.subject());
     named
