@@ -1,0 +1,569 @@
+//! The coordinator: the ledger's shell, the middle layers, and who listens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use lethe_ledger::{Command, Mode, Rules, RunKey, SliceId, StageKey, State, StoredUpdate};
+use lethe_model::config::ModelConfig;
+use lethe_model::source::open;
+use lethe_model::split::DeviceModel;
+use lethe_proto::codec;
+use lethe_proto::ids::{Digest, EpochNo, SubjectId};
+use lethe_proto::limits::{MAX_SMALL, MAX_TOKENS};
+use lethe_proto::message::{Request, Role};
+use lethe_receipt::audit::Bundle;
+use lethe_recipe::{Recipe, model_digest};
+use lethe_recsys::data::{DataSpec, Item, load_items};
+use lethe_store::reserve::Reserve;
+use lethe_store::sealed::Engine;
+use lethe_store::sled_backend::SledStorage;
+use lethe_transport::identity::{Authority, Invitation, Validity};
+use lethe_transport::server::{Handler, ReplyFuture, Server};
+
+use crate::CoordinatorError;
+use crate::arrivals::{Arrivals, Arrived};
+use crate::config::ServerConfig;
+use crate::durable::{Durable, Foundation, Opened};
+use crate::evidence::{BUILD, Evidence};
+use crate::fatal;
+use crate::handlers::Envelope;
+use crate::metrics::{self, Traffic};
+use crate::middle::MiddleHost;
+use crate::shell::{Kit, Kits, Parts, Shell, Told, terms};
+use crate::waiters::{Waiters, Wake};
+
+/// A running coordinator; cloning shares it.
+#[derive(Clone)]
+pub struct Coordinator(Arc<Inner>);
+
+struct Inner {
+    config: ServerConfig,
+    authority: Authority,
+    /// The base model that is loaded.
+    model: Digest,
+    /// Width of its states.
+    hidden: usize,
+    shell: Arc<Shell>,
+    middle: MiddleHost,
+    server: OnceLock<Server>,
+    waiters: Waiters,
+    arrivals: Arrivals,
+    update_bytes: AtomicU64,
+    activation_bytes: AtomicU64,
+    /// Longest update that anybody has reason to send, in bytes.
+    longest_update: usize,
+    /// Longest activations.
+    longest_pass: usize,
+}
+
+impl std::fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Coordinator")
+    }
+}
+
+/// A certificate that was signed; nobody knows it before the ledger does.
+pub(crate) struct Signed {
+    /// DER.
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) fingerprint: Digest,
+    /// Unix seconds.
+    pub(crate) expires: u64,
+}
+
+/// What a shell is opened with.
+struct Opening<'a> {
+    config: &'a ServerConfig,
+    recipe: Recipe,
+    model: Digest,
+    model_config: &'a ModelConfig,
+    items: &'a [Item],
+}
+
+impl Opening<'_> {
+    fn rules(&self) -> Rules {
+        Rules {
+            min_subjects: self.config.min_subjects,
+            erase_wait_s: self.config.erase_wait_s,
+            deadline_days: self.config.deadline_days,
+            release_hours: self.config.release_hours,
+            mode: Mode::Serve,
+            build: BUILD.into(),
+            items: Arc::new(self.items.iter().map(|i| i.id.clone()).collect()),
+            ..Rules::default()
+        }
+    }
+
+    /// The kits of the epochs that are there. An epoch goes on under the recipe that it was founded
+    /// with, whatever the configuration says now.
+    fn kits(&self, state: &State) -> Result<Kits, CoordinatorError> {
+        let mut kits = BTreeMap::new();
+        for (no, epoch) in state.epochs() {
+            if epoch.model != self.model {
+                return Err(CoordinatorError::OtherModel {
+                    epoch: no.0,
+                    stored: epoch.model.hex(),
+                    given: self.model.hex(),
+                });
+            }
+            let recipe = Recipe::from_json(&epoch.recipe)?;
+            if recipe.digest() != self.recipe.digest() {
+                tracing::warn!(
+                    "the recipe in the configuration is not that of {no}, which goes on as it was \
+                     founded"
+                );
+            }
+            let kit = Kit::new(recipe, self.model_config, self.items)?;
+            kits.insert(*no, Arc::new(kit));
+        }
+        Ok(kits)
+    }
+
+    fn open(&self, engine: &Engine) -> Result<(Arc<Shell>, Foundation), CoordinatorError> {
+        let folder = &self.config.data_dir;
+        let Opened {
+            durable,
+            state,
+            foundation,
+            lost,
+            ..
+        } = match Durable::open(engine, folder)? {
+            Some(opened) => opened,
+            None => {
+                let foundation = Foundation::create()?;
+                Durable::found(engine, folder, foundation, self.recipe.shards)?
+            }
+        };
+        let outside = self.config.evidence();
+        let (evidence, known) =
+            Evidence::open(&outside, &self.config.log_name, &foundation.log_seed)?;
+        evidence.check(&state.core().log, &outside)?;
+        let mut kits = self.kits(&state)?;
+        let founds = kits.is_empty();
+        if founds {
+            let kit = Kit::new(self.recipe.clone(), self.model_config, self.items)?;
+            kits.insert(EpochNo::FIRST, Arc::new(kit));
+        }
+        let reserve = Reserve::new(&folder.join("reserve"), self.config.reserve_mib << 20);
+        let shell = Shell::start(Parts {
+            durable,
+            state,
+            evidence,
+            reserve,
+            rules: self.rules(),
+            kits,
+            floor: known.floor.unwrap_or(0),
+            journal: known.journal,
+            lost,
+        })?;
+        if founds {
+            self.found(&shell)?;
+        }
+        Ok((shell, foundation))
+    }
+
+    /// The first epoch of a folder.
+    fn found(&self, shell: &Shell) -> Result<(), CoordinatorError> {
+        let kit = shell.kit(EpochNo::FIRST)?;
+        let command = Command::FoundEpoch {
+            terms: terms(&self.recipe, kit.anchors.len(), self.model_config.hidden),
+            recipe: self.recipe.to_json(),
+            recipe_digest: self.recipe.digest(),
+            model: self.model,
+            initial: Digest::of_values(&kit.initial.theta),
+            catalogue: lethe_ledger::CatalogueVersion(1),
+        };
+        shell.execute(command, vec![]).map(drop)
+    }
+}
+
+impl Coordinator {
+    /// Loads the middle layers and the state in the configured folder.
+    pub fn open(config: ServerConfig) -> Result<Self, CoordinatorError> {
+        let source = open(&config.model)?;
+        let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
+        let recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
+        let model = model_digest(&config.model).map_err(CoordinatorError::ModelFile)?;
+        let opening = Opening {
+            config: &config,
+            recipe,
+            model,
+            model_config: source.config(),
+            items: &items,
+        };
+        let (shell, foundation) = opening.open(&SledStorage::engine)?;
+        let kit = shell.kit(shell.joining()?)?;
+        let recipe = kit.recipe.clone();
+        let cut = recipe.lora.first_trained(source.config().layers);
+        let segment = DeviceModel::load_middle(source.as_ref(), recipe.split, recipe.compute)?;
+        tracing::info!(
+            mib = segment.weight_bytes() >> 20,
+            layers = segment.range().len(),
+            "middle layers loaded"
+        );
+        let threads = |source| CoordinatorError::Threads { source };
+        let middle = MiddleHost::new(segment, cut, config.passes, config.tapes);
+        let hidden = source.config().hidden;
+        let mut failed = None;
+        let inner = Arc::new_cyclic(|this: &Weak<Inner>| {
+            let updates = this.clone();
+            let take = move |arrived| {
+                if let Some(inner) = updates.upgrade() {
+                    Self(inner).take_updates(arrived);
+                }
+            };
+            let arrivals = Arrivals::start(take).unwrap_or_else(|e| {
+                failed = Some(e);
+                Arrivals::closed()
+            });
+            Inner {
+                authority: foundation.authority,
+                model,
+                hidden,
+                shell,
+                middle,
+                server: OnceLock::new(),
+                waiters: Waiters::default(),
+                arrivals,
+                update_bytes: AtomicU64::new(0),
+                activation_bytes: AtomicU64::new(0),
+                // No number format takes more than six bytes a value.
+                longest_update: 6 * kit.whole.shape.len() + MAX_SMALL,
+                longest_pass: 4 * MAX_TOKENS * hidden + MAX_SMALL,
+                config,
+            }
+        });
+        if let Some(e) = failed {
+            return Err(threads(e));
+        }
+        let this = Self(inner);
+        this.start_threads().map_err(threads)?;
+        let told = Arc::downgrade(&this.0);
+        this.0.shell.tell(move |change| {
+            if let Some(inner) = told.upgrade() {
+                Self(inner).told(change);
+            }
+        });
+        Ok(this)
+    }
+
+    /// Threads that look after what is due, and that add rounds up. They end with the coordinator.
+    fn start_threads(&self) -> std::io::Result<()> {
+        let shell = self.0.shell.clone();
+        std::thread::Builder::new()
+            .name("lethe-duties".into())
+            .spawn(move || fatal::guarded("the thread that looks after what is due", || {
+                shell.look_after();
+            }))?;
+        let shell = self.0.shell.clone();
+        std::thread::Builder::new()
+            .name("lethe-rounds".into())
+            .spawn(move || fatal::guarded("the thread that adds rounds up", || shell.work()))?;
+        Ok(())
+    }
+
+    /// For an auditor: trains the rounds of a verified bundle again, when `lethe-admin replay` asks
+    /// for its shard. The data folder must be new.
+    pub fn audit(&self, bundle: &Bundle) -> Result<(), CoordinatorError> {
+        self.0.shell.audit(bundle)
+    }
+
+    /// Answers monitoring in the background, where the configuration says so. Returns the bound
+    /// address.
+    pub async fn listen_metrics(&self) -> Result<Option<SocketAddr>, CoordinatorError> {
+        let Some(addr) = self.0.config.metrics else {
+            return Ok(None);
+        };
+        let failed = |source| CoordinatorError::Metrics { addr, source };
+        let listener = metrics::bind(addr).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        let this = Arc::downgrade(&self.0);
+        let text = move || {
+            let Some(inner) = this.upgrade() else {
+                return String::new();
+            };
+            let this = Self(inner);
+            let shell = this.shell();
+            let view = shell.state().view(shell.clock.now());
+            metrics::text(&view, this.traffic())
+        };
+        tokio::spawn(metrics::serve(listener, Arc::new(text)));
+        Ok(Some(bound))
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic {
+            connections: self.0.server.get().map_or(0, Server::connections) as u64,
+            update_bytes: self.0.update_bytes.load(Ordering::Relaxed),
+            activation_bytes: self.0.activation_bytes.load(Ordering::Relaxed),
+            up: self.shell().clock.up(),
+            space_held: self.shell().space_held(),
+            failures: self.shell().failures(),
+        }
+    }
+
+    /// Listens and serves in the background until [`Self::shutdown`]. Returns the bound address.
+    pub fn listen(&self) -> Result<SocketAddr, CoordinatorError> {
+        let server = Server::bind(self.0.config.listen, &self.0.authority)?;
+        let addr = server.local_addr()?;
+        let _ = self.0.server.set(server.clone());
+        let handler: Arc<dyn Handler> = Arc::new(self.clone());
+        tokio::spawn(async move { server.run(handler).await });
+        let timer = self.clone();
+        let ticking = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(200));
+            loop {
+                tick.tick().await;
+                timer.tick();
+            }
+        });
+        fatal::watch("the timer", ticking);
+        Ok(addr)
+    }
+
+    /// What the listener itself looks after.
+    fn tick(&self) {
+        self.0.middle.expire();
+        if let Some(server) = self.0.server.get() {
+            match server.renew(&self.0.authority) {
+                Ok(true) => tracing::info!("the listener's certificate was renewed"),
+                Ok(false) => {}
+                Err(e) => tracing::error!("the listener's certificate is not renewed: {e}"),
+            }
+        }
+    }
+
+    /// Ends all connections. Clients open new ones and go on where they were.
+    pub fn drop_connections(&self) {
+        if let Some(s) = self.0.server.get() {
+            s.drop_connections();
+        }
+    }
+
+    /// Stops listening, and ends all work.
+    pub fn shutdown(&self) {
+        if let Some(s) = self.0.server.get() {
+            s.close();
+        }
+        self.0.shell.jobs.end();
+    }
+
+    /// Ends connections, wakes polls, and drops sessions, as the ledger's events ask for.
+    fn told(&self, change: Told) {
+        if let Some(server) = self.0.server.get() {
+            let state = self.shell().state();
+            let gone = change.disconnect.iter().filter(|c| state.role(c).is_none());
+            gone.for_each(|c| server.disconnect(c));
+        }
+        if change.sweep {
+            let now = self.shell().clock.now();
+            let mut stale = self.0.middle.open_sessions();
+            {
+                let state = self.shell().state();
+                stale.retain(|(key, subject)| state.expects(*key, subject, now).is_err());
+            }
+            stale
+                .iter()
+                .for_each(|(key, subject)| self.0.middle.close(*key, subject));
+        }
+        self.0.waiters.wake(&Wake {
+            everybody: change.wake.everybody,
+            subjects: change.wake.subjects.into_iter().collect(),
+        });
+    }
+
+    pub(crate) fn wake_everybody(&self) {
+        self.0.waiters.wake(&Wake {
+            everybody: true,
+            subjects: vec![],
+        });
+    }
+
+    /// Stores updates that arrived together, and answers each.
+    fn take_updates(&self, arrived: Vec<Arrived>) {
+        let mut stages: BTreeMap<StageKey, Vec<Arrived>> = BTreeMap::new();
+        for a in arrived {
+            stages.entry(a.run.stage_key()).or_default().push(a);
+        }
+        for (stage, arrived) in stages {
+            self.store_updates(stage, arrived);
+        }
+    }
+
+    fn store_updates(&self, stage: StageKey, arrived: Vec<Arrived>) {
+        let shell = self.shell();
+        let now = shell.clock.now();
+        let mut known: BTreeSet<(u16, SubjectId)> = BTreeSet::new();
+        let mut taken = vec![];
+        for a in arrived {
+            let expected = shell.state().expects(a.run.wire(), &a.subject, now);
+            let answer = match expected {
+                Ok(()) if known.insert((a.run.round, a.subject.clone())) => {
+                    taken.push(a);
+                    continue;
+                }
+                // A client may have sent it twice, and both came together.
+                Ok(()) => CoordinatorError::refuse(
+                    lethe_proto::message::Refusal::Busy,
+                    "this update is being stored already",
+                ),
+                Err(e) => e.into(),
+            };
+            // Whoever asked may be gone.
+            let _ = a.answer.send(Err(answer));
+        }
+        if taken.is_empty() {
+            return;
+        }
+        match self.store_together(stage, &taken) {
+            Ok(()) => taken.into_iter().for_each(|a| drop(a.answer.send(Ok(())))),
+            // One of them may have lost its round meanwhile: each by itself.
+            Err(e) if e.is_request() && taken.len() > 1 => {
+                for a in taken {
+                    let one = std::slice::from_ref(&a);
+                    let stored = self.store_together(stage, one);
+                    let _ = a.answer.send(stored);
+                }
+            }
+            Err(e) => {
+                let why = e.to_string();
+                for a in taken {
+                    let failed = CoordinatorError::refuse(e.code(), why.clone());
+                    let _ = a.answer.send(Err(failed));
+                }
+            }
+        }
+    }
+
+    fn store_together(&self, stage: StageKey, taken: &[Arrived]) -> Result<(), CoordinatorError> {
+        let shell = self.shell();
+        let mut values = vec![];
+        let mut updates = vec![];
+        for a in taken {
+            let value = shell.values().seal_update(&stage, a.run.round, &a.subject, &a.update)?;
+            updates.push(StoredUpdate {
+                subject: a.subject.clone(),
+                begun: a.run.round,
+                value: value.at.clone(),
+            });
+            values.push(value);
+        }
+        for a in taken {
+            let of = (a.subject.clone(), a.run.round);
+            shell.caches.keep_contribution(&a.run, of, a.contribution.clone());
+        }
+        shell.execute(Command::StoreUpdates { stage, updates }, values)?;
+        Ok(())
+    }
+
+    /// Signs a request for a certificate; nothing is stored.
+    pub(crate) fn sign(&self, csr: &[u8]) -> Result<Signed, CoordinatorError> {
+        let invalid = |e: lethe_transport::TransportError| {
+            CoordinatorError::refuse(lethe_proto::message::Refusal::Invalid, e.to_string())
+        };
+        let lifetime = Duration::from_secs_f64(self.0.config.certificate_days * 86_400.0);
+        let certificate = self.0.authority.sign(csr, lifetime).map_err(invalid)?;
+        let validity = Validity::of(&certificate).map_err(invalid)?;
+        Ok(Signed {
+            fingerprint: Digest::of(&[&certificate]),
+            expires: u64::try_from(validity.until).unwrap_or(0),
+            certificate,
+        })
+    }
+
+    pub(crate) fn invitation(&self, secret: String) -> Invitation {
+        let log_key = self.shell().evidence().log_key();
+        Invitation::new(secret, &self.0.authority).with_log_key(log_key)
+    }
+
+    pub(crate) fn shell(&self) -> &Shell {
+        &self.0.shell
+    }
+
+    /// The base model of an epoch.
+    pub(crate) fn model_of(&self, epoch: EpochNo) -> Result<Digest, CoordinatorError> {
+        let state = self.shell().state();
+        Ok(state.epoch(epoch).map_or(self.0.model, |e| e.model))
+    }
+
+    pub(crate) fn hidden_width(&self) -> usize {
+        self.0.hidden
+    }
+
+    pub(crate) fn waiters(&self) -> &Waiters {
+        &self.0.waiters
+    }
+
+    pub(crate) fn middle(&self) -> &MiddleHost {
+        &self.0.middle
+    }
+
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.0.arrivals
+    }
+
+    pub(crate) fn count_update(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.0.update_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_activations(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.0.activation_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_training(&self, bytes: usize) {
+        let meter = &self.shell().meter;
+        meter.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Handler for Coordinator {
+    fn admits(&self, certificate: &Digest) -> bool {
+        let renewed = {
+            let state = self.shell().state();
+            if state.role(certificate).is_none() {
+                return false;
+            }
+            state.replaces(certificate)
+        };
+        // Usually nothing is to be decided.
+        if renewed {
+            let command = Command::CertificateUsed {
+                certificate: *certificate,
+            };
+            if let Err(e) = self.shell().execute(command, vec![]) {
+                tracing::warn!("a renewed certificate's predecessor stays for now: {e}");
+            }
+        }
+        true
+    }
+
+    fn longest(&self, kind: u16) -> usize {
+        match kind {
+            codec::UPDATE => self.0.longest_update,
+            codec::FORWARD | codec::BACKWARD => self.0.longest_pass,
+            _ => codec::limit(kind).unwrap_or(0),
+        }
+    }
+
+    fn handle(&self, certificate: Option<Digest>, request: Request, bytes: usize) -> ReplyFuture {
+        let this = self.clone();
+        Box::pin(async move {
+            let envelope = Envelope { certificate, bytes };
+            this.answer(envelope, request)
+                .await
+                .unwrap_or_else(CoordinatorError::reply)
+        })
+    }
+
+    fn disconnected(&self, certificate: &Digest) {
+        let role = self.shell().state().role(certificate);
+        if let Some(Role::Subject(s)) = role {
+            self.0.middle.gone(&s);
+        }
+    }
+}
