@@ -169,6 +169,17 @@ fn used(state: &State, certificate: Digest) -> Vec<Event> {
 }
 
 impl State {
+    /// Whether the first use of this certificate withdraws another.
+    pub fn replaces(&self, certificate: &Digest) -> bool {
+        if let Some(holder) = self.index.holders.get(certificate) {
+            let person = self.people.get(&holder.subject);
+            let device = person.and_then(|p| p.devices.get(&holder.device));
+            return device.is_some_and(|d| matches!(d.certificates.get(certificate), Some(Some(_))));
+        }
+        let operator = self.core.operators.get(certificate);
+        operator.is_some_and(|o| o.replaces.is_some())
+    }
+
     /// Who an operator is, whatever certificate they have renewed to.
     pub fn operator(&self, certificate: Digest) -> Digest {
         self.core
