@@ -127,6 +127,27 @@ pub(super) fn check(
     Ok(())
 }
 
+impl State {
+    /// Plans of a batch, one per epoch, if it could be accepted now. It decides nothing.
+    ///
+    /// `confirmed`: the operator means items that are not in the catalogue.
+    pub fn plan_requests(
+        &self,
+        requests: &[Request],
+        confirmed: bool,
+        now: Now,
+    ) -> Result<OwnPlans, Refused> {
+        check(self, requests, confirmed, now)?;
+        let mut out = vec![];
+        for (no, inventory) in inventories(self) {
+            let plan = plan(&inventory, requests)?;
+            plan.lint(&inventory)?;
+            out.push((no, plan));
+        }
+        Ok(out)
+    }
+}
+
 fn named(state: &State, requests: &[Request]) -> Vec<SubjectId> {
     let named = requests.iter().filter_map(|r| r.subject());
     named
