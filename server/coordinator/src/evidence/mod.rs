@@ -209,7 +209,7 @@ impl Evidence {
     /// all of them: somebody may have removed some.
     pub(crate) fn publish(&mut self) -> std::io::Result<()> {
         let size = self.tree.len();
-        // Also of a log without entries, once: its head is signed, too.
+        // A log without entries has a signed head, too.
         if self.published == size && size > 0 {
             return Ok(());
         }
