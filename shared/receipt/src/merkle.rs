@@ -161,8 +161,8 @@ impl Tree {
         }
     }
 
-    /// Proof for the leaves before `cut`, among those from `begin` up to `end`. What begins with the
-    /// first leaf is what is known already.
+    /// Proof for the leaves before `cut`, among those from `begin` up to `end`. What begins with
+    /// the first leaf is known already.
     fn subproof(&self, begin: usize, end: usize, cut: usize, path: &mut Vec<Hash>) {
         if cut == end {
             if begin > 0 {

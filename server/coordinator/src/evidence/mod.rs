@@ -172,8 +172,8 @@ impl Evidence {
         Ok(())
     }
 
-    /// What the folder holds now, for the `Command::Started` after a state was rebuilt: a write that
-    /// failed may have come after an entry of the journal.
+    /// What the folder holds now: for the `Command::Started` after a state was rebuilt, since the
+    /// write that failed may have come after an entry of the journal.
     pub(crate) fn held(&self) -> Result<Opened, CoordinatorError> {
         Ok(Opened {
             floor: self.used,

@@ -9,7 +9,9 @@ use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::message::{EraseOrder, Orders, Refusal};
 use lethe_receipt::audit::{self, Bundle, MAX_BUNDLE, Round, VERSION};
 use lethe_receipt::hex::hex;
-use lethe_receipt::receipt::{Fate, Logged, Opening, RecordProof, VerifyError, issue, logged};
+use lethe_receipt::receipt::{
+    Fate, Logged, Opening, RecordProof, VerifyError, issue, logged, verify,
+};
 use lethe_receipt::records::record_key;
 use lethe_receipt::statement::canonical;
 
@@ -54,7 +56,8 @@ impl Evidence {
         })
     }
 
-    /// The receipt of a deletion whose statement is in the log.
+    /// The receipt of a deletion whose statement is in the log. One that does not verify is an
+    /// error: once a receipt is stored, what it was made of is gone.
     pub(crate) fn receipt(&self, parts: ReceiptParts) -> Result<Vec<u8>, CoordinatorError> {
         let deletion = parts.deletion;
         let subject = deletion.request.subject();
@@ -68,14 +71,16 @@ impl Evidence {
             Some((before, after, fate)) => Some(self.record_proof(before, after, fate)?),
             None => None,
         };
-        Ok(issue(
+        let bytes = issue(
             parts.statement,
             opening,
             parts.index,
             records,
             &self.tree,
             &self.signer,
-        )?)
+        )?;
+        verify(&bytes, self.signer.verifier())?;
+        Ok(bytes)
     }
 
     /// What the log says of a person's record, before and now.

@@ -8,7 +8,7 @@ use lethe_proto::message::Refusal;
 use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::order;
-use lethe_receipt::receipt::{Effect, Fate, Receipt, verify};
+use lethe_receipt::receipt::{Effect, Fate, Receipt, VerifyError, verify};
 
 use super::driver::{Driver, PEOPLE, digest, erase, erase_item, subject};
 use crate::CoordinatorError;
@@ -67,6 +67,27 @@ fn a_receipt_is_about_the_log_after_a_restart_too() {
     let known = d.state.core().log;
     d.evidence.check(&known, d.folder.path()).unwrap();
     assert_eq!(d.evidence.receipt(parts).unwrap(), before);
+}
+
+#[test]
+fn a_receipt_that_would_not_verify_is_not_given() {
+    let mut d = Driver::trained();
+    d.forget(vec![erase("ada")]);
+    d.until(|s| s.receipt_parts(1).is_some());
+    let parts = d.state.receipt_parts(1).unwrap();
+    let mut other = parts.clone();
+    other.statement.keys_destroyed += 1;
+    let why = d.evidence.receipt(other).unwrap_err();
+    let not_included = VerifyError::NotIncluded { index: parts.index };
+    assert_eq!(why.to_string(), format!("receipt: {not_included}"));
+    let mut other = parts.clone();
+    other.deletion.request = erase("ben");
+    let why = d.evidence.receipt(other).unwrap_err();
+    let subject = VerifyError::Subject;
+    assert_eq!(why.to_string(), format!("receipt: {subject}"));
+    let mut other = parts;
+    other.index = 1000;
+    assert!(d.evidence.receipt(other).is_err());
 }
 
 #[test]
