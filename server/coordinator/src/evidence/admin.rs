@@ -2,7 +2,6 @@
 //! Nothing here changes anything; what needs the log, a value or the records is not here.
 
 use lethe_ledger::{Event, Now, OwnPlans, ShardKey, ShardView, State};
-use lethe_plan::Plan;
 use lethe_proto::admin::{
     AdminReply, AdminRequest, CoordinatorStatus, DeletionState, ProposalState, ReplayState,
     ShardStatus,
@@ -13,13 +12,16 @@ use lethe_proto::message::Refusal;
 
 use super::{LogPage, refused};
 use crate::CoordinatorError;
-use crate::metrics::Traffic;
 
 /// What the state does not know.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
-    /// What the listener counts.
-    pub(crate) traffic: Traffic,
+    /// Live connections.
+    pub(crate) connections: u32,
+    /// Bytes of updates that came.
+    pub(crate) update_bytes: u64,
+    /// Bytes of activations, both ways.
+    pub(crate) activation_bytes: u64,
     /// Public key of the log (verifier key text).
     pub(crate) log_key: String,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Asked {
 /// What the shell made for a command, and the answer shows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Made<'a> {
-    /// The plans of all its requests together, from [`State::plan_requests`].
+    /// The plans of all its requests together, from [`State::dry_run`].
     pub(crate) plans: &'a OwnPlans,
     /// The invitation, in case it invites somebody.
     pub(crate) token: &'a str,
@@ -85,7 +87,7 @@ fn read_one(
             confirmed,
             ..
         } => {
-            let plans = state.plan_requests(requests, *confirmed, now);
+            let plans = state.dry_run(requests, *confirmed, now);
             plans.map(|p| planned(&p, vec![])).map_err(refused)
         }
         AdminRequest::LineageOfSubject { subject } => {
@@ -183,17 +185,14 @@ fn proposal(state: &State, id: u64) -> Option<ProposalState> {
     list.next().filter(|p| p.id == id)
 }
 
-/// Plans as an operator sees them: those of several epochs one after the other, and as a list.
+/// Plans as an operator sees them, those of several epochs one after the other. Who reads them by
+/// program expects one: that of the newest.
 pub(crate) fn planned(plans: &OwnPlans, ids: Vec<u64>) -> AdminReply {
-    let plans: Vec<&Plan> = plans.iter().map(|(_, plan)| plan).collect();
-    let texts: Vec<String> = plans.iter().map(|p| p.to_string()).collect();
-    let json = match plans.as_slice() {
-        [one] => serde_json::to_string(one),
-        several => serde_json::to_string(several),
-    };
+    let texts: Vec<String> = plans.iter().map(|(_, p)| p.to_string()).collect();
+    let newest = plans.last().map(|(_, p)| p);
     AdminReply::Planned {
         text: texts.join("\n\n"),
-        json: json.unwrap_or_default(),
+        json: serde_json::to_string(&newest).unwrap_or_default(),
         ids,
     }
 }
@@ -265,8 +264,8 @@ pub(crate) fn status(state: &State, facts: &Facts) -> CoordinatorStatus {
         release: state.current_release().map_or(0, |(no, _)| no),
         validated: state.validated(),
         shards: views.map(shard_status).collect(),
-        connections: facts.traffic.connections as u32,
-        bytes: (facts.traffic.update_bytes, facts.traffic.activation_bytes),
+        connections: facts.connections,
+        bytes: (facts.update_bytes, facts.activation_bytes),
         log_key: facts.log_key.clone(),
     }
 }

@@ -32,6 +32,9 @@ mod tiles;
 use journal::Journal;
 use tiles::Published;
 
+/// Version and build, as it appears in receipts.
+pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
+
 /// The evidence folder, open. Whoever writes has it alone.
 #[derive(Debug)]
 pub(crate) struct Evidence {

@@ -128,10 +128,8 @@ pub(super) fn check(
 }
 
 impl State {
-    /// Plans of a batch, one per epoch, if it could be accepted now. It decides nothing.
-    ///
-    /// `confirmed`: the operator means items that are not in the catalogue.
-    pub fn plan_requests(
+    /// What a batch would do, by epoch; writes nothing. Refuses what `Command::Forget` would.
+    pub fn dry_run(
         &self,
         requests: &[Request],
         confirmed: bool,

@@ -8,16 +8,12 @@ use lethe_proto::ids::{Digest, ShardId};
 use super::driver::{Driver, PEOPLE, digest, erase, erase_item, subject};
 use crate::CoordinatorError;
 use crate::evidence::admin::{self, Asked, Facts, Made};
-use crate::metrics::Traffic;
 
 fn facts(d: &Driver) -> Facts {
     Facts {
-        traffic: Traffic {
-            connections: 3,
-            update_bytes: 10,
-            activation_bytes: 20,
-            up: 1.0,
-        },
+        connections: 3,
+        update_bytes: 10,
+        activation_bytes: 20,
         log_key: d.evidence.log_key(),
     }
 }
@@ -74,7 +70,7 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     let Ok(AdminReply::Planned { text, json, ids }) = ask(&d, plan(requests.clone())) else {
         panic!("a plan");
     };
-    let plans = d.state.plan_requests(&requests, false, d.now()).unwrap();
+    let plans = d.state.dry_run(&requests, false, d.now()).unwrap();
     assert_eq!(text, plans[0].1.to_string());
     assert_eq!(json, serde_json::to_string(&plans[0].1).unwrap());
     assert!(ids.is_empty() && d.state.deletions().is_empty());
@@ -196,7 +192,7 @@ fn propose(d: &mut Driver, what: Proposal) -> (AdminReply, Vec<Event>) {
 
 fn decided(d: &mut Driver, command: Command) -> (AdminReply, Vec<Event>) {
     let requests = [erase("ada")];
-    let plans = d.state.plan_requests(&requests, true, d.now()).unwrap();
+    let plans = d.state.dry_run(&requests, true, d.now()).unwrap();
     let events = d.run(command).unwrap();
     let made = Made {
         plans: &plans,
