@@ -23,126 +23,173 @@ fn node_hash(left: &Hash, right: &Hash) -> Hash {
     digest(1, &[left, right])
 }
 
-/// An append-only tree of leaf hashes.
+/// An append-only tree of leaf hashes. It keeps the hash of every complete subtree, so that a root,
+/// a proof or another entry costs as many hashes as the tree has levels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
-    leaves: Vec<Hash>,
+    /// By level: the hashes of the complete subtrees of `2^level` leaves, in order. The first are
+    /// the leaves themselves. No level is empty.
+    levels: Vec<Vec<Hash>>,
 }
 
 impl Tree {
     /// A tree of these leaf hashes.
     pub fn from_leaves(leaves: Vec<Hash>) -> Self {
-        Self { leaves }
+        let mut levels = vec![];
+        let mut next = leaves;
+        while !next.is_empty() {
+            let pairs = next.chunks_exact(2);
+            let above = pairs.map(|p| node_hash(&p[0], &p[1])).collect();
+            levels.push(std::mem::replace(&mut next, above));
+        }
+        Self { levels }
     }
 
     /// Leaf hashes in order.
     pub fn leaves(&self) -> &[Hash] {
-        &self.leaves
+        self.nodes(0)
+    }
+
+    /// Hashes of the complete subtrees of `2^level` leaves, in order.
+    pub fn nodes(&self, level: u32) -> &[Hash] {
+        self.levels.get(level as usize).map_or(&[], Vec::as_slice)
     }
 
     /// Appends an entry; returns its index.
     pub fn push(&mut self, data: &[u8]) -> u64 {
-        self.leaves.push(leaf_hash(data));
+        let mut hash = leaf_hash(data);
+        for level in 0.. {
+            if level == self.levels.len() {
+                self.levels.push(vec![]);
+            }
+            let nodes = &mut self.levels[level];
+            nodes.push(hash);
+            // An even number: with the one before it, it completes a subtree of the next level.
+            let [.., left, right] = nodes.as_slice() else {
+                break;
+            };
+            if nodes.len() % 2 == 1 {
+                break;
+            }
+            hash = node_hash(left, right);
+        }
         self.len() - 1
     }
 
     /// Entries.
     pub fn len(&self) -> u64 {
-        self.leaves.len() as u64
+        self.leaves().len() as u64
     }
 
     /// No entry yet.
     pub fn is_empty(&self) -> bool {
-        self.leaves.is_empty()
+        self.levels.is_empty()
     }
 
     /// Root of all entries.
     pub fn root(&self) -> Hash {
-        root(&self.leaves)
+        self.range(0, self.leaves().len())
+    }
+
+    /// Root of the first `size` entries; `None` when there are fewer.
+    pub fn root_of(&self, size: u64) -> Option<Hash> {
+        let size = self.within(size)?;
+        Some(self.range(0, size))
     }
 
     /// The first `size` entries as a tree of their own; all when there are fewer.
     pub fn first(&self, size: u64) -> Self {
-        let n = usize::try_from(size).map_or(self.leaves.len(), |n| n.min(self.leaves.len()));
+        let size = self.within(size).unwrap_or(self.leaves().len());
+        let cut = |(level, nodes): (usize, &Vec<Hash>)| nodes[..size >> level].to_vec();
+        let levels = self.levels.iter().enumerate().map(cut);
         Self {
-            leaves: self.leaves[..n].to_vec(),
+            levels: levels.filter(|nodes| !nodes.is_empty()).collect(),
         }
     }
 
     /// Proof that the tree of the first `size` entries is a prefix of this one (RFC 6962, section
     /// 2.1.2).
     pub fn consistency(&self, size: u64) -> Option<Vec<Hash>> {
-        let m = usize::try_from(size)
-            .ok()
-            .filter(|m| *m <= self.leaves.len())?;
-        let mut path = Vec::new();
-        if m > 0 && m < self.leaves.len() {
-            subproof(&self.leaves, m, true, &mut path);
+        let size = self.within(size)?;
+        let mut path = vec![];
+        if size > 0 && size < self.leaves().len() {
+            self.subproof(0, self.leaves().len(), size, &mut path);
         }
         Some(path)
     }
 
     /// Audit path of an entry in the whole tree.
     pub fn inclusion(&self, index: u64) -> Option<Vec<Hash>> {
-        let i = usize::try_from(index)
-            .ok()
-            .filter(|i| *i < self.leaves.len())?;
-        let mut path = Vec::new();
-        audit_path(&self.leaves, i, &mut path);
+        let index = self.within(index).filter(|i| *i < self.leaves().len())?;
+        let mut path = vec![];
+        self.audit_path(0, self.leaves().len(), index, &mut path);
         Some(path)
+    }
+
+    /// A number of entries that are there.
+    fn within(&self, size: u64) -> Option<usize> {
+        let size = usize::try_from(size).ok()?;
+        (size <= self.leaves().len()).then_some(size)
+    }
+
+    /// Root of the leaves from `begin` up to `end`: a subtree as RFC 6962 divides the tree of the
+    /// leaves up to `end`. A complete one is known; of any other, only the right part may not be.
+    fn range(&self, begin: usize, end: usize) -> Hash {
+        let len = end - begin;
+        if len == 0 {
+            return empty();
+        }
+        if len.is_power_of_two() {
+            let level = len.trailing_zeros();
+            return self.nodes(level)[begin >> level];
+        }
+        let middle = begin + split(len);
+        node_hash(&self.range(begin, middle), &self.range(middle, end))
+    }
+
+    fn audit_path(&self, begin: usize, end: usize, index: usize, path: &mut Vec<Hash>) {
+        if end - begin <= 1 {
+            return;
+        }
+        let middle = begin + split(end - begin);
+        if index < middle {
+            self.audit_path(begin, middle, index, path);
+            path.push(self.range(middle, end));
+        } else {
+            self.audit_path(middle, end, index, path);
+            path.push(self.range(begin, middle));
+        }
+    }
+
+    /// Proof for the leaves before `cut`, among those from `begin` up to `end`. What begins with
+    /// the first leaf is known already.
+    fn subproof(&self, begin: usize, end: usize, cut: usize, path: &mut Vec<Hash>) {
+        if cut == end {
+            if begin > 0 {
+                path.push(self.range(begin, end));
+            }
+            return;
+        }
+        let middle = begin + split(end - begin);
+        if cut <= middle {
+            self.subproof(begin, middle, cut, path);
+            path.push(self.range(middle, end));
+        } else {
+            self.subproof(middle, end, cut, path);
+            path.push(self.range(begin, middle));
+        }
     }
 }
 
+/// The largest power of two that is smaller.
 fn split(n: usize) -> usize {
     n.next_power_of_two() / 2
 }
 
-fn root(leaves: &[Hash]) -> Hash {
-    match leaves {
-        [] => {
-            let mut out = [0; 32];
-            out.copy_from_slice(ring::digest::digest(&SHA256, b"").as_ref());
-            out
-        }
-        [one] => *one,
-        _ => {
-            let (l, r) = leaves.split_at(split(leaves.len()));
-            node_hash(&root(l), &root(r))
-        }
-    }
-}
-
-fn audit_path(leaves: &[Hash], i: usize, path: &mut Vec<Hash>) {
-    if leaves.len() <= 1 {
-        return;
-    }
-    let k = split(leaves.len());
-    let (l, r) = leaves.split_at(k);
-    if i < k {
-        audit_path(l, i, path);
-        path.push(root(r));
-    } else {
-        audit_path(r, i - k, path);
-        path.push(root(l));
-    }
-}
-
-fn subproof(leaves: &[Hash], m: usize, whole: bool, path: &mut Vec<Hash>) {
-    if m == leaves.len() {
-        if !whole {
-            path.push(root(leaves));
-        }
-        return;
-    }
-    let k = split(leaves.len());
-    let (l, r) = leaves.split_at(k);
-    if m <= k {
-        subproof(l, m, whole, path);
-        path.push(root(r));
-    } else {
-        subproof(r, m - k, false, path);
-        path.push(root(l));
-    }
+fn empty() -> Hash {
+    let mut out = [0; 32];
+    out.copy_from_slice(ring::digest::digest(&SHA256, b"").as_ref());
+    out
 }
 
 /// Whether the tree `(size, root)` is a prefix of the tree `later` (RFC 9162, section 2.1.4.2).
@@ -271,6 +318,42 @@ mod tests {
                     ));
                 }
             }
+        }
+    }
+
+    /// As RFC 6962 has it, word for word.
+    fn by_definition(leaves: &[Hash]) -> Hash {
+        match leaves {
+            [] => empty(),
+            [one] => *one,
+            _ => {
+                let (left, right) = leaves.split_at(split(leaves.len()));
+                node_hash(&by_definition(left), &by_definition(right))
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_what_the_definition_says() {
+        let mut grown = Tree::default();
+        for n in 0..70u64 {
+            assert_eq!(grown.len(), n);
+            assert_eq!(grown.root(), by_definition(grown.leaves()));
+            assert_eq!(grown, Tree::from_leaves(grown.leaves().to_vec()));
+            for m in 0..=n {
+                let first = by_definition(&grown.leaves()[..m as usize]);
+                assert_eq!(grown.root_of(m), Some(first));
+                assert_eq!(grown.first(m).root(), first);
+                assert_eq!(grown.first(m).len(), m);
+            }
+            assert_eq!(grown.root_of(n + 1), None);
+            assert_eq!(grown.first(n + 1), grown);
+            for level in 0..8 {
+                let whole = grown.leaves().chunks_exact(1 << level);
+                let roots: Vec<Hash> = whole.map(by_definition).collect();
+                assert_eq!(grown.nodes(level), roots);
+            }
+            grown.push(&n.to_le_bytes());
         }
     }
 

@@ -1,0 +1,7 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod admin;
+mod driver;
+mod journal;
+mod log;
+mod proofs;
