@@ -20,6 +20,9 @@ use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 
 use crate::CoordinatorError;
 
+pub(crate) mod content;
+mod format1;
+mod migrate;
 mod read;
 mod tables;
 mod values;
@@ -27,10 +30,12 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+// The shell that calls these, and names values, comes next.
+#[allow(unused_imports)]
+pub(crate) use migrate::{Base, migrate, terms};
 pub(crate) use tables::Foundation;
 use tables::{EventsHead, Format, Missing, database, key_of, put_event, put_slice, shard_of};
 use values::delete_value;
-// The shell that names values comes next.
 #[allow(unused_imports)]
 pub(crate) use values::{
     NewValue, StageSecret, Values, checkpoint_ref, error_rows_ref, personal_ref, receipt_ref,
@@ -313,7 +318,7 @@ fn found(store: &SealedStore) -> Result<Found, CoordinatorError> {
     };
     let format = match store.get::<Format>("")? {
         Some(format) => format,
-        None if store.keys::<crate::records::Foundation>().is_empty() => return Ok(Found::Nothing),
+        None if store.keys::<format1::Foundation>().is_empty() => return Ok(Found::Nothing),
         None => return Ok(other(1, "lethe before the ledger")?),
     };
     if format.number != FORMAT {

@@ -12,6 +12,7 @@ use super::*;
 
 mod disk;
 mod driver;
+mod old_folder;
 
 use disk::Disk;
 use driver::{Driver, difference, foundation};
