@@ -12,6 +12,7 @@ use super::*;
 
 mod disk;
 mod driver;
+mod format1;
 mod old_folder;
 
 use disk::Disk;

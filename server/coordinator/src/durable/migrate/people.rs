@@ -88,8 +88,8 @@ fn certificates(
     Ok(out)
 }
 
-/// Those who stay when a deletion is executed that was interrupted: what is to be written anew under
-/// their fresh keys. Who is erased by another one of these deletions does not stay.
+/// Those who stay when a deletion is executed that was interrupted: what is to be written anew
+/// under their fresh keys. Who is erased by another one of these deletions does not stay.
 fn stay(source: &Source) -> Result<Vec<old::Kept>, CoordinatorError> {
     let planned: BTreeMap<u64, DeletionRequest> =
         super::numbered::<old::DeletionRecord>(&source.store)?

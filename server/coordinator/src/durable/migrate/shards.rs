@@ -201,8 +201,8 @@ impl Old<'_> {
         Ok(())
     }
 
-    /// Updates of the stage that the run is in, which have not counted yet. They are opened with the
-    /// stage's old key; the writer seals them under the new one.
+    /// Updates of the stage that the run is in, which have not counted yet. They are opened with
+    /// the stage's old key; the writer seals them under the new one.
     fn updates(
         &mut self,
         from: &Losses,
