@@ -17,6 +17,9 @@ mod batch;
 pub mod config;
 mod coordinator;
 mod core;
+// The shell that calls it comes next.
+#[allow(dead_code)]
+mod durable;
 mod error;
 // What lies outside the data folder, on the ledger. The shell that uses it comes next.
 #[allow(dead_code)]

@@ -9,8 +9,8 @@ use crate::{Class, Persisted, StoreError};
 pub struct KeyName {
     pub(crate) name: String,
     pub(crate) class: Class,
-    /// The shard whose database holds what it seals.
-    pub(crate) shard: Option<u16>,
+    /// The database that holds what it seals; the main one when none is named.
+    pub(crate) database: Option<String>,
 }
 
 impl KeyName {
@@ -19,17 +19,23 @@ impl KeyName {
         Self {
             name: format!("subject:{id}"),
             class: Class::Subject,
-            shard: None,
+            database: None,
         }
     }
 
-    /// A key for what was derived from a shard's subjects, such as one checkpoint.
-    pub fn shard(shard: u16, name: &str) -> Self {
+    /// A key for what was derived from a shard's subjects, such as one stage of its training.
+    /// `database` holds what it seals, and names the shard.
+    pub fn stage(database: &str, name: &str) -> Self {
         Self {
-            name: format!("{}{name}", Self::shard_prefix(shard)),
+            name: format!("{}{name}", Self::prefix(database)),
             class: Class::Shard,
-            shard: Some(shard),
+            database: Some(database.to_owned()),
         }
+    }
+
+    /// The same for a shard of the first epoch, whose database has its number for a name.
+    pub fn shard(shard: u16, name: &str) -> Self {
+        Self::stage(&shard.to_string(), name)
     }
 
     /// The key of one deletion's request and receipt.
@@ -37,7 +43,7 @@ impl KeyName {
         Self {
             name: format!("evidence:{deletion}"),
             class: Class::Evidence,
-            shard: None,
+            database: None,
         }
     }
 
@@ -46,7 +52,7 @@ impl KeyName {
         Self {
             name: format!("evidence:{name}"),
             class: Class::Evidence,
-            shard: None,
+            database: None,
         }
     }
 
@@ -55,13 +61,19 @@ impl KeyName {
         Self {
             name: "public".into(),
             class: Class::Public,
-            shard: None,
+            database: None,
         }
     }
 
-    /// How the names of a shard's keys begin.
-    pub(crate) fn shard_prefix(shard: u16) -> String {
-        format!("shard:{shard}/")
+    /// How the names of the keys of a database begin.
+    pub(crate) fn prefix(database: &str) -> String {
+        format!("shard:{database}/")
+    }
+
+    /// The database that a key's name belongs to; none for the main one.
+    pub(crate) fn database_of(name: &str) -> Option<&str> {
+        let (database, _) = name.strip_prefix("shard:")?.split_once('/')?;
+        Some(database)
     }
 
     pub(crate) fn class_of(name: &str) -> Class {
@@ -86,8 +98,18 @@ pub(crate) struct Change {
     pub(crate) table: &'static str,
     pub(crate) key: String,
     pub(crate) value: Option<(KeyName, Vec<u8>)>,
-    /// Left out when the key of its owner does not exist.
-    pub(crate) existing: bool,
+    pub(crate) absent: Absent,
+}
+
+/// What becomes of a change whose owner has no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absent {
+    /// A key is made.
+    Make,
+    /// The change is left out.
+    Skip,
+    /// The batch fails.
+    Fail,
 }
 
 impl Batch {
@@ -102,14 +124,15 @@ impl Batch {
     }
 
     /// Stores `value` under `key`, sealed with `owner`'s key, whose class must be the type's. A key
-    /// that does not exist is made.
+    /// that does not exist is made. Where names are never used twice, this is for the first thing
+    /// of an owner; all others are for [`Self::put_required`].
     pub fn put<T: Persisted>(
         self,
         owner: &KeyName,
         key: &str,
         value: &T,
     ) -> Result<Self, StoreError> {
-        self.add(owner, key, value, false)
+        self.add(owner, key, value, Absent::Make)
     }
 
     /// The same, but nothing is stored when the owner's key does not exist: what was decided before
@@ -120,7 +143,19 @@ impl Batch {
         key: &str,
         value: &T,
     ) -> Result<Self, StoreError> {
-        self.add(owner, key, value, true)
+        self.add(owner, key, value, Absent::Skip)
+    }
+
+    /// The same, but the whole batch fails when the owner's key does not exist
+    /// ([`StoreError::NoKey`]) and no other change of the batch makes it: whoever writes it is
+    /// wrong about the owner, and a name that was destroyed does not come back.
+    pub fn put_required<T: Persisted>(
+        self,
+        owner: &KeyName,
+        key: &str,
+        value: &T,
+    ) -> Result<Self, StoreError> {
+        self.add(owner, key, value, Absent::Fail)
     }
 
     fn add<T: Persisted>(
@@ -128,7 +163,7 @@ impl Batch {
         owner: &KeyName,
         key: &str,
         value: &T,
-        existing: bool,
+        absent: Absent,
     ) -> Result<Self, StoreError> {
         let encode = |why: String| StoreError::Encode {
             table: T::TABLE,
@@ -146,7 +181,7 @@ impl Batch {
             table: T::TABLE,
             key: key.to_owned(),
             value: Some((owner.clone(), bytes)),
-            existing,
+            absent,
         });
         Ok(self)
     }
@@ -157,7 +192,7 @@ impl Batch {
             table: T::TABLE,
             key: key.to_owned(),
             value: None,
-            existing: false,
+            absent: Absent::Make,
         });
         self
     }

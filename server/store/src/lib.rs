@@ -18,7 +18,7 @@
 //!     const CLASS: Class = Class::Subject;
 //! }
 //! let dir = tempfile::tempdir()?;
-//! let store = SealedStore::open(&|_| Ok(Box::<MemoryStorage>::default()), dir.path(), 0)?;
+//! let store = SealedStore::open(&|_| Ok(Box::<MemoryStorage>::default()), dir.path(), &[])?;
 //! let key = KeyName::subject("alice");
 //! store.write(Batch::new().put(&key, "1", &Note("likes Heat".into()))?)?;
 //! store.destroy(&[key])?;
@@ -27,6 +27,7 @@
 //! ```
 
 mod batch;
+mod database;
 pub mod head;
 pub mod keyfile;
 mod keyring;

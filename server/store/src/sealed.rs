@@ -2,14 +2,17 @@
 //! twice, and one database for every shard, so that damage to one takes only what that shard can
 //! learn again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lethe_proto::codec;
 use ring::digest::{SHA256, digest};
 
+use crate::batch::Absent;
 pub use crate::batch::{Batch, KeyName};
+use crate::database::{self, set_aside};
+pub use crate::database::{Databases, Quarantined};
 use crate::head::Head;
 use crate::keyring::{Key, Keyring};
 use crate::mirror::Mirror;
@@ -23,30 +26,23 @@ const INDEX_KEY: &str = "store:index";
 /// Opens or creates the database in a folder.
 pub type Engine = dyn Fn(&Path) -> Result<Box<dyn Storage>, StoreError>;
 
-/// A damaged database that was set aside; its shard starts from nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quarantined {
-    /// The shard.
-    pub shard: u16,
-    /// What was found.
-    pub why: String,
-}
-
 /// A store of sealed records, to be shared by threads. One writes at a time; the others read
 /// meanwhile, and do not wait for the disk.
 pub struct SealedStore {
-    /// The main database, then those of the shards.
-    parts: Vec<Part>,
-    /// As `parts`. Whoever writes holds it until the write is durable.
+    /// As `Index::parts`. Whoever writes holds it until the write is durable.
     written: Mutex<Vec<Written>>,
     /// Held for moments. Whoever holds `written` may take it, never the other way round.
     index: RwLock<Index>,
-    quarantined: Vec<Quarantined>,
     folder: PathBuf,
 }
 
 /// What finds and opens a record.
 struct Index {
+    /// The main database, then those of the shards. It only grows.
+    parts: Vec<Arc<Part>>,
+    /// Places of the shards' databases in `parts`.
+    names: BTreeMap<String, usize>,
+    quarantined: Vec<Quarantined>,
     keys: Keyring,
     inventory: BTreeMap<Id, (usize, Entry)>,
 }
@@ -71,70 +67,64 @@ impl std::fmt::Debug for SealedStore {
 
 impl SealedStore {
     /// Opens the records of a folder with the keys in it, and checks that none is lost or altered.
-    /// What one copy of the main database lost comes from the other. A shard's database that is
-    /// damaged is renamed, its keys are destroyed and the shard is empty ([`Self::quarantined`]).
-    pub fn open(engine: &Engine, folder: &Path, shards: usize) -> Result<Self, StoreError> {
+    /// Besides `databases` those are opened that keys exist for. What one copy of the main database
+    /// lost comes from the other. A shard's database that is damaged is renamed, its keys are
+    /// destroyed and the shard is empty ([`Self::quarantined`]).
+    pub fn open(
+        engine: &Engine,
+        folder: &Path,
+        databases: impl Into<Databases>,
+    ) -> Result<Self, StoreError> {
         let mut keys = Keyring::open(&folder.join("keys"))?;
         keys.ensure(&[INDEX_KEY, "public"])?;
-        let index = *keys
-            .get(INDEX_KEY)
-            .ok_or_else(|| damaged(folder, "its index key is gone"))?;
-        let mut store = Opening {
-            keys,
+        let key = index_key(folder, &keys)?;
+        let names = database::all_names(databases.into(), &keys)?;
+        let main = open_main(engine, folder, &key, &keys)?;
+        let mut index = Index {
             parts: vec![],
-            written: vec![],
+            names: BTreeMap::new(),
+            quarantined: vec![],
+            keys,
             inventory: BTreeMap::new(),
         };
-        let mut quarantined = vec![];
-        let main = open_main(engine, folder, &index, &store.keys)?;
-        store.add(main);
-        for shard in 0..shards as u16 {
-            let path = folder.join("shards").join(shard.to_string());
-            let marker = path.with_extension("quarantined");
-            let part = match open_shard(engine, &path, shard, &index, &store.keys) {
-                Err(StoreError::Corrupt { why, .. }) => {
-                    // An engine that cannot start its threads fails like a damaged file: keys go
-                    // only if it fails again.
-                    std::thread::Builder::new()
-                        .spawn(|| ())
-                        .map_err(StoreError::io(&path))?;
-                    match open_shard(engine, &path, shard, &index, &store.keys) {
-                        Err(StoreError::Corrupt { .. }) => {}
-                        other => {
-                            store.add(other?);
-                            continue;
-                        }
-                    }
-                    // Until whoever uses the store has gone back with the shard, every opening says
-                    // so.
-                    write_marker(&marker, &why)?;
-                    set_aside(&path)?;
-                    store.forget_shard(shard)?;
-                    quarantined.push(Quarantined { shard, why });
-                    open_shard(engine, &path, shard, &index, &store.keys)?
-                }
-                other => {
-                    if let Ok(why) = std::fs::read_to_string(&marker) {
-                        quarantined.push(Quarantined { shard, why });
-                    }
-                    other?
-                }
-            };
-            store.add(part);
+        let mut written = vec![index.add(None, main)];
+        for name in names {
+            let (opened, damaged) = database::open(engine, folder, &name, &key, &mut index.keys)?;
+            index.quarantined.extend(damaged);
+            written.push(index.add(Some(&name), opened));
         }
-        for (part, written) in store.parts.iter().zip(&mut store.written) {
-            written.remove_orphans(part)?;
+        for (part, own) in index.parts.iter().zip(&mut written) {
+            own.remove_orphans(part)?;
         }
         Ok(Self {
-            parts: store.parts,
-            written: Mutex::new(store.written),
-            index: RwLock::new(Index {
-                keys: store.keys,
-                inventory: store.inventory,
-            }),
-            quarantined,
+            written: Mutex::new(written),
+            index: RwLock::new(index),
             folder: folder.to_owned(),
         })
+    }
+
+    /// Names of the shards' databases that are in a folder.
+    pub fn databases_in(folder: &Path) -> Result<Vec<String>, StoreError> {
+        database::names_in(folder)
+    }
+
+    /// Opens or creates one more database, with the engine that the others were opened with; does
+    /// nothing when it is open. Nobody reads or writes meanwhile.
+    pub fn open_database(&self, engine: &Engine, name: &str) -> Result<(), StoreError> {
+        let mut written = self.written();
+        let mut index = self.index_mut();
+        if index.names.contains_key(name) {
+            return Ok(());
+        }
+        let key = index_key(&self.folder, &index.keys)?;
+        let (opened, damaged) = database::open(engine, &self.folder, name, &key, &mut index.keys)?;
+        index.quarantined.extend(damaged);
+        let mut own = index.add(Some(name), opened);
+        if let Some(part) = index.parts.last() {
+            own.remove_orphans(part)?;
+        }
+        written.push(own);
+        Ok(())
     }
 
     fn written(&self) -> MutexGuard<'_, Vec<Written>> {
@@ -149,40 +139,24 @@ impl SealedStore {
         self.index.write().unwrap_or_else(poisoned)
     }
 
-    /// Whoever uses the store has gone back to the beginning with all shards that were set aside.
-    pub fn quarantine_handled(&self) -> Result<(), StoreError> {
-        for q in &self.quarantined {
-            let marker = self
-                .folder
-                .join("shards")
-                .join(format!("{}.quarantined", q.shard));
-            match std::fs::remove_file(&marker) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(StoreError::io(&marker)(e));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+    fn parts(&self) -> Vec<Arc<Part>> {
+        self.index().parts.clone()
     }
 
-    /// Databases that were damaged when the store was opened.
-    pub fn quarantined(&self) -> &[Quarantined] {
-        &self.quarantined
+    /// Whoever uses the store has gone back to the beginning with all shards that were set aside.
+    pub fn quarantine_handled(&self) -> Result<(), StoreError> {
+        let all = self.quarantined();
+        all.iter()
+            .try_for_each(|q| database::remove_marker(&self.folder, &q.database))
+    }
+
+    /// Databases that were damaged when they were opened.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.index().quarantined.clone()
     }
 
     fn corrupt(&self, why: impl Into<String>) -> StoreError {
         damaged(&self.folder, why)
-    }
-
-    /// The database of an owner's records.
-    fn part_of(&self, owner: &KeyName) -> Result<usize, StoreError> {
-        let at = owner.shard.map_or(0, |s| usize::from(s) + 1);
-        let encode = || StoreError::Encode {
-            table: "records",
-            why: format!("there is no {}", owner.name),
-        };
-        (at < self.parts.len()).then_some(at).ok_or_else(encode)
     }
 
     /// Applies a batch; when it returns, everything is durable. After an error a shard's part may
@@ -190,15 +164,16 @@ impl SealedStore {
     pub fn write(&self, batch: Batch) -> Result<(), StoreError> {
         let mut written = self.written();
         self.settle(&mut written)?;
+        let parts = self.parts();
         self.ensure_keys(&batch)?;
-        for (part, own) in self.parts.iter().zip(written.iter_mut()) {
+        for (part, own) in parts.iter().zip(written.iter_mut()) {
             own.remove_orphans(part)?;
         }
         let staged = self.stage(batch, &written)?;
         // The main database last: what it says was done is done.
         for (at, (mut root, writes)) in staged.parts.into_iter().rev() {
             root.keys = self.index().keys.made();
-            written[at].commit(&self.parts[at], writes, root)?;
+            written[at].commit(&parts[at], writes, root)?;
             let inventory = &mut self.index_mut().inventory;
             for (id, entry) in &staged.entries {
                 let old = inventory.get(id).map(|(p, _)| *p);
@@ -214,15 +189,27 @@ impl SealedStore {
         Ok(())
     }
 
+    /// Makes the keys that a batch needs, after it is certain that none is missing that may not be
+    /// made.
     fn ensure_keys(&self, batch: &Batch) -> Result<(), StoreError> {
-        let needed = batch.changes.iter().filter(|c| !c.existing);
-        let values = needed.filter_map(|c| c.value.as_ref());
-        let owners: Vec<&str> = values.map(|(owner, _)| owner.name.as_str()).collect();
+        let index = self.index();
+        let owners = |absent: Absent| {
+            let changes = batch.changes.iter().filter(move |c| c.absent == absent);
+            changes.filter_map(|c| Some((c.table, c.value.as_ref()?.0.name.as_str())))
+        };
+        let made: Vec<&str> = owners(Absent::Make).map(|(_, name)| name).collect();
+        let known: BTreeSet<&str> = made.iter().copied().collect();
+        for (table, name) in owners(Absent::Fail) {
+            if index.keys.get(name).is_none() && !known.contains(name) {
+                return Err(StoreError::NoKey { table });
+            }
+        }
         // New keys are written to their files while nobody can read: only where there are some.
-        if self.index().keys.has_all(&owners) {
+        if index.keys.has_all(&made) {
             return Ok(());
         }
-        self.index_mut().keys.ensure(&owners)
+        drop(index);
+        self.index_mut().keys.ensure(&made)
     }
 
     /// Seals what a batch holds.
@@ -231,7 +218,8 @@ impl SealedStore {
         let mut staged = Staged::default();
         for change in batch.changes {
             let owner = change.value.as_ref().map(|(owner, _)| &owner.name);
-            if change.existing && owner.is_some_and(|name| index.keys.get(name).is_none()) {
+            let skips = change.absent == Absent::Skip;
+            if skips && owner.is_some_and(|name| index.keys.get(name).is_none()) {
                 continue;
             }
             let id = (change.table.to_owned(), change.key.clone());
@@ -241,7 +229,7 @@ impl SealedStore {
                 .cloned()
                 .unwrap_or_else(|| index.inventory.get(&id).cloned());
             let target = match &change.value {
-                Some((owner, _)) => Some(self.part_of(owner)?),
+                Some((owner, _)) => Some(index.part_of(owner)?),
                 None => None,
             };
             if let Some((at, old)) = &old {
@@ -255,7 +243,7 @@ impl SealedStore {
                 (Some((owner, value)), Some(at)) => {
                     let key = index.keys.get(&owner.name);
                     let key = key.ok_or_else(|| self.corrupt("a key vanished"))?;
-                    let sealer = &self.parts[at].sealer;
+                    let sealer = &index.parts[at].sealer;
                     let raw_key = sealer.raw_key(change.table, &change.key);
                     let plain = Plain {
                         table: change.table.into(),
@@ -281,8 +269,9 @@ impl SealedStore {
     }
 
     fn settle(&self, written: &mut [Written]) -> Result<(), StoreError> {
+        let parts = self.parts();
         for (at, own) in written.iter_mut().enumerate() {
-            let found = own.settle(&self.parts[at], &self.index().keys)?;
+            let found = own.settle(&parts[at], &self.index().keys)?;
             if let Some(entries) = found {
                 let inventory = &mut self.index_mut().inventory;
                 inventory.retain(|_, (p, _)| *p != at);
@@ -293,12 +282,11 @@ impl SealedStore {
     }
 
     /// A record as it is stored, with its key. `None`: there is none, or it is being changed.
-    fn raw(&self, id: &Id) -> Result<Option<Raw<'_>>, StoreError> {
-        let found = self.index().inventory.get(id).cloned();
-        let Some((at, entry)) = found else {
+    fn raw(&self, id: &Id) -> Result<Option<Raw>, StoreError> {
+        let found = self.index().found(id);
+        let Some((part, entry)) = found else {
             return Ok(None);
         };
-        let part = &self.parts[at];
         let Some(bytes) = part.storage.get(&entry.raw_key)? else {
             return Ok(None);
         };
@@ -370,7 +358,9 @@ impl SealedStore {
         self.settle(&mut written)?;
         {
             let mut index = self.index_mut();
-            let Index { keys, inventory } = &mut *index;
+            let Index {
+                keys, inventory, ..
+            } = &mut *index;
             inventory.retain(|_, (at, e)| {
                 let alive = keys.by_handle(&e.owner).is_some();
                 if !alive {
@@ -379,7 +369,7 @@ impl SealedStore {
                 alive
             });
         }
-        for (part, own) in self.parts.iter().zip(written.iter_mut()) {
+        for (part, own) in self.parts().iter().zip(written.iter_mut()) {
             own.remove_orphans(part)?;
         }
         Ok(gone)
@@ -395,9 +385,15 @@ impl SealedStore {
         self.digest(|at| at == 0)
     }
 
-    /// The same over what is in a shard's database.
+    /// The same over what is in a shard's database, as the first epoch has it.
     pub fn shard_content(&self, shard: u16) -> Result<[u8; 32], StoreError> {
-        self.digest(|at| at == usize::from(shard) + 1)
+        self.database_content(&shard.to_string())
+    }
+
+    /// The same over what is in a database with this name.
+    pub fn database_content(&self, name: &str) -> Result<[u8; 32], StoreError> {
+        let own = self.index().names.get(name).copied();
+        self.digest(|at| Some(at) == own)
     }
 
     fn digest(&self, part: impl Fn(usize) -> bool) -> Result<[u8; 32], StoreError> {
@@ -426,12 +422,12 @@ impl SealedStore {
         let _nobody_writes = self.written();
         let index = self.index();
         for ((table, key), (at, entry)) in index.inventory.iter().filter(|(_, (at, _))| part(*at)) {
-            let raw = self.parts[*at].storage.get(&entry.raw_key)?;
+            let raw = index.parts[*at].storage.get(&entry.raw_key)?;
             let raw = raw.ok_or_else(|| self.corrupt("a record vanished"))?;
             let owner = index.keys.by_handle(&entry.owner);
             let (name, secret) =
                 owner.ok_or_else(|| self.corrupt("the key of a record vanished"))?;
-            let plain = self.parts[*at]
+            let plain = index.parts[*at]
                 .sealer
                 .open_record(secret, &entry.raw_key, &raw)?;
             see(KeyName::class_of(name), table, key, &plain.value);
@@ -450,42 +446,47 @@ impl SealedStore {
 }
 
 /// A stored record and what opens it.
-struct Raw<'a> {
-    part: &'a Part,
+struct Raw {
+    part: Arc<Part>,
     entry: Entry,
     key: Key,
     bytes: Vec<u8>,
 }
 
-/// What a store is made of, while it is being opened.
-struct Opening {
-    keys: Keyring,
-    parts: Vec<Part>,
-    written: Vec<Written>,
-    inventory: BTreeMap<Id, (usize, Entry)>,
-}
-
-impl Opening {
-    fn add(&mut self, opened: Opened) {
+impl Index {
+    /// Takes a database in.
+    fn add(&mut self, name: Option<&str>, opened: Opened) -> Written {
         let at = self.parts.len();
-        self.parts.push(opened.part);
-        self.written.push(opened.written);
+        self.parts.push(Arc::new(opened.part));
+        if let Some(name) = name {
+            self.names.insert(name.to_owned(), at);
+        }
         let entries = opened.entries.into_iter();
         self.inventory.extend(entries.map(|(id, e)| (id, (at, e))));
+        opened.written
     }
 
-    /// Destroys all keys of a shard: what a damaged database still holds is unreadable.
-    fn forget_shard(&mut self, shard: u16) -> Result<(), StoreError> {
-        let prefix = KeyName::shard_prefix(shard);
-        let names: Vec<String> = self
-            .keys
-            .iter()
-            .map(|(n, _)| n.clone())
-            .filter(|n| n.starts_with(&prefix))
-            .collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.keys.destroy(&names).map(drop)
+    /// The database of an owner's records.
+    fn part_of(&self, owner: &KeyName) -> Result<usize, StoreError> {
+        let found = match &owner.database {
+            None => Some(0),
+            Some(name) => self.names.get(name).copied(),
+        };
+        found.ok_or_else(|| StoreError::Encode {
+            table: "records",
+            why: format!("there is no database for {}", owner.name),
+        })
     }
+
+    fn found(&self, id: &Id) -> Option<(Arc<Part>, Entry)> {
+        let (at, entry) = self.inventory.get(id)?;
+        Some((self.parts.get(*at)?.clone(), entry.clone()))
+    }
+}
+
+fn index_key(folder: &Path, keys: &Keyring) -> Result<Key, StoreError> {
+    let key = keys.get(INDEX_KEY).copied();
+    key.ok_or_else(|| damaged(folder, "its index key is gone"))
 }
 
 /// What a batch does to every database.
@@ -513,14 +514,19 @@ fn damaged(path: &Path, why: impl Into<String>) -> StoreError {
 }
 
 /// A database that was opened, and what it holds.
-struct Opened {
+pub(crate) struct Opened {
     part: Part,
     written: Written,
     entries: BTreeMap<Id, Entry>,
 }
 
 impl Opened {
-    fn new(storage: Box<dyn Storage>, sealer: Sealer, head: Head, loaded: Loaded) -> Self {
+    pub(crate) fn new(
+        storage: Box<dyn Storage>,
+        sealer: Sealer,
+        head: Head,
+        loaded: Loaded,
+    ) -> Self {
         let (written, entries) = Written::new(head, loaded);
         Self {
             part: Part { storage, sealer },
@@ -528,32 +534,6 @@ impl Opened {
             entries,
         }
     }
-}
-
-fn open_shard(
-    engine: &Engine,
-    path: &Path,
-    shard: u16,
-    index: &Key,
-    keys: &Keyring,
-) -> Result<Opened, StoreError> {
-    std::fs::create_dir_all(path).map_err(StoreError::io(path))?;
-    let sealer = Sealer::new(path.display().to_string(), index);
-    let (mut head, count) = Head::open(&path.join("head"), &index.secret)?;
-    let prefix = KeyName::shard_prefix(shard);
-    if count.is_none() && keys.iter().any(|(n, _)| n.starts_with(&prefix)) {
-        return Err(sealer.corrupt("there are keys for its records, and no records"));
-    }
-    if count.is_none() {
-        // From here on keys without records are not yet a loss: a kill may come between them.
-        head.set(0)?;
-    }
-    let storage = engine(&path.join("db"))?;
-    let acknowledged = count
-        .filter(|n| *n > 0)
-        .map_or(Acknowledged::None, Acknowledged::AtLeast);
-    let loaded = Loaded::read(storage.as_ref(), &sealer, keys, acknowledged)?;
-    Ok(Opened::new(storage, sealer, head, loaded))
 }
 
 /// Opens both copies of the main database; the one that is whole and newer makes the other anew.
@@ -631,26 +611,6 @@ fn remake(
     }
     set_aside(path)?;
     engine(path)
-}
-
-fn write_marker(path: &Path, why: &str) -> Result<(), StoreError> {
-    let file = std::fs::File::create(path).map_err(StoreError::io(path))?;
-    let write = |mut f: std::fs::File| {
-        std::io::Write::write_all(&mut f, why.as_bytes()).and_then(|()| f.sync_all())
-    };
-    write(file).map_err(StoreError::io(path))
-}
-
-/// Renames a damaged folder to `NAME.damaged`, in place of an earlier one. It is for people to look
-/// at; nothing reads it.
-fn set_aside(path: &Path) -> Result<(), StoreError> {
-    let to = path.with_extension("damaged");
-    let gone = |r: std::io::Result<()>| match r {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    };
-    gone(std::fs::remove_dir_all(&to)).map_err(StoreError::io(&to))?;
-    gone(std::fs::rename(path, &to)).map_err(StoreError::io(path))
 }
 
 #[cfg(test)]

@@ -29,6 +29,25 @@ pub enum StoreError {
         /// What was found.
         why: String,
     },
+    /// A record was to be sealed under a key that is gone, or was never made.
+    #[error("a record of table {table} was to be sealed under a key that does not exist")]
+    NoKey {
+        /// Table.
+        table: &'static str,
+    },
+    /// The folder was written in another format than this build works with.
+    #[error(
+        "the data folder has format {found}, which {build} has written; this build works with \
+         format {known}: use that build or a later one, and never an older one"
+    )]
+    Format {
+        /// Of the folder.
+        found: u32,
+        /// Of this build.
+        known: u32,
+        /// Which build has written it.
+        build: String,
+    },
     /// A record could not be encoded.
     #[error("record of table {table}: {why}")]
     Encode {

@@ -22,8 +22,12 @@ impl Persisted for Learned {
     const CLASS: Class = Class::Shard;
 }
 
+fn names() -> [String; 2] {
+    ["0", "1"].map(str::to_owned)
+}
+
 fn open(dir: &Path) -> Result<SealedStore, StoreError> {
-    SealedStore::open(&SledStorage::engine, dir, 2)
+    SealedStore::open(&SledStorage::engine, dir, &names())
 }
 
 fn put(s: &mut SealedStore, owner: &str, id: &str) -> Result<(), StoreError> {
@@ -36,6 +40,11 @@ fn put(s: &mut SealedStore, owner: &str, id: &str) -> Result<(), StoreError> {
             )
             .expect("encodes"),
     )
+}
+
+fn quarantined(s: &SealedStore) -> Vec<String> {
+    let all = s.quarantined().into_iter();
+    all.map(|q| q.database).collect()
 }
 
 fn filled(dir: &Path) -> SealedStore {
@@ -133,7 +142,7 @@ fn damage_to_one_copy_is_repaired_and_to_both_is_an_error() {
             let s = open(dir.path()).expect("the other copy is whole");
             assert_eq!(
                 (s.content().expect("reads"), s.quarantined()),
-                (want, &[][..]),
+                (want, vec![]),
                 "{damage:?}"
             );
             drop(s);
@@ -180,11 +189,7 @@ fn a_damaged_shard_is_set_aside_alone_and_its_keys_are_gone() {
     for how in 0..4 {
         damage(how);
         let mut s = open(dir.path()).expect("opens");
-        assert_eq!(
-            s.quarantined().iter().map(|q| q.shard).collect::<Vec<_>>(),
-            [1],
-            "damage {how}"
-        );
+        assert_eq!(quarantined(&s), ["1"], "damage {how}");
         assert_eq!(
             (
                 s.main_content().expect("reads"),
@@ -221,7 +226,7 @@ fn an_older_database_is_an_error_and_a_crash_before_the_count_is_not() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut s = filled(dir.path());
     let head = std::fs::read(dir.path().join("head")).expect("reads");
-    let old = s.parts[0].storage.scan().expect("scans");
+    let old = s.parts()[0].storage.scan().expect("scans");
     put(&mut s, "x", "9").expect("writes");
     drop(s);
     // The count is behind the database: the crash came between them, before the write was
@@ -358,7 +363,7 @@ fn with_engine(dir: &Path, fail: &Arc<AtomicBool>, taken: bool) -> SealedStore {
             Box::new(sled)
         })
     };
-    SealedStore::open(&engine, dir, 2).expect("opens")
+    SealedStore::open(&engine, dir, &names()).expect("opens")
 }
 
 #[test]
@@ -516,7 +521,7 @@ fn who_reads_does_not_wait_for_the_disk() {
             Ok(Box::new(inner))
         }
     };
-    let store = SealedStore::open(&engine, dir.path(), 0).expect("opens");
+    let store = SealedStore::open(&engine, dir.path(), &[]).expect("opens");
     let row = |key: &str, value: &str| {
         Batch::new()
             .put(&KeyName::subject("x"), key, &Row(value.into()))
@@ -554,4 +559,55 @@ fn what_is_only_for_existing_keys_brings_nobody_back() {
     );
     assert_eq!(store.get::<Row>("gone").expect("reads"), None);
     assert_eq!(store.existing(&[KeyName::subject("gone")]), 0);
+}
+
+#[test]
+fn what_requires_a_key_fails_without_it_and_writes_nothing() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let store = open(dir.path()).expect("opens");
+    let stage = KeyName::stage("1", "7/1");
+    let first = |b: Batch| b.put(&stage, "a", &Learned(1)).expect("encodes");
+    let more = |b: Batch| b.put_required(&stage, "b", &Learned(2)).expect("encodes");
+    let other = |b: Batch| b.put(&KeyName::stage("0", "7/1"), "c", &Learned(3));
+    let both = more(other(Batch::new()).expect("encodes"));
+    assert!(matches!(store.write(both), Err(StoreError::NoKey { .. })));
+    assert_eq!(store.keys::<Learned>(), Vec::<String>::new());
+    assert_eq!(store.existing(&[KeyName::stage("0", "7/1")]), 0);
+    // What makes the key may stand in the same batch, in any place.
+    store.write(first(more(Batch::new()))).expect("writes");
+    assert_eq!(store.keys::<Learned>(), ["a", "b"]);
+    store
+        .destroy(std::slice::from_ref(&stage))
+        .expect("destroys");
+    assert!(store.write(more(Batch::new())).is_err(), "it stays away");
+}
+
+#[test]
+fn a_database_that_is_added_later_is_found_again() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let store = filled(dir.path());
+    let owner = KeyName::stage("2-0", "9/1");
+    let batch = || Batch::new().put(&owner, "x", &Learned(9)).expect("encodes");
+    assert!(store.write(batch()).is_err(), "there is no such database");
+    for _ in 0..2 {
+        store
+            .open_database(&SledStorage::engine, "2-0")
+            .expect("opens");
+    }
+    store.write(batch()).expect("writes");
+    let bad = store.open_database(&SledStorage::engine, "../x");
+    assert!(bad.is_err(), "no path");
+    drop(store);
+    let found = SealedStore::databases_in(dir.path()).expect("reads");
+    assert_eq!(found, ["0", "1", "2-0"]);
+    // Also without being named: there are keys for it. So its loss does not go unseen.
+    let store = open(dir.path()).expect("opens");
+    assert_eq!(store.get("x").expect("reads"), Some(Learned(9)));
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("shards/2-0")).expect("removes");
+    let store = open(dir.path()).expect("opens");
+    assert_eq!(quarantined(&store), ["2-0"]);
+    assert_eq!(store.keys::<Learned>(), ["0", "1"]);
+    store.quarantine_handled().expect("removes the marker");
+    assert_eq!(store.quarantined()[0].shard, 0);
 }

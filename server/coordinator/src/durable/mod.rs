@@ -1,0 +1,333 @@
+//! What the coordinator writes: the slices and events of the ledger, and the values that they name.
+//!
+//! A write is one batch: shard databases first, the main one last, which counts the events
+//! (`events-head`). Events are numbered; what a shard's database holds beyond the count was never
+//! acknowledged and goes when the folder is opened. A snapshot writes the slices that have changed
+//! and removes the events, which are in them from then on. Between databases it may be cut off: a
+//! stage's slice that is ahead of the public ones already has what public events do to it, which is
+//! only to remove it.
+//!
+//! Names of keys of stages, deletions, proposals and those who stay are never used twice. The first
+//! event of an owner makes the key; all others, and all values, fail where it is missing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use lethe_ledger::{Event, Owner, ShardKey, State, ValueRef};
+use lethe_store::StoreError;
+use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
+
+use crate::CoordinatorError;
+
+pub(crate) mod content;
+mod format1;
+mod migrate;
+mod read;
+mod tables;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+// The shell that calls these, and names values, comes next.
+#[allow(unused_imports)]
+pub(crate) use migrate::{Base, migrate, terms};
+pub(crate) use tables::Foundation;
+use tables::{EventsHead, Format, Missing, database, key_of, put_event, put_slice, shard_of};
+use values::delete_value;
+#[allow(unused_imports)]
+pub(crate) use values::{
+    NewValue, StageSecret, Values, checkpoint_ref, error_rows_ref, personal_ref, receipt_ref,
+    run_state_ref, update_ref,
+};
+
+/// Format of the folders that this build writes.
+const FORMAT: u32 = 2;
+
+/// Which build it is, for those that cannot read what it has written.
+const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
+
+/// Events after which a snapshot is worth its bytes.
+const SNAPSHOT: u64 = 512;
+
+/// The data folder, as who holds the writer's lock has it.
+pub(crate) struct Durable {
+    store: Arc<SealedStore>,
+    values: Values,
+    /// Number of the newest event.
+    last: u64,
+    /// Events since the last snapshot.
+    since: u64,
+    /// A write failed: the folder may hold it or not, and has to be read again.
+    doubt: bool,
+    /// Names that this process has destroyed and that never come back.
+    gone: BTreeSet<Owner>,
+}
+
+/// An open folder, and what it holds.
+pub(crate) struct Opened {
+    /// Writes to it.
+    pub(crate) durable: Durable,
+    /// What its slices and events give.
+    pub(crate) state: State,
+    /// Who the coordinator is.
+    pub(crate) foundation: Foundation,
+    /// No epoch was founded in it yet.
+    pub(crate) fresh: bool,
+    /// Shards whose databases were damaged, now or before [`Durable::lost_noted`].
+    pub(crate) lost: Vec<ShardKey>,
+}
+
+/// What a folder is, by its records.
+enum Found {
+    Nothing,
+    Foundation(Foundation),
+}
+
+impl Durable {
+    /// Opens a folder. None: there is nothing in it yet. A folder of another format is an error
+    /// ([`StoreError::Format`]); one of format 1 can be migrated.
+    pub(crate) fn open(engine: &Engine, folder: &Path) -> Result<Option<Opened>, CoordinatorError> {
+        if !folder.join("keys").exists() {
+            return Ok(None);
+        }
+        let databases = SealedStore::databases_in(folder)?;
+        let store = SealedStore::open(engine, folder, &databases)?;
+        match found(&store)? {
+            Found::Nothing => Ok(None),
+            Found::Foundation(foundation) => Self::read(engine, store, foundation).map(Some),
+        }
+    }
+
+    /// Starts a folder in which there is nothing, with databases for so many shards of the first
+    /// epoch.
+    pub(crate) fn found(
+        engine: &Engine,
+        folder: &Path,
+        foundation: Foundation,
+        shards: usize,
+    ) -> Result<Opened, CoordinatorError> {
+        let store = SealedStore::open(engine, folder, shards)?;
+        if let Found::Foundation(_) = found(&store)? {
+            let message = "this data folder was started before";
+            let code = lethe_proto::message::Refusal::Internal;
+            return Err(CoordinatorError::refuse(code, message));
+        }
+        store.write(founding(Batch::new(), &foundation)?)?;
+        Self::read(engine, store, foundation)
+    }
+
+    fn read(
+        engine: &Engine,
+        store: SealedStore,
+        foundation: Foundation,
+    ) -> Result<Opened, CoordinatorError> {
+        let store = Arc::new(store);
+        let mut durable = Self {
+            values: Values::new(store.clone()),
+            store,
+            last: 0,
+            since: 0,
+            doubt: true,
+            gone: BTreeSet::new(),
+        };
+        let state = durable.rebuild()?;
+        // A folder that was lost without anything in it is not known to the keys either.
+        for (key, _, _) in state.shards() {
+            durable.store.open_database(engine, &database(key))?;
+        }
+        let quarantined = durable.store.quarantined();
+        for q in &quarantined {
+            tracing::error!(
+                database = q.database,
+                why = q.why,
+                "a database was set aside"
+            );
+        }
+        let lost = quarantined.iter().filter_map(|q| shard_of(&q.database));
+        Ok(Opened {
+            lost: lost.collect(),
+            fresh: state.epochs().is_empty(),
+            durable,
+            state,
+            foundation,
+        })
+    }
+
+    /// Creates the databases of an epoch's shards: before the event that founds it is written.
+    pub(crate) fn add_databases(
+        &self,
+        engine: &Engine,
+        shards: impl IntoIterator<Item = ShardKey>,
+    ) -> Result<(), CoordinatorError> {
+        for key in shards {
+            self.store.open_database(engine, &database(key))?;
+        }
+        Ok(())
+    }
+
+    /// The events that say which shards were lost are durable: the next opening is silent about
+    /// them.
+    pub(crate) fn lost_noted(&self) -> Result<(), CoordinatorError> {
+        Ok(self.store.quarantine_handled()?)
+    }
+
+    /// Writes events and values together; those that are volatile are left out. After an error the
+    /// folder may hold them or not: see [`Self::rebuild`].
+    pub(crate) fn write(
+        &mut self,
+        events: &[Event],
+        values: Vec<NewValue>,
+    ) -> Result<(), CoordinatorError> {
+        if self.doubt {
+            let why = "a write is in doubt: the state is to be rebuilt first";
+            return Err(StoreError::Backend(why.into()).into());
+        }
+        let lasting: Vec<&Event> = events.iter().filter(|e| !e.is_volatile()).collect();
+        if lasting.is_empty() && values.is_empty() {
+            return Ok(());
+        }
+        let owners = lasting.iter().map(|e| e.owner());
+        let owners = owners.chain(values.iter().map(|v| v.owner.clone()));
+        self.refuse_gone(owners)?;
+        let mut batch = Batch::new();
+        let mut last = self.last;
+        for event in lasting {
+            last += 1;
+            batch = put_event(batch, last, event)?;
+        }
+        batch = self.values.put_values(batch, values)?;
+        batch = batch.put(&KeyName::public(), "", &EventsHead { last })?;
+        self.doubt = true;
+        self.store.write(batch)?;
+        self.doubt = false;
+        self.since += last - self.last;
+        self.last = last;
+        Ok(())
+    }
+
+    /// A name that was destroyed does not come back.
+    fn refuse_gone(&self, mut owners: impl Iterator<Item = Owner>) -> Result<(), StoreError> {
+        match owners.any(|owner| self.gone.contains(&owner)) {
+            true => Err(StoreError::NoKey { table: "events" }),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether there are enough events for a snapshot.
+    pub(crate) fn wants_snapshot(&self) -> bool {
+        self.since >= SNAPSHOT
+    }
+
+    /// Writes the slices that have changed and removes the events. After an error it may be tried
+    /// again at any time: what the folder holds gives the same state with it, without it and with
+    /// parts of it.
+    pub(crate) fn snapshot(&mut self, state: &mut State) -> Result<(), CoordinatorError> {
+        if self.doubt {
+            let why = "a write is in doubt: the state is to be rebuilt first";
+            return Err(StoreError::Backend(why.into()).into());
+        }
+        // What a failed attempt has left in doubt is read first: it may have removed events.
+        self.store.recover()?;
+        let mut batch = Batch::new();
+        for id in &state.changed {
+            // An owner whose key is just being destroyed is left out.
+            batch = put_slice(batch, id, state.slice(id), Missing::Skip)?;
+        }
+        batch = read::delete_events(batch, &self.store, |_| true);
+        if !batch.is_empty() {
+            self.store.write(batch)?;
+        }
+        state.changed.clear();
+        self.since = 0;
+        Ok(())
+    }
+
+    /// Reads the state again: after a write that failed, and only then, it differs from the one in
+    /// memory.
+    pub(crate) fn rebuild(&mut self) -> Result<State, CoordinatorError> {
+        self.doubt = true;
+        self.store.recover()?;
+        let found = read::state(&self.store)?;
+        self.last = found.last;
+        self.since = found.events;
+        self.doubt = false;
+        Ok(found.state)
+    }
+
+    /// Destroys keys: from then on nobody can read what they have sealed. Then removes the records.
+    /// After an error it may be repeated. Returns how many of the keys existed.
+    pub(crate) fn destroy(&mut self, owners: &[Owner]) -> Result<usize, CoordinatorError> {
+        let owners: Vec<&Owner> = owners.iter().filter(|o| **o != Owner::Public).collect();
+        for owner in &owners {
+            // People who stay come back under their names, with fresh keys.
+            if !matches!(owner, Owner::Person(_)) {
+                self.gone.insert((*owner).clone());
+            }
+            if let Owner::Stage(stage) = owner {
+                self.values.secrets.forget(stage);
+            }
+        }
+        let names: Vec<KeyName> = owners.into_iter().map(key_of).collect();
+        Ok(self.store.destroy(&names)?)
+    }
+
+    /// Removes values that nothing refers to any longer.
+    pub(crate) fn delete_values(&mut self, refs: &[ValueRef]) -> Result<(), CoordinatorError> {
+        let all = refs.iter();
+        let batch = all.fold(Batch::new(), |b, at| delete_value(b, at.table, &at.id));
+        if batch.is_empty() {
+            return Ok(());
+        }
+        Ok(self.store.write(batch)?)
+    }
+
+    /// Reads values, also while others write.
+    pub(crate) fn values(&self) -> Values {
+        self.values.clone()
+    }
+
+    /// The store.
+    pub(crate) fn store(&self) -> &Arc<SealedStore> {
+        &self.store
+    }
+}
+
+/// What begins a folder of this format.
+fn founding(batch: Batch, foundation: &Foundation) -> Result<Batch, StoreError> {
+    let public = KeyName::public();
+    let format = Format {
+        number: FORMAT,
+        build: BUILD.into(),
+    };
+    let batch = batch.put(&public, "", &EventsHead::default())?;
+    batch
+        .put(&public, "", foundation)?
+        .put(&public, "", &format)
+}
+
+fn found(store: &SealedStore) -> Result<Found, CoordinatorError> {
+    let other = |found, build: &str| {
+        let (known, build) = (FORMAT, build.to_owned());
+        Err(StoreError::Format {
+            found,
+            known,
+            build,
+        })
+    };
+    let format = match store.get::<Format>("")? {
+        Some(format) => format,
+        None if store.keys::<format1::Foundation>().is_empty() => return Ok(Found::Nothing),
+        None => return Ok(other(1, "lethe before the ledger")?),
+    };
+    if format.number != FORMAT {
+        return Ok(other(format.number, &format.build)?);
+    }
+    let lacks = || StoreError::Corrupt {
+        name: "the data folder".into(),
+        why: "it has a format and no foundation".into(),
+    };
+    let foundation = store.get::<Foundation>("")?.ok_or_else(lacks)?;
+    Ok(Found::Foundation(foundation))
+}
