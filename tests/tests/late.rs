@@ -24,10 +24,8 @@ async fn rounds(op: &Operator) -> u32 {
 /// Waits until so many rounds are closed: an acknowledgement says that an update is stored, not that
 /// its round has been added up.
 async fn closed(op: &Operator, wanted: u32) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while rounds(op).await < wanted && std::time::Instant::now() < deadline {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    op.wait_for("the round", |s| s.shards[0].rounds.0 >= wanted)
+        .await;
     assert_eq!(rounds(op).await, wanted);
 }
 
