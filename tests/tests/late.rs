@@ -21,8 +21,8 @@ async fn rounds(op: &Operator) -> u32 {
     op.status().await.shards[0].rounds.0
 }
 
-/// Waits until so many rounds are closed: an acknowledgement says that an update is stored, not that
-/// its round has been added up.
+/// Waits until so many rounds are closed: an acknowledgement says that an update is stored, not
+/// that its round has been added up.
 async fn closed(op: &Operator, wanted: u32) {
     op.wait_for("the round", |s| s.shards[0].rounds.0 >= wanted)
         .await;
