@@ -1,0 +1,287 @@
+//! What the shell asks the ledger to decide.
+
+use lethe_plan::Plan;
+use lethe_proto::deletion::{DeletionRequest, Proposal};
+use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
+use lethe_proto::message::{Erased, ErrorReport};
+use serde::{Deserialize, Serialize};
+
+use crate::event::StoredUpdate;
+use crate::ids::{
+    CatalogueVersion, Contributor, EpochNo, Fresh, Owner, RunKey, ShardKey, StageKey, ValueRef,
+};
+use crate::state::{Deletion, LogHead};
+use crate::terms::{Rules, Terms};
+
+/// Plans of one request, one per epoch.
+pub type OwnPlans = Vec<(EpochNo, Plan)>;
+
+/// A request as the journal holds it, outside the data folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Number of the deletion.
+    pub id: u64,
+    /// What was asked.
+    pub request: DeletionRequest,
+    /// Salt.
+    pub salt: [u8; 32],
+    /// Milliseconds since 1970.
+    pub at: u64,
+    /// Requests of its batch.
+    pub batch: u32,
+    /// Number of the devices' task.
+    pub task: Option<u64>,
+    /// What came with the request.
+    pub reference: String,
+}
+
+impl Accepted {
+    /// What the journal is to hold of a deletion.
+    pub fn of(id: u64, d: &Deletion) -> Self {
+        Self {
+            id,
+            request: d.request.clone(),
+            salt: d.salt,
+            at: d.accepted_at,
+            batch: d.batch,
+            task: d.task,
+            reference: d.reference.clone(),
+        }
+    }
+}
+
+/// What an entry of the log is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogFor {
+    /// What a shard is trained on.
+    Training(ShardKey),
+    /// The order of a deletion to devices.
+    Order(u64),
+    /// The statement of a deletion.
+    Statement(u64),
+    /// An action of an operator.
+    Action(u64),
+}
+
+/// What training has cost since the shell said so last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Bytes of passes and updates, both ways.
+    pub bytes: u64,
+    /// Milliseconds in which a round was open.
+    pub busy_ms: u64,
+}
+
+/// What the shell asks.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum Command {
+    /// The first command after the state was rebuilt: what lies outside the data folder.
+    Started {
+        /// Highest number that a release ever had.
+        floor: u64,
+        /// What the journal holds.
+        journal: Vec<Accepted>,
+        /// Shards whose databases were damaged.
+        lost: Vec<ShardKey>,
+        fresh: Fresh,
+    },
+    FoundEpoch {
+        terms: Terms,
+        recipe: String,
+        recipe_digest: Digest,
+        model: Digest,
+        initial: Digest,
+        catalogue: CatalogueVersion,
+    },
+
+    // Identities and operators. `by` is the certificate of the operator who asks.
+    Invite {
+        subject: SubjectId,
+        secret: Digest,
+    },
+    InviteFirstOperator {
+        secret: Digest,
+    },
+    RecoverOperator {
+        secret: Digest,
+        fresh: Fresh,
+    },
+    Enrol {
+        secret: Digest,
+        certificate: Digest,
+        expires: u64,
+        device_of: Option<SubjectId>,
+    },
+    Renew {
+        current: Digest,
+        certificate: Digest,
+        expires: u64,
+    },
+    CertificateUsed {
+        certificate: Digest,
+    },
+    Revoke {
+        subject: SubjectId,
+        by: Digest,
+        fresh: Fresh,
+    },
+    /// What an operator asks that more than one may have to agree to. `note`: the line that the log
+    /// is to hold, where it is entered when it is proposed. `secret`: of the invitation, if it is
+    /// one.
+    Propose {
+        what: Proposal,
+        confirmed: bool,
+        note: Option<String>,
+        by: Digest,
+        secret: Digest,
+        plans: Vec<OwnPlans>,
+        fresh: Fresh,
+    },
+    Approve {
+        id: u64,
+        by: Digest,
+        secret: Digest,
+        plans: Vec<OwnPlans>,
+        fresh: Fresh,
+    },
+    Cancel {
+        id: u64,
+        by: Digest,
+        fresh: Fresh,
+    },
+    /// An operator does something that changes nothing here, and that the log is to hold.
+    Note {
+        by: Digest,
+        line: String,
+        fresh: Fresh,
+    },
+    /// Carries out requests whose proposal is settled.
+    Forget {
+        requests: Vec<DeletionRequest>,
+        reference: String,
+        /// When it was asked for, in milliseconds since 1970.
+        asked: u64,
+        confirmed: bool,
+        plans: Vec<OwnPlans>,
+        fresh: Fresh,
+    },
+
+    // Devices, by certificate.
+    Hello {
+        device: Digest,
+    },
+    Join {
+        device: Digest,
+        epoch: EpochNo,
+        anchor: Option<u16>,
+        samples: u32,
+        commitment: Digest,
+        fresh: Fresh,
+    },
+    Offer {
+        device: Digest,
+        run: RunKey,
+    },
+    StoreUpdates {
+        stage: StageKey,
+        updates: Vec<StoredUpdate>,
+    },
+    Decline {
+        device: Digest,
+        round: RoundKey,
+    },
+    Errors {
+        device: Digest,
+        release: u64,
+        rows: Vec<ErrorReport>,
+        /// Per shard that was measured: all its rows, these among them.
+        values: Vec<(ShardId, ValueRef)>,
+    },
+    Erased {
+        device: Digest,
+        task: u64,
+        outcome: Erased,
+    },
+    Fetched {
+        device: Digest,
+        release: u64,
+    },
+
+    // Jobs.
+    OpenRound {
+        run: RunKey,
+    },
+    Deadline {
+        run: RunKey,
+    },
+    SealRound {
+        run: RunKey,
+    },
+    RoundAggregated {
+        run: RunKey,
+        counted: Vec<Contributor>,
+        state: ValueRef,
+        hash: Digest,
+        norm: Option<f32>,
+        loss: Option<f32>,
+        personal: Vec<(SubjectId, ValueRef)>,
+        /// Where the stage's end is, if this round ends it: then `state` is the same.
+        checkpoint: Option<ValueRef>,
+        /// The checkpoint's lineage, computed on a snapshot of this version of the members.
+        lineage: Option<(u64, Digest)>,
+        spent: Spent,
+    },
+    AggregationFailed {
+        run: RunKey,
+        why: String,
+    },
+    MembersHashed {
+        shard: ShardKey,
+        version: u64,
+        root: [u8; 32],
+        count: u64,
+        fresh: Fresh,
+    },
+    /// The log holds something.
+    Logged {
+        about: LogFor,
+        index: u64,
+        head: LogHead,
+    },
+    Publish {
+        epoch: EpochNo,
+    },
+    GiveUpWaiting,
+    BeginExecution,
+    /// All keys of [`crate::Effect::DestroyKeys`] are destroyed.
+    KeysDestroyed,
+    SpentDestroyed {
+        keys: Vec<Owner>,
+    },
+    Finish {
+        id: u64,
+    },
+    ReceiptIssued {
+        id: u64,
+        receipt: ValueRef,
+    },
+    Replay {
+        shard: ShardKey,
+        by: Digest,
+        fresh: Fresh,
+    },
+    /// A replay that cannot go on.
+    ReplayFailed {
+        shard: ShardKey,
+        why: String,
+    },
+}
+
+/// The configuration is not a command: it is no decision, and is not stored.
+impl crate::state::State {
+    /// Sets what the configuration decides. Call it before `Command::Started`.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+}

@@ -1,0 +1,222 @@
+//! Epochs and releases.
+
+use lethe_proto::ids::ShardId;
+use lethe_proto::message::Refusal;
+
+use super::{Decided, refuse};
+use crate::command::Command;
+use crate::event::Event;
+use crate::ids::{EpochNo, Now, PartId, Refused, ShardKey};
+use crate::state::{Epoch, Numbers, Release, ServedShard, Shard, State};
+
+pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
+    match command {
+        Command::FoundEpoch {
+            terms,
+            recipe,
+            recipe_digest,
+            model,
+            initial,
+            catalogue,
+        } => {
+            if terms.shards == 0 || terms.slices == 0 || terms.rounds == 0 {
+                return refuse(Refusal::Invalid, "an epoch needs shards, slices and rounds");
+            }
+            let no = state.core.numbers.epoch + 1;
+            let first = state.core.numbers.generation + 1;
+            let shards = (0..terms.shards).map(|k| Shard::new(first + u32::from(k), initial));
+            let numbers = Numbers {
+                epoch: no,
+                generation: state.core.numbers.generation + u32::from(terms.shards),
+                ..Numbers::default()
+            };
+            let epoch = Epoch {
+                shards: shards.collect(),
+                terms,
+                recipe,
+                recipe_digest,
+                model,
+                initial,
+                catalogue,
+                partition: None,
+            };
+            Ok(vec![
+                Event::NumbersTaken { numbers },
+                Event::EpochFounded {
+                    no: EpochNo(no),
+                    epoch: Box::new(epoch),
+                },
+            ])
+        }
+        Command::Publish { epoch } => Ok(publish(state, epoch, now)),
+        _ => Ok(vec![]),
+    }
+}
+
+impl State {
+    /// Whether a release of an epoch's shards, as trained, is due.
+    pub(crate) fn may_publish(&self, no: EpochNo) -> bool {
+        let Some(epoch) = self.epochs.get(&no).filter(|e| e.trained()) else {
+            return false;
+        };
+        if self.unexecuted() || self.core.serving.is_some_and(|serving| serving > no) {
+            return false;
+        }
+        let Some((_, release)) = self.current_release() else {
+            return true;
+        };
+        let trained = epoch.shards.iter().map(|s| s.run.hash);
+        release.epoch != no || !release.shards.iter().map(|s| s.digest).eq(trained)
+    }
+
+    /// Refuses to serve while what is served is not exact.
+    pub fn may_serve(&self) -> Result<(), Refused> {
+        if self.unexecuted() || !self.core.lost.is_empty() {
+            return Err(Refused::executing());
+        }
+        Ok(())
+    }
+
+    /// Whether this release is the one that may be served now.
+    pub fn current(&self, release: u64) -> Result<(), Refused> {
+        self.may_serve()?;
+        let now = self.current_release().map_or(0, |(no, _)| no);
+        if release != now {
+            let message =
+                format!("release {release} was withdrawn, the current one is {now}: fetch it");
+            return Err(Refused::new(Refusal::StaleRelease, message));
+        }
+        Ok(())
+    }
+
+    /// Releases up to this number are recalled: nothing made with them may be shown.
+    pub fn recalled(&self) -> u64 {
+        self.index.recalled
+    }
+}
+
+fn publish(state: &State, no: EpochNo, now: Now) -> Vec<Event> {
+    let epoch = state.epochs.get(&no).filter(|_| state.may_publish(no));
+    let Some(epoch) = epoch else {
+        return vec![];
+    };
+    let served = |(k, shard): (usize, &Shard)| ServedShard {
+        digest: shard.run.hash,
+        value: shard.run.state.clone(),
+        stage: shard.run.stage - 1,
+        census: state.census(at(no, k), shard.run.stage - 1),
+    };
+    let shards = epoch.shards.iter().enumerate().map(served).collect();
+    released(state, no, shards, now)
+}
+
+fn at(epoch: EpochNo, k: usize) -> ShardKey {
+    ShardKey {
+        epoch,
+        shard: ShardId(k as u16),
+    }
+}
+
+fn released(state: &State, epoch: EpochNo, shards: Vec<ServedShard>, now: Now) -> Vec<Event> {
+    let no = state.core.numbers.release + 1;
+    let numbers = Numbers {
+        release: no,
+        ..Numbers::default()
+    };
+    let measured = state.people.values().filter(|p| p.errors.is_some());
+    let release = Release {
+        at: now.unix_ms / 1000,
+        epoch,
+        part: PartId::Adapters,
+        shards,
+        validation: measured.map(|p| p.number.0).collect(),
+        recalled: false,
+    };
+    vec![
+        Event::NumbersTaken { numbers },
+        Event::Released {
+            no,
+            release: Box::new(release),
+        },
+    ]
+}
+
+/// What is served after shards were rolled back: of those the newest checkpoint that is left, of
+/// the others what was served.
+fn left(state: &State, release: &Release) -> Vec<ServedShard> {
+    let Some(epoch) = state.epochs.get(&release.epoch) else {
+        return release.shards.clone();
+    };
+    let mut out = vec![];
+    for (k, served) in release.shards.iter().enumerate() {
+        let Some(shard) = epoch.shards.get(k) else {
+            continue;
+        };
+        // The served adapter is still there: as a checkpoint, or as what everything starts from.
+        let mut kept = shard
+            .run
+            .stages
+            .values()
+            .filter_map(|s| s.checkpoint.as_ref());
+        let stays = match &served.value {
+            Some(value) => kept.any(|c| c.value == *value),
+            None => served.digest == epoch.initial,
+        };
+        let (stage, newest) = shard.run.newest();
+        let (digest, value, stage) = if stays {
+            (served.digest, served.value.clone(), served.stage)
+        } else {
+            let digest = newest.map_or(epoch.initial, |c| c.hash);
+            (digest, newest.map(|c| c.value.clone()), stage)
+        };
+        out.push(ServedShard {
+            digest,
+            value,
+            stage,
+            census: state.census(at(release.epoch, k), stage),
+        });
+    }
+    out
+}
+
+/// If what is served is no longer what the newest release says, recalls that one, and all before
+/// it, and makes another.
+pub(super) fn after_rollback(state: &State, now: Now) -> Vec<Event> {
+    let Some((no, release)) = state.current_release() else {
+        return vec![];
+    };
+    let shards = left(state, release);
+    // By where it is, too: what is destroyed cannot be served, even if what is left is equal.
+    let same = |a: &ServedShard, b: &ServedShard| a.digest == b.digest && a.value == b.value;
+    if shards.iter().zip(&release.shards).all(|(a, b)| same(a, b)) {
+        return vec![];
+    }
+    let mut events = vec![Event::Recalled { up_to: no }];
+    events.extend(released(state, release.epoch, shards, now));
+    events
+}
+
+/// A release of what is served, under a number that nobody has seen.
+pub(super) fn again(state: &State, now: Now) -> Vec<Event> {
+    if let Some((_, release)) = state.current_release() {
+        let shards = left(state, release);
+        return released(state, release.epoch, shards, now);
+    }
+    let Some(no) = state.newest_begun() else {
+        return vec![];
+    };
+    let shards = state.epochs.get(&no).into_iter().flat_map(|e| {
+        let initial = e.initial;
+        e.shards.iter().map(move |s| (initial, s.run.newest()))
+    });
+    let served = shards
+        .enumerate()
+        .map(|(k, (initial, (stage, newest)))| ServedShard {
+            digest: newest.map_or(initial, |c| c.hash),
+            value: newest.map(|c| c.value.clone()),
+            stage,
+            census: state.census(at(no, k), stage),
+        });
+    let served: Vec<ServedShard> = served.collect();
+    released(state, no, served, now)
+}

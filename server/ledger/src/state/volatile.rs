@@ -1,0 +1,60 @@
+//! What a restart forgets: open rounds, offers, pace, and which versions of members are in the log.
+
+use std::collections::BTreeMap;
+
+use lethe_proto::ids::{Digest, SubjectId};
+use lethe_proto::round::Round;
+
+use crate::ids::{Contributor, RunKey, ShardKey};
+
+/// The part of the state that is not stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Volatile {
+    /// Open rounds, by generation.
+    pub open: BTreeMap<u32, Open>,
+    /// Closed rounds of the stage whose late updates still count, by generation and round.
+    pub past: BTreeMap<u32, BTreeMap<u16, Round>>,
+    /// Runs whose round was abandoned, and the uptime at which it is tried again.
+    pub abandoned: BTreeMap<u32, u64>,
+    /// When all that an operator has entered into the log would have been, one a period.
+    pub pace: BTreeMap<Digest, u64>,
+    /// Versions of who is trained on in each shard.
+    pub versions: BTreeMap<ShardKey, Versions>,
+    /// Milliseconds between tasks and updates that no closed round has taken along yet.
+    pub client_ms: u64,
+    /// When the coordinator started, in milliseconds since 1970.
+    pub started_at: u64,
+}
+
+/// A round that is being trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Open {
+    /// Which.
+    pub run: RunKey,
+    /// Who was asked, who answered.
+    pub round: Round,
+    /// When each client was given its task.
+    pub began: BTreeMap<SubjectId, u64>,
+    /// Deadlines in a row that passed without enough answers.
+    pub starved: u32,
+    /// Since it is being added up: what counts.
+    pub sealed: Option<Sealed>,
+}
+
+/// What counts in a round that is being added up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Whose updates.
+    pub counted: Vec<Contributor>,
+    /// Since which uptime.
+    pub since: u64,
+}
+
+/// Versions of who is trained on in a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// Grows when they change, or their data does.
+    pub members: u64,
+    /// The version that the log is known to hold.
+    pub logged: u64,
+}

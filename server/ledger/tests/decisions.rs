@@ -1,0 +1,226 @@
+//! Single decisions: operators, approvals, pace, joins, results that come too late.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use lethe_ledger::*;
+use lethe_proto::deletion::{DeletionRequest, Proposal};
+use lethe_proto::ids::{Digest, SubjectId};
+use lethe_proto::message::{Refusal, Role};
+
+fn now() -> Now {
+    Now {
+        unix_ms: 1_800_000_000_000,
+        uptime_ms: 5,
+    }
+}
+
+fn digest(name: &str) -> Digest {
+    Digest::of(&[name.as_bytes()])
+}
+
+fn run(state: &mut State, command: Command) -> Result<Vec<Event>, Refused> {
+    let events = decide(state, command, now())?;
+    events.iter().for_each(|e| apply(state, e));
+    Ok(events)
+}
+
+fn operator(state: &mut State, name: &str) -> Digest {
+    let secret = digest(&format!("secret of {name}"));
+    let invite = Command::RecoverOperator {
+        secret,
+        fresh: Fresh::default(),
+    };
+    run(state, invite).unwrap();
+    let certificate = digest(name);
+    let enrol = Command::Enrol {
+        secret,
+        certificate,
+        expires: u64::MAX,
+        device_of: None,
+    };
+    run(state, enrol).unwrap();
+    certificate
+}
+
+fn device(state: &mut State, name: &str) -> Digest {
+    let secret = digest(&format!("secret of {name}"));
+    let subject = SubjectId::new(name).unwrap();
+    run(state, Command::Invite { subject, secret }).unwrap();
+    let certificate = digest(name);
+    let enrol = Command::Enrol {
+        secret,
+        certificate,
+        expires: 0,
+        device_of: None,
+    };
+    run(state, enrol).unwrap();
+    certificate
+}
+
+fn propose(what: Proposal, by: Digest) -> Command {
+    Command::Propose {
+        what,
+        confirmed: true,
+        note: None,
+        by,
+        secret: digest("invitation"),
+        plans: vec![],
+        fresh: Fresh::default(),
+    }
+}
+
+#[test]
+fn an_invitation_is_spent_once_and_for_its_person() {
+    let mut state = State::default();
+    let certificate = device(&mut state, "ada");
+    let ada = SubjectId::new("ada").unwrap();
+    assert_eq!(state.role(&certificate), Some(Role::Subject(ada)));
+    let again = Command::Enrol {
+        secret: digest("secret of ada"),
+        certificate: digest("other"),
+        expires: 0,
+        device_of: None,
+    };
+    let refused = run(&mut state, again).unwrap_err();
+    assert_eq!(
+        refused.message,
+        "this invitation is not known or was used already: ask for a new one"
+    );
+}
+
+#[test]
+fn a_renewed_certificate_replaces_the_old_one_when_it_is_used() {
+    let mut state = State::default();
+    let old = device(&mut state, "ada");
+    for name in ["lost", "new"] {
+        let renew = Command::Renew {
+            current: old,
+            certificate: digest(name),
+            expires: 0,
+        };
+        run(&mut state, renew).unwrap();
+    }
+    assert_eq!(state.role(&digest("lost")), None, "never used: replaced");
+    assert!(state.role(&old).is_some());
+    let used = Command::CertificateUsed {
+        certificate: digest("new"),
+    };
+    let events = decide(&state, used.clone(), now()).unwrap();
+    assert_eq!(withdrawn(&state, &events[0]), [old]);
+    run(&mut state, used).unwrap();
+    assert_eq!(state.role(&old), None);
+    let holder = state.holder(&digest("new")).unwrap();
+    assert_eq!(holder.device, old, "the same device");
+}
+
+#[test]
+fn two_operators_agree_and_a_proposal_is_carried_out_and_gone_in_one_list() {
+    let mut state = State::default();
+    let a = operator(&mut state, "a");
+    let b = operator(&mut state, "b");
+    let refused = run(&mut state, propose(Proposal::Approvals(3), a)).unwrap_err();
+    assert_eq!(
+        refused.message,
+        "3 approvals: expected 1 to 2, the number of operators"
+    );
+    run(&mut state, propose(Proposal::Approvals(2), a)).unwrap();
+    device(&mut state, "ada");
+    let subject = SubjectId::new("ada").unwrap();
+    let what = Proposal::Forget {
+        requests: vec![DeletionRequest::Erase { subject }],
+        asked: 0,
+        reference: "case 7".into(),
+    };
+    run(&mut state, propose(what, a)).unwrap();
+    assert!(state.deletions().is_empty());
+    let approve = |by| Command::Approve {
+        id: 1,
+        by,
+        secret: Digest::default(),
+        plans: vec![],
+        fresh: Fresh::default(),
+    };
+    let refused = run(&mut state, approve(a)).unwrap_err();
+    assert_eq!(
+        refused.message,
+        "another operator has to agree: this one did already"
+    );
+    let events = run(&mut state, approve(b)).unwrap();
+    let closed = events.contains(&Event::ProposalClosed { id: 1 });
+    assert!(closed && state.proposals().is_empty() && state.unexecuted());
+    assert!(state.may_serve().is_err());
+    run(&mut state, Command::BeginExecution).unwrap();
+    let keys = state.keys_to_destroy();
+    assert_eq!(keys, [Owner::Person(SubjectId::new("ada").unwrap())]);
+    assert!(!run(&mut state, Command::KeysDestroyed).unwrap().is_empty());
+    let twice = run(&mut state, Command::KeysDestroyed).unwrap();
+    assert!(twice.is_empty() && state.people().is_empty());
+    assert_eq!(state.deletions()[&1].keys_destroyed, 1);
+}
+
+#[test]
+fn a_batch_is_accepted_as_a_whole_or_not_at_all() {
+    let mut state = State::default();
+    device(&mut state, "ada");
+    let erase = |name: &str| DeletionRequest::Erase {
+        subject: SubjectId::new(name).unwrap(),
+    };
+    let forget = |requests| Command::Forget {
+        requests,
+        reference: String::new(),
+        asked: 0,
+        confirmed: false,
+        plans: vec![],
+        fresh: Fresh::default(),
+    };
+    let batch = forget(vec![erase("ada"), erase("nobody")]);
+    let refused = run(&mut state, batch).unwrap_err();
+    assert_eq!(refused.code, Refusal::NotFound);
+    assert!(state.deletions().is_empty());
+    let events = run(&mut state, forget(vec![erase("ada")])).unwrap();
+    let journal = events.iter().filter_map(Event::before);
+    assert_eq!(journal.collect::<Vec<_>>(), [Before::Journal(1)]);
+}
+
+#[test]
+fn an_operator_enters_sixty_actions_at_once_and_then_one_a_second() {
+    let mut state = State::default();
+    let by = operator(&mut state, "a");
+    let note = || Command::Note {
+        by,
+        line: "export".into(),
+        fresh: Fresh::default(),
+    };
+    let taken = (0..100).filter(|_| run(&mut state, note()).is_ok()).count();
+    assert_eq!(taken, 60);
+    let later = Now {
+        uptime_ms: now().uptime_ms + 1000,
+        ..now()
+    };
+    assert!(decide(&state, note(), later).is_ok());
+}
+
+#[test]
+fn who_was_withdrawn_does_not_join() {
+    let mut state = State::default();
+    let by = operator(&mut state, "a");
+    let certificate = device(&mut state, "ada");
+    let revoke = Command::Revoke {
+        subject: SubjectId::new("ada").unwrap(),
+        by,
+        fresh: Fresh::default(),
+    };
+    run(&mut state, revoke).unwrap();
+    let join = Command::Join {
+        device: certificate,
+        epoch: EpochNo(1),
+        anchor: None,
+        samples: 1,
+        commitment: Digest::default(),
+        fresh: Fresh::default(),
+    };
+    let refused = run(&mut state, join).unwrap_err();
+    assert_eq!(
+        refused.message,
+        "this subject's certificates were withdrawn"
+    );
+}

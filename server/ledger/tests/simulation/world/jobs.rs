@@ -1,0 +1,162 @@
+//! What the shell does beside decisions: jobs and duties.
+
+use lethe_ledger::*;
+use lethe_proto::ids::Digest;
+use lethe_receipt::records::Records;
+
+use super::{Ev, QUIET, World, add_up, digest, initial};
+
+impl World {
+    pub(super) fn start_job(&mut self, run: RunKey, counted: &[Contributor]) {
+        if self.now < QUIET && self.dice.below(30) == 0 {
+            return;
+        }
+        let stage = self.state.stage(&run.stage_key());
+        let find =
+            |c: &Contributor| Some((c.clone(), self.disk.read(stage?.stored.get(c)?)?.clone()));
+        let updates: Option<Vec<_>> = counted.iter().map(find).collect();
+        let start = self.state.start_of(&run).unwrap().0.cloned();
+        let theta = start.map_or_else(|| Some(initial()), |v| self.disk.read(&v).cloned());
+        let (Some(updates), Some(mut theta)) = (updates, theta) else {
+            let why = "a value is missing".to_owned();
+            return self.at(
+                self.now + 1,
+                Ev::Job(Command::AggregationFailed { run, why }, vec![]),
+            );
+        };
+        add_up(&mut theta, run.round, &updates);
+        self.uses += 1;
+        let id = format!("e{}/{:?}/{}", run.epoch.0, run, self.uses);
+        let hash = Digest::of_values(&theta);
+        let ends = run.round + 1 >= self.terms.rounds;
+        let table = if ends {
+            Table::Checkpoint
+        } else {
+            Table::RunState
+        };
+        let value = ValueRef {
+            table,
+            id: id.clone(),
+            digest: hash,
+        };
+        let owner = vec![Owner::Stage(run.stage_key())];
+        let mut values = vec![(value.clone(), owner.clone(), theta)];
+        let mut personal = vec![];
+        if self.terms.aggregation == Aggregation::Personalized {
+            for ((subject, _), own) in &updates {
+                let id = format!("{id}/{subject}");
+                let at = ValueRef {
+                    table: Table::Personal,
+                    id,
+                    digest: Digest::of_values(own),
+                };
+                values.push((at.clone(), owner.clone(), own.clone()));
+                personal.push((subject.clone(), at));
+            }
+        }
+        let command = Command::RoundAggregated {
+            run,
+            counted: counted.to_vec(),
+            state: value.clone(),
+            hash,
+            norm: Some(1.0),
+            loss: Some(0.5),
+            personal,
+            checkpoint: ends.then_some(value),
+            lineage: None,
+            spent: Spent::default(),
+        };
+        let slow = if self.now < QUIET { 30_000 } else { 500 };
+        let delay = if self.dice.below(4) == 0 {
+            self.dice.below(slow)
+        } else {
+            self.dice.below(300)
+        };
+        if self.now < QUIET && self.dice.below(10) == 0 {
+            self.at(
+                self.now + delay as u64 + 200,
+                Ev::Job(command.clone(), values.clone()),
+            );
+        }
+        self.at(self.now + delay as u64, Ev::Job(command, values));
+    }
+
+    pub(super) fn tick(&mut self) {
+        for duty in due(&self.state, self.time()) {
+            if self.now < QUIET && self.dice.below(12) == 0 {
+                continue;
+            }
+            self.duty(duty);
+        }
+    }
+
+    fn duty(&mut self, duty: Duty) {
+        let command = match duty {
+            Duty::OpenRound(run) => Command::OpenRound { run },
+            Duty::SealRound(run) => Command::SealRound { run },
+            Duty::Deadline(run) => Command::Deadline { run },
+            Duty::Unseal(run) => Command::AggregationFailed {
+                run,
+                why: "no result".into(),
+            },
+            // The job runs, or its result was lost: then it is unsealed.
+            Duty::Aggregate { .. } => return,
+            Duty::GiveUpWaiting => Command::GiveUpWaiting,
+            Duty::BeginExecution => Command::BeginExecution,
+            Duty::DestroyKeys(_) => return self.destroy_keys(),
+            Duty::DestroySpent(keys) => {
+                keys.iter().for_each(|k| self.disk.destroy(k));
+                Command::SpentDestroyed { keys }
+            }
+            Duty::HashMembers(shard) => {
+                let tree = self.state.members_of_tree(shard);
+                let records = Records::new(tree.records);
+                let command = Command::MembersHashed {
+                    shard,
+                    version: tree.version,
+                    root: records.root(),
+                    count: records.count(),
+                    fresh: self.fresh(),
+                };
+                let delay = self.dice.below(500) as u64;
+                return self.at(self.now + delay, Ev::Job(command, vec![]));
+            }
+            Duty::Log { about, entry } => {
+                let known = self.log.iter().position(|e| *e == entry);
+                let index = known.unwrap_or_else(|| {
+                    self.log.push(entry);
+                    self.log.len() - 1
+                });
+                let head = LogHead {
+                    entries: self.log.len() as u64,
+                    root: [0; 32],
+                };
+                Command::Logged {
+                    about,
+                    index: index as u64,
+                    head,
+                }
+            }
+            Duty::Publish(epoch) => Command::Publish { epoch },
+            Duty::Finish(id) => Command::Finish { id },
+            Duty::IssueReceipt(id) => {
+                if self.state.receipt_parts(id).is_none() {
+                    Command::Finish { id }
+                } else {
+                    self.uses += 1;
+                    let id_text = format!("{id}/{}", self.uses);
+                    let digest = digest(&[&id_text]);
+                    let receipt = ValueRef {
+                        table: Table::Receipt,
+                        id: id_text,
+                        digest,
+                    };
+                    let values = vec![(receipt.clone(), vec![Owner::Deletion(id)], vec![])];
+                    let _ = self.run(Command::ReceiptIssued { id, receipt }, values);
+                    return;
+                }
+            }
+        };
+        let _ = self.run(command, vec![]);
+    }
+}
