@@ -128,7 +128,7 @@ fn pure_crates_have_no_runtime_storage_or_engine() {
         .iter()
         .any(|p| file.starts_with(p))
             && !file.contains("/bin/")
-            // What measures how long decisions take has to look at a clock.
+            // A simulation says how long it took.
             && !file.contains("/tests/");
         for banned in [
             "SystemTime::now",

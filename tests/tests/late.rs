@@ -21,6 +21,14 @@ async fn rounds(op: &Operator) -> u32 {
     op.status().await.shards[0].rounds.0
 }
 
+/// Waits until so many rounds are closed: an acknowledgement says that an update is stored, not
+/// that its round has been added up.
+async fn closed(op: &Operator, wanted: u32) {
+    op.wait_for("the round", |s| s.shards[0].rounds.0 >= wanted)
+        .await;
+    assert_eq!(rounds(op).await, wanted);
+}
+
 async fn late_updates_count(updates: &str) {
     let world = World::new(4);
     let (_c, addr) = world.start(&format!("{RECIPE}{updates}")).await;
@@ -42,7 +50,7 @@ async fn late_updates_count(updates: &str) {
             Done::Trained
         );
     }
-    assert_eq!(rounds(&op).await, 1);
+    closed(&op, 1).await;
     // The third is late, and counts in the second round: it closes with one more.
     assert_eq!(
         clients[2].perform(tasks.next().unwrap()).await.unwrap(),
@@ -51,7 +59,7 @@ async fn late_updates_count(updates: &str) {
     assert_eq!(rounds(&op).await, 1);
     let second = task(&mut clients[0]).await;
     assert_eq!(clients[0].perform(second).await.unwrap(), Done::Trained);
-    assert_eq!(rounds(&op).await, 2);
+    closed(&op, 2).await;
     // The fourth is too late.
     assert_eq!(
         clients[3].perform(tasks.next().unwrap()).await.unwrap(),

@@ -174,7 +174,8 @@ impl State {
         if let Some(holder) = self.index.holders.get(certificate) {
             let person = self.people.get(&holder.subject);
             let device = person.and_then(|p| p.devices.get(&holder.device));
-            return device.is_some_and(|d| matches!(d.certificates.get(certificate), Some(Some(_))));
+            return device
+                .is_some_and(|d| matches!(d.certificates.get(certificate), Some(Some(_))));
         }
         let operator = self.core.operators.get(certificate);
         operator.is_some_and(|o| o.replaces.is_some())

@@ -1,5 +1,6 @@
-//! Decisions at 10,000 people: the commands that devices send, and the rounds of a cohort of 1,000.
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr)]
+//! How long decisions take at 10,000 people: the commands that devices send, and the rounds of a
+//! cohort of 1,000. Prints one line for each kind, and one for all together.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
 
@@ -227,8 +228,7 @@ fn terms() -> Terms {
     }
 }
 
-#[test]
-fn devices_are_answered_within_a_millisecond() {
+fn main() {
     let mut b = Bench {
         state: State::default(),
         now: Now {
@@ -270,21 +270,15 @@ fn devices_are_answered_within_a_millisecond() {
     ] {
         let of = b.times.iter().filter(|(n, _)| *n == name);
         let mut own: Vec<Duration> = of.map(|(_, t)| *t).collect();
-        assert!(!own.is_empty(), "no {name}");
         own.sort();
+        let Some(most) = own.last() else {
+            println!("{name}: never");
+            continue;
+        };
         let p99 = own[own.len() * 99 / 100];
-        eprintln!(
-            "{name}: {} times, p99 {p99:?}, most {:?}",
-            own.len(),
-            own[own.len() - 1]
-        );
-        // Without optimisation nothing is promised.
-        assert!(
-            cfg!(debug_assertions) || p99 <= Duration::from_millis(1),
-            "{name}: {p99:?}"
-        );
+        println!("{name}: {} times, p99 {p99:?}, most {most:?}", own.len());
         times.extend(own);
     }
     times.sort();
-    eprintln!("all: p99 {:?}", times[times.len() * 99 / 100]);
+    println!("all: p99 {:?}", times[times.len() * 99 / 100]);
 }
