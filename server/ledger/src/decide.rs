@@ -75,7 +75,7 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
             journal,
             lost,
             fresh: _,
-        } => execution::started(state, (floor, journal), lost, now),
+        } => execution::started(state, floor, journal, lost, now),
         Command::Forget {
             requests,
             reference,
@@ -108,7 +108,7 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
         }
         Command::Finish { id } => evidence::finish(state, id, now),
         Command::ReceiptIssued { id, receipt } => Ok(evidence::issued(state, id, receipt)),
-        Command::Replay { shard, by, fresh } => replays::start(state, shard, (by, fresh), now),
+        Command::Replay { shard, by, fresh } => replays::start(state, shard, by, fresh, now),
         Command::ReplayFailed { shard, why } => Ok(replays::fail(state, shard, why, now)),
     }
 }

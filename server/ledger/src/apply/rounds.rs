@@ -48,7 +48,7 @@ pub(super) fn apply_shard(state: &mut State, event: &Event) {
             rates,
         } => {
             state.edit_core(|c| c.rates = *rates);
-            close_round(state, *run, *sum, (value, *hash), checkpoint.as_ref());
+            close_round(state, *run, *sum, value, *hash, checkpoint.as_ref());
         }
         Event::ReplayBegan {
             shard,
@@ -87,7 +87,7 @@ pub(super) fn apply_shard(state: &mut State, event: &Event) {
             generation,
             to,
             hash,
-        } => roll_back(state, *shard, (*from_stage, *generation), (to, *hash)),
+        } => roll_back(state, *shard, *from_stage, *generation, to, *hash),
         _ => {}
     }
 }
@@ -126,7 +126,8 @@ fn close_round(
     state: &mut State,
     run: RunKey,
     sum: RoundSum,
-    after: (&ValueRef, Digest),
+    value: &ValueRef,
+    hash: Digest,
     checkpoint: Option<&Checkpoint>,
 ) {
     let Some(view) = state
@@ -142,7 +143,6 @@ fn close_round(
         .clone()
         .filter(|v| v.table == Table::RunState);
     state.dropped.extend(old);
-    let (value, hash) = after;
     state.edit_shard(key, |s| {
         let of_replay = s.replay.as_mut().filter(|_| !live).map(|r| &mut r.run);
         let r = of_replay.unwrap_or(&mut s.run);
@@ -176,8 +176,14 @@ fn close_round(
     }
 }
 
-fn roll_back(state: &mut State, key: ShardKey, at: (u16, u32), after: (&Option<ValueRef>, Digest)) {
-    let (from_stage, generation) = at;
+fn roll_back(
+    state: &mut State,
+    key: ShardKey,
+    from_stage: u16,
+    generation: u32,
+    to: &Option<ValueRef>,
+    hash: Digest,
+) {
     drop_replay(state, key);
     let Some((epoch, shard)) = state
         .epochs
@@ -197,7 +203,6 @@ fn roll_back(state: &mut State, key: ShardKey, at: (u16, u32), after: (&Option<V
     for stage in keys_of_run(&run, key, from_stage) {
         state.remove_owner(&Owner::Stage(stage));
     }
-    let (to, hash) = after;
     state.edit_shard(key, |s| {
         s.run.generation = generation;
         s.run.stage = from_stage;

@@ -153,7 +153,7 @@ fn join(state: &State, device: &Digest, asks: &Join, now: Now) -> Decided {
         restricted,
         erase: inherited.erase,
     }];
-    events.extend(begins(state, asks.epoch, subject, (anchor, since))?);
+    events.extend(begins(state, asks.epoch, subject, anchor, since)?);
     Ok(events)
 }
 
@@ -184,7 +184,8 @@ fn begins(
     state: &State,
     no: EpochNo,
     subject: &SubjectId,
-    place: (u16, u64),
+    anchor: u16,
+    since: u64,
 ) -> Result<Option<Event>, Refused> {
     let Some(epoch) = state.epochs.get(&no).filter(|e| e.partition.is_none()) else {
         return Ok(None);
@@ -202,7 +203,7 @@ fn begins(
         Some((profile.places.get(&no)?.anchor, profile.since))
     };
     let mut all: Vec<(u16, u64)> = others.filter_map(of).collect();
-    all.push(place);
+    all.push((anchor, since));
     let mut counts = vec![0; usize::from(epoch.terms.anchors.max(1))];
     for (anchor, _) in &all {
         if let Some(count) = counts.get_mut(usize::from(*anchor)) {

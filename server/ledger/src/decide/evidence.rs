@@ -26,7 +26,7 @@ pub(super) fn decide(state: &State, command: Command, _now: Now) -> Decided {
             root,
             count,
             fresh,
-        } => Ok(hashed(state, shard, version, (root, count), fresh)),
+        } => Ok(hashed(state, shard, version, root, count, fresh)),
         Command::Logged { about, index, head } => {
             let mut events = logged(state, &about, index);
             if head != state.core.log && head.entries >= state.core.log.entries {
@@ -42,7 +42,8 @@ fn hashed(
     state: &State,
     key: ShardKey,
     version: u64,
-    tree: ([u8; 32], u64),
+    root: [u8; 32],
+    count: u64,
     fresh: Fresh,
 ) -> Vec<Event> {
     let versions = state
@@ -57,7 +58,6 @@ fn hashed(
     if versions.members != version || versions.logged == version || epoch.partition.is_none() {
         return vec![];
     }
-    let (root, count) = tree;
     let training = Training {
         version: TRAINING_VERSION,
         shard: key.shard.0,
@@ -141,7 +141,7 @@ pub(super) fn finish(state: &State, id: u64, now: Now) -> Decided {
         return Ok(vec![]);
     }
     let retrained_after_ms = now.unix_ms.saturating_sub(d.accepted_at);
-    let statement = state.statement(id, d, (retrained_after_ms, provable), now);
+    let statement = state.statement(id, d, retrained_after_ms, provable, now);
     let mut events = vec![];
     if d.phase == DeletionPhase::WaitingForDevice {
         events.push(Event::DeletionRetraining { id });
@@ -262,8 +262,14 @@ impl State {
         Some((before, after, fate))
     }
 
-    fn statement(&self, id: u64, d: &Deletion, found: (u64, bool), now: Now) -> Statement {
-        let (retrained_after_ms, recorded) = found;
+    fn statement(
+        &self,
+        id: u64,
+        d: &Deletion,
+        retrained_after_ms: u64,
+        recorded: bool,
+        now: Now,
+    ) -> Statement {
         let request = &d.request;
         let subject = request.subject().map_or("", SubjectId::as_str);
         let (release, epoch) = self

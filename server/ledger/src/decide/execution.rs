@@ -303,11 +303,11 @@ impl State {
 /// and deletions that it lacks.
 pub(super) fn started(
     state: &State,
-    evidence: (u64, Vec<Accepted>),
+    floor: u64,
+    journal: Vec<Accepted>,
     lost: Vec<ShardKey>,
     now: Now,
 ) -> Decided {
-    let (floor, journal) = evidence;
     // Files of an epoch that a restored backup does not know are of no use to it.
     let lost: Vec<ShardKey> = lost
         .into_iter()

@@ -40,13 +40,7 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
             certificate,
             expires,
             device_of,
-        } => enrol(
-            state,
-            (secret, certificate),
-            expires,
-            device_of.as_ref(),
-            now,
-        ),
+        } => enrol(state, secret, certificate, expires, device_of.as_ref(), now),
         Command::Renew {
             current,
             certificate,
@@ -86,12 +80,12 @@ fn invite(state: &State, subject: SubjectId, secret: Digest) -> Vec<Event> {
 
 fn enrol(
     state: &State,
-    token: (Digest, Digest),
+    secret: Digest,
+    certificate: Digest,
     expires: u64,
     device_of: Option<&SubjectId>,
     now: Now,
 ) -> Decided {
-    let (secret, certificate) = token;
     let subject = state.index.invitations.get(&secret);
     if subject.is_none() && !state.core.operator_invitations.contains(&secret) {
         return refuse(

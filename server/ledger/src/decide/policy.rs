@@ -42,13 +42,7 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
                 plans,
                 fresh,
             };
-            propose(
-                state,
-                (what, confirmed, note),
-                state.operator(by),
-                means,
-                now,
-            )
+            propose(state, what, confirmed, note, state.operator(by), means, now)
         }
         Command::Approve {
             id,
@@ -78,12 +72,13 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
 
 fn propose(
     state: &State,
-    asked: (Proposal, bool, Option<String>),
+    what: Proposal,
+    confirmed: bool,
+    line: Option<String>,
     by: Digest,
     means: Means,
     now: Now,
 ) -> Decided {
-    let (what, confirmed, line) = asked;
     check(state, &what, confirmed || line.is_some(), now)?;
     let waits = state.approvals() > 1;
     if waits && state.proposals.len() >= MAX_PROPOSALS {

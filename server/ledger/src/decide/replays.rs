@@ -21,9 +21,8 @@ pub(super) fn missing(needed: usize) -> String {
     )
 }
 
-pub(super) fn start(state: &State, key: ShardKey, by: (Digest, Fresh), now: Now) -> Decided {
+pub(super) fn start(state: &State, key: ShardKey, by: Digest, fresh: Fresh, now: Now) -> Decided {
     state.may_replay(key)?;
-    let (by, fresh) = by;
     let line = format!("replay {}", key.shard);
     let mut events = policy::note_by(state, by, line, fresh, now)?;
     let generation = state.core.numbers.generation + 1;
