@@ -10,7 +10,7 @@ use lethe_learn::balance::{
 use lethe_recipe::{Aggregation, Recipe};
 
 use crate::CoordinatorError;
-use crate::records::TrainState;
+use crate::content::TrainState;
 
 /// What is kept in memory of a contribution: a sketch of fixed size, not the update.
 #[derive(Clone, Debug)]

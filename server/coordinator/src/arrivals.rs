@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lethe_proto::ids::{RoundKey, SubjectId};
+use lethe_ledger::RunKey;
+use lethe_proto::ids::SubjectId;
 use lethe_proto::message::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::CoordinatorError;
 use crate::aggregate::Contribution;
+use crate::content::Update;
 use crate::fatal::guarded;
-use crate::records::Update;
 
 /// Most bytes of updates in one write: what it holds is in memory twice. A write is synced once,
 /// whatever it holds.
@@ -26,11 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// An update that was checked and is to be stored.
 #[derive(Debug)]
 pub(crate) struct Arrived {
-    pub(crate) round: RoundKey,
+    pub(crate) run: RunKey,
     pub(crate) subject: SubjectId,
     pub(crate) update: Update,
     /// What is kept of it in memory.
-    pub(crate) contribution: Contribution,
+    pub(crate) contribution: Arc<Contribution>,
     pub(crate) answer: oneshot::Sender<Result<(), CoordinatorError>>,
     /// Its share of what may wait, until it is stored.
     pub(crate) place: Option<OwnedSemaphorePermit>,
@@ -73,7 +74,7 @@ impl Arrivals {
     /// Stores an update; when this returns, it is durable or it does not count.
     pub(crate) async fn store(
         &self,
-        round: RoundKey,
+        run: RunKey,
         subject: SubjectId,
         update: Update,
         contribution: Contribution,
@@ -88,10 +89,10 @@ impl Arrivals {
         };
         let (answer, answered) = oneshot::channel();
         let mut arrived = Arrived {
-            round,
+            run,
             subject,
             update,
-            contribution,
+            contribution: Arc::new(contribution),
             answer,
             place: None,
         };

@@ -1,30 +1,41 @@
-//! Requests to answers: locks the core for decisions, runs passes outside the lock.
+//! The coordinator: the ledger's shell, the middle layers, and who listens.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, mpsc};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
+use lethe_ledger::{Command, Event, Mode, Rules, StageKey, State, StoredUpdate, Wake};
+use lethe_model::config::ModelConfig;
 use lethe_model::source::open;
 use lethe_model::split::DeviceModel;
 use lethe_proto::codec;
-use lethe_proto::ids::Digest;
+use lethe_proto::ids::{Digest, EpochNo, SubjectId};
 use lethe_proto::limits::{MAX_SMALL, MAX_TOKENS};
 use lethe_proto::message::{Request, Role};
 use lethe_receipt::audit::Bundle;
-use lethe_recsys::data::{DataSpec, load_items};
-use lethe_transport::identity::Invitation;
+use lethe_recipe::{Recipe, model_digest};
+use lethe_recsys::data::{DataSpec, Item, load_items};
+use lethe_store::StoreError;
+use lethe_store::reserve::Reserve;
+use lethe_store::sealed::Engine;
+use lethe_store::sled_backend::SledStorage;
+use lethe_transport::identity::{Authority, Invitation, Validity};
 use lethe_transport::server::{Handler, ReplyFuture, Server};
 
 use crate::CoordinatorError;
 use crate::arrivals::{Arrivals, Arrived};
 use crate::config::ServerConfig;
-use crate::core::updates::store_updates;
-use crate::core::{Closed, Core, Job};
+use crate::durable::{Base, Durable, Foundation, NewValue, Opened, migrate};
+use crate::evidence::{BUILD, Evidence};
 use crate::fatal;
 use crate::handlers::Envelope;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
+use crate::rounds::internal;
+use crate::shell::{Kit, Kits, Parts, Shell, Told};
+use crate::terms::terms;
 use crate::waiters::Waiters;
 
 /// A running coordinator; cloning shares it.
@@ -32,20 +43,23 @@ use crate::waiters::Waiters;
 pub struct Coordinator(Arc<Inner>);
 
 struct Inner {
-    core: Mutex<Core>,
+    config: ServerConfig,
+    authority: Authority,
+    /// The base model that is loaded.
+    model: Digest,
+    /// Width of its states.
+    hidden: usize,
+    shell: Arc<Shell>,
     middle: MiddleHost,
     server: OnceLock<Server>,
     waiters: Waiters,
     arrivals: Arrivals,
-    /// Work that is done without the lock.
-    jobs: mpsc::Sender<Job>,
-    started: Instant,
     update_bytes: AtomicU64,
     activation_bytes: AtomicU64,
-    /// Bytes of training, both ways; the core takes them into its rates.
-    training_bytes: Arc<AtomicU64>,
-    /// Longest update and longest activations that anybody has reason to send, in bytes.
-    longest: (usize, usize),
+    /// Longest update that anybody has reason to send, in bytes.
+    longest_update: usize,
+    /// Longest activations.
+    longest_pass: usize,
 }
 
 impl std::fmt::Debug for Coordinator {
@@ -54,11 +68,141 @@ impl std::fmt::Debug for Coordinator {
     }
 }
 
-/// The wall clock; nothing but this shell reads it.
-fn now_unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as u64)
+/// A certificate that was signed; nobody knows it before the ledger does.
+pub(crate) struct Signed {
+    /// DER.
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) fingerprint: Digest,
+    /// Unix seconds.
+    pub(crate) expires: u64,
+}
+
+/// What a shell is opened with.
+struct Opening<'a> {
+    config: &'a ServerConfig,
+    recipe: Recipe,
+    model: Digest,
+    model_config: &'a ModelConfig,
+    items: &'a [Item],
+}
+
+impl Opening<'_> {
+    fn rules(&self) -> Rules {
+        Rules {
+            min_subjects: self.config.min_subjects,
+            erase_wait_s: self.config.erase_wait_s,
+            deadline_days: self.config.deadline_days,
+            release_hours: self.config.release_hours,
+            mode: Mode::Serve,
+            build: BUILD.into(),
+            items: Arc::new(self.items.iter().map(|i| i.id.clone()).collect()),
+            ..Rules::default()
+        }
+    }
+
+    /// What is in the folder; a folder of format 1 is migrated first.
+    fn durable(&self, engine: &Engine) -> Result<Opened, CoordinatorError> {
+        let folder = &self.config.data_dir;
+        let opened = match Durable::open(engine, folder) {
+            Err(CoordinatorError::Store(StoreError::Format { found: 1, .. })) => {
+                migrate(engine, folder, |recipe| self.base(recipe))?;
+                Durable::open(engine, folder)?
+            }
+            opened => opened?,
+        };
+        match opened {
+            Some(opened) => Ok(opened),
+            None => {
+                let foundation = Foundation::create()?;
+                Durable::found(engine, folder, foundation, self.recipe.shards)
+            }
+        }
+    }
+
+    /// What a folder of format 1 does not say of the model that it is about.
+    fn base(&self, recipe: &Recipe) -> Result<Base, CoordinatorError> {
+        let kit = Kit::new(recipe.clone(), self.model_config, self.items)?;
+        Ok(Base {
+            initial: Digest::of_values(&kit.initial.theta),
+            anchors: kit.anchors.len(),
+            hidden: self.model_config.hidden,
+        })
+    }
+
+    /// The kits of the epochs that are there. An epoch goes on under the recipe that it was founded
+    /// with, whatever the configuration says now.
+    fn kits(&self, state: &State) -> Result<Kits, CoordinatorError> {
+        let mut kits = BTreeMap::new();
+        for (no, epoch) in state.epochs() {
+            if epoch.model != self.model {
+                return Err(CoordinatorError::OtherModel {
+                    epoch: no.0,
+                    stored: epoch.model.hex(),
+                    given: self.model.hex(),
+                });
+            }
+            let recipe = Recipe::from_json(&epoch.recipe)?;
+            if recipe.digest() != self.recipe.digest() {
+                tracing::warn!(
+                    "the recipe in the configuration is not that of {no}, which goes on as it was \
+                     founded"
+                );
+            }
+            let kit = Kit::new(recipe, self.model_config, self.items)?;
+            kits.insert(*no, Arc::new(kit));
+        }
+        Ok(kits)
+    }
+
+    fn open(&self, engine: &Engine) -> Result<(Arc<Shell>, Foundation), CoordinatorError> {
+        let Opened {
+            durable,
+            state,
+            foundation,
+            lost,
+            ..
+        } = self.durable(engine)?;
+        let folder = self.config.evidence();
+        let (evidence, outside) =
+            Evidence::open(&folder, &self.config.log_name, &foundation.log_seed)?;
+        evidence.check(&state.core().log, &folder)?;
+        let mut kits = self.kits(&state)?;
+        let founds = kits.is_empty();
+        if founds {
+            let kit = Kit::new(self.recipe.clone(), self.model_config, self.items)?;
+            kits.insert(EpochNo::FIRST, Arc::new(kit));
+        }
+        let reserve = self.config.data_dir.join("reserve");
+        let reserve = Reserve::new(&reserve, self.config.reserve_mib << 20);
+        let shell = Shell::start(Parts {
+            durable,
+            state,
+            evidence,
+            reserve,
+            rules: self.rules(),
+            kits,
+            outside,
+            lost,
+        })?;
+        if founds {
+            self.found(&shell)?;
+        }
+        Ok((shell, foundation))
+    }
+
+    /// The first epoch of a folder.
+    fn found(&self, shell: &Shell) -> Result<(), CoordinatorError> {
+        let kit = shell.kit(EpochNo::FIRST)?;
+        let command = Command::FoundEpoch {
+            terms: terms(&self.recipe, kit.anchors.len(), self.model_config.hidden),
+            recipe: self.recipe.to_json(),
+            recipe_digest: self.recipe.digest(),
+            model: self.model,
+            initial: Digest::of_values(&kit.initial.theta),
+            catalogue: lethe_ledger::CatalogueVersion(1),
+        };
+        shell.execute(command, vec![]).map(drop)
+    }
 }
 
 impl Coordinator {
@@ -66,23 +210,29 @@ impl Coordinator {
     pub fn open(config: ServerConfig) -> Result<Self, CoordinatorError> {
         let source = open(&config.model)?;
         let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
-        let (passes, tapes) = (config.passes, config.tapes);
-        let core = Core::open(config, source.config(), &items, now_unix_ms())?;
-        let cut = core.recipe.lora.first_trained(source.config().layers);
-        let segment =
-            DeviceModel::load_middle(source.as_ref(), core.recipe.split, core.recipe.compute)?;
+        let recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
+        let model = model_digest(&config.model).map_err(CoordinatorError::ModelFile)?;
+        let opening = Opening {
+            config: &config,
+            recipe,
+            model,
+            model_config: source.config(),
+            items: &items,
+        };
+        let (shell, foundation) = opening.open(&SledStorage::engine)?;
+        let authority = Authority::restore(foundation.authority)?;
+        let kit = shell.kit(shell.joining()?)?;
+        let recipe = kit.recipe.clone();
+        let cut = recipe.lora.first_trained(source.config().layers);
+        let segment = DeviceModel::load_middle(source.as_ref(), recipe.split, recipe.compute)?;
         tracing::info!(
             mib = segment.weight_bytes() >> 20,
             layers = segment.range().len(),
             "middle layers loaded"
         );
         let threads = |source| CoordinatorError::Threads { source };
-        // No number format takes more than six bytes a value.
-        let longest = (
-            6 * core.whole().shape.len(),
-            4 * MAX_TOKENS * source.config().hidden,
-        );
-        let longest = (longest.0 + MAX_SMALL, longest.1 + MAX_SMALL);
+        let middle = MiddleHost::new(segment, cut, config.passes, config.tapes);
+        let hidden = source.config().hidden;
         let mut failed = None;
         let inner = Arc::new_cyclic(|this: &Weak<Inner>| {
             let updates = this.clone();
@@ -95,57 +245,64 @@ impl Coordinator {
                 failed = Some(e);
                 Arrivals::closed()
             });
-            let (jobs, due) = mpsc::channel();
-            if let Err(e) = start_worker(this.clone(), due) {
-                failed = Some(e);
-            }
             Inner {
-                training_bytes: core.meter.bytes.clone(),
-                core: Mutex::new(core),
-                middle: MiddleHost::new(segment, cut, passes, tapes),
+                authority,
+                model,
+                hidden,
+                shell,
+                middle,
                 server: OnceLock::new(),
                 waiters: Waiters::default(),
                 arrivals,
-                jobs,
-                started: Instant::now(),
                 update_bytes: AtomicU64::new(0),
                 activation_bytes: AtomicU64::new(0),
-                longest,
+                // No number format takes more than six bytes a value.
+                longest_update: 6 * kit.whole.shape.len() + MAX_SMALL,
+                longest_pass: 4 * MAX_TOKENS * hidden + MAX_SMALL,
+                config,
             }
         });
-        match failed {
-            Some(e) => Err(threads(e)),
-            None => Ok(Self(inner)),
+        if let Some(e) = failed {
+            return Err(threads(e));
         }
+        let this = Self(inner);
+        this.start_threads().map_err(threads)?;
+        let told = Arc::downgrade(&this.0);
+        this.0.shell.tell(move |change| {
+            if let Some(inner) = told.upgrade() {
+                Self(inner).told(change);
+            }
+        });
+        Ok(this)
+    }
+
+    /// Threads that look after what is due, and that add rounds up. They end with the coordinator.
+    fn start_threads(&self) -> std::io::Result<()> {
+        let shell = self.0.shell.clone();
+        std::thread::Builder::new()
+            .name("lethe-duties".into())
+            .spawn(move || {
+                fatal::guarded("the thread that looks after what is due", || {
+                    shell.look_after();
+                })
+            })?;
+        let shell = self.0.shell.clone();
+        std::thread::Builder::new()
+            .name("lethe-rounds".into())
+            .spawn(move || fatal::guarded("the thread that adds rounds up", || shell.work()))?;
+        Ok(())
     }
 
     /// For an auditor: trains the rounds of a verified bundle again, when `lethe-admin replay` asks
     /// for its shard. The data folder must be new.
     pub fn audit(&self, bundle: &Bundle) -> Result<(), CoordinatorError> {
-        self.core().audit(bundle)
-    }
-
-    /// The core, with the time that its decisions go by.
-    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
-        let mut core = fatal::lock(&self.0.core);
-        core.set_clock(now_unix_ms());
-        core
-    }
-
-    pub(crate) fn now(&self) -> u64 {
-        self.0.started.elapsed().as_millis() as u64
-    }
-
-    /// An invitation for the first operator, replacing earlier ones; `None` when one has enrolled
-    /// already.
-    pub fn first_admin(&self) -> Result<Option<Invitation>, CoordinatorError> {
-        self.core().first_admin()
+        self.0.shell.audit(bundle)
     }
 
     /// Answers monitoring in the background, where the configuration says so. Returns the bound
     /// address.
     pub async fn listen_metrics(&self) -> Result<Option<SocketAddr>, CoordinatorError> {
-        let Some(addr) = self.core().config.metrics else {
+        let Some(addr) = self.0.config.metrics else {
             return Ok(None);
         };
         let failed = |source| CoordinatorError::Metrics { addr, source };
@@ -157,7 +314,9 @@ impl Coordinator {
                 return String::new();
             };
             let this = Self(inner);
-            metrics::text(&this.core().view(), this.traffic())
+            let shell = this.shell();
+            let view = shell.state().view(shell.clock.now());
+            metrics::text(&view, this.traffic())
         };
         tokio::spawn(metrics::serve(listener, Arc::new(text)));
         Ok(Some(bound))
@@ -168,16 +327,15 @@ impl Coordinator {
             connections: self.0.server.get().map_or(0, Server::connections) as u64,
             update_bytes: self.0.update_bytes.load(Ordering::Relaxed),
             activation_bytes: self.0.activation_bytes.load(Ordering::Relaxed),
-            up: self.0.started.elapsed().as_secs_f64(),
+            up: self.shell().clock.up(),
+            space_held: self.shell().space_held(),
+            failures: self.shell().failures(),
         }
     }
 
     /// Listens and serves in the background until [`Self::shutdown`]. Returns the bound address.
     pub fn listen(&self) -> Result<SocketAddr, CoordinatorError> {
-        let server = {
-            let core = self.core();
-            Server::bind(core.config.listen, &core.authority)?
-        };
+        let server = Server::bind(self.0.config.listen, &self.0.authority)?;
         let addr = server.local_addr()?;
         let _ = self.0.server.set(server.clone());
         let handler: Arc<dyn Handler> = Arc::new(self.clone());
@@ -194,24 +352,16 @@ impl Coordinator {
         Ok(addr)
     }
 
-    /// What is due by the clock.
+    /// What the listener itself looks after.
     fn tick(&self) {
-        let now = self.now();
-        self.core().tick(now);
-        self.after_change(true);
         self.0.middle.expire();
         if let Some(server) = self.0.server.get() {
-            match server.renew(&self.core().authority) {
+            match server.renew(&self.0.authority) {
                 Ok(true) => tracing::info!("the listener's certificate was renewed"),
                 Ok(false) => {}
                 Err(e) => tracing::error!("the listener's certificate is not renewed: {e}"),
             }
         }
-    }
-
-    /// An invitation for an operator, for whoever asks on this machine; the log says so.
-    pub fn recover_admin(&self) -> Result<Invitation, CoordinatorError> {
-        self.core().recover_admin()
     }
 
     /// Ends all connections. Clients open new ones and go on where they were.
@@ -221,67 +371,171 @@ impl Coordinator {
         }
     }
 
-    /// Stops listening.
+    /// Stops listening, and ends all work.
     pub fn shutdown(&self) {
         if let Some(s) = self.0.server.get() {
             s.close();
         }
+        self.0.shell.jobs.end();
     }
 
-    /// Ends revoked connections, wakes the polls that something changed for, and drops sessions of
-    /// rounds that closed.
-    pub(crate) fn after_change(&self, sweep: bool) {
-        let effects = self.core().take_effects();
-        for job in effects.jobs {
-            // Nobody is there to take it only when this coordinator ends.
-            let _ = self.0.jobs.send(job);
-        }
+    /// Ends connections, wakes polls, and drops sessions, as the ledger's events ask for.
+    fn told(&self, change: Told) {
         if let Some(server) = self.0.server.get() {
-            effects.disconnect.iter().for_each(|c| server.disconnect(c));
+            let state = self.shell().state();
+            let gone = change.disconnect.iter().filter(|c| state.role(c).is_none());
+            gone.for_each(|c| server.disconnect(c));
         }
-        if sweep || effects.closed {
-            let now = self.now();
+        if change.sweep {
+            let now = self.shell().clock.now();
             let mut stale = self.0.middle.open_sessions();
             {
-                let mut core = self.core();
-                stale.retain(|(key, subject)| core.expects(*key, subject, now).is_err());
+                let state = self.shell().state();
+                stale.retain(|(key, subject)| state.expects(*key, subject, now).is_err());
             }
             stale
                 .iter()
                 .for_each(|(key, subject)| self.0.middle.close(*key, subject));
         }
-        self.0.waiters.wake(&effects.wake);
+        self.0.waiters.wake(&change.wake);
     }
 
-    /// A round that one poll opened is work for others.
-    pub(crate) fn wake_others(&self) {
-        let wake = std::mem::take(&mut self.core().wake);
-        self.0.waiters.wake(&wake);
+    pub(crate) fn wake_everybody(&self) {
+        self.0.waiters.wake(&Wake {
+            everybody: true,
+            ..Wake::default()
+        });
     }
 
-    /// Stores updates that arrived together, and answers each. The lock is held before and after,
-    /// not while the disk works.
+    /// Stores updates that arrived together, and answers each.
     fn take_updates(&self, arrived: Vec<Arrived>) {
-        let now = self.now();
-        let admitted = self.core().admit_updates(arrived, now);
-        let mut answers = admitted.answers;
-        if !admitted.taken.is_empty() {
-            let stored = store_updates(&admitted.store, &admitted.taken);
-            let taken = self.core().updates_stored(admitted.taken, stored, now);
-            answers.extend(taken);
+        let mut stages: BTreeMap<StageKey, Vec<Arrived>> = BTreeMap::new();
+        for a in arrived {
+            stages.entry(a.run.stage_key()).or_default().push(a);
         }
-        self.after_change(false);
-        for (to, answer) in answers {
-            // Whoever asked may be gone; the update counts.
-            let _ = to.send(answer);
+        for (stage, arrived) in stages {
+            self.store_updates(stage, arrived);
         }
     }
 
-    /// A round has been added up.
-    fn round_closed(&self, closed: Closed) {
-        let now = self.now();
-        self.core().round_closed(closed, now);
-        self.after_change(true);
+    fn store_updates(&self, stage: StageKey, arrived: Vec<Arrived>) {
+        let shell = self.shell();
+        let now = shell.clock.now();
+        let mut known: BTreeSet<(u16, SubjectId)> = BTreeSet::new();
+        let mut taken = vec![];
+        for a in arrived {
+            let expected = shell.state().expects(a.run.wire(), &a.subject, now);
+            let answer = match expected {
+                Ok(()) if known.insert((a.run.round, a.subject.clone())) => {
+                    taken.push(a);
+                    continue;
+                }
+                // A client may have sent it twice, and both came together.
+                Ok(()) => CoordinatorError::refuse(
+                    lethe_proto::message::Refusal::Busy,
+                    "this update is being stored already",
+                ),
+                Err(e) => e.into(),
+            };
+            // Whoever asked may be gone.
+            let _ = a.answer.send(Err(answer));
+        }
+        if taken.is_empty() {
+            return;
+        }
+        match self.store_together(stage, &taken) {
+            Ok(()) => taken.into_iter().for_each(|a| drop(a.answer.send(Ok(())))),
+            // One of them may have lost its round meanwhile: each by itself.
+            Err(e) if e.is_request() && taken.len() > 1 => {
+                for a in taken {
+                    let one = std::slice::from_ref(&a);
+                    let stored = self.store_together(stage, one);
+                    let _ = a.answer.send(stored);
+                }
+            }
+            Err(e) => {
+                let why = e.to_string();
+                for a in taken {
+                    let failed = CoordinatorError::refuse(e.code(), why.clone());
+                    let _ = a.answer.send(Err(failed));
+                }
+            }
+        }
+    }
+
+    fn store_together(&self, stage: StageKey, taken: &[Arrived]) -> Result<(), CoordinatorError> {
+        let shell = self.shell();
+        let secret = shell.values().stage_secret(&stage)?;
+        let mut values = vec![];
+        let mut updates = vec![];
+        for a in taken {
+            let content = codec::to_bytes(&a.update).map_err(|e| internal(&e))?;
+            let value = secret.seal_update(&a.subject, a.run.round, &content)?;
+            updates.push(StoredUpdate {
+                subject: a.subject.clone(),
+                begun: a.run.round,
+                value: value.at.clone(),
+            });
+            values.push(value);
+        }
+        // They are there when the round that counts them is added up.
+        for a in taken {
+            let of = (a.subject.clone(), a.run.round);
+            let contribution = a.contribution.clone();
+            shell.caches.keep_contribution(&a.run, of, contribution);
+        }
+        let stored = shell.execute(Command::StoreUpdates { stage, updates }, values);
+        if stored.is_err() {
+            for a in taken {
+                let of = (a.subject.clone(), a.run.round);
+                shell.caches.drop_contribution(&a.run, &of);
+            }
+        }
+        stored.map(drop)
+    }
+
+    /// Signs a request for a certificate; nothing is stored.
+    pub(crate) fn sign(&self, csr: &[u8]) -> Result<Signed, CoordinatorError> {
+        let invalid = |e: lethe_transport::TransportError| {
+            CoordinatorError::refuse(lethe_proto::message::Refusal::Invalid, e.to_string())
+        };
+        let lifetime = Duration::from_secs_f64(self.0.config.certificate_days * 86_400.0);
+        let certificate = self.0.authority.sign(csr, lifetime).map_err(invalid)?;
+        let validity = Validity::of(&certificate).map_err(invalid)?;
+        Ok(Signed {
+            fingerprint: Digest::of(&[&certificate]),
+            expires: u64::try_from(validity.until).unwrap_or(0),
+            certificate,
+        })
+    }
+
+    pub(crate) fn invitation(&self, secret: String) -> Invitation {
+        let log_key = self.shell().evidence().log_key();
+        Invitation::new(secret, &self.0.authority).with_log_key(log_key)
+    }
+
+    pub(crate) fn shell(&self) -> &Shell {
+        &self.0.shell
+    }
+
+    /// Decides and writes on a thread of its own: the disk's pace is nobody else's.
+    pub(crate) async fn decide(
+        &self,
+        command: Command,
+        values: Vec<NewValue>,
+    ) -> Result<Vec<Event>, CoordinatorError> {
+        let shell = self.0.shell.clone();
+        aside(move || shell.execute(command, values)).await
+    }
+
+    /// The base model of an epoch.
+    pub(crate) fn model_of(&self, epoch: EpochNo) -> Result<Digest, CoordinatorError> {
+        let state = self.shell().state();
+        Ok(state.epoch(epoch).map_or(self.0.model, |e| e.model))
+    }
+
+    pub(crate) fn hidden_width(&self) -> usize {
+        self.0.hidden
     }
 
     pub(crate) fn waiters(&self) -> &Waiters {
@@ -307,53 +561,44 @@ impl Coordinator {
     }
 
     pub(crate) fn count_training(&self, bytes: usize) {
-        let bytes = bytes as u64;
-        self.0.training_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let meter = &self.shell().meter;
+        meter.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
-/// Starts the thread that works without the lock; it ends with the coordinator.
-fn start_worker(this: Weak<Inner>, due: mpsc::Receiver<Job>) -> std::io::Result<()> {
-    let work = move || {
-        while let Ok(job) = due.recv() {
-            match job {
-                Job::AddUp(closing) => {
-                    let closed = closing.run();
-                    let Some(inner) = this.upgrade() else {
-                        return;
-                    };
-                    Coordinator(inner).round_closed(closed);
-                }
-                Job::Clean(counted) => {
-                    if let Err(e) = counted.remove() {
-                        tracing::warn!("updates that have counted stay until the next start: {e}");
-                    }
-                }
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("lethe-rounds".into())
-        .spawn(move || fatal::guarded("the thread that adds rounds up", work))
-        .map(drop)
+/// Does something that may wait for the disk on a thread of its own.
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CoordinatorError> + Send + 'static,
+) -> Result<T, CoordinatorError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| internal(&"the coordinator is shutting down"))?
 }
 
 impl Handler for Coordinator {
     fn admits(&self, certificate: &Digest) -> bool {
-        let mut core = self.core();
-        if core.role(certificate).is_none() {
-            return false;
-        }
-        if let Err(e) = core.used(certificate) {
-            tracing::warn!("a renewed certificate's predecessor stays for now: {e}");
+        let renewed = {
+            let state = self.shell().state();
+            if state.role(certificate).is_none() {
+                return false;
+            }
+            state.replaces(certificate)
+        };
+        // Usually nothing is to be decided.
+        if renewed {
+            let command = Command::CertificateUsed {
+                certificate: *certificate,
+            };
+            if let Err(e) = self.shell().execute(command, vec![]) {
+                tracing::warn!("a renewed certificate's predecessor stays for now: {e}");
+            }
         }
         true
     }
 
     fn longest(&self, kind: u16) -> usize {
         match kind {
-            codec::UPDATE => self.0.longest.0,
-            codec::FORWARD | codec::BACKWARD => self.0.longest.1,
+            codec::UPDATE => self.0.longest_update,
+            codec::FORWARD | codec::BACKWARD => self.0.longest_pass,
             _ => codec::limit(kind).unwrap_or(0),
         }
     }
@@ -369,7 +614,7 @@ impl Handler for Coordinator {
     }
 
     fn disconnected(&self, certificate: &Digest) {
-        let role = self.core().role(certificate);
+        let role = self.shell().state().role(certificate);
         if let Some(Role::Subject(s)) = role {
             self.0.middle.gone(&s);
         }

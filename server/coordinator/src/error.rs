@@ -1,5 +1,6 @@
 use lethe_learn::aggregate::AggregateError;
 use lethe_learn::partition::PartitionError;
+use lethe_ledger::Refused;
 use lethe_model::ModelError;
 use lethe_plan::{LintError, PlanError};
 use lethe_proto::message::{Refusal, Reply};
@@ -54,13 +55,13 @@ pub enum CoordinatorError {
     /// A request that does not fit the state.
     #[error("{message}")]
     Refused { code: Refusal, message: String },
-    /// The folder belongs to another epoch.
+    /// An epoch of the folder is about another base model.
     #[error(
-        "the data folder was started with another {what} ({stored}, now {given}): use it as it \
-         was, or an empty folder"
+        "epoch {epoch} of the data folder uses base model {stored}, the configuration's is \
+         {given}: configure the model of that epoch, or another data folder"
     )]
-    OtherEpoch {
-        what: &'static str,
+    OtherModel {
+        epoch: u32,
         stored: String,
         given: String,
     },
@@ -105,20 +106,31 @@ impl CoordinatorError {
         }
     }
 
-    pub(crate) fn reply(self) -> Reply {
-        let code = match &self {
+    /// What the one who asked is told.
+    pub(crate) fn code(&self) -> Refusal {
+        match self {
             Self::Refused { code, .. } => *code,
             Self::Plan(PlanError::UnknownSubject(_)) => Refusal::NotFound,
             Self::Plan(_) | Self::Aggregate(_) => Refusal::Invalid,
             Self::Model(ModelError::Shape(_)) => Refusal::Invalid,
-            _ => {
-                tracing::error!("{self}");
-                Refusal::Internal
-            }
-        };
+            _ => Refusal::Internal,
+        }
+    }
+
+    pub(crate) fn reply(self) -> Reply {
+        let code = self.code();
+        if code == Refusal::Internal && !self.is_request() {
+            tracing::error!("{self}");
+        }
         Reply::Refused {
             code,
             message: self.to_string(),
         }
+    }
+}
+
+impl From<Refused> for CoordinatorError {
+    fn from(why: Refused) -> Self {
+        Self::refuse(why.code, why.message)
     }
 }

@@ -1,25 +1,42 @@
-//! One handler for each request. A handler locks the core for moments, to ask and to decide; passes
-//! over the model, checks of updates and writes that many wait for happen without the lock.
+//! One handler for each request. A handler reads the state, or asks the ledger to decide; passes
+//! over the model, checks of updates and all arithmetic happen without a lock.
 
+use std::sync::Arc;
+
+use lethe_learn::apa::ErrorRow;
+use lethe_ledger::{Command, Owner, RunKey, Work};
 use lethe_model::lora::Adapter;
-use lethe_proto::admin::AdminRequest;
-use lethe_proto::ids::{Digest, RoundKey, SubjectId};
+use lethe_proto::codec;
+use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
 use lethe_proto::limits::{MAX_POLL_WAIT, MINOR};
-use lethe_proto::message::{BatchShape, Erased, Purpose, Refusal, Reply, Request, Role, Task};
+use lethe_proto::message::{
+    BatchShape, Erased, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, Role,
+    RoundStart, ServedAdapter, Task,
+};
+use lethe_proto::packed::Packed;
 use lethe_proto::payload::Payload;
 use lethe_recipe::Combination;
 
 use crate::CoordinatorError;
-use crate::coordinator::Coordinator;
-use crate::core::Work;
-use crate::core::updates::Sent;
-use crate::records::Update;
+use crate::content::{ErrorRows, Personal, TrainState, Update};
+use crate::coordinator::{Coordinator, aside};
+use crate::durable::{NewValue, error_rows_ref};
+use crate::rounds::{Parts, Sent, internal, parts};
+use crate::rows::together;
+use crate::shell::{Kit, Served, Shell, fresh};
 
-/// What came with a request: the digest of the client's certificate, and the request's length.
+/// What came with a request: whose it is, and its length.
 #[derive(Clone, Copy)]
 pub(crate) struct Envelope {
     pub(crate) certificate: Option<Digest>,
     pub(crate) bytes: usize,
+}
+
+/// A device that asks: its certificate, and whose it is.
+#[derive(Clone)]
+struct Device {
+    certificate: Digest,
+    subject: SubjectId,
 }
 
 /// A request for a pass over the coordinator's layers.
@@ -48,6 +65,13 @@ fn forbidden() -> CoordinatorError {
     )
 }
 
+fn no_release() -> CoordinatorError {
+    refuse(
+        Refusal::Busy,
+        "no release yet: the first training has not finished",
+    )
+}
+
 impl Coordinator {
     /// Answers a request of anybody.
     pub(crate) async fn answer(
@@ -61,16 +85,23 @@ impl Coordinator {
                     token,
                     csr,
                     subject,
-                } => self.enrol(&token, &csr, subject.as_ref()),
+                } => self.enrol(&token, &csr, subject).await,
                 _ => Err(forbidden()),
             };
         };
-        let role = self.core().role(&certificate);
+        let role = self.shell().state().role(&certificate);
         match (role, request) {
-            (Some(role), Request::Renew { csr }) => self.renew(role, certificate, &csr),
-            (Some(Role::Admin), Request::Admin(request)) => self.admin(request, certificate),
+            (Some(role), Request::Renew { csr }) => self.renew(role, certificate, &csr).await,
+            (Some(Role::Admin), Request::Admin(request)) => {
+                let this = self.clone();
+                aside(move || this.admin(request, certificate)).await
+            }
             (Some(Role::Subject(subject)), request) => {
-                self.answer_device(subject, request, envelope.bytes).await
+                let device = Device {
+                    certificate,
+                    subject,
+                };
+                self.answer_device(device, request, envelope.bytes).await
             }
             _ => Err(forbidden()),
         }
@@ -78,18 +109,18 @@ impl Coordinator {
 
     async fn answer_device(
         &self,
-        subject: SubjectId,
+        device: Device,
         request: Request,
         bytes: usize,
     ) -> Result<Reply, CoordinatorError> {
         match request {
-            Request::Hello { model, .. } => self.hello(&subject, model),
+            Request::Hello { model, .. } => self.hello(&device, model).await,
             Request::Join {
                 anchor,
                 samples,
                 commitment,
-            } => self.join(&subject, anchor, samples, commitment),
-            Request::Poll => self.poll(&subject).await,
+            } => self.join(&device, anchor, samples, commitment).await,
+            Request::Poll => self.poll(&device).await,
             Request::Forward {
                 purpose,
                 shape,
@@ -100,7 +131,7 @@ impl Coordinator {
                     shape,
                     hidden,
                 };
-                self.forward(subject, pass, bytes).await
+                self.forward(device, pass, bytes).await
             }
             Request::Backward {
                 round,
@@ -114,7 +145,7 @@ impl Coordinator {
                     grad,
                     step,
                 };
-                self.backward(subject, gradient, bytes).await
+                self.backward(device, gradient, bytes).await
             }
             Request::Update {
                 round,
@@ -129,21 +160,16 @@ impl Coordinator {
                     samples,
                     joined: 0,
                 };
-                self.update(subject, round, sent, bytes).await
+                self.update(device, round, sent, bytes).await
             }
-            Request::Release { have, adapters } => self.release(&subject, have, &adapters).await,
+            Request::Release { have, adapters } => self.release(&device, have, &adapters).await,
             Request::Weigh { embedding } => self.weigh(&embedding),
-            Request::Errors { release, rows } => {
-                self.core().take_errors(&subject, release, rows)?;
-                Ok(Reply::Ack)
-            }
-            Request::Erased { task, outcome } => self.erased(&subject, task, &outcome),
-            Request::Orders { task, seen } => {
-                Ok(Reply::Orders(self.core().orders(&subject, task, seen)?))
-            }
+            Request::Errors { release, rows } => self.errors(&device, release, rows).await,
+            Request::Erased { task, outcome } => self.erased(&device, task, outcome).await,
+            Request::Orders { task, seen } => self.orders(&device, task, seen),
             Request::Decline { round, why } => {
-                tracing::debug!(%subject, ?round, ?why, "declined");
-                self.decline(&subject, round)
+                tracing::debug!(subject = %device.subject, ?round, ?why, "declined");
+                self.decline(&device, round).await
             }
             Request::Enrol { .. } | Request::Renew { .. } | Request::Admin(_) => Err(refuse(
                 Refusal::Forbidden,
@@ -152,95 +178,113 @@ impl Coordinator {
         }
     }
 
-    fn enrol(
+    async fn enrol(
         &self,
         token: &str,
         csr: &[u8],
-        device_of: Option<&SubjectId>,
+        device_of: Option<SubjectId>,
     ) -> Result<Reply, CoordinatorError> {
-        let (certificate, subject) = self.core().enrol(token, csr, device_of)?;
+        // Signed first; a certificate that is refused is known to nobody, and opens nothing.
+        let signed = self.sign(csr)?;
+        let command = Command::Enrol {
+            secret: secret_key(token),
+            certificate: signed.fingerprint,
+            expires: signed.expires,
+            device_of,
+        };
+        self.decide(command, vec![]).await?;
+        let subject = match self.shell().state().role(&signed.fingerprint) {
+            Some(Role::Subject(s)) => Some(s),
+            _ => None,
+        };
         Ok(Reply::Enrolled {
-            certificate,
+            certificate: signed.certificate,
             subject,
         })
     }
 
-    fn renew(&self, role: Role, current: Digest, csr: &[u8]) -> Result<Reply, CoordinatorError> {
-        let certificate = self.core().renew(current, csr)?;
+    async fn renew(
+        &self,
+        role: Role,
+        current: Digest,
+        csr: &[u8],
+    ) -> Result<Reply, CoordinatorError> {
+        let signed = self.sign(csr)?;
+        let command = Command::Renew {
+            current,
+            certificate: signed.fingerprint,
+            expires: signed.expires,
+        };
+        self.decide(command, vec![]).await?;
         let subject = match role {
             Role::Subject(s) => Some(s),
             Role::Admin => None,
         };
         Ok(Reply::Enrolled {
-            certificate,
+            certificate: signed.certificate,
             subject,
         })
     }
 
-    fn admin(&self, request: AdminRequest, by: Digest) -> Result<Reply, CoordinatorError> {
-        let traffic = self.traffic();
-        let now = self.now();
-        let changes = request.changes();
-        let reply = {
-            let mut core = self.core();
-            let reply = core.admin(request, by, traffic, now);
-            core.wake.everybody |= changes;
-            reply?
-        };
-        self.after_change(true);
-        Ok(Reply::Admin(reply))
-    }
-
-    fn hello(&self, subject: &SubjectId, model: Digest) -> Result<Reply, CoordinatorError> {
-        let mut core = self.core();
-        if model != core.model {
-            let message = format!(
-                "this epoch uses base model {}, the client has {}",
-                core.model, model
-            );
+    async fn hello(&self, device: &Device, model: Digest) -> Result<Reply, CoordinatorError> {
+        let shell = self.shell();
+        let epoch = shell.joining()?;
+        let kit = shell.kit(epoch)?;
+        let wanted = self.model_of(epoch)?;
+        if model != wanted {
+            let message = format!("this epoch uses base model {wanted}, the client has {model}");
             return Err(refuse(Refusal::WrongModel, message));
         }
-        core.said_hello(subject);
+        let command = Command::Hello {
+            device: device.certificate,
+        };
+        self.decide(command, vec![]).await?;
         Ok(Reply::Welcome {
-            recipe: core.recipe.to_json(),
-            anchors: core.anchors.clone(),
+            recipe: kit.recipe.to_json(),
+            anchors: kit.anchors.clone(),
             engine: lethe_model::engine(),
             minor: MINOR,
-            log_key: core.log_key(),
-            recalled: core.recalled,
+            log_key: shell.evidence().log_key(),
+            recalled: shell.state().recalled(),
         })
     }
 
-    fn join(
+    async fn join(
         &self,
-        subject: &SubjectId,
+        device: &Device,
         anchor: Option<u16>,
         samples: u32,
         commitment: Digest,
     ) -> Result<Reply, CoordinatorError> {
-        let (shard, commitment) = self.core().join(subject, anchor, samples, commitment)?;
-        self.after_change(false);
+        let shell = self.shell();
+        let epoch = shell.joining()?;
+        let command = Command::Join {
+            device: device.certificate,
+            epoch,
+            anchor,
+            samples,
+            commitment,
+            fresh: fresh()?,
+        };
+        self.decide(command, vec![]).await?;
+        let state = shell.state();
+        let (shard, commitment) = state.joined(&device.certificate, epoch, commitment)?;
         Ok(Reply::Joined { shard, commitment })
     }
 
     /// Answers at once when there is work, else when something changes or the wait is over.
-    async fn poll(&self, subject: &SubjectId) -> Result<Reply, CoordinatorError> {
+    async fn poll(&self, device: &Device) -> Result<Reply, CoordinatorError> {
         let deadline = tokio::time::Instant::now() + MAX_POLL_WAIT;
-        let waiting = self.waiters().enter(subject);
-        let known = self.core().recalled;
+        let waiting = self.waiters().enter(&device.subject);
+        let known = self.shell().state().recalled();
         loop {
-            let now = self.now();
+            let now = self.shell().clock.now();
             let (work, recalled) = {
-                let mut core = self.core();
-                (core.next_work(subject, now)?, core.recalled)
+                let state = self.shell().state();
+                (state.work_for(&device.certificate, now), state.recalled())
             };
-            self.wake_others();
             let task = match work {
-                Some(Work::Task(task)) => task,
-                Some(Work::Train(start, middle)) => {
-                    self.middle().open(start.round, subject, middle);
-                    Task::Train(start)
-                }
+                Some(work) => self.task(device, work)?,
                 // A device that waits must not go on showing what was recalled.
                 None if recalled != known => Task::Wait,
                 None => {
@@ -252,14 +296,50 @@ impl Coordinator {
                 }
             };
             // As it is now: the wait may have been long.
-            let recalled = recalled.max(self.core().recalled);
+            let recalled = recalled.max(self.shell().state().recalled());
             return Ok(Reply::Task { task, recalled });
         }
     }
 
+    /// What a device is told to do.
+    fn task(&self, device: &Device, work: Work) -> Result<Task, CoordinatorError> {
+        let (run, counted, seed, deadline_ms) = match work {
+            Work::Erase { task } => return Ok(Task::Erase { task }),
+            Work::Validate { release, shards } => return Ok(Task::Validate { release, shards }),
+            Work::Train {
+                run,
+                counted,
+                seed,
+                deadline_ms,
+                ..
+            } => (run, counted, seed, deadline_ms),
+        };
+        let shell = self.shell();
+        let kit = shell.kit(run.epoch)?;
+        let start = shell.start_for(&run, &kit, &device.subject)?;
+        shell.offer(device.certificate, run)?;
+        let round = run.wire();
+        self.middle()
+            .open(round, &device.subject, start.middle.clone());
+        Ok(Task::Train(RoundStart {
+            round,
+            adapter: Packed::clone(&start.device),
+            counted,
+            seed: seed.0,
+            deadline_ms,
+        }))
+    }
+
+    /// Whether a device's update of a round, or a pass for it, is expected.
+    fn expects(&self, device: &Device, round: RoundKey) -> Result<(), CoordinatorError> {
+        let now = self.shell().clock.now();
+        let state = self.shell().state();
+        Ok(state.expects(round, &device.subject, now)?)
+    }
+
     async fn forward(
         &self,
-        subject: SubjectId,
+        device: Device,
         pass: Pass,
         bytes: usize,
     ) -> Result<Reply, CoordinatorError> {
@@ -273,20 +353,18 @@ impl Coordinator {
         let trains = !matches!(purpose, Purpose::Score { .. });
         let reply = match purpose {
             Purpose::Train { round, pass } => {
-                let now = self.now();
-                self.core().expects(round, &subject, now)?;
-                let at = (round, subject);
+                self.expects(&device, round)?;
+                let at = (round, device.subject);
                 self.middle()
                     .forward(at, pass, layout, x, hidden.format)
                     .await?
             }
             Purpose::Frozen { round } => {
-                let now = self.now();
-                self.core().expects(round, &subject, now)?;
+                self.expects(&device, round)?;
                 self.middle().frozen(layout, x, hidden.format).await?
             }
             Purpose::Score { release, omega } => {
-                let adapter = self.mixed(&subject, release, &omega)?;
+                let adapter = self.mixed(&device.subject, release, &omega)?;
                 let tuned = adapter.is_some();
                 let reply = self
                     .middle()
@@ -295,7 +373,7 @@ impl Coordinator {
                 if tuned {
                     // A deletion may have withdrawn the release during the pass: what it knew is
                     // not given out.
-                    self.core().current(release)?;
+                    self.shell().state().current(release)?;
                 }
                 reply
             }
@@ -308,21 +386,17 @@ impl Coordinator {
 
     async fn backward(
         &self,
-        subject: SubjectId,
+        device: Device,
         gradient: Gradient,
         bytes: usize,
     ) -> Result<Reply, CoordinatorError> {
         self.count_activations(bytes);
-        let lr = self.core().recipe.local.lr;
-        let at = (gradient.round, subject);
+        let lr = self.shell().kit(gradient.round.epoch)?.recipe.local.lr;
+        let at = (gradient.round, device.subject);
+        let step = gradient.step.then_some(lr);
         let reply = self
             .middle()
-            .backward(
-                at,
-                gradient.pass,
-                gradient.grad,
-                gradient.step.then_some(lr),
-            )
+            .backward(at, gradient.pass, gradient.grad, step)
             .await?;
         self.count_training(bytes + reply.bytes.len());
         Ok(self.hidden(reply))
@@ -330,93 +404,157 @@ impl Coordinator {
 
     async fn update(
         &self,
-        subject: SubjectId,
+        device: Device,
         round: RoundKey,
         mut sent: Sent,
         bytes: usize,
     ) -> Result<Reply, CoordinatorError> {
         self.count_update(bytes);
         self.count_training(bytes);
-        let now = self.now();
-        let (whole, recipe) = {
-            let mut core = self.core();
-            if core.holds(round, &subject) {
+        let shell = self.shell();
+        let now = shell.clock.now();
+        let run = {
+            let state = shell.state();
+            if state.holds(round, &device.subject) {
                 // The acknowledgement was lost: it counts once and is acknowledged again.
                 return Ok(Reply::Ack);
             }
-            core.expects(round, &subject, now)?;
-            sent.joined = core.joined_samples(&subject);
-            (core.whole(), core.recipe.clone())
+            state.expects(round, &device.subject, now)?;
+            let over = || {
+                refuse(
+                    Refusal::RoundClosed,
+                    "the round is over: ask for work again",
+                )
+            };
+            let run = state.run_of_wire(round).ok_or_else(over)?;
+            sent.joined = state.joined_samples(&run, &device.subject);
+            run
         };
-        sent.middle = self.middle().finish(round, &subject)?;
-        let update = Update::checked(&recipe, &whole, round, sent)?;
-        let contribution = update.contribution(&recipe, &whole)?;
+        let kit = shell.kit(run.epoch)?;
+        sent.middle = self.middle().finish(round, &device.subject)?;
+        let update = Update::checked(&kit.recipe, &kit.whole, round, sent)?;
+        let contribution = update.contribution(&kit.recipe, &kit.whole)?;
         self.arrivals()
-            .store(round, subject, update, contribution)
+            .store(run, device.subject, update, contribution)
             .await?;
         Ok(Reply::Ack)
     }
 
-    /// What is served. That the device holds it is written down first, without the lock: a
-    /// thousand devices fetch a release at the same time.
+    /// What is served. That the device holds it is written down first.
     async fn release(
         &self,
-        subject: &SubjectId,
+        device: &Device,
         have: Option<u64>,
         known: &[Digest],
     ) -> Result<Reply, CoordinatorError> {
-        let (info, note) = {
-            let mut core = self.core();
-            let info = core.release(subject, have, known)?;
-            let note = core.will_hold(subject, info.release);
-            (info, note)
-        };
-        if let Some(note) = note {
-            let written = tokio::task::spawn_blocking(move || {
-                let result = note.write();
-                (note, result)
-            });
-            let ended = |_| refuse(Refusal::Internal, "the coordinator is shutting down");
-            let (note, result) = written.await.map_err(ended)?;
-            result?;
-            let mut core = self.core();
-            core.holds_release(note);
-            // A deletion may have withdrawn it meanwhile.
-            core.current(info.release)?;
+        let shell = self.shell();
+        let served = shell.served()?;
+        let mut adapters = vec![];
+        if have != Some(served.release) {
+            for (k, part) in shell
+                .parts_for(&served, &device.subject)?
+                .iter()
+                .enumerate()
+            {
+                let digest = part.device.digest();
+                adapters.push(match known.get(k) == Some(&digest) {
+                    true => ServedAdapter::Same(digest),
+                    false => ServedAdapter::New(Packed::clone(&part.device)),
+                });
+            }
         }
-        Ok(Reply::Release(info))
-    }
-
-    /// APA's weights; the table is shared with the core, the arithmetic happens outside the lock.
-    fn weigh(&self, embedding: &[f32]) -> Result<Reply, CoordinatorError> {
-        let (apa, table, shards) = self.core().table(embedding)?;
-        let factors = if self.core().recipe.combine == Combination::D {
-            2
-        } else {
-            1
+        let fetched = Command::Fetched {
+            device: device.certificate,
+            release: served.release,
         };
-        Ok(Reply::Omega(apa.amplified(
-            lethe_learn::apa::omega(&apa, &table, embedding, shards),
-            factors,
-        )))
+        self.decide(fetched, vec![]).await?;
+        let state = shell.state();
+        // A deletion may have withdrawn it meanwhile.
+        state.current(served.release)?;
+        Ok(Reply::Release(ReleaseInfo {
+            release: served.release,
+            // Nothing is served while an accepted deletion is not executed: all of them are in
+            // this release.
+            lineage: state.core().numbers.deletion,
+            valid_s: state.rules().release_hours * 3600,
+            adapters,
+        }))
     }
 
-    fn erased(
+    /// APA's weights.
+    fn weigh(&self, embedding: &[f32]) -> Result<Reply, CoordinatorError> {
+        let shell = self.shell();
+        shell.state().may_serve()?;
+        let epoch = shell.serving()?;
+        let kit = shell.kit(epoch)?;
+        let hidden = self.hidden_width();
+        if embedding.len() != hidden || embedding.iter().any(|v| !v.is_finite()) {
+            let got = embedding.len();
+            let message = format!("an embedding of {got} finite values, expected {hidden}");
+            return Err(refuse(Refusal::Invalid, message));
+        }
+        let table = shell.table()?;
+        let apa = kit.recipe.apa;
+        let factors = match kit.recipe.combine {
+            Combination::D => 2,
+            Combination::Nd => 1,
+        };
+        let omega = lethe_learn::apa::omega(&apa, &table, embedding, kit.recipe.shards);
+        Ok(Reply::Omega(apa.amplified(omega, factors)))
+    }
+
+    /// A device has measured adapters: all its rows of each of them are stored together.
+    async fn errors(
         &self,
-        subject: &SubjectId,
-        task: u64,
-        outcome: &Erased,
+        device: &Device,
+        release: u64,
+        rows: Vec<ErrorReport>,
     ) -> Result<Reply, CoordinatorError> {
-        self.core().erased(subject, task, outcome)?;
-        self.after_change(false);
+        let values = self.shell().merge_rows(&device.subject, &rows)?;
+        let command = Command::Errors {
+            device: device.certificate,
+            release,
+            rows,
+            values: values
+                .iter()
+                .map(|(shard, v)| (*shard, v.at.clone()))
+                .collect(),
+        };
+        let values = values.into_iter().map(|(_, v)| v).collect();
+        self.decide(command, values).await?;
         Ok(Reply::Ack)
     }
 
-    fn decline(&self, subject: &SubjectId, round: RoundKey) -> Result<Reply, CoordinatorError> {
-        self.middle().close(round, subject);
-        let now = self.now();
-        self.core().declined(round, subject, now);
-        self.after_change(false);
+    async fn erased(
+        &self,
+        device: &Device,
+        task: u64,
+        outcome: Erased,
+    ) -> Result<Reply, CoordinatorError> {
+        let command = Command::Erased {
+            device: device.certificate,
+            task,
+            outcome,
+        };
+        self.decide(command, vec![]).await?;
+        Ok(Reply::Ack)
+    }
+
+    fn orders(&self, device: &Device, task: u64, seen: u64) -> Result<Reply, CoordinatorError> {
+        let shell = self.shell();
+        let evidence = shell.evidence();
+        let state = shell.state();
+        let orders = evidence.orders(&state, &device.certificate, task, seen)?;
+        Ok(Reply::Orders(orders))
+    }
+
+    async fn decline(&self, device: &Device, round: RoundKey) -> Result<Reply, CoordinatorError> {
+        self.middle().close(round, &device.subject);
+        let command = Command::Decline {
+            device: device.certificate,
+            round,
+        };
+        self.decide(command, vec![]).await?;
         Ok(Reply::Ack)
     }
 
@@ -432,22 +570,195 @@ impl Coordinator {
         release: u64,
         omega: &[f32],
     ) -> Result<Option<Adapter>, CoordinatorError> {
-        let (parts, combine, whole, recipe) = {
-            let core = self.core();
-            let (parts, combine) = core.scoring(subject, release, omega)?;
-            (parts, combine, core.whole(), core.recipe.clone())
-        };
-        let used = parts.iter().filter(|(_, w)| *w != 0.0);
-        let middle: Vec<(Adapter, f32)> = used
-            .map(|(a, w)| (a.select(|l| !whole.on_device(&recipe, l)), *w))
-            .collect();
+        if omega.is_empty() {
+            return Ok(None);
+        }
+        let shell = self.shell();
+        shell.state().current(release)?;
+        let served = shell.served()?;
+        let shards = served.parts.len();
+        if omega.len() != shards || omega.iter().any(|w| !w.is_finite()) {
+            let message = format!("{} weights for {shards} shards", omega.len());
+            return Err(refuse(Refusal::Invalid, message));
+        }
+        let parts = shell.parts_for(&served, subject)?;
+        let used = parts.iter().zip(omega).filter(|(_, w)| **w != 0.0);
+        let middle: Vec<(&Adapter, f32)> = used.map(|(p, w)| (p.middle.as_ref(), *w)).collect();
         if middle.is_empty() {
             return Ok(None);
         }
-        let refs: Vec<(&Adapter, f32)> = middle.iter().map(|(a, w)| (a, *w)).collect();
-        Ok(Some(match combine {
-            Combination::Nd => Adapter::mix_nd(&refs)?,
-            Combination::D => Adapter::mix_d(&refs)?,
+        let kit = shell.kit(shell.serving()?)?;
+        Ok(Some(match kit.recipe.combine {
+            Combination::Nd => Adapter::mix_nd(&middle)?,
+            Combination::D => Adapter::mix_d(&middle)?,
         }))
+    }
+}
+
+/// An invitation is known by a digest of its secret.
+pub(crate) fn secret_key(secret: &str) -> Digest {
+    Digest::of(&[b"invitation", secret.as_bytes()])
+}
+
+impl Shell {
+    /// The epoch that people join now: the newest.
+    pub(crate) fn joining(&self) -> Result<EpochNo, CoordinatorError> {
+        let newest = self.state().epochs().keys().next_back().copied();
+        newest.ok_or_else(|| internal(&"there is no epoch"))
+    }
+
+    /// The epoch that is served.
+    pub(crate) fn serving(&self) -> Result<EpochNo, CoordinatorError> {
+        let state = self.state();
+        let (_, release) = state.current_release().ok_or_else(no_release)?;
+        Ok(release.epoch)
+    }
+
+    /// What a client starts a round from: its own parameters, or what everybody starts from.
+    fn start_for(
+        &self,
+        run: &RunKey,
+        kit: &Kit,
+        subject: &SubjectId,
+    ) -> Result<Arc<Parts>, CoordinatorError> {
+        if kit.recipe.aggregation == lethe_recipe::Aggregation::Personalized {
+            let own = self.own_theta(run, kit, subject)?;
+            return Ok(Arc::new(parts(&kit.recipe, &kit.whole, own)?));
+        }
+        let hash = {
+            let state = self.state();
+            let closed = || refuse(Refusal::RoundClosed, "the round is over");
+            state.start_of(run).ok_or_else(closed)?.1
+        };
+        if let Some(known) = self.caches.start(run, &hash) {
+            return Ok(known);
+        }
+        let theta = self.trained(run, kit)?.theta.clone();
+        let made = Arc::new(parts(&kit.recipe, &kit.whole, theta)?);
+        self.caches.keep_start(run, hash, made.clone());
+        Ok(made)
+    }
+
+    /// The current release, decoded and packed once.
+    pub(crate) fn served(&self) -> Result<Arc<Served>, CoordinatorError> {
+        let (no, epoch, values) = {
+            let state = self.state();
+            state.may_serve()?;
+            let (no, release) = state.current_release().ok_or_else(no_release)?;
+            let values: Vec<_> = release.shards.iter().map(|s| s.value.clone()).collect();
+            (no, release.epoch, values)
+        };
+        if let Some(known) = self.caches.served(no) {
+            return Ok(known);
+        }
+        let kit = self.kit(epoch)?;
+        let mut all = vec![];
+        for at in values {
+            let theta = match at {
+                None => kit.initial.theta.clone(),
+                Some(at) => self.theta(&at)?,
+            };
+            all.push(Arc::new(parts(&kit.recipe, &kit.whole, theta)?));
+        }
+        let served = Arc::new(Served {
+            release: no,
+            parts: all,
+        });
+        self.caches.keep_served(served.clone());
+        Ok(served)
+    }
+
+    /// What is served to a subject: every shard's part, its own in place of its shard's in mode
+    /// `personalized`.
+    fn parts_for(
+        &self,
+        served: &Served,
+        subject: &SubjectId,
+    ) -> Result<Vec<Arc<Parts>>, CoordinatorError> {
+        let mut all = served.parts.clone();
+        let own = self
+            .state()
+            .own_adapter(subject)
+            .map(|(key, at)| (key, at.clone()));
+        if let Some((key, at)) = own {
+            let content = self.values().get(&at)?;
+            let content = content.ok_or_else(|| internal(&"a person's parameters are missing"))?;
+            let own: Personal =
+                codec::from_bytes(&content, content.len()).map_err(|e| internal(&e))?;
+            let kit = self.kit(key.epoch)?;
+            if let Some(place) = all.get_mut(usize::from(key.shard.0)) {
+                *place = Arc::new(parts(&kit.recipe, &kit.whole, own.0)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Rows whose errors are all measured on what is served.
+    fn table(&self) -> Result<Arc<Vec<ErrorRow>>, CoordinatorError> {
+        if let Some(known) = self.caches.table() {
+            return Ok(known);
+        }
+        let measured = self.state().measured();
+        let mut rows = vec![];
+        for person in measured {
+            let mut shards: Vec<ErrorRows> = vec![];
+            for at in &person.shards {
+                let content = self.values().get(at)?;
+                let content = content.ok_or_else(|| internal(&"measured errors are missing"))?;
+                shards.push(codec::from_bytes(&content, content.len()).map_err(|e| internal(&e))?);
+            }
+            rows.extend(together(&person.samples, &shards));
+        }
+        let table = Arc::new(rows);
+        self.caches.keep_table(table.clone());
+        Ok(table)
+    }
+
+    /// Reported rows with those of earlier reports that they do not replace, by shard.
+    fn merge_rows(
+        &self,
+        subject: &SubjectId,
+        reported: &[ErrorReport],
+    ) -> Result<Vec<(ShardId, NewValue)>, CoordinatorError> {
+        let mut shards: Vec<ShardId> = reported
+            .iter()
+            .flat_map(|r| r.errors.iter().map(|(s, _)| *s))
+            .collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let mut out = vec![];
+        for shard in shards {
+            let (key, before) = {
+                let state = self.state();
+                let Some(key) = state.shard_of_wire(shard) else {
+                    continue;
+                };
+                (key, state.rows_of(subject, key).cloned())
+            };
+            let mut rows = match before {
+                None => ErrorRows::default(),
+                Some(at) => match self.values().get(&at)? {
+                    None => ErrorRows::default(),
+                    Some(content) => {
+                        codec::from_bytes(&content, content.len()).map_err(|e| internal(&e))?
+                    }
+                },
+            };
+            rows.merge(shard, reported);
+            let content = codec::to_bytes(&rows).map_err(|e| internal(&e))?;
+            let at = error_rows_ref(&key, subject, self.sequence(), &content);
+            let owner = Owner::Person(subject.clone());
+            out.push((shard, NewValue::new(at, owner, content)));
+        }
+        Ok(out)
+    }
+
+    /// The parameters in a training state.
+    fn theta(&self, at: &lethe_ledger::ValueRef) -> Result<Vec<f32>, CoordinatorError> {
+        let content = self.values().get(at)?;
+        let content = content.ok_or_else(|| internal(&"a served adapter is missing"))?;
+        let state: TrainState =
+            codec::from_bytes(&content, content.len()).map_err(|e| internal(&e))?;
+        Ok(state.theta)
     }
 }

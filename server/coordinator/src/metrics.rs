@@ -13,6 +13,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lethe_ledger::View;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
@@ -21,8 +22,6 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-
-use crate::core::View;
 
 /// Most connections at once.
 const CONNECTIONS: usize = 16;
@@ -42,6 +41,10 @@ pub(crate) struct Traffic {
     pub(crate) activation_bytes: u64,
     /// Seconds since the start.
     pub(crate) up: f64,
+    /// Space for deletions is set aside.
+    pub(crate) space_held: bool,
+    /// Duties that failed since the start.
+    pub(crate) failures: u64,
 }
 
 /// The text that monitoring reads.
@@ -81,7 +84,7 @@ pub(crate) fn text(view: &View, traffic: Traffic) -> String {
     gauge(
         "reserve_held",
         "1 while space is set aside for deletions",
-        f64::from(u8::from(view.space_held)),
+        f64::from(u8::from(traffic.space_held)),
     );
     gauge(
         "deletions_overdue",
@@ -103,6 +106,11 @@ pub(crate) fn text(view: &View, traffic: Traffic) -> String {
             "activation_bytes",
             "Bytes of activations and gradients, both ways",
             traffic.activation_bytes,
+        ),
+        (
+            "duty_failures",
+            "Times that something that was due could not be done",
+            traffic.failures,
         ),
     ] {
         r.register(name, help, ConstCounter::new(value));

@@ -3,47 +3,43 @@
 
 use std::collections::BTreeMap;
 
-use lethe_learn::apa::ErrorRow;
+use lethe_learn::apa;
 use lethe_proto::ids::ShardId;
 use lethe_proto::message::ErrorReport;
-use serde::{Deserialize, Serialize};
 
-/// A sample, measured on one shard's adapter.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Row {
-    /// `[hidden]`.
-    pub(crate) embedding: Vec<f32>,
-    /// Probability of the wrong answer.
-    pub(crate) error: f32,
-}
-
-/// All that a person has measured on a shard, by sample.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ErrorRows(pub(crate) BTreeMap<u32, Row>);
+use crate::content::{ErrorRow, ErrorRows};
 
 impl ErrorRows {
     /// Takes what was reported of a shard: it replaces what was known of the same samples.
     pub(crate) fn merge(&mut self, shard: ShardId, reported: &[ErrorReport]) {
+        let known = std::mem::take(&mut self.0);
+        let mut rows: BTreeMap<u32, ErrorRow> = known.into_iter().map(|r| (r.sample, r)).collect();
         for report in reported {
             for (_, error) in report.errors.iter().filter(|(s, _)| *s == shard) {
-                let row = Row {
+                let row = ErrorRow {
+                    sample: report.sample,
                     embedding: report.embedding.clone(),
                     error: *error,
                 };
-                self.0.insert(report.sample, row);
+                rows.insert(report.sample, row);
             }
         }
+        self.0 = rows.into_values().collect();
+    }
+
+    fn of(&self, sample: u32) -> Option<&ErrorRow> {
+        self.0.iter().find(|r| r.sample == sample)
     }
 }
 
 /// The rows of a person's samples: the errors on every shard, side by side.
-pub(crate) fn together(samples: &[u32], shards: &[ErrorRows]) -> Vec<ErrorRow> {
+pub(crate) fn together(samples: &[u32], shards: &[ErrorRows]) -> Vec<apa::ErrorRow> {
     let row = |sample: &u32| {
-        let rows: Vec<&Row> = shards
+        let rows: Vec<&ErrorRow> = shards
             .iter()
-            .map(|s| s.0.get(sample))
+            .map(|s| s.of(*sample))
             .collect::<Option<_>>()?;
-        Some(ErrorRow {
+        Some(apa::ErrorRow {
             embedding: rows.first()?.embedding.clone(),
             errors: rows.iter().map(|r| r.error).collect(),
         })
@@ -52,7 +48,6 @@ pub(crate) fn together(samples: &[u32], shards: &[ErrorRows]) -> Vec<ErrorRow> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

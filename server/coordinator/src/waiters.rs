@@ -3,17 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lethe_ledger::Wake;
 use lethe_proto::ids::SubjectId;
 use tokio::sync::Notify;
-
-/// Whose polls are to look for work again.
-#[derive(Debug, Default)]
-pub(crate) struct Wake {
-    /// All: a release, a deletion, the start of the epoch.
-    pub(crate) everybody: bool,
-    /// The cohorts of rounds that opened.
-    pub(crate) subjects: Vec<SubjectId>,
-}
 
 #[derive(Debug, Default)]
 struct Place {
@@ -88,7 +80,7 @@ mod tests {
         let (a, b) = (waiters.enter(&id(1)), waiters.enter(&id(2)));
         waiters.wake(&Wake {
             everybody: false,
-            subjects: vec![id(1), id(9)],
+            subjects: [id(1), id(9)].into(),
         });
         let soon = std::time::Duration::from_millis(20);
         assert!(
@@ -104,7 +96,7 @@ mod tests {
         );
         waiters.wake(&Wake {
             everybody: true,
-            subjects: vec![],
+            ..Wake::default()
         });
         assert!(
             tokio::time::timeout(soon, b.notify.notified())

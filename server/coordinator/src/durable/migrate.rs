@@ -29,8 +29,6 @@ mod people;
 mod public;
 mod shards;
 
-pub(crate) use public::terms;
-
 /// Records in a batch that removes.
 const AT_ONCE: usize = 1000;
 
@@ -48,8 +46,10 @@ impl Persisted for Migrated {
 pub(crate) struct Base {
     /// Hash of the adapter that the recipe starts from.
     pub(crate) initial: Digest,
+    /// Anchors that the catalogue gives.
+    pub(crate) anchors: usize,
     /// Width of the model.
-    pub(crate) hidden: u32,
+    pub(crate) hidden: usize,
 }
 
 /// Slices and values that are written together.

@@ -20,7 +20,6 @@ use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 
 use crate::CoordinatorError;
 
-pub(crate) mod content;
 mod format1;
 mod migrate;
 mod read;
@@ -30,16 +29,14 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-// The shell that calls these, and names values, comes next.
-#[allow(unused_imports)]
-pub(crate) use migrate::{Base, migrate, terms};
+pub(crate) use migrate::{Base, migrate};
 pub(crate) use tables::Foundation;
 use tables::{EventsHead, Format, Missing, database, key_of, put_event, put_slice, shard_of};
 use values::delete_value;
-#[allow(unused_imports)]
+#[cfg(test)]
+use values::update_ref;
 pub(crate) use values::{
-    NewValue, StageSecret, Values, checkpoint_ref, error_rows_ref, personal_ref, receipt_ref,
-    run_state_ref, update_ref,
+    NewValue, Values, checkpoint_ref, error_rows_ref, personal_ref, receipt_ref, run_state_ref,
 };
 
 /// Format of the folders that this build writes.
@@ -73,8 +70,6 @@ pub(crate) struct Opened {
     pub(crate) state: State,
     /// Who the coordinator is.
     pub(crate) foundation: Foundation,
-    /// No epoch was founded in it yet.
-    pub(crate) fresh: bool,
     /// Shards whose databases were damaged, now or before [`Durable::lost_noted`].
     pub(crate) lost: Vec<ShardKey>,
 }
@@ -148,7 +143,6 @@ impl Durable {
         let lost = quarantined.iter().filter_map(|q| shard_of(&q.database));
         Ok(Opened {
             lost: lost.collect(),
-            fresh: state.epochs().is_empty(),
             durable,
             state,
             foundation,
@@ -156,6 +150,8 @@ impl Durable {
     }
 
     /// Creates the databases of an epoch's shards: before the event that founds it is written.
+    // A folder has one epoch so far; tests have more.
+    #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) fn add_databases(
         &self,
         engine: &Engine,
@@ -220,26 +216,31 @@ impl Durable {
         self.since >= SNAPSHOT
     }
 
-    /// Writes the slices that have changed and removes the events. After an error it may be tried
-    /// again at any time: what the folder holds gives the same state with it, without it and with
-    /// parts of it.
-    pub(crate) fn snapshot(&mut self, state: &mut State) -> Result<(), CoordinatorError> {
+    /// The slices that have changed, as [`Self::write_snapshot`] writes them.
+    pub(crate) fn snapshot_of(&self, state: &State) -> Result<Batch, CoordinatorError> {
         if self.doubt {
             let why = "a write is in doubt: the state is to be rebuilt first";
             return Err(StoreError::Backend(why.into()).into());
         }
-        // What a failed attempt has left in doubt is read first: it may have removed events.
-        self.store.recover()?;
         let mut batch = Batch::new();
         for id in &state.changed {
             // An owner whose key is just being destroyed is left out.
             batch = put_slice(batch, id, state.slice(id), Missing::Skip)?;
         }
-        batch = read::delete_events(batch, &self.store, |_| true);
+        Ok(batch)
+    }
+
+    /// Writes slices and removes the events, which they have in them. Nothing may have been written
+    /// since they were made; when this returns, none of them counts as changed. After an error it
+    /// may be tried again at any time: what the folder holds gives the same state with it, without
+    /// it and with parts of it.
+    pub(crate) fn write_snapshot(&mut self, slices: Batch) -> Result<(), CoordinatorError> {
+        // What a failed attempt has left in doubt is read first: it may have removed events.
+        self.store.recover()?;
+        let batch = read::delete_events(slices, &self.store, |_| true);
         if !batch.is_empty() {
             self.store.write(batch)?;
         }
-        state.changed.clear();
         self.since = 0;
         Ok(())
     }

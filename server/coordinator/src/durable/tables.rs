@@ -7,8 +7,10 @@ use lethe_ledger::{EpochNo, Event, Owner, ShardKey, SliceId, StageKey};
 use lethe_proto::ids::ShardId;
 use lethe_store::sealed::{Batch, KeyName};
 use lethe_store::{Class, Persisted, StoreError};
-use lethe_transport::identity::AuthorityRecord;
+use lethe_transport::identity::{Authority, AuthorityRecord};
 use serde::{Deserialize, Serialize};
+
+use crate::CoordinatorError;
 
 macro_rules! persisted {
     ($type:ty, $table:literal, $class:ident) => {
@@ -37,6 +39,16 @@ pub(crate) struct Foundation {
     pub(crate) log_seed: [u8; 32],
 }
 persisted!(Foundation, "foundation-2", Public);
+
+impl Foundation {
+    /// A new coordinator, with keys of its own.
+    pub(crate) fn create() -> Result<Self, CoordinatorError> {
+        Ok(Self {
+            authority: Authority::create()?.record(),
+            log_seed: lethe_seal::random()?,
+        })
+    }
+}
 
 /// Number of the newest event that was acknowledged, written with every batch. What a shard's
 /// database holds beyond it was never acknowledged: the crash came before the main database's turn.

@@ -13,7 +13,7 @@ use lethe_proto::packed::{Packed, PackedError};
 use lethe_recipe::Recipe;
 
 use crate::CoordinatorError;
-use crate::records::TrainState;
+use crate::content::TrainState;
 
 mod update;
 

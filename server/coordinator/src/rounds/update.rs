@@ -10,7 +10,7 @@ use lethe_recipe::Recipe;
 use super::Whole;
 use crate::CoordinatorError;
 use crate::aggregate::Contribution;
-use crate::records::Update;
+use crate::content::Update;
 
 /// What came with an update, and what is known of who sent it.
 pub(crate) struct Sent {

@@ -8,8 +8,8 @@ use lethe_ledger::{Contributor, Event, RunKey, ShardKey, ValueRef};
 use lethe_proto::ids::{Digest, SubjectId};
 
 use crate::aggregate::Contribution;
+use crate::content::TrainState;
 use crate::fatal;
-use crate::records::TrainState;
 use crate::rounds::Parts;
 
 /// A shard's training state, as a value holds it.
@@ -88,9 +88,7 @@ impl Caches {
                     content.table = None;
                 }
                 Event::ErrorsMeasured { .. } | Event::SetAside { .. } => content.table = None,
-                Event::RoundCounted {
-                    stage, counted, ..
-                } => {
+                Event::RoundCounted { stage, counted, .. } => {
                     if let Some(sent) = content.contributions.get_mut(&stage.generation) {
                         sent.retain(|(at, of), _| *at != stage.stage || !counted.contains(of));
                     }
@@ -151,6 +149,13 @@ impl Caches {
         content.shards.insert(run.generation, run.shard_key());
         let sent = content.contributions.entry(run.generation).or_default();
         sent.insert((run.stage, of), contribution);
+    }
+
+    /// An update was not stored after all.
+    pub(crate) fn drop_contribution(&self, run: &RunKey, of: &Contributor) {
+        if let Some(sent) = self.content().contributions.get_mut(&run.generation) {
+            sent.remove(&(run.stage, of.clone()));
+        }
     }
 
     /// What a release serves, if it was decoded already.

@@ -1,6 +1,7 @@
 //! What is due: each duty is tried, whatever became of the others.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lethe_ledger::{Command, Duty, LogFor, Owner, ShardKey, due};
@@ -25,8 +26,6 @@ const MINUTE: u64 = 60_000;
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     at: BTreeMap<&'static str, u64>,
-    /// Failures since the start.
-    failures: u64,
     /// When space and deadlines were looked after.
     minute: u64,
 }
@@ -43,7 +42,7 @@ impl Shell {
 
     /// Duties that failed since the start.
     pub(crate) fn failures(&self) -> u64 {
-        fatal::lock(&self.duties).failures
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Does what is due, and what follows from it. One thread at a time: whoever asked for a
@@ -58,7 +57,7 @@ impl Shell {
                 match self.perform(duty) {
                     Ok(did) => changed |= did,
                     Err(e) => {
-                        said.failures += 1;
+                        self.failures.fetch_add(1, Ordering::Relaxed);
                         let now = self.clock.now().uptime_ms;
                         let before = said.at.get(name);
                         if before.is_none_or(|at| now >= at + SAY_AGAIN) {
@@ -167,11 +166,7 @@ impl Shell {
         };
         let content = self.evidence().receipt(parts)?;
         let receipt = receipt_ref(id, &content);
-        let value = NewValue {
-            at: receipt.clone(),
-            owner: Owner::Deletion(id),
-            content,
-        };
+        let value = NewValue::new(receipt.clone(), Owner::Deletion(id), content);
         let command = Command::ReceiptIssued { id, receipt };
         let issued = !self.execute(command, vec![value])?.is_empty();
         if issued {

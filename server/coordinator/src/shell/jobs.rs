@@ -17,10 +17,13 @@ use super::caches::Trained;
 use super::{Kit, Shell};
 use crate::CoordinatorError;
 use crate::aggregate::{Clip, Contribution, apply, apply_personalized, median_norm};
+use crate::content::{Personal, TrainState, Update};
 use crate::durable::{NewValue, checkpoint_ref, personal_ref, run_state_ref};
 use crate::fatal;
-use crate::records::{TrainState, Update};
 use crate::rounds::{internal, parts};
+
+/// Wait after a round that could not be added up.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A round that is to be added up.
 struct Job {
@@ -98,13 +101,24 @@ impl Jobs {
         self.changed.notify_all();
     }
 
-    /// The jobs of these shards are to end.
+    /// The jobs of these shards are to end; those that wait do not begin.
     pub(crate) fn cancel(&self, shards: &[ShardKey]) {
-        for (shard, cancelled) in self.work().known.values() {
+        let mut work = self.work();
+        for (shard, cancelled) in work.known.values() {
             if shards.contains(shard) {
                 cancelled.store(true, Ordering::Relaxed);
             }
         }
+        let waiting = std::mem::take(&mut work.waiting);
+        for job in waiting {
+            if job.cancelled.load(Ordering::Relaxed) {
+                work.known.remove(&job.run.generation);
+            } else {
+                work.waiting.push(job);
+            }
+        }
+        drop(work);
+        self.changed.notify_all();
     }
 
     /// Waits until no job of these shards runs.
@@ -161,6 +175,8 @@ impl Shell {
                     let why = e.to_string();
                     if !job.cancelled.load(Ordering::Relaxed) {
                         tracing::error!(run = ?job.run, "a round could not be added up: {why}");
+                        // It is tried again at once, and fails again.
+                        std::thread::sleep(PAUSE);
                     }
                     self.execute(Command::AggregationFailed { run: job.run, why }, vec![])
                 }
@@ -195,23 +211,15 @@ impl Shell {
         let stage = Owner::Stage(run.stage_key());
         let content = codec::to_bytes(&sum.state).map_err(|e| internal(&e))?;
         let at = match ends {
-            true => checkpoint_ref(&run, &content),
+            true => checkpoint_ref(&run.stage_key(), &content),
             false => run_state_ref(&run, &content),
         };
-        let mut values = vec![NewValue {
-            at: at.clone(),
-            owner: stage.clone(),
-            content,
-        }];
+        let mut values = vec![NewValue::new(at.clone(), stage.clone(), content)];
         let mut personal = vec![];
         for (subject, theta) in sum.own {
-            let content = codec::to_bytes(&theta).map_err(|e| internal(&e))?;
+            let content = codec::to_bytes(&Personal(theta)).map_err(|e| internal(&e))?;
             let own = personal_ref(&run, &subject, &content);
-            values.push(NewValue {
-                at: own.clone(),
-                owner: stage.clone(),
-                content,
-            });
+            values.push(NewValue::new(own.clone(), stage.clone(), content));
             personal.push((subject, own));
         }
         let hash = Digest::of_values(&sum.state.theta);
@@ -351,7 +359,8 @@ impl Shell {
             return Ok(kit.initial.theta.clone());
         };
         let content = self.values().get(&at)?.ok_or_else(missing)?;
-        codec::from_bytes(&content, content.len()).map_err(|e| internal(&e))
+        let own: Personal = codec::from_bytes(&content, content.len()).map_err(|e| internal(&e))?;
+        Ok(own.0)
     }
 
     /// The state that a run stands at.

@@ -4,14 +4,15 @@
 //! that decisions follow each other. The state has a lock of its own: readers share it, and only
 //! `apply` needs it alone, for moments. Nobody who reads waits for the disk.
 //!
-//! Lock order: writer, evidence, state. Whoever holds the state's lock takes no other but
-//! `evidence`, and nobody who holds `evidence` waits for the state alone.
+//! Lock order: duties, writer, evidence, state. Whoever holds the state's lock takes none of the
+//! others, so that nobody who reads it waits for the disk.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lethe_ledger::{
-    Accepted, Command, Effect, Effects, Event, Fresh, Owner, Rules, ShardKey, State, apply, decide,
-    effects, withdrawn,
+    Command, Effect, Effects, Event, Fresh, Owner, Rules, RunKey, ShardKey, State, Wake, apply,
+    decide, effects, withdrawn,
 };
 use lethe_proto::ids::{Digest, EpochNo};
 use lethe_proto::message::Refusal;
@@ -19,9 +20,10 @@ use lethe_store::reserve::Reserve;
 
 use crate::CoordinatorError;
 use crate::durable::{Durable, NewValue, Values};
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, Opened as Outside};
 use crate::fatal;
 
+mod audit;
 mod caches;
 mod clock;
 mod duties;
@@ -32,7 +34,7 @@ mod meter;
 pub(crate) use caches::{Caches, Served};
 pub(crate) use clock::Clock;
 pub(crate) use jobs::Jobs;
-pub(crate) use kit::{Kit, Kits, terms};
+pub(crate) use kit::{Kit, Kits};
 pub(crate) use meter::Meter;
 
 /// What the listener is told after something has changed.
@@ -63,13 +65,18 @@ pub(crate) struct Shell {
     evidence: Mutex<Evidence>,
     values: Values,
     reserve: Reserve,
-    rules: Rules,
+    /// An audit changes them once, before anything else happens.
+    rules: Mutex<Rules>,
     pub(crate) clock: Clock,
     pub(crate) kits: Kits,
     pub(crate) caches: Caches,
     pub(crate) jobs: Jobs,
     pub(crate) meter: Meter,
     duties: Mutex<duties::Said>,
+    /// Duties that failed since the start.
+    failures: AtomicU64,
+    /// The last number that [`Self::sequence`] gave.
+    sequence: AtomicU64,
     outlet: OnceLock<Outlet>,
 }
 
@@ -82,8 +89,7 @@ pub(crate) struct Parts {
     pub(crate) rules: Rules,
     pub(crate) kits: Kits,
     /// What lies outside the data folder.
-    pub(crate) floor: u64,
-    pub(crate) journal: Vec<Accepted>,
+    pub(crate) outside: Outside,
     /// Shards whose databases were damaged.
     pub(crate) lost: Vec<ShardKey>,
 }
@@ -91,6 +97,11 @@ pub(crate) struct Parts {
 /// Drawn for one command.
 pub(crate) fn fresh() -> Result<Fresh, CoordinatorError> {
     Ok(Fresh(lethe_seal::random()?))
+}
+
+/// A panic under the state's lock left it half changed: the process ends.
+fn half_changed() -> ! {
+    fatal::broken("a panic left the ledger's state half changed")
 }
 
 impl Shell {
@@ -107,25 +118,34 @@ impl Shell {
             state: RwLock::new(state),
             evidence: Mutex::new(parts.evidence),
             reserve: parts.reserve,
-            rules: parts.rules,
+            rules: Mutex::new(parts.rules),
             clock: Clock::default(),
             kits: parts.kits,
             caches: Caches::default(),
             jobs: Jobs::default(),
             meter: Meter::default(),
             duties: Mutex::default(),
+            failures: AtomicU64::new(0),
+            sequence: AtomicU64::new(0),
             outlet: OnceLock::new(),
         });
         let started = Command::Started {
-            floor: parts.floor,
-            journal: parts.journal,
+            floor: parts.outside.floor.unwrap_or(0),
+            journal: parts.outside.journal,
             lost: parts.lost,
             fresh: fresh()?,
         };
         shell.execute(started, vec![])?;
-        let state = shell.state();
-        shell.evidence().lacking(&state)?;
-        drop(state);
+        fatal::lock(&shell.writer).durable.lost_noted()?;
+        let mut evidence = shell.evidence();
+        evidence.lacking(&shell.state())?;
+        if let Err(e) = evidence.publish() {
+            tracing::error!(
+                "the log's files for auditors are behind: {e}; the next entry or start writes \
+                 them again"
+            );
+        }
+        drop(evidence);
         Ok(shell)
     }
 
@@ -136,12 +156,14 @@ impl Shell {
 
     /// The state, to be read.
     pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state
-            .read()
-            .unwrap_or_else(|_| fatal::broken("a panic left the ledger's state half changed"))
+        self.state.read().unwrap_or_else(|_| half_changed())
     }
 
-    /// The evidence folder.
+    fn state_alone(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(|_| half_changed())
+    }
+
+    /// The evidence folder. Take it before the state: who writes to it waits for the disk.
     pub(crate) fn evidence(&self) -> MutexGuard<'_, Evidence> {
         fatal::lock(&self.evidence)
     }
@@ -175,6 +197,24 @@ impl Shell {
         }
     }
 
+    /// A number that grows, from start to start too.
+    pub(crate) fn sequence(&self) -> u64 {
+        let now = self.clock.now().unix_ms;
+        let next = |last: u64| Some(now.max(last + 1));
+        let last = self
+            .sequence
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        last.map_or(now, |last| now.max(last + 1))
+    }
+
+    fn snapshot(&self, writer: &mut Writer) -> Result<(), CoordinatorError> {
+        let slices = writer.durable.snapshot_of(&self.state())?;
+        // Nobody changes a slice meanwhile: that takes the writer.
+        writer.durable.write_snapshot(slices)?;
+        self.state_alone().changed.clear();
+        Ok(())
+    }
+
     /// Decides, writes the events with these values, applies them, and does what follows. Returns
     /// what happened; nothing, when the command came too late.
     pub(crate) fn execute(
@@ -182,56 +222,105 @@ impl Shell {
         command: Command,
         values: Vec<NewValue>,
     ) -> Result<Vec<Event>, CoordinatorError> {
-        let needed = is_of_deletion(&command);
-        let again = needed.then(|| (command.clone(), values.clone()));
-        let first = self.execute_once(command, values);
-        match (first, again) {
-            (Err(e), Some((command, values))) if !e.is_request() && self.reserve.release() => {
-                tracing::warn!(
-                    "{e}; the space that was set aside for deletions is used now: make room"
-                );
-                self.execute_once(command, values)
+        let mut decided = vec![];
+        if !is_of_deletion(&command) {
+            return self.attempt(command, values, &mut decided);
+        }
+        let first = self.attempt(command.clone(), values.clone(), &mut decided);
+        match first {
+            Err(e) if !e.is_request() => {
+                if self.reserve.release() {
+                    tracing::warn!(
+                        "{e}; the space that was set aside for deletions is used now: make room"
+                    );
+                }
+                if self.happened(&decided)? {
+                    return Ok(decided);
+                }
+                self.attempt(command, values, &mut decided)
             }
-            (first, _) => first,
+            result => result,
         }
     }
 
-    fn execute_once(
+    /// A task was offered. Nothing of that is written, and no decision depends on it, so that who
+    /// asks for work never waits for the disk.
+    pub(crate) fn offer(&self, device: Digest, run: RunKey) -> Result<(), CoordinatorError> {
+        let now = self.clock.now();
+        let mut state = self.state_alone();
+        let events = decide(&state, Command::Offer { device, run }, now)?;
+        for event in events.iter().filter(|e| e.is_volatile()) {
+            apply(&mut state, event);
+        }
+        Ok(())
+    }
+
+    /// `decided` is what was decided, also where it could not be written.
+    fn attempt(
         &self,
         command: Command,
         values: Vec<NewValue>,
+        decided: &mut Vec<Event>,
     ) -> Result<Vec<Event>, CoordinatorError> {
         let mut writer = fatal::lock(&self.writer);
-        if writer.doubt {
-            self.rebuild(&mut writer)?;
-        }
+        self.settle(&mut writer)?;
         let now = self.clock.now();
         let events = decide(&self.state(), command, now)?;
         if events.is_empty() {
             return Ok(events);
         }
-        if events.iter().any(|e| !e.is_volatile()) {
-            // What has to be outside the folder is there first.
-            self.evidence().before(&events)?;
-            if let Err(e) = writer.durable.write(&events, values) {
-                writer.doubt = true;
-                return Err(e);
-            }
+        if events.iter().any(|e| !e.is_volatile())
+            && let Err(e) = self.write(&mut writer, &events, values)
+        {
+            writer.doubt = true;
+            *decided = events;
+            return Err(e);
         }
-        let told = self.apply(&mut writer, &events);
+        let effects = self.apply(&mut writer, &events);
         drop(writer);
-        self.carry_out(told);
+        self.carry_out(effects);
         Ok(events)
+    }
+
+    /// What has to be outside the folder is there first.
+    fn write(
+        &self,
+        writer: &mut Writer,
+        events: &[Event],
+        values: Vec<NewValue>,
+    ) -> Result<(), CoordinatorError> {
+        self.evidence().before(events)?;
+        writer.durable.write(events, values)
+    }
+
+    /// Reads the folder again if a write failed: was this written after all, or is it in the
+    /// journal, from which it was taken over?
+    fn happened(&self, events: &[Event]) -> Result<bool, CoordinatorError> {
+        self.settle(&mut fatal::lock(&self.writer))?;
+        let state = self.state();
+        let told = |event: &Event| match event {
+            Event::DeletionAccepted { id, deletion } => {
+                let known = state.deletions().get(id);
+                Some(known.is_some_and(|d| d.salt == deletion.salt))
+            }
+            Event::Proposed { id, proposal } => {
+                Some(state.proposals().get(id).is_some_and(|p| p == proposal))
+            }
+            Event::Approved { id, approved } => {
+                let known = state.proposals().get(id);
+                Some(known.is_some_and(|p| p.approved == *approved))
+            }
+            _ => None,
+        };
+        let told: Vec<bool> = events.iter().filter_map(told).collect();
+        Ok(!told.is_empty() && told.iter().all(|happened| *happened))
     }
 
     /// Makes events so, and cleans up after them.
     fn apply(&self, writer: &mut Writer, events: &[Event]) -> Effects {
         let mut out = Effects::default();
         let dropped = {
-            let mut state = self
-                .state
-                .write()
-                .unwrap_or_else(|_| fatal::broken("a panic left the ledger's state half changed"));
+            let mut state = self.state_alone();
             for event in events {
                 out.disconnect.extend(withdrawn(&state, event));
                 apply(&mut state, event);
@@ -245,44 +334,50 @@ impl Shell {
         {
             tracing::warn!("values that nothing needs stay until the next start: {e}");
         }
-        if writer.durable.wants_snapshot() {
-            let mut state = self
-                .state
-                .write()
-                .unwrap_or_else(|_| fatal::broken("a panic left the ledger's state half changed"));
-            if let Err(e) = writer.durable.snapshot(&mut state) {
-                // The events are there: the next snapshot holds what this one should have.
-                tracing::warn!("no snapshot: {e}");
-            }
+        if writer.durable.wants_snapshot()
+            && let Err(e) = self.snapshot(writer)
+        {
+            // The events are there: the next snapshot holds what this one should have.
+            tracing::warn!("no snapshot: {e}");
         }
         out
     }
 
-    /// Reads again what is durable, after a write that failed.
-    fn rebuild(&self, writer: &mut Writer) -> Result<(), CoordinatorError> {
+    /// What a write that failed has left in doubt is read again.
+    fn settle(&self, writer: &mut Writer) -> Result<(), CoordinatorError> {
+        if !writer.doubt {
+            return Ok(());
+        }
+        let rules = fatal::lock(&self.rules).clone();
         let mut state = writer.durable.rebuild()?;
-        state.set_rules(self.rules.clone());
+        state.set_rules(rules);
+        let outside = self.evidence().held()?;
         let started = Command::Started {
-            floor: 0,
-            journal: self.evidence().journal(),
+            floor: outside.floor.unwrap_or(0),
+            journal: outside.journal,
             lost: vec![],
             fresh: fresh()?,
         };
-        let events = decide(&state, started, self.clock.now())?;
+        let mut events = decide(&state, started, self.clock.now())?;
+        // Databases that were lost at the start are still what monitoring is to hear of.
+        events.retain(|e| !matches!(e, Event::ShardsLost { .. }));
         if events.iter().any(|e| !e.is_volatile()) {
-            self.evidence().before(&events)?;
-            writer.durable.write(&events, vec![])?;
+            self.write(writer, &events, vec![])?;
         }
         for event in &events {
             apply(&mut state, event);
         }
-        *self
-            .state
-            .write()
-            .unwrap_or_else(|_| fatal::broken("a panic left the ledger's state half changed")) =
-            state;
+        *self.state_alone() = state;
         writer.doubt = false;
         self.caches.clear();
+        self.carry_out(Effects {
+            wake: Wake {
+                everybody: true,
+                ..Wake::default()
+            },
+            all: vec![Effect::SweepSessions, Effect::LookForDuties],
+            ..Effects::default()
+        });
         Ok(())
     }
 
@@ -309,7 +404,7 @@ impl Shell {
     /// Destroys keys; what they sealed can be read by nobody from then on.
     pub(super) fn destroy(&self, keys: &[Owner]) -> Result<(), CoordinatorError> {
         let mut writer = fatal::lock(&self.writer);
-        writer.durable.destroy(keys)
+        writer.durable.destroy(keys).map(drop)
     }
 }
 

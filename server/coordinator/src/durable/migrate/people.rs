@@ -10,11 +10,11 @@ use lethe_proto::admin::DeletionPhase;
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 
-use super::super::content::{ErrorRow, ErrorRows};
 use super::super::values::{NewValue, error_rows_ref};
 use super::old;
 use super::{Part, Source, bytes, digests, subjects};
 use crate::CoordinatorError;
+use crate::content::{ErrorRow, ErrorRows};
 
 /// People in a batch.
 const AT_ONCE: usize = 256;

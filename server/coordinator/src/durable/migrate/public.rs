@@ -3,45 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lethe_ledger::{
-    Action, ActionRecord, Aggregation, CatalogueVersion, Core, Epoch, EpochNo, LogHead, Numbers,
-    Operator, PartId, Partition, Person, Placement, Release, ServedShard, Shard, SliceId, Terms,
+    Action, ActionRecord, CatalogueVersion, Core, Epoch, EpochNo, LogHead, Numbers, Operator,
+    PartId, Partition, Person, Release, ServedShard, Shard, SliceId,
 };
 use lethe_proto::ids::{Digest, SubjectId};
-use lethe_recipe::{self as recipe, Recipe};
 
 use super::old;
 use super::people::counters;
 use super::{Part, Source, digests, numbered};
 use crate::CoordinatorError;
-
-/// The numbers of a recipe that decide.
-pub(crate) fn terms(recipe: &Recipe, hidden: u32) -> Terms {
-    Terms {
-        shards: recipe.shards as u16,
-        anchors: recipe.anchors as u16,
-        slices: recipe.slices as u16,
-        placement: match recipe.placement {
-            recipe::Placement::Hash => Placement::Hash,
-            recipe::Placement::Tenure => Placement::Tenure,
-        },
-        rounds: recipe.rounds as u16,
-        cohort: recipe.cohort as u32,
-        goal: recipe.goal.map(|n| n as u32),
-        staleness: recipe.staleness.map(|n| n as u16),
-        quorum: recipe.quorum as u32,
-        deadline_s: recipe.deadline_s,
-        validation: recipe.validation as u32,
-        samples: recipe.local.samples as u32,
-        hidden,
-        seed: recipe.seed,
-        aggregation: match recipe.aggregation {
-            recipe::Aggregation::Shared => Aggregation::Shared,
-            recipe::Aggregation::Fedavg => Aggregation::Fedavg,
-            recipe::Aggregation::Personalized => Aggregation::Personalized,
-        },
-        feeds_back: recipe.updates.feeds_back(),
-    }
-}
+use crate::terms::terms;
 
 pub(super) fn part(
     source: &Source,
@@ -75,7 +46,7 @@ pub(super) fn part(
 fn epoch(source: &Source, shards: Vec<Shard>) -> Result<Epoch, CoordinatorError> {
     let begun = source.store.get::<old::Epoch>("")?;
     Ok(Epoch {
-        terms: terms(&source.recipe, source.base.hidden),
+        terms: terms(&source.recipe, source.base.anchors, source.base.hidden),
         recipe: source.foundation.recipe.clone(),
         // The digest of its text: this build may write the same recipe in another way.
         recipe_digest: Digest::of(&[b"lethe-recipe", source.foundation.recipe.as_bytes()]),

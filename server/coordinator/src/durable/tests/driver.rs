@@ -14,6 +14,7 @@ use lethe_transport::identity::Authority;
 use super::super::tables::key_of;
 use super::super::*;
 use super::disk::Disk;
+use super::snapshot;
 
 const PEOPLE: usize = 5;
 
@@ -271,7 +272,7 @@ impl Driver {
                 0 => self.check(),
                 1 | 2 => {
                     let opened = self.opened();
-                    if opened.durable.snapshot(&mut opened.state).is_err() {
+                    if snapshot(&mut opened.durable, &mut opened.state).is_err() {
                         self.disk.mend();
                     }
                 }
@@ -489,7 +490,7 @@ impl Driver {
             self.destroy_all(now);
             // What a snapshot writes meanwhile brings nobody back.
             let opened = self.opened();
-            if opened.durable.snapshot(&mut opened.state).is_err() {
+            if snapshot(&mut opened.durable, &mut opened.state).is_err() {
                 self.disk.mend();
             }
             self.opened = None;

@@ -213,6 +213,7 @@ fn old_folder(disk: &Disk) {
 fn migrated(disk: &Disk) -> Opened {
     let base = Base {
         initial: INITIAL,
+        anchors: 4,
         hidden: 8,
     };
     assert!(migrate(&disk.engine(), disk.folder(), |_| Ok(base)).unwrap());

@@ -29,7 +29,8 @@ fn base(recipe: &Recipe) -> Result<Base, CoordinatorError> {
     let shape = AdapterShape::new(&model, &recipe.lora, |_| true);
     Ok(Base {
         initial: Digest::of_values(&recipe.initial(&shape).data),
-        hidden: model.hidden as u32,
+        anchors: recipe.anchors,
+        hidden: model.hidden,
     })
 }
 
@@ -201,7 +202,7 @@ impl Before {
         let measured = person.errors.iter().flat_map(|e| &e.shards);
         for (shard, measured) in measured {
             let content = opened.durable.values().get(&measured.value).unwrap();
-            let rows: content::ErrorRows =
+            let rows: crate::content::ErrorRows =
                 lethe_proto::codec::from_bytes(&content.unwrap(), 1 << 20).unwrap();
             for row in rows.0 {
                 let old = self.errors[name]
@@ -289,7 +290,7 @@ fn a_folder_of_format_1_says_the_same_in_format_2() {
     assert!(refused.to_string().contains("format 1"), "{refused}");
     assert!(migrated(&folder));
     let opened = open(&folder);
-    assert!(!opened.fresh && opened.lost.is_empty());
+    assert!(!opened.state.epochs().is_empty() && opened.lost.is_empty());
     before.compare(&opened);
     let store = opened.durable.store();
     assert!(store.keys::<old::SubjectRecord>().is_empty());

@@ -1,0 +1,308 @@
+//! Requests of operators.
+
+use std::collections::BTreeMap;
+
+use lethe_ledger::{Command, OwnPlans};
+use lethe_proto::admin::{AdminReply, AdminRequest, Scanned};
+use lethe_proto::deletion::{DeletionRequest, Proposal};
+use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::message::{Refusal, Reply};
+use lethe_scan::{ScanError, Scanner, Secret};
+use lethe_store::Class;
+use lethe_transport::identity::Invitation;
+
+use crate::CoordinatorError;
+use crate::coordinator::Coordinator;
+use crate::evidence::admin::{self, Asked, Facts, Made};
+use crate::handlers::secret_key;
+use crate::shell::fresh;
+
+fn invalid(message: impl Into<String>) -> CoordinatorError {
+    CoordinatorError::refuse(Refusal::Invalid, message)
+}
+
+/// The secret of an invitation, and what the ledger knows of it.
+struct Drawn {
+    secret: String,
+    digest: Digest,
+}
+
+impl Drawn {
+    fn new() -> Result<Self, CoordinatorError> {
+        let bytes: [u8; 32] = lethe_seal::random()?;
+        let secret = Digest(bytes).hex();
+        let digest = secret_key(&secret);
+        Ok(Self { secret, digest })
+    }
+}
+
+impl Coordinator {
+    /// Answers an operator. It may take as long as the disk does.
+    pub(crate) fn admin(
+        &self,
+        request: AdminRequest,
+        by: Digest,
+    ) -> Result<Reply, CoordinatorError> {
+        let changes = request.changes();
+        let reply = self.answer_operator(request, by)?;
+        if changes {
+            // What an operator asked for is done when they are told so.
+            self.shell().do_duties();
+            self.wake_everybody();
+        }
+        Ok(Reply::Admin(reply))
+    }
+
+    fn answer_operator(
+        &self,
+        request: AdminRequest,
+        by: Digest,
+    ) -> Result<AdminReply, CoordinatorError> {
+        if let Some(answer) = self.read(&request, by) {
+            return answer;
+        }
+        match request {
+            AdminRequest::Log { from } => Ok(admin::log(self.shell().evidence().page(from))),
+            AdminRequest::Receipt { id } => self.receipt(id),
+            AdminRequest::Invite { subject: Some(s) } => self.invite(s),
+            AdminRequest::Approve { proposal } => self.approve(proposal, by),
+            AdminRequest::Cancel { proposal } => {
+                let command = Command::Cancel {
+                    id: proposal,
+                    by,
+                    fresh: fresh()?,
+                };
+                self.done(command)
+            }
+            AdminRequest::Revoke { subject } => {
+                let command = Command::Revoke {
+                    subject,
+                    by,
+                    fresh: fresh()?,
+                };
+                self.done(command)
+            }
+            AdminRequest::Replay { shard } => self.replay(shard, by),
+            AdminRequest::Audit { shard } => self.export(shard, by),
+            AdminRequest::Scan { texts } => Ok(AdminReply::Scanned(self.search(&texts)?)),
+            request => match admin::asked(request) {
+                Some(asked) => self.propose(asked, by),
+                None => Err(invalid("this coordinator does not know the request")),
+            },
+        }
+    }
+
+    /// What the state alone answers.
+    fn read(
+        &self,
+        request: &AdminRequest,
+        by: Digest,
+    ) -> Option<Result<AdminReply, CoordinatorError>> {
+        let shell = self.shell();
+        let traffic = self.traffic();
+        let facts = Facts {
+            connections: traffic.connections as u32,
+            update_bytes: traffic.update_bytes,
+            activation_bytes: traffic.activation_bytes,
+            log_key: shell.evidence().log_key(),
+        };
+        let now = shell.clock.now();
+        admin::read(&shell.state(), request, by, now, &facts)
+    }
+
+    fn done(&self, command: Command) -> Result<AdminReply, CoordinatorError> {
+        self.shell().execute(command, vec![])?;
+        Ok(AdminReply::Done)
+    }
+
+    fn receipt(&self, id: u64) -> Result<AdminReply, CoordinatorError> {
+        let shell = self.shell();
+        let at = {
+            let state = shell.state();
+            state.deletions().get(&id).and_then(|d| d.receipt.clone())
+        };
+        let content = match at {
+            Some(at) => shell.values().get(&at)?,
+            None => None,
+        };
+        admin::receipt(id, content.as_deref())
+    }
+
+    /// Does what an operator asks, or keeps it until enough others agree.
+    fn propose(&self, asked: Asked, by: Digest) -> Result<AdminReply, CoordinatorError> {
+        let drawn = Drawn::new()?;
+        let requests = requests_of(&asked.what);
+        let plans = self.plans(&requests)?;
+        let command = Command::Propose {
+            what: asked.what,
+            confirmed: asked.confirmed,
+            note: asked.note,
+            by,
+            secret: drawn.digest,
+            plans: self.own_plans(&requests),
+            fresh: fresh()?,
+        };
+        self.decided(command, &drawn, &plans)
+    }
+
+    fn approve(&self, id: u64, by: Digest) -> Result<AdminReply, CoordinatorError> {
+        let drawn = Drawn::new()?;
+        let requests = {
+            let state = self.shell().state();
+            let proposal = state.proposals().get(&id);
+            proposal.map_or(vec![], |p| requests_of(&p.what))
+        };
+        let plans = self.plans(&requests)?;
+        let command = Command::Approve {
+            id,
+            by,
+            secret: drawn.digest,
+            plans: self.own_plans(&requests),
+            fresh: fresh()?,
+        };
+        self.decided(command, &drawn, &plans)
+    }
+
+    /// What came of a proposal or an approval.
+    fn decided(
+        &self,
+        command: Command,
+        drawn: &Drawn,
+        plans: &OwnPlans,
+    ) -> Result<AdminReply, CoordinatorError> {
+        let events = self.shell().execute(command, vec![])?;
+        let token = self.invitation(drawn.secret.clone()).text();
+        let made = Made {
+            plans,
+            token: &token,
+        };
+        Ok(admin::decided(&self.shell().state(), &events, made))
+    }
+
+    /// One plan for all requests together, by epoch: what an operator is shown.
+    fn plans(&self, requests: &[DeletionRequest]) -> Result<OwnPlans, CoordinatorError> {
+        if requests.is_empty() {
+            return Ok(vec![]);
+        }
+        let now = self.shell().clock.now();
+        // Whoever asks has confirmed what is unusual, or is refused by the ledger.
+        Ok(self.shell().state().dry_run(requests, true, now)?)
+    }
+
+    /// Plans of each request by itself, made on a snapshot: the ledger checks them.
+    fn own_plans(&self, requests: &[DeletionRequest]) -> Vec<OwnPlans> {
+        let inventories: Vec<_> = {
+            let state = self.shell().state();
+            let all = state.epochs().keys();
+            all.filter_map(|no| Some((*no, state.inventory(*no)?)))
+                .collect()
+        };
+        let of = |r: &DeletionRequest| {
+            let own = std::slice::from_ref(r);
+            let plans = inventories
+                .iter()
+                .filter_map(|(no, i)| Some((*no, lethe_plan::plan(i, own).ok()?)));
+            plans.collect()
+        };
+        requests.iter().map(of).collect()
+    }
+
+    fn invite(&self, subject: SubjectId) -> Result<AdminReply, CoordinatorError> {
+        let drawn = Drawn::new()?;
+        let command = Command::Invite {
+            subject,
+            secret: drawn.digest,
+        };
+        self.shell().execute(command, vec![])?;
+        let token = self.invitation(drawn.secret).text();
+        Ok(AdminReply::Invited { token })
+    }
+
+    /// An invitation for the first operator, replacing earlier ones; `None` when one has enrolled
+    /// already.
+    pub fn first_admin(&self) -> Result<Option<Invitation>, CoordinatorError> {
+        if !self.shell().state().core().operators.is_empty() {
+            return Ok(None);
+        }
+        let drawn = Drawn::new()?;
+        let command = Command::InviteFirstOperator {
+            secret: drawn.digest,
+        };
+        self.shell().execute(command, vec![])?;
+        Ok(Some(self.invitation(drawn.secret)))
+    }
+
+    /// An invitation for an operator, for whoever asks on this machine; the log says so.
+    pub fn recover_admin(&self) -> Result<Invitation, CoordinatorError> {
+        let drawn = Drawn::new()?;
+        let command = Command::RecoverOperator {
+            secret: drawn.digest,
+            fresh: fresh()?,
+        };
+        self.shell().execute(command, vec![])?;
+        self.shell().do_duties();
+        Ok(self.invitation(drawn.secret))
+    }
+
+    fn replay(&self, shard: ShardId, by: Digest) -> Result<AdminReply, CoordinatorError> {
+        let shell = self.shell();
+        let key = admin::shard(&shell.state(), shard)?;
+        let command = Command::Replay {
+            shard: key,
+            by,
+            fresh: fresh()?,
+        };
+        shell.execute(command, vec![])?;
+        let now = shell.clock.now();
+        let replay = shell.state().replay_state(key, now)?;
+        Ok(AdminReply::Replay(replay))
+    }
+
+    /// A shard's training, for an auditor; the log says that it was given out.
+    fn export(&self, shard: ShardId, by: Digest) -> Result<AdminReply, CoordinatorError> {
+        let shell = self.shell();
+        let bundle = {
+            let evidence = shell.evidence();
+            let state = shell.state();
+            evidence.bundle(&state, admin::shard(&state, shard)?)?
+        };
+        let command = Command::Note {
+            by,
+            line: admin::export_line(shard),
+            fresh: fresh()?,
+        };
+        shell.execute(command, vec![])?;
+        shell.do_duties();
+        Ok(AdminReply::Audit(bundle))
+    }
+
+    /// Searches all records, decrypted, keys of records included.
+    fn search(&self, texts: &[String]) -> Result<Scanned, CoordinatorError> {
+        let secrets: Vec<Secret> = texts.iter().cloned().map(Secret::Text).collect();
+        let scanner = Scanner::new(&secrets).map_err(|e: ScanError| invalid(e.to_string()))?;
+        let mut out = Scanned {
+            records: 0,
+            hits: vec![],
+            evidence: 0,
+        };
+        let mut tables: BTreeMap<String, u64> = BTreeMap::new();
+        self.shell().store().each(|class, table, key, value| {
+            out.records += 1;
+            let n = scanner.count(key.as_bytes()) + scanner.count(value);
+            match class {
+                Class::Evidence => out.evidence += n,
+                _ if n > 0 => *tables.entry(table.to_owned()).or_default() += n,
+                _ => {}
+            }
+        })?;
+        out.hits = tables.into_iter().collect();
+        Ok(out)
+    }
+}
+
+fn requests_of(what: &Proposal) -> Vec<DeletionRequest> {
+    match what {
+        Proposal::Forget { requests, .. } => requests.clone(),
+        _ => vec![],
+    }
+}
