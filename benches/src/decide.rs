@@ -160,7 +160,13 @@ impl Bench {
         let release = self.state.current_release().unwrap().0;
         for n in 0..PEOPLE {
             let device = certificate(n);
-            self.run("fetched", Command::Fetched { device, release });
+            self.run(
+                "fetched",
+                Command::Fetched {
+                    devices: vec![device],
+                    release,
+                },
+            );
             let row = ErrorReport {
                 sample: 0,
                 embedding: vec![0.5; 4],

@@ -1,28 +1,32 @@
-//! Updates on their way to the store: those that arrive while one write is being synced go together
-//! into the next.
+//! What many devices bring at the same time, on its way to the store: updates of a round, and that
+//! a release was fetched.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use lethe_ledger::RunKey;
-use lethe_proto::ids::SubjectId;
+use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::message::Refusal;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::CoordinatorError;
 use crate::aggregate::Contribution;
 use crate::content::Update;
-use crate::fatal::guarded;
+use crate::gather::Gather;
+use crate::rounds::internal;
 
 /// Most bytes of updates in one write: what it holds is in memory twice. A write is synced once,
 /// whatever it holds.
 const TOGETHER: usize = 8 << 20;
 /// Most KiB that wait; who comes then waits to be let in.
 const WAITING: usize = 128 << 10;
-/// How long the first of a write waits for others: a write costs the same for one as for many.
-const GATHER: Duration = Duration::from_millis(5);
 /// Longest wait to be let in.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Most fetches in one write.
+const FETCHES: usize = 1024;
+
+/// Who waits for an answer.
+pub(crate) type Answer = oneshot::Sender<Result<(), CoordinatorError>>;
 
 /// An update that was checked and is to be stored.
 #[derive(Debug)]
@@ -32,9 +36,9 @@ pub(crate) struct Arrived {
     pub(crate) update: Update,
     /// What is kept of it in memory.
     pub(crate) contribution: Arc<Contribution>,
-    pub(crate) answer: oneshot::Sender<Result<(), CoordinatorError>>,
+    pub(crate) answer: Answer,
     /// Its share of what may wait, until it is stored.
-    pub(crate) place: Option<OwnedSemaphorePermit>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Arrived {
@@ -43,22 +47,31 @@ impl Arrived {
     }
 }
 
+/// A device that is given a release.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    pub(crate) certificate: Digest,
+    pub(crate) release: u64,
+    pub(crate) answer: Answer,
+}
+
 /// The way in.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
-    send: mpsc::UnboundedSender<Arrived>,
+    updates: Gather<Arrived>,
+    fetches: Gather<Fetch>,
     places: Arc<Semaphore>,
 }
 
 impl Arrivals {
-    /// Starts the thread that stores; it ends with the last sender.
-    pub(crate) fn start(store: impl FnMut(Vec<Arrived>) + Send + 'static) -> std::io::Result<Self> {
-        let (send, receive) = mpsc::unbounded_channel();
-        std::thread::Builder::new()
-            .name("lethe-updates".into())
-            .spawn(move || guarded("the thread that stores updates", || run(receive, store)))?;
+    /// Starts the threads that store; they end with the last sender.
+    pub(crate) fn start(
+        store: impl FnMut(Vec<Arrived>) + Send + 'static,
+        note: impl FnMut(Vec<Fetch>) + Send + 'static,
+    ) -> std::io::Result<Self> {
         Ok(Self {
-            send,
+            updates: Gather::start("lethe-updates", Arrived::bytes, TOGETHER, store)?,
+            fetches: Gather::start("lethe-fetches", |_| 1, FETCHES, note)?,
             places: Arc::new(Semaphore::new(WAITING)),
         })
     }
@@ -66,7 +79,8 @@ impl Arrivals {
     /// A way that leads nowhere.
     pub(crate) fn closed() -> Self {
         Self {
-            send: mpsc::unbounded_channel().0,
+            updates: Gather::closed(),
+            fetches: Gather::closed(),
             places: Arc::new(Semaphore::new(0)),
         }
     }
@@ -79,8 +93,7 @@ impl Arrivals {
         update: Update,
         contribution: Contribution,
     ) -> Result<(), CoordinatorError> {
-        let internal =
-            || CoordinatorError::refuse(Refusal::Internal, "the coordinator is shutting down");
+        let ended = || internal(&"the coordinator is shutting down");
         let busy = || {
             CoordinatorError::refuse(
                 Refusal::Busy,
@@ -99,23 +112,25 @@ impl Arrivals {
         let share = (1 + (arrived.bytes() >> 10)).min(WAITING) as u32;
         let place =
             tokio::time::timeout(PATIENCE, self.places.clone().acquire_many_owned(share)).await;
-        arrived.place = Some(place.map_err(|_| busy())?.map_err(|_| internal())?);
-        self.send.send(arrived).map_err(|_| internal())?;
-        answered.await.map_err(|_| internal())?
+        arrived.place = Some(place.map_err(|_| busy())?.map_err(|_| ended())?);
+        self.updates.put(arrived)?;
+        answered.await.map_err(|_| ended())?
     }
-}
 
-fn run(mut receive: mpsc::UnboundedReceiver<Arrived>, mut store: impl FnMut(Vec<Arrived>)) {
-    while let Some(first) = receive.blocking_recv() {
-        std::thread::sleep(GATHER);
-        let mut bytes = first.bytes();
-        let mut together = vec![first];
-        while bytes < TOGETHER
-            && let Ok(next) = receive.try_recv()
-        {
-            bytes += next.bytes();
-            together.push(next);
-        }
-        store(together);
+    /// Writes down that a device holds a release. A connection has few requests at once, which
+    /// bounds how many wait.
+    pub(crate) async fn fetched(
+        &self,
+        certificate: Digest,
+        release: u64,
+    ) -> Result<(), CoordinatorError> {
+        let (answer, answered) = oneshot::channel();
+        self.fetches.put(Fetch {
+            certificate,
+            release,
+            answer,
+        })?;
+        let ended = |_| internal(&"the coordinator is shutting down");
+        answered.await.map_err(ended)?
     }
 }

@@ -1,41 +1,34 @@
 //! The coordinator: the ledger's shell, the middle layers, and who listens.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use lethe_ledger::{Command, Event, Mode, Rules, StageKey, State, StoredUpdate, Wake};
-use lethe_model::config::ModelConfig;
+use lethe_ledger::{Command, Event, Wake};
 use lethe_model::source::open;
 use lethe_model::split::DeviceModel;
 use lethe_proto::codec;
-use lethe_proto::ids::{Digest, EpochNo, SubjectId};
+use lethe_proto::ids::{Digest, EpochNo};
 use lethe_proto::limits::{MAX_SMALL, MAX_TOKENS};
-use lethe_proto::message::{Request, Role};
+use lethe_proto::message::{Refusal, Request, Role};
 use lethe_receipt::audit::Bundle;
 use lethe_recipe::{Recipe, model_digest};
-use lethe_recsys::data::{DataSpec, Item, load_items};
-use lethe_store::StoreError;
-use lethe_store::reserve::Reserve;
-use lethe_store::sealed::Engine;
+use lethe_recsys::data::{DataSpec, load_items};
 use lethe_store::sled_backend::SledStorage;
 use lethe_transport::identity::{Authority, Invitation, Validity};
 use lethe_transport::server::{Handler, ReplyFuture, Server};
 
 use crate::CoordinatorError;
-use crate::arrivals::{Arrivals, Arrived};
+use crate::arrivals::Arrivals;
 use crate::config::ServerConfig;
-use crate::durable::{Base, Durable, Foundation, NewValue, Opened, migrate};
-use crate::evidence::{BUILD, Evidence};
+use crate::durable::NewValue;
 use crate::fatal;
 use crate::handlers::Envelope;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
 use crate::rounds::internal;
-use crate::shell::{Kit, Kits, Parts, Shell, Told};
-use crate::terms::terms;
+use crate::shell::{Clock, Opening, Shell, Told};
 use crate::waiters::Waiters;
 
 /// A running coordinator; cloning shares it.
@@ -77,134 +70,6 @@ pub(crate) struct Signed {
     pub(crate) expires: u64,
 }
 
-/// What a shell is opened with.
-struct Opening<'a> {
-    config: &'a ServerConfig,
-    recipe: Recipe,
-    model: Digest,
-    model_config: &'a ModelConfig,
-    items: &'a [Item],
-}
-
-impl Opening<'_> {
-    fn rules(&self) -> Rules {
-        Rules {
-            min_subjects: self.config.min_subjects,
-            erase_wait_s: self.config.erase_wait_s,
-            deadline_days: self.config.deadline_days,
-            release_hours: self.config.release_hours,
-            mode: Mode::Serve,
-            build: BUILD.into(),
-            items: Arc::new(self.items.iter().map(|i| i.id.clone()).collect()),
-            ..Rules::default()
-        }
-    }
-
-    /// What is in the folder; a folder of format 1 is migrated first.
-    fn durable(&self, engine: &Engine) -> Result<Opened, CoordinatorError> {
-        let folder = &self.config.data_dir;
-        let opened = match Durable::open(engine, folder) {
-            Err(CoordinatorError::Store(StoreError::Format { found: 1, .. })) => {
-                migrate(engine, folder, |recipe| self.base(recipe))?;
-                Durable::open(engine, folder)?
-            }
-            opened => opened?,
-        };
-        match opened {
-            Some(opened) => Ok(opened),
-            None => {
-                let foundation = Foundation::create()?;
-                Durable::found(engine, folder, foundation, self.recipe.shards)
-            }
-        }
-    }
-
-    /// What a folder of format 1 does not say of the model that it is about.
-    fn base(&self, recipe: &Recipe) -> Result<Base, CoordinatorError> {
-        let kit = Kit::new(recipe.clone(), self.model_config, self.items)?;
-        Ok(Base {
-            initial: Digest::of_values(&kit.initial.theta),
-            anchors: kit.anchors.len(),
-            hidden: self.model_config.hidden,
-        })
-    }
-
-    /// The kits of the epochs that are there. An epoch goes on under the recipe that it was founded
-    /// with, whatever the configuration says now.
-    fn kits(&self, state: &State) -> Result<Kits, CoordinatorError> {
-        let mut kits = BTreeMap::new();
-        for (no, epoch) in state.epochs() {
-            if epoch.model != self.model {
-                return Err(CoordinatorError::OtherModel {
-                    epoch: no.0,
-                    stored: epoch.model.hex(),
-                    given: self.model.hex(),
-                });
-            }
-            let recipe = Recipe::from_json(&epoch.recipe)?;
-            if recipe.digest() != self.recipe.digest() {
-                tracing::warn!(
-                    "the recipe in the configuration is not that of {no}, which goes on as it was \
-                     founded"
-                );
-            }
-            let kit = Kit::new(recipe, self.model_config, self.items)?;
-            kits.insert(*no, Arc::new(kit));
-        }
-        Ok(kits)
-    }
-
-    fn open(&self, engine: &Engine) -> Result<(Arc<Shell>, Foundation), CoordinatorError> {
-        let Opened {
-            durable,
-            state,
-            foundation,
-            lost,
-            ..
-        } = self.durable(engine)?;
-        let folder = self.config.evidence();
-        let (evidence, outside) =
-            Evidence::open(&folder, &self.config.log_name, &foundation.log_seed)?;
-        evidence.check(&state.core().log, &folder)?;
-        let mut kits = self.kits(&state)?;
-        let founds = kits.is_empty();
-        if founds {
-            let kit = Kit::new(self.recipe.clone(), self.model_config, self.items)?;
-            kits.insert(EpochNo::FIRST, Arc::new(kit));
-        }
-        let reserve = self.config.data_dir.join("reserve");
-        let reserve = Reserve::new(&reserve, self.config.reserve_mib << 20);
-        let shell = Shell::start(Parts {
-            durable,
-            state,
-            evidence,
-            reserve,
-            rules: self.rules(),
-            kits,
-            outside,
-            lost,
-        })?;
-        if founds {
-            self.found(&shell)?;
-        }
-        Ok((shell, foundation))
-    }
-
-    /// The first epoch of a folder.
-    fn found(&self, shell: &Shell) -> Result<(), CoordinatorError> {
-        let kit = shell.kit(EpochNo::FIRST)?;
-        let command = Command::FoundEpoch {
-            terms: terms(&self.recipe, kit.anchors.len(), self.model_config.hidden),
-            recipe: self.recipe.to_json(),
-            recipe_digest: self.recipe.digest(),
-            model: self.model,
-            initial: Digest::of_values(&kit.initial.theta),
-            catalogue: lethe_ledger::CatalogueVersion(1),
-        };
-        shell.execute(command, vec![]).map(drop)
-    }
-}
-
 impl Coordinator {
     /// Loads the middle layers and the state in the configured folder.
     pub fn open(config: ServerConfig) -> Result<Self, CoordinatorError> {
@@ -219,7 +84,7 @@ impl Coordinator {
             model_config: source.config(),
             items: &items,
         };
-        let (shell, foundation) = opening.open(&SledStorage::engine)?;
+        let (shell, foundation) = opening.open(&SledStorage::engine, Clock::default())?;
         let authority = Authority::restore(foundation.authority)?;
         let kit = shell.kit(shell.joining()?)?;
         let recipe = kit.recipe.clone();
@@ -238,10 +103,16 @@ impl Coordinator {
             let updates = this.clone();
             let take = move |arrived| {
                 if let Some(inner) = updates.upgrade() {
-                    Self(inner).take_updates(arrived);
+                    inner.shell.take_updates(arrived);
                 }
             };
-            let arrivals = Arrivals::start(take).unwrap_or_else(|e| {
+            let fetches = this.clone();
+            let note = move |fetched| {
+                if let Some(inner) = fetches.upgrade() {
+                    inner.shell.take_fetches(fetched);
+                }
+            };
+            let arrivals = Arrivals::start(take, note).unwrap_or_else(|e| {
                 failed = Some(e);
                 Arrivals::closed()
             });
@@ -407,97 +278,10 @@ impl Coordinator {
         });
     }
 
-    /// Stores updates that arrived together, and answers each.
-    fn take_updates(&self, arrived: Vec<Arrived>) {
-        let mut stages: BTreeMap<StageKey, Vec<Arrived>> = BTreeMap::new();
-        for a in arrived {
-            stages.entry(a.run.stage_key()).or_default().push(a);
-        }
-        for (stage, arrived) in stages {
-            self.store_updates(stage, arrived);
-        }
-    }
-
-    fn store_updates(&self, stage: StageKey, arrived: Vec<Arrived>) {
-        let shell = self.shell();
-        let now = shell.clock.now();
-        let mut known: BTreeSet<(u16, SubjectId)> = BTreeSet::new();
-        let mut taken = vec![];
-        for a in arrived {
-            let expected = shell.state().expects(a.run.wire(), &a.subject, now);
-            let answer = match expected {
-                Ok(()) if known.insert((a.run.round, a.subject.clone())) => {
-                    taken.push(a);
-                    continue;
-                }
-                // A client may have sent it twice, and both came together.
-                Ok(()) => CoordinatorError::refuse(
-                    lethe_proto::message::Refusal::Busy,
-                    "this update is being stored already",
-                ),
-                Err(e) => e.into(),
-            };
-            // Whoever asked may be gone.
-            let _ = a.answer.send(Err(answer));
-        }
-        if taken.is_empty() {
-            return;
-        }
-        match self.store_together(stage, &taken) {
-            Ok(()) => taken.into_iter().for_each(|a| drop(a.answer.send(Ok(())))),
-            // One of them may have lost its round meanwhile: each by itself.
-            Err(e) if e.is_request() && taken.len() > 1 => {
-                for a in taken {
-                    let one = std::slice::from_ref(&a);
-                    let stored = self.store_together(stage, one);
-                    let _ = a.answer.send(stored);
-                }
-            }
-            Err(e) => {
-                let why = e.to_string();
-                for a in taken {
-                    let failed = CoordinatorError::refuse(e.code(), why.clone());
-                    let _ = a.answer.send(Err(failed));
-                }
-            }
-        }
-    }
-
-    fn store_together(&self, stage: StageKey, taken: &[Arrived]) -> Result<(), CoordinatorError> {
-        let shell = self.shell();
-        let secret = shell.values().stage_secret(&stage)?;
-        let mut values = vec![];
-        let mut updates = vec![];
-        for a in taken {
-            let content = codec::to_bytes(&a.update).map_err(|e| internal(&e))?;
-            let value = secret.seal_update(&a.subject, a.run.round, &content)?;
-            updates.push(StoredUpdate {
-                subject: a.subject.clone(),
-                begun: a.run.round,
-                value: value.at.clone(),
-            });
-            values.push(value);
-        }
-        // They are there when the round that counts them is added up.
-        for a in taken {
-            let of = (a.subject.clone(), a.run.round);
-            let contribution = a.contribution.clone();
-            shell.caches.keep_contribution(&a.run, of, contribution);
-        }
-        let stored = shell.execute(Command::StoreUpdates { stage, updates }, values);
-        if stored.is_err() {
-            for a in taken {
-                let of = (a.subject.clone(), a.run.round);
-                shell.caches.drop_contribution(&a.run, &of);
-            }
-        }
-        stored.map(drop)
-    }
-
     /// Signs a request for a certificate; nothing is stored.
     pub(crate) fn sign(&self, csr: &[u8]) -> Result<Signed, CoordinatorError> {
         let invalid = |e: lethe_transport::TransportError| {
-            CoordinatorError::refuse(lethe_proto::message::Refusal::Invalid, e.to_string())
+            CoordinatorError::refuse(Refusal::Invalid, e.to_string())
         };
         let lifetime = Duration::from_secs_f64(self.0.config.certificate_days * 86_400.0);
         let certificate = self.0.authority.sign(csr, lifetime).map_err(invalid)?;

@@ -22,6 +22,7 @@ mod durable;
 mod error;
 mod evidence;
 mod fatal;
+mod gather;
 mod handlers;
 mod metrics;
 mod middle;

@@ -203,8 +203,9 @@ pub enum Command {
         task: u64,
         outcome: Erased,
     },
+    /// These devices hold a release from now on. Many fetch one at the same time.
     Fetched {
-        device: Digest,
+        devices: Vec<Digest>,
         release: u64,
     },
 

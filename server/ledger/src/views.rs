@@ -271,6 +271,15 @@ impl State {
         Ok(out)
     }
 
+    /// Whether it is written down that a device holds this release, and no older one.
+    pub fn has_fetched(&self, certificate: &Digest, release: u64) -> bool {
+        let device = self.index.holders.get(certificate).and_then(|holder| {
+            let person = self.people.get(&holder.subject)?;
+            person.devices.get(&holder.device)
+        });
+        device.is_some_and(|d| d.release == release)
+    }
+
     /// Training samples that a subject joined with.
     pub fn joined_samples(&self, run: &RunKey, subject: &SubjectId) -> u32 {
         let place = self.profile(subject).and_then(|p| p.places.get(&run.epoch));

@@ -158,6 +158,48 @@ fn two_operators_agree_and_a_proposal_is_carried_out_and_gone_in_one_list() {
 }
 
 #[test]
+fn a_proposal_that_the_journal_has_carried_out_cannot_be_approved_again() {
+    let mut state = State::default();
+    let a = operator(&mut state, "a");
+    let b = operator(&mut state, "b");
+    run(&mut state, propose(Proposal::Approvals(2), a)).unwrap();
+    device(&mut state, "ada");
+    let subject = SubjectId::new("ada").unwrap();
+    let forget = |reference: &str| Proposal::Forget {
+        requests: vec![DeletionRequest::Erase {
+            subject: subject.clone(),
+        }],
+        asked: 0,
+        reference: reference.into(),
+    };
+    run(&mut state, propose(forget("case 7"), a)).unwrap();
+    run(&mut state, propose(forget("case 8"), a)).unwrap();
+    let approve = Command::Approve {
+        id: 1,
+        by: b,
+        secret: Digest::default(),
+        plans: vec![],
+        fresh: Fresh::default(),
+    };
+    // The journal has it, and then the write fails.
+    let lost = decide(&state, approve, now()).unwrap();
+    let accepted = lost.iter().filter_map(|e| match e {
+        Event::DeletionAccepted { id, deletion } => Some(Accepted::of(*id, deletion)),
+        _ => None,
+    });
+    let started = Command::Started {
+        floor: 0,
+        journal: accepted.collect(),
+        lost: vec![],
+        fresh: Fresh::default(),
+    };
+    run(&mut state, started).unwrap();
+    assert_eq!(state.deletions().len(), 1);
+    let left: Vec<u64> = state.proposals().keys().copied().collect();
+    assert_eq!(left, [2], "the other one still waits");
+}
+
+#[test]
 fn a_batch_is_accepted_as_a_whole_or_not_at_all() {
     let mut state = State::default();
     device(&mut state, "ada");

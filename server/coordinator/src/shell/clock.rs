@@ -12,6 +12,9 @@ pub(crate) struct Clock {
     /// The latest that the wall clock said: one that was set back stands still here until it has
     /// caught up.
     latest: AtomicU64,
+    /// Time that a test sets.
+    #[cfg(test)]
+    set: Option<std::sync::Arc<std::sync::Mutex<Now>>>,
 }
 
 impl Default for Clock {
@@ -19,13 +22,28 @@ impl Default for Clock {
         Self {
             started: Instant::now(),
             latest: AtomicU64::new(0),
+            #[cfg(test)]
+            set: None,
         }
     }
 }
 
 impl Clock {
+    /// One that a test sets.
+    #[cfg(test)]
+    pub(crate) fn set_by(time: std::sync::Arc<std::sync::Mutex<Now>>) -> Self {
+        Self {
+            set: Some(time),
+            ..Self::default()
+        }
+    }
+
     /// Both clocks.
     pub(crate) fn now(&self) -> Now {
+        #[cfg(test)]
+        if let Some(time) = &self.set {
+            return *crate::fatal::lock(time);
+        }
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_millis() as u64);

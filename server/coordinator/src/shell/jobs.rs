@@ -26,7 +26,7 @@ use crate::rounds::{internal, parts};
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A round that is to be added up.
-struct Job {
+pub(crate) struct Job {
     run: RunKey,
     counted: Vec<Contributor>,
     cancelled: Arc<AtomicBool>,
@@ -142,7 +142,15 @@ impl Jobs {
         }
     }
 
-    fn done(&self, generation: u32) {
+    /// The next job, if one waits.
+    #[cfg(test)]
+    pub(crate) fn take(&self) -> Option<Job> {
+        let mut work = self.work();
+        (!work.waiting.is_empty()).then(|| work.waiting.remove(0))
+    }
+
+    /// A job has ended, or nobody waits for it any longer.
+    pub(crate) fn done(&self, generation: u32) {
         self.work().known.remove(&generation);
         self.changed.notify_all();
     }
@@ -169,31 +177,44 @@ impl Shell {
     /// Adds rounds up until the coordinator ends.
     pub(crate) fn work(&self) {
         while let Some(job) = self.jobs.next() {
-            let command = match self.add_up(&job) {
-                Ok((command, values)) => self.execute(command, values),
-                Err(e) => {
-                    let why = e.to_string();
-                    if !job.cancelled.load(Ordering::Relaxed) {
-                        tracing::error!(run = ?job.run, "a round could not be added up: {why}");
-                        // It is tried again at once, and fails again.
-                        std::thread::sleep(PAUSE);
-                    }
-                    self.execute(Command::AggregationFailed { run: job.run, why }, vec![])
-                }
-            };
-            self.jobs.done(job.run.generation);
-            match command {
-                Ok(events) if events.is_empty() => {
-                    tracing::debug!(run = ?job.run, "the result of a round came too late");
-                }
-                Ok(_) => {}
-                Err(e) => tracing::error!(run = ?job.run, "a round is not closed: {e}"),
+            let result = self.add_up(&job);
+            if result.is_err() && !job.cancelled.load(Ordering::Relaxed) {
+                // It is tried again at once, and fails again.
+                std::thread::sleep(PAUSE);
             }
+            self.job_ended(&job, result);
             self.jobs.look();
         }
     }
 
-    fn add_up(&self, job: &Job) -> Result<(Command, Vec<NewValue>), CoordinatorError> {
+    /// Offers what came of a job to the ledger.
+    pub(crate) fn job_ended(
+        &self,
+        job: &Job,
+        result: Result<(Command, Vec<NewValue>), CoordinatorError>,
+    ) {
+        let command = match result {
+            Ok((command, values)) => self.execute(command, values),
+            Err(e) => {
+                let why = e.to_string();
+                if !job.cancelled.load(Ordering::Relaxed) {
+                    tracing::error!(run = ?job.run, "a round could not be added up: {why}");
+                }
+                self.execute(Command::AggregationFailed { run: job.run, why }, vec![])
+            }
+        };
+        self.jobs.done(job.run.generation);
+        match command {
+            Ok(events) if events.is_empty() => {
+                tracing::debug!(run = ?job.run, "the result of a round came too late");
+            }
+            Ok(_) => {}
+            Err(e) => tracing::error!(run = ?job.run, "a round is not closed: {e}"),
+        }
+    }
+
+    /// What a round comes to: the command that says so, and the values that it names.
+    pub(crate) fn add_up(&self, job: &Job) -> Result<(Command, Vec<NewValue>), CoordinatorError> {
         let run = job.run;
         let kit = self.kit(run.epoch)?;
         let before = self.trained(&run, &kit)?;

@@ -23,6 +23,7 @@ use crate::durable::{Durable, NewValue, Values};
 use crate::evidence::{Evidence, Opened as Outside};
 use crate::fatal;
 
+mod arrive;
 mod audit;
 mod caches;
 mod clock;
@@ -30,12 +31,15 @@ mod duties;
 mod jobs;
 mod kit;
 mod meter;
+mod open;
+mod serve;
 
 pub(crate) use caches::{Caches, Served};
 pub(crate) use clock::Clock;
-pub(crate) use jobs::Jobs;
+use jobs::Jobs;
 pub(crate) use kit::{Kit, Kits};
 pub(crate) use meter::Meter;
+pub(crate) use open::Opening;
 
 /// What the listener is told after something has changed.
 #[derive(Debug, Default)]
@@ -92,6 +96,7 @@ pub(crate) struct Parts {
     pub(crate) outside: Outside,
     /// Shards whose databases were damaged.
     pub(crate) lost: Vec<ShardKey>,
+    pub(crate) clock: Clock,
 }
 
 /// Drawn for one command.
@@ -119,7 +124,7 @@ impl Shell {
             evidence: Mutex::new(parts.evidence),
             reserve: parts.reserve,
             rules: Mutex::new(parts.rules),
-            clock: Clock::default(),
+            clock: parts.clock,
             kits: parts.kits,
             caches: Caches::default(),
             jobs: Jobs::default(),

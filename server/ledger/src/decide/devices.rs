@@ -1,5 +1,7 @@
 //! People and their devices: joining, erasing, fetching, measuring.
 
+use std::collections::BTreeSet;
+
 use lethe_learn::partition::SubShards;
 use lethe_proto::admin::DeletionPhase;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
@@ -38,7 +40,7 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
             task,
             outcome,
         } => erased(state, &device, task, &outcome),
-        Command::Fetched { device, release } => Ok(fetched(state, &device, release)),
+        Command::Fetched { devices, release } => Ok(fetched(state, &devices, release)),
         Command::Errors {
             device,
             release,
@@ -310,23 +312,19 @@ fn removed_for(
     events
 }
 
-fn fetched(state: &State, certificate: &Digest, release: u64) -> Vec<Event> {
-    let Some(holder) = state.index.holders.get(certificate) else {
-        return vec![];
-    };
-    let person = state
-        .people
-        .get(&holder.subject)
-        .filter(|p| p.profile.is_some());
-    let device = person.and_then(|p| p.devices.get(&holder.device));
-    let event = device
-        .filter(|d| d.release != release)
-        .map(|_| Event::ReleaseFetched {
+fn fetched(state: &State, devices: &[Digest], release: u64) -> Vec<Event> {
+    let devices: BTreeSet<&Digest> = devices.iter().collect();
+    let event = |certificate: &Digest| {
+        let holder = state.index.holders.get(certificate)?;
+        let person = state.people.get(&holder.subject)?;
+        let device = person.devices.get(&holder.device)?;
+        (person.profile.is_some() && device.release != release).then(|| Event::ReleaseFetched {
             subject: holder.subject.clone(),
             device: holder.device,
             release,
-        });
-    event.into_iter().collect()
+        })
+    };
+    devices.into_iter().filter_map(event).collect()
 }
 
 fn errors(

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lethe_plan::Request;
 use lethe_proto::admin::DeletionPhase;
+use lethe_proto::deletion::Proposal;
 use lethe_proto::ids::SubjectId;
 
 use super::{Decided, after, deletions, serving};
@@ -13,7 +14,8 @@ use crate::command::Accepted;
 use crate::event::Event;
 use crate::ids::{Now, Owner, ShardKey};
 use crate::state::{
-    Deletion, Execution, Kept, Moving, Numbers, PendingErase, Person, Profile, RolledShard, State,
+    Deletion, Execution, Kept, Moving, Numbers, PendingErase, Person, Profile, ProposalRecord,
+    RolledShard, State,
 };
 
 /// September 2020, in Unix seconds: before the first ledger.
@@ -341,16 +343,14 @@ pub(super) fn started(
     if lost != state.core.quarantined.iter().copied().collect::<Vec<_>>() || !lost.is_empty() {
         events.push(Event::ShardsLost { shards: lost });
     }
-    let lacks = journal
-        .iter()
-        .filter(|a| !state.deletions.contains_key(&a.id));
-    let lacks: Vec<&Accepted> = lacks.collect();
     if !lacks.is_empty() {
         let inventories = deletions::inventories(state);
         let mut trees = BTreeMap::new();
         for accepted in lacks {
             events.push(deletions::again(state, &inventories, accepted, &mut trees)?);
         }
+        let carried_out = carried_out(state, &journal);
+        events.extend(carried_out.map(|id| Event::ProposalClosed { id }));
     }
     // A number that devices may hold already must not come to mean something else.
     if floor > newest {
@@ -358,4 +358,29 @@ pub(super) fn started(
         events.extend(serving::again(&next, now));
     }
     Ok(events)
+}
+
+/// Proposals that were carried out, as far as the journal got: what was to be written after it was
+/// lost, that they are closed too.
+fn carried_out<'a>(state: &'a State, journal: &'a [Accepted]) -> impl Iterator<Item = u64> + 'a {
+    let lacks = |a: &Accepted| !state.deletions.contains_key(&a.id);
+    let is = move |p: &ProposalRecord| {
+        let Proposal::Forget {
+            requests,
+            reference,
+            ..
+        } = &p.what
+        else {
+            return false;
+        };
+        let same = |batch: &[Accepted]| {
+            let pairs = batch.iter().zip(requests);
+            pairs.clone().all(|(a, r)| {
+                lacks(a) && a.request == *r && a.reference == *reference && a.at >= p.at
+            })
+        };
+        !requests.is_empty() && journal.windows(requests.len()).any(same)
+    };
+    let proposals = state.proposals.iter();
+    proposals.filter(move |(_, p)| is(p)).map(|(id, _)| *id)
 }

@@ -354,7 +354,13 @@ impl Driver {
                 }
                 None => {
                     let release = self.state().current_release().map_or(0, |(no, _)| no);
-                    self.command(Command::Fetched { device, release }, vec![]);
+                    self.command(
+                        Command::Fetched {
+                            devices: vec![device],
+                            release,
+                        },
+                        vec![],
+                    );
                 }
             }
         }

@@ -48,7 +48,7 @@ impl World {
                 if let Some((no, _)) = self.state.current_release() {
                     let _ = self.run(
                         Command::Fetched {
-                            device: d.certificate,
+                            devices: vec![d.certificate],
                             release: no,
                         },
                         vec![],

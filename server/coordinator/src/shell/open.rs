@@ -1,0 +1,156 @@
+//! From folders and a configuration to a shell.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lethe_ledger::{CatalogueVersion, Command, EpochNo, Mode, Rules, State};
+use lethe_model::config::ModelConfig;
+use lethe_proto::ids::Digest;
+use lethe_recipe::Recipe;
+use lethe_recsys::data::Item;
+use lethe_store::StoreError;
+use lethe_store::reserve::Reserve;
+use lethe_store::sealed::Engine;
+
+use super::{Clock, Kit, Kits, Parts, Shell};
+use crate::CoordinatorError;
+use crate::config::ServerConfig;
+use crate::durable::{Base, Durable, Foundation, Opened, migrate};
+use crate::evidence::{BUILD, Evidence};
+use crate::terms::terms;
+
+/// What a shell is opened with.
+pub(crate) struct Opening<'a> {
+    pub(crate) config: &'a ServerConfig,
+    pub(crate) recipe: Recipe,
+    /// The base model that is loaded.
+    pub(crate) model: Digest,
+    pub(crate) model_config: &'a ModelConfig,
+    pub(crate) items: &'a [Item],
+}
+
+impl Opening<'_> {
+    fn rules(&self) -> Rules {
+        Rules {
+            min_subjects: self.config.min_subjects,
+            erase_wait_s: self.config.erase_wait_s,
+            deadline_days: self.config.deadline_days,
+            release_hours: self.config.release_hours,
+            mode: Mode::Serve,
+            build: BUILD.into(),
+            items: Arc::new(self.items.iter().map(|i| i.id.clone()).collect()),
+            ..Rules::default()
+        }
+    }
+
+    /// What is in the folder; a folder of format 1 is migrated first.
+    fn durable(&self, engine: &Engine) -> Result<Opened, CoordinatorError> {
+        let folder = &self.config.data_dir;
+        let opened = match Durable::open(engine, folder) {
+            Err(CoordinatorError::Store(StoreError::Format { found: 1, .. })) => {
+                migrate(engine, folder, |recipe| self.base(recipe))?;
+                Durable::open(engine, folder)?
+            }
+            opened => opened?,
+        };
+        match opened {
+            Some(opened) => Ok(opened),
+            None => {
+                let foundation = Foundation::create()?;
+                Durable::found(engine, folder, foundation, self.recipe.shards)
+            }
+        }
+    }
+
+    /// What a folder of format 1 does not say of the model that it is about.
+    fn base(&self, recipe: &Recipe) -> Result<Base, CoordinatorError> {
+        let kit = Kit::new(recipe.clone(), self.model_config, self.items)?;
+        Ok(Base {
+            initial: Digest::of_values(&kit.initial.theta),
+            anchors: kit.anchors.len(),
+            hidden: self.model_config.hidden,
+        })
+    }
+
+    /// The kits of the epochs that are there. An epoch goes on under the recipe that it was founded
+    /// with, whatever the configuration says now.
+    fn kits(&self, state: &State) -> Result<Kits, CoordinatorError> {
+        let mut kits = BTreeMap::new();
+        for (no, epoch) in state.epochs() {
+            if epoch.model != self.model {
+                return Err(CoordinatorError::OtherModel {
+                    epoch: no.0,
+                    stored: epoch.model.hex(),
+                    given: self.model.hex(),
+                });
+            }
+            let recipe = Recipe::from_json(&epoch.recipe)?;
+            if recipe.digest() != self.recipe.digest() {
+                tracing::warn!(
+                    "the recipe in the configuration is not that of {no}, which goes on as it was \
+                     founded"
+                );
+            }
+            let kit = Kit::new(recipe, self.model_config, self.items)?;
+            kits.insert(*no, Arc::new(kit));
+        }
+        Ok(kits)
+    }
+
+    /// Opens the folders, founding the first epoch where there is none. The clock is what decisions
+    /// go by.
+    pub(crate) fn open(
+        &self,
+        engine: &Engine,
+        clock: Clock,
+    ) -> Result<(Arc<Shell>, Foundation), CoordinatorError> {
+        let Opened {
+            durable,
+            state,
+            foundation,
+            lost,
+            ..
+        } = self.durable(engine)?;
+        let folder = self.config.evidence();
+        let (evidence, outside) =
+            Evidence::open(&folder, &self.config.log_name, &foundation.log_seed)?;
+        evidence.check(&state.core().log, &folder)?;
+        let mut kits = self.kits(&state)?;
+        let founds = kits.is_empty();
+        if founds {
+            let kit = Kit::new(self.recipe.clone(), self.model_config, self.items)?;
+            kits.insert(EpochNo::FIRST, Arc::new(kit));
+        }
+        let reserve = self.config.data_dir.join("reserve");
+        let reserve = Reserve::new(&reserve, self.config.reserve_mib << 20);
+        let shell = Shell::start(Parts {
+            durable,
+            state,
+            evidence,
+            reserve,
+            rules: self.rules(),
+            kits,
+            outside,
+            lost,
+            clock,
+        })?;
+        if founds {
+            self.found(&shell)?;
+        }
+        Ok((shell, foundation))
+    }
+
+    /// The first epoch of a folder.
+    fn found(&self, shell: &Shell) -> Result<(), CoordinatorError> {
+        let kit = shell.kit(EpochNo::FIRST)?;
+        let command = Command::FoundEpoch {
+            terms: terms(&self.recipe, kit.anchors.len(), self.model_config.hidden),
+            recipe: self.recipe.to_json(),
+            recipe_digest: self.recipe.digest(),
+            model: self.model,
+            initial: Digest::of_values(&kit.initial.theta),
+            catalogue: CatalogueVersion(1),
+        };
+        shell.execute(command, vec![]).map(drop)
+    }
+}
