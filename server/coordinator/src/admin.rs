@@ -47,10 +47,29 @@ impl Coordinator {
         let reply = self.answer_operator(request, by)?;
         if changes {
             // What an operator asked for is done when they are told so.
-            self.shell().do_duties();
+            let failed = self.shell().do_duties();
             self.wake_everybody();
+            self.executed(&reply, &failed)?;
         }
         Ok(Reply::Admin(reply))
+    }
+
+    /// Refuses to say that a deletion is executed when it is not.
+    fn executed(&self, reply: &AdminReply, failed: &[String]) -> Result<(), CoordinatorError> {
+        let AdminReply::Planned { ids, .. } = reply else {
+            return Ok(());
+        };
+        if ids.is_empty() || !self.shell().state().unexecuted() {
+            return Ok(());
+        }
+        let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+        let why = failed.first().map_or("the store fails", String::as_str);
+        let message = format!(
+            "accepted as deletion {}, and not executed yet: {why}; it is tried again by itself, and \
+             nothing is served until then",
+            ids.join(", ")
+        );
+        Err(CoordinatorError::refuse(Refusal::Internal, message))
     }
 
     fn answer_operator(

@@ -1,5 +1,5 @@
-//! Arithmetic around a round: how adapters are divided, what clients start from, and how updates are
-//! checked. Nothing here decides or stores.
+//! Arithmetic around a round: how adapters are divided, what clients start from, and how updates
+//! are checked. Nothing here decides or stores.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};

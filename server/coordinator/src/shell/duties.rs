@@ -46,12 +46,15 @@ impl Shell {
     }
 
     /// Does what is due, and what follows from it. One thread at a time: whoever asked for a
-    /// deletion does it, and so does the thread that looks after everything.
-    pub(crate) fn do_duties(&self) {
+    /// deletion does it, and so does the thread that looks after everything. Returns what failed
+    /// and is still due.
+    pub(crate) fn do_duties(&self) -> Vec<String> {
         let mut said = fatal::lock(&self.duties);
+        let mut failed = vec![];
         for _ in 0..LOOKS {
             let all = due(&self.state(), self.clock.now());
             let mut changed = false;
+            failed.clear();
             for duty in all {
                 let name = name(&duty);
                 match self.perform(duty) {
@@ -64,13 +67,15 @@ impl Shell {
                             said.at.insert(name, now);
                             tracing::error!("{name}: {e}");
                         }
+                        failed.push(format!("{name}: {e}"));
                     }
                 }
             }
             if !changed {
-                return;
+                break;
             }
         }
+        failed
     }
 
     fn every_minute(&self) {
@@ -150,7 +155,7 @@ impl Shell {
     }
 
     fn log(&self, about: LogFor, entry: &[u8]) -> Result<Command, CoordinatorError> {
-        let entered = self.evidence().enter(entry)?;
+        let entered = self.with_space(|| self.evidence().enter(entry))?;
         Ok(Command::Logged {
             about,
             index: entered.index,

@@ -234,11 +234,7 @@ impl Shell {
         let first = self.attempt(command.clone(), values.clone(), &mut decided);
         match first {
             Err(e) if !e.is_request() => {
-                if self.reserve.release() {
-                    tracing::warn!(
-                        "{e}; the space that was set aside for deletions is used now: make room"
-                    );
-                }
+                self.use_space(&e);
                 if self.happened(&decided)? {
                     return Ok(decided);
                 }
@@ -407,9 +403,33 @@ impl Shell {
     }
 
     /// Destroys keys; what they sealed can be read by nobody from then on.
-    pub(super) fn destroy(&self, keys: &[Owner]) -> Result<(), CoordinatorError> {
-        let mut writer = fatal::lock(&self.writer);
-        writer.durable.destroy(keys).map(drop)
+    fn destroy(&self, keys: &[Owner]) -> Result<(), CoordinatorError> {
+        self.with_space(|| {
+            let mut writer = fatal::lock(&self.writer);
+            writer.durable.destroy(keys).map(drop)
+        })
+    }
+
+    /// Tries a step of a deletion again with the space that was set aside, if that is there.
+    fn with_space<T>(
+        &self,
+        step: impl Fn() -> Result<T, CoordinatorError>,
+    ) -> Result<T, CoordinatorError> {
+        match step() {
+            Err(e) if !e.is_request() && self.use_space(&e) => step(),
+            result => result,
+        }
+    }
+
+    /// Gives back the space that was set aside, if it was.
+    fn use_space(&self, why: &CoordinatorError) -> bool {
+        let had = self.reserve.release();
+        if had {
+            tracing::warn!(
+                "{why}; the space that was set aside for deletions is used now: make room"
+            );
+        }
+        had
     }
 }
 

@@ -137,6 +137,7 @@ impl Opening<'_> {
         if founds {
             self.found(&shell)?;
         }
+        shell.set_aside_space();
         Ok((shell, foundation))
     }
 
