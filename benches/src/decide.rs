@@ -1,16 +1,18 @@
-//! How long decisions take at 10,000 people: the commands that devices send, and the rounds of a
-//! cohort of 1,000. Prints one line for each kind, and one for all together.
+//! How long decisions take at 10,000 people: the commands that devices send, the rounds of a cohort
+//! of 1,000, and deletions. Prints one line for each kind, and one for all together.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
 
 use lethe_ledger::*;
+use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::message::{Erased, ErrorReport};
 use lethe_receipt::records::Records;
 
 const PEOPLE: usize = 10_000;
 const COHORT: usize = 1_000;
+const FORGOTTEN: usize = 200;
 
 struct Bench {
     state: State,
@@ -184,8 +186,42 @@ impl Bench {
         assert!(self.state.validated());
     }
 
+    /// People are deleted, one after the other. Plans are made on a snapshot, as the shell does it.
+    fn forgotten(&mut self) {
+        for n in PEOPLE - FORGOTTEN..PEOPLE {
+            let subject = SubjectId::new(format!("person-{n:06}")).unwrap();
+            let requests = vec![DeletionRequest::Erase { subject }];
+            let epochs = self.state.epochs().keys();
+            let plans: OwnPlans = epochs
+                .map(|no| {
+                    let inventory = self.state.inventory(*no).unwrap();
+                    (*no, lethe_plan::plan(&inventory, &requests).unwrap())
+                })
+                .collect();
+            let forget = Command::Forget {
+                requests,
+                reference: String::new(),
+                asked: self.now.unix_ms,
+                confirmed: true,
+                plans: vec![plans],
+                fresh: self.fresh(n),
+            };
+            assert!(!self.run("forget", forget).is_empty());
+            assert!(
+                !self
+                    .run("begin execution", Command::BeginExecution)
+                    .is_empty()
+            );
+            assert!(
+                !self
+                    .run("keys destroyed", Command::KeysDestroyed)
+                    .is_empty()
+            );
+        }
+    }
+
     fn erased(&mut self) {
-        let request = lethe_proto::deletion::DeletionRequest::Takedown {
+        let request = DeletionRequest::Takedown {
             items: vec!["1".into()],
         };
         let forget = Command::Forget {
@@ -199,13 +235,14 @@ impl Bench {
         self.run("", forget);
         self.run("", Command::BeginExecution);
         self.run("", Command::KeysDestroyed);
+        let task = self.state.core().numbers.task;
         for n in 0..PEOPLE / 10 {
             let outcome = Erased::Done {
                 removed: vec![(1, 1)],
             };
             let erased = Command::Erased {
                 device: certificate(n),
-                task: 1,
+                task,
                 outcome,
             };
             self.run("erased", erased);
@@ -260,6 +297,7 @@ fn main() {
     b.log();
     b.rounds();
     b.served();
+    b.forgotten();
     b.erased();
     let mut times: Vec<Duration> = vec![];
     for name in [
@@ -272,6 +310,9 @@ fn main() {
         "aggregated",
         "fetched",
         "errors",
+        "forget",
+        "begin execution",
+        "keys destroyed",
         "erased",
     ] {
         let of = b.times.iter().filter(|(n, _)| *n == name);
