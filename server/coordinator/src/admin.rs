@@ -65,8 +65,8 @@ impl Coordinator {
         let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
         let why = failed.first().map_or("the store fails", String::as_str);
         let message = format!(
-            "accepted as deletion {}, and not executed yet: {why}; it is tried again by itself, and \
-             nothing is served until then",
+            "accepted as deletion {}, and not executed yet: {why}; it is tried again by itself, \
+             and nothing is served until then",
             ids.join(", ")
         );
         Err(CoordinatorError::refuse(Refusal::Internal, message))

@@ -18,6 +18,7 @@ use lethe_recsys::data::{DataSpec, load_items};
 use lethe_store::sled_backend::SledStorage;
 use lethe_transport::identity::{Authority, Invitation, Validity};
 use lethe_transport::server::{Handler, ReplyFuture, Server};
+use tokio::sync::Semaphore;
 
 use crate::CoordinatorError;
 use crate::arrivals::Arrivals;
@@ -47,6 +48,8 @@ struct Inner {
     server: OnceLock<Server>,
     waiters: Waiters,
     arrivals: Arrivals,
+    /// Places for computations beside the listener's.
+    cores: Arc<Semaphore>,
     update_bytes: AtomicU64,
     activation_bytes: AtomicU64,
     /// Longest update that anybody has reason to send, in bytes.
@@ -98,6 +101,7 @@ impl Coordinator {
         let threads = |source| CoordinatorError::Threads { source };
         let middle = MiddleHost::new(segment, cut, config.passes, config.tapes);
         let hidden = source.config().hidden;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut failed = None;
         let inner = Arc::new_cyclic(|this: &Weak<Inner>| {
             let updates = this.clone();
@@ -125,6 +129,7 @@ impl Coordinator {
                 server: OnceLock::new(),
                 waiters: Waiters::default(),
                 arrivals,
+                cores: Arc::new(Semaphore::new(cores)),
                 update_bytes: AtomicU64::new(0),
                 activation_bytes: AtomicU64::new(0),
                 // No number format takes more than six bytes a value.
@@ -300,6 +305,18 @@ impl Coordinator {
 
     pub(crate) fn shell(&self) -> &Shell {
         &self.0.shell
+    }
+
+    /// Computes on a thread of its own, as many at a time as there are cores: a thousand updates
+    /// that come together keep nobody else's answer waiting.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, CoordinatorError> + Send + 'static,
+    ) -> Result<T, CoordinatorError> {
+        let ended = |_| internal(&"the coordinator is shutting down");
+        let permit = self.0.cores.clone().acquire_owned().await;
+        let _permit = permit.map_err(ended)?;
+        aside(work).await
     }
 
     /// Decides and writes on a thread of its own: the disk's pace is nobody else's.

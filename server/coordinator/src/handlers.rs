@@ -419,8 +419,12 @@ impl Coordinator {
         };
         let kit = shell.kit(run.epoch)?;
         sent.middle = self.middle().finish(round, &device.subject)?;
-        let update = Update::checked(&kit.recipe, &kit.whole, round, sent)?;
-        let contribution = update.contribution(&kit.recipe, &kit.whole)?;
+        let check = move || {
+            let update = Update::checked(&kit.recipe, &kit.whole, round, sent)?;
+            let contribution = update.contribution(&kit.recipe, &kit.whole)?;
+            Ok((update, contribution))
+        };
+        let (update, contribution) = self.compute(check).await?;
         self.arrivals()
             .store(run, device.subject, update, contribution)
             .await?;

@@ -18,7 +18,7 @@ use lethe_transport::client::{Connection, Dialer, enrol};
 use lethe_transport::identity::Invitation;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::demo::processes::Server;
 
@@ -151,6 +151,20 @@ impl Operator {
     }
 }
 
+/// Measures on a thread of its own: its question waits for no puppet of this process.
+fn ask(
+    addr: SocketAddr,
+    invitation: String,
+    stop: Arc<AtomicBool>,
+) -> JoinHandle<anyhow::Result<Vec<Duration>>> {
+    tokio::task::spawn_blocking(move || {
+        let mut own = tokio::runtime::Builder::new_current_thread();
+        own.enable_all()
+            .build()?
+            .block_on(probe(addr, invitation, stop))
+    })
+}
+
 /// Asks for a release again and again, which is answered at once and waits for what a poll waits
 /// for. Returns how long each answer took, until it is told to stop.
 async fn probe(
@@ -258,7 +272,7 @@ async fn measure(
     let joined_s = started.elapsed().as_secs_f64() - invited_s;
     say(&format!("{clients} joined: {joined_s:.0} s"));
     let stop = Arc::new(AtomicBool::new(false));
-    let asking = tokio::spawn(probe(addr, operator.invite(clients).await?, stop.clone()));
+    let asking = ask(addr, operator.invite(clients).await?, stop.clone());
     let (idle_mib, idle_cpu) = (server.resident_mib(), server.cpu_seconds());
     let (told, mut events) = mpsc::unbounded_channel();
     let mut work = JoinSet::new();

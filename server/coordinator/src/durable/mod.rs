@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use lethe_ledger::{Event, Owner, ShardKey, State, ValueRef};
+use lethe_ledger::{Event, Owner, ShardKey, State};
 use lethe_store::StoreError;
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 
@@ -32,7 +32,6 @@ mod tests;
 pub(crate) use migrate::{Base, migrate};
 pub(crate) use tables::Foundation;
 use tables::{EventsHead, Format, Missing, database, key_of, put_event, put_slice, shard_of};
-use values::delete_value;
 #[cfg(test)]
 use values::update_ref;
 pub(crate) use values::{
@@ -272,16 +271,6 @@ impl Durable {
         }
         let names: Vec<KeyName> = owners.into_iter().map(key_of).collect();
         Ok(self.store.destroy(&names)?)
-    }
-
-    /// Removes values that nothing refers to any longer.
-    pub(crate) fn delete_values(&mut self, refs: &[ValueRef]) -> Result<(), CoordinatorError> {
-        let all = refs.iter();
-        let batch = all.fold(Batch::new(), |b, at| delete_value(b, at.table, &at.id));
-        if batch.is_empty() {
-            return Ok(());
-        }
-        Ok(self.store.write(batch)?)
     }
 
     /// Reads values, also while others write.

@@ -213,7 +213,7 @@ fn a_value_that_is_not_what_the_ledger_says_is_an_error() {
     let value = NewValue::new(at.clone(), owner, b"rows".to_vec());
     durable.write(&[], vec![value]).unwrap();
     assert!(durable.values().get(&at).is_err());
-    durable.delete_values(std::slice::from_ref(&at)).unwrap();
+    durable.values().delete(std::slice::from_ref(&at)).unwrap();
     assert_eq!(durable.values().get(&at).unwrap(), None);
 }
 

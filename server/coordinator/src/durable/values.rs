@@ -169,6 +169,17 @@ impl Values {
         }
     }
 
+    /// Removes values that nothing refers to any longer. Their ids never come back, so it may be
+    /// done at any time; what a crash leaves goes when the folder is opened.
+    pub(crate) fn delete(&self, refs: &[ValueRef]) -> Result<(), CoordinatorError> {
+        let all = refs.iter();
+        let batch = all.fold(Batch::new(), |b, at| delete_value(b, at.table, &at.id));
+        if batch.is_empty() {
+            return Ok(());
+        }
+        Ok(self.store.write(batch)?)
+    }
+
     /// A value, if it is there and its keys are.
     pub(crate) fn get(&self, at: &ValueRef) -> Result<Option<Vec<u8>>, CoordinatorError> {
         let found = match at.table {

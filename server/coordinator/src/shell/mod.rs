@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lethe_ledger::{
-    Command, Effect, Effects, Event, Fresh, Owner, Rules, RunKey, ShardKey, State, Wake, apply,
-    decide, effects, withdrawn,
+    Command, Effect, Effects, Event, Fresh, Owner, Rules, RunKey, ShardKey, State, ValueRef, Wake,
+    apply, decide, effects, withdrawn,
 };
 use lethe_proto::ids::{Digest, EpochNo};
 use lethe_proto::message::Refusal;
@@ -82,6 +82,14 @@ pub(crate) struct Shell {
     /// The last number that [`Self::sequence`] gave.
     sequence: AtomicU64,
     outlet: OnceLock<Outlet>,
+}
+
+/// What follows from events that were applied.
+#[derive(Default)]
+struct Applied {
+    effects: Effects,
+    /// Values that nothing names any more.
+    dropped: Vec<ValueRef>,
 }
 
 /// What a shell is made of.
@@ -277,9 +285,13 @@ impl Shell {
             *decided = events;
             return Err(e);
         }
-        let effects = self.apply(&mut writer, &events);
+        let applied = self.apply(&mut writer, &events);
         drop(writer);
-        self.carry_out(effects);
+        self.carry_out(applied.effects);
+        // A round's updates are many: nobody waits for their end.
+        if let Err(e) = self.values.delete(&applied.dropped) {
+            tracing::warn!("values that nothing needs stay until the next start: {e}");
+        }
         Ok(events)
     }
 
@@ -317,24 +329,19 @@ impl Shell {
         Ok(!told.is_empty() && told.iter().all(|happened| *happened))
     }
 
-    /// Makes events so, and cleans up after them.
-    fn apply(&self, writer: &mut Writer, events: &[Event]) -> Effects {
-        let mut out = Effects::default();
-        let dropped = {
+    /// Makes events so.
+    fn apply(&self, writer: &mut Writer, events: &[Event]) -> Applied {
+        let mut out = Applied::default();
+        {
             let mut state = self.state_alone();
             for event in events {
-                out.disconnect.extend(withdrawn(&state, event));
+                out.effects.disconnect.extend(withdrawn(&state, event));
                 apply(&mut state, event);
-                effects(&state, event, &mut out);
+                effects(&state, event, &mut out.effects);
             }
-            std::mem::take(&mut state.dropped)
-        };
-        self.caches.note(events);
-        if !dropped.is_empty()
-            && let Err(e) = writer.durable.delete_values(&dropped)
-        {
-            tracing::warn!("values that nothing needs stay until the next start: {e}");
+            out.dropped = std::mem::take(&mut state.dropped);
         }
+        self.caches.note(events);
         if writer.durable.wants_snapshot()
             && let Err(e) = self.snapshot(writer)
         {

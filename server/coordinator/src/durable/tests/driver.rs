@@ -227,7 +227,7 @@ impl Driver {
         let dropped = std::mem::take(&mut after.dropped);
         let opened = self.opened();
         opened.state = after;
-        if opened.durable.delete_values(&dropped).is_err() {
+        if opened.durable.values().delete(&dropped).is_err() {
             self.disk.mend();
         }
         true
