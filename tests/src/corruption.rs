@@ -58,7 +58,7 @@ fn files(folder: &Path, out: &mut Vec<PathBuf>) {
 }
 
 /// Shards of the tiny federation.
-const SHARDS: u16 = 2;
+const SHARDS: [&str; 2] = ["0", "1"];
 
 /// Everything that a data folder and an evidence folder hold.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,14 +71,16 @@ struct Content {
 }
 
 /// What the folders hold, and which shards were set aside.
-fn content(data: &Path, evidence: &Path) -> Result<(Content, Vec<u16>), StoreError> {
-    let store = SealedStore::open(&SledStorage::engine, data, usize::from(SHARDS))?;
+fn content(data: &Path, evidence: &Path) -> Result<(Content, Vec<String>), StoreError> {
+    let names = SHARDS.map(str::to_owned);
+    let store = SealedStore::open(&SledStorage::engine, data, &names)?;
     let log =
         |name: &str| Ok::<_, StoreError>(LogFile::open(&evidence.join(name))?.entries().to_vec());
     let content = Content {
         main: store.main_content()?,
-        shards: (0..SHARDS)
-            .map(|s| store.shard_content(s))
+        shards: SHARDS
+            .iter()
+            .map(|s| store.database_content(s))
             .collect::<Result<_, _>>()?,
         logs: [log("log")?, log("journal")?],
         key: keyfile::open(&evidence.join("journal-key"), false)?,
@@ -86,7 +88,11 @@ fn content(data: &Path, evidence: &Path) -> Result<(Content, Vec<u16>), StoreErr
     };
     Ok((
         content,
-        store.quarantined().iter().map(|q| q.shard).collect(),
+        store
+            .quarantined()
+            .into_iter()
+            .map(|q| q.database)
+            .collect(),
     ))
 }
 
@@ -189,7 +195,8 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
             Ok(Ok((found, aside))) if aside.is_empty() && found == want.0 => out.harmless += 1,
             Ok(Ok((mut found, aside))) => {
                 let one = aside.len() == 1;
-                for s in aside.into_iter().map(usize::from) {
+                let place = |name: &String| SHARDS.iter().position(|s| s == name);
+                for s in aside.iter().filter_map(place) {
                     found.shards[s] = want.0.shards[s];
                 }
                 if one && found == want.0 {

@@ -33,11 +33,6 @@ impl KeyName {
         }
     }
 
-    /// The same for a shard of the first epoch, whose database has its number for a name.
-    pub fn shard(shard: u16, name: &str) -> Self {
-        Self::stage(&shard.to_string(), name)
-    }
-
     /// The key of one deletion's request and receipt.
     pub fn evidence(deletion: u64) -> Self {
         Self {

@@ -14,52 +14,19 @@ const FOLDER: &str = "shards";
 /// Beside a database that was set aside.
 const MARKER: &str = "quarantined";
 
-/// Names of databases: that of a shard is a folder's name and a part of the names of its keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Databases(pub(crate) Vec<String>);
-
-impl From<&[String]> for Databases {
-    fn from(names: &[String]) -> Self {
-        Self(names.to_vec())
-    }
-}
-
-impl From<&Vec<String>> for Databases {
-    fn from(names: &Vec<String>) -> Self {
-        Self(names.clone())
-    }
-}
-
-impl<const N: usize> From<&[String; N]> for Databases {
-    fn from(names: &[String; N]) -> Self {
-        Self(names.to_vec())
-    }
-}
-
-/// So many shards of the first epoch.
-impl From<usize> for Databases {
-    fn from(shards: usize) -> Self {
-        Self((0..shards).map(|k| k.to_string()).collect())
-    }
-}
-
 /// A damaged database that was set aside; its shard starts from nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantined {
     /// Its name.
     pub database: String,
-    /// The number at the end of its name: of the shard, in its epoch.
-    pub shard: u16,
     /// What was found.
     pub why: String,
 }
 
 impl Quarantined {
     fn new(database: &str, why: String) -> Self {
-        let number = database.rsplit('-').next().and_then(|n| n.parse().ok());
         Self {
             database: database.to_owned(),
-            shard: number.unwrap_or(u16::MAX),
             why,
         }
     }
@@ -111,10 +78,10 @@ pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>, StoreError> {
 
 /// The names in `wanted`, and those that keys exist for: a folder that is lost as a whole is missed
 /// all the same.
-pub(crate) fn all_names(wanted: Databases, keys: &Keyring) -> Result<Vec<String>, StoreError> {
+pub(crate) fn all_names(wanted: &[String], keys: &Keyring) -> Result<Vec<String>, StoreError> {
     let known = keys.iter().filter_map(|(n, _)| KeyName::database_of(n));
     let mut names: Vec<String> = vec![];
-    for name in wanted.0.into_iter().chain(known.map(str::to_owned)) {
+    for name in wanted.iter().cloned().chain(known.map(str::to_owned)) {
         check_name(&name)?;
         if !names.contains(&name) {
             names.push(name);

@@ -11,8 +11,8 @@ use ring::digest::{SHA256, digest};
 
 use crate::batch::Absent;
 pub use crate::batch::{Batch, KeyName};
+pub use crate::database::Quarantined;
 use crate::database::{self, set_aside};
-pub use crate::database::{Databases, Quarantined};
 use crate::head::Head;
 use crate::keyring::{Key, Keyring};
 use crate::mirror::Mirror;
@@ -70,15 +70,11 @@ impl SealedStore {
     /// Besides `databases` those are opened that keys exist for. What one copy of the main database
     /// lost comes from the other. A shard's database that is damaged is renamed, its keys are
     /// destroyed and the shard is empty ([`Self::quarantined`]).
-    pub fn open(
-        engine: &Engine,
-        folder: &Path,
-        databases: impl Into<Databases>,
-    ) -> Result<Self, StoreError> {
+    pub fn open(engine: &Engine, folder: &Path, databases: &[String]) -> Result<Self, StoreError> {
         let mut keys = Keyring::open(&folder.join("keys"))?;
         keys.ensure(&[INDEX_KEY, "public"])?;
         let key = index_key(folder, &keys)?;
-        let names = database::all_names(databases.into(), &keys)?;
+        let names = database::all_names(databases, &keys)?;
         let main = open_main(engine, folder, &key, &keys)?;
         let mut index = Index {
             parts: vec![],
@@ -383,11 +379,6 @@ impl SealedStore {
     /// The same over what is in the main database.
     pub fn main_content(&self) -> Result<[u8; 32], StoreError> {
         self.digest(|at| at == 0)
-    }
-
-    /// The same over what is in a shard's database, as the first epoch has it.
-    pub fn shard_content(&self, shard: u16) -> Result<[u8; 32], StoreError> {
-        self.database_content(&shard.to_string())
     }
 
     /// The same over what is in a database with this name.

@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use lethe_ledger::{Event, Owner, ShardKey, State};
+use lethe_ledger::{EpochNo, Event, Owner, ShardKey, State};
+use lethe_proto::ids::ShardId;
 use lethe_store::StoreError;
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 
@@ -102,7 +103,13 @@ impl Durable {
         foundation: Foundation,
         shards: usize,
     ) -> Result<Opened, CoordinatorError> {
-        let store = SealedStore::open(engine, folder, shards)?;
+        let first = (0..shards).map(|k| {
+            database(ShardKey {
+                epoch: EpochNo::FIRST,
+                shard: ShardId(k as u16),
+            })
+        });
+        let store = SealedStore::open(engine, folder, &first.collect::<Vec<_>>())?;
         if let Found::Foundation(_) = found(&store)? {
             let message = "this data folder was started before";
             let code = lethe_proto::message::Refusal::Internal;

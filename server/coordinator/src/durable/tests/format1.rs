@@ -114,7 +114,7 @@ fn people(batch: Batch) -> Batch {
 
 /// Shard 0 after the first round of its first stage, with an update that waits for the second.
 fn shard_0(batch: Batch) -> Batch {
-    let stage = KeyName::shard(0, "1");
+    let stage = KeyName::stage("0", "1");
     let run = old::RunRecord {
         stage: 1,
         round: 1,
@@ -171,7 +171,8 @@ fn operators(batch: Batch) -> Batch {
 }
 
 fn old_folder(disk: &Disk) {
-    let store = SealedStore::open(&disk.engine(), disk.folder(), 2usize).unwrap();
+    let store =
+        SealedStore::open(&disk.engine(), disk.folder(), &["0".into(), "1".into()]).unwrap();
     let recipe = Recipe {
         shards: 2,
         aggregation: lethe_recipe::Aggregation::Personalized,

@@ -90,7 +90,8 @@ fn numbers(id: &str) -> Vec<u16> {
 
 impl Before {
     fn read(folder: &Path) -> Self {
-        let store = SealedStore::open(&SledStorage::engine, folder, 2usize).unwrap();
+        let store =
+            SealedStore::open(&SledStorage::engine, folder, &["0".into(), "1".into()]).unwrap();
         let mut certificates: BTreeMap<String, BTreeSet<Digest>> = BTreeMap::new();
         for (certificate, old::SubjectCert(subject)) in all(&store) {
             let own = certificates.entry(subject.to_string()).or_default();
@@ -295,7 +296,7 @@ fn a_folder_of_format_1_says_the_same_in_format_2() {
     let store = opened.durable.store();
     assert!(store.keys::<old::SubjectRecord>().is_empty());
     assert!(store.keys::<old::Checkpoint>().is_empty());
-    let stages = [0u16, 1].map(|k| KeyName::shard(k, "1"));
+    let stages = ["0", "1"].map(|k| KeyName::stage(k, "1"));
     assert_eq!(store.existing(&stages), 0, "the old keys are destroyed");
     drop(opened);
     let now = content(&folder);
@@ -387,7 +388,7 @@ fn a_migration_that_is_cut_off_anywhere_is_finished_by_the_next() {
         migrated(&folder);
         let opened = open(&folder);
         before.compare(&opened);
-        let stages = [0u16, 1].map(|k| KeyName::shard(k, "1"));
+        let stages = ["0", "1"].map(|k| KeyName::stage(k, "1"));
         assert_eq!(opened.durable.store().existing(&stages), 0, "at {at}");
     }
 }
