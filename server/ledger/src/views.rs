@@ -151,12 +151,9 @@ impl State {
 
     fn training_for(&self, subject: &SubjectId, now: Now) -> Option<Work> {
         let takes = |open: &&crate::state::Open| {
-            open.sealed.is_none() && open.round.clone().offer(subject, now.uptime_ms)
+            open.sealed.is_none() && open.round.offers(subject, now.uptime_ms)
         };
-        let chosen = |open: &&crate::state::Open| open.round.check(subject, now.uptime_ms).is_ok();
-        // Copying the round is only for whoever is in it.
-        let mut open = self.volatile.open.values().filter(chosen).filter(takes);
-        let open = open.next()?;
+        let open = self.volatile.open.values().find(takes)?;
         let view = self.run_view(open.run.generation)?;
         let terms = &view.epoch.terms;
         // Where updates may be late, a device may take longer than its round.

@@ -107,18 +107,20 @@ impl Round {
         self.deadline
     }
 
-    /// Whether `subject` should be given the task now; marks it as training. A client that lost its
-    /// connection may ask again and gets the task again.
+    /// Whether `subject` should be given the task now. A client that lost its connection may ask
+    /// again and gets the task again.
+    pub fn offers(&self, subject: &SubjectId, now: u64) -> bool {
+        let standing = self.cohort.get(subject);
+        now < self.deadline && matches!(standing, Some(Standing::Chosen | Standing::Training))
+    }
+
+    /// The same, and marks it as training.
     pub fn offer(&mut self, subject: &SubjectId, now: u64) -> bool {
-        match self.cohort.get_mut(subject) {
-            Some(s)
-                if matches!(s, Standing::Chosen | Standing::Training) && now < self.deadline =>
-            {
-                *s = Standing::Training;
-                true
-            }
-            _ => false,
+        let offers = self.offers(subject, now);
+        if let Some(standing) = self.cohort.get_mut(subject).filter(|_| offers) {
+            *standing = Standing::Training;
         }
+        offers
     }
 
     /// Whether an update of `subject` would be taken.
@@ -171,30 +173,19 @@ impl Round {
 
     /// How the round ended, if it has.
     pub fn outcome(&self, now: u64) -> Option<Outcome> {
-        let done: Vec<SubjectId> = self
-            .cohort
-            .iter()
-            .filter(|(_, s)| **s == Standing::Done)
-            .map(|(id, _)| id.clone())
-            .collect();
-        let got = done.len() + self.late;
-        if got >= self.goal {
-            return Some(Outcome::Aggregate(done));
-        }
-        if self.waiting() == 0 && (got >= self.needed || self.cohort.is_empty()) {
-            return Some(Outcome::Aggregate(done));
-        }
-        if now < self.deadline {
+        let done = self.cohort.iter().filter(|(_, s)| **s == Standing::Done);
+        let got = done.clone().count() + self.late;
+        let all = self.waiting() == 0 && (got >= self.needed || self.cohort.is_empty());
+        if got < self.goal && !all && now < self.deadline {
             return None;
         }
-        if got >= self.needed {
-            Some(Outcome::Aggregate(done))
-        } else {
-            Some(Outcome::Starved {
-                got,
-                needed: self.needed,
-            })
+        if got >= self.goal || all || got >= self.needed {
+            return Some(Outcome::Aggregate(done.map(|(id, _)| id.clone()).collect()));
         }
+        Some(Outcome::Starved {
+            got,
+            needed: self.needed,
+        })
     }
 
     /// Gives a starved round a new deadline; what is stored stays stored, and who declined is asked
