@@ -33,6 +33,8 @@ mod kit;
 mod meter;
 mod open;
 mod serve;
+#[cfg(test)]
+mod simulation;
 
 pub(crate) use caches::{Caches, Served};
 pub(crate) use clock::Clock;
