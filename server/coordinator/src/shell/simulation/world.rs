@@ -260,13 +260,14 @@ impl Simulation {
             return;
         };
         let device = self.devices[n].certificate;
-        let role = shell.state().role(&device);
-        if !matches!(role, Some(Role::Subject(_))) {
-            let reply = Reply::Refused {
-                code: Refusal::Forbidden,
-                message: "unknown".into(),
-            };
-            return self.reply(n, call, reply);
+        let who = shell.state().who(&device);
+        let refused = match who {
+            Ok(Some(Role::Subject(_))) => None,
+            Ok(_) => Some((Refusal::Forbidden, "unknown".into())),
+            Err(e) => Some((e.code, e.message)),
+        };
+        if let Some((code, message)) = refused {
+            return self.reply(n, call, Reply::Refused { code, message });
         }
         let update = match &request {
             Request::Update { round, .. } => {
