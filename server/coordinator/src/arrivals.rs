@@ -42,6 +42,23 @@ pub(crate) struct Arrived {
 }
 
 impl Arrived {
+    pub(crate) fn new(
+        run: RunKey,
+        subject: SubjectId,
+        update: Update,
+        contribution: Contribution,
+        answer: Answer,
+    ) -> Self {
+        Self {
+            run,
+            subject,
+            update,
+            contribution: Arc::new(contribution),
+            answer,
+            place: None,
+        }
+    }
+
     fn bytes(&self) -> usize {
         self.update.device.bytes.len() + 4 * (self.update.middle.len() + self.update.sketch.len())
     }
@@ -101,14 +118,7 @@ impl Arrivals {
             )
         };
         let (answer, answered) = oneshot::channel();
-        let mut arrived = Arrived {
-            run,
-            subject,
-            update,
-            contribution: Arc::new(contribution),
-            answer,
-            place: None,
-        };
+        let mut arrived = Arrived::new(run, subject, update, contribution, answer);
         let share = (1 + (arrived.bytes() >> 10)).min(WAITING) as u32;
         let place =
             tokio::time::timeout(PATIENCE, self.places.clone().acquire_many_owned(share)).await;

@@ -379,7 +379,8 @@ impl Handler for Coordinator {
     fn admits(&self, certificate: &Digest) -> bool {
         let renewed = {
             let state = self.shell().state();
-            if state.role(certificate).is_none() {
+            // Who is to try again in a moment may connect.
+            if matches!(state.who(certificate), Ok(None)) {
                 return false;
             }
             state.replaces(certificate)

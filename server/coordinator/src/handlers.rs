@@ -76,7 +76,7 @@ impl Coordinator {
                 _ => Err(forbidden()),
             };
         };
-        let role = self.shell().state().role(&certificate);
+        let role = self.shell().state().who(&certificate)?;
         match (role, request) {
             (Some(role), Request::Renew { csr }) => self.renew(role, certificate, &csr).await,
             (Some(Role::Admin), Request::Admin(request)) => {

@@ -60,6 +60,8 @@ pub(super) struct Journal {
     key: [u8; 32],
     /// By number, a digest of what the journal holds. It names nobody.
     known: BTreeMap<u64, Digest>,
+    #[cfg(test)]
+    path: std::path::PathBuf,
 }
 
 impl Journal {
@@ -71,6 +73,8 @@ impl Journal {
             file,
             key,
             known: BTreeMap::new(),
+            #[cfg(test)]
+            path: folder.join("journal"),
         };
         let all = journal.read()?;
         for accepted in &all {
@@ -131,6 +135,8 @@ impl Journal {
         }
         let place = self.file.entries().len() as u64;
         let sealed = lethe_seal::seal(&self.key, &purpose(place), &plain)?;
+        #[cfg(test)]
+        super::failing::append(&self.path, &sealed)?;
         self.file.append(&sealed)?;
         self.known.extend(new);
         Ok(())

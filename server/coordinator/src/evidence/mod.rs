@@ -23,6 +23,8 @@ use lethe_store::logfile::LogFile;
 use crate::CoordinatorError;
 
 pub(crate) mod admin;
+#[cfg(test)]
+pub(crate) mod failing;
 mod journal;
 mod proofs;
 #[cfg(test)]
@@ -159,6 +161,8 @@ impl Evidence {
     /// No release has a lower number from now on.
     fn raise(&mut self, no: u64) -> Result<(), CoordinatorError> {
         if self.used.is_none_or(|used| used < no) {
+            #[cfg(test)]
+            failing::set(&self.folder.join("releases"), no)?;
             self.floor.set(no)?;
             self.used = Some(no);
         }
@@ -190,6 +194,8 @@ impl Evidence {
         let index = match self.places.get(&leaf) {
             Some(index) => *index,
             None => {
+                #[cfg(test)]
+                failing::append(&self.folder.join("log"), entry)?;
                 let index = self.log.append(entry)?;
                 self.tree.push(entry);
                 self.places.insert(leaf, index);

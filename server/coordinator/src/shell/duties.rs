@@ -116,7 +116,9 @@ impl Shell {
             Duty::BeginExecution => Command::BeginExecution,
             Duty::DestroyKeys(keys) => return self.destroy_keys(&keys),
             Duty::DestroySpent(keys) => {
-                self.destroy(&keys)?;
+                if !self.destroy(&keys)? {
+                    return Ok(true);
+                }
                 Command::SpentDestroyed { keys }
             }
             Duty::HashMembers(shard) => self.hash_members(shard)?,
@@ -138,7 +140,10 @@ impl Shell {
         };
         self.jobs.cancel(&shards);
         self.jobs.wait_for(&shards);
-        self.destroy(keys)?;
+        if !self.destroy(keys)? {
+            // They were destroyed before, and only now that is known.
+            return Ok(true);
+        }
         Ok(!self.execute(Command::KeysDestroyed, vec![])?.is_empty())
     }
 

@@ -42,11 +42,28 @@ struct Work {
     ended: bool,
 }
 
+#[cfg(test)]
+impl Job {
+    pub(super) fn run(&self) -> RunKey {
+        self.run
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends the jobs of these shards: what threads do in earnest, in a test that has none.
+#[cfg(test)]
+pub(super) type Ender = dyn Fn(&[ShardKey]) + Send + Sync;
+
 /// Jobs that wait and run, and who waits for them.
 #[derive(Default)]
 pub(crate) struct Jobs {
     work: Mutex<Work>,
     changed: Condvar,
+    #[cfg(test)]
+    pub(super) ender: Mutex<Option<Arc<Ender>>>,
 }
 
 impl Jobs {
@@ -123,6 +140,11 @@ impl Jobs {
 
     /// Waits until no job of these shards runs.
     pub(super) fn wait_for(&self, shards: &[ShardKey]) {
+        #[cfg(test)]
+        {
+            let ender = fatal::lock(&self.ender).clone();
+            ender.inspect(|end| end(shards));
+        }
         let work = self.work();
         let runs = |w: &mut Work| w.known.values().any(|(s, _)| shards.contains(s));
         if self.changed.wait_while(work, runs).is_err() {

@@ -33,6 +33,8 @@ mod kit;
 mod meter;
 mod open;
 mod serve;
+#[cfg(test)]
+mod simulation;
 
 pub(crate) use caches::{Caches, Served};
 pub(crate) use clock::Clock;
@@ -409,11 +411,24 @@ impl Shell {
         }
     }
 
-    /// Destroys keys; what they sealed can be read by nobody from then on.
-    fn destroy(&self, keys: &[Owner]) -> Result<(), CoordinatorError> {
+    /// Destroys keys, if all of them are still to go: what they sealed can be read by nobody from
+    /// then on. False: none was destroyed.
+    fn destroy(&self, keys: &[Owner]) -> Result<bool, CoordinatorError> {
         self.with_space(|| {
             let mut writer = fatal::lock(&self.writer);
-            writer.durable.destroy(keys).map(drop)
+            // A write that failed may be there: then a key of this name may be the fresh one of
+            // somebody who stays.
+            self.settle(&mut writer)?;
+            let go = {
+                let state = self.state();
+                let going = state.keys_to_destroy();
+                let spent = &state.core().spent;
+                keys.iter().all(|k| going.contains(k) || spent.contains(k))
+            };
+            if go {
+                writer.durable.destroy(keys)?;
+            }
+            Ok(go)
         })
     }
 

@@ -29,7 +29,7 @@ pub use slices::SliceError;
 pub use stage::Stage;
 pub use volatile::{Open, Sealed, Versions, Volatile};
 
-use crate::ids::{EpochNo, Owner, ShardKey, SliceId, StageKey, ValueRef};
+use crate::ids::{EpochNo, Owner, Refused, ShardKey, SliceId, StageKey, ValueRef};
 use crate::terms::Rules;
 
 /// Everything that decides. [`crate::apply`] alone changes it.
@@ -149,6 +149,20 @@ impl State {
         }
         let operator = self.core.operators.contains_key(certificate);
         operator.then_some(Role::Admin)
+    }
+
+    /// The same for who asks for something. Refuses those for a moment who stay when keys are
+    /// destroyed, and are not written anew yet: a state that was read again meanwhile does not know
+    /// them, and their devices must not believe that they were withdrawn.
+    pub fn who(&self, certificate: &lethe_proto::ids::Digest) -> Result<Option<Role>, Refused> {
+        let role = self.role(certificate);
+        let executing = self.core.executing.as_ref().filter(|_| role.is_none());
+        let kept = executing.and_then(|e| self.kept.get(&e.kept?));
+        let mut all = kept.into_iter().flat_map(|k| k.0.values());
+        if all.any(|p| p.certificates().any(|c| c == certificate)) {
+            return Err(Refused::executing());
+        }
+        Ok(role)
     }
 
     /// Whose device a certificate is.

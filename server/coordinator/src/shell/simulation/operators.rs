@@ -1,0 +1,171 @@
+//! What operators ask for.
+
+use lethe_ledger::{Command, EpochNo, OwnPlans, ShardKey};
+use lethe_proto::deletion::{DeletionRequest, Proposal};
+use lethe_proto::ids::{Digest, ShardId};
+use lethe_proto::message::Refusal;
+
+use super::super::{Shell, fresh};
+use super::begin::operator;
+use super::world::{Event, QUIET, Simulation};
+use crate::evidence::failing;
+
+/// Plans of each request by itself, as `Coordinator::own_plans` makes them.
+fn own_plans(shell: &Shell, requests: &[DeletionRequest]) -> Vec<OwnPlans> {
+    let state = shell.state();
+    let inventory = state.inventory(EpochNo::FIRST);
+    let of = |r: &DeletionRequest| {
+        let plan = lethe_plan::plan(inventory.as_ref()?, std::slice::from_ref(r));
+        Some((EpochNo::FIRST, plan.ok()?))
+    };
+    requests
+        .iter()
+        .map(|r| of(r).into_iter().collect())
+        .collect()
+}
+
+/// Deletions that came with this reference.
+fn with_reference(shell: &Shell, reference: &str) -> usize {
+    let state = shell.state();
+    let all = state.deletions().values();
+    all.filter(|d| d.reference == reference).count()
+}
+
+impl Simulation {
+    /// Writes that have failed so far.
+    fn failures(&self) -> u64 {
+        self.disk.failed() + failing::with(|f| f.failed)
+    }
+
+    pub(super) fn forget(&mut self, requests: Vec<DeletionRequest>) {
+        let Some(shell) = self.shell.clone() else {
+            return self.at(self.now + 500, Event::Forget(requests));
+        };
+        self.events += 1;
+        let reference = format!("request {}", self.events);
+        let plans = match self.dice.below(2) {
+            0 => vec![],
+            _ => own_plans(&shell, &requests),
+        };
+        let n = requests.len();
+        let command = Command::Propose {
+            what: Proposal::Forget {
+                requests: requests.clone(),
+                asked: 0,
+                reference: reference.clone(),
+            },
+            confirmed: false,
+            note: None,
+            by: operator(0),
+            secret: Digest::default(),
+            plans,
+            fresh: fresh().unwrap(),
+        };
+        self.seen.asked.insert(reference.clone(), n);
+        let before = self.failures();
+        let full = failing::with(|f| f.full.is_some()) && shell.space_held();
+        let result = shell.execute(command, vec![]);
+        self.note(match &result {
+            Ok(_) => format!("{} forget: accepted", self.now),
+            Err(e) => format!("{} forget: {e}", self.now),
+        });
+        match result {
+            Ok(events) => {
+                self.count.add("deletions", n as u64);
+                self.count.add("batches", u64::from(n > 1));
+                let again = self.failures() > before;
+                self.count.add("repeated commands", u64::from(again));
+                self.count.add("full disks", u64::from(full && again));
+                assert!(!events.is_empty(), "{}: nothing happened", self.story());
+                let there = with_reference(&shell, &reference);
+                if shell.state().proposals().is_empty() {
+                    assert_eq!(there, n, "{}: {reference}", self.story());
+                } else {
+                    assert!(there == n || there == 0, "{}: {reference}", self.story());
+                }
+                if self.approvals > 1 {
+                    self.at(self.now + 1500, Event::Approve);
+                }
+                self.do_at_once();
+            }
+            Err(e) if !e.is_request() || matches!(e.code(), Refusal::Busy | Refusal::Internal) => {
+                self.at(self.now + 500, Event::Forget(requests));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// What an operator asked for is done when they are told so.
+    fn do_at_once(&mut self) {
+        if self.dice.below(2) == 0 {
+            self.duties();
+        }
+    }
+
+    pub(super) fn approve(&mut self) {
+        let Some(shell) = self.shell.clone() else {
+            return self.at(self.now + 1000, Event::Approve);
+        };
+        let proposals: Vec<(u64, Proposal)> = {
+            let state = shell.state();
+            let all = state.proposals().iter();
+            all.map(|(id, p)| (*id, p.what.clone())).collect()
+        };
+        for (id, what) in proposals {
+            let Proposal::Forget {
+                requests,
+                reference,
+                ..
+            } = what
+            else {
+                continue;
+            };
+            let command = Command::Approve {
+                id,
+                by: operator(1),
+                secret: Digest::default(),
+                plans: own_plans(&shell, &requests),
+                fresh: fresh().unwrap(),
+            };
+            let before = self.failures();
+            let result = shell.execute(command, vec![]);
+            self.note(match &result {
+                Ok(_) => format!("{} approves {id}", self.now),
+                Err(e) => format!("{} approves {id}: {e}", self.now),
+            });
+            if result.is_ok() {
+                self.count.one("approvals");
+                let again = self.failures() > before;
+                self.count.add("repeated commands", u64::from(again));
+                let there = with_reference(&shell, &reference);
+                assert_eq!(there, requests.len(), "{}: {reference}", self.story());
+            }
+        }
+        self.do_at_once();
+        let waits = !shell.state().proposals().is_empty();
+        if waits && self.now < QUIET + 10_000 {
+            self.at(self.now + 1000, Event::Approve);
+        }
+    }
+
+    pub(super) fn replay(&mut self) {
+        let Some(shell) = self.shell.clone() else {
+            return;
+        };
+        let shard = ShardKey {
+            epoch: EpochNo::FIRST,
+            shard: ShardId(self.dice.below(2) as u16),
+        };
+        let command = Command::Replay {
+            shard,
+            by: operator(0),
+            fresh: fresh().unwrap(),
+        };
+        let begun = shell.execute(command, vec![]).is_ok();
+        self.note(format!("{} replay of {shard:?}: {begun}", self.now));
+        self.count.add("replays", u64::from(begun));
+        if !begun && self.now + 3000 < QUIET {
+            self.at(self.now + 3000, Event::Replay);
+        }
+    }
+}
