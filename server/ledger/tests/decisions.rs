@@ -266,3 +266,120 @@ fn who_was_withdrawn_does_not_join() {
         "this subject's certificates were withdrawn"
     );
 }
+
+/// Two people have joined, and what they are trained on is in the log: a round may be opened.
+fn trained(state: &mut State) -> [Digest; 2] {
+    state.set_rules(Rules {
+        min_subjects: 2,
+        ..Rules::default()
+    });
+    let found = Command::FoundEpoch {
+        terms: Terms {
+            shards: 1,
+            anchors: 1,
+            slices: 1,
+            placement: Placement::Hash,
+            rounds: 1,
+            cohort: 2,
+            goal: None,
+            staleness: None,
+            quorum: 1,
+            deadline_s: 60,
+            validation: 1,
+            samples: 8,
+            hidden: 4,
+            seed: 1,
+            aggregation: Aggregation::Fedavg,
+            feeds_back: false,
+        },
+        recipe: String::new(),
+        recipe_digest: Digest::default(),
+        model: Digest::default(),
+        initial: Digest::default(),
+        catalogue: CatalogueVersion(1),
+    };
+    run(state, found).unwrap();
+    let people = ["ada", "ben"].map(|name| {
+        let device = device(state, name);
+        let join = Command::Join {
+            device,
+            epoch: EpochNo::FIRST,
+            anchor: None,
+            samples: 8,
+            commitment: digest(name),
+            fresh: Fresh(digest(name).0),
+        };
+        run(state, join).unwrap();
+        device
+    });
+    for duty in ["hash", "log"] {
+        let all = due(state, now());
+        let command = all.into_iter().find_map(|d| match d {
+            Duty::HashMembers(shard) if duty == "hash" => Some(Command::MembersHashed {
+                shard,
+                version: state.members_of_tree(shard).version,
+                root: [1; 32],
+                count: 2,
+                fresh: Fresh::default(),
+            }),
+            Duty::Log { about, .. } if duty == "log" => Some(Command::Logged {
+                about,
+                index: 0,
+                head: LogHead::default(),
+            }),
+            _ => None,
+        });
+        run(state, command.unwrap()).unwrap();
+    }
+    let shard = state.shards().next().unwrap().0;
+    let tree = state.members_of_tree(shard);
+    let again = Command::MembersHashed {
+        shard,
+        version: tree.version,
+        root: [1; 32],
+        count: 2,
+        fresh: Fresh::default(),
+    };
+    run(state, again).unwrap();
+    people
+}
+
+#[test]
+fn a_round_that_nobody_answers_is_abandoned_for_an_hour_and_tried_again() {
+    let mut state = State::default();
+    trained(&mut state);
+    let mut time = now();
+    let mut abandoned = None;
+    let mut deadlines = 0;
+    while abandoned.is_none() {
+        for duty in due(&state, time) {
+            let command = match duty {
+                Duty::OpenRound(run) => Command::OpenRound { run },
+                Duty::Deadline(run) => {
+                    deadlines += 1;
+                    Command::Deadline { run }
+                }
+                other => unreachable!("{other:?}"),
+            };
+            let events = decide(&state, command, time).unwrap();
+            for event in &events {
+                apply(&mut state, event);
+                if let Event::RoundAbandoned { until, .. } = event {
+                    abandoned = Some(*until);
+                }
+            }
+        }
+        time.uptime_ms += 61_000;
+        assert!(deadlines < 2000, "never abandoned");
+    }
+    assert!(deadlines > 100, "not at the first deadline");
+    let until = abandoned.unwrap();
+    let at = |uptime_ms| Now { uptime_ms, ..time };
+    assert!(due(&state, at(until - 1)).is_empty());
+    assert!(matches!(
+        due(&state, at(until + 1))[..],
+        [Duty::OpenRound(_)]
+    ));
+    let shard = state.shards().next().unwrap().0;
+    assert!(state.shard_view(shard).unwrap().abandoned);
+}
