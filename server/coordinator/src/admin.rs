@@ -17,10 +17,6 @@ use crate::evidence::admin::{self, Asked, Facts, Made};
 use crate::handlers::secret_key;
 use crate::shell::fresh;
 
-fn invalid(message: impl Into<String>) -> CoordinatorError {
-    CoordinatorError::refuse(Refusal::Invalid, message)
-}
-
 /// The secret of an invitation, and what the ledger knows of it.
 struct Drawn {
     secret: String,
@@ -106,7 +102,9 @@ impl Coordinator {
             AdminRequest::Scan { texts } => Ok(AdminReply::Scanned(self.search(&texts)?)),
             request => match admin::asked(request) {
                 Some(asked) => self.propose(asked, by),
-                None => Err(invalid("this coordinator does not know the request")),
+                None => Err(CoordinatorError::invalid(
+                    "this coordinator does not know the request",
+                )),
             },
         }
     }
@@ -298,7 +296,8 @@ impl Coordinator {
     /// Searches all records, decrypted, keys of records included.
     fn search(&self, texts: &[String]) -> Result<Scanned, CoordinatorError> {
         let secrets: Vec<Secret> = texts.iter().cloned().map(Secret::Text).collect();
-        let scanner = Scanner::new(&secrets).map_err(|e: ScanError| invalid(e.to_string()))?;
+        let scanner = Scanner::new(&secrets)
+            .map_err(|e: ScanError| CoordinatorError::invalid(e.to_string()))?;
         let mut out = Scanned {
             records: 0,
             hits: vec![],

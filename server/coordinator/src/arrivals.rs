@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::CoordinatorError;
 use crate::aggregate::Contribution;
 use crate::content::Update;
-use crate::gather::Gather;
+use crate::group_commit::GroupCommit;
 use crate::rounds::internal;
 
 /// Most bytes of updates in one write: what it holds is in memory twice. A write is synced once,
@@ -75,8 +75,8 @@ pub(crate) struct Fetch {
 /// The way in.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
-    updates: Gather<Arrived>,
-    fetches: Gather<Fetch>,
+    updates: GroupCommit<Arrived>,
+    fetches: GroupCommit<Fetch>,
     places: Arc<Semaphore>,
 }
 
@@ -87,8 +87,8 @@ impl Arrivals {
         note: impl FnMut(Vec<Fetch>) + Send + 'static,
     ) -> std::io::Result<Self> {
         Ok(Self {
-            updates: Gather::start("lethe-updates", Arrived::bytes, TOGETHER, store)?,
-            fetches: Gather::start("lethe-fetches", |_| 1, FETCHES, note)?,
+            updates: GroupCommit::start("lethe-updates", Arrived::bytes, TOGETHER, store)?,
+            fetches: GroupCommit::start("lethe-fetches", |_| 1, FETCHES, note)?,
             places: Arc::new(Semaphore::new(WAITING)),
         })
     }
@@ -96,8 +96,8 @@ impl Arrivals {
     /// A way that leads nowhere.
     pub(crate) fn closed() -> Self {
         Self {
-            updates: Gather::closed(),
-            fetches: Gather::closed(),
+            updates: GroupCommit::closed(),
+            fetches: GroupCommit::closed(),
             places: Arc::new(Semaphore::new(0)),
         }
     }

@@ -106,6 +106,11 @@ impl CoordinatorError {
         }
     }
 
+    /// What was asked cannot be done as it was asked.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::refuse(Refusal::Invalid, message)
+    }
+
     /// What the one who asked is told.
     pub(crate) fn code(&self) -> Refusal {
         match self {

@@ -48,12 +48,8 @@ struct Gradient {
     step: bool,
 }
 
-fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
-    CoordinatorError::refuse(code, message)
-}
-
 fn forbidden() -> CoordinatorError {
-    refuse(
+    CoordinatorError::refuse(
         Refusal::Forbidden,
         "this certificate has no right to this request: enrol, or use an admin identity",
     )
@@ -158,10 +154,9 @@ impl Coordinator {
                 tracing::debug!(subject = %device.subject, ?round, ?why, "declined");
                 self.decline(&device, round).await
             }
-            Request::Enrol { .. } | Request::Renew { .. } | Request::Admin(_) => Err(refuse(
-                Refusal::Forbidden,
-                "not with a subject's certificate",
-            )),
+            Request::Enrol { .. } | Request::Renew { .. } | Request::Admin(_) => Err(
+                CoordinatorError::refuse(Refusal::Forbidden, "not with a subject's certificate"),
+            ),
         }
     }
 
@@ -220,7 +215,7 @@ impl Coordinator {
         let wanted = self.model_of(epoch)?;
         if model != wanted {
             let message = format!("this epoch uses base model {wanted}, the client has {model}");
-            return Err(refuse(Refusal::WrongModel, message));
+            return Err(CoordinatorError::refuse(Refusal::WrongModel, message));
         }
         let command = Command::Hello {
             device: device.certificate,
@@ -408,7 +403,7 @@ impl Coordinator {
             }
             state.expects(round, &device.subject, now)?;
             let over = || {
-                refuse(
+                CoordinatorError::refuse(
                     Refusal::RoundClosed,
                     "the round is over: ask for work again",
                 )
@@ -485,7 +480,7 @@ impl Coordinator {
         if embedding.len() != hidden || embedding.iter().any(|v| !v.is_finite()) {
             let got = embedding.len();
             let message = format!("an embedding of {got} finite values, expected {hidden}");
-            return Err(refuse(Refusal::Invalid, message));
+            return Err(CoordinatorError::refuse(Refusal::Invalid, message));
         }
         let table = shell.table()?;
         let apa = kit.recipe.apa;
@@ -573,7 +568,7 @@ impl Coordinator {
         let shards = served.parts.len();
         if omega.len() != shards || omega.iter().any(|w| !w.is_finite()) {
             let message = format!("{} weights for {shards} shards", omega.len());
-            return Err(refuse(Refusal::Invalid, message));
+            return Err(CoordinatorError::refuse(Refusal::Invalid, message));
         }
         let parts = shell.parts_for(&served, subject)?;
         let used = parts.iter().zip(omega).filter(|(_, w)| **w != 0.0);

@@ -22,7 +22,7 @@ mod durable;
 mod error;
 mod evidence;
 mod fatal;
-mod gather;
+mod group_commit;
 mod handlers;
 mod metrics;
 mod middle;

@@ -206,12 +206,8 @@ impl Strikes {
     }
 }
 
-fn refuse(code: Refusal, message: impl Into<String>) -> CoordinatorError {
-    CoordinatorError::refuse(code, message)
-}
-
 fn lost() -> CoordinatorError {
-    refuse(
+    CoordinatorError::refuse(
         Refusal::SessionLost,
         "no training session for this round: ask for work again",
     )
@@ -246,9 +242,10 @@ impl MiddleHost {
         if self.strikes().of(subject) >= STRIKES {
             let message = "all places for training are taken, and this client kept its own \
                            without going on: try again later";
-            return Err(refuse(Refusal::Busy, message));
+            return Err(CoordinatorError::refuse(Refusal::Busy, message));
         }
-        let busy = || refuse(Refusal::Busy, "too many clients train at once: try again");
+        let busy =
+            || CoordinatorError::refuse(Refusal::Busy, "too many clients train at once: try again");
         let until = tokio::time::Instant::now() + TAPE_WAIT;
         let place = self.tapes.clone().acquire_owned();
         tokio::pin!(place);
@@ -406,7 +403,7 @@ impl MiddleHost {
             prefix: shape.prefix,
             lens: shape.lens,
         };
-        let invalid = |e: String| refuse(Refusal::Invalid, e);
+        let invalid = |e: String| CoordinatorError::refuse(Refusal::Invalid, e);
         layout
             .check(MAX_TOKENS, self.segment.config().max_positions)
             .map_err(invalid)?;
@@ -414,7 +411,7 @@ impl MiddleHost {
             .decode(layout.rows(), self.segment.config().hidden)
             .map_err(|e| invalid(e.to_string()))?;
         if x.iter().any(|v| !v.is_finite()) {
-            return Err(refuse(
+            return Err(CoordinatorError::refuse(
                 Refusal::Invalid,
                 "hidden states hold values that are not finite",
             ));
@@ -430,7 +427,7 @@ impl MiddleHost {
         &self,
         f: impl FnOnce() -> Result<T, CoordinatorError> + Send + 'static,
     ) -> Result<T, CoordinatorError> {
-        let failed = |e: String| refuse(Refusal::Internal, e);
+        let failed = |e: String| CoordinatorError::refuse(Refusal::Internal, e);
         let permit = self
             .passes
             .clone()
@@ -554,7 +551,7 @@ impl MiddleHost {
         let needed = self.cut < self.segment.range().start;
         let grad = grad
             .decode(rows, width)
-            .map_err(|e| refuse(Refusal::Invalid, e.to_string()))?;
+            .map_err(|e| CoordinatorError::refuse(Refusal::Invalid, e.to_string()))?;
         let subject = at.1.clone();
         let reply = self.session_pass(pass, held, move |session| {
             let middle = session.middle.as_mut().ok_or_else(lost)?;

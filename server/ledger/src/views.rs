@@ -447,7 +447,7 @@ impl State {
         let mut out = SubjectLineage {
             number,
             place: place.and_then(|(_, p)| Some((p.shard?, p.slice))),
-            idle: why_idle(profile, place.map_or(0, |(_, p)| p.samples)),
+            idle: why_excluded(profile, place.map_or(0, |(_, p)| p.samples)),
             samples: place.map_or(0, |(_, p)| p.samples),
             checkpoints: vec![],
             served: false,
@@ -634,8 +634,8 @@ fn seconds(ms: Option<u64>) -> Option<f64> {
     ms.map(|ms| ms as f64 / 1000.0)
 }
 
-fn why_idle(r: &Profile, samples: u32) -> String {
-    let why = match (r.restricted, r.idle(), &r.erase) {
+fn why_excluded(r: &Profile, samples: u32) -> String {
+    let why = match (r.restricted, r.excluded(), &r.erase) {
         (true, _, _) => "restricted: the data is kept and not used",
         (_, true, Some(_)) => "the device did not erase in time: left out until the next epoch",
         (_, true, None) => {

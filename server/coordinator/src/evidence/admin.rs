@@ -8,7 +8,6 @@ use lethe_proto::admin::{
 };
 use lethe_proto::deletion::Proposal;
 use lethe_proto::ids::{Digest, EpochNo, ShardId};
-use lethe_proto::message::Refusal;
 
 use super::{LogPage, refused};
 use crate::CoordinatorError;
@@ -44,10 +43,6 @@ pub(crate) struct Made<'a> {
     pub(crate) plans: &'a OwnPlans,
     /// The invitation, in case it invites somebody.
     pub(crate) token: &'a str,
-}
-
-fn refuse(why: impl Into<String>) -> CoordinatorError {
-    CoordinatorError::refuse(Refusal::Invalid, why)
 }
 
 /// The answer to a request that the state alone answers; `None` for all others. `by` is the
@@ -212,13 +207,13 @@ pub(crate) fn deletion(
     now: Now,
 ) -> Result<DeletionState, CoordinatorError> {
     let known = state.deletion_state(id, now);
-    known.ok_or_else(|| refuse(format!("there is no deletion {id}")))
+    known.ok_or_else(|| CoordinatorError::invalid(format!("there is no deletion {id}")))
 }
 
 /// The receipt of a deletion, from the value that the deletion names.
 pub(crate) fn receipt(id: u64, value: Option<&[u8]>) -> Result<AdminReply, CoordinatorError> {
     let bytes = value.ok_or_else(|| {
-        refuse(format!(
+        CoordinatorError::invalid(format!(
             "deletion {id} has no receipt (yet): `lethe-admin status --deletion {id}` tells"
         ))
     })?;
@@ -233,14 +228,17 @@ pub(crate) fn replay(
     now: Now,
 ) -> Result<ReplayState, CoordinatorError> {
     let key = state.shard_of_wire(shard);
-    let key = key.ok_or_else(|| refuse(format!("no replay of {shard} was asked for")))?;
+    let key = key
+        .ok_or_else(|| CoordinatorError::invalid(format!("no replay of {shard} was asked for")))?;
     state.replay_state(key, now).map_err(refused)
 }
 
 /// The shard that an operator means, of the epoch that [`status`] lists.
 pub(crate) fn shard(state: &State, shard: ShardId) -> Result<ShardKey, CoordinatorError> {
     let key = state.shard_of_wire(shard);
-    key.ok_or_else(|| refuse("there is no such shard: `lethe-admin status` lists them"))
+    key.ok_or_else(|| {
+        CoordinatorError::invalid("there is no such shard: `lethe-admin status` lists them")
+    })
 }
 
 /// The line that the log is to hold of an export: for `Command::Note`.

@@ -6,7 +6,7 @@ use lethe_ledger::{
     Contributor, Member, ReceiptParts, RecordBefore, ShardKey, State, TrainingRecord,
 };
 use lethe_proto::ids::{Digest, SubjectId};
-use lethe_proto::message::{EraseOrder, Orders, Refusal};
+use lethe_proto::message::{EraseOrder, Orders};
 use lethe_receipt::audit::{self, Bundle, MAX_BUNDLE, Round, VERSION};
 use lethe_receipt::hex::hex;
 use lethe_receipt::receipt::{
@@ -17,10 +17,6 @@ use lethe_receipt::statement::canonical;
 
 use super::{Evidence, refused};
 use crate::CoordinatorError;
-
-fn refuse(why: impl Into<String>) -> CoordinatorError {
-    CoordinatorError::refuse(Refusal::Invalid, why)
-}
 
 impl Evidence {
     /// The orders behind a task, for a device that has seen a head of `seen` entries: all of them
@@ -115,19 +111,20 @@ impl Evidence {
         shard: ShardKey,
     ) -> Result<String, CoordinatorError> {
         let Some((epoch, known)) = state.epoch(shard.epoch).zip(state.shard(shard)) else {
-            return Err(refuse(
+            return Err(CoordinatorError::invalid(
                 "there is no such shard: `lethe-admin status` lists them",
             ));
         };
         if !known.run.done(&epoch.terms) {
-            return Err(refuse(
+            return Err(CoordinatorError::invalid(
                 "the shard is being trained: export it when `lethe-admin status` says it is done",
             ));
         }
         let training = known.logged.clone();
         let training = training.filter(|t| state.records_now(shard, t).is_some());
-        let training = training
-            .ok_or_else(|| refuse("the log does not yet say what the shard is trained on"))?;
+        let training = training.ok_or_else(|| {
+            CoordinatorError::invalid("the log does not yet say what the shard is trained on")
+        })?;
         let all: Vec<Member<'_>> = state.counting(shard).collect();
         let bundle = Bundle {
             version: VERSION,
@@ -143,7 +140,7 @@ impl Evidence {
         if text.len() > MAX_BUNDLE - 1024 {
             let got = text.len();
             let most = MAX_BUNDLE - 1024;
-            return Err(refuse(format!(
+            return Err(CoordinatorError::invalid(format!(
                 "the shard's bundle has {got} bytes, at most {most} fit into a reply"
             )));
         }
@@ -171,8 +168,9 @@ fn rounds(
     for ((stage, round), contributors) in state.recorded_rounds(shard) {
         let members = contributors.iter().map(|(s, _)| position.get(s).copied());
         let members: Option<Vec<u32>> = members.collect();
-        let members = members
-            .ok_or_else(|| refuse("a round has somebody who is not in the shard any more"))?;
+        let members = members.ok_or_else(|| {
+            CoordinatorError::invalid("a round has somebody who is not in the shard any more")
+        })?;
         out.push(Round {
             stage,
             round,

@@ -4,15 +4,10 @@ use std::sync::Arc;
 
 use lethe_ledger::{Contributor, EpochNo, Mode, Schedule};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
-use lethe_proto::message::Refusal;
 use lethe_receipt::audit::{Bundle, Round};
 
 use super::Shell;
 use crate::{CoordinatorError, fatal};
-
-fn refuse(why: impl Into<String>) -> CoordinatorError {
-    CoordinatorError::refuse(Refusal::Invalid, why)
-}
 
 /// What a member of a bundle is called in the auditor's federation; in the order of the bundle.
 fn alias(member: usize) -> String {
@@ -22,7 +17,7 @@ fn alias(member: usize) -> String {
 /// What a bundle that was verified says of a shard of this epoch.
 fn schedule(epoch: EpochNo, bundle: &Bundle) -> Result<Schedule, CoordinatorError> {
     let names: Vec<SubjectId> = (0..bundle.members.len())
-        .map(|i| SubjectId::new(alias(i)).map_err(|e| refuse(e.to_string())))
+        .map(|i| SubjectId::new(alias(i)).map_err(|e| CoordinatorError::invalid(e.to_string())))
         .collect::<Result<_, _>>()?;
     let clients = |r: &Round| -> Vec<Contributor> {
         let begun = |i: usize| r.begun.get(i).copied().unwrap_or(r.round);
@@ -38,7 +33,8 @@ fn schedule(epoch: EpochNo, bundle: &Bundle) -> Result<Schedule, CoordinatorErro
         epoch,
         shard: ShardId(bundle.training.training.shard),
         rounds: rounds.map(|r| ((r.stage, r.round), clients(r))).collect(),
-        adapter: adapter.ok_or_else(|| refuse("the bundle's adapter is no hash"))?,
+        adapter: adapter
+            .ok_or_else(|| CoordinatorError::invalid("the bundle's adapter is no hash"))?,
     })
 }
 
@@ -50,23 +46,23 @@ impl Shell {
         let mut rules = fatal::lock(&self.rules);
         let mut state = self.state_alone();
         let Some(founded) = state.epoch(epoch) else {
-            return Err(refuse("there is no epoch"));
+            return Err(CoordinatorError::invalid("there is no epoch"));
         };
         let training = &bundle.training.training;
         if kit.recipe.to_json() != bundle.recipe || kit.recipe.digest().hex() != training.recipe {
-            return Err(refuse(
+            return Err(CoordinatorError::invalid(
                 "the bundle has another recipe than this coordinator's configuration",
             ));
         }
         if founded.model.hex() != training.base_model {
             let got = founded.model.hex();
             let want = &training.base_model;
-            return Err(refuse(format!(
+            return Err(CoordinatorError::invalid(format!(
                 "the bundle is about base model {want}, this is {got}"
             )));
         }
         if founded.partition.is_some() {
-            return Err(refuse(
+            return Err(CoordinatorError::invalid(
                 "an audit needs an empty data folder: this one holds an epoch that has begun",
             ));
         }

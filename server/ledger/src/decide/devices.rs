@@ -274,7 +274,7 @@ fn erased(state: &State, certificate: &Digest, task: u64, outcome: &Erased) -> D
                     task,
                 });
             }
-            if !profile.idle() {
+            if !profile.excluded() {
                 // Nobody waits for it: the person is left out of training, as after the deadline.
                 events.push(Event::Excluded {
                     subject: subject.clone(),
@@ -461,7 +461,7 @@ impl State {
         };
         let erasing = self.index.erasing.iter();
         let late = erasing.filter(|s| {
-            let profile = self.profile(s).filter(|p| !p.idle());
+            let profile = self.profile(s).filter(|p| !p.excluded());
             profile.is_some_and(|p| is_late(s, p))
         });
         late.cloned().collect()

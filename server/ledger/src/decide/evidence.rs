@@ -206,7 +206,9 @@ impl State {
             let profile = person.profile.as_ref();
             match profile.and_then(|p| Some((p, p.erase.as_ref()?))) {
                 None => false,
-                Some((p, e)) if p.idle() => in_time && !e.confirmed && !person.withholds(e.task),
+                Some((p, e)) if p.excluded() => {
+                    in_time && !e.confirmed && !person.withholds(e.task)
+                }
                 Some(_) => true,
             }
         };
@@ -360,7 +362,7 @@ impl State {
             let Some(person) = self.people.get(subject) else {
                 continue;
             };
-            let Some(profile) = person.profile.as_ref().filter(|p| p.idle()) else {
+            let Some(profile) = person.profile.as_ref().filter(|p| p.excluded()) else {
                 continue;
             };
             let open = |e: &&crate::state::PendingErase| !e.confirmed && d.is_part(e);

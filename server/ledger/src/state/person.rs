@@ -149,7 +149,7 @@ impl Profile {
     }
 
     /// The data is trained on in no epoch.
-    pub fn idle(&self) -> bool {
+    pub fn excluded(&self) -> bool {
         self.restricted || self.places.values().all(|p| p.excluded)
     }
 

@@ -14,9 +14,9 @@ const WAIT: Duration = Duration::from_millis(5);
 
 /// The way to a thread that takes what has arrived.
 #[derive(Debug)]
-pub(crate) struct Gather<T>(mpsc::UnboundedSender<T>);
+pub(crate) struct GroupCommit<T>(mpsc::UnboundedSender<T>);
 
-impl<T: Send + 'static> Gather<T> {
+impl<T: Send + 'static> GroupCommit<T> {
     /// Starts the thread; it ends with the last sender. `size` of all that is taken together is
     /// `most`, or one more.
     pub(crate) fn start(
@@ -73,13 +73,13 @@ mod tests {
     fn what_arrives_meanwhile_goes_together_up_to_the_most() {
         let (send, taken) = std::sync::mpsc::channel();
         let take = move |all: Vec<u32>| send.send(all).unwrap();
-        let gather = Gather::start("test", |_| 1, 4, take).unwrap();
+        let gather = GroupCommit::start("test", |_| 1, 4, take).unwrap();
         (0..10).for_each(|n| gather.put(n).unwrap());
         drop(gather);
         let all: Vec<Vec<u32>> = taken.iter().collect();
         assert_eq!(all.concat(), (0..10).collect::<Vec<_>>());
         assert!(all.iter().all(|t| t.len() <= 4), "{all:?}");
         assert!(all.len() < 10, "{all:?}");
-        assert!(Gather::<u32>::closed().put(1).is_err());
+        assert!(GroupCommit::<u32>::closed().put(1).is_err());
     }
 }
