@@ -69,7 +69,6 @@ impl Storage for Mirror {
     fn apply(&self, writes: &[Write]) -> Result<(), StoreError> {
         if self.behind.load(Ordering::Acquire) {
             self.recover()?;
-            self.equalise()?;
         }
         self.behind.store(true, Ordering::Release);
         self.first.apply(writes)?;
@@ -80,7 +79,12 @@ impl Storage for Mirror {
 
     fn recover(&self) -> Result<(), StoreError> {
         self.first.recover()?;
-        self.second.recover()
+        self.second.recover()?;
+        // What is read from now on is taken for written: both have to hold it.
+        if self.behind.load(Ordering::Acquire) {
+            self.equalise()?;
+        }
+        Ok(())
     }
 
     fn scan(&self) -> Result<Vec<Record>, StoreError> {
@@ -90,8 +94,48 @@ impl Storage for Mirror {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::memory::MemoryStorage;
+
+    /// One that fails once.
+    struct FailsOnce(Arc<MemoryStorage>, AtomicBool);
+
+    impl Storage for FailsOnce {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.0.get(key)
+        }
+
+        fn apply(&self, writes: &[Write]) -> Result<(), StoreError> {
+            match self.1.swap(false, Ordering::Relaxed) {
+                true => Err(StoreError::Backend("it fails".into())),
+                false => self.0.apply(writes),
+            }
+        }
+
+        fn scan(&self) -> Result<Vec<Record>, StoreError> {
+            self.0.scan()
+        }
+    }
+
+    #[test]
+    fn what_is_read_after_a_write_failed_is_in_both() {
+        let second = Arc::new(MemoryStorage::default());
+        let fails = FailsOnce(second.clone(), AtomicBool::new(false));
+        let first = Box::<MemoryStorage>::default();
+        let mirror = Mirror::new(first, Box::new(fails)).expect("copies");
+        let write = (b"key".to_vec(), Some(vec![1]));
+        let fails = FailsOnce(second.clone(), AtomicBool::new(true));
+        let mirror = Mirror {
+            second: Box::new(fails),
+            ..mirror
+        };
+        mirror.apply(&[write]).expect_err("the second fails");
+        mirror.recover().expect("recovers");
+        assert_eq!(mirror.get(b"key").expect("reads"), Some(vec![1]));
+        assert_eq!(second.get(b"key").expect("reads"), Some(vec![1]));
+    }
 
     #[test]
     fn conforms_and_repairs_the_second() {

@@ -305,7 +305,7 @@ impl Written {
     }
 
     /// After a failed write the database may hold it or not (an engine may have taken it and failed
-    /// to sync): what it holds is read again. Returns it if so.
+    /// to sync): what it holds is read again, and counts from then on. Returns it if so.
     pub(crate) fn settle(
         &mut self,
         part: &Part,
@@ -322,6 +322,7 @@ impl Written {
         let loaded = Loaded::read(part.storage.as_ref(), &part.sealer, keys, acknowledged)?;
         self.root = loaded.root;
         self.orphans = loaded.orphans;
+        self.recount()?;
         self.doubt = false;
         Ok(Some(loaded.entries))
     }

@@ -139,11 +139,13 @@ pub(super) fn keys_destroyed(state: &State, now: Now) -> Decided {
         .filter(|(_, d)| d.request.erases_subject())
         .filter_map(|(_, d)| d.request.subject())
         .collect();
+    // A state that was read again since the keys went knows them here only.
+    let stays = |s: &SubjectId| kept.is_some_and(|k| k.0.contains_key(s));
     let restricted: BTreeSet<&SubjectId> = all
         .iter()
         .filter(|(_, d)| matches!(d.request, Request::Restrict { .. }))
         .filter_map(|(_, d)| d.request.subject())
-        .filter(|s| !erased.contains(s) && state.profile(s).is_some())
+        .filter(|s| !erased.contains(s) && (state.profile(s).is_some() || stays(s)))
         .collect();
     for subject in restricted {
         let subject = subject.clone();

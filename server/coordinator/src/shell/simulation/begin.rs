@@ -65,17 +65,18 @@ fn recipe(dice: &mut Stream, quiet: bool, wanders: bool) -> Recipe {
     let updates = pick(dice, &["\"f32\"", "\"int8\"", "{ top-k = 300 }"]);
     let placement = pick(dice, &["hash", "tenure"]);
     let late = match dice.below(6) {
-        1..=3 if aggregation != "personalized" => {
+        1..=4 if aggregation != "personalized" => {
             format!("goal = 2\nstaleness = {}\n", 1 + dice.below(2))
         }
-        4 => "goal = 3\n".into(),
+        5 => "goal = 3\n".into(),
         _ => String::new(),
     };
     let late = if quiet { String::new() } else { late };
     let placement = if quiet { "hash" } else { placement };
     let anchors = if quiet || wanders { 2 } else { 1 };
+    let rounds = 2 + dice.below(2);
     let text = format!(
-        "shards = 2\nanchors = {anchors}\nslices = 2\nrounds = 2\ncohort = 4\nquorum = 2\n\
+        "shards = 2\nanchors = {anchors}\nslices = 2\nrounds = {rounds}\ncohort = 4\nquorum = 2\n\
          deadline_s = 5\nvalidation = 1\nsplit = {{ k_in = 1, k_out = 1 }}\n\
          aggregation = \"{aggregation}\"\nupdates = {updates}\nplacement = \"{placement}\"\n{late}\
          lora = {{ rank = 1, alpha = 2.0, targets = [\"q\", \"v\"] }}\n\
@@ -298,6 +299,17 @@ impl Simulation {
         for _ in 0..self.dice.below(6) {
             let when = self.sometime();
             self.at(when, Event::Snapshot);
+        }
+        for _ in 0..self.dice.below(4) {
+            let when = self.sometime();
+            let n = self.dice.below(devices);
+            let event = match self.dice.below(6) {
+                0 => Event::Revoke(n),
+                1 => Event::Note,
+                2 | 3 => Event::Return(n),
+                _ => Event::Renew(n),
+            };
+            self.at(when, event);
         }
         if self.dice.below(5) == 0 {
             let when = self.sometime();

@@ -123,6 +123,12 @@ impl Device {
         }
     }
 
+    /// It was enrolled again.
+    pub(super) fn enrolled(&mut self, certificate: Digest) {
+        self.certificate = certificate;
+        self.phase = Phase::Joining;
+    }
+
     /// Its coordinator may not know any more that it joined.
     pub(super) fn join_again(&mut self) {
         if !matches!(self.phase, Phase::Stopped) {

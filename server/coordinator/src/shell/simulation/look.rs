@@ -36,6 +36,8 @@ impl Seen {
             release: self.release,
             accepted: std::mem::take(&mut self.accepted),
             asked: std::mem::take(&mut self.asked),
+            revoked: std::mem::take(&mut self.revoked),
+            returned: std::mem::take(&mut self.returned),
             head: self.head,
             ..Self::default()
         };
@@ -193,17 +195,30 @@ impl Simulation {
         for d in state.deletions().values() {
             if let DeletionRequest::Erase { subject } = &d.request
                 && d.phase != DeletionPhase::Planned
+                && !self.seen.returned.contains(subject)
             {
                 let back = state.people().contains_key(subject);
                 assert!(!back, "{}: {subject} is back", self.story());
             }
         }
-        self.count.0.entry("moves").or_default();
         let moves = state.people().values().any(|p| p.moving.is_some());
         self.count.add("moves", u64::from(moves));
     }
 
     fn restrictions(&mut self, state: &State) {
+        if !state.unexecuted() {
+            for d in state.deletions().values() {
+                if let DeletionRequest::Restrict { subject } = &d.request
+                    && let Some(profile) = state.profile(subject)
+                    && !self.seen.returned.contains(subject)
+                {
+                    assert!(profile.restricted, "{}: {subject} is in use", self.story());
+                }
+            }
+            // Who was erased may come back.
+            let known = |s: &SubjectId| state.people().contains_key(s);
+            self.seen.restricted.retain(known);
+        }
         for (subject, person) in state.people() {
             let restricted = person.profile.as_ref().is_some_and(|p| p.restricted);
             let before = self.seen.restricted.contains(subject);

@@ -47,6 +47,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lethe_ledger::{Contributor, EpochNo, ShardKey};
 use lethe_proto::ids::{Digest, RoundKey, SubjectId};
+use lethe_receipt::audit::Bundle;
 
 use super::Shell;
 use crate::aggregate::{Clip, Contribution, apply, apply_personalized, median_norm};
@@ -100,6 +101,9 @@ const OFTEN: &[&str] = &[
     "damaged copies",
     "snapshots",
     "withheld",
+    "renewals",
+    "returned",
+    "bundles",
     "fetches",
     "errors",
     "receipts",
@@ -215,6 +219,16 @@ fn at_the_end(sim: &mut Simulation) {
             sim.story()
         );
         sim.count.one("receipts");
+    }
+    for (key, hash) in hashes(&shell) {
+        let evidence = shell.evidence();
+        let Ok(bundle) = evidence.bundle(&shell.state(), key) else {
+            continue;
+        };
+        let verified = Bundle::verify(bundle.as_bytes(), &sim.common.log_key);
+        let adapter = verified.map(|b| b.adapter).map_err(|e| e.to_string());
+        assert_eq!(adapter, Ok(hash.hex()), "{}: {key:?}", sim.story());
+        sim.count.one("bundles");
     }
     // Once more, without any fault.
     drop(shell);

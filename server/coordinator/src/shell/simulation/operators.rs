@@ -6,7 +6,8 @@ use lethe_proto::ids::{Digest, ShardId};
 use lethe_proto::message::Refusal;
 
 use super::super::{Shell, fresh};
-use super::begin::operator;
+use super::begin::{digest, operator};
+use super::device::{Act, Device};
 use super::world::{Event, QUIET, Simulation};
 use crate::evidence::failing;
 
@@ -145,6 +146,98 @@ impl Simulation {
         let waits = !shell.state().proposals().is_empty();
         if waits && self.now < QUIET + 10_000 {
             self.at(self.now + 1000, Event::Approve);
+        }
+    }
+
+    /// A device that has a certificate gets the next. The coordinator that an older folder makes
+    /// does not know it: that is not part of this.
+    pub(super) fn renew(&mut self, n: usize) {
+        let Some(shell) = self.shell.clone().filter(|_| self.backup.is_none()) else {
+            return;
+        };
+        let current = self.devices[n].certificate;
+        let certificate = self.certificate(n);
+        let command = Command::Renew {
+            current,
+            certificate,
+            expires: u64::MAX,
+        };
+        if shell.execute(command, vec![]).is_ok() {
+            self.devices[n].certificate = certificate;
+        }
+    }
+
+    /// One that nobody has yet.
+    fn certificate(&mut self, n: usize) -> Digest {
+        self.events += 1;
+        digest(&["certificate", &n.to_string(), &self.events.to_string()])
+    }
+
+    pub(super) fn revoke(&mut self, n: usize) {
+        let Some(shell) = self.shell.clone().filter(|_| self.backup.is_none()) else {
+            return;
+        };
+        let subject = self.devices[n].subject.clone();
+        let command = Command::Revoke {
+            subject: subject.clone(),
+            by: operator(0),
+            fresh: fresh().unwrap(),
+        };
+        // A write that failed may be there.
+        self.seen.revoked.insert(subject);
+        let done = shell.execute(command, vec![]).is_ok();
+        self.note(format!("{} revokes {n}: {done}", self.now));
+        self.count.add("revoked", u64::from(done));
+        self.at(self.now + 3000, Event::Return(n));
+    }
+
+    pub(super) fn take_note(&mut self) {
+        let Some(shell) = self.shell.clone() else {
+            return;
+        };
+        let command = Command::Note {
+            by: operator(0),
+            line: "simulated".into(),
+            fresh: fresh().unwrap(),
+        };
+        let done = shell.execute(command, vec![]).is_ok();
+        self.note(format!("{} note: {done}", self.now));
+    }
+
+    /// All devices of a person whom the coordinator does not know, or whose certificates were
+    /// withdrawn, are enrolled again.
+    pub(super) fn come_back(&mut self, n: usize) {
+        let Some(shell) = self.shell.clone().filter(|_| self.backup.is_none()) else {
+            return self.at(self.now + 1000, Event::Return(n));
+        };
+        let subject = self.devices[n].subject.clone();
+        let away = |certificate: &Digest| matches!(shell.state().who(certificate), Ok(None));
+        let of = |d: &Device| d.subject == subject && away(&d.certificate);
+        let all = self.devices.iter().enumerate().filter(|(_, d)| of(d));
+        let all: Vec<usize> = all.map(|(i, _)| i).collect();
+        for i in all {
+            let certificate = self.certificate(i);
+            let secret = digest(&["secret", &certificate.hex()]);
+            let invite = Command::Invite {
+                subject: subject.clone(),
+                secret,
+            };
+            let enrol = Command::Enrol {
+                secret,
+                certificate,
+                expires: u64::MAX,
+                device_of: Some(subject.clone()),
+            };
+            self.seen.returned.insert(subject.clone());
+            let invited = shell.execute(invite, vec![]);
+            let enrolled = invited.and_then(|_| shell.execute(enrol, vec![]));
+            self.note(format!("{} {i} comes back: {}", self.now, enrolled.is_ok()));
+            if enrolled.is_err() {
+                return self.at(self.now + 1000, Event::Return(n));
+            }
+            self.count.one("returned");
+            self.devices[i].enrolled(certificate);
+            self.act(i, Act::Wait(100));
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use lethe_learn::seed::Stream;
-use lethe_ledger::{LogHead, Now, Numbers, RunKey, ShardKey, State};
+use lethe_ledger::{Command, LogHead, Now, Numbers, RunKey, ShardKey, State};
 use lethe_proto::admin::DeletionPhase;
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{Digest, RoundKey, SubjectId};
@@ -27,7 +27,7 @@ pub(super) const BEGIN: u64 = 1_800_000_000_000;
 /// When faults end: from then on everything has to come to its end.
 pub(super) const QUIET: u64 = 60_000;
 /// When it has to.
-pub(super) const END: u64 = 600_000;
+pub(super) const END: u64 = 900_000;
 
 #[derive(Debug)]
 pub(super) enum Event {
@@ -58,6 +58,13 @@ pub(super) enum Event {
     Forget(Vec<DeletionRequest>),
     Approve,
     Replay,
+    /// A device gets another certificate.
+    Renew(usize),
+    /// An operator withdraws somebody's certificates; or has something entered into the log.
+    Revoke(usize),
+    Note,
+    /// Somebody who is unknown, or was turned away, is invited again.
+    Return(usize),
     /// The result of a job is there.
     JobEnds(u64),
     /// A result is offered once more.
@@ -104,6 +111,10 @@ pub(super) struct Seen {
     /// Requests of every command, by the reference that came with it.
     pub(super) asked: BTreeMap<String, usize>,
     pub(super) head: LogHead,
+    /// Whose certificates were withdrawn.
+    pub(super) revoked: BTreeSet<SubjectId>,
+    /// Who came back after everything about them was erased.
+    pub(super) returned: BTreeSet<SubjectId>,
     /// Updates that counted in a later round.
     pub(super) late: BTreeSet<(RunKey, SubjectId)>,
 }
@@ -181,7 +192,7 @@ impl Simulation {
         }
     }
 
-    fn act(&mut self, n: usize, act: Act) {
+    pub(super) fn act(&mut self, n: usize, act: Act) {
         self.devices[n].call += 1;
         let call = self.devices[n].call;
         match act {
@@ -248,6 +259,10 @@ impl Simulation {
             Event::Forget(requests) => self.forget(requests),
             Event::Approve => self.approve(),
             Event::Replay => self.replay(),
+            Event::Renew(n) => self.renew(n),
+            Event::Revoke(n) => self.revoke(n),
+            Event::Note => self.take_note(),
+            Event::Return(n) => self.come_back(n),
             Event::JobEnds(id) => self.job_ends(id),
             Event::Again(id) => self.offer_again(id),
             other => self.fault(other),
@@ -260,6 +275,14 @@ impl Simulation {
             return;
         };
         let device = self.devices[n].certificate;
+        if shell.state().replaces(&device) {
+            // As when it connects.
+            let used = Command::CertificateUsed {
+                certificate: device,
+            };
+            let used = shell.execute(used, vec![]);
+            self.count.add("renewals", u64::from(used.is_ok()));
+        }
         let who = shell.state().who(&device);
         let refused = match who {
             Ok(Some(Role::Subject(_))) => None,
@@ -320,7 +343,9 @@ impl Simulation {
             let subject = &self.devices[n].subject;
             let all = self.seen.accepted.values();
             let erased = |r: &&DeletionRequest| r.erases_subject() && r.subject() == Some(subject);
-            let gone = message.contains("restricted") || all.filter(erased).count() > 0;
+            let gone = message.contains("restricted")
+                || self.seen.revoked.contains(subject)
+                || all.filter(erased).count() > 0;
             assert!(
                 gone,
                 "{}: {subject} is turned away: {message}",
@@ -393,7 +418,11 @@ impl Simulation {
         let pending = |e: &Event| {
             matches!(
                 e,
-                Event::Forget(_) | Event::Approve | Event::Crash(_) | Event::Start
+                Event::Forget(_)
+                    | Event::Approve
+                    | Event::Return(_)
+                    | Event::Crash(_)
+                    | Event::Start
             )
         };
         let begun = state.epochs().values().find(|e| e.partition.is_some());
