@@ -142,6 +142,8 @@ impl Coordinator {
             return Err(threads(e));
         }
         let this = Self(inner);
+        // What the journal has and a restored backup lacked is executed before anybody asks.
+        this.0.shell.do_duties();
         this.start_threads().map_err(threads)?;
         let told = Arc::downgrade(&this.0);
         this.0.shell.tell(move |change| {
