@@ -143,7 +143,12 @@ impl Jobs {
         #[cfg(test)]
         {
             let ender = fatal::lock(&self.ender).clone();
-            ender.inspect(|end| end(shards));
+            if let Some(end) = ender {
+                end(shards);
+                let mut all = self.work().known.clone().into_values();
+                let left = all.any(|(s, _)| shards.contains(&s));
+                assert!(!left, "a job is waited for that nobody told to end");
+            }
         }
         let work = self.work();
         let runs = |w: &mut Work| w.known.values().any(|(s, _)| shards.contains(s));

@@ -67,8 +67,10 @@ mod operators;
 mod record;
 mod world;
 
-/// Seeds that once failed.
-const REGRESSIONS: &[u64] = &[];
+/// Seeds that once failed. 78, 88: keys were destroyed again by what a state in doubt said, when they
+/// were the fresh ones of people who stay. 290, 970: who stays was turned away by a coordinator that
+/// was read again while keys were being destroyed. 389, 553: a restriction was lost with it.
+const REGRESSIONS: &[u64] = &[78, 88, 290, 389, 553, 970];
 
 /// What must happen in one of twenty seeds.
 const OFTEN: &[&str] = &[
@@ -251,7 +253,7 @@ fn seeds() -> std::ops::Range<u64> {
     let usual = if cfg!(debug_assertions) {
         "0-100"
     } else {
-        "0-1500"
+        "0-2000"
     };
     let text = std::env::var("LETHE_SIM_SEEDS").unwrap_or_else(|_| usual.into());
     let (from, to) = text.split_once('-').expect("FROM-TO");
