@@ -1,6 +1,7 @@
 //! Typed identifiers and hashes.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -17,10 +18,10 @@ pub struct IdError {
     shown: String,
 }
 
-/// A person, as the operator names them.
+/// A person, as the operator names them. Copies share the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct SubjectId(String);
+pub struct SubjectId(Arc<str>);
 
 impl SubjectId {
     /// Checks and wraps an identifier.
@@ -31,7 +32,7 @@ impl SubjectId {
                 shown: id.chars().take(40).collect(),
             });
         }
-        Ok(Self(id))
+        Ok(Self(id.into()))
     }
 
     /// The identifier.
@@ -49,7 +50,7 @@ impl TryFrom<String> for SubjectId {
 
 impl From<SubjectId> for String {
     fn from(s: SubjectId) -> Self {
-        s.0
+        s.0.as_ref().to_owned()
     }
 }
 

@@ -290,7 +290,7 @@ fn also_affected(state: &State, subject: &SubjectId, key: ShardKey, from: u16) -
 impl State {
     /// Where people go who move, and the first stage there that has to go.
     pub(crate) fn moves(&self) -> Vec<(ShardKey, u16)> {
-        let moving = self.index.moving.iter().filter_map(|s| self.people.get(s));
+        let moving = self.index.moving.iter().filter_map(|s| self.person(s));
         let of = |p: &Person| {
             let m = p.moving.as_ref()?;
             let key = ShardKey {

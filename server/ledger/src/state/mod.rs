@@ -1,6 +1,7 @@
 //! Everything that decides, in slices: what belongs to one owner is sealed together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use lethe_proto::ids::SubjectId;
 use lethe_proto::message::Role;
@@ -39,7 +40,8 @@ pub struct State {
     pub(crate) epochs: BTreeMap<EpochNo, Epoch>,
     pub(crate) releases: BTreeMap<u64, Release>,
     pub(crate) actions: BTreeMap<u64, ActionRecord>,
-    pub(crate) people: BTreeMap<SubjectId, Person>,
+    /// Copies of the state share them: a decision that stands on others works on a copy.
+    pub(crate) people: BTreeMap<SubjectId, Arc<Person>>,
     pub(crate) stages: BTreeMap<StageKey, Stage>,
     pub(crate) deletions: BTreeMap<u64, Deletion>,
     pub(crate) kept: BTreeMap<u64, Kept>,
@@ -103,13 +105,13 @@ impl State {
     }
 
     /// All people who were invited or joined.
-    pub fn people(&self) -> &BTreeMap<SubjectId, Person> {
+    pub fn people(&self) -> &BTreeMap<SubjectId, Arc<Person>> {
         &self.people
     }
 
     /// A person.
     pub fn person(&self, subject: &SubjectId) -> Option<&Person> {
-        self.people.get(subject)
+        self.people.get(subject).map(Arc::as_ref)
     }
 
     /// The profile of a person who joined.
@@ -176,18 +178,19 @@ impl State {
 
     /// Changes a person who is there; who is not (their key is gone) stays away.
     pub(crate) fn edit_person(&mut self, subject: &SubjectId, edit: impl FnOnce(&mut Person)) {
-        let Some(mut person) = self.people.remove(subject) else {
+        let Some(mut shared) = self.people.remove(subject) else {
             return;
         };
-        let before = member_records(&person);
-        self.index.remove_person(subject, &person);
+        let person = Arc::make_mut(&mut shared);
+        let before = member_records(person);
+        self.index.remove_person(subject, person);
         let refs: Vec<ValueRef> = person.values().cloned().collect();
-        edit(&mut person);
-        self.forget_values(refs, &person);
-        self.index.add_person(subject, &person);
-        let after = member_records(&person);
+        edit(person);
+        self.forget_values(refs, person);
+        self.index.add_person(subject, person);
+        let after = member_records(person);
         self.bump(&before, &after);
-        self.people.insert(subject.clone(), person);
+        self.people.insert(subject.clone(), shared);
         self.touch(SliceId::Person(subject.clone()));
     }
 
@@ -197,7 +200,7 @@ impl State {
         self.index.add_person(subject, &person);
         let after = member_records(&person);
         self.bump(&BTreeMap::new(), &after);
-        self.people.insert(subject.clone(), person);
+        self.people.insert(subject.clone(), Arc::new(person));
         self.touch(SliceId::Person(subject.clone()));
     }
 

@@ -1,5 +1,7 @@
 //! The snapshot: the set of slices, each as bytes.
 
+use std::sync::Arc;
+
 use lethe_proto::codec;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -49,7 +51,7 @@ impl State {
             SliceId::Epoch(no) => codec::to_bytes(self.epochs.get(no)?),
             SliceId::Release(no) => codec::to_bytes(self.releases.get(no)?),
             SliceId::Action(no) => codec::to_bytes(self.actions.get(no)?),
-            SliceId::Person(s) => codec::to_bytes(self.people.get(s)?),
+            SliceId::Person(s) => codec::to_bytes(self.people.get(s)?.as_ref()),
             SliceId::Stage(key) => codec::to_bytes(self.stages.get(key)?),
             SliceId::Deletion(no) => codec::to_bytes(self.deletions.get(no)?),
             SliceId::Kept(no) => codec::to_bytes(self.kept.get(no)?),
@@ -65,7 +67,10 @@ impl State {
             SliceId::Epoch(no) => drop(self.epochs.insert(*no, read(&id, bytes)?)),
             SliceId::Release(no) => drop(self.releases.insert(*no, read(&id, bytes)?)),
             SliceId::Action(no) => drop(self.actions.insert(*no, read(&id, bytes)?)),
-            SliceId::Person(s) => drop(self.people.insert(s.clone(), read(&id, bytes)?)),
+            SliceId::Person(s) => {
+                let person = Arc::new(read(&id, bytes)?);
+                drop(self.people.insert(s.clone(), person));
+            }
             SliceId::Stage(key) => drop(self.stages.insert(*key, read(&id, bytes)?)),
             SliceId::Deletion(no) => drop(self.deletions.insert(*no, read(&id, bytes)?)),
             SliceId::Kept(no) => drop(self.kept.insert(*no, read(&id, bytes)?)),

@@ -6,9 +6,9 @@
 //! decisions in any order). QUIC, the model, group commits by threads, and the threads that look
 //! after duties and add rounds up are left to the end-to-end tests.
 //!
-//! Faults: writes of databases that fail, at any point of a batch, and are there or not; a disk that
-//! is dead until the next start, or full until space is released; files of the evidence folder that
-//! cannot be written, or are and say they are not; keys that cannot be destroyed; crashes at any
+//! Faults: writes of databases that fail, at any point of a batch, and are there or not; a disk
+//! that is dead until the next start, or full until space is released; files of the evidence folder
+//! that cannot be written, or are and say they are not; keys that cannot be destroyed; crashes at any
 //! event and in the middle of starts; databases that are damaged or gone; older data folders that
 //! come back; jobs that end late, twice, with an error, or never; messages that are lost, late and
 //! repeated; devices that stop.
