@@ -8,10 +8,10 @@
 //!
 //! Faults: writes of databases that fail, at any point of a batch, and are there or not; a disk
 //! that is dead until the next start, or full until space is released; files of the evidence folder
-//! that cannot be written, or are and say they are not; keys that cannot be destroyed; crashes at any
-//! event and in the middle of starts; databases that are damaged or gone; older data folders that
-//! come back; jobs that end late, twice, with an error, or never; messages that are lost, late and
-//! repeated; devices that stop.
+//! that cannot be written, or are and say they are not; keys that cannot be destroyed; crashes at
+//! any event and in the middle of starts; databases that are damaged or gone; older data folders
+//! that come back; jobs that end late, twice, with an error, or never; messages that are lost, late
+//! and repeated; devices that stop.
 //!
 //! Invariants, after every event (the dear ones now and then):
 //! 1. An update that was acknowledged is there or has counted, unless its shard was rolled back;
@@ -67,9 +67,10 @@ mod operators;
 mod record;
 mod world;
 
-/// Seeds that once failed. 78, 88: keys were destroyed again by what a state in doubt said, when they
-/// were the fresh ones of people who stay. 290, 970: who stays was turned away by a coordinator that
-/// was read again while keys were being destroyed. 389, 553: a restriction was lost with it.
+/// Seeds that once failed. 78, 88: keys were destroyed again by what a state in doubt said, when
+/// they were the fresh ones of people who stay. 290, 970: who stays was turned away by a
+/// coordinator that was read again while keys were being destroyed. 389, 553: a restriction was
+/// lost with it.
 const REGRESSIONS: &[u64] = &[78, 88, 290, 389, 553, 970];
 
 /// What must happen in one of twenty seeds.
