@@ -55,6 +55,12 @@ pub enum CoordinatorError {
     /// A request that does not fit the state.
     #[error("{message}")]
     Refused { code: Refusal, message: String },
+    /// Another coordinator has the folder.
+    #[error(
+        "another coordinator uses {folder}: end it first, or configure another folder; nothing was \
+         changed"
+    )]
+    InUse { folder: std::path::PathBuf },
     /// An epoch of the folder is about another base model.
     #[error(
         "epoch {epoch} of the data folder uses base model {stored}, the configuration's is \

@@ -355,7 +355,7 @@ impl Coordinator {
                 if tuned {
                     // A deletion may have withdrawn the release during the pass: what it knew is
                     // not given out.
-                    self.shell().state().current(release)?;
+                    self.shell().current(release)?;
                 }
                 reply
             }
@@ -457,9 +457,9 @@ impl Coordinator {
                 .fetched(device.certificate, served.release)
                 .await?;
         }
-        let state = shell.state();
         // A deletion may have withdrawn it meanwhile.
-        state.current(served.release)?;
+        shell.current(served.release)?;
+        let state = shell.state();
         Ok(Reply::Release(ReleaseInfo {
             release: served.release,
             // Nothing is served while an accepted deletion is not executed: all of them are in
@@ -473,7 +473,7 @@ impl Coordinator {
     /// APA's weights.
     fn weigh(&self, embedding: &[f32]) -> Result<Reply, CoordinatorError> {
         let shell = self.shell();
-        shell.state().may_serve()?;
+        shell.may_serve()?;
         let epoch = shell.serving()?;
         let kit = shell.kit(epoch)?;
         let hidden = self.hidden_width();
@@ -563,7 +563,7 @@ impl Coordinator {
             return Ok(None);
         }
         let shell = self.shell();
-        shell.state().current(release)?;
+        shell.current(release)?;
         let served = shell.served()?;
         let shards = served.parts.len();
         if omega.len() != shards || omega.iter().any(|w| !w.is_finite()) {

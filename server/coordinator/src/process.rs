@@ -83,9 +83,10 @@ pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<()
         .build();
     let runtime = runtime.map_err(io(config))?;
     let result = runtime.block_on(async {
+        let coordinator = Coordinator::open(parsed)?;
+        // Not before: another coordinator may use the folder, and this is its address.
         let address = data_dir.join("address");
         let _ = std::fs::remove_file(&address);
-        let coordinator = Coordinator::open(parsed)?;
         if let Some(bundle) = &bundle {
             coordinator.audit(bundle)?;
         }

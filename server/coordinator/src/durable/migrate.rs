@@ -104,13 +104,14 @@ impl Source {
     }
 }
 
-/// Makes a folder of format 1 one of format 2; `base_of` says what the model is like. Returns
+/// Makes a folder of format 1 one of format 2; `base_of` says what the model of this digest is
+/// like, or refuses: then nothing has changed. Returns
 /// whether it was one. What is outside the folder (log, journal, floor) stays as it is, and so do
 /// the marks of databases that were set aside: the next opening says that they are lost.
 pub(crate) fn migrate(
     engine: &Engine,
     folder: &Path,
-    base_of: impl FnOnce(&Recipe) -> Result<Base, CoordinatorError>,
+    base_of: impl FnOnce(&Recipe, Digest) -> Result<Base, CoordinatorError>,
 ) -> Result<bool, CoordinatorError> {
     if !folder.join("keys").exists() {
         return Ok(false);
@@ -130,8 +131,9 @@ pub(crate) fn migrate(
     for shard in 0..recipe.shards {
         store.open_database(engine, &shard.to_string())?;
     }
+    let source_model = foundation.model;
     let source = Source {
-        base: base_of(&recipe)?,
+        base: base_of(&recipe, source_model)?,
         store: Arc::new(store),
         recipe,
         foundation,

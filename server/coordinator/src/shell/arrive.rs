@@ -36,7 +36,16 @@ impl Shell {
                 release,
             };
             let written = self.execute(command, vec![]);
+            self.say_if_failed("write that a release was fetched", &written);
             answer_all(&written, fetched.into_iter().map(|f| f.answer));
+        }
+    }
+
+    fn say_if_failed<T>(&self, what: &'static str, done: &Result<T, CoordinatorError>) {
+        if let Err(e) = done
+            && !e.is_request()
+        {
+            self.complain(what, e);
         }
     }
 
@@ -73,6 +82,7 @@ impl Shell {
             }
             return;
         }
+        self.say_if_failed("store updates", &stored);
         answer_all(&stored, taken.into_iter().map(|a| a.answer));
     }
 

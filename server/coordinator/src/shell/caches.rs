@@ -27,8 +27,19 @@ pub(crate) struct Served {
     pub(crate) parts: Vec<Arc<Parts>>,
 }
 
+/// How far the caches had come when something was read. What was read before a change is not kept
+/// after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Changes of what is served, or of the error table.
+    served: u64,
+    /// Times that something was forgotten.
+    forgotten: u64,
+}
+
 #[derive(Default)]
 struct Content {
+    seen: Seen,
     /// By generation of the run.
     trained: BTreeMap<u32, Trained>,
     /// What clients start from, by generation, with the hash of what it was made of.
@@ -53,7 +64,20 @@ impl Caches {
 
     /// Forgets everything: the state was read again.
     pub(crate) fn clear(&self) {
-        *self.content() = Content::default();
+        let mut content = self.content();
+        let seen = Seen {
+            served: content.seen.served + 1,
+            forgotten: content.seen.forgotten + 1,
+        };
+        *content = Content {
+            seen,
+            ..Content::default()
+        };
+    }
+
+    /// Ask before something is read, and hand it over with what was read.
+    pub(crate) fn seen(&self) -> Seen {
+        self.content().seen
     }
 
     /// Forgets what these shards learned, and what these people sent.
@@ -74,6 +98,8 @@ impl Caches {
         for sent in content.contributions.values_mut() {
             sent.retain(|(_, (subject, _)), _| !people.contains(subject));
         }
+        content.seen.served += 1;
+        content.seen.forgotten += 1;
         content.served = None;
         content.table = None;
     }
@@ -84,10 +110,14 @@ impl Caches {
         for event in events {
             match event {
                 Event::Released { .. } | Event::Recalled { .. } | Event::KeysDestroyed => {
+                    content.seen.served += 1;
                     content.served = None;
                     content.table = None;
                 }
-                Event::ErrorsMeasured { .. } | Event::SetAside { .. } => content.table = None,
+                Event::ErrorsMeasured { .. } | Event::SetAside { .. } => {
+                    content.seen.served += 1;
+                    content.table = None;
+                }
                 Event::RoundCounted { stage, counted, .. } => {
                     if let Some(sent) = content.contributions.get_mut(&stage.generation) {
                         sent.retain(|(at, of), _| *at != stage.stage || !counted.contains(of));
@@ -113,8 +143,11 @@ impl Caches {
         (known.at.as_ref() == at).then(|| known.state.clone())
     }
 
-    pub(crate) fn keep_trained(&self, run: &RunKey, trained: Trained) {
+    pub(crate) fn keep_trained(&self, run: &RunKey, trained: Trained, seen: Seen) {
         let mut content = self.content();
+        if content.seen.forgotten != seen.forgotten {
+            return;
+        }
         content.shards.insert(run.generation, run.shard_key());
         content.trained.insert(run.generation, trained);
     }
@@ -126,8 +159,11 @@ impl Caches {
         (known == of).then(|| parts.clone())
     }
 
-    pub(crate) fn keep_start(&self, run: &RunKey, of: Digest, parts: Arc<Parts>) {
+    pub(crate) fn keep_start(&self, run: &RunKey, of: Digest, parts: Arc<Parts>, seen: Seen) {
         let mut content = self.content();
+        if content.seen.forgotten != seen.forgotten {
+            return;
+        }
         content.shards.insert(run.generation, run.shard_key());
         content.starts.insert(run.generation, (of, parts));
     }
@@ -164,8 +200,11 @@ impl Caches {
         content.served.clone().filter(|s| s.release == release)
     }
 
-    pub(crate) fn keep_served(&self, served: Arc<Served>) {
-        self.content().served = Some(served);
+    pub(crate) fn keep_served(&self, served: Arc<Served>, seen: Seen) {
+        let mut content = self.content();
+        if content.seen == seen {
+            content.served = Some(served);
+        }
     }
 
     /// The error table.
@@ -173,7 +212,10 @@ impl Caches {
         self.content().table.clone()
     }
 
-    pub(crate) fn keep_table(&self, table: Arc<Vec<ErrorRow>>) {
-        self.content().table = Some(table);
+    pub(crate) fn keep_table(&self, table: Arc<Vec<ErrorRow>>, seen: Seen) {
+        let mut content = self.content();
+        if content.seen == seen {
+            content.table = Some(table);
+        }
     }
 }

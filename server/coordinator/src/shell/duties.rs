@@ -22,19 +22,19 @@ const LOOKS: usize = 64;
 /// Once a minute, in milliseconds.
 const MINUTE: u64 = 60_000;
 
-/// Which duties failed, and when they last said so.
+/// When something that fails was last said.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
-    at: BTreeMap<&'static str, u64>,
-    /// When space and deadlines were looked after.
-    minute: u64,
-}
+pub(crate) struct Said(BTreeMap<&'static str, u64>);
 
 impl Shell {
     /// Looks after everything until the coordinator ends.
     pub(crate) fn look_after(&self) {
         while self.jobs.wait_for_look(BEAT) {
             self.meter.look(&self.state(), self.clock.now());
+            // No duty may be due, and no request may come.
+            if let Err(e) = self.settle_doubt() {
+                self.complain("read the folder again", &e);
+            }
             self.do_duties();
             self.every_minute();
         }
@@ -49,7 +49,7 @@ impl Shell {
     /// deletion does it, and so does the thread that looks after everything. Returns what failed
     /// and is still due.
     pub(crate) fn do_duties(&self) -> Vec<String> {
-        let mut said = fatal::lock(&self.duties);
+        let _one = fatal::lock(&self.duties);
         let mut failed = vec![];
         for _ in 0..LOOKS {
             let all = due(&self.state(), self.clock.now());
@@ -60,13 +60,7 @@ impl Shell {
                 match self.perform(duty) {
                     Ok(did) => changed |= did,
                     Err(e) => {
-                        self.failures.fetch_add(1, Ordering::Relaxed);
-                        let now = self.clock.now().uptime_ms;
-                        let before = said.at.get(name);
-                        if before.is_none_or(|at| now >= at + SAY_AGAIN) {
-                            said.at.insert(name, now);
-                            tracing::error!("{name}: {e}");
-                        }
+                        self.complain(name, &e);
                         failed.push(format!("{name}: {e}"));
                     }
                 }
@@ -80,15 +74,26 @@ impl Shell {
 
     fn every_minute(&self) {
         let now = self.clock.now();
-        let mut said = fatal::lock(&self.duties);
-        if now.uptime_ms < said.minute + MINUTE {
+        let before = self.minute.load(Ordering::Relaxed);
+        if now.uptime_ms < before + MINUTE {
             return;
         }
-        said.minute = now.uptime_ms;
-        drop(said);
+        self.minute.store(now.uptime_ms, Ordering::Relaxed);
         self.set_aside_space();
         for (deletion, why) in self.state().overdue(now) {
             tracing::error!(deletion, "overdue: it waits for {why}");
+        }
+    }
+
+    /// Counts a failure, and says it, unless it was said a moment ago.
+    pub(super) fn complain(&self, what: &'static str, why: &CoordinatorError) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let now = self.clock.now().uptime_ms;
+        let mut said = fatal::lock(&self.said);
+        let before = said.0.get(what);
+        if before.is_none_or(|at| now >= at + SAY_AGAIN) {
+            said.0.insert(what, now);
+            tracing::error!("{what}: {why}");
         }
     }
 
@@ -98,18 +103,26 @@ impl Shell {
             Duty::OpenRound(run) => Command::OpenRound { run },
             Duty::SealRound(run) => Command::SealRound { run },
             Duty::Deadline(run) => {
-                tracing::warn!(
-                    ?run,
-                    "round starved: too few clients answered in time; trying again"
-                );
-                Command::Deadline { run }
+                let events = self.execute(Command::Deadline { run }, vec![])?;
+                if !events.is_empty() {
+                    tracing::warn!(
+                        ?run,
+                        "round starved: too few clients answered in time; trying again"
+                    );
+                }
+                return Ok(!events.is_empty());
             }
             Duty::Unseal(run) => Command::AggregationFailed {
                 run,
                 why: "the job did not come to its end in time".into(),
             },
             Duty::Aggregate { run, counted } => {
-                self.jobs.begin(run, counted);
+                // A duty before this one may have rolled its shard back.
+                let state = self.state();
+                let open = state.open_round(run.generation);
+                if open.is_some_and(|o| o.run == run && o.sealed.is_some()) {
+                    self.jobs.begin(run, counted);
+                }
                 return Ok(false);
             }
             Duty::GiveUpWaiting => Command::GiveUpWaiting,

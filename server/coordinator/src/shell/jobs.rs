@@ -13,7 +13,7 @@ use lethe_proto::codec;
 use lethe_proto::ids::{Digest, SubjectId};
 use rayon::prelude::*;
 
-use super::caches::Trained;
+use super::caches::{Seen, Trained};
 use super::{Kit, Shell};
 use crate::CoordinatorError;
 use crate::aggregate::{Clip, Contribution, apply, apply_personalized, median_norm};
@@ -183,6 +183,16 @@ impl Jobs {
     }
 }
 
+/// What the next round starts from.
+struct Next {
+    at: ValueRef,
+    /// Of theta.
+    hash: Digest,
+    state: Arc<TrainState>,
+    /// When the sum began.
+    seen: Seen,
+}
+
 /// What a round comes to.
 struct Sum {
     state: TrainState,
@@ -205,27 +215,28 @@ impl Shell {
     pub(crate) fn work(&self) {
         while let Some(job) = self.jobs.next() {
             let result = self.add_up(&job);
-            if result.is_err() && !job.cancelled.load(Ordering::Relaxed) {
+            if !self.job_ended(&job, result) {
                 // It is tried again at once, and fails again.
                 std::thread::sleep(PAUSE);
             }
-            self.job_ended(&job, result);
             self.jobs.look();
         }
     }
 
-    /// Offers what came of a job to the ledger.
+    /// Offers what came of a job to the ledger. False: it failed, and is tried again.
     pub(crate) fn job_ended(
         &self,
         job: &Job,
         result: Result<(Command, Vec<NewValue>), CoordinatorError>,
-    ) {
+    ) -> bool {
+        let cancelled = job.cancelled.load(Ordering::Relaxed);
+        let added_up = result.is_ok();
         let command = match result {
             Ok((command, values)) => self.execute(command, values),
             Err(e) => {
                 let why = e.to_string();
-                if !job.cancelled.load(Ordering::Relaxed) {
-                    tracing::error!(run = ?job.run, "a round could not be added up: {why}");
+                if !cancelled {
+                    self.complain("add a round up", &e);
                 }
                 self.execute(Command::AggregationFailed { run: job.run, why }, vec![])
             }
@@ -236,14 +247,19 @@ impl Shell {
                 tracing::debug!(run = ?job.run, "the result of a round came too late");
             }
             Ok(_) => {}
-            Err(e) => tracing::error!(run = ?job.run, "a round is not closed: {e}"),
+            Err(e) => {
+                self.complain("close a round", &e);
+                return cancelled;
+            }
         }
+        added_up || cancelled
     }
 
     /// What a round comes to: the command that says so, and the values that it names.
     pub(crate) fn add_up(&self, job: &Job) -> Result<(Command, Vec<NewValue>), CoordinatorError> {
         let run = job.run;
         let kit = self.kit(run.epoch)?;
+        let seen = self.caches.seen();
         let before = self.trained(&run, &kit)?;
         let contributions = self.contributions(job, &kit)?;
         let refs: Vec<&Contribution> = contributions.iter().map(AsRef::as_ref).collect();
@@ -271,7 +287,13 @@ impl Shell {
             personal.push((subject, own));
         }
         let hash = Digest::of_values(&sum.state.theta);
-        self.prepare(&run, &kit, &at, hash, Arc::new(sum.state))?;
+        let next = Next {
+            at: at.clone(),
+            hash,
+            state: Arc::new(sum.state),
+            seen,
+        };
+        self.prepare(&run, &kit, next)?;
         let command = Command::RoundAggregated {
             run,
             counted: job.counted.clone(),
@@ -288,23 +310,22 @@ impl Shell {
     }
 
     /// What the next round starts from is there when it is asked for.
-    fn prepare(
-        &self,
-        run: &RunKey,
-        kit: &Kit,
-        at: &ValueRef,
-        hash: Digest,
-        state: Arc<TrainState>,
-    ) -> Result<(), CoordinatorError> {
+    fn prepare(&self, run: &RunKey, kit: &Kit, next: Next) -> Result<(), CoordinatorError> {
+        let Next {
+            at,
+            hash,
+            state,
+            seen,
+        } = next;
         let theta = state.theta.clone();
         let trained = Trained {
-            at: Some(at.clone()),
+            at: Some(at),
             state,
         };
-        self.caches.keep_trained(run, trained);
+        self.caches.keep_trained(run, trained, seen);
         if kit.recipe.aggregation != lethe_recipe::Aggregation::Personalized {
             let parts = parts(&kit.recipe, &kit.whole, theta)?;
-            self.caches.keep_start(run, hash, Arc::new(parts));
+            self.caches.keep_start(run, hash, Arc::new(parts), seen);
         }
         Ok(())
     }
@@ -417,6 +438,7 @@ impl Shell {
         run: &RunKey,
         kit: &Kit,
     ) -> Result<Arc<TrainState>, CoordinatorError> {
+        let seen = self.caches.seen();
         let at = {
             let state = self.state();
             let (at, _) = state.start_of(run).ok_or_else(missing)?;
@@ -436,7 +458,7 @@ impl Shell {
             at: Some(at),
             state: state.clone(),
         };
-        self.caches.keep_trained(run, trained);
+        self.caches.keep_trained(run, trained, seen);
         Ok(state)
     }
 

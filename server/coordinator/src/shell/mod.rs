@@ -7,7 +7,8 @@
 //! Lock order: duties, writer, evidence, state. Whoever holds the state's lock takes none of the
 //! others, so that nobody who reads it waits for the disk.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lethe_ledger::{
@@ -78,9 +79,17 @@ pub(crate) struct Shell {
     pub(crate) caches: Caches,
     pub(crate) jobs: Jobs,
     pub(crate) meter: Meter,
-    duties: Mutex<duties::Said>,
-    /// Duties that failed since the start.
+    /// Whoever does what is due.
+    duties: Mutex<()>,
+    said: Mutex<duties::Said>,
+    /// When space and deadlines were looked after.
+    minute: AtomicU64,
+    /// Failures since the start.
     failures: AtomicU64,
+    /// The journal may have a deletion that the state does not know yet: nothing is served.
+    unsettled: AtomicBool,
+    /// Nobody else opens these folders meanwhile.
+    _locks: Vec<File>,
     /// The last number that [`Self::sequence`] gave.
     sequence: AtomicU64,
     outlet: OnceLock<Outlet>,
@@ -107,6 +116,8 @@ pub(crate) struct Parts {
     /// Shards whose databases were damaged.
     pub(crate) lost: Vec<ShardKey>,
     pub(crate) clock: Clock,
+    /// Of the folders.
+    pub(crate) locks: Vec<File>,
 }
 
 /// Drawn for one command.
@@ -140,7 +151,11 @@ impl Shell {
             jobs: Jobs::default(),
             meter: Meter::default(),
             duties: Mutex::default(),
+            said: Mutex::default(),
+            minute: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            unsettled: AtomicBool::new(false),
+            _locks: parts.locks,
             sequence: AtomicU64::new(0),
             outlet: OnceLock::new(),
         });
@@ -245,13 +260,64 @@ impl Shell {
         match first {
             Err(e) if !e.is_request() => {
                 self.use_space(&e);
-                if self.happened(&decided)? {
-                    return Ok(decided);
+                match self.happened(&decided) {
+                    Ok(true) => return Ok(decided),
+                    Ok(false) => {}
+                    Err(e) => return Err(self.in_the_journal(&decided, e)),
                 }
-                self.attempt(command, values, &mut decided)
+                let second = self.attempt(command, values, &mut decided);
+                second.map_err(|e| match e.is_request() {
+                    true => e,
+                    false => self.in_the_journal(&decided, e),
+                })
             }
             result => result,
         }
+    }
+
+    /// Says of a deletion that could not be stored that the journal has it, if it does.
+    fn in_the_journal(&self, decided: &[Event], why: CoordinatorError) -> CoordinatorError {
+        let accepted = |e: &Event| match e {
+            Event::DeletionAccepted { id, .. } => Some(*id),
+            _ => None,
+        };
+        let ids: Vec<u64> = decided.iter().filter_map(accepted).collect();
+        let Ok(outside) = self.evidence().held() else {
+            return why;
+        };
+        let holds = |id: &u64| outside.journal.iter().any(|a| a.id == *id);
+        if ids.is_empty() || !ids.iter().all(holds) {
+            return why;
+        }
+        let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+        let message = format!(
+            "accepted as deletion {}, which the journal has, and not executed yet: {why}; it is \
+             tried again by itself, and nothing is served until then",
+            ids.join(", ")
+        );
+        CoordinatorError::refuse(Refusal::Internal, message)
+    }
+
+    /// Reads the folder again, if a write is in doubt.
+    fn settle_doubt(&self) -> Result<(), CoordinatorError> {
+        self.settle(&mut fatal::lock(&self.writer))
+    }
+
+    /// Refuses to serve while what is served is not exact, or may not be.
+    pub(crate) fn may_serve(&self) -> Result<(), CoordinatorError> {
+        if self.unsettled.load(Ordering::Acquire) {
+            return Err(CoordinatorError::refuse(
+                Refusal::Busy,
+                "a deletion is accepted and not stored yet: try again in a moment",
+            ));
+        }
+        Ok(self.state().may_serve()?)
+    }
+
+    /// Whether this release is the one that may be served now.
+    pub(crate) fn current(&self, release: u64) -> Result<(), CoordinatorError> {
+        self.may_serve()?;
+        Ok(self.state().current(release)?)
     }
 
     /// A task was offered. Nothing of that is written, and no decision depends on it, so that who
@@ -284,6 +350,9 @@ impl Shell {
             && let Err(e) = self.write(&mut writer, &events, values)
         {
             writer.doubt = true;
+            if events.iter().any(|e| e.before().is_some()) {
+                self.unsettled.store(true, Ordering::Release);
+            }
             *decided = events;
             return Err(e);
         }
@@ -379,6 +448,7 @@ impl Shell {
         }
         *self.state_alone() = state;
         writer.doubt = false;
+        self.unsettled.store(false, Ordering::Release);
         self.caches.clear();
         self.carry_out(Effects {
             wake: Wake {

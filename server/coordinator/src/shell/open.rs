@@ -1,6 +1,9 @@
 //! From folders and a configuration to a shell.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use lethe_ledger::{CatalogueVersion, Command, EpochNo, Mode, Rules, State};
@@ -29,6 +32,35 @@ pub(crate) struct Opening<'a> {
     pub(crate) items: &'a [Item],
 }
 
+/// Holds a folder, which is made if it is not there.
+fn lock(folder: &Path, name: &str) -> Result<File, CoordinatorError> {
+    let path = folder.join(name);
+    let io = |source| StoreError::Io {
+        path: path.clone(),
+        source,
+    };
+    std::fs::create_dir_all(folder).map_err(io)?;
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).open(&path);
+    let mut file = file.map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let folder = folder.to_owned();
+            return Err(CoordinatorError::InUse { folder });
+        }
+        Err(TryLockError::Error(source)) => return Err(io(source).into()),
+    }
+    // For whoever wonders what it is; on a full disk it stays empty.
+    let _ = file.write_all(b"held by the coordinator that runs\n");
+    Ok(file)
+}
+
+/// The disk has no room.
+fn is_full(why: &CoordinatorError) -> bool {
+    why.to_string().contains("No space left")
+}
+
 impl Opening<'_> {
     fn rules(&self) -> Rules {
         Rules {
@@ -48,7 +80,7 @@ impl Opening<'_> {
         let folder = &self.config.data_dir;
         let opened = match Durable::open(engine, folder) {
             Err(CoordinatorError::Store(StoreError::Format { found: 1, .. })) => {
-                migrate(engine, folder, |recipe| self.base(recipe))?;
+                migrate(engine, folder, |recipe, model| self.base(recipe, model))?;
                 Durable::open(engine, folder)?
             }
             opened => opened?,
@@ -63,7 +95,8 @@ impl Opening<'_> {
     }
 
     /// What a folder of format 1 does not say of the model that it is about.
-    fn base(&self, recipe: &Recipe) -> Result<Base, CoordinatorError> {
+    fn base(&self, recipe: &Recipe, model: Digest) -> Result<Base, CoordinatorError> {
+        self.check_model(EpochNo::FIRST, model)?;
         let kit = Kit::new(recipe.clone(), self.model_config, self.items)?;
         Ok(Base {
             initial: Digest::of_values(&kit.initial.theta),
@@ -72,18 +105,23 @@ impl Opening<'_> {
         })
     }
 
+    fn check_model(&self, epoch: EpochNo, stored: Digest) -> Result<(), CoordinatorError> {
+        if stored == self.model {
+            return Ok(());
+        }
+        Err(CoordinatorError::OtherModel {
+            epoch: epoch.0,
+            stored: stored.hex(),
+            given: self.model.hex(),
+        })
+    }
+
     /// The kits of the epochs that are there. An epoch goes on under the recipe that it was founded
     /// with, whatever the configuration says now.
     fn kits(&self, state: &State) -> Result<Kits, CoordinatorError> {
         let mut kits = BTreeMap::new();
         for (no, epoch) in state.epochs() {
-            if epoch.model != self.model {
-                return Err(CoordinatorError::OtherModel {
-                    epoch: no.0,
-                    stored: epoch.model.hex(),
-                    given: self.model.hex(),
-                });
-            }
+            self.check_model(*no, epoch.model)?;
             let recipe = Recipe::from_json(&epoch.recipe)?;
             if recipe.digest() != self.recipe.digest() {
                 tracing::warn!(
@@ -104,13 +142,29 @@ impl Opening<'_> {
         engine: &Engine,
         clock: Clock,
     ) -> Result<(Arc<Shell>, Foundation), CoordinatorError> {
+        // Before anything is read: keys are written when a folder is opened.
+        let evidence = self.config.evidence();
+        let locks = vec![
+            lock(&self.config.data_dir, "lock")?,
+            lock(&evidence, "lock-evidence")?,
+        ];
+        let reserve = self.config.data_dir.join("reserve");
+        let reserve = Reserve::new(&reserve, self.config.reserve_mib << 20);
         let Opened {
             durable,
             state,
             foundation,
             lost,
             ..
-        } = self.durable(engine)?;
+        } = match self.durable(engine) {
+            Err(e) if is_full(&e) && reserve.release() => {
+                tracing::warn!(
+                    "{e}; the space that was set aside for deletions is used now: make room"
+                );
+                self.durable(engine)?
+            }
+            opened => opened?,
+        };
         let folder = self.config.evidence();
         let (evidence, outside) =
             Evidence::open(&folder, &self.config.log_name, &foundation.log_seed)?;
@@ -121,8 +175,6 @@ impl Opening<'_> {
             let kit = Kit::new(self.recipe.clone(), self.model_config, self.items)?;
             kits.insert(EpochNo::FIRST, Arc::new(kit));
         }
-        let reserve = self.config.data_dir.join("reserve");
-        let reserve = Reserve::new(&reserve, self.config.reserve_mib << 20);
         let shell = Shell::start(Parts {
             durable,
             state,
@@ -133,6 +185,7 @@ impl Opening<'_> {
             outside,
             lost,
             clock,
+            locks,
         })?;
         if founds {
             self.found(&shell)?;

@@ -47,6 +47,7 @@ impl Shell {
             let own = self.own_theta(run, kit, subject)?;
             return Ok(Arc::new(parts(&kit.recipe, &kit.whole, own)?));
         }
+        let seen = self.caches.seen();
         let hash = {
             let state = self.state();
             let closed = || CoordinatorError::refuse(Refusal::RoundClosed, "the round is over");
@@ -57,15 +58,16 @@ impl Shell {
         }
         let theta = self.trained(run, kit)?.theta.clone();
         let made = Arc::new(parts(&kit.recipe, &kit.whole, theta)?);
-        self.caches.keep_start(run, hash, made.clone());
+        self.caches.keep_start(run, hash, made.clone(), seen);
         Ok(made)
     }
 
     /// The current release, decoded and packed once.
     pub(crate) fn served(&self) -> Result<Arc<Served>, CoordinatorError> {
+        let seen = self.caches.seen();
+        self.may_serve()?;
         let (no, epoch, values) = {
             let state = self.state();
-            state.may_serve()?;
             let (no, release) = state.current_release().ok_or_else(no_release)?;
             let values: Vec<_> = release.shards.iter().map(|s| s.value.clone()).collect();
             (no, release.epoch, values)
@@ -86,7 +88,7 @@ impl Shell {
             release: no,
             parts: all,
         });
-        self.caches.keep_served(served.clone());
+        self.caches.keep_served(served.clone(), seen);
         Ok(served)
     }
 
@@ -120,6 +122,7 @@ impl Shell {
         if let Some(known) = self.caches.table() {
             return Ok(known);
         }
+        let seen = self.caches.seen();
         let measured = self.state().measured();
         let mut rows = vec![];
         for person in measured {
@@ -132,7 +135,7 @@ impl Shell {
             rows.extend(together(&person.samples, &shards));
         }
         let table = Arc::new(rows);
-        self.caches.keep_table(table.clone());
+        self.caches.keep_table(table.clone(), seen);
         Ok(table)
     }
 

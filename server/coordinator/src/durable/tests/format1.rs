@@ -217,7 +217,7 @@ fn migrated(disk: &Disk) -> Opened {
         anchors: 4,
         hidden: 8,
     };
-    assert!(migrate(&disk.engine(), disk.folder(), |_| Ok(base)).unwrap());
+    assert!(migrate(&disk.engine(), disk.folder(), |_, _| Ok(base)).unwrap());
     disk.open()
 }
 

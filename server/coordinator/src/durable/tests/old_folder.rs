@@ -20,7 +20,7 @@ use super::super::migrate::{Base, migrate};
 use super::super::*;
 
 /// Of the tiny model that the folder was trained with (`tests/src/tiny.rs`).
-fn base(recipe: &Recipe) -> Result<Base, CoordinatorError> {
+fn base(recipe: &Recipe, _model: Digest) -> Result<Base, CoordinatorError> {
     let model = ModelConfig {
         layers: 4,
         vocab: 258,
@@ -281,6 +281,21 @@ impl Before {
 fn content(folder: &Path) -> [u8; 32] {
     let opened = open(folder);
     opened.durable.store().content().unwrap()
+}
+
+#[test]
+fn a_migration_that_is_refused_changes_nothing() {
+    let (_dir, folder) = unpacked();
+    let mut asked = None;
+    let refused = migrate(&SledStorage::engine, &folder, |_, model| {
+        asked = Some(model);
+        Err(CoordinatorError::invalid("another model"))
+    });
+    assert!(refused.unwrap_err().to_string().contains("another model"));
+    let before = Before::read(&folder);
+    assert!(asked.is_some());
+    assert!(migrated(&folder));
+    before.compare(&open(&folder));
 }
 
 #[test]
