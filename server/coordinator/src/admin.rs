@@ -121,7 +121,7 @@ impl Coordinator {
             connections: traffic.connections as u32,
             update_bytes: traffic.update_bytes,
             activation_bytes: traffic.activation_bytes,
-            log_key: shell.evidence().log_key(),
+            log_key: shell.log_key.clone(),
         };
         let now = shell.clock.now();
         admin::read(&shell.state(), request, by, now, &facts)

@@ -260,9 +260,12 @@ impl Coordinator {
     /// Ends connections, wakes polls, and drops sessions, as the ledger's events ask for.
     fn told(&self, change: Told) {
         if let Some(server) = self.0.server.get() {
-            let state = self.shell().state();
-            let gone = change.disconnect.iter().filter(|c| state.role(c).is_none());
-            gone.for_each(|c| server.disconnect(c));
+            let mut gone = change.disconnect;
+            {
+                let state = self.shell().state();
+                gone.retain(|c| state.role(c).is_none());
+            }
+            gone.iter().for_each(|c| server.disconnect(c));
         }
         if change.sweep {
             let now = self.shell().clock.now();
@@ -301,7 +304,7 @@ impl Coordinator {
     }
 
     pub(crate) fn invitation(&self, secret: String) -> Invitation {
-        let log_key = self.shell().evidence().log_key();
+        let log_key = self.shell().log_key.clone();
         Invitation::new(secret, &self.0.authority).with_log_key(log_key)
     }
 

@@ -149,7 +149,11 @@ impl Coordinator {
             Request::Weigh { embedding } => self.weigh(&embedding),
             Request::Errors { release, rows } => self.errors(&device, release, rows).await,
             Request::Erased { task, outcome } => self.erased(&device, task, outcome).await,
-            Request::Orders { task, seen } => self.orders(&device, task, seen),
+            Request::Orders { task, seen } => {
+                // Whoever writes to the log waits for the disk.
+                let this = self.clone();
+                aside(move || this.orders(&device, task, seen)).await
+            }
             Request::Decline { round, why } => {
                 tracing::debug!(subject = %device.subject, ?round, ?why, "declined");
                 self.decline(&device, round).await
@@ -226,7 +230,7 @@ impl Coordinator {
             anchors: kit.anchors.clone(),
             engine: lethe_model::engine(),
             minor: MINOR,
-            log_key: shell.evidence().log_key(),
+            log_key: shell.log_key.clone(),
             recalled: shell.state().recalled(),
         })
     }

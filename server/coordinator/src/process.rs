@@ -74,8 +74,8 @@ pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<()
     let bundle = audit.map(Audit::read).transpose()?;
     let parsed = read_config(config)?;
     let data_dir = parsed.data_dir.clone();
-    // More threads than cores: some wait for the disk with the lock held, and the network must not
-    // wait with them.
+    // More threads than cores: some read or decode what is stored, and the network must not wait
+    // with them.
     let threads = std::thread::available_parallelism().map_or(2, usize::from) + 6;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)

@@ -87,6 +87,7 @@ impl Shell {
     }
 
     fn store_together(&self, stage: StageKey, taken: &[Arrived]) -> Result<(), CoordinatorError> {
+        let seen = self.caches.seen();
         let secret = self.values().stage_secret(&stage)?;
         let mut values = vec![];
         let mut updates = vec![];
@@ -100,11 +101,12 @@ impl Shell {
             });
             values.push(value);
         }
-        // They are there when the round that counts them is added up.
+        // They are there when the round that counts them is added up; else they are read again.
         for a in taken {
             let of = (a.subject.clone(), a.run.round);
             let contribution = a.contribution.clone();
-            self.caches.keep_contribution(&a.run, of, contribution);
+            self.caches
+                .keep_contribution(&a.run, of, contribution, seen);
         }
         let stored = self.execute(Command::StoreUpdates { stage, updates }, values);
         if stored.is_err() {

@@ -180,8 +180,12 @@ impl Caches {
         run: &RunKey,
         of: Contributor,
         contribution: Arc<Contribution>,
+        seen: Seen,
     ) {
         let mut content = self.content();
+        if content.seen.forgotten != seen.forgotten {
+            return;
+        }
         content.shards.insert(run.generation, run.shard_key());
         let sent = content.contributions.entry(run.generation).or_default();
         sent.insert((run.stage, of), contribution);

@@ -477,6 +477,7 @@ impl Shell {
         job: &Job,
         kit: &Kit,
     ) -> Result<Vec<Arc<Contribution>>, CoordinatorError> {
+        let seen = self.caches.seen();
         let mut out = vec![];
         for of in &job.counted {
             if let Some(known) = self.caches.contribution(&job.run, of) {
@@ -491,7 +492,7 @@ impl Shell {
             let update = self.update(&at)?.ok_or_else(missing)?;
             let contribution = Arc::new(update.contribution(&kit.recipe, &kit.whole)?);
             self.caches
-                .keep_contribution(&job.run, of.clone(), contribution.clone());
+                .keep_contribution(&job.run, of.clone(), contribution.clone(), seen);
             out.push(contribution);
         }
         Ok(out)

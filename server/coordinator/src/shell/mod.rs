@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lethe_ledger::{
-    Command, Effect, Effects, Event, Fresh, Owner, Rules, RunKey, ShardKey, State, ValueRef, Wake,
-    apply, decide, effects, withdrawn,
+    Before, Command, Effect, Effects, Event, Fresh, Owner, Rules, RunKey, ShardKey, State,
+    ValueRef, Wake, apply, decide, effects, withdrawn,
 };
 use lethe_proto::ids::{Digest, EpochNo};
 use lethe_proto::message::Refusal;
@@ -70,6 +70,8 @@ pub(crate) struct Shell {
     writer: Mutex<Writer>,
     state: RwLock<State>,
     evidence: Mutex<Evidence>,
+    /// Public key of the log (verifier key text).
+    pub(crate) log_key: String,
     values: Values,
     reserve: Reserve,
     /// An audit changes them once, before anything else happens.
@@ -142,6 +144,7 @@ impl Shell {
                 doubt: false,
             }),
             state: RwLock::new(state),
+            log_key: parts.evidence.log_key(),
             evidence: Mutex::new(parts.evidence),
             reserve: parts.reserve,
             rules: Mutex::new(parts.rules),
@@ -350,7 +353,8 @@ impl Shell {
             && let Err(e) = self.write(&mut writer, &events, values)
         {
             writer.doubt = true;
-            if events.iter().any(|e| e.before().is_some()) {
+            let journal = |e: &Event| matches!(e.before(), Some(Before::Journal(_)));
+            if events.iter().any(journal) {
                 self.unsettled.store(true, Ordering::Release);
             }
             *decided = events;
