@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use lethe_client::{ClientError, Done};
-use lethe_proto::admin::DeletionPhase;
+use lethe_proto::admin::{AdminRequest, DeletionPhase};
 use lethe_proto::message::Refusal;
 use lethe_tests::tiny;
 use lethe_tests::world::{Fleet, World};
@@ -198,12 +198,19 @@ async fn a_deletion_of_items_that_only_the_journal_took_is_not_lost() {
     let clients = fleet.stop().await;
     let item = tiny::history(6)[12].item.clone();
     let block = block_keyring(&world, 1);
-    assert!(
-        op.ask_to_forget(6, &[&item]).await.is_err(),
-        "told that it is not done"
-    );
+    let told = op.ask_to_forget(6, &[&item]).await;
+    let told = told.expect_err("told that it is not done").to_string();
+    assert!(told.contains("accepted as deletion 1"), "{told}");
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     std::fs::remove_dir(&block).unwrap();
+    // It waits for nobody else's write.
+    let deletion = AdminRequest::Deletion { id: 1 };
+    let mut tries = 0;
+    while op.ask(deletion.clone()).await.is_err() {
+        tries += 1;
+        assert!(tries < 100, "it is not taken over from the journal");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let mut fleet = Fleet::default();
     clients.into_iter().for_each(|c| fleet.add(c));
     op.deleted(1).await;
