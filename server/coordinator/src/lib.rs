@@ -18,6 +18,8 @@ mod batch;
 pub mod config;
 mod content;
 mod coordinator;
+#[cfg(test)]
+mod copy;
 mod durable;
 mod error;
 mod evidence;

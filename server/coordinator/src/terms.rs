@@ -33,3 +33,26 @@ pub(crate) fn terms(recipe: &Recipe, anchors: usize, hidden: usize) -> Terms {
         feeds_back: recipe.updates.feeds_back(),
     }
 }
+
+/// What tests found an epoch with: two shards of two slices, two rounds each.
+#[cfg(test)]
+pub(crate) fn small(seed: u64, aggregation: Aggregation) -> Terms {
+    Terms {
+        shards: 2,
+        anchors: 1,
+        slices: 2,
+        placement: Placement::Hash,
+        rounds: 2,
+        cohort: 4,
+        goal: None,
+        staleness: None,
+        quorum: 1,
+        deadline_s: 5,
+        validation: 1,
+        samples: 8,
+        hidden: 2,
+        seed,
+        aggregation,
+        feeds_back: false,
+    }
+}

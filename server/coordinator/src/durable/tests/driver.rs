@@ -112,24 +112,7 @@ impl Driver {
 
     fn begin(&mut self) {
         let aggregations = [Aggregation::Shared, Aggregation::Personalized];
-        let terms = Terms {
-            shards: 2,
-            anchors: 1,
-            slices: 2,
-            placement: Placement::Hash,
-            rounds: 2,
-            cohort: 4,
-            goal: None,
-            staleness: None,
-            quorum: 1,
-            deadline_s: 5,
-            validation: 1,
-            samples: 8,
-            hidden: 2,
-            seed: self.seed,
-            aggregation: aggregations[self.dice.below(2)],
-            feeds_back: false,
-        };
+        let terms = crate::terms::small(self.seed, aggregations[self.dice.below(2)]);
         self.must(Command::FoundEpoch {
             terms,
             recipe: "{}".into(),

@@ -131,24 +131,7 @@ impl Driver {
     }
 
     pub(super) fn found(&mut self, recipe: &str) {
-        let terms = Terms {
-            shards: 2,
-            anchors: 1,
-            slices: 2,
-            placement: Placement::Hash,
-            rounds: 2,
-            cohort: 4,
-            goal: None,
-            staleness: None,
-            quorum: 1,
-            deadline_s: 5,
-            validation: 1,
-            samples: 8,
-            hidden: 2,
-            seed: 3,
-            aggregation: Aggregation::Shared,
-            feeds_back: false,
-        };
+        let terms = crate::terms::small(3, Aggregation::Shared);
         let command = Command::FoundEpoch {
             terms,
             recipe: "{}".into(),

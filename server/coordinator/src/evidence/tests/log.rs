@@ -9,24 +9,12 @@ use lethe_receipt::tiles;
 
 use super::driver::{NAME, SEED};
 use crate::CoordinatorError;
+use crate::copy::copy;
 use crate::evidence::Evidence;
 use crate::evidence::tiles::Published;
 
 fn open(folder: &Path) -> Evidence {
     Evidence::open(folder, NAME, &SEED).unwrap().0
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 #[test]
