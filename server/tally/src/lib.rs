@@ -27,16 +27,16 @@
 //!     Options::default(),
 //!     now,
 //! )?;
-//! for who in 0..70 {
+//! for who in 0..70u8 {
 //!     let met = |item| Interaction {
-//!         item: (who + item) % 5,
+//!         item: (u32::from(who) + item) % 5,
 //!         day: 19_990,
 //!         seen: true,
 //!         half_stars: None,
 //!         liked: false,
 //!         hidden: false,
 //!     };
-//!     tally.contribute(Handle([who as u8; 16]), &[met(0), met(1)], now)?;
+//!     tally.contribute(Handle([who; 16]), &[met(0), met(1)], now)?;
 //! }
 //! assert_eq!(tally.open_cells(now)?, 1, "a cell of 16: fewer than 64 wait then");
 //! tally.publish(20_000, now)?;

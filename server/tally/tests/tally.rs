@@ -142,6 +142,21 @@ fn a_deletion_is_out_until_the_next_snapshot_and_deltas_lead_on_again() {
 }
 
 #[test]
+fn sums_of_a_job_that_came_too_late_are_not_kept() {
+    let disk = Disk::default();
+    let tally = disk.open();
+    tally.publish(DAY, NOW).unwrap();
+    come(&tally, 0..40, 8, NOW);
+    tally.open_cells(NOW).unwrap();
+    // Nobody has seen these cells: nothing is recalled, and the generation's key lives on.
+    let late = tally.job(DAY, NOW).unwrap().run().unwrap();
+    counting(&tally, 0..40);
+    assert!(matches!(tally.served(), Served::Snapshot(_)));
+    assert_eq!(tally.finish(&late, NOW).unwrap(), Finished::TooLate);
+    assert!(!tally.keep_sums(&late).unwrap());
+}
+
+#[test]
 fn what_is_derived_may_be_lost() {
     let disk = Disk::default();
     let tally = disk.open();

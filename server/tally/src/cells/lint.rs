@@ -170,28 +170,12 @@ fn alone(fold: &Fold, left: &Left, settings: &CellSettings) -> Result<(), Fault>
 pub fn lint_pair(before: &Fold, after: &Fold, settings: &CellSettings) -> Result<(), Fault> {
     for (cell, old) in &before.cells {
         if let Some(new) = after.cells.get(cell) {
-            let changed = changed(old, new).ok_or(Fault::Mended {
+            let pair = Pair {
                 before: before.number,
                 after: after.number,
                 cell: cell.0,
-            })?;
-            let least = settings.changed as usize;
-            if changed.older {
-                return Err(Fault::Older {
-                    before: before.number,
-                    after: after.number,
-                    cell: cell.0,
-                });
-            }
-            if changed.count > 0 && changed.count < least {
-                return Err(Fault::Few {
-                    before: before.number,
-                    after: after.number,
-                    cell: cell.0,
-                    got: changed.count,
-                    least,
-                });
-            }
+            };
+            pair.check(old, new, settings.changed as usize)?;
         }
     }
     if before.cells.keys().eq(after.cells.keys()) {
@@ -210,6 +194,55 @@ pub fn lint_pair(before: &Fold, after: &Fold, settings: &CellSettings) -> Result
     Ok(())
 }
 
+/// A cell in two folds.
+#[derive(Clone, Copy)]
+struct Pair {
+    before: u64,
+    after: u64,
+    cell: u64,
+}
+
+impl Pair {
+    fn check(
+        self,
+        old: &BTreeMap<Number, Version>,
+        new: &BTreeMap<Number, Version>,
+        least: usize,
+    ) -> Result<(), Fault> {
+        let Self {
+            before,
+            after,
+            cell,
+        } = self;
+        if !old.keys().eq(new.keys()) {
+            return Err(Fault::Mended {
+                before,
+                after,
+                cell,
+            });
+        }
+        let pairs = || old.values().zip(new.values());
+        if pairs().any(|p| p.1 < p.0) {
+            return Err(Fault::Older {
+                before,
+                after,
+                cell,
+            });
+        }
+        let got = pairs().filter(|p| p.0 != p.1).count();
+        if got > 0 && got < least {
+            return Err(Fault::Few {
+                before,
+                after,
+                cell,
+                got,
+                least,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// People who are in one of the two folds. What is a cell of both is in both.
 fn apart(before: &Fold, after: &Fold) -> usize {
     let only = |one: &Fold, other: &Fold| -> BTreeSet<Number> {
@@ -219,21 +252,4 @@ fn apart(before: &Fold, after: &Fold) -> usize {
     let gone = only(before, after);
     let new = only(after, before);
     gone.symmetric_difference(&new).count()
-}
-
-struct Changed {
-    count: usize,
-    older: bool,
-}
-
-/// How the versions of a cell changed; none: the members are others.
-fn changed(old: &BTreeMap<Number, Version>, new: &BTreeMap<Number, Version>) -> Option<Changed> {
-    if !old.keys().eq(new.keys()) {
-        return None;
-    }
-    let pairs = || old.values().zip(new.values());
-    Some(Changed {
-        count: pairs().filter(|p| p.0 != p.1).count(),
-        older: pairs().any(|p| p.1 < p.0),
-    })
 }

@@ -211,6 +211,12 @@ impl Tally {
     /// [`TallyError::Store`]; nothing is lost then but time.
     pub fn keep_sums(&self, done: &Done) -> Result<bool, TallyError> {
         let _alone = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let core = self.lock().state.core().clone();
+        // The key of the generation seals nothing but what was published in it: whoever leaves
+        // takes it along. After this moment a recall destroys the key.
+        if core.served != Some(done.fold.number) || core.generation != done.generation {
+            return Ok(false);
+        }
         match self
             .vault
             .keep_sums(done.generation, done.basis, &done.sums)

@@ -19,6 +19,7 @@ use lethe_store::sealed::Engine;
 use crate::cells::{Command, Duty, Event, Fold, State, decide, due};
 use crate::error::TallyError;
 use crate::ids::{Fresh, Handle};
+use crate::statement::Statement;
 use crate::vault::{Brought, Kept, Vault, content};
 
 mod change;
@@ -268,32 +269,36 @@ impl Tally {
     /// destroys keys that are still to be destroyed.
     fn settle(&self, inner: &mut Inner, now: u64) -> Result<(), TallyError> {
         if inner.doubt {
-            inner.sums = None;
-            inner.state = self.vault.read(self.options.cells)?;
-            // Reading destroyed what was still to be destroyed.
-            inner.doomed = Doomed::default();
-            inner.doubt = false;
-            for command in [Command::LeaveStrays, self.lost(inner)?] {
-                let mut change = Change::default();
-                change.step(&mut inner.state, &command, now)?;
-                self.commit(inner, change)?;
-            }
-            self.load_served(inner)?;
+            let read = self.reload(inner, now);
+            // What failed on the way is done again.
+            inner.doubt = read.is_err();
+            read?;
         }
         self.destroy_doomed(inner)
     }
 
-    /// Nothing happens on this command unless the snapshot that is to be served is not there.
-    fn lost(&self, inner: &Inner) -> Result<Command, TallyError> {
-        let served = inner.state.core().served;
-        let there = match served {
-            Some(number) => self.vault.snapshots(number)?.last().map(|k| k.number) == served,
-            None => true,
+    fn reload(&self, inner: &mut Inner, now: u64) -> Result<(), TallyError> {
+        inner.sums = None;
+        inner.state = self.vault.read(self.options.cells)?;
+        // Reading destroyed what was still to be destroyed.
+        inner.doomed = Doomed::default();
+        let mut change = Change::default();
+        change.step(&mut inner.state, &Command::LeaveStrays, now)?;
+        if !self.has_served(&inner.state)? {
+            change.step(&mut inner.state, &Command::Lost, now)?;
+        }
+        self.commit(inner, change)?;
+        self.load_served(inner)
+    }
+
+    /// Whether the snapshot that is to be served is there, signed by this tally.
+    fn has_served(&self, state: &State) -> Result<bool, TallyError> {
+        let Some(number) = state.core().served else {
+            return Ok(true);
         };
-        Ok(match there {
-            true => Command::LeaveStrays,
-            false => Command::Lost,
-        })
+        let kept = self.vault.snapshots(number)?;
+        let newest = kept.last().filter(|k| k.number == number);
+        Ok(newest.is_some_and(|k| Statement::open(&k.note, self.verifier()).is_ok()))
     }
 
     fn destroy_doomed(&self, inner: &mut Inner) -> Result<(), TallyError> {

@@ -170,7 +170,7 @@ pub fn events(who: u8, count: u32) -> Vec<Interaction> {
         day: DAY - 50 + n as i32,
         seen: true,
         half_stars: Some(2 + (n as u8 + who) % 9),
-        liked: (n + u32::from(who)) % 3 > 0,
+        liked: !(n + u32::from(who)).is_multiple_of(3),
         hidden: false,
     };
     (0..count).map(one).collect()
