@@ -23,6 +23,8 @@ fn settings(seed: u64) -> CellSettings {
         // Some fleets grow into larger cells.
         share: if seed.is_multiple_of(3) { 12 } else { 1_000 },
         people: 200,
+        // Where few wait, those of a dissolved cell meet again more often.
+        wait: if seed.is_multiple_of(2) { 2 } else { 4 },
         ..CellSettings::default()
     }
 }
