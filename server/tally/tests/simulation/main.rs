@@ -25,7 +25,6 @@ fn settings(seed: u64) -> CellSettings {
         people: 200,
         // Where few wait, those of a dissolved cell meet again more often.
         wait: if seed.is_multiple_of(2) { 2 } else { 4 },
-        ..CellSettings::default()
     }
 }
 
