@@ -146,6 +146,25 @@ impl Signer {
     /// A signed checkpoint of a tree.
     pub fn checkpoint(&self, size: u64, root: &Hash) -> String {
         let body = format!("{}\n{size}\n{}\n", self.key.name, BASE64.encode(root));
+        self.sign(&body)
+    }
+
+    /// A signed note of any other text. [`open_note`] reads it.
+    ///
+    /// # Errors
+    /// [`NoteError::Format`] for a text without an end of line at its end or with an empty line,
+    /// and for one that could be taken for a checkpoint: its first line is the key's name.
+    pub fn note(&self, body: &str) -> Result<String, NoteError> {
+        if !body.ends_with('\n') || body.starts_with('\n') || body.contains("\n\n") {
+            return Err(NoteError::Format("its lines end with one line break each"));
+        }
+        if body.lines().next() == Some(self.key.name()) {
+            return Err(NoteError::Format("its first line is that of a checkpoint"));
+        }
+        Ok(self.sign(body))
+    }
+
+    fn sign(&self, body: &str) -> String {
         let signature = [&self.key.id()[..], self.pair.sign(body.as_bytes()).as_ref()].concat();
         format!(
             "{body}\n\u{2014} {} {}\n",
@@ -155,8 +174,11 @@ impl Signer {
     }
 }
 
-/// Verifies a checkpoint's signature and origin; returns its size and root.
-pub fn open_checkpoint(text: &str, key: &VerifierKey) -> Result<(u64, Hash), NoteError> {
+/// Verifies the signature of a note ([`Signer::note`]); returns its text.
+///
+/// # Errors
+/// [`NoteError::Signature`] when the key has not signed it.
+pub fn open_note(text: &str, key: &VerifierKey) -> Result<String, NoteError> {
     let (body, _) = text
         .split_once("\n\n")
         .ok_or(NoteError::Format("no signature part"))?;
@@ -168,6 +190,12 @@ pub fn open_checkpoint(text: &str, key: &VerifierKey) -> Result<(u64, Hash), Not
     if key.algorithm != ED25519_NOTE || !signatures(text, &key.name).iter().any(valid) {
         return Err(NoteError::Signature(key.name.clone()));
     }
+    Ok(body)
+}
+
+/// Verifies a checkpoint's signature and origin; returns its size and root.
+pub fn open_checkpoint(text: &str, key: &VerifierKey) -> Result<(u64, Hash), NoteError> {
+    let body = open_note(text, key)?;
     let mut lines = body.lines();
     if lines.next() != Some(key.name()) {
         return Err(NoteError::Format("its origin is another log"));
@@ -197,5 +225,21 @@ mod tests {
         let other = Signer::from_seed("log.example", &[4; 32]).expect("a seed");
         assert!(open_checkpoint(&text, other.verifier()).is_err());
         assert!(VerifierKey::parse("x+00000000+AAAA").is_err());
+    }
+
+    #[test]
+    fn a_note_is_no_checkpoint() {
+        let s = Signer::from_seed("log.example", &[3; 32]).expect("a seed");
+        let text = s.note("a text\nof two lines\n").expect("a text");
+        let key = s.verifier();
+        assert_eq!(
+            open_note(&text, key).as_deref(),
+            Ok("a text\nof two lines\n")
+        );
+        assert!(open_note(&text.replace("two", "ten"), key).is_err());
+        assert!(open_checkpoint(&text, key).is_err());
+        for bad in ["", "no end", "a\n\nb\n", "log.example\n5\n"] {
+            assert!(s.note(bad).is_err(), "{bad:?}");
+        }
     }
 }

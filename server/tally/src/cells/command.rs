@@ -1,0 +1,181 @@
+//! What can be asked of the cells, and what happens.
+
+use lethe_learn::seed::Seed;
+use lethe_proto::ids::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{CellNo, Fresh, Handle, Number};
+
+/// What somebody asks for. All of them may be repeated.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// A handle contributes, for the first time or again.
+    Contribute {
+        /// Whose it is.
+        handle: Handle,
+        /// SHA-256 of its content.
+        content: Digest,
+        /// For a handle that is not known yet.
+        fresh: Fresh,
+        /// Seconds between two versions of one handle.
+        refresh_s: u64,
+    },
+    /// These handles leave. What is not known has left.
+    Leave(Vec<Handle>),
+    /// Members whose handle's key is gone leave: a backup was restored, or a crash came in between.
+    LeaveStrays,
+    /// A cell opens, if enough wait.
+    OpenCell {
+        /// The secret key that draws.
+        secret: Seed,
+    },
+    /// What grew in a cell counts, if enough of it did.
+    Renew(CellNo),
+    /// Items are cleared for good.
+    TakeDown(Vec<u32>),
+    /// A snapshot of a fold is ready.
+    Publish {
+        /// Its number.
+        number: u64,
+        /// [`super::Core::forgets`] when the fold was taken.
+        forgets: u64,
+        /// The cells of the fold.
+        cells: Vec<CellNo>,
+    },
+    /// What was published is lost or damaged: nothing is served until the next is published.
+    Lost,
+}
+
+/// Whose key seals an event, or a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// Nobody's: numbers only.
+    Public,
+    /// A handle's.
+    Handle(Handle),
+}
+
+/// What happens. An event is about one owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A handle has this number.
+    Known {
+        /// Whose.
+        handle: Handle,
+        /// Its number, until it leaves.
+        number: Number,
+        /// Salts its digests.
+        salt: Fresh,
+    },
+    /// A handle contributed.
+    Spoke {
+        /// Which.
+        handle: Handle,
+        /// When, in seconds since 1970.
+        at: u64,
+    },
+    /// A handle is forgotten.
+    Forgotten {
+        /// Which.
+        handle: Handle,
+    },
+    /// A member waits.
+    Came {
+        /// Its number.
+        number: Number,
+        /// The number, salted.
+        name: Digest,
+    },
+    /// A member brought the next version of its contribution.
+    Brought {
+        /// Which.
+        number: Number,
+        /// Digest of the version, salted.
+        digest: Digest,
+    },
+    /// A member left.
+    Left {
+        /// Which.
+        number: Number,
+    },
+    /// A cell opened.
+    Opened {
+        /// Its number.
+        cell: CellNo,
+        /// Ascending.
+        members: Vec<Number>,
+    },
+    /// What these members brought last counts.
+    Renewed {
+        /// Their cell.
+        cell: CellNo,
+        /// Ascending.
+        members: Vec<Number>,
+    },
+    /// A cell is no more.
+    Dissolved {
+        /// Which.
+        cell: CellNo,
+    },
+    /// Items are cleared.
+    TakenDown {
+        /// Ascending; none of them was cleared before.
+        items: Vec<u32>,
+    },
+    /// What was published is not served any more.
+    Recalled {
+        /// When, in seconds since 1970.
+        at: u64,
+        /// Cells that were published and are out.
+        cells: u32,
+    },
+    /// A snapshot is published.
+    Published {
+        /// Its number.
+        number: u64,
+        /// The cells of its fold.
+        cells: Vec<CellNo>,
+    },
+}
+
+impl Event {
+    /// Whom the event is about.
+    pub fn owner(&self) -> Owner {
+        match self {
+            Self::Known { handle, .. }
+            | Self::Spoke { handle, .. }
+            | Self::Forgotten { handle } => Owner::Handle(*handle),
+            _ => Owner::Public,
+        }
+    }
+}
+
+/// Why a contribution is not taken. Nothing happened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It comes too soon after the one before.
+    #[error("this handle contributed {since_s} s ago, expected {refresh_s} s: wait {wait_s} s")]
+    TooSoon {
+        /// Seconds since the one before.
+        since_s: u64,
+        /// Seconds between two.
+        refresh_s: u64,
+        /// Seconds to wait.
+        wait_s: u64,
+    },
+    /// There are as many people as may contribute.
+    #[error("{got} people contribute, which is the most: raise `people`, or split the fleet")]
+    Full {
+        /// How many there are.
+        got: usize,
+    },
+    /// The number is taken.
+    #[error("the number that was drawn is taken: draw again")]
+    Taken,
+    /// A member has brought as many versions as can be counted.
+    #[error("this handle has brought {got} versions, which is the most: leave, and come again")]
+    Versions {
+        /// How many.
+        got: u32,
+    },
+}

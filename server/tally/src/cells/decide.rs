@@ -1,0 +1,170 @@
+//! Decisions: what a command makes happen, or why it is refused.
+
+use std::collections::BTreeSet;
+
+use lethe_proto::ids::Digest;
+
+use super::command::{Command, Event, Refused};
+use super::draw::draw;
+use super::state::State;
+use crate::ids::{CellNo, Fresh, Handle, Number};
+
+type Decided = Result<Vec<Event>, Refused>;
+
+/// What a command makes happen at `now`, in seconds since 1970. All of it is written as one batch,
+/// or none. An empty list: nothing, or nothing any more.
+///
+/// # Errors
+/// [`Refused`] says why a contribution is not taken.
+pub fn decide(state: &State, command: &Command, now: u64) -> Decided {
+    match command {
+        Command::Contribute {
+            handle,
+            content,
+            fresh,
+            refresh_s,
+        } => match state.people.contains_key(handle) {
+            true => again(state, *handle, content, *refresh_s, now),
+            false => first(state, *handle, content, *fresh, now),
+        },
+        Command::Leave(handles) => Ok(leave(state, handles, now)),
+        Command::LeaveStrays => {
+            let is_stray = |n: &&Number| state.handle(**n).is_none();
+            let strays = state.members.keys().filter(is_stray).copied();
+            Ok(left(state, strays.collect(), now))
+        }
+        Command::OpenCell { secret } => {
+            let cell = CellNo(state.core.cell + 1);
+            let members = draw(state, secret, cell);
+            let opened = members.map(|members| Event::Opened { cell, members });
+            Ok(opened.into_iter().collect())
+        }
+        Command::Renew(cell) => Ok(renew(state, *cell)),
+        Command::TakeDown(items) => Ok(take_down(state, items, now)),
+        Command::Publish {
+            number,
+            forgets,
+            cells,
+        } => {
+            let in_time = *number == state.core.snapshot + 1 && *forgets == state.core.forgets;
+            let published = Event::Published {
+                number: *number,
+                cells: cells.clone(),
+            };
+            Ok(in_time.then_some(published).into_iter().collect())
+        }
+        Command::Lost => {
+            let served = state.core.served.is_some();
+            let recalled = Event::Recalled { at: now, cells: 0 };
+            Ok(served.then_some(recalled).into_iter().collect())
+        }
+    }
+}
+
+fn first(state: &State, handle: Handle, content: &Digest, salt: Fresh, now: u64) -> Decided {
+    let got = state.members.len();
+    if got >= state.settings.people as usize {
+        return Err(Refused::Full { got });
+    }
+    let number = salt.number();
+    if state.members.contains_key(&number) {
+        return Err(Refused::Taken);
+    }
+    Ok(vec![
+        Event::Known {
+            handle,
+            number,
+            salt,
+        },
+        Event::Spoke { handle, at: now },
+        Event::Came {
+            number,
+            name: salt.name(number),
+        },
+        Event::Brought {
+            number,
+            digest: salt.version(crate::ids::Version(1), content),
+        },
+    ])
+}
+
+fn again(state: &State, handle: Handle, content: &Digest, refresh_s: u64, now: u64) -> Decided {
+    let Some(person) = state.people.get(&handle) else {
+        return Ok(vec![]);
+    };
+    let Some(member) = state.members.get(&person.number) else {
+        return Ok(vec![]);
+    };
+    // The same once more: an answer was lost.
+    if person.salt.version(member.newest, content) == member.digest {
+        return Ok(vec![]);
+    }
+    let since_s = now.saturating_sub(person.at);
+    if since_s < refresh_s {
+        return Err(Refused::TooSoon {
+            since_s,
+            refresh_s,
+            wait_s: refresh_s - since_s,
+        });
+    }
+    let got = member.newest.0;
+    let next = got.checked_add(1).ok_or(Refused::Versions { got })?;
+    Ok(vec![
+        Event::Spoke { handle, at: now },
+        Event::Brought {
+            number: person.number,
+            digest: person.salt.version(crate::ids::Version(next), content),
+        },
+    ])
+}
+
+fn leave(state: &State, handles: &[Handle], now: u64) -> Vec<Event> {
+    let handles: BTreeSet<Handle> = handles.iter().copied().collect();
+    let known = |h: &Handle| state.people.get(h).map(|p| (*h, p.number));
+    let known: Vec<(Handle, Number)> = handles.iter().filter_map(known).collect();
+    let forgotten = known.iter().map(|k| Event::Forgotten { handle: k.0 });
+    let mut events: Vec<Event> = forgotten.collect();
+    events.extend(left(state, known.iter().map(|k| k.1).collect(), now));
+    events
+}
+
+/// Members leave, and their cells with them.
+fn left(state: &State, numbers: BTreeSet<Number>, now: u64) -> Vec<Event> {
+    let cell_of = |n: &Number| state.members.get(n)?.cell;
+    let cells: BTreeSet<CellNo> = numbers.iter().filter_map(cell_of).collect();
+    let known = numbers.iter().filter(|n| state.members.contains_key(n));
+    let mut events: Vec<Event> = known.map(|n| Event::Left { number: *n }).collect();
+    events.extend(cells.iter().map(|cell| Event::Dissolved { cell: *cell }));
+    let shown = |cell: &&CellNo| state.cells.get(cell).is_some_and(|c| c.shown);
+    let shown = cells.iter().filter(shown).count() as u32;
+    if shown > 0 {
+        events.push(Event::Recalled {
+            at: now,
+            cells: shown,
+        });
+    }
+    events
+}
+
+fn renew(state: &State, cell: CellNo) -> Vec<Event> {
+    let grown = state.index.grown.get(&cell);
+    let enough = grown.filter(|g| g.len() >= state.settings.changed as usize);
+    let renewed = enough.map(|grown| Event::Renewed {
+        cell,
+        members: grown.iter().copied().collect(),
+    });
+    renewed.into_iter().collect()
+}
+
+fn take_down(state: &State, items: &[u32], now: u64) -> Vec<Event> {
+    let items: BTreeSet<u32> = items.iter().copied().collect();
+    let items: Vec<u32> = items.difference(&state.cleared).copied().collect();
+    if items.is_empty() {
+        return vec![];
+    }
+    let mut events = vec![Event::TakenDown { items }];
+    if state.core.served.is_some() {
+        events.push(Event::Recalled { at: now, cells: 0 });
+    }
+    events
+}

@@ -1,0 +1,120 @@
+//! What the tally signs about a snapshot.
+
+use lethe_proto::ids::Digest;
+use lethe_receipt::note::{NoteError, Signer, VerifierKey, open_note};
+
+const FIRST: &str = "lethe tally snapshot";
+const VERSION: u32 = 1;
+
+/// What is said of a snapshot. None of it is about one person: the root is over salted digests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// The snapshot's number, from 1.
+    pub number: u64,
+    /// Day since 1970 at whose beginning the tables are.
+    pub day: i32,
+    /// SHA-256 of the snapshot.
+    pub snapshot: Digest,
+    /// SHA-256 of the sums that it was solved from.
+    pub sums: Digest,
+    /// Root of the Merkle tree over everybody who counts ([`crate::fold_root`]).
+    pub fold: Digest,
+    /// People who count.
+    pub people: u64,
+    /// Members of the smallest cell, n; 0 without a cell.
+    pub cell: u64,
+    /// Members of a cell who change together at least, m.
+    pub changed: u64,
+    /// People who must share a pair for it to count, k.
+    pub k: u64,
+}
+
+impl Statement {
+    /// The text that is signed: a line for each number.
+    pub fn text(&self) -> String {
+        let Self {
+            number,
+            day,
+            snapshot,
+            sums,
+            fold,
+            people,
+            cell,
+            changed,
+            k,
+        } = self;
+        format!(
+            "{FIRST} {VERSION}\nnumber {number}\nday {day}\nsnapshot {snapshot}\nsums {sums}\n\
+             fold {fold}\npeople {people}\ncell {cell}\nchanged {changed}\nk {k}\n"
+        )
+    }
+
+    /// The signed note.
+    ///
+    /// # Errors
+    /// [`NoteError`] for a signer whose name is the first line.
+    pub fn sign(&self, signer: &Signer) -> Result<String, NoteError> {
+        signer.note(&self.text())
+    }
+
+    /// Verifies a signed note and reads it.
+    ///
+    /// # Errors
+    /// [`NoteError`]: the signature, or the text.
+    pub fn open(note: &str, key: &VerifierKey) -> Result<Self, NoteError> {
+        let body = open_note(note, key)?;
+        let read = read(&body).ok_or(NoteError::Format("no statement about a snapshot"))?;
+        // One statement has one text.
+        match read.text() == body {
+            true => Ok(read),
+            false => Err(NoteError::Format("no statement about a snapshot")),
+        }
+    }
+}
+
+fn read(body: &str) -> Option<Statement> {
+    let mut lines = body.lines();
+    if lines.next()? != format!("{FIRST} {VERSION}") {
+        return None;
+    }
+    let mut value = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
+    Some(Statement {
+        number: value("number")?.parse().ok()?,
+        day: value("day")?.parse().ok()?,
+        snapshot: Digest::parse(value("snapshot")?)?,
+        sums: Digest::parse(value("sums")?)?,
+        fold: Digest::parse(value("fold")?)?,
+        people: value("people")?.parse().ok()?,
+        cell: value("cell")?.parse().ok()?,
+        changed: value("changed")?.parse().ok()?,
+        k: value("k")?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_signed_read_and_refused_when_altered() {
+        let signer = Signer::from_seed("tally", &[1; 32]).expect("a seed");
+        let digest = |n: u8| Digest([n; 32]);
+        let statement = Statement {
+            number: 7,
+            day: -3,
+            snapshot: digest(1),
+            sums: digest(2),
+            fold: digest(3),
+            people: 928,
+            cell: 16,
+            changed: 8,
+            k: 3,
+        };
+        let note = statement.sign(&signer).expect("signs");
+        assert_eq!(Statement::open(&note, signer.verifier()), Ok(statement));
+        let altered = note.replace("people 928", "people 929");
+        assert!(Statement::open(&altered, signer.verifier()).is_err());
+        let other = signer.note("lethe tally snapshot 2\n").expect("signs");
+        assert!(Statement::open(&other, signer.verifier()).is_err());
+    }
+}

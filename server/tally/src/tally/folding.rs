@@ -1,0 +1,166 @@
+//! The sums of everybody who counts.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use lethe_parts::Refused;
+use lethe_parts::contribution::{Bounds, Contribution, MAX_CLIP, MAX_DAYS};
+use lethe_parts::sums::Sums;
+use lethe_proto::ids::Digest;
+use rayon::prelude::*;
+
+use super::{Inner, Tally};
+use crate::cells::{Fold, State};
+use crate::error::TallyError;
+use crate::vault::VersionOf;
+
+/// People whose contributions are in memory together while everybody is folded.
+const CHUNK: usize = 8_192;
+
+/// What folding everybody again gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refolded {
+    /// People who count.
+    pub people: u32,
+    /// SHA-256 of the sums.
+    pub digest: Digest,
+    /// Whether the sums in memory have the same bytes; none: there are none.
+    pub memory: Option<bool>,
+    /// Whether the sums in the folder have the same bytes; none: none of these people are kept.
+    pub folder: Option<bool>,
+}
+
+/// Takes contributions out and in, and clears items.
+pub(super) fn change(
+    sums: &mut Option<Arc<Sums>>,
+    outgoing: &[Contribution],
+    incoming: &[Contribution],
+    cleared: &BTreeSet<u32>,
+) -> Result<(), Refused> {
+    let Some(sums) = sums else {
+        return Ok(());
+    };
+    if outgoing.is_empty() && incoming.is_empty() && cleared.is_empty() {
+        return Ok(());
+    }
+    // A job that solves keeps what it has: it is copied then.
+    let sums = Arc::make_mut(sums);
+    outgoing.iter().try_for_each(|c| sums.unfold(c))?;
+    sums.fold_all(incoming)?;
+    let cleared: Vec<u32> = cleared.iter().copied().collect();
+    sums.clear_items(&cleared)
+}
+
+/// Names what sums are made of: who counts with which version, and what is cleared.
+pub(super) fn basis(fold: &Fold, cleared: &BTreeSet<u32>, items: usize) -> [u8; 32] {
+    let members = fold.cells.values().flatten();
+    let mut members: Vec<(u64, u32)> = members.map(|m| (m.0.0, m.1.0)).collect();
+    members.sort_unstable();
+    let mut bytes = vec![];
+    for (number, version) in members {
+        bytes.extend_from_slice(&number.to_le_bytes());
+        bytes.extend_from_slice(&version.to_le_bytes());
+    }
+    let cleared: Vec<u8> = cleared.iter().flat_map(|i| i.to_le_bytes()).collect();
+    let items = (items as u64).to_le_bytes();
+    Digest::of(&[b"tally sums", &bytes, &cleared, &items]).0
+}
+
+/// Everybody who counts, with the version that does.
+fn counting(state: &State) -> Vec<VersionOf> {
+    let members = state.members().iter();
+    let counting = members.filter_map(|(number, member)| {
+        Some(VersionOf {
+            handle: state.handle(*number)?,
+            version: member.counts.as_ref()?.0,
+        })
+    });
+    counting.collect()
+}
+
+impl Tally {
+    /// Contributions, in the order of their names.
+    pub(super) fn contributions(&self, all: &[VersionOf]) -> Result<Vec<Contribution>, TallyError> {
+        // They were checked when they came; the catalogue may have grown since.
+        let bounds = Bounds {
+            items: self.items(),
+            clip: MAX_CLIP,
+            first_day: 0,
+            last_day: MAX_DAYS - 1,
+        };
+        let read = |of: &VersionOf| {
+            let content = self.vault.contribution(of)?;
+            let one = match content.whole {
+                true => Contribution::new(&content.events, &bounds)?,
+                false => Contribution::tail(&content.events, &bounds)?,
+            };
+            Ok(one)
+        };
+        all.par_iter().map(read).collect()
+    }
+
+    /// Folds from nothing.
+    fn fold_all(&self, all: &[VersionOf], cleared: &BTreeSet<u32>) -> Result<Sums, TallyError> {
+        let mut sums = Sums::new(self.items());
+        let cleared: Vec<u32> = cleared.iter().copied().collect();
+        sums.clear_items(&cleared)?;
+        for chunk in all.chunks(CHUNK) {
+            sums.fold_all(&self.contributions(chunk)?)?;
+        }
+        Ok(sums)
+    }
+
+    /// The sums of everybody who counts: those in memory, else those in the folder, else folded.
+    pub(super) fn sums(&self, inner: &mut Inner) -> Result<Arc<Sums>, TallyError> {
+        if let Some(sums) = &inner.sums {
+            return Ok(sums.clone());
+        }
+        let sums = match self.kept_sums(&inner.state)? {
+            Some(sums) => sums,
+            None => self.fold_all(&counting(&inner.state), inner.state.cleared())?,
+        };
+        Ok(inner.sums.insert(Arc::new(sums)).clone())
+    }
+
+    fn kept_sums(&self, state: &State) -> Result<Option<Sums>, TallyError> {
+        let basis = basis(&state.fold(), state.cleared(), self.items());
+        let Some(bytes) = self.vault.sums(basis)? else {
+            return Ok(None);
+        };
+        let read = Sums::from_bytes(&bytes, self.items());
+        Ok(read
+            .ok()
+            .filter(|s| s.people() as usize == state.counting()))
+    }
+
+    /// Folds everybody who counts again, from what is sealed, and compares with the sums in memory
+    /// and in the folder. None: something changed meanwhile; ask again.
+    ///
+    /// # Errors
+    /// [`TallyError`]: something that counts cannot be read.
+    pub fn refold(&self, now: u64) -> Result<Option<Refolded>, TallyError> {
+        let mut guard = self.lock();
+        self.settle(&mut guard, now)?;
+        let forgets = guard.state.core().forgets;
+        let changes = guard.state.core().changes;
+        let all = counting(&guard.state);
+        let cleared = guard.state.cleared().clone();
+        drop(guard);
+        let folded = self.fold_all(&all, &cleared);
+        let guard = self.lock();
+        if guard.doubt || guard.state.core().changes != changes {
+            return Ok(None);
+        }
+        debug_assert_eq!(guard.state.core().forgets, forgets);
+        let folded = folded?;
+        let bytes = folded.to_bytes();
+        let basis = basis(&guard.state.fold(), guard.state.cleared(), self.items());
+        let kept = self.vault.sums(basis)?;
+        Ok(Some(Refolded {
+            people: folded.people(),
+            digest: Digest(lethe_parts::snapshot::digest(&bytes)),
+            memory: guard.sums.as_ref().map(|s| **s == folded),
+            folder: kept.map(|k| k == bytes),
+        }))
+    }
+}

@@ -1,0 +1,363 @@
+//! The tally: cells, vault and sums together.
+//!
+//! Whoever changes something holds one lock: decide, write, destroy keys, change the sums. Solving
+//! needs no lock ([`Job`]); nor does reading what is served.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use lethe_learn::seed::Seed;
+use lethe_parts::content::Content;
+use lethe_parts::contribution::{Bounds, Contribution};
+use lethe_parts::history::{Interaction, day_of};
+use lethe_parts::sums::Sums;
+use lethe_proto::ids::Digest;
+use lethe_receipt::note::{Signer, VerifierKey};
+use lethe_store::sealed::Engine;
+
+use crate::cells::{Command, Duty, Event, Fold, State, decide, due};
+use crate::error::TallyError;
+use crate::ids::{Fresh, Handle};
+use crate::statement::Statement;
+use crate::vault::{Brought, Kept, Vault, content};
+
+mod change;
+mod folding;
+mod job;
+mod options;
+mod served;
+
+use change::Change;
+pub use folding::Refolded;
+pub use job::{Done, Finished, Job, fold_root};
+pub use options::Options;
+pub use served::{Published, Served, Status};
+
+/// Holds what people contribute, and publishes snapshots. To be shared by threads.
+pub struct Tally {
+    vault: Vault,
+    content: Arc<Content>,
+    options: Options,
+    signer: Arc<Signer>,
+    draw: Seed,
+    inner: Mutex<Inner>,
+    /// Sums are written by one at a time; deletions do not wait for that.
+    keeping: Mutex<()>,
+    served: RwLock<Served>,
+}
+
+/// What the lock protects.
+struct Inner {
+    state: State,
+    /// Sums of everybody who counts; none: to be read or folded when they are needed.
+    sums: Option<Arc<Sums>>,
+    /// A write failed: the folder may have it or not, and is read again.
+    doubt: bool,
+    /// Keys that are to be destroyed before anything else happens.
+    doomed: Doomed,
+    /// Snapshots that are kept, the newest last.
+    kept: Vec<Kept>,
+    /// What was published last, as long as this process knows.
+    last: Option<Fold>,
+}
+
+#[derive(Default)]
+struct Doomed {
+    handles: Vec<Handle>,
+    generation: Option<u64>,
+}
+
+impl std::fmt::Debug for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tally({})", self.options.name)
+    }
+}
+
+impl Tally {
+    /// Opens or founds the folder of a tally. `content` describes the catalogue's items; `now` is
+    /// in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`TallyError`]: the folder is damaged or of another format, or the options do not fit.
+    pub fn open(
+        engine: &Engine,
+        folder: &Path,
+        content: Arc<Content>,
+        options: Options,
+        now: u64,
+    ) -> Result<Self, TallyError> {
+        options.check()?;
+        let vault = Vault::open(engine, folder)?;
+        let secrets = vault.secrets()?;
+        let tally = Self {
+            signer: Arc::new(Signer::from_seed(&options.name, &secrets.signer)?),
+            draw: secrets.draw,
+            inner: Mutex::new(Inner {
+                state: State::new(options.cells),
+                sums: None,
+                doubt: true,
+                doomed: Doomed::default(),
+                kept: vec![],
+                last: None,
+            }),
+            keeping: Mutex::new(()),
+            served: RwLock::new(Served::Nothing),
+            vault,
+            content,
+            options,
+        };
+        tally.settle(&mut tally.lock(), now)?;
+        Ok(tally)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| {
+            // A panic left the state half-changed: the folder has the truth.
+            let mut inner = PoisonError::into_inner(poisoned);
+            inner.doubt = true;
+            inner
+        })
+    }
+
+    /// The key that verifies snapshots ([`crate::Statement::open`]).
+    pub fn verifier(&self) -> &VerifierKey {
+        self.signer.verifier()
+    }
+
+    /// Items of the catalogue.
+    pub fn items(&self) -> usize {
+        self.content.items()
+    }
+
+    /// Takes the newest events of a handle, oldest first, at most `clip`. They wait until a cell
+    /// opens, or until enough of their cell have newer ones. The same once more changes nothing.
+    ///
+    /// # Errors
+    /// [`TallyError::Bounds`] and [`TallyError::Refused`] say why it is not taken.
+    pub fn contribute(
+        &self,
+        handle: Handle,
+        events: &[Interaction],
+        now: u64,
+    ) -> Result<(), TallyError> {
+        let all = [(handle, events)];
+        self.contribute_all(&all, now)?.remove(0)
+    }
+
+    /// The same for many who come together: one write. The answers are in the order of the
+    /// contributions.
+    ///
+    /// # Errors
+    /// [`TallyError::Store`]: nothing, or all that could be taken, was taken; repeat it.
+    pub fn contribute_all(
+        &self,
+        all: &[(Handle, &[Interaction])],
+        now: u64,
+    ) -> Result<Vec<Result<(), TallyError>>, TallyError> {
+        let inner = &mut *self.lock();
+        self.settle(inner, now)?;
+        let mut change = Change::default();
+        let mut answers = vec![];
+        for one in all {
+            answers.push(self.bring(inner, &mut change, one.0, one.1, now));
+        }
+        self.commit(inner, change)?;
+        Ok(answers)
+    }
+
+    fn bring(
+        &self,
+        inner: &mut Inner,
+        change: &mut Change,
+        handle: Handle,
+        events: &[Interaction],
+        now: u64,
+    ) -> Result<(), TallyError> {
+        let bounds = Bounds {
+            items: self.items(),
+            clip: self.options.clip,
+            first_day: 0,
+            // Clocks of devices are not all right, and days are UTC.
+            last_day: day_of(i64::try_from(now).unwrap_or(i64::MAX)).saturating_add(1),
+        };
+        Contribution::new(events, &bounds)?;
+        let content = content::to_bytes(events.len() < self.options.clip, events)?;
+        let command = Command::Contribute {
+            handle,
+            content: Digest::of(&[&content]),
+            fresh: Fresh(lethe_seal::random()?),
+            refresh_s: self.options.refresh_s,
+        };
+        if change.step(&mut inner.state, &command, now)?.is_empty() {
+            return Ok(());
+        }
+        if let Some(version) = inner.state.newest(&handle) {
+            change.brought.push(Brought {
+                handle,
+                version,
+                content,
+            });
+        }
+        Ok(())
+    }
+
+    /// These handles leave: what they contributed is destroyed and their cells are dissolved. When
+    /// this returns, nothing that is served, or can be read in the folder, has them in it. What is
+    /// not known has left.
+    ///
+    /// # Errors
+    /// [`TallyError::Store`]: repeat it until it succeeds. Nothing stale is served meanwhile.
+    pub fn leave(&self, handles: &[Handle], now: u64) -> Result<(), TallyError> {
+        self.execute(&Command::Leave(handles.to_vec()), now)
+    }
+
+    /// Clears items for good: they count for nobody. Cells stay.
+    ///
+    /// # Errors
+    /// [`TallyError::Bounds`] for an item that the catalogue does not have.
+    pub fn take_down(&self, items: &[u32], now: u64) -> Result<(), TallyError> {
+        let mut places = items.iter().enumerate();
+        if let Some((event, item)) = places.find(|i| *i.1 as usize >= self.items()) {
+            return Err(TallyError::Bounds(lethe_parts::Refused::UnknownItem {
+                event,
+                item: *item,
+                items: self.items(),
+            }));
+        }
+        self.execute(&Command::TakeDown(items.to_vec()), now)
+    }
+
+    /// Opens cells while enough people wait, and lets count what has grown. Returns how many cells
+    /// were opened or renewed.
+    ///
+    /// # Errors
+    /// [`TallyError::Store`]; it may be repeated.
+    pub fn open_cells(&self, now: u64) -> Result<usize, TallyError> {
+        let inner = &mut *self.lock();
+        self.settle(inner, now)?;
+        let mut count = 0;
+        loop {
+            let mut change = Change::default();
+            for duty in due(&inner.state) {
+                let command = match duty {
+                    Duty::OpenCell => Command::OpenCell { secret: self.draw },
+                    Duty::Renew(cell) => Command::Renew(cell),
+                    Duty::Publish => continue,
+                };
+                let events = change.step(&mut inner.state, &command, now);
+                // What was decided before it is not written then.
+                inner.doubt |= events.is_err();
+                count += events?.len();
+            }
+            if change.is_empty() {
+                return Ok(count);
+            }
+            self.commit(inner, change)?;
+        }
+    }
+
+    fn execute(&self, command: &Command, now: u64) -> Result<(), TallyError> {
+        let inner = &mut *self.lock();
+        self.settle(inner, now)?;
+        let mut change = Change::default();
+        change.step(&mut inner.state, command, now)?;
+        self.commit(inner, change)
+    }
+
+    /// Puts right what an error has left: reads the folder again after a write in doubt, and
+    /// destroys keys that are still to be destroyed.
+    fn settle(&self, inner: &mut Inner, now: u64) -> Result<(), TallyError> {
+        if inner.doubt {
+            let read = self.reload(inner, now);
+            // What failed on the way is done again.
+            inner.doubt = read.is_err();
+            read?;
+        }
+        self.destroy_doomed(inner)
+    }
+
+    fn reload(&self, inner: &mut Inner, now: u64) -> Result<(), TallyError> {
+        inner.sums = None;
+        inner.state = self.vault.read(self.options.cells)?;
+        // Reading destroyed what was still to be destroyed.
+        inner.doomed = Doomed::default();
+        let mut change = Change::default();
+        change.step(&mut inner.state, &Command::LeaveStrays, now)?;
+        if !self.has_served(&inner.state)? {
+            change.step(&mut inner.state, &Command::Lost, now)?;
+        }
+        self.commit(inner, change)?;
+        self.load_served(inner)
+    }
+
+    /// Whether the snapshot that is to be served is there, signed by this tally.
+    fn has_served(&self, state: &State) -> Result<bool, TallyError> {
+        let Some(number) = state.core().served else {
+            return Ok(true);
+        };
+        let kept = self.vault.snapshots(number)?;
+        let newest = kept.last().filter(|k| k.number == number);
+        Ok(newest.is_some_and(|k| Statement::open(&k.note, self.verifier()).is_ok()))
+    }
+
+    fn destroy_doomed(&self, inner: &mut Inner) -> Result<(), TallyError> {
+        let doomed = &inner.doomed;
+        self.vault.destroy(&doomed.handles, doomed.generation)?;
+        inner.doomed = Doomed::default();
+        Ok(())
+    }
+
+    /// Writes a change whose events are in the state already; then destroys keys, and changes the
+    /// sums. After an error the folder is read again before anything else happens.
+    fn commit(&self, inner: &mut Inner, change: Change) -> Result<(), TallyError> {
+        if change.is_empty() {
+            return Ok(());
+        }
+        inner.doubt = true;
+        self.stop_serving(&inner.state);
+        let effect = change.effect(&inner.state);
+        let outgoing = match &inner.sums {
+            Some(_) => self.contributions(&effect.outgoing)?,
+            None => vec![],
+        };
+        let changed = inner.state.take_changed();
+        self.vault
+            .write(&inner.state, &changed, &change.brought, &effect.dropped)?;
+        inner.doubt = false;
+        inner.doomed.handles.extend(&effect.forgotten);
+        if let Some(generation) = effect.recalled {
+            inner.doomed.generation = Some(generation);
+            inner.kept.clear();
+        }
+        let destroyed = self.destroy_doomed(inner);
+        let incoming = match &inner.sums {
+            Some(_) => self.contributions(&effect.incoming),
+            None => Ok(vec![]),
+        };
+        let folded = incoming.map(|incoming| {
+            let cleared: BTreeSet<u32> = change.cleared().collect();
+            folding::change(&mut inner.sums, &outgoing, &incoming, &cleared)
+        });
+        if !matches!(folded, Ok(Ok(()))) {
+            // They are folded again when they are needed.
+            tracing::error!("the sums do not hold what they should: they are folded again");
+            inner.sums = None;
+        }
+        destroyed
+    }
+}
+
+impl Change {
+    /// Decides, and makes it part of the state; what it was before is noted. Returns the events.
+    fn step(
+        &mut self,
+        state: &mut State,
+        command: &Command,
+        now: u64,
+    ) -> Result<Vec<Event>, TallyError> {
+        let events = decide(state, command, now)?;
+        self.take(state, &events);
+        Ok(events)
+    }
+}

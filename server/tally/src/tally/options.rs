@@ -1,0 +1,54 @@
+//! How a tally is run.
+
+use lethe_parts::contribution::MAX_CLIP;
+use lethe_parts::snapshot::Packing;
+use lethe_parts::solve;
+
+use crate::cells::{CellSettings, SettingsError};
+
+/// How a tally is run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Name of the key that signs snapshots; no spaces and no plus.
+    pub name: String,
+    /// How people count.
+    pub cells: CellSettings,
+    /// The most events of a contribution. One of so many counts as the end of a longer history.
+    pub clip: usize,
+    /// Seconds between two contributions of a handle.
+    pub refresh_s: u64,
+    /// How tables are solved; k among it.
+    pub solve: solve::Settings,
+    /// How snapshots are packed.
+    pub packing: Packing,
+}
+
+impl Default for Options {
+    /// Cells of 16, 200 events, a contribution a day, k = 3.
+    fn default() -> Self {
+        Self {
+            name: "tally".into(),
+            cells: CellSettings::default(),
+            clip: 200,
+            refresh_s: 86_400,
+            solve: solve::Settings::default(),
+            packing: Packing::default(),
+        }
+    }
+}
+
+impl Options {
+    pub(super) fn check(&self) -> Result<(), SettingsError> {
+        self.cells.check()?;
+        let got = u32::try_from(self.clip).unwrap_or(u32::MAX);
+        if !(1..=MAX_CLIP as u32).contains(&got) {
+            return Err(SettingsError {
+                what: "clip",
+                got,
+                least: 1,
+                most: MAX_CLIP as u32,
+            });
+        }
+        Ok(())
+    }
+}

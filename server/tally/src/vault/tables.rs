@@ -1,0 +1,129 @@
+//! What is stored, and under whose key.
+
+use lethe_learn::seed::Seed;
+use lethe_store::sealed::KeyName;
+use lethe_store::{Class, Persisted};
+use serde::{Deserialize, Serialize};
+
+use crate::cells::{Cell, Core, Member, Person};
+use crate::ids::{Handle, Version};
+
+macro_rules! persisted {
+    ($type:ty, $table:literal, $class:ident) => {
+        impl Persisted for $type {
+            const TABLE: &'static str = $table;
+            const CLASS: Class = Class::$class;
+        }
+    };
+}
+
+/// The database of what is derived from people. Damage to it costs a fold and a solve.
+pub(super) const DERIVED: &str = "0";
+
+/// Format of the folder. Key: empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Format {
+    pub(super) number: u32,
+}
+persisted!(Format, "tally-format", Public);
+
+/// What only the tally knows. Key: empty.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Secrets {
+    /// Draws cells.
+    pub(crate) draw: Seed,
+    /// Seed of the key that signs snapshots.
+    pub(crate) signer: [u8; 32],
+}
+persisted!(Secrets, "tally-secrets", Public);
+
+/// Counters. Key: empty.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct CoreRow(pub(super) Core);
+persisted!(CoreRow, "tally-core", Public);
+
+/// Items that were taken down. Key: empty.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct ClearedRow(pub(super) Vec<u32>);
+persisted!(ClearedRow, "tally-cleared", Public);
+
+/// A member. Key: its number, 16 hexadecimal digits.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct MemberRow(pub(super) Member);
+persisted!(MemberRow, "tally-members", Public);
+
+/// A cell. Key: its number, 16 hexadecimal digits.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct CellRow(pub(super) Cell);
+persisted!(CellRow, "tally-cells", Public);
+
+/// Whose a number is. Key: the handle.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct PersonRow {
+    pub(super) handle: Handle,
+    pub(super) person: Person,
+}
+persisted!(PersonRow, "tally-people", Subject);
+
+/// One version of a contribution. Key: [`contribution_key`].
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct ContributionRow {
+    #[serde(with = "serde_bytes")]
+    pub(super) content: Vec<u8>,
+}
+persisted!(ContributionRow, "tally-contributions", Subject);
+
+/// What was published, for those who audit. Key: its number, 16 hexadecimal digits.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct PublishedRow {
+    /// The signed text.
+    pub(super) note: String,
+}
+persisted!(PublishedRow, "tally-published", Public);
+
+/// A snapshot. Key: its number, 16 hexadecimal digits.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct SnapshotRow {
+    #[serde(with = "serde_bytes")]
+    pub(super) bytes: Vec<u8>,
+    pub(super) note: String,
+}
+persisted!(SnapshotRow, "tally-snapshots", Shard);
+
+/// Whose sums are kept. Key: empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SumsHead {
+    /// Digest of who counts with which version, and of the items that are cleared.
+    pub(super) basis: [u8; 32],
+    /// Digest of the bytes.
+    pub(super) digest: [u8; 32],
+    /// Records that they are in.
+    pub(super) pieces: u32,
+}
+persisted!(SumsHead, "tally-sums-head", Shard);
+
+/// A piece of the sums. Key: its place, 8 digits.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct SumsRow {
+    #[serde(with = "serde_bytes")]
+    pub(super) bytes: Vec<u8>,
+}
+persisted!(SumsRow, "tally-sums", Shard);
+
+pub(super) fn key_of(handle: &Handle) -> KeyName {
+    KeyName::subject(&handle.hex())
+}
+
+/// The key of what is derived from the people of one generation. Its name never comes back: each
+/// recall begins the next generation.
+pub(super) fn derived(generation: u64) -> KeyName {
+    KeyName::stage(DERIVED, &format!("fold-{generation}"))
+}
+
+pub(super) fn contribution_key(handle: &Handle, version: Version) -> String {
+    format!("{}/{}", handle.hex(), version.0)
+}
+
+pub(super) fn numbered(number: u64) -> String {
+    format!("{number:016x}")
+}
