@@ -5,6 +5,7 @@ use lethe_ledger::{Command, Work};
 use lethe_model::lora::Adapter;
 use lethe_proto::ids::{Digest, RoundKey, SubjectId};
 use lethe_proto::limits::{MAX_POLL_WAIT, MINOR};
+use lethe_proto::lists::{ListState, ServedTables, SnapshotReply, Watched};
 use lethe_proto::message::{
     BatchShape, Erased, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, Role,
     RoundStart, ServedAdapter, Task,
@@ -158,6 +159,25 @@ impl Coordinator {
                 tracing::debug!(subject = %device.subject, ?round, ?why, "declined");
                 self.decline(&device, round).await
             }
+            Request::Contribute(_) | Request::Uncontribute => Err(CoordinatorError::refuse(
+                Refusal::Invalid,
+                "this coordinator has no lists: set `sums` in its configuration",
+            )),
+            Request::Snapshot { .. } => Ok(Reply::Snapshot(SnapshotReply {
+                terms: None,
+                state: ListState::default(),
+                key: String::new(),
+                items: vec![],
+                tables: ServedTables::None,
+            })),
+            Request::Watch { .. } => match self.poll(&device).await? {
+                Reply::Task { task, recalled } => Ok(Reply::Watched(Watched {
+                    task,
+                    recalled,
+                    lists: ListState::default(),
+                })),
+                other => Ok(other),
+            },
             Request::Enrol { .. } | Request::Renew { .. } | Request::Admin(_) => Err(
                 CoordinatorError::refuse(Refusal::Forbidden, "not with a subject's certificate"),
             ),
@@ -217,7 +237,8 @@ impl Coordinator {
         let epoch = shell.joining()?;
         let kit = shell.kit(epoch)?;
         let wanted = self.model_of(epoch)?;
-        if model != wanted {
+        // Zeros: a device without a model, which takes part in sums only.
+        if model != wanted && model != Digest::default() {
             let message = format!("this epoch uses base model {wanted}, the client has {model}");
             return Err(CoordinatorError::refuse(Refusal::WrongModel, message));
         }

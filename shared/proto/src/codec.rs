@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::limits::{MAX_ACTIVATIONS, MAX_ADAPTER, MAX_SMALL, VERSION};
+use crate::lists::Watched;
 use crate::message::{Reply, Request, ServedAdapter, Task};
 
 /// Bytes before the body.
@@ -131,6 +132,10 @@ fn request_kind(r: &Request) -> u16 {
         Request::Decline { .. } => 13,
         Request::Renew { .. } => 14,
         Request::Orders { .. } => 15,
+        Request::Contribute(_) => 16,
+        Request::Uncontribute => 17,
+        Request::Snapshot { .. } => 18,
+        Request::Watch { .. } => 19,
     }
 }
 
@@ -147,16 +152,18 @@ fn reply_kind(r: &Reply) -> u16 {
         Reply::Admin(_) => 109,
         Reply::Refused { .. } => 110,
         Reply::Orders(_) => 111,
+        Reply::Snapshot(_) => 112,
+        Reply::Watched(_) => 113,
     }
 }
 
 /// Largest body of a message type; `None` for unknown types.
 pub fn limit(kind: u16) -> Option<usize> {
     match kind {
-        1..=4 | 8..=9 | 11 | 13..=15 | 101 | 103 | 106 | 108 | 110 => Some(MAX_SMALL),
+        1..=4 | 8..=9 | 11 | 13..=15 | 17..=19 | 101 | 103 | 106 | 108 | 110 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
-        7 | 104 | 107 => Some(MAX_ADAPTER),
-        12 => Some(1 << 20),
+        7 | 104 | 107 | 112 | 113 => Some(MAX_ADAPTER),
+        12 | 16 => Some(1 << 20),
         10 | 102 | 109 | 111 => Some(4 << 20),
         _ => None,
     }
@@ -299,6 +306,13 @@ pub fn payload_bytes(r: &Reply) -> usize {
                 ServedAdapter::Same(_) => 0,
             })
             .sum(),
+        Reply::Snapshot(snapshot) => {
+            snapshot.tables.len() + snapshot.items.iter().map(String::len).sum::<usize>()
+        }
+        Reply::Watched(Watched {
+            task: Task::Train(start),
+            ..
+        }) => start.adapter.bytes.len(),
         Reply::Welcome {
             recipe, anchors, ..
         } => recipe.len() + 4 * anchors.iter().map(Vec::len).sum::<usize>(),

@@ -17,6 +17,7 @@ pub mod codec;
 pub mod deletion;
 pub mod ids;
 pub mod limits;
+pub mod lists;
 pub mod message;
 pub mod packed;
 pub mod payload;

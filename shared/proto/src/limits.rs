@@ -5,8 +5,8 @@ use std::time::Duration;
 /// Version of the protocol; also in the ALPN.
 pub const VERSION: u8 = 7;
 /// Minor version: what it adds to the version is left out, or skipped, where a peer has an older
-/// one. 1: declined rounds.
-pub const MINOR: u16 = 1;
+/// one. 1: declined rounds. 2: contributions and snapshots.
+pub const MINOR: u16 = 2;
 /// Application protocol of the TLS handshake.
 pub const ALPN: &[u8] = b"lethe/7";
 /// Longest subject or item identifier, in bytes.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminReply, AdminRequest};
 use crate::ids::{Digest, RoundKey, ShardId, SubjectId};
+use crate::lists::{Contributed, SnapshotReply, Watched};
 use crate::packed::Packed;
 use crate::payload::Payload;
 
@@ -35,7 +36,8 @@ pub enum Request {
     Hello {
         /// Version and build of the client, for the operator.
         build: String,
-        /// Digest of the base model the client has.
+        /// Digest of the base model the client has; zeros: it has none, and takes part in sums
+        /// only.
         model: Digest,
         /// Minor version of the protocol that the client speaks.
         minor: u16,
@@ -130,6 +132,22 @@ pub enum Request {
         task: u64,
         /// Entries of the newest head of the log that the client has seen; 0: none.
         seen: u64,
+    },
+    /// Takes part in the sums with these events. From minor version 2 on, as what follows.
+    Contribute(Contributed),
+    /// Takes part in the sums no longer: what the person contributed is destroyed at once.
+    Uncontribute,
+    /// Asks for the snapshot that is served.
+    Snapshot {
+        /// Number of the one that the device has; 0: none.
+        have: u64,
+        /// [`crate::lists::items_digest`] of the identifiers that it has; zeros: none.
+        items: Digest,
+    },
+    /// As [`Request::Poll`], and answered at once when lists are not as the device knows them.
+    Watch {
+        /// As the coordinator said last.
+        lists: crate::lists::ListState,
     },
 }
 
@@ -256,6 +274,10 @@ pub enum Reply {
     },
     /// The orders behind a task, as the log holds them.
     Orders(Orders),
+    /// Answer to [`Request::Snapshot`].
+    Snapshot(SnapshotReply),
+    /// Answer to [`Request::Watch`].
+    Watched(Watched),
 }
 
 /// What a client checks before it erases anything.
