@@ -8,7 +8,7 @@ use lethe_proto::ids::SubjectId;
 
 use crate::event::Event;
 use crate::ids::{EpochNo, Owner, ShardKey, SliceId};
-use crate::state::{ActionRecord, Core, Execution, State};
+use crate::state::{ActionRecord, Core, Execution, ListsRecord, State};
 
 mod people;
 mod rounds;
@@ -88,6 +88,25 @@ fn apply_public(state: &mut State, event: &Event) {
         Event::ProposalClosed { id } => {
             state.remove_owner(&Owner::Proposal(*id));
             state.edit_core(|c| c.spent.extend([Owner::Proposal(*id)]));
+        }
+        Event::ListsBegan { id, left } => {
+            let record = ListsRecord {
+                left: *left,
+                whole: None,
+            };
+            // An execution that is begun again after a crash finds less than the first did.
+            state.lists.entry(*id).or_insert(record);
+            state.touch(SliceId::Lists(*id));
+        }
+        Event::ListsWhole {
+            id,
+            snapshot,
+            after_ms,
+        } => {
+            if let Some(record) = state.lists.get_mut(id) {
+                record.whole.get_or_insert((*snapshot, *after_ms));
+                state.touch(SliceId::Lists(*id));
+            }
         }
         Event::TrainingStated { .. }
         | Event::TrainingLogged { .. }

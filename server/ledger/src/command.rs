@@ -10,7 +10,7 @@ use crate::event::StoredUpdate;
 use crate::ids::{
     CatalogueVersion, Contributor, EpochNo, Fresh, Owner, RunKey, ShardKey, StageKey, ValueRef,
 };
-use crate::state::{Deletion, LogHead};
+use crate::state::{Deletion, ListsLeft, LogHead, SnapshotRef};
 use crate::terms::{Rules, Terms};
 
 /// Plans of one request, one per epoch.
@@ -254,7 +254,15 @@ pub enum Command {
         epoch: EpochNo,
     },
     GiveUpWaiting,
-    BeginExecution,
+    /// With what the lists have of each deletion's data, where there are lists. Nothing is
+    /// contributed or published meanwhile.
+    BeginExecution {
+        lists: Vec<(u64, ListsLeft)>,
+    },
+    /// This snapshot is served.
+    ListsPublished {
+        snapshot: SnapshotRef,
+    },
     /// All keys of [`crate::Effect::DestroyKeys`] are destroyed.
     KeysDestroyed,
     SpentDestroyed {

@@ -13,6 +13,7 @@ mod devices;
 mod evidence;
 mod execution;
 mod identities;
+mod lists;
 mod policy;
 mod replays;
 mod rounds;
@@ -94,7 +95,8 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
             };
             deletions::forget(state, accepted, now)
         }
-        Command::BeginExecution => execution::begin(state),
+        Command::BeginExecution { lists } => execution::begin(state, &lists),
+        Command::ListsPublished { snapshot } => lists::published(state, snapshot, now),
         Command::KeysDestroyed => execution::keys_destroyed(state, now),
         Command::SpentDestroyed { keys } => {
             let known = keys.iter().any(|k| state.core.spent.contains(k));

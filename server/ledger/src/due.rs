@@ -62,7 +62,7 @@ pub fn due(state: &State, now: Now) -> Vec<Duty> {
     if state.core.executing.is_some() {
         out.push(Duty::DestroyKeys(state.keys_to_destroy()));
     } else {
-        let waits = !state.index.planned.is_empty() || !state.core.lost.is_empty();
+        let waits = state.window_is_over(now) || !state.core.lost.is_empty();
         if waits || !state.index.moving.is_empty() {
             out.push(Duty::BeginExecution);
         }
@@ -84,7 +84,7 @@ pub fn due(state: &State, now: Now) -> Vec<Duty> {
             }
         } else if state.erasing(d, now) == 0
             && (d.phase == lethe_proto::admin::DeletionPhase::WaitingForDevice
-                || (state.all_retrained(d) && state.all_logged()))
+                || (state.all_retrained(d) && state.all_logged() && state.lists_are_whole(*id)))
         {
             out.push(Duty::Finish(*id));
         }

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Contributor, EpochNo, Owner, PersonNo, RunKey, ShardKey, StageKey, ValueRef};
 use crate::state::{
-    Action, Checkpoint, Deletion, Epoch, Execution, Kept, LogHead, Moving, Numbers, Operator,
-    Partition, PendingErase, Person, Place, ProposalRecord, Release, RemovedRecord, RolledShard,
-    RoundSum,
+    Action, Checkpoint, Deletion, Epoch, Execution, Kept, ListsLeft, LogHead, Moving, Numbers,
+    Operator, Partition, PendingErase, Person, Place, ProposalRecord, Release, RemovedRecord,
+    RolledShard, RoundSum, SnapshotRef,
 };
 
 /// An update whose value is stored with this event.
@@ -305,6 +305,16 @@ pub enum Event {
     },
     /// It could not be added up: it is open again.
     RoundUnsealed { run: RunKey },
+
+    // Public again: new events come last, so that those of older folders keep their codes.
+    /// What the lists had of a deletion's data when its execution began.
+    ListsBegan { id: u64, left: ListsLeft },
+    /// Lists are complete again without it.
+    ListsWhole {
+        id: u64,
+        snapshot: SnapshotRef,
+        after_ms: u64,
+    },
 }
 
 /// A statement in an event.

@@ -121,6 +121,10 @@ pub struct Rules {
     pub min_subjects: usize,
     /// Seconds that a device may take to erase.
     pub erase_wait_s: u64,
+    /// Milliseconds for which accepted deletions wait for others, to be executed together.
+    pub erase_window_ms: u64,
+    /// Key that verifies the lists' snapshots; empty: there are no lists.
+    pub lists_key: String,
     /// Days within which a deletion has to be done.
     pub deadline_days: u64,
     /// Hours for which a device may use a release without asking again.
@@ -140,6 +144,8 @@ impl Default for Rules {
         Self {
             min_subjects: 8,
             erase_wait_s: 600,
+            erase_window_ms: 0,
+            lists_key: String::new(),
             deadline_days: 30,
             release_hours: 72,
             job_wait_ms: 600_000,

@@ -341,6 +341,17 @@ impl State {
 
     /// What a deletion waits for, in words.
     pub fn waits_for(&self, d: &Deletion, now: Now) -> String {
+        let window = self.rules.erase_window_ms;
+        if d.phase == DeletionPhase::Planned && window > 0 {
+            let left = d
+                .accepted_at
+                .saturating_add(window)
+                .saturating_sub(now.unix_ms);
+            return format!(
+                "other deletions, to be executed together (erase_window_s: at most {} s more)",
+                left.div_ceil(1000)
+            );
+        }
         if d.phase == DeletionPhase::Planned {
             return "the store: it fails; see the server's log".into();
         }
@@ -359,7 +370,10 @@ impl State {
             .filter(|s| !self.retrained(*s))
             .filter_map(|s| self.round_in_words(s))
             .collect();
-        if parts.is_empty() {
+        let whole = self.lists.values().all(crate::state::ListsRecord::is_whole);
+        if parts.is_empty() && !whole {
+            "the next snapshot of the lists".into()
+        } else if parts.is_empty() {
             "other shards, to be released together".into()
         } else {
             parts.join("; ")

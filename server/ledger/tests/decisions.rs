@@ -148,7 +148,7 @@ fn two_operators_agree_and_a_proposal_is_carried_out_and_gone_in_one_list() {
     let closed = events.contains(&Event::ProposalClosed { id: 1 });
     assert!(closed && state.proposals().is_empty() && state.unexecuted());
     assert!(state.may_serve().is_err());
-    run(&mut state, Command::BeginExecution).unwrap();
+    run(&mut state, Command::BeginExecution { lists: vec![] }).unwrap();
     let keys = state.keys_to_destroy();
     assert_eq!(keys, [Owner::Person(SubjectId::new("ada").unwrap())]);
     assert!(!run(&mut state, Command::KeysDestroyed).unwrap().is_empty());

@@ -8,7 +8,8 @@ use crate::merkle::{Hash, Tree, verify_inclusion};
 use crate::note::{NoteError, Signer, VerifierKey, open_checkpoint};
 use crate::records::{Leaf, record_key, verify_absent};
 use crate::statement::{
-    Kind, Statement, Training, VERSION, VERSION_WITHOUT_REMOVED, canonical, commitment, entry,
+    Kind, Statement, Training, VERSION, VERSION_WITHOUT_LISTS, VERSION_WITHOUT_REMOVED, canonical,
+    commitment, entry,
 };
 
 /// Largest receipt that is read.
@@ -242,11 +243,12 @@ fn check_version(s: &Statement) -> Result<(), VerifyError> {
         "erase-items" | "withdraw-consent" | "takedown"
     );
     let fits = match s.version {
-        VERSION => s.removed.is_some() == asks_devices,
-        VERSION_WITHOUT_REMOVED => s.removed.is_none(),
+        VERSION => s.removed.is_some() == asks_devices && lists_fit(s),
+        VERSION_WITHOUT_LISTS => s.removed.is_some() == asks_devices && s.lists.is_none(),
+        VERSION_WITHOUT_REMOVED => s.removed.is_none() && s.lists.is_none(),
         got => {
             return Err(VerifyError::Format(format!(
-                "version {got}, this build knows {VERSION_WITHOUT_REMOVED} and {VERSION}"
+                "version {got}, this build knows {VERSION_WITHOUT_REMOVED} to {VERSION}"
             )));
         }
     };
@@ -254,8 +256,21 @@ fn check_version(s: &Statement) -> Result<(), VerifyError> {
         Ok(())
     } else {
         Err(VerifyError::Format(
-            "what devices removed does not fit its version and kind".into(),
+            "what devices removed, or what became of lists, does not fit its version and kind"
+                .into(),
         ))
+    }
+}
+
+/// A recalled snapshot has a later one in its place, and other bytes.
+fn lists_fit(s: &Statement) -> bool {
+    let Some(lists) = &s.lists else {
+        return false;
+    };
+    match (&lists.recalled, &lists.replaced_by) {
+        (None, None) => true,
+        (Some(old), Some(new)) => old.number < new.number && old.sha256 != new.sha256,
+        _ => false,
     }
 }
 
@@ -292,7 +307,10 @@ impl Receipt {
                 );
                 r.events == 0 && r.silent == 0 && r.unconsented == 0 && !gone
             }
-            ("erase-subject", None) => s.keys_destroyed == 0 && self.records.is_none(),
+            ("erase-subject", None) => {
+                let listed = s.lists.as_ref().is_some_and(|l| l.held);
+                s.keys_destroyed == 0 && self.records.is_none() && !listed
+            }
             // Version 2 knew only this much of what devices did.
             _ => matches!(
                 self.records.as_ref().map(|r| &r.fate),
@@ -412,7 +430,7 @@ mod tests {
 
     fn statement(kind: &str) -> Statement {
         Statement {
-            version: VERSION,
+            version: VERSION_WITHOUT_LISTS,
             kind: kind.into(),
             deletion: 1,
             batch: 1,
@@ -447,6 +465,7 @@ mod tests {
                 milliseconds: 3388,
             },
             removed: None,
+            lists: None,
         }
     }
 
@@ -577,7 +596,7 @@ mod tests {
         assert!(verify(&bytes, signer.verifier()).is_ok());
         // This version has to say what was removed, that one could not.
         let newer = Statement {
-            version: VERSION,
+            version: VERSION_WITHOUT_LISTS,
             ..old.clone()
         };
         let (bytes, signer) = receipt_of(newer, items.clone(), Some([78; 32]));

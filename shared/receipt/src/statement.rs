@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::hex::hex;
 
 /// Version of the format of statements and receipts.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
+/// Version of statements that say nothing of lists: there were none. Still made and verified.
+pub const VERSION_WITHOUT_LISTS: u32 = 3;
 /// Version of statements and receipts that do not say what devices removed; still verified.
 pub const VERSION_WITHOUT_REMOVED: u32 = 2;
 /// Version of the format of training statements.
@@ -62,11 +64,45 @@ pub struct Removed {
     pub unconsented: u32,
 }
 
+/// A snapshot of the lists' tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatedSnapshot {
+    /// Its number.
+    pub number: u64,
+    /// SHA-256 of its bytes, hexadecimal.
+    pub sha256: String,
+    /// People who count in it.
+    pub people: u64,
+}
+
+/// What became of the sums and snapshots of the lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatedLists {
+    /// The sums' keeper had something of the data. Its key was destroyed.
+    pub held: bool,
+    /// The snapshot that had the data in it, and was recalled.
+    pub recalled: Option<StatedSnapshot>,
+    /// The first one that was served after it; the data is in none from then on.
+    pub replaced_by: Option<StatedSnapshot>,
+    /// Milliseconds until that one was served; 0: nothing was recalled.
+    pub whole_after_ms: u64,
+    /// Devices that may have held the recalled snapshot, at most.
+    pub devices: u64,
+    /// What these devices had to fetch again, in bytes, at most.
+    pub bytes: u64,
+    /// Until when a device that stays away may use the recalled snapshot, in seconds since 1970.
+    pub held_until: u64,
+    /// Key that verifies signed snapshots (verifier key text).
+    pub key: String,
+}
+
 /// What was done for one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statement {
-    /// [`VERSION`].
+    /// [`VERSION`], or [`VERSION_WITHOUT_LISTS`].
     pub version: u32,
     /// `erase-subject`, `erase-items`, `withdraw-consent`, `restrict` or `takedown`.
     pub kind: String,
@@ -106,6 +142,9 @@ pub struct Statement {
     /// What devices removed; only for kinds that ask devices, and not in version 2.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub removed: Option<Removed>,
+    /// What became of the lists; not before version 4.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lists: Option<StatedLists>,
 }
 
 /// What a shard is about to be trained on; entered into the log before the first round.

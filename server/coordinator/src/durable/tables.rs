@@ -221,6 +221,7 @@ fn slice_key(id: &SliceId) -> String {
         SliceId::Deletion(id) => format!("deletion/{id}"),
         SliceId::Kept(id) => format!("kept/{id}"),
         SliceId::Proposal(id) => format!("proposal/{id}"),
+        SliceId::Lists(id) => format!("lists/{id}"),
     }
 }
 

@@ -126,7 +126,7 @@ impl Shell {
                 return Ok(false);
             }
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
-            Duty::BeginExecution => Command::BeginExecution,
+            Duty::BeginExecution => Command::BeginExecution { lists: vec![] },
             Duty::DestroyKeys(keys) => return self.destroy_keys(&keys),
             Duty::DestroySpent(keys) => {
                 if !self.destroy(&keys)? {

@@ -536,7 +536,7 @@ fn is_of_deletion(command: &Command) -> bool {
         Command::Forget { .. }
             | Command::Propose { .. }
             | Command::Approve { .. }
-            | Command::BeginExecution
+            | Command::BeginExecution { .. }
             | Command::KeysDestroyed
             | Command::SpentDestroyed { .. }
             | Command::Logged { .. }

@@ -415,9 +415,16 @@ fn check_row(epoch: &Epoch, shards: usize, r: &ErrorReport) -> Result<(), Refuse
 }
 
 impl State {
-    /// An accepted deletion has not been executed.
+    /// An accepted deletion has not been executed: nothing is trained before it is.
     pub fn unexecuted(&self) -> bool {
         !self.index.planned.is_empty() || self.core.executing.is_some()
+    }
+
+    /// Nothing is served before an execution has ended. Where deletions gather, what is served
+    /// stays what it was until they are executed together.
+    pub fn holds_serving(&self) -> bool {
+        let gathers = self.rules.erase_window_ms > 0;
+        self.core.executing.is_some() || !(gathers || self.index.planned.is_empty())
     }
 
     /// Where a device's person stands after `Join`: the shard once the epoch has begun, and the

@@ -6,14 +6,15 @@ use lethe_receipt::hex::hex;
 use lethe_receipt::receipt::Fate;
 use lethe_receipt::records::record_key;
 use lethe_receipt::statement::{
-    AffectedShard, Cost, Removed, Statement, TRAINING_VERSION, Training, VERSION, commitment,
+    AffectedShard, Cost, Removed, Statement, TRAINING_VERSION, Training, VERSION,
+    VERSION_WITHOUT_LISTS, commitment,
 };
 
 use super::Decided;
 use crate::command::{Command, LogFor};
 use crate::event::{Event, Stated};
 use crate::ids::{Fresh, Now, ShardKey, ValueRef};
-use crate::state::{Deletion, RecordBefore, State, TrainingRecord};
+use crate::state::{Deletion, ListsRecord, RecordBefore, State, TrainingRecord};
 
 /// What was trained on before, what is now, and what became of the record.
 pub(crate) type Proven = (RecordBefore, TrainingRecord, Fate);
@@ -133,7 +134,7 @@ pub(super) fn finish(state: &State, id: u64, now: Now) -> Decided {
         let event = waits.then_some(Event::DeletionRetraining { id });
         return Ok(event.into_iter().collect());
     }
-    if !state.all_logged() {
+    if !state.all_logged() || !state.lists_are_whole(id) {
         return Ok(vec![]);
     }
     let provable = state.record_proof(d).is_some();
@@ -245,6 +246,11 @@ impl State {
         versions.all(|v| v.is_some_and(|v| v.members == v.logged))
     }
 
+    /// The lists are complete again without a deletion's data.
+    pub(crate) fn lists_are_whole(&self, id: u64) -> bool {
+        self.lists.get(&id).is_none_or(ListsRecord::is_whole)
+    }
+
     /// What the log says of the person's record before and now. None when no shard was trained on
     /// it, or when what the log says now is not what the shard holds.
     pub(crate) fn record_proof(&self, d: &Deletion) -> Option<Proven> {
@@ -272,6 +278,7 @@ impl State {
         recorded: bool,
         now: Now,
     ) -> Statement {
+        let lists = self.stated_lists(id);
         let request = &d.request;
         let subject = request.subject().map_or("", SubjectId::as_str);
         let (release, epoch) = self
@@ -309,7 +316,10 @@ impl State {
             same && own.clone().all(|r| usize::from(r.shard.shard.0) != *k)
         });
         Statement {
-            version: VERSION,
+            version: match lists {
+                Some(_) => VERSION,
+                None => VERSION_WITHOUT_LISTS,
+            },
             kind: request.kind().into(),
             deletion: id,
             batch: d.batch,
@@ -328,6 +338,7 @@ impl State {
             forecast: forecast(d, self),
             actual: self.actual(d, retrained_after_ms),
             removed: self.removed_of(d, now).map(stated),
+            lists,
         }
     }
 

@@ -14,15 +14,15 @@ use crate::command::Accepted;
 use crate::event::Event;
 use crate::ids::{Now, Owner, ShardKey};
 use crate::state::{
-    Deletion, Execution, Kept, Moving, Numbers, PendingErase, Person, Profile, ProposalRecord,
-    RolledShard, State,
+    Deletion, Execution, Kept, ListsLeft, Moving, Numbers, PendingErase, Person, Profile,
+    ProposalRecord, RolledShard, State,
 };
 
 /// September 2020, in Unix seconds: before the first ledger.
 const SINCE: u64 = 1_600_000_000;
 
 /// Begins with everything that waits: accepted deletions, people who move, lost shards.
-pub(super) fn begin(state: &State) -> Decided {
+pub(super) fn begin(state: &State, lists: &[(u64, ListsLeft)]) -> Decided {
     if state.core.executing.is_some() {
         return Ok(vec![]);
     }
@@ -71,6 +71,12 @@ pub(super) fn begin(state: &State) -> Decided {
     let mut events = vec![];
     if let Some(id) = id {
         events.push(Event::PeopleKept { id, kept });
+    }
+    for (id, left) in lists.iter().filter(|(id, _)| ids.contains(id)) {
+        events.push(Event::ListsBegan {
+            id: *id,
+            left: *left,
+        });
     }
     events.push(Event::ExecutionBegan {
         execution: Execution {

@@ -71,7 +71,7 @@ impl State {
 
     /// Refuses to serve while what is served is not exact.
     pub fn may_serve(&self) -> Result<(), Refused> {
-        if self.unexecuted() || !self.core.lost.is_empty() {
+        if self.holds_serving() || !self.core.lost.is_empty() {
             return Err(Refused::executing());
         }
         Ok(())

@@ -8,6 +8,7 @@ use lethe_proto::message::Role;
 
 mod epoch;
 mod index;
+mod lists;
 mod members;
 mod person;
 mod records;
@@ -20,6 +21,7 @@ pub use epoch::{
     Checkpoint, Epoch, Intended, Partition, Replay, RoundSum, Run, Shard, StageSum, TrainingRecord,
 };
 pub use index::{Holder, Index, RunRef};
+pub use lists::{ListsLeft, ListsRecord, SnapshotRef};
 pub use members::{Member, TreeInput};
 pub use person::{Device, Errors, Measured, Moving, PendingErase, Person, Place, Profile};
 pub use records::{
@@ -45,6 +47,8 @@ pub struct State {
     pub(crate) stages: BTreeMap<StageKey, Stage>,
     pub(crate) deletions: BTreeMap<u64, Deletion>,
     pub(crate) kept: BTreeMap<u64, Kept>,
+    /// By the number of the deletion.
+    pub(crate) lists: BTreeMap<u64, ListsRecord>,
     pub(crate) proposals: BTreeMap<u64, ProposalRecord>,
     pub(crate) rules: Rules,
     pub(crate) volatile: Volatile,

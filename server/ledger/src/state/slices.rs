@@ -41,6 +41,7 @@ impl State {
         out.extend(self.deletions.keys().copied().map(SliceId::Deletion));
         out.extend(self.kept.keys().copied().map(SliceId::Kept));
         out.extend(self.proposals.keys().copied().map(SliceId::Proposal));
+        out.extend(self.lists.keys().copied().map(SliceId::Lists));
         out
     }
 
@@ -56,6 +57,7 @@ impl State {
             SliceId::Deletion(no) => codec::to_bytes(self.deletions.get(no)?),
             SliceId::Kept(no) => codec::to_bytes(self.kept.get(no)?),
             SliceId::Proposal(no) => codec::to_bytes(self.proposals.get(no)?),
+            SliceId::Lists(no) => codec::to_bytes(self.lists.get(no)?),
         };
         bytes.ok()
     }
@@ -75,6 +77,7 @@ impl State {
             SliceId::Deletion(no) => drop(self.deletions.insert(*no, read(&id, bytes)?)),
             SliceId::Kept(no) => drop(self.kept.insert(*no, read(&id, bytes)?)),
             SliceId::Proposal(no) => drop(self.proposals.insert(*no, read(&id, bytes)?)),
+            SliceId::Lists(no) => drop(self.lists.insert(*no, read(&id, bytes)?)),
         }
         Ok(())
     }

@@ -11,7 +11,8 @@
 //! 6. Epochs never mix; generations, stages, rounds and releases never go back.
 //! 7. Snapshot and later events, without those whose key is gone, give the live state; indexes that
 //!    are kept are those that are rebuilt.
-//! 8. In the end every shard's adapter is what its recorded rounds give when they are computed anew
+//! 8. Lists show nobody who was deleted, and a deletion is done when they are complete again.
+//! 9. In the end every shard's adapter is what its recorded rounds give when they are computed anew
 //!    from what devices hold now.
 //!
 //! `LETHE_SIM_SEEDS=FROM-TO cargo test --release -p lethe-ledger --test simulation` runs others.
@@ -55,8 +56,7 @@ fn served_with_its_record(w: &World) {
 
 /// 2 and 6.
 fn nothing_of_the_deleted(w: &World) {
-    if w.state.core().executing.is_some() || !w.state.core().lost.is_empty() || w.state.unexecuted()
-    {
+    if !w.state.to_execute().is_empty() || !w.state.core().lost.is_empty() || w.state.unexecuted() {
         return;
     }
     for (value, owners) in w.state.values() {
@@ -162,7 +162,7 @@ fn rebuilt_is_live(w: &World) {
     assert_eq!(live.index(), w.state.index(), "{}: indexes", w.tell());
 }
 
-/// 8.
+/// 9.
 fn anew(w: &World, key: ShardKey) -> Digest {
     let mut theta = world::initial();
     for ((stage, round), counted) in w.state.recorded_rounds(key) {
@@ -194,6 +194,7 @@ fn run(seed: u64) -> (Digest, Count) {
         if w.up {
             served_with_its_record(&w);
             nothing_of_the_deleted(&w);
+            w.lists_are_exact();
             never_back(&mut w);
             if n.is_multiple_of(16) {
                 acknowledged_survive(&w);

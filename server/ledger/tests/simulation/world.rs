@@ -14,6 +14,7 @@ use super::disk::Disk;
 
 mod device;
 mod jobs;
+mod lists;
 
 /// When virtual time begins, in milliseconds since 1970.
 const BEGIN: u64 = 1_800_000_000_000;
@@ -95,6 +96,7 @@ pub(crate) struct World {
     pub(crate) count: Count,
     pub(crate) story: Vec<String>,
     trace: Digest,
+    pub(crate) lists: lists::Lists,
     uses: u64,
 }
 
@@ -169,6 +171,8 @@ impl World {
             erase_wait_s: 5 + dice.below(40) as u64,
             job_wait_ms: 60_000,
             build: "simulated".into(),
+            // A third of all worlds gathers deletions.
+            erase_window_ms: if seed.is_multiple_of(3) { 3_000 } else { 0 },
             items: Arc::new((0..8).map(|i: u32| i.to_string()).collect()),
             ..Rules::default()
         };
@@ -198,6 +202,7 @@ impl World {
             count: Count::default(),
             story: vec![],
             trace: Digest::default(),
+            lists: lists::Lists::default(),
             uses: 0,
         };
         w.begin(people);
@@ -478,6 +483,7 @@ impl World {
             lost,
             fresh,
         });
+        self.say_lists();
     }
 
     fn reload(&mut self, lost: Vec<ShardKey>) {
@@ -495,6 +501,7 @@ impl World {
         if self.state.core().executing.is_none() {
             return;
         }
+        self.leave_lists();
         let keys = self.state.keys_to_destroy();
         let some = self.dice.below(keys.len() + 1);
         let interrupted = self.now < QUIET && self.dice.below(8) == 0;
@@ -520,6 +527,9 @@ impl World {
             Ev::Tick => {
                 if self.up {
                     self.tick();
+                    if self.dice.below(8) == 0 || self.state.lists_wait() {
+                        self.publish_lists();
+                    }
                     if self.dice.below(20) == 0 {
                         self.disk.snapshot(&mut self.state);
                     }

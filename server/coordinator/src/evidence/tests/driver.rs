@@ -290,7 +290,7 @@ impl Driver {
                 Command::AggregationFailed { run, why }
             }
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
-            Duty::BeginExecution => Command::BeginExecution,
+            Duty::BeginExecution => Command::BeginExecution { lists: vec![] },
             Duty::DestroyKeys(_) => Command::KeysDestroyed,
             Duty::DestroySpent(keys) => Command::SpentDestroyed { keys },
             Duty::HashMembers(shard) => self.hashed(shard),

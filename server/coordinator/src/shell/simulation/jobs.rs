@@ -79,7 +79,7 @@ impl Simulation {
         };
         let waits = due(&shell.state(), shell.clock.now()).contains(&Duty::BeginExecution);
         if waits && self.chance(2) {
-            let begun = shell.execute(Command::BeginExecution, vec![]);
+            let begun = shell.execute(Command::BeginExecution { lists: vec![] }, vec![]);
             self.note(format!(
                 "{} begins an execution: {}",
                 self.now,

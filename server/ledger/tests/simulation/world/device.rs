@@ -37,6 +37,7 @@ impl World {
         if let Some((task, done)) = d.erasing {
             return self.erase(n, task, done, soon);
         }
+        self.contribute(n);
         match self.state.work_for(&d.certificate, self.time()) {
             Some(Work::Erase { task }) => {
                 self.devices[n].erasing = Some((task, false));

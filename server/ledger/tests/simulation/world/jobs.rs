@@ -102,7 +102,9 @@ impl World {
             // The job runs, or its result was lost: then it is unsealed.
             Duty::Aggregate { .. } => return,
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
-            Duty::BeginExecution => Command::BeginExecution,
+            Duty::BeginExecution => Command::BeginExecution {
+                lists: self.lists_left(),
+            },
             Duty::DestroyKeys(_) => return self.destroy_keys(),
             Duty::DestroySpent(keys) => {
                 keys.iter().for_each(|k| self.disk.destroy(k));
