@@ -14,7 +14,8 @@ use lethe_transport::identity::Invitation;
 use crate::CoordinatorError;
 use crate::coordinator::Coordinator;
 use crate::evidence::admin::{self, Asked, Facts, Made};
-use crate::handlers::secret_key;
+use crate::handlers::{no_lists, secret_key};
+use crate::lists::status;
 use crate::shell::fresh;
 
 /// The secret of an invitation, and what the ledger knows of it.
@@ -76,6 +77,9 @@ impl Coordinator {
         if let Some(answer) = self.read(&request, by) {
             return answer;
         }
+        if let Some(answer) = self.lists_asked(&request) {
+            return answer;
+        }
         match request {
             AdminRequest::Log { from } => Ok(admin::log(self.shell().evidence().page(from))),
             AdminRequest::Receipt { id } => self.receipt(id),
@@ -125,6 +129,33 @@ impl Coordinator {
         };
         let now = shell.clock.now();
         admin::read(&shell.state(), request, by, now, &facts)
+    }
+
+    /// What is asked of the lists.
+    fn lists_asked(&self, request: &AdminRequest) -> Option<Result<AdminReply, CoordinatorError>> {
+        let shell = self.shell();
+        let lists = shell.lists.as_ref();
+        let needed = || lists.ok_or_else(no_lists);
+        Some(match request {
+            AdminRequest::Lists => lists
+                .map(|l| l.status(shell))
+                .transpose()
+                .map(AdminReply::Lists),
+            AdminRequest::ListsOf { deletion } => {
+                let of = status::of_deletion(&shell.state(), *deletion);
+                Ok(AdminReply::ListsOf(of))
+            }
+            AdminRequest::ListsLineage { subject } => needed()
+                .and_then(|l| l.lineage(subject))
+                .map(AdminReply::ListsLineage),
+            AdminRequest::ListsReplay => needed()
+                .and_then(|l| l.replay(shell))
+                .map(AdminReply::ListsReplayed),
+            AdminRequest::ListsForecast { requests } => lists
+                .map_or_else(|| Ok(String::new()), |l| l.forecast(shell, requests))
+                .map(AdminReply::ListsForecast),
+            _ => return None,
+        })
     }
 
     fn done(&self, command: Command) -> Result<AdminReply, CoordinatorError> {
@@ -313,6 +344,9 @@ impl Coordinator {
                 _ => {}
             }
         })?;
+        if let Some(lists) = &self.shell().lists {
+            lists.search(texts, &scanner, &mut out.records, &mut tables)?;
+        }
         out.hits = tables.into_iter().collect();
         Ok(out)
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lists::{ListsConfig, Sums};
+
 /// `lethe-server --config FILE` (TOML); unknown keys are refused. `docs/operations.md` explains
 /// each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +64,17 @@ pub struct ServerConfig {
     /// Name of the transparency log, as it appears in checkpoints.
     #[serde(default = "default_log_name")]
     pub log_name: String,
+    /// Who holds what people contribute to the sums of the lists: `off` or `embedded`. In mode
+    /// `embedded` this server holds and computes with histories.
+    #[serde(default)]
+    pub sums: Sums,
+    /// How lists are made.
+    #[serde(default)]
+    pub lists: ListsConfig,
+    /// Seconds for which accepted deletions wait for others, to be executed together: each recalls
+    /// what devices hold.
+    #[serde(default)]
+    pub erase_window_s: u64,
     /// Recipe of the epoch; see `lethe_recipe::Recipe`.
     #[serde(default)]
     pub recipe: toml::Table,

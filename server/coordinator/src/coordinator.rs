@@ -26,6 +26,7 @@ use crate::config::ServerConfig;
 use crate::durable::NewValue;
 use crate::fatal;
 use crate::handlers::Envelope;
+use crate::lists::Contributions;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
 use crate::rounds::internal;
@@ -48,6 +49,7 @@ struct Inner {
     server: OnceLock<Server>,
     waiters: Waiters,
     arrivals: Arrivals,
+    contributions: Contributions,
     /// Places for computations beside the listener's.
     cores: Arc<Semaphore>,
     update_bytes: AtomicU64,
@@ -120,6 +122,18 @@ impl Coordinator {
                 failed = Some(e);
                 Arrivals::closed()
             });
+            let brought = this.clone();
+            let bring = move |all| {
+                if let Some(inner) = brought.upgrade()
+                    && let Some(lists) = &inner.shell.lists
+                {
+                    lists.take(&inner.shell, all);
+                }
+            };
+            let contributions = Contributions::start(bring).unwrap_or_else(|e| {
+                failed = Some(e);
+                Contributions::closed()
+            });
             Inner {
                 authority,
                 model,
@@ -129,6 +143,7 @@ impl Coordinator {
                 server: OnceLock::new(),
                 waiters: Waiters::default(),
                 arrivals,
+                contributions,
                 cores: Arc::new(Semaphore::new(cores)),
                 update_bytes: AtomicU64::new(0),
                 activation_bytes: AtomicU64::new(0),
@@ -164,6 +179,18 @@ impl Coordinator {
                     shell.look_after();
                 })
             })?;
+        if self.0.shell.lists.is_some() {
+            let shell = self.0.shell.clone();
+            std::thread::Builder::new()
+                .name("lethe-lists".into())
+                .spawn(move || {
+                    fatal::guarded("the thread that publishes lists", || {
+                        if let Some(lists) = &shell.lists {
+                            lists.look_after(&shell);
+                        }
+                    })
+                })?;
+        }
         let shell = self.0.shell.clone();
         std::thread::Builder::new()
             .name("lethe-rounds".into())
@@ -194,7 +221,8 @@ impl Coordinator {
             let this = Self(inner);
             let shell = this.shell();
             let view = shell.state().view(shell.clock.now());
-            metrics::text(&view, this.traffic())
+            let lists = shell.lists.as_ref().and_then(|l| l.status(shell).ok());
+            metrics::text(&view, this.traffic(), lists.as_ref())
         };
         tokio::spawn(metrics::serve(listener, Arc::new(text)));
         Ok(Some(bound))
@@ -255,6 +283,9 @@ impl Coordinator {
             s.close();
         }
         self.0.shell.jobs.end();
+        if let Some(lists) = &self.0.shell.lists {
+            lists.end();
+        }
     }
 
     /// Ends connections, wakes polls, and drops sessions, as the ledger's events ask for.
@@ -350,6 +381,10 @@ impl Coordinator {
 
     pub(crate) fn middle(&self) -> &MiddleHost {
         &self.0.middle
+    }
+
+    pub(crate) fn contributions(&self) -> &Contributions {
+        &self.0.contributions
     }
 
     pub(crate) fn arrivals(&self) -> &Arrivals {

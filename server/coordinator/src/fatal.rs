@@ -1,7 +1,7 @@
 //! The end of the process, when going on would be worse: a supervisor starts it again, and it goes
 //! on from the store, which holds all that was acknowledged.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Exit code of a process that ended itself (`EX_SOFTWARE` of sysexits.h).
 pub(crate) const EXIT: i32 = 70;
@@ -23,6 +23,18 @@ pub(crate) fn guarded(what: &'static str, work: impl FnOnce()) {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
+        .unwrap_or_else(|_| broken("a panic left the coordinator's state half changed"))
+}
+
+/// Locks with others, or ends the process.
+pub(crate) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read()
+        .unwrap_or_else(|_| broken("a panic left the coordinator's state half changed"))
+}
+
+/// Locks alone, or ends the process.
+pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write()
         .unwrap_or_else(|_| broken("a panic left the coordinator's state half changed"))
 }
 

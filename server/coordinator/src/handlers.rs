@@ -5,7 +5,7 @@ use lethe_ledger::{Command, Work};
 use lethe_model::lora::Adapter;
 use lethe_proto::ids::{Digest, RoundKey, SubjectId};
 use lethe_proto::limits::{MAX_POLL_WAIT, MINOR};
-use lethe_proto::lists::{ListState, ServedTables, SnapshotReply, Watched};
+use lethe_proto::lists::{Contributed, ListState, ServedTables, SnapshotReply, Watched};
 use lethe_proto::message::{
     BatchShape, Erased, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, Role,
     RoundStart, ServedAdapter, Task,
@@ -54,6 +54,10 @@ fn forbidden() -> CoordinatorError {
         Refusal::Forbidden,
         "this certificate has no right to this request: enrol, or use an admin identity",
     )
+}
+
+pub(crate) fn no_lists() -> CoordinatorError {
+    CoordinatorError::invalid("this coordinator has no lists: set `sums` in its configuration")
 }
 
 impl Coordinator {
@@ -159,25 +163,14 @@ impl Coordinator {
                 tracing::debug!(subject = %device.subject, ?round, ?why, "declined");
                 self.decline(&device, round).await
             }
-            Request::Contribute(_) | Request::Uncontribute => Err(CoordinatorError::refuse(
-                Refusal::Invalid,
-                "this coordinator has no lists: set `sums` in its configuration",
-            )),
-            Request::Snapshot { .. } => Ok(Reply::Snapshot(SnapshotReply {
-                terms: None,
-                state: ListState::default(),
-                key: String::new(),
-                items: vec![],
-                tables: ServedTables::None,
-            })),
-            Request::Watch { .. } => match self.poll(&device).await? {
-                Reply::Task { task, recalled } => Ok(Reply::Watched(Watched {
-                    task,
-                    recalled,
-                    lists: ListState::default(),
-                })),
-                other => Ok(other),
-            },
+            Request::Contribute(brought) => self.contribute(&device, brought).await,
+            Request::Uncontribute => self.uncontribute(device).await,
+            Request::Snapshot { have, items } => {
+                // A snapshot is copied.
+                let this = self.clone();
+                aside(move || Ok(Reply::Snapshot(this.snapshot(have, &items)))).await
+            }
+            Request::Watch { lists } => Ok(Reply::Watched(self.watch(&device, lists).await?)),
             Request::Enrol { .. } | Request::Renew { .. } | Request::Admin(_) => Err(
                 CoordinatorError::refuse(Refusal::Forbidden, "not with a subject's certificate"),
             ),
@@ -279,8 +272,69 @@ impl Coordinator {
         Ok(Reply::Joined { shard, commitment })
     }
 
-    /// Answers at once when there is work, else when something changes or the wait is over.
+    async fn contribute(
+        &self,
+        device: &Device,
+        brought: Contributed,
+    ) -> Result<Reply, CoordinatorError> {
+        let Some(lists) = &self.shell().lists else {
+            return Err(no_lists());
+        };
+        let contributions = self.contributions();
+        contributions
+            .bring(lists, device.certificate, brought)
+            .await?;
+        Ok(Reply::Ack)
+    }
+
+    async fn uncontribute(&self, device: Device) -> Result<Reply, CoordinatorError> {
+        let this = self.clone();
+        aside(move || {
+            let shell = this.shell();
+            let lists = shell.lists.as_ref().ok_or_else(no_lists)?;
+            lists.leave(shell, &device.subject)?;
+            Ok(Reply::Ack)
+        })
+        .await
+    }
+
+    fn snapshot(&self, have: u64, items: &Digest) -> SnapshotReply {
+        let shell = self.shell();
+        match &shell.lists {
+            Some(lists) => lists.snapshot(shell, have, items),
+            None => SnapshotReply {
+                terms: None,
+                state: ListState::default(),
+                key: String::new(),
+                items: vec![],
+                tables: ServedTables::None,
+            },
+        }
+    }
+
+    /// What is served of lists now.
+    fn lists_now(&self) -> ListState {
+        let shell = self.shell();
+        let lists = shell.lists.as_ref();
+        lists.map_or_else(ListState::default, |l| l.state(shell))
+    }
+
     async fn poll(&self, device: &Device) -> Result<Reply, CoordinatorError> {
+        let Watched { task, recalled, .. } = self.wait(device, None).await?;
+        Ok(Reply::Task { task, recalled })
+    }
+
+    async fn watch(&self, device: &Device, known: ListState) -> Result<Watched, CoordinatorError> {
+        self.wait(device, Some(known)).await
+    }
+
+    /// Answers at once when there is work, or lists are not as the device knows them; else when
+    /// something changes or the wait is over.
+    async fn wait(
+        &self,
+        device: &Device,
+        known_lists: Option<ListState>,
+    ) -> Result<Watched, CoordinatorError> {
         let deadline = tokio::time::Instant::now() + MAX_POLL_WAIT;
         let waiting = self.waiters().enter(&device.subject);
         let known = self.shell().state().recalled();
@@ -294,6 +348,7 @@ impl Coordinator {
                 Some(work) => self.task(device, work)?,
                 // A device that waits must not go on showing what was recalled.
                 None if recalled != known => Task::Wait,
+                None if known_lists.is_some_and(|l| l != self.lists_now()) => Task::Wait,
                 None => {
                     let told = waiting.notify.notified();
                     if tokio::time::timeout_at(deadline, told).await.is_ok() {
@@ -304,7 +359,11 @@ impl Coordinator {
             };
             // As it is now: the wait may have been long.
             let recalled = recalled.max(self.shell().state().recalled());
-            return Ok(Reply::Task { task, recalled });
+            return Ok(Watched {
+                task,
+                recalled,
+                lists: self.lists_now(),
+            });
         }
     }
 

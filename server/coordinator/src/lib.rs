@@ -26,6 +26,7 @@ mod evidence;
 mod fatal;
 mod group_commit;
 mod handlers;
+pub mod lists;
 mod metrics;
 mod middle;
 pub mod process;

@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lethe_ledger::View;
+use lethe_proto::admin::ListsStatus;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
@@ -47,9 +48,80 @@ pub(crate) struct Traffic {
     pub(crate) failures: u64,
 }
 
+/// The lists, for monitoring.
+fn lists_gauges(r: &mut Registry, lists: &ListsStatus) {
+    let out = lists.out_s.map_or(0.0, |s| s as f64);
+    let gauges = [
+        (
+            "lists_people",
+            "People who contribute to the sums",
+            lists.people as f64,
+        ),
+        (
+            "lists_counting",
+            "People who count in the sums",
+            lists.counting as f64,
+        ),
+        (
+            "lists_waiting",
+            "People who wait for a cell",
+            lists.waiting as f64,
+        ),
+        ("lists_cells", "Cells that count", lists.cells as f64),
+        (
+            "lists_cells_out",
+            "Published cells that lost somebody since the last snapshot",
+            lists.cells_out as f64,
+        ),
+        (
+            "lists_out_seconds",
+            "Seconds for which no snapshot has been served after a recall; 0: one is",
+            out,
+        ),
+        (
+            "lists_cell",
+            "Members of the next cell, n",
+            lists.cell as f64,
+        ),
+        (
+            "lists_smallest_cell",
+            "Members of the smallest cell that counts; 0: none does",
+            lists.smallest_cell.unwrap_or(0) as f64,
+        ),
+        (
+            "lists_changed",
+            "Members of a cell whose newer events count together, m",
+            lists.changed as f64,
+        ),
+        (
+            "lists_snapshot",
+            "Number of the snapshot that is served; 0: none",
+            lists.served.unwrap_or(0) as f64,
+        ),
+        (
+            "lists_recalled",
+            "Snapshots up to this number are recalled",
+            lists.recalled as f64,
+        ),
+        (
+            "lists_snapshot_bytes",
+            "Bytes of the snapshot that is served",
+            lists.snapshot_bytes as f64,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let g = Floats::default();
+        g.set(value);
+        r.register(name, help, g);
+    }
+}
+
 /// The text that monitoring reads.
-pub(crate) fn text(view: &View, traffic: Traffic) -> String {
+pub(crate) fn text(view: &View, traffic: Traffic, lists: Option<&ListsStatus>) -> String {
     let mut r = Registry::with_prefix("lethe");
+    if let Some(lists) = lists {
+        lists_gauges(&mut r, lists);
+    }
     let mut gauge = |name: &str, help: &str, value: f64| {
         let g = Floats::default();
         g.set(value);

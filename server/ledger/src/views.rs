@@ -231,6 +231,11 @@ impl State {
             .collect()
     }
 
+    /// Devices that are enrolled.
+    pub fn devices(&self) -> usize {
+        self.people.values().map(|p| p.devices.len()).sum()
+    }
+
     /// Whether all people have measured what is served.
     pub fn validated(&self) -> bool {
         let joined = self.people.iter().filter(|(_, p)| p.profile.is_some());

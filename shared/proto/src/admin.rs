@@ -120,6 +120,25 @@ pub enum AdminRequest {
         /// Fingerprint of the certificate.
         fingerprint: Digest,
     },
+    /// How lists are.
+    Lists,
+    /// What a deletion did to the lists.
+    ListsOf {
+        /// Its number.
+        deletion: u64,
+    },
+    /// What the sums of the lists have of a subject.
+    ListsLineage {
+        /// The subject.
+        subject: SubjectId,
+    },
+    /// Fold everybody who counts again, and compare bytes.
+    ListsReplay,
+    /// What requests would do to the lists.
+    ListsForecast {
+        /// The requests.
+        requests: Vec<DeletionRequest>,
+    },
 }
 
 impl AdminRequest {
@@ -196,6 +215,119 @@ pub enum AdminReply {
     Done,
     /// Operators.
     Operators(Vec<OperatorState>),
+    /// How lists are; none: this coordinator has none.
+    Lists(Option<ListsStatus>),
+    /// What a deletion did to them; none: there were none when it was executed.
+    ListsOf(Option<DeletionLists>),
+    /// What the sums have of a subject.
+    ListsLineage(ListsLineage),
+    /// What folding again gave.
+    ListsReplayed(ListsReplayed),
+    /// What requests would do, for people.
+    ListsForecast(String),
+}
+
+/// How lists are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListsStatus {
+    /// Who holds what people contribute, in words.
+    pub sums: String,
+    /// People who contribute.
+    pub people: u64,
+    /// People who count.
+    pub counting: u64,
+    /// People who wait for a cell.
+    pub waiting: u64,
+    /// Cells that count.
+    pub cells: u64,
+    /// Cells that were published and have lost somebody since the last snapshot.
+    pub cells_out: u64,
+    /// For how many seconds no snapshot has been served; `None`: one is, or none ever was.
+    pub out_s: Option<u64>,
+    /// Members of the next cell, n.
+    pub cell: u64,
+    /// Members of the smallest cell that counts.
+    pub smallest_cell: Option<u64>,
+    /// Members of a cell whose newer events count together, m.
+    pub changed: u64,
+    /// People who must share a pair of items for it to count, k.
+    pub k: u64,
+    /// Number of the snapshot that is served.
+    pub served: Option<u64>,
+    /// Snapshots up to this number are recalled.
+    pub recalled: u64,
+    /// Bytes of the snapshot that is served.
+    pub snapshot_bytes: u64,
+    /// Devices that are enrolled: no more can hold a snapshot.
+    pub devices: u64,
+    /// Seconds for which a device may use a snapshot without asking again.
+    pub valid_s: u64,
+    /// Items that were taken down.
+    pub taken_down: u64,
+    /// What the settings give away; empty: nothing.
+    pub gives_away: String,
+    /// Key that verifies snapshots (verifier key text).
+    pub key: String,
+}
+
+/// A snapshot, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotShown {
+    /// Its number.
+    pub number: u64,
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// People who count in it.
+    pub people: u64,
+    /// Its length; 0: not known any more.
+    pub bytes: u64,
+}
+
+/// What a deletion did to the lists.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeletionLists {
+    /// The sums had something of the data.
+    pub held: bool,
+    /// The snapshot that was recalled.
+    pub recalled: Option<SnapshotShown>,
+    /// The first one without the data.
+    pub replaced_by: Option<SnapshotShown>,
+    /// Seconds from acceptance until that one was served.
+    pub seconds_until_whole: Option<f64>,
+    /// Devices that may have held the recalled one, at most.
+    pub devices: u64,
+    /// What these fetch again, in bytes, at most.
+    pub bytes: u64,
+    /// Until when a device that stays away may use the recalled one, in Unix seconds.
+    pub held_until: u64,
+}
+
+/// What the sums of the lists have of a subject.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListsLineage {
+    /// The person contributes.
+    pub contributes: bool,
+    /// The contribution is in the sums.
+    pub counts: bool,
+    /// Members of its cell; 0: it waits for one.
+    pub cell: u64,
+    /// The snapshot that is served and has it in it.
+    pub snapshot: Option<u64>,
+}
+
+/// What folding everybody again gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListsReplayed {
+    /// People who count.
+    pub people: u64,
+    /// SHA-256 of the sums.
+    pub digest: Digest,
+    /// Whether the sums in memory have the same bytes; `None`: there are none.
+    pub memory: Option<bool>,
+    /// Whether the sums on disk have the same bytes; `None`: there are none.
+    pub folder: Option<bool>,
+    /// The snapshot that is served.
+    pub snapshot: Option<u64>,
 }
 
 /// An operator, as the coordinator knows them.

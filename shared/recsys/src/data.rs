@@ -8,6 +8,7 @@ use lethe_parts::event::{EventTable, Kind, Meaning, TableError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use crate::histories::content_of;
 pub use crate::load::{load, load_events, load_items};
 
 /// An item of the public catalogue.
@@ -148,6 +149,19 @@ pub enum DataError {
         count: usize,
         /// The first.
         first: RowProblem,
+    },
+    /// The file of text vectors does not fit the catalogue.
+    #[error(
+        "{path}: {got} bytes are no vectors of {items} items (4 bytes a number, as many numbers \
+         for each item, none infinite): encode the catalogue again with `lethe encode`"
+    )]
+    TextVectors {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        got: usize,
+        /// Items of the catalogue.
+        items: usize,
     },
     /// No usable row is left.
     #[error("{path}: no usable interaction")]

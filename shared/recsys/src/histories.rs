@@ -1,9 +1,11 @@
 //! A data set as the histories and descriptions that `lethe-parts` takes.
 
-use lethe_parts::content::Description;
+use std::path::Path;
+
+use lethe_parts::content::{Content, Description};
 use lethe_parts::event::Event;
 
-use crate::data::{Dataset, Item};
+use crate::data::{DataError, Dataset, Item};
 
 /// The events of every user, oldest first; events at the same second keep the order of the file.
 pub fn histories(data: &Dataset) -> Vec<Vec<Event>> {
@@ -22,6 +24,43 @@ pub fn histories(data: &Dataset) -> Vec<Vec<Event>> {
 /// What is public about every item.
 pub fn descriptions(data: &Dataset) -> Vec<Description> {
     data.items.iter().map(description).collect()
+}
+
+/// File of text vectors in a data folder: 32-bit floats, little-endian, `[items][width]`, in the
+/// order of the catalogue.
+pub const TEXT_VECTORS: &str = "text-vectors.f32";
+
+/// The most bytes of that file.
+const MOST_BYTES: u64 = 4 << 30;
+
+/// What is public about the items of a data folder, with text vectors where the folder has them.
+///
+/// # Errors
+/// [`DataError`]: the file of vectors cannot be read, or does not fit the catalogue.
+pub fn content_of(folder: &Path, items: &[Item]) -> Result<Content, DataError> {
+    let content = Content::new(&items.iter().map(description).collect::<Vec<_>>());
+    let path = folder.join(TEXT_VECTORS);
+    let io = |source| DataError::Io {
+        path: path.clone(),
+        source,
+    };
+    let bytes = match std::fs::metadata(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(content),
+        Err(e) => return Err(io(e)),
+        Ok(meta) if meta.len() > MOST_BYTES => vec![],
+        Ok(_) => std::fs::read(&path).map_err(io)?,
+    };
+    let bad = || DataError::TextVectors {
+        path: path.clone(),
+        got: bytes.len(),
+        items: items.len(),
+    };
+    if bytes.is_empty() || !bytes.len().is_multiple_of(4) {
+        return Err(bad());
+    }
+    let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    let vectors: Vec<f32> = bytes.chunks_exact(4).map(number).collect();
+    content.with_text(&vectors).map_err(|_| bad())
 }
 
 fn description(item: &Item) -> Description {

@@ -31,8 +31,8 @@ mod values;
 mod tests;
 
 pub(crate) use migrate::{Base, migrate};
-pub(crate) use tables::Foundation;
 use tables::{EventsHead, Format, Missing, database, key_of, put_event, put_slice, shard_of};
+pub(crate) use tables::{Foundation, ListsFoundation};
 #[cfg(test)]
 use values::update_ref;
 pub(crate) use values::{
@@ -278,6 +278,17 @@ impl Durable {
         }
         let names: Vec<KeyName> = owners.into_iter().map(key_of).collect();
         Ok(self.store.destroy(&names)?)
+    }
+
+    /// What is known beside the tally; none: there never were lists.
+    pub(crate) fn lists(&self) -> Result<Option<ListsFoundation>, CoordinatorError> {
+        Ok(self.store.get::<ListsFoundation>("")?)
+    }
+
+    /// Keeps what is known beside the tally.
+    pub(crate) fn keep_lists(&self, lists: &ListsFoundation) -> Result<(), CoordinatorError> {
+        let batch = Batch::new().put(&KeyName::public(), "", lists)?;
+        Ok(self.store.write(batch)?)
     }
 
     /// Reads values, also while others write.

@@ -4,7 +4,7 @@
 //! [`lethe_ledger::Table`]. What a slice is about stands in the record, under the key of its owner.
 
 use lethe_ledger::{EpochNo, Event, Owner, ShardKey, SliceId, StageKey};
-use lethe_proto::ids::ShardId;
+use lethe_proto::ids::{Digest, ShardId};
 use lethe_store::sealed::{Batch, KeyName};
 use lethe_store::{Class, Persisted, StoreError};
 use lethe_transport::identity::{Authority, AuthorityRecord};
@@ -49,6 +49,18 @@ impl Foundation {
         })
     }
 }
+
+/// What the coordinator knows beside the tally of its lists. Key: empty.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct ListsFoundation {
+    /// Handles are drawn from it.
+    pub(crate) handles: [u8; 32],
+    /// Items that people contribute for.
+    pub(crate) items: u64,
+    /// Names them, in their order.
+    pub(crate) catalogue: Digest,
+}
+persisted!(ListsFoundation, "lists-foundation", Public);
 
 /// Number of the newest event that was acknowledged, written with every batch. What a shard's
 /// database holds beyond it was never acknowledged: the crash came before the main database's turn.

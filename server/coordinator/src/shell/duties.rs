@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lethe_ledger::{Command, Duty, LogFor, Owner, ShardKey, due};
+use lethe_proto::deletion::DeletionRequest;
 use lethe_receipt::records::Records;
 
 use super::{Shell, fresh};
@@ -86,7 +87,7 @@ impl Shell {
     }
 
     /// Counts a failure, and says it, unless it was said a moment ago.
-    pub(super) fn complain(&self, what: &'static str, why: &CoordinatorError) {
+    pub(crate) fn complain(&self, what: &'static str, why: &CoordinatorError) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         let now = self.clock.now().uptime_ms;
         let mut said = fatal::lock(&self.said);
@@ -126,7 +127,7 @@ impl Shell {
                 return Ok(false);
             }
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
-            Duty::BeginExecution => Command::BeginExecution { lists: vec![] },
+            Duty::BeginExecution => return self.begin_execution(),
             Duty::DestroyKeys(keys) => return self.destroy_keys(&keys),
             Duty::DestroySpent(keys) => {
                 if !self.destroy(&keys)? {
@@ -143,6 +144,28 @@ impl Shell {
         Ok(!self.execute(command, vec![])?.is_empty())
     }
 
+    fn requests_to_execute(&self) -> Vec<(u64, DeletionRequest)> {
+        let state = self.state();
+        let all = state.to_execute().into_iter();
+        all.map(|(id, d)| (id, d.request.clone())).collect()
+    }
+
+    /// What the lists have of the data is fixed with the beginning: nobody contributes or publishes
+    /// meanwhile, nor later, until the execution has ended.
+    fn begin_execution(&self) -> Result<bool, CoordinatorError> {
+        let Some(lists) = &self.lists else {
+            let begin = Command::BeginExecution { lists: vec![] };
+            return Ok(!self.execute(begin, vec![])?.is_empty());
+        };
+        let _alone = lists.alone();
+        let now = self.clock.now().unix_ms / 1000;
+        let requests = self.requests_to_execute();
+        let devices = self.state().devices() as u64;
+        let left = lists.left(&requests, devices, now)?;
+        let begin = Command::BeginExecution { lists: left };
+        Ok(!self.execute(begin, vec![])?.is_empty())
+    }
+
     /// Jobs end before keys go: what they write would be under a key that is gone.
     fn destroy_keys(&self, keys: &[Owner]) -> Result<bool, CoordinatorError> {
         let shards: Vec<ShardKey> = {
@@ -153,11 +176,21 @@ impl Shell {
         };
         self.jobs.cancel(&shards);
         self.jobs.wait_for(&shards);
+        if let Some(lists) = &self.lists {
+            let now = self.clock.now().unix_ms / 1000;
+            let requests = self.requests_to_execute();
+            self.with_space(|| lists.forget(&requests, now))?;
+        }
         if !self.destroy(keys)? {
             // They were destroyed before, and only now that is known.
             return Ok(true);
         }
-        Ok(!self.execute(Command::KeysDestroyed, vec![])?.is_empty())
+        let did = !self.execute(Command::KeysDestroyed, vec![])?.is_empty();
+        if let Some(lists) = &self.lists {
+            // The next snapshot is made at once.
+            lists.look();
+        }
+        Ok(did)
     }
 
     fn hash_members(&self, shard: ShardKey) -> Result<Command, CoordinatorError> {

@@ -81,6 +81,8 @@ pub(crate) struct Shell {
     pub(crate) caches: Caches,
     pub(crate) jobs: Jobs,
     pub(crate) meter: Meter,
+    /// Sums and snapshots; none: this coordinator has no lists.
+    pub(crate) lists: Option<Lists>,
     /// Whoever does what is due.
     duties: Mutex<()>,
     said: Mutex<duties::Said>,
@@ -107,6 +109,7 @@ struct Applied {
 
 /// What a shell is made of.
 pub(crate) struct Parts {
+    pub(crate) lists: Option<Lists>,
     pub(crate) durable: Durable,
     pub(crate) state: State,
     pub(crate) evidence: Evidence,
@@ -153,6 +156,7 @@ impl Shell {
             caches: Caches::default(),
             jobs: Jobs::default(),
             meter: Meter::default(),
+            lists: parts.lists,
             duties: Mutex::default(),
             said: Mutex::default(),
             minute: AtomicU64::new(0),
@@ -162,6 +166,7 @@ impl Shell {
             sequence: AtomicU64::new(0),
             outlet: OnceLock::new(),
         });
+        let journal = parts.outside.journal.clone();
         let started = Command::Started {
             floor: parts.outside.floor.unwrap_or(0),
             journal: parts.outside.journal,
@@ -169,6 +174,9 @@ impl Shell {
             fresh: fresh()?,
         };
         shell.execute(started, vec![])?;
+        if let Some(lists) = &shell.lists {
+            lists.catch_up(&journal, shell.clock.now().unix_ms / 1000)?;
+        }
         fatal::lock(&shell.writer).durable.lost_noted()?;
         let mut evidence = shell.evidence();
         evidence.lacking(&shell.state())?;
@@ -465,7 +473,7 @@ impl Shell {
         Ok(())
     }
 
-    fn carry_out(&self, effects: Effects) {
+    pub(crate) fn carry_out(&self, effects: Effects) {
         let mut told = Told {
             wake: effects.wake,
             disconnect: effects.disconnect,

@@ -10,7 +10,7 @@ use lethe_ledger::{CatalogueVersion, Command, EpochNo, Mode, Rules, State};
 use lethe_model::config::ModelConfig;
 use lethe_proto::ids::Digest;
 use lethe_recipe::Recipe;
-use lethe_recsys::data::Item;
+use lethe_recsys::data::{Item, content_of};
 use lethe_store::StoreError;
 use lethe_store::reserve::Reserve;
 use lethe_store::sealed::Engine;
@@ -18,8 +18,9 @@ use lethe_store::sealed::Engine;
 use super::{Clock, Kit, Kits, Parts, Shell};
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
-use crate::durable::{Base, Durable, Foundation, Opened, migrate};
+use crate::durable::{Base, Durable, Foundation, ListsFoundation, Opened, migrate};
 use crate::evidence::{BUILD, Evidence};
+use crate::lists::{Catalogue, Lists, Sums};
 use crate::terms::terms;
 
 /// What a shell is opened with.
@@ -70,6 +71,7 @@ impl Opening<'_> {
             release_hours: self.config.release_hours,
             mode: Mode::Serve,
             build: BUILD.into(),
+            erase_window_ms: self.config.erase_window_s.saturating_mul(1000),
             items: Arc::new(self.items.iter().map(|i| i.id.clone()).collect()),
             ..Rules::default()
         }
@@ -175,12 +177,16 @@ impl Opening<'_> {
             let kit = Kit::new(self.recipe.clone(), self.model_config, self.items)?;
             kits.insert(EpochNo::FIRST, Arc::new(kit));
         }
+        let lists = self.lists(engine, &durable, &clock)?;
+        let mut rules = self.rules();
+        rules.lists_key = lists.as_ref().map(|l| l.key()).unwrap_or_default();
         let shell = Shell::start(Parts {
+            lists,
             durable,
             state,
             evidence,
             reserve,
-            rules: self.rules(),
+            rules,
             kits,
             outside,
             lost,
@@ -192,6 +198,47 @@ impl Opening<'_> {
         }
         shell.set_aside_space();
         Ok((shell, foundation))
+    }
+
+    /// The tally of the lists: where the configuration asks for it, or people contributed before.
+    fn lists(
+        &self,
+        engine: &Engine,
+        durable: &Durable,
+        clock: &Clock,
+    ) -> Result<Option<Lists>, CoordinatorError> {
+        let serves = self.config.sums == Sums::Embedded;
+        let known = durable.lists()?;
+        if known.is_none() && !serves {
+            return Ok(None);
+        }
+        let catalogue = Catalogue::new(self.items);
+        if let Some(known) = &known {
+            catalogue.follows(known.items as usize, known.catalogue)?;
+        }
+        let handles = match &known {
+            Some(known) => known.handles,
+            None => lethe_seal::random()?,
+        };
+        let foundation = ListsFoundation {
+            handles,
+            items: self.items.len() as u64,
+            catalogue: catalogue.digest(),
+        };
+        durable.keep_lists(&foundation)?;
+        let content = content_of(&self.config.catalogue, self.items)?;
+        let lists = Lists::open(crate::lists::Opening {
+            engine,
+            data_dir: &self.config.data_dir,
+            config: self.config.lists.clone(),
+            serves,
+            release_hours: self.config.release_hours,
+            foundation,
+            catalogue,
+            content: Arc::new(content),
+            now: clock.now().unix_ms / 1000,
+        })?;
+        Ok(Some(lists))
     }
 
     /// The first epoch of a folder.

@@ -1,0 +1,114 @@
+//! Lists, `sums = "embedded"`: the tally runs inside the coordinator, which holds and computes with
+//! what people contribute.
+//!
+//! The tally knows people by handles. Here is the only place that can tell whose a handle is.
+//!
+//! One lock orders what must not overlap, [`Lists::gate`]. Whoever contributes or publishes shares
+//! it, and asks the ledger under it whether that is allowed. Whoever begins to execute deletions
+//! has it alone. So nothing is contributed for somebody, or published with somebody, who is being
+//! deleted.
+
+mod catalogue;
+mod contribute;
+mod execute;
+mod publish;
+mod serve;
+mod settings;
+pub(crate) mod status;
+
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+
+use lethe_learn::seed::Seed;
+use lethe_parts::content::Content;
+use lethe_proto::ids::SubjectId;
+use lethe_store::sealed::Engine;
+use lethe_tally::{Handle, Tally};
+
+use crate::CoordinatorError;
+use crate::durable::ListsFoundation;
+
+pub(crate) use catalogue::Catalogue;
+pub(crate) use contribute::{Arriving, Contributions};
+pub use settings::{CellsConfig, ListsConfig, Sums};
+
+/// Folder of the tally, in the data folder.
+pub(crate) const FOLDER: &str = "tally";
+
+/// The tally, and what the coordinator knows beside it.
+pub(crate) struct Lists {
+    tally: Tally,
+    /// Handles are drawn from it.
+    handles: Seed,
+    catalogue: Catalogue,
+    config: ListsConfig,
+    /// Contributions are taken and snapshots served; if not, only deletions reach the tally.
+    serves: bool,
+    /// Seconds for which a device may use a snapshot without asking again.
+    valid_s: u64,
+    gate: RwLock<()>,
+    publishing: Mutex<publish::Publishing>,
+    changed: Condvar,
+}
+
+/// What lists are opened with.
+pub(crate) struct Opening<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) data_dir: &'a Path,
+    pub(crate) config: ListsConfig,
+    pub(crate) serves: bool,
+    pub(crate) release_hours: u64,
+    pub(crate) foundation: ListsFoundation,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) content: Arc<Content>,
+    /// Seconds since 1970.
+    pub(crate) now: u64,
+}
+
+impl Lists {
+    /// Opens the tally's folder, or founds it.
+    pub(crate) fn open(opening: Opening<'_>) -> Result<Self, CoordinatorError> {
+        let tally = Tally::open(
+            opening.engine,
+            &opening.data_dir.join(FOLDER),
+            opening.content,
+            opening.config.options(),
+            opening.now,
+        )?;
+        if opening.serves {
+            tracing::info!(
+                "sums = \"embedded\": this coordinator holds what people contribute, and computes \
+                 with it"
+            );
+        }
+        if let Some(gives_away) = opening.config.options().cells.gives_away() {
+            tracing::warn!("{gives_away}");
+        }
+        Ok(Self {
+            tally,
+            handles: Seed(opening.foundation.handles),
+            catalogue: opening.catalogue,
+            config: opening.config,
+            serves: opening.serves,
+            valid_s: opening.release_hours * 3600,
+            gate: RwLock::new(()),
+            publishing: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// What the tally knows a person by. Nobody who has not the secret can tell whose it is.
+    pub(crate) fn handle(&self, subject: &SubjectId) -> Handle {
+        let drawn = self
+            .handles
+            .derive("handle", &[subject.as_str().as_bytes()]);
+        let mut handle = [0; 16];
+        handle.copy_from_slice(&drawn.0[..16]);
+        Handle(handle)
+    }
+
+    /// Key that verifies snapshots (verifier key text).
+    pub(crate) fn key(&self) -> String {
+        self.tally.verifier().text()
+    }
+}
