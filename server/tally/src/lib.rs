@@ -61,5 +61,5 @@ pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};
 pub use statement::Statement;
 pub use tally::{
-    Done, Finished, Job, Options, Published, Refolded, Served, Status, Tally, fold_root,
+    Done, Finished, Job, Lists, Options, Published, Refolded, Served, Status, Tally, fold_root,
 };

@@ -6,7 +6,9 @@ mod common;
 use common::{DAY, Disk, ITEMS, NOW, events, handle, options};
 use lethe_parts::snapshot;
 use lethe_tally::cells::{CellSettings, Refused};
-use lethe_tally::{Finished, Handle, Options, Published, Served, Statement, Tally, TallyError};
+use lethe_tally::{
+    Finished, Handle, Lists, Options, Published, Served, Statement, Tally, TallyError,
+};
 
 fn come(tally: &Tally, who: std::ops::Range<u8>, count: u32, now: u64) {
     for who in who {
@@ -110,8 +112,13 @@ fn a_deletion_is_out_until_the_next_snapshot_and_deltas_lead_on_again() {
 
     let job = tally.job(DAY + 1, NOW).unwrap();
     counting(&tally, 0..40);
-    assert_eq!(tally.served(), Served::Out { since: NOW });
+    let out = Lists {
+        served: Served::Out { since: NOW },
+        recalled: 2,
+    };
+    assert_eq!(tally.lists(), out);
     let status = tally.status(NOW + 9).unwrap();
+    assert_eq!(status.recalled, 2);
     assert_eq!((status.out.unwrap().cells, status.out_s), (1, Some(9)));
     // What was begun before somebody left is never published, nor are its sums kept.
     let late = job.run().unwrap();
@@ -136,6 +143,7 @@ fn a_deletion_is_out_until_the_next_snapshot_and_deltas_lead_on_again() {
     drop(tally);
     let tally = disk.open();
     assert_eq!(served(&tally), last);
+    assert_eq!(tally.recalled(), 2, "also after others were published");
     let refolded = tally.refold(NOW).unwrap().unwrap();
     assert_eq!((refolded.memory, refolded.folder), (None, Some(true)));
     assert_eq!(refolded.digest, last.statement.sums);

@@ -55,6 +55,8 @@ pub fn apply(state: &mut State, event: &Event) {
                 cells: out.map_or(0, |o| o.cells).saturating_add(*cells),
             });
             state.core.served = None;
+            // Whatever was published before holds the same people, or more.
+            state.core.recalled = state.core.snapshot;
             state.core.generation += 1;
             state.changed.insert(RowId::Core);
         }

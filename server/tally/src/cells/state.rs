@@ -73,6 +73,9 @@ pub struct Core {
     pub served: Option<u64>,
     /// Why none is, after a recall.
     pub out: Option<Out>,
+    /// The highest number of a snapshot that was ever recalled; 0: none was. Devices drop what has
+    /// this number or a lower one.
+    pub recalled: u64,
 }
 
 /// Names a row.

@@ -32,7 +32,7 @@ use change::Change;
 pub use folding::Refolded;
 pub use job::{Done, Finished, Job, fold_root};
 pub use options::Options;
-pub use served::{Published, Served, Status};
+pub use served::{Lists, Published, Served, Status};
 
 /// Holds what people contribute, and publishes snapshots. To be shared by threads.
 pub struct Tally {
@@ -44,7 +44,7 @@ pub struct Tally {
     inner: Mutex<Inner>,
     /// Sums are written by one at a time; deletions do not wait for that.
     keeping: Mutex<()>,
-    served: RwLock<Served>,
+    lists: RwLock<Lists>,
 }
 
 /// What the lock protects.
@@ -102,7 +102,10 @@ impl Tally {
                 last: None,
             }),
             keeping: Mutex::new(()),
-            served: RwLock::new(Served::Nothing),
+            lists: RwLock::new(Lists {
+                served: Served::Nothing,
+                recalled: 0,
+            }),
             vault,
             content,
             options,
