@@ -17,8 +17,14 @@ pub struct Person {
     pub number: Number,
     /// Salts its digests.
     pub salt: Fresh,
+    /// When its membership began, in seconds since 1970.
+    pub since: u64,
     /// When it contributed last, in seconds since 1970.
     pub at: u64,
+    /// Where its newest version comes from.
+    pub source: [u8; 16],
+    /// Events of its newest version.
+    pub events: u32,
 }
 
 /// A contributor, as a number.
