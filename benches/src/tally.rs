@@ -19,7 +19,7 @@ use lethe_parts::snapshot::decode;
 use lethe_parts::sums::Sums;
 use lethe_recsys::evaluation::Ranking;
 use lethe_store::sled_backend::SledStorage;
-use lethe_tally::{Finished, Handle, Options, Served, Tally};
+use lethe_tally::{Finished, Handle, Offer, Options, Served, Tally};
 use serde_json::{Value, json};
 
 // What `bench-recommend` loads and measures; most of it is not needed here.
@@ -124,11 +124,14 @@ impl Bench {
 
     /// Everybody contributes; many come together.
     fn fill(&self, all: &[Vec<Interaction>]) -> anyhow::Result<()> {
-        let numbered: Vec<(Handle, &[Interaction])> = (0u32..)
-            .zip(all)
-            .map(|person| (handle(person.0), person.1.as_slice()))
-            .collect();
-        for chunk in numbered.chunks(500) {
+        let offer = |person: (u32, &'_ Vec<Interaction>)| Offer {
+            handle: handle(person.0),
+            source: [1; 16],
+            whole: person.1.len() < CLIP,
+            events: person.1.as_slice(),
+        };
+        let offers: Vec<Offer<'_>> = (0u32..).zip(all).map(offer).collect();
+        for chunk in offers.chunks(500) {
             for answer in self.tally.contribute_all(chunk, self.now)? {
                 answer?;
             }

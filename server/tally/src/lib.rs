@@ -15,7 +15,7 @@
 //! use lethe_parts::content::{Content, Description};
 //! use lethe_parts::history::Interaction;
 //! use lethe_store::memory::MemoryStorage;
-//! use lethe_tally::{Handle, Options, Served, Statement, Tally};
+//! use lethe_tally::{Handle, Offer, Options, Served, Statement, Tally};
 //!
 //! let items = vec![Description::default(); 5];
 //! let folder = tempfile::tempdir()?;
@@ -36,7 +36,13 @@
 //!         liked: false,
 //!         hidden: false,
 //!     };
-//!     tally.contribute(Handle([who; 16]), &[met(0), met(1)], now)?;
+//!     let offer = Offer {
+//!         handle: Handle([who; 16]),
+//!         source: [1; 16],
+//!         whole: true,
+//!         events: &[met(0), met(1)],
+//!     };
+//!     tally.contribute(&offer, now)?;
 //! }
 //! assert_eq!(tally.open_cells(now)?, 1, "a cell of 16: fewer than 64 wait then");
 //! tally.publish(20_000, now)?;
@@ -57,9 +63,11 @@ mod statement;
 mod tally;
 mod vault;
 
+pub use cells::Leaver;
 pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};
 pub use statement::Statement;
 pub use tally::{
-    Done, Finished, Job, Options, Published, Refolded, Served, Status, Tally, fold_root,
+    Done, Finished, Job, Lists, Offer, Options, Published, Refolded, Served, Status, Tally,
+    fold_root,
 };

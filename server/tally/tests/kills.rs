@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{DAY, Disk, NOW, events, handle, options};
+use common::{DAY, Disk, NOW, events, handle, offer, options};
 use lethe_tally::cells::{Fold, Left, lint};
 use lethe_tally::{Finished, Handle, Served, Statement, Tally, TallyError};
 use rayon::prelude::*;
@@ -118,8 +118,8 @@ impl Run {
             Op::Come(first, count, n) => {
                 let all: Vec<_> = (first..first + count).map(|who| events(who, n)).collect();
                 let pairs = handles(first, count).into_iter().zip(&all);
-                let pairs: Vec<_> = pairs.map(|p| (p.0, p.1.as_slice())).collect();
-                for answer in tally.contribute_all(&pairs, self.now)? {
+                let offers: Vec<_> = pairs.map(|p| offer(p.0, p.1)).collect();
+                for answer in tally.contribute_all(&offers, self.now)? {
                     answer.unwrap();
                 }
             }

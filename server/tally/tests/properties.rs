@@ -27,11 +27,19 @@ fn command(what: u8, who: u8, at: usize, state: &State) -> Command {
             let at = (at as u64).to_le_bytes();
             Command::Contribute {
                 handle: handle(who),
-                content: Digest::of(&[&at]),
+                offered: Offered {
+                    content: Digest::of(&[&at]),
+                    source: [what / 8 % 2; 16],
+                    events: u32::from(at[0]),
+                },
                 fresh: Fresh(Digest::of(&[&at, &[who]]).0),
                 refresh_s: 0,
             }
         }
+        4 if what.is_multiple_of(3) => Command::LeaveOlder(vec![Leaver {
+            handle: handle(who),
+            before: u64::from(what),
+        }]),
         4 => Command::Leave(vec![handle(who)]),
         5 => Command::OpenCell {
             secret: Seed::from_u64(1),

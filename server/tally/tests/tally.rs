@@ -3,15 +3,18 @@
 
 mod common;
 
-use common::{DAY, Disk, ITEMS, NOW, events, handle, options};
+use common::{DAY, Disk, ITEMS, NOW, events, handle, offer, options};
 use lethe_parts::snapshot;
 use lethe_tally::cells::{CellSettings, Refused};
-use lethe_tally::{Finished, Handle, Options, Published, Served, Statement, Tally, TallyError};
+use lethe_tally::{
+    Finished, Handle, Leaver, Lists, Offer, Options, Published, Served, Statement, Tally,
+    TallyError,
+};
 
 fn come(tally: &Tally, who: std::ops::Range<u8>, count: u32, now: u64) {
     for who in who {
         tally
-            .contribute(handle(who), &events(who, count), now)
+            .contribute(&offer(handle(who), &events(who, count)), now)
             .unwrap();
     }
 }
@@ -38,7 +41,11 @@ fn counting(tally: &Tally, who: std::ops::Range<u8>) -> Handle {
 fn contributions_are_checked() {
     let disk = Disk::default();
     let tally = disk.open();
-    let refused = |events: &[_], now| tally.contribute(handle(1), events, now).unwrap_err();
+    let refused = |events: &[_], now| {
+        tally
+            .contribute(&offer(handle(1), events), now)
+            .unwrap_err()
+    };
     let bounds = |e: TallyError| match e {
         TallyError::Bounds(e) => e,
         other => panic!("{other}"),
@@ -55,20 +62,110 @@ fn contributions_are_checked() {
     let early = bounds(refused(&events(1, 3), NOW - 90 * 86_400));
     assert!(matches!(early, lethe_parts::Refused::Day { .. }));
     assert_eq!(tally.status(NOW).unwrap().people, 0);
-    tally.contribute(handle(1), &events(1, 3), NOW).unwrap();
+    tally
+        .contribute(&offer(handle(1), &events(1, 3)), NOW)
+        .unwrap();
     // The same once more: an answer was lost.
-    tally.contribute(handle(1), &events(1, 3), NOW + 1).unwrap();
+    tally
+        .contribute(&offer(handle(1), &events(1, 3)), NOW + 1)
+        .unwrap();
     let soon = refused(&events(1, 4), NOW + 40);
     assert!(matches!(
         soon,
         TallyError::Refused(Refused::TooSoon { wait_s: 60, .. })
     ));
     tally
-        .contribute(handle(1), &events(1, 4), NOW + 100)
+        .contribute(&offer(handle(1), &events(1, 4)), NOW + 100)
         .unwrap();
     assert_eq!(tally.status(NOW).unwrap().people, 1);
     let unknown = tally.take_down(&[ITEMS], NOW).unwrap_err();
     assert!(unknown.to_string().contains("item 12"), "{unknown}");
+}
+
+#[test]
+fn another_device_takes_nothing_away() {
+    let disk = Disk::default();
+    let tally = disk.open();
+    let seven = events(1, 7);
+    let from = |device: u8, events, now| {
+        let offer = Offer {
+            source: [device; 16],
+            ..offer(handle(1), events)
+        };
+        tally.contribute(&offer, now)
+    };
+    from(1, &seven, NOW).unwrap();
+    let refused = from(2, &seven[..6], NOW + 100).unwrap_err();
+    assert!(matches!(
+        refused,
+        TallyError::Refused(Refused::Smaller { got: 6, stands: 7 })
+    ));
+    assert!(
+        refused
+            .to_string()
+            .contains("import its history here first")
+    );
+    // The same device may shrink, and then the other one has more.
+    from(1, &seven[..5], NOW + 100).unwrap();
+    from(2, &seven[..6], NOW + 200).unwrap();
+    drop(tally);
+    let tally = disk.open();
+    let less = tally.contribute(&offer(handle(1), &seven[..5]), NOW + 300);
+    assert!(less.is_err(), "also after a restart: {less:?}");
+    let more = tally.contribute(&offer(handle(1), &seven), NOW + 300);
+    more.unwrap();
+}
+
+#[test]
+fn a_device_says_whether_its_history_is_whole() {
+    let starts = |whole: bool, count: u32| {
+        let disk = Disk::default();
+        let tally = disk.open();
+        for who in 0..16 {
+            let events = events(who, count);
+            let offer = Offer {
+                whole,
+                ..offer(handle(who), &events)
+            };
+            tally.contribute(&offer, NOW).unwrap();
+        }
+        tally.open_cells(NOW).unwrap();
+        tally.publish(DAY, NOW).unwrap();
+        let tables = snapshot::decode(&served(&tally).bytes).unwrap();
+        tables.columns().starts.iter().sum::<u64>()
+    };
+    // As many events as are taken may be all there are; fewer may be the end of more.
+    assert!(starts(true, 20) > 0);
+    assert_eq!(starts(false, 8), 0);
+}
+
+#[test]
+fn a_restored_backup_brings_nobody_back() {
+    let disk = Disk::default();
+    let tally = disk.open();
+    come(&tally, 0..40, 8, NOW);
+    tally.open_cells(NOW).unwrap();
+    tally.publish(DAY, NOW).unwrap();
+    // In the record 0 to 9 have left; 10 to 12 had left before, and came again.
+    let leaver = |who: u8| Leaver {
+        handle: handle(who),
+        before: if who < 10 { NOW } else { NOW - 1 },
+    };
+    let leavers: Vec<Leaver> = (0..13).map(leaver).collect();
+    tally.leave_older(&leavers, NOW + 5).unwrap();
+    assert_eq!(tally.status(NOW).unwrap().people, 30);
+    assert_eq!(tally.served(), Served::Out { since: NOW + 5 });
+    tally.publish(DAY, NOW + 6).unwrap();
+    let before = served(&tally);
+    // At every start again: nothing more happens, also not to those who came later.
+    come(&tally, 0..3, 8, NOW + 10);
+    tally.leave_older(&leavers, NOW + 20).unwrap();
+    assert_eq!(tally.status(NOW).unwrap().people, 33);
+    assert_eq!(served(&tally), before);
+    drop(tally);
+    let tally = disk.open();
+    tally.leave_older(&leavers, NOW + 30).unwrap();
+    assert_eq!(tally.status(NOW).unwrap().people, 33);
 }
 
 #[test]
@@ -110,8 +207,13 @@ fn a_deletion_is_out_until_the_next_snapshot_and_deltas_lead_on_again() {
 
     let job = tally.job(DAY + 1, NOW).unwrap();
     counting(&tally, 0..40);
-    assert_eq!(tally.served(), Served::Out { since: NOW });
+    let out = Lists {
+        served: Served::Out { since: NOW },
+        recalled: 2,
+    };
+    assert_eq!(tally.lists(), out);
     let status = tally.status(NOW + 9).unwrap();
+    assert_eq!(status.recalled, 2);
     assert_eq!((status.out.unwrap().cells, status.out_s), (1, Some(9)));
     // What was begun before somebody left is never published, nor are its sums kept.
     let late = job.run().unwrap();
@@ -136,6 +238,7 @@ fn a_deletion_is_out_until_the_next_snapshot_and_deltas_lead_on_again() {
     drop(tally);
     let tally = disk.open();
     assert_eq!(served(&tally), last);
+    assert_eq!(tally.recalled(), 2, "also after others were published");
     let refolded = tally.refold(NOW).unwrap().unwrap();
     assert_eq!((refolded.memory, refolded.folder), (None, Some(true)));
     assert_eq!(refolded.digest, last.statement.sums);
@@ -227,7 +330,7 @@ fn growth_counts_when_enough_of_a_cell_have_grown() {
     let before = sums(&tally);
     for who in 0..16 {
         tally
-            .contribute(handle(who), &events(who, 9), NOW + 200)
+            .contribute(&offer(handle(who), &events(who, 9)), NOW + 200)
             .unwrap();
         let changed = tally.open_cells(NOW + 200).unwrap();
         let same = sums(&tally) == before;

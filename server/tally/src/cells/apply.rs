@@ -15,19 +15,30 @@ pub fn apply(state: &mut State, event: &Event) {
             handle,
             number,
             salt,
+            since,
         } => {
             let person = Person {
                 number: *number,
                 salt: *salt,
-                at: 0,
+                since: *since,
+                at: *since,
+                source: [0; 16],
+                events: 0,
             };
             state.people.insert(*handle, person);
             state.index.handles.insert(*number, *handle);
             state.changed.insert(RowId::Person(*handle));
         }
-        Event::Spoke { handle, at } => {
+        Event::Spoke {
+            handle,
+            at,
+            source,
+            events,
+        } => {
             if let Some(person) = state.people.get_mut(handle) {
                 person.at = *at;
+                person.source = *source;
+                person.events = *events;
                 state.changed.insert(RowId::Person(*handle));
             }
         }
@@ -55,6 +66,8 @@ pub fn apply(state: &mut State, event: &Event) {
                 cells: out.map_or(0, |o| o.cells).saturating_add(*cells),
             });
             state.core.served = None;
+            // Whatever was published before holds the same people, or more.
+            state.core.recalled = state.core.snapshot;
             state.core.generation += 1;
             state.changed.insert(RowId::Core);
         }

@@ -6,6 +6,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{CellNo, Fresh, Handle, Number};
 
+/// What is offered, without the events themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// SHA-256 of the content.
+    pub content: Digest,
+    /// Which device it comes from.
+    pub source: [u8; 16],
+    /// How many events it has.
+    pub events: u32,
+}
+
+/// Somebody who has left, as another record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaver {
+    /// Who.
+    pub handle: Handle,
+    /// A membership that began then or earlier is over, in seconds since 1970.
+    pub before: u64,
+}
+
 /// What somebody asks for. All of them may be repeated.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -13,8 +33,8 @@ pub enum Command {
     Contribute {
         /// Whose it is.
         handle: Handle,
-        /// SHA-256 of its content.
-        content: Digest,
+        /// What it offers.
+        offered: Offered,
         /// For a handle that is not known yet.
         fresh: Fresh,
         /// Seconds between two versions of one handle.
@@ -22,6 +42,8 @@ pub enum Command {
     },
     /// These handles leave. What is not known has left.
     Leave(Vec<Handle>),
+    /// These leave where their membership is the one that is over, and no later one.
+    LeaveOlder(Vec<Leaver>),
     /// Members whose handle's key is gone leave: a backup was restored, or a crash came in between.
     LeaveStrays,
     /// A cell opens, if enough wait.
@@ -66,6 +88,8 @@ pub enum Event {
         number: Number,
         /// Salts its digests.
         salt: Fresh,
+        /// When its membership began, in seconds since 1970.
+        since: u64,
     },
     /// A handle contributed.
     Spoke {
@@ -73,6 +97,10 @@ pub enum Event {
         handle: Handle,
         /// When, in seconds since 1970.
         at: u64,
+        /// Which device it was.
+        source: [u8; 16],
+        /// How many events came.
+        events: u32,
     },
     /// A handle is forgotten.
     Forgotten {
@@ -162,6 +190,17 @@ pub enum Refused {
         refresh_s: u64,
         /// Seconds to wait.
         wait_s: u64,
+    },
+    /// Another device of the person has brought more: what it brought would be lost.
+    #[error(
+        "{got} events, expected at least {stands}: another device of this person contributed \
+         more: import its history here first"
+    )]
+    Smaller {
+        /// Events that were offered.
+        got: u32,
+        /// Events of the version that stands.
+        stands: u32,
     },
     /// There are as many people as may contribute.
     #[error("{got} people contribute, which is the most: raise `people`, or split the fleet")]

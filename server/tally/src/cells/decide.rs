@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lethe_proto::ids::Digest;
-
-use super::command::{Command, Event, Refused};
+use super::command::{Command, Event, Leaver, Offered, Refused};
 use super::draw::draw;
 use super::state::State;
 use crate::ids::{CellNo, Fresh, Handle, Number};
@@ -20,14 +18,22 @@ pub fn decide(state: &State, command: &Command, now: u64) -> Decided {
     match command {
         Command::Contribute {
             handle,
-            content,
+            offered,
             fresh,
             refresh_s,
         } => match state.people.contains_key(handle) {
-            true => again(state, *handle, content, *refresh_s, now),
-            false => first(state, *handle, content, *fresh, now),
+            true => again(state, *handle, offered, *refresh_s, now),
+            false => first(state, *handle, offered, *fresh, now),
         },
         Command::Leave(handles) => Ok(leave(state, handles, now)),
+        Command::LeaveOlder(leavers) => {
+            let is_older = |l: &&Leaver| {
+                let person = state.people.get(&l.handle);
+                person.is_some_and(|p| p.since <= l.before)
+            };
+            let older = leavers.iter().filter(is_older).map(|l| l.handle);
+            Ok(leave(state, &older.collect::<Vec<_>>(), now))
+        }
         Command::LeaveStrays => {
             let is_stray = |n: &&Number| state.handle(**n).is_none();
             let strays = state.members.keys().filter(is_stray).copied();
@@ -61,7 +67,7 @@ pub fn decide(state: &State, command: &Command, now: u64) -> Decided {
     }
 }
 
-fn first(state: &State, handle: Handle, content: &Digest, salt: Fresh, now: u64) -> Decided {
+fn first(state: &State, handle: Handle, offered: &Offered, salt: Fresh, now: u64) -> Decided {
     let got = state.members.len();
     if got >= state.settings.people as usize {
         return Err(Refused::Full { got });
@@ -75,20 +81,30 @@ fn first(state: &State, handle: Handle, content: &Digest, salt: Fresh, now: u64)
             handle,
             number,
             salt,
+            since: now,
         },
-        Event::Spoke { handle, at: now },
+        spoke(handle, offered, now),
         Event::Came {
             number,
             name: salt.name(number),
         },
         Event::Brought {
             number,
-            digest: salt.version(crate::ids::Version(1), content),
+            digest: salt.version(crate::ids::Version(1), &offered.content),
         },
     ])
 }
 
-fn again(state: &State, handle: Handle, content: &Digest, refresh_s: u64, now: u64) -> Decided {
+fn spoke(handle: Handle, offered: &Offered, now: u64) -> Event {
+    Event::Spoke {
+        handle,
+        at: now,
+        source: offered.source,
+        events: offered.events,
+    }
+}
+
+fn again(state: &State, handle: Handle, offered: &Offered, refresh_s: u64, now: u64) -> Decided {
     let Some(person) = state.people.get(&handle) else {
         return Ok(vec![]);
     };
@@ -96,8 +112,16 @@ fn again(state: &State, handle: Handle, content: &Digest, refresh_s: u64, now: u
         return Ok(vec![]);
     };
     // The same once more: an answer was lost.
-    if person.salt.version(member.newest, content) == member.digest {
+    if person.salt.version(member.newest, &offered.content) == member.digest {
         return Ok(vec![]);
+    }
+    // One person may have several devices, and each knows its own history only. A device that
+    // knows less would take away what another has brought; its own history may shrink.
+    if offered.source != person.source && offered.events < person.events {
+        return Err(Refused::Smaller {
+            got: offered.events,
+            stands: person.events,
+        });
     }
     let since_s = now.saturating_sub(person.at);
     if since_s < refresh_s {
@@ -110,10 +134,12 @@ fn again(state: &State, handle: Handle, content: &Digest, refresh_s: u64, now: u
     let got = member.newest.0;
     let next = got.checked_add(1).ok_or(Refused::Versions { got })?;
     Ok(vec![
-        Event::Spoke { handle, at: now },
+        spoke(handle, offered, now),
         Event::Brought {
             number: person.number,
-            digest: person.salt.version(crate::ids::Version(next), content),
+            digest: person
+                .salt
+                .version(crate::ids::Version(next), &offered.content),
         },
     ])
 }

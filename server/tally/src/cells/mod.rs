@@ -27,7 +27,7 @@ mod settings;
 mod state;
 
 pub use apply::apply;
-pub use command::{Command, Event, Owner, Refused};
+pub use command::{Command, Event, Leaver, Offered, Owner, Refused};
 pub use decide::decide;
 pub use due::{Duty, due};
 pub use lint::{Fault, Fold, Left, lint, lint_pair};

@@ -17,8 +17,14 @@ pub struct Person {
     pub number: Number,
     /// Salts its digests.
     pub salt: Fresh,
+    /// When its membership began, in seconds since 1970.
+    pub since: u64,
     /// When it contributed last, in seconds since 1970.
     pub at: u64,
+    /// Where its newest version comes from.
+    pub source: [u8; 16],
+    /// Events of its newest version.
+    pub events: u32,
 }
 
 /// A contributor, as a number.
@@ -73,6 +79,9 @@ pub struct Core {
     pub served: Option<u64>,
     /// Why none is, after a recall.
     pub out: Option<Out>,
+    /// The highest number of a snapshot that was ever recalled; 0: none was. Devices drop what has
+    /// this number or a lower one.
+    pub recalled: u64,
 }
 
 /// Names a row.

@@ -183,7 +183,7 @@ impl Tally {
         }
         self.write_published(inner, done)?;
         inner.last = Some(done.fold.clone());
-        self.serve(Served::Snapshot(done.published.clone()));
+        self.serve(Served::Snapshot(done.published.clone()), &inner.state);
         Ok(Finished::Published(done.published.clone()))
     }
 

@@ -9,30 +9,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use lethe_learn::seed::Seed;
 use lethe_parts::content::Content;
-use lethe_parts::contribution::{Bounds, Contribution};
-use lethe_parts::history::{Interaction, day_of};
 use lethe_parts::sums::Sums;
-use lethe_proto::ids::Digest;
 use lethe_receipt::note::{Signer, VerifierKey};
 use lethe_store::sealed::Engine;
 
-use crate::cells::{Command, Duty, Event, Fold, State, decide, due};
+use crate::cells::{Command, Duty, Event, Fold, Leaver, State, decide, due};
 use crate::error::TallyError;
-use crate::ids::{Fresh, Handle};
+use crate::ids::Handle;
 use crate::statement::Statement;
-use crate::vault::{Brought, Kept, Vault, content};
+use crate::vault::{Kept, Vault};
 
+mod bring;
 mod change;
 mod folding;
 mod job;
 mod options;
 mod served;
 
+pub use bring::Offer;
 use change::Change;
 pub use folding::Refolded;
 pub use job::{Done, Finished, Job, fold_root};
 pub use options::Options;
-pub use served::{Published, Served, Status};
+pub use served::{Lists, Published, Served, Status};
 
 /// Holds what people contribute, and publishes snapshots. To be shared by threads.
 pub struct Tally {
@@ -44,7 +43,7 @@ pub struct Tally {
     inner: Mutex<Inner>,
     /// Sums are written by one at a time; deletions do not wait for that.
     keeping: Mutex<()>,
-    served: RwLock<Served>,
+    lists: RwLock<Lists>,
 }
 
 /// What the lock protects.
@@ -102,7 +101,10 @@ impl Tally {
                 last: None,
             }),
             keeping: Mutex::new(()),
-            served: RwLock::new(Served::Nothing),
+            lists: RwLock::new(Lists {
+                served: Served::Nothing,
+                recalled: 0,
+            }),
             vault,
             content,
             options,
@@ -130,78 +132,6 @@ impl Tally {
         self.content.items()
     }
 
-    /// Takes the newest events of a handle, oldest first, at most `clip`. They wait until a cell
-    /// opens, or until enough of their cell have newer ones. The same once more changes nothing.
-    ///
-    /// # Errors
-    /// [`TallyError::Bounds`] and [`TallyError::Refused`] say why it is not taken.
-    pub fn contribute(
-        &self,
-        handle: Handle,
-        events: &[Interaction],
-        now: u64,
-    ) -> Result<(), TallyError> {
-        let all = [(handle, events)];
-        self.contribute_all(&all, now)?.remove(0)
-    }
-
-    /// The same for many who come together: one write. The answers are in the order of the
-    /// contributions.
-    ///
-    /// # Errors
-    /// [`TallyError::Store`]: nothing, or all that could be taken, was taken; repeat it.
-    pub fn contribute_all(
-        &self,
-        all: &[(Handle, &[Interaction])],
-        now: u64,
-    ) -> Result<Vec<Result<(), TallyError>>, TallyError> {
-        let inner = &mut *self.lock();
-        self.settle(inner, now)?;
-        let mut change = Change::default();
-        let mut answers = vec![];
-        for one in all {
-            answers.push(self.bring(inner, &mut change, one.0, one.1, now));
-        }
-        self.commit(inner, change)?;
-        Ok(answers)
-    }
-
-    fn bring(
-        &self,
-        inner: &mut Inner,
-        change: &mut Change,
-        handle: Handle,
-        events: &[Interaction],
-        now: u64,
-    ) -> Result<(), TallyError> {
-        let bounds = Bounds {
-            items: self.items(),
-            clip: self.options.clip,
-            first_day: 0,
-            // Clocks of devices are not all right, and days are UTC.
-            last_day: day_of(i64::try_from(now).unwrap_or(i64::MAX)).saturating_add(1),
-        };
-        Contribution::new(events, &bounds)?;
-        let content = content::to_bytes(events.len() < self.options.clip, events)?;
-        let command = Command::Contribute {
-            handle,
-            content: Digest::of(&[&content]),
-            fresh: Fresh(lethe_seal::random()?),
-            refresh_s: self.options.refresh_s,
-        };
-        if change.step(&mut inner.state, &command, now)?.is_empty() {
-            return Ok(());
-        }
-        if let Some(version) = inner.state.newest(&handle) {
-            change.brought.push(Brought {
-                handle,
-                version,
-                content,
-            });
-        }
-        Ok(())
-    }
-
     /// These handles leave: what they contributed is destroyed and their cells are dissolved. When
     /// this returns, nothing that is served, or can be read in the folder, has them in it. What is
     /// not known has left.
@@ -210,6 +140,20 @@ impl Tally {
     /// [`TallyError::Store`]: repeat it until it succeeds. Nothing stale is served meanwhile.
     pub fn leave(&self, handles: &[Handle], now: u64) -> Result<(), TallyError> {
         self.execute(&Command::Leave(handles.to_vec()), now)
+    }
+
+    /// These handles leave as with [`Self::leave`], if their membership began at or before the time
+    /// that is given with them: who came again later stays. Whoever keeps a record of those who
+    /// left says it all at every start, so that a restored backup brings nobody back. It may be
+    /// repeated.
+    ///
+    /// A membership that began within the second of the leaving is over, too: its devices
+    /// contribute again.
+    ///
+    /// # Errors
+    /// As [`Self::leave`].
+    pub fn leave_older(&self, leavers: &[Leaver], now: u64) -> Result<(), TallyError> {
+        self.execute(&Command::LeaveOlder(leavers.to_vec()), now)
     }
 
     /// Clears items for good: they count for nobody. Cells stay.

@@ -13,7 +13,7 @@ pub struct Options {
     pub name: String,
     /// How people count.
     pub cells: CellSettings,
-    /// The most events of a contribution. One of so many counts as the end of a longer history.
+    /// The most events of a contribution.
     pub clip: usize,
     /// Seconds between two contributions of a handle.
     pub refresh_s: u64,

@@ -27,6 +27,15 @@ pub enum Served {
     Snapshot(Arc<Published>),
 }
 
+/// What devices are given, and what they must not use any more: of one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lists {
+    /// What they are given now.
+    pub served: Served,
+    /// The highest number of a snapshot that was ever recalled; 0: none was.
+    pub recalled: u64,
+}
+
 /// A snapshot that is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
@@ -64,6 +73,8 @@ pub struct Status {
     pub m: usize,
     /// Number of the snapshot that is served.
     pub served: Option<u64>,
+    /// The highest number of a snapshot that was ever recalled; 0: none was.
+    pub recalled: u64,
     /// Items that were taken down.
     pub taken_down: usize,
     /// What the settings give away, if they do.
@@ -82,18 +93,33 @@ pub(super) fn deltas(
 impl Tally {
     /// What devices are given now. It waits for nobody's write.
     pub fn served(&self) -> Served {
-        let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
-        served.clone()
+        self.lists().served
     }
 
-    pub(super) fn serve(&self, what: Served) {
-        *self.served.write().unwrap_or_else(PoisonError::into_inner) = what;
+    /// The highest number of a snapshot that was ever recalled; 0: none was. It waits for nobody's
+    /// write.
+    pub fn recalled(&self) -> u64 {
+        self.lists().recalled
+    }
+
+    /// Both, as of one moment. It waits for nobody's write.
+    pub fn lists(&self) -> Lists {
+        let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
+        lists.clone()
+    }
+
+    pub(super) fn serve(&self, served: Served, state: &State) {
+        let lists = Lists {
+            served,
+            recalled: state.core().recalled,
+        };
+        *self.lists.write().unwrap_or_else(PoisonError::into_inner) = lists;
     }
 
     /// Before anything is written about it: what is recalled is served to nobody any more.
     pub(super) fn stop_serving(&self, state: &State) {
         if let Some(out) = state.core().out {
-            self.serve(Served::Out { since: out.since });
+            self.serve(Served::Out { since: out.since }, state);
         }
     }
 
@@ -119,7 +145,7 @@ impl Tally {
             (None, Some(out)) => Served::Out { since: out.since },
             (None, None) => Served::Nothing,
         };
-        self.serve(what);
+        self.serve(what, &inner.state);
         Ok(())
     }
 
@@ -144,6 +170,7 @@ impl Tally {
             smallest: state.cells().values().map(|c| c.members.len()).min(),
             m: settings.changed as usize,
             served: state.core().served,
+            recalled: state.core().recalled,
             taken_down: state.cleared().len(),
             gives_away: settings.gives_away(),
         })

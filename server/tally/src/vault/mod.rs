@@ -26,7 +26,8 @@ use tables::{
     PublishedRow, SnapshotRow, SumsHead, SumsRow, contribution_key, derived, key_of, numbered,
 };
 
-const FORMAT: u32 = 1;
+/// 2: what was recalled, who contributed from where and since when, what was published last.
+const FORMAT: u32 = 2;
 /// Bytes of a piece of the sums.
 const PIECE: usize = 32 << 20;
 /// The most pieces: 32 GiB.

@@ -13,7 +13,7 @@ use lethe_store::memory::MemoryStorage;
 use lethe_store::sealed::{KeyName, SealedStore};
 use lethe_store::{Record, Storage, StoreError, Write};
 use lethe_tally::cells::CellSettings;
-use lethe_tally::{Handle, Options, Tally, TallyError};
+use lethe_tally::{Handle, Offer, Options, Tally, TallyError};
 
 pub const ITEMS: u32 = 12;
 pub const DAY: i32 = 20_000;
@@ -161,6 +161,16 @@ pub fn options() -> Options {
 
 pub fn handle(who: u8) -> Handle {
     Handle([who; 16])
+}
+
+/// A whole history, from a person's first device.
+pub fn offer(handle: Handle, events: &[Interaction]) -> Offer<'_> {
+    Offer {
+        handle,
+        source: [1; 16],
+        whole: true,
+        events,
+    }
 }
 
 /// The first `count` events of a person.

@@ -143,17 +143,29 @@ impl World {
         let version = self.versions.entry(handle).or_default();
         *version += 1;
         let content = Digest::of(&[&handle.0, &version.to_le_bytes()]);
+        let events = *version as u32;
+        let source = [self.rng.below(2) as u8; 16];
         let fresh = Fresh(Digest::of(&[b"fresh", &self.fresh().to_le_bytes()]).0);
         self.execute(Command::Contribute {
             handle,
-            content,
+            offered: Offered {
+                content,
+                source,
+                events,
+            },
             fresh,
             refresh_s: 20,
         });
     }
 
     fn leave(&mut self, leavers: &[Handle]) {
-        self.execute(Command::Leave(leavers.to_vec()));
+        if self.one_in(3) {
+            let before = self.now;
+            let leaver = |h: &Handle| Leaver { handle: *h, before };
+            self.execute(Command::LeaveOlder(leavers.iter().map(leaver).collect()));
+        } else {
+            self.execute(Command::Leave(leavers.to_vec()));
+        }
         let there = |h: &&Handle| self.state.people().contains_key(*h);
         assert_eq!(leavers.iter().find(there), None, "{}", self.tell());
     }

@@ -1,0 +1,108 @@
+//! Contributions come in.
+
+use lethe_parts::contribution::{Bounds, Contribution};
+use lethe_parts::history::{Interaction, day_of};
+use lethe_proto::ids::Digest;
+
+use super::change::Change;
+use super::{Inner, Tally};
+use crate::cells::{Command, Offered};
+use crate::error::TallyError;
+use crate::ids::{Fresh, Handle};
+use crate::vault::{Brought, content};
+
+/// What a device contributes.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer<'a> {
+    /// Whose it is.
+    pub handle: Handle,
+    /// Which device it comes from.
+    pub source: [u8; 16],
+    /// Whether nothing older was left out. A history that was clipped says nothing about how
+    /// people begin.
+    pub whole: bool,
+    /// The newest events, oldest first, at most `clip`.
+    pub events: &'a [Interaction],
+}
+
+impl Tally {
+    /// Takes the newest events of a handle. They wait until a cell opens, or until enough of their
+    /// cell have newer ones. The same once more changes nothing.
+    ///
+    /// Whether a history is whole only its device knows: it is believed. Another device of the same
+    /// person must offer at least as many events as the newest version has.
+    ///
+    /// # Errors
+    /// [`TallyError::Bounds`] and [`TallyError::Refused`] say why it is not taken.
+    pub fn contribute(&self, offer: &Offer<'_>, now: u64) -> Result<(), TallyError> {
+        let all = std::slice::from_ref(offer);
+        self.contribute_all(all, now)?.remove(0)
+    }
+
+    /// The same for many who come together: one write. The answers are in the order of the
+    /// contributions.
+    ///
+    /// # Errors
+    /// [`TallyError::Store`]: nothing, or all that could be taken, was taken; repeat it.
+    pub fn contribute_all(
+        &self,
+        all: &[Offer<'_>],
+        now: u64,
+    ) -> Result<Vec<Result<(), TallyError>>, TallyError> {
+        let inner = &mut *self.lock();
+        self.settle(inner, now)?;
+        let mut change = Change::default();
+        let mut answers = vec![];
+        for offer in all {
+            answers.push(self.bring(inner, &mut change, offer, now));
+        }
+        self.commit(inner, change)?;
+        Ok(answers)
+    }
+
+    fn bring(
+        &self,
+        inner: &mut Inner,
+        change: &mut Change,
+        offer: &Offer<'_>,
+        now: u64,
+    ) -> Result<(), TallyError> {
+        let Offer {
+            handle,
+            source,
+            whole,
+            events,
+        } = *offer;
+        let bounds = Bounds {
+            items: self.items(),
+            clip: self.options.clip,
+            first_day: 0,
+            // Clocks of devices are not all right, and days are UTC.
+            last_day: day_of(i64::try_from(now).unwrap_or(i64::MAX)).saturating_add(1),
+        };
+        Contribution::new(events, &bounds)?;
+        let content = content::to_bytes(whole, events)?;
+        let command = Command::Contribute {
+            handle,
+            offered: Offered {
+                content: Digest::of(&[&content]),
+                source,
+                // The clip bounds them.
+                events: events.len() as u32,
+            },
+            fresh: Fresh(lethe_seal::random()?),
+            refresh_s: self.options.refresh_s,
+        };
+        if change.step(&mut inner.state, &command, now)?.is_empty() {
+            return Ok(());
+        }
+        if let Some(version) = inner.state.newest(&handle) {
+            change.brought.push(Brought {
+                handle,
+                version,
+                content,
+            });
+        }
+        Ok(())
+    }
+}
