@@ -4,6 +4,7 @@ pub mod canary;
 pub mod corruption;
 pub mod desk;
 pub mod kept;
+pub mod lists;
 pub mod proxy;
 pub mod tiny;
 pub mod world;

@@ -146,7 +146,7 @@ impl Coordinator {
                 Ok(AdminReply::ListsOf(of))
             }
             AdminRequest::ListsLineage { subject } => needed()
-                .and_then(|l| l.lineage(subject))
+                .and_then(|l| l.lineage(shell, subject))
                 .map(AdminReply::ListsLineage),
             AdminRequest::ListsReplay => needed()
                 .and_then(|l| l.replay(shell))

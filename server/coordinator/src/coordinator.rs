@@ -441,6 +441,7 @@ impl Handler for Coordinator {
         match kind {
             codec::UPDATE => self.0.longest_update,
             codec::FORWARD | codec::BACKWARD => self.0.longest_pass,
+            codec::CONTRIBUTE => self.0.config.lists.longest(),
             _ => codec::limit(kind).unwrap_or(0),
         }
     }

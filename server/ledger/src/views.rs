@@ -180,7 +180,10 @@ impl State {
         let profile = self.profile(subject);
         let unused = profile.is_some_and(|r| r.erase.is_some() || r.restricted);
         let (no, release) = self.current_release()?;
-        if unused || profile.is_none() || !self.epochs.get(&release.epoch)?.trained() {
+        // Who has nothing to train on has nothing to measure with either.
+        let place = profile.and_then(|p| p.places.get(&release.epoch));
+        let unused = unused || place.is_none_or(|p| p.samples == 0);
+        if unused || !self.epochs.get(&release.epoch)?.trained() {
             return None;
         }
         let errors = self.people.get(subject)?.errors.as_ref();

@@ -68,6 +68,6 @@ pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};
 pub use statement::Statement;
 pub use tally::{
-    Done, Finished, Job, Lists, Offer, Options, Published, Refolded, Served, Status, Tally,
+    Done, Finished, Held, Job, Lists, Offer, Options, Published, Refolded, Served, Status, Tally,
     fold_root,
 };

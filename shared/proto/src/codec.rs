@@ -27,6 +27,8 @@ pub const FORWARD: u16 = 5;
 pub const BACKWARD: u16 = 6;
 /// Type of [`Request::Update`].
 pub const UPDATE: u16 = 7;
+/// Type of [`Request::Contribute`].
+pub const CONTRIBUTE: u16 = 16;
 const BINCODE: u8 = 1;
 
 /// Why bytes are not a message.
@@ -132,7 +134,7 @@ fn request_kind(r: &Request) -> u16 {
         Request::Decline { .. } => 13,
         Request::Renew { .. } => 14,
         Request::Orders { .. } => 15,
-        Request::Contribute(_) => 16,
+        Request::Contribute(_) => CONTRIBUTE,
         Request::Uncontribute => 17,
         Request::Snapshot { .. } => 18,
         Request::Watch { .. } => 19,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::receipt::{Effect, Fate, Receipt};
-use crate::statement::{Cost, Removed};
+use crate::statement::{Cost, Removed, StatedLists};
 
 /// What verification has shown.
 const PROVEN: [&str; 3] = [
@@ -106,6 +106,30 @@ fn cost(c: &Cost) -> String {
     )
 }
 
+/// What became of the lists.
+fn lists_facts(l: &StatedLists) -> Vec<(String, String)> {
+    let fact = |k: &str, v: String| (k.to_owned(), v);
+    if !l.held {
+        return vec![fact("lists", "the sums held nothing of it".into())];
+    }
+    let (Some(old), Some(new)) = (&l.recalled, &l.replaced_by) else {
+        let text = "the contribution was destroyed; no snapshot had it in it";
+        return vec![fact("lists", text.into())];
+    };
+    let change = format!(
+        "snapshot {} ({:.8}, {} people) recalled, {} ({:.8}, {} people) served after {} ms",
+        old.number, old.sha256, old.people, new.number, new.sha256, new.people, l.whole_after_ms
+    );
+    let devices = format!(
+        "at most {}, {:.1} MB to fetch; one that stayed away might use the old one until {} \
+         (seconds since 1970)",
+        l.devices,
+        l.bytes as f64 / 1e6,
+        l.held_until
+    );
+    vec![fact("lists", change), fact("devices with lists", devices)]
+}
+
 /// Facts as label and value.
 fn facts(r: &Receipt) -> Vec<(String, String)> {
     let s = &r.statement;
@@ -131,6 +155,9 @@ fn facts(r: &Receipt) -> Vec<(String, String)> {
     ];
     if let Some(r) = s.removed {
         out.push(fact("removed by devices", removed(&r)));
+    }
+    if let Some(l) = &s.lists {
+        out.extend(lists_facts(l));
     }
     for a in &s.affected {
         let change = format!(

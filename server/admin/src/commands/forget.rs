@@ -160,9 +160,10 @@ pub(crate) async fn forecast(what: &What, desk: &Desk, out: &Output) -> anyhow::
     else {
         bail!("no plan")
     };
+    let lists = super::lists::forecast(desk, what.requests()?).await?;
     out.show(
-        &(planned.text + "\nnothing was done (dry run)"),
-        &json!({ "plan": planned.plan, "deletions": [] }),
+        &(planned.text + "\n" + &lists + "nothing was done (dry run)"),
+        &json!({ "plan": planned.plan, "deletions": [], "lists": lists }),
     )?;
     Ok(ExitCode::SUCCESS)
 }
@@ -202,9 +203,12 @@ pub(crate) async fn show(
         });
     }
     let mut text = planned.text;
-    states
-        .iter()
-        .for_each(|s| text += &format!("\n{}", describe(s)));
+    for s in &states {
+        let _ = write!(text, "\n{}", describe(s));
+        if let Some(lists) = super::lists::of_deletion(desk, s.id).await? {
+            text += &super::lists::describe_deletion(&lists);
+        }
+    }
     out.show(&text, &json!({ "plan": planned.plan, "deletions": states }))?;
     Ok(ExitCode::SUCCESS)
 }

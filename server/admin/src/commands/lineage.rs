@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use lethe_proto::admin::{AdminReply, AdminRequest, ReleaseLineage, SubjectLineage};
 use lethe_proto::ids::SubjectId;
 
+use super::lists;
 use crate::desk::{Desk, unexpected};
 use crate::output::Output;
 use crate::when::show_time;
@@ -30,7 +31,17 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         (None, None) => anyhow::bail!("give --subject or --release"),
     };
     match desk.ask(request).await? {
-        AdminReply::Subject(s) => out.show(&subject(&s), &s)?,
+        AdminReply::Subject(s) => {
+            let named = args.subject.clone().unwrap_or_default();
+            let lists = lists::lineage(desk, SubjectId::new(named)?).await?;
+            let mut text = subject(&s);
+            if let Some(lists) = &lists {
+                text += &lists::describe_lineage(lists);
+            }
+            let mut value = serde_json::to_value(&s)?;
+            value["lists"] = serde_json::to_value(&lists)?;
+            out.show(&text, &value)?;
+        }
         AdminReply::Release(r) => out.show(&release(&r), &r)?,
         other => return unexpected(&other),
     }

@@ -8,6 +8,7 @@ pub(crate) mod import;
 pub(crate) mod invite;
 pub(crate) mod lineage;
 pub(crate) mod list;
+pub(crate) mod lists;
 pub(crate) mod log;
 pub(crate) mod operators;
 pub(crate) mod policy;

@@ -13,7 +13,11 @@ use crate::output::Output;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Number of the shard.
-    shard: u16,
+    #[arg(required_unless_present = "lists")]
+    shard: Option<u16>,
+    /// Fold what everybody contributed to the lists again, instead.
+    #[arg(long, conflicts_with = "shard")]
+    lists: bool,
 }
 
 fn state(reply: AdminReply) -> anyhow::Result<ReplayState> {
@@ -24,7 +28,10 @@ fn state(reply: AdminReply) -> anyhow::Result<ReplayState> {
 }
 
 pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
-    let shard = ShardId(args.shard);
+    let Some(shard) = args.shard.filter(|_| !args.lists) else {
+        return super::lists::replay(desk, out).await;
+    };
+    let shard = ShardId(shard);
     let mut s = state(desk.ask(AdminRequest::Replay { shard }).await?)?;
     let (replayed, live) = loop {
         if let Some(hashes) = s.hashes {

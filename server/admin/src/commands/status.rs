@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use lethe_proto::admin::{AdminReply, AdminRequest};
 
 use super::forget::{describe, state};
+use super::lists;
 use crate::desk::{Desk, unexpected};
 use crate::output::Output;
 
@@ -19,7 +20,14 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
     if let Some(id) = args.deletion {
         let state = state(desk, id).await?;
-        out.show(&describe(&state), &state)?;
+        let lists = lists::of_deletion(desk, id).await?;
+        let mut text = describe(&state);
+        if let Some(lists) = &lists {
+            text += &lists::describe_deletion(lists);
+        }
+        let mut value = serde_json::to_value(&state)?;
+        value["lists"] = serde_json::to_value(&lists)?;
+        out.show(&text, &value)?;
         return Ok(ExitCode::SUCCESS);
     }
     let s = match desk.ask(AdminRequest::Status).await? {
@@ -49,6 +57,12 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         }
     }
     let _ = write!(text, "\nlog key: {}", s.log_key);
-    out.show(&text, &s)?;
+    let lists = lists::status(desk).await?;
+    if let Some(lists) = &lists {
+        text += &lists::describe_status(lists);
+    }
+    let mut value = serde_json::to_value(&s)?;
+    value["lists"] = serde_json::to_value(&lists)?;
+    out.show(&text, &value)?;
     Ok(ExitCode::SUCCESS)
 }

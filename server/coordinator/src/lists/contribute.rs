@@ -34,7 +34,6 @@ pub(crate) struct Arriving {
 }
 
 /// The way in.
-#[derive(Debug)]
 pub(crate) struct Contributions {
     way: GroupCommit<Arriving>,
     places: Arc<Semaphore>,
@@ -86,6 +85,16 @@ impl Contributions {
     }
 }
 
+fn offer(taken: &(Handle, Arriving)) -> Offer<'_> {
+    let one = &taken.1;
+    Offer {
+        handle: taken.0,
+        source: one.source,
+        whole: one.whole,
+        events: &one.events,
+    }
+}
+
 impl Lists {
     /// Events by place of their items.
     fn read(&self, events: &[SharedEvent]) -> Result<Vec<Interaction>, CoordinatorError> {
@@ -134,22 +143,16 @@ impl Lists {
                 Err(why) => answers.push((one, Err(why.into()))),
             }
         }
-        let offer = |(handle, one): &(Handle, Arriving)| Offer {
-            handle: *handle,
-            source: one.source,
-            whole: one.whole,
-            events: &one.events,
-        };
-        let offers: Vec<Offer<'_>> = taken.iter().map(|t| offer(t)).collect();
         let now = shell.clock.now().unix_ms / 1000;
-        match self.tally.contribute_all(&offers, now) {
+        let offers: Vec<Offer<'_>> = taken.iter().map(offer).collect();
+        let result = self.tally.contribute_all(&offers, now);
+        drop(offers);
+        match result {
             Ok(results) => {
-                drop(offers);
                 let each = taken.into_iter().zip(results);
                 answers.extend(each.map(|((_, one), r)| (one, r.map_err(CoordinatorError::from))));
             }
             Err(e) => {
-                drop(offers);
                 let message = format!("the tally cannot store contributions: {e}; try again");
                 tracing::error!("{message}");
                 answers.extend(taken.into_iter().map(|(_, one)| {

@@ -24,7 +24,7 @@ impl Lists {
         let newest = self.newest().or(self.last()?);
         let mut out = vec![];
         for (id, request) in requests {
-            let held = self.held(request)?;
+            let held = self.held(request, now)?;
             let recalled = newest.filter(|_| held.shown);
             out.push((
                 *id,
@@ -64,10 +64,14 @@ impl Lists {
         }))
     }
 
-    pub(super) fn held(&self, request: &DeletionRequest) -> Result<Held, CoordinatorError> {
+    pub(super) fn held(
+        &self,
+        request: &DeletionRequest,
+        now: u64,
+    ) -> Result<Held, CoordinatorError> {
         match request.subject() {
-            Some(subject) => Ok(self.tally.held(&self.handle(subject))?),
-            None => Ok(self.tally.held_items(&self.places(request))?),
+            Some(subject) => Ok(self.tally.held(&self.handle(subject), now)?),
+            None => Ok(self.tally.held_items(&self.places(request), now)?),
         }
     }
 

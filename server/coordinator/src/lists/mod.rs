@@ -29,7 +29,7 @@ use crate::CoordinatorError;
 use crate::durable::ListsFoundation;
 
 pub(crate) use catalogue::Catalogue;
-pub(crate) use contribute::{Arriving, Contributions};
+pub(crate) use contribute::Contributions;
 pub use settings::{CellsConfig, ListsConfig, Sums};
 
 /// Folder of the tally, in the data folder.

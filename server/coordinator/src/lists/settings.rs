@@ -1,6 +1,8 @@
 //! Configuration of lists.
 
 use lethe_parts::solve;
+use lethe_proto::codec;
+use lethe_proto::limits::{MAX_ID, MAX_SMALL};
 use lethe_tally::Options;
 use lethe_tally::cells::CellSettings;
 use serde::{Deserialize, Serialize};
@@ -66,6 +68,13 @@ impl Default for ListsConfig {
 }
 
 impl ListsConfig {
+    /// Longest contribution that anybody has reason to send, in bytes.
+    pub(crate) fn longest(&self) -> usize {
+        // An event is an item's identifier, its length, a day, a rating and flags.
+        let event = MAX_ID + 16;
+        (self.clip as usize * event + MAX_SMALL).min(codec::limit(codec::CONTRIBUTE).unwrap_or(0))
+    }
+
     /// As the tally takes it.
     pub(crate) fn options(&self) -> Options {
         let cells = match self.cells {

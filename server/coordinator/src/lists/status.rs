@@ -53,7 +53,7 @@ impl Lists {
     ) -> Result<String, CoordinatorError> {
         let now = shell.clock.now().unix_ms / 1000;
         let devices = shell.state().devices() as u64;
-        let held = requests.iter().map(|r| self.held(r));
+        let held = requests.iter().map(|r| self.held(r, now));
         let held = held.collect::<Result<Vec<_>, _>>()?;
         let known = held.iter().filter(|h| h.held).count();
         let shown = held.iter().any(|h| h.shown);
@@ -131,8 +131,13 @@ impl Lists {
     }
 
     /// What the sums have of a person.
-    pub(crate) fn lineage(&self, subject: &SubjectId) -> Result<ListsLineage, CoordinatorError> {
-        let held = self.tally.held(&self.handle(subject))?;
+    pub(crate) fn lineage(
+        &self,
+        shell: &Shell,
+        subject: &SubjectId,
+    ) -> Result<ListsLineage, CoordinatorError> {
+        let now = shell.clock.now().unix_ms / 1000;
+        let held = self.tally.held(&self.handle(subject), now)?;
         let newest = self.newest().map(|s| s.number);
         Ok(ListsLineage {
             contributes: held.held,

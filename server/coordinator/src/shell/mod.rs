@@ -23,6 +23,7 @@ use crate::CoordinatorError;
 use crate::durable::{Durable, NewValue, Values};
 use crate::evidence::{Evidence, Opened as Outside};
 use crate::fatal;
+use crate::lists::Lists;
 
 mod arrive;
 mod audit;

@@ -155,7 +155,10 @@ fn join(state: &State, device: &Digest, asks: &Join, now: Now) -> Decided {
         restricted,
         erase: inherited.erase,
     }];
-    events.extend(begins(state, asks.epoch, subject, anchor, since)?);
+    // Who has nothing to train on takes part in sums only, and begins no epoch.
+    if asks.samples > 0 {
+        events.extend(begins(state, asks.epoch, subject, anchor, since)?);
+    }
     Ok(events)
 }
 
@@ -194,18 +197,21 @@ fn begins(
     };
     let joined = state.index.joined.get(&no);
     let others = joined.into_iter().flatten().filter(|s| *s != subject);
-    let count = joined
-        .map_or(0, |j| j.len() + usize::from(!j.contains(subject)))
-        .max(1);
-    if state.rules.mode != Mode::Serve || count < state.rules.min_subjects {
-        return Ok(None);
-    }
     let of = |s: &SubjectId| {
         let profile = state.profile(s)?;
-        Some((profile.places.get(&no)?.anchor, profile.since))
+        let place = profile.places.get(&no).filter(|p| p.samples > 0)?;
+        Some((place.anchor, profile.since))
     };
+    // Each of a thousand joins asks this: the names alone first.
+    let most = joined.map_or(0, BTreeSet::len) + 1;
+    if state.rules.mode != Mode::Serve || most < state.rules.min_subjects {
+        return Ok(None);
+    }
     let mut all: Vec<(u16, u64)> = others.filter_map(of).collect();
     all.push((anchor, since));
+    if all.len() < state.rules.min_subjects {
+        return Ok(None);
+    }
     let mut counts = vec![0; usize::from(epoch.terms.anchors.max(1))];
     for (anchor, _) in &all {
         if let Some(count) = counts.get_mut(usize::from(*anchor)) {

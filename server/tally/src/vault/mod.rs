@@ -96,6 +96,12 @@ impl Vault {
         Ok(self.store.write(batch.put(&public, "", &format)?)?)
     }
 
+    /// Shows every record, decrypted.
+    pub(crate) fn each(&self, mut visit: impl FnMut(&str, &str, &[u8])) -> Result<(), TallyError> {
+        let see = |_, table: &str, key: &str, value: &[u8]| visit(table, key, value);
+        Ok(self.store.each(see)?)
+    }
+
     /// What only the tally knows.
     pub(crate) fn secrets(&self) -> Result<Secrets, TallyError> {
         let secrets = self.store.get::<Secrets>("")?;
