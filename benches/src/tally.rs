@@ -124,13 +124,15 @@ impl Bench {
 
     /// Everybody contributes; many come together.
     fn fill(&self, all: &[Vec<Interaction>]) -> anyhow::Result<()> {
-        let offer = |person: (u32, &'_ Vec<Interaction>)| Offer {
-            handle: handle(person.0),
-            source: [1; 16],
-            whole: person.1.len() < CLIP,
-            events: person.1.as_slice(),
-        };
-        let offers: Vec<Offer<'_>> = (0u32..).zip(all).map(offer).collect();
+        let mut offers = vec![];
+        for (person, events) in (0u32..).zip(all) {
+            offers.push(Offer {
+                handle: handle(person),
+                source: [1; 16],
+                whole: events.len() < CLIP,
+                events,
+            });
+        }
         for chunk in offers.chunks(500) {
             for answer in self.tally.contribute_all(chunk, self.now)? {
                 answer?;

@@ -112,6 +112,45 @@ impl Row {
         }
     }
 
+    /// Whether every sum of `row` that counts is at most what is here.
+    fn holds_all(&self, row: &RowSum, counts: impl Fn(u32) -> bool) -> bool {
+        let mut touched = row.touched.iter().filter(|c| counts(**c));
+        match self {
+            Self::Dense(values) => touched.all(|c| values[*c as usize] >= row.of(*c)),
+            Self::Sparse(columns, values) => {
+                let entries = columns.iter().zip(values);
+                let held = |e: &(&u32, &u64)| (1..=*e.1).contains(&row.of(*e.0));
+                // A column that is not here, or has less, is not counted. No entry is of a column
+                // that does not count.
+                entries.filter(held).count() == touched.count()
+            }
+        }
+    }
+
+    /// Subtracts a row that it [`Self::holds_all`] of.
+    fn subtract_all(&mut self, row: &RowSum, counts: impl Fn(u32) -> bool) {
+        match self {
+            Self::Dense(values) => {
+                for column in row.touched.iter().filter(|c| counts(**c)) {
+                    values[*column as usize] -= row.of(*column);
+                }
+            }
+            Self::Sparse(columns, values) => {
+                let mut kept = 0;
+                for i in 0..columns.len() {
+                    let left = values[i] - row.of(columns[i]);
+                    if left > 0 {
+                        columns[kept] = columns[i];
+                        values[kept] = left;
+                        kept += 1;
+                    }
+                }
+                columns.truncate(kept);
+                values.truncate(kept);
+            }
+        }
+    }
+
     fn for_each(&self, mut f: impl FnMut(u32, u64)) {
         match self {
             Self::Dense(values) => {
@@ -151,6 +190,17 @@ impl RowSum {
             self.touched.push(column);
         }
         *value += amount;
+    }
+
+    fn of(&self, column: u32) -> u64 {
+        self.values[column as usize]
+    }
+
+    /// Forgets the row.
+    fn clear(&mut self) {
+        for column in self.touched.drain(..) {
+            self.values[column as usize] = 0;
+        }
     }
 
     /// Empties the row.
@@ -269,6 +319,45 @@ impl SumMatrix {
                     entries.retain(|(column, _)| !cleared.contains(column));
                 }
                 target.add(&entries);
+            },
+        );
+    }
+
+    /// Whether the matrix holds all that `terms` puts into each row.
+    pub(crate) fn holds_rows(&self, terms: impl Fn(u32, &mut RowSum) + Sync) -> bool {
+        let items = self.rows.len();
+        let cleared = &self.cleared;
+        let rows = self.rows.par_iter().enumerate();
+        let held = rows.map_init(
+            || RowSum::new(items),
+            |sum, (row, held)| {
+                if cleared.contains(&(row as u32)) {
+                    return true;
+                }
+                terms(row as u32, sum);
+                let held = sum.touched.is_empty() || held.holds_all(sum, |c| !cleared.contains(&c));
+                sum.clear();
+                held
+            },
+        );
+        held.all(|held| held)
+    }
+
+    /// Takes out what `terms` puts into each row, all of which the matrix [`Self::holds_rows`].
+    pub(crate) fn subtract_rows(&mut self, terms: impl Fn(u32, &mut RowSum) + Sync) {
+        let items = self.rows.len();
+        let cleared = &self.cleared;
+        self.rows.par_iter_mut().enumerate().for_each_init(
+            || RowSum::new(items),
+            |sum, (row, target)| {
+                if cleared.contains(&(row as u32)) {
+                    return;
+                }
+                terms(row as u32, sum);
+                if !sum.touched.is_empty() {
+                    target.subtract_all(sum, |c| !cleared.contains(&c));
+                }
+                sum.clear();
             },
         );
     }

@@ -72,6 +72,8 @@ fn grouping_and_threads_do_not_matter() {
                 sums.fold_all(second).unwrap();
                 sums.fold_all(first).unwrap();
                 assert_eq!(sums, one_by_one);
+                sums.unfold_all(first).unwrap();
+                assert_eq!(sums, folded(items, second));
             });
         }
         assert_eq!(
@@ -97,6 +99,26 @@ fn what_was_never_folded_is_refused_and_nothing_changes() {
         Err(Refused::Items { .. })
     ));
     assert_eq!(sums, before);
+    // Together with people who were: nothing changes either, whichever of the sums refuses.
+    for items in [ITEMS, DENSE_ITEMS + 7] {
+        let everybody = contributions(20, items, 4);
+        let mut sums = folded(items, &everybody[..19]);
+        let before = sums.clone();
+        let refused = sums.unfold_all(&everybody[10..]).unwrap_err();
+        assert!(matches!(refused, Refused::NotFolded { .. }), "{refused}");
+        let twice = [everybody[0].clone(), everybody[0].clone()];
+        assert!(sums.unfold_all(&twice).is_err());
+        let mut all = everybody.clone();
+        all.extend(twice);
+        assert!(sums.unfold_all(&all).is_err(), "more people than there are");
+        assert_eq!(sums, before);
+        sums.unfold_all(&everybody[..19]).unwrap();
+        assert_eq!(sums, Sums::new(items));
+    }
+    assert!(matches!(
+        sums.unfold_all(&larger),
+        Err(Refused::Items { .. })
+    ));
     let bytes = before.to_bytes();
     for cut in (0..bytes.len()).step_by(97) {
         assert!(Sums::from_bytes(&bytes[..cut], ITEMS).is_err());
@@ -283,9 +305,12 @@ fn what_was_taken_down_stays_out_and_people_can_still_leave() {
         }
         assert_eq!(sums, cleared_first);
         assert_eq!(Sums::from_bytes(&sums.to_bytes(), items).unwrap(), sums);
+        let mut together = sums.clone();
+        together.unfold_all(&everybody[30..]).unwrap();
         for one in &everybody[30..] {
             sums.unfold(one).unwrap();
         }
+        assert_eq!(sums, together);
         assert_eq!(sums.to_bytes(), rest.to_bytes());
         assert_eq!(sums.cleared().collect::<Vec<u32>>(), gone);
         assert_eq!(sums.pairs().met.get(3, 7), 0);

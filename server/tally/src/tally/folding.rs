@@ -45,7 +45,7 @@ pub(super) fn change(
     }
     // A job that solves keeps what it has: it is copied then.
     let sums = Arc::make_mut(sums);
-    outgoing.iter().try_for_each(|c| sums.unfold(c))?;
+    sums.unfold_all(outgoing)?;
     sums.fold_all(incoming)?;
     let cleared: Vec<u32> = cleared.iter().copied().collect();
     sums.clear_items(&cleared)

@@ -154,6 +154,18 @@ impl Counts {
         }
     }
 
+    /// Takes many people out; false if not all of them are held, and nothing was changed.
+    pub(super) fn subtract_all(&mut self, all: &[Contribution]) -> bool {
+        for (at, one) in all.iter().enumerate() {
+            if !self.holds(one) {
+                all[..at].iter().for_each(|c| self.add(c));
+                return false;
+            }
+            self.subtract(one);
+        }
+        true
+    }
+
     /// Numbers that change when this contribution is taken out.
     pub(crate) fn entries_of(&self, one: &Contribution) -> u64 {
         let counting = self.counting(one);

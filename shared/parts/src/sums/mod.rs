@@ -118,8 +118,9 @@ impl Sums {
         self.room(all)?;
         all.iter().for_each(|c| self.counts.add(c));
         let items = self.items();
-        self.pairs.add_all(all, items);
-        self.transitions.add_all(all, items);
+        self.pairs.add_all(&pairs::Terms::of(all, items));
+        self.transitions
+            .add_all(&transitions::Terms::of(all, items));
         self.people += all.len() as u32;
         Ok(())
     }
@@ -145,6 +146,34 @@ impl Sums {
         self.pairs.subtract(one);
         self.transitions.subtract(one);
         self.people -= 1;
+        Ok(())
+    }
+
+    /// Takes many people out, over all threads; the result is that of [`Self::unfold`] one by one.
+    ///
+    /// # Errors
+    /// As [`Self::unfold`]; nothing was changed.
+    pub fn unfold_all(&mut self, all: &[Contribution]) -> Result<(), Refused> {
+        if let Some(other) = all.iter().find(|c| c.items() > self.items()) {
+            return Err(self.other_catalogue(other));
+        }
+        let items = self.items();
+        let pairs = pairs::Terms::of(all, items);
+        let transitions = transitions::Terms::of(all, items);
+        let held = [
+            ("people", self.people as usize >= all.len()),
+            ("pairs", self.pairs.holds_all(&pairs)),
+            ("transitions", self.transitions.holds_all(&transitions)),
+        ];
+        if let Some((what, _)) = held.into_iter().find(|(_, held)| !held) {
+            return Err(Refused::NotFolded { what });
+        }
+        if !self.counts.subtract_all(all) {
+            return Err(Refused::NotFolded { what: "counts" });
+        }
+        self.pairs.subtract_all(&pairs);
+        self.transitions.subtract_all(&transitions);
+        self.people -= all.len() as u32;
         Ok(())
     }
 

@@ -91,28 +91,67 @@ impl Pairs {
         met * met + 3 * rated * rated
     }
 
-    pub(super) fn add_all(&mut self, all: &[Contribution], items: usize) {
-        let met = index(items, all, |c| c.distinct().to_vec());
-        self.met.add_rows(|row, sum| {
-            for (person, _) in &met[row as usize] {
-                for item in all[*person as usize].distinct() {
-                    sum.add(*item, 1);
-                }
-            }
-        });
-        let rated = index(items, all, |c| c.rated().iter().map(|r| r.item).collect());
-        let ratings = |row: u32, sum: &mut RowSum, of: fn(u8, u8) -> u64| {
-            for (person, at) in &rated[row as usize] {
-                let rated = all[*person as usize].rated();
-                let own = rated[*at as usize].half_stars;
-                for r in rated {
-                    sum.add(r.item, of(own, r.half_stars));
-                }
-            }
-        };
-        self.rated.add_rows(|row, sum| ratings(row, sum, one));
+    pub(super) fn add_all(&mut self, of: &Terms<'_>) {
+        self.met.add_rows(|row, sum| of.met(row, sum));
+        self.rated.add_rows(|row, sum| of.ratings(row, sum, one));
         self.products
-            .add_rows(|row, sum| ratings(row, sum, product));
-        self.ratings.add_rows(|row, sum| ratings(row, sum, first));
+            .add_rows(|row, sum| of.ratings(row, sum, product));
+        self.ratings
+            .add_rows(|row, sum| of.ratings(row, sum, first));
+    }
+
+    pub(super) fn holds_all(&self, of: &Terms<'_>) -> bool {
+        let held = |matrix: &SumMatrix, amount: fn(u8, u8) -> u64| {
+            matrix.holds_rows(|row, sum| of.ratings(row, sum, amount))
+        };
+        self.met.holds_rows(|row, sum| of.met(row, sum))
+            && held(&self.rated, one)
+            && held(&self.products, product)
+            && held(&self.ratings, first)
+    }
+
+    pub(super) fn subtract_all(&mut self, of: &Terms<'_>) {
+        self.met.subtract_rows(|row, sum| of.met(row, sum));
+        self.rated
+            .subtract_rows(|row, sum| of.ratings(row, sum, one));
+        self.products
+            .subtract_rows(|row, sum| of.ratings(row, sum, product));
+        self.ratings
+            .subtract_rows(|row, sum| of.ratings(row, sum, first));
+    }
+}
+
+/// What many people add to each row.
+pub(super) struct Terms<'a> {
+    all: &'a [Contribution],
+    met: Vec<Vec<(u32, u32)>>,
+    rated: Vec<Vec<(u32, u32)>>,
+}
+
+impl<'a> Terms<'a> {
+    pub(super) fn of(all: &'a [Contribution], items: usize) -> Self {
+        Self {
+            all,
+            met: index(items, all, |c| c.distinct().to_vec()),
+            rated: index(items, all, |c| c.rated().iter().map(|r| r.item).collect()),
+        }
+    }
+
+    fn met(&self, row: u32, sum: &mut RowSum) {
+        for (person, _) in &self.met[row as usize] {
+            for item in self.all[*person as usize].distinct() {
+                sum.add(*item, 1);
+            }
+        }
+    }
+
+    fn ratings(&self, row: u32, sum: &mut RowSum, amount: fn(u8, u8) -> u64) {
+        for (person, at) in &self.rated[row as usize] {
+            let rated = self.all[*person as usize].rated();
+            let own = rated[*at as usize].half_stars;
+            for r in rated {
+                sum.add(r.item, amount(own, r.half_stars));
+            }
+        }
     }
 }

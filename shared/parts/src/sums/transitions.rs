@@ -1,7 +1,7 @@
 //! What follows what.
 
 use crate::contribution::Contribution;
-use crate::matrix::{Entry, SumMatrix, collect};
+use crate::matrix::{Entry, RowSum, SumMatrix, collect};
 use crate::sums::index;
 
 /// How transitions are weighted by their distance.
@@ -84,19 +84,49 @@ impl Transitions {
         counting(&self.near, NEAR) + counting(&self.far, FAR)
     }
 
-    pub(super) fn add_all(&mut self, all: &[Contribution], items: usize) {
-        let seen = index(items, all, |c| c.seen().to_vec());
-        let add = |matrix: &mut SumMatrix, weights: &[u64]| {
-            matrix.add_rows(|row, sum| {
-                for (person, at) in &seen[row as usize] {
-                    let later = &all[*person as usize].seen()[*at as usize + 1..];
-                    for (item, weight) in later.iter().zip(weights) {
-                        sum.add(*item, *weight);
-                    }
-                }
-            });
-        };
-        add(&mut self.near, &lag_weights(NEAR));
-        add(&mut self.far, &lag_weights(FAR));
+    pub(super) fn add_all(&mut self, of: &Terms<'_>) {
+        self.near.add_rows(|row, sum| of.write(row, sum, &of.near));
+        self.far.add_rows(|row, sum| of.write(row, sum, &of.far));
+    }
+
+    pub(super) fn holds_all(&self, of: &Terms<'_>) -> bool {
+        self.near
+            .holds_rows(|row, sum| of.write(row, sum, &of.near))
+            && self.far.holds_rows(|row, sum| of.write(row, sum, &of.far))
+    }
+
+    pub(super) fn subtract_all(&mut self, of: &Terms<'_>) {
+        self.near
+            .subtract_rows(|row, sum| of.write(row, sum, &of.near));
+        self.far
+            .subtract_rows(|row, sum| of.write(row, sum, &of.far));
+    }
+}
+
+/// What many people add to each row.
+pub(super) struct Terms<'a> {
+    all: &'a [Contribution],
+    seen: Vec<Vec<(u32, u32)>>,
+    near: Vec<u64>,
+    far: Vec<u64>,
+}
+
+impl<'a> Terms<'a> {
+    pub(super) fn of(all: &'a [Contribution], items: usize) -> Self {
+        Self {
+            all,
+            seen: index(items, all, |c| c.seen().to_vec()),
+            near: lag_weights(NEAR),
+            far: lag_weights(FAR),
+        }
+    }
+
+    fn write(&self, row: u32, sum: &mut RowSum, weights: &[u64]) {
+        for (person, at) in &self.seen[row as usize] {
+            let later = &self.all[*person as usize].seen()[*at as usize + 1..];
+            for (item, weight) in later.iter().zip(weights) {
+                sum.add(*item, *weight);
+            }
+        }
     }
 }
