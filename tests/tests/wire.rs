@@ -4,13 +4,18 @@
 use std::fmt::Write;
 
 use lethe_proto::admin::{
-    ActionState, AdminReply, AdminRequest, CoordinatorStatus, Coverage, DeletionPhase,
-    DeletionState, DeletionSummary, OperatorState, ProposalState, ReleaseLineage, Removed,
-    ReplayState, Scanned, ShardStatus, SubjectLineage,
+    ActionState, AdminReply, AdminRequest, CoordinatorStatus, Coverage, DeletionLists,
+    DeletionPhase, DeletionState, DeletionSummary, ListsLineage, ListsReplayed, ListsStatus,
+    OperatorState, ProposalState, ReleaseLineage, Removed, ReplayState, Scanned, ShardStatus,
+    SnapshotShown, SubjectLineage,
 };
 use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
+use lethe_proto::lists::{
+    Contributed, LIKED, ListState, ListTerms, SEEN, ServedTables, SharedEvent, SnapshotReply,
+    Watched,
+};
 use lethe_proto::message::{
     BatchShape, Declined, EraseOrder, Erased, ErrorReport, Orders, Purpose, Refusal, ReleaseInfo,
     Reply, Request, RoundStart, ServedAdapter, Task,
@@ -383,20 +388,149 @@ fn replies() -> Vec<Reply> {
     ]
 }
 
+/// From minor version 2 on.
+fn list_requests() -> Vec<Request> {
+    let event = SharedEvent {
+        item: "i1".into(),
+        day: 19_000,
+        half_stars: 8,
+        flags: SEEN | LIKED,
+    };
+    let admin = Request::Admin;
+    vec![
+        Request::Contribute(Contributed {
+            source: [7; 16],
+            whole: true,
+            events: vec![event],
+        }),
+        Request::Uncontribute,
+        Request::Snapshot {
+            have: 300,
+            items: Digest([8; 32]),
+        },
+        Request::Watch {
+            lists: ListState {
+                served: Some(3),
+                recalled: 2,
+            },
+        },
+        admin(AdminRequest::Lists),
+        admin(AdminRequest::ListsOf { deletion: 300 }),
+        admin(AdminRequest::ListsLineage { subject: subject() }),
+        admin(AdminRequest::ListsReplay),
+        admin(AdminRequest::ListsForecast {
+            requests: deletions(),
+        }),
+    ]
+}
+
+fn served(tables: ServedTables) -> Reply {
+    Reply::Snapshot(SnapshotReply {
+        terms: Some(ListTerms {
+            clip: 200,
+            refresh_s: 86_400,
+            valid_s: 300,
+        }),
+        state: ListState {
+            served: Some(3),
+            recalled: 2,
+        },
+        key: "k".into(),
+        items: vec!["i1".into()],
+        tables,
+    })
+}
+
+fn list_replies() -> Vec<Reply> {
+    let shown = |number| SnapshotShown {
+        number,
+        digest: Digest([number as u8; 32]),
+        people: 928,
+        bytes: 660_000,
+    };
+    let status = ListsStatus {
+        sums: "embedded".into(),
+        people: 943,
+        counting: 880,
+        waiting: 63,
+        cells: 55,
+        cells_out: 1,
+        out_s: Some(2),
+        cell: 16,
+        smallest_cell: Some(16),
+        changed: 8,
+        k: 3,
+        served: Some(3),
+        recalled: 2,
+        snapshot_bytes: 660_000,
+        devices: 943,
+        valid_s: 300,
+        taken_down: 1,
+        gives_away: String::new(),
+        key: "k".into(),
+    };
+    let (note, bytes) = ("n".to_owned(), vec![1, 2, 3]);
+    let whole = ServedTables::Whole {
+        note: note.clone(),
+        bytes: bytes.clone(),
+    };
+    vec![
+        served(ServedTables::None),
+        served(ServedTables::Same),
+        served(whole),
+        served(ServedTables::Delta { note, bytes }),
+        Reply::Watched(Watched {
+            task: Task::Wait,
+            recalled: 4,
+            lists: ListState::default(),
+        }),
+        Reply::Admin(AdminReply::Lists(Some(status))),
+        Reply::Admin(AdminReply::ListsOf(Some(DeletionLists {
+            held: true,
+            recalled: Some(shown(2)),
+            replaced_by: Some(shown(3)),
+            seconds_until_whole: Some(0.5),
+            devices: 943,
+            bytes: 1 << 40,
+            held_until: 1_700_000_000,
+        }))),
+        Reply::Admin(AdminReply::ListsLineage(ListsLineage {
+            contributes: true,
+            counts: true,
+            cell: 16,
+            snapshot: Some(3),
+        })),
+        Reply::Admin(AdminReply::ListsReplayed(ListsReplayed {
+            people: 928,
+            digest: Digest([4; 32]),
+            memory: Some(true),
+            folder: None,
+            snapshot: Some(3),
+        })),
+        Reply::Admin(AdminReply::ListsForecast("t".into())),
+    ]
+}
+
+/// Each message as a line of hexadecimal, after it was read again.
+fn all_bytes(out: &mut String, requests: Vec<Request>, replies: Vec<Reply>) {
+    let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    for r in requests {
+        let bytes = encode_request(&r).unwrap();
+        assert_eq!(decode_request(&bytes).unwrap(), r);
+        writeln!(out, "{}", hex(&bytes)).unwrap();
+    }
+    for r in replies {
+        let bytes = encode_reply(&r).unwrap();
+        assert_eq!(decode_reply(&bytes).unwrap(), r);
+        writeln!(out, "{}", hex(&bytes)).unwrap();
+    }
+}
+
 #[test]
 fn golden_bytes_of_every_message() {
     let mut now = String::new();
-    let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    for r in requests() {
-        let bytes = encode_request(&r).unwrap();
-        assert_eq!(decode_request(&bytes).unwrap(), r);
-        writeln!(now, "{}", hex(&bytes)).unwrap();
-    }
-    for r in replies() {
-        let bytes = encode_reply(&r).unwrap();
-        assert_eq!(decode_reply(&bytes).unwrap(), r);
-        writeln!(now, "{}", hex(&bytes)).unwrap();
-    }
+    all_bytes(&mut now, requests(), replies());
+    all_bytes(&mut now, list_requests(), list_replies());
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden-bytes.txt");
     if std::env::var_os("LETHE_BLESS").is_some() {
         std::fs::write(file, &now).unwrap();
