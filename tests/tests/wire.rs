@@ -461,6 +461,7 @@ fn list_replies() -> Vec<Reply> {
         changed: 8,
         k: 3,
         served: Some(3),
+        snapshot_people: 880,
         recalled: 2,
         snapshot_bytes: 660_000,
         devices: 943,

@@ -254,6 +254,8 @@ pub struct ListsStatus {
     pub k: u64,
     /// Number of the snapshot that is served.
     pub served: Option<u64>,
+    /// People who count in it.
+    pub snapshot_people: u64,
     /// Snapshots up to this number are recalled.
     pub recalled: u64,
     /// Bytes of the snapshot that is served.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use lethe_recsys::samples::Split;
 use serde_json::{Value, json};
 
@@ -11,6 +11,9 @@ use super::figures::{Row, rows};
 use super::processes::{Admin, Fleet, Server};
 use crate::commands::fleet::{Command, FleetConfig};
 use crate::progress::bar;
+
+/// Longest wait for a snapshot.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a federation needs to start.
 pub(crate) struct Setup<'a> {
@@ -22,8 +25,10 @@ pub(crate) struct Setup<'a> {
     pub(crate) data: &'a Path,
     /// How histories are divided.
     pub(crate) split: Split,
-    /// The clients' users.
+    /// Users whose clients train adapters.
     pub(crate) users: &'a [String],
+    /// Other users, whose clients have no model and take part in lists only.
+    pub(crate) listers: &'a [String],
     /// Keys of the recipe.
     pub(crate) recipe: toml::Table,
     /// Passes that run at once, per process.
@@ -59,6 +64,12 @@ impl Federation {
         }
         config.insert("min_subjects".into(), (setup.users.len() as i64).into());
         config.insert("passes".into(), (setup.passes as i64).into());
+        // This server holds what people contribute: said in the output.
+        config.insert("sums".into(), "embedded".into());
+        let mut lists = toml::Table::new();
+        // Often, so that nobody waits for the schedule of a real fleet.
+        lists.insert("publish_s".into(), 3.into());
+        config.insert("lists".into(), lists.into());
         config.insert("recipe".into(), setup.recipe.clone().into());
         let file = setup.folder.join("server.toml");
         std::fs::write(&file, toml::to_string(&config)?)?;
@@ -73,7 +84,9 @@ impl Federation {
             split: setup.split,
             recipe: toml::to_string(&setup.recipe)?,
             passes: setup.passes,
-            clients: invitations(&admin, setup)?,
+            clients: invitations(&admin, setup, setup.users)?,
+            listers: invitations(&admin, setup, setup.listers)?,
+            newcomer: newcomer(&admin, setup)?,
         };
         std::fs::write(&fleet_file, serde_json::to_vec(&fleet_config)?)?;
         let (fleet, ready) = Fleet::start(&fleet_file)?;
@@ -94,6 +107,33 @@ impl Federation {
         let started = Instant::now();
         let answer = self.fleet.ask(&Command::Evaluate { untrained, limit })?;
         Ok((rows(&answer), started.elapsed().as_secs_f64()))
+    }
+
+    /// Everybody contributes, and gets tables with everybody in them who counts. Returns what the
+    /// fleet said of both.
+    pub(crate) fn lists(&mut self) -> anyhow::Result<(Value, Value)> {
+        let contributed = self.fleet.ask(&Command::Contribute)?;
+        let people = contributed["contributed"].as_u64().unwrap_or(0);
+        let number = self.listed(people)?;
+        let fetched = self.fleet.ask(&Command::Fetch { after: number - 1 })?;
+        Ok((contributed, fetched))
+    }
+
+    /// Waits until the snapshot that is served has everybody in it who counts; its number.
+    fn listed(&self, people: u64) -> anyhow::Result<u64> {
+        let started = Instant::now();
+        loop {
+            let lists = self.status()?["lists"].take();
+            let number = |k: &str| lists[k].as_u64().unwrap_or(0);
+            let settled = number("waiting") < 4 * number("cell") && number("people") >= people;
+            if settled && number("served") > 0 && number("snapshot_people") == number("counting") {
+                return Ok(number("served"));
+            }
+            if started.elapsed() > PATIENCE {
+                bail!("no snapshot has everybody in it who counts: {lists}");
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// State of the coordinator.
@@ -165,10 +205,25 @@ fn port(folder: &Path) -> anyhow::Result<u16> {
     Ok(port)
 }
 
+/// Somebody who is not in the data set.
+const NEWCOMER: &str = "newcomer";
+
+fn newcomer(admin: &Admin, setup: &Setup<'_>) -> anyhow::Result<String> {
+    let all = invitations(admin, setup, &[NEWCOMER.to_owned()])?;
+    Ok(all.into_iter().next().map_or(String::new(), |(_, i)| i))
+}
+
 /// An invitation for every client that has no identity yet.
-fn invitations(admin: &Admin, setup: &Setup<'_>) -> anyhow::Result<Vec<(String, String)>> {
-    let known = |u: &&String| setup.folder.join("clients").join(u).join("state").exists();
-    let (old, new): (Vec<&String>, Vec<&String>) = setup.users.iter().partition(known);
+fn invitations(
+    admin: &Admin,
+    setup: &Setup<'_>,
+    users: &[String],
+) -> anyhow::Result<Vec<(String, String)>> {
+    let known = |u: &&String| {
+        let folder = setup.folder.join("clients").join(u);
+        folder.join("identity").exists()
+    };
+    let (old, new): (Vec<&String>, Vec<&String>) = users.iter().partition(known);
     let mut out: Vec<(String, String)> = old
         .into_iter()
         .map(|u| (u.clone(), String::new()))

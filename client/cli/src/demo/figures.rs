@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use lethe_learn::metrics::{Spread, auc, uauc, user_aucs};
 use lethe_learn::seed::Seed;
-use lethe_recsys::data::Dataset;
+use lethe_recsys::data::{Dataset, Event};
 use lethe_recsys::references::{NAMES, References};
-use lethe_recsys::samples::{Part, Samples, Split, TaskSample, training_events};
+use lethe_recsys::samples::{
+    Part, Samples, Split, TaskSample, event_parts, training_events,
+};
 use serde_json::{Value, json};
 
 /// One scored test sample.
@@ -38,6 +40,19 @@ pub(crate) fn rows(answer: &Value) -> Vec<Row> {
         .collect()
 }
 
+/// Mean log loss of rows whose scores are log-odds, in nats.
+pub(crate) fn log_loss(rows: &[Row], without: &str) -> Option<f64> {
+    let kept: Vec<f64> = rows
+        .iter()
+        .filter(|r| r.user != without)
+        .map(|r| {
+            let toward = f64::from(if r.label { r.score } else { -r.score });
+            (-toward).exp().ln_1p()
+        })
+        .collect();
+    (!kept.is_empty()).then(|| kept.iter().sum::<f64>() / kept.len() as f64)
+}
+
 /// AUC, UAUC and the spread over clients of one evaluation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
@@ -66,16 +81,37 @@ pub(crate) fn figures(rows: &[Row], without: Option<&str>) -> Figures {
     }
 }
 
-/// The cheap references on exactly these test samples, fitted on the training events of all users
-/// of the data set.
+/// Which events references are fitted on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// Those that adapters are trained on.
+    Train,
+    /// All that are not tested, as the sums of lists.
+    TrainAndValidation,
+}
+
+fn known_events(data: &Dataset, split: Split, known: Known) -> Vec<Event> {
+    if known == Known::Train {
+        return training_events(data, split);
+    }
+    let parts = event_parts(data, split);
+    let both = data.events.iter().zip(parts);
+    both.filter(|(_, part)| *part != Part::Test)
+        .map(|(event, _)| *event)
+        .collect()
+}
+
+/// The cheap references on exactly these test samples, fitted on what is known of all users of the
+/// data set.
 pub(crate) fn references(
     data: &Dataset,
     split: Split,
+    known: Known,
     tested: &[Row],
     without: &str,
 ) -> BTreeMap<String, Figures> {
     let models = References::fit(
-        &training_events(data, split),
+        &known_events(data, split, known),
         data.users.len(),
         data.items.len(),
         &Seed::from_u64(1),

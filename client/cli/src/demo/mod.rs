@@ -2,6 +2,9 @@
 
 pub(crate) mod federation;
 pub(crate) mod figures;
+pub(crate) mod listers;
+pub(crate) mod lists;
 pub(crate) mod processes;
+pub(crate) mod quality;
 pub(crate) mod report;
 pub(crate) mod table;

@@ -9,6 +9,68 @@ fn number(v: &Value, digits: usize) -> String {
         .map_or_else(|| "-".into(), |x| format!("{x:.digits$}"))
 }
 
+/// Quality, latency and size of lists.
+fn lists(j: &Value, line: &mut impl FnMut(&str, String)) {
+    let q = &j["quality"];
+    let row = |who: &str, name: &str| {
+        let pick = |of: &Value| match who {
+            "served" => of["served"].clone(),
+            _ => of["references"][name].clone(),
+        };
+        let both = |a: &str, b: &str| (number(&pick(&q[a]), 3), number(&pick(&q[b]), 3));
+        (both("hr10", "ndcg10"), both("auc", "uauc"))
+    };
+    let next = |who: &str, name: &str| {
+        let ((hr, ndcg), _) = row(who, name);
+        format!("HR@10 {hr}   NDCG@10 {ndcg}")
+    };
+    let like = |who: &str, name: &str| {
+        let (_, (auc, uauc)) = row(who, name);
+        format!("AUC {auc}   UAUC {uauc}")
+    };
+    line("lists: the next item", next("served", ""));
+    for (name, label) in [
+        ("popularity", "popularity"),
+        ("item_knn", "item neighbours"),
+        ("ease", "EASE"),
+    ] {
+        line(&format!("  reference: {label}"), next("", name));
+    }
+    line("lists: like or dislike", like("served", ""));
+    for (name, label) in [
+        ("item_mean", "item mean"),
+        ("bias", "user + item bias"),
+        ("mf", "matrix factorisation"),
+        ("history_rate", "own rate of the last ten"),
+    ] {
+        line(&format!("  reference: {label}"), like("", name));
+    }
+    let after = &j["quality_after_deletion"];
+    line(
+        "lists after the deletion: the next item",
+        format!(
+            "HR@10 {}   NDCG@10 {}",
+            number(&after["hr10"], 3),
+            number(&after["ndcg10"], 3)
+        ),
+    );
+    let top = &j["top_ms"];
+    line(
+        "a list on the device",
+        format!(
+            "{} ms (p99 {}); the first one, which decodes the tables, {} ms",
+            number(&top["p50"], 1),
+            number(&top["p99"], 1),
+            number(&top["first"], 0)
+        ),
+    );
+    let megabytes = j["snapshot_bytes"].as_f64().map(|b| b / 1e6);
+    line(
+        "the tables that every device gets",
+        format!("{} MB", number(&serde_json::json!(megabytes), 2)),
+    );
+}
+
 /// The figures as a table for people.
 pub(crate) fn render(j: &Value) -> String {
     let mut out = String::new();
@@ -28,12 +90,23 @@ pub(crate) fn render(j: &Value) -> String {
             samples(key)
         )
     };
-    line("untrained model", both("untrained"));
+    lists(j, &mut line);
+    line("language model alone, untrained", both("untrained"));
     if j["auc"]["central"].is_number() {
         line("centralised reference", both("central"));
     }
-    line("federated, split, sharded", both("federated"));
-    line("after the deletion", both("after_deletion"));
+    line("  adapters: federated, split, sharded", both("federated"));
+    line("  adapters after the deletion", both("after_deletion"));
+    let loss = |k: &str| number(&j["log_loss"][k], 3);
+    line(
+        "  log loss on the same test samples",
+        format!(
+            "{} untrained, {} federated, {} after the deletion",
+            loss("untrained"),
+            loss("federated"),
+            loss("after_deletion")
+        ),
+    );
     for (name, label) in [
         ("item_mean", "item mean"),
         ("bias", "user + item bias"),
@@ -97,7 +170,12 @@ pub(crate) fn render(j: &Value) -> String {
         format!("{} s", number(&d["seconds_until_exact"], 3)),
     );
     line(
+        "deletion: until lists are whole again",
+        format!("{} s", number(&d["seconds_until_whole"], 3)),
+    );
+    line(
         "deletion: until retrained and released",
+
         format!("{} s", number(&d["seconds_until_retrained"], 1)),
     );
     line(
@@ -119,6 +197,10 @@ pub(crate) fn render(j: &Value) -> String {
     line(
         "negative control: without retraining, different",
         yes(&d["negative_control"]),
+    );
+    line(
+        "sums folded again from what remains, byte for byte",
+        yes(&d["lists_replay_equal"]),
     );
     line("other shards unchanged", yes(&d["other_shards_unchanged"]));
     line(

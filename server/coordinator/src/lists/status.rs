@@ -36,6 +36,7 @@ impl Lists {
             k: self.config.k,
             served: status.served,
             recalled: self.tally.lists().recalled,
+            snapshot_people: self.newest().map_or(0, |s| s.people),
             snapshot_bytes: self.newest().map_or(0, |s| s.bytes),
             devices,
             valid_s: self.valid_s,
