@@ -53,13 +53,12 @@
 pub mod cells;
 mod error;
 mod ids;
-mod statement;
 mod tally;
 mod vault;
 
 pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};
-pub use statement::Statement;
+pub use lethe_receipt::snapshot::SnapshotStatement as Statement;
 pub use tally::{
     Done, Finished, Job, Options, Published, Refolded, Served, Status, Tally, fold_root,
 };

@@ -16,10 +16,10 @@ use lethe_proto::ids::Digest;
 use lethe_receipt::note::{Signer, VerifierKey};
 use lethe_store::sealed::Engine;
 
+use crate::Statement;
 use crate::cells::{Command, Duty, Event, Fold, State, decide, due};
 use crate::error::TallyError;
 use crate::ids::{Fresh, Handle};
-use crate::statement::Statement;
 use crate::vault::{Brought, Kept, Vault, content};
 
 mod change;
