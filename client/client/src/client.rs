@@ -1,200 +1,59 @@
-//! The client: builder, local history, and the loop that takes part in what the coordinator asks
-//! for.
+//! The handle that an app holds, and what it does on the device alone.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lethe_learn::partition::nearest_anchor;
-use lethe_model::ModelError;
-use lethe_model::lora::Adapter;
-use lethe_proto::codec::Extension;
-use lethe_proto::ids::{Digest, ShardId};
-use lethe_proto::limits::MINOR;
-use lethe_proto::message::{Declined, Refusal, Reply, Request, Task};
-use lethe_recipe::Recipe;
+use lethe_proto::ids::ShardId;
+use lethe_proto::limits::MAX_ID;
+use lethe_proto::message::{Declined, Task};
 use lethe_recsys::samples::Part;
-use lethe_transport::TransportError;
-use tokio::sync::Semaphore;
 
-use crate::conditions::{Canceller, Conditions, Guard, Stopped};
-use crate::enrolment::use_invitation;
-use crate::erasure::{Consent, PendingErasure};
-use crate::history::Joined;
-use crate::session::Session;
-use crate::vault::{State, Vault};
-use crate::{ClientError, ClientModel, Cutoffs, LocalEvent, ModelOptions};
+use crate::actor::{self, Actor};
+use crate::conditions::{Canceller, Conditions};
+use crate::erasure::PendingErasure;
+use crate::feedback_of_lists::{Outcome, Told, counts};
+use crate::lists::{Explanation, Input, ListId, Page, Query};
+use crate::local::{Ended, Local, Shared, now_unix_s};
+use crate::options::Options;
+use crate::status::{SnapshotStatus, Status};
+use crate::transfer::{self, Export};
+use crate::vault::{self, FolderLock};
+use crate::{Catalogue, ClientError, EventId, LocalEvent};
 
-/// Collects what a client needs.
+/// Most events of one call.
+const MAX_AT_ONCE: usize = 200_000;
+
+/// One person's client: a handle that is cheap to clone, and may be used from any thread.
+///
+/// Functions that are not `async` work on the device alone: they need no network and no runtime,
+/// and answer while a round is running. Those that are `async` talk to the coordinator, one after
+/// the other, on threads of their own; they may be awaited under any executor, and dropping the
+/// future stops what it began. One that waits for work makes way for the others.
+///
+/// The folder belongs to this client and its clones until the last of them is dropped.
+#[derive(Clone, Debug)]
+pub struct Client(pub(crate) Arc<Inner>);
+
 #[derive(Debug)]
-pub struct ClientBuilder {
-    folder: PathBuf,
-    addr: SocketAddr,
-    key: Option<[u8; 32]>,
-    invitation: Option<String>,
-    cutoffs: Option<Cutoffs>,
-    passes: Option<Arc<Semaphore>>,
-    guard: Guard,
-    memory_cap: Option<usize>,
-    minor: u16,
-    extensions: Vec<Extension>,
-    consent: Consent,
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) actor: Actor,
 }
 
-impl ClientBuilder {
-    /// A client that keeps its state in `folder` and talks to the coordinator at `addr`.
-    pub fn new(folder: impl AsRef<Path>, addr: SocketAddr) -> Self {
-        Self {
-            folder: folder.as_ref().to_owned(),
-            addr,
-            key: None,
-            invitation: None,
-            cutoffs: None,
-            passes: None,
-            guard: Guard::default(),
-            memory_cap: None,
-            minor: MINOR,
-            extensions: vec![],
-            consent: Consent::default(),
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Work that is still under way keeps nothing: the folder may be opened elsewhere.
+        self.shared.guard.canceller().cancel();
+        let mut local = self.shared.local();
+        if local.ended.is_none() {
+            local.ended = Some(Ended::Closed);
+            local.vault.leave();
+            local.lock = None;
         }
+        drop(local);
+        self.shared.cut_off();
     }
-
-    /// Seals the state with this key (from the platform's key store) instead of a key file in the
-    /// folder.
-    pub fn key(mut self, key: [u8; 32]) -> Self {
-        self.key = Some(key);
-        self
-    }
-
-    /// Enrols with this invitation, unless it was used before: the first time, or when the
-    /// certificate has expired or was lost. The history stays. An invitation for another person is
-    /// refused.
-    pub fn invitation(mut self, text: impl Into<String>) -> Self {
-        self.invitation = Some(text.into());
-        self
-    }
-
-    /// Divides the history for training, validation and test (for evaluation; an app leaves the
-    /// default). Kept with the state: the first division counts.
-    pub fn cutoffs(mut self, cutoffs: Cutoffs) -> Self {
-        self.cutoffs = Some(cutoffs);
-        self
-    }
-
-    /// Bounds the passes that clients of one process run at once.
-    pub fn passes(mut self, passes: Arc<Semaphore>) -> Self {
-        self.passes = Some(passes);
-        self
-    }
-
-    /// Trains only while what `required` names holds; `now` is asked before a task is taken and
-    /// before every pass, from any thread. Without this call a client always trains.
-    /// Recommendations are not concerned.
-    pub fn conditions(
-        mut self,
-        required: Conditions,
-        now: impl Fn() -> Conditions + Send + Sync + 'static,
-    ) -> Self {
-        self.guard = Guard::new(required, Arc::new(now));
-        self
-    }
-
-    /// Takes no round whose largest pass needs more than this beside the weights, in bytes.
-    pub fn memory_cap(mut self, bytes: usize) -> Self {
-        self.memory_cap = Some(bytes);
-        self
-    }
-
-    /// Answers orders to erase (almost) everything. They are refused until this says yes, or
-    /// [`Client::consent_to_erasure`] is called; see [`PendingErasure`]. Other orders need no
-    /// consent.
-    pub fn erasure_consent(
-        mut self,
-        consents: impl Fn(&PendingErasure) -> bool + Send + Sync + 'static,
-    ) -> Self {
-        self.consent = Consent::new(consents);
-        self
-    }
-
-    /// Speaks as a client of another minor version of the protocol would, with what it adds to
-    /// every request. For tests of upgrades.
-    pub fn minor_version(mut self, minor: u16, extensions: Vec<Extension>) -> Self {
-        (self.minor, self.extensions) = (minor, extensions);
-        self
-    }
-
-    /// Opens the state, enrols if needed, and agrees on the recipe.
-    pub async fn build(self, model: Arc<ClientModel>) -> Result<Client, ClientError> {
-        let (vault, mut state) = Vault::open(&self.folder, self.key)?;
-        let invitation = self.invitation.filter(|text| !text.trim().is_empty());
-        if let Some(text) = &invitation {
-            use_invitation(&vault, &mut state, self.addr, text).await?;
-        }
-        state.cutoffs = state.cutoffs.or(self.cutoffs);
-        let identity = state.identity.clone().ok_or(ClientError::NotEnrolled)?;
-        let session = Arc::new(Session::new(
-            self.addr,
-            state.authority.clone(),
-            identity,
-            self.extensions,
-        ));
-        let mut client = Client {
-            vault,
-            state,
-            session,
-            model,
-            recipe: Recipe::default(),
-            anchors: vec![],
-            engine: String::new(),
-            minor: self.minor,
-            release: Release::default(),
-            guard: self.guard,
-            memory_cap: self.memory_cap,
-            passes: self.passes.unwrap_or_else(|| Arc::new(Semaphore::new(1))),
-            shard: None,
-            consent: self.consent,
-            pending: None,
-            erased: false,
-        };
-        client.hello().await?;
-        Ok(client)
-    }
-}
-
-/// The device parts of the adapters being served.
-#[derive(Debug, Default)]
-pub(crate) struct Release {
-    pub(crate) number: u64,
-    /// For so long may it be used without asking again, in seconds.
-    pub(crate) valid_s: u64,
-    pub(crate) adapters: Vec<Adapter>,
-    /// Of the adapters as they were sent.
-    pub(crate) digests: Vec<Digest>,
-}
-
-/// One person's client.
-#[derive(Debug)]
-pub struct Client {
-    pub(crate) vault: Vault,
-    pub(crate) state: State,
-    pub(crate) session: Arc<Session>,
-    pub(crate) model: Arc<ClientModel>,
-    pub(crate) recipe: Recipe,
-    anchors: Vec<Vec<f32>>,
-    /// What computes the coordinator's layers.
-    pub(crate) engine: String,
-    /// Minor version that both sides speak.
-    pub(crate) minor: u16,
-    pub(crate) release: Release,
-    passes: Arc<Semaphore>,
-    pub(crate) guard: Guard,
-    pub(crate) memory_cap: Option<usize>,
-    shard: Option<ShardId>,
-    pub(crate) consent: Consent,
-    /// An order to erase that waits for consent.
-    pub(crate) pending: Option<PendingErasure>,
-    erased: bool,
 }
 
 /// What a [`Client::step`] did.
@@ -217,22 +76,43 @@ pub enum Done {
     /// Was told to erase (almost) everything, and waits for the person's consent:
     /// [`Client::pending_erasure`].
     ConsentNeeded,
+    /// Heard that other tables are served, or that what it had is recalled.
+    Refreshed,
+}
+
+/// What a [`Client::refresh`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refreshed {
+    /// There is a new snapshot.
+    pub fetched: bool,
+    /// The history was contributed.
+    pub contributed: bool,
 }
 
 /// Work that the coordinator asked for; give it to [`Client::perform`].
 #[derive(Debug)]
-pub struct Assigned(Task);
+pub struct Assigned(pub(crate) Task);
 
 /// Where the system's news about networks goes.
 #[derive(Clone, Debug)]
-pub struct Network(Arc<Session>);
+pub struct Network(Arc<Shared>);
 
 impl Network {
     /// The device has changed its network: the connection goes on from a new socket (QUIC
     /// migration, RFC 9000, 9), and with it what is being trained. Without this call the loss is
     /// noticed after 30 s without an answer, and the client connects again by itself.
-    pub async fn changed(&self) -> Result<(), ClientError> {
-        Ok(self.0.rebind().await?)
+    ///
+    /// # Errors
+    /// [`ClientError::Transport`] if no socket can be opened.
+    pub fn changed(&self) -> Result<(), ClientError> {
+        let session = self.0.session().clone();
+        let Some(session) = session else {
+            return Ok(());
+        };
+        // A socket belongs to the runtime on which it is opened.
+        let runtime = actor::runtime(&self.0)?;
+        let _on = runtime.enter();
+        Ok(session.rebind()?)
     }
 }
 
@@ -247,344 +127,354 @@ pub struct Stats {
     pub samples: u64,
 }
 
-impl ClientError {
-    /// The coordinator is away or busy: local functions still work, and trying again later may
-    /// help.
-    pub fn is_offline(&self) -> bool {
-        self.transport().is_some_and(TransportError::is_transient)
-    }
-
-    /// The reason that the coordinator is told when a client leaves a round by its own decision.
-    pub(crate) fn declines(&self) -> Option<Declined> {
-        match self {
-            Self::FeedbackLost => Some(Declined::FeedbackLost),
-            Self::Memory { .. } => Some(Declined::Memory),
-            Self::Stopped(_) => Some(Declined::Conditions),
-            Self::Model(ModelError::Middle(e)) if e.is::<Stopped>() => Some(Declined::Conditions),
-            _ => None,
-        }
-    }
-
-    fn transport(&self) -> Option<&TransportError> {
-        match self {
-            Self::Transport(e) => Some(e),
-            Self::Model(ModelError::Middle(e)) => e.downcast_ref(),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn refusal(&self) -> Option<Refusal> {
-        match self.transport()? {
-            TransportError::Refused { code, .. } => Some(*code),
-            _ => None,
-        }
-    }
-}
-
 impl Client {
-    async fn hello(&mut self) -> Result<(), ClientError> {
-        let build = concat!("lethe-client ", env!("CARGO_PKG_VERSION")).to_owned();
-        match self
-            .session
-            .call(&Request::Hello {
-                build,
-                model: self.model.digest,
-                minor: self.minor,
-            })
-            .await?
-        {
-            Reply::Welcome {
-                recipe,
-                anchors,
-                engine,
-                minor,
-                log_key,
-                recalled,
-            } => {
-                self.learn_log_key(log_key)?;
-                self.forget_recalled(recalled)?;
-                self.minor = self.minor.min(minor);
-                self.engine = engine;
-                self.recipe = Recipe::from_json(&recipe)?;
-                self.anchors = anchors;
-                let wanted = ModelOptions {
-                    split: self.recipe.split,
-                    compute: self.recipe.compute,
-                };
-                let loaded = ModelOptions {
-                    split: self.model.device.split(),
-                    compute: self.model.device.compute(),
-                };
-                if wanted != loaded {
-                    return Err(ClientError::OtherOptions { wanted, loaded });
-                }
-                self.renew_if_due().await
-            }
-            _ => Err(TransportError::UnexpectedReply { asked: "hello" }.into()),
+    /// Opens the client's folder, or begins one. It needs no network: an invitation is used by the
+    /// first function that does.
+    ///
+    /// # Errors
+    /// [`ClientError::InUse`] if another client has the folder; [`ClientError::Sealed`] if its files
+    /// do not open with the key; [`ClientError::Damaged`]; [`ClientError::Io`].
+    pub fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self, ClientError> {
+        let local = Local::open(folder.as_ref(), &options)?;
+        let shared = Arc::new(Shared::new(local, options));
+        Ok(Self(Arc::new(Inner {
+            shared,
+            actor: Actor::default(),
+        })))
+    }
+
+    /// Erases a folder without opening it, also with its key lost.
+    ///
+    /// # Errors
+    /// [`ClientError::InUse`] if a client has it open: use [`Self::erase`]; [`ClientError::Io`].
+    pub fn erase_folder(folder: impl AsRef<Path>) -> Result<(), ClientError> {
+        let folder = folder.as_ref();
+        if !folder.exists() {
+            return Ok(());
         }
+        let _lock = FolderLock::take(folder)?;
+        vault::destroy(folder)
     }
 
-    pub(crate) fn alive(&self) -> Result<(), ClientError> {
-        if self.erased {
-            Err(ClientError::Erased)
-        } else {
-            Ok(())
-        }
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
     }
 
-    pub(crate) fn cutoffs(&self) -> Cutoffs {
-        self.state
-            .cutoffs
-            .unwrap_or_else(|| Cutoffs::of(self.state.events.len()))
+    /// The catalogue that the client was opened with.
+    pub fn catalogue(&self) -> &Arc<Catalogue> {
+        &self.shared().catalogue
     }
 
-    /// Runs heavy work on a blocking thread, within the bound on passes.
-    pub(crate) async fn blocking<T: Send + 'static>(
-        &self,
-        f: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
-    ) -> Result<T, ClientError> {
-        let internal = |e: &dyn std::fmt::Display| ClientError::Internal(e.to_string());
-        let permit = self
-            .passes
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|e| internal(&e))?;
-        tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            f()
-        })
-        .await
-        .map_err(|e| internal(&e))?
-    }
-
-    /// Records an event; works offline. It counts for recommendations at once, for training from
-    /// the next epoch on.
-    pub fn record(&mut self, item: &str, liked: bool, time: i64) -> Result<(), ClientError> {
-        self.record_all([LocalEvent {
-            item: item.to_owned(),
-            liked,
-            time,
-        }])
+    /// Records an event. It is on disk when this returns, counts for lists at once, and for
+    /// training from the next epoch on.
+    ///
+    /// # Errors
+    /// As [`Self::record_all`].
+    pub fn record(&self, event: LocalEvent) -> Result<EventId, ClientError> {
+        let ids = self.record_all([event])?;
+        let first = ids.first().copied();
+        first.ok_or_else(|| ClientError::Internal("an event without a name".into()))
     }
 
     /// Records several events with one write; all or, after an error, none.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownItem`], [`ClientError::BadEvent`]; [`ClientError::ConsentWithdrawn`];
+    /// [`ClientError::TooMany`]; [`ClientError::Io`].
     pub fn record_all(
-        &mut self,
+        &self,
         events: impl IntoIterator<Item = LocalEvent>,
-    ) -> Result<(), ClientError> {
-        self.alive()?;
-        let mut checked = vec![];
-        for e in events {
-            self.model.position(&e.item)?;
-            if let Some(from) = self.state.consent_until.filter(|t| e.time >= *t) {
-                return Err(ClientError::ConsentWithdrawn { from });
-            }
-            checked.push(e);
+    ) -> Result<Vec<EventId>, ClientError> {
+        let events: Vec<LocalEvent> = events.into_iter().collect();
+        if events.len() > MAX_AT_ONCE {
+            return Err(ClientError::TooMany {
+                got: events.len(),
+                most: MAX_AT_ONCE,
+            });
         }
-        for e in checked {
-            let at = self.state.events.partition_point(|x| x.time <= e.time);
-            self.state.events.insert(at, e);
+        for e in &events {
+            self.catalogue().position(&e.item)?;
+            check_value(e)?;
         }
-        self.vault.save(&self.state)
+        let mut local = self.shared().alive()?;
+        check_consent(&local, &events)?;
+        local.events.add(events)
+    }
+
+    /// Takes the event back that was recorded last, and returns it; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`].
+    pub fn undo_last(&self) -> Result<Option<LocalEvent>, ClientError> {
+        self.shared().alive()?.events.undo(None)
+    }
+
+    /// Takes an event back, and returns it; `None` if there is none of that name. What was
+    /// contributed of it is replaced by the next contribution.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`].
+    pub fn undo(&self, id: EventId) -> Result<Option<LocalEvent>, ClientError> {
+        self.shared().alive()?.events.undo(Some(id))
     }
 
     /// The local history, oldest first.
-    pub fn history(&self) -> &[LocalEvent] {
-        &self.state.events
+    pub fn history(&self) -> Vec<LocalEvent> {
+        self.shared().local().events.iter().cloned().collect()
+    }
+
+    /// The same, with the names of the events.
+    pub fn named_history(&self) -> Vec<(EventId, LocalEvent)> {
+        let local = self.shared().local();
+        let named = local.events.list().iter();
+        named.map(|s| (s.id, s.event.clone())).collect()
+    }
+
+    /// What a list is made from, decoded without the lock.
+    fn input(&self, at: Option<i64>) -> Result<Input, ClientError> {
+        let copied = self.shared().alive()?.input(self.catalogue(), at);
+        Ok(copied.decode())
+    }
+
+    /// A list for the person: from the whole catalogue or from candidates, without what they have
+    /// met or hidden. It needs no network, no model and no events.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownItem`] for a candidate; [`ClientError::ListGone`] for the next page of
+    /// a list that is not kept any more (the last 8 are).
+    pub fn top(&self, query: &Query) -> Result<Page, ClientError> {
+        if let Some(after) = query.after {
+            let kept = {
+                let local = self.shared().alive()?;
+                let mut ranked = local.ranked.iter();
+                ranked.find(|r| r.id == after.list).cloned()
+            };
+            let kept = kept.ok_or(ClientError::ListGone)?;
+            return Ok(kept.page(after.offset, query.n));
+        }
+        let held = self.snapshot_number();
+        let ranked = Arc::new(self.input(query.at)?.rank(query)?);
+        let page = ranked.page(0, query.n);
+        let mut local = self.shared().alive()?;
+        // What was recalled while the list was made is not kept for another page.
+        if local.snapshot.as_ref().map(|s| s.held.number) == held {
+            local.keep_ranked(ranked);
+        }
+        Ok(page)
+    }
+
+    fn snapshot_number(&self) -> Option<u64> {
+        let local = self.shared().local();
+        local.snapshot.as_ref().map(|s| s.held.number)
+    }
+
+    /// Items that are met by those who meet `item`, or that are like it; `n` of them at most.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownItem`].
+    pub fn similar(&self, item: &str, n: usize) -> Result<Page, ClientError> {
+        self.input(None)?.similar(item, n)
+    }
+
+    /// What people meet first, and lately; `n` items at most.
+    ///
+    /// # Errors
+    /// [`ClientError::Erased`], [`ClientError::Closed`].
+    pub fn popular(&self, n: usize) -> Result<Page, ClientError> {
+        self.input(None)?.popular(n)
+    }
+
+    /// What is known about an item and this person.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownItem`].
+    pub fn explain(&self, item: &str) -> Result<Explanation, ClientError> {
+        self.input(None)?.explain(item)
+    }
+
+    /// Keeps what the person did with an item of a list: counts are in [`Status::feedback`]. The
+    /// newest 1,000 are kept, on the device only. It is no event: record one, too, where it tells
+    /// something about the item.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownItem`]; [`ClientError::Io`].
+    pub fn feedback(
+        &self,
+        list: ListId,
+        item: impl Into<String>,
+        outcome: Outcome,
+    ) -> Result<(), ClientError> {
+        let told = Told {
+            list,
+            item: item.into(),
+            outcome,
+            time: now_unix_s(),
+        };
+        self.catalogue().position(&told.item)?;
+        self.shared().alive()?.events.tell(told)
+    }
+
+    /// The history as JSON, for the person, a backup or another device.
+    ///
+    /// # Errors
+    /// [`ClientError::Erased`], [`ClientError::Closed`].
+    pub fn export(&self) -> Result<Vec<u8>, ClientError> {
+        let local = self.shared().alive()?;
+        Export::of(&local.events).to_json()
+    }
+
+    /// Adds the events of an export that are not here yet, and returns how many that were. Events
+    /// of items that the catalogue does not have are kept: a newer catalogue may have them again.
+    ///
+    /// # Errors
+    /// [`ClientError::Export`] for anything else; [`ClientError::ConsentWithdrawn`];
+    /// [`ClientError::Io`].
+    pub fn import(&self, json: &[u8]) -> Result<usize, ClientError> {
+        let export = Export::parse(json)?;
+        if export.events.len() > MAX_AT_ONCE {
+            return Err(ClientError::TooMany {
+                got: export.events.len(),
+                most: MAX_AT_ONCE,
+            });
+        }
+        for e in &export.events {
+            check_value(e)?;
+        }
+        let mut local = self.shared().alive()?;
+        let new = transfer::new_events(&local.events, export.events);
+        check_consent(&local, &new)?;
+        Ok(local.events.add(new)?.len())
+    }
+
+    /// Erases everything on this device: history, identity, key. What the fleet learned is for the
+    /// privacy team's `forget` to remove. After an error it may be called again.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`].
+    pub fn erase(&self) -> Result<(), ClientError> {
+        self.shared().guard.canceller().cancel();
+        let erased = self.shared().local().erase();
+        self.shared().cut_off();
+        erased
+    }
+
+    /// How the client is.
+    pub fn status(&self) -> Status {
+        let local = self.shared().local();
+        let person = &local.person;
+        let lists = &person.lists;
+        let snapshot = local.snapshot.as_ref().map(|s| SnapshotStatus {
+            number: s.held.number,
+            items: s.held.items.len(),
+            bytes: s.held.bytes.len(),
+            got: s.held.got,
+            until: lists.until,
+        });
+        Status {
+            enrolled: person.identity.is_some(),
+            invited: person.invitation.is_some(),
+            subject: person.subject.as_ref().map(|s| s.as_str().to_owned()),
+            certificate_until: person
+                .identity
+                .as_ref()
+                .and_then(|i| i.validity().ok())
+                .map(|v| v.until),
+            events: local.events.list().len(),
+            training_samples: samples(&local),
+            shard: local.shard,
+            snapshot,
+            recalled: lists.recalled,
+            contributing: !lists.opted_out,
+            contributed: lists.contributed.map(|c| (c.at, c.events)),
+            refused_items: local.refused.iter().cloned().collect(),
+            feedback: counts(local.events.told()),
+            consent_until: person.consent_until,
+            pending_erasure: local.pending.clone(),
+        }
     }
 
     /// From when on consent is withdrawn, in seconds since 1970: nothing at or after that time is
     /// recorded.
     pub fn consent_until(&self) -> Option<i64> {
-        self.state.consent_until
+        self.shared().local().person.consent_until
     }
 
     /// The person consents again: what happens from now on may be recorded.
-    pub fn consent(&mut self) -> Result<(), ClientError> {
-        self.alive()?;
-        self.state.consent_until = None;
-        self.vault.save(&self.state)
+    ///
+    /// # Errors
+    /// [`ClientError::Io`].
+    pub fn consent(&self) -> Result<(), ClientError> {
+        let mut local = self.shared().alive()?;
+        local.person.consent_until = None;
+        local.save()
     }
 
     /// Training samples of the data that counts in this epoch. A history of at most
-    /// [`HISTORY`](lethe_recsys::samples::HISTORY) events gives none: the person is not trained on.
+    /// [`HISTORY`](lethe_recsys::samples::HISTORY) likes and dislikes gives none: the person is not
+    /// trained on.
     pub fn training_samples(&self) -> usize {
-        let joined = self.state.joined.as_ref();
-        joined.map_or(0, |j| j.samples(Part::Train).len())
+        samples(&self.shared().local())
     }
 
     /// The shard this person's data is in, once the epoch has started.
     pub fn shard(&self) -> Option<ShardId> {
-        self.shard
+        self.shared().local().shard
+    }
+
+    /// The order that waits for the person's consent, if there is one.
+    pub fn pending_erasure(&self) -> Option<PendingErasure> {
+        self.shared().local().pending.clone()
     }
 
     /// Bytes exchanged so far.
     pub fn stats(&self) -> Stats {
-        let read = |a: &std::sync::atomic::AtomicU64| a.load(Ordering::Relaxed);
+        let counters = &self.shared().counters;
         Stats {
-            update_bytes: read(&self.session.update_bytes),
-            activation_bytes: read(&self.session.activation_bytes),
-            samples: read(&self.session.samples),
+            update_bytes: counters.update_bytes.load(Ordering::Relaxed),
+            activation_bytes: counters.activation_bytes.load(Ordering::Relaxed),
+            samples: counters.samples.load(Ordering::Relaxed),
         }
     }
 
-    /// Takes part in the epoch with what is recorded now: tells the anchor, a count and a salted
-    /// commitment, no event. Once the epoch has started, what was joined with before goes on
-    /// counting, and only that is trained on.
-    pub async fn join(&mut self) -> Result<(), ClientError> {
-        self.alive()?;
-        self.settle().await?;
-        let now = Joined {
-            events: self.state.events.clone(),
-            cutoffs: self.cutoffs(),
-        };
-        self.offer(now).await
-    }
-
-    /// Finds out whether an offer counts whose answer was lost.
-    async fn settle(&mut self) -> Result<(), ClientError> {
-        match self.state.offered.clone() {
-            Some(offered) => self.offer(offered).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Joins with this data. It is stored before it is offered: whatever the coordinator counts is
-    /// known here.
-    pub(crate) async fn offer(&mut self, offered: Joined) -> Result<(), ClientError> {
-        let liked: Vec<&[f32]> = offered
-            .train()
-            .iter()
-            .filter(|e| e.liked)
-            .map(|e| Ok(&self.model.features[self.model.position(&e.item)?][..]))
-            .collect::<Result<_, ClientError>>()?;
-        let anchor = nearest_anchor(&self.anchors, &liked).map(|k| k as u16);
-        let samples = offered.samples(Part::Train).len() as u32;
-        let mine = offered.commitment(&self.state.salt);
-        self.state.offered = Some(offered);
-        self.vault.save(&self.state)?;
-        let Reply::Joined { shard, commitment } = self
-            .session
-            .call(&Request::Join {
-                anchor,
-                samples,
-                commitment: mine,
-            })
-            .await?
-        else {
-            return Err(TransportError::UnexpectedReply { asked: "join" }.into());
-        };
-        let offered = self.state.offered.take();
-        if commitment == mine {
-            self.state.joined = offered;
-        }
-        self.vault.save(&self.state)?;
-        self.shard = shard;
-        let counts = self
-            .state
-            .joined
-            .as_ref()
-            .is_some_and(|j| j.commitment(&self.state.salt) == commitment);
-        if counts {
-            Ok(())
-        } else {
-            Err(ClientError::OtherData)
-        }
-    }
-
-    /// The data that counts in this epoch.
-    pub(crate) async fn joined(&mut self) -> Result<&Joined, ClientError> {
-        self.settle().await?;
-        self.state.joined.as_ref().ok_or(ClientError::OtherData)
+    /// What the device is doing now, as the app's function says.
+    pub fn conditions(&self) -> Conditions {
+        self.shared().guard.now()
     }
 
     /// Stops what is being trained, from another task or thread.
     pub fn canceller(&self) -> Canceller {
-        self.guard.canceller()
+        self.shared().guard.canceller()
     }
 
     /// For whoever learns that the device has another network, while this client works.
     pub fn network(&self) -> Network {
-        Network(self.session.clone())
+        Network(self.shared().clone())
     }
+}
 
-    /// Asks for work once and does it. Waits up to the poll bound (10 s) when there is none. Call
-    /// it when the device is idle; an error leaves the client as it was, and the next call
-    /// reconnects. Dropping the future stops the training.
-    pub async fn step(&mut self) -> Result<Done, ClientError> {
-        if let Err(Stopped::Conditions(now)) = self.guard.allows() {
-            return Ok(Done::NotNow(now));
+fn samples(local: &Local) -> usize {
+    let joined = local.person.joined.as_ref();
+    joined.map_or(0, |j| j.samples(Part::Train).len())
+}
+
+fn check_value(e: &LocalEvent) -> Result<(), ClientError> {
+    if e.item.is_empty() || e.item.len() > MAX_ID {
+        return Err(ClientError::UnknownItem(e.item.clone()));
+    }
+    match e.value.is_finite() {
+        true => Ok(()),
+        false => Err(ClientError::BadEvent {
+            item: e.item.clone(),
+            value: e.value,
+        }),
+    }
+}
+
+fn check_consent(local: &Local, events: &[LocalEvent]) -> Result<(), ClientError> {
+    match local.person.consent_until {
+        Some(from) if events.iter().any(|e| e.time >= from) => {
+            Err(ClientError::ConsentWithdrawn { from })
         }
-        match self.next_task().await? {
-            Some(task) => self.perform(task).await,
-            None => Ok(Done::Nothing),
-        }
-    }
-
-    /// Asks for work; the future may be dropped at any time (the work is offered again).
-    pub async fn next_task(&mut self) -> Result<Option<Assigned>, ClientError> {
-        self.alive()?;
-        self.renew_if_due().await?;
-        match self.session.call(&Request::Poll).await? {
-            Reply::Task { task, recalled } => {
-                self.forget_recalled(recalled)?;
-                Ok(match task {
-                    Task::Wait => None,
-                    task => Some(Assigned(task)),
-                })
-            }
-            _ => Err(TransportError::UnexpectedReply { asked: "poll" }.into()),
-        }
-    }
-
-    /// A list that was ranked with a recalled release is shown to nobody any more.
-    fn forget_recalled(&mut self, recalled: u64) -> Result<(), ClientError> {
-        if self.state.cached.is_empty() || self.state.cached_release > recalled {
-            return Ok(());
-        }
-        self.state.cached.clear();
-        self.vault.save(&self.state)
-    }
-
-    /// Does what was asked for.
-    pub async fn perform(&mut self, task: Assigned) -> Result<Done, ClientError> {
-        let done = match task.0 {
-            Task::Wait => Ok(Done::Nothing),
-            Task::Train(start) => self.take_part(start).await,
-            Task::Validate { release, shards } => self
-                .validate(release, &shards)
-                .await
-                .map(|()| Done::Validated),
-            Task::Erase { task } => self.obey(task).await,
-        };
-        match done {
-            Err(e)
-                if matches!(
-                    e.refusal(),
-                    Some(Refusal::RoundClosed | Refusal::SessionLost | Refusal::StaleRelease)
-                ) =>
-            {
-                tracing::info!("{e}");
-                Ok(Done::RoundLost)
-            }
-            other => other,
-        }
-    }
-
-    /// Erases everything on this device: history, identity, key. What the fleet learned is for the
-    /// privacy team's `forget` to remove.
-    pub async fn erase(&mut self) -> Result<(), ClientError> {
-        self.vault.erase()?;
-        self.state = State::default();
-        self.release = Release::default();
-        self.erased = true;
-        self.session.close().await;
-        Ok(())
-    }
-
-    /// Closes the connection; the state stays.
-    pub async fn close(self) {
-        self.session.close().await;
+        _ => Ok(()),
     }
 }

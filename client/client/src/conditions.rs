@@ -91,6 +91,11 @@ impl Guard {
         }
     }
 
+    /// What the device is doing now.
+    pub(crate) fn now(&self) -> Conditions {
+        (self.now)()
+    }
+
     /// Watches one task from here on.
     pub(crate) fn watch(&self) -> Watch {
         let cancelled = self.cancelled.subscribe();

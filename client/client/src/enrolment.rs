@@ -9,66 +9,106 @@ use lethe_transport::client::{Dialer, enrol_as};
 use lethe_transport::identity::Invitation;
 
 use crate::ClientError;
-use crate::client::Client;
-use crate::vault::{State, Vault};
+use crate::local::Shared;
+use crate::person::Person;
+use crate::worker::Worker;
 
-/// Enrols with an invitation that this device has not tried before. The history stays. With an
-/// identity already there, an invitation that the coordinator does not know, and a coordinator that
-/// is away, change nothing.
-pub(crate) async fn use_invitation(
-    vault: &Vault,
-    state: &mut State,
-    addr: SocketAddr,
-    text: &str,
-) -> Result<(), ClientError> {
-    let invitation = Invitation::parse(text)?;
-    let tried = Digest::of(&[b"lethe-invitation", invitation.secret.as_bytes()]);
-    if state.invited == Some(tried) && state.identity.is_some() {
-        return Ok(());
-    }
-    let dialer = Dialer::bind(addr)?;
-    let enrolled = match enrol_as(&dialer, addr, &invitation, state.subject.clone()).await {
-        Ok(enrolled) => enrolled,
-        Err(e) if state.identity.is_none() => return Err(e.into()),
-        Err(e) if e.is_transient() => {
-            tracing::info!("the invitation is tried again later: {e}");
-            return Ok(());
-        }
-        Err(TransportError::Refused {
-            code: Refusal::Forbidden,
-            ..
-        }) => {
-            // Used already: an app may hand over the same invitation at every start.
-            state.invited = Some(tried);
-            return vault.save(state);
+/// Whether the device has an identity and this invitation was used, or refused, before.
+pub(crate) fn tried(person: &Person, text: &str) -> bool {
+    let parsed = Invitation::parse(text).ok();
+    parsed.is_some_and(|i| person.identity.is_some() && person.invited == Some(name(&i)))
+}
+
+fn name(invitation: &Invitation) -> Digest {
+    Digest::of(&[b"lethe-invitation", invitation.secret.as_bytes()])
+}
+
+/// Enrols with the invitation that is kept, if there is one; returns whether it did. The history
+/// stays. With an identity already there, an invitation that the coordinator does not know, and a
+/// coordinator that is away, change nothing.
+pub(crate) async fn use_invitation(shared: &Shared, addr: SocketAddr) -> Result<bool, ClientError> {
+    let (text, subject, known) = {
+        let local = shared.alive()?;
+        let person = &local.person;
+        let Some(text) = person.invitation.clone() else {
+            return Ok(false);
+        };
+        (text, person.subject.clone(), person.identity.is_some())
+    };
+    let invitation = match Invitation::parse(&text) {
+        Ok(invitation) => invitation,
+        Err(e) if known => {
+            drop_invitation(shared, None)?;
+            return Err(e.into());
         }
         Err(e) => return Err(e.into()),
     };
-    state.identity = Some(enrolled.identity);
-    state.authority = invitation.authority()?;
-    state.subject = enrolled.subject;
-    state.invited = Some(tried);
-    if invitation.log_key.is_some() && invitation.log_key != state.log_key {
+    let dialer = Dialer::bind(addr)?;
+    let enrolled = match enrol_as(&dialer, addr, &invitation, subject).await {
+        Ok(enrolled) => enrolled,
+        Err(e) if known && e.is_transient() => {
+            tracing::info!("the invitation is tried again later: {e}");
+            return Ok(false);
+        }
+        Err(e @ TransportError::Refused { .. }) if !e.is_transient() => {
+            let used = matches!(
+                e,
+                TransportError::Refused {
+                    code: Refusal::Forbidden,
+                    ..
+                }
+            );
+            if known {
+                // It would be refused again.
+                drop_invitation(shared, Some(name(&invitation)))?;
+            }
+            // An app may hand over the same invitation at every start.
+            return match known && used {
+                true => Ok(false),
+                false => Err(ClientError::NotInvited(e)),
+            };
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let mut local = shared.alive()?;
+    let person = &mut local.person;
+    person.identity = Some(enrolled.identity);
+    person.authority = invitation.authority()?;
+    person.subject = enrolled.subject;
+    person.invited = Some(name(&invitation));
+    person.invitation = None;
+    if invitation.log_key.is_some() && invitation.log_key != person.log_key {
         // The person who invites vouches for this log; heads of another one say nothing about it.
-        state.log_key = invitation.log_key;
-        state.head = None;
+        person.log_key = invitation.log_key;
+        person.head = None;
     }
-    vault.save(state)
+    local.save()?;
+    Ok(true)
 }
 
-impl Client {
+fn drop_invitation(shared: &Shared, refused: Option<Digest>) -> Result<(), ClientError> {
+    let mut local = shared.alive()?;
+    local.person.invitation = None;
+    local.person.invited = refused.or(local.person.invited);
+    local.save()
+}
+
+impl Worker {
     /// Exchanges the certificate for a new one in the last third of its life. A failure is no
     /// reason to stop: there is time to try again.
     pub(crate) async fn renew_if_due(&mut self) -> Result<(), ClientError> {
-        if !self.state.identity.as_ref().is_some_and(|i| i.is_due()) {
+        let identity = self.local()?.person.identity.clone();
+        if !identity.is_some_and(|i| i.is_due()) {
             return Ok(());
         }
-        match self.session.renew().await {
+        let session = self.session()?;
+        match session.renew().await {
             Ok(identity) => {
                 // On disk before it is used: the old certificate goes when the new one is shown.
-                self.state.identity = Some(identity.clone());
-                self.vault.save(&self.state)?;
-                self.session.show(identity);
+                let mut local = self.local()?;
+                local.person.identity = Some(identity.clone());
+                local.save()?;
+                session.show(identity);
             }
             Err(e) => tracing::warn!("the certificate is not renewed yet: {e}"),
         }
@@ -78,15 +118,16 @@ impl Client {
     /// The log's key comes with the invitation; a device that enrolled with an older version takes
     /// the first that it is told, and keeps to it.
     pub(crate) fn learn_log_key(&mut self, key: String) -> Result<(), ClientError> {
-        match &self.state.log_key {
+        let mut local = self.local()?;
+        match &local.person.log_key {
             Some(known) if *known != key => {
                 tracing::error!("the coordinator's log has another key than this device knows");
                 Ok(())
             }
             Some(_) => Ok(()),
             None => {
-                self.state.log_key = Some(key);
-                self.vault.save(&self.state)
+                local.person.log_key = Some(key);
+                local.save()
             }
         }
     }

@@ -9,8 +9,9 @@ use lethe_receipt::order::{EraseOrder, check};
 use lethe_transport::TransportError;
 
 use crate::ClientError;
-use crate::client::{Client, Done};
-use crate::history::{Erasure, Joined};
+use crate::client::Done;
+use crate::history::Erasure;
+use crate::worker::Worker;
 
 /// An order that would leave less than a tenth of the history. It is not obeyed before the app or
 /// the person consents: whoever gets hold of a coordinator's keys must not be able to empty its
@@ -40,7 +41,7 @@ impl Consent {
         Self(Some(Arc::new(consents)))
     }
 
-    fn given(&self, to: &PendingErasure) -> bool {
+    pub(crate) fn given(&self, to: &PendingErasure) -> bool {
         self.0.as_ref().is_some_and(|consents| consents(to))
     }
 }
@@ -64,30 +65,27 @@ fn erasure(o: &EraseOrder) -> Erasure {
     }
 }
 
-impl Client {
-    /// The order that waits for the person's consent, if there is one.
-    pub fn pending_erasure(&self) -> Option<&PendingErasure> {
-        self.pending.as_ref()
-    }
-
-    /// The person consents to the order that waits: it is fetched again, checked, and carried out.
-    /// Returns whether there was one. The order must still be the one that was shown.
-    pub async fn consent_to_erasure(&mut self) -> Result<bool, ClientError> {
-        let Some(shown) = self.pending.clone() else {
+impl Worker {
+    /// Carries out the order that waits for the person's consent; returns whether there was one,
+    /// and it is still the one that was shown.
+    pub(crate) async fn consent_to_erasure(&mut self) -> Result<bool, ClientError> {
+        let shown = self.local()?.pending.clone();
+        let Some(shown) = shown else {
             return Ok(false);
         };
+        self.ready().await?;
         let checked = match self.fetch_orders(shown.task).await {
             // Another order has taken its place: it comes with the next step.
             Err(e) if e.refusal() == Some(Refusal::RoundClosed) => {
-                self.pending = None;
+                self.local()?.pending = None;
                 return Ok(false);
             }
             other => other?,
         };
-        let now = self.pending_of(shown.task, &checked);
+        let now = self.pending_of(shown.task, &checked)?;
         if now.deletions != shown.deletions || now.from != shown.from {
             // More was ordered meanwhile: the person has not seen that.
-            self.pending = Some(now);
+            self.local()?.pending = Some(now);
             return Ok(false);
         }
         self.erase_some(shown.task, checked, true).await?;
@@ -97,43 +95,41 @@ impl Client {
     /// Does what a task to erase asks, if it may.
     pub(crate) async fn obey(&mut self, task: u64) -> Result<Done, ClientError> {
         let checked = self.fetch_orders(task).await?;
-        let pending = self.pending_of(task, &checked);
+        let pending = self.pending_of(task, &checked)?;
         let left = (pending.of - pending.events) as u64;
         // With what earlier orders have removed: many small ones are as good as a large one.
-        let all = pending.of as u64 + self.state.ordered_away;
+        let all = pending.of as u64 + self.local()?.person.ordered_away;
         let almost_all = pending.events > 0 && left * 10 < all;
-        if almost_all && self.consent.given(&pending) {
+        if almost_all && self.shared.options.consent.given(&pending) {
             self.erase_some(task, checked, true).await?;
             return Ok(Done::Erased);
         }
         if almost_all {
-            self.pending = Some(pending);
+            self.local()?.pending = Some(pending);
             let outcome = Erased::WaitsForConsent;
-            self.session
-                .call(&Request::Erased { task, outcome })
-                .await?;
+            self.call(&Request::Erased { task, outcome }).await?;
             return Ok(Done::ConsentNeeded);
         }
         self.erase_some(task, checked, false).await?;
         Ok(Done::Erased)
     }
 
-    fn pending_of(&self, task: u64, checked: &Checked) -> PendingErasure {
-        let events = &self.state.events;
-        PendingErasure {
+    fn pending_of(&self, task: u64, checked: &Checked) -> Result<PendingErasure, ClientError> {
+        let local = self.local()?;
+        Ok(PendingErasure {
             task,
             deletions: checked.orders.iter().map(|o| o.deletion).collect(),
-            events: events.iter().filter(|e| checked.what.concerns(e)).count(),
-            of: events.len(),
+            events: local.events.concerned(&checked.what),
+            of: local.events.list().len(),
             from: checked.what.from,
-        }
+        })
     }
 
     /// Fetches the orders of a task and checks them. None of them is obeyed unless all hold.
     async fn fetch_orders(&mut self, task: u64) -> Result<Checked, ClientError> {
-        let seen = self.state.head.map_or(0, |h| h.size);
+        let seen = self.local()?.person.head.map_or(0, |h| h.size);
         let ask = Request::Orders { task, seen };
-        let Reply::Orders(orders) = self.session.call(&ask).await? else {
+        let Reply::Orders(orders) = self.call(&ask).await? else {
             return Err(TransportError::UnexpectedReply { asked: "orders" }.into());
         };
         let Orders {
@@ -141,24 +137,25 @@ impl Client {
             checkpoint,
             consistency,
         } = orders;
-        let key = VerifierKey::parse(self.state.log_key.as_deref().unwrap_or_default())?;
+        let mut local = self.local()?;
+        let key = VerifierKey::parse(local.person.log_key.as_deref().unwrap_or_default())?;
         // A device that enrolled with an older version does not know whose it is.
         let named = orders
             .iter()
             .map(|o| o.subject.as_str())
             .find(|s| !s.is_empty());
-        let own = self.state.subject.as_ref().map(|s| s.as_str());
+        let own = local.person.subject.as_ref().map(|s| s.as_str());
         let subject = own.or(named).unwrap_or_default().to_owned();
         let head = check(
             &orders,
             &subject,
             &checkpoint,
             &key,
-            self.state.head,
+            local.person.head,
             &consistency,
         )?;
-        self.state.head = Some(head);
-        self.vault.save(&self.state)?;
+        local.person.head = Some(head);
+        local.save()?;
         let items = orders.iter().flat_map(|o| o.items.clone()).collect();
         let from = orders.iter().filter_map(|o| o.from).min();
         let what = Erasure { items, from };
@@ -173,57 +170,54 @@ impl Client {
         checked: Checked,
         consented: bool,
     ) -> Result<(), ClientError> {
-        let Checked { orders, what } = checked;
-        for o in &orders {
-            let named = erasure(o);
-            let found = self
-                .state
-                .events
-                .iter()
-                .filter(|e| named.concerns(e))
-                .count();
-            self.count_removed(o.deletion, found as u32);
-        }
-        let cutoffs = self.state.cutoffs;
-        self.state.cutoffs = cutoffs.map(|c| c.without(&self.state.events, &what));
-        let before = self.state.events.len();
-        self.state.events.retain(|e| !what.concerns(e));
-        let gone = (before - self.state.events.len()) as u64;
-        let earlier = self.state.ordered_away;
-        self.state.ordered_away = if consented { 0 } else { earlier + gone };
-        self.state.consent_until = self.state.consent_until.into_iter().chain(what.from).min();
-        let left = |j: Option<Joined>| j.map(|j| j.without(&what));
-        self.state.joined = left(self.state.joined.take());
-        self.state.offered = left(self.state.offered.take());
-        self.state.cached.clear();
-        self.pending = None;
-        // With what was removed, in one write: a device that stops here reports it all the same.
-        let saved = self.vault.save(&self.state);
-        self.vault.drop_frozen()?;
-        self.vault.drop_feedback()?;
-        saved?;
-        let outcome = Erased::Done {
-            removed: self.state.removed.clone(),
+        let removed = self.erase_locally(&checked, consented)?;
+        let outcome = Erased::Done { removed };
+        self.call(&Request::Erased { task, outcome }).await?;
+        let joined = {
+            let mut local = self.local()?;
+            local.person.removed.clear();
+            local.save()?;
+            local.person.joined.clone()
         };
-        self.session
-            .call(&Request::Erased { task, outcome })
-            .await?;
-        self.state.removed.clear();
-        self.vault.save(&self.state)?;
         // What remains of what counted, not what was recorded since: the rest of the shard's
         // training stands on it.
-        match self.state.joined.clone() {
+        match joined {
             Some(remaining) => self.offer(remaining).await,
             None => self.join().await,
         }
     }
 
-    /// Adds to what is reported for a deletion.
-    fn count_removed(&mut self, deletion: u64, events: u32) {
-        let removed = &mut self.state.removed;
-        match removed.iter_mut().find(|(d, _)| *d == deletion) {
-            Some((_, n)) => *n = n.saturating_add(events),
-            None => removed.push((deletion, events)),
-        }
+    /// What is to be reported: per deletion, how many events are gone.
+    fn erase_locally(
+        &self,
+        checked: &Checked,
+        consented: bool,
+    ) -> Result<Vec<(u64, u32)>, ClientError> {
+        let mut local = self.local()?;
+        let found: Vec<(u64, usize)> = checked
+            .orders
+            .iter()
+            .map(|o| (o.deletion, local.events.concerned(&erasure(o))))
+            .collect();
+        let gone = local.events.concerned(&checked.what) as u64;
+        let what = &checked.what;
+        local.pending = None;
+        local.erase_some(what, self.catalogue(), |person| {
+            for (deletion, events) in found {
+                count_removed(&mut person.removed, deletion, events as u32);
+            }
+            let earlier = person.ordered_away;
+            person.ordered_away = if consented { 0 } else { earlier + gone };
+            person.consent_until = person.consent_until.into_iter().chain(what.from).min();
+        })?;
+        Ok(local.person.removed.clone())
+    }
+}
+
+/// Adds to what is reported for a deletion.
+fn count_removed(removed: &mut Vec<(u64, u32)>, deletion: u64, events: u32) {
+    match removed.iter_mut().find(|(d, _)| *d == deletion) {
+        Some((_, n)) => *n = n.saturating_add(events),
+        None => removed.push((deletion, events)),
     }
 }

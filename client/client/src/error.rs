@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 
 use lethe_model::ModelError;
+use lethe_parts::event::TableError;
+use lethe_proto::message::{Declined, Refusal};
 use lethe_receipt::note::NoteError;
 use lethe_receipt::order::OrderError;
 use lethe_recipe::RecipeError;
@@ -15,7 +17,126 @@ use crate::conditions::Stopped;
 pub enum ClientError {
     /// The coordinator could not be reached, or refused.
     #[error(transparent)]
-    Transport(#[from] TransportError),
+    Transport(TransportError),
+    /// The coordinator does not know this device any more.
+    #[error(
+        "the coordinator does not know this device any more: its person was deleted, or its \
+         certificate was withdrawn. If the person has left, call `Client::erase`; if not, give a \
+         fresh invitation to `Options::invitation` (the history stays)"
+    )]
+    Deleted,
+    /// The certificate is not valid at this time.
+    #[error(
+        "{0}. Local functions go on; give the fresh invitation to `Options::invitation` (the \
+         history stays)"
+    )]
+    CertificateExpired(#[source] TransportError),
+    /// The coordinator does not take the invitation: it was used, withdrawn, or is somebody else's.
+    #[error(
+        "the invitation is refused ({0}); ask the operator for a fresh one (`lethe-admin invite`)"
+    )]
+    NotInvited(#[source] TransportError),
+    /// No coordinator was named.
+    #[error("no coordinator is named: give its address to `Options::server`")]
+    NoServer,
+    /// What was asked for needs the language model.
+    #[error(
+        "this client was opened without a language model: give one to `Options::model`, or use \
+         `Client::top`, which needs none"
+    )]
+    NoModel,
+    /// The coordinator has trained nothing yet.
+    #[error("the coordinator serves no release yet; use `Client::top` until it does")]
+    NoRelease,
+    /// The coordinator has no lists.
+    #[error(
+        "this coordinator serves no tables for lists: `Client::top` goes by the catalogue's \
+         content alone; its operator may switch sums on"
+    )]
+    NoLists,
+    /// Another client has the folder open.
+    #[error(
+        "{folder} is in use by another client or process: close that one, or share one \
+         `Client`, which can be cloned"
+    )]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The client was closed.
+    #[error("this client was closed: open the folder again")]
+    Closed,
+    /// A table of events makes no sense.
+    #[error("{0}; mend `[events]` in dataset.toml")]
+    Meaning(#[from] TableError),
+    /// The text vectors do not fit the catalogue.
+    #[error("{path}: {why}; encode the whole catalogue again, or remove the file")]
+    TextVectors {
+        /// The file.
+        path: PathBuf,
+        /// Expected and got.
+        why: String,
+    },
+    /// An event that cannot be recorded.
+    #[error("the event with item {item:?} has the value {value}: expected a finite number")]
+    BadEvent {
+        /// Its item.
+        item: String,
+        /// Its value.
+        value: f32,
+    },
+    /// More events than one call takes.
+    #[error("{got} events at once, expected at most {most}: record them in several calls")]
+    TooMany {
+        /// How many.
+        got: usize,
+        /// The most.
+        most: usize,
+    },
+    /// The history's file is damaged before its end.
+    #[error(
+        "{path} is damaged at byte {at}: put a backup of the file in its place, or call \
+         `Client::erase_folder` and import an export"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        at: u64,
+    },
+    /// The bytes are no export.
+    #[error("not an export of a history: {0}; give what `Client::export` returned")]
+    Export(String),
+    /// A list whose next page was asked for is forgotten.
+    #[error("the list is not kept any more: ask for its first page again")]
+    ListGone,
+    /// Tables are signed with another key than this device knows.
+    #[error(
+        "the tables are signed with the key {got}, this device knows {known}: they are not used; \
+         tell the operator"
+    )]
+    OtherListKey {
+        /// The key that this device has kept.
+        known: String,
+        /// The key that was shown.
+        got: String,
+    },
+    /// Tables that are older than ones that this device has had, or recalled.
+    #[error(
+        "the coordinator offers snapshot {got}; this device has had {known}, and {recalled} and \
+         earlier ones are recalled: it is not used; tell the operator"
+    )]
+    OldSnapshot {
+        /// Number that was offered.
+        got: u64,
+        /// Highest number seen.
+        known: u64,
+        /// Highest number recalled.
+        recalled: u64,
+    },
+    /// Tables that are not what was signed.
+    #[error("the tables that the coordinator sent are not used: {0}; tell the operator")]
+    BadSnapshot(String),
     /// The model could not be loaded or run.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -60,7 +181,7 @@ pub enum ClientError {
     /// Training stopped before its end; the round goes on without this client.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    /// A round would need more memory than [`crate::ClientBuilder::memory_cap`] allows.
+    /// A round would need more memory than [`crate::Options::memory_cap`] allows.
     #[error(
         "a training pass needs about {needed} bytes beside the weights, the cap is {cap}: the \
          round goes on without this client"
@@ -78,10 +199,13 @@ pub enum ClientError {
     #[error("the log's key: {0}")]
     LogKey(#[from] NoteError),
     /// The client has no identity and no invitation.
-    #[error("not enrolled: give the builder an invitation once (printed by `lethe-admin invite`)")]
+    #[error(
+        "not enrolled: give `Options::invitation` an invitation once (printed by `lethe-admin \
+         invite`); lists and recording work without"
+    )]
     NotEnrolled,
     /// An item is not in the catalogue.
-    #[error("item {0:?} is not in the catalogue")]
+    #[error("item {0:?} is not in the catalogue: load a newer one, or leave the item out")]
     UnknownItem(String),
     /// Too little history for a prompt.
     #[error("{got} events are recorded, {needed} are needed before anything can be recommended")]
@@ -130,9 +254,63 @@ pub enum ClientError {
     )]
     ListExpired(#[source] Box<ClientError>),
     /// The erased client was used again.
-    #[error("this client's data was erased")]
+    #[error("this client's data was erased: open the folder again to begin anew")]
     Erased,
     /// A background task died.
     #[error("internal: {0}")]
     Internal(String),
+}
+
+impl From<TransportError> for ClientError {
+    fn from(e: TransportError) -> Self {
+        match e {
+            TransportError::Withdrawn => Self::Deleted,
+            TransportError::Expired { .. } => Self::CertificateExpired(e),
+            other => Self::Transport(other),
+        }
+    }
+}
+
+impl ClientError {
+    /// The coordinator is away or busy: local functions still work, and trying again later may
+    /// help.
+    pub fn is_offline(&self) -> bool {
+        self.transport().is_some_and(|e| {
+            let expired = matches!(e, TransportError::Expired { .. });
+            e.is_transient() && !expired
+        })
+    }
+
+    /// The last list of the language model may be shown in place of a new one.
+    pub(crate) fn leaves_the_last_list(&self) -> bool {
+        self.is_offline() || matches!(self, Self::CertificateExpired(_))
+    }
+
+    /// The reason that the coordinator is told when a client leaves a round by its own decision.
+    pub(crate) fn declines(&self) -> Option<Declined> {
+        match self {
+            Self::FeedbackLost => Some(Declined::FeedbackLost),
+            Self::Memory { .. } => Some(Declined::Memory),
+            Self::Stopped(_) => Some(Declined::Conditions),
+            // Without a model it is of no use in a round, and never will be.
+            Self::NoModel => Some(Declined::Conditions),
+            Self::Model(ModelError::Middle(e)) if e.is::<Stopped>() => Some(Declined::Conditions),
+            _ => None,
+        }
+    }
+
+    fn transport(&self) -> Option<&TransportError> {
+        match self {
+            Self::Transport(e) => Some(e),
+            Self::Model(ModelError::Middle(e)) => e.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        match self.transport()? {
+            TransportError::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use lethe_proto::ids::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::history::commitment;
+use crate::ClientError;
+use crate::history::{TrainingEvent, commitment};
 use crate::vault::Vault;
-use crate::{ClientError, LocalEvent};
 
 /// The data of one person that counts in this epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,23 +17,17 @@ pub struct TrainingData {
     /// Salt of the commitment, hexadecimal.
     pub salt: String,
     /// Training events, oldest first.
-    pub events: Vec<LocalEvent>,
+    pub events: Vec<TrainingEvent>,
 }
 
 impl TrainingData {
-    /// Reads it from a client's folder; works offline. `key` is the app's, as given to the builder.
+    /// Reads it from a client's folder; works offline, and while the folder is in use. `key` is the
+    /// app's, as given to [`crate::Options::key`].
     pub fn of_folder(folder: &Path, key: Option<[u8; 32]>) -> Result<Self, ClientError> {
-        if !folder.join("state").exists() {
-            let source = std::io::ErrorKind::NotFound.into();
-            return Err(ClientError::Io {
-                path: folder.join("state"),
-                source,
-            });
-        }
-        let (_, state) = Vault::open(folder, key)?;
-        let joined = state.joined.ok_or(ClientError::OtherData)?;
+        let person = Vault::peek(folder, key)?;
+        let joined = person.joined.ok_or(ClientError::OtherData)?;
         Ok(Self {
-            salt: Digest(state.salt).hex(),
+            salt: Digest(person.salt).hex(),
             events: joined.train().to_vec(),
         })
     }

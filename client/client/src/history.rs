@@ -1,12 +1,14 @@
-//! The local history and the samples that it gives.
+//! The likes and dislikes of a history, and the samples that they give to adapters.
 
 use lethe_proto::ids::Digest;
 use lethe_recsys::samples::{HISTORY, Part};
 use serde::{Deserialize, Serialize};
 
-/// One event of the person on this device.
+/// A like or dislike: what the adapters are trained on, and what commitments are about. Events that
+/// count as neither give none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocalEvent {
+#[serde(deny_unknown_fields)]
+pub struct TrainingEvent {
     /// Item of the catalogue.
     pub item: String,
     /// Liked or not.
@@ -16,7 +18,7 @@ pub struct LocalEvent {
 }
 
 /// Events that are to be erased.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Erasure {
     /// Those with one of these items.
     pub(crate) items: Vec<String>,
@@ -25,12 +27,13 @@ pub(crate) struct Erasure {
 }
 
 impl Erasure {
-    pub(crate) fn concerns(&self, e: &LocalEvent) -> bool {
-        self.items.contains(&e.item) || self.from.is_some_and(|t| e.time >= t)
+    pub(crate) fn concerns(&self, item: &str, time: i64) -> bool {
+        self.items.iter().any(|i| i == item) || self.from.is_some_and(|t| time >= t)
     }
 }
 
-/// Which events are for training, validation and test, by position in the history. Without cutoffs
+/// Which likes and dislikes are for training, validation and test, by their position among all likes
+/// and dislikes of the history. Without cutoffs
 /// the last tenth (at least one sample) validates and the rest trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cutoffs {
@@ -50,11 +53,11 @@ impl Cutoffs {
     }
 
     /// The same division of `events` once some are gone.
-    pub(crate) fn without(&self, events: &[LocalEvent], what: &Erasure) -> Self {
+    pub(crate) fn without(&self, events: &[TrainingEvent], what: &Erasure) -> Self {
         let left = |n: usize| {
             let lost = events[..n.min(events.len())]
                 .iter()
-                .filter(|e| what.concerns(e))
+                .filter(|e| what.concerns(&e.item, e.time))
                 .count();
             n - lost
         };
@@ -80,7 +83,7 @@ impl Cutoffs {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Joined {
     /// In chronological order.
-    pub(crate) events: Vec<LocalEvent>,
+    pub(crate) events: Vec<TrainingEvent>,
     /// How they are divided.
     pub(crate) cutoffs: Cutoffs,
 }
@@ -91,7 +94,7 @@ impl Joined {
     }
 
     /// The events that train.
-    pub(crate) fn train(&self) -> &[LocalEvent] {
+    pub(crate) fn train(&self) -> &[TrainingEvent] {
         &self.events[..self.cutoffs.train.min(self.events.len())]
     }
 
@@ -104,7 +107,7 @@ impl Joined {
         let events = self
             .events
             .iter()
-            .filter(|e| !what.concerns(e))
+            .filter(|e| !what.concerns(&e.item, e.time))
             .cloned()
             .collect();
         Self {
@@ -117,8 +120,8 @@ impl Joined {
 /// A sample: the target event and the positions of its history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LocalSample<'a> {
-    pub(crate) history: &'a [LocalEvent],
-    pub(crate) target: &'a LocalEvent,
+    pub(crate) history: &'a [TrainingEvent],
+    pub(crate) target: &'a TrainingEvent,
 }
 
 impl LocalSample<'_> {
@@ -130,7 +133,11 @@ impl LocalSample<'_> {
 }
 
 /// Samples of one part, in order.
-pub(crate) fn samples(events: &[LocalEvent], cutoffs: Cutoffs, part: Part) -> Vec<LocalSample<'_>> {
+pub(crate) fn samples(
+    events: &[TrainingEvent],
+    cutoffs: Cutoffs,
+    part: Part,
+) -> Vec<LocalSample<'_>> {
     let of = |i: usize| LocalSample {
         history: &events[i - HISTORY..i],
         target: &events[i],
@@ -142,7 +149,7 @@ pub(crate) fn samples(events: &[LocalEvent], cutoffs: Cutoffs, part: Part) -> Ve
 }
 
 /// Salted commitment to the training events: what a checkpoint's lineage names instead of the data.
-pub(crate) fn commitment(salt: &[u8; 32], train: &[LocalEvent]) -> Digest {
+pub(crate) fn commitment(salt: &[u8; 32], train: &[TrainingEvent]) -> Digest {
     let rows: Vec<Vec<u8>> = train
         .iter()
         .map(|e| {
@@ -172,8 +179,8 @@ mod tests {
 
     #[test]
     fn parts_are_by_position_and_histories_strictly_before() {
-        let events: Vec<LocalEvent> = (0..30)
-            .map(|i| LocalEvent {
+        let events: Vec<TrainingEvent> = (0..30)
+            .map(|i| TrainingEvent {
                 item: i.to_string(),
                 liked: i % 2 == 0,
                 time: i,

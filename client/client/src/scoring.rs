@@ -1,24 +1,30 @@
 //! Scores and ranked lists over the split model.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::HashSet;
 
 use lethe_model::layout::Layout;
 use lethe_model::lora::Adapter;
 use lethe_model::train::Packing;
-use lethe_proto::message::{Purpose, Reply, Request, ServedAdapter};
+use lethe_proto::message::{Purpose, Refusal, Reply, Request, ServedAdapter};
 use lethe_recipe::Combination;
 use lethe_recsys::samples::{HISTORY, Part};
 use lethe_transport::TransportError;
 
-use crate::client::Client;
-use crate::history::samples;
+use crate::ClientError;
+use crate::history::{TrainingEvent, samples};
+use crate::local::now_unix_s;
+use crate::person::KeptList;
 use crate::remote::RemoteMiddle;
-use crate::{ClientError, LocalEvent};
+use crate::vault::LIST;
+use crate::worker::Worker;
 
 /// Tokens of one scoring pass: larger than in training, nothing is kept for a backward.
 const SCORING: Packing = Packing { max_tokens: 2000 };
 
-/// Where a list comes from.
+/// What a coordinator's refusal says that has no release yet.
+const NO_RELEASE: &str = "no release yet";
+
+/// Where a list of the language model comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Ranked now, with the coordinator's current release.
@@ -61,7 +67,7 @@ pub struct Scored {
     pub label: bool,
 }
 
-impl Client {
+impl Worker {
     /// Fetches the current release if the client has another.
     pub(crate) async fn refresh_release(&mut self) -> Result<(), ClientError> {
         let have = (self.release.number > 0).then_some(self.release.number);
@@ -69,25 +75,37 @@ impl Client {
             have,
             adapters: self.release.digests.clone(),
         };
-        let Reply::Release(info) = self.session.call(&ask).await? else {
+        let reply = match self.call(&ask).await {
+            // A coordinator is busy with its first training until it has a release.
+            Err(e) if e.refusal() == Some(Refusal::Busy) && e.to_string().contains(NO_RELEASE) => {
+                return Err(ClientError::NoRelease);
+            }
+            other => other?,
+        };
+        let Reply::Release(info) = reply else {
             return Err(TransportError::UnexpectedReply { asked: "release" }.into());
         };
-        let (got, known) = (info.lineage, self.state.lineage);
-        if got < known {
-            return Err(ClientError::OldLineage { got, known });
-        }
-        if got > known {
-            self.state.lineage = got;
-            self.vault.save(&self.state)?;
+        {
+            let mut local = self.local()?;
+            let known = local.person.lineage;
+            let got = info.lineage;
+            if got < known {
+                return Err(ClientError::OldLineage { got, known });
+            }
+            if got > known {
+                local.person.lineage = got;
+                local.save()?;
+            }
         }
         self.release.valid_s = info.valid_s;
         if info.release != self.release.number {
-            let shape = self.edge_shape();
+            let shape = self.edge_shape()?;
+            let session = self.session()?;
             let (mut adapters, mut digests) = (vec![], vec![]);
             for (k, served) in info.adapters.iter().enumerate() {
                 let (adapter, digest) = match served {
                     ServedAdapter::New(packed) => {
-                        self.session.count_update(packed.bytes.len());
+                        session.count_update(packed.bytes.len());
                         (self.unpack(&shape, packed)?, packed.digest())
                     }
                     ServedAdapter::Same(digest) => {
@@ -112,13 +130,14 @@ impl Client {
 
     /// Where tokens lie, by the untuned device layers.
     pub(crate) async fn locate(&self, ids: &[u32]) -> Result<Vec<f32>, ClientError> {
-        let (model, ids) = (self.model.clone(), ids.to_vec());
+        let model = self.model()?.clone();
+        let ids = ids.to_vec();
         self.blocking(move || Ok(model.device.locate(&ids)?)).await
     }
 
     async fn omega(&self, ids: &[u32]) -> Result<Vec<f32>, ClientError> {
         let embedding = self.locate(ids).await?;
-        match self.session.call(&Request::Weigh { embedding }).await? {
+        match self.call(&Request::Weigh { embedding }).await? {
             Reply::Omega(omega) if omega.len() == self.release.adapters.len() => Ok(omega),
             _ => Err(TransportError::UnexpectedReply { asked: "weights" }.into()),
         }
@@ -135,7 +154,9 @@ impl Client {
             release: self.release.number,
             omega,
         };
-        let (model, session, format) = (self.model.clone(), self.session.clone(), self.recipe.wire);
+        let model = self.model()?.clone();
+        let session = self.session()?;
+        let format = self.recipe().wire;
         self.blocking(move || {
             let mut middle =
                 RemoteMiddle::new(session, purpose, format, model.device.config().hidden);
@@ -165,75 +186,83 @@ impl Client {
         if used.is_empty() {
             return Ok(None);
         }
-        Ok(Some(match self.recipe.combine {
+        Ok(Some(match self.recipe().combine {
             Combination::Nd => Adapter::mix_nd(&used)?,
             Combination::D => Adapter::mix_d(&used)?,
         }))
     }
 
-    /// Ranks `candidates` (items of the catalogue) for this person and returns the best `n`. Items
-    /// already in the history are left out. Without the coordinator the last list is returned,
-    /// marked as such, until it expires.
-    pub async fn recommend(
+    /// Ranks `candidates` (items of the catalogue) for this person and returns the best `n`. Without
+    /// the coordinator the last list is returned, marked as such, until it expires.
+    pub(crate) async fn recommend(
         &mut self,
-        candidates: &[&str],
+        candidates: &[String],
         n: usize,
     ) -> Result<Recommendation, ClientError> {
         match self.rank(candidates).await {
-            Ok(items) => {
-                let valid = i64::try_from(self.release.valid_s).unwrap_or(i64::MAX);
-                self.state.cached_until = now_unix_s().saturating_add(valid);
-                self.state.cached_release = self.release.number;
-                self.state.cached = items
-                    .iter()
-                    .take(n)
-                    .map(|r| (r.item.clone(), r.score))
-                    .collect();
-                self.vault.save(&self.state)?;
-                let items = items.into_iter().take(n).collect();
-                Ok(Recommendation {
-                    source: Source::Live {
-                        release: self.release.number,
-                    },
-                    items,
-                })
-            }
-            Err(e) if e.is_offline() && !self.state.cached.is_empty() => {
-                if now_unix_s() >= self.state.cached_until {
-                    self.state.cached.clear();
-                    self.vault.save(&self.state)?;
-                    return Err(ClientError::ListExpired(Box::new(e)));
-                }
-                let ranked = |(item, score): &(String, f32)| Ranked {
-                    item: item.clone(),
-                    score: *score,
-                };
-                let items = self.state.cached.iter().take(n).map(ranked).collect();
-                Ok(Recommendation {
-                    source: Source::Cached,
-                    items,
-                })
-            }
+            Ok(items) => self.keep_list(items, n),
+            Err(e) if e.leaves_the_last_list() => self.last_list(n, e),
             Err(e) => Err(e),
         }
     }
 
-    async fn rank(&mut self, candidates: &[&str]) -> Result<Vec<Ranked>, ClientError> {
-        self.alive()?;
-        let events = &self.state.events;
+    fn keep_list(&self, mut items: Vec<Ranked>, n: usize) -> Result<Recommendation, ClientError> {
+        items.truncate(n);
+        let valid = i64::try_from(self.release.valid_s).unwrap_or(i64::MAX);
+        let list = KeptList {
+            items: items.iter().map(|r| (r.item.clone(), r.score)).collect(),
+            until: now_unix_s().saturating_add(valid),
+            release: self.release.number,
+        };
+        let mut local = self.local()?;
+        local.vault.write(LIST, &list)?;
+        local.list = Some(list);
+        Ok(Recommendation {
+            source: Source::Live {
+                release: self.release.number,
+            },
+            items,
+        })
+    }
+
+    fn last_list(&self, n: usize, why: ClientError) -> Result<Recommendation, ClientError> {
+        let mut local = self.local()?;
+        let Some(list) = local.list.clone().filter(|l| !l.items.is_empty()) else {
+            return Err(why);
+        };
+        if now_unix_s() >= list.until {
+            local.drop_list()?;
+            return Err(ClientError::ListExpired(Box::new(why)));
+        }
+        let ranked = |pair: (String, f32)| Ranked {
+            item: pair.0,
+            score: pair.1,
+        };
+        Ok(Recommendation {
+            source: Source::Cached,
+            items: list.items.into_iter().take(n).map(ranked).collect(),
+        })
+    }
+
+    async fn rank(&mut self, candidates: &[String]) -> Result<Vec<Ranked>, ClientError> {
+        let model = self.model()?.clone();
+        let (events, met) = {
+            let local = self.local()?;
+            let met: HashSet<String> = local.events.iter().map(|e| e.item.clone()).collect();
+            (local.training(self.catalogue()), met)
+        };
         if events.len() < HISTORY {
             return Err(ClientError::ShortHistory {
                 got: events.len(),
                 needed: HISTORY,
             });
         }
-        let history: Vec<LocalEvent> = events[events.len() - HISTORY..].to_vec();
-        let fresh: Vec<&str> = candidates
-            .iter()
-            .copied()
-            .filter(|c| !events.iter().any(|e| e.item == *c))
-            .collect();
-        let prompt = |c: &&str| Ok(self.model.encoder.ids(&self.model.prompt(&history, c)?)?);
+        let history = &events[events.len() - HISTORY..];
+        let fresh: Vec<&String> = candidates.iter().filter(|c| !met.contains(*c)).collect();
+        let prompt = |c: &&String| {
+            let prompt = model.prompt(self.catalogue(), history, c)?;
+            Ok(model.encoder.ids(&prompt)?)
+        };
         let prompts: Vec<Vec<u32>> = fresh
             .iter()
             .map(prompt)
@@ -241,6 +270,7 @@ impl Client {
         if prompts.is_empty() {
             return Ok(vec![]);
         }
+        self.ready().await?;
         self.refresh_release().await?;
         let (layout, ids) = Layout::pack(&prompts);
         // One set of weights for the person: where their history lies, which all candidates share.
@@ -255,7 +285,7 @@ impl Client {
             .iter()
             .zip(scores)
             .map(|(item, score)| Ranked {
-                item: (*item).to_owned(),
+                item: (*item).clone(),
                 score,
             })
             .collect();
@@ -268,16 +298,16 @@ impl Client {
     }
 
     /// Scores this client's test samples (at most `limit`, the earliest), with the served adapters
-    /// or, with `untrained`, without any. Labels stay here; the caller decides what to do with the
-    /// figures.
-    pub async fn evaluate(
+    /// or, with `untrained`, without any.
+    pub(crate) async fn evaluate(
         &mut self,
         untrained: bool,
         limit: usize,
     ) -> Result<Vec<Scored>, ClientError> {
-        self.alive()?;
-        let tests = samples(&self.state.events, self.cutoffs(), Part::Test);
-        let tests: Vec<(LocalEvent, Vec<u32>)> = tests
+        self.model()?;
+        self.ready().await?;
+        let own = self.local()?.to_join(self.catalogue());
+        let tests: Vec<(TrainingEvent, Vec<u32>)> = samples(&own.events, own.cutoffs, Part::Test)
             .iter()
             .take(limit)
             .map(|s| Ok((s.target.clone(), self.encode(s.history, s.target)?.ids)))
@@ -294,7 +324,7 @@ impl Client {
                 scores.extend(self.score(vec![ids.clone()], omega).await?);
             }
         }
-        let scored = |((e, _), score): ((LocalEvent, Vec<u32>), f32)| Scored {
+        let scored = |((e, _), score): ((TrainingEvent, Vec<u32>), f32)| Scored {
             item: e.item,
             time: e.time,
             score,
@@ -302,12 +332,6 @@ impl Client {
         };
         Ok(tests.into_iter().zip(scores).map(scored).collect())
     }
-}
-
-fn now_unix_s() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs() as i64)
 }
 
 /// Packs that fit a scoring pass once their common prefix is shared.

@@ -23,9 +23,17 @@ pub(crate) struct Session {
     identity: std::sync::Mutex<Identity>,
     /// Sent with every request, by a newer minor version.
     extensions: Vec<Extension>,
-    live: Mutex<Option<Arc<Connection>>>,
+    live: std::sync::Mutex<Option<Arc<Connection>>>,
+    /// Held while a connection is opened.
+    opening: Mutex<()>,
     /// Closed for good: work that goes on in the background must not open a connection again.
     closed: AtomicBool,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// What a client has exchanged so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
     /// Bytes of updates and adapters, both ways.
     pub(crate) update_bytes: AtomicU64,
     /// Bytes of hidden states and gradients, both ways.
@@ -40,17 +48,17 @@ impl Session {
         authority: Vec<u8>,
         identity: Identity,
         extensions: Vec<Extension>,
+        counters: Arc<Counters>,
     ) -> Self {
         Self {
             addr,
             authority,
             identity: std::sync::Mutex::new(identity),
             extensions,
-            live: Mutex::new(None),
+            live: std::sync::Mutex::new(None),
+            opening: Mutex::new(()),
             closed: AtomicBool::new(false),
-            update_bytes: AtomicU64::new(0),
-            activation_bytes: AtomicU64::new(0),
-            samples: AtomicU64::new(0),
+            counters,
         }
     }
 
@@ -71,19 +79,40 @@ impl Session {
         *self.identity() = identity;
     }
 
+    fn live(&self) -> std::sync::MutexGuard<'_, Option<Arc<Connection>>> {
+        self.live
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn open_one(&self) -> Option<Arc<Connection>> {
+        self.live().as_ref().filter(|c| !c.is_closed()).cloned()
+    }
+
     async fn connection(&self) -> Result<Arc<Connection>, TransportError> {
-        let mut live = self.live.lock().await;
-        if let Some(c) = live.as_ref().filter(|c| !c.is_closed()) {
-            return Ok(c.clone());
+        if let Some(c) = self.open_one() {
+            return Ok(c);
         }
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(TransportError::Lost("the client was closed".into()));
+        let _one = self.opening.lock().await;
+        if let Some(c) = self.open_one() {
+            return Ok(c);
         }
         let identity = self.identity().clone();
+        self.ends_when_closed()?;
         let fresh = Connection::open(self.addr, &self.authority, Some(&identity)).await?;
         let fresh = Arc::new(fresh.extended(self.extensions.clone()));
-        *live = Some(fresh.clone());
+        *self.live() = Some(fresh.clone());
+        // It may have been closed meanwhile.
+        self.ends_when_closed()?;
         Ok(fresh)
+    }
+
+    fn ends_when_closed(&self) -> Result<(), TransportError> {
+        if self.closed.load(Ordering::SeqCst) {
+            self.live().take();
+            return Err(TransportError::Lost("the client was closed".into()));
+        }
+        Ok(())
     }
 
     /// One call. A lost connection is an error; the next call opens a new one.
@@ -114,27 +143,43 @@ impl Session {
     }
 
     /// The device has another address: the connection goes on from there.
-    pub(crate) async fn rebind(&self) -> Result<(), TransportError> {
-        match self.live.lock().await.as_ref() {
+    pub(crate) fn rebind(&self) -> Result<(), TransportError> {
+        match self.open_one() {
             Some(c) => c.rebind(),
             None => Ok(()),
         }
     }
 
-    /// Closes the connection, if there is one, and opens none again.
+    /// Ends the connection, if there is one, and opens none again.
+    pub(crate) fn shut(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.live().take();
+    }
+
+    /// The same, and waits until the coordinator has been told.
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        if let Some(c) = self.live.lock().await.take().and_then(Arc::into_inner) {
+        let live = self.live().take();
+        if let Some(c) = live.and_then(Arc::into_inner) {
             c.close().await;
         }
     }
 
     pub(crate) fn count_update(&self, bytes: usize) {
-        self.update_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.counters
+            .update_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn count_activations(&self, bytes: usize) {
-        self.activation_bytes
+        self.counters
+            .activation_bytes
             .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_samples(&self, samples: u32) {
+        self.counters
+            .samples
+            .fetch_add(u64::from(samples), Ordering::Relaxed);
     }
 }

@@ -14,8 +14,10 @@ use lethe_proto::packed::{Packed, PackedError};
 use lethe_recsys::samples::Part;
 use tokio::time::Instant;
 
-use crate::client::{Client, Done};
+use crate::client::Done;
+use crate::history::{Joined, TrainingEvent};
 use crate::remote::RemoteMiddle;
+use crate::worker::{DECLINES, Worker};
 use crate::{ClientError, ClientModel};
 
 /// Result of local training: device part of the change, mean loss, samples.
@@ -25,35 +27,33 @@ struct Trained {
     samples: u32,
 }
 
-impl Client {
+impl Worker {
     /// The shape of the adapter's device part.
-    pub(crate) fn edge_shape(&self) -> Arc<AdapterShape> {
-        let (split, layers) = (self.recipe.split, self.model.device.config().layers);
-        AdapterShape::new(self.model.device.config(), &self.recipe.lora, |l| {
-            split.on_device(l, layers)
-        })
+    pub(crate) fn edge_shape(&self) -> Result<Arc<AdapterShape>, ClientError> {
+        let config = self.model()?.device.config();
+        let recipe = self.recipe();
+        let layers = config.layers;
+        Ok(AdapterShape::new(config, &recipe.lora, |l| {
+            recipe.split.on_device(l, layers)
+        }))
     }
 
     /// Where states of frozen layers are kept between rounds; nowhere when all layers are trained.
     fn frozen_states(&self) -> Result<Box<dyn FrozenStates>, ClientError> {
-        if self
-            .recipe
-            .lora
-            .first_trained(self.model.device.config().layers)
-            == 0
-        {
-            self.vault.drop_frozen()?;
+        let model = self.model()?;
+        let config = model.device.config();
+        let recipe = self.recipe();
+        let local = self.local()?;
+        if recipe.lora.first_trained(config.layers) == 0 {
+            local.vault.drop_frozen()?;
             return Ok(Box::new(Recomputed));
         }
         // Other arithmetic, here or on the coordinator, gives other bits.
-        let engines = [self.engine.as_str(), &lethe_model::engine()].join("\0");
-        let under = Digest::of(&[
-            &self.recipe.digest().0,
-            &self.model.digest.0,
-            engines.as_bytes(),
-        ]);
-        let (width, format) = (self.model.device.config().hidden, self.recipe.wire);
-        Ok(Box::new(self.vault.frozen(under, width, format)?))
+        let theirs = self.welcome.as_ref().map_or("", |w| &w.engine);
+        let engines = [theirs, &lethe_model::engine()].join("\0");
+        let under = Digest::of(&[&recipe.digest().0, &model.digest.0, engines.as_bytes()]);
+        let states = local.vault.frozen(under, config.hidden, recipe.wire)?;
+        Ok(Box::new(states))
     }
 
     /// Trains in a round, or says that nobody needs to wait for it.
@@ -70,38 +70,37 @@ impl Client {
             },
         };
         // An older coordinator waits until the deadline.
-        if self.minor >= 1 {
-            self.session.call(&Request::Decline { round, why }).await?;
+        if self.minor() >= DECLINES {
+            self.call(&Request::Decline { round, why }).await?;
         }
         Ok(Done::Declined(why))
     }
 
     /// Trains in a round and sends the update.
     async fn train(&mut self, start: RoundStart) -> Result<(), ClientError> {
-        self.session.count_update(start.adapter.bytes.len());
-        self.joined().await?;
-        let chosen = self.choose(&start)?;
-        let shape = self.edge_shape();
+        let model = self.model()?.clone();
+        let recipe = self.recipe();
+        let session = self.session()?;
+        session.count_update(start.adapter.bytes.len());
+        let joined = self.joined().await?;
+        let chosen = self.choose(&start, &joined)?;
+        let shape = self.edge_shape()?;
         let adapter = self.unpack(&shape, &start.adapter)?;
         let until = Instant::now() + Duration::from_millis(start.deadline_ms);
         let purpose = Purpose::Train {
             round: start.round,
             pass: 0,
         };
-        self.fits(&chosen)?;
+        self.fits(&model, &chosen)?;
         let frozen = self.frozen_states()?;
-        let (model, recipe, session) = (
-            self.model.clone(),
-            self.recipe.clone(),
-            self.session.clone(),
-        );
-        let watch = self.guard.watch();
+        let watch = self.shared.guard.watch();
         let _stops = watch.until_dropped();
+        let over = session.clone();
         let trained = self
             .blocking(move || {
                 let width = model.device.config().hidden;
                 let mut middle =
-                    RemoteMiddle::new(session, purpose, recipe.wire, width).watched(watch, until);
+                    RemoteMiddle::new(over, purpose, recipe.wire, width).watched(watch, until);
                 middle.below_trains = adapter.shape().first_trained() < model.device.split().k_in;
                 local_training(
                     &model,
@@ -114,38 +113,33 @@ impl Client {
             })
             .await?;
         let delta = self.pack(&start, trained.delta)?;
-        self.session.count_update(delta.bytes.len());
+        session.count_update(delta.bytes.len());
         let update = Request::Update {
             round: start.round,
             delta,
             loss: trained.loss,
             samples: trained.samples,
         };
-        self.session.call_until(&update, until).await?;
-        self.session.samples.fetch_add(
-            u64::from(trained.samples),
-            std::sync::atomic::Ordering::Relaxed,
-        );
+        session.call_until(&update, until).await?;
+        session.count_samples(trained.samples);
         Ok(())
     }
 
     /// Refuses what would need more memory than the app allows, before anything is allocated.
-    fn fits(&self, samples: &[Sample]) -> Result<(), ClientError> {
-        let Some(cap) = self.memory_cap else {
+    fn fits(&self, model: &ClientModel, samples: &[Sample]) -> Result<(), ClientError> {
+        let Some(cap) = self.shared.options.memory_cap else {
             return Ok(());
         };
+        let recipe = self.recipe();
         let packs = samples
-            .chunks(self.recipe.local.batch)
-            .flat_map(|b| self.recipe.packing.split(b));
+            .chunks(recipe.local.batch)
+            .flat_map(|b| recipe.packing.split(b));
         let tokens = packs
             .map(|p| p.iter().map(|s| s.ids.len()).sum())
             .max()
             .unwrap_or(0);
-        let first = self
-            .recipe
-            .lora
-            .first_trained(self.model.device.config().layers);
-        let needed = self.model.device.training_bytes(tokens, first);
+        let first = recipe.lora.first_trained(model.device.config().layers);
+        let needed = model.device.training_bytes(tokens, first);
         if needed > cap {
             Err(ClientError::Memory { needed, cap })
         } else {
@@ -165,7 +159,7 @@ impl Client {
         let mut data = packed.decode(shape.len()).map_err(bad)?;
         if packed.format.lossy() {
             data.iter_mut()
-                .zip(&self.recipe.initial(shape).data)
+                .zip(&self.recipe().initial(shape).data)
                 .for_each(|(v, i)| *v += i);
         }
         Ok(Adapter::from_data(shape, data)?)
@@ -175,11 +169,12 @@ impl Client {
     /// the client's next round of the stage.
     fn pack(&self, start: &RoundStart, mut delta: Vec<f32>) -> Result<Packed, ClientError> {
         let bad = |e: PackedError| ClientError::Internal(e.to_string());
-        let format = self.recipe.updates;
+        let format = self.recipe().updates;
         if !format.feeds_back() {
             return Packed::encode(&delta, format).map_err(bad);
         }
-        let mut feedback = self.vault.feedback()?;
+        let local = self.local()?;
+        let mut feedback = local.vault.feedback()?;
         if let Some(round) = start.counted {
             let before = RoundKey {
                 round,
@@ -196,26 +191,21 @@ impl Client {
         delta.iter_mut().zip(&sent).for_each(|(d, s)| *d -= s);
         // Before it is sent: the coordinator may count an update whose acknowledgement is lost.
         feedback.keep(start.round, start.counted, delta);
-        self.vault.keep_feedback(&feedback)?;
+        local.vault.keep_feedback(&feedback)?;
         Ok(packed)
     }
 
     /// The samples of this round: the first by a rank that depends on the round and the sample
     /// alone.
-    fn choose(&self, start: &RoundStart) -> Result<Vec<Sample>, ClientError> {
+    fn choose(&self, start: &RoundStart, joined: &Joined) -> Result<Vec<Sample>, ClientError> {
         let seed = Seed(start.seed);
-        let all = self
-            .state
-            .joined
-            .as_ref()
-            .ok_or(ClientError::OtherData)?
-            .samples(Part::Train);
+        let all = joined.samples(Part::Train);
         let mut ranked: Vec<_> = all
             .iter()
             .map(|s| (seed.rank("sample", &s.id()), s))
             .collect();
         ranked.sort_by_key(|(rank, s)| (*rank, s.target.time));
-        ranked.truncate(self.recipe.local.samples);
+        ranked.truncate(self.recipe().local.samples);
         ranked
             .into_iter()
             .map(|(_, s)| self.encode(s.history, s.target))
@@ -224,13 +214,12 @@ impl Client {
 
     pub(crate) fn encode(
         &self,
-        history: &[crate::LocalEvent],
-        target: &crate::LocalEvent,
+        history: &[TrainingEvent],
+        target: &TrainingEvent,
     ) -> Result<Sample, ClientError> {
-        Ok(self
-            .model
-            .encoder
-            .sample(&self.model.prompt(history, &target.item)?, target.liked)?)
+        let model = self.model()?;
+        let prompt = model.prompt(self.catalogue(), history, &target.item)?;
+        Ok(model.encoder.sample(&prompt, target.liked)?)
     }
 
     /// Measures shards' adapters on the newest validation samples and reports the errors.
@@ -239,15 +228,10 @@ impl Client {
         release: u64,
         shards: &[ShardId],
     ) -> Result<(), ClientError> {
-        self.joined().await?;
+        let joined = self.joined().await?;
         self.refresh_release().await?;
-        let all = self
-            .state
-            .joined
-            .as_ref()
-            .ok_or(ClientError::OtherData)?
-            .samples(Part::Validation);
-        let newest = &all[all.len().saturating_sub(self.recipe.validation)..];
+        let all = joined.samples(Part::Validation);
+        let newest = &all[all.len().saturating_sub(self.recipe().validation)..];
         let encoded: Vec<Sample> = newest
             .iter()
             .map(|s| self.encode(s.history, s.target))
@@ -273,9 +257,7 @@ impl Client {
                 row.errors.push((*shard, 1.0 / (1.0 + toward.exp())));
             }
         }
-        self.session
-            .call(&Request::Errors { release, rows })
-            .await?;
+        self.call(&Request::Errors { release, rows }).await?;
         Ok(())
     }
 }

@@ -1,4 +1,14 @@
-//! The client's state in one sealed file, written atomically.
+//! The client's folder: sealed files, a lock, and how all of it is destroyed.
+//!
+//! | file | what |
+//! |---|---|
+//! | `identity` | certificate, keys that were seen, what was joined with; replaced as a whole |
+//! | `history` | events, appended to ([`crate::log`]) |
+//! | `snapshot` | the newest tables; losing it costs a fetch |
+//! | `list` | the last list of the language model |
+//! | `feedback`, `frozen/` | of training; losing them costs time |
+//! | `device.key` | unless the app brings its own key |
+//! | `lock` | held by the process that has the folder open |
 
 use std::fs;
 use std::io::Write;
@@ -6,109 +16,54 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lethe_proto::codec;
-use lethe_proto::ids::{Digest, SubjectId};
+use lethe_proto::ids::Digest;
 use lethe_proto::payload::WireFormat;
-use lethe_receipt::order::SeenHead;
-use lethe_transport::identity::Identity;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::ClientError;
 use crate::feedback::{Feedback, FeedbackV1};
 use crate::frozen::FrozenStore;
-use crate::history::{Cutoffs, Joined, LocalEvent};
+use crate::migrate;
+use crate::person::Person;
 
-/// Largest state file, in bytes.
-const MAX_STATE: usize = 64 << 20;
+/// Largest sealed file, in bytes.
+const MAX_SEALED: usize = 128 << 20;
 
-/// Everything that a client keeps.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct State {
-    pub(crate) identity: Option<Identity>,
-    /// Authority that the coordinator's certificate must come from, DER.
-    pub(crate) authority: Vec<u8>,
-    /// Salt of the commitments to the history.
-    pub(crate) salt: [u8; 32],
-    /// In chronological order.
-    pub(crate) events: Vec<LocalEvent>,
-    /// How the history is divided, where the app said so.
-    pub(crate) cutoffs: Option<Cutoffs>,
-    /// What the coordinator was last known to count: the only data that is trained on in this
-    /// epoch.
-    pub(crate) joined: Option<Joined>,
-    /// What the last join offered, until the coordinator's answer says whether it counts.
-    pub(crate) offered: Option<Joined>,
-    /// Consent is withdrawn from this time on, in seconds since 1970.
-    pub(crate) consent_until: Option<i64>,
-    /// The last list that the coordinator helped to rank: `(item, score)`.
-    pub(crate) cached: Vec<(String, f32)>,
-    /// The list must not be shown after this time, in seconds since 1970: a deletion may have
-    /// changed what it stands on.
-    pub(crate) cached_until: i64,
-    /// The newest lineage of a release seen: deletions up to this number are in what is served.
-    pub(crate) lineage: u64,
-    /// Whose history this is, as the coordinator said at an enrolment.
-    pub(crate) subject: Option<SubjectId>,
-    /// Digest of the newest invitation that was used or refused.
-    pub(crate) invited: Option<Digest>,
-    /// Key of the log that orders to erase must be in (verifier key text).
-    pub(crate) log_key: Option<String>,
-    /// The newest head of that log that was seen.
-    pub(crate) head: Option<SeenHead>,
-    /// What was removed for each deletion, until the coordinator knows.
-    pub(crate) removed: Vec<(u64, u32)>,
-    /// Events that orders have removed since the person last consented to one.
-    pub(crate) ordered_away: u64,
-    /// The release that `cached` was ranked with.
-    pub(crate) cached_release: u64,
+/// Files that are sealed as a whole. The number in a label is that of the file's layout.
+pub(crate) const IDENTITY: Sealed = Sealed {
+    name: "identity",
+    label: b"lethe-client-identity/1",
+};
+pub(crate) const SNAPSHOT: Sealed = Sealed {
+    name: "snapshot",
+    label: b"lethe-client-snapshot/1",
+};
+pub(crate) const LIST: Sealed = Sealed {
+    name: "list",
+    label: b"lethe-client-list/1",
+};
+const FEEDBACK: Sealed = Sealed {
+    name: "feedback",
+    label: b"lethe-client-feedback/2",
+};
+const FEEDBACK_V1: &[u8] = b"lethe-client-feedback/1";
+const KEY: &str = "device.key";
+const LOCK: &str = "lock";
+/// Is there while a folder is erased.
+const ERASING: &str = "erasing";
+const HISTORY: &str = "history";
+const FROZEN: &str = "frozen";
+
+/// A sealed file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sealed {
+    name: &'static str,
+    /// Binds the bytes to what they are.
+    label: &'static [u8],
 }
 
-/// The state as the version before wrote it.
-#[derive(Deserialize)]
-struct StateV2 {
-    identity: Option<Identity>,
-    authority: Vec<u8>,
-    salt: [u8; 32],
-    events: Vec<LocalEvent>,
-    cutoffs: Option<Cutoffs>,
-    joined: Option<Joined>,
-    offered: Option<Joined>,
-    consent_until: Option<i64>,
-    cached: Vec<(String, f32)>,
-    cached_until: i64,
-    lineage: u64,
-}
-
-impl From<StateV2> for State {
-    fn from(old: StateV2) -> Self {
-        Self {
-            identity: old.identity,
-            authority: old.authority,
-            salt: old.salt,
-            events: old.events,
-            cutoffs: old.cutoffs,
-            joined: old.joined,
-            offered: old.offered,
-            consent_until: old.consent_until,
-            cached: old.cached,
-            cached_until: old.cached_until,
-            lineage: old.lineage,
-            ..Self::default()
-        }
-    }
-}
-
-/// Opens a sealed state of this version or the one before.
-fn unseal(key: &[u8; 32], bytes: &[u8]) -> Option<State> {
-    if let Some(plain) = lethe_seal::unseal(key, STATE, bytes) {
-        return codec::from_bytes(&plain, MAX_STATE).ok();
-    }
-    let plain = lethe_seal::unseal(key, STATE_V2, bytes)?;
-    codec::from_bytes::<StateV2>(&plain, MAX_STATE)
-        .ok()
-        .map(State::from)
-}
-
-/// A folder with a sealed state file and, unless the app brings its own key, the key beside it.
+/// A folder with sealed files and, unless the app brings its own key, the key beside them.
 #[derive(Debug)]
 pub(crate) struct Vault {
     folder: PathBuf,
@@ -117,50 +72,153 @@ pub(crate) struct Vault {
     erasures: Erasures,
 }
 
+/// The folder's lock; dropping it gives the folder back.
+#[derive(Debug)]
+pub(crate) struct FolderLock(#[allow(dead_code, reason = "held")] fs::File);
+
+impl FolderLock {
+    /// Takes the lock of a folder, or says that another process, or client, has it.
+    pub(crate) fn take(folder: &Path) -> Result<Self, ClientError> {
+        let path = folder.join(LOCK);
+        loop {
+            let file = fs::File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+                .map_err(io(&path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => {
+                    return Err(ClientError::InUse {
+                        folder: folder.to_owned(),
+                    });
+                }
+                Err(fs::TryLockError::Error(e)) => return Err(io(&path)(e)),
+            }
+            // Whoever erases a folder removes this file: the lock of a removed one is none.
+            if same_file(&file, &path) {
+                return Ok(Self(file));
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn same_file(file: &fs::File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(held), Ok(named)) = (file.metadata(), fs::metadata(path)) else {
+        return false;
+    };
+    held.dev() == named.dev() && held.ino() == named.ino()
+}
+
+#[cfg(not(unix))]
+fn same_file(_: &fs::File, path: &Path) -> bool {
+    path.exists()
+}
+
 impl Vault {
-    /// Opens or creates the folder; an app should pass a key from the platform's key store.
-    pub(crate) fn open(folder: &Path, key: Option<[u8; 32]>) -> Result<(Self, State), ClientError> {
-        fs::create_dir_all(folder).map_err(io(folder))?;
+    /// Opens or creates the folder, whose lock the caller has; an app should pass a key from the
+    /// platform's key store.
+    pub(crate) fn open(folder: &Path, key: Option<[u8; 32]>) -> Result<Self, ClientError> {
         let key = match key {
             Some(key) => key,
-            None => key_file(&folder.join("device.key"))?,
+            None => key_file(&folder.join(KEY))?,
         };
         remove_leftovers(folder)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            key,
+            erasures: Erasures::default(),
+        })
+    }
+
+    /// What is known of the person; nothing in a new folder, or after an erasure that did not end.
+    pub(crate) fn person(&self) -> Result<Person, ClientError> {
+        if let Some(person) = self.read(IDENTITY)? {
+            return Ok(person);
+        }
+        self.drop_frozen()?;
+        Ok(Person {
+            salt: random()?,
+            ..Person::default()
+        })
+    }
+
+    /// The person's file in a folder that somebody else may have open; nothing is written.
+    pub(crate) fn peek(folder: &Path, key: Option<[u8; 32]>) -> Result<Person, ClientError> {
+        let key = match key {
+            Some(key) => key,
+            None => existing_key(&folder.join(KEY))?,
+        };
         let vault = Self {
             folder: folder.to_owned(),
             key,
             erasures: Erasures::default(),
         };
-        let path = vault.path();
-        let state = match fs::read(&path) {
-            Ok(bytes) => unseal(&vault.key, &bytes).ok_or(ClientError::Sealed { path })?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                // An erasure that did not end; or nothing at all.
-                vault.drop_frozen()?;
-                State {
-                    salt: random()?,
-                    ..State::default()
-                }
-            }
+        if let Some(person) = vault.read(IDENTITY)? {
+            return Ok(person);
+        }
+        match migrate::read(folder, &key)? {
+            Some(old) => Ok(old.person),
+            None => Err(io(&vault.path(IDENTITY))(
+                std::io::ErrorKind::NotFound.into(),
+            )),
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn key(&self) -> [u8; 32] {
+        self.key
+    }
+
+    /// The file of the history.
+    pub(crate) fn history(&self) -> PathBuf {
+        self.folder.join(HISTORY)
+    }
+
+    fn path(&self, file: Sealed) -> PathBuf {
+        self.folder.join(file.name)
+    }
+
+    /// Reads a sealed file, if it is there.
+    ///
+    /// # Errors
+    /// [`ClientError::Sealed`] if it does not open.
+    pub(crate) fn read<T: DeserializeOwned>(&self, file: Sealed) -> Result<Option<T>, ClientError> {
+        let path = self.path(file);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io(&path)(e)),
         };
-        Ok((vault, state))
+        let plain = lethe_seal::unseal(&self.key, file.label, &bytes);
+        let value = plain.and_then(|p| codec::from_bytes(&p, MAX_SEALED).ok());
+        value.map(Some).ok_or(ClientError::Sealed { path })
     }
 
-    fn path(&self) -> PathBuf {
-        self.folder.join("state")
+    /// Replaces a sealed file; the old one is there until the new one is complete.
+    pub(crate) fn write<T: Serialize>(&self, file: Sealed, value: &T) -> Result<(), ClientError> {
+        let internal = |e: &dyn std::fmt::Display| ClientError::Internal(e.to_string());
+        let plain = codec::to_bytes(value).map_err(|e| internal(&e))?;
+        let sealed = lethe_seal::seal(&self.key, file.label, &plain).map_err(|e| internal(&e))?;
+        write_atomically(&self.path(file), &sealed)
     }
 
-    /// Replaces the state; the old one is there until the new one is complete.
-    pub(crate) fn save(&self, state: &State) -> Result<(), ClientError> {
-        let plain = codec::to_bytes(state).map_err(|e| ClientError::Internal(e.to_string()))?;
-        let sealed = lethe_seal::seal(&self.key, STATE, &plain)
-            .map_err(|e| ClientError::Internal(e.to_string()))?;
-        write_atomically(&self.path(), &sealed)
+    /// Removes a sealed file.
+    pub(crate) fn remove(&self, file: Sealed) -> Result<(), ClientError> {
+        if remove_file(&self.path(file))? {
+            sync_folder(&self.folder)?;
+        }
+        Ok(())
     }
 
     fn frozen_folder(&self) -> PathBuf {
-        self.folder.join("frozen")
+        self.folder.join(FROZEN)
     }
 
     /// The states of frozen layers that belong to `under` (recipe and model); others are removed.
@@ -186,71 +244,86 @@ impl Vault {
             .erase(|| FrozenStore::clear(&self.frozen_folder()))
     }
 
-    fn feedback_path(&self) -> PathBuf {
-        self.folder.join("feedback")
+    /// What works in the background keeps nothing from now on: somebody else may open the folder.
+    pub(crate) fn leave(&self) {
+        self.erasures.erase(|| ());
     }
 
     /// What compressed updates left out; nothing when there is no file, or it is damaged.
     pub(crate) fn feedback(&self) -> Result<Feedback, ClientError> {
-        let path = self.feedback_path();
-        match fs::read(&path) {
-            Ok(bytes) => {
-                if let Some(plain) = lethe_seal::unseal(&self.key, FEEDBACK, &bytes) {
-                    return Ok(codec::from_bytes(&plain, MAX_STATE).unwrap_or_default());
-                }
+        match self.read(FEEDBACK) {
+            Ok(kept) => Ok(kept.unwrap_or_default()),
+            Err(ClientError::Sealed { path }) => {
+                let bytes = fs::read(&path).map_err(io(&path))?;
                 let plain = lethe_seal::unseal(&self.key, FEEDBACK_V1, &bytes);
-                let old = plain.and_then(|p| codec::from_bytes::<FeedbackV1>(&p, MAX_STATE).ok());
+                let old = plain.and_then(|p| codec::from_bytes::<FeedbackV1>(&p, MAX_SEALED).ok());
                 Ok(old.map(Feedback::from).unwrap_or_default())
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Feedback::default()),
-            Err(e) => Err(io(&path)(e)),
+            Err(e) => Err(e),
         }
     }
 
     pub(crate) fn keep_feedback(&self, feedback: &Feedback) -> Result<(), ClientError> {
-        let plain = codec::to_bytes(feedback).map_err(|e| ClientError::Internal(e.to_string()))?;
-        let sealed = lethe_seal::seal(&self.key, FEEDBACK, &plain)
-            .map_err(|e| ClientError::Internal(e.to_string()))?;
-        write_atomically(&self.feedback_path(), &sealed)
+        self.write(FEEDBACK, feedback)
     }
 
     /// Removes what was learned from data that is to go.
     pub(crate) fn drop_feedback(&self) -> Result<(), ClientError> {
-        match fs::remove_file(self.feedback_path()) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(&self.feedback_path())(e)),
-            _ => Ok(()),
-        }
+        self.remove(FEEDBACK)
     }
 
-    /// Destroys states of frozen layers, the key file and the state. After an error it may be
-    /// repeated.
+    /// Destroys everything. After an error it may be repeated.
     pub(crate) fn erase(&mut self) -> Result<(), ClientError> {
-        self.drop_frozen()?;
-        self.drop_feedback()?;
-        self.key = random()?;
-        let key = self.folder.join("device.key");
-        if let Ok(mut f) = fs::OpenOptions::new().write(true).open(&key) {
-            f.write_all(&[0; 32])
-                .and_then(|()| f.sync_all())
-                .map_err(io(&key))?;
-        }
-        for path in [key, self.path()] {
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&path)(e)),
-                _ => {}
-            }
-        }
-        remove_leftovers(&self.folder)?;
-        sync_folder(&self.folder)
+        self.erasures.erase(|| destroy(&self.folder))?;
+        zero(&mut self.key);
+        Ok(())
     }
 }
 
-const FEEDBACK: &[u8] = b"lethe-client-feedback/2";
-const FEEDBACK_V1: &[u8] = b"lethe-client-feedback/1";
+/// Overwrites a key.
+pub(crate) fn zero(key: &mut [u8; 32]) {
+    key.fill(0);
+}
 
-/// Binds a sealed file to what it is; the number is that of its layout.
-const STATE: &[u8] = b"lethe-client-state/3";
-const STATE_V2: &[u8] = b"lethe-client-state/2";
+/// Ends an erasure that a crash has cut short; returns whether there was one. The folder's lock is
+/// gone then, too.
+pub(crate) fn ends_an_erasure(folder: &Path) -> Result<bool, ClientError> {
+    let found = folder.join(ERASING).exists();
+    if found {
+        destroy(folder)?;
+    }
+    Ok(found)
+}
+
+/// Destroys what clients keep in a folder: the key first. Other files stay.
+pub(crate) fn destroy(folder: &Path) -> Result<(), ClientError> {
+    write_atomically(&folder.join(ERASING), &[])?;
+    let key = folder.join(KEY);
+    if let Ok(mut f) = fs::OpenOptions::new().write(true).open(&key) {
+        f.write_all(&[0; 32])
+            .and_then(|()| f.sync_all())
+            .map_err(io(&key))?;
+    }
+    let sealed = [IDENTITY, SNAPSHOT, LIST, FEEDBACK].map(|s| s.name);
+    for name in [KEY, HISTORY, migrate::STATE].iter().chain(&sealed) {
+        remove_file(&folder.join(name))?;
+    }
+    FrozenStore::clear(&folder.join(FROZEN))?;
+    remove_leftovers(folder)?;
+    remove_file(&folder.join(LOCK))?;
+    sync_folder(folder)?;
+    remove_file(&folder.join(ERASING))?;
+    sync_folder(folder)
+}
+
+/// Whether it was there.
+fn remove_file(path: &Path) -> Result<bool, ClientError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(io(path)(e)),
+    }
+}
 
 /// How often something was erased. Work in the background asks before it writes.
 #[derive(Clone, Debug, Default)]
@@ -279,7 +352,7 @@ impl Erasures {
     }
 }
 
-/// What a kill in the middle of a write leaves: sealed copies of the state under temporary names.
+/// What a kill in the middle of a write leaves: sealed copies under temporary names.
 fn remove_leftovers(folder: &Path) -> Result<(), ClientError> {
     for entry in fs::read_dir(folder)
         .map_err(io(folder))?
@@ -307,17 +380,21 @@ fn random() -> Result<[u8; 32], ClientError> {
     lethe_seal::random().map_err(|e| ClientError::Internal(e.to_string()))
 }
 
+fn existing_key(path: &Path) -> Result<[u8; 32], ClientError> {
+    let bytes = fs::read(path).map_err(io(path))?;
+    bytes.try_into().map_err(|_| ClientError::Sealed {
+        path: path.to_owned(),
+    })
+}
+
 fn key_file(path: &Path) -> Result<[u8; 32], ClientError> {
-    match fs::read(path) {
-        Ok(bytes) => bytes.try_into().map_err(|_| ClientError::Sealed {
-            path: path.to_owned(),
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+    match existing_key(path) {
+        Err(ClientError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             let key = random()?;
             write_atomically(path, &key)?;
             Ok(key)
         }
-        Err(e) => Err(io(path)(e)),
+        other => other,
     }
 }
 
@@ -348,7 +425,7 @@ mod tests {
     fn a_pass_that_outlives_an_erasure_keeps_nothing() {
         use lethe_model::frozen::FrozenStates;
         let dir = tempfile::tempdir().expect("tempdir");
-        let (mut vault, _) = Vault::open(dir.path(), Some([5; 32])).expect("opens");
+        let mut vault = Vault::open(dir.path(), Some([5; 32])).expect("opens");
         let running = vault
             .frozen(Digest([1; 32]), 2, WireFormat::F16)
             .expect("opens");
@@ -378,70 +455,31 @@ mod tests {
     }
 
     #[test]
-    fn the_state_of_the_version_before_opens_with_its_history() {
-        #[derive(Serialize)]
-        struct Old {
-            identity: Option<Identity>,
-            authority: Vec<u8>,
-            salt: [u8; 32],
-            events: Vec<LocalEvent>,
-            cutoffs: Option<Cutoffs>,
-            joined: Option<Joined>,
-            offered: Option<Joined>,
-            consent_until: Option<i64>,
-            cached: Vec<(String, f32)>,
-            cached_until: i64,
-            lineage: u64,
-        }
+    fn files_are_sealed_and_gone_after_erasure() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let event = LocalEvent {
-            item: "i1".into(),
-            liked: true,
-            time: 5,
-        };
-        let old = Old {
-            identity: None,
-            authority: vec![1, 2],
-            salt: [7; 32],
-            events: vec![event.clone()],
-            cutoffs: None,
-            joined: None,
-            offered: None,
-            consent_until: Some(9),
-            cached: vec![("i2".into(), 0.5)],
-            cached_until: 8,
-            lineage: 4,
-        };
-        let plain = codec::to_bytes(&old).expect("encodes");
-        let sealed = lethe_seal::seal(&[3; 32], STATE_V2, &plain).expect("seals");
-        fs::write(dir.path().join("state"), sealed).expect("writes");
-        let (_, state) = Vault::open(dir.path(), Some([3; 32])).expect("opens");
-        assert_eq!((state.events, state.salt), (vec![event], [7; 32]));
-        assert_eq!((state.consent_until, state.lineage), (Some(9), 4));
-        assert_eq!((state.cached.len(), state.cached_release), (1, 0));
+        let mut vault = Vault::open(dir.path(), None).expect("opens");
+        let mut person = vault.person().expect("a new one");
+        person.invitation = Some("canary-invitation".into());
+        vault.write(IDENTITY, &person).expect("writes");
+        let raw = fs::read(dir.path().join("identity")).expect("reads");
+        assert!(!raw.windows(6).any(|w| w == b"canary"));
+        let again = Vault::open(dir.path(), None).expect("opens");
+        assert_eq!(again.person().expect("opens").invitation, person.invitation);
+        let other = Vault::open(dir.path(), Some([1; 32])).expect("opens");
+        assert!(matches!(other.person(), Err(ClientError::Sealed { .. })));
+        vault.erase().expect("erases");
+        assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 0);
     }
 
     #[test]
-    fn state_is_sealed_and_gone_after_erasure() {
+    fn one_client_has_a_folder() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let (mut vault, mut state) = Vault::open(dir.path(), None).expect("opens");
-        state.events.push(LocalEvent {
-            item: "canary-item".into(),
-            liked: true,
-            time: 3,
-        });
-        vault.save(&state).expect("writes");
-        let raw = fs::read(dir.path().join("state")).expect("reads");
-        assert!(!raw.windows(6).any(|w| w == b"canary"));
-        assert_eq!(
-            Vault::open(dir.path(), None).expect("opens").1.events,
-            state.events
-        );
+        let lock = FolderLock::take(dir.path()).expect("free");
         assert!(matches!(
-            Vault::open(dir.path(), Some([1; 32])),
-            Err(ClientError::Sealed { .. })
+            FolderLock::take(dir.path()),
+            Err(ClientError::InUse { .. })
         ));
-        vault.erase().expect("erases");
-        assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 0);
+        drop(lock);
+        FolderLock::take(dir.path()).expect("free again");
     }
 }

@@ -59,14 +59,13 @@
 pub mod cells;
 mod error;
 mod ids;
-mod statement;
 mod tally;
 mod vault;
 
 pub use cells::Leaver;
 pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};
-pub use statement::Statement;
+pub use lethe_receipt::snapshot::SnapshotStatement as Statement;
 pub use tally::{
     Done, Finished, Held, Job, Lists, Offer, Options, Published, Refolded, Served, Status, Tally,
     fold_root,

@@ -8,7 +8,8 @@
 //! statement, proofs that it and the commitments before and after are in the log, that the person's
 //! record was trained on before and is not now, and the signed checkpoint. [`receipt::verify`]
 //! works offline with the log's public key alone and fails on any altered byte; [`report`] says in
-//! words what that proves and what not. The program `lethe-verify` is this crate and nothing else.
+//! words what that proves and what not. [`snapshot`] is what is signed about the tables that
+//! devices rank with. The program `lethe-verify` is this crate and nothing else.
 //!
 //! ```
 //! use lethe_receipt::merkle::{Tree, verify_inclusion};
@@ -26,6 +27,7 @@ pub mod order;
 pub mod receipt;
 pub mod records;
 pub mod report;
+pub mod snapshot;
 pub mod statement;
 pub mod tiles;
 pub mod witness;

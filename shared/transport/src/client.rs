@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::error::utc;
 use crate::identity::{ClientKey, Identity, Invitation, SERVER_NAME, Validity, now};
+use crate::server::REVOKED;
 use crate::{TransportError, config, frame};
 
 /// A local socket, which several connections may share.
@@ -227,7 +228,7 @@ impl Drop for Whole {
 /// for certificates that are not valid yet.
 const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
 
-/// What a failed handshake has to do with the time, if anything.
+/// What an ended connection has to do with the certificates, if anything.
 fn explained(
     e: &quinn::ConnectionError,
     addr: SocketAddr,
@@ -249,6 +250,11 @@ fn explained(
             let Validity { from, until } = shown?;
             let now = now();
             Some(TransportError::Expired { from, until, now })
+        }
+        quinn::ConnectionError::ApplicationClosed(c)
+            if u64::from(c.error_code) == u64::from(REVOKED) =>
+        {
+            Some(TransportError::Withdrawn)
         }
         _ => None,
     }

@@ -55,6 +55,12 @@ pub enum TransportError {
         /// What this machine's clock says.
         now: i64,
     },
+    /// The coordinator does not know this machine's certificate, or it was withdrawn.
+    #[error(
+        "the coordinator does not know this certificate, or it was withdrawn: a fresh invitation \
+         (`lethe-admin invite`) is needed"
+    )]
+    Withdrawn,
     /// The connection was lost during a call.
     #[error("connection lost: {0}")]
     Lost(String),

@@ -20,7 +20,7 @@ use crate::identity::{Authority, SERVER_LIFE, fingerprint};
 use crate::{TransportError, config};
 
 /// Close codes that a client may see.
-const REVOKED: u32 = 1;
+pub(crate) const REVOKED: u32 = 1;
 const TOO_MANY: u32 = 2;
 
 /// A reply in the making.

@@ -6,9 +6,7 @@ use lethe_learn::metrics::{Spread, auc, uauc, user_aucs};
 use lethe_learn::seed::Seed;
 use lethe_recsys::data::{Dataset, Event};
 use lethe_recsys::references::{NAMES, References};
-use lethe_recsys::samples::{
-    Part, Samples, Split, TaskSample, event_parts, training_events,
-};
+use lethe_recsys::samples::{Part, Samples, Split, TaskSample, event_parts, training_events};
 use serde_json::{Value, json};
 
 /// One scored test sample.

@@ -32,20 +32,21 @@ pub(crate) struct Person {
 /// Everybody, by name.
 pub(crate) type People = BTreeMap<String, Person>;
 
-/// Does something with every client, some at a time; the first failure ends it.
-async fn all<T: Send + 'static, F>(
+/// Does something with every client, so many at a time; the first failure ends it.
+pub(crate) async fn all<T: Send + 'static, F>(
     people: &People,
-    work: impl Fn(String, Person) -> F,
+    at_once: usize,
+    work: impl Fn(Person) -> F,
 ) -> anyhow::Result<Vec<T>>
 where
     F: Future<Output = anyhow::Result<T>> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let places = Arc::new(Semaphore::new(at_once));
     let mut tasks = JoinSet::new();
     for (name, person) in people {
         let places = places.clone();
         let name = name.clone();
-        let work = work(name.clone(), person.clone());
+        let work = work(person.clone());
         tasks.spawn(async move {
             let _place = places.acquire().await;
             work.await.with_context(|| format!("client {name}"))
@@ -61,7 +62,7 @@ where
 /// Everybody contributes the newest events of their history.
 pub(crate) async fn contribute(people: &People) -> anyhow::Result<Value> {
     let started = Instant::now();
-    let contributed = all(people, |_, person| async move {
+    let contributed = all(people, AT_ONCE, |person| async move {
         Ok(person.client.refresh().await?.contributed)
     })
     .await?;
@@ -77,7 +78,7 @@ fn number(client: &Client) -> u64 {
 /// Everybody fetches tables after `after`.
 pub(crate) async fn fetch(people: &People, after: u64) -> anyhow::Result<Value> {
     let started = Instant::now();
-    let numbers = all(people, move |_, person| async move {
+    let numbers = all(people, AT_ONCE, move |person| async move {
         let begun = Instant::now();
         while number(&person.client) <= after {
             person.client.refresh().await?;

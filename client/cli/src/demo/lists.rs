@@ -88,7 +88,11 @@ pub(crate) fn newcomer(
             [] => "nothing".to_owned(),
             titles => titles.join(", "),
         };
-        let _ = write!(text, "\nsomebody new, who likes {after}:\n{}", described(step));
+        let _ = write!(
+            text,
+            "\nsomebody new, who likes {after}:\n{}",
+            described(step)
+        );
     }
     out["newcomer"] = told["steps"].clone();
     Ok(text)
@@ -134,8 +138,10 @@ impl Measured {
         let known = Known::TrainAndValidation;
         let of_like = references(lists.data, lists.split, known, &tested, without);
         let each = |f: fn(&super::figures::Figures) -> Option<f64>| {
-            let all: BTreeMap<&str, Option<f64>> =
-                of_like.iter().map(|(name, x)| (name.as_str(), f(x))).collect();
+            let all: BTreeMap<&str, Option<f64>> = of_like
+                .iter()
+                .map(|(name, x)| (name.as_str(), f(x)))
+                .collect();
             json!({ "served": f(&like), "references": all })
         };
         out["quality"] = json!({

@@ -175,7 +175,6 @@ pub(crate) fn render(j: &Value) -> String {
     );
     line(
         "deletion: until retrained and released",
-
         format!("{} s", number(&d["seconds_until_retrained"], 1)),
     );
     line(

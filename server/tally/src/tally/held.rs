@@ -1,9 +1,9 @@
 //! What the tally has of somebody, for whoever plans a deletion, shows where data is, or searches.
 
 use super::Tally;
+use crate::Statement;
 use crate::error::TallyError;
 use crate::ids::Handle;
-use crate::statement::Statement;
 
 /// What the tally has of a handle, or of items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

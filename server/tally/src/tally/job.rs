@@ -17,9 +17,9 @@ use super::change::Change;
 use super::folding::basis;
 use super::served::{Published, Served, deltas};
 use super::{Inner, Tally};
+use crate::Statement;
 use crate::cells::{Command, Fold, State, lint_pair};
 use crate::error::TallyError;
-use crate::statement::Statement;
 use crate::vault::Kept;
 
 /// Earlier snapshots that deltas lead from.
@@ -108,9 +108,9 @@ impl Job {
         let statement = Statement {
             number: self.fold.number,
             day: self.day,
-            snapshot: Digest(lethe_parts::snapshot::digest(&bytes)),
-            sums: Digest(lethe_parts::snapshot::digest(&sums)),
-            fold: self.root,
+            snapshot: lethe_parts::snapshot::digest(&bytes),
+            sums: lethe_parts::snapshot::digest(&sums),
+            fold: self.root.0,
             people: self.fold.people() as u64,
             cell: smallest.unwrap_or(0) as u64,
             changed: self.changed,

@@ -13,10 +13,10 @@ use lethe_parts::sums::Sums;
 use lethe_receipt::note::{Signer, VerifierKey};
 use lethe_store::sealed::Engine;
 
+use crate::Statement;
 use crate::cells::{Command, Duty, Event, Fold, Leaver, State, decide, due};
 use crate::error::TallyError;
 use crate::ids::Handle;
-use crate::statement::Statement;
 use crate::vault::{Kept, Vault};
 
 mod bring;

@@ -7,9 +7,9 @@ use lethe_parts::snapshot::{SnapshotError, delta};
 use rayon::prelude::*;
 
 use super::{Inner, Tally};
+use crate::Statement;
 use crate::cells::{Fold, Out, State};
 use crate::error::TallyError;
-use crate::statement::Statement;
 use crate::vault::Kept;
 
 /// What devices are given.

@@ -11,7 +11,7 @@ mod reasons;
 pub use like::{Like, LikeFeatures, LikeWeights, SEVEN, TWELVE};
 pub use next::{Composition, ContentPart, CountsPart, PairsPart, TransitionsPart, Weights};
 pub use page::{Listed, MOST, Options, Page, Ranker, features_of};
-pub use reasons::{Reason, reasons};
+pub use reasons::{Reason, reasons, reasons_of_all};
 
 use crate::history::History;
 

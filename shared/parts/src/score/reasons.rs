@@ -47,7 +47,7 @@ pub fn reasons(
 }
 
 /// As [`reasons`], for several items: every row of the history is decoded once.
-pub(crate) fn reasons_of_all(
+pub fn reasons_of_all(
     tables: &Tables,
     content: &Content,
     request: &Request<'_>,

@@ -1,24 +1,25 @@
-//! What the tally signs about a snapshot.
+//! What is signed about a snapshot of the recommender's tables.
 
-use lethe_proto::ids::Digest;
-use lethe_receipt::note::{NoteError, Signer, VerifierKey, open_note};
+use crate::hex::{hex, unhex32};
+use crate::merkle::Hash;
+use crate::note::{NoteError, Signer, VerifierKey, open_note};
 
 const FIRST: &str = "lethe tally snapshot";
 const VERSION: u32 = 1;
 
 /// What is said of a snapshot. None of it is about one person: the root is over salted digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statement {
+pub struct SnapshotStatement {
     /// The snapshot's number, from 1.
     pub number: u64,
     /// Day since 1970 at whose beginning the tables are.
     pub day: i32,
     /// SHA-256 of the snapshot.
-    pub snapshot: Digest,
+    pub snapshot: Hash,
     /// SHA-256 of the sums that it was solved from.
-    pub sums: Digest,
-    /// Root of the Merkle tree over everybody who counts ([`crate::fold_root`]).
-    pub fold: Digest,
+    pub sums: Hash,
+    /// Root of the Merkle tree over everybody who counts (`lethe_tally::fold_root`).
+    pub fold: Hash,
     /// People who count.
     pub people: u64,
     /// Members of the smallest cell, n; 0 without a cell.
@@ -29,7 +30,7 @@ pub struct Statement {
     pub k: u64,
 }
 
-impl Statement {
+impl SnapshotStatement {
     /// The text that is signed: a line for each number.
     pub fn text(&self) -> String {
         let Self {
@@ -43,6 +44,9 @@ impl Statement {
             changed,
             k,
         } = self;
+        let snapshot = hex(snapshot);
+        let sums = hex(sums);
+        let fold = hex(fold);
         format!(
             "{FIRST} {VERSION}\nnumber {number}\nday {day}\nsnapshot {snapshot}\nsums {sums}\n\
              fold {fold}\npeople {people}\ncell {cell}\nchanged {changed}\nk {k}\n"
@@ -72,18 +76,18 @@ impl Statement {
     }
 }
 
-fn read(body: &str) -> Option<Statement> {
+fn read(body: &str) -> Option<SnapshotStatement> {
     let mut lines = body.lines();
     if lines.next()? != format!("{FIRST} {VERSION}") {
         return None;
     }
     let mut value = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
-    Some(Statement {
+    Some(SnapshotStatement {
         number: value("number")?.parse().ok()?,
         day: value("day")?.parse().ok()?,
-        snapshot: Digest::parse(value("snapshot")?)?,
-        sums: Digest::parse(value("sums")?)?,
-        fold: Digest::parse(value("fold")?)?,
+        snapshot: unhex32(value("snapshot")?)?,
+        sums: unhex32(value("sums")?)?,
+        fold: unhex32(value("fold")?)?,
         people: value("people")?.parse().ok()?,
         cell: value("cell")?.parse().ok()?,
         changed: value("changed")?.parse().ok()?,
@@ -98,8 +102,8 @@ mod tests {
     #[test]
     fn a_statement_is_signed_read_and_refused_when_altered() {
         let signer = Signer::from_seed("tally", &[1; 32]).expect("a seed");
-        let digest = |n: u8| Digest([n; 32]);
-        let statement = Statement {
+        let digest = |n: u8| [n; 32];
+        let statement = SnapshotStatement {
             number: 7,
             day: -3,
             snapshot: digest(1),
@@ -111,10 +115,13 @@ mod tests {
             k: 3,
         };
         let note = statement.sign(&signer).expect("signs");
-        assert_eq!(Statement::open(&note, signer.verifier()), Ok(statement));
+        assert_eq!(
+            SnapshotStatement::open(&note, signer.verifier()),
+            Ok(statement)
+        );
         let altered = note.replace("people 928", "people 929");
-        assert!(Statement::open(&altered, signer.verifier()).is_err());
+        assert!(SnapshotStatement::open(&altered, signer.verifier()).is_err());
         let other = signer.note("lethe tally snapshot 2\n").expect("signs");
-        assert!(Statement::open(&other, signer.verifier()).is_err());
+        assert!(SnapshotStatement::open(&other, signer.verifier()).is_err());
     }
 }

@@ -1,0 +1,321 @@
+//! The public catalogue: items, what is known of them, and what events with them count as.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use lethe_parts::content::{Content, Description};
+use lethe_parts::event::{Event, EventTable, Kind, Meaning, Reading};
+use lethe_recsys::data::{DataSpec, Item, load_items};
+use lethe_recsys::features::item_features;
+
+use crate::history::TrainingEvent;
+use crate::{ClientError, LocalEvent};
+
+/// Vectors of a sentence encoder beside `dataset.toml`: f32, little-endian, `[items][width]`, in the
+/// order of the items' file.
+pub const TEXT_VECTORS: &str = "text-vectors.f32";
+
+/// Widest text vectors.
+const MAX_WIDTH: usize = 4_096;
+
+/// Items of a data folder. Several clients of one process share one.
+#[derive(Debug)]
+pub struct Catalogue {
+    items: Vec<Item>,
+    index: HashMap<String, u32>,
+    meaning: Meaning,
+    content: Arc<Content>,
+    /// As in the file, `[items][width]`.
+    vectors: Option<Vec<f32>>,
+    /// Of the partition; only training asks for them.
+    features: OnceLock<Vec<Vec<f32>>>,
+}
+
+impl Catalogue {
+    /// Loads the items of a data folder (`dataset.toml`, or one of the data sets that are known
+    /// without), what events count as, and text vectors if [`TEXT_VECTORS`] is there. Interactions
+    /// are not read.
+    ///
+    /// # Errors
+    /// [`ClientError::Data`] for a folder that cannot be read; [`ClientError::Meaning`] for a table
+    /// of events that makes no sense; [`ClientError::TextVectors`] for a file of another length.
+    pub fn load(folder: &Path) -> Result<Arc<Self>, ClientError> {
+        let spec = DataSpec::of_folder(folder)?;
+        let items = load_items(folder, &spec)?;
+        let meaning = meaning_of(&spec)?;
+        let path = folder.join(TEXT_VECTORS);
+        let vectors = match std::fs::read(&path) {
+            Ok(bytes) => Some(vectors(&path, &bytes, items.len())?),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(source) => return Err(ClientError::Io { path, source }),
+        };
+        Self::with(items, meaning, vectors)
+    }
+
+    /// A catalogue that the app has in memory; `vectors` as in [`TEXT_VECTORS`], if there are some.
+    ///
+    /// # Errors
+    /// [`ClientError::TextVectors`] unless there is one vector of finite numbers for every item.
+    pub fn new(
+        items: Vec<Item>,
+        table: &EventTable,
+        vectors: Option<Vec<f32>>,
+    ) -> Result<Arc<Self>, ClientError> {
+        Self::with(items, Meaning::new(table)?, vectors)
+    }
+
+    fn with(
+        items: Vec<Item>,
+        meaning: Meaning,
+        vectors: Option<Vec<f32>>,
+    ) -> Result<Arc<Self>, ClientError> {
+        let index = (0..).zip(&items).map(|(i, x)| (x.id.clone(), i)).collect();
+        let described: Vec<Description> = items.iter().map(description).collect();
+        let mut content = Content::new(&described);
+        if let Some(vectors) = &vectors {
+            content = content
+                .with_text(vectors)
+                .map_err(|e| ClientError::TextVectors {
+                    path: TEXT_VECTORS.into(),
+                    why: e.to_string(),
+                })?;
+        }
+        Ok(Arc::new(Self {
+            items,
+            index,
+            meaning,
+            content: Arc::new(content),
+            vectors,
+            features: OnceLock::new(),
+        }))
+    }
+
+    /// The items, in the order of their file.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// What events count as.
+    pub fn meaning(&self) -> &Meaning {
+        &self.meaning
+    }
+
+    /// The item of this identifier.
+    pub fn item(&self, id: &str) -> Option<&Item> {
+        self.index.get(id).map(|i| &self.items[*i as usize])
+    }
+
+    /// An event that counts as a like, or as a dislike, by the catalogue's table.
+    pub fn thumb(&self, item: &str, liked: bool, time: i64) -> LocalEvent {
+        let thumb = match liked {
+            true => LocalEvent::liked(item, time),
+            false => LocalEvent::disliked(item, time),
+        };
+        let value = if liked { f32::MAX } else { f32::MIN };
+        let extreme = LocalEvent::rating(item, value, time);
+        let others = Kind::ALL.map(|kind| LocalEvent {
+            kind,
+            ..extreme.clone()
+        });
+        let counts = |e: &LocalEvent| self.reading(e).liked == Some(liked);
+        match counts(&thumb) {
+            true => thumb,
+            false => others.into_iter().find(counts).unwrap_or(thumb),
+        }
+    }
+
+    /// What an event counts as.
+    pub fn reading(&self, event: &LocalEvent) -> Reading {
+        self.meaning.read(&Event {
+            item: 0,
+            time: event.time,
+            kind: event.kind,
+            value: event.value,
+        })
+    }
+
+    pub(crate) fn position(&self, id: &str) -> Result<u32, ClientError> {
+        let known = self.find(id);
+        known.ok_or_else(|| ClientError::UnknownItem(id.to_owned()))
+    }
+
+    pub(crate) fn find(&self, id: &str) -> Option<u32> {
+        self.index.get(id).copied()
+    }
+
+    pub(crate) fn at(&self, position: u32) -> &Item {
+        &self.items[position as usize]
+    }
+
+    pub(crate) fn content(&self) -> &Arc<Content> {
+        &self.content
+    }
+
+    /// Features of the partition, centred.
+    pub(crate) fn features(&self) -> &[Vec<f32>] {
+        self.features.get_or_init(|| {
+            let mut features = item_features(&self.items);
+            lethe_learn::partition::centre(&mut features);
+            features
+        })
+    }
+
+    /// What the adapters see of a history: its likes and dislikes.
+    pub(crate) fn training<'a>(
+        &self,
+        events: impl Iterator<Item = &'a LocalEvent>,
+    ) -> Vec<TrainingEvent> {
+        let thumb = |e: &LocalEvent| {
+            Some(TrainingEvent {
+                liked: self.reading(e).liked?,
+                item: e.item.clone(),
+                time: e.time,
+            })
+        };
+        events.filter_map(thumb).collect()
+    }
+
+    /// The events as the recommender reads them, by position in the catalogue. Items that the
+    /// catalogue does not have any more are left out.
+    pub(crate) fn known<'a>(&self, events: impl Iterator<Item = &'a LocalEvent>) -> Vec<Event> {
+        let known = |e: &LocalEvent| {
+            Some(Event {
+                item: self.find(&e.item)?,
+                time: e.time,
+                kind: e.kind,
+                value: e.value,
+            })
+        };
+        events.filter_map(known).collect()
+    }
+
+    /// Content in the order of `ids`; nothing is known of those that the catalogue lacks.
+    pub(crate) fn content_of(&self, ids: &[String]) -> Arc<Content> {
+        let own = self.items.iter().map(|i| &i.id);
+        if own.eq(ids.iter()) {
+            return self.content.clone();
+        }
+        let places: Vec<Option<u32>> = ids.iter().map(|id| self.find(id)).collect();
+        let described: Vec<Description> = places
+            .iter()
+            .map(|p| p.map_or_else(Description::default, |p| description(self.at(p))))
+            .collect();
+        let content = Content::new(&described);
+        let Some(vectors) = &self.vectors else {
+            return Arc::new(content);
+        };
+        let width = vectors.len() / self.items.len().max(1);
+        let mut ordered = vec![0.0; ids.len() * width];
+        for (to, place) in ordered.chunks_mut(width.max(1)).zip(&places) {
+            if let Some(place) = place {
+                let start = *place as usize * width;
+                to.copy_from_slice(&vectors[start..start + width]);
+            }
+        }
+        // The numbers were checked when the catalogue was loaded.
+        Arc::new(content.clone().with_text(&ordered).unwrap_or(content))
+    }
+}
+
+fn description(item: &Item) -> Description {
+    Description {
+        title: item.title.clone(),
+        year: item.year,
+        tags: item.tags.clone(),
+    }
+}
+
+/// Ends of the scales on which a folder without a table of events may rate. The first on which
+/// `like_above` divides likes from dislikes is taken.
+const SCALES: [[f32; 2]; 3] = [[1.0, 5.0], [1.0, 10.0], [0.0, 100.0]];
+
+fn meaning_of(spec: &DataSpec) -> Result<Meaning, ClientError> {
+    if let Some(table) = &spec.events {
+        return Ok(Meaning::new(table)?);
+    }
+    let above = spec.interactions.like_above;
+    let fits = |s: &&[f32; 2]| s[0] <= above && above < s[1];
+    let scale = SCALES.iter().find(fits).unwrap_or(&SCALES[0]);
+    Ok(Meaning::new(&EventTable {
+        like: format!("rating > {above}, like"),
+        dislike: format!("rating <= {above}, dislike"),
+        rating_range: *scale,
+        ..EventTable::default()
+    })?)
+}
+
+fn vectors(path: &Path, bytes: &[u8], items: usize) -> Result<Vec<f32>, ClientError> {
+    let row = items * size_of::<f32>();
+    let width = bytes.len().checked_div(row).unwrap_or(0);
+    if width == 0 || width > MAX_WIDTH || width * row != bytes.len() {
+        return Err(ClientError::TextVectors {
+            path: path.to_owned(),
+            why: format!(
+                "{} bytes; expected {items} items x width x 4 bytes, of a width up to {MAX_WIDTH}",
+                bytes.len()
+            ),
+        });
+    }
+    let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    Ok(bytes.chunks_exact(4).map(number).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(events: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let spec = format!(
+            "[interactions]\nfile = \"x\"\nuser = \"u\"\nitem = \"i\"\nrating = \"r\"\nlike_above \
+             = 5.0\n[items]\nfile = \"items.csv\"\nitem = \"id\"\ntitle = \"title\"\n{events}"
+        );
+        std::fs::write(dir.path().join("dataset.toml"), spec).expect("writes");
+        std::fs::write(dir.path().join("items.csv"), "id,title\na,A\nb,B\n").expect("writes");
+        dir
+    }
+
+    #[test]
+    fn the_folder_says_what_events_count_as() {
+        let plain = Catalogue::load(folder("").path()).expect("loads");
+        let reads = |c: &Catalogue, e: LocalEvent| c.reading(&e);
+        assert_eq!(
+            reads(&plain, LocalEvent::rating("a", 6.0, 1)).liked,
+            Some(true)
+        );
+        assert_eq!(
+            reads(&plain, LocalEvent::rating("a", 10.0, 1)).half_stars,
+            Some(10)
+        );
+        assert_eq!(reads(&plain, LocalEvent::viewed("a", 9.0, 1)).liked, None);
+        let table = "[events]\nseen = \"rating\"\nlike = \"rating > 3\"\ndislike = \"rating <= \
+                     3\"\nstars = {}\n";
+        let own = Catalogue::load(folder(table).path()).expect("loads");
+        assert_eq!(reads(&own, LocalEvent::liked("a", 1)).liked, None);
+        for liked in [true, false] {
+            assert_eq!(reads(&own, own.thumb("a", liked, 1)).liked, Some(liked));
+        }
+    }
+
+    #[test]
+    fn text_vectors_of_another_length_are_refused() {
+        let dir = folder("");
+        let path = dir.path().join(TEXT_VECTORS);
+        let bytes: Vec<u8> = [1.0f32, 0.0, 0.0, 1.0]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        std::fs::write(&path, &bytes).expect("writes");
+        let c = Catalogue::load(dir.path()).expect("loads");
+        assert_eq!(c.content().text_width(), 2);
+        let ids = ["b".to_owned(), "new".to_owned(), "a".to_owned()];
+        let turned = c.content_of(&ids);
+        assert_eq!((turned.items(), turned.text_width()), (3, 2));
+        for wrong in [0, 4, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..wrong]).expect("writes");
+            let e = Catalogue::load(dir.path()).expect_err("another length");
+            assert!(matches!(e, ClientError::TextVectors { .. }), "{wrong}: {e}");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The person's part in the sums behind lists, and the tables that come back.
+
+use std::sync::Arc;
+
+use lethe_parts::event::Event;
+use lethe_parts::history::Interaction;
+use lethe_parts::snapshot;
+use lethe_proto::codec;
+use lethe_proto::ids::Digest;
+use lethe_proto::lists::{
+    Contributed, HIDDEN, LIKED, ListState, ListTerms, SEEN, ServedTables, SharedEvent,
+    SnapshotReply, items_digest,
+};
+use lethe_proto::message::{Refusal, Reply, Request};
+use lethe_receipt::note::VerifierKey;
+use lethe_receipt::snapshot::SnapshotStatement;
+use lethe_transport::TransportError;
+
+use crate::client::Refreshed;
+use crate::lists::{Held, Lazy};
+use crate::local::{Local, now_unix_s};
+use crate::person::Accepted;
+use crate::worker::{LISTS, Worker};
+use crate::{Catalogue, ClientError};
+
+/// After a failure or a refusal that will pass, so many seconds are waited.
+const PAUSE_S: i64 = 60;
+/// Items that the coordinator may not know, in one attempt to contribute.
+const MOST_UNKNOWN: usize = 64;
+
+/// What is contributed now, with what names it.
+struct Contribution {
+    body: Contributed,
+    digest: Digest,
+}
+
+impl Local {
+    /// The newest events that count, as many as the terms allow.
+    fn contribution(
+        &self,
+        catalogue: &Catalogue,
+        terms: &ListTerms,
+    ) -> Result<Contribution, ClientError> {
+        let known = catalogue.known(self.events.iter());
+        let taken = |e: &Event| !self.refused.contains(&catalogue.at(e.item).id);
+        let known: Vec<Event> = known.into_iter().filter(taken).collect();
+        let read = Interaction::read(&known, catalogue.meaning());
+        let older = read.len().saturating_sub(terms.clip as usize);
+        let shared = |i: &Interaction| SharedEvent {
+            item: catalogue.at(i.item).id.clone(),
+            day: i.day,
+            half_stars: i.half_stars.unwrap_or(0),
+            flags: flag(i.seen, SEEN) | flag(i.liked, LIKED) | flag(i.hidden, HIDDEN),
+        };
+        let body = Contributed {
+            source: self.events.source,
+            whole: older == 0,
+            events: read[older..].iter().map(shared).collect(),
+        };
+        let bytes = codec::to_bytes(&body).map_err(|e| ClientError::Internal(e.to_string()))?;
+        Ok(Contribution {
+            digest: Digest::of(&[b"lethe-contribution", &bytes]),
+            body,
+        })
+    }
+
+    /// What is due to be contributed: what has changed since the coordinator accepted it last, and
+    /// not more often than it asks.
+    fn due(&self, catalogue: &Catalogue, now: i64) -> Result<Option<Contribution>, ClientError> {
+        let lists = &self.person.lists;
+        let Some(terms) = lists.terms.filter(|_| !lists.opted_out) else {
+            return Ok(None);
+        };
+        let refresh = i64::try_from(terms.refresh_s).unwrap_or(i64::MAX);
+        let waits = |last: Accepted| now < last.at.saturating_add(refresh) && now >= last.at;
+        if lists.contributed.is_some_and(waits) {
+            return Ok(None);
+        }
+        let one = self.contribution(catalogue, &terms)?;
+        let same = lists
+            .contributed
+            .is_some_and(|last| last.digest == one.digest);
+        let nothing = one.body.events.is_empty() && lists.contributed.is_none();
+        Ok((!same && !nothing).then_some(one))
+    }
+}
+
+fn flag(is: bool, bit: u8) -> u8 {
+    if is { bit } else { 0 }
+}
+
+impl Worker {
+    /// What is to be done about lists before work is asked for. Nothing of it keeps a device from
+    /// other work: what fails is tried again later.
+    pub(crate) async fn tend_lists(&mut self) {
+        if self.minor() < LISTS || now_unix_s() < self.lists_at {
+            return;
+        }
+        let done = async {
+            self.withdraw_if_asked().await?;
+            if self.wants_snapshot()? {
+                self.fetch_snapshot().await?;
+            }
+            self.contribute_if_due().await
+        };
+        match done.await {
+            Ok(_) => {}
+            Err(ClientError::NoLists) => self.lists_at = now_unix_s() + PAUSE_S,
+            Err(e) => {
+                tracing::warn!("lists: {e}");
+                self.lists_at = now_unix_s() + PAUSE_S;
+            }
+        }
+    }
+
+    /// Asks for the snapshot, and contributes if that is due.
+    pub(crate) async fn refresh(&mut self) -> Result<Refreshed, ClientError> {
+        self.ready().await?;
+        if self.minor() < LISTS {
+            return Err(ClientError::NoLists);
+        }
+        self.withdraw_if_asked().await?;
+        let fetched = self.fetch_snapshot().await?;
+        let contributed = self.contribute_if_due().await?;
+        Ok(Refreshed {
+            fetched,
+            contributed,
+        })
+    }
+
+    /// Whether the person contributes from now on. What it was before is told to the coordinator.
+    pub(crate) async fn set_contributing(&mut self, wanted: bool) -> Result<(), ClientError> {
+        {
+            let mut local = self.local()?;
+            local.person.lists.opted_out = !wanted;
+            local.person.lists.to_withdraw = !wanted;
+            local.save()?;
+        }
+        if wanted {
+            return Ok(());
+        }
+        self.ready().await?;
+        self.withdraw_if_asked().await
+    }
+
+    async fn withdraw_if_asked(&mut self) -> Result<(), ClientError> {
+        if !self.local()?.person.lists.to_withdraw || self.minor() < LISTS {
+            return Ok(());
+        }
+        match self.call(&Request::Uncontribute).await {
+            Ok(_) => {}
+            // A coordinator without lists holds nothing to withdraw.
+            Err(e) if e.refusal() == Some(Refusal::Invalid) => tracing::info!("{e}"),
+            Err(e) => return Err(e),
+        }
+        let mut local = self.local()?;
+        local.person.lists.to_withdraw = false;
+        local.person.lists.contributed = None;
+        local.save()
+    }
+
+    /// What the coordinator says of lists, with any answer: what is recalled goes at once, from
+    /// memory and from disk.
+    pub(crate) fn hear_of_lists(&mut self, state: ListState) -> Result<(), ClientError> {
+        self.lists = state;
+        self.local()?.recall_snapshot(state.recalled)
+    }
+
+    /// Whether another snapshot is served than this device has, or its own grows old, or the
+    /// coordinator was not asked yet.
+    fn wants_snapshot(&self) -> Result<bool, ClientError> {
+        let local = self.local()?;
+        let lists = &local.person.lists;
+        let Some(terms) = lists.terms else {
+            return Ok(true);
+        };
+        let have = local.snapshot.as_ref().map(|s| s.held.number);
+        let half = i64::try_from(terms.valid_s / 2).unwrap_or(i64::MAX);
+        let old = have.is_some() && now_unix_s() >= lists.until.saturating_sub(half);
+        let other = self.lists.served.is_some() && self.lists.served != have;
+        Ok(other || old)
+    }
+
+    /// Asks for the snapshot; returns whether there is a new one.
+    async fn fetch_snapshot(&mut self) -> Result<bool, ClientError> {
+        let held = self.local()?.snapshot.clone();
+        match self.ask_for_snapshot(held.clone()).await {
+            // The difference does not fit what is here, or that was damaged: the whole one then.
+            Err(ClientError::BadSnapshot(why)) if held.is_some() => {
+                tracing::info!("{why}; the whole snapshot is fetched");
+                self.ask_for_snapshot(None).await
+            }
+            other => other,
+        }
+    }
+
+    async fn ask_for_snapshot(&mut self, held: Option<Arc<Lazy>>) -> Result<bool, ClientError> {
+        let ids = match &held {
+            Some(held) => held.held.items.clone(),
+            None => self
+                .catalogue()
+                .items()
+                .iter()
+                .map(|i| i.id.clone())
+                .collect(),
+        };
+        let ask = Request::Snapshot {
+            have: held.as_ref().map_or(0, |h| h.held.number),
+            items: items_digest(ids.iter().map(String::as_str)),
+        };
+        let Reply::Snapshot(reply) = self.call(&ask).await? else {
+            return Err(TransportError::UnexpectedReply { asked: "snapshot" }.into());
+        };
+        self.hear_of_lists(reply.state)?;
+        let terms = reply.terms.ok_or(ClientError::NoLists)?;
+        self.learn_terms(&terms, &reply.key)?;
+        let until = now_unix_s().saturating_add(i64::try_from(terms.valid_s).unwrap_or(i64::MAX));
+        match (&reply.tables, &held) {
+            (ServedTables::None, _) => Ok(false),
+            (ServedTables::Same, Some(held)) => self.still_valid(held, until).map(|()| false),
+            (ServedTables::Same, None) => Err(ClientError::BadSnapshot(
+                "no tables, for a device with none".into(),
+            )),
+            _ => {
+                let state = reply.state;
+                let catalogue = self.catalogue().clone();
+                let new = self.blocking(move || opened(reply, held, ids, &catalogue));
+                let new = new.await?;
+                self.keep_snapshot(new, &state, until).map(|()| true)
+            }
+        }
+    }
+
+    /// Keeps the key at first use, and the terms.
+    fn learn_terms(&self, terms: &ListTerms, key: &str) -> Result<(), ClientError> {
+        let mut local = self.local()?;
+        let lists = &mut local.person.lists;
+        let known = lists.key.clone();
+        match known {
+            Some(known) if known != key => {
+                let got = key.to_owned();
+                return Err(ClientError::OtherListKey { known, got });
+            }
+            Some(_) if lists.terms == Some(*terms) => return Ok(()),
+            _ => {}
+        }
+        // A key that does not parse is never kept.
+        VerifierKey::parse(key).map_err(|e| ClientError::BadSnapshot(e.to_string()))?;
+        lists.key = Some(key.to_owned());
+        lists.terms = Some(*terms);
+        local.save()
+    }
+
+    fn still_valid(&self, held: &Arc<Lazy>, until: i64) -> Result<(), ClientError> {
+        let mut local = self.local()?;
+        // It may have been recalled meanwhile.
+        if local
+            .snapshot
+            .as_ref()
+            .is_some_and(|s| Arc::ptr_eq(s, held))
+        {
+            local.person.lists.until = until;
+            local.save()?;
+        }
+        Ok(())
+    }
+
+    fn keep_snapshot(&self, new: Lazy, state: &ListState, until: i64) -> Result<(), ClientError> {
+        let mut local = self.local()?;
+        let lists = &mut local.person.lists;
+        let number = new.held.number;
+        let served = state.served.is_some_and(|s| s == number);
+        if number < lists.seen || number <= lists.recalled || !served {
+            return Err(ClientError::OldSnapshot {
+                got: number,
+                known: lists.seen,
+                recalled: lists.recalled,
+            });
+        }
+        lists.seen = number;
+        lists.until = until;
+        local.save()?;
+        local.take_snapshot(Arc::new(new))
+    }
+
+    /// Contributes if that is due; returns whether it did.
+    async fn contribute_if_due(&mut self) -> Result<bool, ClientError> {
+        let now = now_unix_s();
+        if now < self.contribute_at {
+            return Ok(false);
+        }
+        for _ in 0..MOST_UNKNOWN {
+            let due = self.local()?.due(self.catalogue(), now)?;
+            let Some(one) = due else {
+                return Ok(false);
+            };
+            let accepted = Accepted {
+                digest: one.digest,
+                at: now,
+                events: one.body.events.len() as u32,
+            };
+            let request = match one.body.events.is_empty() {
+                // Everything was taken back.
+                true => Request::Uncontribute,
+                false => Request::Contribute(one.body.clone()),
+            };
+            match self.call(&request).await {
+                Ok(_) => {
+                    let mut local = self.local()?;
+                    local.person.lists.contributed = Some(accepted);
+                    local.save()?;
+                    return Ok(true);
+                }
+                Err(e) if self.leaves_out_unknown(&one.body, &e)? => {}
+                Err(e) if e.refusal() == Some(Refusal::Busy) => {
+                    tracing::info!("the contribution waits: {e}");
+                    self.contribute_at = now.saturating_add(PAUSE_S);
+                    return Ok(false);
+                }
+                Err(e) => {
+                    self.contribute_at = now.saturating_add(PAUSE_S);
+                    return Err(e);
+                }
+            }
+        }
+        self.contribute_at = now.saturating_add(PAUSE_S);
+        Ok(false)
+    }
+
+    /// If the refusal names an item of the contribution, that item is left out from now on.
+    fn leaves_out_unknown(
+        &self,
+        body: &Contributed,
+        why: &ClientError,
+    ) -> Result<bool, ClientError> {
+        if !matches!(why.refusal(), Some(Refusal::Invalid | Refusal::NotFound)) {
+            return Ok(false);
+        }
+        let text = why.to_string();
+        let named = |e: &&SharedEvent| text.contains(&format!("{:?}", e.item));
+        let Some(event) = body.events.iter().find(named) else {
+            return Ok(false);
+        };
+        let mut local = self.local()?;
+        local.refused.insert(event.item.clone());
+        Ok(true)
+    }
+}
+
+/// Verifies what was sent: the note by the key, the bytes by the note, the tables by decoding them.
+fn opened(
+    reply: SnapshotReply,
+    held: Option<Arc<Lazy>>,
+    asked: Vec<String>,
+    catalogue: &Arc<Catalogue>,
+) -> Result<Lazy, ClientError> {
+    let bad = |why: &dyn std::fmt::Display| ClientError::BadSnapshot(why.to_string());
+    let (note, bytes) = match (reply.tables, &held) {
+        (ServedTables::Whole { note, bytes }, _) => (note, bytes),
+        (ServedTables::Delta { note, bytes }, Some(held)) => {
+            let whole = snapshot::apply(&held.held.bytes, &bytes).map_err(|e| bad(&e))?;
+            (note, whole)
+        }
+        _ => return Err(bad(&"a difference, for a device that has nothing")),
+    };
+    let key = VerifierKey::parse(&reply.key).map_err(|e| bad(&e))?;
+    let statement = SnapshotStatement::open(&note, &key).map_err(|e| bad(&e))?;
+    if snapshot::digest(&bytes) != statement.snapshot {
+        return Err(bad(&"the bytes are not those that the note is about"));
+    }
+    let items = match reply.items.is_empty() {
+        true => asked,
+        false => reply.items,
+    };
+    let held = Held {
+        number: statement.number,
+        note,
+        items,
+        got: now_unix_s(),
+        bytes,
+    };
+    let lazy = Lazy::new(held, catalogue.clone());
+    match lazy.view() {
+        Some(_) => Ok(lazy),
+        None => Err(bad(&format!(
+            "they do not decode, or are not about {} items",
+            lazy.held.items.len()
+        ))),
+    }
+}

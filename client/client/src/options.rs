@@ -1,0 +1,158 @@
+//! What a client is opened with.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use lethe_proto::codec::Extension;
+use lethe_proto::limits::MINOR;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::conditions::{Conditions, Guard};
+use crate::erasure::{Consent, PendingErasure};
+use crate::{Catalogue, ClientModel, Cutoffs};
+
+/// What a client is opened with. Only the catalogue is needed: without a server a client records
+/// and makes lists; without a model it takes part in the sums behind lists, and trains nothing.
+#[derive(Clone)]
+pub struct Options {
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) server: Option<SocketAddr>,
+    pub(crate) model: Option<Arc<ClientModel>>,
+    pub(crate) key: Option<[u8; 32]>,
+    pub(crate) invitation: Option<String>,
+    pub(crate) cutoffs: Option<Cutoffs>,
+    pub(crate) passes: Option<Arc<Semaphore>>,
+    pub(crate) guard: Guard,
+    pub(crate) memory_cap: Option<usize>,
+    pub(crate) contribute: Option<bool>,
+    pub(crate) runtime: Option<Handle>,
+    pub(crate) minor: u16,
+    pub(crate) extensions: Vec<Extension>,
+    pub(crate) consent: Consent,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("server", &self.server)
+            .field("items", &self.catalogue.items().len())
+            .field("model", &self.model.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// A client that knows this catalogue, and nothing else yet.
+    pub fn new(catalogue: Arc<Catalogue>) -> Self {
+        Self {
+            catalogue,
+            server: None,
+            model: None,
+            key: None,
+            invitation: None,
+            cutoffs: None,
+            passes: None,
+            guard: Guard::default(),
+            memory_cap: None,
+            contribute: None,
+            runtime: None,
+            minor: MINOR,
+            extensions: vec![],
+            consent: Consent::default(),
+        }
+    }
+
+    /// Talks to the coordinator at `addr`.
+    pub fn server(mut self, addr: SocketAddr) -> Self {
+        self.server = Some(addr);
+        self
+    }
+
+    /// Trains this model, and lets it rank ([`crate::Client::recommend`]).
+    pub fn model(mut self, model: Arc<ClientModel>) -> Self {
+        self.model = Some(model);
+        self
+    }
+
+    /// Seals everything with this key (from the platform's key store) instead of a key file in the
+    /// folder.
+    pub fn key(mut self, key: [u8; 32]) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Enrols with this invitation at the next network function, unless it was used before: the
+    /// first time, or when the certificate has expired or was lost. The history stays. It is kept,
+    /// sealed, until it was used. An invitation for another person is refused.
+    pub fn invitation(mut self, text: impl Into<String>) -> Self {
+        self.invitation = Some(text.into());
+        self
+    }
+
+    /// Divides the likes and dislikes for training, validation and test (for evaluation; an app
+    /// leaves the default). Kept: the first division counts.
+    pub fn cutoffs(mut self, cutoffs: Cutoffs) -> Self {
+        self.cutoffs = Some(cutoffs);
+        self
+    }
+
+    /// Bounds the passes that clients of one process run at once.
+    pub fn passes(mut self, passes: Arc<Semaphore>) -> Self {
+        self.passes = Some(passes);
+        self
+    }
+
+    /// Trains only while what `required` names holds; `now` is asked before a task is taken and
+    /// before every pass, from any thread. Without this call a client always trains. Lists are not
+    /// concerned.
+    pub fn conditions(
+        mut self,
+        required: Conditions,
+        now: impl Fn() -> Conditions + Send + Sync + 'static,
+    ) -> Self {
+        self.guard = Guard::new(required, Arc::new(now));
+        self
+    }
+
+    /// Takes no round whose largest pass needs more than this beside the weights, in bytes.
+    pub fn memory_cap(mut self, bytes: usize) -> Self {
+        self.memory_cap = Some(bytes);
+        self
+    }
+
+    /// Whether the person takes part in the sums behind lists. Kept with the state; without this
+    /// call it is as it was, and true in a new folder. [`crate::Client::set_contributing`] changes
+    /// it later, and tells the coordinator.
+    pub fn contribute(mut self, contribute: bool) -> Self {
+        self.contribute = Some(contribute);
+        self
+    }
+
+    /// Runs the client's work on this runtime, which must have threads of its own. Without this
+    /// call all clients of a process share one that is made when it is first needed.
+    pub fn runtime(mut self, handle: Handle) -> Self {
+        self.runtime = Some(handle);
+        self
+    }
+
+    /// Answers orders to erase (almost) everything. They are refused until this says yes, or
+    /// [`crate::Client::consent_to_erasure`] is called; see [`PendingErasure`]. Other orders need
+    /// no consent.
+    pub fn erasure_consent(
+        mut self,
+        consents: impl Fn(&PendingErasure) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.consent = Consent::new(consents);
+        self
+    }
+
+    /// Speaks as a client of another minor version of the protocol would, with what it adds to
+    /// every request. For tests of upgrades.
+    pub fn minor_version(mut self, minor: u16, extensions: Vec<Extension>) -> Self {
+        self.minor = minor;
+        self.extensions = extensions;
+        self
+    }
+}
