@@ -10,13 +10,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lethe_client::{Client, ClientBuilder, ClientModel, Cutoffs, LocalEvent, ModelOptions, Source};
+use lethe_client::{
+    Catalogue, Client, ClientError, ClientModel, Cutoffs, LocalEvent, ModelOptions, Options, Source,
+};
 use lethe_recipe::Recipe;
 use lethe_recsys::data::{DataSpec, Dataset, load};
 use lethe_recsys::samples::{Part, Split, event_parts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
 
 use super::load::{self as load_test, LoadArgs};
 
@@ -96,7 +99,14 @@ pub(crate) enum Command {
     },
 }
 
-type Clients = BTreeMap<String, Arc<Mutex<Client>>>;
+type Clients = BTreeMap<String, Client>;
+
+/// What the clients share.
+struct Common {
+    model: Arc<ClientModel>,
+    catalogue: Arc<Catalogue>,
+    passes: Arc<Semaphore>,
+}
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let Some(path) = args.config.as_ref().filter(|_| !args.load.wanted()) else {
@@ -120,25 +130,24 @@ fn say(value: &Value) -> anyhow::Result<()> {
 }
 
 async fn serve(config: FleetConfig) -> anyhow::Result<()> {
-    let model = ClientModel::load(&config.model, &config.data, config.options()?)?;
+    let common = Common {
+        model: ClientModel::load(&config.model, config.options()?)?,
+        catalogue: Catalogue::load(&config.data)?,
+        passes: Arc::new(Semaphore::new(config.passes)),
+    };
     let one_device_mib = resident_mib();
     let data = load(&config.data, &DataSpec::of_folder(&config.data)?, false)?;
-    let passes = Arc::new(Semaphore::new(config.passes));
     let mut clients = Clients::new();
     for (user, invitation) in &config.clients {
-        let client = build(&config, &data, user, invitation, &model, &passes).await;
+        let client = build(&config, &data, user, invitation, &common).await;
         clients.insert(
             user.clone(),
-            Arc::new(Mutex::new(
-                client.with_context(|| format!("client {user}"))?,
-            )),
+            client.with_context(|| format!("client {user}"))?,
         );
     }
     drop(data);
     for (user, client) in &clients {
         client
-            .lock()
-            .await
             .join()
             .await
             .with_context(|| format!("client {user}"))?;
@@ -146,7 +155,7 @@ async fn serve(config: FleetConfig) -> anyhow::Result<()> {
     let idle_mib = resident_mib();
     say(
         &json!({ "ready": clients.len(), "one_device_mib": one_device_mib, "fleet_mib": idle_mib,
-        "device_weights_mib": model.weight_bytes() as f64 / 1048576.0 }),
+        "device_weights_mib": common.model.weight_bytes() as f64 / 1048576.0 }),
     )?;
     let on = watch::Sender::new(false);
     for client in clients.values() {
@@ -161,7 +170,7 @@ async fn serve(config: FleetConfig) -> anyhow::Result<()> {
             }
             Ok(command) => {
                 let before = on.send_replace(false);
-                let answer = execute(command, &mut clients, &model).await;
+                let answer = execute(command, &mut clients, &common.catalogue).await;
                 on.send_replace(before);
                 answer
             }
@@ -191,8 +200,7 @@ async fn build(
     data: &Dataset,
     user: &str,
     invitation: &str,
-    model: &Arc<ClientModel>,
-    passes: &Arc<Semaphore>,
+    common: &Common,
 ) -> anyhow::Result<Client> {
     let index = data
         .users
@@ -205,36 +213,47 @@ async fn build(
         .iter()
         .zip(parts)
         .filter(|(e, _)| e.user == index)
+        .map(|(e, p)| {
+            let event = LocalEvent {
+                item: data.items[e.item as usize].id.clone(),
+                time: e.time,
+                kind: e.kind,
+                value: e.rating,
+            };
+            (event, p)
+        })
         .collect();
-    let count = |part: Part| own.iter().filter(|(_, p)| *p == part).count();
+    // Cutoffs are about likes and dislikes: events that are neither train nothing.
+    let trains = |e: &LocalEvent| common.catalogue.reading(e).liked.is_some();
+    let of_part = |part: Part| own.iter().filter(move |(_, p)| *p == part);
+    let count = |part: Part| of_part(part).filter(|(e, _)| trains(e)).count();
     let train = count(Part::Train);
     let cutoffs = Cutoffs {
         train,
         validate: train + count(Part::Validation),
     };
-    let builder = ClientBuilder::new(config.home.join(user), config.server)
+    let options = Options::new(common.catalogue.clone())
+        .server(config.server)
+        .model(common.model.clone())
         .cutoffs(cutoffs)
-        .passes(passes.clone());
-    let mut client = builder.invitation(invitation).build(model.clone()).await?;
+        .passes(common.passes.clone())
+        .invitation(invitation)
+        .runtime(Handle::current());
+    let client = Client::open(config.home.join(user), options)?;
+    client.connect().await?;
     if client.history().is_empty() {
-        let event = |(e, _): &(&lethe_recsys::data::Event, Part)| LocalEvent {
-            item: data.items[e.item as usize].id.clone(),
-            liked: e.liked,
-            time: e.time,
-        };
-        client.record_all(own.iter().map(event))?;
+        client.record_all(own.into_iter().map(|(e, _)| e))?;
     }
     Ok(client)
 }
 
 /// Looks for work while `on`; a command switches that off to get its turn without waiting for a
 /// poll to end.
-async fn work(client: Arc<Mutex<Client>>, mut on: watch::Receiver<bool>) {
+async fn work(client: Client, mut on: watch::Receiver<bool>) {
     loop {
         if on.wait_for(|on| *on).await.is_err() {
             return;
         }
-        let mut client = client.lock().await;
         let task = tokio::select! {
             off = on.wait_for(|on| !*on) => {
                 if off.is_err() {
@@ -249,10 +268,9 @@ async fn work(client: Arc<Mutex<Client>>, mut on: watch::Receiver<bool>) {
             Ok(None) => Ok(()),
             Err(e) => Err(e),
         };
-        drop(client);
         match outcome {
             Ok(()) => {}
-            Err(lethe_client::ClientError::Erased) => return,
+            Err(ClientError::Erased | ClientError::Closed) => return,
             Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
         }
     }
@@ -261,7 +279,7 @@ async fn work(client: Arc<Mutex<Client>>, mut on: watch::Receiver<bool>) {
 async fn execute(
     command: Command,
     clients: &mut Clients,
-    model: &ClientModel,
+    catalogue: &Catalogue,
 ) -> anyhow::Result<Value> {
     match command {
         Command::Work { .. } => Ok(json!({})),
@@ -273,13 +291,12 @@ async fn execute(
         } => {
             let client = clients.get(&subject).context("no such client")?;
             let started = Instant::now();
-            let names: Vec<&str> = candidates.iter().map(String::as_str).collect();
-            let list = client.lock().await.recommend(&names, n).await?;
+            let list = client.recommend(&candidates, n).await?;
             let items: Vec<Value> = list
                 .items
                 .iter()
                 .map(|r| {
-                    let title = model.item(&r.item).map(|i| i.label());
+                    let title = catalogue.item(&r.item).map(|i| i.label());
                     json!({ "item": r.item, "title": title, "score": r.score })
                 })
                 .collect();
@@ -289,7 +306,7 @@ async fn execute(
         Command::Stats => {
             let (mut updates, mut activations, mut samples) = (0, 0, 0);
             for client in clients.values() {
-                let s = client.lock().await.stats();
+                let s = client.stats();
                 updates += s.update_bytes;
                 activations += s.activation_bytes;
                 samples += s.samples;
@@ -301,7 +318,7 @@ async fn execute(
         }
         Command::Erase { subject } => {
             let client = clients.remove(&subject).context("no such client")?;
-            client.lock().await.erase().await?;
+            client.erase()?;
             Ok(json!({ "erased": subject }))
         }
     }
@@ -312,7 +329,7 @@ async fn evaluate(clients: &Clients, untrained: bool, limit: usize) -> anyhow::R
     for (user, client) in clients {
         let (user, client) = (user.clone(), client.clone());
         tasks.push(tokio::spawn(async move {
-            let scored = client.lock().await.evaluate(untrained, limit).await?;
+            let scored = client.evaluate(untrained, limit).await?;
             anyhow::Ok(
                 scored
                     .into_iter()
