@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use lethe_client::{Client, ClientBuilder, ClientModel, Cutoffs, LocalEvent, ModelOptions};
+use lethe_client::{Catalogue, Client, ClientModel, Cutoffs, ModelOptions, Options};
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
 use lethe_proto::admin::{AdminReply, AdminRequest};
@@ -33,6 +33,7 @@ pub struct Federation {
     /// MovieLens-100K.
     pub data: Dataset,
     model: Arc<ClientModel>,
+    catalogue: Arc<Catalogue>,
     dir: tempfile::TempDir,
 }
 
@@ -73,8 +74,9 @@ impl Federation {
             split: recipe.split,
             compute: recipe.compute,
         };
-        let model = ClientModel::load(&files.model, &files.movielens, options)?;
+        let model = ClientModel::load(&files.model, options)?;
         Ok(Self {
+            catalogue: Catalogue::load(&files.movielens)?,
             coordinator,
             addr,
             operator,
@@ -123,15 +125,17 @@ impl Federation {
         };
         let folder = self.dir.path().join(format!("client-{user}"));
         let invitation = self.invite(&user.to_string()).await?;
-        let builder = ClientBuilder::new(folder, self.addr)
+        let options = Options::new(self.catalogue.clone())
+            .server(self.addr)
+            .model(self.model.clone())
             .invitation(invitation)
             .cutoffs(cutoffs);
-        let mut client = builder.build(self.model.clone()).await?;
-        client.record_all(events.iter().map(|e| LocalEvent {
-            item: self.data.items[e.item as usize].id.clone(),
-            liked: e.liked,
-            time: e.time,
-        }))?;
+        let client = Client::open(folder, options)?;
+        let event = |e: &Event| {
+            let item = &self.data.items[e.item as usize].id;
+            self.catalogue.thumb(item, e.liked, e.time)
+        };
+        client.record_all(events.iter().map(event))?;
         client.join().await?;
         Ok(client)
     }

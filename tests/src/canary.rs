@@ -40,7 +40,7 @@ pub struct Left {
 async fn train(world: &World, op: &Operator, addr: SocketAddr, subjects: &[u32]) {
     let mut fleet = Fleet::default();
     for s in subjects {
-        let mut c = world.client(addr, op, *s).await;
+        let c = world.client(addr, op, *s).await;
         c.join().await.expect("joins");
         fleet.add(c);
     }

@@ -137,10 +137,12 @@ pub fn history(subject: u32) -> Vec<LocalEvent> {
         .rng();
     let mut items: Vec<u32> = (0..ITEMS).collect();
     rng.shuffle(&mut items);
-    let event = |(t, i): (usize, u32)| LocalEvent {
-        item: format!("i{i}"),
-        liked: (i % 3 == subject % 3) != (rng.unit() < 0.1),
-        time: time(t as i64),
+    let event = |(t, i): (usize, u32)| {
+        let liked = (i % 3 == subject % 3) != (rng.unit() < 0.1);
+        match liked {
+            true => LocalEvent::liked(format!("i{i}"), time(t as i64)),
+            false => LocalEvent::disliked(format!("i{i}"), time(t as i64)),
+        }
     };
     items.into_iter().take(16).enumerate().map(event).collect()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lethe_client::{Client, ClientBuilder, ClientModel, ModelOptions};
+use lethe_client::{Catalogue, Client, ClientModel, ModelOptions, Options};
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
 use lethe_proto::admin::{
@@ -43,6 +43,7 @@ pub struct World {
     /// Subjects `0..subjects`.
     pub subjects: u32,
     model: Arc<ClientModel>,
+    catalogue: Arc<Catalogue>,
 }
 
 impl World {
@@ -58,19 +59,15 @@ impl World {
         tiny::write_model(&dir.path().join("model")).expect("writes");
         tiny::write_catalogue(&dir.path().join("data")).expect("writes");
         let (model, data) = (dir.path().join("model"), dir.path().join("data"));
-        let model = ClientModel::load(
-            &model,
-            &data,
-            ModelOptions {
-                split: recipe.split,
-                compute: recipe.compute,
-            },
-        )
-        .expect("loads");
+        let options = ModelOptions {
+            split: recipe.split,
+            compute: recipe.compute,
+        };
         Self {
+            model: ClientModel::load(&model, options).expect("loads"),
+            catalogue: Catalogue::load(&data).expect("loads"),
             dir,
             subjects,
-            model,
         }
     }
 
@@ -162,8 +159,25 @@ impl World {
     }
 
     /// What clients share.
-    pub fn model(&self) -> Arc<ClientModel> {
-        self.model.clone()
+    pub fn catalogue(&self) -> Arc<Catalogue> {
+        self.catalogue.clone()
+    }
+
+    /// What clients of a coordinator at `addr` are opened with.
+    pub fn options(&self, addr: SocketAddr) -> Options {
+        Options::new(self.catalogue.clone())
+            .server(addr)
+            .model(self.model.clone())
+    }
+
+    /// A subject's client, enrolled with a fresh invitation, joined with its history.
+    pub async fn joined(&self, op: &Operator, subject: u32, options: Options) -> Client {
+        let options = options.invitation(op.invite(subject).await);
+        let client = Client::open(self.client_folder(subject), options).expect("opens");
+        client.connect().await.expect("enrols");
+        client.record_all(tiny::history(subject)).expect("records");
+        client.join().await.expect("joins");
+        client
     }
 
     /// Folder of a subject's client.
@@ -173,11 +187,12 @@ impl World {
 
     /// A client with its history, enrolled (if it was not) but not joined.
     pub async fn client(&self, addr: SocketAddr, operator: &Operator, subject: u32) -> Client {
-        let mut builder = ClientBuilder::new(self.client_folder(subject), addr);
-        if !self.client_folder(subject).join("state").exists() {
-            builder = builder.invitation(operator.invite(subject).await);
+        let mut options = self.options(addr);
+        if !self.client_folder(subject).join("identity").exists() {
+            options = options.invitation(operator.invite(subject).await);
         }
-        let mut client = builder.build(self.model.clone()).await.expect("builds");
+        let client = Client::open(self.client_folder(subject), options).expect("opens");
+        client.connect().await.expect("connects");
         if client.history().is_empty() {
             client.record_all(tiny::history(subject)).expect("records");
         }
@@ -188,7 +203,7 @@ impl World {
     pub async fn fleet(&self, addr: SocketAddr, operator: &Operator) -> Fleet {
         let mut fleet = Fleet::default();
         for s in 0..self.subjects {
-            let mut client = self.client(addr, operator, s).await;
+            let client = self.client(addr, operator, s).await;
             client.join().await.expect("joins");
             fleet.add(client);
         }
@@ -206,7 +221,7 @@ pub struct Fleet {
 impl Fleet {
     /// Lets a client look for work; errors (a lost coordinator, a revoked certificate) are tried
     /// again.
-    pub fn add(&mut self, mut client: Client) {
+    pub fn add(&mut self, client: Client) {
         let stop = self.stop.clone();
         self.tasks.push(tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use lethe_client::{ClientBuilder, Cutoffs, TrainingData};
+use lethe_client::{Client, Cutoffs, TrainingData, TrainingEvent};
 use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::ids::ShardId;
 use lethe_receipt::audit::Bundle;
@@ -27,15 +27,17 @@ async fn train(
     for (i, person) in people.iter().enumerate() {
         let alias = format!("member-{i:06}");
         let n = person.events.len();
-        let builder = ClientBuilder::new(world.dir.path().join(format!("{name}-{i}")), addr);
-        let builder = builder
+        let options = world
+            .options(addr)
             .cutoffs(Cutoffs {
                 train: n,
                 validate: n,
             })
             .invitation(op.invite_named(&alias).await);
-        let mut client = builder.build(world.model()).await.unwrap();
-        client.record_all(person.events.clone()).unwrap();
+        let client = Client::open(world.dir.path().join(format!("{name}-{i}")), options).unwrap();
+        let thumbs = world.catalogue();
+        let event = |e: &TrainingEvent| thumbs.thumb(&e.item, e.liked, e.time);
+        client.record_all(person.events.iter().map(event)).unwrap();
         client.join().await.unwrap();
         fleet.add(client);
     }

@@ -5,25 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lethe_client::{Client, ClientBuilder, Conditions, Declined, Done};
-use lethe_tests::tiny;
-use lethe_tests::world::{Operator, World};
+use lethe_client::{Client, Conditions, Declined, Done};
+use lethe_tests::world::World;
 
 const RECIPE: &str = "shards = 1\nslices = 1\ncohort = 4\nquorum = 2\ndeadline_s = 60\n";
 
-async fn join(world: &World, op: &Operator, subject: u32, builder: ClientBuilder) -> Client {
-    let mut c = builder
-        .invitation(op.invite(subject).await)
-        .build(world.model())
-        .await
-        .unwrap();
-    c.record_all(tiny::history(subject)).unwrap();
-    c.join().await.unwrap();
-    c
-}
-
 /// Steps until something other than waiting happens.
-async fn next(client: &mut Client) -> Done {
+async fn next(client: &Client) -> Done {
     loop {
         match client.step().await.unwrap() {
             Done::Nothing => {}
@@ -37,7 +25,6 @@ async fn rounds_go_on_without_devices_that_may_not_work() {
     let world = World::new(4);
     let (_c, addr) = world.start(RECIPE).await;
     let op = world.operator(addr).await;
-    let builder = |s: u32| ClientBuilder::new(world.client_folder(s), addr);
     let charging = Arc::new(AtomicBool::new(false));
     let plugged = charging.clone();
     let now = move || Conditions {
@@ -45,37 +32,39 @@ async fn rounds_go_on_without_devices_that_may_not_work() {
         idle: false,
         ..Conditions::ALL
     };
-    let mut poor = join(&world, &op, 0, builder(0).memory_cap(1000)).await;
-    let mut unplugged = join(
-        &world,
-        &op,
-        1,
-        builder(1).conditions(
-            Conditions {
-                idle: false,
-                ..Conditions::ALL
-            },
-            now,
-        ),
-    )
-    .await;
-    let mut willing = vec![
-        join(&world, &op, 2, builder(2)).await,
-        join(&world, &op, 3, builder(3)).await,
+    let poor = world
+        .joined(&op, 0, world.options(addr).memory_cap(1000))
+        .await;
+    let unplugged = world
+        .joined(
+            &op,
+            1,
+            world.options(addr).conditions(
+                Conditions {
+                    idle: false,
+                    ..Conditions::ALL
+                },
+                now,
+            ),
+        )
+        .await;
+    let willing = vec![
+        world.joined(&op, 2, world.options(addr)).await,
+        world.joined(&op, 3, world.options(addr)).await,
     ];
 
     // It does not even ask.
     assert!(matches!(unplugged.step().await.unwrap(), Done::NotNow(c) if !c.charging));
     // It says no before anything is allocated, and is not waited for.
     let started = Instant::now();
-    assert_eq!(next(&mut poor).await, Done::Declined(Declined::Memory));
-    for client in &mut willing {
+    assert_eq!(next(&poor).await, Done::Declined(Declined::Memory));
+    for client in &willing {
         assert_eq!(next(client).await, Done::Trained);
     }
     // The one that did not ask is waited for; plugged in, it trains, and that ends the round.
     assert_eq!(op.status().await.shards[0].rounds.0, 0);
     charging.store(true, Ordering::SeqCst);
-    assert_eq!(next(&mut unplugged).await, Done::Trained);
+    assert_eq!(next(&unplugged).await, Done::Trained);
     let status = op
         .wait_for("the round", |s| s.shards[0].rounds.0 == 1)
         .await;
@@ -93,15 +82,16 @@ async fn training_stops_when_it_is_told_to() {
                 epochs = 1000 }\n";
     let (_c, addr) = world.start(long).await;
     let op = world.operator(addr).await;
-    let builder = |s: u32| ClientBuilder::new(world.client_folder(s), addr);
     let hot = Arc::new(AtomicBool::new(false));
     let sensor = hot.clone();
     let now = move || Conditions {
         cool: !sensor.load(Ordering::SeqCst),
         ..Conditions::ALL
     };
-    let mut heats = join(&world, &op, 0, builder(0).conditions(Conditions::ALL, now)).await;
-    let mut other = join(&world, &op, 1, builder(1)).await;
+    let heats = world
+        .joined(&op, 0, world.options(addr).conditions(Conditions::ALL, now))
+        .await;
+    let other = world.joined(&op, 1, world.options(addr)).await;
 
     // The person takes up the phone, again and again.
     let cancel = other.canceller();
@@ -112,7 +102,7 @@ async fn training_stops_when_it_is_told_to() {
         }
     });
     let started = Instant::now();
-    assert_eq!(next(&mut other).await, Done::Declined(Declined::Conditions));
+    assert_eq!(next(&other).await, Done::Declined(Declined::Conditions));
     assert!(started.elapsed() < Duration::from_secs(10));
     person.abort();
     // It gets hot in the middle.
@@ -120,7 +110,7 @@ async fn training_stops_when_it_is_told_to() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         hot.store(true, Ordering::SeqCst);
     });
-    assert_eq!(next(&mut heats).await, Done::Declined(Declined::Conditions));
+    assert_eq!(next(&heats).await, Done::Declined(Declined::Conditions));
     heating.await.unwrap();
     // Both are still members, and of use.
     assert!(matches!(heats.step().await.unwrap(), Done::NotNow(_)));

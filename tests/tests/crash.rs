@@ -102,7 +102,7 @@ async fn an_acknowledged_update_of_a_first_round_survives_a_kill() {
     let op = world.operator(addr).await;
     let mut clients = vec![];
     for s in 0..3 {
-        let mut c = world.client(addr, &op, s).await;
+        let c = world.client(addr, &op, s).await;
         c.join().await.unwrap();
         clients.push(c);
     }
@@ -134,7 +134,7 @@ async fn an_acknowledged_update_of_a_first_round_survives_a_kill() {
         again.is_err(),
         "not asked for the same round again, but {again:?}"
     );
-    for c in &mut clients[1..] {
+    for c in &clients[1..] {
         while c.step().await.ok() != Some(Done::Trained) {}
     }
     op.wait_for("a release", |s| s.release > 0).await;

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lethe_client::{Client, ClientBuilder, ClientError, Done, Source};
+use lethe_client::{Client, ClientError, Done, Source};
 use lethe_proto::admin::AdminRequest;
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::Digest;
@@ -33,14 +33,14 @@ async fn erasing_everything_needs_consent() {
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     let mut clients = fleet.stop().await;
-    let mut asked = clients.remove(3);
+    let asked = clients.remove(3);
     let mut fleet = Fleet::default();
     clients.into_iter().for_each(|c| fleet.add(c));
 
     let deletion = op.ask_for(vec![everything(3)]).await.unwrap()[0];
-    assert_eq!(until_told(&mut asked).await, Done::ConsentNeeded);
+    assert_eq!(until_told(&asked).await, Done::ConsentNeeded);
     assert_eq!(asked.history().len(), 16, "not obeyed");
-    let pending = asked.pending_erasure().unwrap().clone();
+    let pending = asked.pending_erasure().unwrap();
     assert_eq!((pending.events, pending.of), (16, 16));
     assert_eq!(pending.deletions, [deletion]);
     // Nobody waits for the person: what was learned from them is gone, and the receipt says why.
@@ -71,16 +71,12 @@ async fn an_app_may_consent_in_advance_and_small_orders_need_none() {
     drop(clients.remove(3));
     let mut fleet = Fleet::default();
     clients.into_iter().for_each(|c| fleet.add(c));
-    let builder = ClientBuilder::new(world.client_folder(3), addr);
     let consents = |p: &lethe_client::PendingErasure| p.from.is_some();
-    let mut willing = builder
-        .erasure_consent(consents)
-        .build(world.model())
-        .await
-        .unwrap();
+    let options = world.options(addr).erasure_consent(consents);
+    let willing = Client::open(world.client_folder(3), options).unwrap();
     let item = tiny::history(3)[2].item.clone();
     let small = op.ask_to_forget(3, &[&item]).await.unwrap();
-    assert_eq!(until_told(&mut willing).await, Done::Erased);
+    assert_eq!(until_told(&willing).await, Done::Erased);
     assert_eq!(willing.history().len(), 15);
     fleet.add(willing);
     assert_eq!(op.deleted(small).await.removed.unwrap().events, 1);
@@ -97,16 +93,16 @@ async fn many_small_orders_are_as_good_as_a_large_one() {
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     let mut clients = fleet.stop().await;
-    let mut client = clients.remove(3);
+    let client = clients.remove(3);
     let mut fleet = Fleet::default();
     clients.into_iter().for_each(|c| fleet.add(c));
     let history = tiny::history(3);
     let items: Vec<&str> = history.iter().map(|e| e.item.as_str()).collect();
     op.ask_to_forget(3, &items[..8]).await.unwrap();
-    assert_eq!(until_told(&mut client).await, Done::Erased);
+    assert_eq!(until_told(&client).await, Done::Erased);
     // More than a tenth of what is left would stay, and less than a tenth of what there was.
     op.ask_to_forget(3, &items[8..15]).await.unwrap();
-    assert_eq!(until_told(&mut client).await, Done::ConsentNeeded);
+    assert_eq!(until_told(&client).await, Done::ConsentNeeded);
     assert_eq!(client.history().len(), 8);
     assert!(client.consent_to_erasure().await.unwrap());
     assert_eq!(client.history().len(), 1);
@@ -120,7 +116,7 @@ async fn a_person_who_is_not_trained_on_is_asked_before_the_receipt_is_issued() 
     let op = world.operator(addr).await;
     let mut fleet = world.fleet(addr, &op).await;
     op.trained().await;
-    let mut late = world.client(addr, &op, 7).await;
+    let late = world.client(addr, &op, 7).await;
     late.join().await.unwrap();
     let deletion = op
         .ask_to_forget(7, &[&tiny::history(7)[4].item])
@@ -142,7 +138,7 @@ async fn a_person_who_is_not_trained_on_is_asked_before_the_receipt_is_issued() 
 }
 
 /// Steps until a device is told to erase.
-async fn until_told(client: &mut Client) -> Done {
+async fn until_told(client: &Client) -> Done {
     loop {
         let done = client.step().await.unwrap();
         if matches!(done, Done::Erased | Done::ConsentNeeded) {
@@ -240,8 +236,8 @@ async fn an_order_that_the_log_does_not_hold_is_not_obeyed() {
     let invitation = Invitation::new("any".into(), &thief.authority)
         .with_log_key(signer.verifier().text())
         .text();
-    let builder = ClientBuilder::new(world.client_folder(1), addr).invitation(invitation);
-    let mut client = builder.build(world.model()).await.unwrap();
+    let options = world.options(addr).invitation(invitation);
+    let client = Client::open(world.client_folder(1), options).unwrap();
     client.record_all(tiny::history(1)).unwrap();
 
     let more = |f: &dyn Fn(&mut Orders)| {
@@ -293,7 +289,7 @@ async fn an_order_that_the_log_does_not_hold_is_not_obeyed() {
     server.close();
 }
 
-async fn list(client: &mut Client) -> Result<Source, ClientError> {
+async fn list(client: &Client) -> Result<Source, ClientError> {
     let items: Vec<String> = (0..tiny::ITEMS).map(|i| format!("i{i}")).collect();
     let items: Vec<&str> = items.iter().map(String::as_str).collect();
     Ok(client.recommend(&items, 3).await?.source)
@@ -307,8 +303,8 @@ async fn second_device(
     addr: std::net::SocketAddr,
 ) -> Client {
     let folder = world.dir.path().join(format!("second-{subject}"));
-    let builder = ClientBuilder::new(folder, addr).invitation(op.invite(subject).await);
-    let mut client = builder.build(world.model()).await.unwrap();
+    let options = world.options(addr).invitation(op.invite(subject).await);
+    let client = Client::open(folder, options).unwrap();
     client.record_all(tiny::history(subject)).unwrap();
     client
 }
@@ -320,22 +316,22 @@ async fn cached_lists_die_with_their_release_on_every_device() {
     let op = world.operator(addr).await;
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
-    let mut clients = fleet.stop().await;
-    let mut second = second_device(&world, &op, 1, addr).await;
-    let mut away = second_device(&world, &op, 2, addr).await;
-    for client in [&mut clients[1], &mut second, &mut away] {
+    let clients = fleet.stop().await;
+    let second = second_device(&world, &op, 1, addr).await;
+    let away = second_device(&world, &op, 2, addr).await;
+    for client in [&clients[1], &second, &away] {
         assert!(matches!(list(client).await, Ok(Source::Live { .. })));
     }
     op.ask_to_forget(5, &[]).await.unwrap();
     // Both devices are online, and neither asks for a list.
-    for client in [&mut clients[1], &mut second] {
+    for client in [&clients[1], &second] {
         let _ = tokio::time::timeout(Duration::from_secs(12), client.step()).await;
     }
     coordinator.shutdown();
-    for client in [&mut clients[1], &mut second] {
+    for client in [&clients[1], &second] {
         let shown = list(client).await;
         assert!(shown.is_err(), "a recalled release's list: {shown:?}");
     }
     // One that could not be told shows its list until it expires, and says where it comes from.
-    assert!(matches!(list(&mut away).await, Ok(Source::Cached)));
+    assert!(matches!(list(&away).await, Ok(Source::Cached)));
 }

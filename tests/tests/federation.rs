@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lethe_client::{ClientError, Source};
+use lethe_client::{ClientError, LocalEvent, Source};
 use lethe_proto::admin::AdminRequest;
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::Digest;
@@ -114,7 +114,7 @@ async fn order_and_concurrency_do_not_change_a_byte() {
                     .await,
             );
         }
-        for mut c in clients {
+        for c in clients {
             c.join().await.unwrap();
             fleet.add(c);
         }
@@ -165,7 +165,7 @@ async fn a_client_lost_in_a_round_costs_only_itself() {
     let mut fleet = lethe_tests::world::Fleet::default();
     let mut lost = None;
     for s in 0..8 {
-        let mut c = world.client(addr, &op, s).await;
+        let c = world.client(addr, &op, s).await;
         c.join().await.unwrap();
         if s == 0 { lost = Some(c) } else { fleet.add(c) }
     }
@@ -185,7 +185,7 @@ async fn recommendations_are_live_then_cached_and_revocation_is_immediate() {
     let op = world.operator(addr).await;
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
-    let mut clients = fleet.stop().await;
+    let clients = fleet.stop().await;
     let items: Vec<String> = (0..30).map(|i| format!("i{i}")).collect();
     let items: Vec<&str> = items.iter().map(String::as_str).collect();
     let list = clients[1].recommend(&items, 5).await.unwrap();
@@ -216,7 +216,7 @@ async fn recommendations_are_live_then_cached_and_revocation_is_immediate() {
     let cached = clients[1].recommend(&items, 5).await.unwrap();
     assert_eq!((cached.source, cached.items), (Source::Cached, list.items));
     clients[1]
-        .record("i29", true, 99)
+        .record(LocalEvent::liked("i29", 99))
         .expect("recording works offline");
 }
 
@@ -241,7 +241,7 @@ async fn every_mode_trains_serves_and_forgets_exactly() {
             assert_eq!(replayed, live, "{mode}");
             assert_ne!(replayed, before[usize::from(shard.0)], "{mode}");
         }
-        let mut clients = fleet.stop_but(1).await;
+        let clients = fleet.stop_but(1).await;
         let list = clients[0]
             .recommend(
                 &["i0", "i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8", "i9"],

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lethe_client::{ClientError, Done};
+use lethe_client::{Client, ClientError, Done, LocalEvent};
 use lethe_proto::admin::{AdminRequest, DeletionPhase};
 use lethe_proto::message::Refusal;
 use lethe_tests::tiny;
@@ -22,8 +22,9 @@ async fn what_is_recorded_after_joining_waits_for_the_next_epoch() {
     let mut again = Fleet::default();
     for (s, mut c) in clients.drain(..).enumerate() {
         // In the middle of the history, so that every later position, history and cutoff shifts.
-        c.record("i7", true, tiny::time(3)).unwrap();
-        c.record("i8", false, tiny::time(40)).unwrap();
+        c.record(LocalEvent::liked("i7", tiny::time(3))).unwrap();
+        c.record(LocalEvent::disliked("i8", tiny::time(40)))
+            .unwrap();
         c.join().await.unwrap();
         if s % 2 == 0 {
             drop(c);
@@ -48,7 +49,7 @@ async fn a_device_that_stays_away_is_left_out_until_it_has_erased() {
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     let mut clients = fleet.stop().await;
-    let mut absent = clients.remove(2);
+    let absent = clients.remove(2);
     let mut fleet = Fleet::default();
     clients.into_iter().for_each(|c| fleet.add(c));
 
@@ -88,9 +89,9 @@ async fn everything_may_be_forgotten_at_any_time() {
     let op = world.operator(addr).await;
     // Invited only; enrolled only.
     let invitation = op.invite(20).await;
-    let mut enrolled = world.client(addr, &op, 21).await;
-    let mut joined = {
-        let mut c = world.client(addr, &op, 22).await;
+    let enrolled = world.client(addr, &op, 21).await;
+    let joined = {
+        let c = world.client(addr, &op, 22).await;
         c.join().await.unwrap();
         c
     };
@@ -105,17 +106,21 @@ async fn everything_may_be_forgotten_at_any_time() {
         assert!(op.ask_to_forget(s, &[]).await.is_err(), "unknown now");
     }
     let folder = world.dir.path().join("late");
-    let late = lethe_client::ClientBuilder::new(folder, addr)
-        .invitation(invitation)
-        .build(world.model())
-        .await;
-    assert!(late.is_err(), "the invitation went with the subject");
-    assert!(enrolled.next_task().await.is_err() && joined.next_task().await.is_err());
+    let options = world.options(addr).invitation(invitation);
+    let late = Client::open(folder, options).unwrap().connect().await;
+    assert!(
+        matches!(late, Err(ClientError::NotInvited(_))),
+        "the invitation went with the subject: {late:?}"
+    );
+    for deleted in [enrolled, joined] {
+        let told = deleted.next_task().await;
+        assert!(matches!(told, Err(ClientError::Deleted)), "{told:?}");
+    }
 
     // A deletion of items that waits for its device does not hold up a deletion of everything.
     let mut clients = vec![];
     for s in 0..8 {
-        let mut c = world.client(addr, &op, s).await;
+        let c = world.client(addr, &op, s).await;
         c.join().await.unwrap();
         clients.push(c);
     }

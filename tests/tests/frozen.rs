@@ -46,7 +46,7 @@ async fn frozen_states_change_no_byte_and_go_with_the_data() {
             (0..6).any(|s| !kept(&world.client_folder(s)).is_empty()),
             "nothing was kept"
         );
-        let mut clients = fleet.stop().await;
+        let clients = fleet.stop().await;
 
         // Training again without what was kept gives the same bytes.
         for s in 0..6 {
@@ -69,13 +69,13 @@ async fn frozen_states_change_no_byte_and_go_with_the_data() {
         let after = kept(&world.client_folder(subject));
         assert!(!before.is_subset(&after), "the states outlived the item");
 
-        let mut clients = fleet.stop().await;
+        let clients = fleet.stop().await;
         let list = clients[1]
             .recommend(&["i0", "i1", "i2", "i3", "i4", "i5", "i6", "i7"], 3)
             .await
             .unwrap();
         assert!(list.items.iter().all(|r| r.score.is_finite()));
-        clients[subject as usize].erase().await.unwrap();
+        clients[subject as usize].erase().unwrap();
         assert!(kept(&world.client_folder(subject)).is_empty());
         coordinator.shutdown();
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lethe_client::{ClientBuilder, ClientError};
+use lethe_client::{Client, ClientError};
 use lethe_coordinator::process::{Recovery, recover_admin};
 use lethe_proto::admin::{AdminReply, AdminRequest, OperatorState};
 use lethe_proto::deletion::DeletionRequest;
@@ -39,7 +39,7 @@ async fn a_device_renews_while_its_certificate_is_valid() {
     let (_c, addr) = world.start_with(config).await;
     let op = world.operator(addr).await;
     let first = world.client(addr, &op, 1).await;
-    let history = first.history().to_vec();
+    let history = first.history();
     first.close().await;
     let old = world.dir.path().join("copy");
     copy_folder(&world.client_folder(1), &old);
@@ -52,8 +52,9 @@ async fn a_device_renews_while_its_certificate_is_valid() {
     assert_eq!(again.history(), history);
     again.close().await;
     // What was renewed is good for nobody who kept a copy of it.
-    let copy = ClientBuilder::new(&old, addr).build(world.model()).await;
-    assert!(copy.is_err(), "the old certificate");
+    let copy = Client::open(&old, world.options(addr)).unwrap();
+    assert!(copy.connect().await.is_err(), "the old certificate");
+    assert_eq!(copy.history(), history, "it has its history all the same");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,18 +92,20 @@ async fn an_expired_device_comes_back_with_a_fresh_invitation_and_its_history() 
     let other = op.invite(2).await;
     let first = world.client(addr, &op, 1).await;
     first.close().await;
-    let build = |invitation: Option<String>| {
-        let mut builder = ClientBuilder::new(world.client_folder(1), addr);
+    let build = async |invitation: Option<String>| {
+        let mut options = world.options(addr);
         if let Some(text) = invitation {
-            builder = builder.invitation(text);
+            options = options.invitation(text);
         }
-        builder.build(world.model())
+        let client = Client::open(world.client_folder(1), options).unwrap();
+        client.connect().await.map(|()| client)
     };
     sleep(5.0).await;
     let expired = build(None).await.unwrap_err();
-    let ClientError::Transport(TransportError::Expired { .. }) = &expired else {
+    let ClientError::CertificateExpired(TransportError::Expired { .. }) = &expired else {
         panic!("{expired}")
     };
+    assert!(!expired.is_offline());
     assert!(
         expired.to_string().contains("fresh invitation"),
         "{expired}"
@@ -112,7 +115,7 @@ async fn an_expired_device_comes_back_with_a_fresh_invitation_and_its_history() 
     assert!(
         matches!(
             refused,
-            ClientError::Transport(TransportError::Refused {
+            ClientError::NotInvited(TransportError::Refused {
                 code: Refusal::Invalid,
                 ..
             })
@@ -124,8 +127,10 @@ async fn an_expired_device_comes_back_with_a_fresh_invitation_and_its_history() 
     back.close().await;
     // An app that hands over the same invitation at every start.
     build(Some(fresh)).await.unwrap().close().await;
-    let second = ClientBuilder::new(world.dir.path().join("second"), addr).invitation(other);
-    second.build(world.model()).await.unwrap().close().await;
+    let options = world.options(addr).invitation(other);
+    let second = Client::open(world.dir.path().join("second"), options).unwrap();
+    second.connect().await.unwrap();
+    second.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ const RECIPE: &str = "shards = 1\nslices = 1\nrounds = 4\ncohort = 4\nquorum = 2
                       2\nstaleness = 1\ndeadline_s = 300\n\
      validation = 1\n";
 
-async fn task(client: &mut Client) -> lethe_client::Assigned {
+async fn task(client: &Client) -> lethe_client::Assigned {
     loop {
         if let Some(task) = client.next_task().await.unwrap() {
             return task;
@@ -40,11 +40,11 @@ async fn late_updates_count(updates: &str) {
     }
     // All begin in the first round; two close it.
     let mut tasks = vec![];
-    for c in &mut clients {
+    for c in &clients {
         tasks.push(task(c).await);
     }
     let mut tasks = tasks.into_iter();
-    for c in &mut clients[..2] {
+    for c in &clients[..2] {
         assert_eq!(
             c.perform(tasks.next().unwrap()).await.unwrap(),
             Done::Trained
@@ -57,7 +57,7 @@ async fn late_updates_count(updates: &str) {
         Done::Trained
     );
     assert_eq!(rounds(&op).await, 1);
-    let second = task(&mut clients[0]).await;
+    let second = task(&clients[0]).await;
     assert_eq!(clients[0].perform(second).await.unwrap(), Done::Trained);
     closed(&op, 2).await;
     // The fourth is too late.

@@ -65,12 +65,12 @@ async fn a_lost_connection_costs_no_pass() {
     let (coordinator, addr) = world.start(RECIPE).await;
     let op = world.operator(addr).await;
     let proxy = Proxy::start(addr, 2).await;
-    let mut client = world.client(proxy.addr, &op, 0).await;
+    let client = world.client(proxy.addr, &op, 0).await;
     client.join().await.unwrap();
     let fleet = {
         let mut fleet = lethe_tests::world::Fleet::default();
         for s in 1..4 {
-            let mut c = world.client(addr, &op, s).await;
+            let c = world.client(addr, &op, s).await;
             c.join().await.unwrap();
             fleet.add(c);
         }
@@ -115,7 +115,7 @@ async fn a_change_of_address_keeps_the_connection() {
     let (_c, addr) = world.start(recipe).await;
     let op = world.operator(addr).await;
     let proxy = Proxy::start(addr, 3).await;
-    let mut client = world.client(proxy.addr, &op, 0).await;
+    let client = world.client(proxy.addr, &op, 0).await;
     client.join().await.unwrap();
     let network = client.network();
     let handshakes = proxy.counts.initial.load(Ordering::Relaxed);
@@ -129,7 +129,7 @@ async fn a_change_of_address_keeps_the_connection() {
     for change in 0..4 {
         // The device's own address and, seen from the coordinator, its router's.
         if change % 2 == 0 {
-            network.changed().await.unwrap()
+            network.changed().unwrap()
         } else {
             proxy.remap()
         }

@@ -2,7 +2,7 @@
 //! the receipts prove.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use lethe_client::ClientError;
+use lethe_client::{ClientError, LocalEvent};
 use lethe_proto::admin::{AdminReply, AdminRequest, DeletionPhase};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_receipt::note::VerifierKey;
@@ -118,15 +118,15 @@ async fn a_batch_of_every_kind_is_one_plan_with_a_receipt_each() {
 
     op.replays_equal().await;
     let clients = fleet.stop_but(0).await;
-    let mut withdrawn = clients.into_iter().nth(1).unwrap();
+    let withdrawn = clients.into_iter().nth(1).unwrap();
     assert!(withdrawn.history().iter().all(|e| e.time < from));
     assert_eq!(withdrawn.consent_until(), Some(from));
     assert!(matches!(
-        withdrawn.record("i1", true, from),
+        withdrawn.record(LocalEvent::liked("i1", from)),
         Err(ClientError::ConsentWithdrawn { .. })
     ));
     withdrawn.consent().unwrap();
-    withdrawn.record("i1", true, from).unwrap();
+    withdrawn.record(LocalEvent::liked("i1", from)).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +171,7 @@ async fn coverage_counts_devices_that_dropped_what_was_recalled() {
     assert!(coverage().await.is_none(), "nothing was recalled");
     // All have measured the release, so all have fetched it. They go away, one is deleted, one
     // comes back.
-    let mut clients = fleet.stop().await;
+    let clients = fleet.stop().await;
     op.ask_to_forget(5, &[]).await.unwrap();
     let c = coverage().await.unwrap();
     assert_eq!(
@@ -353,7 +353,7 @@ async fn joining_again_gets_around_nothing() {
     let op = world.operator(addr).await;
     let mut clients = vec![];
     for s in 0..5 {
-        let mut c = world.client(addr, &op, s).await;
+        let c = world.client(addr, &op, s).await;
         c.join().await.unwrap();
         clients.push(c);
     }
@@ -367,10 +367,10 @@ async fn joining_again_gets_around_nothing() {
         },
     ];
     let ids = op.ask_for(requests).await.unwrap();
-    for c in &mut clients[..2] {
+    for c in &clients[..2] {
         c.join().await.unwrap();
     }
-    let mut last = world.client(addr, &op, 5).await;
+    let last = world.client(addr, &op, 5).await;
     last.join().await.unwrap();
     let mut fleet = lethe_tests::world::Fleet::default();
     clients.into_iter().chain([last]).for_each(|c| fleet.add(c));
@@ -414,7 +414,7 @@ async fn who_joins_later_inherits_what_was_asked_before() {
         op.deleted(i).await;
     }
     let mut fleet = lethe_tests::world::Fleet::default();
-    for mut c in clients {
+    for c in clients {
         c.join().await.unwrap();
         fleet.add(c);
     }
@@ -429,7 +429,7 @@ async fn who_joins_later_inherits_what_was_asked_before() {
     }
     // Asked again after an erasure, somebody starts anew.
     op.forget(1, &[]).await;
-    let mut again = World::client(&world, addr, &op, 9).await;
+    let again = World::client(&world, addr, &op, 9).await;
     again.join().await.unwrap();
     assert!(!op.lineage(9).await.unwrap().idle.starts_with("restricted"));
 }
@@ -443,7 +443,7 @@ async fn an_offline_list_expires() {
     let op = world.operator(addr).await;
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
-    let mut clients = fleet.stop().await;
+    let clients = fleet.stop().await;
     let items: Vec<String> = (0..tiny::ITEMS).map(|i| format!("i{i}")).collect();
     let items: Vec<&str> = items.iter().map(String::as_str).collect();
     clients[0].recommend(&items, 3).await.unwrap();

@@ -2,7 +2,7 @@
 //! a history names no direction.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use lethe_client::LocalEvent;
+use lethe_client::{Client, LocalEvent};
 use lethe_proto::ids::Digest;
 use lethe_tests::tiny;
 use lethe_tests::world::{Fleet, World};
@@ -16,13 +16,12 @@ async fn adapters(order: &[u32]) -> (Vec<Digest>, Vec<String>) {
     let mut fleet = Fleet::default();
     for s in order {
         let folder = world.client_folder(*s);
-        let builder = lethe_client::ClientBuilder::new(folder, addr);
-        let invited = builder.invitation(op.invite(*s).await);
-        let mut client = invited.build(world.model()).await.unwrap();
+        let options = world.options(addr).invitation(op.invite(*s).await);
+        let client = Client::open(folder, options).unwrap();
         let likes_nothing = s % 2 == 0;
-        let history = tiny::history(*s).into_iter().map(|e| LocalEvent {
-            liked: e.liked && !likes_nothing,
-            ..e
+        let history = tiny::history(*s).into_iter().map(|e| match likes_nothing {
+            true => LocalEvent::disliked(e.item, e.time),
+            false => e,
         });
         client.record_all(history).unwrap();
         client.join().await.unwrap();

@@ -2,9 +2,7 @@
 //! version is told so.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use lethe_client::ClientBuilder;
 use lethe_proto::limits::MINOR;
-use lethe_tests::tiny;
 use lethe_tests::world::{Fleet, World};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,16 +19,8 @@ async fn older_and_newer_minor_versions_take_part() {
         } else {
             vec![]
         };
-        let builder =
-            ClientBuilder::new(world.client_folder(subject), addr).minor_version(minor, added);
-        let mut client = builder
-            .invitation(op.invite(subject).await)
-            .build(world.model())
-            .await
-            .unwrap();
-        client.record_all(tiny::history(subject)).unwrap();
-        client.join().await.unwrap();
-        fleet.add(client);
+        let options = world.options(addr).minor_version(minor, added);
+        fleet.add(world.joined(&op, subject, options).await);
     }
     let status = op.trained().await;
     assert!(status.release > 0);

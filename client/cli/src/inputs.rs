@@ -35,6 +35,14 @@ impl Inputs {
         ))
     }
 
+    /// The data's folder, fetched when it is not named.
+    pub(crate) fn data_folder(&self) -> anyhow::Result<PathBuf> {
+        match &self.data {
+            Some(folder) => Ok(folder.clone()),
+            None => Ok(self.paths()?.1),
+        }
+    }
+
     pub(crate) fn open(&self) -> anyhow::Result<(Box<dyn WeightSource>, Dataset)> {
         let (model, folder) = self.paths()?;
         let source = open(&model).context("loading the model")?;

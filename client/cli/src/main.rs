@@ -26,9 +26,13 @@ enum Command {
     Fetch(commands::fetch::Args),
     /// The main job: train federatedly, recommend, delete, verify, replay; prints one table.
     Demo(commands::demo::Args),
-    /// Rank items for the person whose sealed history is in a client's folder.
+    /// Rank items with the language model, over the coordinator, for the person whose sealed history is in a client's folder.
     Recommend(commands::device::RecommendArgs),
-    /// Record that the person liked (or did not like) an item.
+    /// Make a list on the device, without a model: for the person, or of items like one.
+    Top(commands::device::TopArgs),
+    /// Destroy all that a client keeps in a folder, also without its key.
+    Erase(commands::device::EraseArgs),
+    /// Record that the person liked (or did not like, rated, viewed, hid) an item.
     Record(commands::device::RecordArgs),
     /// Look for training work for a while.
     Participate(commands::device::ParticipateArgs),
@@ -54,6 +58,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Fetch(args) => commands::fetch::run(&args).map(done),
         Command::Demo(args) => commands::demo::run(&args).map(done),
         Command::Recommend(args) => commands::device::recommend(&args).map(done),
+        Command::Top(args) => commands::device::top(&args).map(done),
+        Command::Erase(args) => commands::device::erase(&args).map(done),
         Command::Record(args) => commands::device::record(&args).map(done),
         Command::Participate(args) => commands::device::participate(&args).map(done),
         Command::Fleet(args) => commands::fleet::run(&args).map(done),

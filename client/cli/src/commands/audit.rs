@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use lethe_client::{ClientBuilder, ClientModel, Cutoffs, ModelOptions, TrainingData};
+use lethe_client::{
+    Catalogue, Client, ClientModel, Cutoffs, ModelOptions, Options, TrainingData, TrainingEvent,
+};
 use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
 use lethe_recipe::Recipe;
@@ -194,7 +196,8 @@ fn train(
         split: recipe.split,
         compute: recipe.compute,
     };
-    let loaded = ClientModel::load(model, data, options)?;
+    let loaded = ClientModel::load(model, options)?;
+    let catalogue = Catalogue::load(data)?;
     let addr = server.address.parse()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -206,14 +209,16 @@ fn train(
                 train: person.events.len(),
                 validate: person.events.len(),
             };
-            let builder =
-                ClientBuilder::new(home.join("clients").join(name), addr).cutoffs(cutoffs);
-            let mut client = builder
+            let options = Options::new(catalogue.clone())
+                .server(addr)
+                .model(loaded.clone())
+                .cutoffs(cutoffs)
                 .invitation(invitation)
                 .passes(passes.clone())
-                .build(loaded.clone())
-                .await?;
-            client.record_all(person.events)?;
+                .contribute(false);
+            let client = Client::open(home.join("clients").join(name), options)?;
+            let event = |e: &TrainingEvent| catalogue.thumb(&e.item, e.liked, e.time);
+            client.record_all(person.events.iter().map(event))?;
             client.join().await?;
             tokio::spawn(async move {
                 loop {

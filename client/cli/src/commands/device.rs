@@ -1,4 +1,4 @@
-//! `lethe recommend`, `lethe record` and `lethe participate`: one person's client without an app
+//! `lethe record`, `top`, `recommend`, `participate` and `erase`: one person's client without an app
 //! around it.
 
 use std::io::Write;
@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use lethe_client::{Client, ClientBuilder, ClientModel, Done, ModelOptions, Source};
+use anyhow::{Context, bail};
+use lethe_client::{
+    Catalogue, Client, ClientError, ClientModel, Done, Fallback, Filter, ListSource, LocalEvent,
+    ModelOptions, Options, Page, Query, Source,
+};
 use lethe_recipe::Recipe;
-use lethe_recsys::data::{DataSpec, load_items};
 use lethe_recsys::samples::HISTORY;
 
 use crate::inputs::Inputs;
@@ -22,10 +24,10 @@ pub(crate) struct Device {
     /// Folder of the client's sealed state.
     #[arg(long)]
     home: PathBuf,
-    /// Address of the coordinator.
+    /// Address of the coordinator; what works on the device alone needs none.
     #[arg(long)]
-    server: SocketAddr,
-    /// Invitation, needed the first time only.
+    server: Option<SocketAddr>,
+    /// Invitation, needed the first time only; it is kept until it was used.
     #[arg(long)]
     invitation: Option<String>,
     /// The coordinator's recipe (TOML), where it departs from the default in what the device loads.
@@ -50,6 +52,30 @@ pub(crate) struct RecommendArgs {
 }
 
 #[derive(clap::Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    device: Device,
+    /// Length of the list.
+    #[arg(short, default_value_t = 10)]
+    n: usize,
+    /// Only items with one of these tags.
+    #[arg(long)]
+    tag: Vec<String>,
+    /// Items like this one, instead of a list for the person.
+    #[arg(long, conflicts_with_all = ["tag", "popular"])]
+    similar: Option<String>,
+    /// What people meet first and lately, instead of a list for the person.
+    #[arg(long, conflicts_with = "tag")]
+    popular: bool,
+    /// What an item loses that is like one above it, in units of the score.
+    #[arg(long, default_value_t = 0.0)]
+    diversity: f64,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
 pub(crate) struct RecordArgs {
     #[command(flatten)]
     device: Device,
@@ -59,12 +85,31 @@ pub(crate) struct RecordArgs {
     /// The person did not like it.
     #[arg(long)]
     disliked: bool,
+    /// A rating on the catalogue's scale, instead of a like.
+    #[arg(long, conflicts_with = "disliked")]
+    rating: Option<f32>,
+    /// Seconds for which it was watched, read or heard, instead of a like.
+    #[arg(long, conflicts_with_all = ["disliked", "rating"])]
+    viewed: Option<f32>,
+    /// The person asked not to be shown it again.
+    #[arg(long, conflicts_with_all = ["disliked", "rating", "viewed"])]
+    hidden: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct EraseArgs {
+    /// Folder of the client's sealed state: all that the client keeps in it is destroyed.
+    #[arg(long)]
+    home: PathBuf,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct ParticipateArgs {
     #[command(flatten)]
     device: Device,
+    /// Load no model: take part in the sums behind lists only.
+    #[arg(long)]
+    no_model: bool,
     /// The person consents to orders that erase (almost) everything on this device.
     #[arg(long)]
     consent_to_erasure: bool,
@@ -74,11 +119,25 @@ pub(crate) struct ParticipateArgs {
 }
 
 impl Device {
-    async fn open(&self) -> anyhow::Result<Client> {
-        let (model, catalogue) = self.inputs.paths()?;
-        let mut builder = ClientBuilder::new(&self.home, self.server);
+    /// What needs no model and no network.
+    fn local(&self) -> anyhow::Result<Options> {
+        let mut options = Options::new(Catalogue::load(&self.inputs.data_folder()?)?);
         if let Some(text) = &self.invitation {
-            builder = builder.invitation(text.clone());
+            options = options.invitation(text.clone());
+        }
+        if let Some(addr) = self.server {
+            options = options.server(addr);
+        }
+        Ok(options)
+    }
+
+    fn alone(&self) -> anyhow::Result<Client> {
+        Ok(Client::open(&self.home, self.local()?)?)
+    }
+
+    fn with_model(&self) -> anyhow::Result<Client> {
+        if self.server.is_none() {
+            bail!("the model's middle layers are the coordinator's: give --server ADDRESS");
         }
         let recipe = match &self.recipe {
             Some(path) => Recipe::from_toml(
@@ -90,78 +149,162 @@ impl Device {
             split: recipe.split,
             compute: recipe.compute,
         };
-        Ok(builder
-            .build(ClientModel::load(&model, &catalogue, options)?)
-            .await?)
+        let (model, _) = self.inputs.paths()?;
+        let options = self.local()?.model(ClientModel::load(&model, options)?);
+        Ok(Client::open(&self.home, options)?)
     }
 }
 
 fn block_on<T>(job: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread()
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
         .block_on(job)
 }
 
+fn now() -> anyhow::Result<i64> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    i64::try_from(now.as_secs()).context("the clock is far off")
+}
+
 pub(crate) fn recommend(args: &RecommendArgs) -> anyhow::Result<()> {
-    block_on(async {
-        let mut client = args.device.open().await?;
-        let (_, folder) = args.device.inputs.paths()?;
-        let items = load_items(&folder, &DataSpec::of_folder(&folder)?)?;
-        let unseen = items
-            .iter()
-            .filter(|i| client.history().iter().all(|e| e.item != i.id));
-        let candidates: Vec<String> = if args.item.is_empty() {
-            unseen.take(args.candidates).map(|i| i.id.clone()).collect()
-        } else {
-            args.item.clone()
-        };
-        let names: Vec<&str> = candidates.iter().map(String::as_str).collect();
-        let list = client.recommend(&names, args.n).await?;
-        let mut out = std::io::stdout().lock();
-        match list.source {
-            Source::Live { release } => writeln!(
-                out,
-                "ranked {} candidates with release {release}",
-                names.len()
-            )?,
-            Source::Cached => writeln!(out, "the coordinator is away: the list of the last time")?,
-        }
-        for r in &list.items {
-            let title = items
-                .iter()
-                .find(|i| i.id == r.item)
-                .map(|i| i.label())
-                .unwrap_or_default();
-            writeln!(out, "{:+.3}  {:<8} {title}", r.score, r.item)?;
-        }
-        drop(out);
+    let client = args.device.with_model()?;
+    let catalogue = client.catalogue().clone();
+    let history = client.history();
+    let unseen = catalogue
+        .items()
+        .iter()
+        .filter(|i| history.iter().all(|e| e.item != i.id));
+    let candidates: Vec<String> = if args.item.is_empty() {
+        unseen.take(args.candidates).map(|i| i.id.clone()).collect()
+    } else {
+        args.item.clone()
+    };
+    let ranked = block_on(async {
+        let list = client.recommend(&candidates, args.n).await;
         client.close().await;
-        Ok(())
-    })
+        Ok(list)
+    })?;
+    let list = ranked.map_err(explained)?;
+    let mut out = std::io::stdout().lock();
+    match list.source {
+        Source::Live { release } => writeln!(
+            out,
+            "ranked {} candidates with release {release}",
+            candidates.len()
+        )?,
+        Source::Cached => writeln!(out, "the coordinator is away: the list of the last time")?,
+    }
+    for r in &list.items {
+        let title = catalogue.item(&r.item).map(|i| i.label());
+        let title = title.unwrap_or_default();
+        writeln!(out, "{:+.3}  {:<8} {title}", r.score, r.item)?;
+    }
+    Ok(())
+}
+
+/// What else there is when the coordinator's part is missing.
+fn explained(e: ClientError) -> anyhow::Error {
+    let away = e.is_offline();
+    let e = anyhow::Error::from(e);
+    match away {
+        true => e.context(
+            "the language model needs the coordinator, and there is no last list; `lethe top` \
+             makes one on the device",
+        ),
+        false => e,
+    }
+}
+
+pub(crate) fn top(args: &TopArgs) -> anyhow::Result<()> {
+    let client = args.device.alone()?;
+    let page = match &args.similar {
+        Some(item) => client.similar(item, args.n)?,
+        None if args.popular => client.popular(args.n)?,
+        None => client.top(&Query {
+            filter: Filter {
+                tags: args.tag.clone(),
+                allows: None,
+            },
+            diversity: args.diversity,
+            ..Query::first(args.n)
+        })?,
+    };
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&page)?)?;
+        return Ok(());
+    }
+    writeln!(out, "{}", stands_on(page.source))?;
+    Ok(print(&mut out, &page)?)
+}
+
+fn stands_on(source: ListSource) -> &'static str {
+    match source {
+        ListSource::OwnHistory => "from the person's history and the tables of all",
+        ListSource::FewEvents => "from few events and the tables of all",
+        ListSource::PopularNow => "nothing was met yet: what people meet first, and lately",
+        ListSource::Catalogue(Fallback::NoSnapshot) => {
+            "there are no tables yet (`lethe participate` fetches them): by content"
+        }
+        ListSource::Catalogue(Fallback::Recalled) => {
+            "a deletion has recalled the tables (`lethe participate` fetches the next): by content"
+        }
+        ListSource::Catalogue(Fallback::Expired) => {
+            "the tables are too old (`lethe participate` fetches the next): by content"
+        }
+    }
+}
+
+fn print(out: &mut impl Write, page: &Page) -> std::io::Result<()> {
+    for place in &page.items {
+        let like = place
+            .like
+            .map_or(String::new(), |p| format!("{:3.0} %", p * 100.0));
+        let title = &place.title;
+        write!(
+            out,
+            "{:+.3}  {like:<6} {:<8} {title}",
+            place.score, place.item
+        )?;
+        let titles: Vec<&str> = place.reasons.iter().map(|r| r.title.as_str()).collect();
+        if !titles.is_empty() {
+            write!(out, "  (because of {})", titles.join(", "))?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn record(args: &RecordArgs) -> anyhow::Result<()> {
-    block_on(async {
-        let mut client = args.device.open().await?;
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)?
-            .as_secs();
-        client.record(
-            &args.item,
-            !args.disliked,
-            i64::try_from(now).context("the clock is far off")?,
-        )?;
-        client.close().await;
-        Ok(())
-    })
+    let item = args.item.as_str();
+    let time = now()?;
+    let event = match (args.rating, args.viewed) {
+        (Some(rating), _) => LocalEvent::rating(item, rating, time),
+        (_, Some(seconds)) => LocalEvent::viewed(item, seconds, time),
+        _ if args.hidden => LocalEvent::hidden(item, time),
+        _ if args.disliked => LocalEvent::disliked(item, time),
+        _ => LocalEvent::liked(item, time),
+    };
+    args.device.alone()?.record(event)?;
+    Ok(())
+}
+
+pub(crate) fn erase(args: &EraseArgs) -> anyhow::Result<()> {
+    Client::erase_folder(&args.home)?;
+    let home = args.home.display();
+    writeln!(std::io::stdout(), "{home}: nothing of the client is left")?;
+    Ok(())
 }
 
 pub(crate) fn participate(args: &ParticipateArgs) -> anyhow::Result<()> {
+    let client = match args.no_model {
+        true => args.device.alone()?,
+        false => args.device.with_model()?,
+    };
     block_on(async {
-        let mut client = args.device.open().await?;
         client.join().await?;
-        if client.training_samples() == 0 {
+        if client.training_samples() == 0 && !args.no_model {
             writeln!(
                 std::io::stderr(),
                 "this person gives no training sample: {} events are recorded, more than {HISTORY} \
