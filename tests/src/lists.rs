@@ -146,7 +146,7 @@ impl Lister {
         };
         let key = VerifierKey::parse(&reply.key).expect("a key");
         let statement = Statement::open(&note, &key).expect("signed");
-        assert_eq!(statement.snapshot, Digest(snapshot::digest(&bytes)));
+        assert_eq!(statement.snapshot, snapshot::digest(&bytes));
         assert_eq!(reply.state.served, Some(statement.number));
         assert_eq!(reply.items.len(), ITEMS as usize);
         let tables = snapshot::decode(&bytes).expect("decodes");

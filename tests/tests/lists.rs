@@ -8,6 +8,7 @@ use lethe_coordinator::config::ServerConfig;
 use lethe_coordinator::lists::Sums;
 use lethe_proto::admin::{AdminReply, AdminRequest, DeletionLists, ListsReplayed, ListsStatus};
 use lethe_proto::deletion::DeletionRequest;
+use lethe_proto::ids::Digest;
 use lethe_proto::lists::{ListState, ServedTables};
 use lethe_proto::message::{Erased, Refusal, Request, Task};
 use lethe_receipt::receipt::Receipt;
@@ -152,19 +153,22 @@ async fn a_deletion_is_exact_at_once_and_whole_with_the_next_snapshot() {
     let lists = of_deletion(&l.op, deletion).await;
     let recalled = lists.recalled.unwrap();
     assert!(lists.held);
-    assert_eq!(recalled.digest, before.statement.snapshot);
+    assert_eq!(recalled.digest.0, before.statement.snapshot);
     assert_eq!(recalled.bytes, before.bytes.len() as u64);
-    assert_eq!(lists.replaced_by.unwrap().digest, after.statement.snapshot);
+    assert_eq!(
+        lists.replaced_by.unwrap().digest.0,
+        after.statement.snapshot
+    );
     assert!(lists.seconds_until_whole.is_some());
     let stated = receipt(&l.op, deletion).await.statement;
     let of_lists = stated.lists.unwrap();
     assert_eq!(
         of_lists.recalled.unwrap().sha256,
-        before.statement.snapshot.hex()
+        Digest(before.statement.snapshot).hex()
     );
     assert_eq!(
         of_lists.replaced_by.unwrap().sha256,
-        after.statement.snapshot.hex()
+        Digest(after.statement.snapshot).hex()
     );
     // The device of the person is withdrawn with it; everybody else's goes on.
     assert!(l.devices[gone as usize].contribute(12).await.is_err());

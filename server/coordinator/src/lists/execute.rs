@@ -2,6 +2,7 @@
 
 use lethe_ledger::{Accepted, ListsLeft, SnapshotRef};
 use lethe_proto::deletion::DeletionRequest;
+use lethe_proto::ids::Digest;
 use lethe_tally::{Handle, Held, Leaver, Served};
 
 use super::Lists;
@@ -44,7 +45,7 @@ impl Lists {
         match self.tally.lists().served {
             Served::Snapshot(snapshot) => Some(SnapshotRef {
                 number: snapshot.statement.number,
-                digest: snapshot.statement.snapshot,
+                digest: Digest(snapshot.statement.snapshot),
                 bytes: snapshot.bytes.len() as u64,
                 people: snapshot.statement.people,
             }),
@@ -57,7 +58,7 @@ impl Lists {
         let last = self.tally.last_statement()?;
         Ok(last.map(|statement| SnapshotRef {
             number: statement.number,
-            digest: statement.snapshot,
+            digest: Digest(statement.snapshot),
             // It is recalled: nobody knows its length any more.
             bytes: 0,
             people: statement.people,
