@@ -30,25 +30,38 @@ pub struct Refolded {
     pub folder: Option<bool>,
 }
 
-/// Takes contributions out and in, and clears items.
-pub(super) fn change(
-    sums: &mut Option<Arc<Sums>>,
-    outgoing: &[Contribution],
-    incoming: &[Contribution],
-    cleared: &BTreeSet<u32>,
-) -> Result<(), Refused> {
-    let Some(sums) = sums else {
-        return Ok(());
-    };
-    if outgoing.is_empty() && incoming.is_empty() && cleared.is_empty() {
-        return Ok(());
+/// Contributions that are subtracted later at most: what is owed stays in memory until then.
+const OWED: usize = CHUNK;
+
+impl Inner {
+    pub(super) fn drop_sums(&mut self) {
+        self.sums = None;
+        self.owed = vec![];
     }
-    // A job that solves keeps what it has: it is copied then.
-    let sums = Arc::make_mut(sums);
-    sums.unfold_all(outgoing)?;
-    sums.fold_all(incoming)?;
-    let cleared: Vec<u32> = cleared.iter().copied().collect();
-    sums.clear_items(&cleared)
+
+    /// Subtracts what is owed, and adds what comes in.
+    fn pay(&mut self, incoming: &[Contribution], cleared: &[u32]) -> Result<(), Refused> {
+        let owed = std::mem::take(&mut self.owed);
+        let Some(sums) = &mut self.sums else {
+            return Ok(());
+        };
+        if owed.is_empty() && incoming.is_empty() && cleared.is_empty() {
+            return Ok(());
+        }
+        // A job that solves keeps what it has: it is copied then.
+        let sums = Arc::make_mut(sums);
+        sums.unfold_all(&owed)?;
+        sums.fold_all(incoming)?;
+        sums.clear_items(cleared)
+    }
+
+    /// The same; sums that do not hold what they should are folded again when they are needed.
+    fn pay_or_drop(&mut self, incoming: &[Contribution], cleared: &[u32]) {
+        if let Err(e) = self.pay(incoming, cleared) {
+            tracing::error!("the sums are not what they should be ({e}): they are folded again");
+            self.drop_sums();
+        }
+    }
 }
 
 /// Names what sums are made of: who counts with which version, and what is cleared.
@@ -110,8 +123,33 @@ impl Tally {
         Ok(sums)
     }
 
+    /// Changes the sums in memory by what counts from now on, and by items that were cleared. Where
+    /// people only went, they are subtracted before the sums are read again.
+    pub(super) fn fold_in(
+        &self,
+        inner: &mut Inner,
+        incoming: &[VersionOf],
+        cleared: &BTreeSet<u32>,
+    ) {
+        if inner.sums.is_none() || (incoming.is_empty() && cleared.is_empty()) {
+            if inner.owed.len() > OWED {
+                inner.pay_or_drop(&[], &[]);
+            }
+            return;
+        }
+        let cleared: Vec<u32> = cleared.iter().copied().collect();
+        match self.contributions(incoming) {
+            Ok(incoming) => inner.pay_or_drop(&incoming, &cleared),
+            Err(e) => {
+                tracing::error!("what counts cannot be read ({e}): everybody is folded again");
+                inner.drop_sums();
+            }
+        }
+    }
+
     /// The sums of everybody who counts: those in memory, else those in the folder, else folded.
     pub(super) fn sums(&self, inner: &mut Inner) -> Result<Arc<Sums>, TallyError> {
+        inner.pay_or_drop(&[], &[]);
         if let Some(sums) = &inner.sums {
             return Ok(sums.clone());
         }
@@ -147,12 +185,13 @@ impl Tally {
         let cleared = guard.state.cleared().clone();
         drop(guard);
         let folded = self.fold_all(&all, &cleared);
-        let guard = self.lock();
+        let mut guard = self.lock();
         if guard.doubt || guard.state.core().changes != changes {
             return Ok(None);
         }
         debug_assert_eq!(guard.state.core().forgets, forgets);
         let folded = folded?;
+        guard.pay_or_drop(&[], &[]);
         let bytes = folded.to_bytes();
         let basis = basis(&guard.state.fold(), guard.state.cleared(), self.items());
         let kept = self.vault.sums(basis)?;

@@ -99,17 +99,25 @@ impl Job {
     /// [`TallyError::Solve`] for damaged sums; [`TallyError::Packing`] for a packing that devices
     /// could not read.
     pub fn run(self) -> Result<Done, TallyError> {
-        let solved = solve(&self.sums, &self.content, &self.solve, self.day);
+        // The sums are written and hashed while they are solved: solving has steps that only one
+        // thread can do.
+        let write = || {
+            let sums = self.sums.to_bytes();
+            let digest = Digest(lethe_parts::snapshot::digest(&sums));
+            (sums, digest)
+        };
+        let solve = || solve(&self.sums, &self.content, &self.solve, self.day);
+        let (solved, written) = rayon::join(solve, write);
+        let (sums, digest) = written;
         let solved = solved.map_err(TallyError::Solve)?;
         let bytes = encode(&solved.tables, &self.packing)?;
         drop(solved);
-        let sums = self.sums.to_bytes();
         let smallest = self.fold.cells.values().map(BTreeMap::len).min();
         let statement = Statement {
             number: self.fold.number,
             day: self.day,
             snapshot: Digest(lethe_parts::snapshot::digest(&bytes)),
-            sums: Digest(lethe_parts::snapshot::digest(&sums)),
+            sums: digest,
             fold: self.root,
             people: self.fold.people() as u64,
             cell: smallest.unwrap_or(0) as u64,
