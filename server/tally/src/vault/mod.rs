@@ -261,6 +261,9 @@ impl Vault {
 
     /// The sums that are kept, if they are of this basis and whole.
     pub(crate) fn sums(&self, basis: [u8; 32]) -> Result<Option<Vec<u8>>, TallyError> {
+        // Nobody reads the folder again when writing sums has failed: what became of it is settled
+        // here.
+        self.store.recover()?;
         let head = self.store.get::<SumsHead>("")?;
         let Some(head) = head.filter(|h| h.basis == basis && h.pieces <= MOST_PIECES) else {
             return Ok(None);
