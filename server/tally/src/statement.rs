@@ -15,7 +15,7 @@ pub struct Statement {
     pub day: i32,
     /// SHA-256 of the snapshot.
     pub snapshot: Digest,
-    /// SHA-256 of the sums that it was solved from.
+    /// SHA-256 of a salt and the SHA-256 of the sums that it was solved from. The tally has the salt.
     pub sums: Digest,
     /// Root of the Merkle tree over everybody who counts ([`crate::fold_root`]).
     pub fold: Digest,

@@ -136,6 +136,29 @@ fn who_was_together_does_not_come_back_together() {
     assert_eq!(opened, 300);
 }
 
+/// Somebody who stays while the people around them leave is no growing row.
+#[test]
+fn the_newest_past_cells_are_remembered() {
+    let mut state = State::new(SETTINGS);
+    come(&mut state, 0..12);
+    let members: Vec<_> = state.members().keys().take(4).copied().collect();
+    for cell in (1..=70).map(lethe_tally::CellNo) {
+        let members = members.clone();
+        let events = [
+            Event::Opened { cell, members },
+            Event::Published {
+                number: cell.0,
+                cells: vec![cell],
+            },
+            Event::Dissolved { cell },
+        ];
+        events.iter().for_each(|e| apply(&mut state, e));
+    }
+    let past = &state.members()[&members[0]].past;
+    assert_eq!(past.len(), 64);
+    assert_eq!((past[0].0, past[63].0), (7, 70));
+}
+
 /// The lint finds what it is there for.
 #[test]
 fn the_lint_finds_faults() {

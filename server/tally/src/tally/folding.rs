@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use super::{Inner, Tally};
 use crate::cells::{Fold, State};
 use crate::error::TallyError;
+use crate::statement::Statement;
 use crate::vault::VersionOf;
 
 /// People whose contributions are in memory together while everybody is folded.
@@ -22,8 +23,11 @@ const CHUNK: usize = 8_192;
 pub struct Refolded {
     /// People who count.
     pub people: u32,
-    /// SHA-256 of the sums.
+    /// SHA-256 of the sums, without the salt of the signed text: for nobody but who may see the sums.
     pub digest: Digest,
+    /// Whether what is served was solved from these sums, as its signed text says; none: nothing is
+    /// served, or who counts has changed since.
+    pub stated: Option<bool>,
     /// Whether the sums in memory have the same bytes; none: there are none.
     pub memory: Option<bool>,
     /// Whether the sums in the folder have the same bytes; none: none of these people are kept.
@@ -171,6 +175,17 @@ impl Tally {
             .filter(|s| s.people() as usize == state.counting()))
     }
 
+    /// Whether the text of what is served names sums of this digest, if it is about who counts now.
+    fn is_stated(&self, inner: &Inner, sums: &[u8; 32]) -> Option<bool> {
+        let core = inner.state.core();
+        // Items that are taken down recall what is served: they are the same.
+        let same = inner.last.as_ref()?.fold.cells == inner.state.fold().cells;
+        let newest = inner.kept.last().filter(|k| Some(k.number) == core.served);
+        let newest = newest.filter(|_| same)?;
+        let statement = Statement::open(&newest.note, self.verifier()).ok()?;
+        Some(statement.sums == newest.salt.digest(sums))
+    }
+
     /// Folds everybody who counts again, from what is sealed, and compares with the sums in memory
     /// and in the folder. None: something changed meanwhile; ask again.
     ///
@@ -195,9 +210,11 @@ impl Tally {
         let bytes = folded.to_bytes();
         let basis = basis(&guard.state.fold(), guard.state.cleared(), self.items());
         let kept = self.vault.sums(basis)?;
+        let digest = lethe_parts::snapshot::digest(&bytes);
         Ok(Some(Refolded {
             people: folded.people(),
-            digest: Digest(lethe_parts::snapshot::digest(&bytes)),
+            digest: Digest(digest),
+            stated: self.is_stated(&guard, &digest),
             memory: guard.sums.as_ref().map(|s| **s == folded),
             folder: kept.map(|k| k == bytes),
         }))

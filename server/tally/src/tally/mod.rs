@@ -13,11 +13,11 @@ use lethe_parts::sums::Sums;
 use lethe_receipt::note::{Signer, VerifierKey};
 use lethe_store::sealed::Engine;
 
-use crate::cells::{Command, Duty, Event, Fold, Leaver, State, decide, due};
+use crate::cells::{Command, Duty, Event, Leaver, State, decide, due};
 use crate::error::TallyError;
 use crate::ids::Handle;
 use crate::statement::Statement;
-use crate::vault::{Kept, Vault};
+use crate::vault::{Kept, Last, Vault};
 
 mod bring;
 mod change;
@@ -25,6 +25,8 @@ mod folding;
 mod job;
 mod options;
 mod served;
+#[cfg(test)]
+mod tests;
 
 pub use bring::Offer;
 use change::Change;
@@ -60,8 +62,8 @@ struct Inner {
     doomed: Doomed,
     /// Snapshots that are kept, the newest last.
     kept: Vec<Kept>,
-    /// What was published last, as long as this process knows.
-    last: Option<Fold>,
+    /// What was published last, also if it was recalled.
+    last: Option<Last>,
 }
 
 #[derive(Default)]
@@ -228,6 +230,7 @@ impl Tally {
     fn reload(&self, inner: &mut Inner, now: u64) -> Result<(), TallyError> {
         inner.drop_sums();
         inner.state = self.vault.read(self.options.cells)?;
+        inner.last = self.vault.last(inner.state.core().snapshot)?;
         // Reading destroyed what was still to be destroyed.
         inner.doomed = Doomed::default();
         let mut change = Change::default();
