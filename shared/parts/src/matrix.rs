@@ -441,10 +441,13 @@ impl SumMatrix {
     }
 }
 
+/// Writes what is added to a row.
+type OfRow<'a> = Box<dyn Fn(u32, &mut RowSum) + Sync + 'a>;
+
 /// A matrix, with what is added to its rows or taken out of them.
 pub(crate) struct Terms<'a> {
     pub(crate) matrix: &'a mut SumMatrix,
-    pub(crate) of_row: Box<dyn Fn(u32, &mut RowSum) + Sync + 'a>,
+    pub(crate) of_row: OfRow<'a>,
 }
 
 impl Terms<'_> {

@@ -97,15 +97,15 @@ impl Pairs {
             matrix: &mut self.met,
             of_row: Box::new(|row, sum| of.met(row, sum)),
         }];
-        let rated: [(&mut SumMatrix, fn(u8, u8) -> u64); 3] = [
-            (&mut self.rated, one),
-            (&mut self.products, product),
-            (&mut self.ratings, first),
-        ];
-        out.extend(rated.map(|(matrix, amount)| Terms {
-            matrix,
-            of_row: Box::new(move |row, sum| of.ratings(row, sum, amount)),
-        }));
+        let mut rated = |matrix: &'a mut SumMatrix, amount: fn(u8, u8) -> u64| {
+            out.push(Terms {
+                matrix,
+                of_row: Box::new(move |row, sum| of.ratings(row, sum, amount)),
+            });
+        };
+        rated(&mut self.rated, one);
+        rated(&mut self.products, product);
+        rated(&mut self.ratings, first);
         out
     }
 }
