@@ -136,6 +136,29 @@ fn who_was_together_does_not_come_back_together() {
     assert_eq!(opened, 300);
 }
 
+/// Somebody who stays while the people around them leave is no growing row.
+#[test]
+fn the_newest_past_cells_are_remembered() {
+    let mut state = State::new(SETTINGS);
+    come(&mut state, 0..12);
+    let members: Vec<_> = state.members().keys().take(4).copied().collect();
+    for cell in (1..=70).map(lethe_tally::CellNo) {
+        let members = members.clone();
+        let events = [
+            Event::Opened { cell, members },
+            Event::Published {
+                number: cell.0,
+                cells: vec![cell],
+            },
+            Event::Dissolved { cell },
+        ];
+        events.iter().for_each(|e| apply(&mut state, e));
+    }
+    let past = &state.members()[&members[0]].past;
+    assert_eq!(past.len(), 64);
+    assert_eq!((past[0].0, past[63].0), (7, 70));
+}
+
 /// The lint finds what it is there for.
 #[test]
 fn the_lint_finds_faults() {
@@ -183,4 +206,48 @@ fn the_lint_finds_faults() {
     let left = Left::from([(lethe_tally::Number(5), 1)]);
     let leaver = lint(&ok, &left, &SETTINGS).unwrap_err();
     assert!(matches!(leaver, Fault::Leaver { fold: 2 }));
+}
+
+/// How many of 943 people wait after 200 have left one by one, each with a snapshot after it.
+fn waiting_after_200(seed: u64) -> usize {
+    let mut state = State::new(CellSettings::default());
+    let secret = Seed::from_u64(seed);
+    let handle = |who: u64| Handle(u128::from(who).to_le_bytes());
+    for who in 0..943 {
+        let offered = Offered {
+            content: Digest::of(&[b"content"]),
+            source: [1; 16],
+            events: 1,
+        };
+        let fresh = Fresh(secret.derive("person", &[&u64::to_le_bytes(who)]).0);
+        let come = Command::Contribute {
+            handle: handle(who),
+            offered,
+            fresh,
+            refresh_s: 0,
+        };
+        execute(&mut state, &come);
+    }
+    for leaver in 0..=200 {
+        while !decide(&state, &Command::OpenCell { secret }, 0)
+            .unwrap()
+            .is_empty()
+        {
+            execute(&mut state, &Command::OpenCell { secret });
+        }
+        let publish = command(7, 0, 0, &state);
+        execute(&mut state, &publish);
+        if leaver < 200 {
+            execute(&mut state, &Command::Leave(vec![handle(leaver)]));
+        }
+    }
+    state.waiting()
+}
+
+/// That few of a new cell may have been together keeps nobody waiting here: fewer than 4n wait with
+/// the rule and without it.
+#[test]
+fn the_rule_of_the_draw_costs_no_waiting() {
+    let all: Vec<usize> = (0..20).map(waiting_after_200).collect();
+    assert_eq!(all, [743 % 16 + 48; 20]);
 }

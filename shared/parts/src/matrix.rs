@@ -323,43 +323,39 @@ impl SumMatrix {
         );
     }
 
-    /// Whether the matrix holds all that `terms` puts into each row.
-    pub(crate) fn holds_rows(&self, terms: impl Fn(u32, &mut RowSum) + Sync) -> bool {
+    /// Takes out what `terms` puts into each row; false if the matrix does not hold all of it, and
+    /// nothing was changed.
+    pub(crate) fn subtract_rows(&mut self, terms: impl Fn(u32, &mut RowSum) + Sync) -> bool {
         let items = self.rows.len();
         let cleared = &self.cleared;
-        let rows = self.rows.par_iter().enumerate();
-        let held = rows.map_init(
+        let counts = |column: u32| !cleared.contains(&column);
+        // A row is checked just before it is changed: large matrices are read once.
+        let rows = self.rows.par_iter_mut().enumerate();
+        let done = rows.map_init(
             || RowSum::new(items),
-            |sum, (row, held)| {
-                if cleared.contains(&(row as u32)) {
+            |sum, (row, target)| {
+                if !counts(row as u32) {
                     return true;
                 }
                 terms(row as u32, sum);
-                let held = sum.touched.is_empty() || held.holds_all(sum, |c| !cleared.contains(&c));
+                let held = sum.touched.is_empty() || target.holds_all(sum, counts);
+                if held && !sum.touched.is_empty() {
+                    target.subtract_all(sum, counts);
+                }
                 sum.clear();
                 held
             },
         );
-        held.all(|held| held)
-    }
-
-    /// Takes out what `terms` puts into each row, all of which the matrix [`Self::holds_rows`].
-    pub(crate) fn subtract_rows(&mut self, terms: impl Fn(u32, &mut RowSum) + Sync) {
-        let items = self.rows.len();
-        let cleared = &self.cleared;
-        self.rows.par_iter_mut().enumerate().for_each_init(
-            || RowSum::new(items),
-            |sum, (row, target)| {
-                if cleared.contains(&(row as u32)) {
-                    return;
-                }
-                terms(row as u32, sum);
-                if !sum.touched.is_empty() {
-                    target.subtract_all(sum, |c| !cleared.contains(&c));
-                }
-                sum.clear();
-            },
-        );
+        let done: Vec<bool> = done.collect();
+        if done.iter().all(|done| *done) {
+            return true;
+        }
+        self.add_rows(|row, sum| {
+            if done[row as usize] {
+                terms(row, sum);
+            }
+        });
+        false
     }
 
     /// Makes room for more items; what is there stays.
@@ -443,6 +439,38 @@ impl SumMatrix {
         }
         Ok(matrix)
     }
+}
+
+/// Writes what is added to a row.
+type OfRow<'a> = Box<dyn Fn(u32, &mut RowSum) + Sync + 'a>;
+
+/// A matrix, with what is added to its rows or taken out of them.
+pub(crate) struct Terms<'a> {
+    pub(crate) matrix: &'a mut SumMatrix,
+    pub(crate) of_row: OfRow<'a>,
+}
+
+impl Terms<'_> {
+    fn add(&mut self) {
+        self.matrix.add_rows(&self.of_row);
+    }
+}
+
+/// Adds to all of these matrices.
+pub(crate) fn add_all(all: Vec<Terms<'_>>) {
+    all.into_iter().for_each(|mut terms| terms.add());
+}
+
+/// Takes out of all of these matrices; false if one does not hold it, and nothing was changed.
+pub(crate) fn subtract_all(all: &mut [Terms<'_>]) -> bool {
+    for at in 0..all.len() {
+        let Terms { matrix, of_row } = &mut all[at];
+        if !matrix.subtract_rows(&*of_row) {
+            all[..at].iter_mut().for_each(Terms::add);
+            return false;
+        }
+    }
+    true
 }
 
 /// Sorts entries and adds up those of one place.

@@ -145,23 +145,30 @@ fn solve_from(
         Form::Dense => true,
         Form::Neighbourhood => false,
     };
-    let mut neighbourhoods = vec![];
-    let mut columns_solved = 0;
-    let ease = if dense {
-        ease::dense(&shared)?
-    } else {
-        let before = before.filter(|b| b.solved.settings == *settings);
-        (neighbourhoods, columns_solved) = solve_columns(before, &shared, &columns.seen)?;
-        ease::transpose(&neighbourhoods)
+    let by_pairs = || -> Result<_, NotPositive> {
+        let mut neighbourhoods = vec![];
+        let mut columns_solved = 0;
+        let ease = if dense {
+            ease::dense(&shared)?
+        } else {
+            let before = before.filter(|b| b.solved.settings == *settings);
+            (neighbourhoods, columns_solved) = solve_columns(before, &shared, &columns.seen)?;
+            ease::transpose(&neighbourhoods)
+        };
+        let ease = Rows::Plain(ease);
+        let unseen = unseen::rows(&ease, content, &columns.seen, settings.unseen)?;
+        Ok((ease, unseen, neighbourhoods, columns_solved))
     };
-    let ease = Rows::Plain(ease);
-    let unseen = unseen::rows(&ease, content, &columns.seen, settings.unseen)?;
+    // Neither needs the other, and each has steps that only one thread can do.
+    let of_ratings = || field(sums, content, settings, &derived);
+    let (field, by_pairs) = rayon::join(of_ratings, by_pairs);
+    let (ease, unseen, neighbourhoods, columns_solved) = by_pairs?;
     let tables = Tables {
         day,
         like_boundary: settings.like_boundary,
         next: Rows::Plain(next_rows(&sums.transitions.far, &shared)),
         near: Rows::Plain(near_rows(&sums.transitions.near, &shared, &derived)),
-        field: field(sums, content, settings, &derived),
+        field,
         unseen: Rows::Plain(unseen),
         ease,
         columns,

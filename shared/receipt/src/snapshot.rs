@@ -16,7 +16,8 @@ pub struct SnapshotStatement {
     pub day: i32,
     /// SHA-256 of the snapshot.
     pub snapshot: Hash,
-    /// SHA-256 of the sums that it was solved from.
+    /// SHA-256 of a salt and the SHA-256 of the sums that it was solved from. The tally has the
+    /// salt.
     pub sums: Hash,
     /// Root of the Merkle tree over everybody who counts (`lethe_tally::fold_root`).
     pub fold: Hash,

@@ -24,7 +24,7 @@ use super::load::{self as load_test, LoadArgs};
 use crate::demo::listers::{self, People, Person};
 
 /// Clients that enrol and join at the same time.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 8;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -135,7 +135,7 @@ impl State {
                     subject: subject.clone(),
                     slice: place.slice,
                     samples: place.samples,
-                    idle: place.excluded || profile.restricted,
+                    idle: !place.trains() || profile.restricted,
                 })
             };
             let rounds = usize::from(epoch.terms.rounds.max(1));

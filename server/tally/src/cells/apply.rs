@@ -8,6 +8,12 @@ use super::command::Event;
 use super::state::{Cell, Member, Out, Person, RowId, State};
 use crate::ids::{CellNo, Number, Version};
 
+/// Past cells that a member is remembered in. To be together again with people of an older one would
+/// tell on somebody only to who kept a snapshot from before 64 others, all of which lost a member;
+/// and the draw, which nobody can steer, would have to bring them together. Without a bound the row
+/// of somebody who stays grows with every deletion around them.
+const PAST: usize = 64;
+
 /// Makes an event part of the state.
 pub fn apply(state: &mut State, event: &Event) {
     match event {
@@ -161,6 +167,8 @@ fn dissolved(state: &mut State, cell: CellNo) {
             member.past.push(cell);
             // Cells may dissolve in any order.
             member.past.sort_unstable();
+            let older = member.past.len().saturating_sub(PAST);
+            member.past.drain(..older);
         }
         state.index.waiting.insert(number);
         state.changed.insert(RowId::Member(number));

@@ -10,6 +10,7 @@ use lethe_proto::ids::Digest;
 use rayon::prelude::*;
 
 use super::{Inner, Tally};
+use crate::Statement;
 use crate::cells::{Fold, State};
 use crate::error::TallyError;
 use crate::vault::VersionOf;
@@ -22,33 +23,49 @@ const CHUNK: usize = 8_192;
 pub struct Refolded {
     /// People who count.
     pub people: u32,
-    /// SHA-256 of the sums.
+    /// SHA-256 of the sums, without the salt of the signed text: for nobody but who may see the sums.
     pub digest: Digest,
+    /// Whether what is served was solved from these sums, as its signed text says; none: nothing is
+    /// served, or who counts has changed since.
+    pub stated: Option<bool>,
     /// Whether the sums in memory have the same bytes; none: there are none.
     pub memory: Option<bool>,
     /// Whether the sums in the folder have the same bytes; none: none of these people are kept.
     pub folder: Option<bool>,
 }
 
-/// Takes contributions out and in, and clears items.
-pub(super) fn change(
-    sums: &mut Option<Arc<Sums>>,
-    outgoing: &[Contribution],
-    incoming: &[Contribution],
-    cleared: &BTreeSet<u32>,
-) -> Result<(), Refused> {
-    let Some(sums) = sums else {
-        return Ok(());
-    };
-    if outgoing.is_empty() && incoming.is_empty() && cleared.is_empty() {
-        return Ok(());
+/// Contributions that are subtracted later at most: what is owed stays in memory until then.
+const OWED: usize = CHUNK;
+
+impl Inner {
+    pub(super) fn drop_sums(&mut self) {
+        self.sums = None;
+        self.owed = vec![];
     }
-    // A job that solves keeps what it has: it is copied then.
-    let sums = Arc::make_mut(sums);
-    sums.unfold_all(outgoing)?;
-    sums.fold_all(incoming)?;
-    let cleared: Vec<u32> = cleared.iter().copied().collect();
-    sums.clear_items(&cleared)
+
+    /// Subtracts what is owed, and adds what comes in.
+    fn pay(&mut self, incoming: &[Contribution], cleared: &[u32]) -> Result<(), Refused> {
+        let owed = std::mem::take(&mut self.owed);
+        let Some(sums) = &mut self.sums else {
+            return Ok(());
+        };
+        if owed.is_empty() && incoming.is_empty() && cleared.is_empty() {
+            return Ok(());
+        }
+        // A job that solves keeps what it has: it is copied then.
+        let sums = Arc::make_mut(sums);
+        sums.unfold_all(&owed)?;
+        sums.fold_all(incoming)?;
+        sums.clear_items(cleared)
+    }
+
+    /// The same; sums that do not hold what they should are folded again when they are needed.
+    fn pay_or_drop(&mut self, incoming: &[Contribution], cleared: &[u32]) {
+        if let Err(e) = self.pay(incoming, cleared) {
+            tracing::error!("the sums are not what they should be ({e}): they are folded again");
+            self.drop_sums();
+        }
+    }
 }
 
 /// Names what sums are made of: who counts with which version, and what is cleared.
@@ -110,8 +127,33 @@ impl Tally {
         Ok(sums)
     }
 
+    /// Changes the sums in memory by what counts from now on, and by items that were cleared. Where
+    /// people only went, they are subtracted before the sums are read again.
+    pub(super) fn fold_in(
+        &self,
+        inner: &mut Inner,
+        incoming: &[VersionOf],
+        cleared: &BTreeSet<u32>,
+    ) {
+        if inner.sums.is_none() || (incoming.is_empty() && cleared.is_empty()) {
+            if inner.owed.len() > OWED {
+                inner.pay_or_drop(&[], &[]);
+            }
+            return;
+        }
+        let cleared: Vec<u32> = cleared.iter().copied().collect();
+        match self.contributions(incoming) {
+            Ok(incoming) => inner.pay_or_drop(&incoming, &cleared),
+            Err(e) => {
+                tracing::error!("what counts cannot be read ({e}): everybody is folded again");
+                inner.drop_sums();
+            }
+        }
+    }
+
     /// The sums of everybody who counts: those in memory, else those in the folder, else folded.
     pub(super) fn sums(&self, inner: &mut Inner) -> Result<Arc<Sums>, TallyError> {
+        inner.pay_or_drop(&[], &[]);
         if let Some(sums) = &inner.sums {
             return Ok(sums.clone());
         }
@@ -133,6 +175,17 @@ impl Tally {
             .filter(|s| s.people() as usize == state.counting()))
     }
 
+    /// Whether the text of what is served names sums of this digest, if it is about who counts now.
+    fn is_stated(&self, inner: &Inner, sums: &[u8; 32]) -> Option<bool> {
+        let core = inner.state.core();
+        // Items that are taken down recall what is served: they are the same.
+        let same = inner.last.as_ref()?.fold.cells == inner.state.fold().cells;
+        let newest = inner.kept.last().filter(|k| Some(k.number) == core.served);
+        let newest = newest.filter(|_| same)?;
+        let statement = Statement::open(&newest.note, self.verifier()).ok()?;
+        Some(statement.sums == newest.salt.digest(sums).0)
+    }
+
     /// Folds everybody who counts again, from what is sealed, and compares with the sums in memory
     /// and in the folder. None: something changed meanwhile; ask again.
     ///
@@ -147,18 +200,21 @@ impl Tally {
         let cleared = guard.state.cleared().clone();
         drop(guard);
         let folded = self.fold_all(&all, &cleared);
-        let guard = self.lock();
+        let mut guard = self.lock();
         if guard.doubt || guard.state.core().changes != changes {
             return Ok(None);
         }
         debug_assert_eq!(guard.state.core().forgets, forgets);
         let folded = folded?;
+        guard.pay_or_drop(&[], &[]);
         let bytes = folded.to_bytes();
         let basis = basis(&guard.state.fold(), guard.state.cleared(), self.items());
         let kept = self.vault.sums(basis)?;
+        let digest = lethe_parts::snapshot::digest(&bytes);
         Ok(Some(Refolded {
             people: folded.people(),
-            digest: Digest(lethe_parts::snapshot::digest(&bytes)),
+            digest: Digest(digest),
+            stated: self.is_stated(&guard, &digest),
             memory: guard.sums.as_ref().map(|s| **s == folded),
             folder: kept.map(|k| k == bytes),
         }))

@@ -20,7 +20,7 @@ use super::{Inner, Tally};
 use crate::Statement;
 use crate::cells::{Command, Fold, State, lint_pair};
 use crate::error::TallyError;
-use crate::vault::Kept;
+use crate::vault::{Kept, Last, Salt};
 
 /// Earlier snapshots that deltas lead from.
 const EARLIER: usize = 3;
@@ -50,6 +50,7 @@ pub struct Done {
     basis: [u8; 32],
     /// The sums, in their canonical bytes.
     sums: Vec<u8>,
+    salt: Salt,
     published: Arc<Published>,
 }
 
@@ -97,19 +98,28 @@ impl Job {
     ///
     /// # Errors
     /// [`TallyError::Solve`] for damaged sums; [`TallyError::Packing`] for a packing that devices
-    /// could not read.
+    /// could not read; [`TallyError::Seal`]: no randomness.
     pub fn run(self) -> Result<Done, TallyError> {
-        let solved = solve(&self.sums, &self.content, &self.solve, self.day);
+        let salt = Salt(lethe_seal::random()?);
+        // The sums are written and hashed while they are solved: solving has steps that only one
+        // thread can do.
+        let write = || {
+            let sums = self.sums.to_bytes();
+            let digest = salt.digest(&lethe_parts::snapshot::digest(&sums));
+            (sums, digest)
+        };
+        let solve = || solve(&self.sums, &self.content, &self.solve, self.day);
+        let (solved, written) = rayon::join(solve, write);
+        let (sums, digest) = written;
         let solved = solved.map_err(TallyError::Solve)?;
         let bytes = encode(&solved.tables, &self.packing)?;
         drop(solved);
-        let sums = self.sums.to_bytes();
         let smallest = self.fold.cells.values().map(BTreeMap::len).min();
         let statement = Statement {
             number: self.fold.number,
             day: self.day,
             snapshot: lethe_parts::snapshot::digest(&bytes),
-            sums: lethe_parts::snapshot::digest(&sums),
+            sums: digest.0,
             fold: self.root.0,
             people: self.fold.people() as u64,
             cell: smallest.unwrap_or(0) as u64,
@@ -128,6 +138,7 @@ impl Job {
             generation: self.generation,
             basis: self.basis,
             sums,
+            salt,
             published: Arc::new(published),
         })
     }
@@ -170,7 +181,8 @@ impl Tally {
         let inner = &mut *self.lock();
         self.settle(inner, now)?;
         if let Some(last) = &inner.last {
-            lint_pair(last, &done.fold, inner.state.settings())?;
+            let settings = last.lint_settings(inner.state.settings());
+            lint_pair(&last.fold, &done.fold, &settings)?;
         }
         let command = Command::Publish {
             number: done.fold.number,
@@ -182,7 +194,6 @@ impl Tally {
             return Ok(Finished::TooLate);
         }
         self.write_published(inner, done)?;
-        inner.last = Some(done.fold.clone());
         self.serve(Served::Snapshot(done.published.clone()), &inner.state);
         Ok(Finished::Published(done.published.clone()))
     }
@@ -194,11 +205,19 @@ impl Tally {
             number: done.fold.number,
             bytes: done.published.bytes.clone(),
             note: done.published.note.clone(),
+            salt: done.salt,
         };
         let from = inner.kept.len().saturating_sub(EARLIER);
         inner.kept.drain(..from);
         let keep: Vec<u64> = inner.kept.iter().map(|k| k.number).collect();
-        self.vault.publish(&inner.state, &changed, &new, &keep)?;
+        let last = Last {
+            fold: done.fold.clone(),
+            settings: *inner.state.settings(),
+        };
+        let before = inner.last.as_ref();
+        self.vault
+            .publish(&inner.state, &changed, &new, &keep, before, &last)?;
+        inner.last = Some(last);
         inner.kept.push(new);
         inner.doubt = false;
         Ok(())

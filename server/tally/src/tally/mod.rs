@@ -3,21 +3,21 @@
 //! Whoever changes something holds one lock: decide, write, destroy keys, change the sums. Solving
 //! needs no lock ([`Job`]); nor does reading what is served.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use lethe_learn::seed::Seed;
 use lethe_parts::content::Content;
+use lethe_parts::contribution::Contribution;
 use lethe_parts::sums::Sums;
 use lethe_receipt::note::{Signer, VerifierKey};
 use lethe_store::sealed::Engine;
 
 use crate::Statement;
-use crate::cells::{Command, Duty, Event, Fold, Leaver, State, decide, due};
+use crate::cells::{Command, Duty, Event, Leaver, State, decide, due};
 use crate::error::TallyError;
 use crate::ids::Handle;
-use crate::vault::{Kept, Vault};
+use crate::vault::{Kept, Last, Vault};
 
 mod bring;
 mod change;
@@ -26,6 +26,8 @@ mod held;
 mod job;
 mod options;
 mod served;
+#[cfg(test)]
+mod tests;
 
 pub use bring::Offer;
 use change::Change;
@@ -53,14 +55,17 @@ struct Inner {
     state: State,
     /// Sums of everybody who counts; none: to be read or folded when they are needed.
     sums: Option<Arc<Sums>>,
+    /// Contributions that are in these sums and count no more: they are subtracted before anybody
+    /// reads the sums. Nobody who leaves waits for that.
+    owed: Vec<Contribution>,
     /// A write failed: the folder may have it or not, and is read again.
     doubt: bool,
     /// Keys that are to be destroyed before anything else happens.
     doomed: Doomed,
     /// Snapshots that are kept, the newest last.
     kept: Vec<Kept>,
-    /// What was published last, as long as this process knows.
-    last: Option<Fold>,
+    /// What was published last, also if it was recalled.
+    last: Option<Last>,
 }
 
 #[derive(Default)]
@@ -97,6 +102,7 @@ impl Tally {
             inner: Mutex::new(Inner {
                 state: State::new(options.cells),
                 sums: None,
+                owed: vec![],
                 doubt: true,
                 doomed: Doomed::default(),
                 kept: vec![],
@@ -224,8 +230,9 @@ impl Tally {
     }
 
     fn reload(&self, inner: &mut Inner, now: u64) -> Result<(), TallyError> {
-        inner.sums = None;
+        inner.drop_sums();
         inner.state = self.vault.read(self.options.cells)?;
+        inner.last = self.vault.last(inner.state.core().snapshot)?;
         // Reading destroyed what was still to be destroyed.
         inner.doomed = Doomed::default();
         let mut change = Change::default();
@@ -255,7 +262,7 @@ impl Tally {
     }
 
     /// Writes a change whose events are in the state already; then destroys keys, and changes the
-    /// sums. After an error the folder is read again before anything else happens.
+    /// sums, or notes what they owe. After an error the folder is read again before anything else happens.
     fn commit(&self, inner: &mut Inner, change: Change) -> Result<(), TallyError> {
         if change.is_empty() {
             return Ok(());
@@ -277,19 +284,8 @@ impl Tally {
             inner.kept.clear();
         }
         let destroyed = self.destroy_doomed(inner);
-        let incoming = match &inner.sums {
-            Some(_) => self.contributions(&effect.incoming),
-            None => Ok(vec![]),
-        };
-        let folded = incoming.map(|incoming| {
-            let cleared: BTreeSet<u32> = change.cleared().collect();
-            folding::change(&mut inner.sums, &outgoing, &incoming, &cleared)
-        });
-        if !matches!(folded, Ok(Ok(()))) {
-            // They are folded again when they are needed.
-            tracing::error!("the sums do not hold what they should: they are folded again");
-            inner.sums = None;
-        }
+        inner.owed.extend(outgoing);
+        self.fold_in(inner, &effect.incoming, &change.cleared().collect());
         destroyed
     }
 }

@@ -186,7 +186,7 @@ impl Tally {
         Ok(inner.state.fold())
     }
 
-    /// The signed texts of everything that was ever published, in order; for those who audit.
+    /// The signed texts of what was published, in order, the newest 10,000; for those who audit.
     ///
     /// # Errors
     /// [`TallyError::Store`].

@@ -5,7 +5,7 @@
 //! is opened: handles whose member is gone, and the generation before, are what a crash may have
 //! left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,21 +13,25 @@ use lethe_learn::seed::Seed;
 use lethe_store::StoreError;
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 
-use crate::cells::{CellSettings, Row, RowId, State};
+use crate::cells::{CellSettings, Fold, Row, RowId, State};
 use crate::error::TallyError;
 use crate::ids::{CellNo, Handle, Number, Version};
 
 pub(crate) mod content;
 mod tables;
 
-pub(crate) use tables::Secrets;
 use tables::{
-    CellRow, ClearedRow, ContributionRow, CoreRow, DERIVED, Format, MemberRow, PersonRow,
-    PublishedRow, SnapshotRow, SumsHead, SumsRow, contribution_key, derived, key_of, numbered,
+    CellRow, ClearedRow, ContributionRow, CoreRow, DERIVED, Format, LastHead, LastRow, MemberRow,
+    PersonRow, PublishedRow, SnapshotRow, SumsHead, SumsRow, contribution_key, derived, key_of,
+    numbered,
 };
+pub(crate) use tables::{Salt, Secrets};
 
 /// 2: what was recalled, who contributed from where and since when, what was published last.
 const FORMAT: u32 = 2;
+/// Signed notes that are kept: those of years of daily snapshots and of thousands of deletions, in
+/// some 6 MB. Who audits further back keeps what was published.
+const NOTES: u64 = 10_000;
 /// Bytes of a piece of the sums.
 const PIECE: usize = 32 << 20;
 /// The most pieces: 32 GiB.
@@ -58,6 +62,48 @@ pub(crate) struct Kept {
     pub(crate) number: u64,
     pub(crate) bytes: Arc<Vec<u8>>,
     pub(crate) note: String,
+    /// Of the digest of the sums in the note.
+    pub(crate) salt: Salt,
+}
+
+/// The fold that was published last, and how people counted then.
+#[derive(Clone)]
+pub(crate) struct Last {
+    pub(crate) fold: Fold,
+    pub(crate) settings: CellSettings,
+}
+
+impl Last {
+    /// What the next fold is checked for. Somebody may have changed the settings meanwhile: cells
+    /// that were opened, and what was renewed, under smaller ones is no fault.
+    pub(crate) fn lint_settings(&self, now: &CellSettings) -> CellSettings {
+        let sizes = self.fold.cells.values().map(|c| c.len() as u32);
+        let least = sizes.chain([now.least, self.settings.least]).min();
+        let least = least.unwrap_or(now.least);
+        CellSettings {
+            least,
+            changed: now.changed.min(self.settings.changed).min(least),
+            ..*now
+        }
+    }
+}
+
+/// Cells that are new or have changed, and those that are gone.
+fn last_rows(mut batch: Batch, before: Option<&Last>, after: &Last) -> Result<Batch, StoreError> {
+    let public = KeyName::public();
+    let nothing = BTreeMap::new();
+    let before = before.map_or(&nothing, |l| &l.fold.cells);
+    for (cell, members) in &after.fold.cells {
+        if before.get(cell) != Some(members) {
+            let row = LastRow(members.clone());
+            batch = batch.put(&public, &numbered(cell.0), &row)?;
+        }
+    }
+    let is_gone = |cell: &&CellNo| !after.fold.cells.contains_key(*cell);
+    for cell in before.keys().filter(is_gone) {
+        batch = batch.delete::<LastRow>(&numbered(cell.0));
+    }
+    batch.put(&public, "", &LastHead(after.settings))
 }
 
 impl Vault {
@@ -190,18 +236,25 @@ impl Vault {
         changed: &BTreeSet<RowId>,
         snapshot: &Kept,
         keep: &[u64],
+        before: Option<&Last>,
+        last: &Last,
     ) -> Result<(), TallyError> {
-        let mut batch = rows(Batch::new(), state, changed)?;
+        let batch = rows(Batch::new(), state, changed)?;
+        let mut batch = last_rows(batch, before, last)?;
         let key = numbered(snapshot.number);
         let row = SnapshotRow {
             bytes: snapshot.bytes.to_vec(),
             note: snapshot.note.clone(),
+            salt: snapshot.salt,
         };
         let published = PublishedRow {
             note: snapshot.note.clone(),
         };
         batch = batch.put(&derived(state.core().generation), &key, &row)?;
         batch = batch.put(&KeyName::public(), &key, &published)?;
+        if let Some(old) = snapshot.number.checked_sub(NOTES) {
+            batch = batch.delete::<PublishedRow>(&numbered(old));
+        }
         let kept: Vec<String> = keep.iter().map(|n| numbered(*n)).collect();
         for old in self.store.keys::<SnapshotRow>() {
             if old != key && !kept.contains(&old) {
@@ -209,6 +262,22 @@ impl Vault {
             }
         }
         Ok(self.store.write(batch)?)
+    }
+
+    /// The fold that was published last; none: none was.
+    pub(crate) fn last(&self, newest: u64) -> Result<Option<Last>, TallyError> {
+        let Some(LastHead(settings)) = self.store.get("")? else {
+            return Ok(None);
+        };
+        let mut cells = BTreeMap::new();
+        for (key, row) in self.store.all::<LastRow>()? {
+            cells.insert(CellNo(parse(&key)?), row.0);
+        }
+        let fold = Fold {
+            number: newest,
+            cells,
+        };
+        Ok(Some(Last { fold, settings }))
     }
 
     /// The snapshots that are kept, up to `newest`, in the order of their numbers.
@@ -222,13 +291,14 @@ impl Vault {
                     number,
                     bytes: Arc::new(row.bytes),
                     note: row.note,
+                    salt: row.salt,
                 });
             }
         }
         Ok(out)
     }
 
-    /// The signed text of everything that was published, in order.
+    /// The signed texts of what was published, in order; the newest [`NOTES`].
     pub(crate) fn published(&self) -> Result<Vec<String>, TallyError> {
         let all = self.store.all::<PublishedRow>()?;
         Ok(all.into_iter().map(|(_, row)| row.note).collect())
@@ -267,6 +337,9 @@ impl Vault {
 
     /// The sums that are kept, if they are of this basis and whole.
     pub(crate) fn sums(&self, basis: [u8; 32]) -> Result<Option<Vec<u8>>, TallyError> {
+        // Nobody reads the folder again when writing sums has failed: what became of it is settled
+        // here.
+        self.store.recover()?;
         let head = self.store.get::<SumsHead>("")?;
         let Some(head) = head.filter(|h| h.basis == basis && h.pieces <= MOST_PIECES) else {
             return Ok(None);

@@ -1,12 +1,15 @@
 //! What is stored, and under whose key.
 
+use std::collections::BTreeMap;
+
 use lethe_learn::seed::Seed;
+use lethe_proto::ids::Digest;
 use lethe_store::sealed::KeyName;
 use lethe_store::{Class, Persisted};
 use serde::{Deserialize, Serialize};
 
-use crate::cells::{Cell, Core, Member, Person};
-use crate::ids::{Handle, Version};
+use crate::cells::{Cell, CellSettings, Core, Member, Person};
+use crate::ids::{Handle, Number, Version};
 
 macro_rules! persisted {
     ($type:ty, $table:literal, $class:ident) => {
@@ -81,12 +84,46 @@ pub(super) struct PublishedRow {
 }
 persisted!(PublishedRow, "tally-published", Public);
 
+/// Salts the digest of the sums in a signed note. Whoever had a guess of what one person
+/// contributes, and all of the others', could test the guess on a plain digest; the salt goes with
+/// the key of its generation, as the sums do.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Salt(pub(crate) [u8; 32]);
+
+impl Salt {
+    /// SHA-256 of the salt and the digest of the sums.
+    pub(crate) fn digest(&self, sums: &[u8; 32]) -> Digest {
+        let salted = [self.0, *sums].concat();
+        Digest(lethe_parts::snapshot::digest(&salted))
+    }
+}
+
+impl std::fmt::Debug for Salt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Salt")
+    }
+}
+
+/// How people counted when a fold was published last. Key: empty.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct LastHead(pub(super) CellSettings);
+persisted!(LastHead, "tally-last-head", Public);
+
+/// A cell as it was published last, if it was. Key: its number, 16 hexadecimal digits.
+///
+/// It stays when the cell is dissolved, until the next snapshot is published: what is published
+/// next is checked against it. A number that is in it and has left is nobody's any more.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct LastRow(pub(super) BTreeMap<Number, Version>);
+persisted!(LastRow, "tally-last", Public);
+
 /// A snapshot. Key: its number, 16 hexadecimal digits.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct SnapshotRow {
     #[serde(with = "serde_bytes")]
     pub(super) bytes: Vec<u8>,
     pub(super) note: String,
+    pub(super) salt: Salt,
 }
 persisted!(SnapshotRow, "tally-snapshots", Shard);
 

@@ -17,7 +17,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::codec::{Reader, Writer};
 use crate::contribution::{Contribution, MAX_CLIP, MOST_HALF_STARS};
-use crate::matrix::SumMatrix;
+use crate::matrix::{SumMatrix, add_all, subtract_all};
 use crate::part::Refused;
 
 /// The most items of a catalogue: a bound on what a decoder allocates.
@@ -118,9 +118,8 @@ impl Sums {
         self.room(all)?;
         all.iter().for_each(|c| self.counts.add(c));
         let items = self.items();
-        self.pairs.add_all(&pairs::Terms::of(all, items));
-        self.transitions
-            .add_all(&transitions::Terms::of(all, items));
+        add_all(self.pairs.terms(&pairs::Many::of(all, items)));
+        add_all(self.transitions.terms(&transitions::Many::of(all, items)));
         self.people += all.len() as u32;
         Ok(())
     }
@@ -158,21 +157,22 @@ impl Sums {
             return Err(self.other_catalogue(other));
         }
         let items = self.items();
-        let pairs = pairs::Terms::of(all, items);
-        let transitions = transitions::Terms::of(all, items);
-        let held = [
-            ("people", self.people as usize >= all.len()),
-            ("pairs", self.pairs.holds_all(&pairs)),
-            ("transitions", self.transitions.holds_all(&transitions)),
-        ];
-        if let Some((what, _)) = held.into_iter().find(|(_, held)| !held) {
-            return Err(Refused::NotFolded { what });
+        if (self.people as usize) < all.len() {
+            return Err(Refused::NotFolded { what: "people" });
         }
         if !self.counts.subtract_all(all) {
             return Err(Refused::NotFolded { what: "counts" });
         }
-        self.pairs.subtract_all(&pairs);
-        self.transitions.subtract_all(&transitions);
+        let pairs = pairs::Many::of(all, items);
+        let transitions = transitions::Many::of(all, items);
+        let mut terms = self.pairs.terms(&pairs);
+        terms.extend(self.transitions.terms(&transitions));
+        if !subtract_all(&mut terms) {
+            all.iter().for_each(|c| self.counts.add(c));
+            return Err(Refused::NotFolded {
+                what: "pairs or transitions",
+            });
+        }
         self.people -= all.len() as u32;
         Ok(())
     }

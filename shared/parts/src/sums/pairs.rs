@@ -1,7 +1,7 @@
 //! Sums per pair of items.
 
 use crate::contribution::Contribution;
-use crate::matrix::{Entry, RowSum, SumMatrix};
+use crate::matrix::{Entry, RowSum, SumMatrix, Terms};
 use crate::sums::index;
 
 /// Sums per pair of items.
@@ -91,44 +91,33 @@ impl Pairs {
         met * met + 3 * rated * rated
     }
 
-    pub(super) fn add_all(&mut self, of: &Terms<'_>) {
-        self.met.add_rows(|row, sum| of.met(row, sum));
-        self.rated.add_rows(|row, sum| of.ratings(row, sum, one));
-        self.products
-            .add_rows(|row, sum| of.ratings(row, sum, product));
-        self.ratings
-            .add_rows(|row, sum| of.ratings(row, sum, first));
-    }
-
-    pub(super) fn holds_all(&self, of: &Terms<'_>) -> bool {
-        let held = |matrix: &SumMatrix, amount: fn(u8, u8) -> u64| {
-            matrix.holds_rows(|row, sum| of.ratings(row, sum, amount))
+    /// The matrices with what many people add to their rows.
+    pub(super) fn terms<'a>(&'a mut self, of: &'a Many<'_>) -> Vec<Terms<'a>> {
+        let mut out = vec![Terms {
+            matrix: &mut self.met,
+            of_row: Box::new(|row, sum| of.met(row, sum)),
+        }];
+        let mut rated = |matrix: &'a mut SumMatrix, amount: fn(u8, u8) -> u64| {
+            out.push(Terms {
+                matrix,
+                of_row: Box::new(move |row, sum| of.ratings(row, sum, amount)),
+            });
         };
-        self.met.holds_rows(|row, sum| of.met(row, sum))
-            && held(&self.rated, one)
-            && held(&self.products, product)
-            && held(&self.ratings, first)
-    }
-
-    pub(super) fn subtract_all(&mut self, of: &Terms<'_>) {
-        self.met.subtract_rows(|row, sum| of.met(row, sum));
-        self.rated
-            .subtract_rows(|row, sum| of.ratings(row, sum, one));
-        self.products
-            .subtract_rows(|row, sum| of.ratings(row, sum, product));
-        self.ratings
-            .subtract_rows(|row, sum| of.ratings(row, sum, first));
+        rated(&mut self.rated, one);
+        rated(&mut self.products, product);
+        rated(&mut self.ratings, first);
+        out
     }
 }
 
-/// What many people add to each row.
-pub(super) struct Terms<'a> {
+/// Many people, by the items that they have.
+pub(super) struct Many<'a> {
     all: &'a [Contribution],
     met: Vec<Vec<(u32, u32)>>,
     rated: Vec<Vec<(u32, u32)>>,
 }
 
-impl<'a> Terms<'a> {
+impl<'a> Many<'a> {
     pub(super) fn of(all: &'a [Contribution], items: usize) -> Self {
         Self {
             all,

@@ -1,7 +1,7 @@
 //! What follows what.
 
 use crate::contribution::Contribution;
-use crate::matrix::{Entry, RowSum, SumMatrix, collect};
+use crate::matrix::{Entry, RowSum, SumMatrix, Terms, collect};
 use crate::sums::index;
 
 /// How transitions are weighted by their distance.
@@ -84,34 +84,29 @@ impl Transitions {
         counting(&self.near, NEAR) + counting(&self.far, FAR)
     }
 
-    pub(super) fn add_all(&mut self, of: &Terms<'_>) {
-        self.near.add_rows(|row, sum| of.write(row, sum, &of.near));
-        self.far.add_rows(|row, sum| of.write(row, sum, &of.far));
-    }
-
-    pub(super) fn holds_all(&self, of: &Terms<'_>) -> bool {
-        self.near
-            .holds_rows(|row, sum| of.write(row, sum, &of.near))
-            && self.far.holds_rows(|row, sum| of.write(row, sum, &of.far))
-    }
-
-    pub(super) fn subtract_all(&mut self, of: &Terms<'_>) {
-        self.near
-            .subtract_rows(|row, sum| of.write(row, sum, &of.near));
-        self.far
-            .subtract_rows(|row, sum| of.write(row, sum, &of.far));
+    /// The matrices with what many people add to their rows.
+    pub(super) fn terms<'a>(&'a mut self, of: &'a Many<'_>) -> Vec<Terms<'a>> {
+        let near = Terms {
+            matrix: &mut self.near,
+            of_row: Box::new(|row, sum| of.write(row, sum, &of.near)),
+        };
+        let far = Terms {
+            matrix: &mut self.far,
+            of_row: Box::new(|row, sum| of.write(row, sum, &of.far)),
+        };
+        vec![near, far]
     }
 }
 
-/// What many people add to each row.
-pub(super) struct Terms<'a> {
+/// Many people, by the items that they met.
+pub(super) struct Many<'a> {
     all: &'a [Contribution],
     seen: Vec<Vec<(u32, u32)>>,
     near: Vec<u64>,
     far: Vec<u64>,
 }
 
-impl<'a> Terms<'a> {
+impl<'a> Many<'a> {
     pub(super) fn of(all: &'a [Contribution], items: usize) -> Self {
         Self {
             all,
