@@ -76,8 +76,8 @@ pub(crate) fn snapshot_of(ids: &[String], shift: usize) -> Vec<u8> {
             item: met[(person * 3 + n * (1 + shift)) % met.len()] as u32,
             day: DAY - 20 + n as i32,
             seen: true,
-            half_stars: Some(if n % 3 == 0 { 4 } else { 9 }),
-            liked: n % 3 != 0,
+            half_stars: Some(if n.is_multiple_of(3) { 4 } else { 9 }),
+            liked: !n.is_multiple_of(3),
             hidden: false,
         };
         let read: Vec<Interaction> = (0..6).map(interaction).collect();
