@@ -143,7 +143,7 @@ async fn latency(deletions: usize) -> anyhow::Result<Value> {
     let mut tasks = vec![];
     for user in 0..subjects as u32 {
         let events = fed.events(user, 16);
-        let mut client = fed.client(user, &events, 15).await?;
+        let client = fed.client(user, &events, 15).await?;
         tasks.push(tokio::spawn(async move {
             loop {
                 if client.step().await.is_err() {

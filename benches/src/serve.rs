@@ -68,7 +68,7 @@ async fn train(federation: &Federation) -> anyhow::Result<u64> {
     let mut fleet = tokio::task::JoinSet::new();
     for user in 0..TRAINERS {
         let events = federation.events(user, 16);
-        let mut client = federation.client(user, &events, 14).await?;
+        let client = federation.client(user, &events, 14).await?;
         fleet.spawn(async move { while client.step().await.is_ok() {} });
     }
     loop {

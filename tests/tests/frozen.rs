@@ -46,7 +46,7 @@ async fn frozen_states_change_no_byte_and_go_with_the_data() {
             (0..6).any(|s| !kept(&world.client_folder(s)).is_empty()),
             "nothing was kept"
         );
-        let clients = fleet.stop().await;
+        let mut clients = fleet.stop().await;
 
         // Training again without what was kept gives the same bytes.
         for s in 0..6 {

@@ -506,6 +506,7 @@ fn list_replies() -> Vec<Reply> {
             digest: Digest([4; 32]),
             memory: Some(true),
             folder: None,
+            stated: Some(true),
             snapshot: Some(3),
         })),
         Reply::Admin(AdminReply::ListsForecast("t".into())),

@@ -41,7 +41,7 @@ pub(crate) fn measure(compute: Compute) -> anyhow::Result<()> {
     );
     let federation = runtime.block_on(Federation::start(&keys, 1))?;
     let events = federation.events(0, HISTORY + SAMPLES);
-    let mut client = runtime.block_on(federation.client(0, &events, events.len()))?;
+    let client = runtime.block_on(federation.client(0, &events, events.len()))?;
     let (recipe, data) = (&federation.recipe, &federation.data);
 
     let source = lethe_benches::model()?;

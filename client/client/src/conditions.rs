@@ -81,6 +81,11 @@ impl Guard {
         }
     }
 
+    /// The same conditions for another client: it is cancelled by itself.
+    pub(crate) fn for_another(&self) -> Self {
+        Self::new(self.required, self.now.clone())
+    }
+
     /// Whether a task may be taken now.
     pub(crate) fn allows(&self) -> Result<(), Stopped> {
         let now = (self.now)();

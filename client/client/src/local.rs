@@ -77,7 +77,7 @@ impl Shared {
             local: Mutex::new(local),
             catalogue: options.catalogue.clone(),
             model: options.model.clone(),
-            guard: options.guard.clone(),
+            guard: options.guard.for_another(),
             passes: options
                 .passes
                 .clone()
@@ -340,5 +340,103 @@ fn held(
         }
         Some(held) => Ok(Some(Arc::new(Lazy::new(held, catalogue.clone())))),
         None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feedback_of_lists::{Outcome, Told};
+    use crate::lists::{ListId, ListSource};
+    use crate::log::Log;
+    use crate::{EventTable, Item, LocalEvent};
+
+    const GONE: &str = "gone-item";
+
+    fn catalogue() -> Arc<Catalogue> {
+        let item = |id: &str| Item {
+            id: id.into(),
+            title: id.into(),
+            year: None,
+            tags: vec![],
+        };
+        let items = vec![item(GONE), item("kept-item")];
+        Catalogue::new(items, &EventTable::default(), None).expect("a catalogue")
+    }
+
+    /// Everything below a folder that opens with the key, as text.
+    fn opened(folder: &std::path::Path, key: [u8; 32]) -> String {
+        let vault = Vault::open(folder, Some(key)).expect("opens");
+        let person = vault.person().expect("opens");
+        let list: Option<KeptList> = vault.read(LIST).expect("opens");
+        let log = Log::open(&vault.history(), key).expect("opens");
+        let records = log.expect("is there").1;
+        format!("{person:?} {list:?} {records:?}")
+    }
+
+    fn full(folder: &std::path::Path, options: &Options) -> Local {
+        let mut local = Local::open(folder, options).expect("opens");
+        let events = vec![
+            LocalEvent::liked(GONE, 1),
+            LocalEvent::liked("kept-item", 2),
+            LocalEvent::liked(GONE, 3),
+        ];
+        local.events.add(events).expect("adds");
+        local.events.undo(None).expect("undoes");
+        let told = Told {
+            list: ListId::new(ListSource::PopularNow).expect("random"),
+            item: GONE.into(),
+            outcome: Outcome::Clicked,
+            time: 4,
+        };
+        local.events.tell(told).expect("tells");
+        let list = KeptList {
+            items: vec![(GONE.into(), 0.5)],
+            ..KeptList::default()
+        };
+        local.vault.write(LIST, &list).expect("writes");
+        local.list = Some(list);
+        local.person.joined = Some(local.to_join(&options.catalogue));
+        local.person.offered = local.person.joined.clone();
+        local.save().expect("saves");
+        local
+    }
+
+    fn what() -> Erasure {
+        Erasure {
+            items: vec![GONE.into()],
+            from: None,
+        }
+    }
+
+    #[test]
+    fn what_is_erased_is_nowhere_on_disk() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let options = Options::new(catalogue()).key([8; 32]);
+        let mut local = full(dir.path(), &options);
+        assert!(opened(dir.path(), [8; 32]).contains(GONE));
+        local
+            .erase_some(&what(), &options.catalogue, |p| p.removed.push((1, 1)))
+            .expect("erases");
+        let text = opened(dir.path(), [8; 32]);
+        assert!(!text.contains(GONE), "{text}");
+        assert!(text.contains("kept-item"));
+        assert!(local.list.is_none() && local.person.erasing.is_none());
+    }
+
+    #[test]
+    fn an_erasure_that_a_crash_cut_short_ends_at_the_next_start_and_counts_once() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let options = Options::new(catalogue()).key([8; 32]);
+        let mut local = full(dir.path(), &options);
+        // As far as the write of the person's file.
+        local.person.removed.push((1, 1));
+        local.person.erasing = Some(what());
+        local.save().expect("saves");
+        drop(local);
+        let local = Local::open(dir.path(), &options).expect("opens");
+        assert_eq!(local.events.list().len(), 1);
+        assert_eq!(local.person.removed, [(1, 1)]);
+        assert!(!opened(dir.path(), [8; 32]).contains("Event(EventId(0)"));
     }
 }

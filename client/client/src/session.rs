@@ -150,6 +150,11 @@ impl Session {
         }
     }
 
+    /// Ends the connection, if there is one; the next call opens another.
+    pub(crate) fn hang_up(&self) {
+        self.live().take();
+    }
+
     /// Ends the connection, if there is one, and opens none again.
     pub(crate) fn shut(&self) {
         self.closed.store(true, Ordering::SeqCst);

@@ -103,7 +103,39 @@ impl Worker {
 
     /// One call over the session.
     pub(crate) async fn call(&self, request: &Request) -> Result<Reply, ClientError> {
-        Ok(self.session()?.call(request).await?)
+        let session = self.session()?;
+        match session.call(request).await {
+            Ok(reply) => Ok(reply),
+            Err(e) => Err(self.told(&session, e).await),
+        }
+    }
+
+    /// What an error says. A connection that was open when the person was deleted is refused what
+    /// it asks; only a new one shows that the certificate is not known any more.
+    async fn told(&self, session: &Session, e: TransportError) -> ClientError {
+        let forbidden = matches!(
+            e,
+            TransportError::Refused {
+                code: Refusal::Forbidden,
+                ..
+            }
+        );
+        if forbidden {
+            session.hang_up();
+            if let Err(TransportError::Withdrawn) = session.call(&self.greeting()).await {
+                return ClientError::Deleted;
+            }
+        }
+        e.into()
+    }
+
+    fn greeting(&self) -> Request {
+        let none = Digest::default();
+        Request::Hello {
+            build: concat!("lethe-client ", env!("CARGO_PKG_VERSION")).to_owned(),
+            model: self.shared.model.as_ref().map_or(none, |m| m.digest),
+            minor: self.shared.options.minor,
+        }
     }
 
     /// The session, once the client is enrolled.
@@ -141,12 +173,6 @@ impl Worker {
     }
 
     async fn hello(&mut self) -> Result<(), ClientError> {
-        let none = Digest::default();
-        let hello = Request::Hello {
-            build: concat!("lethe-client ", env!("CARGO_PKG_VERSION")).to_owned(),
-            model: self.shared.model.as_ref().map_or(none, |m| m.digest),
-            minor: self.shared.options.minor,
-        };
         let Reply::Welcome {
             recipe,
             anchors,
@@ -154,7 +180,7 @@ impl Worker {
             minor,
             log_key,
             recalled,
-        } = self.call(&hello).await?
+        } = self.call(&self.greeting()).await?
         else {
             return Err(TransportError::UnexpectedReply { asked: "hello" }.into());
         };
@@ -309,9 +335,8 @@ impl Worker {
             true => Request::Watch { lists },
             false => Request::Poll,
         };
-        let session = self.session()?;
         let reply = tokio::select! {
-            reply = session.call(&ask) => reply?,
+            reply = self.call(&ask) => reply?,
             () = self.queued.any() => return Ok(None),
         };
         let task = match reply {

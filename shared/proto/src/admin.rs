@@ -328,6 +328,9 @@ pub struct ListsReplayed {
     pub memory: Option<bool>,
     /// Whether the sums on disk have the same bytes; `None`: there are none.
     pub folder: Option<bool>,
+    /// Whether they are those that the tally signed for the snapshot that is served; `None`: others
+    /// count since.
+    pub stated: Option<bool>,
     /// The snapshot that is served.
     pub snapshot: Option<u64>,
 }

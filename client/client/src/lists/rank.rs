@@ -120,11 +120,11 @@ impl Input {
             let boost = query.boost.as_ref();
             boost.map_or(0.0, |boost| boost(self.catalogue.at(item)))
         };
-        let mut order = self.from_tables(&person, &allowed, &lift);
+        let mut order = self.by_tables(&person, &allowed, &lift);
         if query.diversity > 0.0 {
             diversify(self.catalogue.content(), query.diversity, &mut order);
         }
-        order.extend(self.from_content(&person, &allowed, &lift));
+        order.extend(self.by_content(&person, &allowed, &lift));
         Ok(Ranked {
             id: ListId::new(self.source(&person))?,
             input: self,
@@ -142,7 +142,7 @@ impl Input {
     }
 
     /// The items that the tables know, best first.
-    fn from_tables(
+    fn by_tables(
         &self,
         person: &Person,
         allowed: &dyn Fn(u32) -> bool,
@@ -172,7 +172,7 @@ impl Input {
 
     /// The items that the tables do not know, or all without tables: those most like the history
     /// first.
-    fn from_content(
+    fn by_content(
         &self,
         person: &Person,
         allowed: &dyn Fn(u32) -> bool,
@@ -201,30 +201,9 @@ impl Input {
         let own = self.catalogue.position(item)?;
         let n = n.min(MAX_PAGE);
         let person = self.person();
-        let mut order: Vec<Place> = vec![];
-        let place = self.tables.as_ref().ok();
-        if let Some(view) = place {
-            if let Some(at) = view.of_catalogue[own as usize] {
-                // Some of those that are found may be unknown here.
-                let found = Ranker::default().similar(&view.tables, &view.content, at, MAX_PAGE);
-                order = found
-                    .into_iter()
-                    .filter_map(|f| {
-                        let item = view.of_table[f.0 as usize]?;
-                        Some(Place { item, score: f.1 })
-                    })
-                    .collect();
-            }
-        }
+        let mut order = self.neighbours(own);
         if order.is_empty() {
-            let content = self.catalogue.content();
-            let like = |item| Place {
-                item,
-                score: content.likeness(own, item),
-            };
-            let all = 0..self.catalogue.items().len() as u32;
-            order = all.filter(|i| *i != own).map(like).collect();
-            order.sort_by(best_first);
+            order = self.alike(own);
         }
         order.truncate(n);
         let source = match &self.tables {
@@ -238,6 +217,36 @@ impl Input {
             order,
         };
         Ok(ranked.plain(n))
+    }
+
+    /// Items that are met by those who meet `own`; none where the tables do not know it.
+    fn neighbours(&self, own: u32) -> Vec<Place> {
+        let view = self.tables.as_ref().ok();
+        let known = view.and_then(|v| Some((v, v.of_catalogue[own as usize]?)));
+        let Some((view, at)) = known else {
+            return vec![];
+        };
+        let found = Ranker::default().similar(&view.tables, &view.content, at, MAX_PAGE);
+        // Some of those that are found may be unknown here.
+        let place = |pair: (u32, f64)| {
+            let item = view.of_table[pair.0 as usize]?;
+            let score = pair.1;
+            Some(Place { item, score })
+        };
+        found.into_iter().filter_map(place).collect()
+    }
+
+    /// All items by likeness of content.
+    fn alike(&self, own: u32) -> Vec<Place> {
+        let content = self.catalogue.content();
+        let like = |item| Place {
+            item,
+            score: content.likeness(own, item),
+        };
+        let all = 0..self.catalogue.items().len() as u32;
+        let mut order: Vec<Place> = all.filter(|i| *i != own).map(like).collect();
+        order.sort_by(best_first);
+        order
     }
 
     /// What people meet first and lately, whatever this person has met.

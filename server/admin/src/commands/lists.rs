@@ -140,8 +140,9 @@ pub(crate) async fn replay(desk: &Desk, out: &Output) -> anyhow::Result<ExitCode
         AdminReply::ListsReplayed(r) => r,
         other => return unexpected(&other),
     };
-    let differs = r.memory == Some(false) || r.folder == Some(false);
-    let compared = usize::from(r.memory.is_some()) + usize::from(r.folder.is_some());
+    let all = [r.memory, r.folder, r.stated];
+    let differs = all.contains(&Some(false));
+    let compared = all.iter().flatten().count();
     let verdict = match (differs, compared) {
         (true, _) => "DIFFERENT",
         (false, 0) => "NOTHING TO COMPARE WITH",
@@ -154,15 +155,17 @@ pub(crate) async fn replay(desk: &Desk, out: &Output) -> anyhow::Result<ExitCode
     };
     let text = format!(
         "{verdict}: {} people folded again from what is sealed\n  sums {}\n  in memory: {}\n  on \
-         disk: {}",
+         disk: {}\n  signed: {}",
         r.people,
         r.digest.hex(),
         said(r.memory),
-        said(r.folder)
+        said(r.folder),
+        said(r.stated)
     );
     let value = json!({
         "equal": !differs && compared > 0, "people": r.people, "sums": r.digest.hex(),
-        "memory": r.memory, "folder": r.folder, "snapshot": r.snapshot,
+        "memory": r.memory, "folder": r.folder, "stated": r.stated,
+        "snapshot": r.snapshot,
     });
     out.show(&text, &value)?;
     Ok(match differs || compared == 0 {

@@ -98,6 +98,7 @@ impl Lists {
             digest: folded.digest,
             memory: folded.memory,
             folder: folded.folder,
+            stated: folded.stated,
             snapshot: stated,
         })
     }
