@@ -95,7 +95,10 @@ fn apply_public(state: &mut State, event: &Event) {
                 whole: None,
             };
             // An execution that is begun again after a crash finds less than the first did.
-            state.lists.entry(*id).or_insert(record);
+            let record = state.lists.entry(*id).or_insert(record);
+            if !record.is_whole() {
+                state.index.unlisted.insert(*id);
+            }
             state.touch(SliceId::Lists(*id));
         }
         Event::ListsWhole {
@@ -105,6 +108,7 @@ fn apply_public(state: &mut State, event: &Event) {
         } => {
             if let Some(record) = state.lists.get_mut(id) {
                 record.whole.get_or_insert((*snapshot, *after_ms));
+                state.index.unlisted.remove(id);
                 state.touch(SliceId::Lists(*id));
             }
         }

@@ -378,8 +378,7 @@ impl State {
             .filter(|s| !self.retrained(*s))
             .filter_map(|s| self.round_in_words(s))
             .collect();
-        let whole = self.lists.values().all(crate::state::ListsRecord::is_whole);
-        if parts.is_empty() && !whole {
+        if parts.is_empty() && self.lists_wait() {
             "the next snapshot of the lists".into()
         } else if parts.is_empty() {
             "other shards, to be released together".into()

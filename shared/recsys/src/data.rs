@@ -8,7 +8,7 @@ use lethe_parts::event::{EventTable, Kind, Meaning, TableError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use crate::histories::content_of;
+pub use crate::histories::{TEXT_VECTORS, content_of, text_vectors};
 pub use crate::load::{load, load_events, load_items};
 
 /// An item of the public catalogue.

@@ -36,16 +36,37 @@ const MOST_BYTES: u64 = 4 << 30;
 /// What is public about the items of a data folder, with text vectors where the folder has them.
 ///
 /// # Errors
-/// [`DataError`]: the file of vectors cannot be read, or does not fit the catalogue.
+/// As [`text_vectors`].
 pub fn content_of(folder: &Path, items: &[Item]) -> Result<Content, DataError> {
     let content = Content::new(&items.iter().map(description).collect::<Vec<_>>());
+    let Some(vectors) = text_vectors(folder, items.len())? else {
+        return Ok(content);
+    };
+    content
+        .with_text(&vectors)
+        .map_err(|_| misfit(folder, &vectors, items.len()))
+}
+
+fn misfit(folder: &Path, vectors: &[f32], items: usize) -> DataError {
+    DataError::TextVectors {
+        path: folder.join(TEXT_VECTORS),
+        got: 4 * vectors.len(),
+        items,
+    }
+}
+
+/// The text vectors of a data folder, `[items][width]`; none: it has no file [`TEXT_VECTORS`].
+///
+/// # Errors
+/// [`DataError`]: the file cannot be read, or does not fit so many items.
+pub fn text_vectors(folder: &Path, items: usize) -> Result<Option<Vec<f32>>, DataError> {
     let path = folder.join(TEXT_VECTORS);
     let io = |source| DataError::Io {
         path: path.clone(),
         source,
     };
     let bytes = match std::fs::metadata(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(content),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io(e)),
         Ok(meta) if meta.len() > MOST_BYTES => vec![],
         Ok(_) => std::fs::read(&path).map_err(io)?,
@@ -53,14 +74,18 @@ pub fn content_of(folder: &Path, items: &[Item]) -> Result<Content, DataError> {
     let bad = || DataError::TextVectors {
         path: path.clone(),
         got: bytes.len(),
-        items: items.len(),
+        items,
     };
-    if bytes.is_empty() || !bytes.len().is_multiple_of(4) {
+    let row = 4 * items.max(1);
+    if bytes.is_empty() || !bytes.len().is_multiple_of(row) {
         return Err(bad());
     }
     let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
     let vectors: Vec<f32> = bytes.chunks_exact(4).map(number).collect();
-    content.with_text(&vectors).map_err(|_| bad())
+    if !vectors.iter().all(|v| v.is_finite()) {
+        return Err(bad());
+    }
+    Ok(Some(vectors))
 }
 
 fn description(item: &Item) -> Description {

@@ -293,7 +293,7 @@ impl Story<'_> {
         self.recommend(fed, &fortunate)?;
         measured.write(&self.lists, &victim, &mut self.out)?;
 
-        let receipt = self.delete(fed, &victim)?;
+        let receipt = self.delete(fed, &victim, &measured)?;
         fed.validated()?;
         let (after, _) = fed.evaluate(false, self.sizes.tests)?;
         self.replay(fed)?;
@@ -398,7 +398,12 @@ impl Story<'_> {
     }
 
     /// Deletes a person as a privacy team would; returns the receipt.
-    fn delete(&mut self, fed: &mut Federation, victim: &str) -> anyhow::Result<String> {
+    fn delete(
+        &mut self,
+        fed: &mut Federation,
+        victim: &str,
+        before: &Measured,
+    ) -> anyhow::Result<String> {
         let key = fed.status()?["log_key"]
             .as_str()
             .unwrap_or_default()
@@ -443,7 +448,8 @@ impl Story<'_> {
             "affected": affected,
             "hashes": hashes,
         });
-        let text = lists::after_deletion(fed, victim, &state, &mut self.out)?;
+        let trainers = self.users.iter().cloned().collect();
+        let text = lists::after_deletion(fed, victim, &trainers, before, &state, &mut self.out)?;
         say(&text);
         self.verify(fed, &id, &key)
     }

@@ -22,10 +22,10 @@ use serde_json::{Value, json};
 /// Items up to which a dense matrix is made.
 const DENSE: usize = 10_000;
 
-/// HR@10 and NDCG@10 of a fleet's answer, without one person.
-pub(crate) fn ranking(answer: &Value, without: &str) -> Ranking {
+/// HR@10 and NDCG@10 of a fleet's answer, for some people.
+pub(crate) fn ranking(answer: &Value, wanted: impl Fn(&str) -> bool) -> Ranking {
     let ranks = answer["ranks"].as_array().into_iter().flatten();
-    let ranks = ranks.filter(|r| r[0].as_str() != Some(without));
+    let ranks = ranks.filter(|r| r[0].as_str().is_some_and(&wanted));
     let ranks: Vec<Option<f64>> = ranks.map(|r| r[2].as_f64()).collect();
     Ranking::of(&ranks)
 }

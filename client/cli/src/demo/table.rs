@@ -49,9 +49,11 @@ fn lists(j: &Value, line: &mut impl FnMut(&str, String)) {
     line(
         "lists after the deletion: the next item",
         format!(
-            "HR@10 {}   NDCG@10 {}",
+            "HR@10 {}   NDCG@10 {}   (before, of the same people: {}, {})",
             number(&after["hr10"], 3),
-            number(&after["ndcg10"], 3)
+            number(&after["ndcg10"], 3),
+            number(&after["hr10_before"], 3),
+            number(&after["ndcg10_before"], 3)
         ),
     );
     let top = &j["top_ms"];

@@ -9,10 +9,16 @@ use crate::ids::{Now, Refused};
 use crate::state::{Deletion, ListsRecord, SnapshotRef, State};
 use lethe_receipt::statement::{StatedLists, StatedSnapshot};
 
+/// How long training leaves the machine to a snapshot that a deletion waits for, in milliseconds.
+const LISTS_FIRST: u64 = 5_000;
+
 /// A snapshot is served: deletions that recalled an earlier one are whole.
 pub(super) fn published(state: &State, snapshot: SnapshotRef, now: Now) -> Decided {
     let mut events = vec![];
-    for (id, record) in &state.lists {
+    for id in &state.index.unlisted {
+        let Some(record) = state.lists.get(id) else {
+            continue;
+        };
         let newer = record
             .left
             .recalled
@@ -108,7 +114,18 @@ impl State {
 
     /// Deletions that wait for a snapshot.
     pub fn lists_wait(&self) -> bool {
-        self.lists.values().any(|r| !r.is_whole())
+        !self.index.unlisted.is_empty()
+    }
+
+    /// For a moment after a deletion training leaves the machine to the snapshot that everybody
+    /// waits for.
+    pub(crate) fn lists_go_first(&self, now: Now) -> bool {
+        let waiting = self.index.unlisted.iter();
+        let mut waiting = waiting.filter_map(|id| self.deletions.get(id));
+        waiting.any(|d| {
+            let exact = d.accepted_at + d.exact_after_ms.unwrap_or(0);
+            now.unix_ms < exact.saturating_add(LISTS_FIRST)
+        })
     }
 
     /// Requests that the present execution, or the next one, carries out.

@@ -103,6 +103,7 @@ impl State {
             && view.epoch.partition.is_some()
             && !self.unexecuted()
             && self.core.lost.is_empty()
+            && !self.lists_go_first(now)
             && self
                 .core
                 .serving

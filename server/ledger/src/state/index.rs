@@ -54,6 +54,8 @@ pub struct Index {
     pub(crate) waiting: BTreeSet<u64>,
     /// Actions that the log is not known to hold.
     pub(crate) unlogged: BTreeSet<u64>,
+    /// Deletions that wait for a snapshot of the lists.
+    pub(crate) unlisted: BTreeSet<u64>,
     /// Keys that are being destroyed.
     pub(crate) destroying: BTreeSet<Owner>,
     /// The newest release that is recalled; so are all before it.

@@ -319,6 +319,8 @@ impl State {
         }
         let unlogged = self.actions.iter().filter(|(_, a)| a.index.is_none());
         index.unlogged = unlogged.map(|(no, _)| *no).collect();
+        let unlisted = self.lists.iter().filter(|(_, r)| !r.is_whole());
+        index.unlisted = unlisted.map(|(id, _)| *id).collect();
         for (key, _, shard) in self.shards() {
             for (generation, live) in run_generations(shard) {
                 let run = RunRef { shard: key, live };
