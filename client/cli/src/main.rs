@@ -24,6 +24,9 @@ struct Cli {
 enum Command {
     /// Download the model and the data set into the cache (nothing when all is there).
     Fetch(commands::fetch::Args),
+    /// Turn a catalogue's texts into vectors, for items that nobody has met and for the probability
+    /// of a like.
+    Encode(commands::encode::Args),
     /// The main job: train federatedly, recommend, delete, verify, replay; prints one table.
     Demo(commands::demo::Args),
     /// Rank items with the language model, over the coordinator, for the person whose sealed history is in a client's folder.
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::TrainingData(args) => commands::audit::export(&args),
         Command::Audit(args) => commands::audit::audit(&args),
         Command::Fetch(args) => commands::fetch::run(&args).map(done),
+        Command::Encode(args) => commands::encode::run(&args).map(done),
         Command::Demo(args) => commands::demo::run(&args).map(done),
         Command::Recommend(args) => commands::device::recommend(&args).map(done),
         Command::Top(args) => commands::device::top(&args).map(done),

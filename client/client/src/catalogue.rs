@@ -10,6 +10,7 @@ use lethe_recsys::data::{DataSpec, Item, load_items};
 use lethe_recsys::features::item_features;
 
 use crate::history::TrainingEvent;
+use crate::lists::Views;
 use crate::{ClientError, LocalEvent};
 
 /// Vectors of a sentence encoder beside `dataset.toml`: f32, little-endian, `[items][width]`, in the
@@ -30,6 +31,8 @@ pub struct Catalogue {
     vectors: Option<Vec<f32>>,
     /// Of the partition; only training asks for them.
     features: OnceLock<Vec<Vec<f32>>>,
+    /// Tables that clients with this catalogue have decoded.
+    views: Views,
 }
 
 impl Catalogue {
@@ -88,7 +91,12 @@ impl Catalogue {
             content: Arc::new(content),
             vectors,
             features: OnceLock::new(),
+            views: Views::default(),
         }))
+    }
+
+    pub(crate) fn views(&self) -> &Views {
+        &self.views
     }
 
     /// The items, in the order of their file.

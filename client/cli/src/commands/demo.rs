@@ -238,6 +238,18 @@ fn recipe(args: &Args, sizes: &Sizes) -> anyhow::Result<toml::Table> {
     Ok(table)
 }
 
+/// What training took.
+struct Spent {
+    /// Seconds until a release was served.
+    train: f64,
+    /// Seconds of one score.
+    score: f64,
+    /// Passes at once.
+    passes: usize,
+    /// Memory of the fleet before, in MiB.
+    idle: f64,
+}
+
 /// What the report shows beside the figures.
 struct Rest {
     table: String,
@@ -276,6 +288,8 @@ impl Story<'_> {
         let measured = self.show_lists(fed)?;
         // Nothing is contributed from here on: what was held out may be known to its person.
         fed.fleet.ask(&Command::RecordHeldOut)?;
+        let settled = fed.fleet.ask(&Command::Settle)?;
+        let idle = settled["resident_mib"].as_f64().unwrap_or(0.0);
         let (untrained, _) = fed.evaluate(true, self.sizes.tests)?;
         let train_seconds = fed.train()?;
         say(&format!("trained in {train_seconds:.0} s"));
@@ -319,12 +333,13 @@ impl Story<'_> {
             self.out["auc"]["references"][&name] = json!(f.auc);
             self.out["uauc"]["references"][&name] = json!(f.uauc);
         }
-        self.resources(
-            fed,
-            train_seconds,
-            score_seconds / federated.len().max(1) as f64,
-            setup.passes,
-        )?;
+        let spent = Spent {
+            train: train_seconds,
+            score: score_seconds / federated.len().max(1) as f64,
+            passes: setup.passes,
+            idle,
+        };
+        self.resources(fed, &spent)?;
         Ok(Rest {
             table: String::new(),
             losses,
@@ -520,13 +535,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    fn resources(
-        &mut self,
-        fed: &mut Federation,
-        train: f64,
-        score: f64,
-        setup_passes: usize,
-    ) -> anyhow::Result<()> {
+    fn resources(&mut self, fed: &mut Federation, spent: &Spent) -> anyhow::Result<()> {
         let stats = fed.fleet.ask(&Command::Stats)?;
         let n = stats["clients"].as_f64().unwrap_or(1.0);
         let each = |k: &str| stats[k].as_f64().unwrap_or(0.0) / n;
@@ -535,20 +544,22 @@ impl Story<'_> {
         let number = |k: &str| fed.ready[k].as_f64().unwrap_or(0.0);
         // What all clients share, this client's part of the rest, and the working memory of one
         // pass at the peak.
-        let (device, idle) = (number("one_device_mib"), number("fleet_mib"));
-        let passes =
-            (stats["peak_mib"].as_f64().unwrap_or(0.0) - idle).max(0.0) / setup_passes as f64;
-        let client = device + (idle - device).max(0.0) / n + passes;
+        let device = number("one_device_mib");
+        let everybody = number("ready").max(1.0);
+        let own = (number("fleet_mib") - device).max(0.0) / everybody;
+        let peak = stats["peak_mib"].as_f64().unwrap_or(0.0);
+        let passes = (peak - spent.idle).max(0.0) / spent.passes as f64;
+        let client = device + own + passes;
         self.out["memory_mib"] = json!({
             "coordinator": fed.server.peak_mib(), "client": client, "fleet_peak": stats["peak_mib"],
             "device_weights": fed.ready["device_weights_mib"],
         });
         // Training everything again is the same work as the first training, less one person. A
         // resumed run did not do all of it.
-        let full = (!self.args.resume).then_some(train);
+        let full = (!self.args.resume).then_some(spent.train);
         self.out["deletion"]["full_retrain_seconds"] = json!(full);
         self.trained_samples = stats["samples"].as_u64().unwrap_or(0) as usize;
-        self.out["seconds"] = json!({ "train": train, "score_one": score });
+        self.out["seconds"] = json!({ "train": spent.train, "score_one": spent.score });
         self.out["seed"] = json!(self.args.seed);
         self.out["build"] = json!(concat!("lethe ", env!("CARGO_PKG_VERSION")));
         Ok(())

@@ -103,6 +103,8 @@ pub(crate) enum Command {
         /// When, in seconds since 1970.
         at: i64,
     },
+    /// Begins to measure memory: the peak of what was before does not count.
+    Settle,
     /// Those who train record what was held out of them, to be tested on it.
     RecordHeldOut,
     /// Score every training client's test samples.
@@ -369,6 +371,11 @@ async fn execute(command: Command, fleet: &mut Fleet) -> anyhow::Result<Value> {
         }
         Command::Top { subject, n } => listers::top(&fleet.everybody, &subject, n),
         Command::Newcomer { at } => listers::newcomer(&fleet.newcomer, at).await,
+        Command::Settle => {
+            // Linux: the peak is what is resident now.
+            let _ = std::fs::write("/proc/self/clear_refs", "5");
+            Ok(json!({ "resident_mib": resident_mib() }))
+        }
         Command::RecordHeldOut => {
             for person in fleet.trainers.values() {
                 let events = person.held_out.iter().map(|(event, _)| event.clone());

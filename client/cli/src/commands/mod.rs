@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod device;
+pub(crate) mod encode;
 pub(crate) mod fetch;
 pub(crate) mod fleet;
 mod load;

@@ -1,11 +1,13 @@
 //! The tables that a device holds.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use lethe_parts::content::Content;
 use lethe_parts::snapshot;
 use lethe_parts::tables::Tables;
+use lethe_proto::ids::Digest;
+use lethe_proto::lists::items_digest;
 use serde::{Deserialize, Serialize};
 
 use crate::Catalogue;
@@ -58,6 +60,28 @@ impl View {
     }
 }
 
+/// Decoded tables that clients of one process share: they hold the same snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Views(Mutex<Vec<(Digest, Weak<View>)>>);
+
+impl Views {
+    /// The view of a snapshot, decoded unless somebody has it already.
+    fn of(&self, held: &Held, catalogue: &Catalogue) -> Option<Arc<View>> {
+        let items = items_digest(held.items.iter().map(String::as_str));
+        let name = Digest::of(&[&snapshot::digest(&held.bytes), &items.0]);
+        // Whoever comes second waits: decoding twice would take as long.
+        let mut views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        views.retain(|(_, view)| view.strong_count() > 0);
+        let known = views.iter().find(|(digest, _)| *digest == name);
+        if let Some(view) = known.and_then(|(_, view)| view.upgrade()) {
+            return Some(view);
+        }
+        let view = Arc::new(View::new(held, catalogue)?);
+        views.push((name, Arc::downgrade(&view)));
+        Some(view)
+    }
+}
+
 /// A snapshot that is decoded when it is first needed, by whoever needs it.
 pub(crate) struct Lazy {
     pub(crate) held: Held,
@@ -83,11 +107,11 @@ impl Lazy {
     /// The tables; `None` if they do not fit what is held.
     pub(crate) fn view(&self) -> Option<Arc<View>> {
         let view = self.view.get_or_init(|| {
-            let view = View::new(&self.held, &self.catalogue);
+            let view = self.catalogue.views().of(&self.held, &self.catalogue);
             if view.is_none() {
                 tracing::warn!("{self:?} does not decode: it is fetched again");
             }
-            view.map(Arc::new)
+            view
         });
         view.clone()
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ClientError;
 
-pub(crate) use held::{Held, Lazy, View};
+pub(crate) use held::{Held, Lazy, View, Views};
 pub(crate) use rank::{Input, Ranked};
 
 /// The longest page.
