@@ -47,7 +47,9 @@ async fn train(world: &World, op: &Operator, addr: SocketAddr, subjects: &[u32])
     let started = Instant::now();
     loop {
         let s = op.status().await;
-        if s.release > 0 && s.validated && s.shards.iter().all(|k| k.done) {
+        let lists = op.lists().await;
+        let listed = lists.people == subjects.len() as u64 && lists.served.is_some();
+        if listed && s.release > 0 && s.validated && s.shards.iter().all(|k| k.done) {
             return fleet.abort();
         }
         assert!(
@@ -62,7 +64,7 @@ async fn train(world: &World, op: &Operator, addr: SocketAddr, subjects: &[u32])
 /// coordinator (the program `binary`) in the middle of deletions, and searches for what is left.
 pub async fn run(binary: &Path, canaries: u32, kills: u32, seed: u64) -> Left {
     let world = World::new(canaries + 1);
-    let config = world.config("rounds = 1\ncohort = 4\nvalidation = 1\n");
+    let config = world.config_with_lists("rounds = 1\ncohort = 4\nvalidation = 1\n");
     let log = world.dir.path().join("server.log");
     let (mut child, addr) = world.spawn(binary, &config, &log);
     let mut config = config;

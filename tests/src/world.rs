@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use lethe_client::{Catalogue, Client, ClientModel, ModelOptions, Options};
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
+use lethe_coordinator::lists::Sums;
 use lethe_proto::admin::{
-    AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ReplayState,
-    SubjectLineage,
+    AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ListsStatus,
+    ReplayState, SubjectLineage,
 };
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{ShardId, SubjectId};
@@ -84,6 +85,17 @@ impl World {
         ))
         .expect("valid");
         config.recipe = recipe(extra);
+        config
+    }
+
+    /// The same with lists, of people who come and go in pairs.
+    pub fn config_with_lists(&self, extra: &str) -> ServerConfig {
+        let mut config = self.config(extra);
+        config.sums = Sums::Embedded;
+        config.lists.cell = 2;
+        config.lists.changed = 2;
+        config.lists.publish_s = 0;
+        config.lists.refresh_s = 0;
         config
     }
 
@@ -392,6 +404,14 @@ impl Operator {
     pub async fn status(&self) -> CoordinatorStatus {
         match self.ask(AdminRequest::Status).await.expect("answers") {
             AdminReply::Status(s) => s,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How lists are.
+    pub async fn lists(&self) -> ListsStatus {
+        match self.ask(AdminRequest::Lists).await.expect("answers") {
+            AdminReply::Lists(Some(lists)) => lists,
             other => panic!("{other:?}"),
         }
     }

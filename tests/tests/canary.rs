@@ -28,13 +28,15 @@ async fn nothing_is_left_of_deleted_canaries_whatever_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_damage_is_silent_and_no_panic_gets_out() {
     let world = World::new(6);
-    let (coordinator, addr) = world.start("").await;
+    let config = world.config_with_lists("");
+    let (coordinator, addr) = world.start_with(config.clone()).await;
     let op = world.operator(addr).await;
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     op.forget(1, &[]).await;
+    // What people contributed is damaged, too.
+    assert!(op.lists().await.people > 0);
     fleet.abort();
-    let config = world.config("");
     coordinator.shutdown();
     drop((coordinator, op));
     for how in [Damage::Bit, Damage::Page, Damage::Truncate] {

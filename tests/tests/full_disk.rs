@@ -44,7 +44,7 @@ async fn a_deletion_succeeds_on_a_full_disk() {
         eprintln!("SKIPPED: no right to mount a file system; nothing was tested");
         return;
     };
-    let mut config = world.config("");
+    let mut config = world.config_with_lists("");
     config.data_dir = disk.0.join("server");
     config.reserve_mib = 8;
     let binary = Path::new(env!("CARGO_BIN_EXE_coordinator-process"));
@@ -54,6 +54,9 @@ async fn a_deletion_succeeds_on_a_full_disk() {
     let op = world.operator_at(&config.data_dir, addr).await;
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
+    while op.lists().await.served.is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     assert!(config.data_dir.join("reserve").exists());
 
     fill(&disk.0.join("filler"));

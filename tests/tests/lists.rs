@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
 use lethe_coordinator::lists::Sums;
-use lethe_proto::admin::{AdminReply, AdminRequest, DeletionLists, ListsReplayed, ListsStatus};
+use lethe_proto::admin::{AdminReply, AdminRequest, DeletionLists, ListsReplayed};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::{ListState, ServedTables};
@@ -61,13 +61,6 @@ async fn listing(people: u32) -> Listing {
         coordinator,
         op,
         devices,
-    }
-}
-
-async fn status(op: &Operator) -> ListsStatus {
-    match op.ask(AdminRequest::Lists).await {
-        Ok(AdminReply::Lists(Some(status))) => status,
-        other => panic!("{other:?}"),
     }
 }
 
@@ -224,13 +217,13 @@ async fn what_a_device_may_contribute_is_bounded() {
     let mut flags = events(0, 3);
     flags[0].flags = 128;
     assert_eq!(refused(flags).await, Refusal::Invalid);
-    assert_eq!(status(&l.op).await.people, 1);
+    assert_eq!(l.op.lists().await.people, 1);
     // Who takes part no longer is not known any more, and may come back.
     device.call(&Request::Uncontribute).await.unwrap();
-    assert_eq!(status(&l.op).await.people, 0);
+    assert_eq!(l.op.lists().await.people, 0);
     device.contribute(5).await.unwrap();
-    assert_eq!(status(&l.op).await.people, 1);
-    let waits = status(&l.op).await;
+    assert_eq!(l.op.lists().await.people, 1);
+    let waits = l.op.lists().await;
     assert_eq!((waits.waiting, waits.cells, waits.served), (1, 0, None));
     l.coordinator.shutdown();
 }
@@ -294,7 +287,7 @@ async fn a_restriction_takes_a_person_out_and_a_takedown_the_items_rows() {
     );
     let lists = of_deletion(&l.op, ids[0]).await;
     assert!(lists.recalled.is_some());
-    assert_eq!(status(&l.op).await.taken_down, 1);
+    assert_eq!(l.op.lists().await.taken_down, 1);
     l.coordinator.shutdown();
 }
 

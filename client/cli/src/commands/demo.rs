@@ -17,7 +17,8 @@ use crate::demo::federation::{Federation, Setup, done};
 use crate::demo::figures::{Figures, Known, Row, figures, log_loss, references};
 use crate::demo::lists::{self, Lists, Measured};
 use crate::demo::processes::third_party;
-use crate::demo::{report, table};
+use crate::demo::report::Report;
+use crate::demo::table;
 use crate::inputs::Inputs;
 
 #[derive(clap::Args)]
@@ -254,7 +255,6 @@ struct Spent {
 struct Rest {
     table: String,
     losses: Value,
-    client_aucs: Vec<f64>,
     receipt: String,
 }
 
@@ -322,11 +322,6 @@ impl Story<'_> {
             self.put(name, figures(rows, Some(&victim)));
             self.out["log_loss"][name] = json!(log_loss(rows, &victim));
         }
-        let kept: Vec<&Row> = federated.iter().filter(|r| r.user != victim).collect();
-        let users: Vec<&str> = kept.iter().map(|r| r.user.as_str()).collect();
-        let scores: Vec<f32> = kept.iter().map(|r| r.score).collect();
-        let labels: Vec<bool> = kept.iter().map(|r| r.label).collect();
-        let client_aucs = user_aucs(&users, &scores, &labels).into_values().collect();
         self.out["clients"]["auc"] = figures(&federated, Some(&victim)).spread_json();
         let known = Known::Train;
         for (name, f) in references(self.data, setup.split, known, &federated, &victim) {
@@ -343,7 +338,6 @@ impl Story<'_> {
         Ok(Rest {
             table: String::new(),
             losses,
-            client_aucs,
             receipt,
         })
     }
@@ -356,7 +350,7 @@ impl Story<'_> {
         say(&format!(
             "\na list for person {subject}, made on their device (probability of a like):"
         ));
-        say(&lists::list(fed, &subject)?);
+        say(&lists::list(fed, &subject, &mut self.out)?);
         say(&lists::newcomer(fed, &self.lists, &mut self.out)?);
         Ok(measured)
     }
@@ -423,6 +417,7 @@ impl Story<'_> {
             .as_str()
             .unwrap_or_default()
             .to_owned();
+        self.out["log_key"] = json!(key);
         say(&format!("\n$ lethe-admin lineage --subject {victim}"));
         say(&fed.admin.run(&["lineage", "--subject", victim])?);
         say(&format!("\n$ lethe-admin forecast --subject {victim}"));
@@ -560,6 +555,9 @@ impl Story<'_> {
         self.out["deletion"]["full_retrain_seconds"] = json!(full);
         self.trained_samples = stats["samples"].as_u64().unwrap_or(0) as usize;
         self.out["seconds"] = json!({ "train": spent.train, "score_one": spent.score });
+        self.out["training_clients"] = json!(self.users.len());
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        self.out["at"] = json!(since.map_or(0, |d| d.as_secs()));
         self.out["seed"] = json!(self.args.seed);
         self.out["build"] = json!(concat!("lethe ", env!("CARGO_PKG_VERSION")));
         Ok(())
@@ -604,13 +602,13 @@ impl Story<'_> {
                 .with_context(|| path.display().to_string())?;
         }
         if let Some(path) = &self.args.report {
-            let page = report::page(
-                &self.out,
-                &rest.table,
-                &rest.losses,
-                &rest.client_aucs,
-                &rest.receipt,
-            );
+            let report = Report {
+                figures: &self.out,
+                table: &rest.table,
+                losses: &rest.losses,
+                receipt: &rest.receipt,
+            };
+            let page = report.page();
             std::fs::write(path, page).with_context(|| path.display().to_string())?;
             say(&format!("report: {}", path.display()));
         }

@@ -60,11 +60,12 @@ pub(crate) fn measure(fed: &mut Federation) -> anyhow::Result<Measured> {
 }
 
 /// The list of one person, for people to read.
-pub(crate) fn list(fed: &mut Federation, subject: &str) -> anyhow::Result<String> {
+pub(crate) fn list(fed: &mut Federation, subject: &str, out: &mut Value) -> anyhow::Result<String> {
     let page = fed.fleet.ask(&Command::Top {
         subject: subject.to_owned(),
         n: 5,
     })?;
+    out["list"] = page.clone();
     Ok(described(&page))
 }
 
