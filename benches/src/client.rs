@@ -247,13 +247,11 @@ fn measure(folder: &Path, catalogue: &Arc<Catalogue>, calls: usize) -> anyhow::R
         client.top(&Query::first(10))?;
         Ok(())
     })?;
-    let next = page.next.context("no next page")?;
+    let kept = client.top(&Query::first(10))?;
+    let after = kept.next.context("no next page")?;
     let next = percentiles(calls, |_| {
-        // The first list is forgotten after a few others.
-        match client.top(&Query::next(10, next)) {
-            Err(lethe_client::ClientError::ListGone) => Ok(()),
-            other => other.map(drop).map_err(Into::into),
-        }
+        client.top(&Query::next(10, after))?;
+        Ok(())
     })?;
     let diverse = percentiles(calls.min(50), |_| {
         client.top(&Query {

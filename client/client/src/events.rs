@@ -196,6 +196,8 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feedback_of_lists::Outcome;
+    use crate::lists::ListId;
 
     #[test]
     fn events_come_back_in_order_and_erased_ones_do_not() {
@@ -255,5 +257,26 @@ mod tests {
         Events::open(&path, [5; 32]).expect("opens");
         let (_, records) = Log::open(&path, [5; 32]).expect("opens").expect("is there");
         assert_eq!(records.len(), 1, "{records:?}");
+    }
+
+    #[test]
+    fn the_newest_outcomes_are_kept() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("history");
+        let mut events = Events::open(&path, [5; 32]).expect("opens");
+        let told = |n: usize| Told {
+            list: ListId::from_number(0),
+            item: format!("i{n}"),
+            outcome: Outcome::Clicked,
+            time: n as i64,
+        };
+        let records = (0..KEPT + 50).map(|n| Record::Told(told(n))).collect();
+        events.write(records).expect("writes");
+        assert_eq!(events.told().count(), KEPT);
+        assert_eq!(events.told().next().map(|t| t.time), Some(50));
+        assert_eq!(
+            Events::open(&path, [5; 32]).expect("opens").told().count(),
+            KEPT
+        );
     }
 }
