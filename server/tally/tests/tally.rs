@@ -406,3 +406,19 @@ fn an_empty_tally_publishes_nobody() {
     assert_eq!((statement.people, statement.cell), (0, 0));
     assert_eq!(statement, published.statement);
 }
+
+#[test]
+fn an_older_copy_gives_no_number_again() {
+    let disk = Disk::default();
+    let tally = disk.open();
+    come(&tally, 0..40, 8, NOW);
+    tally.open_cells(NOW).unwrap();
+    tally.publish(DAY, NOW).unwrap();
+    tally.skip_to(1, NOW).unwrap();
+    assert_eq!(served(&tally).statement.number, 1, "nothing is behind");
+    tally.skip_to(9, NOW).unwrap();
+    assert_eq!(tally.served(), Served::Out { since: NOW });
+    assert_eq!(tally.recalled(), 9);
+    tally.publish(DAY, NOW).unwrap();
+    assert_eq!(served(&tally).statement.number, 10);
+}

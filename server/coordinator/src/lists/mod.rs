@@ -22,6 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 use lethe_learn::seed::Seed;
 use lethe_parts::content::Content;
 use lethe_proto::ids::SubjectId;
+use lethe_store::head::Floor;
 use lethe_store::sealed::Engine;
 use lethe_tally::{Handle, Tally};
 
@@ -35,6 +36,9 @@ pub use settings::{CellsConfig, ListsConfig, Sums};
 /// Folder of the tally, in the data folder.
 pub(crate) const FOLDER: &str = "tally";
 
+/// File of the highest number of a snapshot, in the evidence folder.
+const NUMBERS: &str = "snapshots";
+
 /// The tally, and what the coordinator knows beside it.
 pub(crate) struct Lists {
     tally: Tally,
@@ -47,6 +51,8 @@ pub(crate) struct Lists {
     /// Seconds for which a device may use a snapshot without asking again.
     valid_s: u64,
     gate: RwLock<()>,
+    /// Highest number of a snapshot that was ever published, in the evidence folder.
+    floor: Mutex<Floor>,
     publishing: Mutex<publish::Publishing>,
     changed: Condvar,
 }
@@ -55,6 +61,7 @@ pub(crate) struct Lists {
 pub(crate) struct Opening<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) data_dir: &'a Path,
+    pub(crate) evidence: &'a Path,
     pub(crate) config: ListsConfig,
     pub(crate) serves: bool,
     pub(crate) release_hours: u64,
@@ -75,6 +82,9 @@ impl Lists {
             opening.config.options(),
             opening.now,
         )?;
+        let (floor, highest) = Floor::open(&opening.evidence.join(NUMBERS))?;
+        // An older data folder came back: devices have seen these numbers.
+        tally.skip_to(highest.unwrap_or(0), opening.now)?;
         if opening.serves {
             tracing::info!(
                 "sums = \"embedded\": this coordinator holds what people contribute, and computes \
@@ -92,6 +102,7 @@ impl Lists {
             serves: opening.serves,
             valid_s: opening.release_hours * 3600,
             gate: RwLock::new(()),
+            floor: Mutex::new(floor),
             publishing: Mutex::default(),
             changed: Condvar::new(),
         })

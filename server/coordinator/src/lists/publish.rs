@@ -92,6 +92,8 @@ impl Lists {
             if shell.state().holds_serving() {
                 return Ok(false);
             }
+            // Before anybody sees the number.
+            fatal::lock(&self.floor).set(done.number())?;
             let finished = self.tally.finish(&done, shell.clock.now().unix_ms / 1000)?;
             if finished == Finished::TooLate {
                 self.look();

@@ -230,6 +230,7 @@ impl Opening<'_> {
         let lists = Lists::open(crate::lists::Opening {
             engine,
             data_dir: &self.config.data_dir,
+            evidence: &self.config.evidence(),
             config: self.config.lists.clone(),
             serves,
             release_hours: self.config.release_hours,

@@ -77,6 +77,11 @@ pub fn apply(state: &mut State, event: &Event) {
             state.core.generation += 1;
             state.changed.insert(RowId::Core);
         }
+        Event::Skipped { to } => {
+            state.core.snapshot = *to;
+            state.core.recalled = *to;
+            state.changed.insert(RowId::Core);
+        }
         Event::Published { number, cells } => published(state, *number, cells),
     }
 }

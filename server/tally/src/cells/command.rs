@@ -66,6 +66,12 @@ pub enum Command {
     },
     /// What was published is lost or damaged: nothing is served until the next is published.
     Lost,
+    /// Snapshots up to this number were published by a later state of this folder, of which it is
+    /// an older copy: none of them is served, and none gets its number again.
+    Skip {
+        /// The highest number.
+        to: u64,
+    },
 }
 
 /// Whose key seals an event, or a row.
@@ -156,6 +162,11 @@ pub enum Event {
         at: u64,
         /// Cells that were published and are out.
         cells: u32,
+    },
+    /// The next snapshot has a higher number than this, and all before it are recalled.
+    Skipped {
+        /// The number.
+        to: u64,
     },
     /// A snapshot is published.
     Published {

@@ -59,6 +59,7 @@ pub fn decide(state: &State, command: &Command, now: u64) -> Decided {
             };
             Ok(in_time.then_some(published).into_iter().collect())
         }
+        Command::Skip { to } => Ok(skip(state, *to, now)),
         Command::Lost => {
             let served = state.core.served.is_some();
             let recalled = Event::Recalled { at: now, cells: 0 };
@@ -192,5 +193,17 @@ fn take_down(state: &State, items: &[u32], now: u64) -> Vec<Event> {
     if state.core.served.is_some() {
         events.push(Event::Recalled { at: now, cells: 0 });
     }
+    events
+}
+
+fn skip(state: &State, to: u64, now: u64) -> Vec<Event> {
+    if to <= state.core.snapshot {
+        return vec![];
+    }
+    let mut events = vec![];
+    if state.core.served.is_some() {
+        events.push(Event::Recalled { at: now, cells: 0 });
+    }
+    events.push(Event::Skipped { to });
     events
 }

@@ -87,6 +87,13 @@ impl std::fmt::Debug for Job {
     }
 }
 
+impl Done {
+    /// The number of the snapshot.
+    pub fn number(&self) -> u64 {
+        self.fold.number
+    }
+}
+
 impl std::fmt::Debug for Done {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Done(snapshot {})", self.fold.number)

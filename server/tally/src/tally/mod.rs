@@ -164,6 +164,15 @@ impl Tally {
         self.execute(&Command::LeaveOlder(leavers.to_vec()), now)
     }
 
+    /// A later state of this folder has published snapshots up to this number: none of them is
+    /// served, and the next one has a higher number. Nothing happens where that is known.
+    ///
+    /// # Errors
+    /// [`TallyError::Store`]; it may be repeated.
+    pub fn skip_to(&self, number: u64, now: u64) -> Result<(), TallyError> {
+        self.execute(&Command::Skip { to: number }, now)
+    }
+
     /// Clears items for good: they count for nobody. Cells stay.
     ///
     /// # Errors
