@@ -12,8 +12,8 @@ use lethe_recsys::features::item_features;
 use crate::history::TrainingEvent;
 use crate::{ClientError, LocalEvent};
 
-/// Vectors of a sentence encoder beside `dataset.toml`: f32, little-endian, `[items][width]`, in the
-/// order of the items' file.
+/// Vectors of a sentence encoder beside `dataset.toml`: f32, little-endian, `[items][width]`, in
+/// the order of the items' file.
 pub const TEXT_VECTORS: &str = "text-vectors.f32";
 
 /// Widest text vectors.
