@@ -22,7 +22,8 @@
 //! # std::fs::write(data.join("dataset.toml"), "[interactions]\nfile = \"none\"\nuser = \"u\"\n\
 //! # item = \"i\"\nrating = \"r\"\nlike_above = 3\n[items]\nfile = \"items.csv\"\nitem = \"id\"\n\
 //! # title = \"title\"\ntags = \"tags\"\n")?;
-//! # std::fs::write(data.join("items.csv"), "id,title,tags\n1,Heat,Crime\n2,Fargo,Crime\n3,Up,Kids\n")?;
+//! # let items = "id,title,tags\n1,Heat,Crime\n2,Fargo,Crime\n3,Babe,Kids\n";
+//! # std::fs::write(data.join("items.csv"), items)?;
 //! # let folder = files.path().join("app");
 //! let catalogue = Catalogue::load(&data)?;
 //! let client = Client::open(&folder, Options::new(catalogue))?;
