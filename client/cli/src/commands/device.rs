@@ -244,6 +244,7 @@ fn stands_on(source: ListSource) -> &'static str {
         ListSource::OwnHistory => "from the person's history and the tables of all",
         ListSource::FewEvents => "from few events and the tables of all",
         ListSource::PopularNow => "nothing was met yet: what people meet first, and lately",
+        ListSource::Similar => "met by those who meet it, from the tables of all",
         ListSource::Catalogue(Fallback::NoSnapshot) => {
             "there are no tables yet (`lethe participate` fetches them): by content"
         }
