@@ -318,4 +318,22 @@ mod tests {
             assert!(matches!(e, ClientError::TextVectors { .. }), "{wrong}: {e}");
         }
     }
+
+    #[test]
+    fn commitments_are_about_likes_and_dislikes_as_they_always_were() {
+        let catalogue = Catalogue::load(folder("").path()).expect("loads");
+        let events = [
+            LocalEvent::liked("i1", 5),
+            LocalEvent::viewed("i3", 40.0, 5),
+            LocalEvent::skipped("i3", 5),
+            LocalEvent::rating("i2", 5.0, -6),
+        ];
+        let training = catalogue.training(events.iter());
+        assert_eq!(training.len(), 2, "a view and a skip are neither");
+        // SHA-256 over "lethe-history", the salt and a row for each, computed elsewhere.
+        assert_eq!(
+            crate::history::commitment(&[7; 32], &training).hex(),
+            "a89dd28be9eecd0e4599a1a44e2bf69c8b1650b0e082e2f1b678a74b9c7c983a"
+        );
+    }
 }
