@@ -83,7 +83,8 @@ async fn a_step_that_waits_for_work_makes_way() {
         matches!(waiting.await.unwrap(), Ok(Done::Nothing)),
         "it was asked to make way, and nothing is lost"
     );
-    let none = client.recommend(["i1", "i2"], 1).await;
+    let items: Vec<String> = (0..tiny::ITEMS).map(|i| format!("i{i}")).collect();
+    let none = client.recommend(&items, 1).await;
     assert!(matches!(none, Err(ClientError::NoRelease)), "{none:?}");
 }
 

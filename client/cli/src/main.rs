@@ -29,7 +29,8 @@ enum Command {
     Encode(commands::encode::Args),
     /// The main job: train federatedly, recommend, delete, verify, replay; prints one table.
     Demo(commands::demo::Args),
-    /// Rank items with the language model, over the coordinator, for the person whose sealed history is in a client's folder.
+    /// Rank items with the language model, over the coordinator, for the person whose sealed
+    /// history is in a client's folder.
     Recommend(commands::device::RecommendArgs),
     /// Make a list on the device, without a model: for the person, or of items like one.
     Top(commands::device::TopArgs),

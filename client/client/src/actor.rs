@@ -119,15 +119,33 @@ impl Actor {
         }))
     }
 
-    /// Has a job done.
+    /// Has a job done. One that waits for work makes way for it.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
         shared: &Arc<Shared>,
         job: impl for<'a> FnOnce(&'a mut Worker) -> Work<'a, T> + Send + 'static,
     ) -> Result<T, ClientError> {
+        self.send(shared, Some(Waiting::new(&self.queued)), job)
+            .await
+    }
+
+    /// Has a job done that waits for work itself: two of them must not keep each other from it.
+    pub(crate) async fn ask_for_work<T: Send + 'static>(
+        &self,
+        shared: &Arc<Shared>,
+        job: impl for<'a> FnOnce(&'a mut Worker) -> Work<'a, T> + Send + 'static,
+    ) -> Result<T, ClientError> {
+        self.send(shared, None, job).await
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        shared: &Arc<Shared>,
+        waiting: Option<Waiting>,
+        job: impl for<'a> FnOnce(&'a mut Worker) -> Work<'a, T> + Send + 'static,
+    ) -> Result<T, ClientError> {
         drop(shared.alive()?);
         let (mut reply, answer) = oneshot::channel();
-        let waiting = Waiting::new(&self.queued);
         let job: Job = Box::new(move |worker| {
             drop(waiting);
             Box::pin(async move {

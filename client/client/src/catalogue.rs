@@ -13,8 +13,8 @@ use crate::history::TrainingEvent;
 use crate::lists::Views;
 use crate::{ClientError, LocalEvent};
 
-/// Vectors of a sentence encoder beside `dataset.toml`: f32, little-endian, `[items][width]`, in the
-/// order of the items' file.
+/// Vectors of a sentence encoder beside `dataset.toml`: f32, little-endian, `[items][width]`, in
+/// the order of the items' file.
 pub const TEXT_VECTORS: &str = "text-vectors.f32";
 
 /// Widest text vectors.
@@ -325,5 +325,23 @@ mod tests {
             let e = Catalogue::load(dir.path()).expect_err("another length");
             assert!(matches!(e, ClientError::TextVectors { .. }), "{wrong}: {e}");
         }
+    }
+
+    #[test]
+    fn commitments_are_about_likes_and_dislikes_as_they_always_were() {
+        let catalogue = Catalogue::load(folder("").path()).expect("loads");
+        let events = [
+            LocalEvent::liked("i1", 5),
+            LocalEvent::viewed("i3", 40.0, 5),
+            LocalEvent::skipped("i3", 5),
+            LocalEvent::rating("i2", 5.0, -6),
+        ];
+        let training = catalogue.training(events.iter());
+        assert_eq!(training.len(), 2, "a view and a skip are neither");
+        // SHA-256 over "lethe-history", the salt and a row for each, computed elsewhere.
+        assert_eq!(
+            crate::history::commitment(&[7; 32], &training).hex(),
+            "a89dd28be9eecd0e4599a1a44e2bf69c8b1650b0e082e2f1b678a74b9c7c983a"
+        );
     }
 }

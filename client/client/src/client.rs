@@ -132,8 +132,8 @@ impl Client {
     /// first function that does.
     ///
     /// # Errors
-    /// [`ClientError::InUse`] if another client has the folder; [`ClientError::Sealed`] if its files
-    /// do not open with the key; [`ClientError::Damaged`]; [`ClientError::Io`].
+    /// [`ClientError::InUse`] if another client has the folder; [`ClientError::Sealed`] if its
+    /// files do not open with the key; [`ClientError::Damaged`]; [`ClientError::Io`].
     pub fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self, ClientError> {
         let local = Local::open(folder.as_ref(), &options)?;
         let shared = Arc::new(Shared::new(local, options));

@@ -169,6 +169,7 @@ impl Worker {
     /// Whether another snapshot is served than this device has, or its own grows old, or the
     /// coordinator was not asked yet.
     fn wants_snapshot(&self) -> Result<bool, ClientError> {
+        let unreadable = self.held()?.is_none();
         let local = self.local()?;
         let lists = &local.person.lists;
         let Some(terms) = lists.terms else {
@@ -178,12 +179,19 @@ impl Worker {
         let half = i64::try_from(terms.valid_s / 2).unwrap_or(i64::MAX);
         let old = have.is_some() && now_unix_s() >= lists.until.saturating_sub(half);
         let other = self.lists.served.is_some() && self.lists.served != have;
-        Ok(other || old)
+        Ok(other || old || (have.is_some() && unreadable))
+    }
+
+    /// The snapshot that is here, if it can be used.
+    fn held(&self) -> Result<Option<Arc<Lazy>>, ClientError> {
+        let held = self.local()?.snapshot.clone();
+        // Decoded without the lock.
+        Ok(held.filter(|h| h.view().is_some()))
     }
 
     /// Asks for the snapshot; returns whether there is a new one.
     async fn fetch_snapshot(&mut self) -> Result<bool, ClientError> {
-        let held = self.local()?.snapshot.clone();
+        let held = self.held()?;
         match self.ask_for_snapshot(held.clone()).await {
             // The difference does not fit what is here, or that was damaged: the whole one then.
             Err(ClientError::BadSnapshot(why)) if held.is_some() => {

@@ -194,6 +194,8 @@ impl Worker {
         consented: bool,
     ) -> Result<Vec<(u64, u32)>, ClientError> {
         let mut local = self.local()?;
+        // What an earlier attempt has counted is not counted again.
+        local.finish_erasing()?;
         let found: Vec<(u64, usize)> = checked
             .orders
             .iter()

@@ -32,9 +32,9 @@ impl Erasure {
     }
 }
 
-/// Which likes and dislikes are for training, validation and test, by their position among all likes
-/// and dislikes of the history. Without cutoffs
-/// the last tenth (at least one sample) validates and the rest trains.
+/// Which likes and dislikes are for training, validation and test, by their position among all
+/// likes and dislikes of the history. Without cutoffs the last tenth (at least one sample)
+/// validates and the rest trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cutoffs {
     /// Events before this position train.

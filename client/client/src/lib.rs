@@ -5,10 +5,10 @@
 //! any thread. Recording, lists, exporting and erasing work without a network; the functions that
 //! need one are `async`, under any executor.
 //!
-//! Lists ([`Client::top`]) are made on the device from tables that the coordinator publishes, signed
-//! and the same for everybody. For these the newest events cross to the coordinator, if the person
-//! contributes ([`Options::contribute`]); without, the person gets lists all the same. With a
-//! language model ([`Options::model`]) the client also trains adapters, and ranks over the split
+//! Lists ([`Client::top`]) are made on the device from tables that the coordinator publishes,
+//! signed and the same for everybody. For these the newest events cross to the coordinator, if the
+//! person contributes ([`Options::contribute`]); without, the person gets lists all the same. With
+//! a language model ([`Options::model`]) the client also trains adapters, and ranks over the split
 //! ([`Client::recommend`]): hidden states, their gradients, adapter updates and, for a few
 //! validation samples, how wrong each shard's adapter is (with the prompt's embedding) cross.
 //! Whoever runs the coordinator can read tokens and labels from these: the split is no secrecy.
@@ -22,7 +22,8 @@
 //! # std::fs::write(data.join("dataset.toml"), "[interactions]\nfile = \"none\"\nuser = \"u\"\n\
 //! # item = \"i\"\nrating = \"r\"\nlike_above = 3\n[items]\nfile = \"items.csv\"\nitem = \"id\"\n\
 //! # title = \"title\"\ntags = \"tags\"\n")?;
-//! # std::fs::write(data.join("items.csv"), "id,title,tags\n1,Heat,Crime\n2,Fargo,Crime\n3,Babe,Kids\n")?;
+//! # let items = "id,title,tags\n1,Heat,Crime\n2,Fargo,Crime\n3,Babe,Kids\n";
+//! # std::fs::write(data.join("items.csv"), items)?;
 //! # let folder = files.path().join("app");
 //! let catalogue = Catalogue::load(&data)?;
 //! let client = Client::open(&folder, Options::new(catalogue))?;

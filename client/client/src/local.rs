@@ -128,12 +128,8 @@ impl Local {
         migrate::take_over(&vault, &options.catalogue)?;
         let fresh = vault.read::<Person>(IDENTITY)?.is_none();
         let mut person = vault.person()?;
-        let mut events = Events::open(&vault.history(), vault.key())?;
+        let events = Events::open(&vault.history(), vault.key())?;
         let mut changed = fresh;
-        if let Some(what) = person.erasing.take() {
-            events.erase(&what)?;
-            changed = true;
-        }
         if person.cutoffs.is_none() && options.cutoffs.is_some() {
             person.cutoffs = options.cutoffs;
             changed = true;
@@ -154,7 +150,7 @@ impl Local {
             Err(ClientError::Sealed { .. }) => None,
             other => other?,
         };
-        let local = Self {
+        let mut local = Self {
             vault,
             person,
             events,
@@ -167,6 +163,7 @@ impl Local {
             ended: None,
             lock: Some(lock),
         };
+        local.finish_erasing()?;
         if changed {
             local.save()?;
         }
@@ -264,24 +261,34 @@ impl Local {
         before: impl FnOnce(&mut Person),
     ) -> Result<(), ClientError> {
         let training = self.training(catalogue);
-        let cutoffs = self.person.cutoffs;
-        self.person.cutoffs = cutoffs.map(|c| c.without(&training, what));
+        // Nothing counts before it is on disk: what fails here may be done again.
+        let mut person = self.person.clone();
+        person.cutoffs = person.cutoffs.map(|c| c.without(&training, what));
         let left = |j: Option<Joined>| j.map(|j| j.without(what));
-        self.person.joined = left(self.person.joined.take());
-        self.person.offered = left(self.person.offered.take());
-        before(&mut self.person);
-        self.ranked.clear();
+        person.joined = left(person.joined);
+        person.offered = left(person.offered);
+        before(&mut person);
         // With what was counted, in one write: a device that stops here goes on when it is opened
         // again, and reports what it counted.
-        self.person.erasing = Some(what.clone());
-        self.save()?;
-        self.events.erase(what)?;
-        self.person.erasing = None;
-        let saved = self.save();
-        self.drop_list()?;
+        person.erasing = Some(what.clone());
+        self.vault.write(IDENTITY, &person)?;
+        self.person = person;
+        self.finish_erasing()
+    }
+
+    /// Ends an erasure that has begun, if there is one.
+    pub(crate) fn finish_erasing(&mut self) -> Result<(), ClientError> {
+        let Some(what) = self.person.erasing.clone() else {
+            return Ok(());
+        };
+        self.ranked.clear();
+        self.events.erase(&what)?;
+        self.list = None;
+        self.vault.remove(LIST)?;
         self.vault.drop_frozen()?;
         self.vault.drop_feedback()?;
-        saved
+        self.person.erasing = None;
+        self.save()
     }
 
     /// Destroys everything.

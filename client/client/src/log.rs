@@ -169,7 +169,8 @@ impl Log {
             let plain = lethe_seal::unseal(&self.key, &aad(&self.id, self.frames), sealed);
             let records = plain.and_then(|p| codec::from_bytes::<Vec<Record>>(&p, MAX_FRAME).ok());
             let Some(records) = records else {
-                // The first frame is written with the file: if it does not open, the key is another.
+                // The first frame is written with the file: if it does not open, the key is
+                // another.
                 let torn = (last || body.iter().all(|b| *b == 0)) && self.frames > 0;
                 return match (torn, self.frames) {
                     (true, _) => Ok(out),

@@ -14,6 +14,13 @@ impl Client {
         self.0.actor.ask(&self.0.shared, job).await
     }
 
+    async fn ask_for_work<T: Send + 'static>(
+        &self,
+        job: impl for<'a> FnOnce(&'a mut Worker) -> Work<'a, T> + Send + 'static,
+    ) -> Result<T, ClientError> {
+        self.0.actor.ask_for_work(&self.0.shared, job).await
+    }
+
     /// Reaches the coordinator: uses the invitation if there is one, renews the certificate if that
     /// is due, and agrees on the recipe. Every other network function does so by itself; this one
     /// shows whether it works.
@@ -47,7 +54,7 @@ impl Client {
         if let Err(Stopped::Conditions(now)) = self.0.shared.guard.allows() {
             return Ok(Done::NotNow(now));
         }
-        self.ask(|w| Box::pin(w.step())).await
+        self.ask_for_work(|w| Box::pin(w.step())).await
     }
 
     /// Asks for work; the future may be dropped at any time (the work is offered again).
@@ -55,7 +62,7 @@ impl Client {
     /// # Errors
     /// As [`Self::connect`].
     pub async fn next_task(&self) -> Result<Option<Assigned>, ClientError> {
-        self.ask(|w| Box::pin(w.next_task())).await
+        self.ask_for_work(|w| Box::pin(w.next_task())).await
     }
 
     /// Does what was asked for.

@@ -192,8 +192,8 @@ impl Worker {
         }))
     }
 
-    /// Ranks `candidates` (items of the catalogue) for this person and returns the best `n`. Without
-    /// the coordinator the last list is returned, marked as such, until it expires.
+    /// Ranks `candidates` (items of the catalogue) for this person and returns the best `n`.
+    /// Without the coordinator the last list is returned, marked as such, until it expires.
     pub(crate) async fn recommend(
         &mut self,
         candidates: &[String],

@@ -228,6 +228,12 @@ impl Worker {
         release: u64,
         shards: &[ShardId],
     ) -> Result<(), ClientError> {
+        if self.shared.model.is_none() {
+            // The coordinator waits for everybody's answer; this one has measured nothing.
+            let rows = vec![];
+            self.call(&Request::Errors { release, rows }).await?;
+            return Ok(());
+        }
         let joined = self.joined().await?;
         self.refresh_release().await?;
         let all = joined.samples(Part::Validation);

@@ -54,6 +54,7 @@ async fn the_chain_of_sources_is_walked() {
     assert!(explained.met && explained.mean_stars.is_some());
     let similar = client.similar("item-2", 4).unwrap();
     assert_eq!(similar.items.len(), 4);
+    assert_eq!(similar.source, ListSource::Similar);
     assert!(similar.items.iter().all(|i| i.item != "item-2"));
     // The coordinator is not needed for any of it, nor after a start.
     server.stop();

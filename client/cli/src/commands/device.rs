@@ -1,5 +1,5 @@
-//! `lethe record`, `top`, `recommend`, `participate` and `erase`: one person's client without an app
-//! around it.
+//! `lethe record`, `top`, `recommend`, `participate` and `erase`: one person's client without an
+//! app around it.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -244,6 +244,7 @@ fn stands_on(source: ListSource) -> &'static str {
         ListSource::OwnHistory => "from the person's history and the tables of all",
         ListSource::FewEvents => "from few events and the tables of all",
         ListSource::PopularNow => "nothing was met yet: what people meet first, and lately",
+        ListSource::Similar => "met by those who meet it, from the tables of all",
         ListSource::Catalogue(Fallback::NoSnapshot) => {
             "there are no tables yet (`lethe participate` fetches them): by content"
         }
@@ -313,8 +314,17 @@ pub(crate) fn participate(args: &ParticipateArgs) -> anyhow::Result<()> {
             )?;
         }
         let until = Instant::now() + Duration::from_secs(args.seconds);
-        while Instant::now() < until {
-            match client.step().await {
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            // The folder is free again when the time is over, not when a poll has ended.
+            let Ok(asked) = tokio::time::timeout(left, client.next_task()).await else {
+                break;
+            };
+            let done = match asked {
+                Ok(Some(task)) => client.perform(task).await,
+                Ok(None) => Ok(Done::Nothing),
+                Err(e) => Err(e),
+            };
+            match done {
                 Ok(Done::ConsentNeeded) if args.consent_to_erasure => {
                     let done = client.consent_to_erasure().await?;
                     writeln!(std::io::stderr(), "consented, erased: {done}")?;

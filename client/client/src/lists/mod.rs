@@ -41,18 +41,21 @@ pub enum ListSource {
     FewEvents,
     /// The person has met nothing yet: what others meet first, and lately.
     PopularNow,
+    /// Items that are met by those who meet an item, by the tables ([`crate::Client::similar`]).
+    Similar,
     /// There are no tables: items like those of the history, or the catalogue's order.
     Catalogue(Fallback),
 }
 
 impl ListSource {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::OwnHistory,
         Self::FewEvents,
         Self::PopularNow,
         Self::Catalogue(Fallback::NoSnapshot),
         Self::Catalogue(Fallback::Recalled),
         Self::Catalogue(Fallback::Expired),
+        Self::Similar,
     ];
 }
 

@@ -207,7 +207,7 @@ impl Input {
         }
         order.truncate(n);
         let source = match &self.tables {
-            Ok(_) => ListSource::OwnHistory,
+            Ok(_) => ListSource::Similar,
             Err(why) => ListSource::Catalogue(*why),
         };
         let ranked = Ranked {

@@ -193,7 +193,8 @@ pub(crate) async fn start(ids: Vec<String>) -> Running {
     });
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), &coordinator.authority).unwrap();
     let addr = server.local_addr().unwrap();
-    let (listener, handler) = (server.clone(), coordinator.clone());
+    let listener = server.clone();
+    let handler = coordinator.clone();
     tokio::spawn(async move { listener.run(handler).await });
     Running {
         coordinator,
