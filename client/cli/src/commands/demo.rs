@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use lethe_learn::metrics::user_aucs;
 use lethe_learn::seed::Seed;
 use lethe_recsys::data::{DataSpec, Dataset, load};
 use lethe_recsys::samples::{Part, Samples, Split};
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 use super::train_central::{self, SplitArg};
 use crate::commands::fleet::Command;
 use crate::demo::federation::{Federation, Setup, done};
-use crate::demo::figures::{Figures, Known, Row, figures, log_loss, references};
+use crate::demo::figures::{Figures, Known, figures, log_loss, references};
 use crate::demo::lists::{self, Lists, Measured};
 use crate::demo::processes::third_party;
 use crate::demo::report::Report;

@@ -406,7 +406,12 @@ mod tests {
         }
         assert!(!page.contains("http"), "nothing is fetched");
         assert!(page.contains("gave the same bytes: <b><b>no</b></b>"));
-        assert_eq!(page.matches("<svg").count(), 2);
+        assert_eq!(page.matches("<svg").count(), 1);
+        assert_eq!(
+            page.matches("<div style='margin").count(),
+            4,
+            "the deletion in time"
+        );
         // Whose receipt it is stands in a part that is closed.
         let named = page.find("subject").unwrap_or(0);
         let opened = page[..named].matches("<details>").count();

@@ -88,40 +88,38 @@ pub(super) fn timeline(d: &Value) -> String {
     ) else {
         return String::new();
     };
-    let scale = 560.0 / full.max(retrained).max(0.001);
-    let bar = |y: u32, seconds: f64, colour: &str, text: &str| {
-        let width = (seconds * scale).max(2.0);
-        format!(
-            "<rect x='10' y='{y}' width='{width:.1}' height='22' fill='{colour}'/><text x='{:.1}' \
-             y='{}'>{text}: {seconds:.3} s</text>",
-            18.0,
-            y + 38
-        )
-    };
-    let mut svg = String::from("<svg viewBox='0 0 600 216' role='img'>");
-    svg += &bar(
-        6,
-        exact,
-        "#2e7d32",
-        "nothing that is served has the person in it",
-    );
-    svg += &bar(
-        56,
-        whole,
-        "#00838f",
-        "the next tables are there: lists are complete again",
-    );
-    svg += &bar(
-        106,
-        retrained,
-        "#4269d0",
-        "adapters retrained without the person",
-    );
-    svg += &bar(
-        156,
-        full,
-        "#bbbbbb",
-        "for comparison: training all adapters again",
-    );
-    svg + "</svg>"
+    let longest = full.max(retrained).max(whole).max(0.001);
+    let bars = [
+        (
+            exact,
+            "#2e7d32",
+            "nothing that is served has the person in it",
+        ),
+        (
+            whole,
+            "#00838f",
+            "the next tables are there: lists are complete again",
+        ),
+        (
+            retrained,
+            "#4269d0",
+            "adapters retrained without the person",
+        ),
+        (
+            full,
+            "#bbbbbb",
+            "for comparison: training all adapters again",
+        ),
+    ];
+    let mut out = String::new();
+    for (seconds, colour, text) in bars {
+        // Text beside a drawing would shrink with it on a phone.
+        let _ = write!(
+            out,
+            "<div style='margin:.6rem 0'><div style='height:1.1rem;min-width:3px;width:{:.2}%;\
+             background:{colour}'></div>{text}: {seconds:.2} s</div>",
+            100.0 * seconds / longest
+        );
+    }
+    out
 }
