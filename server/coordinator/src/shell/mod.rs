@@ -4,8 +4,8 @@
 //! that decisions follow each other. The state has a lock of its own: readers share it, and only
 //! `apply` needs it alone, for moments. Nobody who reads waits for the disk.
 //!
-//! Lock order: duties, writer, evidence, state. Whoever holds the state's lock takes none of the
-//! others, so that nobody who reads it waits for the disk.
+//! Lock order: duties, the gate of the lists, writer, evidence, state. Whoever holds the state's
+//! lock takes none of the others, so that nobody who reads it waits for the disk.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
