@@ -259,7 +259,8 @@ impl ClientError {
         match self {
             Self::FeedbackLost => Some(Declined::FeedbackLost),
             Self::Memory { .. } => Some(Declined::Memory),
-            Self::Stopped(_) => Some(Declined::Conditions),
+            // The protocol has no reason of its own for the second.
+            Self::Stopped(_) | Self::NothingToTrain => Some(Declined::Conditions),
             Self::Model(ModelError::Middle(e)) if e.is::<Stopped>() => Some(Declined::Conditions),
             _ => None,
         }
@@ -456,7 +457,7 @@ impl Client {
         let liked: Vec<&[f32]> = offered
             .train()
             .iter()
-            .filter(|e| e.liked)
+            .filter(|e| e.liked && self.model.knows(&e.item))
             .map(|e| Ok(&self.model.features[self.model.position(&e.item)?][..]))
             .collect::<Result<_, ClientError>>()?;
         let anchor = nearest_anchor(&self.anchors, &liked).map(|k| k as u16);

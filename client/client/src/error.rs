@@ -83,6 +83,12 @@ pub enum ClientError {
     /// An item is not in the catalogue.
     #[error("item {0:?} is not in the catalogue")]
     UnknownItem(String),
+    /// The targets of all training samples have left the catalogue.
+    #[error(
+        "the catalogue has none of the items that this device would train on: the round goes on \
+         without this client; load the coordinator's catalogue"
+    )]
+    NothingToTrain,
     /// Too little history for a prompt.
     #[error("{got} events are recorded, {needed} are needed before anything can be recommended")]
     ShortHistory {

@@ -45,6 +45,7 @@ mod remote;
 mod scoring;
 mod session;
 mod tasks;
+mod titles;
 mod vault;
 
 pub use client::{Assigned, Client, ClientBuilder, Done, Network, Stats};

@@ -1,8 +1,8 @@
 //! What clients of one process share: device layers, tokenizer, public catalogue.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lethe_model::kernels::panels::Compute;
 use lethe_model::source::open;
@@ -26,7 +26,12 @@ pub struct ClientModel {
     pub(crate) items: Vec<Item>,
     pub(crate) features: Vec<Vec<f32>>,
     index: HashMap<String, usize>,
+    /// Items of histories that the catalogue lacks, as far as they were named.
+    missing: Mutex<BTreeSet<String>>,
 }
+
+/// Items that are named in warnings at most.
+const NAMED: usize = 1_000;
 
 /// How the device's part is loaded; the default is that of the default recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +69,8 @@ impl ClientModel {
             path: model.to_owned(),
             source,
         })?;
-        let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
+        let encoder = Encoder::new(source.tokenizer()?, Template::movie())?
+            .within(source.config().max_positions);
         let index = items
             .iter()
             .enumerate()
@@ -77,6 +83,7 @@ impl ClientModel {
             items,
             features,
             index,
+            missing: Mutex::default(),
         }))
     }
 
@@ -97,7 +104,26 @@ impl ClientModel {
             .ok_or_else(|| ClientError::UnknownItem(id.to_owned()))
     }
 
-    /// The prompt that asks about `target` after `history`.
+    /// Whether the catalogue has an item of a history. It may have left the catalogue since it was
+    /// recorded: that is said once.
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        if self.index.contains_key(id) {
+            return true;
+        }
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.len() < NAMED && missing.insert(id.to_owned()) {
+            tracing::warn!(
+                item = id,
+                "an item of the history is not in the catalogue: it is left out of prompts"
+            );
+        }
+        false
+    }
+
+    /// The prompt that asks about `target` after `history`, less items that left the catalogue.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownItem`] for a target that the catalogue lacks.
     pub(crate) fn prompt(
         &self,
         history: &[LocalEvent],
@@ -107,7 +133,7 @@ impl ClientModel {
         let side = |want: bool| {
             history
                 .iter()
-                .filter(|e| e.liked == want)
+                .filter(|e| e.liked == want && self.knows(&e.item))
                 .map(|e| label(&e.item))
                 .collect::<Result<_, _>>()
         };
@@ -116,5 +142,61 @@ impl ClientModel {
             disliked: side(false)?,
             target: label(target)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lethe_model::config::ModelConfig;
+    use lethe_model::source::{RandomWeights, WeightSource};
+
+    use super::*;
+
+    fn model(items: &[&str]) -> ClientModel {
+        let source = RandomWeights::new(ModelConfig::tiny(), 1);
+        let ModelOptions { split, compute } = ModelOptions::default();
+        let item = |id: &&str| Item {
+            id: (*id).to_owned(),
+            title: format!("Item {id}"),
+            year: None,
+            tags: vec![],
+        };
+        let items: Vec<Item> = items.iter().map(item).collect();
+        let index = items.iter().enumerate().map(|(i, x)| (x.id.clone(), i));
+        let tokenizer = source.tokenizer().expect("bytes");
+        ClientModel {
+            device: DeviceModel::load(&source, split, compute).expect("loads"),
+            encoder: Encoder::new(tokenizer, Template::movie()).expect("answers differ"),
+            digest: Digest::default(),
+            features: vec![],
+            index: index.collect(),
+            items,
+            missing: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn items_that_left_the_catalogue_are_left_out_of_prompts() {
+        let model = model(&["1", "3"]);
+        let event = |item: &str, liked: bool| LocalEvent {
+            item: item.into(),
+            liked,
+            time: 0,
+        };
+        let history = [event("1", true), event("2", true), event("4", false)];
+        let prompt = model.prompt(&history, "3").expect("the target is there");
+        assert_eq!(prompt.liked, ["Item 1"]);
+        assert!(prompt.disliked.is_empty());
+        assert_eq!(prompt.target, "Item 3");
+        let named: Vec<String> = model
+            .missing
+            .lock()
+            .expect("free")
+            .iter()
+            .cloned()
+            .collect();
+        assert_eq!(named, ["2", "4"], "each is said once");
+        let target = model.prompt(&history, "2");
+        assert!(matches!(target, Err(ClientError::UnknownItem(id)) if id == "2"));
     }
 }

@@ -233,7 +233,8 @@ impl Client {
             .copied()
             .filter(|c| !events.iter().any(|e| e.item == *c))
             .collect();
-        let prompt = |c: &&str| Ok(self.model.encoder.ids(&self.model.prompt(&history, c)?)?);
+        let encoder = self.encoder()?;
+        let prompt = |c: &&str| Ok(encoder.ids(&self.model.prompt(&history, c)?)?);
         let prompts: Vec<Vec<u32>> = fresh
             .iter()
             .map(prompt)
@@ -279,6 +280,7 @@ impl Client {
         let tests = samples(&self.state.events, self.cutoffs(), Part::Test);
         let tests: Vec<(LocalEvent, Vec<u32>)> = tests
             .iter()
+            .filter(|s| self.model.knows(&s.target.item))
             .take(limit)
             .map(|s| Ok((s.target.clone(), self.encode(s.history, s.target)?.ids)))
             .collect::<Result<_, ClientError>>()?;

@@ -15,6 +15,8 @@ use lethe_recsys::samples::Part;
 use tokio::time::Instant;
 
 use crate::client::{Client, Done};
+use crate::encode::Encoder;
+use crate::history::LocalSample;
 use crate::remote::RemoteMiddle;
 use crate::{ClientError, ClientModel};
 
@@ -212,10 +214,14 @@ impl Client {
             .samples(Part::Train);
         let mut ranked: Vec<_> = all
             .iter()
+            .filter(|s| self.model.knows(&s.target.item))
             .map(|s| (seed.rank("sample", &s.id()), s))
             .collect();
         ranked.sort_by_key(|(rank, s)| (*rank, s.target.time));
         ranked.truncate(self.recipe.local.samples);
+        if ranked.is_empty() && !all.is_empty() {
+            return Err(ClientError::NothingToTrain);
+        }
         ranked
             .into_iter()
             .map(|(_, s)| self.encode(s.history, s.target))
@@ -227,10 +233,13 @@ impl Client {
         history: &[crate::LocalEvent],
         target: &crate::LocalEvent,
     ) -> Result<Sample, ClientError> {
-        Ok(self
-            .model
-            .encoder
-            .sample(&self.model.prompt(history, &target.item)?, target.liked)?)
+        let prompt = self.model.prompt(history, &target.item)?;
+        Ok(self.encoder()?.sample(&prompt, target.liked)?)
+    }
+
+    /// Renders prompts as the coordinator's recipe says.
+    pub(crate) fn encoder(&self) -> Result<Encoder, ClientError> {
+        Ok(self.model.encoder.with(self.recipe.template()?))
     }
 
     /// Measures shards' adapters on the newest validation samples and reports the errors.
@@ -247,6 +256,8 @@ impl Client {
             .as_ref()
             .ok_or(ClientError::OtherData)?
             .samples(Part::Validation);
+        let known = |s: &&LocalSample<'_>| self.model.knows(&s.target.item);
+        let all: Vec<&LocalSample<'_>> = all.iter().filter(known).collect();
         let newest = &all[all.len().saturating_sub(self.recipe.validation)..];
         let encoded: Vec<Sample> = newest
             .iter()
