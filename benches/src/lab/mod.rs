@@ -100,7 +100,7 @@ impl Lab {
             let adapter = prior::adapter(
                 model,
                 &data,
-                template,
+                template.clone(),
                 setting.people,
                 setting.compute,
                 states,

@@ -1,24 +1,18 @@
 //! The public catalogue: items, what is known of them, and what events with them count as.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lethe_parts::content::{Content, Description};
 use lethe_parts::event::{Event, EventTable, Kind, Meaning, Reading};
-use lethe_recsys::data::{DataSpec, Item, load_items};
+pub use lethe_recsys::data::TEXT_VECTORS;
+use lethe_recsys::data::{DataSpec, Item, load_items, text_vectors};
 use lethe_recsys::features::item_features;
 
 use crate::history::TrainingEvent;
 use crate::lists::Views;
 use crate::{ClientError, LocalEvent};
-
-/// Vectors of a sentence encoder beside `dataset.toml`: f32, little-endian, `[items][width]`, in
-/// the order of the items' file.
-pub const TEXT_VECTORS: &str = "text-vectors.f32";
-
-/// Widest text vectors.
-const MAX_WIDTH: usize = 4_096;
 
 /// Items of a data folder. Several clients of one process share one.
 #[derive(Debug)]
@@ -33,7 +27,12 @@ pub struct Catalogue {
     features: OnceLock<Vec<Vec<f32>>>,
     /// Tables that clients with this catalogue have decoded.
     views: Views,
+    /// Items of histories that it lacks, as far as they were named.
+    missing: Mutex<BTreeSet<String>>,
 }
+
+/// Items that are named in warnings at most.
+const NAMED: usize = 1_000;
 
 impl Catalogue {
     /// Loads the items of a data folder (`dataset.toml`, or one of the data sets that are known
@@ -42,17 +41,12 @@ impl Catalogue {
     ///
     /// # Errors
     /// [`ClientError::Data`] for a folder that cannot be read; [`ClientError::Meaning`] for a table
-    /// of events that makes no sense; [`ClientError::TextVectors`] for a file of another length.
+    /// of events that makes no sense.
     pub fn load(folder: &Path) -> Result<Arc<Self>, ClientError> {
         let spec = DataSpec::of_folder(folder)?;
         let items = load_items(folder, &spec)?;
         let meaning = meaning_of(&spec)?;
-        let path = folder.join(TEXT_VECTORS);
-        let vectors = match std::fs::read(&path) {
-            Ok(bytes) => Some(vectors(&path, &bytes, items.len())?),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(source) => return Err(ClientError::Io { path, source }),
-        };
+        let vectors = text_vectors(folder, items.len())?;
         Self::with(items, meaning, vectors)
     }
 
@@ -92,6 +86,7 @@ impl Catalogue {
             vectors,
             features: OnceLock::new(),
             views: Views::default(),
+            missing: Mutex::default(),
         }))
     }
 
@@ -150,6 +145,29 @@ impl Catalogue {
 
     pub(crate) fn find(&self, id: &str) -> Option<u32> {
         self.index.get(id).copied()
+    }
+
+    /// Whether it has an item of a history. The item may have left since it was recorded: that is
+    /// said once.
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        if self.index.contains_key(id) {
+            return true;
+        }
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.len() < NAMED && missing.insert(id.to_owned()) {
+            tracing::warn!(
+                item = id,
+                "an item of the history is not in the catalogue: it is left out of prompts"
+            );
+        }
+        false
+    }
+
+    /// What was named so far.
+    #[cfg(test)]
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.iter().cloned().collect()
     }
 
     pub(crate) fn at(&self, position: u32) -> &Item {
@@ -253,24 +271,10 @@ fn meaning_of(spec: &DataSpec) -> Result<Meaning, ClientError> {
     })?)
 }
 
-fn vectors(path: &Path, bytes: &[u8], items: usize) -> Result<Vec<f32>, ClientError> {
-    let row = items * size_of::<f32>();
-    let width = bytes.len().checked_div(row).unwrap_or(0);
-    if width == 0 || width > MAX_WIDTH || width * row != bytes.len() {
-        return Err(ClientError::TextVectors {
-            path: path.to_owned(),
-            why: format!(
-                "{} bytes; expected {items} items x width x 4 bytes, of a width up to {MAX_WIDTH}",
-                bytes.len()
-            ),
-        });
-    }
-    let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-    Ok(bytes.chunks_exact(4).map(number).collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use lethe_recsys::data::DataError;
+
     use super::*;
 
     fn folder(events: &str) -> tempfile::TempDir {
@@ -323,7 +327,8 @@ mod tests {
         for wrong in [0, 4, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..wrong]).expect("writes");
             let e = Catalogue::load(dir.path()).expect_err("another length");
-            assert!(matches!(e, ClientError::TextVectors { .. }), "{wrong}: {e}");
+            let refused = matches!(e, ClientError::Data(DataError::TextVectors { .. }));
+            assert!(refused, "{wrong}: {e}");
         }
     }
 

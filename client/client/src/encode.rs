@@ -1,15 +1,28 @@
 //! From task samples to tokens: the one place where prompts are rendered and encoded.
 
+use std::sync::Arc;
+
 use lethe_model::ModelError;
 use lethe_model::tokenizer::Tokenizer;
 use lethe_model::train::Sample;
 use lethe_recsys::prompt::{ANSWERS, Prompt, Template};
 
-/// Renders and encodes prompts of one template.
-#[derive(Debug)]
+use crate::titles::Titles;
+
+/// Most tokens of a title. The longest of MovieLens-100K has 30; of 271,379 books 264 have more than
+/// this. Ten items of history, the target and a template of a hundred take some 630 then.
+const TITLE: usize = 48;
+/// Where the prompt is still longer than the model's window, titles may have half as many, and so
+/// on; with fewer than this nobody could tell them apart.
+const LEAST: usize = 6;
+
+/// Renders and encodes prompts of one template. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Encoder {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
+    titles: Arc<Titles>,
     template: Template,
+    window: usize,
     /// First tokens of `[no, yes]`.
     pub answers: [u32; 2],
 }
@@ -24,22 +37,119 @@ impl Encoder {
             ));
         }
         Ok(Self {
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
+            titles: Arc::default(),
             template,
+            window: usize::MAX,
             answers,
         })
     }
 
-    /// Tokens of a prompt.
+    /// The same for a model that reads so many tokens at a time.
+    #[must_use]
+    pub fn within(self, window: usize) -> Self {
+        Self { window, ..self }
+    }
+
+    /// The same with another template.
+    #[must_use]
+    pub fn with(&self, template: Template) -> Self {
+        Self {
+            template,
+            ..self.clone()
+        }
+    }
+
+    /// Tokens of a prompt. A title that is too long is shortened by whole words, and named once in
+    /// a warning.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`]; also for a template that leaves the titles no room.
     pub fn ids(&self, prompt: &Prompt) -> Result<Vec<u32>, ModelError> {
-        self.tokenizer.encode(&self.template.render(prompt))
+        let mut most = TITLE;
+        loop {
+            let short = self.titles.shorten(&self.tokenizer, prompt, most)?;
+            let ids = self.tokenizer.encode(&self.template.render(&short))?;
+            if ids.len() <= self.window {
+                return Ok(ids);
+            }
+            if most / 2 < LEAST {
+                return Err(ModelError::Tokenizer(format!(
+                    "a prompt takes {} tokens with titles of {most}, the model reads {}: shorten \
+                     the recipe's prompt",
+                    ids.len(),
+                    self.window
+                )));
+            }
+            most /= 2;
+        }
     }
 
     /// A training sample.
+    ///
+    /// # Errors
+    /// As [`Self::ids`].
     pub fn sample(&self, prompt: &Prompt, label: bool) -> Result<Sample, ModelError> {
         Ok(Sample {
             ids: self.ids(prompt)?,
             label,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lethe_model::config::ModelConfig;
+    use lethe_model::source::{RandomWeights, WeightSource};
+
+    use super::*;
+
+    /// A byte is a token.
+    fn encoder(window: usize) -> Encoder {
+        let source = RandomWeights::new(ModelConfig::tiny(), 1);
+        Encoder {
+            tokenizer: Arc::new(source.tokenizer().expect("bytes")),
+            titles: Arc::default(),
+            template: Template::own("{liked}{disliked}{target}").expect("fields"),
+            window,
+            answers: [0, 1],
+        }
+    }
+
+    fn prompt(liked: &[&str], target: &str) -> Prompt {
+        Prompt {
+            liked: liked.iter().map(|t| (*t).to_owned()).collect(),
+            disliked: vec![],
+            target: target.into(),
+        }
+    }
+
+    #[test]
+    fn titles_are_shortened_by_whole_words_and_short_ones_stay() {
+        let encoder = encoder(2_000);
+        let same = |a: &Prompt, text: &str| {
+            let want = encoder.tokenizer.encode(text).expect("encodes");
+            assert_eq!(encoder.ids(a).expect("encodes"), want);
+        };
+        let fits = "x".repeat(TITLE);
+        same(&prompt(&[], &fits), &format!("NoneNone{fits}"));
+        let long = "A very long product title ".repeat(120);
+        let short = "A very long product title A very long product...";
+        assert_eq!(short.len(), TITLE);
+        same(&prompt(&[&long], "Tea"), &format!("\"{short}\"NoneTea"));
+        // No spaces: cut between characters.
+        let short = format!("{}...", "é".repeat(22));
+        same(&prompt(&[], &"é".repeat(400)), &format!("NoneNone{short}"));
+    }
+
+    #[test]
+    fn a_prompt_fits_the_window_or_says_why_not() {
+        let title = "word ".repeat(12);
+        let titles = vec![title.as_str(); 10];
+        let prompt = prompt(&titles, &title);
+        let ids = encoder(300).ids(&prompt).expect("shortened further");
+        assert!((100..=300).contains(&ids.len()), "{}", ids.len());
+        let refused = encoder(50).ids(&prompt).expect_err("no room").to_string();
+        assert!(refused.contains("shorten the recipe's prompt"), "{refused}");
     }
 }

@@ -207,6 +207,12 @@ pub enum ClientError {
     /// An item is not in the catalogue.
     #[error("item {0:?} is not in the catalogue: load a newer one, or leave the item out")]
     UnknownItem(String),
+    /// The targets of all training samples have left the catalogue.
+    #[error(
+        "the catalogue has none of the items that this device would train on: the round goes on \
+         without this client; load the coordinator's catalogue"
+    )]
+    NothingToTrain,
     /// Too little history for a prompt.
     #[error("{got} events are recorded, {needed} are needed before anything can be recommended")]
     ShortHistory {
@@ -291,7 +297,8 @@ impl ClientError {
         match self {
             Self::FeedbackLost => Some(Declined::FeedbackLost),
             Self::Memory { .. } => Some(Declined::Memory),
-            Self::Stopped(_) => Some(Declined::Conditions),
+            // The protocol has no reason of its own for the second.
+            Self::Stopped(_) | Self::NothingToTrain => Some(Declined::Conditions),
             // Without a model it is of no use in a round, and never will be.
             Self::NoModel => Some(Declined::Conditions),
             Self::Model(ModelError::Middle(e)) if e.is::<Stopped>() => Some(Declined::Conditions),

@@ -84,6 +84,7 @@ mod scoring;
 mod session;
 mod status;
 mod tasks;
+mod titles;
 mod transfer;
 mod vault;
 mod worker;

@@ -51,7 +51,8 @@ impl ClientModel {
             path: model.to_owned(),
             source,
         })?;
-        let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
+        let encoder = Encoder::new(source.tokenizer()?, Template::movie())?
+            .within(source.config().max_positions);
         Ok(Arc::new(Self {
             device,
             encoder,
@@ -64,7 +65,10 @@ impl ClientModel {
         self.device.weight_bytes()
     }
 
-    /// The prompt that asks about `target` after `history`.
+    /// The prompt that asks about `target` after `history`, less items that left the catalogue.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownItem`] for a target that the catalogue lacks.
     pub(crate) fn prompt(
         &self,
         catalogue: &Catalogue,
@@ -75,7 +79,7 @@ impl ClientModel {
         let side = |want: bool| {
             history
                 .iter()
-                .filter(|e| e.liked == want)
+                .filter(|e| e.liked == want && catalogue.knows(&e.item))
                 .map(|e| label(&e.item))
                 .collect::<Result<_, _>>()
         };
@@ -84,5 +88,49 @@ impl ClientModel {
             disliked: side(false)?,
             target: label(target)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lethe_model::config::ModelConfig;
+    use lethe_model::source::{RandomWeights, WeightSource};
+    use lethe_parts::event::EventTable;
+    use lethe_recsys::data::Item;
+
+    use super::*;
+
+    #[test]
+    fn items_that_left_the_catalogue_are_left_out_of_prompts() {
+        let source = RandomWeights::new(ModelConfig::tiny(), 1);
+        let ModelOptions { split, compute } = ModelOptions::default();
+        let tokenizer = source.tokenizer().expect("bytes");
+        let model = ClientModel {
+            device: DeviceModel::load(&source, split, compute).expect("loads"),
+            encoder: Encoder::new(tokenizer, Template::movie()).expect("answers differ"),
+            digest: Digest::default(),
+        };
+        let item = |id: &str| Item {
+            id: id.to_owned(),
+            title: format!("Item {id}"),
+            year: None,
+            tags: vec![],
+        };
+        let items = vec![item("1"), item("3")];
+        let catalogue = Catalogue::new(items, &EventTable::default(), None).expect("a table");
+        let event = |item: &str, liked: bool| TrainingEvent {
+            item: item.into(),
+            liked,
+            time: 0,
+        };
+        let history = [event("1", true), event("2", true), event("4", false)];
+        let prompt = model.prompt(&catalogue, &history, "3");
+        let prompt = prompt.expect("the target is there");
+        assert_eq!(prompt.liked, ["Item 1"]);
+        assert!(prompt.disliked.is_empty());
+        assert_eq!(prompt.target, "Item 3");
+        assert_eq!(catalogue.missing(), ["2", "4"], "each is said once");
+        let target = model.prompt(&catalogue, &history, "2");
+        assert!(matches!(target, Err(ClientError::UnknownItem(id)) if id == "2"));
     }
 }

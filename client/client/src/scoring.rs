@@ -259,9 +259,10 @@ impl Worker {
         }
         let history = &events[events.len() - HISTORY..];
         let fresh: Vec<&String> = candidates.iter().filter(|c| !met.contains(*c)).collect();
+        let encoder = self.encoder()?;
         let prompt = |c: &&String| {
             let prompt = model.prompt(self.catalogue(), history, c)?;
-            Ok(model.encoder.ids(&prompt)?)
+            Ok(encoder.ids(&prompt)?)
         };
         let prompts: Vec<Vec<u32>> = fresh
             .iter()
@@ -309,6 +310,7 @@ impl Worker {
         let own = self.local()?.to_join(self.catalogue());
         let tests: Vec<(TrainingEvent, Vec<u32>)> = samples(&own.events, own.cutoffs, Part::Test)
             .iter()
+            .filter(|s| self.catalogue().knows(&s.target.item))
             .take(limit)
             .map(|s| Ok((s.target.clone(), self.encode(s.history, s.target)?.ids)))
             .collect::<Result<_, ClientError>>()?;

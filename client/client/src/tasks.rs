@@ -15,7 +15,8 @@ use lethe_recsys::samples::Part;
 use tokio::time::Instant;
 
 use crate::client::Done;
-use crate::history::{Joined, TrainingEvent};
+use crate::encode::Encoder;
+use crate::history::{Joined, LocalSample, TrainingEvent};
 use crate::remote::RemoteMiddle;
 use crate::worker::{DECLINES, Worker};
 use crate::{ClientError, ClientModel};
@@ -202,10 +203,14 @@ impl Worker {
         let all = joined.samples(Part::Train);
         let mut ranked: Vec<_> = all
             .iter()
+            .filter(|s| self.catalogue().knows(&s.target.item))
             .map(|s| (seed.rank("sample", &s.id()), s))
             .collect();
         ranked.sort_by_key(|(rank, s)| (*rank, s.target.time));
         ranked.truncate(self.recipe().local.samples);
+        if ranked.is_empty() && !all.is_empty() {
+            return Err(ClientError::NothingToTrain);
+        }
         ranked
             .into_iter()
             .map(|(_, s)| self.encode(s.history, s.target))
@@ -217,9 +222,15 @@ impl Worker {
         history: &[TrainingEvent],
         target: &TrainingEvent,
     ) -> Result<Sample, ClientError> {
-        let model = self.model()?;
-        let prompt = model.prompt(self.catalogue(), history, &target.item)?;
-        Ok(model.encoder.sample(&prompt, target.liked)?)
+        let prompt = self
+            .model()?
+            .prompt(self.catalogue(), history, &target.item)?;
+        Ok(self.encoder()?.sample(&prompt, target.liked)?)
+    }
+
+    /// Renders prompts as the coordinator's recipe says.
+    pub(crate) fn encoder(&self) -> Result<Encoder, ClientError> {
+        Ok(self.model()?.encoder.with(self.recipe().template()?))
     }
 
     /// Measures shards' adapters on the newest validation samples and reports the errors.
@@ -237,6 +248,8 @@ impl Worker {
         let joined = self.joined().await?;
         self.refresh_release().await?;
         let all = joined.samples(Part::Validation);
+        let known = |s: &&LocalSample<'_>| self.catalogue().knows(&s.target.item);
+        let all: Vec<&LocalSample<'_>> = all.iter().filter(known).collect();
         let newest = &all[all.len().saturating_sub(self.recipe().validation)..];
         let encoded: Vec<Sample> = newest
             .iter()

@@ -259,7 +259,7 @@ impl Worker {
         let liked: Vec<&[f32]> = offered
             .train()
             .iter()
-            .filter(|e| e.liked)
+            .filter(|e| e.liked && self.catalogue().knows(&e.item))
             .filter_map(|e| self.catalogue().find(&e.item))
             .map(|at| &self.catalogue().features()[at as usize][..])
             .collect();

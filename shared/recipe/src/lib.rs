@@ -10,6 +10,7 @@
 //! # Ok::<(), lethe_recipe::RecipeError>(())
 //! ```
 
+use std::io::Read;
 use std::sync::Arc;
 
 use lethe_learn::apa::ApaParams;
@@ -22,6 +23,7 @@ use lethe_model::train::Packing;
 use lethe_proto::ids::Digest;
 use lethe_proto::packed::PackedFormat;
 use lethe_proto::payload::WireFormat;
+use lethe_recsys::prompt::{MAX_TEMPLATE, Template, TemplateError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -54,6 +56,37 @@ pub enum RecipeError {
     /// Not valid, or an unknown key.
     #[error("recipe: {0}; docs/operations.md lists the keys")]
     Parse(String),
+    /// No template has this name.
+    #[error(
+        "recipe: template is {got:?}, expected one of {known}; or give a text of your own as \
+         `prompt`"
+    )]
+    Template {
+        /// The name.
+        got: String,
+        /// Those that are known.
+        known: String,
+    },
+    /// A template by name and one by text.
+    #[error("recipe: template is {named:?} and there is a prompt, expected one of both")]
+    TwoTemplates {
+        /// The name.
+        named: String,
+    },
+    /// A text that is no template.
+    #[error("recipe: prompt: {0}")]
+    Prompt(#[from] TemplateError),
+    /// A file that cannot be read.
+    #[error(
+        "recipe: prompt is {path:?}, expected a file or a text with {{liked}}, {{disliked}} and \
+         {{target}}: {why}"
+    )]
+    PromptFile {
+        /// As it was given.
+        path: String,
+        /// What the system says.
+        why: String,
+    },
     /// A value out of range.
     #[error("recipe: {field} is {got}, expected {expected}")]
     Range {
@@ -130,8 +163,12 @@ impl Default for Local {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
-    /// Prompt template and version.
+    /// Prompt template and version: one of [`Template::KNOWN`].
     pub template: String,
+    /// The text of a template of the operator's own, in the place of a named one. In TOML it may be
+    /// the path of a file, which [`Recipe::from_toml`] reads: devices get the text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
     /// Adapted projections, rank, scale.
     pub lora: LoraRecipe,
     /// Which layers the device holds.
@@ -214,7 +251,8 @@ fn exact(format: &PackedFormat) -> bool {
 impl Default for Recipe {
     fn default() -> Self {
         Self {
-            template: "tallrec-movie.v1".into(),
+            template: MOVIE.into(),
+            prompt: None,
             lora: LoraRecipe::default(),
             split: SplitSpec { k_in: 4, k_out: 1 },
             compute: Compute::F32,
@@ -246,12 +284,41 @@ impl Default for Recipe {
     }
 }
 
+/// The template where none is named.
+const MOVIE: &str = "tallrec-movie.v1";
+
+/// A template's text from what stands in TOML: the text itself, or the path of a file. An editor's
+/// last line break is no part of it.
+fn template_text(given: String) -> Result<String, RecipeError> {
+    // No file is called so.
+    if given.contains("{target}") {
+        return Ok(given);
+    }
+    let file = |why: String| RecipeError::PromptFile {
+        path: given.clone(),
+        why,
+    };
+    let opened = std::fs::File::open(&given).map_err(|e| file(e.to_string()))?;
+    let mut text = String::new();
+    // One byte more than is allowed: what is longer is refused as too long.
+    let mut bounded = opened.take(MAX_TEMPLATE as u64 + 1);
+    bounded
+        .read_to_string(&mut text)
+        .map_err(|e| file(e.to_string()))?;
+    if text.len() <= MAX_TEMPLATE {
+        text.truncate(text.trim_end().len());
+    }
+    Ok(text)
+}
+
 impl Recipe {
-    /// From TOML; absent keys take their defaults, unknown ones are refused.
+    /// From TOML; absent keys take their defaults, unknown ones are refused. Where `prompt` is no
+    /// template it is the path of a file, and the text of that is taken.
     pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
         let parse = |e: toml::de::Error| RecipeError::Parse(e.to_string());
         let given: toml::Table = toml::from_str(text).map_err(parse)?;
         let mut recipe = toml::from_str::<Self>(text).map_err(parse)?;
+        recipe.prompt = recipe.prompt.map(template_text).transpose()?;
         match recipe.clip_factor {
             None if !given.contains_key("clip_factor") => recipe.clip_factor = Some(CLIP_FACTOR),
             Some(0.0) => recipe.clip_factor = None,
@@ -403,9 +470,27 @@ impl Recipe {
             format!("{:?}", self.adapters),
             "f32, int8 or int4",
         )?;
-        let known = self.template == "tallrec-movie.v1";
-        range("template", known, self.template.clone(), "tallrec-movie.v1")?;
+        self.template()?;
         Ok(self)
+    }
+
+    /// The template of its prompts.
+    ///
+    /// # Errors
+    /// [`RecipeError`]: an unknown name, or a text that is no template.
+    pub fn template(&self) -> Result<Template, RecipeError> {
+        let Some(text) = &self.prompt else {
+            return Template::named(&self.template).ok_or_else(|| RecipeError::Template {
+                got: self.template.clone(),
+                known: Template::KNOWN.join(", "),
+            });
+        };
+        if self.template != MOVIE {
+            return Err(RecipeError::TwoTemplates {
+                named: self.template.clone(),
+            });
+        }
+        Ok(Template::own(text)?)
     }
 }
 
@@ -437,6 +522,73 @@ mod tests {
             let text = r.to_toml().expect("TOML").to_string();
             assert_eq!(Recipe::from_toml(&text).expect("own TOML"), r);
         }
+    }
+
+    #[test]
+    fn the_default_recipe_names_no_prompt_and_keeps_its_digest() {
+        let recipe = Recipe::from_toml("").expect("valid");
+        assert!(!recipe.to_json().contains("\"prompt\""));
+        let hex = recipe.digest().to_string();
+        assert_eq!(
+            hex,
+            "997a53bf3638ab20ad0baed7a7579c29db1a2cf1344309be921743e9dedaa317"
+        );
+    }
+
+    #[test]
+    fn prompts_are_named_or_given() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("shop.txt");
+        let text = "Liked: {liked}. Disliked: {disliked}. Will they like {target}?";
+        std::fs::write(&path, format!("{text}\n")).expect("writes");
+        let of_file = format!("prompt = {:?}", path.display().to_string());
+        let recipe = Recipe::from_toml(&of_file).expect("a template");
+        assert_eq!(recipe.prompt.as_deref(), Some(text), "devices get the text");
+        let same = [
+            Recipe::from_json(&recipe.to_json()),
+            Recipe::from_toml(&recipe.to_toml().expect("TOML").to_string()),
+            Recipe::from_toml(&format!("prompt = {text:?}")),
+        ];
+        for same in same {
+            assert_eq!(same.expect("the same").digest(), recipe.digest());
+        }
+        assert_ne!(recipe.digest(), Recipe::default().digest());
+        for name in Template::KNOWN {
+            let named = Recipe::from_toml(&format!("template = {name:?}")).expect(name);
+            assert_eq!(named.template().expect(name).version, name);
+        }
+    }
+
+    #[test]
+    fn bad_prompts_are_named() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let long = dir.path().join("long.txt");
+        std::fs::write(&long, "{target} ".repeat(1_000)).expect("writes");
+        let long = format!("prompt = {:?}", long.display().to_string());
+        for (text, part) in [
+            (
+                "template = \"books\"",
+                "tallrec-movie.v1, tallrec-book.v1, generic.v1",
+            ),
+            ("prompt = \"none/there.txt\"", "none/there.txt"),
+            ("prompt = \"{target}?\"", "{liked} is missing"),
+            (
+                "template = \"generic.v1\"\nprompt = \"{target}?\"",
+                "one of both",
+            ),
+            (&long, "expected at most 8192"),
+        ] {
+            let e = Recipe::from_toml(text).expect_err(text).to_string();
+            assert!(e.contains(part), "{e}");
+        }
+        let path = r#"{"prompt": "/etc/hostname"}"#;
+        let e = Recipe::from_json(path)
+            .expect_err("no template")
+            .to_string();
+        assert!(
+            e.contains("is missing"),
+            "a file is never read for JSON: {e}"
+        );
     }
 
     #[test]

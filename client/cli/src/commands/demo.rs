@@ -223,9 +223,6 @@ fn recipe(args: &Args, sizes: &Sizes) -> anyhow::Result<toml::Table> {
     let mut table = toml::Table::new();
     table.insert("rounds".into(), (sizes.rounds as i64).into());
     table.insert("seed".into(), (args.seed as i64).into());
-    if args.quick {
-        table.insert("server_lr".into(), 3e-3.into());
-    }
     if let Some(path) = &args.recipe {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         table.extend(

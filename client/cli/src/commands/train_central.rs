@@ -149,7 +149,8 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     let test = samples.choose(Part::Test, args.test, &seed.derive("test", &[]));
     let chosen = samples.choose(Part::Train, args.samples, &seed.derive("train", &[]));
     check_samples(args, &data, &chosen, &test)?;
-    let encoder = Encoder::new(source.tokenizer()?, Template::movie())?;
+    let encoder =
+        Encoder::new(source.tokenizer()?, Template::movie())?.within(source.config().max_positions);
     let spec = SplitSpec {
         k_in: 0,
         k_out: source.config().layers,
