@@ -148,13 +148,13 @@ impl ClientModel {
 #[cfg(test)]
 mod tests {
     use lethe_model::config::ModelConfig;
-    use lethe_model::source::{RandomWeights, WeightSource};
+    use lethe_model::source::RandomWeights;
 
     use super::*;
 
     fn model(items: &[&str]) -> ClientModel {
         let source = RandomWeights::new(ModelConfig::tiny(), 1);
-        let ModelOptions { split, compute } = ModelOptions::default();
+        let split = SplitSpec { k_in: 1, k_out: 1 };
         let item = |id: &&str| Item {
             id: (*id).to_owned(),
             title: format!("Item {id}"),
@@ -163,10 +163,9 @@ mod tests {
         };
         let items: Vec<Item> = items.iter().map(item).collect();
         let index = items.iter().enumerate().map(|(i, x)| (x.id.clone(), i));
-        let tokenizer = source.tokenizer().expect("bytes");
         ClientModel {
-            device: DeviceModel::load(&source, split, compute).expect("loads"),
-            encoder: Encoder::new(tokenizer, Template::movie()).expect("answers differ"),
+            device: DeviceModel::load(&source, split, Compute::F32).expect("loads"),
+            encoder: Encoder::of_bytes(Template::movie(), 256),
             digest: Digest::default(),
             features: vec![],
             index: index.collect(),
