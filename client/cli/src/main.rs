@@ -54,7 +54,20 @@ enum Command {
     TrainCentral(commands::train_central::Args),
 }
 
+/// Warnings of the client library go to standard error; `LETHE_LOG` asks for more.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG")
+        .unwrap_or_else(|_| "off,lethe_client=warn".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .init();
+}
+
 fn main() -> anyhow::Result<ExitCode> {
+    log();
     let done = |()| ExitCode::SUCCESS;
     match Cli::parse().command {
         Command::TrainingData(args) => commands::audit::export(&args),

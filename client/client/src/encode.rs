@@ -98,22 +98,29 @@ impl Encoder {
 }
 
 #[cfg(test)]
-mod tests {
-    use lethe_model::config::ModelConfig;
-    use lethe_model::source::{RandomWeights, WeightSource};
-
-    use super::*;
-
+impl Encoder {
     /// A byte is a token.
-    fn encoder(window: usize) -> Encoder {
+    pub(crate) fn of_bytes(template: Template, window: usize) -> Self {
+        use lethe_model::config::ModelConfig;
+        use lethe_model::source::{RandomWeights, WeightSource};
         let source = RandomWeights::new(ModelConfig::tiny(), 1);
-        Encoder {
+        Self {
             tokenizer: Arc::new(source.tokenizer().expect("bytes")),
             titles: Arc::default(),
-            template: Template::own("{liked}{disliked}{target}").expect("fields"),
+            template,
             window,
             answers: [0, 1],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoder(window: usize) -> Encoder {
+        let template = Template::own("{liked}{disliked}{target}").expect("fields");
+        Encoder::of_bytes(template, window)
     }
 
     fn prompt(liked: &[&str], target: &str) -> Prompt {

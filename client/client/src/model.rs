@@ -94,7 +94,7 @@ impl ClientModel {
 #[cfg(test)]
 mod tests {
     use lethe_model::config::ModelConfig;
-    use lethe_model::source::{RandomWeights, WeightSource};
+    use lethe_model::source::RandomWeights;
     use lethe_parts::event::EventTable;
     use lethe_recsys::data::Item;
 
@@ -103,11 +103,10 @@ mod tests {
     #[test]
     fn items_that_left_the_catalogue_are_left_out_of_prompts() {
         let source = RandomWeights::new(ModelConfig::tiny(), 1);
-        let ModelOptions { split, compute } = ModelOptions::default();
-        let tokenizer = source.tokenizer().expect("bytes");
+        let split = SplitSpec { k_in: 1, k_out: 1 };
         let model = ClientModel {
-            device: DeviceModel::load(&source, split, compute).expect("loads"),
-            encoder: Encoder::new(tokenizer, Template::movie()).expect("answers differ"),
+            device: DeviceModel::load(&source, split, Compute::F32).expect("loads"),
+            encoder: Encoder::of_bytes(Template::movie(), 256),
             digest: Digest::default(),
         };
         let item = |id: &str| Item {
