@@ -297,11 +297,17 @@ impl Worker {
         if now < self.contribute_at {
             return Ok(false);
         }
+        // Only who has joined may contribute.
+        let mut joins = self.local()?.person.joined.is_none();
+        let mut has_joined_again = false;
         for _ in 0..MOST_UNKNOWN {
             let due = self.local()?.due(self.catalogue(), now)?;
             let Some(one) = due else {
                 return Ok(false);
             };
+            if std::mem::take(&mut joins) {
+                self.join().await?;
+            }
             let accepted = Accepted {
                 digest: one.digest,
                 at: now,
@@ -320,6 +326,12 @@ impl Worker {
                     return Ok(true);
                 }
                 Err(e) if self.leaves_out_unknown(&one.body, &e)? => {}
+                // A coordinator that was restored from a backup may not know that.
+                Err(e) if e.refusal() == Some(Refusal::Invalid) && !has_joined_again => {
+                    tracing::info!("{e}");
+                    joins = true;
+                    has_joined_again = true;
+                }
                 Err(e) if e.refusal() == Some(Refusal::Busy) => {
                     tracing::info!("the contribution waits: {e}");
                     self.contribute_at = now.saturating_add(PAUSE_S);
