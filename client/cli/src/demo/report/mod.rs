@@ -219,7 +219,7 @@ impl Report<'_> {
         ];
         let rows: String = rows
             .iter()
-            .map(|(k, v)| row(k, false, &[v.clone()]))
+            .map(|(name, value)| row(name, false, std::slice::from_ref(value)))
             .collect();
         format!("<h2>What it costs</h2><div class='wide'><table>{rows}</table></div>")
     }
