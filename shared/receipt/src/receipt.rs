@@ -262,14 +262,15 @@ fn check_version(s: &Statement) -> Result<(), VerifyError> {
     }
 }
 
-/// A recalled snapshot has a later one in its place, and other bytes.
+/// A recalled snapshot has a later one in its place. Their bytes may be equal: what fewer than k
+/// people share is in neither.
 fn lists_fit(s: &Statement) -> bool {
     let Some(lists) = &s.lists else {
         return false;
     };
     match (&lists.recalled, &lists.replaced_by) {
         (None, None) => true,
-        (Some(old), Some(new)) => old.number < new.number && old.sha256 != new.sha256,
+        (Some(old), Some(new)) => old.number < new.number,
         _ => false,
     }
 }
@@ -412,7 +413,9 @@ fn verify_records(r: &RecordProof, receipt: &Receipt, head: &Head) -> Result<(),
 mod tests {
     use super::*;
     use crate::records::Records;
-    use crate::statement::{AffectedShard, Cost, Removed, TRAINING_VERSION};
+    use crate::statement::{
+        AffectedShard, Cost, Removed, StatedLists, StatedSnapshot, TRAINING_VERSION,
+    };
 
     fn training(generation: u32, records: &Records) -> Training {
         Training {
@@ -607,6 +610,45 @@ mod tests {
         };
         let (bytes, signer) = receipt_of(mixed, items, Some([78; 32]));
         assert!(verify(&bytes, signer.verifier()).is_err());
+    }
+
+    #[test]
+    fn what_became_of_lists_fits_the_version() {
+        let shown = |number| {
+            Some(StatedSnapshot {
+                number,
+                sha256: "aa".into(),
+                people: 16,
+            })
+        };
+        let lists = |recalled, replaced_by| {
+            Some(StatedLists {
+                held: true,
+                recalled,
+                replaced_by,
+                ..StatedLists::default()
+            })
+        };
+        let verdict = |version, lists| {
+            let stated = Statement {
+                version,
+                lists,
+                ..statement("erase-subject")
+            };
+            let (bytes, signer) = receipt_of(stated, vec![], None);
+            verify(&bytes, signer.verifier()).is_ok()
+        };
+        assert!(verdict(VERSION, lists(shown(1), shown(2))));
+        assert!(verdict(VERSION, lists(None, None)));
+        for wrong in [
+            lists(shown(2), shown(2)),
+            lists(shown(1), None),
+            lists(None, shown(1)),
+            None,
+        ] {
+            assert!(!verdict(VERSION, wrong));
+        }
+        assert!(!verdict(VERSION_WITHOUT_LISTS, lists(None, None)));
     }
 
     #[test]
