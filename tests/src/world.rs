@@ -200,7 +200,10 @@ impl World {
     /// A client with its history, enrolled (if it was not) but not joined.
     pub async fn client(&self, addr: SocketAddr, operator: &Operator, subject: u32) -> Client {
         let mut options = self.options(addr);
-        if !self.client_folder(subject).join("identity").exists() {
+        // `state`: a folder of an earlier build.
+        let folder = self.client_folder(subject);
+        let known = ["identity", "state"].map(|name| folder.join(name).exists());
+        if known == [false, false] {
             options = options.invitation(operator.invite(subject).await);
         }
         let client = Client::open(self.client_folder(subject), options).expect("opens");

@@ -9,8 +9,8 @@ use lethe_recsys::prompt::{ANSWERS, Prompt, Template};
 
 use crate::titles::Titles;
 
-/// Most tokens of a title. The longest of MovieLens-100K has 30; of 271,379 books 264 have more than
-/// this. Ten items of history, the target and a template of a hundred take some 630 then.
+/// Most tokens of a title. The longest of MovieLens-100K has 30; of 271,379 books 264 have more
+/// than this. Ten items of history, the target and a template of a hundred take some 630 then.
 const TITLE: usize = 48;
 /// Where the prompt is still longer than the model's window, titles may have half as many, and so
 /// on; with fewer than this nobody could tell them apart.

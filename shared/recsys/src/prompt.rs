@@ -47,7 +47,8 @@ pub enum TemplateError {
     },
     /// Braces that hold no known field.
     #[error(
-        "{{{got}}} is no field, expected {{liked}}, {{disliked}} and {{target}}: use no other braces"
+        "{{{got}}} is no field, expected {{liked}}, {{disliked}} and {{target}}: use no other \
+        braces"
     )]
     Unknown {
         /// What is between them, or the first of it.

@@ -362,7 +362,8 @@ impl Story<'_> {
             }
         }
         bail!(
-            "no client has taken part in a round and counts in the sums of the lists: there is nobody \
+            "no client has taken part in a round and counts in the sums of the lists: there is \
+             nobody \
              to forget"
         );
     }

@@ -1,5 +1,5 @@
-//! What a fleet's clients do with lists: contribute, fetch tables, rank. Everything goes through the
-//! client library and over QUIC, as an app would do it.
+//! What a fleet's clients do with lists: contribute, fetch tables, rank. Everything goes through
+//! the client library and over QUIC, as an app would do it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

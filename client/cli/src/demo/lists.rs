@@ -1,5 +1,5 @@
-//! The part of the demo about lists: everybody contributes, everybody gets tables, lists are made on
-//! devices, and somebody leaves.
+//! The part of the demo about lists: everybody contributes, everybody gets tables, lists are made
+//! on devices, and somebody leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -193,7 +193,8 @@ pub(crate) fn after_deletion(
     let folded_again = fed.admin.json(&["replay", "--lists"])?;
     out["deletion"]["lists_replay_equal"] = folded_again["equal"].clone();
     Ok(format!(
-        "$ lethe-admin replay --lists\n{folded}HR@10 of the others who do not train: {:.3} before, {:.3} after",
+        "$ lethe-admin replay --lists\n{folded}HR@10 of the others who do not train: {:.3} \
+        before, {:.3} after",
         before.hr, after.hr
     ))
 }

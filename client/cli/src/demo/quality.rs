@@ -179,9 +179,9 @@ impl Everything {
     }
 }
 
-/// HR@10 and NDCG@10 for the same people, next items and known events: popularity, EASE (Steck, arXiv
-/// 1905.03375), item neighbours (Sarwar et al., WWW 2001), and the served score with a part taken
-/// away. All of them see everybody's events, in one place and without threshold or cells.
+/// HR@10 and NDCG@10 for the same people, next items and known events: popularity, EASE (Steck,
+/// arXiv 1905.03375), item neighbours (Sarwar et al., WWW 2001), and the served score with a part
+/// taken away. All of them see everybody's events, in one place and without threshold or cells.
 pub(crate) fn references(
     data: &Dataset,
     spec: &DataSpec,

@@ -8,10 +8,10 @@ use super::command::Event;
 use super::state::{Cell, Member, Out, Person, RowId, State};
 use crate::ids::{CellNo, Number, Version};
 
-/// Past cells that a member is remembered in. To be together again with people of an older one would
-/// tell on somebody only to who kept a snapshot from before 64 others, all of which lost a member;
-/// and the draw, which nobody can steer, would have to bring them together. Without a bound the row
-/// of somebody who stays grows with every deletion around them.
+/// Past cells that a member is remembered in. To be together again with people of an older one
+/// would tell on somebody only to who kept a snapshot from before 64 others, all of which lost a
+/// member; and the draw, which nobody can steer, would have to bring them together. Without a bound
+/// the row of somebody who stays grows with every deletion around them.
 const PAST: usize = 64;
 
 /// Makes an event part of the state.

@@ -23,7 +23,8 @@ const CHUNK: usize = 8_192;
 pub struct Refolded {
     /// People who count.
     pub people: u32,
-    /// SHA-256 of the sums, without the salt of the signed text: for nobody but who may see the sums.
+    /// SHA-256 of the sums, without the salt of the signed text: for nobody but who may see the
+    /// sums.
     pub digest: Digest,
     /// Whether what is served was solved from these sums, as its signed text says; none: nothing is
     /// served, or who counts has changed since.

@@ -271,7 +271,8 @@ impl Tally {
     }
 
     /// Writes a change whose events are in the state already; then destroys keys, and changes the
-    /// sums, or notes what they owe. After an error the folder is read again before anything else happens.
+    /// sums, or notes what they owe. After an error the folder is read again before anything else
+    /// happens.
     fn commit(&self, inner: &mut Inner, change: Change) -> Result<(), TallyError> {
         if change.is_empty() {
             return Ok(());

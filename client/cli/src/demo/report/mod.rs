@@ -84,7 +84,8 @@ impl Report<'_> {
         let j = self.figures;
         let d = &j["deletion"];
         format!(
-            "<p>{people} people of a public data set (MovieLens-100K unless another was named) each \
+            "<p>{people} people of a public data set (MovieLens-100K unless another was named) \
+             each \
              had an app of their own. Their devices sent the newest events of their histories; all \
              got the same tables back and made lists by themselves, without a network. Then one \
              person asked to be forgotten. After <b>{exact} s</b> nothing that was served had that \
@@ -154,16 +155,19 @@ impl Report<'_> {
         ] {
             text += &row(label, false, &like(name));
         }
-        text + "</table></div><p class='note'>HR@10: how often the next film is among the first ten \
+        text + "</table></div><p class='note'>HR@10: how often the next film is among the first \
+                ten \
                 of all films. NDCG@10: the same, and it counts where it stands. AUC: how often a \
-                film that was liked gets a higher probability than one that was not (.5 is a coin); \
+                film that was liked gets a higher probability than one that was not (.5 is a \
+                coin); \
                 UAUC: the same within each person. The rows \u{201c}without\u{201d} see \
                 everybody's events, too.</p>"
     }
 
     fn lists(&self) -> String {
         let mut text = String::from(
-            "<h2>Lists, and why</h2><p>For somebody with a history, made on the device. Reasons are \
+            "<h2>Lists, and why</h2><p>For somebody with a history, made on the device. Reasons \
+             are \
              the events without which the film's score would fall most.</p>",
         );
         text += &list(&self.figures["list"]);
@@ -234,7 +238,8 @@ impl Report<'_> {
             "<h2>The deletion</h2>{timeline}<p>People count in groups of {cell} who come and go \
              together, so that the tables before and after do not show one person's events. The \
              person's group left the sums; tables number {recalled} were recalled and number {new} \
-             took their place. At most {devices} devices had to fetch them, {megabytes} MB together. \
+             took their place. At most {devices} devices had to fetch them, {megabytes} MB \
+             together. \
              A device that stays away must stop using the old ones on {held_until} (UTC). Lists of \
              the others are as good as before: HR@10 {before} before, {hr} after.</p>",
             timeline = timeline(d),
@@ -283,7 +288,8 @@ impl Report<'_> {
             .collect();
         format!(
             "<h2>The language model, a part of its own</h2><p>{clients} of the people also trained \
-             small additions to a language model (adapters) together: the device runs the first and \
+             small additions to a language model (adapters) together: the device runs the first \
+             and \
              last layers, the coordinator the middle. The lists above do not use it: with so few \
              samples it is worse than the references, and its figures only show that everything \
              runs. Log loss of the same {samples} test samples: {untrained} untrained, {federated} \
@@ -302,8 +308,10 @@ impl Report<'_> {
         format!(
             "<h2>Check it yourself</h2><p>A receipt says what was done; a log that can only grow \
              (a Merkle tree with a signed head) holds a hash of it. With the log's key anybody can \
-             verify both, without the operator:</p><pre>lethe-verify receipt receipt.json --log-key \
-             '{key}'</pre><p>An operator can add up and train again what remains, and compare every \
+             verify both, without the operator:</p><pre>lethe-verify receipt receipt.json \
+             --log-key \
+             '{key}'</pre><p>An operator can add up and train again what remains, and compare \
+             every \
              byte:</p><pre>lethe-admin replay --lists\nlethe-admin replay 3</pre><p>It proves that \
              the operator stated this deletion and entered it into the log, and that what is \
              served is what remains gives. <b>No receipt can prove that no copy exists \
