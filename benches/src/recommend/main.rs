@@ -17,6 +17,7 @@ mod made_up;
 mod newcomers;
 mod next;
 mod rows;
+mod shilling;
 mod size;
 mod world;
 
@@ -65,6 +66,8 @@ enum Section {
     Like,
     /// Like or dislike, Book-Crossing.
     Books,
+    /// People who are made up to push an item.
+    Shilling,
     /// Size of snapshots against losses, and the served configuration.
     Size,
     /// Cost with people and with items.
@@ -138,6 +141,10 @@ fn measure(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         }
     }
     world.set_order(0);
+    if args.wants(Section::Shilling) {
+        say("people who push an item");
+        rows.extend(shilling::measure(&world, 0, args.quick)?);
+    }
     if args.wants(Section::Size) {
         say("sizes");
         rows.extend(size::rows_of_tables(&world, args.quick)?);
