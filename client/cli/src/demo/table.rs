@@ -12,38 +12,40 @@ fn number(v: &Value, digits: usize) -> String {
 /// Quality, latency and size of lists.
 fn lists(j: &Value, line: &mut impl FnMut(&str, String)) {
     let q = &j["quality"];
-    let row = |who: &str, name: &str| {
-        let pick = |of: &Value| match who {
-            "served" => of["served"].clone(),
-            _ => of["references"][name].clone(),
-        };
-        let both = |a: &str, b: &str| (number(&pick(&q[a]), 3), number(&pick(&q[b]), 3));
-        (both("hr10", "ndcg10"), both("auc", "uauc"))
+    let figure = |of: &str, name: &str| match name {
+        "served" => number(&q[of]["served"], 3),
+        _ => number(&q[of]["references"][name], 3),
     };
-    let next = |who: &str, name: &str| {
-        let ((hr, ndcg), _) = row(who, name);
-        format!("HR@10 {hr}   NDCG@10 {ndcg}")
+    let next = |name: &str| {
+        format!(
+            "HR@10 {}   NDCG@10 {}",
+            figure("hr10", name),
+            figure("ndcg10", name)
+        )
     };
-    let like = |who: &str, name: &str| {
-        let (_, (auc, uauc)) = row(who, name);
-        format!("AUC {auc}   UAUC {uauc}")
+    let like = |name: &str| {
+        format!(
+            "AUC {}   UAUC {}",
+            figure("auc", name),
+            figure("uauc", name)
+        )
     };
-    line("lists: the next item", next("served", ""));
+    line("lists: the next item", next("served"));
     for (name, label) in [
         ("popularity", "popularity"),
         ("item_knn", "item neighbours"),
         ("ease", "EASE"),
     ] {
-        line(&format!("  reference: {label}"), next("", name));
+        line(&format!("  reference: {label}"), next(name));
     }
-    line("lists: like or dislike", like("served", ""));
+    line("lists: like or dislike", like("served"));
     for (name, label) in [
         ("item_mean", "item mean"),
         ("bias", "user + item bias"),
         ("mf", "matrix factorisation"),
         ("history_rate", "own rate of the last ten"),
     ] {
-        line(&format!("  reference: {label}"), like("", name));
+        line(&format!("  reference: {label}"), like(name));
     }
     let after = &j["quality_after_deletion"];
     line(

@@ -22,7 +22,11 @@ impl Lists {
         devices: u64,
         now: u64,
     ) -> Result<Vec<(u64, ListsLeft)>, CoordinatorError> {
-        let newest = self.newest().or(self.last()?);
+        // Recalled already, for somebody else: devices may hold it all the same.
+        let newest = match self.newest() {
+            Some(newest) => Some(newest),
+            None => self.last()?,
+        };
         let mut out = vec![];
         for (id, request) in requests {
             let held = self.held(request, now)?;
