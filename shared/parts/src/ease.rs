@@ -9,6 +9,11 @@ use crate::rows::Row;
 
 /// Ridge penalty.
 pub(crate) const LAMBDA: f64 = 500.0;
+/// Smallest pivot that a factor may have, as a share of the ridge penalty. Pair counts of people
+/// never have one below the penalty itself; pairs that the threshold hides may lower it.
+const LEAST_PIVOT: f64 = 0.05;
+/// Most doublings of the ridge penalty: more than any counts need.
+const DOUBLINGS: u32 = 64;
 /// Up to this many items EASE is solved as one dense system.
 pub const DENSE_SOLVE: usize = 4_096;
 /// Neighbours of an item in the other form.
@@ -34,20 +39,60 @@ impl Shared<'_> {
     }
 }
 
+/// The Cholesky factor of `counts + lambda I`.
+///
+/// Counts of pairs are positive semidefinite. They may be so no longer once the threshold has
+/// hidden the small ones: with a high threshold and many items `lambda` = 500 is not enough. Then it
+/// is doubled until it is. What is hidden has no part in that.
+fn factor(counts: impl Fn() -> Matrix) -> Result<Matrix, NotPositive> {
+    let mut ridge = LAMBDA;
+    let mut tried = 0;
+    loop {
+        let mut gram = counts();
+        let n = gram.rows;
+        for i in 0..n {
+            gram.row_mut(i)[i] += ridge;
+        }
+        let failed = match cholesky(&mut gram) {
+            Ok(()) => low_pivot(&gram),
+            Err(failed) => Some(failed),
+        };
+        let Some(failed) = failed else {
+            return Ok(gram);
+        };
+        if tried == DOUBLINGS {
+            return Err(failed);
+        }
+        tried += 1;
+        ridge *= 2.0;
+    }
+}
+
+/// A pivot so small that the inverse says more of the hidden pairs than of the shown ones.
+fn low_pivot(factor: &Matrix) -> Option<NotPositive> {
+    (0..factor.rows).find_map(|row| {
+        let root = factor.at(row, row);
+        let pivot = root * root;
+        (pivot < LEAST_PIVOT * LAMBDA).then_some(NotPositive { row, pivot })
+    })
+}
+
 /// All rows of `B` with `B_ij = -P_ij / P_jj`, `P = (G + lambda I)^-1`, zero diagonal. The
-/// background of a row is the mean of its entries.
+/// background of a row is the mean of its entries. `lambda` grows where `factor` says.
 ///
 /// # Errors
-/// [`NotPositive`] cannot happen for sums of real people; it guards against damaged sums.
+/// [`NotPositive`] for counts that are no numbers: damaged sums.
 pub(crate) fn dense(shared: &Shared<'_>) -> Result<Vec<Row>, NotPositive> {
     let n = shared.met.items();
-    let mut gram = Matrix::zeros(n, n);
-    for i in 0..n {
-        let row = gram.row_mut(i);
-        shared.for_row(i as u32, |j, count| row[j as usize] = count as f64);
-        row[i] += LAMBDA;
-    }
-    cholesky(&mut gram)?;
+    let counts = || {
+        let mut counts = Matrix::zeros(n, n);
+        for i in 0..n {
+            let row = counts.row_mut(i);
+            shared.for_row(i as u32, |j, count| row[j as usize] = count as f64);
+        }
+        counts
+    };
+    let gram = factor(counts)?;
     let p = inverse(&gram);
     drop(gram);
     let scale: Vec<f64> = (0..n).map(|j| -1.0 / p.at(j, j)).collect();
@@ -123,16 +168,15 @@ fn column(
     for (at, neighbour) in neighbours.iter().enumerate() {
         scratch.place[*neighbour as usize] = at as u8 + 1;
     }
-    let mut gram = Matrix::zeros(m, m);
+    let mut counts = Matrix::zeros(m, m);
     for (at, neighbour) in neighbours.iter().enumerate() {
-        let row = gram.row_mut(at);
+        let row = counts.row_mut(at);
         shared.for_row(*neighbour, |other, count| {
             let place = scratch.place[other as usize];
             if place > 0 {
                 row[usize::from(place) - 1] = count as f64;
             }
         });
-        row[at] += LAMBDA;
     }
     let mut right = vec![0.0; m];
     shared.for_row(item, |other, count| {
@@ -144,8 +188,8 @@ fn column(
     for neighbour in &neighbours {
         scratch.place[*neighbour as usize] = 0;
     }
-    cholesky(&mut gram)?;
-    let solved = substitute(&gram, right);
+    let factor = factor(|| counts.clone())?;
+    let solved = substitute(&factor, right);
     Ok(Column {
         neighbours,
         weights: solved.iter().map(|w| *w as f32).collect(),
