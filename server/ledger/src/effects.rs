@@ -104,6 +104,10 @@ pub fn effects(state_after: &State, event: &Event, out: &mut Effects) {
             out.wake.everybody = true;
         }
         Event::Joined { .. } => out.wake.everybody = true,
+        // The person's other devices may have waited for this one.
+        Event::DeviceErased { subject, .. } => {
+            out.wake.subjects.insert(subject.clone());
+        }
         Event::DeviceReplaced { .. }
         | Event::OperatorReplaced { .. }
         | Event::Withdrawn { .. }

@@ -143,7 +143,9 @@ impl State {
             // Told once for a connection; then the app or the person has to say something.
             let device = person.devices.get(&holder.device);
             let withheld = device.is_some_and(|d| d.withheld == Some(e.task));
-            return (!withheld).then_some(Work::Erase { task: e.task });
+            // Who has confirmed waits for the person's other devices; then one of them joins again.
+            let waits = !e.confirmed && device.is_some_and(|d| d.confirmed == Some(e.task));
+            return (!withheld && !waits).then_some(Work::Erase { task: e.task });
         }
         self.training_for(&holder.subject, now)
             .or_else(|| self.validation_due(&holder.subject))

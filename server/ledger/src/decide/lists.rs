@@ -67,13 +67,29 @@ impl State {
                 "this person's data is restricted: it is kept and not used",
             ));
         }
-        if profile.erase.is_some() {
+        let device = self
+            .people
+            .get(subject)
+            .map(|p| p.devices.get(&holder.device));
+        let confirmed = device.flatten().and_then(|d| d.confirmed);
+        if profile
+            .erase
+            .as_ref()
+            .is_some_and(|e| confirmed != Some(e.task))
+        {
             return Err(Refused::new(
                 Refusal::Busy,
                 "this device has to erase events first: ask for work, then contribute",
             ));
         }
         Ok(subject.clone())
+    }
+
+    /// An accepted deletion whose execution has not begun.
+    pub fn waits_for_execution(&self, deletion: u64) -> bool {
+        let executing = self.core.executing.as_ref();
+        let begun = executing.is_some_and(|e| e.ids.contains(&deletion));
+        !begun && self.index.planned.contains(&deletion)
     }
 
     /// An accepted deletion that waits for its execution concerns this person by name.
@@ -89,6 +105,11 @@ impl State {
         let mut planned = planned.filter_map(|id| self.deletions.get(id));
         let window = self.rules.erase_window_ms;
         planned.any(|d| now.unix_ms >= d.accepted_at.saturating_add(window))
+    }
+
+    /// For how long an accepted deletion waits for others, in milliseconds.
+    pub fn erase_window_ms(&self) -> u64 {
+        self.rules.erase_window_ms
     }
 
     /// What a deletion did to the lists; none: there were none when it was executed.
