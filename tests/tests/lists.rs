@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
@@ -36,10 +37,16 @@ fn config(world: &World) -> ServerConfig {
 
 /// A coordinator on a copy of the folders, as if this one had been killed.
 async fn killed(world: &World) -> (Coordinator, SocketAddr) {
+    let data = config(world).data_dir;
+    restored(world, &data).await
+}
+
+/// The same, on a copy of this data folder: an older one, with the evidence as it is now.
+async fn restored(world: &World, data: &Path) -> (Coordinator, SocketAddr) {
     let mut config = config(world);
     let evidence = config.evidence();
     let copy = world.dir.path().join("again");
-    copy_folder(&config.data_dir, &copy.join("data"));
+    copy_folder(data, &copy.join("data"));
     copy_folder(&evidence, &copy.join("evidence"));
     config.data_dir = copy.join("data");
     config.evidence_dir = Some(copy.join("evidence"));
@@ -302,5 +309,79 @@ async fn a_coordinator_without_lists_says_so() {
     assert!(reply.terms.is_none() && reply.tables == ServedTables::None);
     let none = op.ask(AdminRequest::Lists).await.unwrap();
     assert_eq!(none, AdminReply::Lists(None));
+    coordinator.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_brings_nobody_back_and_gives_no_number_again() {
+    let l = listing(PEOPLE).await;
+    let first = settled(&l.devices[0]).await;
+    let gone = counted(&l.op).await;
+    let backup = l.world.dir.path().join("backup");
+    copy_folder(&config(&l.world).data_dir, &backup);
+    let deletion = l.op.ask_to_forget(gone, &[]).await.unwrap();
+    l.op.deleted(deletion).await;
+    let newest = l.devices[0].served_after(first).await.served.unwrap();
+    l.coordinator.shutdown();
+    // The backup has the person, counted, and serves a snapshot with them in it.
+    let (again, addr) = restored(&l.world, &backup).await;
+    let op = l.op.reconnect(addr).await;
+    assert!(op.lineage(gone).await.is_err());
+    assert!(!counts(&op, gone).await);
+    let device = Lister::new(addr, &op, 200).await;
+    let served = device.served_after(newest).await;
+    assert!(served.recalled >= newest, "{served:?}");
+    let replayed = replay(&op).await;
+    assert!(replayed.memory != Some(false) && replayed.folder != Some(false));
+    again.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_that_gather_recall_once() {
+    const WINDOW_S: u64 = 4;
+    let world = World::new(1_000);
+    let mut config = config(&world);
+    config.erase_window_s = WINDOW_S;
+    let (coordinator, addr) = world.start_with(config).await;
+    let op = world.operator(addr).await;
+    let mut devices = vec![];
+    for subject in 0..PEOPLE {
+        let device = Lister::new(addr, &op, subject).await;
+        device.contribute(12).await.unwrap();
+        devices.push(device);
+    }
+    let first = settled(&devices[79]).await;
+    let mut counted = vec![];
+    for subject in 0..PEOPLE - 1 {
+        if counts(&op, subject).await {
+            counted.push(subject);
+        }
+    }
+    let [one, .., other] = counted[..] else {
+        panic!("two people count: {counted:?}")
+    };
+    let ids = [
+        op.ask_to_forget(one, &[]).await.unwrap(),
+        op.ask_to_forget(other, &[]).await.unwrap(),
+    ];
+    // Until they are executed what is served stays, and nothing new comes of these people.
+    let now = devices[79].reply(0).await;
+    assert_eq!((now.state.served, now.state.recalled), (Some(first), 0));
+    assert_eq!(
+        code(devices[one as usize].contribute(5).await),
+        Refusal::Busy
+    );
+    for id in ids {
+        let done = op.deleted(id).await;
+        let exact = done.seconds_until_exact.unwrap();
+        assert!(exact >= WINDOW_S as f64 - 1.0, "the wait is in it: {exact}");
+    }
+    let lists = [
+        of_deletion(&op, ids[0]).await,
+        of_deletion(&op, ids[1]).await,
+    ];
+    assert_eq!(lists[0].recalled, lists[1].recalled);
+    assert_eq!(lists[0].replaced_by, lists[1].replaced_by);
+    assert!(lists[0].replaced_by.is_some());
     coordinator.shutdown();
 }

@@ -71,9 +71,15 @@ pub(crate) async fn use_invitation(shared: &Shared, addr: SocketAddr) -> Result<
         Err(e) => return Err(e.into()),
     };
     let mut local = shared.alive()?;
+    let authority = invitation.authority()?;
+    if known && authority != local.person.authority {
+        local.begin_lists()?;
+    }
     let person = &mut local.person;
+    // It may know nothing of this person: what was contributed is offered again.
+    person.lists.contributed = None;
     person.identity = Some(enrolled.identity);
-    person.authority = invitation.authority()?;
+    person.authority = authority;
     person.subject = enrolled.subject;
     person.invited = Some(name(&invitation));
     person.invitation = None;

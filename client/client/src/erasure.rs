@@ -176,6 +176,8 @@ impl Worker {
         let joined = {
             let mut local = self.local()?;
             local.person.removed.clear();
+            // The person has left the sums: what remains is contributed again.
+            local.person.lists.contributed = None;
             local.save()?;
             local.person.joined.clone()
         };

@@ -14,7 +14,7 @@ use crate::events::Events;
 use crate::history::{Cutoffs, Erasure, Joined, TrainingEvent};
 use crate::lists::{Fallback, Held, Input, KEPT_ORDERS, Lazy, Ranked};
 use crate::options::Options;
-use crate::person::{KeptList, Person};
+use crate::person::{KeptList, Lists, Person};
 use crate::session::{Counters, Session};
 use crate::vault::{self, FolderLock, IDENTITY, LIST, SNAPSHOT, Vault};
 use crate::{Catalogue, ClientError, ClientModel, migrate};
@@ -203,13 +203,39 @@ impl Local {
         if recalled <= self.person.lists.recalled {
             return Ok(());
         }
-        self.person.lists.recalled = recalled;
         let held = self.snapshot.as_ref();
         if held.is_some_and(|s| s.held.number <= recalled) {
-            self.snapshot = None;
-            self.ranked.clear();
-            self.vault.remove(SNAPSHOT)?;
+            // The file first: what cannot be removed is tried again with the next answer.
+            self.drop_snapshot()?;
         }
+        self.person.lists.recalled = recalled;
+        self.save()
+    }
+
+    /// No list is made from the snapshot any more.
+    fn drop_snapshot(&mut self) -> Result<(), ClientError> {
+        if self.snapshot.take().is_none() {
+            return Ok(());
+        }
+        self.ranked.clear();
+        self.vault.remove(SNAPSHOT)
+    }
+
+    /// The coordinator knows this person no longer: nobody will say any more whether the snapshot
+    /// may be used.
+    pub(crate) fn leave_lists(&mut self) -> Result<(), ClientError> {
+        let seen = self.person.lists.seen;
+        self.person.lists.contributed = None;
+        self.recall_snapshot(seen)
+    }
+
+    /// Another coordinator: what the last one said of its lists says nothing about this one's.
+    pub(crate) fn begin_lists(&mut self) -> Result<(), ClientError> {
+        self.drop_snapshot()?;
+        self.person.lists = Lists {
+            opted_out: self.person.lists.opted_out,
+            ..Lists::default()
+        };
         self.save()
     }
 

@@ -106,7 +106,13 @@ impl Worker {
         let session = self.session()?;
         match session.call(request).await {
             Ok(reply) => Ok(reply),
-            Err(e) => Err(self.told(&session, e).await),
+            Err(e) => {
+                let why = self.told(&session, e).await;
+                if matches!(why, ClientError::Deleted) {
+                    self.local()?.leave_lists()?;
+                }
+                Err(why)
+            }
         }
     }
 

@@ -56,7 +56,8 @@ impl Coordinator {
         let AdminReply::Planned { ids, .. } = reply else {
             return Ok(());
         };
-        if ids.is_empty() || !self.shell().state().unexecuted() {
+        // Where deletions gather, they wait for others as the operator has set.
+        if ids.is_empty() || !self.shell().state().holds_serving() {
             return Ok(());
         }
         let ids: Vec<String> = ids.iter().map(u64::to_string).collect();

@@ -164,7 +164,7 @@ impl Coordinator {
                 self.decline(&device, round).await
             }
             Request::Contribute(brought) => self.contribute(&device, brought).await,
-            Request::Uncontribute => self.uncontribute(device).await,
+            Request::Uncontribute => self.uncontribute(&device).await,
             Request::Snapshot { have, items } => {
                 // A snapshot is copied.
                 let this = self.clone();
@@ -287,15 +287,13 @@ impl Coordinator {
         Ok(Reply::Ack)
     }
 
-    async fn uncontribute(&self, device: Device) -> Result<Reply, CoordinatorError> {
-        let this = self.clone();
-        aside(move || {
-            let shell = this.shell();
-            let lists = shell.lists.as_ref().ok_or_else(no_lists)?;
-            lists.leave(shell, &device.subject)?;
-            Ok(Reply::Ack)
-        })
-        .await
+    async fn uncontribute(&self, device: &Device) -> Result<Reply, CoordinatorError> {
+        if self.shell().lists.is_none() {
+            return Err(no_lists());
+        }
+        let contributions = self.contributions();
+        contributions.withdraw(device.subject.clone()).await?;
+        Ok(Reply::Ack)
     }
 
     fn snapshot(&self, have: u64, items: &Digest) -> SnapshotReply {

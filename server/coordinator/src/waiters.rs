@@ -7,15 +7,10 @@ use lethe_ledger::Wake;
 use lethe_proto::ids::SubjectId;
 use tokio::sync::Notify;
 
+/// The polls that wait, each with its own notification: several devices of a person wait each for
+/// itself.
 #[derive(Debug, Default)]
-struct Place {
-    notify: Arc<Notify>,
-    polls: usize,
-}
-
-/// The polls that wait.
-#[derive(Debug, Default)]
-pub(crate) struct Waiters(Mutex<HashMap<SubjectId, Place>>);
+pub(crate) struct Waiters(Mutex<HashMap<SubjectId, Vec<Arc<Notify>>>>);
 
 /// One poll that waits; leaves when dropped.
 #[derive(Debug)]
@@ -27,19 +22,20 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Waiters {
-    fn lock(&self) -> MutexGuard<'_, HashMap<SubjectId, Place>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SubjectId, Vec<Arc<Notify>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a subject from here on.
     pub(crate) fn enter(&self, subject: &SubjectId) -> Waiting<'_> {
+        let notify = Arc::<Notify>::default();
         let mut places = self.lock();
         let place = places.entry(subject.clone()).or_default();
-        place.polls += 1;
+        place.push(notify.clone());
         Waiting {
             all: self,
             subject: subject.clone(),
-            notify: place.notify.clone(),
+            notify,
         }
     }
 
@@ -47,13 +43,11 @@ impl Waiters {
     pub(crate) fn wake(&self, who: &Wake) {
         let places = self.lock();
         if who.everybody {
-            places.values().for_each(|p| p.notify.notify_one());
+            places.values().flatten().for_each(|p| p.notify_one());
             return;
         }
-        who.subjects
-            .iter()
-            .filter_map(|s| places.get(s))
-            .for_each(|p| p.notify.notify_one());
+        let theirs = who.subjects.iter().filter_map(|s| places.get(s));
+        theirs.flatten().for_each(|p| p.notify_one());
     }
 }
 
@@ -61,8 +55,8 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut places = self.all.lock();
         if let Some(place) = places.get_mut(&self.subject) {
-            place.polls -= 1;
-            if place.polls == 0 {
+            place.retain(|notify| !Arc::ptr_eq(notify, &self.notify));
+            if place.is_empty() {
                 places.remove(&self.subject);
             }
         }
@@ -105,5 +99,22 @@ mod tests {
         );
         drop((a, b));
         assert!(waiters.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn each_device_of_a_person_wakes() {
+        let waiters = Waiters::default();
+        let id = SubjectId::new("1").expect("a name");
+        let phone = waiters.enter(&id);
+        let tablet = waiters.enter(&id);
+        waiters.wake(&Wake {
+            everybody: false,
+            subjects: [id].into(),
+        });
+        let soon = std::time::Duration::from_millis(20);
+        for device in [&phone, &tablet] {
+            let woken = tokio::time::timeout(soon, device.notify.notified()).await;
+            assert!(woken.is_ok());
+        }
     }
 }

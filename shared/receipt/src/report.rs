@@ -113,19 +113,22 @@ fn lists_facts(l: &StatedLists) -> Vec<(String, String)> {
         return vec![fact("lists", "the sums held nothing of it".into())];
     }
     let (Some(old), Some(new)) = (&l.recalled, &l.replaced_by) else {
-        let text = "the contribution was destroyed; no snapshot had it in it";
+        let text = "the contribution was destroyed; no snapshot that was served then had it in it";
         return vec![fact("lists", text.into())];
     };
     let change = format!(
         "snapshot {} ({:.8}, {} people) recalled, {} ({:.8}, {} people) served after {} ms",
         old.number, old.sha256, old.people, new.number, new.sha256, new.people, l.whole_after_ms
     );
+    // Unknown where the snapshot was recalled for somebody else already.
+    let fetched = match l.bytes {
+        0 => String::new(),
+        bytes => format!(", {:.1} MB to fetch", bytes as f64 / 1e6),
+    };
     let devices = format!(
-        "at most {}, {:.1} MB to fetch; one that stayed away might use the old one until {} \
+        "at most {}{fetched}; one that stayed away might use the old one until {} \
          (seconds since 1970)",
-        l.devices,
-        l.bytes as f64 / 1e6,
-        l.held_until
+        l.devices, l.held_until
     );
     vec![fact("lists", change), fact("devices with lists", devices)]
 }

@@ -304,7 +304,12 @@ pub(crate) fn participate(args: &ParticipateArgs) -> anyhow::Result<()> {
         false => args.device.with_model()?,
     };
     block_on(async {
-        client.join().await?;
+        match client.join().await {
+            // Another device of this person joined with other data: this one contributes, ranks and
+            // erases all the same.
+            Err(e @ ClientError::OtherData) => writeln!(std::io::stderr(), "{e}")?,
+            other => other?,
+        }
         if client.training_samples() == 0 && !args.no_model {
             writeln!(
                 std::io::stderr(),

@@ -69,7 +69,9 @@ pub(crate) fn describe_deletion(d: &DeletionLists) -> String {
         return "\n  lists: the sums held nothing of it".into();
     }
     let Some(recalled) = &d.recalled else {
-        return "\n  lists: the contribution is destroyed; no snapshot had it in it".into();
+        return "\n  lists: the contribution is destroyed; no snapshot that was \
+                served then had it in it"
+            .into();
     };
     let named = |s: &SnapshotShown| {
         let people = s.people;
@@ -86,12 +88,16 @@ pub(crate) fn describe_deletion(d: &DeletionLists) -> String {
         }
         _ => out += "; the next one is being made",
     }
+    // Unknown where the snapshot was recalled for somebody else already.
+    let megabytes = match d.bytes {
+        0 => String::new(),
+        bytes => format!(", {:.1} MB", bytes as f64 / 1e6),
+    };
     let _ = write!(
         out,
-        "\n  at most {} device(s) fetch it, {:.1} MB; one that stays away may use the old one \
+        "\n  at most {} device(s) fetch it{megabytes}; one that stays away may use the old one \
          until {}",
         d.devices,
-        d.bytes as f64 / 1e6,
         show_time(d.held_until)
     );
     out

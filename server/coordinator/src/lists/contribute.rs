@@ -23,14 +23,26 @@ const TOGETHER: usize = 1_024;
 /// Most contributions that wait; who comes then is told to come again.
 const WAITING: usize = 8_192;
 
-/// A contribution that was checked as far as the catalogue goes.
+/// What a device asks of the sums. One queue keeps the order in which a person's devices asked: a
+/// contribution that was sent before a withdrawal is not taken after it.
 pub(crate) struct Arriving {
-    pub(crate) certificate: Digest,
+    what: What,
+    answer: Answer,
+    _place: OwnedSemaphorePermit,
+}
+
+enum What {
+    Contribution(Checked),
+    /// A person takes part no longer.
+    Withdrawal(SubjectId),
+}
+
+/// A contribution that was checked as far as the catalogue goes.
+struct Checked {
+    certificate: Digest,
     source: [u8; 16],
     whole: bool,
     events: Vec<Interaction>,
-    answer: Answer,
-    _place: OwnedSemaphorePermit,
 }
 
 /// The way in.
@@ -63,7 +75,21 @@ impl Contributions {
         certificate: Digest,
         brought: Contributed,
     ) -> Result<(), CoordinatorError> {
-        let events = lists.read(&brought.events)?;
+        let checked = Checked {
+            certificate,
+            source: brought.source,
+            whole: brought.whole,
+            events: lists.read(&brought.events)?,
+        };
+        self.put(What::Contribution(checked)).await
+    }
+
+    /// Destroys what a person has contributed; when this returns, that is durable.
+    pub(crate) async fn withdraw(&self, subject: SubjectId) -> Result<(), CoordinatorError> {
+        self.put(What::Withdrawal(subject)).await
+    }
+
+    async fn put(&self, what: What) -> Result<(), CoordinatorError> {
         let busy = |_| {
             CoordinatorError::refuse(
                 Refusal::Busy,
@@ -73,10 +99,7 @@ impl Contributions {
         let place = self.places.clone().try_acquire_owned().map_err(busy)?;
         let (answer, answered) = oneshot::channel();
         self.way.put(Arriving {
-            certificate,
-            source: brought.source,
-            whole: brought.whole,
-            events,
+            what,
             answer,
             _place: place,
         })?;
@@ -85,14 +108,27 @@ impl Contributions {
     }
 }
 
-fn offer(taken: &(Handle, Arriving)) -> Offer<'_> {
-    let one = &taken.1;
-    Offer {
-        handle: taken.0,
-        source: one.source,
-        whole: one.whole,
-        events: &one.events,
+/// A contribution that its person may bring, and who waits for the answer.
+struct Taken {
+    handle: Handle,
+    checked: Checked,
+    answer: Answer,
+}
+
+impl Taken {
+    fn offer(&self) -> Offer<'_> {
+        Offer {
+            handle: self.handle,
+            source: self.checked.source,
+            whole: self.checked.whole,
+            events: &self.checked.events,
+        }
     }
+}
+
+/// Who has gone meanwhile does not hear it.
+fn tell(answer: Answer, result: Result<(), CoordinatorError>) {
+    let _ = answer.send(result);
 }
 
 impl Lists {
@@ -131,49 +167,95 @@ impl Lists {
         events.iter().enumerate().map(read).collect()
     }
 
-    /// Takes what has arrived together.
+    /// Takes what has arrived together, in that order.
     pub(crate) fn take(&self, shell: &Shell, all: Vec<Arriving>) {
         let _shared = fatal::read(&self.gate);
-        let mut answers = vec![];
-        let mut taken = vec![];
-        for one in all {
-            let subject = shell.state().may_contribute(&one.certificate);
-            match subject {
-                Ok(subject) => taken.push((self.handle(&subject), one)),
-                Err(why) => answers.push((one, Err(why.into()))),
+        let now = shell.clock.now().unix_ms / 1000;
+        let mut together = vec![];
+        for Arriving { what, answer, .. } in all {
+            match what {
+                What::Contribution(checked) => match self.may_bring(shell, &checked, now) {
+                    Ok(handle) => together.push(Taken {
+                        handle,
+                        checked,
+                        answer,
+                    }),
+                    Err(why) => tell(answer, Err(why)),
+                },
+                What::Withdrawal(subject) => {
+                    self.store(std::mem::take(&mut together), now);
+                    tell(answer, self.leave(&subject, now));
+                }
             }
         }
-        let now = shell.clock.now().unix_ms / 1000;
-        let offers: Vec<Offer<'_>> = taken.iter().map(offer).collect();
+        self.store(together, now);
+        self.look();
+    }
+
+    /// Whose the contribution is, if it may be brought now.
+    fn may_bring(
+        &self,
+        shell: &Shell,
+        checked: &Checked,
+        now: u64,
+    ) -> Result<Handle, CoordinatorError> {
+        let subject = shell.state().may_contribute(&checked.certificate)?;
+        let handle = self.handle(&subject);
+        let left = fatal::lock(&self.withdrawn).get(&handle).copied();
+        let again = left.map_or(0, |left| left.saturating_add(self.config.refresh_s));
+        if now < again {
+            let message = format!(
+                "this person withdrew a moment ago: contribute again in {} s",
+                again - now
+            );
+            return Err(CoordinatorError::refuse(Refusal::Busy, message));
+        }
+        Ok(handle)
+    }
+
+    /// One write for all of these.
+    fn store(&self, taken: Vec<Taken>, now: u64) {
+        if taken.is_empty() {
+            return;
+        }
+        let offers: Vec<Offer<'_>> = taken.iter().map(Taken::offer).collect();
         let result = self.tally.contribute_all(&offers, now);
         drop(offers);
         match result {
             Ok(results) => {
-                let each = taken.into_iter().zip(results);
-                answers.extend(each.map(|((_, one), r)| (one, r.map_err(CoordinatorError::from))));
+                for (one, result) in taken.into_iter().zip(results) {
+                    let result = match result {
+                        // What another device of this person brought stands, and is more.
+                        Err(TallyError::Refused(Refused::Smaller { .. })) => Ok(()),
+                        other => other.map_err(CoordinatorError::from),
+                    };
+                    tell(one.answer, result);
+                }
             }
             Err(e) => {
                 let message = format!("the tally cannot store contributions: {e}; try again");
                 tracing::error!("{message}");
-                answers.extend(taken.into_iter().map(|(_, one)| {
+                for one in taken {
                     let busy = CoordinatorError::refuse(Refusal::Busy, message.clone());
-                    (one, Err(busy))
-                }));
+                    tell(one.answer, Err(busy));
+                }
             }
         }
-        for (one, result) in answers {
-            // Who has gone meanwhile does not hear it.
-            let _ = one.answer.send(result);
-        }
-        self.look();
     }
 
     /// A person takes part no longer: what they contributed is destroyed.
-    pub(crate) fn leave(&self, shell: &Shell, subject: &SubjectId) -> Result<(), CoordinatorError> {
-        let _shared = fatal::read(&self.gate);
-        let now = shell.clock.now().unix_ms / 1000;
-        self.tally.leave(&[self.handle(subject)], now)?;
-        self.look();
+    fn leave(&self, subject: &SubjectId, now: u64) -> Result<(), CoordinatorError> {
+        let handle = self.handle(subject);
+        let held = self.tally.held(&handle, now)?.held;
+        self.tally.leave(&[handle], now)?;
+        let mut withdrawn = fatal::lock(&self.withdrawn);
+        let refresh_s = self.config.refresh_s;
+        withdrawn.retain(|_, left| now < left.saturating_add(refresh_s));
+        if held {
+            // Each withdrawal dissolves a cell: who comes and goes by turns does so no faster than
+            // people contribute.
+            withdrawn.insert(handle, now);
+        }
         Ok(())
     }
 }

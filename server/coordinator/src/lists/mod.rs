@@ -16,6 +16,7 @@ mod serve;
 mod settings;
 pub(crate) mod status;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
@@ -55,6 +56,9 @@ pub(crate) struct Lists {
     floor: Mutex<Floor>,
     publishing: Mutex<publish::Publishing>,
     changed: Condvar,
+    /// Who withdrew within the last `refresh_s`, and when. In memory only: nothing is kept of people
+    /// who have left. At most as many as are enrolled.
+    withdrawn: Mutex<BTreeMap<Handle, u64>>,
 }
 
 /// What lists are opened with.
@@ -82,6 +86,7 @@ impl Lists {
             opening.config.options(),
             opening.now,
         )?;
+        let counting = tally.status(opening.now)?.counting;
         let (floor, highest) = Floor::open(&opening.evidence.join(NUMBERS))?;
         // An older data folder came back: devices have seen these numbers.
         tally.skip_to(highest.unwrap_or(0), opening.now)?;
@@ -103,8 +108,9 @@ impl Lists {
             valid_s: opening.release_hours * 3600,
             gate: RwLock::new(()),
             floor: Mutex::new(floor),
-            publishing: Mutex::default(),
+            publishing: Mutex::new(publish::Publishing::after_start(counting)),
             changed: Condvar::new(),
+            withdrawn: Mutex::default(),
         })
     }
 

@@ -30,6 +30,18 @@ pub(super) struct Publishing {
     day: Option<i32>,
 }
 
+impl Publishing {
+    /// At a start. Cells may have been opened just before the end, and were not published. Where a
+    /// snapshot is served, the next is made all the same: settings, titles and tags may have
+    /// changed.
+    pub(super) fn after_start(counting: usize) -> Self {
+        Self {
+            changed: counting > 0,
+            ..Self::default()
+        }
+    }
+}
+
 impl Lists {
     /// Something may be due.
     pub(crate) fn look(&self) {

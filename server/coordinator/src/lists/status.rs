@@ -1,6 +1,7 @@
 //! What operators are told of lists.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use lethe_ledger::State;
 use lethe_proto::admin::{DeletionLists, ListsLineage, ListsReplayed, ListsStatus, SnapshotShown};
@@ -58,25 +59,46 @@ impl Lists {
         let held = held.collect::<Result<Vec<_>, _>>()?;
         let known = held.iter().filter(|h| h.held).count();
         let shown = held.iter().any(|h| h.shown);
-        let Some(snapshot) = self.newest().filter(|_| shown) else {
-            return Ok(format!(
-                "Lists: {known} of {} request(s) concern what the sums hold; no snapshot is \
-                 recalled.\n",
-                requests.len()
-            ));
-        };
+        let mut out = format!(
+            "Lists: {known} of {} request(s) concern what the sums hold",
+            requests.len()
+        );
         let members: usize = held.iter().map(|h| h.cell).sum();
-        let megabytes = (devices * snapshot.bytes) as f64 / 1e6;
-        Ok(format!(
-            "Lists: {known} of {} request(s) concern what the sums hold; their cells, {members} \
-             people at most, leave the sums together.\n  snapshot {} ({} bytes) is recalled; at \
-             most {devices} device(s) fetch the next: {megabytes:.1} MB\n  a device that stays \
-             away may use it until {} (seconds since 1970)\n",
-            requests.len(),
-            snapshot.number,
-            snapshot.bytes,
-            now + self.valid_s
-        ))
+        if members > 0 {
+            let _ = write!(
+                out,
+                "; their cells, {members} people at most, leave the sums together"
+            );
+        }
+        if requests.iter().any(|r| r.subject().is_none()) {
+            out += "; rows and columns of items that are taken down are cleared for good";
+        }
+        out += ".\n";
+        match self.newest().filter(|_| shown) {
+            Some(snapshot) => {
+                let megabytes = (devices * snapshot.bytes) as f64 / 1e6;
+                let _ = writeln!(
+                    out,
+                    "  snapshot {} ({} bytes) is recalled; at most {devices} device(s) fetch the \
+                     next: {megabytes:.1} MB\n  a device that stays away may use it until {} \
+                     (seconds since 1970)",
+                    snapshot.number,
+                    snapshot.bytes,
+                    now + self.valid_s
+                );
+            }
+            None => out += "  No snapshot is recalled.\n",
+        }
+        let window_ms = shell.state().erase_window_ms();
+        if window_ms > 0 {
+            let _ = writeln!(
+                out,
+                "  It waits for other deletions for up to {} s; what is served stays as it is \
+                 meanwhile.",
+                window_ms / 1000
+            );
+        }
+        Ok(out)
     }
 
     /// Folds everybody who counts again, from what is sealed, and compares bytes.

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lethe_ledger::{
-    Before, Command, Effect, Effects, Event, Fresh, Owner, Rules, RunKey, ShardKey, State,
-    ValueRef, Wake, apply, decide, effects, withdrawn,
+    Accepted, Before, Command, Effect, Effects, Event, Fresh, Owner, Rules, RunKey, ShardKey,
+    State, ValueRef, Wake, apply, decide, effects, withdrawn,
 };
 use lethe_proto::ids::{Digest, EpochNo};
 use lethe_proto::message::Refusal;
@@ -176,7 +176,12 @@ impl Shell {
         };
         shell.execute(started, vec![])?;
         if let Some(lists) = &shell.lists {
-            lists.catch_up(&journal, shell.clock.now().unix_ms / 1000)?;
+            let state = shell.state();
+            // Those that are still to be executed find what the tally holds when they begin.
+            let begun = |a: &&Accepted| !state.waits_for_execution(a.id);
+            let begun: Vec<Accepted> = journal.iter().filter(begun).cloned().collect();
+            drop(state);
+            lists.catch_up(&begun, shell.clock.now().unix_ms / 1000)?;
         }
         fatal::lock(&shell.writer).durable.lost_noted()?;
         let mut evidence = shell.evidence();

@@ -80,11 +80,11 @@ impl CellSettings {
     /// # Errors
     /// [`SettingsError`] names the first that does not.
     pub fn check(&self) -> Result<(), SettingsError> {
-        within("least", self.least, 1, MOST)?;
+        // One who counts, changes or waits alone would be seen alone.
+        let two = self.most.min(2);
+        within("cell", self.least, two, MOST)?;
         within("most", self.most, self.least, MOST)?;
         within("share", self.share, 1, u32::MAX)?;
-        // One who changes, or waits, alone would be seen alone.
-        let two = self.most.min(2);
         within("changed", self.changed, two, self.least)?;
         within("wait", self.wait, two, 1_000)?;
         within("people", self.people, 1, u32::MAX)
