@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
@@ -10,7 +11,7 @@ use lethe_coordinator::lists::Sums;
 use lethe_proto::admin::{AdminReply, AdminRequest, DeletionLists, ListsReplayed};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::Digest;
-use lethe_proto::lists::{ListState, ServedTables};
+use lethe_proto::lists::{Contributed, ListState, ServedTables};
 use lethe_proto::message::{Erased, Refusal, Request, Task};
 use lethe_receipt::receipt::Receipt;
 use lethe_tests::lists::{Lister, events};
@@ -22,6 +23,7 @@ const PEOPLE: u32 = 80;
 /// A fleet without models, whose lists are published at once.
 struct Listing {
     world: World,
+    addr: SocketAddr,
     coordinator: Coordinator,
     op: Operator,
     devices: Vec<Lister>,
@@ -65,6 +67,7 @@ async fn listing(people: u32) -> Listing {
     }
     Listing {
         world,
+        addr,
         coordinator,
         op,
         devices,
@@ -264,6 +267,100 @@ async fn who_has_to_erase_items_leaves_the_sums_and_comes_back_with_what_remains
     l.coordinator.shutdown();
 }
 
+/// Waits until the device is told to erase: the number of the task.
+async fn told_to_erase(device: &Lister) -> u64 {
+    let mut known = ListState::default();
+    loop {
+        let watched = device.watch(known).await;
+        known = watched.lists;
+        if let Task::Erase { task } = watched.task {
+            return task;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_has_erased_waits_for_the_persons_other_one() {
+    let l = listing(PEOPLE).await;
+    settled(&l.devices[0]).await;
+    let who = counted(&l.op).await;
+    let phone = &l.devices[who as usize];
+    let tablet = Lister::new(l.addr, &l.op, who).await;
+    let item = events(who, 1)[0].item.clone();
+    let deletion = l.op.ask_to_forget(who, &[&item]).await.unwrap();
+    let task = told_to_erase(phone).await;
+    let done = Request::Erased {
+        task,
+        outcome: Erased::Done {
+            removed: vec![(deletion, 1)],
+        },
+    };
+    phone.call(&done).await.unwrap();
+    // What it has left may count again; of the order it hears no more until the other has answered.
+    let remaining = events(who, 12).into_iter().filter(|e| e.item != item);
+    phone.contribute_events(remaining.collect()).await.unwrap();
+    let tablet_asks = async {
+        let quiet = Duration::from_millis(300);
+        tokio::time::sleep(quiet).await;
+        assert_eq!(code(tablet.contribute(12).await), Refusal::Busy);
+        assert_eq!(told_to_erase(&tablet).await, task);
+        let before = Instant::now();
+        tablet.call(&done).await.unwrap();
+        before
+    };
+    let phone_waits = async {
+        let task = told_to_erase(phone).await;
+        (task, Instant::now())
+    };
+    let (answered, (again, woken)) = tokio::join!(tablet_asks, phone_waits);
+    assert_eq!(again, task);
+    assert!(woken >= answered, "it was told in a loop");
+    phone.call(&done).await.unwrap();
+    phone.rejoin().await;
+    l.op.deleted(deletion).await;
+    l.coordinator.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_withdraws_comes_back_no_sooner_than_people_contribute() {
+    let world = World::new(1_000);
+    let mut config = config(&world);
+    config.lists.refresh_s = 2;
+    let (coordinator, addr) = world.start_with(config).await;
+    let op = world.operator(addr).await;
+    let device = Lister::new(addr, &op, 0).await;
+    // Nothing was contributed: nothing to wait for.
+    device.call(&Request::Uncontribute).await.unwrap();
+    device.contribute(12).await.unwrap();
+    device.call(&Request::Uncontribute).await.unwrap();
+    assert_eq!(op.lists().await.people, 0);
+    assert_eq!(code(device.contribute(12).await), Refusal::Busy);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    device.contribute(12).await.unwrap();
+    assert_eq!(op.lists().await.people, 1);
+    coordinator.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_smaller_contribution_of_another_device_changes_nothing() {
+    let l = listing(1).await;
+    let tablet = Lister::new(l.addr, &l.op, 0).await;
+    let fewer = Contributed {
+        source: [99; 16],
+        whole: true,
+        events: events(0, 3),
+    };
+    tablet.call(&Request::Contribute(fewer)).await.unwrap();
+    let more = Contributed {
+        source: [99; 16],
+        whole: true,
+        events: events(0, 20),
+    };
+    tablet.call(&Request::Contribute(more)).await.unwrap();
+    assert_eq!(l.op.lists().await.people, 1);
+    l.coordinator.shutdown();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restriction_takes_a_person_out_and_a_takedown_the_items_rows() {
     let l = listing(PEOPLE).await;
@@ -315,19 +412,22 @@ async fn a_coordinator_without_lists_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_backup_brings_nobody_back_and_gives_no_number_again() {
     let l = listing(PEOPLE).await;
-    let first = settled(&l.devices[0]).await;
+    let first = settled(&l.devices[79]).await;
     let gone = counted(&l.op).await;
     let backup = l.world.dir.path().join("backup");
     copy_folder(&config(&l.world).data_dir, &backup);
     let deletion = l.op.ask_to_forget(gone, &[]).await.unwrap();
     l.op.deleted(deletion).await;
-    let newest = l.devices[0].served_after(first).await.served.unwrap();
+    let newest = l.devices[79].served_after(first).await.served.unwrap();
     l.coordinator.shutdown();
     // The backup has the person, counted, and serves a snapshot with them in it.
     let (again, addr) = restored(&l.world, &backup).await;
     let op = l.op.reconnect(addr).await;
     assert!(op.lineage(gone).await.is_err());
     assert!(!counts(&op, gone).await);
+    // The backup does not know the deletion: it is executed again, and finds what it has to forget.
+    op.deleted(deletion).await;
+    assert!(of_deletion(&op, deletion).await.held);
     let device = Lister::new(addr, &op, 200).await;
     let served = device.served_after(newest).await;
     assert!(served.recalled >= newest, "{served:?}");

@@ -3,7 +3,7 @@
 //!
 //! The tally knows people by handles. Here is the only place that can tell whose a handle is.
 //!
-//! One lock orders what must not overlap, [`Lists::gate`]. Whoever contributes or publishes shares
+//! One lock orders what must not overlap, `Lists::gate`. Whoever contributes or publishes shares
 //! it, and asks the ledger under it whether that is allowed. Whoever begins to execute deletions
 //! has it alone. So nothing is contributed for somebody, or published with somebody, who is being
 //! deleted.
