@@ -348,13 +348,18 @@ fn any_executor_will_do() {
 async fn a_device_whose_person_was_deleted_is_told_so() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(ids(0..40)).await;
+    server.publish(1, 0);
     let client = server.client(dir.path(), &catalogue(0..40));
-    client.connect().await.unwrap();
+    assert!(client.refresh().await.unwrap().fetched);
+    let source = || client.top(&Query::first(3)).unwrap().source;
+    assert_eq!(source(), ListSource::PopularNow);
     client.clone().close().await;
     server.state().admits = false;
     let told = client.step().await.unwrap_err();
     assert!(matches!(told, ClientError::Deleted), "{told:?}");
     assert!(!told.is_offline());
+    // Nobody will say any more whether the tables may be used.
+    assert_eq!(source(), ListSource::Catalogue(Fallback::Recalled));
     client.record(LocalEvent::liked("item-1", 1)).unwrap();
     client.erase().unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -373,4 +378,28 @@ async fn an_invitation_is_kept_until_it_can_be_used() {
     let status = client.status();
     assert!(status.enrolled && !status.invited);
     assert_eq!(status.subject.as_deref(), Some("anna"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_coordinators_lists_begin_from_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let items = catalogue(0..40);
+    let first = start(ids(0..40)).await;
+    first.publish(7, 0);
+    first.state().lists.recalled = 6;
+    let client = first.client(dir.path(), &items);
+    client.record_all(likes(1, 3)).unwrap();
+    assert!(client.refresh().await.unwrap().contributed);
+    drop(client);
+    first.stop();
+    // Its numbers begin at 1, under another key; this person has contributed nothing to it.
+    let second = start(ids(0..40)).await;
+    second.state().signer = Signer::from_seed("other", &[4; 32]).unwrap();
+    second.publish(1, 1);
+    let client = second.client(dir.path(), &items);
+    let refreshed = client.refresh().await.unwrap();
+    assert!(refreshed.fetched && refreshed.contributed, "{refreshed:?}");
+    let page = client.top(&Query::first(3)).unwrap();
+    assert_eq!(page.source, ListSource::FewEvents);
+    assert_eq!(second.state().contributed.len(), 1);
 }

@@ -144,7 +144,7 @@ impl Running {
     }
 
     pub(crate) fn invitation(&self) -> String {
-        Invitation::new("any".into(), &self.coordinator.authority)
+        Invitation::new(format!("for {}", self.addr), &self.coordinator.authority)
             .with_log_key(self.coordinator.log.verifier().text())
             .text()
     }
