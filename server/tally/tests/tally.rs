@@ -422,3 +422,14 @@ fn an_older_copy_gives_no_number_again() {
     tally.publish(DAY, NOW).unwrap();
     assert_eq!(served(&tally).statement.number, 10);
 }
+
+#[test]
+fn a_copy_from_before_the_first_snapshot_recalls_those_that_came_later() {
+    let disk = Disk::default();
+    let tally = disk.open();
+    tally.skip_to(9, NOW).unwrap();
+    assert_eq!(tally.served(), Served::Nothing);
+    assert_eq!(tally.recalled(), 9);
+    drop(tally);
+    assert_eq!(disk.open().recalled(), 9);
+}

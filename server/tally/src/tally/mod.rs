@@ -288,6 +288,7 @@ impl Tally {
         self.vault
             .write(&inner.state, &changed, &change.brought, &effect.dropped)?;
         inner.doubt = false;
+        self.say_recalled(&inner.state);
         inner.doomed.handles.extend(&effect.forgotten);
         if let Some(generation) = effect.recalled {
             inner.doomed.generation = Some(generation);

@@ -116,11 +116,21 @@ impl Tally {
         *self.lists.write().unwrap_or_else(PoisonError::into_inner) = lists;
     }
 
-    /// Before anything is written about it: what is recalled is served to nobody any more.
+    /// Before anything is written about it: what is recalled is served to nobody any more. That it
+    /// is recalled is said when it is written: a write that fails may be undone, and what devices
+    /// have dropped would be served again.
     pub(super) fn stop_serving(&self, state: &State) {
         if let Some(out) = state.core().out {
-            self.serve(Served::Out { since: out.since }, state);
+            let mut lists = self.lists.write().unwrap_or_else(PoisonError::into_inner);
+            lists.served = Served::Out { since: out.since };
         }
+    }
+
+    /// What is recalled, and written to be so, is said, also where nothing was served: devices may
+    /// hold what a later state of this folder has published.
+    pub(super) fn say_recalled(&self, state: &State) {
+        let mut lists = self.lists.write().unwrap_or_else(PoisonError::into_inner);
+        lists.recalled = state.core().recalled;
     }
 
     /// Serves what the folder says.
