@@ -152,12 +152,15 @@ impl Shell {
 
     /// What the lists have of the data is fixed with the beginning: nobody contributes or publishes
     /// meanwhile, nor later, until the execution has ended.
-    fn begin_execution(&self) -> Result<bool, CoordinatorError> {
+    pub(super) fn begin_execution(&self) -> Result<bool, CoordinatorError> {
         let Some(lists) = &self.lists else {
             let begin = Command::BeginExecution { lists: vec![] };
             return Ok(!self.execute(begin, vec![])?.is_empty());
         };
         let _alone = lists.alone();
+        // A deletion whose write failed is known from the journal once the folder was read again:
+        // it begins with the others, and its record with it.
+        self.settle_doubt()?;
         let now = self.clock.now().unix_ms / 1000;
         let requests = self.requests_to_execute();
         let devices = self.state().devices() as u64;
