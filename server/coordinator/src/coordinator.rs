@@ -127,7 +127,7 @@ impl Coordinator {
                 if let Some(inner) = brought.upgrade()
                     && let Some(lists) = &inner.shell.lists
                 {
-                    lists.take(&inner.shell, all);
+                    lists.take_in(&inner.shell, all);
                 }
             };
             let contributions = Contributions::start(bring).unwrap_or_else(|e| {

@@ -25,13 +25,15 @@ use lethe_parts::content::Content;
 use lethe_proto::ids::SubjectId;
 use lethe_store::head::Floor;
 use lethe_store::sealed::Engine;
-use lethe_tally::{Handle, Tally};
+use lethe_tally::{Handle, Served, Tally};
 
 use crate::CoordinatorError;
 use crate::durable::ListsFoundation;
+use crate::fatal;
+use crate::shell::Shell;
 
 pub(crate) use catalogue::Catalogue;
-pub(crate) use contribute::Contributions;
+pub(crate) use contribute::{Arriving, Contributions};
 pub use settings::{CellsConfig, ListsConfig, Sums};
 
 /// Folder of the tally, in the data folder.
@@ -52,7 +54,8 @@ pub(crate) struct Lists {
     /// Seconds for which a device may use a snapshot without asking again.
     valid_s: u64,
     gate: RwLock<()>,
-    /// Highest number of a snapshot that was ever published, in the evidence folder.
+    /// Highest number of a snapshot that was ever published, in the evidence folder; one more as long
+    /// as that one is recalled and no other is there.
     floor: Mutex<Floor>,
     publishing: Mutex<publish::Publishing>,
     changed: Condvar,
@@ -122,6 +125,32 @@ impl Lists {
         let mut handle = [0; 16];
         handle.copy_from_slice(&drawn.0[..16]);
         Handle(handle)
+    }
+
+    /// Takes what has arrived together. Who withdraws recalls what is served.
+    pub(crate) fn take_in(&self, shell: &Shell, all: Vec<Arriving>) {
+        self.take(shell, all);
+        if let Err(e) = self.keep_recalled() {
+            shell.complain("keep what was recalled", &e);
+        }
+    }
+
+    /// An older data folder may hold a snapshot that was recalled since as one that is served: the
+    /// evidence folder then asks for a higher number. Call it after whatever recalls.
+    pub(crate) fn keep_recalled(&self) -> Result<(), CoordinatorError> {
+        // Whoever publishes takes it before the number is seen: it never goes back.
+        let mut floor = fatal::lock(&self.floor);
+        let lists = self.tally.lists();
+        if lists.recalled > 0 && !matches!(lists.served, Served::Snapshot(_)) {
+            floor.set(lists.recalled + 1)?;
+        }
+        Ok(())
+    }
+
+    /// For tests of what the tally has.
+    #[cfg(test)]
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Key that verifies snapshots (verifier key text).

@@ -182,7 +182,10 @@ impl Shell {
         if let Some(lists) = &self.lists {
             let now = self.clock.now().unix_ms / 1000;
             let requests = self.requests_to_execute();
-            self.with_space(|| lists.forget(&requests, now))?;
+            self.with_space(|| {
+                lists.forget(&requests, now)?;
+                lists.keep_recalled()
+            })?;
         }
         if !self.destroy(keys)? {
             // They were destroyed before, and only now that is known.

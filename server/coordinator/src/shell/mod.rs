@@ -182,6 +182,7 @@ impl Shell {
             let begun: Vec<Accepted> = journal.iter().filter(begun).cloned().collect();
             drop(state);
             lists.catch_up(&begun, shell.clock.now().unix_ms / 1000)?;
+            lists.keep_recalled()?;
         }
         fatal::lock(&shell.writer).durable.lost_noted()?;
         let mut evidence = shell.evidence();
