@@ -17,11 +17,13 @@ use super::super::{Clock, Opening, Shell, fresh};
 use super::device::{Common, Device};
 use super::disk::{Disk, Fault, folder};
 use super::jobs::Running;
+use super::listed::{Kind, Listed};
 use super::record::{Count, Trace};
 use super::world::{BEGIN, Event, Network, QUIET, Seen, Simulation};
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::evidence::failing;
+use crate::lists::{CellsConfig, ListsConfig, Sums};
 
 pub(super) fn digest(parts: &[&str]) -> Digest {
     let parts: Vec<&[u8]> = parts.iter().map(|p| p.as_bytes()).collect();
@@ -30,6 +32,11 @@ pub(super) fn digest(parts: &[&str]) -> Digest {
 
 pub(super) fn operator(n: usize) -> Digest {
     digest(&["operator", &n.to_string()])
+}
+
+/// Of a person's device of this number, in every seed.
+pub(super) fn first_certificate(subject: &SubjectId, d: u8) -> Digest {
+    digest(&["certificate", subject.as_str(), &d.to_string()])
 }
 
 fn model() -> ModelConfig {
@@ -43,7 +50,7 @@ fn model() -> ModelConfig {
     }
 }
 
-fn items() -> Vec<Item> {
+pub(super) fn items() -> Vec<Item> {
     let tags = ["war", "comedy", "drama", "crime"];
     (0..8)
         .map(|i| Item {
@@ -53,6 +60,23 @@ fn items() -> Vec<Item> {
             tags: vec![tags[i % 4].into()],
         })
         .collect()
+}
+
+/// Everything counts at once, and nobody waits for the next day.
+pub(super) fn lists_config(cells: bool) -> ListsConfig {
+    ListsConfig {
+        clip: 8,
+        refresh_s: 0,
+        publish_s: 0,
+        k: 1,
+        cells: match cells {
+            true => CellsConfig::On,
+            false => CellsConfig::Off,
+        },
+        cell: 2,
+        changed: 2,
+        people: 64,
+    }
 }
 
 fn pick<'a>(dice: &mut Stream, of: &[&'a str]) -> &'a str {
@@ -86,18 +110,19 @@ fn recipe(dice: &mut Stream, quiet: bool, wanders: bool) -> Recipe {
 }
 
 impl Simulation {
-    pub(super) fn new(seed: u64) -> Self {
-        let mut this = Self::with(seed, None);
+    pub(super) fn new(seed: u64, kind: Kind) -> Self {
+        let mut this = Self::with(seed, kind, None);
         this.misfortunes();
+        this.begin_lists();
         this
     }
 
     /// Nothing goes wrong; who joins and answers when is drawn from `order`.
     pub(super) fn quiet(seed: u64, order: u64) -> Self {
-        Self::with(seed, Some(order))
+        Self::with(seed, Kind::Without, Some(order))
     }
 
-    fn with(seed: u64, quiet: Option<u64>) -> Self {
+    fn with(seed: u64, kind: Kind, quiet: Option<u64>) -> Self {
         failing::with(|f| *f = failing::Failing::default());
         let mut dice = Seed::from_u64(seed).derive("shell simulation", &[]).rng();
         let folder = folder();
@@ -113,6 +138,12 @@ impl Simulation {
             u8::from(full),
         ))
         .unwrap();
+        let mut listed = Listed::new(seed, kind);
+        if listed.is_on() {
+            config.sums = Sums::Embedded;
+            config.lists = lists_config(kind == Kind::Cells);
+            config.erase_window_s = Self::gathers(&mut listed.dice, kind);
+        }
         let wanders = !steady && dice.below(3) == 0;
         if dice.below(2) == 0 {
             config.erase_wait_s = 3 + dice.below(30) as u64;
@@ -167,6 +198,7 @@ impl Simulation {
             seen: Seen::default(),
             trace: Trace::default(),
             count: Count::default(),
+            listed,
             folder,
         };
         this.opened(shell);
@@ -223,7 +255,7 @@ impl Simulation {
     fn enrol(&mut self, n: usize, d: u8) {
         let subject = SubjectId::new(format!("s{n}")).unwrap();
         let secret = digest(&["secret", subject.as_str(), &d.to_string()]);
-        let certificate = digest(&["certificate", subject.as_str(), &d.to_string()]);
+        let certificate = first_certificate(&subject, d);
         self.must(Command::Invite {
             subject: subject.clone(),
             secret,
@@ -321,6 +353,13 @@ impl Simulation {
             let when = self.sometime();
             let what = pick(&mut self.dice, &["shards/0", "shards/1", "db", "db-copy"]);
             let gone = self.dice.below(2) == 0;
+            self.at(when, Event::Damage(what, gone));
+        }
+        if self.listed.is_on() && self.listed.dice.below(6) == 0 {
+            let when = 500 + self.listed.dice.below(QUIET as usize - 1000) as u64;
+            let all = ["tally/shards/0", "tally/db", "tally/db-copy"];
+            let what = pick(&mut self.listed.dice, &all);
+            let gone = self.listed.dice.below(2) == 0;
             self.at(when, Event::Damage(what, gone));
         }
     }

@@ -35,9 +35,14 @@ impl Simulation {
     pub(super) fn crash(&mut self) {
         self.keys_go();
         self.waiting.clear();
+        self.listed.queue.clear();
         self.jobs.lock().unwrap().all.clear();
-        self.queue
-            .retain(|_, e| !matches!(e, Event::JobEnds(_) | Event::Again(_) | Event::Written));
+        self.queue.retain(|_, e| !{
+            matches!(
+                e,
+                Event::JobEnds(_) | Event::Again(_) | Event::Written | Event::Stored
+            )
+        });
         let Some(shell) = self.shell.take() else {
             return;
         };
@@ -206,6 +211,7 @@ impl Simulation {
         }
         self.keys_go();
         self.backup = Some(self.disk.back_up(&self.data()));
+        self.listed.back_up();
     }
 
     /// The older data folder comes back, and the evidence stays.
@@ -218,6 +224,7 @@ impl Simulation {
         self.count.one("restored");
         self.surprised = true;
         self.seen.forget();
+        self.listed.restore();
         self.devices
             .iter_mut()
             .for_each(super::device::Device::join_again);

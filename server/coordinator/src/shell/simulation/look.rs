@@ -87,6 +87,7 @@ impl Simulation {
             self.served(&state);
         }
         self.log(&shell);
+        self.look_at_lists(&shell);
         if self.events.is_multiple_of(16) {
             self.acknowledged(&shell.state());
         }

@@ -53,15 +53,19 @@ use super::Shell;
 use crate::aggregate::{Clip, Contribution, apply, apply_personalized, median_norm};
 use crate::content::Update;
 use crate::rounds::Sent;
+use listed::Kind;
 use record::Count;
 use world::Simulation;
 
 mod begin;
+mod brought;
 mod device;
 mod disk;
 mod exchange;
 mod faults;
 mod jobs;
+mod listed;
+mod lists;
 mod look;
 mod operators;
 mod record;
@@ -111,6 +115,10 @@ const OFTEN: &[&str] = &[
     "errors",
     "receipts",
     "compared",
+    "contributions",
+    "lists published",
+    "lists recalled",
+    "lists compared",
 ];
 
 /// The updates of a round, as the devices would send them now.
@@ -233,14 +241,18 @@ fn at_the_end(sim: &mut Simulation) {
         assert_eq!(adapter, Ok(hash.hex()), "{}: {key:?}", sim.story());
         sim.count.one("bundles");
     }
+    sim.lists_at_the_end(&shell);
+    let newest = shell.lists.as_ref().and_then(|l| l.newest());
     // Once more, without any fault.
     drop(shell);
     sim.crash();
     sim.start();
+    let shell = sim.shell.clone().unwrap();
+    sim.lists_again(&shell, newest.map(|s| s.number));
 }
 
-fn run(seed: u64) -> (Digest, Count) {
-    let mut sim = Simulation::new(seed);
+fn run(seed: u64, kind: Kind) -> (Digest, Count) {
+    let mut sim = Simulation::new(seed, kind);
     while sim.step() {}
     at_the_end(&mut sim);
     sim.count.add("failed writes", sim.disk.failed());
@@ -274,7 +286,7 @@ fn the_shell_survives_everything() {
             if seed >= range.end || failed.lock().unwrap().len() > 4 {
                 return;
             }
-            match catch_unwind(AssertUnwindSafe(|| run(seed))) {
+            match catch_unwind(AssertUnwindSafe(|| run(seed, Kind::of(seed)))) {
                 Ok((_, count)) => counts.lock().unwrap().push(count),
                 Err(_) => failed.lock().unwrap().push(seed),
             }
@@ -303,14 +315,20 @@ fn the_shell_survives_everything() {
 #[test]
 fn seeds_that_once_failed_pass() {
     for seed in REGRESSIONS {
-        run(*seed);
+        run(*seed, Kind::Without);
     }
 }
 
 #[test]
 fn a_seed_gives_its_trace_again() {
     for seed in 0..8 {
-        assert_eq!(run(seed).0, run(seed).0, "seed {seed}");
+        for kind in [Kind::Without, Kind::Alone] {
+            assert_eq!(
+                run(seed, kind).0,
+                run(seed, kind).0,
+                "seed {seed}, {kind:?}"
+            );
+        }
     }
 }
 

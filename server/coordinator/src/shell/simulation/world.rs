@@ -17,6 +17,7 @@ use super::device::{Act, Common, Device};
 use super::disk::{Backup, Disk, Fault};
 use super::exchange::{Answer, answer, brief, given, kind};
 use super::jobs::Running;
+use super::listed::Listed;
 use super::record::{Count, Trace};
 use crate::CoordinatorError;
 use crate::arrivals::{Arrived, Fetch};
@@ -72,6 +73,12 @@ pub(super) enum Event {
     Snapshot,
     Backup,
     Restore,
+    /// Devices contribute to lists; what has come is taken; a person takes part no longer; the
+    /// thread that makes snapshots looks.
+    Contribute,
+    Stored,
+    Uncontribute(usize),
+    Lists,
     /// A database is found damaged at the next start, or is gone.
     Damage(&'static str, bool),
 }
@@ -153,6 +160,7 @@ pub(super) struct Simulation {
     pub(super) seen: Seen,
     pub(super) trace: Trace,
     pub(super) count: Count,
+    pub(super) listed: Listed,
     pub(super) folder: tempfile::TempDir,
 }
 
@@ -214,7 +222,7 @@ impl Simulation {
         self.set_clock();
         let stale = match &event {
             Event::Answered(n, call, _) | Event::Rings(n, call) => self.devices[*n].call != *call,
-            Event::Tick | Event::Written => true,
+            Event::Tick | Event::Written | Event::Lists | Event::Stored => true,
             _ => false,
         };
         if !stale {
@@ -265,6 +273,9 @@ impl Simulation {
             Event::Return(n) => self.come_back(n),
             Event::JobEnds(id) => self.job_ends(id),
             Event::Again(id) => self.offer_again(id),
+            Event::Contribute | Event::Stored | Event::Uncontribute(_) | Event::Lists => {
+                self.happen_to_lists(event);
+            }
             other => self.fault(other),
         }
     }

@@ -1,0 +1,438 @@
+//! What is expected of lists, and what must hold of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lethe_learn::seed::{Seed, Stream};
+use lethe_ledger::{ListsRecord, SnapshotRef, State};
+use lethe_proto::admin::DeletionPhase;
+use lethe_proto::deletion::DeletionRequest;
+use lethe_proto::ids::{Digest, SubjectId};
+
+use super::super::Shell;
+use super::lists::Queued;
+use super::world::{BEGIN, Simulation};
+use crate::lists::Lists;
+
+/// Which lists a simulation has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Without,
+    /// Everybody counts alone.
+    Alone,
+    /// Cells of two. Who comes together is drawn with a secret that is not the seed's: a seed has
+    /// several stories then.
+    Cells,
+}
+
+impl Kind {
+    pub(super) fn of(seed: u64) -> Self {
+        match seed % 4 {
+            1 => Self::Alone,
+            3 => Self::Cells,
+            _ => Self::Without,
+        }
+    }
+}
+
+/// Whether the tally has something of somebody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stands {
+    #[default]
+    Gone,
+    /// A write failed, or a deletion is on its way.
+    Perhaps,
+    There,
+}
+
+/// What a deletion's record has to say.
+#[derive(Clone, Copy, Debug, Default)]
+struct Owed {
+    held: bool,
+    shown: bool,
+}
+
+/// What comes back with an older folder.
+#[derive(Clone, Default)]
+struct Model {
+    stands: BTreeMap<SubjectId, Stands>,
+    /// Whose membership began in the second in which a deletion was accepted: it may end with the
+    /// next start.
+    same_second: BTreeSet<SubjectId>,
+    owed: BTreeMap<u64, Owed>,
+    executed: BTreeSet<u64>,
+    taken_down: BTreeSet<String>,
+    /// The snapshot that was served when this was looked at last.
+    newest: Option<u64>,
+}
+
+struct Shown {
+    digest: Digest,
+    members: BTreeSet<SubjectId>,
+}
+
+pub(super) struct Listed {
+    pub(super) kind: Kind,
+    pub(super) dice: Stream,
+    pub(super) queue: Vec<Queued>,
+    /// People whom only the tally knows: with them there are enough for cells.
+    pub(super) crowd: Vec<SubjectId>,
+    model: Model,
+    saved: Option<Model>,
+    /// Every snapshot that was ever served.
+    shown: BTreeMap<u64, Shown>,
+    /// Those that must not be served any more.
+    never: BTreeSet<u64>,
+    recalled: u64,
+}
+
+impl Listed {
+    pub(super) fn new(seed: u64, kind: Kind) -> Self {
+        let crowd = if kind == Kind::Cells { 7 } else { 0 };
+        let name = |n: usize| SubjectId::new(format!("c{n}")).unwrap();
+        Self {
+            kind,
+            dice: Seed::from_u64(seed).derive("lists", &[]).rng(),
+            queue: vec![],
+            crowd: (0..crowd).map(name).collect(),
+            model: Model::default(),
+            saved: None,
+            shown: BTreeMap::new(),
+            never: BTreeSet::new(),
+            recalled: 0,
+        }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.kind != Kind::Without
+    }
+
+    pub(super) fn back_up(&mut self) {
+        self.saved = Some(self.model.clone());
+    }
+
+    /// An older folder came back. Numbers, and what must not be served, are what they were.
+    pub(super) fn restore(&mut self) {
+        self.model = self.saved.take().unwrap_or_default();
+    }
+
+    /// Somebody contributed, at this second; `sure`: that was acknowledged.
+    pub(super) fn came(&mut self, state: &State, subject: &SubjectId, second: u64, sure: bool) {
+        let model = &mut self.model;
+        let stands = model.stands.entry(subject.clone()).or_default();
+        if *stands == Stands::There {
+            return;
+        }
+        let mut all = state.deletions().values();
+        let same =
+            all.any(|d| d.request.subject() == Some(subject) && d.accepted_at / 1000 >= second);
+        if same {
+            model.same_second.insert(subject.clone());
+        }
+        *stands = match sure && !model.same_second.contains(subject) {
+            true => Stands::There,
+            false => Stands::Perhaps,
+        };
+    }
+
+    /// Somebody asked to leave; `sure`: that was acknowledged.
+    pub(super) fn left(&mut self, subject: &SubjectId, sure: bool) {
+        if sure {
+            self.gone(subject);
+            return;
+        }
+        let stands = self.model.stands.entry(subject.clone()).or_default();
+        if *stands == Stands::There {
+            *stands = Stands::Perhaps;
+        }
+    }
+
+    fn gone(&mut self, subject: &SubjectId) {
+        self.model.stands.insert(subject.clone(), Stands::Gone);
+        self.model.same_second.remove(subject);
+        let with = self
+            .shown
+            .iter()
+            .filter(|(_, s)| s.members.contains(subject));
+        self.never.extend(with.map(|(n, _)| *n));
+    }
+
+    fn is_gone(&self, subject: &SubjectId) -> bool {
+        let stands = self.model.stands.get(subject);
+        stands.is_none_or(|s| *s == Stands::Gone)
+    }
+
+    /// What the record of a request that is executed now would have to say.
+    fn owes(&self, request: &DeletionRequest) -> Owed {
+        let newest = self.model.newest.and_then(|n| self.shown.get(&n));
+        let Some(subject) = request.subject() else {
+            let items = request.items().iter();
+            let held = items
+                .filter(|i| !self.model.taken_down.contains(*i))
+                .count()
+                > 0;
+            return Owed {
+                held,
+                shown: held && newest.is_some(),
+            };
+        };
+        let stands = self.model.stands.get(subject).copied().unwrap_or_default();
+        Owed {
+            held: stands == Stands::There,
+            shown: newest.is_some_and(|s| s.members.contains(subject)),
+        }
+    }
+
+    fn executed(&mut self, request: &DeletionRequest) {
+        match request.subject() {
+            Some(subject) => self.gone(subject),
+            None => {
+                let items = request.items().iter().cloned();
+                let before = self.model.taken_down.len();
+                self.model.taken_down.extend(items);
+                if self.model.taken_down.len() > before {
+                    self.never.extend(self.shown.keys());
+                }
+            }
+        }
+    }
+}
+
+impl Simulation {
+    fn everybody(&self) -> BTreeSet<SubjectId> {
+        let devices = self.devices.iter().map(|d| d.subject.clone());
+        devices.chain(self.listed.crowd.iter().cloned()).collect()
+    }
+
+    fn second(&self) -> u64 {
+        (BEGIN + self.now) / 1000
+    }
+
+    /// Nobody who was deleted is known, and what is served is what may be.
+    pub(super) fn look_at_lists(&mut self, shell: &Shell) {
+        let Some(lists) = &shell.lists else {
+            return;
+        };
+        self.published(lists);
+        self.deleted(&shell.state());
+        self.listed.model.newest = lists.newest().map(|s| s.number);
+        self.wait_for_execution(&shell.state());
+        let state = lists.state(shell);
+        assert!(
+            state.recalled >= self.listed.recalled,
+            "{}: {} was recalled, and {} is now",
+            self.story(),
+            self.listed.recalled,
+            state.recalled
+        );
+        if state.recalled > self.listed.recalled {
+            self.count.one("lists recalled");
+        }
+        self.listed.recalled = state.recalled;
+        if let Some(number) = state.served {
+            assert!(
+                number > state.recalled && !self.listed.never.contains(&number),
+                "{}: lists {number} were recalled, and are served",
+                self.story()
+            );
+        }
+        if self.events.is_multiple_of(4) {
+            self.held(lists);
+        }
+    }
+
+    /// Every snapshot is noted, with who counts in it.
+    fn published(&mut self, lists: &Lists) {
+        let Some(SnapshotRef {
+            number,
+            digest,
+            people,
+            ..
+        }) = lists.newest()
+        else {
+            return;
+        };
+        if let Some(before) = self.listed.shown.get(&number) {
+            assert_eq!(before.digest, digest, "{}: lists {number}", self.story());
+            return;
+        }
+        let highest = self.listed.shown.keys().next_back().copied().unwrap_or(0);
+        assert!(
+            number > highest,
+            "{}: lists {number} come after {highest}",
+            self.story()
+        );
+        let second = self.second();
+        let mut members = BTreeSet::new();
+        for subject in self.everybody() {
+            // While the disk is dead nobody knows.
+            let Ok(held) = lists.tally().held(&lists.handle(&subject), second) else {
+                return;
+            };
+            if held.shown {
+                members.insert(subject);
+            }
+        }
+        assert_eq!(
+            people,
+            members.len() as u64,
+            "{}: people of lists {number}: {members:?}",
+            self.story()
+        );
+        self.count.one("lists published");
+        self.note(format!("{} lists {number}: {people} people", self.now));
+        self.listed.shown.insert(number, Shown { digest, members });
+    }
+
+    /// Deletions that are new, or were executed.
+    fn deleted(&mut self, state: &State) {
+        for (id, d) in state.deletions() {
+            if !self.listed.model.owed.contains_key(id) {
+                let owed = match self.is_going(state, &d.request) {
+                    true => Owed::default(),
+                    false => self.listed.owes(&d.request),
+                };
+                self.listed.model.owed.insert(*id, owed);
+                if let Some(subject) = d.request.subject() {
+                    self.listed.left(subject, false);
+                }
+            }
+        }
+        for (id, d) in state.deletions() {
+            if d.exact_after_ms.is_some() && self.listed.model.executed.insert(*id) {
+                self.listed.executed(&d.request);
+                let owed = self.listed.model.owed[id];
+                let record = state.lists_of(*id);
+                let record =
+                    record.unwrap_or_else(|| panic!("{}: {id} has no lists", self.story()));
+                let left = &record.left;
+                assert!(
+                    (left.held || !owed.held) && (left.recalled.is_some() || !owed.shown),
+                    "{}: deletion {id} is owed {owed:?}, and says {left:?}",
+                    self.story()
+                );
+                let known = left.recalled.is_none_or(|r| self.was_served(&r));
+                assert!(known, "{}: deletion {id}: {left:?}", self.story());
+            }
+            if d.phase == DeletionPhase::Done {
+                let record = state.lists_of(*id).unwrap();
+                let whole = self.is_whole(record);
+                assert!(whole, "{}: {id} is done: {record:?}", self.story());
+            }
+        }
+    }
+
+    /// What a request is about goes already, with another one.
+    fn is_going(&self, state: &State, request: &DeletionRequest) -> bool {
+        let model = &self.listed.model;
+        let mut going = model.owed.keys().filter(|id| !model.executed.contains(id));
+        going.any(|id| {
+            let other = state.deletions().get(id).map(|d| &d.request);
+            other.is_some_and(|other| match request.subject() {
+                Some(subject) => other.subject() == Some(subject),
+                None => other.subject().is_none(),
+            })
+        })
+    }
+
+    /// Where deletions gather, snapshots come and go meanwhile.
+    fn wait_for_execution(&mut self, state: &State) {
+        if state.core().executing.is_some() {
+            return;
+        }
+        for (id, d) in state.to_execute() {
+            let shown = self.listed.owes(&d.request).shown;
+            // Who withdraws meanwhile has nothing left to be deleted.
+            let withdrew = d.request.subject().is_some_and(|s| self.listed.is_gone(s));
+            if let Some(owed) = self.listed.model.owed.get_mut(&id) {
+                owed.shown = shown;
+                owed.held &= !withdrew;
+            }
+        }
+    }
+
+    /// One that was recalled before anybody saw it has no bytes any more.
+    fn was_served(&self, snapshot: &SnapshotRef) -> bool {
+        match self.listed.shown.get(&snapshot.number) {
+            Some(shown) => shown.digest == snapshot.digest,
+            None => snapshot.bytes == 0,
+        }
+    }
+
+    fn is_whole(&self, record: &ListsRecord) -> bool {
+        let Some(recalled) = &record.left.recalled else {
+            return record.is_whole();
+        };
+        record.whole.is_some_and(|(snapshot, _)| {
+            snapshot.number > recalled.number && self.was_served(&snapshot)
+        })
+    }
+
+    fn held(&mut self, lists: &Lists) {
+        let second = self.second();
+        for subject in self.everybody() {
+            let Ok(held) = lists.tally().held(&lists.handle(&subject), second) else {
+                return;
+            };
+            let stands = self.listed.model.stands.get(&subject);
+            let stands = stands.copied().unwrap_or_default();
+            let right = match stands {
+                Stands::There => held.held,
+                Stands::Gone => !held.held,
+                Stands::Perhaps => true,
+            };
+            assert!(right, "{}: {subject} is {stands:?}: {held:?}", self.story());
+        }
+        for item in &self.listed.model.taken_down {
+            let place = item.parse().unwrap();
+            let Ok(held) = lists.tally().held_items(&[place], second) else {
+                return;
+            };
+            assert!(!held.held, "{}: item {item} is back", self.story());
+        }
+    }
+
+    /// The sums are those of who counts, and everybody who counts is in what is served.
+    pub(super) fn lists_at_the_end(&mut self, shell: &Shell) {
+        let Some(lists) = &shell.lists else {
+            return;
+        };
+        let mut looks = 0;
+        while lists.do_what_is_due(shell).unwrap() {
+            looks += 1;
+            assert!(looks < 3, "{}: lists are due forever", self.story());
+        }
+        self.look_at_lists(shell);
+        self.held(lists);
+        let status = lists.status(shell).unwrap();
+        assert_eq!(
+            status.counting,
+            status.snapshot_people,
+            "{}: {status:?}",
+            self.story()
+        );
+        let folded = lists.tally().refold(self.second()).unwrap().unwrap();
+        let all = [folded.stated, folded.memory, folded.folder];
+        assert!(!all.contains(&Some(false)), "{}: {folded:?}", self.story());
+        let served = lists.newest().is_some();
+        assert_eq!(
+            folded.stated.is_some(),
+            served,
+            "{}: {folded:?}",
+            self.story()
+        );
+        self.count.add("lists compared", u64::from(served));
+    }
+
+    /// Nothing has changed. One snapshot is made all the same: settings may be others.
+    pub(super) fn lists_again(&mut self, shell: &Shell, before: Option<u64>) {
+        let Some(lists) = &shell.lists else {
+            return;
+        };
+        let now = lists.newest().map(|s| s.number);
+        assert_eq!(now, before, "{}: lists after a start", self.story());
+        let again = lists.do_what_is_due(shell).unwrap();
+        assert_eq!(again, before.is_some(), "{}: lists again", self.story());
+        let again = lists.do_what_is_due(shell).unwrap();
+        assert!(!again, "{}: lists are published for nothing", self.story());
+    }
+}
