@@ -1,6 +1,6 @@
 //! What goes wrong with the coordinator's machine: crashes, files that fail, older folders.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::disk::Fault;
 use super::look::difference;
@@ -136,9 +136,15 @@ impl Simulation {
         }
     }
 
-    /// Generation of the keys.
-    fn keyring(&self) -> u64 {
-        let all = std::fs::read_dir(self.data().join("keys")).unwrap();
+    /// Folders with keys: the coordinator's, and the tally's.
+    fn keys(&self) -> Vec<PathBuf> {
+        let all = [self.data().join("keys"), self.data().join("tally/keys")];
+        all.into_iter().filter(|k| k.exists()).collect()
+    }
+
+    /// Generation of the keys in a folder.
+    fn keyring(keys: &Path) -> u64 {
+        let all = std::fs::read_dir(keys).unwrap();
         let number = |e: std::io::Result<std::fs::DirEntry>| {
             let name = e.unwrap().file_name();
             name.to_str()?.strip_prefix("keyring-")?.parse::<u64>().ok()
@@ -153,8 +159,10 @@ impl Simulation {
             return;
         }
         self.keys_go();
-        let keys = self.data().join("keys");
-        let now = self.keyring();
+        let mut all = self.keys();
+        let of_tally = all.len() > 1 && self.listed.dice.below(2) == 0;
+        let keys = all.swap_remove(usize::from(of_tally));
+        let now = Self::keyring(&keys);
         if before {
             std::fs::create_dir(keys.join(format!("master-{}", now + 1))).unwrap();
             return;
@@ -168,15 +176,20 @@ impl Simulation {
 
     /// The folders are away, and files that are still in use are where they were.
     pub(super) fn keys_go(&mut self) {
-        let keys = self.data().join("keys");
-        let newest = self.keyring();
-        for entry in std::fs::read_dir(&keys).unwrap() {
+        for keys in self.keys() {
+            Self::keys_go_in(&keys);
+        }
+    }
+
+    fn keys_go_in(keys: &Path) {
+        let newest = Self::keyring(keys);
+        for entry in std::fs::read_dir(keys).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 std::fs::remove_dir(&path).unwrap();
             }
         }
-        for entry in std::fs::read_dir(&keys).unwrap() {
+        for entry in std::fs::read_dir(keys).unwrap() {
             let entry = entry.unwrap();
             let name = entry.file_name();
             let Some(number) = name.to_str().and_then(|n| n.strip_prefix("kept-")) else {

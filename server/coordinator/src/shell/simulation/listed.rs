@@ -26,9 +26,9 @@ pub(super) enum Kind {
 
 impl Kind {
     pub(super) fn of(seed: u64) -> Self {
-        match seed % 4 {
+        match seed % 7 {
             1 => Self::Alone,
-            3 => Self::Cells,
+            4 => Self::Cells,
             _ => Self::Without,
         }
     }
@@ -235,7 +235,7 @@ impl Simulation {
                 self.story()
             );
         }
-        if self.events.is_multiple_of(4) {
+        if self.events.is_multiple_of(16) {
             self.held(lists);
         }
     }

@@ -212,7 +212,7 @@ impl Simulation {
 
     /// What the thread that makes snapshots does.
     fn look_after_lists(&mut self) {
-        let most = if self.is_quiet() { 300 } else { 2500 };
+        let most = if self.is_quiet() { 900 } else { 2500 };
         let next = 20 + self.listed.dice.below(most) as u64;
         self.at(self.now + next, Event::Lists);
         let Some(shell) = self.shell.clone() else {
