@@ -42,8 +42,8 @@ impl Shared<'_> {
 /// The Cholesky factor of `counts + lambda I`.
 ///
 /// Counts of pairs are positive semidefinite. They may be so no longer once the threshold has
-/// hidden the small ones: with a high threshold and many items `lambda` = 500 is not enough. Then it
-/// is doubled until it is. What is hidden has no part in that.
+/// hidden the small ones: with a high threshold and many items `lambda` = 500 is not enough. Then
+/// it is doubled until it is. What is hidden has no part in that.
 fn factor(counts: impl Fn() -> Matrix) -> Result<Matrix, NotPositive> {
     let mut ridge = LAMBDA;
     let mut tried = 0;

@@ -54,13 +54,13 @@ pub(crate) struct Lists {
     /// Seconds for which a device may use a snapshot without asking again.
     valid_s: u64,
     gate: RwLock<()>,
-    /// Highest number of a snapshot that was ever published, in the evidence folder; one more as long
-    /// as that one is recalled and no other is there.
+    /// Highest number of a snapshot that was ever published, in the evidence folder; one more as
+    /// long as that one is recalled and no other is there.
     floor: Mutex<Floor>,
     publishing: Mutex<publish::Publishing>,
     changed: Condvar,
-    /// Who withdrew within the last `refresh_s`, and when. In memory only: nothing is kept of people
-    /// who have left. At most as many as are enrolled.
+    /// Who withdrew within the last `refresh_s`, and when. In memory only: nothing is kept of
+    /// people who have left. At most as many as are enrolled.
     withdrawn: Mutex<BTreeMap<Handle, u64>>,
 }
 
