@@ -1,8 +1,6 @@
 //! People who are made up to push an item: how often it comes onto the lists of honest people, what
 //! their lists lose, and what robust choices are worth.
 
-use std::collections::BTreeSet;
-
 use lethe_learn::seed::Seed;
 use lethe_parts::contribution::{Contribution, MAX_CLIP};
 use lethe_parts::event::{Event, Kind};
@@ -41,34 +39,37 @@ struct Choice {
     name: &'static str,
     clip: usize,
     k: u64,
-    /// A person counts an item once at most.
-    once: bool,
+    repeats: usize,
 }
 
-const CHOICES: [Choice; 4] = [
+const DEFAULT: Choice = Choice {
+    name: "defaults: clip 200, k 3, repeats 3",
+    clip: 200,
+    k: 3,
+    repeats: 3,
+};
+
+const CHOICES: [Choice; 5] = [
+    DEFAULT,
     Choice {
-        name: "clip 200, k 3 (default)",
-        clip: 200,
-        k: 3,
-        once: false,
+        name: "repeats 1",
+        repeats: 1,
+        ..DEFAULT
+    },
+    Choice {
+        name: "repeats without bound",
+        repeats: MAX_CLIP,
+        ..DEFAULT
     },
     Choice {
         name: "clip 50",
         clip: 50,
-        k: 3,
-        once: false,
+        ..DEFAULT
     },
     Choice {
         name: "k 10",
-        clip: 200,
         k: 10,
-        once: false,
-    },
-    Choice {
-        name: "an item once a person",
-        clip: 200,
-        k: 3,
-        once: true,
+        ..DEFAULT
     },
 ];
 
@@ -135,15 +136,14 @@ impl<'a> Honest<'a> {
 
     /// One person's contribution under a choice.
     fn contribution(&self, events: &[Event], choice: Choice) -> anyhow::Result<Contribution> {
-        let mut read = Interaction::read(events, &self.world.meaning);
-        if choice.once {
-            let mut met = BTreeSet::new();
-            read.retain(|i| met.insert(i.item));
-        }
-        Ok(Contribution::newest(
-            &read,
-            &self.world.bounds(choice.clip),
-        )?)
+        let read = Interaction::read(events, &self.world.meaning);
+        let older = read.len().saturating_sub(choice.clip);
+        let newest = Interaction::newest_of_each(&read[older..], choice.repeats);
+        let bounds = self.world.bounds(choice.clip);
+        Ok(match older {
+            0 => Contribution::new(&newest, &bounds)?,
+            _ => Contribution::tail(&newest, &bounds)?,
+        })
     }
 
     fn honest(&self, choice: Choice) -> anyhow::Result<Vec<Contribution>> {

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{DAY, Disk, ITEMS, NOW, events, handle, offer, options};
+use lethe_parts::history::Interaction;
 use lethe_parts::snapshot;
 use lethe_tally::cells::{CellSettings, Refused};
 use lethe_tally::{
@@ -80,6 +81,31 @@ fn contributions_are_checked() {
     assert_eq!(tally.status(NOW).unwrap().people, 1);
     let unknown = tally.take_down(&[ITEMS], NOW).unwrap_err();
     assert!(unknown.to_string().contains("item 12"), "{unknown}");
+}
+
+#[test]
+fn an_item_counts_a_few_times_a_person() {
+    let disk = Disk::default();
+    let options = Options {
+        repeats: 2,
+        ..options()
+    };
+    let tally = disk.try_open(options).unwrap();
+    let one = events(1, 3);
+    let [first, second, third] = one[..] else {
+        panic!("three events")
+    };
+    assert_ne!(first.item, second.item);
+    let pushed = [first, second, first, first, third].map(|e| Interaction { day: DAY, ..e });
+    let bring = |events: &[Interaction]| tally.contribute(&offer(handle(1), events), NOW);
+    bring(&pushed).unwrap();
+    // As if only the newest two had come: it is what stands, and changes nothing.
+    bring(&pushed[1..]).unwrap();
+    let other = bring(&pushed[2..]).unwrap_err();
+    assert!(matches!(
+        other,
+        TallyError::Refused(Refused::TooSoon { .. })
+    ));
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub enum CellsConfig {
 pub struct ListsConfig {
     /// The most events of a contribution: the newest of a history.
     pub clip: u32,
+    /// How often an item counts in one contribution: the newest encounters.
+    pub repeats: u32,
     /// Seconds between two contributions of a person.
     pub refresh_s: u64,
     /// Seconds between two snapshots; after a deletion the next one is made at once.
@@ -56,6 +58,7 @@ impl Default for ListsConfig {
         let options = Options::default();
         Self {
             clip: options.clip as u32,
+            repeats: options.repeats as u32,
             refresh_s: options.refresh_s,
             publish_s: 3_600,
             k: options.solve.k,
@@ -93,6 +96,7 @@ impl ListsConfig {
         Options {
             cells,
             clip: self.clip as usize,
+            repeats: self.repeats as usize,
             refresh_s: self.refresh_s,
             solve: solve::Settings {
                 k: self.k,

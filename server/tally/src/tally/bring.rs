@@ -81,7 +81,8 @@ impl Tally {
             last_day: day_of(i64::try_from(now).unwrap_or(i64::MAX)).saturating_add(1),
         };
         Contribution::new(events, &bounds)?;
-        let content = content::to_bytes(whole, events)?;
+        let events = Interaction::newest_of_each(events, self.options.repeats);
+        let content = content::to_bytes(whole, &events)?;
         let command = Command::Contribute {
             handle,
             offered: Offered {

@@ -15,6 +15,8 @@ pub struct Options {
     pub cells: CellSettings,
     /// The most events of a contribution.
     pub clip: usize,
+    /// How often an item counts in one contribution: the newest encounters.
+    pub repeats: usize,
     /// Seconds between two contributions of a handle.
     pub refresh_s: u64,
     /// How tables are solved; k among it.
@@ -24,12 +26,13 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Cells of 16, 200 events, a contribution a day, k = 3.
+    /// Cells of 16, 200 events, an item three times, a contribution a day, k = 3.
     fn default() -> Self {
         Self {
             name: "tally".into(),
             cells: CellSettings::default(),
             clip: 200,
+            repeats: 3,
             refresh_s: 86_400,
             solve: solve::Settings::default(),
             packing: Packing::default(),
@@ -40,15 +43,21 @@ impl Default for Options {
 impl Options {
     pub(super) fn check(&self) -> Result<(), SettingsError> {
         self.cells.check()?;
-        let got = u32::try_from(self.clip).unwrap_or(u32::MAX);
-        if !(1..=MAX_CLIP as u32).contains(&got) {
-            return Err(SettingsError {
-                what: "clip",
-                got,
-                least: 1,
-                most: MAX_CLIP as u32,
-            });
-        }
-        Ok(())
+        events("clip", self.clip)?;
+        events("repeats", self.repeats)
+    }
+}
+
+fn events(what: &'static str, got: usize) -> Result<(), SettingsError> {
+    let got = u32::try_from(got).unwrap_or(u32::MAX);
+    let most = MAX_CLIP as u32;
+    match (1..=most).contains(&got) {
+        true => Ok(()),
+        false => Err(SettingsError {
+            what,
+            got,
+            least: 1,
+            most,
+        }),
     }
 }
