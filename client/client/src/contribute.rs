@@ -8,8 +8,7 @@ use lethe_parts::snapshot;
 use lethe_proto::codec;
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::{
-    Contributed, HIDDEN, LIKED, ListState, ListTerms, SEEN, ServedTables, SharedEvent,
-    SnapshotReply, items_digest,
+    Contributed, ListState, ListTerms, ServedTables, SharedEvent, SnapshotReply, items_digest,
 };
 use lethe_proto::message::{Refusal, Reply, Request};
 use lethe_receipt::note::VerifierKey;
@@ -50,7 +49,7 @@ impl Local {
             item: catalogue.at(i.item).id.clone(),
             day: i.day,
             half_stars: i.half_stars.unwrap_or(0),
-            flags: flag(i.seen, SEEN) | flag(i.liked, LIKED) | flag(i.hidden, HIDDEN),
+            flags: i.flags(),
         };
         let body = Contributed {
             source: self.events.source,
@@ -83,10 +82,6 @@ impl Local {
         let nothing = one.body.events.is_empty() && lists.contributed.is_none();
         Ok((!same && !nothing).then_some(one))
     }
-}
-
-fn flag(is: bool, bit: u8) -> u8 {
-    if is { bit } else { 0 }
 }
 
 impl Worker {
