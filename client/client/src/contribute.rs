@@ -16,6 +16,7 @@ use lethe_receipt::snapshot::SnapshotStatement;
 use lethe_transport::TransportError;
 
 use crate::client::Refreshed;
+use crate::contributed;
 use crate::lists::{Held, Lazy};
 use crate::local::{Local, now_unix_s};
 use crate::person::Accepted;
@@ -82,6 +83,21 @@ impl Local {
         let nothing = one.body.events.is_empty() && lists.contributed.is_none();
         Ok((!same && !nothing).then_some(one))
     }
+
+    /// The coordinator has taken it.
+    fn accepted(&mut self, one: &Contribution, at: i64) -> Result<(), ClientError> {
+        // Before it counts as accepted: what fails here is sent again.
+        match one.body.events.is_empty() {
+            true => contributed::drop_all(&self.vault)?,
+            false => contributed::keep(&self.vault, &one.body, at)?,
+        }
+        self.person.lists.contributed = Some(Accepted {
+            digest: one.digest,
+            at,
+            events: one.body.events.len() as u32,
+        });
+        self.save()
+    }
 }
 
 impl Worker {
@@ -130,6 +146,9 @@ impl Worker {
             local.person.lists.opted_out = !wanted;
             local.person.lists.to_withdraw = !wanted;
             local.save()?;
+            if !wanted {
+                contributed::drop_all(&local.vault)?;
+            }
         }
         if wanted {
             return Ok(());
@@ -149,6 +168,7 @@ impl Worker {
             Err(e) => return Err(e),
         }
         let mut local = self.local()?;
+        contributed::drop_all(&local.vault)?;
         local.person.lists.to_withdraw = false;
         local.person.lists.contributed = None;
         local.save()
@@ -303,11 +323,6 @@ impl Worker {
             if std::mem::take(&mut joins) {
                 self.join().await?;
             }
-            let accepted = Accepted {
-                digest: one.digest,
-                at: now,
-                events: one.body.events.len() as u32,
-            };
             let request = match one.body.events.is_empty() {
                 // Everything was taken back.
                 true => Request::Uncontribute,
@@ -315,9 +330,7 @@ impl Worker {
             };
             match self.call(&request).await {
                 Ok(_) => {
-                    let mut local = self.local()?;
-                    local.person.lists.contributed = Some(accepted);
-                    local.save()?;
+                    self.local()?.accepted(&one, now)?;
                     return Ok(true);
                 }
                 Err(e) if self.leaves_out_unknown(&one.body, &e)? => {}
