@@ -4,10 +4,10 @@
 use std::fmt::Write;
 
 use lethe_proto::admin::{
-    ActionState, AdminReply, AdminRequest, CoordinatorStatus, Coverage, DeletionLists,
-    DeletionPhase, DeletionState, DeletionSummary, ListsLineage, ListsReplayed, ListsStatus,
-    OperatorState, ProposalState, ReleaseLineage, Removed, ReplayState, Scanned, ShardStatus,
-    SnapshotShown, SubjectLineage,
+    ActionState, AdminReply, AdminRequest, AuditedItem, CoordinatorStatus, Coverage, DeletionLists,
+    DeletionPhase, DeletionState, DeletionSummary, ListsAuditPage, ListsAuditPlace, ListsLineage,
+    ListsReplayed, ListsStatus, OperatorState, ProposalState, ReleaseLineage, Removed, ReplayState,
+    Scanned, ShardStatus, SnapshotShown, SubjectLineage,
 };
 use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
 use lethe_proto::deletion::{DeletionRequest, Proposal};
@@ -41,6 +41,15 @@ fn packed(format: PackedFormat) -> Packed {
 
 fn subject() -> SubjectId {
     SubjectId::new("person-1").unwrap()
+}
+
+fn audit_place() -> ListsAuditPlace {
+    ListsAuditPlace {
+        snapshot: 3,
+        salt: Digest([1; 32]),
+        items: 300,
+        people: 70_000,
+    }
 }
 
 fn deletions() -> Vec<DeletionRequest> {
@@ -421,6 +430,10 @@ fn list_requests() -> Vec<Request> {
         admin(AdminRequest::ListsForecast {
             requests: deletions(),
         }),
+        admin(AdminRequest::ListsAudit { at: None }),
+        admin(AdminRequest::ListsAudit {
+            at: Some(audit_place()),
+        }),
     ]
 }
 
@@ -510,6 +523,20 @@ fn list_replies() -> Vec<Reply> {
             snapshot: Some(3),
         })),
         Reply::Admin(AdminReply::ListsForecast("t".into())),
+        Reply::Admin(AdminReply::ListsAudit(ListsAuditPage {
+            note: "n".into(),
+            key: "k".into(),
+            salt: Digest([1; 32]),
+            sums_salt: Digest([2; 32]),
+            content: Digest([3; 32]),
+            method: "{}".into(),
+            items: vec![AuditedItem {
+                id: "i1".into(),
+                taken_down: true,
+            }],
+            people: vec![Digest([4; 32])],
+            next: Some(audit_place()),
+        })),
     ]
 }
 

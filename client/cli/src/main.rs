@@ -45,10 +45,11 @@ enum Command {
     Fleet(commands::fleet::Args),
     /// Run a benchmark.
     Bench(commands::bench::Args),
-    /// For an auditor, if the person agrees: the events that a client trains on, in clear.
+    /// For an auditor, if the person agrees: the events that a client trains on, and what it has
+    /// contributed to the lists, in clear.
     TrainingData(commands::audit::ExportArgs),
-    /// Train a shard again from an audit bundle and the exports of its people, and compare every
-    /// byte.
+    /// Train a shard again from an audit bundle and the exports of its people, or fold the sums of
+    /// the lists again, and compare every byte.
     Audit(commands::audit::Args),
     /// Fine-tune on one machine without federation: the reference for every other figure.
     TrainCentral(commands::train_central::Args),

@@ -11,6 +11,7 @@ use lethe_recsys::samples::Part;
 
 use crate::actor::{self, Actor};
 use crate::conditions::{Canceller, Conditions};
+use crate::contributed;
 use crate::erasure::PendingErasure;
 use crate::feedback_of_lists::{Outcome, Told, counts};
 use crate::lists::{Explanation, Input, ListId, Page, Query};
@@ -314,13 +315,15 @@ impl Client {
         self.shared().alive()?.events.tell(told)
     }
 
-    /// The history as JSON, for the person, a backup or another device.
+    /// The history as JSON, for the person, a backup or another device; with the newest
+    /// contributions to the sums of the lists that the coordinator accepted, as they were sent.
     ///
     /// # Errors
-    /// [`ClientError::Erased`], [`ClientError::Closed`].
+    /// [`ClientError::Erased`], [`ClientError::Closed`]; [`ClientError::Io`].
     pub fn export(&self) -> Result<Vec<u8>, ClientError> {
         let local = self.shared().alive()?;
-        Export::of(&local.events).to_json()
+        let sent = contributed::sent(&local.vault)?;
+        Export::of(&local.events, sent).to_json()
     }
 
     /// Adds the events of an export that are not here yet, and returns how many that were. Events

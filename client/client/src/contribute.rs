@@ -8,8 +8,7 @@ use lethe_parts::snapshot;
 use lethe_proto::codec;
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::{
-    Contributed, HIDDEN, LIKED, ListState, ListTerms, SEEN, ServedTables, SharedEvent,
-    SnapshotReply, items_digest,
+    Contributed, ListState, ListTerms, ServedTables, SharedEvent, SnapshotReply, items_digest,
 };
 use lethe_proto::message::{Refusal, Reply, Request};
 use lethe_receipt::note::VerifierKey;
@@ -17,6 +16,7 @@ use lethe_receipt::snapshot::SnapshotStatement;
 use lethe_transport::TransportError;
 
 use crate::client::Refreshed;
+use crate::contributed;
 use crate::lists::{Held, Lazy};
 use crate::local::{Local, now_unix_s};
 use crate::person::Accepted;
@@ -50,7 +50,7 @@ impl Local {
             item: catalogue.at(i.item).id.clone(),
             day: i.day,
             half_stars: i.half_stars.unwrap_or(0),
-            flags: flag(i.seen, SEEN) | flag(i.liked, LIKED) | flag(i.hidden, HIDDEN),
+            flags: i.flags(),
         };
         let body = Contributed {
             source: self.events.source,
@@ -83,10 +83,21 @@ impl Local {
         let nothing = one.body.events.is_empty() && lists.contributed.is_none();
         Ok((!same && !nothing).then_some(one))
     }
-}
 
-fn flag(is: bool, bit: u8) -> u8 {
-    if is { bit } else { 0 }
+    /// The coordinator has taken it.
+    fn accepted(&mut self, one: &Contribution, at: i64) -> Result<(), ClientError> {
+        // Before it counts as accepted: what fails here is sent again.
+        match one.body.events.is_empty() {
+            true => contributed::drop_all(&self.vault)?,
+            false => contributed::keep(&self.vault, &one.body, at)?,
+        }
+        self.person.lists.contributed = Some(Accepted {
+            digest: one.digest,
+            at,
+            events: one.body.events.len() as u32,
+        });
+        self.save()
+    }
 }
 
 impl Worker {
@@ -135,6 +146,9 @@ impl Worker {
             local.person.lists.opted_out = !wanted;
             local.person.lists.to_withdraw = !wanted;
             local.save()?;
+            if !wanted {
+                contributed::drop_all(&local.vault)?;
+            }
         }
         if wanted {
             return Ok(());
@@ -154,6 +168,7 @@ impl Worker {
             Err(e) => return Err(e),
         }
         let mut local = self.local()?;
+        contributed::drop_all(&local.vault)?;
         local.person.lists.to_withdraw = false;
         local.person.lists.contributed = None;
         local.save()
@@ -308,11 +323,6 @@ impl Worker {
             if std::mem::take(&mut joins) {
                 self.join().await?;
             }
-            let accepted = Accepted {
-                digest: one.digest,
-                at: now,
-                events: one.body.events.len() as u32,
-            };
             let request = match one.body.events.is_empty() {
                 // Everything was taken back.
                 true => Request::Uncontribute,
@@ -320,9 +330,7 @@ impl Worker {
             };
             match self.call(&request).await {
                 Ok(_) => {
-                    let mut local = self.local()?;
-                    local.person.lists.contributed = Some(accepted);
-                    local.save()?;
+                    self.local()?.accepted(&one, now)?;
                     return Ok(true);
                 }
                 Err(e) if self.leaves_out_unknown(&one.body, &e)? => {}

@@ -1,5 +1,5 @@
 //! What a person gives to an auditor, if they agree: the events that were trained on, with what
-//! opens the commitment to them.
+//! opens the commitment to them; and what was contributed to the sums of the lists.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use lethe_proto::ids::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::ClientError;
+use crate::contributed::{self, SentContribution};
 use crate::history::{TrainingEvent, commitment};
 use crate::vault::Vault;
 
@@ -18,17 +19,23 @@ pub struct TrainingData {
     pub salt: String,
     /// Training events, oldest first.
     pub events: Vec<TrainingEvent>,
+    /// The newest contributions to the sums of the lists that the coordinator accepted, oldest
+    /// first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contributed: Vec<SentContribution>,
 }
 
 impl TrainingData {
     /// Reads it from a client's folder; works offline, and while the folder is in use. `key` is the
     /// app's, as given to [`crate::Options::key`].
     pub fn of_folder(folder: &Path, key: Option<[u8; 32]>) -> Result<Self, ClientError> {
-        let person = Vault::peek(folder, key)?;
+        let vault = Vault::peek(folder, key)?;
+        let person = vault.peek_person()?;
         let joined = person.joined.ok_or(ClientError::OtherData)?;
         Ok(Self {
             salt: Digest(person.salt).hex(),
             events: joined.train().to_vec(),
+            contributed: contributed::sent(&vault)?,
         })
     }
 
@@ -36,5 +43,22 @@ impl TrainingData {
     /// hexadecimal.
     pub fn commitment(&self) -> Option<Digest> {
         Some(commitment(&Digest::parse(&self.salt)?.0, &self.events))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_before_are_read() {
+        let old = r#"{"salt":"00","events":[{"item":"i1","liked":true,"time":5}]}"#;
+        let read: TrainingData = serde_json::from_str(old).expect("reads");
+        assert!(read.contributed.is_empty() && read.events.len() == 1);
+        let written = serde_json::to_string(&read).expect("writes");
+        assert_eq!(
+            written, old,
+            "and builds of before read those without contributions"
+        );
     }
 }

@@ -9,6 +9,7 @@ use lethe_proto::ids::ShardId;
 use tokio::sync::Semaphore;
 
 use crate::conditions::Guard;
+use crate::contributed;
 use crate::erasure::PendingErasure;
 use crate::events::Events;
 use crate::history::{Cutoffs, Erasure, Joined, TrainingEvent};
@@ -138,6 +139,9 @@ impl Local {
             person.lists.opted_out = !wanted;
             person.lists.to_withdraw = !wanted;
             changed = true;
+            if !wanted {
+                contributed::drop_all(&vault)?;
+            }
         }
         let text = options.invitation.clone();
         let text = text.filter(|t| !t.trim().is_empty() && !crate::enrolment::tried(&person, t));
@@ -226,12 +230,14 @@ impl Local {
     pub(crate) fn leave_lists(&mut self) -> Result<(), ClientError> {
         let seen = self.person.lists.seen;
         self.person.lists.contributed = None;
+        contributed::drop_all(&self.vault)?;
         self.recall_snapshot(seen)
     }
 
     /// Another coordinator: what the last one said of its lists says nothing about this one's.
     pub(crate) fn begin_lists(&mut self) -> Result<(), ClientError> {
         self.drop_snapshot()?;
+        contributed::drop_all(&self.vault)?;
         self.person.lists = Lists {
             opted_out: self.person.lists.opted_out,
             ..Lists::default()
@@ -311,6 +317,8 @@ impl Local {
         self.events.erase(&what)?;
         self.list = None;
         self.vault.remove(LIST)?;
+        // Whoever has to erase leaves the sums: nothing of it counts any more.
+        contributed::drop_all(&self.vault)?;
         self.vault.drop_frozen()?;
         self.vault.drop_feedback()?;
         self.person.erasing = None;
@@ -378,6 +386,8 @@ fn held(
 
 #[cfg(test)]
 mod tests {
+    use lethe_proto::lists::{Contributed, SharedEvent};
+
     use super::*;
     use crate::feedback_of_lists::{Outcome, Told};
     use crate::lists::{ListId, ListSource};
@@ -404,7 +414,22 @@ mod tests {
         let list: Option<KeptList> = vault.read(LIST).expect("opens");
         let log = Log::open(&vault.history(), key).expect("opens");
         let records = log.expect("is there").1;
-        format!("{person:?} {list:?} {records:?}")
+        let sent = contributed::sent(&vault).expect("opens");
+        format!("{person:?} {list:?} {records:?} {sent:?}")
+    }
+
+    fn sent(items: &[&str]) -> Contributed {
+        let event = |item: &&str| SharedEvent {
+            item: (*item).into(),
+            day: 1,
+            half_stars: 0,
+            flags: 1,
+        };
+        Contributed {
+            source: [1; 16],
+            whole: true,
+            events: items.iter().map(event).collect(),
+        }
     }
 
     fn full(folder: &std::path::Path, options: &Options) -> Local {
@@ -429,6 +454,7 @@ mod tests {
         };
         local.vault.write(LIST, &list).expect("writes");
         local.list = Some(list);
+        contributed::keep(&local.vault, &sent(&[GONE, "kept-item"]), 5).expect("keeps");
         local.person.joined = Some(local.to_join(&options.catalogue));
         local.person.offered = local.person.joined.clone();
         local.save().expect("saves");
@@ -471,5 +497,34 @@ mod tests {
         assert_eq!(local.events.list().len(), 1);
         assert_eq!(local.person.removed, [(1, 1)]);
         assert!(!opened(dir.path(), [8; 32]).contains("Event(EventId(0)"));
+        let kept = contributed::sent(&local.vault).expect("reads");
+        assert!(kept.is_empty(), "what was sent has the events: {kept:?}");
+    }
+
+    #[test]
+    fn what_was_contributed_goes_with_whoever_leaves_the_lists() {
+        let options = Options::new(catalogue()).key([8; 32]);
+        let kept = |local: &Local| contributed::sent(&local.vault).expect("reads").len();
+        let leaves: [&dyn Fn(&mut Local); 3] = [
+            &|l| l.leave_lists().expect("leaves"),
+            &|l| l.begin_lists().expect("begins"),
+            &|l| l.erase().expect("erases"),
+        ];
+        for leave in leaves {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let mut local = full(dir.path(), &options);
+            assert_eq!(kept(&local), 1);
+            leave(&mut local);
+            assert!(!dir.path().join("contributed").exists());
+        }
+        // An app that says so when it opens the folder.
+        let dir = tempfile::tempdir().expect("tempdir");
+        drop(full(dir.path(), &options));
+        let local = Local::open(dir.path(), &options).expect("opens");
+        assert_eq!(kept(&local), 1);
+        drop(local);
+        let out = Options::new(catalogue()).key([8; 32]).contribute(false);
+        let local = Local::open(dir.path(), &out).expect("opens");
+        assert_eq!(kept(&local), 0);
     }
 }

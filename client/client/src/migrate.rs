@@ -204,7 +204,10 @@ mod tests {
         // A crash before the end: what was written is written again.
         fs::write(dir.path().join("history"), b"half of it").expect("writes");
         assert_eq!(
-            Vault::peek(dir.path(), Some(KEY)).expect("reads").salt,
+            Vault::peek(dir.path(), Some(KEY))
+                .and_then(|v| v.peek_person())
+                .expect("reads")
+                .salt,
             [7; 32]
         );
         let vault = Vault::open(dir.path(), Some(KEY)).expect("opens");

@@ -6,6 +6,7 @@ use lethe_proto::ids::Digest;
 use lethe_receipt::hex::hex;
 use serde::{Deserialize, Serialize};
 
+use crate::contributed::SentContribution;
 use crate::events::Events;
 use crate::{ClientError, LocalEvent};
 
@@ -20,14 +21,19 @@ pub(crate) struct Export {
     source: String,
     /// Oldest first.
     pub(crate) events: Vec<LocalEvent>,
+    /// What this device has contributed to the sums of the lists, oldest first. Another device that
+    /// imports the history has not: it leaves this out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    contributed: Vec<SentContribution>,
 }
 
 impl Export {
-    pub(crate) fn of(events: &Events) -> Self {
+    pub(crate) fn of(events: &Events, contributed: Vec<SentContribution>) -> Self {
         Self {
             version: VERSION,
             source: hex(&events.source),
             events: events.iter().cloned().collect(),
+            contributed,
         }
     }
 

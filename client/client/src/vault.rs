@@ -6,6 +6,7 @@
 //! | `history` | events, appended to ([`crate::log`]) |
 //! | `snapshot` | the newest tables; losing it costs a fetch |
 //! | `list` | the last list of the language model |
+//! | `contributed` | the newest contributions that were accepted, for an audit; losing it costs that |
 //! | `feedback`, `frozen/` | of training; losing them costs time |
 //! | `device.key` | unless the app brings its own key |
 //! | `lock` | held by the process that has the folder open |
@@ -42,6 +43,10 @@ pub(crate) const SNAPSHOT: Sealed = Sealed {
 pub(crate) const LIST: Sealed = Sealed {
     name: "list",
     label: b"lethe-client-list/1",
+};
+pub(crate) const CONTRIBUTED: Sealed = Sealed {
+    name: "contributed",
+    label: b"lethe-client-contributed/1",
 };
 const FEEDBACK: Sealed = Sealed {
     name: "feedback",
@@ -146,23 +151,27 @@ impl Vault {
         })
     }
 
-    /// The person's file in a folder that somebody else may have open; nothing is written.
-    pub(crate) fn peek(folder: &Path, key: Option<[u8; 32]>) -> Result<Person, ClientError> {
+    /// A folder that somebody else may have open, to read from only.
+    pub(crate) fn peek(folder: &Path, key: Option<[u8; 32]>) -> Result<Self, ClientError> {
         let key = match key {
             Some(key) => key,
             None => existing_key(&folder.join(KEY))?,
         };
-        let vault = Self {
+        Ok(Self {
             folder: folder.to_owned(),
             key,
             erasures: Erasures::default(),
-        };
-        if let Some(person) = vault.read(IDENTITY)? {
+        })
+    }
+
+    /// The person's file, as it is there.
+    pub(crate) fn peek_person(&self) -> Result<Person, ClientError> {
+        if let Some(person) = self.read(IDENTITY)? {
             return Ok(person);
         }
-        match migrate::read(folder, &key)? {
+        match migrate::read(&self.folder, &self.key)? {
             Some(old) => Ok(old.person),
-            None => Err(io(&vault.path(IDENTITY))(
+            None => Err(io(&self.path(IDENTITY))(
                 std::io::ErrorKind::NotFound.into(),
             )),
         }
@@ -304,7 +313,7 @@ pub(crate) fn destroy(folder: &Path) -> Result<(), ClientError> {
             .and_then(|()| f.sync_all())
             .map_err(io(&key))?;
     }
-    let sealed = [IDENTITY, SNAPSHOT, LIST, FEEDBACK].map(|s| s.name);
+    let sealed = [IDENTITY, SNAPSHOT, LIST, CONTRIBUTED, FEEDBACK].map(|s| s.name);
     for name in [KEY, HISTORY, migrate::STATE].iter().chain(&sealed) {
         remove_file(&folder.join(name))?;
     }

@@ -6,6 +6,7 @@ mod common;
 use common::{block_on, catalogue, ids, likes, note, start, time};
 use lethe_client::{
     Client, ClientError, Done, Fallback, ListSource, LocalEvent, Options, Query, Refreshed,
+    TrainingData,
 };
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::{HIDDEN, LIKED, SEEN};
@@ -259,10 +260,29 @@ async fn the_newest_events_are_contributed_when_they_have_changed() {
     assert_eq!((rated.half_stars, rated.flags), (4, SEEN));
     assert_eq!(contributed[0].events[0].flags, SEEN | LIKED);
     assert_eq!(contributed[1].events[4].flags, HIDDEN);
+    // What was sent is kept for an audit, also for whoever reads the folder while it is in use.
+    let exported: serde_json::Value = serde_json::from_slice(&client.export().unwrap()).unwrap();
+    let data = TrainingData::of_folder(dir.path(), None).unwrap();
+    let sent = serde_json::to_value(&data.contributed).unwrap();
+    assert_eq!(exported["contributed"], sent);
+    let kept: Vec<_> = data.contributed.iter().map(|s| s.events.clone()).collect();
+    let accepted: Vec<_> = contributed.iter().map(|c| c.events.clone()).collect();
+    assert_eq!(kept, accepted);
+    // Another device takes the history, and has contributed nothing itself.
+    let other = tempfile::tempdir().unwrap();
+    let device = Client::open(other.path(), Options::new(catalogue(0..40))).unwrap();
+    assert_eq!(device.import(&client.export().unwrap()).unwrap(), 4);
+    let plain: serde_json::Value = serde_json::from_slice(&device.export().unwrap()).unwrap();
+    assert!(plain.get("contributed").is_none());
+    // An export of before has no contributions.
+    let third = tempfile::tempdir().unwrap();
+    let device = Client::open(third.path(), Options::new(catalogue(0..40))).unwrap();
+    assert_eq!(device.import(plain.to_string().as_bytes()).unwrap(), 4);
     // Taken back altogether.
     while client.undo_last().unwrap().is_some() {}
     client.refresh().await.unwrap();
     assert_eq!(server.state().withdrawn, 1);
+    assert!(!dir.path().join("contributed").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,7 +315,9 @@ async fn who_does_not_contribute_gets_lists_all_the_same() {
     let client = server.client(dir.path(), &catalogue(0..40));
     client.record_all(likes(0, 3)).unwrap();
     assert!(client.refresh().await.unwrap().contributed);
+    assert!(dir.path().join("contributed").exists());
     client.set_contributing(false).await.unwrap();
+    assert!(!dir.path().join("contributed").exists());
     assert_eq!(server.state().withdrawn, 1);
     client.record_all(likes(1, 3)).unwrap();
     server.publish(2, 1);

@@ -74,7 +74,8 @@ enum Command {
     Verify(commands::verify::Args),
     /// Retrain a shard from scratch on what remains and compare hashes.
     Replay(commands::replay::Args),
-    /// Write what an auditor needs to train a shard again on another machine.
+    /// Write what an auditor needs to train a shard again, or with --lists to fold the sums of the
+    /// lists again, on another machine.
     ExportAudit(commands::export_audit::Args),
     /// Issue a single-use invitation.
     Invite(commands::invite::Args),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lethe_ledger::{Command, OwnPlans};
-use lethe_proto::admin::{AdminReply, AdminRequest, Scanned};
+use lethe_proto::admin::{AdminReply, AdminRequest, ListsAuditPlace, Scanned};
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::message::{Refusal, Reply};
@@ -104,6 +104,7 @@ impl Coordinator {
             }
             AdminRequest::Replay { shard } => self.replay(shard, by),
             AdminRequest::Audit { shard } => self.export(shard, by),
+            AdminRequest::ListsAudit { at } => self.export_lists(at, by),
             AdminRequest::Scan { texts } => Ok(AdminReply::Scanned(self.search(&texts)?)),
             request => match admin::asked(request) {
                 Some(asked) => self.propose(asked, by),
@@ -323,6 +324,27 @@ impl Coordinator {
         shell.execute(command, vec![])?;
         shell.do_duties();
         Ok(AdminReply::Audit(bundle))
+    }
+
+    /// A page for an auditor of the lists; the log says that the first one was given out.
+    fn export_lists(
+        &self,
+        at: Option<ListsAuditPlace>,
+        by: Digest,
+    ) -> Result<AdminReply, CoordinatorError> {
+        let shell = self.shell();
+        let lists = shell.lists.as_ref().ok_or_else(no_lists)?;
+        let page = lists.audit(shell, at.as_ref())?;
+        if at.is_none() {
+            let command = Command::Note {
+                by,
+                line: "export lists for an audit".into(),
+                fresh: fresh()?,
+            };
+            shell.execute(command, vec![])?;
+            shell.do_duties();
+        }
+        Ok(AdminReply::ListsAudit(page))
     }
 
     /// Searches all records, decrypted, keys of records included.

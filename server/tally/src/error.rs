@@ -1,6 +1,7 @@
 //! Why the tally did not do what it was asked for.
 
-use lethe_parts::snapshot::{PackingError, SnapshotError};
+use lethe_parts::refold::NotMade;
+use lethe_parts::snapshot::SnapshotError;
 use lethe_proto::codec::CodecError;
 use lethe_receipt::note::NoteError;
 use lethe_seal::SealError;
@@ -37,12 +38,9 @@ pub enum TallyError {
         /// What.
         what: &'static str,
     },
-    /// Sums that no tables can be solved from.
-    #[error("the sums cannot be solved ({0}): fold them again")]
-    Solve(lethe_parts::NotPositive),
-    /// Tables that cannot be packed.
+    /// Sums that no tables can be solved from, or tables that cannot be packed.
     #[error(transparent)]
-    Packing(#[from] PackingError),
+    NotMade(#[from] NotMade),
     /// A snapshot that cannot be read.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),

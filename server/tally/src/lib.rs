@@ -67,6 +67,6 @@ pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};
 pub use lethe_receipt::snapshot::SnapshotStatement as Statement;
 pub use tally::{
-    Done, Finished, Held, Job, Lists, Offer, Options, Published, Refolded, Served, Status, Tally,
-    fold_root,
+    Audited, Done, Finished, Held, Job, Lists, Offer, Options, Published, Refolded, Served, Status,
+    Tally, fold_root,
 };

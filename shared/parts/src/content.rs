@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use ring::digest::{Context, SHA256};
+
 /// The most distinct tags or words that become columns.
 const MOST_TERMS: usize = 4_096;
 
@@ -141,6 +143,36 @@ impl Content {
             vectors: out,
         });
         Ok(self)
+    }
+
+    /// Names what is public about the items: SHA-256 of all of it. Two catalogues of which tables
+    /// are solved alike have the same.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut context = Context::new(&SHA256);
+        let mut part = |bytes: &[u8]| {
+            context.update(&(bytes.len() as u64).to_le_bytes());
+            context.update(bytes);
+        };
+        part(&(self.terms.len() as u64).to_le_bytes());
+        for term in &self.terms {
+            part(term.as_bytes());
+        }
+        for (item, year) in self.years.iter().enumerate() {
+            let entries = self.starts[item] as usize..self.starts[item + 1] as usize;
+            let weights = self.entries[entries].iter();
+            let weights = weights.flat_map(|e| [e.0.to_le_bytes(), e.1.to_le_bytes()].concat());
+            part(&weights.collect::<Vec<u8>>());
+            part(&year.map_or(vec![], |y| y.to_le_bytes().to_vec()));
+        }
+        if let Some(text) = &self.text {
+            for vector in text.vectors.chunks(text.width.max(1)) {
+                let values = vector.iter().flat_map(|v| v.to_le_bytes());
+                part(&values.collect::<Vec<u8>>());
+            }
+        }
+        let mut out = [0; 32];
+        out.copy_from_slice(context.finish().as_ref());
+        out
     }
 
     /// The same without text vectors.
@@ -321,5 +353,28 @@ mod tests {
         assert!((c.text_cosine(0, 0) - 1.0).abs() < 1e-6);
         assert!((c.text_cosine(0, 1) + 1.0).abs() < 1e-6);
         assert!(c.with_text(&[1.0]).is_err());
+    }
+
+    #[test]
+    fn the_digest_names_all_that_is_public() {
+        let items = [item("a", &["Drama"]), item("b", &["Drama", "War"])];
+        let c = Content::new(&items);
+        assert_eq!(c.digest(), Content::new(&items).digest());
+        let with = |vectors: &[f32]| c.clone().with_text(vectors).expect("fits").digest();
+        let mut dated = items.clone();
+        dated[0].year = Some(1999);
+        let tagged = [item("a", &["Drama"]), item("b", &["War", "Comedy"])];
+        let others = [
+            with(&[1.0, 0.0, 0.0, 1.0]),
+            with(&[0.0, 1.0, 1.0, 0.0]),
+            Content::new(&dated).digest(),
+            Content::new(&tagged).digest(),
+            Content::new(&items[..1]).digest(),
+        ];
+        let mut all: Vec<[u8; 32]> = others.to_vec();
+        all.push(c.digest());
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 6);
     }
 }

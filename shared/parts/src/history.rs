@@ -47,7 +47,31 @@ pub struct Interaction {
     pub hidden: bool,
 }
 
+/// Bits of what an event counts as, in contributions: [`Interaction::of_flags`].
+const SEEN: u8 = 1;
+const LIKED: u8 = 2;
+const HIDDEN: u8 = 4;
+
 impl Interaction {
+    /// An event of a contribution. `half_stars` 0: it stands for no rating. Flags: bit 0 seen, bit
+    /// 1 liked, bit 2 hidden.
+    pub fn of_flags(item: u32, day: i32, half_stars: u8, flags: u8) -> Self {
+        Self {
+            item,
+            day,
+            seen: flags & SEEN > 0,
+            half_stars: (half_stars > 0).then_some(half_stars),
+            liked: flags & LIKED > 0,
+            hidden: flags & HIDDEN > 0,
+        }
+    }
+
+    /// What it counts as, as [`Self::of_flags`] reads it.
+    pub fn flags(&self) -> u8 {
+        let bit = |is: bool, bit: u8| if is { bit } else { 0 };
+        bit(self.seen, SEEN) | bit(self.liked, LIKED) | bit(self.hidden, HIDDEN)
+    }
+
     /// Reads events by the catalogue's table and sorts them by time; events at the same second
     /// keep their order. Events that count as nothing are left out.
     pub fn read(events: &[Event], meaning: &Meaning) -> Vec<Self> {

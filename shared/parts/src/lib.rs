@@ -67,6 +67,7 @@ pub mod history;
 mod linalg;
 mod matrix;
 mod part;
+pub mod refold;
 pub mod rows;
 pub mod score;
 pub mod snapshot;

@@ -1,6 +1,7 @@
 //! From sums to tables.
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
 use crate::ease::{self, Column, DENSE_SOLVE, Shared};
@@ -20,7 +21,8 @@ const NEAR_PRIOR: f64 = 60.0;
 const UNIT: f64 = 64.0;
 
 /// How tables are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Pairs that fewer people share, and items that fewer people met, count as nothing. 1: off.
     pub k: u64,
@@ -41,7 +43,8 @@ pub struct Settings {
 }
 
 /// How EASE is solved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// Dense up to [`DENSE_SOLVE`] items, neighbourhoods above.
     BySize,

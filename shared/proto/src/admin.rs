@@ -139,6 +139,12 @@ pub enum AdminRequest {
         /// The requests.
         requests: Vec<DeletionRequest>,
     },
+    /// What an auditor needs to fold the sums of the lists again on another machine: a page.
+    ListsAudit {
+        /// Where it begins, as the page before says; `None`: the first page, of the snapshot that
+        /// is served.
+        at: Option<ListsAuditPlace>,
+    },
 }
 
 impl AdminRequest {
@@ -225,6 +231,54 @@ pub enum AdminReply {
     ListsReplayed(ListsReplayed),
     /// What requests would do, for people.
     ListsForecast(String),
+    /// A page for an auditor of the lists.
+    ListsAudit(ListsAuditPage),
+}
+
+/// Where a page for an auditor of the lists begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListsAuditPlace {
+    /// Number of the snapshot. Once another is served, there are no more pages of it.
+    pub snapshot: u64,
+    /// Salt of people's digests.
+    pub salt: Digest,
+    /// Items that came before.
+    pub items: u64,
+    /// People who came before.
+    pub people: u64,
+}
+
+/// A page for an auditor of the lists: items first, then people. It names nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListsAuditPage {
+    /// The signed note of the snapshot.
+    pub note: String,
+    /// Key that verifies it (verifier key text).
+    pub key: String,
+    /// Salt of people's digests.
+    pub salt: Digest,
+    /// Salt of the sums' digest in the note.
+    pub sums_salt: Digest,
+    /// Digest of what is public about items.
+    pub content: Digest,
+    /// How tables are solved and packed, JSON.
+    pub method: String,
+    /// Items in the order of the tables.
+    pub items: Vec<AuditedItem>,
+    /// For each of some who count: SHA-256 of the salt and the SHA-256 of what they contribute, as
+    /// it is sealed.
+    pub people: Vec<Digest>,
+    /// Where the next page begins; `None`: that was the last.
+    pub next: Option<ListsAuditPlace>,
+}
+
+/// An item of the tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditedItem {
+    /// Its identifier.
+    pub id: String,
+    /// It was taken down.
+    pub taken_down: bool,
 }
 
 /// How lists are.

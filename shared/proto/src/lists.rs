@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::CodecError;
+use crate::codec::{self, CodecError};
 use crate::ids::Digest;
 use crate::message::Task;
 
@@ -38,6 +38,71 @@ pub struct Contributed {
     pub whole: bool,
     /// Oldest first; at most [`ListTerms::clip`].
     pub events: Vec<SharedEvent>,
+}
+
+/// An event of a contribution with its item's place in the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedEvent {
+    /// Place of the item, from 0.
+    pub item: u32,
+    /// As in [`SharedEvent`].
+    pub day: i32,
+    /// As in [`SharedEvent`].
+    pub half_stars: u8,
+    /// As in [`SharedEvent`].
+    pub flags: u8,
+}
+
+/// A contribution as whoever holds the sums seals it, and as an auditor makes it again from what a
+/// device has sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// As in [`Contributed`].
+    pub whole: bool,
+    /// As in [`Contributed`].
+    pub events: Vec<PlacedEvent>,
+}
+
+impl Placed {
+    /// The most bytes: those of the most events that any operator can allow are fewer.
+    const MOST: usize = 1 << 20;
+
+    /// What a device has sent, with the items' places; none: an item has no place.
+    pub fn of(
+        whole: bool,
+        events: &[SharedEvent],
+        place: impl Fn(&str) -> Option<u32>,
+    ) -> Option<Self> {
+        let placed = |e: &SharedEvent| {
+            Some(PlacedEvent {
+                item: place(&e.item)?,
+                day: e.day,
+                half_stars: e.half_stars,
+                flags: e.flags,
+            })
+        };
+        let events: Option<Vec<PlacedEvent>> = events.iter().map(placed).collect();
+        Some(Self {
+            whole,
+            events: events?,
+        })
+    }
+
+    /// The bytes that are sealed; equal contributions have equal ones.
+    ///
+    /// # Errors
+    /// [`CodecError::Malformed`], for nothing that fits into memory.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, CodecError> {
+        codec::to_bytes(self)
+    }
+
+    /// Reads [`Self::to_bytes`].
+    ///
+    /// # Errors
+    /// [`CodecError::Malformed`] for other bytes, and for more than 1 MiB.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::from_bytes(bytes, Self::MOST)
+    }
 }
 
 /// What a coordinator that serves lists asks of contributions.
@@ -150,5 +215,42 @@ pub fn check(events: &[SharedEvent]) -> Result<(), CodecError> {
              to 10 or 0, and known flags",
             crate::limits::MAX_ID
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Folders hold these bytes, and bundles of audits digests of them: they stay as they are.
+    #[test]
+    fn the_bytes_of_a_contribution_are_pinned() {
+        let event = |item: &str, day, half_stars, flags| SharedEvent {
+            item: item.into(),
+            day,
+            half_stars,
+            flags,
+        };
+        let sent = [
+            event("a", 19_000, 8, SEEN | LIKED),
+            event("b", 19_001, 0, HIDDEN),
+        ];
+        let place = |id: &str| match id {
+            "a" => Some(70_000),
+            "b" => Some(3),
+            _ => None,
+        };
+        let placed = Placed::of(true, &sent, place).expect("both have a place");
+        let bytes = placed.to_bytes().expect("encodes");
+        let whole = 1;
+        let count = 2;
+        // Numbers above 250 have a byte that says how long they are; days are twice as large.
+        let first = [252, 0x70, 0x11, 0x01, 0x00, 251, 0x70, 0x94, 8, 3];
+        let second = [3, 251, 0x72, 0x94, 0, 4];
+        let pinned = [&[whole, count], &first[..], &second[..]].concat();
+        assert_eq!(bytes, pinned);
+        assert_eq!(Placed::from_bytes(&bytes), Ok(placed));
+        assert!(Placed::from_bytes(&bytes[1..]).is_err());
+        assert!(Placed::of(true, &[event("c", 1, 0, SEEN)], place).is_none());
     }
 }

@@ -1,5 +1,5 @@
 //! `lethe training-data` and `lethe audit`: a shard trained again by somebody else, on their own
-//! machine.
+//! machine. `audit --lists` is beside it ([`audit_lists`]).
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,6 +17,7 @@ use lethe_recipe::Recipe;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
+use crate::commands::audit_lists;
 use crate::demo::processes::{Admin, Server};
 use crate::inputs::Inputs;
 
@@ -43,23 +44,32 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| args.out.display().to_string())?;
     serde_json::to_writer(file, &data)?;
     let events = data.events.len();
+    let contributions = data.contributed.len();
     writeln!(
         std::io::stdout(),
-        "{}: {events} events in clear; they open the commitment in the log",
+        "{}: {events} events in clear, which open the commitment in the log, and {contributions} \
+         contributions to the lists",
         args.out.display()
     )?;
     Ok(ExitCode::SUCCESS)
 }
 
 #[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["bundle", "lists"])))]
 pub(crate) struct Args {
-    /// The bundle from `lethe-admin export-audit`.
+    /// The bundle of a shard, from `lethe-admin export-audit SHARD`.
     #[arg(long)]
-    bundle: PathBuf,
-    /// The log's public key, from a source that you trust (`lethe-admin status` prints it).
+    bundle: Option<PathBuf>,
+    /// The bundle of the lists, from `lethe-admin export-audit --lists`: their sums are folded
+    /// again. No model is needed.
+    #[arg(long)]
+    lists: Option<PathBuf>,
+    /// The log's public key, with --lists that of the lists, from a source that you trust: an app,
+    /// a device (`lethe-admin status` prints both).
     #[arg(long)]
     key: String,
-    /// Folder with the files of `lethe training-data`, one for every record of the bundle.
+    /// Folder with the files of `lethe training-data`: one for every record of the bundle, with
+    /// --lists one of each person who counts.
     #[arg(long)]
     exports: PathBuf,
     #[command(flatten)]
@@ -72,11 +82,27 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Exit code 0: equal; 3: different.
+/// Exit code 0: equal; 3: different, or with --lists somebody is missing.
 pub(crate) fn audit(args: &Args) -> anyhow::Result<ExitCode> {
-    let bytes = std::fs::read(&args.bundle).with_context(|| args.bundle.display().to_string())?;
+    if let Some(lists) = &args.lists {
+        return audit_lists::run(&audit_lists::Asked {
+            bundle: lists,
+            key: &args.key,
+            exports: &args.exports,
+            data: &args.inputs.data_folder()?,
+            json: args.json,
+        });
+    }
+    match &args.bundle {
+        Some(bundle) => audit_shard(args, bundle),
+        None => bail!("give a bundle: --bundle of a shard, or --lists"),
+    }
+}
+
+fn audit_shard(args: &Args, file: &Path) -> anyhow::Result<ExitCode> {
+    let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
     let key = VerifierKey::parse(&args.key).context("--key")?;
-    let bundle = Bundle::verify(&bytes, &key).with_context(|| args.bundle.display().to_string())?;
+    let bundle = Bundle::verify(&bytes, &key).with_context(|| file.display().to_string())?;
     let people = people(&bundle, &args.exports)?;
     let temporary = tempfile::tempdir()?;
     let home = args
@@ -99,7 +125,13 @@ pub(crate) fn audit(args: &Args) -> anyhow::Result<ExitCode> {
             "note: trained with {theirs}, this machine computes with {mine}: last bits may differ"
         )?;
     }
-    let verdict = train(&home, &bundle, args, people, &model, &data)?;
+    let more = Given {
+        file,
+        key: &args.key,
+        model: &model,
+        data: &data,
+    };
+    let verdict = train(&home, &bundle, people, &more)?;
     let equal = verdict["equal"] == json!(true);
     let mut out = std::io::stdout();
     if args.json {
@@ -153,15 +185,22 @@ fn people(bundle: &Bundle, folder: &Path) -> anyhow::Result<Vec<TrainingData>> {
     Ok(people)
 }
 
+/// What a coordinator that audits a shard is started with.
+struct Given<'a> {
+    file: &'a Path,
+    key: &'a str,
+    model: &'a Path,
+    data: &'a Path,
+}
+
 /// A coordinator of its own, and one client per record, over QUIC on this machine.
 fn train(
     home: &Path,
     bundle: &Bundle,
-    args: &Args,
     people: Vec<TrainingData>,
-    model: &Path,
-    data: &Path,
+    given: &Given<'_>,
 ) -> anyhow::Result<serde_json::Value> {
+    let Given { model, data, .. } = *given;
     let recipe = Recipe::from_json(&bundle.recipe)?;
     let data_dir = home.join("server");
     std::fs::create_dir_all(&data_dir)?;
@@ -177,12 +216,12 @@ fn train(
     config.insert("recipe".into(), recipe.to_toml()?.into());
     let file = home.join("server.toml");
     std::fs::write(&file, toml::to_string(&config)?)?;
-    let bundle_path = std::path::absolute(&args.bundle)?;
+    let bundle_path = std::path::absolute(given.file)?;
     let more = [
         "--audit".as_ref(),
         bundle_path.as_os_str(),
         "--log-key".as_ref(),
-        args.key.as_ref(),
+        given.key.as_ref(),
     ];
     let server = Server::start_with(&file, &data_dir, &more)?;
     let admin = Admin::enrol(home.join("admin"), &server, &data_dir)?;

@@ -49,6 +49,7 @@ pub(crate) fn describe_status(s: &ListsStatus) -> String {
     if s.recalled > 0 {
         let _ = write!(out, "; those up to {} are recalled", s.recalled);
     }
+    let _ = write!(out, "\n  key of snapshots: {}", s.key);
     if !s.gives_away.is_empty() {
         let _ = write!(out, "\n  WARNING: {}", s.gives_away);
     }

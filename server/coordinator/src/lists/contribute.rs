@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lethe_parts::history::Interaction;
 use lethe_proto::ids::{Digest, SubjectId};
-use lethe_proto::lists::{self, Contributed, HIDDEN, LIKED, SEEN, SharedEvent};
+use lethe_proto::lists::{self, Contributed, SharedEvent};
 use lethe_proto::message::Refusal;
 use lethe_tally::cells::Refused;
 use lethe_tally::{Handle, Offer, TallyError};
@@ -155,14 +155,13 @@ impl Lists {
                 );
                 CoordinatorError::refuse(Refusal::NotFound, message)
             })?;
-            Ok(Interaction {
-                item,
-                day: event.day,
-                seen: event.flags & SEEN > 0,
-                half_stars: (event.half_stars > 0).then_some(event.half_stars),
-                liked: event.flags & LIKED > 0,
-                hidden: event.flags & HIDDEN > 0,
-            })
+            let SharedEvent {
+                day,
+                half_stars,
+                flags,
+                ..
+            } = *event;
+            Ok(Interaction::of_flags(item, day, half_stars, flags))
         };
         events.iter().enumerate().map(read).collect()
     }

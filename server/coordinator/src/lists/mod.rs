@@ -8,6 +8,7 @@
 //! has it alone. So nothing is contributed for somebody, or published with somebody, who is being
 //! deleted.
 
+mod audit;
 mod catalogue;
 mod contribute;
 mod execute;

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lethe_parts::Refused;
-use lethe_parts::contribution::{Bounds, Contribution, MAX_CLIP, MAX_DAYS};
+use lethe_parts::contribution::Contribution;
 use lethe_parts::sums::Sums;
+use lethe_parts::{Refused, refold};
 use lethe_proto::ids::Digest;
 use rayon::prelude::*;
 
@@ -99,33 +99,19 @@ fn counting(state: &State) -> Vec<VersionOf> {
 impl Tally {
     /// Contributions, in the order of their names.
     pub(super) fn contributions(&self, all: &[VersionOf]) -> Result<Vec<Contribution>, TallyError> {
-        // They were checked when they came; the catalogue may have grown since.
-        let bounds = Bounds {
-            items: self.items(),
-            clip: MAX_CLIP,
-            first_day: 0,
-            last_day: MAX_DAYS - 1,
-        };
         let read = |of: &VersionOf| {
             let content = self.vault.contribution(of)?;
-            let one = match content.whole {
-                true => Contribution::new(&content.events, &bounds)?,
-                false => Contribution::tail(&content.events, &bounds)?,
-            };
-            Ok(one)
+            let read = refold::contribution(content.whole, &content.events, self.items());
+            Ok(read?)
         };
         all.par_iter().map(read).collect()
     }
 
     /// Folds from nothing.
     fn fold_all(&self, all: &[VersionOf], cleared: &BTreeSet<u32>) -> Result<Sums, TallyError> {
-        let mut sums = Sums::new(self.items());
         let cleared: Vec<u32> = cleared.iter().copied().collect();
-        sums.clear_items(&cleared)?;
-        for chunk in all.chunks(CHUNK) {
-            sums.fold_all(&self.contributions(chunk)?)?;
-        }
-        Ok(sums)
+        let chunks = all.chunks(CHUNK).map(|chunk| self.contributions(chunk));
+        refold::fold(self.items(), &cleared, chunks)
     }
 
     /// Changes the sums in memory by what counts from now on, and by items that were cleared. Where

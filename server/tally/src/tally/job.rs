@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use lethe_parts::content::Content;
-use lethe_parts::snapshot::{Packing, encode};
-use lethe_parts::solve::{self, solve};
+use lethe_parts::snapshot::Packing;
 use lethe_parts::sums::Sums;
+use lethe_parts::{refold, solve};
 use lethe_proto::ids::Digest;
 use lethe_receipt::merkle::{Hash, Tree, leaf_hash};
 use lethe_receipt::note::Signer;
@@ -104,8 +104,8 @@ impl Job {
     /// Solves, packs and signs. Takes from half a second to minutes, and no lock.
     ///
     /// # Errors
-    /// [`TallyError::Solve`] for damaged sums; [`TallyError::Packing`] for a packing that devices
-    /// could not read; [`TallyError::Seal`]: no randomness.
+    /// [`TallyError::NotMade`] for damaged sums, or a packing that devices could not read;
+    /// [`TallyError::Seal`]: no randomness.
     pub fn run(self) -> Result<Done, TallyError> {
         let salt = Salt(lethe_seal::random()?);
         // The sums are written and hashed while they are solved: solving has steps that only one
@@ -115,12 +115,13 @@ impl Job {
             let digest = salt.digest(&lethe_parts::snapshot::digest(&sums));
             (sums, digest)
         };
-        let solve = || solve(&self.sums, &self.content, &self.solve, self.day);
-        let (solved, written) = rayon::join(solve, write);
+        let make = || {
+            let Self { sums, content, .. } = &self;
+            refold::snapshot(sums, content, &self.solve, &self.packing, self.day)
+        };
+        let (made, written) = rayon::join(make, write);
         let (sums, digest) = written;
-        let solved = solved.map_err(TallyError::Solve)?;
-        let bytes = encode(&solved.tables, &self.packing)?;
-        drop(solved);
+        let bytes = made?;
         let smallest = self.fold.cells.values().map(BTreeMap::len).min();
         let statement = Statement {
             number: self.fold.number,

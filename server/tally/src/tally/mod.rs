@@ -19,6 +19,7 @@ use crate::error::TallyError;
 use crate::ids::Handle;
 use crate::vault::{Kept, Last, Vault};
 
+mod audited;
 mod bring;
 mod change;
 mod folding;
@@ -29,6 +30,7 @@ mod served;
 #[cfg(test)]
 mod tests;
 
+pub use audited::Audited;
 pub use bring::Offer;
 use change::Change;
 pub use folding::Refolded;

@@ -1,22 +1,8 @@
 //! A contribution as bytes.
 
 use lethe_parts::history::Interaction;
-use lethe_proto::codec::{self, CodecError};
-use serde::{Deserialize, Serialize};
-
-/// The most bytes of a contribution: `MAX_CLIP` events take fewer.
-const MOST: usize = 1 << 20;
-
-/// An event as it is stored.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    item: u32,
-    day: i32,
-    /// Half stars; 0: it stands for no rating.
-    half_stars: u8,
-    /// Bit 0: seen, 1: liked, 2: hidden.
-    flags: u8,
-}
+use lethe_proto::codec::CodecError;
+use lethe_proto::lists::{Placed, PlacedEvent};
 
 /// What a handle contributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,29 +15,23 @@ pub(crate) struct Content {
 
 /// The bytes of a contribution; equal ones have equal bytes.
 pub(crate) fn to_bytes(whole: bool, events: &[Interaction]) -> Result<Vec<u8>, CodecError> {
-    let stored = events.iter().map(|e| Stored {
+    let placed = events.iter().map(|e| PlacedEvent {
         item: e.item,
         day: e.day,
         half_stars: e.half_stars.unwrap_or(0),
-        flags: u8::from(e.seen) | u8::from(e.liked) << 1 | u8::from(e.hidden) << 2,
+        flags: e.flags(),
     });
-    codec::to_bytes(&(whole, stored.collect::<Vec<_>>()))
+    let events = placed.collect();
+    Placed { whole, events }.to_bytes()
 }
 
 /// Reads [`to_bytes`].
 pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Content, CodecError> {
-    let (whole, stored): (bool, Vec<Stored>) = codec::from_bytes(bytes, MOST)?;
-    let events = stored.into_iter().map(|s| Interaction {
-        item: s.item,
-        day: s.day,
-        seen: s.flags & 1 > 0,
-        half_stars: (s.half_stars > 0).then_some(s.half_stars),
-        liked: s.flags & 2 > 0,
-        hidden: s.flags & 4 > 0,
-    });
+    let Placed { whole, events } = Placed::from_bytes(bytes)?;
+    let read = |e: PlacedEvent| Interaction::of_flags(e.item, e.day, e.half_stars, e.flags);
     Ok(Content {
         whole,
-        events: events.collect(),
+        events: events.into_iter().map(read).collect(),
     })
 }
 

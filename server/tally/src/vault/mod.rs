@@ -221,12 +221,17 @@ impl Vault {
 
     /// A version of a contribution.
     pub(crate) fn contribution(&self, of: &VersionOf) -> Result<content::Content, TallyError> {
-        let key = contribution_key(&of.handle, of.version);
-        let row = self.store.get::<ContributionRow>(&key)?;
-        let row = row.ok_or(TallyError::Lacks {
+        let bytes = self.sealed(of)?.ok_or(TallyError::Lacks {
             what: "a contribution that counts",
         })?;
-        Ok(content::from_bytes(&row.content)?)
+        Ok(content::from_bytes(&bytes)?)
+    }
+
+    /// Its bytes; none: it is not there.
+    pub(crate) fn sealed(&self, of: &VersionOf) -> Result<Option<Vec<u8>>, TallyError> {
+        let key = contribution_key(&of.handle, of.version);
+        let row = self.store.get::<ContributionRow>(&key)?;
+        Ok(row.map(|r| r.content))
     }
 
     /// Writes a snapshot with the change that publishes it, and removes older ones but `keep`.

@@ -93,8 +93,7 @@ pub(crate) struct Salt(pub(crate) [u8; 32]);
 impl Salt {
     /// SHA-256 of the salt and the digest of the sums.
     pub(crate) fn digest(&self, sums: &[u8; 32]) -> Digest {
-        let salted = [self.0, *sums].concat();
-        Digest(lethe_parts::snapshot::digest(&salted))
+        Digest(lethe_parts::refold::salted(&self.0, sums))
     }
 }
 

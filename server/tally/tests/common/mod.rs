@@ -91,14 +91,7 @@ impl Disk {
     }
 
     pub fn try_open(&self, options: Options) -> Result<Tally, TallyError> {
-        let items: Vec<Description> = (0..ITEMS)
-            .map(|i| Description {
-                title: format!("item {i}"),
-                tags: vec![format!("tag {}", i % 3)],
-                ..Description::default()
-            })
-            .collect();
-        let content = Arc::new(Content::new(&items));
+        let content = Arc::new(content());
         Tally::open(&self.engine(), self.dir.path(), content, options, NOW)
     }
 
@@ -138,6 +131,15 @@ impl Disk {
         let store = SealedStore::open(&self.engine(), self.dir.path(), &["0".into()]).unwrap();
         store.destroy(&[KeyName::subject(&handle.hex())]).unwrap();
     }
+}
+
+pub fn content() -> Content {
+    let items = (0..ITEMS).map(|i| Description {
+        title: format!("item {i}"),
+        tags: vec![format!("tag {}", i % 3)],
+        ..Description::default()
+    });
+    Content::new(&items.collect::<Vec<_>>())
 }
 
 pub fn options() -> Options {

@@ -13,13 +13,15 @@ pub use delta::{apply, delta};
 pub use packed::{PackedRows, RowPacking};
 
 use ring::digest::{SHA256, digest as sha256};
+use serde::{Deserialize, Serialize};
 
 use crate::tables::Tables;
 use packed::MOST_ENTRIES;
 use records::{MAX_RANK, MOST_QUARTERS, Records};
 
 /// How tables are packed. The default was chosen on validation events (`docs/recommend.md`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Packing {
     /// The three tables of rows.
     pub rows: RowPacking,

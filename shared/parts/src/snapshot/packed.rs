@@ -1,5 +1,7 @@
 //! Rows in few bits.
 
+use serde::{Deserialize, Serialize};
+
 use crate::rows::Row;
 use crate::snapshot::bits::{BitReader, BitWriter};
 
@@ -15,7 +17,8 @@ const BOTTOM: i32 = -192;
 pub(crate) const MOST_ENTRIES: usize = 65_535;
 
 /// How rows are packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RowPacking {
     /// Entries of a row of EASE and of the near transitions, 1 to 65,535; half as many of the far
     /// ones.

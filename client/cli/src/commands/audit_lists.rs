@@ -1,0 +1,269 @@
+//! `lethe audit --lists`: the sums of the lists folded again, and the snapshot solved again, by
+//! somebody else on their own machine.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use lethe_client::SentContribution;
+use lethe_parts::content::Content;
+use lethe_parts::contribution::Contribution;
+use lethe_parts::history::Interaction;
+use lethe_parts::refold::{self, Method, salted};
+use lethe_parts::{Refused, snapshot};
+use lethe_proto::lists::{Placed, PlacedEvent};
+use lethe_receipt::hex::hex;
+use lethe_receipt::lists_audit::{ListsBundle, MAX_BUNDLE, Opened};
+use lethe_receipt::note::VerifierKey;
+use lethe_recsys::data::{DataSpec, content_of, load_items};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Largest export that is read, in bytes.
+const MAX_EXPORT: u64 = 256 << 20;
+/// Columns of the item field that an operator can have asked for, at most.
+const MAX_RANK: usize = 1_024;
+
+/// What an audit of the lists is given.
+pub(crate) struct Asked<'a> {
+    /// File from `lethe-admin export-audit --lists`.
+    pub(crate) bundle: &'a Path,
+    /// Key of the lists (verifier key text).
+    pub(crate) key: &'a str,
+    /// Folder with people's files.
+    pub(crate) exports: &'a Path,
+    /// The catalogue's folder.
+    pub(crate) data: &'a Path,
+    /// JSON instead of text.
+    pub(crate) json: bool,
+}
+
+/// What is read of a file from `lethe training-data`, or of an app's export of a history.
+#[derive(Deserialize)]
+struct Exported {
+    #[serde(default)]
+    contributed: Vec<SentContribution>,
+}
+
+/// What was found among the exports.
+#[derive(Default)]
+struct Found {
+    /// Of those who count.
+    counting: Vec<Contribution>,
+    /// Files.
+    files: usize,
+    /// Files without a contribution that counts.
+    unused: usize,
+}
+
+/// Exit code 0: equal; 3: somebody is missing, or different.
+pub(crate) fn run(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
+    let key = VerifierKey::parse(asked.key).context("--key")?;
+    let bytes = read_at_most(asked.bundle, MAX_BUNDLE as u64)?;
+    let name = || asked.bundle.display().to_string();
+    let bundle = ListsBundle::open(&bytes, &key).with_context(name)?;
+    let method = method_of(&bundle).with_context(name)?;
+    let content = catalogue(&bundle, asked.data)?;
+    let found = people(&bundle, asked.exports)?;
+    let here = found.counting.len();
+    let all = bundle.people.len();
+    if here < all {
+        return missing(asked, &found, all);
+    }
+    let fold: Result<_, Refused> =
+        refold::fold(bundle.items.len(), &bundle.taken_down, [Ok(found.counting)]);
+    let sums = fold?;
+    let digest = snapshot::digest(&sums.to_bytes());
+    let sums_digest = salted(&bundle.sums_salt, &digest);
+    let statement = &bundle.statement;
+    let (solve, packing) = (&method.solve, &method.packing);
+    let tables = refold::snapshot(&sums, &content, solve, packing, statement.day)?;
+    let verdict = Verdict {
+        sums: [sums_digest, statement.sums],
+        snapshot: [snapshot::digest(&tables), statement.snapshot],
+        other_catalogue: content.digest() != bundle.content,
+    };
+    let text = verdict.text(&bundle);
+    show(asked, &text, &verdict.json(&bundle))?;
+    Ok(match verdict.is_equal() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(3),
+    })
+}
+
+fn show(asked: &Asked<'_>, text: &str, value: &Value) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    match asked.json {
+        true => writeln!(out, "{value:#}")?,
+        false => writeln!(out, "{text}")?,
+    }
+    Ok(())
+}
+
+fn missing(asked: &Asked<'_>, found: &Found, all: usize) -> anyhow::Result<ExitCode> {
+    let here = found.counting.len();
+    let missing = all - here;
+    let text = format!(
+        "NOT FOLDED: {here} of {all} people who count have an export here, {missing} are missing; \
+         without all of them the sums cannot be folded again\n  {} files, {} of them without a \
+         contribution that counts",
+        found.files, found.unused
+    );
+    let value = json!({
+        "equal": null, "people": all, "found": here, "missing": missing,
+        "files": found.files, "unused": found.unused,
+    });
+    show(asked, &text, &value)?;
+    Ok(ExitCode::from(3))
+}
+
+fn read_at_most(path: &Path, most: u64) -> anyhow::Result<Vec<u8>> {
+    let name = || path.display().to_string();
+    let length = std::fs::metadata(path).with_context(name)?.len();
+    if length > most {
+        bail!("{}: {length} bytes, expected at most {most}", name());
+    }
+    std::fs::read(path).with_context(name)
+}
+
+/// How the tally solves and packs, within what this machine takes.
+fn method_of(bundle: &Opened) -> anyhow::Result<Method> {
+    let method: Method = serde_json::from_str(&bundle.method).context("method")?;
+    let (k, rank) = (method.solve.k, method.solve.rank);
+    if k != bundle.statement.k {
+        bail!("k = {k}, the note says {}", bundle.statement.k);
+    }
+    if rank > MAX_RANK {
+        bail!("rank = {rank}, expected at most {MAX_RANK}");
+    }
+    Ok(method)
+}
+
+/// What is public about the items, if the folder has those of the tables, in their order; with text
+/// vectors where the folder has them, as the coordinator does it.
+fn catalogue(bundle: &Opened, folder: &Path) -> anyhow::Result<Content> {
+    let name = || folder.display().to_string();
+    let spec = DataSpec::of_folder(folder).with_context(name)?;
+    let items = load_items(folder, &spec).with_context(name)?;
+    let same = items.iter().zip(&bundle.items);
+    let first = same.take_while(|pair| pair.0.id == *pair.1).count();
+    if first < items.len().max(bundle.items.len()) {
+        let or_none = |id: Option<&String>| id.map_or("nothing".into(), |id| format!("{id:?}"));
+        bail!(
+            "{}: item {first} is {}, in the tables it is {}: give the operator's catalogue with \
+             --data",
+            name(),
+            or_none(items.get(first).map(|i| &i.id)),
+            or_none(bundle.items.get(first))
+        );
+    }
+    Ok(content_of(folder, &items)?)
+}
+
+/// The contributions that count, each found by its digest.
+fn people(bundle: &Opened, folder: &Path) -> anyhow::Result<Found> {
+    let places: HashMap<&str, u32> = bundle.items.iter().map(String::as_str).zip(0..).collect();
+    let mut wanted: BTreeMap<[u8; 32], usize> = BTreeMap::new();
+    for digest in &bundle.people {
+        *wanted.entry(*digest).or_default() += 1;
+    }
+    let mut found = Found::default();
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            continue;
+        }
+        let text = read_at_most(&path, MAX_EXPORT)?;
+        let exported: Exported = serde_json::from_slice(&text)
+            .with_context(|| format!("{}: not an export of a device", path.display()))?;
+        found.files += 1;
+        let mut known = BTreeSet::new();
+        let before = found.counting.len();
+        for sent in &exported.contributed {
+            // One with an item that the tables do not have was never sealed.
+            let placed = Placed::of(sent.whole, &sent.events, |id| places.get(id).copied());
+            let Some(placed) = placed else { continue };
+            let digest = salted(&bundle.salt, &snapshot::digest(&placed.to_bytes()?));
+            // Several people may contribute the same; a file speaks for one of them.
+            let left = wanted.get_mut(&digest).filter(|left| **left > 0);
+            let Some(left) = left.filter(|_| known.insert(digest)) else {
+                continue;
+            };
+            *left -= 1;
+            let one = contribution(&placed, bundle.items.len())
+                .with_context(|| path.display().to_string())?;
+            found.counting.push(one);
+        }
+        found.unused += usize::from(found.counting.len() == before);
+    }
+    Ok(found)
+}
+
+fn contribution(placed: &Placed, items: usize) -> Result<Contribution, Refused> {
+    let read = |e: &PlacedEvent| Interaction::of_flags(e.item, e.day, e.half_stars, e.flags);
+    let events: Vec<Interaction> = placed.events.iter().map(read).collect();
+    refold::contribution(placed.whole, &events, items)
+}
+
+/// Digests as they came out here, and as the tally signed them.
+struct Verdict {
+    /// Salted.
+    sums: [[u8; 32]; 2],
+    snapshot: [[u8; 32]; 2],
+    /// What is public about items is not what the operator says.
+    other_catalogue: bool,
+}
+
+impl Verdict {
+    fn is_equal(&self) -> bool {
+        self.sums[0] == self.sums[1] && self.snapshot[0] == self.snapshot[1]
+    }
+
+    fn text(&self, bundle: &Opened) -> String {
+        let sums = self.sums[0] == self.sums[1];
+        let snapshot = self.snapshot[0] == self.snapshot[1];
+        let number = bundle.statement.number;
+        let people = bundle.people.len();
+        let said = match (sums, snapshot) {
+            (true, true) => format!(
+                "EQUAL: snapshot {number}, folded again from {people} people, nobody else, and \
+                 solved again"
+            ),
+            (false, _) => format!(
+                "DIFFERENT: the sums of these {people} people are not those that snapshot \
+                 {number} is signed with"
+            ),
+            (true, false) => format!(
+                "DIFFERENT: the sums are those of these {people} people, and snapshot {number} is \
+                 not what they give"
+            ),
+        };
+        let hint = match self.other_catalogue {
+            true if !snapshot => {
+                "\n  titles, years, tags or text vectors here are not those that the operator \
+                 names: that alone gives another snapshot"
+            }
+            _ => "",
+        };
+        format!(
+            "{said}{hint}\n  sums here (salted)  {}\n  sums signed         {}\n  snapshot here       \
+             {}\n  snapshot signed     {}",
+            hex(&self.sums[0]),
+            hex(&self.sums[1]),
+            hex(&self.snapshot[0]),
+            hex(&self.snapshot[1])
+        )
+    }
+
+    fn json(&self, bundle: &Opened) -> Value {
+        let pair = |of: &[[u8; 32]; 2]| json!({ "here": hex(&of[0]), "signed": hex(&of[1]), "equal": of[0] == of[1] });
+        let people = bundle.people.len();
+        json!({
+            "equal": self.is_equal(), "number": bundle.statement.number, "people": people,
+            "found": people, "missing": 0, "sums": pair(&self.sums),
+            "snapshot": pair(&self.snapshot), "same_catalogue": !self.other_catalogue,
+        })
+    }
+}
