@@ -4,7 +4,7 @@
 use lethe_learn::seed::Seed;
 use lethe_parts::contribution::{Contribution, MAX_CLIP};
 use lethe_parts::event::{Event, Kind};
-use lethe_parts::history::Interaction;
+use lethe_parts::history::{Interaction, newest_of_each};
 use lethe_parts::score::Weights;
 use lethe_parts::solve::{Settings, solve};
 use lethe_recsys::evaluation::Ranking;
@@ -138,7 +138,7 @@ impl<'a> Honest<'a> {
     fn contribution(&self, events: &[Event], choice: Choice) -> anyhow::Result<Contribution> {
         let read = Interaction::read(events, &self.world.meaning);
         let older = read.len().saturating_sub(choice.clip);
-        let newest = Interaction::newest_of_each(&read[older..], choice.repeats);
+        let newest = newest_of_each(&read[older..], |e| e.item, choice.repeats);
         let bounds = self.world.bounds(choice.clip);
         Ok(match older {
             0 => Contribution::new(&newest, &bounds)?,

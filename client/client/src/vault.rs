@@ -6,7 +6,7 @@
 //! | `history` | events, appended to ([`crate::log`]) |
 //! | `snapshot` | the newest tables; losing it costs a fetch |
 //! | `list` | the last list of the language model |
-//! | `contributed` | the newest contributions that were accepted, for an audit; losing it costs that |
+//! | `contributed` | the newest contributions accepted, for an audit; losing it costs that |
 //! | `feedback`, `frozen/` | of training; losing them costs time |
 //! | `device.key` | unless the app brings its own key |
 //! | `lock` | held by the process that has the folder open |

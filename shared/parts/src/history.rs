@@ -93,20 +93,20 @@ impl Interaction {
             .filter(|i| i.seen || i.half_stars.is_some() || i.hidden)
             .collect()
     }
+}
 
-    /// The newest `most` of every item, in the order that they have. Whoever meets an item again
-    /// and again then adds no more to what follows it, or is new, than somebody who met it so often.
-    pub fn newest_of_each(all: &[Self], most: usize) -> Vec<Self> {
-        let mut times: HashMap<u32, usize> = HashMap::new();
-        let mut keep = vec![false; all.len()];
-        for (at, one) in all.iter().enumerate().rev() {
-            let times = times.entry(one.item).or_default();
-            *times += 1;
-            keep[at] = *times <= most;
-        }
-        let kept = all.iter().zip(keep).filter(|(_, keep)| *keep);
-        kept.map(|(one, _)| *one).collect()
+/// The newest `most` of every item, in the order that they have, oldest first. Who meets an item
+/// again and again then adds no more to it than somebody who met it so often.
+pub fn newest_of_each<T: Copy>(all: &[T], item: impl Fn(&T) -> u32, most: usize) -> Vec<T> {
+    let mut times: HashMap<u32, usize> = HashMap::new();
+    let mut keep = vec![false; all.len()];
+    for (at, one) in all.iter().enumerate().rev() {
+        let times = times.entry(item(one)).or_default();
+        *times += 1;
+        keep[at] = *times <= most;
     }
+    let kept = all.iter().zip(keep).filter(|(_, keep)| *keep);
+    kept.map(|(one, _)| *one).collect()
 }
 
 /// A person's history on their device, oldest first.

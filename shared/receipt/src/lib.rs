@@ -9,7 +9,8 @@
 //! record was trained on before and is not now, and the signed checkpoint. [`receipt::verify`]
 //! works offline with the log's public key alone and fails on any altered byte; [`report`] says in
 //! words what that proves and what not. [`snapshot`] is what is signed about the tables that
-//! devices rank with; [`lists_audit`] is what folds the sums behind them again. The program `lethe-verify` is this crate and nothing else.
+//! devices rank with; [`lists_audit`] is what folds the sums behind them again. The program
+//! `lethe-verify` is this crate and nothing else.
 //!
 //! ```
 //! use lethe_receipt::merkle::{Tree, verify_inclusion};

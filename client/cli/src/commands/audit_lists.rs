@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use lethe_client::SentContribution;
 use lethe_parts::content::Content;
 use lethe_parts::contribution::Contribution;
-use lethe_parts::history::Interaction;
+use lethe_parts::history::{Interaction, newest_of_each};
 use lethe_parts::refold::{self, Method, salted};
 use lethe_parts::{Refused, snapshot};
 use lethe_proto::lists::{Placed, PlacedEvent};
@@ -184,21 +184,41 @@ fn people(bundle: &Opened, folder: &Path) -> anyhow::Result<Found> {
         for sent in &exported.contributed {
             // One with an item that the tables do not have was never sealed.
             let placed = Placed::of(sent.whole, &sent.events, |id| places.get(id).copied());
-            let Some(placed) = placed else { continue };
-            let digest = salted(&bundle.salt, &snapshot::digest(&placed.to_bytes()?));
-            // Several people may contribute the same; a file speaks for one of them.
-            let left = wanted.get_mut(&digest).filter(|left| **left > 0);
-            let Some(left) = left.filter(|_| known.insert(digest)) else {
-                continue;
-            };
-            *left -= 1;
-            let one = contribution(&placed, bundle.items.len())
-                .with_context(|| path.display().to_string())?;
-            found.counting.push(one);
+            for sealed in placed.iter().flat_map(sealed_as) {
+                let digest = salted(&bundle.salt, &snapshot::digest(&sealed.to_bytes()?));
+                // Several people may contribute the same; a file speaks for one of them.
+                let left = wanted.get_mut(&digest).filter(|left| **left > 0);
+                let Some(left) = left.filter(|_| known.insert(digest)) else {
+                    continue;
+                };
+                *left -= 1;
+                let one = contribution(&sealed, bundle.items.len())
+                    .with_context(|| path.display().to_string())?;
+                found.counting.push(one);
+            }
         }
         found.unused += usize::from(found.counting.len() == before);
     }
     Ok(found)
+}
+
+/// As the tally may have sealed what was sent: it keeps the newest few events of an item. How many
+/// is the operator's setting, which may have changed since; so each number is tried. What counts is
+/// bound by the digest.
+fn sealed_as(sent: &Placed) -> Vec<Placed> {
+    let mut all: Vec<Placed> = vec![];
+    for most in 1..=sent.events.len().max(1) {
+        let events = newest_of_each(&sent.events, |e| e.item, most);
+        let longest = events.len() == sent.events.len();
+        all.push(Placed {
+            whole: sent.whole,
+            events,
+        });
+        if longest {
+            break;
+        }
+    }
+    all
 }
 
 fn contribution(placed: &Placed, items: usize) -> Result<Contribution, Refused> {
@@ -247,18 +267,22 @@ impl Verdict {
             }
             _ => "",
         };
-        format!(
-            "{said}{hint}\n  sums here (salted)  {}\n  sums signed         {}\n  snapshot here       \
-             {}\n  snapshot signed     {}",
-            hex(&self.sums[0]),
-            hex(&self.sums[1]),
-            hex(&self.snapshot[0]),
-            hex(&self.snapshot[1])
-        )
+        let lines = [
+            ("sums here (salted)", self.sums[0]),
+            ("sums signed", self.sums[1]),
+            ("snapshot here", self.snapshot[0]),
+            ("snapshot signed", self.snapshot[1]),
+        ];
+        let lines = lines.map(|(name, of)| format!("\n  {name:<19} {}", hex(&of)));
+        format!("{said}{hint}{}", lines.concat())
     }
 
     fn json(&self, bundle: &Opened) -> Value {
-        let pair = |of: &[[u8; 32]; 2]| json!({ "here": hex(&of[0]), "signed": hex(&of[1]), "equal": of[0] == of[1] });
+        let pair = |of: &[[u8; 32]; 2]| {
+            json!({
+                "here": hex(&of[0]), "signed": hex(&of[1]), "equal": of[0] == of[1],
+            })
+        };
         let people = bundle.people.len();
         json!({
             "equal": self.is_equal(), "number": bundle.statement.number, "people": people,

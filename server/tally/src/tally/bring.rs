@@ -1,7 +1,7 @@
 //! Contributions come in.
 
 use lethe_parts::contribution::{Bounds, Contribution};
-use lethe_parts::history::{Interaction, day_of};
+use lethe_parts::history::{Interaction, day_of, newest_of_each};
 use lethe_proto::ids::Digest;
 
 use super::change::Change;
@@ -81,7 +81,7 @@ impl Tally {
             last_day: day_of(i64::try_from(now).unwrap_or(i64::MAX)).saturating_add(1),
         };
         Contribution::new(events, &bounds)?;
-        let events = Interaction::newest_of_each(events, self.options.repeats);
+        let events = newest_of_each(events, |e| e.item, self.options.repeats);
         let content = content::to_bytes(whole, &events)?;
         let command = Command::Contribute {
             handle,

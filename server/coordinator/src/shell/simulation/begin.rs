@@ -66,6 +66,7 @@ pub(super) fn items() -> Vec<Item> {
 pub(super) fn lists_config(cells: bool) -> ListsConfig {
     ListsConfig {
         clip: 8,
+        repeats: 2,
         refresh_s: 0,
         publish_s: 0,
         k: 1,

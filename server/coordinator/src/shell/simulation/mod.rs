@@ -41,8 +41,8 @@
 //! When the faults have ended:
 //!
 //! 10. All rounds, validations, replays and deletions come to their end, with receipts that verify.
-//! 11. Every shard's adapter is, byte for byte, what its recorded rounds give when they are computed
-//!    anew from what devices hold now.
+//! 11. Every shard's adapter is, byte for byte, what its recorded rounds give when they are
+//!     computed anew from what devices hold now.
 //! 12. What was known when a process died is what the next one reads, where nothing was in doubt.
 //! 13. Who counts in the lists is in what is served, and folding everybody again gives the same.
 //!
