@@ -209,7 +209,7 @@ impl Bench {
             assert!(!self.run("forget", forget).is_empty());
             assert!(
                 !self
-                    .run("begin execution", Command::BeginExecution { lists: vec![] })
+                    .run("begin execution", Command::BeginExecution { lists: None })
                     .is_empty()
             );
             assert!(
@@ -233,7 +233,7 @@ impl Bench {
             fresh: self.fresh(1),
         };
         self.run("", forget);
-        self.run("", Command::BeginExecution { lists: vec![] });
+        self.run("", Command::BeginExecution { lists: None });
         self.run("", Command::KeysDestroyed);
         let task = self.state.core().numbers.task;
         for n in 0..PEOPLE / 10 {

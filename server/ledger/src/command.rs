@@ -254,10 +254,11 @@ pub enum Command {
         epoch: EpochNo,
     },
     GiveUpWaiting,
-    /// With what the lists have of each deletion's data, where there are lists. Nothing is
-    /// contributed or published meanwhile.
+    /// Where there are lists, with what they have of each deletion's data: only deletions with
+    /// such a record begin, any other was accepted since and begins with the next execution.
+    /// Nothing is contributed or published meanwhile. Without lists: none, and all begin.
     BeginExecution {
-        lists: Vec<(u64, ListsLeft)>,
+        lists: Option<Vec<(u64, ListsLeft)>>,
     },
     /// This snapshot is served.
     ListsPublished {

@@ -95,7 +95,7 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
             };
             deletions::forget(state, accepted, now)
         }
-        Command::BeginExecution { lists } => execution::begin(state, &lists),
+        Command::BeginExecution { lists } => execution::begin(state, lists.as_deref()),
         Command::ListsPublished { snapshot } => lists::published(state, snapshot, now),
         Command::KeysDestroyed => execution::keys_destroyed(state, now),
         Command::SpentDestroyed { keys } => {

@@ -148,7 +148,7 @@ fn two_operators_agree_and_a_proposal_is_carried_out_and_gone_in_one_list() {
     let closed = events.contains(&Event::ProposalClosed { id: 1 });
     assert!(closed && state.proposals().is_empty() && state.unexecuted());
     assert!(state.may_serve().is_err());
-    run(&mut state, Command::BeginExecution { lists: vec![] }).unwrap();
+    run(&mut state, Command::BeginExecution { lists: None }).unwrap();
     let keys = state.keys_to_destroy();
     assert_eq!(keys, [Owner::Person(SubjectId::new("ada").unwrap())]);
     assert!(!run(&mut state, Command::KeysDestroyed).unwrap().is_empty());
@@ -382,4 +382,40 @@ fn a_round_that_nobody_answers_is_abandoned_for_an_hour_and_tried_again() {
     ));
     let shard = state.shards().next().unwrap().0;
     assert!(state.shard_view(shard).unwrap().abandoned);
+}
+
+#[test]
+fn where_there_are_lists_a_deletion_without_a_record_of_them_waits_for_the_next_execution() {
+    let mut state = State::default();
+    let a = operator(&mut state, "a");
+    for name in ["ada", "bob"] {
+        device(&mut state, name);
+        let subject = SubjectId::new(name).unwrap();
+        let what = Proposal::Forget {
+            requests: vec![DeletionRequest::Erase { subject }],
+            asked: 0,
+            reference: name.into(),
+        };
+        run(&mut state, propose(what, a)).unwrap();
+    }
+    let ids: Vec<u64> = state.to_execute().iter().map(|(id, _)| *id).collect();
+    let begin = |ids: &[u64]| {
+        let left = ListsLeft {
+            held: true,
+            recalled: None,
+            devices: 0,
+            held_until: 0,
+        };
+        let lists = Some(ids.iter().map(|id| (*id, left)).collect());
+        Command::BeginExecution { lists }
+    };
+    assert!(run(&mut state, begin(&[])).unwrap().is_empty());
+    for (at, name) in ["ada", "bob"].into_iter().enumerate() {
+        run(&mut state, begin(&ids[at..=at])).unwrap();
+        let of = Owner::Person(SubjectId::new(name).unwrap());
+        assert_eq!(state.keys_to_destroy(), [of], "nobody else");
+        run(&mut state, Command::KeysDestroyed).unwrap();
+        assert_eq!(state.deletions()[&ids[at]].keys_destroyed, 1);
+    }
+    assert!(state.people().is_empty());
 }

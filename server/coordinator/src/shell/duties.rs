@@ -154,18 +154,19 @@ impl Shell {
     /// meanwhile, nor later, until the execution has ended.
     pub(super) fn begin_execution(&self) -> Result<bool, CoordinatorError> {
         let Some(lists) = &self.lists else {
-            let begin = Command::BeginExecution { lists: vec![] };
+            let begin = Command::BeginExecution { lists: None };
             return Ok(!self.execute(begin, vec![])?.is_empty());
         };
         let _alone = lists.alone();
         // A deletion whose write failed is known from the journal once the folder was read again:
-        // it begins with the others, and its record with it.
+        // it begins with the others, and its record with it. One that is accepted from here on
+        // has no record, and waits for the next execution.
         self.settle_doubt()?;
         let now = self.clock.now().unix_ms / 1000;
         let requests = self.requests_to_execute();
         let devices = self.state().devices() as u64;
         let left = lists.left(&requests, devices, now)?;
-        let begin = Command::BeginExecution { lists: left };
+        let begin = Command::BeginExecution { lists: Some(left) };
         Ok(!self.execute(begin, vec![])?.is_empty())
     }
 

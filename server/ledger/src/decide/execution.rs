@@ -22,11 +22,14 @@ use crate::state::{
 const SINCE: u64 = 1_600_000_000;
 
 /// Begins with everything that waits: accepted deletions, people who move, lost shards.
-pub(super) fn begin(state: &State, lists: &[(u64, ListsLeft)]) -> Decided {
+pub(super) fn begin(state: &State, lists: Option<&[(u64, ListsLeft)]>) -> Decided {
     if state.core.executing.is_some() {
         return Ok(vec![]);
     }
-    let ids: Vec<u64> = state.index.planned.iter().copied().collect();
+    let planned = state.index.planned.iter().copied();
+    // A receipt says what the lists had of the data: without a record of it nothing is executed.
+    let recorded = |id: &u64| lists.is_none_or(|all| all.iter().any(|(known, _)| known == id));
+    let ids: Vec<u64> = planned.filter(recorded).collect();
     let mut rolled: BTreeMap<ShardKey, u16> = BTreeMap::new();
     let mut add = |key: ShardKey, stage: u16| {
         // A shard that has not come so far (another rollback was in between) has nothing to lose.
@@ -72,7 +75,11 @@ pub(super) fn begin(state: &State, lists: &[(u64, ListsLeft)]) -> Decided {
     if let Some(id) = id {
         events.push(Event::PeopleKept { id, kept });
     }
-    for (id, left) in lists.iter().filter(|(id, _)| ids.contains(id)) {
+    for (id, left) in lists
+        .into_iter()
+        .flatten()
+        .filter(|(id, _)| ids.contains(id))
+    {
         events.push(Event::ListsBegan {
             id: *id,
             left: *left,

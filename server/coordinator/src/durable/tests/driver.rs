@@ -418,7 +418,7 @@ impl Driver {
             },
             Duty::Aggregate { run, counted } => return self.aggregate(run, counted),
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
-            Duty::BeginExecution => Command::BeginExecution { lists: vec![] },
+            Duty::BeginExecution => Command::BeginExecution { lists: None },
             Duty::DestroyKeys(keys) => return self.destroy(keys),
             Duty::DestroySpent(keys) => {
                 if !self.destroy_all(&keys) {

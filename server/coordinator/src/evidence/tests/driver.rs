@@ -290,7 +290,7 @@ impl Driver {
                 Command::AggregationFailed { run, why }
             }
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
-            Duty::BeginExecution => Command::BeginExecution { lists: vec![] },
+            Duty::BeginExecution => Command::BeginExecution { lists: None },
             Duty::DestroyKeys(_) => Command::KeysDestroyed,
             Duty::DestroySpent(keys) => Command::SpentDestroyed { keys },
             Duty::HashMembers(shard) => self.hashed(shard),

@@ -138,7 +138,7 @@ fn an_order_that_is_not_logged_yet_is_not_given() {
     let mut d = Driver::trained();
     d.forget(vec![erase_item("ben", "5")]);
     for command in [
-        lethe_ledger::Command::BeginExecution { lists: vec![] },
+        lethe_ledger::Command::BeginExecution { lists: None },
         lethe_ledger::Command::KeysDestroyed,
     ] {
         d.run(command).unwrap();
@@ -181,7 +181,7 @@ fn an_auditor_accepts_the_bundle_of_a_trained_shard() {
     let ben = d.state.profile(&subject("ben")).unwrap();
     let shard = ben.places[&EpochNo::FIRST].shard.unwrap();
     d.forget(vec![erase_item("ben", "5")]);
-    d.run(lethe_ledger::Command::BeginExecution { lists: vec![] })
+    d.run(lethe_ledger::Command::BeginExecution { lists: None })
         .unwrap();
     d.run(lethe_ledger::Command::KeysDestroyed).unwrap();
     assert_refused(bundle(&d, at(shard.0)), Refusal::Invalid, training);

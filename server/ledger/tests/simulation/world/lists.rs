@@ -77,9 +77,9 @@ impl World {
     }
 
     /// What is there of the deletions that are to be executed.
-    pub(super) fn lists_left(&self) -> Vec<(u64, ListsLeft)> {
+    pub(super) fn lists_left(&self) -> Option<Vec<(u64, ListsLeft)>> {
         if !self.has_lists() {
-            return vec![];
+            return None;
         }
         let mut out = vec![];
         for (id, d) in self.state.to_execute() {
@@ -95,7 +95,7 @@ impl World {
             };
             out.push((id, left));
         }
-        out
+        Some(out)
     }
 
     /// Before keys are destroyed: the people of these deletions leave, and what shows them is not
