@@ -150,7 +150,7 @@ fn the_newest_past_cells_are_remembered() {
                 number: cell.0,
                 cells: vec![cell],
             },
-            Event::Dissolved { cell },
+            Event::Dissolved { cell, at: 0 },
         ];
         events.iter().for_each(|e| apply(&mut state, e));
     }

@@ -6,9 +6,9 @@ mod common;
 use common::{DAY, Disk, ITEMS, NOW, events, handle, offer, options};
 use lethe_parts::history::Interaction;
 use lethe_parts::snapshot;
-use lethe_tally::cells::{CellSettings, Refused};
+use lethe_tally::cells::{CellSettings, Refused, WasShown};
 use lethe_tally::{
-    Finished, Handle, Leaver, Lists, Offer, Options, Published, Served, Statement, Tally,
+    Finished, Handle, Held, Leaver, Lists, Offer, Options, Published, Served, Statement, Tally,
     TallyError,
 };
 
@@ -458,4 +458,35 @@ fn a_copy_from_before_the_first_snapshot_recalls_those_that_came_later() {
     assert_eq!(tally.recalled(), 9);
     drop(tally);
     assert_eq!(disk.open().recalled(), 9);
+}
+
+#[test]
+fn who_was_shown_with_somebody_who_left_is_known_until_they_are_shown_again() {
+    let disk = Disk::default();
+    let tally = disk.open();
+    come(&tally, 0..24, 6, NOW);
+    let everybody = || (0..24).map(handle);
+    let held = |h: &Handle| tally.held(h, NOW).unwrap();
+    tally.open_cells(NOW).unwrap();
+    tally.publish(DAY, NOW).unwrap();
+    let first = served(&tally).statement.number;
+    assert_eq!(tally.statement(first).unwrap().unwrap().number, first);
+    assert_eq!(tally.statement(first + 1).unwrap(), None);
+    let shown: Vec<Handle> = everybody().filter(|h| held(h).shown).collect();
+    assert!(everybody().all(|h| held(&h).was_shown.is_none()));
+
+    tally.leave(&[shown[0]], NOW + 7).unwrap();
+    let was = WasShown {
+        number: first,
+        at: NOW + 7,
+    };
+    let mates: Vec<Handle> = everybody()
+        .filter(|h| held(h).was_shown.is_some())
+        .collect();
+    assert!(mates.len() >= 3 && mates.iter().all(|h| held(h).was_shown == Some(was)));
+    assert!(mates.iter().all(|h| shown.contains(h) && !held(h).shown));
+    assert_eq!(held(&shown[0]), Held::default(), "nothing is known of them");
+    drop(tally);
+    let tally = disk.open();
+    assert_eq!(tally.held(&mates[0], NOW).unwrap().was_shown, Some(was));
 }

@@ -3,11 +3,30 @@
 use lethe_ledger::{Accepted, ListsLeft, SnapshotRef};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::Digest;
-use lethe_tally::{Handle, Held, Leaver, Served};
+use lethe_tally::cells::WasShown;
+use lethe_tally::{Handle, Held, Leaver, Served, Statement};
 
 use super::Lists;
 use crate::CoordinatorError;
 use crate::fatal;
+
+/// A snapshot that has somebody's data in it.
+#[derive(Clone, Copy)]
+struct Recalled {
+    snapshot: SnapshotRef,
+    /// Until when a device may use it, in seconds since 1970.
+    held_until: u64,
+}
+
+/// A snapshot that was recalled before: nobody knows its length any more.
+fn long_recalled(statement: &Statement) -> SnapshotRef {
+    SnapshotRef {
+        number: statement.number,
+        digest: Digest(statement.snapshot),
+        bytes: 0,
+        people: statement.people,
+    }
+}
 
 impl Lists {
     /// Whoever begins to execute deletions holds this until that is written.
@@ -30,18 +49,38 @@ impl Lists {
         let mut out = vec![];
         for (id, request) in requests {
             let held = self.held(request, now)?;
-            let recalled = newest.filter(|_| held.shown);
+            let recalled = match held.shown {
+                true => newest.map(|snapshot| Recalled {
+                    snapshot,
+                    held_until: now + self.valid_s,
+                }),
+                false => self.recalled_before(&held, now)?,
+            };
             out.push((
                 *id,
                 ListsLeft {
                     held: held.held,
-                    recalled,
+                    recalled: recalled.map(|r| r.snapshot),
                     devices: recalled.map_or(0, |_| devices),
-                    held_until: recalled.map_or(0, |_| now + self.valid_s),
+                    held_until: recalled.map_or(0, |r| r.held_until),
                 },
             ));
         }
         Ok(out)
+    }
+
+    /// What had somebody in it who is in no newer one: somebody else of their cell left. None, too,
+    /// where no device may use it any more.
+    fn recalled_before(&self, held: &Held, now: u64) -> Result<Option<Recalled>, CoordinatorError> {
+        let until = |was: &WasShown| was.at.saturating_add(self.valid_s);
+        let Some(was) = held.was_shown.filter(|was| until(was) > now) else {
+            return Ok(None);
+        };
+        let statement = self.tally.statement(was.number)?;
+        Ok(statement.map(|statement| Recalled {
+            snapshot: long_recalled(&statement),
+            held_until: until(&was),
+        }))
     }
 
     /// The snapshot that is served.
@@ -60,13 +99,7 @@ impl Lists {
     /// The snapshot that was published last, served or not.
     fn last(&self) -> Result<Option<SnapshotRef>, CoordinatorError> {
         let last = self.tally.last_statement()?;
-        Ok(last.map(|statement| SnapshotRef {
-            number: statement.number,
-            digest: Digest(statement.snapshot),
-            // It is recalled: nobody knows its length any more.
-            bytes: 0,
-            people: statement.people,
-        }))
+        Ok(last.as_ref().map(long_recalled))
     }
 
     pub(super) fn held(

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use lethe_proto::ids::Digest;
 
 use super::command::Event;
-use super::state::{Cell, Member, Out, Person, RowId, State};
+use super::state::{Cell, Member, Out, Person, RowId, State, WasShown};
 use crate::ids::{CellNo, Number, Version};
 
 /// Past cells that a member is remembered in. To be together again with people of an older one
@@ -59,7 +59,7 @@ pub fn apply(state: &mut State, event: &Event) {
         Event::Left { number } => left(state, *number),
         Event::Opened { cell, members } => opened(state, *cell, members),
         Event::Renewed { cell, members } => renewed(state, *cell, members),
-        Event::Dissolved { cell } => dissolved(state, *cell),
+        Event::Dissolved { cell, at } => dissolved(state, *cell, *at),
         Event::TakenDown { items } => {
             state.cleared.extend(items);
             state.changed.insert(RowId::Cleared);
@@ -100,6 +100,7 @@ fn came(state: &mut State, number: Number, name: Digest) {
         counts: None,
         cell: None,
         past: vec![],
+        was_shown: None,
     };
     if let Entry::Vacant(place) = state.members.entry(number) {
         place.insert(member);
@@ -156,10 +157,15 @@ fn renewed(state: &mut State, cell: CellNo, members: &[Number]) {
     fold_changed(state, false);
 }
 
-fn dissolved(state: &mut State, cell: CellNo) {
+fn dissolved(state: &mut State, cell: CellNo, at: u64) {
     state.index.grown.remove(&cell);
     let Some(gone) = state.cells.remove(&cell) else {
         return;
+    };
+    // The newest snapshot has every cell that was ever shown and is there.
+    let was_shown = WasShown {
+        number: state.core.snapshot,
+        at,
     };
     for number in gone.members {
         let Some(member) = state.members.get_mut(&number) else {
@@ -169,6 +175,7 @@ fn dissolved(state: &mut State, cell: CellNo) {
         member.counts = None;
         // Nobody has seen a cell that was not published.
         if gone.shown {
+            member.was_shown = Some(was_shown);
             member.past.push(cell);
             // Cells may dissolve in any order.
             member.past.sort_unstable();

@@ -150,6 +150,8 @@ pub enum Event {
     Dissolved {
         /// Which.
         cell: CellNo,
+        /// When, in seconds since 1970.
+        at: u64,
     },
     /// Items are cleared.
     TakenDown {

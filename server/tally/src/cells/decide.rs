@@ -161,7 +161,11 @@ fn left(state: &State, numbers: BTreeSet<Number>, now: u64) -> Vec<Event> {
     let cells: BTreeSet<CellNo> = numbers.iter().filter_map(cell_of).collect();
     let known = numbers.iter().filter(|n| state.members.contains_key(n));
     let mut events: Vec<Event> = known.map(|n| Event::Left { number: *n }).collect();
-    events.extend(cells.iter().map(|cell| Event::Dissolved { cell: *cell }));
+    let dissolved = |cell: &CellNo| Event::Dissolved {
+        cell: *cell,
+        at: now,
+    };
+    events.extend(cells.iter().map(dissolved));
     let shown = |cell: &&CellNo| state.cells.get(cell).is_some_and(|c| c.shown);
     let shown = cells.iter().filter(shown).count() as u32;
     if shown > 0 {

@@ -42,6 +42,17 @@ pub struct Member {
     pub cell: Option<CellNo>,
     /// Cells that it was in when they were published, and that are dissolved. Ascending.
     pub past: Vec<CellNo>,
+    /// The snapshot that showed it last, if its cell was dissolved since: somebody else left.
+    pub was_shown: Option<WasShown>,
+}
+
+/// A snapshot that showed a member, and is recalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WasShown {
+    /// Its number.
+    pub number: u64,
+    /// When it was recalled, in seconds since 1970.
+    pub at: u64,
 }
 
 /// People who come and go together.

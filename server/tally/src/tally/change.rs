@@ -128,7 +128,7 @@ fn about(state: &State, event: &Event) -> Vec<Number> {
             vec![*number]
         }
         Event::Opened { members, .. } | Event::Renewed { members, .. } => members.clone(),
-        Event::Dissolved { cell } => {
+        Event::Dissolved { cell, .. } => {
             let cell = state.cells().get(cell);
             cell.map_or(vec![], |c| c.members.clone())
         }

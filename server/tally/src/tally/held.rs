@@ -2,6 +2,7 @@
 
 use super::Tally;
 use crate::Statement;
+use crate::cells::WasShown;
 use crate::error::TallyError;
 use crate::ids::Handle;
 
@@ -12,8 +13,10 @@ pub struct Held {
     pub held: bool,
     /// Members of its cell; 0: it waits, or these are items.
     pub cell: usize,
-    /// A snapshot that was published has it in it, unless that was recalled for somebody else.
+    /// The newest snapshot has it in it, recalled or not.
     pub shown: bool,
+    /// If not: the one that had it in it last, and was recalled for somebody else.
+    pub was_shown: Option<WasShown>,
 }
 
 impl Tally {
@@ -34,6 +37,7 @@ impl Tally {
             held: true,
             cell: cell.map_or(0, |c| c.members.len()),
             shown: cell.is_some_and(|c| c.shown),
+            was_shown: member.and_then(|m| m.was_shown),
         })
     }
 
@@ -50,6 +54,7 @@ impl Tally {
             held,
             cell: 0,
             shown: held && state.core().snapshot > 0,
+            was_shown: None,
         })
     }
 
@@ -62,6 +67,18 @@ impl Tally {
         let last = published.last();
         Ok(last
             .map(|note| Statement::open(note, self.verifier()))
+            .transpose()?)
+    }
+
+    /// What was signed about a snapshot; none: it was not published, or is older than the newest
+    /// 10,000.
+    ///
+    /// # Errors
+    /// As [`Self::last_statement`].
+    pub fn statement(&self, number: u64) -> Result<Option<Statement>, TallyError> {
+        let note = self.vault.note(number)?;
+        Ok(note
+            .map(|note| Statement::open(&note, self.verifier()))
             .transpose()?)
     }
 

@@ -309,6 +309,12 @@ impl Vault {
         Ok(all.into_iter().map(|(_, row)| row.note).collect())
     }
 
+    /// The signed text of one.
+    pub(crate) fn note(&self, number: u64) -> Result<Option<String>, TallyError> {
+        let row = self.store.get::<PublishedRow>(&numbered(number))?;
+        Ok(row.map(|row| row.note))
+    }
+
     /// Keeps sums in the place of those before. The generation's key must exist: a snapshot was
     /// published in it. [`StoreError::NoKey`]: it was recalled meanwhile, and nothing is kept.
     pub(crate) fn keep_sums(
