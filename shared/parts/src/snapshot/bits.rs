@@ -74,11 +74,11 @@ impl<'a> BitReader<'a> {
     /// What is left is the padding of the last byte, and it is zero.
     pub(crate) fn at_end(&self) -> bool {
         let left = (self.bytes.len() * 8).saturating_sub(self.at);
-        let padding = self
-            .bytes
-            .last()
-            .map_or(0, |b| b & ((1u16 << left) - 1) as u8);
-        !self.ended() && left < 8 && padding == 0
+        if self.ended() || left >= 8 {
+            return false;
+        }
+        let padding = |last: &u8| *last & ((1u16 << left) - 1) as u8;
+        self.bytes.last().map_or(0, padding) == 0
     }
 }
 
