@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use lethe_client::{Client, LocalEvent, Page, Query};
+use lethe_client::{Client, ClientError, LocalEvent, Page, Query};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -32,11 +32,17 @@ pub(crate) struct Person {
 /// Everybody, by name.
 pub(crate) type People = BTreeMap<String, Person>;
 
-/// Does something with every client, so many at a time; the first failure ends it.
+/// How often something is tried on a machine that is too busy to answer in time.
+const TRIES: u32 = 5;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Does something with every client, so many at a time; the first failure ends it. Where the
+/// coordinator does not answer, it is tried again a few times, as an app does it.
 pub(crate) async fn all<T: Send + 'static, F>(
     people: &People,
     at_once: usize,
-    work: impl Fn(Person) -> F,
+    work: impl Fn(Person) -> F + Clone + Send + Sync + 'static,
 ) -> anyhow::Result<Vec<T>>
 where
     F: Future<Output = anyhow::Result<T>> + Send + 'static,
@@ -46,10 +52,12 @@ where
     for (name, person) in people {
         let places = places.clone();
         let name = name.clone();
-        let work = work(person.clone());
+        let work = work.clone();
+        let person = person.clone();
         tasks.spawn(async move {
             let _place = places.acquire().await;
-            work.await.with_context(|| format!("client {name}"))
+            let done = patiently(|| work(person.clone())).await;
+            done.with_context(|| format!("client {name}"))
         });
     }
     let mut out = vec![];
@@ -57,6 +65,23 @@ where
         out.push(done??);
     }
     Ok(out)
+}
+
+async fn patiently<T, F>(work: impl Fn() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let mut tried = 1;
+    loop {
+        let done = work().await;
+        let Err(e) = &done else { return done };
+        let offline = e.downcast_ref::<ClientError>().map(ClientError::is_offline);
+        if offline != Some(true) || tried == TRIES {
+            return done;
+        }
+        tried += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// Everybody contributes the newest events of their history.
