@@ -18,6 +18,7 @@ use crate::error::TallyError;
 use crate::ids::{CellNo, Handle, Number, Version};
 
 pub(crate) mod content;
+mod format2;
 mod tables;
 
 use tables::{
@@ -27,8 +28,9 @@ use tables::{
 };
 pub(crate) use tables::{Salt, Secrets};
 
-/// 2: what was recalled, who contributed from where and since when, what was published last.
-const FORMAT: u32 = 2;
+/// 2: what was recalled, who contributed from where and since when, what was published last. 3: which
+/// recalled snapshot showed a member last.
+const FORMAT: u32 = 3;
 /// Signed notes that are kept: those of years of daily snapshots and of thousands of deletions, in
 /// some 6 MB. Who audits further back keeps what was published.
 const NOTES: u64 = 10_000;
@@ -121,6 +123,7 @@ impl Vault {
         match vault.store.get::<Format>("")? {
             None => vault.found()?,
             Some(Format { number: FORMAT }) => {}
+            Some(Format { number: 2 }) => format2::migrate(&vault.store)?,
             Some(Format { number }) => {
                 return Err(TallyError::Format {
                     got: number,
