@@ -28,8 +28,8 @@ use tables::{
 };
 pub(crate) use tables::{Salt, Secrets};
 
-/// 2: what was recalled, who contributed from where and since when, what was published last. 3: which
-/// recalled snapshot showed a member last.
+/// 2: what was recalled, who contributed from where and since when, what was published last.
+/// 3: which recalled snapshot showed a member last.
 const FORMAT: u32 = 3;
 /// Signed notes that are kept: those of years of daily snapshots and of thousands of deletions, in
 /// some 6 MB. Who audits further back keeps what was published.
