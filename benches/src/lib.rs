@@ -17,6 +17,7 @@ use lethe_recsys::data::{DataSpec, Dataset, Event, load};
 use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::Invitation;
 
+pub mod figures;
 pub mod lab;
 pub mod rows;
 

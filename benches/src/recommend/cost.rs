@@ -10,7 +10,7 @@ use lethe_parts::sums::Sums;
 use rayon::prelude::*;
 
 use crate::made_up::MadeUp;
-use crate::rows::Row;
+use lethe_benches::figures::Row;
 
 /// People who are folded in together: a bound on the memory of the measurement itself.
 const CHUNK: usize = 20_000;

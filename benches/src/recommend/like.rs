@@ -16,7 +16,7 @@ use lethe_recsys::samples::{Part, TaskSample};
 use rayon::prelude::*;
 
 use crate::next::PLAIN;
-use crate::rows::Row;
+use lethe_benches::figures::Row;
 use crate::world::{World, sum};
 
 /// Prior strength of a person's offset in the bias reference, in events.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
+use lethe_benches::figures::{self, Row};
 use lethe_benches::lab::eprint_line;
 
 mod cost;
@@ -16,12 +17,10 @@ mod like;
 mod made_up;
 mod newcomers;
 mod next;
-mod rows;
 mod shilling;
 mod size;
 mod world;
 
-use rows::Row;
 use world::World;
 
 #[derive(Parser)]
@@ -95,7 +94,7 @@ fn main() -> anyhow::Result<()> {
     let mut rows = vec![];
     let result = measure(&args, &mut rows);
     // What was measured before an error is not lost.
-    writeln!(std::io::stdout(), "{}", rows::tables(&rows))?;
+    writeln!(std::io::stdout(), "{}", figures::tables(&rows))?;
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_string_pretty(&rows)?)
             .with_context(|| path.display().to_string())?;

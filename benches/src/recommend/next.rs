@@ -14,7 +14,7 @@ use lethe_parts::tables::Tables;
 use lethe_recsys::evaluation::{Ranking, gain, mid_rank, paired};
 use rayon::prelude::*;
 
-use crate::rows::Row;
+use lethe_benches::figures::Row;
 use crate::world::{World, sum};
 
 /// Without threshold; the field has nothing to do with the next item.

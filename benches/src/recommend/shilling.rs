@@ -10,7 +10,7 @@ use lethe_parts::solve::{Settings, solve};
 use lethe_recsys::evaluation::Ranking;
 
 use crate::next::{Event as Which, Fleet, PLAIN, Target, Variant, ranks, targets};
-use crate::rows::Row;
+use lethe_benches::figures::Row;
 use crate::world::{World, sum};
 
 /// Made-up people, as shares of all people then.

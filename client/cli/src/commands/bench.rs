@@ -47,6 +47,14 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// What leaks: attacks on snapshots, handles, the split and updates, and what helps against
+    /// them. An hour; `--quick` takes some minutes. `lethe bench leak --help` lists the options.
+    #[command(disable_help_flag = true)]
+    Leak {
+        /// Arguments of the program `bench-leak`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -55,6 +63,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Unlearn { args } => ("bench-unlearn", args),
         What::Federated { args } => ("bench-federated", args),
         What::Recommend { args } => ("bench-recommend", args),
+        What::Leak { args } => ("bench-leak", args),
     };
     let program: PathBuf = std::env::current_exe()?.with_file_name(name);
     let status = std::process::Command::new(&program).args(args).status();

@@ -1,4 +1,4 @@
-//! Figures, and their table.
+//! Figures of several sections, and their tables.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,21 +7,22 @@ use serde::Serialize;
 
 /// One line of figures.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
+pub struct Row {
     /// What is measured: next, like, newcomers, unseen, size, cost, ...
-    pub(crate) section: &'static str,
+    pub section: &'static str,
     /// The data set.
-    pub(crate) data: String,
+    pub data: String,
     /// What was measured.
-    pub(crate) name: String,
+    pub name: String,
     /// Tie order, seed or draw.
-    pub(crate) run: u64,
+    pub run: u64,
     /// Name of a figure, and the figure.
-    pub(crate) figures: BTreeMap<&'static str, f64>,
+    pub figures: BTreeMap<&'static str, f64>,
 }
 
 impl Row {
-    pub(crate) fn new(
+    /// A row without figures.
+    pub fn new(
         section: &'static str,
         data: &str,
         name: impl Into<String>,
@@ -36,8 +37,9 @@ impl Row {
         }
     }
 
+    /// The same with one more figure.
     #[must_use]
-    pub(crate) fn with(mut self, figure: &'static str, value: f64) -> Self {
+    pub fn with(mut self, figure: &'static str, value: f64) -> Self {
         self.figures.insert(figure, value);
         self
     }
@@ -45,7 +47,7 @@ impl Row {
 
 /// The means over runs, with the spread (lowest to highest) where there are several; one table for
 /// every section and data set, as Markdown.
-pub(crate) fn tables(rows: &[Row]) -> String {
+pub fn tables(rows: &[Row]) -> String {
     let mut out = String::new();
     let mut seen: Vec<(&str, &str)> = vec![];
     for row in rows {
