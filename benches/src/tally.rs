@@ -30,9 +30,6 @@ mod made_up;
 #[path = "recommend/next.rs"]
 mod next;
 #[allow(dead_code)]
-#[path = "recommend/rows.rs"]
-mod rows;
-#[allow(dead_code)]
 #[path = "recommend/world.rs"]
 mod world;
 
