@@ -16,6 +16,7 @@ use thiserror::Error;
 use crate::limits::{MAX_ACTIVATIONS, MAX_ADAPTER, MAX_SMALL, VERSION};
 use crate::lists::Watched;
 use crate::message::{Reply, Request, ServedAdapter, Task};
+use crate::tally::{MAX_ENVELOPE, TallyReply};
 
 /// Bytes before the body.
 pub const HEADER: usize = 8;
@@ -29,6 +30,10 @@ pub const BACKWARD: u16 = 6;
 pub const UPDATE: u16 = 7;
 /// Type of [`Request::Contribute`].
 pub const CONTRIBUTE: u16 = 16;
+/// Type of [`Request::ContributeSealed`].
+pub const CONTRIBUTE_SEALED: u16 = 21;
+/// Type of [`Request::Tally`].
+pub const TALLY: u16 = 22;
 const BINCODE: u8 = 1;
 
 /// Why bytes are not a message.
@@ -138,6 +143,9 @@ fn request_kind(r: &Request) -> u16 {
         Request::Uncontribute => 17,
         Request::Snapshot { .. } => 18,
         Request::Watch { .. } => 19,
+        Request::Terms => 20,
+        Request::ContributeSealed(_) => CONTRIBUTE_SEALED,
+        Request::Tally(_) => TALLY,
     }
 }
 
@@ -156,16 +164,25 @@ fn reply_kind(r: &Reply) -> u16 {
         Reply::Orders(_) => 111,
         Reply::Snapshot(_) => 112,
         Reply::Watched(_) => 113,
+        Reply::Terms(_) => 114,
+        Reply::Confided(_) => 115,
+        Reply::Tally(_) => 116,
     }
 }
 
 /// Largest body of a message type; `None` for unknown types.
 pub fn limit(kind: u16) -> Option<usize> {
     match kind {
-        1..=4 | 8..=9 | 11 | 13..=15 | 17..=19 | 101 | 103 | 106 | 108 | 110 => Some(MAX_SMALL),
+        1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 101 | 103 | 106 | 108 | 110 | 114 | 115 => {
+            Some(MAX_SMALL)
+        }
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
         7 | 104 | 107 | 112 | 113 => Some(MAX_ADAPTER),
+        // Several contributions to the tally; its tables, with what leads to them from before.
+        TALLY => Some(16 << 20),
+        116 => Some(4 * MAX_ADAPTER),
         12 | 16 => Some(1 << 20),
+        CONTRIBUTE_SEALED => Some(MAX_ENVELOPE + MAX_SMALL),
         10 | 102 | 109 | 111 => Some(4 << 20),
         _ => None,
     }
@@ -310,6 +327,10 @@ pub fn payload_bytes(r: &Reply) -> usize {
             .sum(),
         Reply::Snapshot(snapshot) => {
             snapshot.tables.len() + snapshot.items.iter().map(String::len).sum::<usize>()
+        }
+        Reply::Tally(TallyReply::Tables(Some(tables))) => {
+            let deltas = tables.deltas.iter().map(|d| d.bytes.len());
+            tables.bytes.len() + deltas.sum::<usize>()
         }
         Reply::Watched(Watched {
             task: Task::Train(start),

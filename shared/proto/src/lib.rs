@@ -22,3 +22,4 @@ pub mod message;
 pub mod packed;
 pub mod payload;
 pub mod round;
+pub mod tally;

@@ -9,6 +9,7 @@ use crate::ids::{Digest, RoundKey, ShardId, SubjectId};
 use crate::lists::{Contributed, SnapshotReply, Watched};
 use crate::packed::Packed;
 use crate::payload::Payload;
+use crate::tally::{SealedContribution, SealingTerms, TallyReply, TallyRequest};
 
 /// How sequences lie in a packed batch: a shared prefix, then the own rows of each sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +150,13 @@ pub enum Request {
         /// As the coordinator said last.
         lists: crate::lists::ListState,
     },
+    /// Asks how contributions go: in clear, or sealed to a tally of its own. From minor version 3
+    /// on, as what follows.
+    Terms,
+    /// Takes part in the sums with a contribution that only the tally can read.
+    ContributeSealed(SealedContribution),
+    /// A coordinator's request to its tally; needs a certificate of the tally.
+    Tally(TallyRequest),
 }
 
 /// What a device did with an order to erase.
@@ -278,6 +286,12 @@ pub enum Reply {
     Snapshot(SnapshotReply),
     /// Answer to [`Request::Watch`].
     Watched(Watched),
+    /// Answer to [`Request::Terms`]; none: this coordinator holds the sums itself.
+    Terms(Option<SealingTerms>),
+    /// Answer to [`Request::ContributeSealed`]: a sealed [`crate::tally::Confided`].
+    Confided(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Answer to [`Request::Tally`].
+    Tally(TallyReply),
 }
 
 /// What a client checks before it erases anything.
