@@ -36,6 +36,7 @@ pub mod memory;
 mod mirror;
 mod outside;
 mod part;
+pub mod private;
 pub mod reserve;
 pub mod sealed;
 pub mod sled_backend;

@@ -1,5 +1,6 @@
-//! Lists, `sums = "embedded"`: the tally runs inside the coordinator, which holds and computes with
-//! what people contribute.
+//! Lists. With `sums = "embedded"` the tally runs inside the coordinator, which holds and computes
+//! with what people contribute. With `sums = "tally"` it is a process of its own ([`party`]), and
+//! the coordinator relays what it cannot read.
 //!
 //! The tally knows people by handles. Here is the only place that can tell whose a handle is.
 //!
@@ -12,7 +13,11 @@ mod audit;
 mod catalogue;
 mod contribute;
 mod execute;
+mod keeper;
+mod link;
+mod party;
 mod publish;
+mod sealed;
 mod serve;
 mod settings;
 pub(crate) mod status;
@@ -26,7 +31,7 @@ use lethe_parts::content::Content;
 use lethe_proto::ids::SubjectId;
 use lethe_store::head::Floor;
 use lethe_store::sealed::Engine;
-use lethe_tally::{Handle, Served, Tally};
+use lethe_tally::{Handle, Tally};
 
 use crate::CoordinatorError;
 use crate::durable::ListsFoundation;
@@ -35,6 +40,10 @@ use crate::shell::Shell;
 
 pub(crate) use catalogue::Catalogue;
 pub(crate) use contribute::{Arriving, Contributions};
+use keeper::{Keeper, Showing};
+pub use link::TallyConfig;
+pub(crate) use link::{Line, Link};
+use party::Party;
 pub use settings::{CellsConfig, ListsConfig, Sums};
 
 /// Folder of the tally, in the data folder.
@@ -45,7 +54,7 @@ const NUMBERS: &str = "snapshots";
 
 /// The tally, and what the coordinator knows beside it.
 pub(crate) struct Lists {
-    tally: Tally,
+    keeper: Keeper,
     /// Handles are drawn from it.
     handles: Seed,
     catalogue: Catalogue,
@@ -73,6 +82,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) config: ListsConfig,
     pub(crate) serves: bool,
     pub(crate) release_hours: u64,
+    /// The way to a tally of its own; none: it is in this process.
+    pub(crate) line: Option<Box<dyn Line>>,
     pub(crate) foundation: ListsFoundation,
     pub(crate) catalogue: Catalogue,
     pub(crate) content: Arc<Content>,
@@ -81,30 +92,18 @@ pub(crate) struct Opening<'a> {
 }
 
 impl Lists {
-    /// Opens the tally's folder, or founds it.
-    pub(crate) fn open(opening: Opening<'_>) -> Result<Self, CoordinatorError> {
-        let tally = Tally::open(
-            opening.engine,
-            &opening.data_dir.join(FOLDER),
-            opening.content,
-            opening.config.options(),
-            opening.now,
-        )?;
-        let counting = tally.status(opening.now)?.counting;
+    /// Opens the tally's folder, or founds it. A tally of its own is not asked yet, unless nothing
+    /// is known of it.
+    pub(crate) fn open(mut opening: Opening<'_>) -> Result<Self, CoordinatorError> {
         let (floor, highest) = Floor::open(&opening.evidence.join(NUMBERS))?;
-        // An older data folder came back: devices have seen these numbers.
-        tally.skip_to(highest.unwrap_or(0), opening.now)?;
-        if opening.serves {
-            tracing::info!(
-                "sums = \"embedded\": this coordinator holds what people contribute, and computes \
-                 with it"
-            );
-        }
-        if let Some(gives_away) = opening.config.options().cells.gives_away() {
-            tracing::warn!("{gives_away}");
-        }
+        let highest = highest.unwrap_or(0);
+        let keeper = match opening.line.take() {
+            Some(line) => Keeper::Party(Box::new(contacted(line, &opening, highest)?)),
+            None => Keeper::Embedded(Box::new(embedded(&opening, highest)?)),
+        };
+        let counting = keeper.status_known(opening.now)?.counting;
         Ok(Self {
-            tally,
+            keeper,
             handles: Seed(opening.foundation.handles),
             catalogue: opening.catalogue,
             config: opening.config,
@@ -112,7 +111,7 @@ impl Lists {
             valid_s: opening.release_hours * 3600,
             gate: RwLock::new(()),
             floor: Mutex::new(floor),
-            publishing: Mutex::new(publish::Publishing::after_start(counting)),
+            publishing: Mutex::new(publish::Publishing::after_start(counting > 0)),
             changed: Condvar::new(),
             withdrawn: Mutex::default(),
         })
@@ -141,9 +140,9 @@ impl Lists {
     pub(crate) fn keep_recalled(&self) -> Result<(), CoordinatorError> {
         // Whoever publishes takes it before the number is seen: it never goes back.
         let mut floor = fatal::lock(&self.floor);
-        let lists = self.tally.lists();
-        if lists.recalled > 0 && !matches!(lists.served, Served::Snapshot(_)) {
-            floor.set(lists.recalled + 1)?;
+        let now = self.keeper.now();
+        if now.recalled > 0 && !matches!(now.showing, Showing::Snapshot(_)) {
+            floor.set(now.recalled + 1)?;
         }
         Ok(())
     }
@@ -151,11 +150,95 @@ impl Lists {
     /// For tests of what the tally has.
     #[cfg(test)]
     pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
+        match &self.keeper {
+            Keeper::Embedded(tally) => tally,
+            Keeper::Party(_) => panic!("the tally is a process of its own"),
+        }
     }
 
     /// Key that verifies snapshots (verifier key text).
     pub(crate) fn key(&self) -> String {
-        self.tally.verifier().text()
+        self.keeper.key()
     }
+
+    /// Whether this process holds no contribution, and no sum.
+    pub(crate) fn is_sealed(&self) -> bool {
+        matches!(self.keeper, Keeper::Party(_))
+    }
+}
+
+/// Refuses a folder whose contributions were made in another mode: nobody would look after them any
+/// more.
+///
+/// # Errors
+/// [`CoordinatorError::OtherSums`].
+pub(crate) fn check_mode(
+    data_dir: &Path,
+    sums: Sums,
+    has_lists: bool,
+) -> Result<(), CoordinatorError> {
+    let had = match data_dir.join(FOLDER).exists() {
+        true => "embedded",
+        false => "tally",
+    };
+    let wants = match sums {
+        Sums::Tally => "tally",
+        Sums::Embedded => "embedded",
+        Sums::Off => "off",
+    };
+    // Without lists deletions still reach a tally in this process, and no other.
+    let fits = match sums {
+        Sums::Off => had == "embedded",
+        Sums::Embedded | Sums::Tally => had == wants,
+    };
+    match has_lists && !fits {
+        true => Err(CoordinatorError::OtherSums {
+            folder: data_dir.to_owned(),
+            had,
+            wants,
+        }),
+        false => Ok(()),
+    }
+}
+
+fn embedded(opening: &Opening<'_>, highest: u64) -> Result<Tally, CoordinatorError> {
+    let options = opening.config.options();
+    let gives_away = options.cells.gives_away();
+    let tally = Tally::open(
+        opening.engine,
+        &opening.data_dir.join(FOLDER),
+        opening.content.clone(),
+        options,
+        opening.now,
+    )?;
+    // An older data folder came back: devices have seen these numbers.
+    tally.skip_to(highest, opening.now)?;
+    if opening.serves {
+        tracing::info!(
+            "sums = \"embedded\": this coordinator holds what people contribute, and computes \
+             with it"
+        );
+    }
+    if let Some(gives_away) = gives_away {
+        tracing::warn!("{gives_away}");
+    }
+    Ok(tally)
+}
+
+/// A tally of its own. Receipts name its key: it has to answer once before anything else happens.
+fn contacted(
+    line: Box<dyn Line>,
+    opening: &Opening<'_>,
+    highest: u64,
+) -> Result<Party, CoordinatorError> {
+    let party = Party::new(line, opening.catalogue.digest(), highest);
+    tracing::info!(
+        tally = party.place(),
+        "sums = \"tally\": a process of its own holds what people contribute; this coordinator \
+         cannot read it"
+    );
+    if party.key().is_empty() {
+        party.open()?;
+    }
+    Ok(party)
 }

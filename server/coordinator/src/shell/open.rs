@@ -20,7 +20,7 @@ use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::durable::{Base, Durable, Foundation, ListsFoundation, Opened, migrate};
 use crate::evidence::{BUILD, Evidence};
-use crate::lists::{Catalogue, Lists, Sums};
+use crate::lists::{Catalogue, Link, Lists, Sums, check_mode};
 use crate::terms::terms;
 
 /// What a shell is opened with.
@@ -207,8 +207,10 @@ impl Opening<'_> {
         durable: &Durable,
         clock: &Clock,
     ) -> Result<Option<Lists>, CoordinatorError> {
-        let serves = self.config.sums == Sums::Embedded;
+        let serves = self.config.sums != Sums::Off;
         let known = durable.lists()?;
+        let party = self.config.party()?;
+        check_mode(&self.config.data_dir, self.config.sums, known.is_some())?;
         if known.is_none() && !serves {
             return Ok(None);
         }
@@ -234,6 +236,10 @@ impl Opening<'_> {
             config: self.config.lists.clone(),
             serves,
             release_hours: self.config.release_hours,
+            line: match party {
+                Some(party) => Some(Box::new(Link::open(party, &self.config.data_dir)?)),
+                None => None,
+            },
             foundation,
             catalogue,
             content: Arc::new(content),
