@@ -2,10 +2,12 @@
 
 use lethe_ledger::{Accepted, ListsLeft, SnapshotRef};
 use lethe_proto::deletion::DeletionRequest;
-use lethe_proto::tally::{HeldOf, HeldShown};
+use lethe_proto::tally::{HeldOf, HeldShown, TallyReply, TallyRequest};
 use lethe_tally::{Handle, Leaver};
 
 use super::Lists;
+use super::keeper::Keeper;
+use super::party::QUICK;
 use crate::CoordinatorError;
 use crate::fatal;
 
@@ -99,6 +101,25 @@ impl Lists {
     fn places(&self, request: &DeletionRequest) -> Vec<u32> {
         let items = request.items().iter();
         items.filter_map(|i| self.catalogue.place(i)).collect()
+    }
+
+    /// What a tally of its own signs of a deletion that is done; none: there is no such tally.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::TallyAway`]: the receipt waits.
+    pub(crate) fn vouch(
+        &self,
+        request: &DeletionRequest,
+    ) -> Result<Option<String>, CoordinatorError> {
+        let Keeper::Party(party) = &self.keeper else {
+            return Ok(None);
+        };
+        let handles = request.subject().map(|s| self.handle(s).0);
+        let handles = handles.into_iter().collect();
+        match party.ask(TallyRequest::Vouch { handles }, QUICK)? {
+            TallyReply::Vouched(note) => Ok(Some(note)),
+            _ => party.unexpected(),
+        }
     }
 
     /// Before keys are destroyed: whom the deletions are about leave, and items are taken down.
