@@ -30,7 +30,7 @@ use crate::lists::Contributions;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
 use crate::rounds::internal;
-use crate::shell::{Clock, Opening, Shell, Told};
+use crate::shell::{Clock, Opening, Shell, Told, over_quic};
 use crate::waiters::Waiters;
 
 /// A running coordinator; cloning shares it.
@@ -88,6 +88,7 @@ impl Coordinator {
             model,
             model_config: source.config(),
             items: &items,
+            line: &over_quic,
         };
         let (shell, foundation) = opening.open(&SledStorage::engine, Clock::default())?;
         let authority = Authority::restore(foundation.authority)?;

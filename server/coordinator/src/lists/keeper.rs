@@ -1,5 +1,7 @@
 //! Who holds the sums: a tally in this process, or one of its own.
 
+use std::sync::Arc;
+
 use lethe_ledger::SnapshotRef;
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::ServedTables;
@@ -12,7 +14,7 @@ use crate::CoordinatorError;
 /// Where the sums are.
 pub(crate) enum Keeper {
     /// Here: this process holds and computes with histories.
-    Embedded(Box<Tally>),
+    Embedded(Arc<Tally>),
     /// In a process of its own, which is asked.
     Party(Box<Party>),
 }

@@ -58,6 +58,11 @@ pub(crate) trait Line: Send + Sync {
     fn known_key(&self) -> Option<String>;
     /// Keeps that key.
     fn keep_key(&self, key: &str) -> Result<(), CoordinatorError>;
+    /// The tally itself, where it runs in this process.
+    #[cfg(test)]
+    fn tally(&self) -> Option<Arc<lethe_tally::Tally>> {
+        None
+    }
 }
 
 /// What is kept of the tally, in a file that only this user reads.

@@ -122,6 +122,12 @@ impl Party {
         fatal::lock(&self.known)
     }
 
+    /// For tests: the tally behind a line that does not leave this process.
+    #[cfg(test)]
+    pub(super) fn tally(&self) -> Option<Arc<lethe_tally::Tally>> {
+        self.line.tally()
+    }
+
     /// Where it is.
     pub(super) fn place(&self) -> String {
         self.line.place()

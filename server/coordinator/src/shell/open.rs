@@ -20,7 +20,7 @@ use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::durable::{Base, Durable, Foundation, ListsFoundation, Opened, migrate};
 use crate::evidence::{BUILD, Evidence};
-use crate::lists::{Catalogue, Link, Lists, Sums, check_mode};
+use crate::lists::{Catalogue, Line, Link, Lists, Sums, TallyConfig, check_mode};
 use crate::terms::terms;
 
 /// What a shell is opened with.
@@ -31,6 +31,19 @@ pub(crate) struct Opening<'a> {
     pub(crate) model: Digest,
     pub(crate) model_config: &'a ModelConfig,
     pub(crate) items: &'a [Item],
+    /// How a tally of its own is reached.
+    pub(crate) line: &'a LineOf,
+}
+
+/// Makes the way to a tally of its own, from its configuration and the data folder.
+pub(crate) type LineOf = dyn Fn(&TallyConfig, &Path) -> Result<Box<dyn Line>, CoordinatorError>;
+
+/// The way over QUIC.
+pub(crate) fn over_quic(
+    config: &TallyConfig,
+    data_dir: &Path,
+) -> Result<Box<dyn Line>, CoordinatorError> {
+    Ok(Box::new(Link::open(config, data_dir)?))
 }
 
 /// Holds a folder, which is made if it is not there.
@@ -237,7 +250,7 @@ impl Opening<'_> {
             serves,
             release_hours: self.config.release_hours,
             line: match party {
-                Some(party) => Some(Box::new(Link::open(party, &self.config.data_dir)?)),
+                Some(party) => Some((self.line)(party, &self.config.data_dir)?),
                 None => None,
             },
             foundation,
