@@ -172,33 +172,27 @@ impl Lists {
 ///
 /// # Errors
 /// [`CoordinatorError::OtherSums`].
-pub(crate) fn check_mode(
-    data_dir: &Path,
-    sums: Sums,
-    has_lists: bool,
-) -> Result<(), CoordinatorError> {
-    let had = match data_dir.join(FOLDER).exists() {
-        true => "embedded",
-        false => "tally",
-    };
-    let wants = match sums {
-        Sums::Tally => "tally",
-        Sums::Embedded => "embedded",
-        Sums::Off => "off",
-    };
-    // Without lists deletions still reach a tally in this process, and no other.
+pub(crate) fn check_mode(data_dir: &Path, sums: Sums, apart: bool) -> Result<(), CoordinatorError> {
+    // Without lists, deletions still reach a tally in this process, and no other.
     let fits = match sums {
-        Sums::Off => had == "embedded",
-        Sums::Embedded | Sums::Tally => had == wants,
+        Sums::Off | Sums::Embedded => !apart,
+        Sums::Tally => apart,
     };
-    match has_lists && !fits {
-        true => Err(CoordinatorError::OtherSums {
-            folder: data_dir.to_owned(),
-            had,
-            wants,
-        }),
-        false => Ok(()),
+    if fits {
+        return Ok(());
     }
+    Err(CoordinatorError::OtherSums {
+        folder: data_dir.to_owned(),
+        had: match apart {
+            true => "tally",
+            false => "embedded",
+        },
+        wants: match sums {
+            Sums::Tally => "tally",
+            Sums::Embedded => "embedded",
+            Sums::Off => "off",
+        },
+    })
 }
 
 fn embedded(opening: &Opening<'_>, highest: u64) -> Result<Tally, CoordinatorError> {

@@ -223,7 +223,13 @@ impl Opening<'_> {
         let serves = self.config.sums != Sums::Off;
         let known = durable.lists()?;
         let party = self.config.party()?;
-        check_mode(&self.config.data_dir, self.config.sums, known.is_some())?;
+        if known.is_some() {
+            check_mode(
+                &self.config.data_dir,
+                self.config.sums,
+                durable.lists_apart()?,
+            )?;
+        }
         if known.is_none() && !serves {
             return Ok(None);
         }
@@ -240,7 +246,7 @@ impl Opening<'_> {
             items: self.items.len() as u64,
             catalogue: catalogue.digest(),
         };
-        durable.keep_lists(&foundation)?;
+        durable.keep_lists(&foundation, party.is_some())?;
         let content = content_of(&self.config.catalogue, self.items)?;
         let lists = Lists::open(crate::lists::Opening {
             engine,
