@@ -7,6 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lethe_ledger::SnapshotRef;
 use lethe_proto::limits::HANDSHAKE_TIMEOUT;
 use lethe_proto::message::{Reply, Request};
 use lethe_proto::tally::{TallyReply, TallyRequest};
@@ -54,24 +55,34 @@ pub(crate) trait Line: Send + Sync {
     fn call(&self, request: TallyRequest, within: Duration) -> Result<TallyReply, Broken>;
     /// Where the tally is, for people.
     fn place(&self) -> String;
-    /// The key that its snapshots were signed with at the first contact, if that was made.
-    fn known_key(&self) -> Option<String>;
-    /// Keeps that key.
-    fn keep_key(&self, key: &str) -> Result<(), CoordinatorError>;
+    /// What was kept of it.
+    fn remembered(&self) -> Remembered;
+    /// Keeps that, in place of what was kept before.
+    fn remember(&self, what: &Remembered) -> Result<(), CoordinatorError>;
     /// The tally itself, where it runs in this process.
     #[cfg(test)]
-    fn tally(&self) -> Option<Arc<lethe_tally::Tally>> {
+    fn tally(&self) -> Option<Box<dyn std::ops::Deref<Target = lethe_tally::Tally>>> {
         None
     }
 }
 
-/// What is kept of the tally, in a file that only this user reads.
+/// What is known of the tally when it is away.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Remembered {
+    /// The key that its snapshots were signed with at the first contact.
+    pub(crate) key: Option<String>,
+    /// The newest snapshot that devices were given, also if it is recalled.
+    pub(crate) last: Option<SnapshotRef>,
+}
+
+/// What is kept, in a file that only this user reads.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
     authority: Vec<u8>,
     identity: Identity,
-    key: Option<String>,
+    of_tally: Remembered,
 }
 
 /// The line over QUIC. Its packets are moved by a thread of its own, so that any thread may wait
@@ -184,7 +195,7 @@ fn first(config: &TallyConfig, runtime: &Runtime) -> Result<Saved, CoordinatorEr
     Ok(Saved {
         authority,
         identity,
-        key: None,
+        of_tally: Remembered::default(),
     })
 }
 
@@ -197,7 +208,7 @@ impl Line for Link {
             let Saved {
                 authority,
                 identity,
-                key,
+                of_tally,
             } = saved;
             let connection = Connection::open(address, &authority, Some(&identity)).await?;
             if !identity.is_due() {
@@ -208,7 +219,7 @@ impl Line for Link {
                     let renewed = Saved {
                         authority,
                         identity,
-                        key,
+                        of_tally,
                     };
                     Ok((connection, Some(renewed)))
                 }
@@ -224,7 +235,12 @@ impl Line for Link {
             // The old certificate is withdrawn when the new one is first used: not before it is
             // kept.
             write(&self.file, &renewed).map_err(|e| Broken(e.to_string()))?;
-            *fatal::lock(&self.saved) = renewed;
+            let mut saved = fatal::lock(&self.saved);
+            let of_tally = saved.of_tally.clone();
+            *saved = Saved {
+                of_tally,
+                ..renewed
+            };
         }
         *fatal::lock(&self.connection) = Some(Arc::new(connection));
         Ok(())
@@ -251,13 +267,18 @@ impl Line for Link {
         self.address.to_string()
     }
 
-    fn known_key(&self) -> Option<String> {
-        fatal::lock(&self.saved).key.clone()
+    fn remembered(&self) -> Remembered {
+        fatal::lock(&self.saved).of_tally.clone()
     }
 
-    fn keep_key(&self, key: &str) -> Result<(), CoordinatorError> {
+    fn remember(&self, what: &Remembered) -> Result<(), CoordinatorError> {
         let mut saved = fatal::lock(&self.saved);
-        saved.key = Some(key.to_owned());
-        write(&self.file, &saved)
+        let next = Saved {
+            of_tally: what.clone(),
+            ..saved.clone()
+        };
+        write(&self.file, &next)?;
+        *saved = next;
+        Ok(())
     }
 }

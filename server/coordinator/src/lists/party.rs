@@ -19,7 +19,7 @@ use lethe_receipt::note::VerifierKey;
 use lethe_receipt::snapshot::SnapshotStatement;
 
 use super::keeper::{Now, Showing};
-use super::link::{Broken, Line};
+use super::link::{Broken, Line, Remembered};
 use crate::CoordinatorError;
 use crate::fatal;
 
@@ -103,8 +103,18 @@ impl Known {
 impl Party {
     /// Nothing is asked yet. `floor` is the highest number of a snapshot that devices have seen.
     pub(crate) fn new(line: Box<dyn Line>, items: Digest, floor: u64) -> Self {
+        let Remembered { key, last } = line.remembered();
         let known = Known {
-            key: line.known_key(),
+            key,
+            // Of a data folder that was restored: devices hold a newer one, which nobody here knows
+            // but for its number.
+            last: match last {
+                Some(last) if last.number + 1 >= floor => Some(last),
+                _ => (floor > 0).then(|| SnapshotRef {
+                    number: floor,
+                    ..SnapshotRef::default()
+                }),
+            },
             // Older ones are not served again, whatever the tally's folder holds.
             recalled: floor.saturating_sub(1),
             floor,
@@ -124,7 +134,7 @@ impl Party {
 
     /// For tests: the tally behind a line that does not leave this process.
     #[cfg(test)]
-    pub(super) fn tally(&self) -> Option<Arc<lethe_tally::Tally>> {
+    pub(super) fn tally(&self) -> Option<Box<dyn std::ops::Deref<Target = lethe_tally::Tally>>> {
         self.line.tally()
     }
 
@@ -337,7 +347,10 @@ impl Party {
             }
             None => {
                 VerifierKey::parse(key)?;
-                self.line.keep_key(key)?;
+                self.line.remember(&Remembered {
+                    key: Some(key.to_owned()),
+                    last: None,
+                })?;
                 self.known().key = Some(key.to_owned());
                 Ok(())
             }
@@ -481,16 +494,27 @@ impl Party {
     }
 
     /// Serves what was fetched, unless somebody has left since it was asked for.
-    pub(super) fn install(&self, fetched: Fetched) -> Option<SnapshotRef> {
-        let mut known = self.known();
+    ///
+    /// # Errors
+    /// What it is cannot be kept: nothing newer is served.
+    pub(super) fn install(
+        &self,
+        fetched: Fetched,
+    ) -> Result<Option<SnapshotRef>, CoordinatorError> {
         let snapshot = fetched.tables.snapshot;
+        // Before any device has it: a deletion that comes when the tally is away has to name it.
+        self.line.remember(&Remembered {
+            key: self.known().key.clone(),
+            last: Some(snapshot),
+        })?;
+        let mut known = self.known();
         if known.opening != fetched.opening || snapshot.number <= known.recalled {
-            return None;
+            return Ok(None);
         }
         known.floor = known.floor.max(snapshot.number);
         known.last = Some(snapshot);
         known.served = Some(Arc::new(fetched.tables));
-        Some(snapshot)
+        Ok(Some(snapshot))
     }
 
     /// How it is; what it said last if it is away.

@@ -165,7 +165,7 @@ impl Lists {
             }
             // Before anybody sees the number.
             fatal::lock(&self.floor).set(fetched.number())?;
-            let Some(snapshot) = party.install(fetched) else {
+            let Some(snapshot) = party.install(fetched)? else {
                 self.look();
                 return Ok(false);
             };
