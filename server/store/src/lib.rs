@@ -36,9 +36,11 @@ pub mod memory;
 mod mirror;
 mod outside;
 mod part;
+pub mod private;
 pub mod reserve;
 pub mod sealed;
 pub mod sled_backend;
 mod storage;
+pub mod transparency;
 
 pub use storage::{Class, Persisted, Record, Storage, StoreError, Write, conformance};

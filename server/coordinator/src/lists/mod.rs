@@ -9,7 +9,6 @@
 //! deleted.
 
 mod audit;
-mod catalogue;
 mod contribute;
 mod execute;
 mod publish;
@@ -26,6 +25,7 @@ use lethe_parts::content::Content;
 use lethe_proto::ids::SubjectId;
 use lethe_store::head::Floor;
 use lethe_store::sealed::Engine;
+pub(crate) use lethe_tally::Catalogue;
 use lethe_tally::{Handle, Served, Tally};
 
 use crate::CoordinatorError;
@@ -33,7 +33,6 @@ use crate::durable::ListsFoundation;
 use crate::fatal;
 use crate::shell::Shell;
 
-pub(crate) use catalogue::Catalogue;
 pub(crate) use contribute::{Arriving, Contributions};
 pub use settings::{CellsConfig, ListsConfig, Sums};
 
