@@ -108,12 +108,8 @@ pub enum CoordinatorError {
     #[error("snapshot {number} of the tally is not served: {why}; it is asked for again")]
     WrongTables { number: u64, why: String },
     /// The catalogue is not the one that people contributed for.
-    #[error(
-        "the catalogue has {got} items, and its first {expected} are not those that people \
-         contributed for: add new items at the end, keep the others and their order, or take \
-         items down with `lethe-admin takedown`"
-    )]
-    OtherCatalogue { got: usize, expected: usize },
+    #[error(transparent)]
+    OtherCatalogue(#[from] lethe_tally::OtherCatalogue),
     /// The deletion journal cannot be read.
     #[error(
         "entry {entry} of the deletion journal does not open with its key: restore `journal` and \

@@ -41,5 +41,6 @@ pub mod reserve;
 pub mod sealed;
 pub mod sled_backend;
 mod storage;
+pub mod transparency;
 
 pub use storage::{Class, Persisted, Record, Storage, StoreError, Write, conformance};

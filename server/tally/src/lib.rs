@@ -56,12 +56,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod catalogue;
 pub mod cells;
 mod error;
 mod ids;
+pub mod settings;
 mod tally;
 mod vault;
 
+pub use catalogue::{Catalogue, OtherCatalogue};
 pub use cells::Leaver;
 pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};

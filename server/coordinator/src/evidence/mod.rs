@@ -9,16 +9,16 @@
 //! [`proofs`] has what is made from the log for devices, people who asked, and auditors; [`admin`]
 //! has what operators read.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(test)]
+use std::path::PathBuf;
 
 use lethe_ledger::{Accepted, Before, Event, LogHead, Refused, State};
 use lethe_proto::limits::MAX_SMALL;
-use lethe_receipt::merkle::{Hash, Tree, leaf_hash};
 use lethe_receipt::note::Signer;
 use lethe_store::StoreError;
 use lethe_store::head::Floor;
-use lethe_store::logfile::LogFile;
+use lethe_store::transparency::Transparency;
 
 use crate::CoordinatorError;
 
@@ -29,10 +29,8 @@ mod journal;
 mod proofs;
 #[cfg(test)]
 mod tests;
-mod tiles;
 
 use journal::Journal;
-use tiles::Published;
 
 /// Version and build, as it appears in receipts.
 pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
@@ -40,18 +38,14 @@ pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
 /// The evidence folder, open. Whoever writes has it alone.
 #[derive(Debug)]
 pub(crate) struct Evidence {
+    #[cfg(test)]
     folder: PathBuf,
-    log: LogFile,
-    tree: Tree,
-    /// Where the log holds an entry, by its leaf hash; the last place, should there be several.
-    places: HashMap<Hash, u64>,
+    log: Transparency,
     signer: Signer,
     journal: Journal,
     floor: Floor,
     /// What [`Self::floor`] says.
     used: Option<u64>,
-    /// Entries of the log whose files for auditors are written.
-    published: u64,
 }
 
 /// What the folder held when it was opened: for `Command::Started`.
@@ -94,21 +88,17 @@ impl Evidence {
             source,
         })?;
         let signer = Signer::from_seed(log_name, log_seed)?;
-        let log = LogFile::open(&folder.join("log"))?;
+        let log = Transparency::open(folder)?;
         let (journal, accepted) = Journal::open(folder)?;
         let (floor, used) = Floor::open(&folder.join("releases"))?;
-        let tree = Tree::from_leaves(log.entries().iter().map(|e| leaf_hash(e)).collect());
-        let places = tree.leaves().iter().copied().zip(0..).collect();
         let evidence = Self {
+            #[cfg(test)]
             folder: folder.to_owned(),
             log,
-            tree,
-            places,
             signer,
             journal,
             floor,
             used,
-            published: 0,
         };
         let opened = Opened {
             floor: used,
@@ -127,8 +117,8 @@ impl Evidence {
         if knows == 0 {
             return Ok(());
         }
-        let Some(root) = self.tree.root_of(knows) else {
-            let has = self.tree.len();
+        let Some(root) = self.log.tree().root_of(knows) else {
+            let has = self.log.tree().len();
             return Err(CoordinatorError::Evidence { folder, has, knows });
         };
         if root != known.root {
@@ -190,18 +180,11 @@ impl Evidence {
 
     /// Enters something into the log, unless it is there. When it returns, the entry is durable.
     pub(crate) fn enter(&mut self, entry: &[u8]) -> Result<Entered, CoordinatorError> {
-        let leaf = leaf_hash(entry);
-        let index = match self.places.get(&leaf) {
-            Some(index) => *index,
-            None => {
-                #[cfg(test)]
-                failing::append(&self.folder.join("log"), entry)?;
-                let index = self.log.append(entry)?;
-                self.tree.push(entry);
-                self.places.insert(leaf, index);
-                index
-            }
-        };
+        #[cfg(test)]
+        if self.log.place_of(entry).is_none() {
+            failing::append(&self.folder.join("log"), entry)?;
+        }
+        let index = self.log.enter(entry)?;
         if let Err(e) = self.publish() {
             tracing::error!(
                 "the log's files for auditors are behind: {e}; the next entry or start writes \
@@ -217,27 +200,14 @@ impl Evidence {
     /// Writes the log's files for auditors, those that are not written yet. After a start that is
     /// all of them: somebody may have removed some.
     pub(crate) fn publish(&mut self) -> std::io::Result<()> {
-        let size = self.tree.len();
-        // A log without entries has a signed head, too.
-        if self.published == size && size > 0 {
-            return Ok(());
-        }
-        let checkpoint = self.checkpoint();
-        let all = Published {
-            entries: self.log.entries(),
-            tree: &self.tree,
-            checkpoint: &checkpoint,
-        };
-        all.write(&self.folder.join("tiles"), self.published)?;
-        self.published = size;
-        Ok(())
+        self.log.publish(&self.signer)
     }
 
     /// How far the log is.
     pub(crate) fn head(&self) -> LogHead {
         LogHead {
-            entries: self.tree.len(),
-            root: self.tree.root(),
+            entries: self.log.tree().len(),
+            root: self.log.tree().root(),
         }
     }
 
@@ -248,7 +218,8 @@ impl Evidence {
 
     /// The signed head of the log.
     pub(crate) fn checkpoint(&self) -> String {
-        self.signer.checkpoint(self.tree.len(), &self.tree.root())
+        self.signer
+            .checkpoint(self.log.tree().len(), &self.log.tree().root())
     }
 
     /// Entries from `from` on that fit into a message, and the head.

@@ -30,7 +30,7 @@ impl Evidence {
     ) -> Result<Orders, CoordinatorError> {
         let mut orders = vec![];
         for (id, deletion, index) in state.orders_for(certificate, task).map_err(refused)? {
-            let proof = self.tree.inclusion(index);
+            let proof = self.log.tree().inclusion(index);
             let request = &deletion.request;
             orders.push(EraseOrder {
                 deletion: id,
@@ -44,7 +44,7 @@ impl Evidence {
             });
         }
         // Who has seen more than there is finds out that the log was put back.
-        let consistency = self.tree.consistency(seen).unwrap_or_default();
+        let consistency = self.log.tree().consistency(seen).unwrap_or_default();
         Ok(Orders {
             orders,
             checkpoint: self.checkpoint(),
@@ -78,7 +78,7 @@ impl Evidence {
             parts.index,
             records,
             tally,
-            &self.tree,
+            self.log.tree(),
             &self.signer,
         )?;
         verify(&bytes, self.signer.verifier())?;
@@ -107,7 +107,7 @@ impl Evidence {
             salt,
             index,
         } = record;
-        Ok(logged(training, &salt, index, &self.tree)?)
+        Ok(logged(training, &salt, index, self.log.tree())?)
     }
 
     /// A shard's training as it stands, for an auditor.

@@ -10,7 +10,6 @@
 //! deleted.
 
 mod audit;
-mod catalogue;
 mod contribute;
 mod execute;
 mod keeper;
@@ -31,6 +30,7 @@ use lethe_parts::content::Content;
 use lethe_proto::ids::SubjectId;
 use lethe_store::head::Floor;
 use lethe_store::sealed::Engine;
+pub(crate) use lethe_tally::Catalogue;
 use lethe_tally::{Handle, Tally};
 
 use crate::CoordinatorError;
@@ -38,7 +38,6 @@ use crate::durable::ListsFoundation;
 use crate::fatal;
 use crate::shell::Shell;
 
-pub(crate) use catalogue::Catalogue;
 pub(crate) use contribute::{Arriving, Contributions};
 use keeper::{Keeper, Showing};
 pub use link::TallyConfig;

@@ -233,7 +233,7 @@ impl Opening<'_> {
         if known.is_none() && !serves {
             return Ok(None);
         }
-        let catalogue = Catalogue::new(self.items);
+        let catalogue = Catalogue::new(self.items.iter().map(|i| i.id.as_str()));
         if let Some(known) = &known {
             catalogue.follows(known.items as usize, known.catalogue)?;
         }

@@ -29,6 +29,7 @@ mod options;
 mod served;
 #[cfg(test)]
 mod tests;
+mod vouched;
 
 pub use audited::Audited;
 pub use bring::Offer;
@@ -135,6 +136,11 @@ impl Tally {
     /// The key that verifies snapshots ([`crate::Statement::open`]).
     pub fn verifier(&self) -> &VerifierKey {
         self.signer.verifier()
+    }
+
+    /// Signs what is said beside snapshots: whoever runs the tally has the key anyway.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
     }
 
     /// Items of the catalogue.

@@ -6,12 +6,12 @@ use lethe_ledger::LogHead;
 use lethe_receipt::merkle::Tree;
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::tiles;
+use lethe_store::transparency::tiles::Published;
 
 use super::driver::{NAME, SEED};
 use crate::CoordinatorError;
 use crate::copy::copy;
 use crate::evidence::Evidence;
-use crate::evidence::tiles::Published;
 
 fn open(folder: &Path) -> Evidence {
     Evidence::open(folder, NAME, &SEED).unwrap().0

@@ -152,7 +152,7 @@ impl Asked {
 impl WayIn {
     fn new() -> Self {
         let folder = folder();
-        let catalogue = Catalogue::new(&items());
+        let catalogue = Catalogue::new(items().iter().map(|i| i.id.as_str()));
         let engine = |_: &Path| Ok(Box::new(MemoryStorage::default()) as Box<dyn Storage>);
         let content: Content = content_of(folder.path(), &items()).unwrap();
         let lists = Lists::open(Opening {

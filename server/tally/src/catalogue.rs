@@ -4,22 +4,34 @@ use std::collections::HashMap;
 
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::items_digest;
-use lethe_recsys::data::Item;
+use thiserror::Error;
 
-use crate::CoordinatorError;
+/// The catalogue is not the one that people contributed for.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error(
+    "the catalogue has {got} items, and its first {expected} are not those that people \
+     contributed for: add new items at the end, keep the others and their order, or take items \
+     down with `lethe-admin takedown`"
+)]
+pub struct OtherCatalogue {
+    /// Items of the catalogue.
+    pub got: usize,
+    /// Items that people contributed for.
+    pub expected: usize,
+}
 
 /// The items of the tables, in their order.
 #[derive(Debug)]
-pub(crate) struct Catalogue {
+pub struct Catalogue {
     ids: Vec<String>,
     places: HashMap<String, u32>,
     digest: Digest,
 }
 
 impl Catalogue {
-    /// The items in the order of the catalogue's file.
-    pub(crate) fn new(items: &[Item]) -> Self {
-        let ids: Vec<String> = items.iter().map(|i| i.id.clone()).collect();
+    /// The identifiers of the items, in the order of the catalogue's file.
+    pub fn new<'a>(ids: impl IntoIterator<Item = &'a str>) -> Self {
+        let ids: Vec<String> = ids.into_iter().map(str::to_owned).collect();
         let places = ids.iter().zip(0..).map(|(id, at)| (id.clone(), at));
         Self {
             places: places.collect(),
@@ -29,17 +41,17 @@ impl Catalogue {
     }
 
     /// All identifiers.
-    pub(crate) fn ids(&self) -> &[String] {
+    pub fn ids(&self) -> &[String] {
         &self.ids
     }
 
     /// Names all of them, in their order.
-    pub(crate) fn digest(&self) -> Digest {
+    pub fn digest(&self) -> Digest {
         self.digest
     }
 
     /// Where an item is in the tables.
-    pub(crate) fn place(&self, id: &str) -> Option<u32> {
+    pub fn place(&self, id: &str) -> Option<u32> {
         self.places.get(id).copied()
     }
 
@@ -47,13 +59,13 @@ impl Catalogue {
     /// contributed names them by their place. New items may follow.
     ///
     /// # Errors
-    /// [`CoordinatorError::OtherCatalogue`].
-    pub(crate) fn follows(&self, count: usize, digest: Digest) -> Result<(), CoordinatorError> {
+    /// [`OtherCatalogue`].
+    pub fn follows(&self, count: usize, digest: Digest) -> Result<(), OtherCatalogue> {
         let first = self.ids.iter().take(count).map(String::as_str);
         if count <= self.ids.len() && items_digest(first) == digest {
             return Ok(());
         }
-        Err(CoordinatorError::OtherCatalogue {
+        Err(OtherCatalogue {
             got: self.ids.len(),
             expected: count,
         })
@@ -65,13 +77,7 @@ mod tests {
     use super::*;
 
     fn catalogue(ids: &[&str]) -> Catalogue {
-        let item = |id: &&str| Item {
-            id: (*id).into(),
-            title: String::new(),
-            year: None,
-            tags: vec![],
-        };
-        Catalogue::new(&ids.iter().map(item).collect::<Vec<_>>())
+        Catalogue::new(ids.iter().copied())
     }
 
     #[test]
@@ -83,10 +89,7 @@ mod tests {
         assert!(follows(&["a", "b", "c"]).is_ok());
         for other in [&["a"][..], &["b", "a"], &["c", "a", "b"], &[]] {
             let refused = follows(other);
-            assert!(matches!(
-                refused,
-                Err(CoordinatorError::OtherCatalogue { expected: 2, .. })
-            ));
+            assert!(matches!(refused, Err(OtherCatalogue { expected: 2, .. })));
         }
     }
 }

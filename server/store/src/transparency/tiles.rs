@@ -9,10 +9,14 @@ use lethe_receipt::merkle::Tree;
 const WIDTH: usize = 256;
 
 /// What is published: a log and its signed head.
-pub(super) struct Published<'a> {
-    pub(super) entries: &'a [Vec<u8>],
-    pub(super) tree: &'a Tree,
-    pub(super) checkpoint: &'a str,
+#[derive(Debug)]
+pub struct Published<'a> {
+    /// All entries.
+    pub entries: &'a [Vec<u8>],
+    /// Their tree.
+    pub tree: &'a Tree,
+    /// The signed head.
+    pub checkpoint: &'a str,
 }
 
 impl Published<'_> {
@@ -32,7 +36,10 @@ impl Published<'_> {
     }
 
     /// The same files as [`lethe_receipt::tiles::files`], without hashing the log anew.
-    pub(super) fn files(&self, from: usize) -> Result<Vec<(String, Vec<u8>)>> {
+    ///
+    /// # Errors
+    /// An entry has 64 KiB or more.
+    pub fn files(&self, from: usize) -> Result<Vec<(String, Vec<u8>)>> {
         let mut out = vec![];
         let mut first = from / WIDTH;
         for level in 0.. {
