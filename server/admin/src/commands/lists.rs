@@ -14,6 +14,9 @@ use crate::desk::{Desk, unexpected};
 use crate::output::Output;
 use crate::when::show_time;
 
+/// So many times the members of a cell wait before one opens (`docs/tally.md`).
+const WAIT: u64 = 4;
+
 /// How lists are; none: the coordinator has none.
 pub(crate) async fn status(desk: &Desk) -> anyhow::Result<Option<ListsStatus>> {
     match desk.ask(AdminRequest::Lists).await? {
@@ -44,7 +47,14 @@ pub(crate) fn describe_status(s: &ListsStatus) -> String {
                 s.cells_out
             );
         }
-        (None, None) => out += "\n  no snapshot was published yet",
+        (None, None) => {
+            let _ = write!(
+                out,
+                "\n  no snapshot was published yet: until {} people wait nobody counts, and \
+                 devices make lists by content",
+                s.cell.saturating_mul(WAIT)
+            );
+        }
     }
     if s.recalled > 0 {
         let _ = write!(out, "; those up to {} are recalled", s.recalled);
