@@ -34,6 +34,13 @@ pub(crate) struct ExportArgs {
 /// The person's own training data, for an auditor. Whoever runs it on the device agrees for the
 /// person.
 pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    if !args.home.is_dir() {
+        bail!(
+            "{}: there is no such folder; give the --home of `lethe record` and `lethe \
+             participate`",
+            args.home.display()
+        );
+    }
     let data = TrainingData::of_folder(&args.home, None)?;
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);

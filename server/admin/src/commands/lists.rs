@@ -14,8 +14,14 @@ use crate::desk::{Desk, unexpected};
 use crate::output::Output;
 use crate::when::show_time;
 
-/// So many times the members of a cell wait before one opens (`docs/tally.md`).
-const WAIT: u64 = 4;
+/// How many people wait before a cell of this size opens (`docs/tally.md`); where people do not
+/// count in cells the size is one, and nobody waits.
+fn opens_at(cell: u64) -> u64 {
+    match cell {
+        0 | 1 => 1,
+        n => n.saturating_mul(4),
+    }
+}
 
 /// How lists are; none: the coordinator has none.
 pub(crate) async fn status(desk: &Desk) -> anyhow::Result<Option<ListsStatus>> {
@@ -29,8 +35,16 @@ pub(crate) async fn status(desk: &Desk) -> anyhow::Result<Option<ListsStatus>> {
 pub(crate) fn describe_status(s: &ListsStatus) -> String {
     let mut out = format!(
         "\nlists: sums are {}\n  {} people contribute: {} count in {} cell(s), {} wait (a cell of \
-         {} opens when enough do; {} change together; pairs of fewer than {} people do not count)",
-        s.sums, s.people, s.counting, s.cells, s.waiting, s.cell, s.changed, s.k
+         {} opens when {} do; {} change together; pairs of fewer than {} people do not count)",
+        s.sums,
+        s.people,
+        s.counting,
+        s.cells,
+        s.waiting,
+        s.cell,
+        opens_at(s.cell),
+        s.changed,
+        s.k
     );
     match (s.served, s.out_s) {
         (Some(no), _) => {
@@ -52,7 +66,7 @@ pub(crate) fn describe_status(s: &ListsStatus) -> String {
                 out,
                 "\n  no snapshot was published yet: until {} people wait nobody counts, and \
                  devices make lists by content",
-                s.cell.saturating_mul(WAIT)
+                opens_at(s.cell)
             );
         }
     }
