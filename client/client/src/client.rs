@@ -134,7 +134,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::InUse`] if another client has the folder; [`ClientError::Sealed`] if its
-    /// files do not open with the key; [`ClientError::Damaged`]; [`ClientError::Io`].
+    /// files do not open with the key; [`ClientError::Transport`] if the invitation does not parse;
+    /// [`ClientError::Damaged`]; [`ClientError::Io`].
     pub fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self, ClientError> {
         let local = Local::open(folder.as_ref(), &options)?;
         let shared = Arc::new(Shared::new(local, options));
@@ -285,7 +286,8 @@ impl Client {
         self.input(None)?.popular(n)
     }
 
-    /// What is known about an item and this person.
+    /// What is known about an item and this person, with the own events that speak for it: the
+    /// one without which the score would fall most comes first.
     ///
     /// # Errors
     /// [`ClientError::UnknownItem`].

@@ -45,6 +45,12 @@ pub enum ClientError {
          `Client::top`, which needs none"
     )]
     NoModel,
+    /// The device has not joined: it trains on nothing, and has committed to nothing.
+    #[error(
+        "this device has not joined yet: nothing is trained on its history, and no log has a \
+         commitment to it. Call `Client::join` first"
+    )]
+    NotJoined,
     /// The coordinator has trained nothing yet.
     #[error("the coordinator serves no release yet; use `Client::top` until it does")]
     NoRelease,

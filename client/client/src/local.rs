@@ -120,6 +120,7 @@ impl Shared {
 impl Local {
     /// Opens a folder, or begins one.
     pub(crate) fn open(folder: &std::path::Path, options: &Options) -> Result<Self, ClientError> {
+        let offered = crate::enrolment::offered(options)?;
         std::fs::create_dir_all(folder).map_err(crate::vault::io(folder))?;
         let mut lock = FolderLock::take(folder)?;
         if vault::ends_an_erasure(folder)? {
@@ -143,8 +144,7 @@ impl Local {
                 contributed::drop_all(&vault)?;
             }
         }
-        let text = options.invitation.clone();
-        let text = text.filter(|t| !t.trim().is_empty() && !crate::enrolment::tried(&person, t));
+        let text = offered.filter(|t| !crate::enrolment::tried(&person, t));
         if text.is_some() && text != person.invitation {
             person.invitation = text;
             changed = true;

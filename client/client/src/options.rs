@@ -85,7 +85,8 @@ impl Options {
 
     /// Enrols with this invitation at the next network function, unless it was used before: the
     /// first time, or when the certificate has expired or was lost. The history stays. It is kept,
-    /// sealed, until it was used. An invitation for another person is refused.
+    /// sealed, until it was used. An invitation for another person is refused; with one that does
+    /// not parse the folder is not opened, and what it keeps stays.
     pub fn invitation(mut self, text: impl Into<String>) -> Self {
         self.invitation = Some(text.into());
         self

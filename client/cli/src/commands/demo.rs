@@ -436,7 +436,7 @@ impl Story<'_> {
         say(&fed.admin.run(&["lineage", "--subject", victim])?);
         say(&format!("\n$ lethe-admin forecast --subject {victim}"));
         say(&fed.admin.run(&["forecast", "--subject", victim])?);
-        say(&format!("$ lethe-admin forget --subject {victim}"));
+        say(&format!("$ lethe-admin --json forget --subject {victim}"));
         let accepted = fed.admin.json(&["forget", "--subject", victim])?;
         let id = accepted["deletions"][0]["id"]
             .as_u64()
@@ -454,6 +454,7 @@ impl Story<'_> {
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
         };
+        say(&format!("$ lethe-admin status --deletion {id}"));
         say(&fed.admin.run(&["status", "--deletion", &id])?);
         let affected: Vec<u64> = state["affected"]
             .as_array()
