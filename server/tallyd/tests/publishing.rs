@@ -21,7 +21,19 @@ fn number(state: &TallyState) -> u64 {
     state.served.unwrap().number
 }
 
-/// A tally with a snapshot of everybody.
+/// Who is in the snapshot that is served: others wait.
+fn shown(service: &Service) -> Vec<u8> {
+    let of = (0..24).map(|w| HeldOf::Handle(handle(w))).collect();
+    let TallyReply::Held(held) = service.answer(TallyRequest::Held { of }, NOW) else {
+        panic!("not answered");
+    };
+    let shown = (0..24).zip(held).filter(|h| h.1.shown).map(|h| h.0);
+    let shown: Vec<u8> = shown.collect();
+    assert!(shown.len() >= 8);
+    shown
+}
+
+/// A tally with a snapshot.
 fn published(disk: &Disk) -> Service {
     let service = disk.open(NOW);
     come(&service, 0..24, 5, NOW);
@@ -59,7 +71,7 @@ fn a_snapshot_is_made_when_one_is_due_and_not_when_somebody_asks() {
         assert!(delta.bytes.len() < tables.bytes.len());
     }
     // Who leaves recalls it, and the next is made at once.
-    let TallyReply::Done(state) = service.leave(&[1], NOW + 1_001) else {
+    let TallyReply::Done(state) = service.leave(&shown(&service)[..1], NOW + 1_001) else {
         panic!("not done");
     };
     assert_eq!((state.served, state.recalled), (None, 2));
@@ -77,8 +89,9 @@ fn a_snapshot_is_made_when_one_is_due_and_not_when_somebody_asks() {
 fn what_is_held_and_vouched_for_is_what_is_there() {
     let disk = Disk::new();
     let service = published(&disk);
-    let vouched = service.vouch(&[1, 99], NOW + 5).unwrap();
-    assert_eq!(vouched.of(&handle(1)).unwrap().since, Some(NOW));
+    let one = shown(&service)[0];
+    let vouched = service.vouch(&[one, 99], NOW + 5).unwrap();
+    assert_eq!(vouched.of(&handle(one)).unwrap().since, Some(NOW));
     assert_eq!(vouched.of(&handle(99)).unwrap().since, None);
     assert_eq!(vouched.serves.unwrap().number, 1);
     let held = |service: &Service, of| match service.answer(TallyRequest::Held { of }, NOW) {
@@ -86,13 +99,13 @@ fn what_is_held_and_vouched_for_is_what_is_there() {
         other => panic!("{other:?}"),
     };
     let of = vec![
-        HeldOf::Handle(handle(1)),
+        HeldOf::Handle(handle(one)),
         HeldOf::Handle(handle(99)),
         HeldOf::Items(vec![1, 77]),
     ];
-    let shown = held(&service, of);
-    assert!(shown[0].held && shown[0].shown && shown[0].cell >= 4);
-    assert!(!shown[1].held && shown[2].held && shown[2].shown);
+    let found = held(&service, of);
+    assert!(found[0].held && found[0].shown && found[0].cell >= 4);
+    assert!(!found[1].held && found[2].held && found[2].shown);
     assert!(!held(&service, vec![HeldOf::Items(vec![77])])[0].held);
     let searched = |service: &Service, who| {
         let handles = vec![handle(who)];
@@ -104,12 +117,15 @@ fn what_is_held_and_vouched_for_is_what_is_there() {
             other => panic!("{other:?}"),
         }
     };
-    assert!(!searched(&service, 1).is_empty());
-    assert!(matches!(service.leave(&[1], NOW + 6), TallyReply::Done(_)));
-    assert_eq!(searched(&service, 1), []);
-    let vouched = service.vouch(&[1], NOW + 6).unwrap();
+    assert!(!searched(&service, one).is_empty());
+    assert!(matches!(
+        service.leave(&[one], NOW + 6),
+        TallyReply::Done(_)
+    ));
+    assert_eq!(searched(&service, one), []);
+    let vouched = service.vouch(&[one], NOW + 6).unwrap();
     assert_eq!(
-        (vouched.of(&handle(1)).unwrap().since, vouched.serves),
+        (vouched.of(&handle(one)).unwrap().since, vouched.serves),
         (None, None)
     );
     assert_eq!(vouched.recalled, 1);
@@ -127,9 +143,9 @@ fn what_is_held_and_vouched_for_is_what_is_there() {
     assert_eq!(count("lethe tally snapshot"), 2);
     assert_eq!(count("lethe tally statement about handles"), 2);
     assert_eq!(count("lethe tally sealing key"), 1);
-    let hex = lethe_receipt::hex::hex(&handle(1));
+    let hex = lethe_receipt::hex::hex(&handle(one));
     assert!(!log.iter().any(|e| e.contains(&hex)));
-    let named = lethe_receipt::hex::hex(&handle_hash(&handle(1)));
+    let named = lethe_receipt::hex::hex(&handle_hash(&handle(one)));
     assert!(log.iter().any(|e| e.contains(&named)));
 }
 
@@ -137,14 +153,22 @@ fn what_is_held_and_vouched_for_is_what_is_there() {
 fn a_restored_backup_publishes_above_what_was_published_and_serves_nothing_older() {
     let disk = Disk::new();
     let service = published(&disk);
+    let all = shown(&service);
+    let [one, two, stays] = [all[0], all[1], all[2]];
     drop(service);
     let backup = disk.back_up();
     let service = disk.open(NOW + 10);
     let sealed_before = service.terms(NOW + 10).note;
-    assert!(matches!(service.leave(&[1], NOW + 10), TallyReply::Done(_)));
+    assert!(matches!(
+        service.leave(&[one], NOW + 10),
+        TallyReply::Done(_)
+    ));
     assert_eq!(number(&service.work(NOW + 10)), 2);
     service.rotate(NOW + 10).unwrap();
-    assert!(matches!(service.leave(&[2], NOW + 11), TallyReply::Done(_)));
+    assert!(matches!(
+        service.leave(&[two], NOW + 11),
+        TallyReply::Done(_)
+    ));
     let entries = service.log_entries();
     drop(service);
 
@@ -163,14 +187,14 @@ fn a_restored_backup_publishes_above_what_was_published_and_serves_nothing_older
     assert!(
         service
             .tally()
-            .held(&lethe_tally::Handle(handle(1)), NOW)
+            .held(&lethe_tally::Handle(handle(one)), NOW)
             .unwrap()
             .held
     );
-    let leavers = vec![(handle(1), NOW + 10), (handle(2), NOW + 11)];
+    let leavers = vec![(handle(one), NOW + 10), (handle(two), NOW + 11)];
     let reply = service.answer(TallyRequest::LeaveOlder { leavers }, NOW + 20);
     assert!(matches!(reply, TallyReply::Done(_)));
-    let vouched = service.vouch(&[1, 2, 3], NOW + 20).unwrap();
+    let vouched = service.vouch(&[one, two, stays], NOW + 20).unwrap();
     let since: Vec<_> = vouched.handles.iter().map(|h| h.since).collect();
     assert_eq!(since, [None, None, Some(NOW)]);
     assert!(number(&service.work(NOW + 20)) > 3);
@@ -206,11 +230,18 @@ fn a_coordinator_that_knows_of_a_higher_number_is_believed_within_bounds() {
 fn somebody_leaves_on_a_full_disk() {
     let disk = Disk::new();
     let service = published(&disk);
+    let one = shown(&service)[0];
     disk.fill(true);
     assert_eq!(service.contribute(60, 5, NOW + 1), Confided::Busy);
-    assert!(matches!(service.leave(&[1], NOW + 1), TallyReply::Done(_)));
+    assert!(matches!(
+        service.leave(&[one], NOW + 1),
+        TallyReply::Done(_)
+    ));
     assert!(!disk.data().join("reserve").exists());
-    assert_eq!(service.vouch(&[1], NOW + 1).unwrap().handles[0].since, None);
+    assert_eq!(
+        service.vouch(&[one], NOW + 1).unwrap().handles[0].since,
+        None
+    );
     disk.fill(false);
     assert_eq!(number(&service.work(NOW + 2)), 2);
     assert!(
@@ -231,8 +262,7 @@ fn damaged_lost_and_other_folders_are_refused() {
     let other = disk.try_open_with(shorter, NOW);
     assert!(matches!(other, Err(TallydError::OtherCatalogue(_))));
     // The evidence folder is lost, then an older copy of it.
-    let backup = tempfile::tempdir().unwrap();
-    let aside = backup.path().join("evidence");
+    let aside = disk.dir.path().join("aside");
     std::fs::rename(disk.evidence(), &aside).unwrap();
     let lost = disk.try_open(NOW);
     assert!(matches!(lost, Err(TallydError::Evidence { has: 0, .. })));
