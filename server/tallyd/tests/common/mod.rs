@@ -9,13 +9,16 @@ use std::sync::{Arc, Mutex};
 use lethe_parts::content::{Content, Description};
 use lethe_proto::lists::{Contributed, LIKED, SEEN, SharedEvent};
 use lethe_proto::tally::{
-    ANSWER, BringAnswer, Brought, CONTRIBUTION, Confided, SealedContribution, TallyReply,
-    TallyRequest, TallyState, TallyTables, TallyTerms, bound_to, padded,
+    ANSWER, BringAnswer, Brought, CONTRIBUTION, Confided, SealedContribution, TallyRefusal,
+    TallyReply, TallyRequest, TallyState, TallyTables, TallyTerms, bound_to, padded,
 };
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::sealing::SealingStatement;
+use lethe_receipt::vouch::VouchStatement;
 use lethe_seal::envelope::{AnswerKey, PublicKey, seal_to};
 use lethe_store::memory::MemoryStorage;
+use lethe_store::sealed::{KeyName, SealedStore};
+use lethe_store::transparency::Transparency;
 use lethe_store::{Record, Storage, StoreError, Write};
 use lethe_tally::Catalogue;
 use lethe_tally::settings::ListsConfig;
@@ -168,13 +171,13 @@ impl Disk {
         self.try_open_with(catalogue(), now)
     }
 
-    pub fn try_open_with(&self, catalogue: Catalogue, now: u64) -> Result<Service, TallydError> {
+    fn engine(&self) -> impl Fn(&Path) -> Result<Box<dyn Storage>, StoreError> + use<> {
         let databases = self.databases.clone();
         let fault = self.fault.clone();
         let full = self.full.clone();
         let writes = self.writes.clone();
         let reserve = self.data().join("reserve");
-        let engine = move |path: &Path| {
+        move |path: &Path| {
             std::fs::create_dir_all(path).unwrap();
             Ok(Box::new(Database {
                 path: path.to_owned(),
@@ -183,10 +186,21 @@ impl Disk {
                 fault: fault.clone(),
                 full: full.clone(),
                 writes: writes.clone(),
-            }) as Box<dyn Storage>)
-        };
+            }))
+        }
+    }
+
+    /// How many keys of these people exist; nobody has the folder open.
+    pub fn keys_of(&self, who: &[u8]) -> usize {
+        let folder = self.data().join("tally");
+        let store = SealedStore::open(&self.engine(), &folder, &["0".into()]).unwrap();
+        let name = |w: &u8| KeyName::subject(&lethe_tally::Handle(handle(*w)).hex());
+        store.existing(&who.iter().map(name).collect::<Vec<_>>())
+    }
+
+    pub fn try_open_with(&self, catalogue: Catalogue, now: u64) -> Result<Service, TallydError> {
         Service::open(Opening {
-            engine: &engine,
+            engine: &self.engine(),
             folder: &self.data(),
             evidence: &self.evidence(),
             catalogue,
@@ -254,7 +268,8 @@ pub struct Sent {
 }
 
 pub fn handle(who: u8) -> [u8; 16] {
-    [who; 16]
+    // Without repetitions: it is searched for.
+    std::array::from_fn(|i| (who.wrapping_mul(31) ^ 0x5a).wrapping_add(37 * i as u8))
 }
 
 pub fn body(who: u8, events: usize) -> Contributed {
@@ -312,6 +327,7 @@ pub trait Asked {
     fn leave(&self, who: &[u8], now: u64) -> TallyReply;
     fn work(&self, now: u64) -> TallyState;
     fn tables(&self) -> Option<TallyTables>;
+    fn vouch(&self, who: &[u8], now: u64) -> Result<VouchStatement, TallyRefusal>;
 }
 
 impl Asked for Service {
@@ -369,4 +385,25 @@ impl Asked for Service {
             other => panic!("{other:?}"),
         }
     }
+
+    fn vouch(&self, who: &[u8], now: u64) -> Result<VouchStatement, TallyRefusal> {
+        let handles = who.iter().map(|w| handle(*w)).collect();
+        match self.answer(TallyRequest::Vouch { handles }, now) {
+            TallyReply::Vouched(note) => {
+                let key = VerifierKey::parse(&self.key()).unwrap();
+                Ok(VouchStatement::open(&note, &key).unwrap())
+            }
+            TallyReply::Refused { code, .. } => Err(code),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Entries of the log, with nobody writing.
+pub fn log_of(disk: &Disk) -> Vec<String> {
+    let log = Transparency::open(&disk.evidence()).unwrap();
+    let entries = log.entries().iter();
+    entries
+        .map(|e| String::from_utf8(e.clone()).unwrap())
+        .collect()
 }
