@@ -1,5 +1,5 @@
-//! Authenticated encryption of records at rest (AES-256-GCM), and random bytes: shared by client
-//! and coordinator.
+//! Authenticated encryption of records at rest (AES-256-GCM), envelopes that one key opens
+//! ([`envelope`]), and random bytes: shared by client and servers.
 //!
 //! ```
 //! let key = lethe_seal::random()?;
@@ -9,6 +9,8 @@
 //! assert_eq!(lethe_seal::unseal(&key, b"elsewhere", &sealed), None);
 //! # Ok::<(), lethe_seal::SealError>(())
 //! ```
+
+pub mod envelope;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
