@@ -62,10 +62,27 @@ async fn only_the_tally_reads_a_contribution() {
     let other = device(&embedded, 4);
     assert!(other.contributes().await.unwrap());
     assert_eq!(other.client.status().contributes, Contributes::InClear);
+    check_what_was_sent(&server, &embedded);
+    // The device says to whom, and keeps what it sent for an audit.
+    let tally = Some(tally_key(&server));
+    assert_eq!(
+        of_four.client.status().contributes,
+        Contributes::Sealed { tally }
+    );
+    let data = TrainingData::of_folder(of_four.folder.path(), None).unwrap();
+    assert_eq!(data.contributed[0].events, expected_events(&server));
+    // Taking everything back carries nothing.
+    while of_one.client.undo_last().unwrap().is_some() {}
+    assert!(of_one.contributes().await.unwrap());
+    assert_eq!(server.state().withdrawn, 1);
+    assert_eq!(server.state().sealed.len(), 2);
+}
+
+fn check_what_was_sent(server: &Running, embedded: &Running) {
     let state = server.state();
     let tally = state.tally.as_ref().unwrap();
     assert_eq!(tally.opened.len(), 2);
-    let expected = &embedded.state().contributed[0];
+    let expected = embedded.state().contributed[0].clone();
     assert_eq!(tally.opened[0].events, expected.events);
     assert!(tally.opened[0].whole && expected.whole);
     // Nobody else opens it, nor the tally for anybody else.
@@ -92,20 +109,6 @@ async fn only_the_tally_reads_a_contribution() {
         );
         assert_eq!(sealed.envelope.len(), PADDED + 48);
     }
-    drop(state);
-    // The device says to whom, and keeps what it sent for an audit.
-    let tally = Some(tally_key(&server));
-    assert_eq!(
-        of_four.client.status().contributes,
-        Contributes::Sealed { tally }
-    );
-    let data = TrainingData::of_folder(of_four.folder.path(), None).unwrap();
-    assert_eq!(data.contributed[0].events, expected_events(&server));
-    // Taking everything back carries nothing.
-    while of_one.client.undo_last().unwrap().is_some() {}
-    assert!(of_one.contributes().await.unwrap());
-    assert_eq!(server.state().withdrawn, 1);
-    assert_eq!(server.state().sealed.len(), 2);
 }
 
 fn expected_events(server: &Running) -> Vec<lethe_proto::lists::SharedEvent> {
