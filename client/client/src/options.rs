@@ -27,6 +27,7 @@ pub struct Options {
     pub(crate) guard: Guard,
     pub(crate) memory_cap: Option<usize>,
     pub(crate) contribute: Option<bool>,
+    pub(crate) tally_key: Option<String>,
     pub(crate) runtime: Option<Handle>,
     pub(crate) minor: u16,
     pub(crate) extensions: Vec<Extension>,
@@ -57,6 +58,7 @@ impl Options {
             guard: Guard::default(),
             memory_cap: None,
             contribute: None,
+            tally_key: None,
             runtime: None,
             minor: MINOR,
             extensions: vec![],
@@ -128,6 +130,16 @@ impl Options {
     /// it later, and tells the coordinator.
     pub fn contribute(mut self, contribute: bool) -> Self {
         self.contribute = Some(contribute);
+        self
+    }
+
+    /// Takes tables from, and contributes to, the tally of this key only (as `lethe-tally init`
+    /// prints it). The coordinator then cannot show another one, not even to a new device, and
+    /// nothing is ever contributed in clear. Without this call the first key that a device sees is
+    /// kept. A key that replaces another begins anew: tables are fetched, and the history is
+    /// contributed, again.
+    pub fn tally_key(mut self, key: impl Into<String>) -> Self {
+        self.tally_key = Some(key.into());
         self
     }
 

@@ -47,7 +47,11 @@ fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
     };
     let verb = match cli.command {
         Command::Init => return process::init(&config).map(Some).map_err(code),
-        Command::Serve => return process::serve(&config, cli.with_parent).map(|()| None).map_err(code),
+        Command::Serve => {
+            return process::serve(&config, cli.with_parent)
+                .map(|()| None)
+                .map_err(code);
+        }
         Command::Status => Verb::Status,
         Command::Rotate => Verb::Rotate,
         Command::Invite => Verb::Invite,
