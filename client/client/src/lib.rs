@@ -8,11 +8,11 @@
 //! Lists ([`Client::top`]) are made on the device from tables that the coordinator publishes,
 //! signed and the same for everybody. For these the newest events cross to the coordinator, if the
 //! person contributes ([`Options::contribute`]); without, the person gets lists all the same. Where
-//! the operator has a tally of its own, only that tally can read them ([`Options::tally_key`]). With
-//! a language model ([`Options::model`]) the client also trains adapters, and ranks over the split
-//! ([`Client::recommend`]): hidden states, their gradients, adapter updates and, for a few
-//! validation samples, how wrong each shard's adapter is (with the prompt's embedding) cross.
-//! Whoever runs the coordinator can read tokens and labels from these: the split is no secrecy.
+//! the operator has a tally of its own, only that tally can read them
+//! ([`Options::tally_key`]). With a language model ([`Options::model`]) the client also trains
+//! adapters, and ranks over the split ([`Client::recommend`]): hidden states, their gradients,
+//! adapter updates and, for a few validation samples, how wrong each shard's adapter is (with the
+//! prompt's embedding) cross. Whoever runs the coordinator can read tokens and labels from these: the split is no secrecy.
 //! `docs/guide.md` is the page for app developers.
 //!
 //! ```

@@ -7,8 +7,7 @@
 //! | `snapshot` | the newest tables; losing it costs a fetch |
 //! | `list` | the last list of the language model |
 //! | `contributed` | the newest contributions accepted, for an audit; losing it costs that |
-//! | `sealing` | the tally that is contributed to; losing it loses the protection from a coordinator
-//! that asks for contributions in clear |
+//! | `sealing` | the tally that is sealed to: while it is there, nothing is contributed in clear |
 //! | `feedback`, `frozen/` | of training; losing them costs time |
 //! | `device.key` | unless the app brings its own key |
 //! | `lock` | held by the process that has the folder open |

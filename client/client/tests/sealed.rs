@@ -133,7 +133,10 @@ async fn told(server: &Running, says: Vec<Confided>) -> (Device, Result<bool, Cl
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_a_tally_may_say_is_understood() {
     let server = start_sealed(ids(0..60)).await;
-    let asked = || (server.state().terms_asked, server.state().sealed.len());
+    let asked = || {
+        let state = server.state();
+        (state.terms_asked, state.sealed.len())
+    };
     let (one, done) = told(&server, vec![Confided::Smaller]).await;
     assert!(done.unwrap());
     assert_eq!(one.client.status().contributed.unwrap().1, 3);
@@ -424,7 +427,10 @@ async fn refusals_that_name_an_item_tell_nothing_about_the_history() {
         let one = device(&server, 3);
         let named = (Refusal::Invalid, format!("item {item:?} is not known"));
         server.state().refusals = vec![named; 5];
-        let before = (server.state().sealed.len(), server.state().joined.len());
+        let before = {
+            let state = server.state();
+            (state.sealed.len(), state.joined.len())
+        };
         assert!(one.contributes().await.is_err());
         assert!(one.client.status().refused_items.is_empty());
         let state = server.state();
