@@ -40,6 +40,69 @@ impl Row {
     }
 }
 
+/// A figure that has to stay near what is documented.
+#[derive(Clone, Copy, Debug)]
+pub struct Band {
+    /// Its section.
+    pub section: &'static str,
+    /// What was measured.
+    pub name: &'static str,
+    /// The figure.
+    pub figure: &'static str,
+    /// How far it may be from the documented mean, either way.
+    pub width: f64,
+}
+
+impl Band {
+    fn mean_of(self, rows: &[serde_json::Value]) -> Option<f64> {
+        let own = rows
+            .iter()
+            .filter(|r| r["section"] == self.section && r["name"] == self.name);
+        let values: Vec<f64> = own
+            .filter_map(|r| r["figures"][self.figure].as_f64())
+            .collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    }
+}
+
+/// Whether figures are what a committed file of rows (JSON) documents, within bands.
+///
+/// # Errors
+/// Names every figure that is missing, or outside its band.
+pub fn hold(rows: &[Row], documented: &str, bands: &[Band]) -> anyhow::Result<()> {
+    let documented: Vec<serde_json::Value> = serde_json::from_str(documented)?;
+    let rows: Vec<serde_json::Value> = rows
+        .iter()
+        .map(serde_json::to_value)
+        .collect::<Result<_, _>>()?;
+    let mut wrong = vec![];
+    for band in bands {
+        let got = band.mean_of(&rows);
+        let wanted = band.mean_of(&documented);
+        let holds = match (got, wanted) {
+            (Some(got), Some(wanted)) => (got - wanted).abs() <= band.width,
+            _ => false,
+        };
+        if !holds {
+            let Band {
+                section,
+                name,
+                figure,
+                width,
+            } = band;
+            wrong.push(format!(
+                "{section}, {name}, {figure}: {got:?}, documented {wanted:?}, band {width}"
+            ));
+        }
+    }
+    anyhow::ensure!(
+        wrong.is_empty(),
+        "figures that are not as documented; mend the code, or measure and document again:\n{}",
+        wrong.join("\n")
+    );
+    Ok(())
+}
+
 /// The means over runs, with the spread (lowest to highest) where there are several; one table for
 /// every section and data set, as Markdown.
 pub fn tables(rows: &[Row]) -> String {
@@ -122,5 +185,30 @@ fn number(x: f64) -> String {
         a if a >= 1.0 => format!("{x:.2}"),
         a if a >= 0.001 => format!("{x:.4}"),
         _ => format!("{x:.2e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_outside_its_band_or_without_a_document_is_an_error() {
+        let rows = [Row::new("s", "d", "n", 1).with("f", 0.5)];
+        let band = |figure, width| Band {
+            section: "s",
+            name: "n",
+            figure,
+            width,
+        };
+        let documented = |value: f64| {
+            let rows = [1, 2].map(|run| Row::new("s", "d", "n", run).with("f", value));
+            serde_json::to_string(&rows).expect("rows")
+        };
+        assert!(hold(&rows, &documented(0.55), &[band("f", 0.1)]).is_ok());
+        let wrong = hold(&rows, &documented(0.7), &[band("f", 0.1)]).expect_err("outside");
+        assert!(wrong.to_string().contains("s, n, f: Some(0.5)"), "{wrong}");
+        assert!(hold(&rows, &documented(0.5), &[band("g", 0.1)]).is_err());
+        assert!(hold(&rows, "[]", &[band("f", 0.1)]).is_err());
     }
 }

@@ -19,6 +19,7 @@ use lethe_transport::identity::Invitation;
 
 pub mod figures;
 pub mod lab;
+pub mod lists;
 pub mod rows;
 
 /// A coordinator in this process, its operator, and what clients share.

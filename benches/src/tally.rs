@@ -22,20 +22,9 @@ use lethe_store::sled_backend::SledStorage;
 use lethe_tally::{Finished, Handle, Offer, Options, Served, Tally};
 use serde_json::{Value, json};
 
-// What `bench-recommend` loads and measures; most of it is not needed here.
-#[allow(dead_code)]
-#[path = "recommend/made_up.rs"]
-mod made_up;
-#[allow(dead_code)]
-#[path = "recommend/next.rs"]
-mod next;
-#[allow(dead_code)]
-#[path = "recommend/world.rs"]
-mod world;
-
-use made_up::MadeUp;
-use next::{Event, Fleet, Target, Variant, ranks, targets};
-use world::World;
+use lethe_benches::lists::made_up::MadeUp;
+use lethe_benches::lists::next::{Event, Fleet, Target, Variant, ranks, targets};
+use lethe_benches::lists::world::World;
 
 const CLIP: usize = 200;
 const DAY_S: u64 = 86_400;

@@ -11,15 +11,15 @@ use anyhow::Context;
 use clap::Parser;
 use lethe_benches::figures::{self, Row};
 use lethe_benches::lab::eprint_line;
+// Modules of this program name them by `crate::`.
+use lethe_benches::lists::{made_up, world};
 
 mod cost;
 mod like;
-mod made_up;
 mod newcomers;
 mod next;
 mod shilling;
 mod size;
-mod world;
 
 use world::World;
 

@@ -136,6 +136,11 @@ impl Tables {
         &self.columns
     }
 
+    /// What was met lately, one number per item; 0: hidden by the threshold, or next to nothing.
+    pub fn recent(&self) -> &[f32] {
+        &self.recent
+    }
+
     /// Share of all encounters that are with the item, `p_i`.
     pub fn share(&self, item: u32) -> f64 {
         self.derived.share[item as usize]

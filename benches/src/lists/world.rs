@@ -13,19 +13,26 @@ use lethe_recsys::histories::{descriptions, histories, sentence};
 use ring::digest::{SHA256, digest};
 
 /// A data set, with the order of each person's events.
-pub(crate) struct World {
-    pub(crate) name: String,
-    pub(crate) data: Dataset,
-    pub(crate) meaning: Meaning,
-    pub(crate) content: Content,
-    /// Oldest first.
-    pub(crate) histories: Vec<Vec<Event>>,
+pub struct World {
+    /// Its name in tables.
+    pub name: String,
+    /// Everything that was loaded.
+    pub data: Dataset,
+    /// What its events count as.
+    pub meaning: Meaning,
+    /// What is public about items.
+    pub content: Content,
+    /// A history for each person, oldest first.
+    pub histories: Vec<Vec<Event>>,
 }
 
 impl World {
     /// Loads a folder. `noun` is what its items are called in texts; without an encoder there are
     /// no text vectors.
-    pub(crate) fn open(
+    ///
+    /// # Errors
+    /// Files that cannot be read, or an encoder that does not run.
+    pub fn open(
         name: &str,
         folder: &Path,
         noun: &str,
@@ -38,7 +45,10 @@ impl World {
 
     /// Book-Crossing, people and books with at least `least` ratings of each other, in a seeded
     /// order: the file has no times.
-    pub(crate) fn books(
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn books(
         folder: &Path,
         least: usize,
         seed: u64,
@@ -75,7 +85,7 @@ impl World {
 
     /// Puts events at the same second into another order: 0 is that of the file, others are by a
     /// hash of number, person and item. `benches/recommend/peers.py` has the same orders.
-    pub(crate) fn set_order(&mut self, order: u64) {
+    pub fn set_order(&mut self, order: u64) {
         self.histories = histories(&self.data);
         if order == 0 {
             return;
@@ -92,7 +102,7 @@ impl World {
     }
 
     /// What a sum may hold in a measurement without clip.
-    pub(crate) fn bounds(&self, clip: usize) -> Bounds {
+    pub fn bounds(&self, clip: usize) -> Bounds {
         Bounds {
             items: self.data.items.len(),
             clip: clip.min(MAX_CLIP),
@@ -102,7 +112,10 @@ impl World {
     }
 
     /// One contribution per person: the newest `clip` of what `cut` leaves of their events.
-    pub(crate) fn contributions(
+    ///
+    /// # Errors
+    /// Events outside the bounds.
+    pub fn contributions(
         &self,
         clip: usize,
         cut: impl Fn(usize, &[Event]) -> Vec<Event>,
@@ -117,17 +130,21 @@ impl World {
     }
 
     /// The history of events.
-    pub(crate) fn history(&self, events: &[Event]) -> History {
+    pub fn history(&self, events: &[Event]) -> History {
         History::of_events(events, &self.meaning)
     }
 
-    pub(crate) fn items(&self) -> usize {
+    /// Items of the catalogue.
+    pub fn items(&self) -> usize {
         self.data.items.len()
     }
 }
 
 /// Everybody's contributions added up.
-pub(crate) fn sum(items: usize, all: &[Contribution]) -> anyhow::Result<Sums> {
+///
+/// # Errors
+/// Contributions over another catalogue.
+pub fn sum(items: usize, all: &[Contribution]) -> anyhow::Result<Sums> {
     let mut sums = Sums::new(items);
     sums.fold_all(all)?;
     Ok(sums)

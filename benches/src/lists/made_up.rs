@@ -14,13 +14,15 @@ const LOYAL: f32 = 0.75;
 const CLIP: usize = 200;
 
 /// A fleet that never lived.
-pub(crate) struct MadeUp {
-    pub(crate) items: usize,
+pub struct MadeUp {
+    /// Items of its catalogue.
+    pub items: usize,
     seed: Seed,
 }
 
 impl MadeUp {
-    pub(crate) fn new(items: usize) -> Self {
+    /// A fleet over so many items.
+    pub fn new(items: usize) -> Self {
         Self {
             items,
             seed: Seed::from_u64(2026).derive("made-up fleet", &[&(items as u64).to_le_bytes()]),
@@ -28,7 +30,7 @@ impl MadeUp {
     }
 
     /// Groups of items share a tag.
-    pub(crate) fn content(&self) -> Content {
+    pub fn content(&self) -> Content {
         let describe = |i: usize| Description {
             title: format!("Item {i}"),
             year: Some(1970 + (i % 55) as u16),
@@ -38,7 +40,7 @@ impl MadeUp {
     }
 
     /// One person's events: 20 to about 200, 60 on average; three groups, in runs.
-    pub(crate) fn events(&self, person: u32) -> Vec<Event> {
+    pub fn events(&self, person: u32) -> Vec<Event> {
         let mut rng = self.seed.derive("person", &[&person.to_le_bytes()]).rng();
         let groups = self.items.div_ceil(GROUP);
         let own: Vec<usize> = (0..3).map(|_| skewed(rng.unit(), groups)).collect();
@@ -66,12 +68,16 @@ impl MadeUp {
             .collect()
     }
 
-    pub(crate) fn history(&self, person: u32) -> History {
+    /// Their history as their device knows it.
+    pub fn history(&self, person: u32) -> History {
         History::of_events(&self.events(person), &Meaning::default())
     }
 
     /// The contribution of all but the person's last `back` events.
-    pub(crate) fn contribution(&self, person: u32, back: usize) -> anyhow::Result<Contribution> {
+    ///
+    /// # Errors
+    /// Events outside the bounds.
+    pub fn contribution(&self, person: u32, back: usize) -> anyhow::Result<Contribution> {
         let events = self.events(person);
         let read = Interaction::read(&events[..events.len() - back], &Meaning::default());
         let bounds = Bounds {
