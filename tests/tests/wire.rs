@@ -434,6 +434,7 @@ fn list_requests() -> Vec<Request> {
         admin(AdminRequest::ListsAudit {
             at: Some(audit_place()),
         }),
+        admin(AdminRequest::MiddleLearns),
     ]
 }
 
@@ -537,6 +538,7 @@ fn list_replies() -> Vec<Reply> {
             people: vec![Digest([4; 32])],
             next: Some(audit_place()),
         })),
+        Reply::Admin(AdminReply::MiddleLearns("m".into())),
     ]
 }
 

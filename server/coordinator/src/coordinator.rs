@@ -44,6 +44,8 @@ struct Inner {
     model: Digest,
     /// Width of its states.
     hidden: usize,
+    /// Layers of the whole model.
+    layers: usize,
     shell: Arc<Shell>,
     middle: MiddleHost,
     server: OnceLock<Server>,
@@ -102,7 +104,7 @@ impl Coordinator {
         );
         let threads = |source| CoordinatorError::Threads { source };
         let middle = MiddleHost::new(segment, cut, config.passes, config.tapes);
-        let hidden = source.config().hidden;
+        let (hidden, layers) = (source.config().hidden, source.config().layers);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut failed = None;
         let inner = Arc::new_cyclic(|this: &Weak<Inner>| {
@@ -138,6 +140,7 @@ impl Coordinator {
                 authority,
                 model,
                 hidden,
+                layers,
                 shell,
                 middle,
                 server: OnceLock::new(),
@@ -373,6 +376,11 @@ impl Coordinator {
 
     pub(crate) fn hidden_width(&self) -> usize {
         self.0.hidden
+    }
+
+    /// Layers of the whole model.
+    pub(crate) fn layers(&self) -> usize {
+        self.0.layers
     }
 
     pub(crate) fn waiters(&self) -> &Waiters {
