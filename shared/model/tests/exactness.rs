@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lethe_learn::seed::Seed;
+use lethe_model::ModelError;
 use lethe_model::config::ModelConfig;
 use lethe_model::frozen::{FrozenStates, InMemory, Recomputed};
 use lethe_model::kernels::panels::Compute;
@@ -12,7 +13,6 @@ use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use lethe_model::segment::Part;
 use lethe_model::source::RandomWeights;
-use lethe_model::ModelError;
 use lethe_model::split::{
     Batch, BatchLoss, DeviceModel, Labels, LocalMiddle, Middle, SplitSpec, Stage,
 };

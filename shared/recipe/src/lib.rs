@@ -624,7 +624,11 @@ mod tests {
         );
         assert!(all.ends_with("from its gradient"), "{all}");
         let last = "[lora]\nrank = 8\nalpha = 16.0\ntargets = [\"q\"]\nlast_layers = ";
-        assert_eq!(learns(&format!("{last}2")), all, "one trained layer is the middle's");
+        assert_eq!(
+            learns(&format!("{last}2")),
+            all,
+            "one trained layer is the middle's"
+        );
         let own = learns(&format!("{last}1"));
         assert!(own.starts_with("every prompt"), "{own}");
         assert!(own.contains("but no answer"), "{own}");

@@ -124,12 +124,18 @@ pub(super) fn measure(
         attacker.train_from(&batch, blank, &top, &mut unused, &mut again)?;
         let runs = seen.layout.runs();
         // The shared prefix is nobody's own.
-        for run in runs.iter().filter(|r| r.context > 0 || seen.layout.prefix == 0) {
+        for run in runs
+            .iter()
+            .filter(|r| r.context > 0 || seen.layout.prefix == 0)
+        {
             let rows = run.start * width..(run.start + run.len) * width;
             cosines.push(cosine(&came[rows.clone()], &again.grad[rows]));
         }
     }
-    let right = cosines.iter().zip(&samples).filter(|(c, s)| (**c > 0.0) == s.label);
+    let right = cosines
+        .iter()
+        .zip(&samples)
+        .filter(|(c, s)| (**c > 0.0) == s.label);
     let n = samples.len() as f64;
     let yes = samples.iter().filter(|s| s.label).count() as f64 / n;
     Ok(Answers {

@@ -104,6 +104,8 @@ pub(super) struct Host<'a> {
     /// What it supposes that the device adds to its layers.
     adapter: Option<Adapter>,
     probe: Probe,
+    /// Half the usual squared distance of two tokens' states in one place.
+    gap: f32,
 }
 
 impl<'a> Host<'a> {
@@ -120,7 +122,10 @@ impl<'a> Host<'a> {
         // It learns from states as they would arrive.
         let states = crossing.states(lessons.states.clone(), width, &mut rng)?;
         let probe = Probe::fit(&states, &lessons.ids, &world.words, width)?;
+        let single = &lessons.states[lessons.states.len() - SINGLE * width..];
+        let gap = gap(&crossing.clipped(single.to_vec(), width), width);
         Ok(Self {
+            gap,
             world,
             bottom,
             crossing,
@@ -144,14 +149,12 @@ impl<'a> Host<'a> {
                 2.0 * width * step * step / 12.0
             }
         };
-        let noise = self.crossing.noise.map_or(0.0, |n| {
-            width * n.sigma * n.sigma * (1.0 + 3.0 * (2.0 / width).sqrt())
-        });
-        wire + noise + 1e-5 * squared(row)
+        wire + 1e-5 * squared(row)
     }
 
     /// The tokens behind the states of one sequence. The first one is given: the template is
-    /// public. Nothing else of it is used.
+    /// public. Nothing else of it is used. Under noise no state fits, and every token is compared
+    /// with others.
     pub(super) fn tokens(&self, seen: &[f32], first: u32) -> anyhow::Result<Vec<u32>> {
         let width = self.world.hidden();
         let rows = seen.len() / width;
@@ -165,10 +168,14 @@ impl<'a> Host<'a> {
         let mut from = 1;
         while from < rows {
             let until = (from + AHEAD).min(rows);
-            let states = self.states(&one(until), &ids[..until])?;
+            let states = match self.crossing.noise {
+                None => self.states(&one(until), &ids[..until])?,
+                Some(_) => vec![],
+            };
             let wrong = (from..until).find(|t| {
                 let row = &seen[t * width..][..width];
-                distance(row, &states[t * width..][..width]) > self.tolerance(row)
+                self.crossing.noise.is_some()
+                    || distance(row, &states[t * width..][..width]) > self.tolerance(row)
             });
             from = match wrong {
                 Some(t) => {
@@ -323,13 +330,9 @@ impl<'a> Host<'a> {
             .sum()
     }
 
-    /// The continuation whose states explain most of what arrived, compared with the mean state.
-    fn nearest(
-        &self,
-        seen: &[f32],
-        head: &[u32],
-        tries: &[&Try],
-    ) -> anyhow::Result<Option<usize>> {
+    /// The continuation whose states explain most of what arrived: a right token brings the gap,
+    /// a wrong one loses as much or more.
+    fn nearest(&self, seen: &[f32], head: &[u32], tries: &[&Try]) -> anyhow::Result<Option<usize>> {
         if tries.is_empty() {
             return Ok(None);
         }
@@ -347,8 +350,9 @@ impl<'a> Host<'a> {
             for t in head.len()..compared {
                 let row = if t < shared { t } else { start + t - shared };
                 let arrived = &seen[t * width..][..width];
-                gain += distance(arrived, &self.probe.mean)
-                    - distance(arrived, &states[row * width..][..width]);
+                let noise = self.crossing.noise.map_or(0.0, |n| n.sigma * n.sigma);
+                let expected = width as f32 * noise;
+                gain += self.gap + expected - distance(arrived, &states[row * width..][..width]);
             }
             if gain > most {
                 most = gain;
@@ -390,6 +394,21 @@ impl Try {
             _ => &self.ids[..self.ids.len() - 1],
         }
     }
+}
+
+/// The median of squared distances from the mean row.
+fn gap(rows: &[f32], width: usize) -> f32 {
+    let n = (rows.len() / width).max(1) as f32;
+    let mut mean = vec![0.0f32; width];
+    for row in rows.chunks_exact(width) {
+        mean.iter_mut().zip(row).for_each(|(m, v)| *m += v / n);
+    }
+    let mut all: Vec<f32> = rows
+        .chunks_exact(width)
+        .map(|row| distance(row, &mean))
+        .collect();
+    all.sort_by(f32::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {

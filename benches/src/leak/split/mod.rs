@@ -52,11 +52,9 @@ pub(crate) fn measure(files: &Files, seed: u64, quick: bool) -> anyhow::Result<V
         quick,
     };
     let mut rows = vec![];
-    let result = bench.all(&mut rows).and_then(|()| bands::check(&rows));
-    if result.is_err() {
-        eprint_line(&tables(&rows));
-    }
-    result.map(|()| rows)
+    bench.all(&mut rows)?;
+    bands::check(&rows)?;
+    Ok(rows)
 }
 
 fn taught(files: &Files) -> anyhow::Result<Box<dyn WeightSource>> {
@@ -67,7 +65,14 @@ fn taught(files: &Files) -> anyhow::Result<Box<dyn WeightSource>> {
         false,
     )?;
     let template = Template::movie();
-    lab::taught(&files.model, &data, template, PEOPLE, Compute::Bf16, &states)
+    lab::taught(
+        &files.model,
+        &data,
+        template,
+        PEOPLE,
+        Compute::Bf16,
+        &states,
+    )
 }
 
 fn name(format: WireFormat) -> &'static str {
@@ -81,6 +86,8 @@ fn name(format: WireFormat) -> &'static str {
 /// Shares of what an attack finds.
 #[derive(Default)]
 struct Found {
+    /// In how many prompts tokens and titles were looked for.
+    prompts: [usize; 2],
     tokens: f64,
     guessed: f64,
     titles: f64,
@@ -96,24 +103,27 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn all(&self, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         let started = Instant::now();
-        let done = |what: &str| {
-            eprint_line(&format!("{what}: {:.0} s", started.elapsed().as_secs_f64()));
+        let mut shown = 0;
+        // Long runs may be cut off: what is measured is on standard error at once.
+        let mut done = |rows: &[Row]| {
+            eprint_line(&tables(&rows[shown..]));
+            eprint_line(&format!("{:.0} s", started.elapsed().as_secs_f64()));
+            shown = rows.len();
         };
         self.states(rows)?;
-        done("states");
+        done(rows);
         self.answers(rows)?;
-        done("answers");
+        done(rows);
         self.relay(rows)?;
-        done("mixed batches");
         self.local(rows)?;
-        done("local");
+        done(rows);
         let clip = self.noise(rows)?;
-        done("noise");
+        done(rows);
         if !self.quick {
             self.school(rows, clip)?;
-            done("training");
+            done(rows);
             self.private(rows)?;
-            done("private layers");
+            done(rows);
         }
         Ok(())
     }
@@ -147,37 +157,45 @@ impl Bench<'_> {
         Ok(tap.states.into_iter().map(|s| s.values).collect())
     }
 
-    /// What an attacker finds in it. Titles are searched in the first `titles` prompts.
+    /// What an attacker finds in it: tokens in so many prompts, titles in so many.
     fn attack(
         &self,
         host: &Host<'_>,
         texts: &[Text],
         arrived: &[Vec<f32>],
-        titles: usize,
+        prompts: [usize; 2],
     ) -> anyhow::Result<Found> {
-        let mut found = Found::default();
-        for (text, seen) in texts.iter().zip(arrived) {
+        let [tokens, titles] = prompts;
+        let mut found = Found {
+            prompts,
+            ..Found::default()
+        };
+        for (text, seen) in texts.iter().zip(arrived).take(tokens) {
             let ids = host.tokens(seen, text.ids[0])?;
             let right = ids.iter().zip(&text.ids).skip(1).filter(|(a, b)| a == b);
-            found.tokens += right.count() as f64 / (text.ids.len() - 1) as f64;
-            found.guessed += host.guessed(seen, &text.ids);
+            found.tokens += right.count() as f64 / (text.ids.len() - 1) as f64 / tokens as f64;
+            found.guessed += host.guessed(seen, &text.ids) / tokens as f64;
         }
         for (text, seen) in texts.iter().zip(arrived).take(titles) {
             let named = host.titles(seen)?;
-            let right = named.iter().zip(&text.titles).filter(|(a, b)| a == b);
-            found.titles += right.count() as f64 / text.titles.len() as f64;
+            // No prompt has a title twice.
+            let right = text.titles.iter().filter(|t| named.contains(t));
+            found.titles += right.count() as f64 / text.titles.len() as f64 / titles as f64;
         }
-        let n = texts.len().max(1) as f64;
-        found.tokens /= n;
-        found.guessed /= n;
-        found.titles /= titles.min(texts.len()).max(1) as f64;
         Ok(found)
     }
 
-    fn shown(&self, row: Row, found: &Found) -> Row {
-        row.with("1 tokens", found.tokens)
-            .with("2 titles", found.titles)
-            .with("3 tokens, no layer run", found.guessed)
+    fn shown(&self, mut row: Row, found: &Found) -> Row {
+        let [tokens, titles] = found.prompts;
+        if tokens > 0 {
+            row = row
+                .with("1 tokens", found.tokens)
+                .with("3 tokens, no layer run", found.guessed);
+        }
+        if titles > 0 {
+            row = row.with("2 titles", found.titles);
+        }
+        row
     }
 
     /// Tokens and titles from states, by depth and number format.
@@ -195,10 +213,14 @@ impl Bench<'_> {
                 let crossing = Crossing::plain(format);
                 let host = Host::new(&self.world, bottom.clone(), crossing, None, &lessons)?;
                 let arrived = self.arrived(&texts, crossing, *k_in, None)?;
-                let found = self.attack(&host, &texts, &arrived, titles)?;
+                let found = self.attack(&host, &texts, &arrived, [n, titles])?;
                 let row = self.row("states", format!("k_in {k_in}, {}", name(format)));
                 rows.push(self.shown(row, &found));
-                eprint_line(&format!("k_in {k_in}, {}: {:.3}", name(format), found.tokens));
+                eprint_line(&format!(
+                    "k_in {k_in}, {}: {:.3}",
+                    name(format),
+                    found.tokens
+                ));
             }
         }
         Ok(())
@@ -249,7 +271,13 @@ impl Bench<'_> {
         let shared = seen.layout.prefix as usize * width;
         let mut texts = vec![];
         let mut right = 0.0;
-        for (run, ids) in seen.layout.runs().iter().filter(|r| r.context > 0).zip(&sequences) {
+        for (run, ids) in seen
+            .layout
+            .runs()
+            .iter()
+            .filter(|r| r.context > 0)
+            .zip(&sequences)
+        {
             let own = &seen.values[run.start * width..(run.start + run.len) * width];
             let whole = [&seen.values[..shared], own].concat();
             let read = host.tokens(&whole, ids[0])?;
@@ -264,7 +292,10 @@ impl Bench<'_> {
             nearest.is_some_and(|j| pairs[j].0 == pairs[*i].0)
         });
         let n = texts.len() as f64;
-        let row = self.row("mixed batches", format!("{people} people, two prompts each, int8"));
+        let row = self.row(
+            "mixed batches",
+            format!("{people} people, two prompts each, int8"),
+        );
         rows.push(
             row.with("1 tokens", right / n)
                 .with("2 prompts linked by their texts", linked.count() as f64 / n)
@@ -318,22 +349,27 @@ impl Bench<'_> {
     /// Noise on states, in multiples of their root mean square; the length to which rows are
     /// clipped.
     fn noise(&self, rows: &mut Vec<Row>) -> anyhow::Result<f32> {
-        let (n, titles, factors): (usize, usize, &[f32]) = match self.quick {
-            true => (1, 1, &[3.0]),
-            false => (2, 2, &[0.3, 1.0, 3.0, 10.0, 30.0]),
+        let (tokens, titles, factors): (usize, usize, &[f32]) = match self.quick {
+            true => (0, 1, &[3.0]),
+            false => (1, 2, &[0.3, 1.0, 3.0, 10.0, 30.0]),
         };
-        let texts = self.world.victims(n)?;
+        let texts = self.world.victims(titles)?;
         let bottom = self.bottom(SPLIT.k_in)?;
         let lessons = Lessons::learn(&self.world, &bottom, None)?;
         for factor in factors {
             let crossing = noisy(lessons.norm, *factor, self.world.hidden());
             let host = Host::new(&self.world, bottom.clone(), crossing, None, &lessons)?;
             let arrived = self.arrived(&texts, crossing, SPLIT.k_in, None)?;
-            let found = self.attack(&host, &texts, &arrived, titles)?;
+            let found = self.attack(&host, &texts, &arrived, [tokens, titles])?;
             let length = texts.iter().map(|t| t.ids.len()).sum::<usize>() / texts.len();
-            let epsilon = crossing.noise.map_or(f64::INFINITY, |n| n.epsilon(length, DELTA));
+            let epsilon = crossing
+                .noise
+                .map_or(f64::INFINITY, |n| n.epsilon(length, DELTA));
             let row = self.row("noise", format!("{factor} times the states"));
-            rows.push(self.shown(row, &found).with("4 epsilon of a prompt", epsilon));
+            rows.push(
+                self.shown(row, &found)
+                    .with("4 epsilon of a prompt", epsilon),
+            );
         }
         Ok(lessons.norm)
     }
@@ -348,15 +384,24 @@ impl Bench<'_> {
             rows.push(self.row("cost", name).with("1 AUC", auc));
             anyhow::Ok(())
         };
-        one("the last two layers trained, one of the middle's".into(), plain, 2)?;
+        one(
+            "the last two layers trained, one of the middle's".into(),
+            plain,
+            2,
+        )?;
         one("the device's last layer only trained".into(), plain, 1)?;
-        one("the same, int8".into(), Crossing::plain(WireFormat::Int8), 1)?;
+        one(
+            "the same, int8".into(),
+            Crossing::plain(WireFormat::Int8),
+            1,
+        )?;
         let width = self.world.hidden();
-        for factor in [0.3, 1.0, 3.0, 10.0] {
+        for factor in [1.0, 3.0, 10.0] {
             let name = format!("the same, f32, noise {factor} times the states");
             one(name, noisy(clip, factor, width), 1)?;
         }
         let strong = Noise::of_epsilon(clip, 8.0, 285, DELTA);
+        // In multiples of the states, too.
         let factor = strong.sigma / (clip / (width as f32).sqrt());
         let crossing = Crossing {
             noise: Some(strong),
@@ -378,10 +423,10 @@ impl Bench<'_> {
         let lessons = Lessons::learn(&self.world, &bottom, None)?;
         let public = Host::new(&self.world, bottom.clone(), crossing, None, &lessons)?;
         let untouched = self.arrived(&texts, crossing, k_in, None)?;
-        for strength in [1.0, 8.0, 64.0] {
+        for strength in [1.0, 30.0] {
             let mine = private::amplified(&own, k_in, strength);
             let arrived = self.arrived(&texts, crossing, k_in, Some(&mine))?;
-            let found = self.attack(&public, &texts, &arrived, 2)?;
+            let found = self.attack(&public, &texts, &arrived, [2, 2])?;
             let fitting = self.fitted_attack(&bottom, &texts, &arrived)?;
             let changed = Box::new(Merged::new(taught(self.files)?, mine)?);
             let auc = School::new(&self.world, changed.as_ref(), SPLIT)?
@@ -398,8 +443,7 @@ impl Bench<'_> {
         }
         let split = SPLIT;
         let texts = self.world.victims(24)?;
-        let found =
-            answers::measure(&self.world, &texts, split, WireFormat::F16, Some(&own))?;
+        let found = answers::measure(&self.world, &texts, split, WireFormat::F16, Some(&own))?;
         rows.push(
             self.row("answers", "k_out 1, f16, last layer trained in private")
                 .with("1 answers", found.right)
@@ -418,7 +462,10 @@ impl Bench<'_> {
     ) -> anyhow::Result<Found> {
         let width = self.world.hidden();
         let crossing = Crossing::plain(WireFormat::F16);
-        let head = self.world.tokenizer.encode(self.world.frame.head.trim_end())?;
+        let head = self
+            .world
+            .tokenizer
+            .encode(self.world.frame.head.trim_end())?;
         let mut known: Vec<(Vec<u32>, Vec<f32>)> = arrived
             .iter()
             .map(|seen| (head.clone(), seen[..head.len() * width].to_vec()))
@@ -426,9 +473,15 @@ impl Bench<'_> {
         for last in [false, true] {
             let adapter = private::fitted(&self.world, bottom, &known)?;
             let lessons = Lessons::learn(&self.world, bottom, Some(&adapter))?;
-            let host = Host::new(&self.world, bottom.clone(), crossing, Some(adapter), &lessons)?;
+            let host = Host::new(
+                &self.world,
+                bottom.clone(),
+                crossing,
+                Some(adapter),
+                &lessons,
+            )?;
             if last {
-                return self.attack(&host, texts, arrived, texts.len());
+                return self.attack(&host, texts, arrived, [texts.len(); 2]);
             }
             known = texts
                 .iter()

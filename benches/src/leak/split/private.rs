@@ -11,8 +11,8 @@ use lethe_model::train::AdamW;
 use super::host::one;
 use super::world::World;
 
-const STEPS: usize = 120;
-const LR: f32 = 3e-3;
+const STEPS: usize = 60;
+const LR: f32 = 5e-3;
 
 /// The adapter times `strength` on layers below `k_in`, and only there.
 pub(super) fn amplified(private: &Adapter, k_in: usize, strength: f32) -> Adapter {

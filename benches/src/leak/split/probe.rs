@@ -12,7 +12,7 @@ pub(super) struct Probe {
     width: usize,
     vocab: usize,
     /// Mean state.
-    pub(super) mean: Vec<f32>,
+    mean: Vec<f32>,
     /// From centred states to whitened guesses, `[hidden, hidden]`, a row for each output.
     map: Vec<f32>,
     /// Whitened centred embeddings, `[vocab, hidden]`.
@@ -189,7 +189,9 @@ mod tests {
         let turn: Vec<f32> = (0..width * width).map(|_| rng.normal()).collect();
         let mut state = |id: u32| {
             let row = product(&words[id as usize * width..][..width], &turn, width);
-            row.iter().map(|v| v + 0.05 * rng.normal()).collect::<Vec<f32>>()
+            row.iter()
+                .map(|v| v + 0.05 * rng.normal())
+                .collect::<Vec<f32>>()
         };
         let ids: Vec<u32> = (0..200).collect();
         let states: Vec<f32> = ids.iter().flat_map(|i| state(*i)).collect();

@@ -14,13 +14,13 @@ use lethe_recsys::samples::{Part, TaskSample};
 use super::tap::{Crossing, Tap};
 use super::world::World;
 
-const TRAIN: usize = 48;
-const TEST: usize = 160;
+const TRAIN: usize = 32;
+const TEST: usize = 128;
 const BATCH: usize = 8;
 const EPOCHS: usize = 2;
 const LR: f32 = 1e-3;
 /// Samples of the person whose device trains layers of its own.
-const OWN: usize = 12;
+const OWN: usize = 10;
 
 /// A model over a split, and samples.
 pub(super) struct School {
@@ -45,9 +45,10 @@ impl School {
             let seed = world.seed.derive(label, &[]);
             samples(world, &world.samples.choose(part, n, &seed))
         };
-        let mut of_one: Vec<TaskSample> = world
-            .samples
-            .choose(Part::Train, 1, &world.seed.derive("own", &[]));
+        let mut of_one: Vec<TaskSample> =
+            world
+                .samples
+                .choose(Part::Train, 1, &world.seed.derive("own", &[]));
         if let Some(first) = of_one.pop() {
             let all = world.samples.part(Part::Train);
             of_one.extend(all.filter(|s| s.user == first.user).take(OWN).cloned());

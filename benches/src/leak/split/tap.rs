@@ -79,7 +79,8 @@ impl Crossing {
     ) -> Result<Vec<f32>, ModelError> {
         let mut rows = self.clipped(rows, width);
         if let Some(noise) = self.noise {
-            rows.iter_mut().for_each(|v| *v += noise.sigma * rng.normal());
+            rows.iter_mut()
+                .for_each(|v| *v += noise.sigma * rng.normal());
         }
         Ok(self.wire(&rows, width)?.0)
     }
@@ -226,6 +227,9 @@ mod tests {
         };
         let rows = crossing.clipped(vec![3.0, 4.0, 6.0, 8.0], 2);
         let want = [3.0, 4.0, 3.0, 4.0];
-        assert!(rows.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5), "{rows:?}");
+        assert!(
+            rows.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5),
+            "{rows:?}"
+        );
     }
 }
