@@ -208,7 +208,6 @@ impl Bench<'_> {
         for k_in in depths {
             let bottom = self.bottom(*k_in)?;
             let lessons = Lessons::learn(&self.world, &bottom, None)?;
-            // The probe is learned from states without rounding: it only orders what is tried.
             for format in FORMATS {
                 let crossing = Crossing::plain(format);
                 let host = Host::new(&self.world, bottom.clone(), crossing, None, &lessons)?;
