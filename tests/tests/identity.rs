@@ -239,3 +239,29 @@ async fn operators_are_listed_and_removed() {
 fn approve(proposal: u64) -> AdminRequest {
     AdminRequest::Approve { proposal }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_what_the_host_of_the_middle_layers_learns() {
+    let world = World::new(6);
+    let says = async |addr, op: &Operator, home: &str| {
+        let desk = Desk::enrolled(ADMIN, &world, op, addr, home).await;
+        let said = desk.run(&["status"]);
+        assert_eq!(said.code, 0, "{}", said.err);
+        let learns = "who runs the middle layers learns ";
+        let line = said.out.lines().find_map(|l| l.strip_prefix(learns));
+        line.expect("a line").to_owned()
+    };
+    let (coordinator, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    let split = says(addr, &op, "desk").await;
+    assert!(split.starts_with("every prompt"), "{split}");
+    assert!(split.ends_with("from its gradient"), "{split}");
+    coordinator.shutdown();
+    let mut config = world.config("split = { k_in = 3, k_out = 1 }");
+    config.data_dir = world.dir.path().join("local");
+    let (coordinator, addr) = world.start_with(config.clone()).await;
+    let op = world.operator_at(&config.data_dir, addr).await;
+    let local = says(addr, &op, "other-desk").await;
+    assert!(local.starts_with("nothing: all 4 layers"), "{local}");
+    coordinator.shutdown();
+}

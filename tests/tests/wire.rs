@@ -439,6 +439,7 @@ fn list_requests() -> Vec<Request> {
         admin(AdminRequest::ListsAudit {
             at: Some(audit_place()),
         }),
+        admin(AdminRequest::MiddleLearns),
     ]
 }
 
@@ -542,6 +543,7 @@ fn list_replies() -> Vec<Reply> {
             people: vec![Digest([4; 32])],
             next: Some(audit_place()),
         })),
+        Reply::Admin(AdminReply::MiddleLearns("m".into())),
     ]
 }
 

@@ -12,7 +12,7 @@ use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use lethe_model::segment::Segment;
-use lethe_model::source::{Merged, open};
+use lethe_model::source::{Merged, WeightSource, open};
 use lethe_model::split::{BatchLoss, DeviceModel, LocalMiddle, SplitSpec};
 use lethe_model::train::{Packing, Sample, Trainer};
 use lethe_proto::ids::Digest;
@@ -34,6 +34,20 @@ const PACKING: Packing = Packing { max_tokens: 800 };
 pub fn eprint_line(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// The model that `people` made-up people have taught; their adapter is kept in `folder`, where
+/// [`Lab::load`] finds it, too.
+pub fn taught(
+    model: &Path,
+    data: &Dataset,
+    template: Template,
+    people: usize,
+    compute: Compute,
+    folder: &Path,
+) -> anyhow::Result<Box<dyn WeightSource>> {
+    let adapter = prior::adapter(model, data, template, people, compute, folder)?;
+    Ok(Box::new(Merged::new(open(model)?, adapter)?))
 }
 
 /// What decides the states of frozen layers, and what crosses the split.

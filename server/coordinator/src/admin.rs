@@ -105,6 +105,7 @@ impl Coordinator {
             AdminRequest::Replay { shard } => self.replay(shard, by),
             AdminRequest::Audit { shard } => self.export(shard, by),
             AdminRequest::ListsAudit { at } => self.export_lists(at, by),
+            AdminRequest::MiddleLearns => self.middle_learns(),
             AdminRequest::Scan { texts } => Ok(AdminReply::Scanned(self.search(&texts)?)),
             request => match admin::asked(request) {
                 Some(asked) => self.propose(asked, by),
@@ -131,6 +132,14 @@ impl Coordinator {
         };
         let now = shell.clock.now();
         admin::read(&shell.state(), request, by, now, &facts)
+    }
+
+    /// What this coordinator can learn as the host of the middle layers, under the recipe of the
+    /// newest epoch.
+    fn middle_learns(&self) -> Result<AdminReply, CoordinatorError> {
+        let kit = self.shell().kit(self.shell().joining()?)?;
+        let learns = kit.recipe.middle_learns(self.layers());
+        Ok(AdminReply::MiddleLearns(learns))
     }
 
     /// What is asked of the lists.

@@ -44,6 +44,8 @@ struct Inner {
     model: Digest,
     /// Width of its states.
     hidden: usize,
+    /// Layers of the whole model.
+    layers: usize,
     shell: Arc<Shell>,
     middle: MiddleHost,
     server: OnceLock<Server>,
@@ -103,7 +105,7 @@ impl Coordinator {
         );
         let threads = |source| CoordinatorError::Threads { source };
         let middle = MiddleHost::new(segment, cut, config.passes, config.tapes);
-        let hidden = source.config().hidden;
+        let (hidden, layers) = (source.config().hidden, source.config().layers);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut failed = None;
         let inner = Arc::new_cyclic(|this: &Weak<Inner>| {
@@ -139,6 +141,7 @@ impl Coordinator {
                 authority,
                 model,
                 hidden,
+                layers,
                 shell,
                 middle,
                 server: OnceLock::new(),
@@ -375,6 +378,11 @@ impl Coordinator {
 
     pub(crate) fn hidden_width(&self) -> usize {
         self.0.hidden
+    }
+
+    /// Layers of the whole model.
+    pub(crate) fn layers(&self) -> usize {
+        self.0.layers
     }
 
     pub(crate) fn waiters(&self) -> &Waiters {

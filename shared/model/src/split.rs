@@ -277,6 +277,11 @@ impl DeviceModel {
         }
     }
 
+    /// Whether anybody else has a layer. If not, nothing crosses: no middle is ever asked.
+    fn has_middle(&self) -> bool {
+        self.bottom.range().end < self.top.range().start
+    }
+
     /// Arithmetic of its products.
     pub fn compute(&self) -> Compute {
         self.bottom.compute()
@@ -405,7 +410,7 @@ impl DeviceModel {
             .bottom
             .part(cut..usize::MAX)
             .forward(layout, hidden, adapter)?;
-        if cut < last {
+        if self.has_middle() && cut < last {
             h = middle.forward(
                 layout,
                 h,
@@ -449,7 +454,7 @@ impl DeviceModel {
             .bottom
             .part(0..cut)
             .forward(layout, self.embed(ids)?, None)?;
-        if cut > self.bottom.range().end {
+        if self.has_middle() && cut > self.bottom.range().end {
             h = middle.forward(layout, h, Stage::Frozen)?;
         }
         self.top.part(0..cut).forward(layout, h, None)
@@ -507,7 +512,7 @@ impl DeviceModel {
             self.top.part(cut..usize::MAX),
         );
         let (mut h, bottom_tape) = bottom.forward_train(layout, hidden, adapter)?;
-        let middle_trains = cut < self.top.range().start;
+        let middle_trains = self.has_middle() && cut < self.top.range().start;
         if middle_trains {
             h = middle.forward(layout, h, Stage::Train)?;
         }

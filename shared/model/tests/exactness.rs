@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lethe_learn::seed::Seed;
+use lethe_model::ModelError;
 use lethe_model::config::ModelConfig;
 use lethe_model::frozen::{FrozenStates, InMemory, Recomputed};
 use lethe_model::kernels::panels::Compute;
@@ -12,7 +13,9 @@ use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use lethe_model::segment::Part;
 use lethe_model::source::RandomWeights;
-use lethe_model::split::{Batch, BatchLoss, DeviceModel, Labels, LocalMiddle, SplitSpec};
+use lethe_model::split::{
+    Batch, BatchLoss, DeviceModel, Labels, LocalMiddle, Middle, SplitSpec, Stage,
+};
 use lethe_model::train::{Packing, Sample, Trainer};
 
 const ANSWERS: [u32; 2] = [3, 4];
@@ -380,5 +383,55 @@ fn an_adapter_on_the_last_layers_gets_the_gradients_of_the_whole() {
             bits.iter().all(|b| *b == bits[0]),
             "the split changes nothing"
         );
+    }
+}
+
+/// A middle that must not be asked.
+struct Nobody;
+
+impl Middle for Nobody {
+    fn forward(&mut self, _: &Layout, _: Vec<f32>, _: Stage) -> Result<Vec<f32>, ModelError> {
+        Err(ModelError::Shape("states crossed".into()))
+    }
+
+    fn backward(&mut self, _: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+        Err(ModelError::Shape("a gradient crossed".into()))
+    }
+}
+
+#[test]
+fn nothing_crosses_when_the_device_has_all_layers() {
+    let config = ModelConfig::tiny();
+    let source = RandomWeights::new(config.clone(), 5);
+    let (layout, ids) = Layout::pack(&sequences());
+    for k_in in 0..=config.layers {
+        let spec = SplitSpec {
+            k_in,
+            k_out: config.layers - k_in,
+        };
+        let device = DeviceModel::load(&source, spec, Compute::F32).unwrap();
+        for last_layers in [None, Some(1), Some(2)] {
+            let recipe = LoraRecipe {
+                last_layers,
+                ..recipe()
+            };
+            let shape = AdapterShape::new(&config, &recipe, |_| true);
+            let adapter = Adapter::init(&shape, &Seed::from_u64(2));
+            let mut grads = vec![0.0; shape.len()];
+            let batch = Batch {
+                layout: &layout,
+                ids: &ids,
+                labels: Labels::Hard(&[true, false, true]),
+                answers: ANSWERS,
+                scale: 1.0,
+            };
+            device
+                .train_batch(&batch, &adapter, &mut grads, &mut Nobody)
+                .unwrap();
+            assert!(grads.iter().any(|g| *g != 0.0));
+            device
+                .score(&layout, &ids, ANSWERS, Some(&adapter), &mut Nobody)
+                .unwrap();
+        }
     }
 }

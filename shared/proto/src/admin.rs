@@ -145,6 +145,8 @@ pub enum AdminRequest {
         /// is served.
         at: Option<ListsAuditPlace>,
     },
+    /// What the host of the middle layers can learn under the recipe in force.
+    MiddleLearns,
 }
 
 impl AdminRequest {
@@ -233,6 +235,8 @@ pub enum AdminReply {
     ListsForecast(String),
     /// A page for an auditor of the lists.
     ListsAudit(ListsAuditPage),
+    /// What the host of the middle layers can learn, for people.
+    MiddleLearns(String),
 }
 
 /// Where a page for an auditor of the lists begins.

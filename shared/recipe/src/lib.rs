@@ -366,6 +366,29 @@ impl Recipe {
         Adapter::init(shape, &Seed::from_u64(self.seed).derive("init", &[]))
     }
 
+    /// What the host of the middle layers of a model with `layers` layers can learn, in one
+    /// sentence. `docs/leaks-split.md` has the measurements behind it.
+    pub fn middle_learns(&self, layers: usize) -> String {
+        let SplitSpec { k_in, k_out } = self.split;
+        if k_in + k_out >= layers {
+            return format!(
+                "nothing: all {layers} layers are on the device, and no state or gradient crosses"
+            );
+        }
+        let texts = format!(
+            "every prompt, with the titles that a person liked and disliked, from the states that \
+             reach layer {} of {layers}",
+            k_in + 1
+        );
+        match self.lora.first_trained(layers) < layers - k_out {
+            true => format!("{texts}, and the answer of each training sample, from its gradient"),
+            false => format!(
+                "{texts}, but no answer of the training: the trained layers are the device's, and \
+                 no gradient crosses"
+            ),
+        }
+    }
+
     /// Digest of the JSON.
     pub fn digest(&self) -> Digest {
         Digest::of(&[b"lethe-recipe", self.to_json().as_bytes()])
@@ -589,6 +612,30 @@ mod tests {
             e.contains("is missing"),
             "a file is never read for JSON: {e}"
         );
+    }
+
+    #[test]
+    fn what_the_middle_learns_follows_from_split_and_trained_layers() {
+        let learns = |text: &str| Recipe::from_toml(text).expect(text).middle_learns(30);
+        let all = learns("");
+        assert!(
+            all.starts_with("every prompt") && all.contains("layer 5 of 30"),
+            "{all}"
+        );
+        assert!(all.ends_with("from its gradient"), "{all}");
+        let last = "[lora]\nrank = 8\nalpha = 16.0\ntargets = [\"q\"]\nlast_layers = ";
+        assert_eq!(
+            learns(&format!("{last}2")),
+            all,
+            "one trained layer is the middle's"
+        );
+        let own = learns(&format!("{last}1"));
+        assert!(own.starts_with("every prompt"), "{own}");
+        assert!(own.contains("but no answer"), "{own}");
+        for split in ["k_in = 29\nk_out = 1", "k_in = 0\nk_out = 30"] {
+            let nothing = learns(&format!("[split]\n{split}"));
+            assert!(nothing.starts_with("nothing: all 30"), "{nothing}");
+        }
     }
 
     #[test]

@@ -61,8 +61,26 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     if let Some(lists) = &lists {
         text += &lists::describe_status(lists);
     }
+    // An older coordinator does not know the question, which therefore comes last.
+    let learns = middle_learns(desk).await.ok();
+    let _ = match &learns {
+        Some(what) => write!(text, "\nwho runs the middle layers learns {what}"),
+        None => write!(
+            text,
+            "\nwho runs the middle layers learns: no answer; this coordinator is older than the \
+             tool"
+        ),
+    };
     let mut value = serde_json::to_value(&s)?;
     value["lists"] = serde_json::to_value(&lists)?;
+    value["middle_learns"] = serde_json::to_value(&learns)?;
     out.show(&text, &value)?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn middle_learns(desk: &Desk) -> anyhow::Result<String> {
+    match desk.ask(AdminRequest::MiddleLearns).await? {
+        AdminReply::MiddleLearns(what) => Ok(what),
+        other => unexpected(&other),
+    }
 }
