@@ -14,8 +14,8 @@ use lethe_parts::tables::Tables;
 use lethe_recsys::evaluation::{Ranking, gain, mid_rank, paired};
 use rayon::prelude::*;
 
-use lethe_benches::figures::Row;
 use crate::world::{World, sum};
+use lethe_benches::figures::Row;
 
 /// Without threshold; the field has nothing to do with the next item.
 pub(crate) const PLAIN: Settings = Settings {

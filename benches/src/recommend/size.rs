@@ -14,8 +14,8 @@ use rayon::prelude::*;
 
 use crate::made_up::MadeUp;
 use crate::next::{Event, Fleet, PLAIN, Variant, ranks, row, targets, training};
-use lethe_benches::figures::Row;
 use crate::world::{World, sum};
+use lethe_benches::figures::Row;
 
 fn packing(keep: usize, bits: u32, rank: usize, field_bits: u32) -> Packing {
     Packing {
