@@ -87,6 +87,11 @@ pub(super) fn name(format: PackedFormat) -> String {
     }
 }
 
+/// So many samples, as tables name them.
+pub(super) fn many(n: usize) -> String {
+    format!("{n} sample{}", if n == 1 { "" } else { "s" })
+}
+
 /// What an attack found of the titles that were there.
 #[derive(Default)]
 struct Tally {
@@ -113,12 +118,15 @@ impl Tally {
 
     fn row(&self, name: String, run: u64) -> Row {
         let [recall, error] = mean(&self.recall);
-        Row::new("titles from updates", DATA, name, run)
+        let row = Row::new("titles from updates", DATA, name, run)
             .with("1 attacks", self.recall.len() as f64)
             .with("2 recall", recall)
             .with("3 s.e.", error)
-            .with("4 precision", mean(&self.precision)[0])
-            .with("5 all and no other", mean(&self.whole)[0])
+            .with("5 all and no other", mean(&self.whole)[0]);
+        if self.precision.is_empty() {
+            return row;
+        }
+        row.with("4 precision", mean(&self.precision)[0])
     }
 }
 
@@ -232,7 +240,7 @@ fn rows(
                 let change = world.change(samples);
                 world.attack(&[change], *format, samples, &mut tally)?;
             }
-            out.push(tally.row(format!("{n} samples, {}", name(*format)), run));
+            out.push(tally.row(format!("{}, {}", many(*n), name(*format)), run));
         }
     }
     // Only the sum is seen: what secure aggregation leaves.
@@ -257,7 +265,7 @@ fn rows(
         clip(&mut change, half);
         world.attack(&[change], PackedFormat::F32, &own[..1], &mut tally)?;
     }
-    out.push(tally.row("1 samples, f32, clipped to half".into(), run));
+    out.push(tally.row("1 sample, f32, clipped to half".into(), run));
     steps(world, attacked, &mut out, run, fresh)?;
     Ok(out)
 }
@@ -292,6 +300,6 @@ fn steps(
             .titles_in(&begins, &change, PackedFormat::F32, 1, 11)?;
         tally.add(&found, &titles(world.lab, &own[..1]));
     }
-    out.push(tally.row("1 samples, f32, first round of all".into(), run));
+    out.push(tally.row("1 sample, f32, first round of all".into(), run));
     Ok(())
 }

@@ -8,13 +8,13 @@ use lethe_assets::Files;
 use lethe_benches::figures::Row;
 use lethe_benches::lab::{Lab, eprint_line};
 use lethe_learn::seed::Seed;
-use lethe_model::lora::Adapter;
+use lethe_model::lora::{Adapter, Projection};
 use lethe_model::train::Sample;
 use lethe_proto::packed::PackedFormat;
 
-use super::blind::name;
+use super::blind::{many, name};
 use super::people::People;
-use super::pool::{Likes, Pool, draw};
+use super::pool::{Inputs, Likes, Pool, Suspicion, draw};
 use super::rounds::{Rounds, central, federated, local, sent};
 use super::stats::{Scores, apart, mean, whole_people};
 use super::{DATA, lab};
@@ -208,13 +208,20 @@ struct Tally {
 impl Tally {
     fn row(&self, name: String, run: u64) -> Row {
         let [named, error] = mean(&self.named);
-        Row::new("suspected samples in updates", DATA, name, run)
+        let mut row = Row::new("suspected samples in updates", DATA, name, run)
             .with("1 attacks", self.named.len() as f64)
             .with("2 named", named)
-            .with("3 s.e.", error)
-            .with("4 answers right", mean(&self.labels)[0])
-            .with("5 likes counted", mean(&self.likes)[0])
-            .with("6 likes guessed", mean(&self.guessed)[0])
+            .with("3 s.e.", error);
+        for (figure, values) in [
+            ("4 answers right", &self.labels),
+            ("5 likes counted", &self.likes),
+            ("6 likes guessed", &self.guessed),
+        ] {
+            if !values.is_empty() {
+                row = row.with(figure, mean(values)[0]);
+            }
+        }
+        row
     }
 }
 
@@ -228,16 +235,22 @@ struct Attacker {
 }
 
 impl Attacker {
-    fn attack(&self, world: &World, update: &[f32], there: &[usize], tally: &mut Tally) {
+    /// How many of those who were there are the first suspects.
+    fn names(&self, suspects: &[Suspicion], there: &[usize], tally: &mut Tally) {
         let n = there.len();
-        let suspects = self.pool.suspects(update);
         let first: BTreeSet<usize> = suspects[..n.min(suspects.len())]
             .iter()
             .map(|s| self.samples[s.sample])
             .collect();
-        let label = |s: usize| world.lab.rows[s].label;
         let right = there.iter().filter(|s| first.contains(s)).count();
         tally.named.push(right as f64 / n as f64);
+    }
+
+    fn attack(&self, world: &World, update: &[f32], there: &[usize], tally: &mut Tally) {
+        let n = there.len();
+        let suspects = self.pool.suspects(update);
+        self.names(&suspects, there, tally);
+        let label = |s: usize| world.lab.rows[s].label;
         for s in &suspects[..n.min(suspects.len())] {
             let sample = self.samples[s.sample];
             if there.contains(&sample) {
@@ -289,20 +302,14 @@ fn confirm(world: &mut World, size: &Size) -> anyhow::Result<Vec<Row>> {
                 let update = local(&mut world.lab, &start, &there, *n)?;
                 attacker.attack(world, &sent(&update, format)?, &there, &mut tally);
             }
-            out.push(tally.row(format!("{n} samples, {}", name(format)), world.run));
+            out.push(tally.row(format!("{}, {}", many(*n), name(format)), world.run));
         }
         if !lossy {
             sharp = Some(attacker);
         }
     }
     let attacker = sharp.context("f32 is a format")?;
-    let mut tally = Tally::default();
-    for i in 0..size.attacks {
-        let there = chosen(world, i, 1, 4);
-        let update = local(&mut world.lab, &start, &there, 1)?;
-        attacker.attack(world, &update, &there, &mut tally);
-    }
-    out.push(tally.row("4 samples in 4 steps, f32".into(), world.run));
+    out.extend(steps(world, size, &attacker, &start, &towards)?);
     for [people, each] in size.cohorts {
         let mut tally = Tally::default();
         for i in 0..size.attacks {
@@ -316,7 +323,44 @@ fn confirm(world: &mut World, size: &Size) -> anyhow::Result<Vec<Row>> {
             sum.iter_mut().for_each(|v| *v /= *people as f32);
             attacker.attack(world, &sum, &there, &mut tally);
         }
-        let what = format!("sum of {people} people, {each} samples each, f32");
+        let what = format!("sum of {people} people, {} each, f32", many(*each));
+        out.push(tally.row(what, world.run));
+    }
+    Ok(out)
+}
+
+/// Several local steps: by least squares, and by the inputs of the layer.
+fn steps(
+    world: &mut World,
+    size: &Size,
+    attacker: &Attacker,
+    start: &Adapter,
+    towards: &[Vec<f32>],
+) -> anyhow::Result<Vec<Row>> {
+    let shape = start.shape().clone();
+    let last = shape
+        .entries()
+        .iter()
+        .find(|e| e.proj == Projection::Q)
+        .context("query is not adapted")?;
+    let a = shape.ranges(last).0;
+    let rows: Vec<&[f32]> = towards.iter().map(|g| &g[a.clone()]).collect();
+    let inputs = Inputs::new(&rows, last.fan_in);
+    let mut fit = Tally::default();
+    let mut spans = FORMATS.map(|f| (f, Tally::default()));
+    for i in 0..size.attacks {
+        let there = chosen(world, i, 1, 4);
+        let update = local(&mut world.lab, start, &there, 1)?;
+        attacker.attack(world, &update, &there, &mut fit);
+        for (format, tally) in &mut spans {
+            let seen = sent(&update, *format)?;
+            let suspects = inputs.suspects(&seen[a.clone()], there.len());
+            attacker.names(&suspects, &there, tally);
+        }
+    }
+    let mut out = vec![fit.row("4 samples in 4 steps, f32".into(), world.run)];
+    for (format, tally) in spans {
+        let what = format!("4 samples in 4 steps, {}, by inputs", name(format));
         out.push(tally.row(what, world.run));
     }
     Ok(out)
@@ -392,6 +436,24 @@ fn membership(world: &mut World, size: &Size, regime: Regime) -> anyhow::Result<
         }
     }
     out.push(differences(world, size, regime, &whole)?);
+    let rise = less(
+        &world.losses(&after, &members)?,
+        &world.losses(&whole, &members)?,
+    );
+    let [stayed, left] = [&rise[..kept.len()], &rise[kept.len()..]];
+    let [auc, error] = apart(left, stayed, &world.seed);
+    let people = [whole_people(left), whole_people(stayed)];
+    let [auc_people, error_people] = apart(&people[0], &people[1], &world.seed);
+    let name = format!("{}, {} leave together", regime.name(), left.len());
+    out.push(
+        Row::new("two adapters side by side", DATA, name, world.run)
+            .with("1 leavers", left.len() as f64)
+            .with("2 AUC of samples", auc)
+            .with("3 s.e.", error)
+            .with("6 of people", members.len() as f64)
+            .with("8 AUC of people", auc_people)
+            .with("9 s.e. of people", error_people),
+    );
     Ok(out)
 }
 

@@ -7,7 +7,7 @@
 
 use anyhow::Context;
 use lethe_learn::seed::Seed;
-use nalgebra::{DMatrix, DVector};
+use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 /// Suspected samples.
 pub(super) struct Pool {
@@ -63,6 +63,61 @@ impl Pool {
             .map(|(sample, w)| Suspicion { sample, weight: *w })
             .collect();
         out.sort_by(|a, b| b.weight.abs().total_cmp(&a.weight.abs()));
+        out
+    }
+}
+
+/// The same by what a last layer reads. Only the last token's query has a gradient there, so the
+/// rows of the gradient of A are its input, times numbers: of `n` samples and any number of steps,
+/// the change of A spans their `n` inputs and nothing else, as long as `n` is below the rank. States
+/// below do not change while it trains, so that a suspected sample's input lies in the span or not.
+pub(super) struct Inputs {
+    /// Unit inputs of the pool's samples.
+    inputs: Vec<DVector<f64>>,
+}
+
+impl Inputs {
+    /// From the gradients of A for query, `[rank, width]`, one a sample.
+    pub(super) fn new(gradients: &[&[f32]], width: usize) -> Self {
+        let inputs = gradients.iter().map(|g| {
+            let rows = g
+                .chunks_exact(width)
+                .map(|row| DVector::from_iterator(width, row.iter().map(|v| f64::from(*v))));
+            let longest = rows.max_by(|a, b| a.norm().total_cmp(&b.norm()));
+            let longest = longest.unwrap_or_else(|| DVector::zeros(width));
+            let length = longest.norm().max(1e-30);
+            longest / length
+        });
+        Self {
+            inputs: inputs.collect(),
+        }
+    }
+
+    /// Samples by how much of their input lies in the span of `n` directions of this change of A.
+    pub(super) fn suspects(&self, change: &[f32], n: usize) -> Vec<Suspicion> {
+        let width = self.inputs.first().map_or(1, |v| v.len());
+        let rows = change.len() / width;
+        let a = DMatrix::from_fn(rows, width, |i, j| f64::from(change[i * width + j]));
+        let eigen = SymmetricEigen::new(&a * a.transpose());
+        let mut order: Vec<usize> = (0..rows).collect();
+        order.sort_by(|i, j| eigen.eigenvalues[*j].total_cmp(&eigen.eigenvalues[*i]));
+        let span: Vec<DVector<f64>> = order
+            .into_iter()
+            .take(n)
+            .filter(|i| eigen.eigenvalues[*i] > 0.0)
+            .map(|i| (a.transpose() * eigen.eigenvectors.column(i)).normalize())
+            .collect();
+        let inside = |x: &DVector<f64>| span.iter().map(|d| d.dot(x).powi(2)).sum::<f64>();
+        let mut out: Vec<Suspicion> = self
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(sample, x)| Suspicion {
+                sample,
+                weight: inside(x),
+            })
+            .collect();
+        out.sort_by(|a, b| b.weight.total_cmp(&a.weight));
         out
     }
 }
@@ -139,6 +194,22 @@ mod tests {
         first.sort_unstable();
         assert_eq!(first, [(3, true), (20, false)]);
         assert!(found[2].weight.abs() < 1e-3 * found[1].weight.abs());
+    }
+
+    #[test]
+    fn inputs_in_a_span_are_told() {
+        let inputs = gradients(40, 1.0);
+        let change: Vec<f32> = [[0.1, 3.0], [-2.0, 0.5], [1.0, 1.0]]
+            .iter()
+            .flat_map(|w| (0..64).map(move |i| (w, i)))
+            .map(|(w, i)| w[0] * inputs[7][i] + w[1] * inputs[30][i])
+            .collect();
+        let rows: Vec<&[f32]> = inputs.iter().map(|v| &v[..]).collect();
+        let found = Inputs::new(&rows, 64).suspects(&change, 2);
+        let mut first = [found[0].sample, found[1].sample];
+        first.sort_unstable();
+        assert_eq!(first, [7, 30]);
+        assert!(found[1].weight > 0.999 && found[2].weight < 0.99);
     }
 
     #[test]
