@@ -23,8 +23,8 @@ use lethe_tally::{Finished, Handle, Offer, Options, Served, Tally};
 use serde_json::{Value, json};
 
 use lethe_benches::lists::made_up::MadeUp;
-use lethe_benches::lists::next::{Event, Fleet, Target, Variant, ranks, targets};
-use lethe_benches::lists::world::World;
+use lethe_benches::lists::next::{Event, Fleet, Target, Variant, ranks, targets, training};
+use lethe_benches::lists::world::{World, sum};
 
 const CLIP: usize = 200;
 const DAY_S: u64 = 86_400;
@@ -261,13 +261,13 @@ impl Staying {
             of_all.len() == world.histories.len(),
             "somebody has too few events"
         );
-        let all = next::training(world, CLIP)?;
+        let all = training(world, CLIP)?;
         let people = 0..all.len();
         let kept: Vec<_> = people.filter(stays).map(|p| all[p].clone()).collect();
         let targets = (0..).zip(of_all).filter(|t| stays(&t.0)).map(|t| t.1);
         Ok(Self {
             targets: targets.collect(),
-            sums: world::sum(world.items(), &kept)?,
+            sums: sum(world.items(), &kept)?,
         })
     }
 

@@ -18,7 +18,7 @@ use lethe_model::train::{Packing, Sample, Trainer};
 use lethe_proto::ids::Digest;
 use lethe_proto::payload::{Payload, WireFormat};
 use lethe_recsys::data::Dataset;
-use lethe_recsys::prompt::Template;
+use lethe_recsys::prompt::{Prompt, Template};
 use lethe_recsys::samples::TaskSample;
 
 mod prior;
@@ -167,6 +167,21 @@ impl Lab {
         let ids = self.encoder.ids(&self.rows[s].prompt(&self.data))?;
         self.tokens[s] = Some(ids.clone());
         Ok(ids)
+    }
+
+    /// Tokens of any prompt.
+    pub fn encode(&self, prompt: &Prompt) -> anyhow::Result<Vec<u32>> {
+        Ok(self.encoder.ids(prompt)?)
+    }
+
+    /// Rows of the embedding, `[tokens, hidden]`: public, as the base model is.
+    pub fn embed(&self, ids: &[u32]) -> anyhow::Result<Vec<f32>> {
+        Ok(self.device.embed(ids)?)
+    }
+
+    /// The part of an adapter (or of a change of it) that is on the device: what it sends.
+    pub fn edge(&self, adapter: &Adapter) -> Adapter {
+        adapter.select(|l| self.on_device(l))
     }
 
     /// A sample for the trainer.
