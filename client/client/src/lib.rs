@@ -12,8 +12,8 @@
 //! ([`Options::tally_key`]). With a language model ([`Options::model`]) the client also trains
 //! adapters, and ranks over the split ([`Client::recommend`]): hidden states, their gradients,
 //! adapter updates and, for a few validation samples, how wrong each shard's adapter is (with the
-//! prompt's embedding) cross. Whoever runs the coordinator can read tokens and labels from these: the split is no secrecy.
-//! `docs/guide.md` is the page for app developers.
+//! prompt's embedding) cross. Whoever runs the coordinator can read tokens and labels from these:
+//! the split is no secrecy. `docs/guide.md` is the page for app developers.
 //!
 //! ```
 //! use lethe_client::{Catalogue, Client, LocalEvent, Options, Outcome, Query};

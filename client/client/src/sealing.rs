@@ -218,7 +218,7 @@ pub(crate) enum Sealed {
     Taken,
     /// It may be tried again after so many seconds.
     Later(i64),
-    /// The ticket is gone: others terms are needed.
+    /// The ticket is gone: other terms are needed.
     Stale,
 }
 
@@ -258,18 +258,13 @@ impl Worker {
     ) -> Result<Sealed, ClientError> {
         let internal = |e: &dyn std::fmt::Display| ClientError::Internal(e.to_string());
         let pinned = self.shared.options.pinned_key()?;
-        let key = {
-            let mut local = self.local()?;
-            let (key, known) = local.check(terms, pinned)?;
-            // Before anything leaves: a device that stops here contributes sealed ever after.
-            local.keep_sealing(Some(known))?;
-            key
-        };
+        let (key, known) = self.local()?.check(terms, pinned)?;
         let plain = padded(body).map_err(|e| internal(&e))?;
         let bound = bound_to(&terms.handle, &terms.ticket);
-        // A key that nothing can be sealed to is the tally's fault, and no random numbers ours.
         let sealed = seal_to(&key, CONTRIBUTION, &bound, &plain, ANSWER)
             .map_err(|e| ClientError::BadSealing(e.to_string()))?;
+        // Before anything leaves: a device that stops here contributes sealed ever after.
+        self.local()?.keep_sealing(Some(known))?;
         let request = Request::ContributeSealed(SealedContribution {
             ticket: terms.ticket,
             envelope: sealed.envelope,
