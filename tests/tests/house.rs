@@ -154,7 +154,7 @@ fn arrows_point_down() {
         "lethe-plan" | "lethe-model" | "lethe-dsr" | "lethe-unlearn" | "lethe-parts" => 1,
         "lethe-recsys" | "lethe-transport" | "lethe-recipe" | "lethe-store" | "lethe-ledger" => 2,
         "lethe-tally" => 3,
-        "lethe-coordinator" | "lethe-client" | "lethe-puppet" => 4,
+        "lethe-coordinator" | "lethe-tallyd" | "lethe-client" | "lethe-puppet" => 4,
         "lethe-admin" | "lethe-cli" => 5,
         "lethe-tests" | "lethe-benches" => 6,
         other => panic!("{other} has no layer: add it here and to docs/ARCHITECTURE.md"),
@@ -163,6 +163,7 @@ fn arrows_point_down() {
         "lethe-coordinator",
         "lethe-store",
         "lethe-tally",
+        "lethe-tallyd",
         "lethe-plan",
         "lethe-ledger",
         "lethe-dsr",
@@ -178,6 +179,17 @@ fn arrows_point_down() {
             );
             let across =
                 |a: &[&str], b: &[&str]| a.contains(&name.as_str()) && b.contains(&d.as_str());
+            // Two parties: what the one knows, the other does not.
+            let parties = [
+                "lethe-coordinator",
+                "lethe-ledger",
+                "lethe-plan",
+                "lethe-admin",
+            ];
+            assert!(
+                name != "lethe-tallyd" || !parties.contains(&d.as_str()),
+                "{name} depends on {d}, which is the coordinator's"
+            );
             assert!(
                 !across(&server, &client) && !across(&client, &server),
                 "{name} depends on {d}: client and server"
@@ -451,6 +463,14 @@ fn sample_configurations_parse() {
     assert_eq!((recipe.slices, recipe.cohort), (4, 32));
     assert!(
         lethe_coordinator::config::ServerConfig::parse(&text.replace("tapes", "tape")).is_err(),
+        "unknown keys"
+    );
+    let text = std::fs::read_to_string(root().join("docs/samples/tally.toml")).unwrap();
+    let config = lethe_tallyd::config::Config::parse(&text).unwrap();
+    let defaults = lethe_tally::settings::ListsConfig::default();
+    assert_eq!((config.lists, config.audits), (defaults, false));
+    assert!(
+        lethe_tallyd::config::Config::parse(&text.replace("clip =", "clips =")).is_err(),
         "unknown keys"
     );
 }

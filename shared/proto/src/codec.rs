@@ -28,6 +28,8 @@ pub const FORWARD: u16 = 5;
 pub const BACKWARD: u16 = 6;
 /// Type of [`Request::Update`].
 pub const UPDATE: u16 = 7;
+/// Type of [`Request::Renew`].
+pub const RENEW: u16 = 14;
 /// Type of [`Request::Contribute`].
 pub const CONTRIBUTE: u16 = 16;
 /// Type of [`Request::ContributeSealed`].
@@ -137,7 +139,7 @@ fn request_kind(r: &Request) -> u16 {
         Request::Erased { .. } => 11,
         Request::Admin(_) => 12,
         Request::Decline { .. } => 13,
-        Request::Renew { .. } => 14,
+        Request::Renew { .. } => RENEW,
         Request::Orders { .. } => 15,
         Request::Contribute(_) => CONTRIBUTE,
         Request::Uncontribute => 17,

@@ -1,0 +1,82 @@
+//! `lethe-tally`: wiring only.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lethe_tallyd::TallydError;
+use lethe_tallyd::process::{self, Verb};
+
+/// A tally of its own: it holds histories under handles, and knows no names.
+///
+/// Exit codes: 0 done; 1 it failed; 2 the command line or the configuration is wrong; 75 the
+/// process that has the folder does not answer.
+#[derive(Parser)]
+#[command(name = "lethe-tally", version)]
+struct Cli {
+    /// Configuration file (TOML); docs/samples/tally.toml has all keys.
+    #[arg(long, global = true, default_value = "tally.toml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the data folder, and print the invitation for the coordinator. It is used once.
+    Init,
+    /// Serve until interrupted.
+    Serve,
+    /// Say how the tally is.
+    Status,
+    /// Make a new sealing key. The one before opens envelopes for one day more.
+    Rotate,
+    /// Print a new invitation. When it is used, the coordinator of before is let in no more.
+    Invite,
+}
+
+fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
+    let config = process::read_config(&cli.config).map_err(|e| (2, e))?;
+    let code = |e: TallydError| match e {
+        TallydError::Silent { .. } => (75, e),
+        other => (1, other),
+    };
+    let verb = match cli.command {
+        Command::Init => return process::init(&config).map(Some).map_err(code),
+        Command::Serve => return process::serve(&config).map(|()| None).map_err(code),
+        Command::Status => Verb::Status,
+        Command::Rotate => Verb::Rotate,
+        Command::Invite => Verb::Invite,
+    };
+    process::command(&config, verb).map(Some).map_err(code)
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(&cli) {
+        Ok(text) => {
+            let text = text.unwrap_or_default();
+            let text = text.trim_end();
+            let written = match text.is_empty() {
+                true => Ok(()),
+                false => writeln!(std::io::stdout().lock(), "{text}"),
+            };
+            match written {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            }
+        }
+        Err((code, e)) => {
+            // Who reads it sees it; who does not has the code.
+            let _ = writeln!(std::io::stderr().lock(), "error: {e}");
+            ExitCode::from(code)
+        }
+    }
+}

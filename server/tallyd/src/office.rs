@@ -1,0 +1,215 @@
+//! What the process keeps besides the tally's own folder: its authority, sealing keys, who may
+//! connect, and how far its log is. All of it is sealed.
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::path::Path;
+
+use lethe_proto::ids::Digest;
+use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
+use lethe_store::{Class, Persisted, StoreError};
+use lethe_transport::identity::{Authority, AuthorityRecord};
+use serde::{Deserialize, Serialize};
+
+use crate::TallydError;
+
+/// Format of the folder.
+const FORMAT: u32 = 1;
+
+macro_rules! persisted {
+    ($type:ty, $table:literal, $class:ident) => {
+        impl Persisted for $type {
+            const TABLE: &'static str = $table;
+            const CLASS: Class = Class::$class;
+        }
+    };
+}
+
+/// Format of the folder. Key: empty.
+#[derive(Serialize, Deserialize)]
+struct Format {
+    number: u32,
+}
+persisted!(Format, "tallyd-format", Public);
+
+/// The authority that signs certificates. Key: empty.
+#[derive(Serialize, Deserialize)]
+struct AuthorityRow(AuthorityRecord);
+persisted!(AuthorityRow, "tallyd-authority", Public);
+
+/// A key that opens envelopes. Key: its number.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct SealingRow {
+    pub(crate) seed: [u8; 32],
+    /// From when on contributions may be sealed to it, in seconds since 1970.
+    pub(crate) from: u64,
+    /// Until when.
+    pub(crate) until: u64,
+    /// When it is destroyed; none: it is the newest.
+    pub(crate) ends: Option<u64>,
+    /// The signed statement.
+    pub(crate) note: String,
+}
+// The class is that of a piece of evidence: it has a key of its own, which can be destroyed.
+persisted!(SealingRow, "tallyd-sealing", Evidence);
+
+/// Who may connect. Key: empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DoorRow {
+    /// Hashes of invitations that are not used, and when they were made.
+    pub(crate) invitations: BTreeMap<Digest, u64>,
+    /// Certificates by their hash.
+    pub(crate) certificates: BTreeMap<Digest, CertificateRow>,
+}
+persisted!(DoorRow, "tallyd-door", Public);
+
+/// A certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CertificateRow {
+    /// In seconds since 1970.
+    pub(crate) expires: u64,
+    /// The one that ends when this one is first used.
+    pub(crate) replaces: Option<Digest>,
+}
+
+/// How far the log was. Key: empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogRow {
+    pub(crate) entries: u64,
+    pub(crate) root: [u8; 32],
+}
+persisted!(LogRow, "tallyd-log", Public);
+
+/// The catalogue that people contributed for. Key: empty.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct CatalogueRow {
+    pub(crate) items: u64,
+    pub(crate) digest: Digest,
+}
+persisted!(CatalogueRow, "tallyd-catalogue", Public);
+
+/// The store of all that.
+pub(crate) struct Office(SealedStore);
+
+/// Holds a folder, which is made if it is not there.
+pub(crate) fn lock(folder: &Path, name: &str) -> Result<File, TallydError> {
+    let path = folder.join(name);
+    let io = |source| StoreError::Io {
+        path: path.clone(),
+        source,
+    };
+    std::fs::create_dir_all(folder).map_err(io)?;
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).open(&path);
+    let mut file = file.map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let folder = folder.to_owned();
+            return Err(TallydError::InUse { folder });
+        }
+        Err(TryLockError::Error(source)) => return Err(io(source).into()),
+    }
+    // For whoever wonders what it is; on a full disk it stays empty.
+    let _ = file.write_all(b"held by the tally that runs\n");
+    Ok(file)
+}
+
+fn sealing_key(number: u64) -> KeyName {
+    KeyName::evidence_of(&format!("sealing-{number:016x}"))
+}
+
+fn parse(key: &str) -> Result<u64, StoreError> {
+    u64::from_str_radix(key, 16).map_err(|_| StoreError::Corrupt {
+        name: "the folder".into(),
+        why: "a sealing key has no number".into(),
+    })
+}
+
+impl Office {
+    /// Opens the folder, or founds it.
+    pub(crate) fn open(engine: &Engine, folder: &Path) -> Result<Self, TallydError> {
+        let office = Self(SealedStore::open(engine, folder, &[])?);
+        match office.0.get::<Format>("")? {
+            None => office.found()?,
+            Some(Format { number: FORMAT }) => {}
+            Some(Format { number }) => {
+                return Err(TallydError::Format {
+                    got: number,
+                    expected: FORMAT,
+                });
+            }
+        }
+        Ok(office)
+    }
+
+    fn found(&self) -> Result<(), TallydError> {
+        let public = KeyName::public();
+        let authority = AuthorityRow(Authority::create()?.record());
+        let batch = Batch::new().put(&public, "", &authority)?;
+        let format = Format { number: FORMAT };
+        Ok(self.0.write(batch.put(&public, "", &format)?)?)
+    }
+
+    /// The authority of certificates.
+    pub(crate) fn authority(&self) -> Result<Authority, TallydError> {
+        let row = self.0.get::<AuthorityRow>("")?;
+        let row = row.ok_or(TallydError::Lacks {
+            what: "its authority",
+        })?;
+        Ok(Authority::restore(row.0)?)
+    }
+
+    fn keep<T: Persisted>(&self, row: &T) -> Result<(), StoreError> {
+        self.0.write(Batch::new().put(&KeyName::public(), "", row)?)
+    }
+
+    pub(crate) fn door(&self) -> Result<DoorRow, StoreError> {
+        Ok(self.0.get("")?.unwrap_or_default())
+    }
+
+    pub(crate) fn keep_door(&self, door: &DoorRow) -> Result<(), StoreError> {
+        self.keep(door)
+    }
+
+    pub(crate) fn log(&self) -> Result<LogRow, StoreError> {
+        Ok(self.0.get("")?.unwrap_or_default())
+    }
+
+    pub(crate) fn keep_log(&self, log: &LogRow) -> Result<(), StoreError> {
+        self.keep(log)
+    }
+
+    pub(crate) fn catalogue(&self) -> Result<Option<CatalogueRow>, StoreError> {
+        self.0.get("")
+    }
+
+    pub(crate) fn keep_catalogue(&self, row: &CatalogueRow) -> Result<(), StoreError> {
+        self.keep(row)
+    }
+
+    /// Sealing keys by number.
+    pub(crate) fn sealing(&self) -> Result<BTreeMap<u64, SealingRow>, StoreError> {
+        self.0.recover()?;
+        let all = self.0.all::<SealingRow>()?;
+        all.into_iter()
+            .map(|(key, row)| Ok((parse(&key)?, row)))
+            .collect()
+    }
+
+    /// Writes these sealing keys, together.
+    pub(crate) fn keep_sealing(&self, rows: &BTreeMap<u64, SealingRow>) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        for (number, row) in rows {
+            batch = batch.put(&sealing_key(*number), &format!("{number:016x}"), row)?;
+        }
+        self.0.write(batch)
+    }
+
+    /// Destroys sealing keys. What was sealed to them opens never again.
+    pub(crate) fn destroy_sealing(&self, numbers: &[u64]) -> Result<(), StoreError> {
+        let keys: Vec<KeyName> = numbers.iter().map(|n| sealing_key(*n)).collect();
+        self.0.destroy(&keys).map(drop)
+    }
+}

@@ -1,0 +1,287 @@
+//! A tally as a process: a configuration in, an address as a file in the data folder, and commands
+//! for whoever runs it.
+//!
+//! A command that finds the folder in use asks the process that has it, by a file in the data
+//! folder: whoever can write there holds all its keys, so a file proves as much as anything could.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use lethe_proto::tally::{TallyReply, TallyRequest};
+use lethe_recsys::data::{DataSpec, content_of, load_items};
+use lethe_store::private;
+use lethe_store::sled_backend::SledStorage;
+use lethe_tally::Catalogue;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::party::Party;
+use crate::{Opening, Service, TallydError};
+
+/// File by which a command asks the process that has the folder, and the one that answers.
+const ASK: &str = "ask";
+const ANSWER: &str = "answer";
+/// Longest of them, in bytes.
+const LONGEST: usize = 64 << 10;
+/// How often they are looked for, and how long is waited for an answer.
+const LOOK: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What whoever runs a tally asks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verb {
+    /// How it is.
+    Status,
+    /// A new sealing key.
+    Rotate,
+    /// A new invitation.
+    Invite,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Ask {
+    id: String,
+    verb: Verb,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Said {
+    id: String,
+    text: Result<String, String>,
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_secs())
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TallydError {
+    let path = path.to_owned();
+    move |source| TallydError::Io { path, source }
+}
+
+fn bad_text(what: &Path, why: impl std::fmt::Display) -> TallydError {
+    TallydError::Text {
+        what: what.display().to_string(),
+        why: why.to_string(),
+    }
+}
+
+/// Reads a configuration.
+///
+/// # Errors
+/// [`TallydError`]: the file cannot be read, or has keys or values that are not known.
+pub fn read_config(path: &Path) -> Result<Config, TallydError> {
+    let text = std::fs::read_to_string(path).map_err(io(path))?;
+    Config::parse(&text).map_err(|e| bad_text(path, e))
+}
+
+fn is_founded(config: &Config) -> bool {
+    config.data_dir.join("keys").exists()
+}
+
+fn open(config: &Config) -> Result<Service, TallydError> {
+    let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
+    let content = content_of(&config.catalogue, &items)?;
+    Service::open(Opening {
+        engine: &SledStorage::engine,
+        folder: &config.data_dir,
+        evidence: &config.evidence(),
+        catalogue: Catalogue::new(items.iter().map(|i| i.id.as_str())),
+        content: Arc::new(content),
+        lists: config.lists.clone(),
+        audits: config.audits,
+        reserve: config.reserve_mib << 20,
+        now: now(),
+    })
+}
+
+fn open_founded(config: &Config) -> Result<Service, TallydError> {
+    match is_founded(config) {
+        true => open(config),
+        false => Err(TallydError::NotFounded {
+            folder: config.data_dir.clone(),
+        }),
+    }
+}
+
+/// Makes the folder. Returns the invitation for the coordinator.
+///
+/// # Errors
+/// [`TallydError::Founded`] for a folder that holds a tally.
+pub fn init(config: &Config) -> Result<String, TallydError> {
+    if is_founded(config) {
+        let folder = config.data_dir.clone();
+        return Err(TallydError::Founded { folder });
+    }
+    Ok(open(config)?.invite(now())?.text())
+}
+
+/// Does what is asked: in the folder, or through the process that has it.
+///
+/// # Errors
+/// [`TallydError::Silent`]: that process does not answer.
+pub fn command(config: &Config, verb: Verb) -> Result<String, TallydError> {
+    match open_founded(config) {
+        Ok(service) => obey(&service, verb),
+        Err(TallydError::InUse { .. }) => ask(&config.data_dir, verb),
+        Err(e) => Err(e),
+    }
+}
+
+fn obey(service: &Service, verb: Verb) -> Result<String, TallydError> {
+    let now = now();
+    match verb {
+        Verb::Invite => Ok(service.invite(now)?.text()),
+        Verb::Rotate => {
+            service.rotate(now)?;
+            Ok("a new sealing key; the one before opens envelopes for one day more".into())
+        }
+        Verb::Status => Ok(report(service, now)),
+    }
+}
+
+/// How a tally is, in lines.
+fn report(service: &Service, now: u64) -> String {
+    let status = match service.answer(TallyRequest::Status, now) {
+        TallyReply::Status(status) => status,
+        TallyReply::Refused { message, .. } => return message,
+        _ => return "the tally answers something else: versions differ".into(),
+    };
+    let served = match status.state.served {
+        Some(s) => format!(
+            "snapshot {} ({} people, {} bytes)",
+            s.number, s.people, s.bytes
+        ),
+        None => "nothing".into(),
+    };
+    let mut out = format!(
+        "people: {} contribute, {} count, {} wait\ncells: {} of {} people or more (the next: {}); \
+         {} change together\nserved: {served}; recalled up to: {}\nout: {} cells\nitems taken \
+         down: {}\nlog: {} entries\nkey: {}\n",
+        status.people,
+        status.counting,
+        status.waiting,
+        status.cells,
+        status.smallest.unwrap_or(0),
+        status.n,
+        status.m,
+        status.state.recalled,
+        status.cells_out,
+        status.taken_down,
+        service.log_entries(),
+        service.key(),
+    );
+    if !status.gives_away.is_empty() {
+        let _ = writeln!(out, "gives away: {}", status.gives_away);
+    }
+    out
+}
+
+fn ask(data_dir: &Path, verb: Verb) -> Result<String, TallydError> {
+    let id: [u8; 16] = lethe_seal::random()?;
+    let id = lethe_receipt::hex::hex(&id);
+    let ask = Ask {
+        id: id.clone(),
+        verb,
+    };
+    let path = data_dir.join(ASK);
+    let bytes = serde_json::to_vec(&ask).map_err(|e| bad_text(&path, e))?;
+    private::write(&path, &bytes)?;
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        let said = private::read(&data_dir.join(ANSWER), LONGEST)?;
+        let said = said.and_then(|b| serde_json::from_slice::<Said>(&b).ok());
+        if let Some(said) = said.filter(|s| s.id == id) {
+            let _ = std::fs::remove_file(data_dir.join(ANSWER));
+            return said.text.map_err(|e| bad_text(data_dir, e));
+        }
+        std::thread::sleep(LOOK);
+    }
+    let _ = std::fs::remove_file(&path);
+    Err(TallydError::Silent {
+        folder: data_dir.to_owned(),
+        seconds: PATIENCE.as_secs(),
+    })
+}
+
+/// Answers what is asked by a file, if something is.
+fn answer_file(service: &Service, data_dir: &Path) -> Result<(), TallydError> {
+    let path = data_dir.join(ASK);
+    let Some(bytes) = private::read(&path, LONGEST)? else {
+        return Ok(());
+    };
+    std::fs::remove_file(&path).map_err(io(&path))?;
+    let ask: Ask = serde_json::from_slice(&bytes).map_err(|e| bad_text(&path, e))?;
+    let said = Said {
+        id: ask.id,
+        text: obey(service, ask.verb).map_err(|e| e.to_string()),
+    };
+    let bytes = serde_json::to_vec(&said).map_err(|e| bad_text(&path, e))?;
+    Ok(private::write(&data_dir.join(ANSWER), &bytes)?)
+}
+
+async fn answer_files(service: Arc<Service>, data_dir: PathBuf) {
+    loop {
+        let answering = {
+            let service = service.clone();
+            let data_dir = data_dir.clone();
+            tokio::task::spawn_blocking(move || answer_file(&service, &data_dir))
+        };
+        if let Ok(Err(e)) = answering.await {
+            tracing::error!("a command is not answered: {e}");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Serves until interrupted or terminated. Writes `address` into the data folder when it listens.
+///
+/// # Errors
+/// [`TallydError`]: the folder cannot be opened, or the address not be had.
+pub fn serve(config: &Config) -> Result<(), TallydError> {
+    let service = Arc::new(open_founded(config)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(io(&config.data_dir))?;
+    let result = runtime.block_on(async {
+        let address = config.data_dir.join("address");
+        let _ = std::fs::remove_file(&address);
+        let party = Party::new(service.clone(), config.certificate_life(), now)?;
+        let addr = party.listen(config.listen)?;
+        private::write(&address, addr.to_string().as_bytes())?;
+        tokio::spawn(answer_files(service.clone(), config.data_dir.clone()));
+        tracing::info!(%addr, "listening");
+        end().await.map_err(io(&config.data_dir))?;
+        tracing::info!("ending");
+        party.shutdown();
+        Ok(())
+    });
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    result
+}
+
+async fn end() -> std::io::Result<()> {
+    tokio::select! {
+        r = tokio::signal::ctrl_c() => r,
+        r = terminated() => r,
+    }
+}
+
+#[cfg(unix)]
+async fn terminated() -> std::io::Result<()> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
+        .recv()
+        .await;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+async fn terminated() -> std::io::Result<()> {
+    std::future::pending().await
+}
