@@ -86,8 +86,8 @@ impl Tickets {
         });
     }
 
-    /// Uses a ticket up. Returns when it was drawn; none: it is no ticket of this handle, or not any
-    /// more.
+    /// Uses a ticket up. Returns when it was drawn; none: it is no ticket of this handle, or not
+    /// any more.
     pub(crate) fn spend(&mut self, handle: &Handle, secret: &[u8; 32], now: u64) -> Option<u64> {
         let own = self.of.get_mut(handle)?;
         let at = own.iter().position(|t| t.secret == *secret)?;

@@ -309,7 +309,7 @@ impl Lists {
         let held = held.iter().any(|h| h.held);
         self.keeper.leave(handle, now)?;
         if let Keeper::Party(party) = &self.keeper {
-            // A tally that says "done" and not that it recalled what they were in is not waited for.
+            // Whatever it says: what they were in is not served any more.
             party.recall_shown(shown);
         }
         let mut withdrawn = fatal::lock(&self.withdrawn);
