@@ -70,6 +70,6 @@ pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};
 pub use lethe_receipt::snapshot::SnapshotStatement as Statement;
 pub use tally::{
-    Audited, Done, Finished, Held, Job, Lists, Offer, Options, Published, Refolded, Served, Status,
-    Tally, fold_root,
+    Allowed, Audited, Done, Finished, Held, Job, Lists, Offer, Options, Published, Refolded,
+    Served, Status, Tally, fold_root,
 };

@@ -86,19 +86,16 @@ impl Tickets {
         });
     }
 
-    /// Uses a ticket up. False: it is no ticket of this handle, or not any more.
-    pub(crate) fn spend(&mut self, handle: &Handle, secret: &[u8; 32], now: u64) -> bool {
-        let Some(own) = self.of.get_mut(handle) else {
-            return false;
-        };
-        let Some(at) = own.iter().position(|t| t.secret == *secret) else {
-            return false;
-        };
+    /// Uses a ticket up. Returns when it was drawn; none: it is no ticket of this handle, or not
+    /// any more.
+    pub(crate) fn spend(&mut self, handle: &Handle, secret: &[u8; 32], now: u64) -> Option<u64> {
+        let own = self.of.get_mut(handle)?;
+        let at = own.iter().position(|t| t.secret == *secret)?;
         let ticket = own.remove(at);
         if own.is_empty() {
             self.of.remove(handle);
         }
-        ticket.is_good(now)
+        ticket.is_good(now).then_some(ticket.drawn)
     }
 
     /// This handle has no ticket any more.
@@ -131,13 +128,16 @@ mod tests {
         let mut all = Tickets::new(2);
         let (a, b) = (Handle([1; 16]), Handle([2; 16]));
         let one = draw(&mut all, 1, 1_000);
-        assert!(!all.spend(&b, &one, 1_000));
-        assert!(all.spend(&a, &one, 1_599));
-        assert!(!all.spend(&a, &one, 1_599), "it is used");
+        assert!(all.spend(&b, &one, 1_000).is_none());
+        assert!(all.spend(&a, &one, 1_599).is_some());
+        assert!(all.spend(&a, &one, 1_599).is_none(), "it is used");
         let old = draw(&mut all, 1, 1_000);
-        assert!(!all.spend(&a, &old, 1_600));
+        assert!(all.spend(&a, &old, 1_600).is_none());
         let back = draw(&mut all, 1, 1_000);
-        assert!(!all.spend(&a, &back, 399), "the clock was set back");
+        assert!(
+            all.spend(&a, &back, 399).is_none(),
+            "the clock was set back"
+        );
     }
 
     #[test]
@@ -146,8 +146,8 @@ mod tests {
         let first = draw(&mut all, 1, 1_000);
         let rest: Vec<[u8; 32]> = (0..EACH).map(|_| draw(&mut all, 1, 1_000)).collect();
         let a = Handle([1; 16]);
-        assert!(!all.spend(&a, &first, 1_000), "it made way");
-        assert!(rest.iter().all(|t| all.spend(&a, t, 1_000)));
+        assert!(all.spend(&a, &first, 1_000).is_none(), "it made way");
+        assert!(rest.iter().all(|t| all.spend(&a, t, 1_000).is_some()));
         let two = [Handle([1; 16]), Handle([2; 16])];
         let twice = [two[0], two[0], two[1]];
         assert!(all.draw(&twice, 1_000).expect("random").is_some());
@@ -165,11 +165,11 @@ mod tests {
         let a = Handle([1; 16]);
         let one = draw(&mut all, 1, 1_000);
         all.drop_all(&a);
-        assert!(!all.spend(&a, &one, 1_000));
+        assert!(all.spend(&a, &one, 1_000).is_none());
         let old = draw(&mut all, 1, 1_000);
         let new = draw(&mut all, 1, 1_001);
         all.drop_until(&a, 1_000);
-        assert!(!all.spend(&a, &old, 1_001));
-        assert!(all.spend(&a, &new, 1_001));
+        assert!(all.spend(&a, &old, 1_001).is_none());
+        assert!(all.spend(&a, &new, 1_001).is_some());
     }
 }

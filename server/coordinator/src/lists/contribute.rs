@@ -34,6 +34,35 @@ pub(crate) struct Arriving {
     _place: OwnedSemaphorePermit,
 }
 
+/// What came, and who waits for its answer.
+#[cfg(test)]
+pub(crate) type ByHand = (Arriving, oneshot::Receiver<Result<(), CoordinatorError>>);
+
+/// For tests: what would come through the way in, made by hand.
+#[cfg(test)]
+impl Arriving {
+    /// Leaves a request for a ticket, or a sealed contribution. The answer comes with it.
+    pub(super) fn relayed(relayed: Relayed) -> ByHand {
+        Self::of(What::Sealed(relayed))
+    }
+
+    /// A person takes part no longer.
+    pub(crate) fn withdrawal(subject: SubjectId) -> ByHand {
+        Self::of(What::Withdrawal(subject))
+    }
+
+    fn of(what: What) -> ByHand {
+        let (answer, answered) = oneshot::channel();
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned();
+        let arriving = Self {
+            what,
+            answer,
+            _place: place.expect("nobody else has it"),
+        };
+        (arriving, answered)
+    }
+}
+
 enum What {
     Contribution(Checked),
     /// One that only a tally of its own can read, or the ticket for it.
@@ -276,8 +305,13 @@ impl Lists {
     fn leave(&self, subject: &SubjectId, now: u64) -> Result<(), CoordinatorError> {
         let handle = self.handle(subject);
         let held = self.keeper.held(&[HeldOf::Handle(handle.0)], now)?;
+        let shown = held.iter().any(|h| h.shown);
         let held = held.iter().any(|h| h.held);
         self.keeper.leave(handle, now)?;
+        if let Keeper::Party(party) = &self.keeper {
+            // Whatever it says: what they were in is not served any more.
+            party.recall_shown(shown);
+        }
         let mut withdrawn = fatal::lock(&self.withdrawn);
         let refresh_s = self.config.refresh_s;
         withdrawn.retain(|_, left| now < left.saturating_add(refresh_s));

@@ -38,6 +38,7 @@ impl Lists {
             None => self.keeper.last()?,
         };
         let mut out = vec![];
+        let mut highest = 0;
         let all: Vec<&DeletionRequest> = requests.iter().map(|(_, request)| request).collect();
         for (id, held) in requests.iter().map(|(id, _)| id).zip(self.held(&all, now)?) {
             let recalled = match held.shown {
@@ -47,6 +48,7 @@ impl Lists {
                 }),
                 false => self.recalled_before(&held, now),
             };
+            highest = highest.max(recalled.map_or(0, |r| r.snapshot.number));
             out.push((
                 *id,
                 ListsLeft {
@@ -56,6 +58,12 @@ impl Lists {
                     held_until: recalled.map_or(0, |r| r.held_until),
                 },
             ));
+        }
+        if let Keeper::Party(party) = &self.keeper {
+            // Before anything says so: a tally that is back when it is told may never have had
+            // them, and recalls nothing then.
+            party.recall(highest);
+            self.keep_recalled()?;
         }
         Ok(out)
     }

@@ -38,9 +38,13 @@ use crate::durable::ListsFoundation;
 use crate::fatal;
 use crate::shell::Shell;
 
+#[cfg(test)]
+pub(crate) use contribute::ByHand;
 pub(crate) use contribute::{Arriving, Contributions};
 use keeper::{Keeper, Showing};
 pub use link::TallyConfig;
+#[cfg(test)]
+pub(crate) use link::{Broken, Remembered};
 pub(crate) use link::{Line, Link};
 use party::Party;
 pub use settings::{CellsConfig, ListsConfig, Sums};
@@ -152,6 +156,15 @@ impl Lists {
         match &self.keeper {
             Keeper::Embedded(tally) => Some(Box::new(tally.clone())),
             Keeper::Party(party) => party.tally(),
+        }
+    }
+
+    /// For tests: whether a tally of its own has been told of everybody who left.
+    #[cfg(test)]
+    pub(crate) fn has_told(&self) -> bool {
+        match &self.keeper {
+            Keeper::Embedded(_) => true,
+            Keeper::Party(party) => party.away().is_none(),
         }
     }
 

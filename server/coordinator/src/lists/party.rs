@@ -29,6 +29,10 @@ pub(super) const QUICK: Duration = Duration::from_secs(5);
 /// Longest wait for an answer that needs work: to fold, to solve, or to send tables.
 pub(super) const SLOW: Duration = Duration::from_secs(600);
 
+/// How far a number that the tally names may be above what is known here. It publishes when it is
+/// asked to, so none that it has made is. Numbers that only grow must not be used up by one answer.
+const AHEAD: u64 = 1 << 16;
+
 /// A tally of its own.
 pub(crate) struct Party {
     line: Box<dyn Line>,
@@ -84,15 +88,55 @@ impl Known {
         self.served = self.served.take().filter(|s| s.snapshot.number > recalled);
     }
 
+    /// Whether the numbers that the tally names may be so; if not, why.
+    fn believe(&self, state: &TallyState) -> Result<(), String> {
+        let served = state.served.map_or(0, |s| s.number);
+        let named = state.recalled.max(served);
+        let most = self.floor.saturating_add(AHEAD);
+        match named <= most {
+            true => Ok(()),
+            false => Err(format!(
+                "it names snapshot {named}, expected {most} at most: its operator has to look why"
+            )),
+        }
+    }
+
+    /// What devices were given last is recalled here, and the tally went on without hearing of it:
+    /// from which number on it may publish.
+    fn unheard(&self, state: &TallyState) -> Option<u64> {
+        let last = self.last?;
+        // Of one that an older folder does not know, nobody knows which of them was recalled.
+        let recalled = match last.bytes {
+            0 => self.recalled,
+            _ => last.number,
+        };
+        let served = state.served.map_or(0, |s| s.number);
+        let unheard = recalled <= self.recalled && state.recalled < recalled;
+        unheard.then(|| self.floor.max(served + 1))
+    }
+
     /// What the tally says that it serves, if it is not recalled here.
-    fn learn(&mut self, state: &TallyState) -> Option<SnapshotHead> {
+    ///
+    /// # Errors
+    /// Why it cannot be so.
+    fn learn(&mut self, state: &TallyState) -> Result<Option<SnapshotHead>, String> {
+        self.believe(state)?;
         self.recall(state.recalled);
         let head = state.served.filter(|s| s.number > self.recalled);
         if head.is_none() {
             // It has nothing newer, and what it had is out.
             self.served = None;
         }
-        head
+        Ok(head)
+    }
+
+    /// Whether a snapshot of this number and digest may follow what devices were given.
+    fn may_follow(&self, number: u64, digest: Digest) -> bool {
+        self.last.is_none_or(|last| {
+            // Of one that an older folder does not know, the number is all that there is.
+            let same = last.bytes == 0 || last.digest == digest;
+            number > last.number || number == last.number && same
+        })
     }
 
     fn told_all(&self, told: &Told) -> bool {
@@ -257,15 +301,24 @@ impl Party {
         Err(self.away_error("it answered something else than was asked: versions differ"))
     }
 
+    /// What it says cannot be so: it is away until it says something else.
+    fn disbelieve<T>(&self, why: &str) -> Result<T, CoordinatorError> {
+        self.close(why);
+        Err(self.away_error(why))
+    }
+
     fn done(&self, request: TallyRequest, within: Duration) -> Result<(), CoordinatorError> {
         let before = self.known().opening;
         match self.raw(request, within)? {
             TallyReply::Done(state) => {
-                let mut known = self.known();
-                if known.opening == before {
-                    known.learn(&state);
-                }
-                Ok(())
+                let learnt = {
+                    let mut known = self.known();
+                    match known.opening == before {
+                        true => known.learn(&state).map(drop),
+                        false => Ok(()),
+                    }
+                };
+                learnt.or_else(|why| self.disbelieve(&why))
             }
             _ => self.unexpected(),
         }
@@ -283,14 +336,17 @@ impl Party {
             self.close(&why);
             self.away_error(why)
         })?;
-        let request = TallyRequest::Open {
-            items: self.items,
-            floor: self.known().floor,
+        let mut terms = self.greet()?;
+        let unheard = {
+            let known = self.known();
+            let believed = known.believe(&terms.state);
+            believed.map(|()| known.unheard(&terms.state))
         };
-        let TallyReply::Opened(terms) = self.raw(request, QUICK)? else {
-            return self.unexpected();
-        };
-        self.check_key(&terms.key)?;
+        if let Some(floor) = unheard.or_else(|why| self.disbelieve(&why))? {
+            // Receipts say that it is recalled: the tally has to say so, too.
+            self.known().floor = floor;
+            terms = self.greet()?;
+        }
         let mut told = Told::default();
         loop {
             {
@@ -306,6 +362,19 @@ impl Party {
         }
         tracing::info!(tally = self.place(), "the tally is there");
         Ok(())
+    }
+
+    /// Says from which number on the tally may publish, and hears what it asks for.
+    fn greet(&self) -> Result<TallyTerms, CoordinatorError> {
+        let request = TallyRequest::Open {
+            items: self.items,
+            floor: self.known().floor,
+        };
+        let TallyReply::Opened(terms) = self.raw(request, QUICK)? else {
+            return self.unexpected();
+        };
+        self.check_key(&terms.key)?;
+        Ok(terms)
     }
 
     /// Tells the next of those that the tally has not heard of in this opening.
@@ -398,6 +467,18 @@ impl Party {
         Ok(())
     }
 
+    /// Nothing up to this number is served any more, whether the tally has heard of it or not.
+    pub(super) fn recall(&self, number: u64) {
+        self.known().recall(number);
+    }
+
+    /// Somebody has left who was in the newest snapshot, if `shown`.
+    pub(super) fn recall_shown(&self, shown: bool) {
+        if shown {
+            self.recall_served();
+        }
+    }
+
     fn recall_served(&self) {
         let mut known = self.known();
         if let Some(last) = known.last {
@@ -425,6 +506,10 @@ impl Party {
             match asked {
                 Ok(TallyReply::Held(held)) if held.len() == chunk.len() => out.extend(held),
                 _ => {
+                    if self.away().is_none() {
+                        // What is not known is recalled: the tally hears of it when it is back.
+                        self.close("it does not say what it has of people");
+                    }
                     let unknown = HeldShown {
                         held: true,
                         shown: self.last().is_some(),
@@ -447,16 +532,28 @@ impl Party {
         let TallyReply::State(state) = self.ask(TallyRequest::Work, SLOW)? else {
             return self.unexpected();
         };
-        let head = {
+        let learnt = {
             let mut known = self.known();
             if known.opening != opening {
                 return Ok(None);
             }
-            let head = known.learn(&state);
             let has = known.served.as_ref().map(|s| s.snapshot.number);
-            head.filter(|h| Some(h.number) != has)
+            let head = known.learn(&state);
+            head.map(|head| head.filter(|h| Some(h.number) != has))
         };
-        let Some(head) = head else { return Ok(None) };
+        let head = match learnt {
+            Ok(Some(head)) => head,
+            Ok(None)
+                if state
+                    .served
+                    .is_some_and(|s| s.number <= self.now().recalled) =>
+            {
+                // The next opening tells it which number is the lowest.
+                return self.disbelieve("it serves a snapshot that is recalled here");
+            }
+            Ok(None) => return Ok(None),
+            Err(why) => return self.disbelieve(&why),
+        };
         let request = TallyRequest::Tables {
             number: head.number,
         };
@@ -478,6 +575,11 @@ impl Party {
             SnapshotStatement::open(&tables.note, &key).map_err(|e| wrong(e.to_string()))?;
         if statement.number != number {
             return Err(wrong(format!("the note is about {}", statement.number)));
+        }
+        if !self.known().may_follow(number, Digest(statement.snapshot)) {
+            return Err(wrong(
+                "devices were given a newer one, or another of this number".into(),
+            ));
         }
         if snapshot::digest(&tables.bytes) != statement.snapshot {
             return Err(wrong("the bytes are not those of the note".into()));

@@ -136,6 +136,17 @@ impl Lists {
     /// The same with a tally of its own, which opens cells and publishes: what it serves is fetched,
     /// checked, and served from here. Nothing waits behind the network meanwhile.
     fn do_what_is_due_apart(&self, shell: &Shell, party: &Party) -> Result<bool, CoordinatorError> {
+        let recalled = self.keeper.now().recalled;
+        let done = self.fetch_and_serve(shell, party);
+        // Also where something failed later: the tally has recalled what devices may hold.
+        if self.keeper.now().recalled != recalled {
+            self.keep_recalled()?;
+            wake_everybody(shell);
+        }
+        done
+    }
+
+    fn fetch_and_serve(&self, shell: &Shell, party: &Party) -> Result<bool, CoordinatorError> {
         // Everybody who left is told with the opening, before anything of the tally's is believed.
         party.open()?;
         {
@@ -147,20 +158,18 @@ impl Lists {
                 return Ok(false);
             }
         }
-        let recalled = self.keeper.now().recalled;
-        let fetched = party.work()?;
-        if self.keeper.now().recalled != recalled {
-            // The tally has recalled what devices may hold.
-            self.keep_recalled()?;
-            wake_everybody(shell);
-        }
-        let Some(fetched) = fetched else {
+        let Some(fetched) = party.work()? else {
             return Ok(false);
         };
         let snapshot = {
             let _shared = fatal::read(&self.gate);
             // Somebody may be leaving: this may have been solved with them.
             if shell.state().holds_serving() {
+                return Ok(false);
+            }
+            if fetched.number() <= self.keeper.now().recalled {
+                // Somebody has left since: the number that is kept must not go back.
+                self.look();
                 return Ok(false);
             }
             // Before anybody sees the number.

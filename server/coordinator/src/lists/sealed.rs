@@ -11,6 +11,8 @@ use lethe_tally::Handle;
 use tokio::sync::oneshot;
 
 use super::Lists;
+#[cfg(test)]
+use super::contribute::{Arriving, ByHand};
 use super::contribute::{Contributions, tell};
 use super::keeper::Keeper;
 use super::party::{Party, QUICK};
@@ -42,6 +44,28 @@ impl Relayed {
                 certificate
             }
         }
+    }
+}
+
+/// For tests: what would come through the way in, made by hand.
+#[cfg(test)]
+impl Arriving {
+    /// A device asks for a ticket.
+    pub(crate) fn ticket(certificate: Digest, give: oneshot::Sender<SealingTerms>) -> ByHand {
+        Self::relayed(Relayed::Ticket { certificate, give })
+    }
+
+    /// A device brings a contribution.
+    pub(crate) fn sealed(
+        certificate: Digest,
+        sealed: SealedContribution,
+        give: oneshot::Sender<Vec<u8>>,
+    ) -> ByHand {
+        Self::relayed(Relayed::Contribution {
+            certificate,
+            sealed,
+            give,
+        })
     }
 }
 

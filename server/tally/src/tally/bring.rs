@@ -25,6 +25,16 @@ pub struct Offer<'a> {
     pub events: &'a [Interaction],
 }
 
+/// What a device contributes, and when it was allowed to.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed<'a> {
+    /// What.
+    pub offer: Offer<'a>,
+    /// When, in seconds since 1970. A membership begins then: who left in between is not brought
+    /// back by what was still on its way ([`Tally::leave_older`]).
+    pub at: u64,
+}
+
 impl Tally {
     /// Takes the newest events of a handle. They wait until a cell opens, or until enough of their
     /// cell have newer ones. The same once more changes nothing.
@@ -49,12 +59,26 @@ impl Tally {
         all: &[Offer<'_>],
         now: u64,
     ) -> Result<Vec<Result<(), TallyError>>, TallyError> {
+        let all = all.iter().copied();
+        let all: Vec<Allowed<'_>> = all.map(|offer| Allowed { offer, at: now }).collect();
+        self.contribute_allowed(&all, now)
+    }
+
+    /// The same for what was allowed a while ago.
+    ///
+    /// # Errors
+    /// As [`Self::contribute_all`].
+    pub fn contribute_allowed(
+        &self,
+        all: &[Allowed<'_>],
+        now: u64,
+    ) -> Result<Vec<Result<(), TallyError>>, TallyError> {
         let inner = &mut *self.lock();
         self.settle(inner, now)?;
         let mut change = Change::default();
         let mut answers = vec![];
-        for offer in all {
-            answers.push(self.bring(inner, &mut change, offer, now));
+        for one in all {
+            answers.push(self.bring(inner, &mut change, one, now));
         }
         self.commit(inner, change)?;
         Ok(answers)
@@ -64,7 +88,7 @@ impl Tally {
         &self,
         inner: &mut Inner,
         change: &mut Change,
-        offer: &Offer<'_>,
+        allowed: &Allowed<'_>,
         now: u64,
     ) -> Result<(), TallyError> {
         let Offer {
@@ -72,7 +96,7 @@ impl Tally {
             source,
             whole,
             events,
-        } = *offer;
+        } = allowed.offer;
         let bounds = Bounds {
             items: self.items(),
             clip: self.options.clip,
@@ -94,7 +118,11 @@ impl Tally {
             fresh: Fresh(lethe_seal::random()?),
             refresh_s: self.options.refresh_s,
         };
-        if change.step(&mut inner.state, &command, now)?.is_empty() {
+        let at = match inner.state.people().contains_key(&handle) {
+            true => now,
+            false => allowed.at.min(now),
+        };
+        if change.step(&mut inner.state, &command, at)?.is_empty() {
             return Ok(());
         }
         if let Some(version) = inner.state.newest(&handle) {

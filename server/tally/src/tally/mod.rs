@@ -32,7 +32,7 @@ mod tests;
 mod vouched;
 
 pub use audited::Audited;
-pub use bring::Offer;
+pub use bring::{Allowed, Offer};
 use change::Change;
 pub use folding::Refolded;
 pub use held::Held;

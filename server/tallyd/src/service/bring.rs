@@ -9,7 +9,7 @@ use lethe_proto::tally::{
 };
 use lethe_seal::envelope::AnswerKey;
 use lethe_tally::cells;
-use lethe_tally::{Handle, Offer, TallyError};
+use lethe_tally::{Allowed, Handle, Offer, TallyError};
 use rayon::prelude::*;
 
 use super::{Answer, Refused, Service, busy, failed, invalid, locked, shared};
@@ -139,12 +139,12 @@ impl Service {
         let said: Vec<Option<Confided>> = {
             // Nobody leaves between the spending of a ticket and the writing.
             let _nobody_leaves = shared(&self.gate);
-            let refused = self.spend(&all, now);
-            let offers = offers(&all, &refused);
+            let spent = self.spend(&all, now);
+            let offers = offers(&all, &spent);
             let mut results = self.store(&offers, now).into_iter();
-            let said = all.iter().zip(refused).map(|(one, refused)| {
-                one.as_ref()?;
-                refused.or_else(|| results.next())
+            let said = spent.into_iter().map(|spent| match spent? {
+                Ok(_) => results.next(),
+                Err(why) => Some(why),
             });
             said.collect()
         };
@@ -159,23 +159,23 @@ impl Service {
         answers.collect()
     }
 
-    /// Why each is not stored; none: it may be, or was not opened.
-    fn spend(&self, all: &[Option<Opened>], now: u64) -> Vec<Option<Confided>> {
+    /// When the ticket of each was drawn, or why it is not stored; none: it was not opened.
+    fn spend(&self, all: &[Option<Opened>], now: u64) -> Vec<Option<Spent>> {
         let mut tickets = locked(&self.tickets);
-        let mut why = |one: &Opened| {
-            if !tickets.spend(&one.handle, &one.ticket, now) {
-                return Some(Confided::Stale);
-            }
-            one.body.as_ref().err().cloned()
+        let mut spend = |one: &Opened| {
+            let drawn = tickets.spend(&one.handle, &one.ticket, now);
+            let drawn = drawn.ok_or(Confided::Stale)?;
+            one.body.as_ref().map_err(Clone::clone)?;
+            Ok(drawn)
         };
-        all.iter().map(|one| why(one.as_ref()?)).collect()
+        all.iter().map(|one| Some(spend(one.as_ref()?))).collect()
     }
 
-    fn store(&self, offers: &[Offer<'_>], now: u64) -> Vec<Confided> {
+    fn store(&self, offers: &[Allowed<'_>], now: u64) -> Vec<Confided> {
         if offers.is_empty() {
             return vec![];
         }
-        match self.tally.contribute_all(offers, now) {
+        match self.tally.contribute_allowed(offers, now) {
             Ok(results) => results.into_iter().map(told).collect(),
             Err(why) => {
                 tracing::error!("{} contributions are not stored: {why}", offers.len());
@@ -185,17 +185,23 @@ impl Service {
     }
 }
 
+/// When a ticket that was spent was drawn, or why its contribution is not stored.
+type Spent = Result<u64, Confided>;
+
 /// What may be stored, in the order in which it came.
-fn offers<'a>(all: &'a [Option<Opened>], refused: &[Option<Confided>]) -> Vec<Offer<'a>> {
-    let offer = |(one, refused): (&'a Option<Opened>, &Option<Confided>)| {
-        let one = one.as_ref().filter(|_| refused.is_none())?;
+fn offers<'a>(all: &'a [Option<Opened>], spent: &[Option<Spent>]) -> Vec<Allowed<'a>> {
+    let offer = |(one, spent): (&'a Option<Opened>, &Option<Spent>)| {
+        let one = one.as_ref()?;
         let body = one.body.as_ref().ok()?;
-        Some(Offer {
+        let offer = Offer {
             handle: one.handle,
             source: body.source,
             whole: body.whole,
             events: &body.events,
-        })
+        };
+        // What comes when nobody waits for it any more is of when it was allowed.
+        let at = *spent.as_ref()?.as_ref().ok()?;
+        Some(Allowed { offer, at })
     };
-    all.iter().zip(refused).filter_map(offer).collect()
+    all.iter().zip(spent).filter_map(offer).collect()
 }

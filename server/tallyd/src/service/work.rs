@@ -122,7 +122,9 @@ impl Service {
         let publishing = locked(&self.publishing);
         match self.tally.lists().served {
             Served::Out { .. } => true,
-            Served::Nothing => publishing.changed,
+            // Numbers were recalled that this folder does not know, it is an older one: devices get
+            // what comes after them, also if nobody counts.
+            Served::Nothing => publishing.changed || self.tally.lists().recalled > 0,
             Served::Snapshot(_) => {
                 let waited = publishing.last.is_none_or(|last| {
                     // A clock that was set back does not hold snapshots for long.

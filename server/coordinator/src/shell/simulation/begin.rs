@@ -1,6 +1,7 @@
 //! How a simulation begins: its configuration, people and operators, and what will go wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use lethe_learn::seed::{Seed, Stream};
@@ -13,9 +14,11 @@ use lethe_receipt::note::VerifierKey;
 use lethe_recipe::Recipe;
 use lethe_recsys::data::Item;
 
-use super::super::{Clock, Opening, Shell, fresh};
+use super::super::{Clock, Opening, Shell, fresh, over_quic};
+use super::apart::Apart;
 use super::device::{Common, Device};
 use super::disk::{Disk, Fault, folder};
+use super::far::Far;
 use super::jobs::Running;
 use super::listed::{Kind, Listed};
 use super::record::{Count, Trace};
@@ -23,7 +26,7 @@ use super::world::{BEGIN, Event, Network, QUIET, Seen, Simulation};
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::evidence::failing;
-use crate::lists::{CellsConfig, ListsConfig, Sums};
+use crate::lists::{CellsConfig, ListsConfig, Sums, TallyConfig};
 
 pub(super) fn digest(parts: &[&str]) -> Digest {
     let parts: Vec<&[u8]> = parts.iter().map(|p| p.as_bytes()).collect();
@@ -80,6 +83,14 @@ pub(super) fn lists_config(cells: bool) -> ListsConfig {
     }
 }
 
+/// Nobody listens there: the line of a simulation leads elsewhere.
+fn tally_config() -> TallyConfig {
+    TallyConfig {
+        address: ([127, 0, 0, 1], 9).into(),
+        invitation: None,
+    }
+}
+
 fn pick<'a>(dice: &mut Stream, of: &[&'a str]) -> &'a str {
     of[dice.below(of.len())]
 }
@@ -115,6 +126,7 @@ impl Simulation {
         let mut this = Self::with(seed, kind, None);
         this.misfortunes();
         this.begin_lists();
+        this.begin_apart();
         this
     }
 
@@ -141,8 +153,16 @@ impl Simulation {
         .unwrap();
         let mut listed = Listed::new(seed, kind);
         if listed.is_on() {
-            config.sums = Sums::Embedded;
-            config.lists = lists_config(kind == Kind::Cells);
+            match kind.is_apart() {
+                true => {
+                    config.sums = Sums::Tally;
+                    config.tally = Some(tally_config());
+                }
+                false => {
+                    config.sums = Sums::Embedded;
+                    config.lists = lists_config(kind.has_cells());
+                }
+            }
             config.erase_window_s = Self::gathers(&mut listed.dice, kind);
         }
         let wanders = !steady && dice.below(3) == 0;
@@ -166,7 +186,9 @@ impl Simulation {
             uptime_ms: 0,
         }));
         let disk = Disk::default();
-        let begin = || open(&config, &recipe, &disk, &clock);
+        let far = || Far::new(seed, lists_config(kind.has_cells()), clock.clone());
+        let apart = kind.is_apart().then(|| Apart::new(far()));
+        let begin = || open(&config, &recipe, &disk, &clock, apart.as_ref());
         let shell = match steady {
             true => begin().unwrap(),
             false => first(&mut dice, &disk, &begin),
@@ -175,6 +197,7 @@ impl Simulation {
         let mut this = Self {
             seed,
             now: 0,
+            leapt: 0,
             dice,
             queue: BTreeMap::new(),
             events: 0,
@@ -200,6 +223,7 @@ impl Simulation {
             trace: Trace::default(),
             count: Count::default(),
             listed,
+            apart,
             folder,
         };
         this.opened(shell);
@@ -213,7 +237,8 @@ impl Simulation {
     }
 
     pub(super) fn open(&self) -> Result<Arc<Shell>, CoordinatorError> {
-        open(&self.config, &self.recipe, &self.disk, &self.clock)
+        let apart = self.apart.as_ref();
+        open(&self.config, &self.recipe, &self.disk, &self.clock, apart)
     }
 
     fn must(&self, command: Command) {
@@ -356,7 +381,7 @@ impl Simulation {
             let gone = self.dice.below(2) == 0;
             self.at(when, Event::Damage(what, gone));
         }
-        if self.listed.is_on() && self.listed.dice.below(6) == 0 {
+        if self.listed.is_embedded() && self.listed.dice.below(6) == 0 {
             let when = 500 + self.listed.dice.below(QUIET as usize - 1000) as u64;
             let all = ["tally/shards/0", "tally/db", "tally/db-copy"];
             let what = pick(&mut self.listed.dice, &all);
@@ -381,7 +406,7 @@ impl Simulation {
     }
 
     /// One request, or several at once.
-    fn requests(&mut self) -> Vec<DeletionRequest> {
+    pub(super) fn requests(&mut self) -> Vec<DeletionRequest> {
         let most = if self.dice.below(3) == 0 { 3 } else { 1 };
         (0..1 + self.dice.below(most))
             .map(|_| self.request())
@@ -438,14 +463,20 @@ fn open(
     recipe: &Recipe,
     disk: &Disk,
     clock: &Arc<Mutex<Now>>,
+    apart: Option<&Apart>,
 ) -> Result<Arc<Shell>, CoordinatorError> {
+    let far = apart.map(|a| a.far.clone());
+    let line = move |tally: &TallyConfig, data: &Path| match &far {
+        Some(far) => far.line(data),
+        None => over_quic(tally, data),
+    };
     let opening = Opening {
         config,
         recipe: recipe.clone(),
         model: Digest::of(&[b"weights"]),
         model_config: &model(),
         items: &items(),
-        line: &super::super::over_quic,
+        line: &line,
     };
     let on = disk.clone();
     let engine = move |path: &std::path::Path| on.open(path);

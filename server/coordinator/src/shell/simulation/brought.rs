@@ -97,7 +97,7 @@ pub(super) fn forget(asked: impl Fn(&Asked) -> bool) {
     });
 }
 
-fn contributed(source: usize, content: usize) -> Contributed {
+pub(super) fn contributed(source: usize, content: usize) -> Contributed {
     let event = |at: usize| SharedEvent {
         item: ((content + 3 * at) % 8).to_string(),
         day: (BEGIN / 86_400_000) as i32 - 8 + at as i32,

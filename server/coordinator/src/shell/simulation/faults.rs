@@ -36,6 +36,7 @@ impl Simulation {
         self.keys_go();
         self.waiting.clear();
         self.listed.queue.clear();
+        self.lose_relayed();
         self.jobs.lock().unwrap().all.clear();
         self.queue.retain(|_, e| !{
             matches!(
@@ -64,7 +65,7 @@ impl Simulation {
         }
         self.disk.revive();
         failing::with(|f| f.next = None);
-        self.started = self.now;
+        self.started = self.now + self.leapt;
         self.set_clock();
         let fails = self.chance(2);
         if fails {

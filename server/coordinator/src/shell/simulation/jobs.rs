@@ -94,10 +94,10 @@ impl Simulation {
         }
         shell.meter.look(&shell.state(), shell.clock.now());
         let before = shell.failures();
-        shell.do_duties();
+        let failed = shell.do_duties();
         if shell.failures() > before {
             self.count.one("failed duties");
-            self.note(format!("{} duties failed", self.now));
+            self.note(format!("{} duties failed: {failed:?}", self.now));
         }
         let ended = std::mem::take(&mut self.jobs.lock().unwrap().ended);
         self.count.add("ended jobs", ended);

@@ -8,6 +8,8 @@ use lethe_proto::admin::DeletionPhase;
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{Digest, SubjectId};
 
+use lethe_tally::TallyError;
+
 use super::super::Shell;
 use super::lists::Queued;
 use super::world::{BEGIN, Simulation};
@@ -22,9 +24,29 @@ pub(super) enum Kind {
     /// Cells of two. Who comes together is drawn with a secret that is not the seed's: a seed has
     /// several stories then.
     Cells,
+    /// A tally of its own, where everybody counts alone.
+    Apart,
+    /// A tally of its own, with cells.
+    ApartCells,
 }
 
 impl Kind {
+    /// Of seeds with a tally of its own.
+    pub(super) fn apart(seed: u64) -> Self {
+        match seed % 3 {
+            2 => Self::ApartCells,
+            _ => Self::Apart,
+        }
+    }
+
+    pub(super) fn is_apart(self) -> bool {
+        matches!(self, Self::Apart | Self::ApartCells)
+    }
+
+    pub(super) fn has_cells(self) -> bool {
+        matches!(self, Self::Cells | Self::ApartCells)
+    }
+
     pub(super) fn of(seed: u64) -> Self {
         match seed % 7 {
             1 => Self::Alone,
@@ -67,7 +89,23 @@ struct Model {
 
 struct Shown {
     digest: Digest,
-    members: BTreeSet<SubjectId>,
+    /// None: the tally serves another one, or its folder has forgotten it.
+    members: Option<BTreeSet<SubjectId>>,
+}
+
+impl Shown {
+    /// Whether somebody is in it for certain.
+    fn has(&self, subject: &SubjectId) -> bool {
+        self.members.as_ref().is_some_and(|m| m.contains(subject))
+    }
+}
+
+/// What the tally's folder held of somebody when it was copied.
+#[derive(Clone, Default)]
+struct TallySaved {
+    moves: BTreeMap<SubjectId, u64>,
+    /// The highest number of a snapshot.
+    highest: u64,
 }
 
 pub(super) struct Listed {
@@ -83,11 +121,18 @@ pub(super) struct Listed {
     /// Those that must not be served any more.
     never: BTreeSet<u64>,
     recalled: u64,
+    /// How often somebody's standing has changed.
+    moves: BTreeMap<SubjectId, u64>,
+    /// In which second somebody was last deleted.
+    deleted_in: BTreeMap<SubjectId, u64>,
+    /// Who left by a deletion, and not only by a withdrawal.
+    deleted: BTreeSet<SubjectId>,
+    tally_saved: Option<TallySaved>,
 }
 
 impl Listed {
     pub(super) fn new(seed: u64, kind: Kind) -> Self {
-        let crowd = if kind == Kind::Cells { 7 } else { 0 };
+        let crowd = if kind.has_cells() { 7 } else { 0 };
         let name = |n: usize| SubjectId::new(format!("c{n}")).unwrap();
         Self {
             kind,
@@ -99,7 +144,16 @@ impl Listed {
             shown: BTreeMap::new(),
             never: BTreeSet::new(),
             recalled: 0,
+            moves: BTreeMap::new(),
+            deleted_in: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            tally_saved: None,
         }
+    }
+
+    /// Contributions are in the coordinator's own folder.
+    pub(super) fn is_embedded(&self) -> bool {
+        self.is_on() && !self.kind.is_apart()
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -110,9 +164,48 @@ impl Listed {
         self.saved = Some(self.model.clone());
     }
 
-    /// An older folder came back. Numbers, and what must not be served, are what they were.
+    /// An older folder came back. Numbers, and what must not be served, are what they were; and so
+    /// is what a tally of its own has.
     pub(super) fn restore(&mut self) {
+        let before = std::mem::take(&mut self.model);
         self.model = self.saved.take().unwrap_or_default();
+        if self.kind.is_apart() {
+            self.model.stands = before.stands;
+            self.model.same_second = before.same_second;
+            self.model.taken_down.extend(before.taken_down);
+        }
+    }
+
+    pub(super) fn tally_backed_up(&mut self) {
+        self.tally_saved = Some(TallySaved {
+            moves: self.moves.clone(),
+            highest: self.shown.keys().next_back().copied().unwrap_or(0),
+        });
+    }
+
+    /// An older folder of the tally came back. Everybody who was deleted is told to it before
+    /// anything of it is believed; a withdrawal is not.
+    pub(super) fn tally_restored(&mut self) {
+        let saved = self.tally_saved.take().unwrap_or_default();
+        for (subject, moves) in &self.moves {
+            if saved.moves.get(subject) == Some(moves) {
+                continue;
+            }
+            let stands = self.model.stands.entry(subject.clone()).or_default();
+            if *stands != Stands::Gone || !self.deleted.contains(subject) {
+                *stands = Stands::Perhaps;
+            }
+        }
+        // Nor does it know any more what requests that wait are about.
+        let executed = self.model.executed.clone();
+        let waiting = self.model.owed.iter_mut();
+        for (_, owed) in waiting.filter(|o| !executed.contains(o.0)) {
+            *owed = Owed::default();
+        }
+        // Of these it does not know that they were there.
+        for (_, shown) in self.shown.iter_mut().filter(|s| *s.0 > saved.highest) {
+            shown.members = None;
+        }
     }
 
     /// Somebody contributed, at this second; `sure`: that was acknowledged.
@@ -122,10 +215,13 @@ impl Listed {
         if *stands == Stands::There {
             return;
         }
+        *self.moves.entry(subject.clone()).or_default() += 1;
+        self.deleted.remove(subject);
         let mut all = state.deletions().values();
         let same =
             all.any(|d| d.request.subject() == Some(subject) && d.accepted_at / 1000 >= second);
-        if same {
+        let lately = self.deleted_in.get(subject).is_some_and(|s| *s >= second);
+        if same || lately {
             model.same_second.insert(subject.clone());
         }
         *stands = match sure && !model.same_second.contains(subject) {
@@ -143,16 +239,15 @@ impl Listed {
         let stands = self.model.stands.entry(subject.clone()).or_default();
         if *stands == Stands::There {
             *stands = Stands::Perhaps;
+            *self.moves.entry(subject.clone()).or_default() += 1;
         }
     }
 
     fn gone(&mut self, subject: &SubjectId) {
         self.model.stands.insert(subject.clone(), Stands::Gone);
         self.model.same_second.remove(subject);
-        let with = self
-            .shown
-            .iter()
-            .filter(|(_, s)| s.members.contains(subject));
+        *self.moves.entry(subject.clone()).or_default() += 1;
+        let with = self.shown.iter().filter(|(_, s)| s.has(subject));
         self.never.extend(with.map(|(n, _)| *n));
     }
 
@@ -178,13 +273,17 @@ impl Listed {
         let stands = self.model.stands.get(subject).copied().unwrap_or_default();
         Owed {
             held: stands == Stands::There,
-            shown: newest.is_some_and(|s| s.members.contains(subject)),
+            shown: newest.is_some_and(|s| s.has(subject)),
         }
     }
 
-    fn executed(&mut self, request: &DeletionRequest) {
+    fn executed(&mut self, request: &DeletionRequest, second: u64) {
         match request.subject() {
-            Some(subject) => self.gone(subject),
+            Some(subject) => {
+                self.gone(subject);
+                self.deleted.insert(subject.clone());
+                self.deleted_in.insert(subject.clone(), second);
+            }
             None => {
                 let items = request.items().iter().cloned();
                 let before = self.model.taken_down.len();
@@ -203,8 +302,8 @@ impl Simulation {
         devices.chain(self.listed.crowd.iter().cloned()).collect()
     }
 
-    fn second(&self) -> u64 {
-        (BEGIN + self.now) / 1000
+    pub(super) fn second(&self) -> u64 {
+        (BEGIN + self.now + self.leapt) / 1000
     }
 
     /// Nobody who was deleted is known, and what is served is what may be.
@@ -235,6 +334,7 @@ impl Simulation {
                 self.story()
             );
         }
+        self.look_at_tables(shell, lists);
         if self.events.is_multiple_of(16) {
             self.held(lists);
         }
@@ -261,28 +361,40 @@ impl Simulation {
             "{}: lists {number} come after {highest}",
             self.story()
         );
-        // A process of its own may be down.
-        let Some(tally) = lists.tally() else { return };
+        self.count.one("lists published");
+        let members = self.members_of(lists, number);
+        let Ok(members) = members else { return };
+        if let Some(members) = &members {
+            let members_of = format!("people of lists {number}: {members:?}");
+            let n = members.len() as u64;
+            assert_eq!(people, n, "{}: {members_of}", self.story());
+        }
+        self.note(format!("{} lists {number}: {people} people", self.now));
+        self.listed.shown.insert(number, Shown { digest, members });
+    }
+
+    /// Who is in a snapshot; none: that is not known, and will not be.
+    fn members_of(
+        &self,
+        lists: &Lists,
+        number: u64,
+    ) -> Result<Option<BTreeSet<SubjectId>>, TallyError> {
+        // A process of its own may be down, or further.
+        let Some(tally) = lists.tally().filter(|_| self.tally_serves(number)) else {
+            return Ok(None);
+        };
         let second = self.second();
         let mut members = BTreeSet::new();
         for subject in self.everybody() {
             // While the disk is dead nobody knows.
-            let Ok(held) = tally.held(&lists.handle(&subject), second) else {
-                return;
-            };
-            if held.shown {
-                members.insert(subject);
+            match tally.held(&lists.handle(&subject), second) {
+                Ok(held) if held.shown => drop(members.insert(subject)),
+                Ok(_) => {}
+                Err(_) if self.apart.is_some() => return Ok(None),
+                Err(e) => return Err(e),
             }
         }
-        assert_eq!(
-            people,
-            members.len() as u64,
-            "{}: people of lists {number}: {members:?}",
-            self.story()
-        );
-        self.count.one("lists published");
-        self.note(format!("{} lists {number}: {people} people", self.now));
-        self.listed.shown.insert(number, Shown { digest, members });
+        Ok(Some(members))
     }
 
     /// Deletions that are new, or were executed.
@@ -301,7 +413,13 @@ impl Simulation {
         }
         for (id, d) in state.deletions() {
             if d.exact_after_ms.is_some() && self.listed.model.executed.insert(*id) {
-                self.listed.executed(&d.request);
+                let second = self.second();
+                self.listed.executed(&d.request, second);
+                if let Some(subject) = d.request.subject() {
+                    self.noted_left(subject);
+                }
+                self.count
+                    .add("exact while away", u64::from(self.is_away()));
                 let owed = self.listed.model.owed[id];
                 let record = state.lists_of(*id);
                 let record =
@@ -355,6 +473,10 @@ impl Simulation {
     /// One that was recalled before anybody saw it has no bytes any more.
     fn was_served(&self, snapshot: &SnapshotRef) -> bool {
         match self.listed.shown.get(&snapshot.number) {
+            // Of an older folder the number is known, and no more.
+            Some(_) if snapshot.bytes == 0 && snapshot.digest == Digest::default() => {
+                self.apart.is_some()
+            }
             Some(shown) => shown.digest == snapshot.digest,
             None => snapshot.bytes == 0,
         }
@@ -370,6 +492,9 @@ impl Simulation {
     }
 
     fn held(&mut self, lists: &Lists) {
+        if !self.tally_is_told(lists) {
+            return;
+        }
         let Some(tally) = lists.tally() else { return };
         let second = self.second();
         for subject in self.everybody() {
@@ -399,11 +524,17 @@ impl Simulation {
         let Some(lists) = &shell.lists else {
             return;
         };
+        if self.apart.is_some() {
+            // The line may have to be opened first.
+            let _ = lists.do_what_is_due(shell);
+        }
         let mut looks = 0;
         while lists.do_what_is_due(shell).unwrap() {
             looks += 1;
             assert!(looks < 3, "{}: lists are due forever", self.story());
         }
+        let told = self.tally_is_told(lists);
+        assert!(told, "{}: the tally is away", self.story());
         self.look_at_lists(shell);
         self.held(lists);
         let status = lists.status(shell).unwrap();
@@ -433,6 +564,17 @@ impl Simulation {
             return;
         };
         let now = lists.newest().map(|s| s.number);
+        if self.apart.is_some() {
+            // It is fetched again, and nothing else happens.
+            assert_eq!(now, None, "{}: lists after a start", self.story());
+            let fetched = lists.do_what_is_due(shell).unwrap();
+            let now = lists.newest().map(|s| s.number);
+            assert_eq!(fetched, before.is_some(), "{}: {now:?}", self.story());
+            assert_eq!(now, before, "{}: lists after a start", self.story());
+            let again = lists.do_what_is_due(shell).unwrap();
+            assert!(!again, "{}: lists are published for nothing", self.story());
+            return;
+        }
         assert_eq!(now, before, "{}: lists after a start", self.story());
         let again = lists.do_what_is_due(shell).unwrap();
         assert_eq!(again, before.is_some(), "{}: lists again", self.story());

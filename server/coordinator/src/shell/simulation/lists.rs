@@ -13,7 +13,7 @@ use super::super::Shell;
 use super::begin::first_certificate;
 use super::brought::{Asked, CONTENTS, Coming, forget, send};
 use super::listed::Kind;
-use super::world::{BEGIN, Event, QUIET, Simulation};
+use super::world::{Event, QUIET, Simulation};
 use crate::CoordinatorError;
 use crate::lists::Lists;
 
@@ -52,6 +52,13 @@ impl Simulation {
     pub(super) fn happen_to_lists(&mut self, event: Event) {
         match event {
             Event::Contribute => self.contribute(),
+            Event::Stored if self.apart.is_some() => {
+                if let Some(shell) = self.shell.clone()
+                    && let Some(lists) = &shell.lists
+                {
+                    self.take_relayed(&shell, lists);
+                }
+            }
             Event::Stored => self.take_contributions(),
             Event::Uncontribute(n) => self.withdraw(n),
             Event::Lists => self.look_after_lists(),
@@ -70,6 +77,10 @@ impl Simulation {
         };
         for _ in 0..1 + self.listed.dice.below(4) {
             let n = self.listed.dice.below(self.devices.len());
+            if self.apart.is_some() {
+                self.contribute_apart(n);
+                continue;
+            }
             let content = self.listed.dice.below(CONTENTS);
             let subject = self.devices[n].subject.clone();
             let earlier = self.devices[..n].iter().filter(|d| d.subject == subject);
@@ -89,7 +100,7 @@ impl Simulation {
     }
 
     fn crowd_contributes(&mut self, shell: &Shell, lists: &Lists) {
-        let second = (BEGIN + self.now) / 1000;
+        let second = self.second();
         let all = self.listed.crowd.clone();
         let content = self.listed.dice.below(8) as u32;
         let event = |at: u32| Interaction {
@@ -123,7 +134,7 @@ impl Simulation {
         let Some(lists) = &shell.lists else {
             return;
         };
-        let second = (BEGIN + self.now) / 1000;
+        let second = self.second();
         let mut arriving = vec![];
         let mut waiting = vec![];
         for queued in std::mem::take(&mut self.listed.queue) {
@@ -150,7 +161,7 @@ impl Simulation {
         }
     }
 
-    fn contributed(
+    pub(super) fn contributed(
         &mut self,
         state: &State,
         subject: &SubjectId,
@@ -184,13 +195,17 @@ impl Simulation {
             return self.at(self.now + 700, Event::Uncontribute(n));
         }
         let subject = self.devices[n].subject.clone();
+        if self.apart.is_some() {
+            return self.relay_withdrawal(subject);
+        }
         let asked = Asked::Withdrawal(subject.clone());
         self.queue_for_lists(subject, asked, true);
     }
 
-    fn withdrawn(&mut self, subject: SubjectId, done: bool) {
+    pub(super) fn withdrawn(&mut self, subject: SubjectId, done: bool) {
         self.listed.left(&subject, done);
         if done {
+            self.noted_left(&subject);
             self.count.one("left the lists");
             return;
         }
@@ -227,11 +242,13 @@ impl Simulation {
         let done = lists.do_what_is_due(&shell);
         let after = lists.newest().map(|s| s.number);
         assert!(
-            !holds || before == after,
+            !holds || before == after || self.apart.is_some() && after.is_none(),
             "{}: lists {after:?} are published while nothing may be served",
             self.story()
         );
         match done {
+            // It may have been dropped, and fetched again.
+            Ok(true) if self.apart.is_some() && after == before => {}
             Ok(true) => assert!(after > before, "{}: {before:?}, {after:?}", self.story()),
             Ok(false) => {}
             Err(e) => {

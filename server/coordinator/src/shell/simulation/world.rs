@@ -13,6 +13,7 @@ use lethe_recipe::Recipe;
 use tokio::sync::oneshot::Receiver;
 
 use super::super::Shell;
+use super::apart::{Apart, Trouble};
 use super::device::{Act, Common, Device};
 use super::disk::{Backup, Disk, Fault};
 use super::exchange::{Answer, answer, brief, given, kind};
@@ -81,6 +82,10 @@ pub(super) enum Event {
     Lists,
     /// A database is found damaged at the next start, or is gone.
     Damage(&'static str, bool),
+    /// Something happens to a tally of its own.
+    Apart(Trouble),
+    /// So many milliseconds pass in which nothing happens.
+    Leap(u64),
 }
 
 /// What waits to be written together with others.
@@ -130,6 +135,8 @@ pub(super) struct Seen {
 pub(super) struct Simulation {
     pub(super) seed: u64,
     pub(super) now: u64,
+    /// Time that passed at once, in milliseconds; `now` is without it.
+    pub(super) leapt: u64,
     pub(super) dice: Stream,
     pub(super) queue: BTreeMap<(u64, u64), Event>,
     pub(super) events: u64,
@@ -139,7 +146,7 @@ pub(super) struct Simulation {
     pub(super) disk: Disk,
     pub(super) shell: Option<Arc<Shell>>,
     pub(super) clock: Arc<Mutex<Now>>,
-    /// Virtual time at which the coordinator was started.
+    /// Virtual time at which the coordinator was started, with all that was leapt.
     pub(super) started: u64,
     pub(super) devices: Vec<Device>,
     pub(super) cut: BTreeSet<usize>,
@@ -161,6 +168,8 @@ pub(super) struct Simulation {
     pub(super) trace: Trace,
     pub(super) count: Count,
     pub(super) listed: Listed,
+    /// A tally of its own, if there is one.
+    pub(super) apart: Option<Apart>,
     pub(super) folder: tempfile::TempDir,
 }
 
@@ -182,8 +191,8 @@ impl Simulation {
 
     pub(super) fn set_clock(&self) {
         *self.clock.lock().unwrap() = Now {
-            unix_ms: BEGIN + self.now,
-            uptime_ms: self.now - self.started,
+            unix_ms: BEGIN + self.now + self.leapt,
+            uptime_ms: self.now + self.leapt - self.started,
         };
     }
 
@@ -230,6 +239,7 @@ impl Simulation {
         }
         self.happen(event);
         self.begin_jobs();
+        self.after_event_apart();
         self.look();
         self.now < END && !self.settled()
     }
@@ -276,6 +286,8 @@ impl Simulation {
             Event::Contribute | Event::Stored | Event::Uncontribute(_) | Event::Lists => {
                 self.happen_to_lists(event);
             }
+            Event::Apart(trouble) => self.trouble(trouble),
+            Event::Leap(ms) => self.leapt += ms,
             other => self.fault(other),
         }
     }
@@ -444,6 +456,7 @@ impl Simulation {
             .all(|(_, _, s)| s.replay.as_ref().is_none_or(|r| !r.runs()));
         let done = |d: &lethe_ledger::Deletion| d.phase == DeletionPhase::Done;
         !self.queue.values().any(pending)
+            && self.is_settled_apart()
             && (nobody || begun.is_none() && !self.common.steady || trained && state.validated())
             && replays
             && state.core().lost.is_empty()
