@@ -22,12 +22,7 @@ pub struct Row {
 
 impl Row {
     /// A row without figures.
-    pub fn new(
-        section: &'static str,
-        data: &str,
-        name: impl Into<String>,
-        run: u64,
-    ) -> Self {
+    pub fn new(section: &'static str, data: &str, name: impl Into<String>, run: u64) -> Self {
         Self {
             section,
             data: data.to_owned(),

@@ -16,8 +16,8 @@ use lethe_recsys::samples::{Part, TaskSample};
 use rayon::prelude::*;
 
 use crate::next::PLAIN;
-use lethe_benches::figures::Row;
 use crate::world::{World, sum};
+use lethe_benches::figures::Row;
 
 /// Prior strength of a person's offset in the bias reference, in events.
 const BIAS_PRIOR: f64 = 5.0;

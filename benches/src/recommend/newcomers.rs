@@ -14,8 +14,8 @@ use lethe_parts::tables::Tables;
 use lethe_recsys::evaluation::{Ranking, mid_rank};
 
 use crate::next::{Beginning, Fleet, PLAIN, Target, Variant, ranks};
-use lethe_benches::figures::Row;
 use crate::world::{World, sum};
+use lethe_benches::figures::Row;
 
 /// Everybody is in one fold, whose sums hold everybody else.
 const FOLDS: usize = 5;

@@ -10,12 +10,12 @@ use lethe_parts::score::{BLOCK, Composition, Feature, Ranker, Request, Weights};
 use lethe_parts::snapshot::{Packing, decode, encode};
 use lethe_parts::solve::{Form, Settings, recent, solve};
 use lethe_parts::sums::Sums;
-use lethe_parts::tables::Tables;
+use lethe_parts::tables::{Recent, Tables};
 use lethe_recsys::evaluation::{Ranking, gain, mid_rank, paired};
 use rayon::prelude::*;
 
-use lethe_benches::figures::Row;
 use crate::world::{World, sum};
+use lethe_benches::figures::Row;
 
 /// Without threshold; the field has nothing to do with the next item.
 pub(crate) const PLAIN: Settings = Settings {
@@ -148,20 +148,30 @@ pub(crate) fn ranks(
     }
     let mut out = vec![vec![None; targets.len()]; variants.len()];
     for (day, members) in by_day {
-        fleet.tables.set_day(recent(fleet.sums, fleet.k, day));
-        let tables = &fleet.tables;
-        let content = fleet.content;
-        let found: Vec<(usize, Vec<Option<f64>>)> = members
-            .par_iter()
-            .map(|at| (*at, of_target(tables, content, &targets[*at], variants)))
-            .collect();
-        for (at, ranks) in found {
+        let lately = recent(fleet.sums, fleet.k, day);
+        let those: Vec<&Target> = members.iter().map(|at| &targets[*at]).collect();
+        let found = ranks_of_day(fleet, lately, &those, variants);
+        for (at, ranks) in members.into_iter().zip(found) {
             for (variant, rank) in ranks.into_iter().enumerate() {
                 out[variant][at] = rank;
             }
         }
     }
     out
+}
+
+/// Ranks of targets of one day, for each of them those of the variants.
+pub(crate) fn ranks_of_day(
+    fleet: &mut Fleet<'_>,
+    lately: Recent,
+    targets: &[&Target],
+    variants: &[Variant],
+) -> Vec<Vec<Option<f64>>> {
+    fleet.tables.set_day(lately);
+    let tables = &fleet.tables;
+    let content = fleet.content;
+    let of = |target: &&Target| of_target(tables, content, target, variants);
+    targets.par_iter().map(of).collect()
 }
 
 fn of_target(

@@ -10,8 +10,8 @@ use lethe_parts::solve::{Settings, solve};
 use lethe_recsys::evaluation::Ranking;
 
 use crate::next::{Event as Which, Fleet, PLAIN, Target, Variant, ranks, targets};
-use lethe_benches::figures::Row;
 use crate::world::{World, sum};
+use lethe_benches::figures::Row;
 
 /// Made-up people, as shares of all people then.
 const SHARES: [f64; 3] = [0.01, 0.05, 0.20];

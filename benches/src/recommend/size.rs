@@ -14,8 +14,8 @@ use rayon::prelude::*;
 
 use crate::made_up::MadeUp;
 use crate::next::{Event, Fleet, PLAIN, Variant, ranks, row, targets, training};
-use lethe_benches::figures::Row;
 use crate::world::{World, sum};
+use lethe_benches::figures::Row;
 
 fn packing(keep: usize, bits: u32, rank: usize, field_bits: u32) -> Packing {
     Packing {
@@ -186,7 +186,7 @@ pub(crate) fn large(items: usize, people: usize) -> anyhow::Result<Vec<Row>> {
     Ok(out)
 }
 
-fn made_up_ranks(
+pub(crate) fn made_up_ranks(
     fleet: &MadeUp,
     content: &lethe_parts::content::Content,
     tables: &Tables,
