@@ -65,8 +65,8 @@ mod vault;
 pub use cells::Leaver;
 pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};
-pub use lethe_receipt::snapshot::SnapshotStatement as Statement;
+pub use lethe_receipt::snapshot::{SnapshotNoise, SnapshotStatement as Statement};
 pub use tally::{
-    Audited, Done, Finished, Held, Job, Lists, Offer, Options, Published, Refolded, Served, Status,
-    Tally, fold_root,
+    Audited, Done, Finished, Held, Job, Lists, NoiseStatus, Offer, Options, Published, Refolded,
+    Served, Status, Tally, fold_root,
 };

@@ -35,7 +35,7 @@ use crate::shell::Shell;
 
 pub(crate) use catalogue::Catalogue;
 pub(crate) use contribute::{Arriving, Contributions};
-pub use settings::{CellsConfig, ListsConfig, Sums};
+pub use settings::{CellsConfig, ListsConfig, NoiseConfig, Per, Sums};
 
 /// Folder of the tally, in the data folder.
 pub(crate) const FOLDER: &str = "tally";
@@ -100,6 +100,11 @@ impl Lists {
                  with it"
             );
         }
+        // Each snapshot costs: a start alone is no reason for one.
+        let published = match tally.served() {
+            Served::Snapshot(s) => opening.config.noise.map(|_| s.statement.day),
+            _ => None,
+        };
         if let Some(gives_away) = opening.config.options().cells.gives_away() {
             tracing::warn!("{gives_away}");
         }
@@ -112,7 +117,7 @@ impl Lists {
             valid_s: opening.release_hours * 3600,
             gate: RwLock::new(()),
             floor: Mutex::new(floor),
-            publishing: Mutex::new(publish::Publishing::after_start(counting)),
+            publishing: Mutex::new(publish::Publishing::after_start(counting, published)),
             changed: Condvar::new(),
             withdrawn: Mutex::default(),
         })

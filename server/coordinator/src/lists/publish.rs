@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lethe_ledger::{Command, Effects, Wake};
 use lethe_parts::history::day_of;
-use lethe_tally::{Finished, Served};
+use lethe_tally::{Finished, Served, TallyError};
 
 use super::Lists;
 use crate::CoordinatorError;
@@ -28,15 +28,18 @@ pub(super) struct Publishing {
     pub(super) last: Option<u64>,
     /// Its day.
     day: Option<i32>,
+    /// It was said that the noise's budget is spent.
+    said: bool,
 }
 
 impl Publishing {
     /// At a start. Cells may have been opened just before the end, and were not published. Where a
     /// snapshot is served, the next is made all the same: settings, titles and tags may have
-    /// changed.
-    pub(super) fn after_start(counting: usize) -> Self {
+    /// changed. Not with noise, where each costs: the day of what is served is given then.
+    pub(super) fn after_start(counting: usize, served: Option<i32>) -> Self {
         Self {
-            changed: counting > 0,
+            changed: counting > 0 && served.is_none(),
+            day: served,
             ..Self::default()
         }
     }
@@ -97,7 +100,14 @@ impl Lists {
         if !self.is_due(now.uptime_ms, day) {
             return Ok(false);
         }
-        let done = self.tally.job(day, seconds)?.run()?;
+        let job = match self.tally.job(day, seconds) {
+            Err(TallyError::Budget { .. }) => {
+                self.say_spent();
+                return Ok(false);
+            }
+            job => job?,
+        };
+        let done = job.run()?;
         let published = {
             let _shared = fatal::read(&self.gate);
             // Somebody may be leaving: this was solved with them.
@@ -137,6 +147,17 @@ impl Lists {
         // Nobody waits for this: it saves the next start a fold.
         self.tally.keep_sums(&done)?;
         Ok(true)
+    }
+
+    /// Once: what is served stays, and nothing newer comes.
+    fn say_spent(&self) {
+        let mut publishing = fatal::lock(&self.publishing);
+        if !std::mem::replace(&mut publishing.said, true) {
+            tracing::warn!(
+                "the budget of [lists] noise is spent: no newer snapshot is published; after a \
+                 deletion, lists have nobody in them; see docs/noise.md"
+            );
+        }
     }
 
     fn is_due(&self, uptime_ms: u64, day: i32) -> bool {

@@ -1,6 +1,6 @@
 //! Configuration of lists.
 
-use lethe_parts::solve;
+use lethe_parts::{noise, solve};
 use lethe_proto::codec;
 use lethe_proto::limits::{MAX_ID, MAX_SMALL};
 use lethe_tally::Options;
@@ -29,6 +29,28 @@ pub enum CellsConfig {
     Off,
 }
 
+/// What an epsilon is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Per {
+    /// Of one snapshot: each draws its own noise, and they add up.
+    Release,
+}
+
+/// `noise = { epsilon, delta, per = "release", budget }`: noise on the sums.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoiseConfig {
+    /// What one snapshot may cost.
+    pub epsilon: f64,
+    /// The chance with which the promise may fail.
+    pub delta: f64,
+    /// What `epsilon` is of.
+    pub per: Per,
+    /// What all snapshots together may cost: then nothing more is published.
+    pub budget: f64,
+}
+
 /// The table `[lists]`; unknown keys are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -51,6 +73,9 @@ pub struct ListsConfig {
     pub changed: u32,
     /// The most people whose contributions are taken.
     pub people: u32,
+    /// Noise on the sums; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise: Option<NoiseConfig>,
 }
 
 impl Default for ListsConfig {
@@ -66,6 +91,7 @@ impl Default for ListsConfig {
             cell: options.cells.least,
             changed: options.cells.changed,
             people: options.cells.people,
+            noise: None,
         }
     }
 }
@@ -102,6 +128,11 @@ impl ListsConfig {
                 k: self.k,
                 ..solve::Settings::default()
             },
+            noise: self.noise.map(|n| noise::Settings {
+                epsilon: n.epsilon,
+                delta: n.delta,
+                budget: n.budget,
+            }),
             ..Options::default()
         }
     }

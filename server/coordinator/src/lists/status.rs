@@ -8,7 +8,7 @@ use lethe_proto::admin::{DeletionLists, ListsLineage, ListsReplayed, ListsStatus
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
 use lethe_scan::Scanner;
-use lethe_tally::Handle;
+use lethe_tally::{Handle, NoiseStatus};
 
 use super::Lists;
 use crate::CoordinatorError;
@@ -21,9 +21,12 @@ impl Lists {
         let status = self.tally.status(now)?;
         let devices = shell.state().devices() as u64;
         Ok(ListsStatus {
-            sums: match self.serves {
-                true => "embedded: this server holds and computes with histories".into(),
-                false => "off: what was contributed before is kept until it is deleted".into(),
+            sums: {
+                let sums = match self.serves {
+                    true => "embedded: this server holds and computes with histories",
+                    false => "off: what was contributed before is kept until it is deleted",
+                };
+                sums.to_owned() + &status.noise.as_ref().map(of_noise).unwrap_or_default()
             },
             people: status.people as u64,
             counting: status.counting as u64,
@@ -170,6 +173,23 @@ impl Lists {
             snapshot: newest.filter(|_| held.shown),
         })
     }
+}
+
+/// How the budget of the noise stands, in words.
+fn of_noise(noise: &NoiseStatus) -> String {
+    let millionths = |n: u64| n as f64 / 1e6;
+    let end = match noise.exhausted {
+        true => "; SPENT: nothing newer is published, see docs/noise.md",
+        false => "",
+    };
+    format!(
+        "; noise: epsilon {} a snapshot, {} spent by {} of a budget of {}, delta {:e}{end}",
+        millionths(noise.epsilon_millionths),
+        millionths(noise.spent_millionths),
+        noise.releases,
+        millionths(noise.budget_millionths),
+        noise.delta_trillionths as f64 / 1e12,
+    )
 }
 
 /// What a deletion did to the lists.

@@ -1,6 +1,7 @@
 //! How a tally is run.
 
 use lethe_parts::contribution::MAX_CLIP;
+use lethe_parts::noise;
 use lethe_parts::snapshot::Packing;
 use lethe_parts::solve;
 
@@ -23,10 +24,12 @@ pub struct Options {
     pub solve: solve::Settings,
     /// How snapshots are packed.
     pub packing: Packing,
+    /// The noise on the sums of each snapshot, and what all of them may cost; none: no noise.
+    pub noise: Option<noise::Settings>,
 }
 
 impl Default for Options {
-    /// Cells of 16, 200 events, an item three times, a contribution a day, k = 3.
+    /// Cells of 16, 200 events, an item three times, a contribution a day, k = 3, no noise.
     fn default() -> Self {
         Self {
             name: "tally".into(),
@@ -36,6 +39,7 @@ impl Default for Options {
             refresh_s: 86_400,
             solve: solve::Settings::default(),
             packing: Packing::default(),
+            noise: None,
         }
     }
 }
