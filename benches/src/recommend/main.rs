@@ -49,7 +49,7 @@ struct Args {
     /// Orders of ties in time, or seeds.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 1, 2])]
     runs: Vec<u64>,
-    /// With `--only noise`: also the shares and cuts that the default was chosen from.
+    /// With `--only noise`: instead, the shares and cuts that the default was chosen from.
     #[arg(long)]
     shapes: bool,
     /// Do not use the sentence encoder.
@@ -131,7 +131,11 @@ fn measure(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         }
         if args.wants(Section::Noise) {
             say(&format!("noise, order {run}"));
-            rows.extend(noise::people(&world, *run, args.shapes)?);
+            if args.shapes {
+                rows.extend(noise::shapes(&world, *run)?);
+                continue;
+            }
+            rows.extend(noise::people(&world, *run)?);
         }
         if args.wants(Section::Newcomers) {
             say(&format!("newcomers, order {run}"));
@@ -165,10 +169,10 @@ fn measure(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         }
     }
     drop(world);
-    if args.wants(Section::Noise) {
+    if args.wants(Section::Noise) && !args.shapes {
         say("noise, made-up people");
         let people = args.quick.then_some(10_000);
-        rows.extend(noise::made_up(people, args.shapes)?);
+        rows.extend(noise::made_up(people)?);
     }
     if args.wants(Section::Books) && args.data.is_none() && !args.quick {
         let folder = lethe_assets::fetch_books(&home, &mut eprint_line)?;

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use lethe_learn::seed::Seed;
 use lethe_parts::content::Content;
 use lethe_parts::contribution::Contribution;
-use lethe_parts::noise::{Drawn, Mechanism, Settings as Noise, Shape, noised_as, noised_recent};
+use lethe_parts::noise::{
+    Drawn, Mechanism, Settings as Noise, Shape, noised, noised_as, noised_recent,
+};
 use lethe_parts::refold::clipped;
 use lethe_parts::score::Weights;
 use lethe_parts::solve::{Settings, recent_of, solve};
@@ -113,7 +115,7 @@ fn cut(world: &World, clip: u32) -> anyhow::Result<Sums> {
 }
 
 /// All rows of one order of ties.
-pub(crate) fn people(world: &World, run: u64, shapes: bool) -> anyhow::Result<Vec<Row>> {
+pub(crate) fn people(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
     let validation = targets(world, Event::Validation);
     let test = targets(world, Event::Test);
     let mut rows = vec![];
@@ -127,15 +129,34 @@ pub(crate) fn people(world: &World, run: u64, shapes: bool) -> anyhow::Result<Ve
                     .with("NDCG@10", on_test.ndcg),
             );
         };
-        let name = format!("clip {clip}, no noise");
         let exact = exact_people(world, &sums, &validation)?;
+        let name = format!("clip {clip}, no noise");
         add(name, &exact, &exact_people(world, &sums, &test)?);
         for epsilon in EPSILONS {
             let noise = drawn(epsilon, clip, world.items(), run, 0)?;
-            for (what, shape) in candidates(shapes) {
-                let of = |t: &[Target]| of_people(&shape, world, &sums, t, &noise, run);
-                let name = format!("clip {clip}, epsilon {epsilon:>2}{what}");
-                add(name, &of(&validation)?, &of(&test)?);
+            let of = |t: &[Target]| of_people(&Shape::DEFAULT, world, &sums, t, &noise, run);
+            let name = format!("clip {clip}, epsilon {epsilon:>2}");
+            add(name, &of(&validation)?, &of(&test)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// What the default shape was chosen from, on validation events alone.
+pub(crate) fn shapes(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
+    let validation = targets(world, Event::Validation);
+    let mut rows = vec![];
+    for clip in [50, 20] {
+        let sums = cut(world, clip)?;
+        for epsilon in [10.0, 3.0, 1.0] {
+            let noise = drawn(epsilon, clip, world.items(), run, 0)?;
+            for (what, shape) in candidates() {
+                let found = of_people(&shape, world, &sums, &validation, &noise, run)?;
+                let name = format!("clip {clip}, epsilon {epsilon:>2}, {what}");
+                rows.push(
+                    Row::new("shapes of noise", &world.name, name, run)
+                        .with("validation HR@10", found.hr),
+                );
             }
         }
     }
@@ -143,7 +164,7 @@ pub(crate) fn people(world: &World, run: u64, shapes: bool) -> anyhow::Result<Ve
 }
 
 /// All rows of the made-up fleet. Its people are drawn anew by nobody: one run.
-pub(crate) fn made_up(people: Option<usize>, shapes: bool) -> anyhow::Result<Vec<Row>> {
+pub(crate) fn made_up(people: Option<usize>) -> anyhow::Result<Vec<Row>> {
     let people = people.unwrap_or(PEOPLE);
     let fleet = MadeUp::new(ITEMS);
     let content = fleet.content();
@@ -163,10 +184,8 @@ pub(crate) fn made_up(people: Option<usize>, shapes: bool) -> anyhow::Result<Vec
         add(format!("clip {clip}, no noise"), &sums)?;
         for epsilon in EPSILONS {
             let noise = drawn(epsilon, clip, ITEMS, 0, 901)?;
-            for (what, shape) in candidates(shapes) {
-                let noised = noised_as(&shape, &sums, &noise, 901)?;
-                add(format!("clip {clip}, epsilon {epsilon:>2}{what}"), &noised)?;
-            }
+            let noised = noised(&sums, &noise, 901)?;
+            add(format!("clip {clip}, epsilon {epsilon:>2}"), &noised)?;
         }
     }
     Ok(rows)
@@ -192,26 +211,21 @@ fn made_up_hits(fleet: &MadeUp, content: &Content, sums: &Sums) -> anyhow::Resul
     Ok(Ranking::of(&made_up_ranks(fleet, content, &tables)))
 }
 
-/// The default, or others that it was chosen from.
-fn candidates(all: bool) -> Vec<(&'static str, Shape)> {
-    let default = Shape::DEFAULT;
-    if !all {
-        return vec![("", default)];
-    }
+fn candidates() -> [(&'static str, Shape); 7] {
     let counts = [45, 20, 4, 6, 15, 4, 3, 2, 1];
     let pairs = [10, 60, 5, 15, 5, 2, 1, 1, 1];
     let low = [0, 2, 2, 2, 0, 0, 1, 0, 1];
     let middle = [1, 3, 3, 3, 1, 1, 1, 0, 1];
-    let high = [2, 5, 5, 5, 3, 3, 1, 0, 1];
+    let high = [1, 5, 5, 5, 2, 2, 1, 0, 1];
     let of = |shares: [u32; 9], cuts: [u32; 9]| Shape { shares, cuts };
-    vec![
-        (", default", default),
-        (", low cuts", of(default.shares, low)),
-        (", middle cuts", of(default.shares, middle)),
-        (", high cuts", of(default.shares, high)),
-        (", counts", of(counts, default.cuts)),
-        (", counts, middle cuts", of(counts, middle)),
-        (", counts, high cuts", of(counts, high)),
-        (", pairs", of(pairs, default.cuts)),
+    let even = [20, 40, 5, 10, 10, 5, 4, 4, 2];
+    [
+        ("even, low cuts", of(even, low)),
+        ("even, middle cuts", of(even, middle)),
+        ("even, high cuts", of(even, high)),
+        ("counts, low cuts", of(counts, low)),
+        ("counts, middle cuts", of(counts, middle)),
+        ("counts, high cuts", of(counts, high)),
+        ("pairs, middle cuts", of(pairs, middle)),
     ]
 }
