@@ -67,6 +67,6 @@ pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};
 pub use lethe_receipt::snapshot::{SnapshotNoise, SnapshotStatement as Statement};
 pub use tally::{
-    Audited, Done, Finished, Held, Job, Lists, NoiseStatus, Offer, Options, Published, Refolded,
-    Served, Status, Tally, fold_root,
+    Audited, Done, Finished, Held, Job, Lists, NoiseConfig, NoiseStatus, Offer, Options, Per,
+    Published, Refolded, Served, Status, Tally, fold_root,
 };

@@ -35,7 +35,8 @@ use crate::shell::Shell;
 
 pub(crate) use catalogue::Catalogue;
 pub(crate) use contribute::{Arriving, Contributions};
-pub use settings::{CellsConfig, ListsConfig, NoiseConfig, Per, Sums};
+pub use lethe_tally::{NoiseConfig, Per};
+pub use settings::{CellsConfig, ListsConfig, Sums};
 
 /// Folder of the tally, in the data folder.
 pub(crate) const FOLDER: &str = "tally";

@@ -1,10 +1,10 @@
 //! Configuration of lists.
 
-use lethe_parts::{noise, solve};
+use lethe_parts::solve;
 use lethe_proto::codec;
 use lethe_proto::limits::{MAX_ID, MAX_SMALL};
-use lethe_tally::Options;
 use lethe_tally::cells::CellSettings;
+use lethe_tally::{NoiseConfig, Options};
 use serde::{Deserialize, Serialize};
 
 /// Who holds what people contribute to the sums.
@@ -27,28 +27,6 @@ pub enum CellsConfig {
     On,
     /// Alone: snapshots before and after somebody leaves tell what that person contributed.
     Off,
-}
-
-/// What an epsilon is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Per {
-    /// Of one snapshot: each draws its own noise, and they add up.
-    Release,
-}
-
-/// `noise = { epsilon, delta, per = "release", budget }`: noise on the sums.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NoiseConfig {
-    /// What one snapshot may cost.
-    pub epsilon: f64,
-    /// The chance with which the promise may fail.
-    pub delta: f64,
-    /// What `epsilon` is of.
-    pub per: Per,
-    /// What all snapshots together may cost: then nothing more is published.
-    pub budget: f64,
 }
 
 /// The table `[lists]`; unknown keys are refused.
@@ -128,11 +106,7 @@ impl ListsConfig {
                 k: self.k,
                 ..solve::Settings::default()
             },
-            noise: self.noise.map(|n| noise::Settings {
-                epsilon: n.epsilon,
-                delta: n.delta,
-                budget: n.budget,
-            }),
+            noise: self.noise.map(Into::into),
             ..Options::default()
         }
     }

@@ -38,7 +38,7 @@ use change::Change;
 pub use folding::Refolded;
 pub use held::Held;
 pub use job::{Done, Finished, Job, fold_root};
-pub use options::Options;
+pub use options::{NoiseConfig, Options, Per};
 use releasing::Noise;
 pub use releasing::NoiseStatus;
 pub use served::{Lists, Published, Served, Status};
