@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use lethe_learn::seed::Seed;
 use lethe_parts::content::Content;
 use lethe_parts::contribution::Contribution;
+use lethe_parts::history::Interaction;
 use lethe_parts::noise::{
     Drawn, Mechanism, Settings as Noise, Shape, noised, noised_as, noised_recent,
 };
@@ -106,12 +107,13 @@ fn exact_people(world: &World, sums: &Sums, targets: &[Target]) -> anyhow::Resul
 }
 
 fn cut(world: &World, clip: u32) -> anyhow::Result<Sums> {
-    let all = world.histories.iter().map(|events| {
+    let mut all = vec![];
+    for events in &world.histories {
         let kept = &events[..events.len().saturating_sub(2)];
-        let read = lethe_parts::history::Interaction::read(kept, &world.meaning);
-        Ok(clipped(true, &read, world.items(), clip, 1)?)
-    });
-    sum(world.items(), &all.collect::<anyhow::Result<Vec<_>>>()?)
+        let read = Interaction::read(kept, &world.meaning);
+        all.push(clipped(true, &read, world.items(), clip, 1)?);
+    }
+    sum(world.items(), &all)
 }
 
 /// All rows of one order of ties.
@@ -195,7 +197,7 @@ fn made_up_sums(fleet: &MadeUp, people: usize, clip: u32) -> anyhow::Result<Sums
     let mut sums = Sums::new(ITEMS);
     for start in (0..people).step_by(CHUNK) {
         let end = (start + CHUNK).min(people);
-        let of = |person: usize| {
+        let of = |person: usize| -> anyhow::Result<Contribution> {
             let read = fleet.read(person as u32, 1);
             Ok(clipped(true, &read, ITEMS, clip, 1)?)
         };
