@@ -49,7 +49,7 @@ struct Args {
     /// Orders of ties in time, or seeds.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 1, 2])]
     runs: Vec<u64>,
-    /// With `--only noise`: instead, the shares and cuts that the default was chosen from.
+    /// With `--only noise`: instead, compare shares and cuts, on validation events.
     #[arg(long)]
     shapes: bool,
     /// Do not use the sentence encoder.

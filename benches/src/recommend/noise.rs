@@ -144,7 +144,7 @@ pub(crate) fn people(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// What the default shape was chosen from, on validation events alone.
+/// Shapes that a default can be chosen from, on validation events alone.
 pub(crate) fn shapes(world: &World, run: u64) -> anyhow::Result<Vec<Row>> {
     let validation = targets(world, Event::Validation);
     let mut rows = vec![];

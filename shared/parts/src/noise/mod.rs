@@ -169,7 +169,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Chosen on validation events of MovieLens-100K (`docs/noise.md`).
+    /// Guesses: `bench-recommend --only noise --shapes` compares others on validation events, and
+    /// nobody has run it yet.
     pub const DEFAULT: Self = Self {
         shares: [20, 40, 5, 10, 10, 5, 4, 4, 2],
         cuts: [1, 4, 4, 4, 2, 2, 1, 0, 1],
