@@ -51,7 +51,8 @@ fn whole(matrix: &crate::SumMatrix, row: u32, items: usize) -> Vec<i64> {
     out
 }
 
-/// What was met before the beginning of `today`: a day weighs `floor(64 .5^((today - 1 - d) / 30))`.
+/// What was met before the beginning of `today`: a day d weighs
+/// `floor(64 .5^((today - 1 - d) / 30))`.
 /// With weights that are whole numbers what one person adds does not depend on the others.
 fn recent(sums: &Sums, today: i32) -> Vec<u64> {
     let mut out = vec![0; sums.items()];
