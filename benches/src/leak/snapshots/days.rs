@@ -1,4 +1,5 @@
-//! On which day a member met an item: what was met lately falls by `.5^(age / 30)` for each of them.
+//! On which day a member met an item: what was met lately falls by `.5^(age / 30)` for each of
+//! them.
 
 use super::view::Change;
 

@@ -1,5 +1,5 @@
-//! What a change at a pair of items says about one person having met both: likelihood ratios, counted
-//! over cells whose members the attacker knows.
+//! What a change at a pair of items says about one person having met both: likelihood ratios,
+//! counted over cells whose members the attacker knows.
 
 use std::collections::BTreeSet;
 

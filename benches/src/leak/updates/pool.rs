@@ -69,8 +69,9 @@ impl Pool {
 
 /// The same by what a last layer reads. Only the last token's query has a gradient there, so the
 /// rows of the gradient of A are its input, times numbers: of `n` samples and any number of steps,
-/// the change of A spans their `n` inputs and nothing else, as long as `n` is below the rank. States
-/// below do not change while it trains, so that a suspected sample's input lies in the span or not.
+/// the change of A spans their `n` inputs and nothing else, as long as `n` is below the rank.
+/// States below do not change while it trains, so that a suspected sample's input lies in the span
+/// or not.
 pub(super) struct Inputs {
     /// Unit inputs of the pool's samples.
     inputs: Vec<DVector<f64>>,
