@@ -133,8 +133,8 @@ impl Lists {
         Ok(true)
     }
 
-    /// The same with a tally of its own, which opens cells and publishes: what it serves is fetched,
-    /// checked, and served from here. Nothing waits behind the network meanwhile.
+    /// The same with a tally of its own, which opens cells and publishes: what it serves is
+    /// fetched, checked, and served from here. Nothing waits behind the network meanwhile.
     fn do_what_is_due_apart(&self, shell: &Shell, party: &Party) -> Result<bool, CoordinatorError> {
         let recalled = self.keeper.now().recalled;
         let done = self.fetch_and_serve(shell, party);

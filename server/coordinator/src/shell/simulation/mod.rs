@@ -131,9 +131,9 @@ const LISTED: &[(u64, Kind)] = &[
 /// recalled that nobody recalled, as the tally was back when it was told, and never had the person.
 /// 51: an older folder of the tally, without any snapshot, published none until somebody counted,
 /// and deletions waited for it. 306, 592: a tally that said "done" and not what it had recalled was
-/// believed. 542: after an older folder of the coordinator, nobody asked the tally to recall what had
-/// been recalled here. 2293, 2407: a contribution that came when its answer was not waited for any
-/// more made somebody a member who had been deleted meanwhile.
+/// believed. 542: after an older folder of the coordinator, nobody asked the tally to recall what
+/// had been recalled here. 2293, 2407: a contribution that came when its answer was not waited for
+/// any more made somebody a member who had been deleted meanwhile.
 ///
 /// Found with other drawings of these seeds: a tally that went on with snapshots while the
 /// coordinator could not hear of them had not recalled what receipts call recalled; what it
