@@ -100,6 +100,11 @@ impl Apart {
             starts: false,
         }
     }
+
+    /// Text of the key that it signs with: another one in each run.
+    pub(super) fn key(&self) -> String {
+        self.key.text()
+    }
 }
 
 impl Simulation {
