@@ -1,7 +1,7 @@
 //! A tally of its own, in virtual time: its machine fails by itself, devices seal what they
 //! contribute, and the coordinator must not believe all that it is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::lists::ServedTables;
@@ -81,6 +81,8 @@ pub(super) struct Apart {
     /// When somebody last left the tally for certain, by virtual time: a ticket of before brings
     /// nobody back.
     pub(super) left: BTreeMap<SubjectId, u64>,
+    /// Deletions that were ever executed.
+    executed: BTreeSet<u64>,
     /// The snapshot whose tables were looked at last.
     looked: Option<u64>,
     /// A start is on its way.
@@ -96,9 +98,15 @@ impl Apart {
             queue: vec![],
             key: VerifierKey::parse(&key).unwrap(),
             left: BTreeMap::new(),
+            executed: BTreeSet::new(),
             looked: None,
             starts: false,
         }
+    }
+
+    /// Text of the key that it signs with: another one in each run.
+    pub(super) fn key(&self) -> String {
+        self.key.text()
     }
 }
 
@@ -530,6 +538,12 @@ impl Simulation {
         assert!(right, "{}: other tables are served: {number}", self.story());
         self.apart.as_mut().unwrap().looked = newest;
         self.count.one("tables checked");
+    }
+
+    /// Whether a deletion was executed before, by a coordinator whose folder was older then.
+    pub(super) fn is_again(&mut self, id: u64) -> bool {
+        let apart = self.apart.as_mut();
+        apart.is_some_and(|apart| !apart.executed.insert(id))
     }
 
     /// Somebody has left the tally, or does before anything of it is believed.

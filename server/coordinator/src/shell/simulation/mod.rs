@@ -132,8 +132,8 @@ const LISTED: &[(u64, Kind)] = &[
 /// 51: an older folder of the tally, without any snapshot, published none until somebody counted,
 /// and deletions waited for it. 306, 592: a tally that said "done" and not what it had recalled was
 /// believed. 542: after an older folder of the coordinator, nobody asked the tally to recall what
-/// had been recalled here. 2293, 2407: a contribution that came when its answer was not waited
-/// for any more made somebody a member who had been deleted meanwhile.
+/// had been recalled here. 2293, 2407: a contribution that came when its answer was not waited for
+/// any more made somebody a member who had been deleted meanwhile.
 ///
 /// Found with other drawings of these seeds: a tally that went on with snapshots while the
 /// coordinator could not hear of them had not recalled what receipts call recalled; what it

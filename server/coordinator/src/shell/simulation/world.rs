@@ -425,10 +425,14 @@ impl Simulation {
         }
     }
 
-    /// Into the trace, which must not depend on where the data folder is.
+    /// Into the trace, which must not depend on where the data folder is, or on a tally's key.
     pub(super) fn note(&mut self, line: String) {
         let folder = self.folder.path().display().to_string();
-        self.trace.line(line.replace(&folder, "FOLDER"));
+        let mut line = line.replace(&folder, "FOLDER");
+        if let Some(key) = self.apart.as_ref().map(Apart::key) {
+            line = line.replace(&key, "KEY");
+        }
+        self.trace.line(line);
     }
 
     /// Faults are over, training is, and every deletion has its receipt.
