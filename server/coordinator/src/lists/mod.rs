@@ -1,5 +1,5 @@
 //! Lists. With `sums = "embedded"` the tally runs inside the coordinator, which holds and computes
-//! with what people contribute. With `sums = "tally"` it is a process of its own ([`party`]), and
+//! with what people contribute. With `sums = "tally"` it is a process of its own (`party`), and
 //! the coordinator relays what it cannot read.
 //!
 //! The tally knows people by handles. Here is the only place that can tell whose a handle is.
