@@ -386,6 +386,10 @@ async fn a_folder_stays_with_its_mode() {
     );
 }
 
+/// Bytes that are read at once: what is in a process is read page by page.
+#[cfg(target_os = "linux")]
+const PAGE: usize = 4096;
+
 /// What a process has in memory that it can write.
 #[cfg(target_os = "linux")]
 fn memory(pid: u32) -> Vec<u8> {
@@ -398,13 +402,17 @@ fn memory(pid: u32) -> Vec<u8> {
         let (from, to) = range.split_once('-').unwrap();
         let from = u64::from_str_radix(from, 16).unwrap();
         let to = u64::from_str_radix(to, 16).unwrap();
-        if file.seek(SeekFrom::Start(from)).is_err() {
-            continue;
+        for page in (from..to).step_by(PAGE) {
+            let mut bytes = [0; PAGE];
+            let read = file
+                .seek(SeekFrom::Start(page))
+                .and_then(|_| file.read_exact(&mut bytes));
+            // Some pages cannot be read; nothing goes on across them.
+            match read {
+                Ok(()) => out.extend_from_slice(&bytes),
+                Err(_) => out.push(0),
+            }
         }
-        let mut bytes = vec![0; (to - from) as usize];
-        // Some pages cannot be read.
-        let read = file.read(&mut bytes).unwrap_or(0);
-        out.extend_from_slice(&bytes[..read]);
         out.push(0);
     }
     out
@@ -433,6 +441,7 @@ async fn neither_party_has_what_the_other_has() {
     let mut names = vec![];
     let mut sources = vec![];
     let mut plains = vec![];
+    let mut bodies = vec![];
     let mut devices = vec![];
     for subject in 100_000..100_070 {
         let device = Lister::new(addr, &op, subject).await;
@@ -444,9 +453,10 @@ async fn neither_party_has_what_the_other_has() {
         assert_eq!(said, Confided::Taken);
         names.push(id(subject).as_str().to_owned());
         sources.push(body.source);
-        // The events, as they are sealed: without the length and the zeros.
+        // The first events, as they are sealed: after the length, the source, "whole" and the count.
         let plain = padded(&body).unwrap();
-        plains.push(plain[4..4 + 17 + 60].to_vec());
+        plains.push(plain[4 + 16 + 2..][..60].to_vec());
+        bodies.push(plain);
         devices.push(device);
     }
     let last = devices.last().unwrap();
@@ -468,6 +478,10 @@ async fn neither_party_has_what_the_other_has() {
     assert_eq!(hits(&of_tally, &names), 0, "names in the tally's memory");
     // The search finds what is there.
     assert!(hits(&of_server, &names) > 0);
+    let here = bodies.concat();
+    assert_eq!(hits(&here, &sources), sources.len());
+    assert!(hits(&here, &plains) >= plains.len());
+    assert!(hits(&memory(std::process::id()), &sources) > 0);
     let terms = last.terms().await.unwrap().unwrap();
     assert!(hits(&memory(tally.pid()), &[terms.handle]) > 0);
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
+use lethe_transport::ending::ended;
 use thiserror::Error;
 
 use crate::config::ServerConfig;
@@ -103,7 +104,7 @@ pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<()
         let recovers = tokio::spawn(recoveries(coordinator.clone(), data_dir.clone()));
         fatal::watch("recover-admin", recovers);
         tracing::info!(%addr, "listening");
-        wait_for_end(with_parent).await.map_err(io(config))?;
+        ended(with_parent).await.map_err(io(config))?;
         coordinator.shutdown();
         Ok(())
     });
@@ -171,39 +172,6 @@ fn read_config(path: &Path) -> Result<ServerConfig, ProcessError> {
         path: path.into(),
         source: Box::new(e),
     })
-}
-
-async fn wait_for_end(with_parent: bool) -> std::io::Result<()> {
-    let parent_gone = async {
-        if !with_parent {
-            return std::future::pending().await;
-        }
-        // A plain thread: tokio's standard input would keep the runtime from ending.
-        let (send, receive) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            let _ = send.send(());
-        });
-        let _ = receive.await;
-    };
-    tokio::select! {
-        () = parent_gone => Ok(()),
-        r = tokio::signal::ctrl_c() => r,
-        r = terminated() => r,
-    }
-}
-
-#[cfg(unix)]
-async fn terminated() -> std::io::Result<()> {
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
-        .recv()
-        .await;
-    Ok(())
-}
-
-#[cfg(not(unix))]
-async fn terminated() -> std::io::Result<()> {
-    std::future::pending().await
 }
 
 fn write_private(path: &Path, text: &str) -> Result<(), ProcessError> {

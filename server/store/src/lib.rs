@@ -29,6 +29,7 @@
 mod batch;
 mod database;
 pub mod head;
+mod hold;
 pub mod keyfile;
 mod keyring;
 pub mod logfile;
@@ -43,4 +44,5 @@ pub mod sled_backend;
 mod storage;
 pub mod transparency;
 
+pub use hold::hold;
 pub use storage::{Class, Persisted, Record, Storage, StoreError, Write, conformance};

@@ -2,8 +2,7 @@
 //! connect, and how far its log is. All of it is sealed.
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
-use std::io::Write;
+use std::fs::File;
 use std::path::Path;
 
 use lethe_proto::ids::Digest;
@@ -94,26 +93,10 @@ pub(crate) struct Office(SealedStore);
 
 /// Holds a folder, which is made if it is not there.
 pub(crate) fn lock(folder: &Path, name: &str) -> Result<File, TallydError> {
-    let path = folder.join(name);
-    let io = |source| StoreError::Io {
-        path: path.clone(),
-        source,
-    };
-    std::fs::create_dir_all(folder).map_err(io)?;
-    let mut options = File::options();
-    let file = options.create(true).truncate(false).write(true).open(&path);
-    let mut file = file.map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let folder = folder.to_owned();
-            return Err(TallydError::InUse { folder });
-        }
-        Err(TryLockError::Error(source)) => return Err(io(source).into()),
-    }
-    // For whoever wonders what it is; on a full disk it stays empty.
-    let _ = file.write_all(b"held by the tally that runs\n");
-    Ok(file)
+    let held = lethe_store::hold(folder, name, "tally")?;
+    held.ok_or_else(|| TallydError::InUse {
+        folder: folder.to_owned(),
+    })
 }
 
 fn sealing_key(number: u64) -> KeyName {

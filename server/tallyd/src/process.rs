@@ -14,6 +14,7 @@ use lethe_recsys::data::{DataSpec, content_of, load_items};
 use lethe_store::private;
 use lethe_store::sled_backend::SledStorage;
 use lethe_tally::Catalogue;
+use lethe_transport::ending::ended;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -258,44 +259,11 @@ pub fn serve(config: &Config, with_parent: bool) -> Result<(), TallydError> {
         private::write(&address, addr.to_string().as_bytes())?;
         tokio::spawn(answer_files(service.clone(), config.data_dir.clone()));
         tracing::info!(%addr, "listening");
-        end(with_parent).await.map_err(io(&config.data_dir))?;
+        ended(with_parent).await.map_err(io(&config.data_dir))?;
         tracing::info!("ending");
         party.shutdown();
         Ok(())
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
     result
-}
-
-async fn end(with_parent: bool) -> std::io::Result<()> {
-    let parent_gone = async {
-        if !with_parent {
-            return std::future::pending().await;
-        }
-        // A plain thread: tokio's standard input would keep the runtime from ending.
-        let (send, receive) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            let _ = send.send(());
-        });
-        let _ = receive.await;
-    };
-    tokio::select! {
-        () = parent_gone => Ok(()),
-        r = tokio::signal::ctrl_c() => r,
-        r = terminated() => r,
-    }
-}
-
-#[cfg(unix)]
-async fn terminated() -> std::io::Result<()> {
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
-        .recv()
-        .await;
-    Ok(())
-}
-
-#[cfg(not(unix))]
-async fn terminated() -> std::io::Result<()> {
-    std::future::pending().await
 }

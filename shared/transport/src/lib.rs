@@ -19,6 +19,7 @@
 pub mod client;
 mod config;
 mod crowd;
+pub mod ending;
 mod error;
 mod exchange;
 mod frame;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use lethe_ledger::SnapshotRef;
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::ServedTables;
-use lethe_proto::tally::{HeldOf, HeldShown, TallyStatus, WasShownIn};
-use lethe_tally::{Handle, Held, Leaver, Published, Served, Statement, Tally};
+use lethe_proto::tally::{HeldOf, HeldShown, TallyStatus};
+use lethe_tally::{Handle, Leaver, Published, Served, Statement, Tally};
 
 use super::party::Party;
 use crate::CoordinatorError;
@@ -82,42 +82,6 @@ fn tables(snapshot: &Published, have: u64) -> ServedTables {
     }
 }
 
-fn shown(tally: &Tally, held: &Held) -> Result<HeldShown, CoordinatorError> {
-    let was_shown = match held.was_shown {
-        Some(was) => tally.statement(was.number)?.map(|statement| WasShownIn {
-            number: statement.number,
-            digest: Digest(statement.snapshot),
-            people: statement.people,
-            at: was.at,
-        }),
-        None => None,
-    };
-    Ok(HeldShown {
-        held: held.held,
-        cell: held.cell as u64,
-        shown: held.shown,
-        was_shown,
-    })
-}
-
-fn of_embedded(tally: &Tally, now: u64) -> Result<TallyStatus, CoordinatorError> {
-    let status = tally.status(now)?;
-    Ok(TallyStatus {
-        people: status.people as u64,
-        counting: status.counting as u64,
-        waiting: status.waiting as u64,
-        cells: status.cells as u64,
-        cells_out: status.out.map_or(0, |out| u64::from(out.cells)),
-        out_s: status.out_s,
-        n: status.n as u64,
-        smallest: status.smallest.map(|n| n as u64),
-        m: status.m as u64,
-        taken_down: status.taken_down as u64,
-        gives_away: status.gives_away.unwrap_or_default().into(),
-        ..TallyStatus::default()
-    })
-}
-
 impl Keeper {
     /// What is served and recalled. It waits for nobody.
     pub(super) fn now(&self) -> Now {
@@ -170,7 +134,7 @@ impl Keeper {
                 HeldOf::Handle(handle) => tally.held(&Handle(*handle), now)?,
                 HeldOf::Items(items) => tally.held_items(items, now)?,
             };
-            shown(tally, &held)
+            Ok(tally.told_held(&held)?)
         };
         of.iter().map(one).collect()
     }
@@ -243,7 +207,7 @@ impl Keeper {
     /// How the tally is. One of its own is asked.
     pub(super) fn status(&self, now: u64) -> Result<TallyStatus, CoordinatorError> {
         match self {
-            Self::Embedded(tally) => of_embedded(tally, now),
+            Self::Embedded(tally) => Ok(tally.told_status(now)?),
             Self::Party(party) => Ok(party.status()),
         }
     }
@@ -251,7 +215,7 @@ impl Keeper {
     /// How the tally is, without asking another process.
     pub(super) fn status_known(&self, now: u64) -> Result<TallyStatus, CoordinatorError> {
         match self {
-            Self::Embedded(tally) => of_embedded(tally, now),
+            Self::Embedded(tally) => Ok(tally.told_status(now)?),
             Self::Party(party) => Ok(party.status_known()),
         }
     }

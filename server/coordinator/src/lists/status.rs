@@ -60,10 +60,6 @@ impl Lists {
     fn shown(&self, shell: &Shell, status: TallyStatus) -> ListsStatus {
         let showing = self.keeper.now();
         let served = showing.snapshot();
-        let k = match self.keeper {
-            Keeper::Embedded(_) => self.config.k,
-            Keeper::Party(_) => status.k,
-        };
         let devices = shell.state().devices() as u64;
         ListsStatus {
             sums: self.who_holds(),
@@ -76,7 +72,7 @@ impl Lists {
             cell: status.n,
             smallest_cell: status.smallest,
             changed: status.m,
-            k,
+            k: status.k,
             served: served.map(|s| s.number),
             recalled: showing.recalled,
             snapshot_people: served.map_or(0, |s| s.people),

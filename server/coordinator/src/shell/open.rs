@@ -1,8 +1,7 @@
 //! From folders and a configuration to a shell.
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
-use std::io::Write;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,26 +47,10 @@ pub(crate) fn over_quic(
 
 /// Holds a folder, which is made if it is not there.
 fn lock(folder: &Path, name: &str) -> Result<File, CoordinatorError> {
-    let path = folder.join(name);
-    let io = |source| StoreError::Io {
-        path: path.clone(),
-        source,
-    };
-    std::fs::create_dir_all(folder).map_err(io)?;
-    let mut options = File::options();
-    let file = options.create(true).truncate(false).write(true).open(&path);
-    let mut file = file.map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let folder = folder.to_owned();
-            return Err(CoordinatorError::InUse { folder });
-        }
-        Err(TryLockError::Error(source)) => return Err(io(source).into()),
-    }
-    // For whoever wonders what it is; on a full disk it stays empty.
-    let _ = file.write_all(b"held by the coordinator that runs\n");
-    Ok(file)
+    let held = lethe_store::hold(folder, name, "coordinator")?;
+    held.ok_or_else(|| CoordinatorError::InUse {
+        folder: folder.to_owned(),
+    })
 }
 
 /// The disk has no room.

@@ -29,6 +29,7 @@ mod options;
 mod served;
 #[cfg(test)]
 mod tests;
+mod told;
 mod vouched;
 
 pub use audited::Audited;

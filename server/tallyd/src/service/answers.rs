@@ -7,9 +7,9 @@ use aho_corasick::AhoCorasick;
 use lethe_proto::ids::Digest;
 use lethe_proto::tally::{
     HeldOf, HeldShown, TallyAudited, TallyDelta, TallyRefolded, TallyRefusal, TallyReply,
-    TallyStatus, TallyTables, TallyTerms, WasShownIn,
+    TallyTables, TallyTerms,
 };
-use lethe_tally::{Handle, Held, Leaver, Served};
+use lethe_tally::{Handle, Leaver, Served};
 
 use super::bring::check_count;
 use super::work::aside;
@@ -118,31 +118,7 @@ impl Service {
                 self.tally.held_items(&items, now)?
             }
         };
-        self.shown(&held)
-    }
-
-    fn shown(&self, held: &Held) -> Result<HeldShown, Refused> {
-        let was_shown = match held.was_shown {
-            None => None,
-            Some(was) => {
-                let statement = self.tally.statement(was.number)?;
-                Some(WasShownIn {
-                    number: was.number,
-                    digest: statement
-                        .as_ref()
-                        .map(|s| Digest(s.snapshot))
-                        .unwrap_or_default(),
-                    people: statement.as_ref().map_or(0, |s| s.people),
-                    at: was.at,
-                })
-            }
-        };
-        Ok(HeldShown {
-            held: held.held,
-            cell: held.cell as u64,
-            shown: held.shown,
-            was_shown,
-        })
+        Ok(self.tally.told_held(&held)?)
     }
 
     pub(super) fn tables(&self, number: u64) -> Answer {
@@ -168,22 +144,7 @@ impl Service {
     }
 
     pub(super) fn status(&self, now: u64) -> Answer {
-        let status = self.tally.status(now)?;
-        Ok(TallyReply::Status(TallyStatus {
-            people: status.people as u64,
-            counting: status.counting as u64,
-            waiting: status.waiting as u64,
-            cells: status.cells as u64,
-            cells_out: status.out.map_or(0, |out| u64::from(out.cells)),
-            out_s: status.out_s,
-            n: status.n as u64,
-            smallest: status.smallest.map(|n| n as u64),
-            m: status.m as u64,
-            k: self.lists.k,
-            taken_down: status.taken_down as u64,
-            gives_away: status.gives_away.unwrap_or_default().into(),
-            state: self.state(),
-        }))
+        Ok(TallyReply::Status(self.tally.told_status(now)?))
     }
 
     /// One at a time reads everything that there is.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use lethe_parts::content::Content;
 use lethe_proto::ids::Digest;
-use lethe_proto::tally::{SnapshotHead, TallyRefusal, TallyReply, TallyRequest, TallyState};
+use lethe_proto::tally::{TallyRefusal, TallyReply, TallyRequest, TallyState};
 use lethe_store::reserve::Reserve;
 use lethe_store::sealed::Engine;
 use lethe_tally::settings::ListsConfig;
@@ -247,20 +247,7 @@ impl Service {
 
     /// What is served and recalled.
     pub fn state(&self) -> TallyState {
-        let lists = self.tally.lists();
-        let served = match &lists.served {
-            Served::Snapshot(snapshot) => Some(SnapshotHead {
-                number: snapshot.statement.number,
-                digest: Digest(snapshot.statement.snapshot),
-                bytes: snapshot.bytes.len() as u64,
-                people: snapshot.statement.people,
-            }),
-            Served::Nothing | Served::Out { .. } => None,
-        };
-        TallyState {
-            served,
-            recalled: lists.recalled,
-        }
+        self.tally.told_state()
     }
 
     /// Key that verifies snapshots, and all else that is signed (verifier key text).
