@@ -453,7 +453,7 @@ async fn neither_party_has_what_the_other_has() {
         assert_eq!(said, Confided::Taken);
         names.push(id(subject).as_str().to_owned());
         sources.push(body.source);
-        // The first events, as they are sealed: after the length, the source, "whole" and the count.
+        // The first events, as they are sealed: after length, source, "whole" and count.
         let plain = padded(&body).unwrap();
         plains.push(plain[4 + 16 + 2..][..60].to_vec());
         bodies.push(plain);
