@@ -16,6 +16,7 @@ mod keeper;
 mod link;
 mod party;
 mod publish;
+mod questions;
 mod sealed;
 mod serve;
 mod settings;

@@ -20,6 +20,7 @@ use lethe_receipt::snapshot::SnapshotStatement;
 
 use super::keeper::{Now, Showing};
 use super::link::{Broken, Line, Remembered};
+use super::questions;
 use crate::CoordinatorError;
 use crate::fatal;
 
@@ -500,11 +501,11 @@ impl Party {
 
     /// What it has of these. A tally that is away may have all of them, in all that was served.
     pub(super) fn held(&self, of: &[HeldOf]) -> Vec<HeldShown> {
-        let mut out = vec![];
-        for chunk in of.chunks(TOGETHER) {
-            let asked = self.ask(TallyRequest::Held { of: chunk.to_vec() }, QUICK);
-            match asked {
-                Ok(TallyReply::Held(held)) if held.len() == chunk.len() => out.extend(held),
+        let mut out = vec![HeldShown::default(); of.len()];
+        for request in questions::requests(of) {
+            let asks = request.iter().map(|part| part.asks.clone()).collect();
+            let held = match self.ask(TallyRequest::Held { of: asks }, QUICK) {
+                Ok(TallyReply::Held(held)) if held.len() == request.len() => held,
                 _ => {
                     if self.away().is_none() {
                         // What is not known is recalled: the tally hears of it when it is back.
@@ -515,8 +516,11 @@ impl Party {
                         shown: self.last().is_some(),
                         ..HeldShown::default()
                     };
-                    out.extend(std::iter::repeat_n(unknown, chunk.len()));
+                    vec![unknown; request.len()]
                 }
+            };
+            for (part, held) in request.iter().zip(&held) {
+                out[part.of] = questions::either(&out[part.of], held);
             }
         }
         out
