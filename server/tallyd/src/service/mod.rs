@@ -268,6 +268,11 @@ impl Service {
         self.tally.verifier().text()
     }
 
+    /// Names the catalogue, as `Open` has to.
+    pub fn items(&self) -> Digest {
+        self.catalogue.digest()
+    }
+
     /// The tally itself, for tests and benches.
     pub fn tally(&self) -> &Tally {
         &self.tally
