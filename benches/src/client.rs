@@ -1,7 +1,7 @@
 //! What an app waits for: opening a folder, recording, lists. Prints JSON.
 //!
-//! `bench-client [--items N]...` makes up a catalogue, a history of 200 events and tables, and
-//! keeps them in a client's folder as a coordinator's snapshot would be.
+//! `bench-client [--items N]... [--events N]` makes up a catalogue, a history of 200 events and
+//! tables, and keeps them in a client's folder as a coordinator's snapshot would be.
 
 use std::io::Write;
 use std::path::Path;
@@ -28,7 +28,8 @@ use lethe_transport::server::{Handler, ReplyFuture, Server};
 use serde_json::{Value, json};
 
 const TAGS: usize = 18;
-const EVENTS: usize = 200;
+/// The most events of a contribution.
+const CLIP: usize = 200;
 const DAY: i32 = 20_000;
 
 #[derive(Parser)]
@@ -36,6 +37,9 @@ struct Args {
     /// Items of a catalogue; may be given several times.
     #[arg(long, default_values_t = [1_682, 20_000])]
     items: Vec<usize>,
+    /// Events of the person's history: a list takes longer the more there are.
+    #[arg(long, default_value_t = 200)]
+    events: usize,
     /// How many people the tables are made from.
     #[arg(long, default_value_t = 943)]
     people: usize,
@@ -85,7 +89,7 @@ fn tables(items: usize, people: usize) -> anyhow::Result<Vec<u8>> {
         .collect();
     let bounds = Bounds {
         items,
-        clip: EVENTS,
+        clip: CLIP,
         first_day: 0,
         last_day: DAY,
     };
@@ -185,8 +189,13 @@ impl Handler for Coordinator {
     fn disconnected(&self, _: &Digest) {}
 }
 
-/// A folder that has history and tables.
-async fn prepare(folder: &Path, catalogue: &Arc<Catalogue>, bytes: Vec<u8>) -> anyhow::Result<()> {
+/// A folder that has a history of so many events, and tables.
+async fn prepare(
+    folder: &Path,
+    catalogue: &Arc<Catalogue>,
+    events: usize,
+    bytes: Vec<u8>,
+) -> anyhow::Result<()> {
     let coordinator = Arc::new(Coordinator {
         authority: Authority::create()?,
         signer: Signer::from_seed("tally", &[1; 32])?,
@@ -208,7 +217,7 @@ async fn prepare(folder: &Path, catalogue: &Arc<Catalogue>, bytes: Vec<u8>) -> a
         let time = i64::from(DAY - 50) * 86_400 + n as i64;
         LocalEvent::rating(item.to_string(), 1.0 + (item % 5) as f32, time)
     };
-    let own = met(5, items, EVENTS).into_iter().enumerate().map(event);
+    let own = met(5, items, events).into_iter().enumerate().map(event);
     client.record_all(own)?;
     client.close().await;
     server.close();
@@ -239,6 +248,7 @@ fn measure(folder: &Path, catalogue: &Arc<Catalogue>, calls: usize) -> anyhow::R
     let started = Instant::now();
     let client = Client::open(folder, Options::new(catalogue.clone()))?;
     let open = ms(started);
+    let events = client.history().len();
     let started = Instant::now();
     let page = client.top(&Query::first(10))?;
     let first = ms(started);
@@ -275,7 +285,8 @@ fn measure(folder: &Path, catalogue: &Arc<Catalogue>, calls: usize) -> anyhow::R
         Ok(())
     })?;
     Ok(json!({
-        "items": items, "open_ms": open, "first_list_ms": first, "list": list, "next_page": next,
+        "items": items, "events": events, "open_ms": open, "first_list_ms": first, "list": list,
+        "next_page": next,
         "diverse_list": diverse, "similar": similar, "explain": explain, "record": record,
         "snapshot_bytes": bytes, "source": format!("{:?}", page.source),
     }))
@@ -289,7 +300,7 @@ fn main() -> anyhow::Result<()> {
         let dir = tempfile::tempdir_in(".")?;
         let catalogue = catalogue(items)?;
         let bytes = tables(items, args.people)?;
-        runtime.block_on(prepare(dir.path(), &catalogue, bytes))?;
+        runtime.block_on(prepare(dir.path(), &catalogue, args.events, bytes))?;
         rows.push(measure(dir.path(), &catalogue, args.calls)?);
     }
     writeln!(std::io::stdout(), "{:#}", Value::Array(rows))?;

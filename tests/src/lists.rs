@@ -10,7 +10,12 @@ use lethe_proto::lists::{
     Contributed, LIKED, ListState, SEEN, ServedTables, SharedEvent, SnapshotReply, Watched,
 };
 use lethe_proto::message::{Reply, Request};
+use lethe_proto::tally::{
+    ANSWER, CONTRIBUTION, Confided, SealedContribution, SealingTerms, bound_to, padded,
+};
 use lethe_receipt::note::VerifierKey;
+use lethe_receipt::sealing::SealingStatement;
+use lethe_seal::envelope::{PublicKey, Sealed, seal_to};
 use lethe_tally::Statement;
 use lethe_transport::TransportError;
 use lethe_transport::client::{Connection, enrol};
@@ -45,6 +50,16 @@ pub fn events(subject: u32, count: u32) -> Vec<SharedEvent> {
         flags: SEEN | LIKED,
     };
     (0..count).map(event).collect()
+}
+
+/// A contribution in an envelope for the tally.
+pub fn seal(terms: &SealingTerms, body: &Contributed) -> Sealed {
+    let key = VerifierKey::parse(&terms.key).expect("a key");
+    let statement = SealingStatement::open(&terms.note, &key).expect("signed");
+    let bound = bound_to(&terms.handle, &terms.ticket);
+    let plain = padded(body).expect("is short");
+    let key = PublicKey(statement.key);
+    seal_to(&key, CONTRIBUTION, &bound, &plain, ANSWER).expect("seals")
 }
 
 impl Lister {
@@ -107,6 +122,50 @@ impl Lister {
             events,
         };
         self.call(&Request::Contribute(contributed)).await.map(drop)
+    }
+
+    /// What this device contributes.
+    pub fn body(&self, events: Vec<SharedEvent>) -> Contributed {
+        Contributed {
+            source: [self.subject as u8; 16],
+            whole: true,
+            events,
+        }
+    }
+
+    /// What the tally needs to open a contribution; none: the coordinator holds the sums itself.
+    pub async fn terms(&self) -> Result<Option<SealingTerms>, TransportError> {
+        match self.call(&Request::Terms).await? {
+            Reply::Terms(terms) => Ok(terms),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Seals a contribution as these terms say, brings it, and opens the answer.
+    pub async fn bring(
+        &self,
+        terms: &SealingTerms,
+        body: &Contributed,
+    ) -> Result<Confided, TransportError> {
+        let sealed = seal(terms, body);
+        let request = Request::ContributeSealed(SealedContribution {
+            ticket: terms.ticket,
+            envelope: sealed.envelope,
+        });
+        match self.call(&request).await? {
+            Reply::Confided(bytes) => {
+                let plain = sealed.answer.open(&bytes).expect("for this device");
+                Ok(Confided::from_bytes(&plain).expect("an answer"))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Contributes so many events, sealed.
+    pub async fn contribute_sealed(&self, count: u32) -> Result<Confided, TransportError> {
+        let terms = self.terms().await?.expect("a tally of its own");
+        self.bring(&terms, &self.body(events(self.subject, count)))
+            .await
     }
 
     /// Waits for work or news of lists.

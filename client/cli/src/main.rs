@@ -1,5 +1,6 @@
 //! `lethe`: demo, fetch, central reference, headless client.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -8,6 +9,7 @@ mod commands;
 mod demo;
 mod inputs;
 mod progress;
+mod words;
 
 #[derive(Parser)]
 #[command(
@@ -38,7 +40,8 @@ enum Command {
     Erase(commands::device::EraseArgs),
     /// Record that the person liked (or did not like, rated, viewed, hid) an item.
     Record(commands::device::RecordArgs),
-    /// Look for training work for a while.
+    /// Enrol, join, contribute to the sums of lists, fetch their tables, and look for training work
+    /// for a while.
     Participate(commands::device::ParticipateArgs),
     /// Many clients in one process: driven over standard input (the demo starts one), or a load
     /// test (`--clients N`).
@@ -67,8 +70,15 @@ fn log() {
         .init();
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     log();
+    run().unwrap_or_else(|e| {
+        let _ = writeln!(std::io::stderr(), "lethe: {}", words::said(&e));
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match Cli::parse().command {
         Command::TrainingData(args) => commands::audit::export(&args),

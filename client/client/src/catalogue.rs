@@ -147,6 +147,15 @@ impl Catalogue {
         self.index.get(id).copied()
     }
 
+    /// By position: whether the item is one of these.
+    pub(crate) fn places_of(&self, ids: &[String]) -> Vec<bool> {
+        let mut out = vec![false; self.items.len()];
+        for place in ids.iter().filter_map(|id| self.find(id)) {
+            out[place as usize] = true;
+        }
+        out
+    }
+
     /// Whether it has an item of a history. The item may have left since it was recorded: that is
     /// said once.
     pub(crate) fn knows(&self, id: &str) -> bool {

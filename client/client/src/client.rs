@@ -134,7 +134,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::InUse`] if another client has the folder; [`ClientError::Sealed`] if its
-    /// files do not open with the key; [`ClientError::Damaged`]; [`ClientError::Io`].
+    /// files do not open with the key; [`ClientError::Transport`] if the invitation does not parse;
+    /// [`ClientError::Damaged`]; [`ClientError::TallyKey`]; [`ClientError::Io`].
     pub fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self, ClientError> {
         let local = Local::open(folder.as_ref(), &options)?;
         let shared = Arc::new(Shared::new(local, options));
@@ -285,7 +286,8 @@ impl Client {
         self.input(None)?.popular(n)
     }
 
-    /// What is known about an item and this person.
+    /// What is known about an item and this person, with the own events that speak for it: the
+    /// one without which the score would fall most comes first.
     ///
     /// # Errors
     /// [`ClientError::UnknownItem`].
@@ -361,6 +363,20 @@ impl Client {
         erased
     }
 
+    /// Allows the coordinator to read what the person contributes from now on, if it has no tally
+    /// of its own (any more). A device that has once sealed a contribution refuses that
+    /// ([`ClientError::WouldContributeInClear`]): whoever runs the coordinator could otherwise ask
+    /// for it. Call it when the operator has said so, and the person knows.
+    ///
+    /// What was known of the tally is forgotten, with its tables: the next key that the coordinator
+    /// shows is kept. A key that the app pins ([`crate::Options::tally_key`]) goes on counting.
+    ///
+    /// # Errors
+    /// [`ClientError::Erased`], [`ClientError::Closed`]; [`ClientError::Io`].
+    pub fn accept_embedded(&self) -> Result<(), ClientError> {
+        self.shared().alive()?.accept_embedded()
+    }
+
     /// How the client is.
     pub fn status(&self) -> Status {
         let local = self.shared().local();
@@ -388,8 +404,10 @@ impl Client {
             snapshot,
             recalled: lists.recalled,
             contributing: !lists.opted_out,
+            contributes: local.contributes(&self.shared().options),
             contributed: lists.contributed.map(|c| (c.at, c.events)),
             refused_items: local.refused.iter().cloned().collect(),
+            left_out: local.left_out,
             feedback: counts(local.events.told()),
             consent_until: person.consent_until,
             pending_erasure: local.pending.clone(),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use lethe_parts::event::Event;
 use lethe_parts::history::Interaction;
 use lethe_parts::snapshot;
-use lethe_proto::codec;
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::{
     Contributed, ListState, ListTerms, ServedTables, SharedEvent, SnapshotReply, items_digest,
 };
 use lethe_proto::message::{Refusal, Reply, Request};
+use lethe_proto::tally::SealingTerms;
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::snapshot::SnapshotStatement;
 use lethe_transport::TransportError;
@@ -20,11 +20,14 @@ use crate::contributed;
 use crate::lists::{Held, Lazy};
 use crate::local::{Local, now_unix_s};
 use crate::person::Accepted;
+use crate::sealing::{self, Sealed};
 use crate::worker::{LISTS, Worker};
 use crate::{Catalogue, ClientError};
 
 /// After a failure or a refusal that will pass, so many seconds are waited.
 const PAUSE_S: i64 = 60;
+/// After a refusal by the tally, which would refuse the same again, so many seconds are waited.
+const REFUSED_S: i64 = 3_600;
 /// Items that the coordinator may not know, in one attempt to contribute.
 const MOST_UNKNOWN: usize = 64;
 
@@ -32,17 +35,35 @@ const MOST_UNKNOWN: usize = 64;
 struct Contribution {
     body: Contributed,
     digest: Digest,
+    /// Events with items that the tables do not name.
+    left_out: usize,
+}
+
+/// What came of an attempt to contribute.
+enum Attempt {
+    /// The coordinator, or the tally, has it.
+    Accepted,
+    /// Nothing is due.
+    Nothing,
+    /// Not before so many seconds.
+    Later(i64),
 }
 
 impl Local {
-    /// The newest events that count, as many as the terms allow.
+    /// The newest events that count, as many as the terms allow. Where `named` is given (by
+    /// position in the catalogue), items that the tables do not name are left out.
     fn contribution(
         &self,
         catalogue: &Catalogue,
         terms: &ListTerms,
+        named: Option<&[bool]>,
     ) -> Result<Contribution, ClientError> {
         let known = catalogue.known(self.events.iter());
         let taken = |e: &Event| !self.refused.contains(&catalogue.at(e.item).id);
+        let all = known.len();
+        let named = |e: &Event| named.is_none_or(|n| n.get(e.item as usize) == Some(&true));
+        let known: Vec<Event> = known.into_iter().filter(named).collect();
+        let left_out = all - known.len();
         let known: Vec<Event> = known.into_iter().filter(taken).collect();
         let read = Interaction::read(&known, catalogue.meaning());
         let older = read.len().saturating_sub(terms.clip as usize);
@@ -57,26 +78,36 @@ impl Local {
             whole: older == 0,
             events: read[older..].iter().map(shared).collect(),
         };
-        let bytes = codec::to_bytes(&body).map_err(|e| ClientError::Internal(e.to_string()))?;
+        let bytes = sealing::bytes_of(&body)?;
         Ok(Contribution {
             digest: Digest::of(&[b"lethe-contribution", &bytes]),
             body,
+            left_out,
         })
+    }
+
+    /// What is asked of contributions, unless the person contributes nothing, or has not long ago.
+    fn may_be_due(&self, now: i64) -> Option<ListTerms> {
+        let lists = &self.person.lists;
+        let terms = lists.terms.filter(|_| !lists.opted_out)?;
+        let refresh = i64::try_from(terms.refresh_s).unwrap_or(i64::MAX);
+        let waits = |last: Accepted| now < last.at.saturating_add(refresh) && now >= last.at;
+        (!lists.contributed.is_some_and(waits)).then_some(terms)
     }
 
     /// What is due to be contributed: what has changed since the coordinator accepted it last, and
     /// not more often than it asks.
-    fn due(&self, catalogue: &Catalogue, now: i64) -> Result<Option<Contribution>, ClientError> {
-        let lists = &self.person.lists;
-        let Some(terms) = lists.terms.filter(|_| !lists.opted_out) else {
+    fn due(
+        &self,
+        catalogue: &Catalogue,
+        named: Option<&[bool]>,
+        now: i64,
+    ) -> Result<Option<Contribution>, ClientError> {
+        let Some(terms) = self.may_be_due(now) else {
             return Ok(None);
         };
-        let refresh = i64::try_from(terms.refresh_s).unwrap_or(i64::MAX);
-        let waits = |last: Accepted| now < last.at.saturating_add(refresh) && now >= last.at;
-        if lists.contributed.is_some_and(waits) {
-            return Ok(None);
-        }
-        let one = self.contribution(catalogue, &terms)?;
+        let lists = &self.person.lists;
+        let one = self.contribution(catalogue, &terms, named)?;
         let same = lists
             .contributed
             .is_some_and(|last| last.digest == one.digest);
@@ -91,6 +122,7 @@ impl Local {
             true => contributed::drop_all(&self.vault)?,
             false => contributed::keep(&self.vault, &one.body, at)?,
         }
+        self.left_out = one.left_out;
         self.person.lists.contributed = Some(Accepted {
             digest: one.digest,
             at,
@@ -237,6 +269,11 @@ impl Worker {
         self.hear_of_lists(reply.state)?;
         let terms = reply.terms.ok_or(ClientError::NoLists)?;
         self.learn_terms(&terms, &reply.key)?;
+        let items = match reply.items.is_empty() {
+            true => &ids,
+            false => &reply.items,
+        };
+        self.named = Some(self.catalogue().places_of(items));
         let until = now_unix_s().saturating_add(i64::try_from(terms.valid_s).unwrap_or(i64::MAX));
         match (&reply.tables, &held) {
             (ServedTables::None, _) => Ok(false),
@@ -254,18 +291,17 @@ impl Worker {
         }
     }
 
-    /// Keeps the key at first use, and the terms.
+    /// Keeps the key at first use, unless the app pins another one, and the terms.
     fn learn_terms(&self, terms: &ListTerms, key: &str) -> Result<(), ClientError> {
+        let pinned = self.shared.options.pinned_key()?;
         let mut local = self.local()?;
         let lists = &mut local.person.lists;
-        let known = lists.key.clone();
-        match known {
-            Some(known) if known != key => {
-                let got = key.to_owned();
-                return Err(ClientError::OtherListKey { known, got });
-            }
-            Some(_) if lists.terms == Some(*terms) => return Ok(()),
-            _ => {}
+        if let Some(known) = pinned.or(lists.key.clone()).filter(|k| *k != key) {
+            let got = key.to_owned();
+            return Err(ClientError::OtherListKey { known, got });
+        }
+        if lists.key.is_some() && lists.terms == Some(*terms) {
+            return Ok(());
         }
         // A key that does not parse is never kept.
         VerifierKey::parse(key).map_err(|e| ClientError::BadSnapshot(e.to_string()))?;
@@ -312,47 +348,145 @@ impl Worker {
         if now < self.contribute_at {
             return Ok(false);
         }
+        let wait = match self.contribute(now).await {
+            Ok(Attempt::Accepted) => return Ok(true),
+            Ok(Attempt::Nothing) => return Ok(false),
+            Ok(Attempt::Later(wait)) => wait,
+            Err(e) if e.refusal() == Some(Refusal::Busy) => {
+                tracing::info!("the contribution waits: {e}");
+                PAUSE_S
+            }
+            Err(e) => {
+                let refused = matches!(e, ClientError::ContributionRefused(_));
+                let wait = if refused { REFUSED_S } else { PAUSE_S };
+                self.contribute_at = now.saturating_add(wait);
+                return Err(e);
+            }
+        };
+        self.contribute_at = now.saturating_add(wait);
+        Ok(false)
+    }
+
+    async fn contribute(&mut self, now: i64) -> Result<Attempt, ClientError> {
         // Only who has joined may contribute.
         let mut joins = self.local()?.person.joined.is_none();
         let mut has_joined_again = false;
+        let mut was_stale = false;
+        let mut in_clear = false;
         for _ in 0..MOST_UNKNOWN {
-            let due = self.local()?.due(self.catalogue(), now)?;
-            let Some(one) = due else {
-                return Ok(false);
+            let Some(one) = self.due(now).await? else {
+                return Ok(Attempt::Nothing);
             };
             if std::mem::take(&mut joins) {
                 self.join().await?;
             }
-            let request = match one.body.events.is_empty() {
+            let tried = match one.body.events.is_empty() {
                 // Everything was taken back.
-                true => Request::Uncontribute,
-                false => Request::Contribute(one.body.clone()),
+                true => self.withdraw(&one, now).await,
+                false if in_clear => self.contribute_in_clear(&one, now).await,
+                false => match self.sealing_terms().await {
+                    Ok(None) => {
+                        in_clear = true;
+                        continue;
+                    }
+                    Ok(Some(terms)) => self.contribute_sealed(&terms, now).await,
+                    Err(e) => Err(e),
+                },
             };
-            match self.call(&request).await {
-                Ok(_) => {
-                    self.local()?.accepted(&one, now)?;
-                    return Ok(true);
-                }
-                Err(e) if self.leaves_out_unknown(&one.body, &e)? => {}
+            match tried {
+                Ok(Some(Sealed::Taken)) => return Ok(Attempt::Accepted),
+                Ok(Some(Sealed::Later(wait))) => return Ok(Attempt::Later(wait)),
+                Ok(Some(Sealed::Stale)) if was_stale => break,
+                Ok(Some(Sealed::Stale)) => was_stale = true,
+                // What is left without unknown items is not due.
+                Ok(None) => return Ok(Attempt::Later(PAUSE_S)),
+                // Where contributions are sealed, no refusal may have a device do something that
+                // depends on its items: whoever wrote it could ask for one after the other.
+                Err(e) if in_clear && self.leaves_out_unknown(&one.body, &e)? => {}
                 // A coordinator that was restored from a backup may not know that.
                 Err(e) if e.refusal() == Some(Refusal::Invalid) && !has_joined_again => {
                     tracing::info!("{e}");
                     joins = true;
                     has_joined_again = true;
                 }
-                Err(e) if e.refusal() == Some(Refusal::Busy) => {
-                    tracing::info!("the contribution waits: {e}");
-                    self.contribute_at = now.saturating_add(PAUSE_S);
-                    return Ok(false);
-                }
-                Err(e) => {
-                    self.contribute_at = now.saturating_add(PAUSE_S);
-                    return Err(e);
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Attempt::Later(PAUSE_S))
+    }
+
+    /// What is due now.
+    async fn due(&mut self, now: i64) -> Result<Option<Contribution>, ClientError> {
+        let seals = {
+            let local = self.local()?;
+            if local.may_be_due(now).is_none() {
+                return Ok(None);
+            }
+            local.seals(&self.shared.options)
+        };
+        match seals {
+            true => self.due_sealed(now).await,
+            false => self.local()?.due(self.catalogue(), None, now),
+        }
+    }
+
+    /// What is due, without items that the tables do not name: nobody but the tally may learn what
+    /// is refused.
+    async fn due_sealed(&mut self, now: i64) -> Result<Option<Contribution>, ClientError> {
+        if self.named.is_none() {
+            let held = self.local()?.snapshot.clone();
+            match held {
+                Some(held) => self.named = Some(self.catalogue().places_of(&held.held.items)),
+                None => {
+                    self.fetch_snapshot().await?;
                 }
             }
         }
-        self.contribute_at = now.saturating_add(PAUSE_S);
-        Ok(false)
+        let named = self.named.as_deref().unwrap_or_default();
+        self.local()?.due(self.catalogue(), Some(named), now)
+    }
+
+    async fn withdraw(
+        &mut self,
+        one: &Contribution,
+        now: i64,
+    ) -> Result<Option<Sealed>, ClientError> {
+        self.call(&Request::Uncontribute).await?;
+        self.local()?.accepted(one, now)?;
+        Ok(Some(Sealed::Taken))
+    }
+
+    async fn contribute_in_clear(
+        &mut self,
+        one: &Contribution,
+        now: i64,
+    ) -> Result<Option<Sealed>, ClientError> {
+        self.call(&Request::Contribute(one.body.clone())).await?;
+        self.local()?.accepted(one, now)?;
+        Ok(Some(Sealed::Taken))
+    }
+
+    /// Contributes to a tally of its own; none: what is left is not due.
+    async fn contribute_sealed(
+        &mut self,
+        terms: &SealingTerms,
+        now: i64,
+    ) -> Result<Option<Sealed>, ClientError> {
+        let Some(one) = self.due_sealed(now).await? else {
+            return Ok(None);
+        };
+        if one.body.events.is_empty() {
+            return self.withdraw(&one, now).await;
+        }
+        if one.left_out > 0 {
+            let count = one.left_out;
+            tracing::info!("{count} events are left out: the tables do not name their items");
+        }
+        let sent = self.send_sealed(terms, &one.body, PAUSE_S).await;
+        if matches!(sent, Ok(Sealed::Taken)) {
+            self.local()?.accepted(&one, now)?;
+        }
+        sent.map(Some)
     }
 
     /// If the refusal names an item of the contribution, that item is left out from now on.

@@ -10,8 +10,23 @@ use lethe_transport::identity::Invitation;
 
 use crate::ClientError;
 use crate::local::Shared;
+use crate::options::Options;
 use crate::person::Person;
 use crate::worker::Worker;
+
+/// The invitation that a client is opened with, if there is one.
+///
+/// # Errors
+/// [`TransportError::Invitation`] if it does not parse: it must not take the place of a good one
+/// that is kept.
+pub(crate) fn offered(options: &Options) -> Result<Option<String>, ClientError> {
+    let text = options.invitation.clone();
+    let text = text.filter(|t| !t.trim().is_empty());
+    if let Some(text) = &text {
+        Invitation::parse(text)?.authority()?;
+    }
+    Ok(text)
+}
 
 /// Whether the device has an identity and this invitation was used, or refused, before.
 pub(crate) fn tried(person: &Person, text: &str) -> bool {

@@ -45,6 +45,12 @@ pub enum ClientError {
          `Client::top`, which needs none"
     )]
     NoModel,
+    /// The device has not joined: it trains on nothing, and has committed to nothing.
+    #[error(
+        "this device has not joined yet: nothing is trained on its history, and no log has a \
+         commitment to it. Call `Client::join` first"
+    )]
+    NotJoined,
     /// The coordinator has trained nothing yet.
     #[error("the coordinator serves no release yet; use `Client::top` until it does")]
     NoRelease,
@@ -110,13 +116,13 @@ pub enum ClientError {
     /// A list whose next page was asked for is forgotten.
     #[error("the list is not kept any more: ask for its first page again")]
     ListGone,
-    /// Tables are signed with another key than this device knows.
+    /// Tables, or terms of contributions, are signed with another key than this device knows.
     #[error(
-        "the tables are signed with the key {got}, this device knows {known}: they are not used; \
-         tell the operator"
+        "the coordinator's tables and terms have the key {got}, this device knows {known}: no \
+         table of it is used, and nothing is contributed to it; tell the operator"
     )]
     OtherListKey {
-        /// The key that this device has kept.
+        /// The key that the app has pinned, or this device has kept.
         known: String,
         /// The key that was shown.
         got: String,
@@ -137,6 +143,65 @@ pub enum ClientError {
     /// Tables that are not what was signed.
     #[error("the tables that the coordinator sent are not used: {0}; tell the operator")]
     BadSnapshot(String),
+    /// The app's pinned key is none.
+    #[error(
+        "{got:?} is no key of a tally: give `Options::tally_key` the text that `lethe-tally init` \
+         prints, NAME+KEYID+BASE64"
+    )]
+    TallyKey {
+        /// What the app gave.
+        got: String,
+    },
+    /// The coordinator wants to read what this device seals.
+    #[error(
+        "expected to seal contributions for {}, got a coordinator that {got}: nothing is \
+         contributed, lists go on. Tell the operator; to let the coordinator read what its people \
+         contribute, an app calls `Client::accept_embedded`, and pins no key",
+        expected.as_deref().unwrap_or("a tally, as before")
+    )]
+    WouldContributeInClear {
+        /// Key of the tally; none: that of another coordinator was known.
+        expected: Option<String>,
+        /// What the coordinator says, or is.
+        got: &'static str,
+    },
+    /// The coordinator names this person otherwise than before.
+    #[error(
+        "the coordinator names this person {got} to the tally, before it was {known}: nothing is \
+         contributed, because one person would count as two; tell the operator. \
+         `Client::accept_embedded` forgets the name of before"
+    )]
+    OtherHandle {
+        /// First digits of the hash of the handle that this device has kept.
+        known: String,
+        /// The same of the one that was shown.
+        got: String,
+    },
+    /// The file that says to whom contributions are sealed is damaged.
+    #[error(
+        "{path} is damaged: it says to whom contributions are sealed, and without it nothing is \
+         contributed. `Client::accept_embedded` begins anew, in clear if the coordinator says so; \
+         `Client::erase` erases everything"
+    )]
+    SealingDamaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The terms of a sealed contribution are not what the tally signs.
+    #[error("nothing is sealed with the terms that the coordinator sent: {0}; tell the operator")]
+    BadSealing(String),
+    /// The answer to a sealed contribution is not the tally's.
+    #[error(
+        "the answer to a sealed contribution does not come from the tally that it was sealed for: \
+         it does not count as accepted, and is sent again later; tell the operator"
+    )]
+    BadAnswer,
+    /// The tally does not take a contribution.
+    #[error(
+        "the tally does not take the contribution: {0}; load the operator's catalogue, or tell the \
+         tally's operator"
+    )]
+    ContributionRefused(String),
     /// The model could not be loaded or run.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -28,10 +28,14 @@ pub struct TrainingData {
 impl TrainingData {
     /// Reads it from a client's folder; works offline, and while the folder is in use. `key` is the
     /// app's, as given to [`crate::Options::key`].
+    ///
+    /// # Errors
+    /// [`ClientError::NotJoined`] before the device has joined; [`ClientError::Sealed`] if the
+    /// folder does not open with the key; [`ClientError::Io`].
     pub fn of_folder(folder: &Path, key: Option<[u8; 32]>) -> Result<Self, ClientError> {
         let vault = Vault::peek(folder, key)?;
         let person = vault.peek_person()?;
-        let joined = person.joined.ok_or(ClientError::OtherData)?;
+        let joined = person.joined.ok_or(ClientError::NotJoined)?;
         Ok(Self {
             salt: Digest(person.salt).hex(),
             events: joined.train().to_vec(),

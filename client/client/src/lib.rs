@@ -7,7 +7,8 @@
 //!
 //! Lists ([`Client::top`]) are made on the device from tables that the coordinator publishes,
 //! signed and the same for everybody. For these the newest events cross to the coordinator, if the
-//! person contributes ([`Options::contribute`]); without, the person gets lists all the same. With
+//! person contributes ([`Options::contribute`]); without, the person gets lists all the same. Where
+//! the operator has a tally of its own, only that tally can read them ([`Options::tally_key`]). With
 //! a language model ([`Options::model`]) the client also trains adapters, and ranks over the split
 //! ([`Client::recommend`]): hidden states, their gradients, adapter updates and, for a few
 //! validation samples, how wrong each shard's adapter is (with the prompt's embedding) cross.
@@ -82,6 +83,7 @@ mod options;
 mod person;
 mod remote;
 mod scoring;
+mod sealing;
 mod session;
 mod status;
 mod tasks;
@@ -110,4 +112,4 @@ pub use lists::{
 pub use model::{ClientModel, ModelOptions};
 pub use options::Options;
 pub use scoring::{Ranked, Recommendation, Scored, Source};
-pub use status::{SnapshotStatus, Status};
+pub use status::{Contributes, SnapshotStatus, Status};

@@ -16,6 +16,7 @@ use crate::history::{Cutoffs, Erasure, Joined, TrainingEvent};
 use crate::lists::{Fallback, Held, Input, KEPT_ORDERS, Lazy, Ranked};
 use crate::options::Options;
 use crate::person::{KeptList, Lists, Person};
+use crate::sealing::Sealing;
 use crate::session::{Counters, Session};
 use crate::vault::{self, FolderLock, IDENTITY, LIST, SNAPSHOT, Vault};
 use crate::{Catalogue, ClientError, ClientModel, migrate};
@@ -53,6 +54,9 @@ pub(crate) struct Local {
     pub(crate) shard: Option<ShardId>,
     /// Items that the coordinator does not know.
     pub(crate) refused: BTreeSet<String>,
+    pub(crate) sealing: Sealing,
+    /// Events that the last sealed contribution left out.
+    pub(crate) left_out: usize,
     pub(crate) ended: Option<Ended>,
     /// Given back with the last handle.
     pub(crate) lock: Option<FolderLock>,
@@ -120,11 +124,13 @@ impl Shared {
 impl Local {
     /// Opens a folder, or begins one.
     pub(crate) fn open(folder: &std::path::Path, options: &Options) -> Result<Self, ClientError> {
+        let offered = crate::enrolment::offered(options)?;
         std::fs::create_dir_all(folder).map_err(crate::vault::io(folder))?;
         let mut lock = FolderLock::take(folder)?;
         if vault::ends_an_erasure(folder)? {
             lock = FolderLock::take(folder)?;
         }
+        let pinned = options.pinned_key()?;
         let vault = Vault::open(folder, options.key)?;
         migrate::take_over(&vault, &options.catalogue)?;
         let fresh = vault.read::<Person>(IDENTITY)?.is_none();
@@ -143,12 +149,12 @@ impl Local {
                 contributed::drop_all(&vault)?;
             }
         }
-        let text = options.invitation.clone();
-        let text = text.filter(|t| !t.trim().is_empty() && !crate::enrolment::tried(&person, t));
+        let text = offered.filter(|t| !crate::enrolment::tried(&person, t));
         if text.is_some() && text != person.invitation {
             person.invitation = text;
             changed = true;
         }
+        let sealing = Sealing::open(&vault)?;
         let snapshot = held(&vault, &person, &options.catalogue)?;
         let list = match vault.read(LIST) {
             Err(ClientError::Sealed { .. }) => None,
@@ -164,10 +170,13 @@ impl Local {
             pending: None,
             shard: None,
             refused: BTreeSet::new(),
+            sealing,
+            left_out: 0,
             ended: None,
             lock: Some(lock),
         };
         local.finish_erasing()?;
+        local.pin(pinned)?;
         if changed {
             local.save()?;
         }
@@ -238,10 +247,19 @@ impl Local {
     pub(crate) fn begin_lists(&mut self) -> Result<(), ClientError> {
         self.drop_snapshot()?;
         contributed::drop_all(&self.vault)?;
+        self.begin_sealing()?;
         self.person.lists = Lists {
             opted_out: self.person.lists.opted_out,
             ..Lists::default()
         };
+        self.save()
+    }
+
+    /// The key that was known is not counted on any more: lists begin from nothing.
+    pub(crate) fn forget_tally(&mut self) -> Result<(), ClientError> {
+        let to_withdraw = self.person.lists.to_withdraw;
+        self.begin_lists()?;
+        self.person.lists.to_withdraw = to_withdraw;
         self.save()
     }
 
@@ -335,6 +353,7 @@ impl Local {
         self.snapshot = None;
         self.ranked.clear();
         self.pending = None;
+        self.sealing = Sealing::Never;
         self.lock = None;
         Ok(())
     }

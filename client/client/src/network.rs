@@ -77,7 +77,10 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::connect`]; [`ClientError::NoLists`]; [`ClientError::OtherListKey`],
-    /// [`ClientError::OldSnapshot`], [`ClientError::BadSnapshot`]: the tables are not used.
+    /// [`ClientError::OldSnapshot`], [`ClientError::BadSnapshot`]: the tables are not used;
+    /// [`ClientError::WouldContributeInClear`], [`ClientError::OtherHandle`],
+    /// [`ClientError::SealingDamaged`], [`ClientError::BadSealing`], [`ClientError::BadAnswer`],
+    /// [`ClientError::ContributionRefused`]: the tables are, and nothing is contributed.
     pub async fn refresh(&self) -> Result<Refreshed, ClientError> {
         self.ask(|w| Box::pin(w.refresh())).await
     }

@@ -27,6 +27,7 @@ pub struct Options {
     pub(crate) guard: Guard,
     pub(crate) memory_cap: Option<usize>,
     pub(crate) contribute: Option<bool>,
+    pub(crate) tally_key: Option<String>,
     pub(crate) runtime: Option<Handle>,
     pub(crate) minor: u16,
     pub(crate) extensions: Vec<Extension>,
@@ -57,6 +58,7 @@ impl Options {
             guard: Guard::default(),
             memory_cap: None,
             contribute: None,
+            tally_key: None,
             runtime: None,
             minor: MINOR,
             extensions: vec![],
@@ -85,7 +87,8 @@ impl Options {
 
     /// Enrols with this invitation at the next network function, unless it was used before: the
     /// first time, or when the certificate has expired or was lost. The history stays. It is kept,
-    /// sealed, until it was used. An invitation for another person is refused.
+    /// sealed, until it was used. An invitation for another person is refused; with one that does
+    /// not parse the folder is not opened, and what it keeps stays.
     pub fn invitation(mut self, text: impl Into<String>) -> Self {
         self.invitation = Some(text.into());
         self
@@ -127,6 +130,16 @@ impl Options {
     /// it later, and tells the coordinator.
     pub fn contribute(mut self, contribute: bool) -> Self {
         self.contribute = Some(contribute);
+        self
+    }
+
+    /// Takes tables from, and contributes to, the tally of this key only (as `lethe-tally init`
+    /// prints it). The coordinator then cannot show another one, not even to a new device, and
+    /// nothing is ever contributed in clear. Without this call the first key that a device sees is
+    /// kept. A key that replaces another begins anew: tables are fetched, and the history is
+    /// contributed, again.
+    pub fn tally_key(mut self, key: impl Into<String>) -> Self {
+        self.tally_key = Some(key.into());
         self
     }
 

@@ -28,17 +28,43 @@ pub struct Status {
     pub recalled: u64,
     /// The person takes part in the sums behind lists.
     pub contributing: bool,
+    /// How it does, as far as is known.
+    pub contributes: Contributes,
     /// The last contribution that was accepted: when, in seconds since 1970, and of how many
     /// events.
     pub contributed: Option<(i64, u32)>,
     /// Items that the coordinator does not know: they are left out of contributions.
     pub refused_items: Vec<String>,
+    /// Events of the history that the last sealed contribution left out, because the tables do not
+    /// name their items: a refusal by name would tell the coordinator of them.
+    pub left_out: usize,
     /// What the person did with lists, by where the lists came from.
     pub feedback: Vec<ListCounts>,
     /// Consent is withdrawn from this time on, in seconds since 1970.
     pub consent_until: Option<i64>,
     /// An order to erase that waits for consent.
     pub pending_erasure: Option<PendingErasure>,
+}
+
+/// Who can read what a person contributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contributes {
+    /// They do not contribute.
+    No,
+    /// Nothing was contributed yet: how is for the coordinator to say.
+    NotYet,
+    /// The coordinator reads it.
+    InClear,
+    /// Only the tally reads it, and never again is anything contributed in clear
+    /// ([`crate::Client::accept_embedded`]).
+    Sealed {
+        /// Key of the tally (verifier key text): compare it with what its operator publishes. None:
+        /// the coordinator is another one than before, and its tally is not known yet.
+        tally: Option<String>,
+    },
+    /// The file that says to whom contributions are sealed is damaged: nothing is contributed
+    /// until the app decides ([`crate::ClientError::SealingDamaged`]).
+    Blocked,
 }
 
 /// The tables that a device holds.

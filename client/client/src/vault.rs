@@ -7,6 +7,8 @@
 //! | `snapshot` | the newest tables; losing it costs a fetch |
 //! | `list` | the last list of the language model |
 //! | `contributed` | the newest contributions accepted, for an audit; losing it costs that |
+//! | `sealing` | the tally that is contributed to; losing it loses the protection from a coordinator
+//! that asks for contributions in clear |
 //! | `feedback`, `frozen/` | of training; losing them costs time |
 //! | `device.key` | unless the app brings its own key |
 //! | `lock` | held by the process that has the folder open |
@@ -47,6 +49,10 @@ pub(crate) const LIST: Sealed = Sealed {
 pub(crate) const CONTRIBUTED: Sealed = Sealed {
     name: "contributed",
     label: b"lethe-client-contributed/1",
+};
+pub(crate) const SEALING: Sealed = Sealed {
+    name: "sealing",
+    label: b"lethe-client-sealing/1",
 };
 const FEEDBACK: Sealed = Sealed {
     name: "feedback",
@@ -313,7 +319,7 @@ pub(crate) fn destroy(folder: &Path) -> Result<(), ClientError> {
             .and_then(|()| f.sync_all())
             .map_err(io(&key))?;
     }
-    let sealed = [IDENTITY, SNAPSHOT, LIST, CONTRIBUTED, FEEDBACK].map(|s| s.name);
+    let sealed = [IDENTITY, SNAPSHOT, LIST, CONTRIBUTED, SEALING, FEEDBACK].map(|s| s.name);
     for name in [KEY, HISTORY, migrate::STATE].iter().chain(&sealed) {
         remove_file(&folder.join(name))?;
     }

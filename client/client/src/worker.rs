@@ -24,6 +24,8 @@ use crate::{Catalogue, ClientError, ClientModel, ModelOptions};
 pub(crate) const DECLINES: u16 = 1;
 /// Minor version from which there are lists.
 pub(crate) const LISTS: u16 = 2;
+/// Minor version from which contributions may be sealed.
+pub(crate) const SEALED: u16 = 3;
 
 /// The device parts of the adapters being served.
 #[derive(Debug, Default)]
@@ -59,6 +61,8 @@ pub(crate) struct Worker {
     pub(crate) lists_at: i64,
     /// Not before this time is contributed again, in seconds since 1970.
     pub(crate) contribute_at: i64,
+    /// By position in the catalogue: the coordinator's tables name the item, as it said last.
+    pub(crate) named: Option<Vec<bool>>,
 }
 
 impl Worker {
@@ -71,6 +75,7 @@ impl Worker {
             lists: ListState::default(),
             lists_at: 0,
             contribute_at: 0,
+            named: None,
         }
     }
 

@@ -56,7 +56,7 @@ impl Desk {
     pub(crate) async fn enrol(
         home: &Path,
         server: SocketAddr,
-        invitation: &str,
+        invitation: &Invitation,
         replace: bool,
     ) -> anyhow::Result<()> {
         let file = home.join("identity.json");
@@ -71,12 +71,12 @@ impl Desk {
                 );
             }
         }
-        let invitation = Invitation::parse(invitation)?;
+        let authority = invitation.authority()?;
         std::fs::create_dir_all(home).with_context(|| home.display().to_string())?;
-        let identity = enrol(server, &invitation).await?;
+        let identity = enrol(server, invitation).await?;
         let saved = Saved {
             server,
-            authority: invitation.authority()?,
+            authority,
             identity,
         };
         saved.write(&file)

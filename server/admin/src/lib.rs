@@ -50,7 +50,8 @@ enum Command {
     Cancel(commands::policy::Which),
     /// Who the operators are; with --remove, withdraw one.
     Operators(commands::operators::Args),
-    /// What operators did.
+    /// What operators did besides deletions: policies, invitations of operators, approvals,
+    /// revocations, replays, exports.
     Actions,
     /// All deletions, with their deadlines.
     List(commands::list::Args),

@@ -46,6 +46,11 @@ pub(crate) fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> S
     lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// A line on standard error that is no error: what a command waits for.
+pub(crate) fn note(text: &str) {
+    error(text);
+}
+
 /// A line on standard error.
 pub(crate) fn error(text: &str) {
     let _ = writeln!(std::io::stderr(), "lethe-admin: {text}");

@@ -167,14 +167,9 @@ impl Coordinator {
 
     fn receipt(&self, id: u64) -> Result<AdminReply, CoordinatorError> {
         let shell = self.shell();
-        let at = {
-            let state = shell.state();
-            state.deletions().get(&id).and_then(|d| d.receipt.clone())
-        };
-        let content = match at {
-            Some(at) => shell.values().get(&at)?,
-            None => None,
-        };
+        let now = shell.clock.now();
+        let at = admin::receipt_at(&shell.state(), id, now)?;
+        let content = shell.values().get(&at)?;
         admin::receipt(id, content.as_deref())
     }
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lists::{ListsConfig, Sums};
+use crate::CoordinatorError;
+use crate::lists::{ListsConfig, Sums, TallyConfig};
 
 /// `lethe-server --config FILE` (TOML); unknown keys are refused. `docs/operations.md` explains
 /// each.
@@ -64,11 +65,14 @@ pub struct ServerConfig {
     /// Name of the transparency log, as it appears in checkpoints.
     #[serde(default = "default_log_name")]
     pub log_name: String,
-    /// Who holds what people contribute to the sums of the lists: `off` or `embedded`. In mode
-    /// `embedded` this server holds and computes with histories.
+    /// Who holds what people contribute to the sums of the lists: `off`, `embedded` or `tally`. In
+    /// mode `embedded` this server holds and computes with histories.
     #[serde(default)]
     pub sums: Sums,
-    /// How lists are made.
+    /// Where the tally of its own is, with `sums = "tally"`.
+    #[serde(default)]
+    pub tally: Option<TallyConfig>,
+    /// How lists are made, with `sums = "embedded"`. A tally of its own has its own settings.
     #[serde(default)]
     pub lists: ListsConfig,
     /// Seconds for which accepted deletions wait for others, to be executed together: each recalls
@@ -143,6 +147,26 @@ impl ServerConfig {
             name.push("-evidence");
             PathBuf::from(name)
         })
+    }
+
+    /// The tally of its own; none: there is none.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::TallyConfig`]: the tables do not fit `sums`.
+    pub fn party(&self) -> Result<Option<&TallyConfig>, CoordinatorError> {
+        let wrong = |why| Err(CoordinatorError::TallyConfig(why));
+        match (self.sums, &self.tally) {
+            (Sums::Tally, None) => wrong(
+                "sums = \"tally\" needs the table `[tally]` with the `address` of lethe-tally",
+            ),
+            (Sums::Tally, Some(_)) if self.lists != ListsConfig::default() => wrong(
+                "with sums = \"tally\" the table `[lists]` belongs into the tally's own \
+                 configuration: remove it here",
+            ),
+            (Sums::Tally, Some(tally)) => Ok(Some(tally)),
+            (_, Some(_)) => wrong("the table `[tally]` needs sums = \"tally\""),
+            (_, None) => Ok(None),
+        }
     }
 
     /// Parses TOML.

@@ -30,7 +30,7 @@ use crate::lists::Contributions;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
 use crate::rounds::internal;
-use crate::shell::{Clock, Opening, Shell, Told};
+use crate::shell::{Clock, Opening, Shell, Told, over_quic};
 use crate::waiters::Waiters;
 
 /// A running coordinator; cloning shares it.
@@ -88,6 +88,7 @@ impl Coordinator {
             model,
             model_config: source.config(),
             items: &items,
+            line: &over_quic,
         };
         let (shell, foundation) = opening.open(&SledStorage::engine, Clock::default())?;
         let authority = Authority::restore(foundation.authority)?;
@@ -221,7 +222,8 @@ impl Coordinator {
             let this = Self(inner);
             let shell = this.shell();
             let view = shell.state().view(shell.clock.now());
-            let lists = shell.lists.as_ref().and_then(|l| l.status(shell).ok());
+            let lists = shell.lists.as_ref();
+            let lists = lists.and_then(|l| l.status_known(shell).ok());
             metrics::text(&view, this.traffic(), lists.as_ref())
         };
         tokio::spawn(metrics::serve(listener, Arc::new(text)));
@@ -442,6 +444,8 @@ impl Handler for Coordinator {
             codec::UPDATE => self.0.longest_update,
             codec::FORWARD | codec::BACKWARD => self.0.longest_pass,
             codec::CONTRIBUTE => self.0.config.lists.longest(),
+            // Only a tally takes these.
+            codec::TALLY => 0,
             _ => codec::limit(kind).unwrap_or(0),
         }
     }

@@ -74,6 +74,39 @@ pub enum CoordinatorError {
     /// The tally of the lists failed.
     #[error(transparent)]
     Tally(lethe_tally::TallyError),
+    /// The tally of its own cannot be reached, or does not answer in time.
+    #[error("the tally at {place} is away: {why}; it is tried again by itself")]
+    TallyAway { place: String, why: String },
+    /// The first start with a tally of its own needs an invitation.
+    #[error(
+        "this coordinator has no identity at its tally: give `invitation` in `[tally]` the text \
+         that `lethe-tally init` or `lethe-tally invite` prints"
+    )]
+    NoInvitation,
+    /// `sums = "tally"` without the table `[tally]`, or with settings that are the tally's.
+    #[error("{0}")]
+    TallyConfig(&'static str),
+    /// The data folder belongs to another mode of the sums.
+    #[error(
+        "{folder} holds contributions of `sums = \"{had}\"`, the configuration says `sums = \
+         \"{wants}\"`: devices contribute again in the new mode, and nothing moves what was \
+         contributed in the old one; delete that first (`lethe-admin forget`), or use another data \
+         folder"
+    )]
+    OtherSums {
+        folder: std::path::PathBuf,
+        had: &'static str,
+        wants: &'static str,
+    },
+    /// The tally signs with another key than before.
+    #[error(
+        "the tally signs with the key {got}, expected {known}: devices would refuse it; connect to \
+         the tally of before, or restore its keys"
+    )]
+    OtherTallyKey { known: String, got: String },
+    /// The tally gave tables that it did not sign.
+    #[error("snapshot {number} of the tally is not served: {why}; it is asked for again")]
+    WrongTables { number: u64, why: String },
     /// The catalogue is not the one that people contributed for.
     #[error(transparent)]
     OtherCatalogue(#[from] lethe_tally::OtherCatalogue),
@@ -130,6 +163,7 @@ impl CoordinatorError {
             Self::Plan(PlanError::UnknownSubject(_)) => Refusal::NotFound,
             Self::Plan(_) | Self::Aggregate(_) => Refusal::Invalid,
             Self::Model(ModelError::Shape(_)) => Refusal::Invalid,
+            Self::TallyAway { .. } | Self::WrongTables { .. } => Refusal::Busy,
             _ => Refusal::Internal,
         }
     }

@@ -12,6 +12,7 @@ use lethe_proto::message::{
 };
 use lethe_proto::packed::Packed;
 use lethe_proto::payload::Payload;
+use lethe_proto::tally::SealedContribution;
 use lethe_recipe::Combination;
 
 use crate::CoordinatorError;
@@ -165,15 +166,21 @@ impl Coordinator {
             }
             Request::Contribute(brought) => self.contribute(&device, brought).await,
             Request::Uncontribute => self.uncontribute(&device).await,
+            Request::Terms => self.sealing_terms(&device).await,
+            Request::ContributeSealed(sealed) => self.contribute_sealed(&device, sealed).await,
             Request::Snapshot { have, items } => {
                 // A snapshot is copied.
                 let this = self.clone();
                 aside(move || Ok(Reply::Snapshot(this.snapshot(have, &items)))).await
             }
             Request::Watch { lists } => Ok(Reply::Watched(self.watch(&device, lists).await?)),
-            Request::Enrol { .. } | Request::Renew { .. } | Request::Admin(_) => Err(
-                CoordinatorError::refuse(Refusal::Forbidden, "not with a subject's certificate"),
-            ),
+            Request::Enrol { .. }
+            | Request::Renew { .. }
+            | Request::Admin(_)
+            | Request::Tally(_) => Err(CoordinatorError::refuse(
+                Refusal::Forbidden,
+                "not with a subject's certificate",
+            )),
         }
     }
 
@@ -285,6 +292,31 @@ impl Coordinator {
             .bring(lists, device.certificate, brought)
             .await?;
         Ok(Reply::Ack)
+    }
+
+    /// How contributions go: none of the terms of a tally, or a ticket for one.
+    async fn sealing_terms(&self, device: &Device) -> Result<Reply, CoordinatorError> {
+        let lists = self.shell().lists.as_ref().ok_or_else(no_lists)?;
+        if !lists.is_sealed() {
+            return Ok(Reply::Terms(None));
+        }
+        let terms = self.contributions().ticket(device.certificate).await?;
+        Ok(Reply::Terms(Some(terms)))
+    }
+
+    async fn contribute_sealed(
+        &self,
+        device: &Device,
+        sealed: SealedContribution,
+    ) -> Result<Reply, CoordinatorError> {
+        if self.shell().lists.is_none() {
+            return Err(no_lists());
+        }
+        let contributions = self.contributions();
+        let said = contributions
+            .bring_sealed(device.certificate, sealed)
+            .await?;
+        Ok(Reply::Confided(said))
     }
 
     async fn uncontribute(&self, device: &Device) -> Result<Reply, CoordinatorError> {

@@ -370,9 +370,13 @@ impl State {
         }
         let erasing = self.erasing(d, now);
         if erasing > 0 {
+            let since = d.accepted_at.max(self.volatile.started_at);
+            let wait_ms = self.rules.erase_wait_s.saturating_mul(1000);
+            let left = since.saturating_add(wait_ms).saturating_sub(now.unix_ms);
             return format!(
-                "{erasing} device(s) that have to erase (at most {} s)",
-                self.rules.erase_wait_s
+                "{erasing} device(s) that have to erase (erase_wait_s: at most {} s more, then \
+                 training goes on without them)",
+                left.div_ceil(1000)
             );
         }
         let shards = d.rolled_back.iter().map(|r| r.shard);

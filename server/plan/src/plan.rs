@@ -280,7 +280,9 @@ impl Plan {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Withdraw { subject } => write!(f, "refuse connections of subject {subject}"),
+            Self::Withdraw { subject } => {
+                write!(f, "refuse the devices of subject {subject}")
+            }
             Self::DestroyKeys { subject } => {
                 write!(f, "destroy the encryption keys of subject {subject}")
             }
@@ -380,25 +382,25 @@ impl fmt::Display for Plan {
         let (c, all) = (&self.forecast.cost, &self.forecast.everything);
         write!(
             f,
-            "cost: {} rounds, {} samples, against {} and {} for retraining everything",
+            "cost: {} rounds with {} samples; retraining everything: {} rounds with {}",
             c.rounds, c.samples, all.rounds, all.samples
         )?;
         if c.rounds > 0 && c.seconds > 0.0 {
             let megabytes = c.bytes as f64 / 1e6;
             write!(
                 f,
-                "\nexpected: {:.1} s, {:.1} minutes of devices, {megabytes:.1} MB, at the rates \
-                 measured so far",
+                "\nexpected, at the rates measured so far: {:.1} s, {:.1} minutes of work on \
+                 devices, {megabytes:.1} MB",
                 c.seconds, c.client_minutes
             )?;
         }
         for (shard, kept, now) in &self.forecast.degraded {
-            let loss = |l: &Option<f32>| l.map_or("none".to_owned(), |l| format!("{l:.3}"));
+            let loss = |l: &f32| format!("training loss {l:.3}");
             write!(
                 f,
-                "\nmeanwhile: {shard} serves a checkpoint of training loss {} (now {})",
-                loss(kept),
-                loss(now)
+                "\nmeanwhile: {shard} serves an earlier checkpoint ({}; now {})",
+                kept.as_ref().map_or("not trained yet".to_owned(), loss),
+                now.as_ref().map_or("not trained yet".to_owned(), loss)
             )?;
         }
         Ok(())

@@ -57,14 +57,15 @@ fn golden_plan_of_a_person() {
     assert_eq!(p.lint(&inventory()), Ok(()));
     assert_eq!(
         p.to_string(),
-        "forget all data of subject e\n  1. refuse connections of subject e\n  2. destroy the \
+        "forget all data of subject e\n  1. refuse the devices of subject e\n  2. destroy the \
          encryption keys of subject e\n  3. shard 1: destroy stages 2 and later, serve checkpoint \
          1\n  4. drop what was measured on the data and on what was destroyed\n  5. publish a \
          release\n  6. recall earlier releases\n  7. shard 1: retrain stages 2 to 3 with the 2 \
          subjects that remain\n  8. publish a release\n  9. enter 1 statement(s) into the log, \
-         issue the receipt(s)\nuntouched shards: 0\ncost: 4 rounds, 24 samples, against 12 and 72 \
-         for retraining everything\nexpected: 3.0 s, 0.2 minutes of devices, 0.0 MB, at the rates \
-         measured so far\nmeanwhile: shard 1 serves a checkpoint of training loss 0.700 (now 0.500)"
+         issue the receipt(s)\nuntouched shards: 0\ncost: 4 rounds with 24 samples; \
+         retraining everything: 12 rounds with 72\nexpected, at the rates measured so far: 3.0 s, \
+         0.2 minutes of work on devices, 0.0 MB\nmeanwhile: shard 1 serves an earlier checkpoint \
+         (training loss 0.700; now training loss 0.500)"
     );
 }
 
@@ -80,7 +81,7 @@ fn golden_plan_of_a_batch_replays_each_shard_once() {
     assert_eq!(
         p.to_string(),
         "forget all data of subject c\nforget items i1, i2 of subject b\nstop using the data of \
-         subject f, but keep it\n  1. refuse connections of subject c\n  2. destroy the encryption \
+         subject f, but keep it\n  1. refuse the devices of subject c\n  2. destroy the encryption \
          keys of subject c\n  3. destroy the encryption keys of subject b\n  4. set subject f \
          aside\n  5. shard 0: destroy stages 2 and later, serve checkpoint 1\n  6. shard 1: \
          destroy stages 3 and later, serve checkpoint 2\n  7. drop what was measured on the data \
@@ -88,10 +89,11 @@ fn golden_plan_of_a_batch_replays_each_shard_once() {
          have 1 device(s) erase; their shards wait for them\n  11. shard 0: retrain stages 2 to 3 \
          with the 2 subjects that remain\n  12. shard 1: retrain stages 3 to 3 with the 2 subjects \
          that remain\n  13. publish a release\n  14. enter 3 statement(s) into the log, issue the \
-         receipt(s)\nuntouched shards: none\ncost: 6 rounds, 48 samples, against 12 and 80 for \
-         retraining everything\nexpected: 6.0 s, 0.4 minutes of devices, 0.0 MB, at the rates \
-         measured so far\nmeanwhile: shard 0 serves a checkpoint of training loss 0.700 (now \
-         0.500)\nmeanwhile: shard 1 serves a checkpoint of training loss 0.600 (now 0.500)"
+         receipt(s)\nuntouched shards: none\ncost: 6 rounds with 48 samples; \
+         retraining everything: 12 rounds with 80\nexpected, at the rates measured so far: 6.0 s, \
+         0.4 minutes of work on devices, 0.0 MB\nmeanwhile: shard 0 serves an earlier checkpoint \
+         (training loss 0.700; now training loss 0.500)\nmeanwhile: shard 1 serves an earlier \
+         checkpoint (training loss 0.600; now training loss 0.500)"
     );
 }
 

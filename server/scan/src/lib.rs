@@ -37,7 +37,8 @@ const MAX_HITS: usize = 1000;
 pub enum ScanError {
     /// Too short to mean anything.
     #[error(
-        "{0:?} is too short to search for: at least {1} bytes (or 4 tokens), or everything matches"
+        "{0:?} is too short to search for: expected at least {1} bytes (or {1} tokens); what is \
+         shorter is in any file by chance"
     )]
     TooShort(String, usize),
     /// Too many or too long patterns.

@@ -18,6 +18,9 @@ struct Cli {
     /// Configuration file (TOML); docs/samples/tally.toml has all keys.
     #[arg(long, global = true, default_value = "tally.toml")]
     config: PathBuf,
+    /// End when standard input closes: for a parent that must leave nothing running.
+    #[arg(long, global = true)]
+    with_parent: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -44,7 +47,11 @@ fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
     };
     let verb = match cli.command {
         Command::Init => return process::init(&config).map(Some).map_err(code),
-        Command::Serve => return process::serve(&config).map(|()| None).map_err(code),
+        Command::Serve => {
+            return process::serve(&config, cli.with_parent)
+                .map(|()| None)
+                .map_err(code);
+        }
         Command::Status => Verb::Status,
         Command::Rotate => Verb::Rotate,
         Command::Invite => Verb::Invite,

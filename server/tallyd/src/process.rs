@@ -239,11 +239,12 @@ async fn answer_files(service: Arc<Service>, data_dir: PathBuf) {
     }
 }
 
-/// Serves until interrupted or terminated. Writes `address` into the data folder when it listens.
+/// Serves until interrupted or terminated or, `with_parent`, until standard input closes. Writes
+/// `address` into the data folder when it listens.
 ///
 /// # Errors
 /// [`TallydError`]: the folder cannot be opened, or the address not be had.
-pub fn serve(config: &Config) -> Result<(), TallydError> {
+pub fn serve(config: &Config, with_parent: bool) -> Result<(), TallydError> {
     let service = Arc::new(open_founded(config)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -257,7 +258,7 @@ pub fn serve(config: &Config) -> Result<(), TallydError> {
         private::write(&address, addr.to_string().as_bytes())?;
         tokio::spawn(answer_files(service.clone(), config.data_dir.clone()));
         tracing::info!(%addr, "listening");
-        end().await.map_err(io(&config.data_dir))?;
+        end(with_parent).await.map_err(io(&config.data_dir))?;
         tracing::info!("ending");
         party.shutdown();
         Ok(())
@@ -266,8 +267,21 @@ pub fn serve(config: &Config) -> Result<(), TallydError> {
     result
 }
 
-async fn end() -> std::io::Result<()> {
+async fn end(with_parent: bool) -> std::io::Result<()> {
+    let parent_gone = async {
+        if !with_parent {
+            return std::future::pending().await;
+        }
+        // A plain thread: tokio's standard input would keep the runtime from ending.
+        let (send, receive) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = send.send(());
+        });
+        let _ = receive.await;
+    };
     tokio::select! {
+        () = parent_gone => Ok(()),
         r = tokio::signal::ctrl_c() => r,
         r = terminated() => r,
     }

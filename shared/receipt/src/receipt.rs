@@ -1,5 +1,7 @@
 //! The receipt of a deletion: how it is put together and how it is verified.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -11,6 +13,7 @@ use crate::statement::{
     Kind, Statement, Training, VERSION, VERSION_WITHOUT_LISTS, VERSION_WITHOUT_REMOVED, canonical,
     commitment, entry,
 };
+use crate::vouch::{SnapshotName, VouchStatement};
 
 /// Largest receipt that is read.
 pub const MAX_RECEIPT: usize = 4 << 20;
@@ -33,6 +36,9 @@ pub enum VerifyError {
     /// The subject is not the one the statement is about.
     #[error("the subject or salt does not match the statement's commitment")]
     Subject,
+    /// What the tally of its own has signed does not fit.
+    #[error("the tally's statement: {0}")]
+    Tally(String),
     /// What the receipt says about records does not hold.
     #[error("shard {shard}: {why}")]
     Records {
@@ -109,6 +115,11 @@ pub struct Receipt {
     pub records: Option<RecordProof>,
     /// Signed head of the log.
     pub checkpoint: String,
+    /// What a tally of its own says of the person now ([`crate::vouch`]), signed with the key that
+    /// the statement names for lists. None: the coordinator held the sums itself, or there were
+    /// none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tally: Option<String>,
 }
 
 /// What opens a statement's commitment.
@@ -148,6 +159,7 @@ pub fn issue(
     opening: Opening,
     index: u64,
     records: Option<RecordProof>,
+    tally: Option<String>,
     tree: &Tree,
     signer: &Signer,
 ) -> Result<Vec<u8>, VerifyError> {
@@ -164,6 +176,7 @@ pub fn issue(
         proof: proof.iter().map(|h| hex(h)).collect(),
         records,
         checkpoint: signer.checkpoint(tree.len(), &tree.root()),
+        tally,
     };
     let mut bytes = canonical(&receipt);
     bytes.push(b'\n');
@@ -233,6 +246,7 @@ pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
     if let Some(r) = &receipt.records {
         verify_records(r, &receipt, &head)?;
     }
+    receipt.vouched()?;
     Ok(receipt)
 }
 
@@ -285,7 +299,58 @@ pub enum Effect {
     NothingRemoved,
 }
 
+/// The clocks of two machines may differ by this, in seconds.
+const CLOCKS: u64 = 300;
+
 impl Receipt {
+    /// What the tally of its own has signed, checked against the statement; none: there is no such
+    /// tally.
+    ///
+    /// # Errors
+    /// [`VerifyError::Tally`]: the signature is not of the key that the statement names, the tally
+    /// still has what was to go, or it serves something else than the statement says.
+    pub fn vouched(&self) -> Result<Option<VouchStatement>, VerifyError> {
+        let Some(note) = &self.tally else {
+            return Ok(None);
+        };
+        let wrong = |why: &str| Err(VerifyError::Tally(why.to_owned()));
+        let Some(lists) = &self.statement.lists else {
+            return wrong("the deletion says nothing of lists");
+        };
+        let refused = |e: NoteError| VerifyError::Tally(e.to_string());
+        let key = VerifierKey::parse(&lists.key).map_err(refused)?;
+        let vouched = VouchStatement::open(note, &key).map_err(refused)?;
+        let people = usize::from(!self.subject.is_empty());
+        if vouched.handles.len() != people {
+            return wrong("it is about another number of people");
+        }
+        let accepted = self.statement.accepted_at.saturating_sub(CLOCKS);
+        let stays = |since: Option<u64>| since.is_some_and(|since| since < accepted);
+        if vouched.handles.iter().any(|v| stays(v.since)) {
+            return wrong("it still has what was contributed before the request");
+        }
+        let recalled = lists.recalled.as_ref().map_or(0, |s| s.number);
+        if vouched.recalled < recalled {
+            return wrong("the snapshot that the statement calls recalled is not");
+        }
+        let Some(replaced) = &lists.replaced_by else {
+            return Ok(Some(vouched));
+        };
+        let newer = |s: &SnapshotName| match s.number.cmp(&replaced.number) {
+            Ordering::Less => false,
+            Ordering::Equal => hex(&s.digest) == replaced.sha256,
+            Ordering::Greater => true,
+        };
+        // A later deletion may have recalled that one, too.
+        let later = vouched.serves.is_none() && vouched.recalled >= replaced.number;
+        if !later && !vouched.serves.as_ref().is_some_and(newer) {
+            return wrong(
+                "it does not serve the snapshot that the statement names, or a newer one",
+            );
+        }
+        Ok(Some(vouched))
+    }
+
     /// The verdict for programs: whether it is genuine, and whether what was asked for happened.
     pub fn verdict(&self) -> serde_json::Value {
         let done = self.effect() == Effect::Done;
@@ -530,7 +595,7 @@ mod tests {
             salt: [5; 32],
         };
         (
-            issue(s, opening, index, Some(records), &tree, &signer).expect("issues"),
+            issue(s, opening, index, Some(records), None, &tree, &signer).expect("issues"),
             signer,
         )
     }
@@ -649,6 +714,97 @@ mod tests {
             assert!(!verdict(VERSION, wrong));
         }
         assert!(!verdict(VERSION_WITHOUT_LISTS, lists(None, None)));
+    }
+
+    /// A receipt whose lists a tally of its own signed, as `change` makes it.
+    fn signed_by_tally(change: impl FnOnce(&mut VouchStatement)) -> Result<Receipt, VerifyError> {
+        let tally = Signer::from_seed("tally", &[9; 32]).expect("a seed");
+        let shown = |number, byte: u8| StatedSnapshot {
+            number,
+            sha256: hex(&[byte; 32]),
+            people: 16,
+        };
+        let stated = Statement {
+            version: VERSION,
+            lists: Some(StatedLists {
+                held: true,
+                recalled: Some(shown(1, 1)),
+                replaced_by: Some(shown(2, 2)),
+                key: tally.verifier().text(),
+                ..StatedLists::default()
+            }),
+            ..statement("erase-subject")
+        };
+        let mut vouched = VouchStatement {
+            at: stated.accepted_at + 5,
+            recalled: 1,
+            serves: Some(SnapshotName {
+                number: 2,
+                digest: [2; 32],
+            }),
+            handles: vec![crate::vouch::Vouched {
+                handle: crate::vouch::handle_hash(&[4; 16]),
+                since: None,
+            }],
+        };
+        change(&mut vouched);
+        let (bytes, signer) = receipt_of(stated, vec![], None);
+        let mut receipt: Receipt = serde_json::from_slice(&bytes).expect("a receipt");
+        receipt.tally = Some(vouched.sign(&tally).expect("signs"));
+        let mut bytes = canonical(&receipt);
+        bytes.push(b'\n');
+        verify(&bytes, signer.verifier())
+    }
+
+    #[test]
+    fn a_tallys_statement_has_to_fit_the_receipt() {
+        let receipt = signed_by_tally(|_| {}).expect("fits");
+        let text = crate::report::text(&receipt);
+        assert!(
+            text.contains("the tally vouches that: at 1700000005"),
+            "{text}"
+        );
+        assert!(text.contains("the coordinator vouches for"), "{text}");
+        let fits = |change: fn(&mut VouchStatement)| signed_by_tally(change).is_ok();
+        assert!(fits(|v| v.serves.as_mut().expect("serves").number = 3));
+        assert!(fits(|v| v.handles[0].since = Some(v.at)));
+        assert!(fits(|v| {
+            v.serves = None;
+            v.recalled = 2;
+        }));
+        let wrong: [fn(&mut VouchStatement); 7] = [
+            |v| v.handles[0].since = Some(1_600_000_000),
+            |v| v.handles.clear(),
+            |v| v.handles.push(v.handles[0]),
+            |v| v.recalled = 0,
+            |v| v.serves = None,
+            |v| v.serves.as_mut().expect("serves").number = 1,
+            |v| v.serves.as_mut().expect("serves").digest = [7; 32],
+        ];
+        for (n, change) in wrong.into_iter().enumerate() {
+            let verdict = signed_by_tally(change);
+            assert!(matches!(verdict, Err(VerifyError::Tally(_))), "{n}");
+        }
+        // A receipt without one says that nobody but the coordinator vouches.
+        assert!(
+            !crate::report::text(&Receipt {
+                tally: None,
+                ..receipt
+            })
+            .contains("the tally vouches")
+        );
+    }
+
+    #[test]
+    fn a_statement_of_another_tally_is_refused() {
+        let other = Signer::from_seed("tally", &[8; 32]).expect("a seed");
+        let mut receipt = signed_by_tally(|_| {}).expect("fits");
+        let note = receipt.tally.take().expect("is there");
+        let lists = receipt.statement.lists.as_mut().expect("is there");
+        let key = std::mem::replace(&mut lists.key, other.verifier().text());
+        receipt.tally = Some(note);
+        assert!(matches!(receipt.vouched(), Err(VerifyError::Tally(_))));
+        assert_ne!(key, other.verifier().text());
     }
 
     #[test]

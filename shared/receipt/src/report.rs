@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::hex::hex;
 use crate::receipt::{Effect, Fate, Receipt};
 use crate::statement::{Cost, Removed, StatedLists};
 
@@ -133,6 +134,42 @@ fn lists_facts(l: &StatedLists) -> Vec<(String, String)> {
     vec![fact("lists", change), fact("devices with lists", devices)]
 }
 
+/// Which party vouches for what, where a tally of its own holds the sums.
+fn parties(r: &Receipt) -> Vec<(String, String)> {
+    let (Ok(Some(vouched)), Some(lists)) = (r.vouched(), &r.statement.lists) else {
+        return vec![];
+    };
+    let has = match vouched.handles.first().map(|v| v.since) {
+        None => "the items are not in what it serves".to_owned(),
+        Some(None) => "it has nothing under the handle of this person".to_owned(),
+        Some(Some(since)) => {
+            format!("it has nothing older than {since}, when the person contributed again")
+        }
+    };
+    let serves = match &vouched.serves {
+        Some(s) => format!("snapshot {} ({:.8})", s.number, hex(&s.digest)),
+        None => "nothing".to_owned(),
+    };
+    let tally = format!(
+        "at {} (seconds since 1970) {has}; snapshots up to {} are recalled, it serves {serves}; \
+         signed with {}",
+        vouched.at, vouched.recalled, lists.key
+    );
+    let handle = vouched.handles.first().map_or(String::new(), |v| {
+        format!(
+            "; and that the handle {:.8} is this person's",
+            hex(&v.handle)
+        )
+    });
+    let coordinator = format!(
+        "adapters, releases, keys, who this is, and which snapshot devices were given{handle}"
+    );
+    vec![
+        ("the coordinator vouches for".to_owned(), coordinator),
+        ("the tally vouches that".to_owned(), tally),
+    ]
+}
+
 /// Facts as label and value.
 fn facts(r: &Receipt) -> Vec<(String, String)> {
     let s = &r.statement;
@@ -193,6 +230,7 @@ fn facts(r: &Receipt) -> Vec<(String, String)> {
             "no proof: no shard had been trained on it alone".into(),
         )),
     }
+    out.extend(parties(r));
     out.push(fact("forecast", cost(&s.forecast)));
     out.push(fact("actual", cost(&s.actual)));
     out.push(fact(

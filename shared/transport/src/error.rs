@@ -16,6 +16,17 @@ pub enum TransportError {
          invite`, beginning with lethe1:"
     )]
     Invitation,
+    /// What stands for an invitation on a command line is neither its text nor a file.
+    #[error(
+        "{given:?} is no invitation (its text begins with lethe1:), and no file that can be read: \
+         {source}"
+    )]
+    InvitationFile {
+        /// What was given.
+        given: String,
+        /// Why the file cannot be read.
+        source: std::io::Error,
+    },
     /// The socket cannot be opened.
     #[error("cannot listen on {addr}: {source}; choose another address or stop what uses it")]
     Bind {

@@ -1,5 +1,6 @@
 //! Certificates: the coordinator's authority, a client's key, invitations.
 
+use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -275,6 +276,13 @@ impl ClientKey {
     }
 }
 
+/// How the text of an invitation begins.
+const PREFIX: &str = "lethe1:";
+/// The most of a file that is read for an invitation, in bytes. One is about a thousand long.
+const MAX_FILE: u64 = 64 << 10;
+/// Characters of a wrong argument that an error repeats.
+const MAX_SHOWN: usize = 200;
+
 /// A single-use invitation: a secret, and the authority to trust.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -307,16 +315,37 @@ impl Invitation {
     /// As one line of text.
     pub fn text(&self) -> String {
         format!(
-            "lethe1:{}",
+            "{PREFIX}{}",
             BASE64.encode(serde_json::to_vec(self).unwrap_or_default())
         )
+    }
+
+    /// As people give it on a command line: its text, or the path of a file that holds it.
+    ///
+    /// # Errors
+    /// [`TransportError::InvitationFile`] if it is neither; [`TransportError::Invitation`] if it
+    /// does not parse.
+    pub fn given(what: &str) -> Result<Self, TransportError> {
+        if what.trim_start().starts_with(PREFIX) {
+            return Self::parse(what);
+        }
+        let unread = |source| TransportError::InvitationFile {
+            given: what.chars().take(MAX_SHOWN).collect(),
+            source,
+        };
+        let file = std::fs::File::open(what).map_err(unread)?;
+        let mut text = String::new();
+        file.take(MAX_FILE)
+            .read_to_string(&mut text)
+            .map_err(unread)?;
+        Self::parse(&text)
     }
 
     /// From the text.
     pub fn parse(text: &str) -> Result<Self, TransportError> {
         let body = text
             .trim()
-            .strip_prefix("lethe1:")
+            .strip_prefix(PREFIX)
             .and_then(|b| BASE64.decode(b).ok());
         body.and_then(|b| serde_json::from_slice(&b).ok())
             .ok_or(TransportError::Invitation)

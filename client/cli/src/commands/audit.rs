@@ -23,9 +23,9 @@ use crate::inputs::Inputs;
 
 #[derive(clap::Args)]
 pub(crate) struct ExportArgs {
-    /// The client's folder.
-    #[arg(long)]
-    folder: PathBuf,
+    /// Folder of the client's sealed state (also --folder).
+    #[arg(long, alias = "folder")]
+    home: PathBuf,
     /// Write it here: one file per person, readable by its user only.
     #[arg(long)]
     out: PathBuf,
@@ -34,7 +34,14 @@ pub(crate) struct ExportArgs {
 /// The person's own training data, for an auditor. Whoever runs it on the device agrees for the
 /// person.
 pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
-    let data = TrainingData::of_folder(&args.folder, None)?;
+    if !args.home.is_dir() {
+        bail!(
+            "{}: there is no such folder; give the --home of `lethe record` and `lethe \
+             participate`",
+            args.home.display()
+        );
+    }
+    let data = TrainingData::of_folder(&args.home, None)?;
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

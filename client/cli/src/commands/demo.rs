@@ -46,6 +46,10 @@ pub(crate) struct Args {
     /// Also fine-tune centrally on as many samples, for comparison.
     #[arg(long)]
     central: bool,
+    /// Let the coordinator hold what people contribute, and compute with it: one process less, and
+    /// it sees names and histories. Without this a tally of its own holds them.
+    #[arg(long)]
+    embedded: bool,
     /// Also train a federation with FedAvg, for comparison.
     #[arg(long)]
     fedavg: bool,
@@ -106,11 +110,23 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         listers: &listers,
         recipe: recipe(args, &sizes)?,
         passes: 3,
+        apart: !args.embedded,
+    };
+    let (parties, who) = match setup.apart {
+        true => (
+            "a coordinator, a tally",
+            "sums = \"tally\": the coordinator knows names and no history, the tally histories and \
+             no name",
+        ),
+        false => (
+            "a coordinator",
+            "sums = \"embedded\": the coordinator of this demo holds what people contribute and \
+             computes with it",
+        ),
     };
     say(&format!(
-        "starting a coordinator and {} clients in {}: all take part in lists, {} train adapters, \
-         too\nsums = \"embedded\": the coordinator of this demo holds what people contribute and \
-         computes with it",
+        "starting {parties} and {} clients in {}: all take part in lists, {} train adapters, \
+         too\n{who}",
         users.len() + listers.len(),
         home.display(),
         users.len()
@@ -341,6 +357,7 @@ impl Story<'_> {
     /// Everybody contributes; lists for somebody who is known, and for somebody who is new.
     fn show_lists(&mut self, fed: &mut Federation) -> anyhow::Result<Measured> {
         say(&lists::contribute(fed, &mut self.out)?);
+        say(&lists::who_saw_what(fed, &mut self.out)?);
         let measured = lists::measure(fed)?;
         let subject = self.users[0].clone();
         say(&format!(
@@ -419,7 +436,7 @@ impl Story<'_> {
         say(&fed.admin.run(&["lineage", "--subject", victim])?);
         say(&format!("\n$ lethe-admin forecast --subject {victim}"));
         say(&fed.admin.run(&["forecast", "--subject", victim])?);
-        say(&format!("$ lethe-admin forget --subject {victim}"));
+        say(&format!("$ lethe-admin --json forget --subject {victim}"));
         let accepted = fed.admin.json(&["forget", "--subject", victim])?;
         let id = accepted["deletions"][0]["id"]
             .as_u64()
@@ -437,6 +454,7 @@ impl Story<'_> {
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
         };
+        say(&format!("$ lethe-admin status --deletion {id}"));
         say(&fed.admin.run(&["status", "--deletion", &id])?);
         let affected: Vec<u64> = state["affected"]
             .as_array()
@@ -477,8 +495,16 @@ impl Story<'_> {
         let path = file.to_string_lossy().into_owned();
         fed.admin
             .run(&["receipt", "--deletion", id, "--out", &path])?;
-        say("$ lethe-verify receipt receipt.json --log-key ...");
-        let (good, text) = third_party(&["receipt", &path, "--log-key", key])?;
+        let mut check = vec!["receipt", &path, "--log-key", key];
+        let tally_key = fed.status()?["lists"]["key"].take();
+        if fed.tally.is_some() {
+            // Both parties must have signed.
+            say("$ lethe-verify receipt receipt.json --log-key ... --tally-key ...");
+            check.extend(["--tally-key", tally_key.as_str().unwrap_or_default()]);
+        } else {
+            say("$ lethe-verify receipt receipt.json --log-key ...");
+        }
+        let (good, text) = third_party(&check)?;
         say(&text);
         let log = self.home.join("log").to_string_lossy().into_owned();
         say("$ lethe-admin log --out LOG && lethe-verify log LOG --log-key ...");

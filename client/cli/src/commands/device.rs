@@ -9,26 +9,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use lethe_client::{
     Catalogue, Client, ClientError, ClientModel, Done, Fallback, Filter, ListSource, LocalEvent,
-    ModelOptions, Options, Page, Query, Source,
+    ModelOptions, Options, Page, Query, Source, Status,
 };
 use lethe_recipe::Recipe;
 use lethe_recsys::samples::HISTORY;
+use lethe_transport::identity::Invitation;
 
 use crate::inputs::Inputs;
+use crate::words;
 
 /// Which client, and where its coordinator is.
 #[derive(clap::Args)]
 pub(crate) struct Device {
     #[command(flatten)]
     inputs: Inputs,
-    /// Folder of the client's sealed state.
-    #[arg(long)]
+    /// Folder of the client's sealed state (also --folder).
+    #[arg(long, alias = "folder")]
     home: PathBuf,
     /// Address of the coordinator; what works on the device alone needs none.
     #[arg(long)]
     server: Option<SocketAddr>,
-    /// Invitation, needed the first time only; it is kept until it was used.
-    #[arg(long)]
+    /// Invitation, needed the first time only: its text (lethe1:...), or a file that holds it. It
+    /// is kept until it was used.
+    #[arg(long, value_name = "TEXT|FILE")]
     invitation: Option<String>,
     /// The coordinator's recipe (TOML), where it departs from the default in what the device loads.
     #[arg(long)]
@@ -98,8 +101,9 @@ pub(crate) struct RecordArgs {
 
 #[derive(clap::Args)]
 pub(crate) struct EraseArgs {
-    /// Folder of the client's sealed state: all that the client keeps in it is destroyed.
-    #[arg(long)]
+    /// Folder of the client's sealed state (also --folder): all that the client keeps in it is
+    /// destroyed.
+    #[arg(long, alias = "folder")]
     home: PathBuf,
 }
 
@@ -122,8 +126,8 @@ impl Device {
     /// What needs no model and no network.
     fn local(&self) -> anyhow::Result<Options> {
         let mut options = Options::new(Catalogue::load(&self.inputs.data_folder()?)?);
-        if let Some(text) = &self.invitation {
-            options = options.invitation(text.clone());
+        if let Some(given) = &self.invitation {
+            options = options.invitation(Invitation::given(given)?.text());
         }
         if let Some(addr) = self.server {
             options = options.server(addr);
@@ -246,7 +250,9 @@ fn stands_on(source: ListSource) -> &'static str {
         ListSource::PopularNow => "nothing was met yet: what people meet first, and lately",
         ListSource::Similar => "met by those who meet it, from the tables of all",
         ListSource::Catalogue(Fallback::NoSnapshot) => {
-            "there are no tables yet (`lethe participate` fetches them): by content"
+            "there are no tables yet (`lethe participate` fetches them; the coordinator makes the \
+             first when 64 people have contributed, unless its operator has set other cells): by \
+             content"
         }
         ListSource::Catalogue(Fallback::Recalled) => {
             "a deletion has recalled the tables (`lethe participate` fetches the next): by content"
@@ -298,6 +304,32 @@ pub(crate) fn erase(args: &EraseArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How far the person's lists are; `None` before anything was contributed or fetched.
+fn lists_in_words(status: &Status) -> Option<String> {
+    if let Some(tables) = &status.snapshot {
+        let (number, items) = (tables.number, tables.items);
+        return Some(format!(
+            "lists: tables {number} are here, of {items} items; `lethe top` uses them"
+        ));
+    }
+    let (_, events) = status.contributed?;
+    Some(format!(
+        "lists: {events} event(s) contributed, no tables yet. The coordinator makes the first when \
+         64 people have contributed, unless its operator has set other cells; until then `lethe \
+         top` goes by content"
+    ))
+}
+
+/// Says it when it is not what was said before.
+fn say_of_lists(client: &Client, before: Option<String>) -> anyhow::Result<Option<String>> {
+    let now = lists_in_words(&client.status());
+    match &now {
+        Some(text) if now != before => writeln!(std::io::stderr(), "{text}")?,
+        _ => {}
+    }
+    Ok(now)
+}
+
 pub(crate) fn participate(args: &ParticipateArgs) -> anyhow::Result<()> {
     let client = match args.no_model {
         true => args.device.alone()?,
@@ -318,6 +350,7 @@ pub(crate) fn participate(args: &ParticipateArgs) -> anyhow::Result<()> {
                 client.history().len()
             )?;
         }
+        let mut said = None;
         let until = Instant::now() + Duration::from_secs(args.seconds);
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             // The folder is free again when the time is over, not when a poll has ended.
@@ -336,11 +369,13 @@ pub(crate) fn participate(args: &ParticipateArgs) -> anyhow::Result<()> {
                 }
                 Ok(done) => writeln!(std::io::stderr(), "{done:?}")?,
                 Err(e) => {
-                    writeln!(std::io::stderr(), "{e}; trying again")?;
+                    writeln!(std::io::stderr(), "{}; trying again", words::of(&e))?;
                     tokio::time::sleep(Duration::from_secs(2)).await;
                 }
             }
+            said = say_of_lists(&client, said)?;
         }
+        say_of_lists(&client, said)?;
         client.close().await;
         Ok(())
     })

@@ -33,12 +33,16 @@ pub(crate) struct Setup<'a> {
     pub(crate) recipe: toml::Table,
     /// Passes that run at once, per process.
     pub(crate) passes: usize,
+    /// Whether a process of its own holds what people contribute.
+    pub(crate) apart: bool,
 }
 
 /// A running federation.
 pub(crate) struct Federation {
     /// The coordinator.
     pub(crate) server: Server,
+    /// The tally, where it is a process of its own.
+    pub(crate) tally: Option<Server>,
     /// The clients.
     pub(crate) fleet: Fleet,
     /// The privacy team.
@@ -52,7 +56,7 @@ impl Federation {
     pub(crate) fn start(setup: &Setup<'_>) -> anyhow::Result<Self> {
         let data_dir = setup.folder.join("server");
         std::fs::create_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;
-        let port = port(&setup.folder)?;
+        let port = port(&setup.folder, "port")?;
         let mut config = toml::Table::new();
         config.insert("listen".into(), format!("127.0.0.1:{port}").into());
         for (key, path) in [
@@ -64,12 +68,23 @@ impl Federation {
         }
         config.insert("min_subjects".into(), (setup.users.len() as i64).into());
         config.insert("passes".into(), (setup.passes as i64).into());
-        // This server holds what people contribute: said in the output.
-        config.insert("sums".into(), "embedded".into());
         let mut lists = toml::Table::new();
         // Often, so that nobody waits for the schedule of a real fleet.
         lists.insert("publish_s".into(), 3.into());
-        config.insert("lists".into(), lists.into());
+        let mut tally = None;
+        if setup.apart {
+            let (process, invitation) = start_tally(setup, lists)?;
+            let mut table = toml::Table::new();
+            table.insert("address".into(), process.address.clone().into());
+            table.insert("invitation".into(), invitation.into());
+            config.insert("sums".into(), "tally".into());
+            config.insert("tally".into(), table.into());
+            tally = Some(process);
+        } else {
+            // This server holds what people contribute: said in the output.
+            config.insert("sums".into(), "embedded".into());
+            config.insert("lists".into(), lists.into());
+        }
         config.insert("recipe".into(), setup.recipe.clone().into());
         let file = setup.folder.join("server.toml");
         std::fs::write(&file, toml::to_string(&config)?)?;
@@ -92,6 +107,7 @@ impl Federation {
         let (fleet, ready) = Fleet::start(&fleet_file)?;
         Ok(Self {
             server,
+            tally,
             fleet,
             admin,
             ready,
@@ -190,8 +206,8 @@ pub(crate) fn done(status: &Value) -> bool {
 
 /// The same port in a resumed run, so that the clients and the admin tool find the coordinator
 /// again.
-fn port(folder: &Path) -> anyhow::Result<u16> {
-    let file = folder.join("port");
+fn port(folder: &Path, name: &str) -> anyhow::Result<u16> {
+    let file = folder.join(name);
     if let Some(port) = std::fs::read_to_string(&file)
         .ok()
         .and_then(|t| t.parse().ok())
@@ -203,6 +219,21 @@ fn port(folder: &Path) -> anyhow::Result<u16> {
         .port();
     std::fs::write(&file, port.to_string())?;
     Ok(port)
+}
+
+/// The tally, in a folder of its own.
+fn start_tally(setup: &Setup<'_>, lists: toml::Table) -> anyhow::Result<(Server, String)> {
+    let data_dir = setup.folder.join("tally");
+    let port = port(&setup.folder, "tally-port")?;
+    let mut config = toml::Table::new();
+    config.insert("listen".into(), format!("127.0.0.1:{port}").into());
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    config.insert("data_dir".into(), text(&data_dir).into());
+    config.insert("catalogue".into(), text(setup.data).into());
+    config.insert("lists".into(), lists.into());
+    let file = setup.folder.join("tally.toml");
+    std::fs::write(&file, toml::to_string(&config)?)?;
+    Server::tally(&file, &data_dir)
 }
 
 /// Somebody who is not in the data set.

@@ -53,6 +53,25 @@ pub(crate) fn contribute(fed: &mut Federation, out: &mut Value) -> anyhow::Resul
     ))
 }
 
+/// What each process has of people, as its own status says.
+pub(crate) fn who_saw_what(fed: &mut Federation, out: &mut Value) -> anyhow::Result<String> {
+    let status = fed.status()?;
+    let sums = status["lists"]["sums"].as_str().unwrap_or_default();
+    let people = status["lists"]["people"].as_u64().unwrap_or(0);
+    out["sums"] = json!(sums);
+    if fed.tally.is_none() {
+        return Ok(format!(
+            "\nwho sees what: the coordinator, {people} names and their histories ({sums})"
+        ));
+    }
+    Ok(format!(
+        "\nwho sees what\n  coordinator  names, addresses, when somebody contributes, signed \
+         tables; {people} contributions passed through it that it cannot open\n  tally        \
+         histories of {people} people under handles, 16 bytes each; no name, and one address: the \
+         coordinator's\n  together     all of it: {people} names and their histories"
+    ))
+}
+
 /// Ranks and scores what was held out of everybody, on their devices.
 pub(crate) fn measure(fed: &mut Federation) -> anyhow::Result<Measured> {
     let answer = fed.fleet.ask(&Command::Quality)?;

@@ -23,7 +23,7 @@ pub(crate) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// A running coordinator.
+/// A running coordinator, or a running tally.
 pub(crate) struct Server {
     child: Child,
     /// Where it listens.
@@ -43,10 +43,38 @@ impl Server {
         data_dir: &Path,
         more: &[&OsStr],
     ) -> anyhow::Result<Self> {
+        Self::spawn("lethe-server", config, data_dir, more)
+    }
+
+    /// Starts `lethe-tally`, and founds its folder in the first run. Returns the invitation for the
+    /// coordinator, too.
+    pub(crate) fn tally(config: &Path, data_dir: &Path) -> anyhow::Result<(Self, String)> {
+        let file = config.with_file_name("tally-invitation");
+        if !file.exists() {
+            let mut command = Command::new(sibling("lethe-tally")?);
+            command.arg("init").arg("--config").arg(config);
+            let (done, text) = said(&mut command)?;
+            let invitation = text.split_whitespace().find(|w| w.starts_with("lethe1:"));
+            match invitation.filter(|_| done) {
+                Some(invitation) => std::fs::write(&file, invitation)?,
+                None => bail!("lethe-tally init: {}", text.trim()),
+            }
+        }
+        let invitation = std::fs::read_to_string(&file)?;
+        let tally = Self::spawn("lethe-tally", config, data_dir, &["serve".as_ref()])?;
+        Ok((tally, invitation))
+    }
+
+    fn spawn(
+        program: &str,
+        config: &Path,
+        data_dir: &Path,
+        more: &[&OsStr],
+    ) -> anyhow::Result<Self> {
         let address = data_dir.join("address");
         let _ = std::fs::remove_file(&address);
         let log = config.with_extension("log");
-        let child = Command::new(sibling("lethe-server")?)
+        let child = Command::new(sibling(program)?)
             .args([
                 "--with-parent".as_ref(),
                 "--config".as_ref(),
@@ -56,7 +84,7 @@ impl Server {
             .stdin(Stdio::piped())
             .stderr(std::fs::File::create(&log)?)
             .spawn()
-            .context("starting lethe-server")?;
+            .with_context(|| format!("starting {program}"))?;
         let mut server = Self {
             child,
             address: String::new(),
@@ -65,11 +93,11 @@ impl Server {
         while server.address.is_empty() {
             if let Some(status) = server.child.try_wait()? {
                 let text = std::fs::read_to_string(&log).unwrap_or_default();
-                bail!("lethe-server ended with {status}:\n{text}");
+                bail!("{program} ended with {status}:\n{text}");
             }
             if started.elapsed() > Duration::from_secs(120) {
                 bail!(
-                    "lethe-server did not start within 120 s; see {}",
+                    "{program} did not start within 120 s; see {}",
                     log.display()
                 );
             }

@@ -1,4 +1,5 @@
-//! A coordinator that serves lists and nothing else, over real connections.
+//! A coordinator that serves lists and nothing else, over real connections; with a tally of its own
+//! in the same process, where a test wants one.
 #![allow(missing_docs, clippy::unwrap_used, dead_code)]
 
 use std::future::Future;
@@ -22,8 +23,13 @@ use lethe_proto::lists::{
     Contributed, ListState, ListTerms, ServedTables, SnapshotReply, Watched, items_digest,
 };
 use lethe_proto::message::{Refusal, Reply, Request, Task};
+use lethe_proto::tally::{
+    ANSWER, CONTRIBUTION, Confided, SealedContribution, SealingTerms, bound_to, unpadded,
+};
 use lethe_receipt::note::Signer;
+use lethe_receipt::sealing::SealingStatement;
 use lethe_receipt::snapshot::SnapshotStatement;
+use lethe_seal::envelope::SecretKey;
 use lethe_transport::identity::{Authority, Invitation};
 use lethe_transport::server::{Handler, ReplyFuture, Server};
 
@@ -110,6 +116,85 @@ pub(crate) struct State {
     pub(crate) hellos: Vec<Digest>,
     pub(crate) joined: Vec<u32>,
     pub(crate) admits: bool,
+    /// Minor version that it speaks.
+    pub(crate) minor: u16,
+    /// It has a tally of its own.
+    pub(crate) tally: Option<Tally>,
+    pub(crate) terms_asked: usize,
+    pub(crate) sealed: Vec<SealedContribution>,
+}
+
+/// A tally of its own: what it shows, what it was brought, and what it says.
+pub(crate) struct Tally {
+    pub(crate) key: SecretKey,
+    /// Signs the statement; none: what signs snapshots.
+    pub(crate) signer: Option<Signer>,
+    /// Times of the statement, in seconds from now.
+    pub(crate) times: [i64; 2],
+    pub(crate) handle: [u8; 16],
+    pub(crate) tickets: Vec<[u8; 32]>,
+    /// What came out of the envelopes.
+    pub(crate) opened: Vec<Contributed>,
+    /// What it says to the next contributions, instead of taking them.
+    pub(crate) says: Vec<Confided>,
+    /// Its answer is of another envelope.
+    pub(crate) wrong_answer: bool,
+}
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        Self {
+            key: SecretKey::from_seed(&[7; 32]),
+            signer: None,
+            times: [-60, 86_400],
+            handle: [5; 16],
+            tickets: vec![],
+            opened: vec![],
+            says: vec![],
+            wrong_answer: false,
+        }
+    }
+
+    fn terms(&mut self, of_snapshots: &Signer) -> SealingTerms {
+        let signer = self.signer.as_ref().unwrap_or(of_snapshots);
+        let now = std::time::SystemTime::now();
+        let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let statement = SealingStatement {
+            key: self.key.public().0,
+            from: now.saturating_add_signed(self.times[0]),
+            until: now.saturating_add_signed(self.times[1]),
+        };
+        let ticket = [self.tickets.len() as u8 + 1; 32];
+        self.tickets.push(ticket);
+        SealingTerms {
+            key: signer.verifier().text(),
+            note: statement.sign(signer).unwrap(),
+            handle: self.handle,
+            ticket,
+        }
+    }
+
+    /// What the device is told, sealed.
+    fn take(&mut self, sealed: &SealedContribution) -> Vec<u8> {
+        assert_eq!(self.tickets.last(), Some(&sealed.ticket));
+        let bound = bound_to(&self.handle, &sealed.ticket);
+        let opened = self
+            .key
+            .open(CONTRIBUTION, &bound, &sealed.envelope, ANSWER);
+        let opened = opened.unwrap();
+        self.opened.push(unpadded(&opened.plain).unwrap());
+        let answer = match self.says.is_empty() {
+            true => Confided::Taken,
+            false => self.says.remove(0),
+        };
+        let answer = answer.to_bytes().unwrap();
+        if self.wrong_answer {
+            let public = self.key.public();
+            let other = lethe_seal::envelope::seal_to(&public, b"", b"", b"", ANSWER).unwrap();
+            return other.answer.seal(&answer).unwrap();
+        }
+        opened.answer.seal(&answer).unwrap()
+    }
 }
 
 pub(crate) struct Coordinator {
@@ -165,6 +250,17 @@ impl Running {
     }
 }
 
+/// Starts one with a tally of its own.
+pub(crate) async fn start_sealed(ids: Vec<String>) -> Running {
+    let running = start(ids).await;
+    {
+        let mut state = running.state();
+        state.minor = 3;
+        state.tally = Some(Tally::new());
+    }
+    running
+}
+
 /// Starts one for these items; nothing is served yet.
 pub(crate) async fn start(ids: Vec<String>) -> Running {
     let state = State {
@@ -185,6 +281,10 @@ pub(crate) async fn start(ids: Vec<String>) -> Running {
         hellos: vec![],
         joined: vec![],
         admits: true,
+        minor: 2,
+        tally: None,
+        terms_asked: 0,
+        sealed: vec![],
     };
     let coordinator = Arc::new(Coordinator {
         state: Mutex::new(state),
@@ -255,12 +355,13 @@ impl Coordinator {
                 subject: SubjectId::new("anna").ok(),
             },
             Request::Hello { model, .. } => {
-                self.state.lock().unwrap().hellos.push(model);
+                let mut state = self.state.lock().unwrap();
+                state.hellos.push(model);
                 Reply::Welcome {
                     recipe: lethe_recipe::Recipe::default().to_json(),
                     anchors: vec![],
                     engine: "none".into(),
-                    minor: 2,
+                    minor: state.minor,
                     log_key: self.log.verifier().text(),
                     recalled: 0,
                 }
@@ -291,6 +392,22 @@ impl Coordinator {
                 lethe_proto::lists::check(&one.events).unwrap();
                 state.contributed.push(one);
                 Reply::Ack
+            }
+            Request::Terms => {
+                let mut state = self.state.lock().unwrap();
+                assert!(state.minor >= 3, "asked of one that does not know it");
+                state.terms_asked += 1;
+                let State { tally, signer, .. } = &mut *state;
+                Reply::Terms(tally.as_mut().map(|t| t.terms(signer)))
+            }
+            Request::ContributeSealed(one) => {
+                let mut state = self.state.lock().unwrap();
+                state.sealed.push(one.clone());
+                if !state.refusals.is_empty() {
+                    let (code, message) = state.refusals.remove(0);
+                    return Reply::Refused { code, message };
+                }
+                Reply::Confided(state.tally.as_mut().unwrap().take(&one))
             }
             Request::Uncontribute => {
                 self.state.lock().unwrap().withdrawn += 1;

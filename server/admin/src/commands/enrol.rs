@@ -1,10 +1,10 @@
 //! `lethe-admin enrol`.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use lethe_transport::identity::Invitation;
 use serde_json::json;
 
 use crate::desk::Desk;
@@ -15,19 +15,18 @@ pub(crate) struct Args {
     /// Address of the coordinator.
     #[arg(long)]
     server: SocketAddr,
-    /// File with the invitation: `admin-invitation` in the coordinator's data folder, or from
-    /// `lethe-admin invite`.
-    #[arg(long)]
-    invitation: PathBuf,
+    /// The invitation: a file (`admin-invitation` in the coordinator's data folder), or the text
+    /// that `lethe-admin invite` prints, beginning with lethe1:.
+    #[arg(long, value_name = "FILE|TEXT")]
+    invitation: String,
     /// Replace this operator's identity, also while it is valid.
     #[arg(long)]
     replace: bool,
 }
 
 pub(crate) async fn run(args: &Args, home: &Path, out: &Output) -> anyhow::Result<ExitCode> {
-    let text = std::fs::read_to_string(&args.invitation)
-        .with_context(|| args.invitation.display().to_string())?;
-    Desk::enrol(home, args.server, &text, args.replace).await?;
+    let invitation = Invitation::given(&args.invitation)?;
+    Desk::enrol(home, args.server, &invitation, args.replace).await?;
     out.show(
         &format!("enrolled; the identity is in {}", home.display()),
         &json!({ "home": home }),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use lethe_proto::admin::{AdminReply, AdminRequest, DeletionPhase, DeletionState, ProposalState};
@@ -11,8 +11,13 @@ use lethe_proto::ids::SubjectId;
 use serde_json::json;
 
 use crate::desk::{Desk, unexpected};
-use crate::output::Output;
+use crate::output::{Output, note};
 use crate::when::parse_time;
+
+/// When `--wait` says for the first time what it waits for.
+const SAY_FIRST: Duration = Duration::from_secs(1);
+/// How often it says so from then on.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// What is asked.
 #[derive(clap::Args)]
@@ -70,7 +75,8 @@ pub(crate) struct Args {
     /// Print the plan and its cost, and stop; the same as `forecast`.
     #[arg(long)]
     dry_run: bool,
-    /// Return only when the shards are retrained and the receipts are issued.
+    /// Return only when the shards are retrained and the receipts are issued. The plan is printed
+    /// at once; what is waited for goes to standard error.
     #[arg(long)]
     wait: bool,
 }
@@ -194,6 +200,10 @@ pub(crate) async fn show(
             return Ok(ExitCode::SUCCESS);
         }
     };
+    // Retraining may take long: whoever waits sees at once what is going to happen.
+    if !out.json {
+        out.show(&planned.text, &())?;
+    }
     let mut states = vec![];
     for id in &planned.ids {
         states.push(if wait {
@@ -202,14 +212,18 @@ pub(crate) async fn show(
             state(desk, *id).await?
         });
     }
-    let mut text = planned.text;
+    let mut texts = vec![];
     for s in &states {
-        let _ = write!(text, "\n{}", describe(s));
+        let mut text = describe(s);
         if let Some(lists) = super::lists::of_deletion(desk, s.id).await? {
             text += &super::lists::describe_deletion(&lists);
         }
+        texts.push(text);
     }
-    out.show(&text, &json!({ "plan": planned.plan, "deletions": states }))?;
+    out.show(
+        &texts.join("\n"),
+        &json!({ "plan": planned.plan, "deletions": states }),
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -221,7 +235,11 @@ pub(crate) async fn state(desk: &Desk, id: u64) -> anyhow::Result<DeletionState>
     }
 }
 
+/// Waits until a deletion is done, and says what for: soon after the beginning, then every
+/// [`SAY_EVERY`].
 async fn finished(desk: &Desk, id: u64) -> anyhow::Result<DeletionState> {
+    let begun = Instant::now();
+    let mut next = SAY_FIRST;
     loop {
         let s = state(desk, id).await?;
         if s.phase == DeletionPhase::Done {
@@ -230,8 +248,28 @@ async fn finished(desk: &Desk, id: u64) -> anyhow::Result<DeletionState> {
         if s.id != id {
             bail!("asked for deletion {id}, got {}", s.id);
         }
+        if begun.elapsed() >= next {
+            note(&waiting(&s, next == SAY_FIRST));
+            next = begun.elapsed() + SAY_EVERY;
+        }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+}
+
+/// What a deletion that is not done waits for; the first time also that nobody has to wait.
+fn waiting(s: &DeletionState, first: bool) -> String {
+    let mut text = format!("deletion {}: {}", s.id, phase(s.phase));
+    if !s.waits_for.is_empty() {
+        let _ = write!(text, "; it waits for {}", s.waits_for);
+    }
+    if first {
+        let _ = write!(
+            text,
+            ". It goes on without this command: `lethe-admin status --deletion {}`",
+            s.id
+        );
+    }
+    text
 }
 
 /// The state for people: phase, times, hashes.

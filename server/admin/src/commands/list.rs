@@ -44,6 +44,14 @@ fn row(d: &DeletionSummary) -> Vec<String> {
 pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
     let mut all = desk.deletions().await?;
     all.retain(|d| !args.open || d.phase != DeletionPhase::Done);
+    if all.is_empty() {
+        let text = match args.open {
+            true => "no open deletions: `lethe-admin list` shows those that are done",
+            false => "no deletions yet: `lethe-admin forget` asks for one",
+        };
+        out.show(text, &all)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let head = [
         "number",
         "kind",

@@ -14,6 +14,15 @@ use crate::desk::{Desk, unexpected};
 use crate::output::Output;
 use crate::when::show_time;
 
+/// How many people wait before a cell of this size opens (`docs/tally.md`); where people do not
+/// count in cells the size is one, and nobody waits.
+fn opens_at(cell: u64) -> u64 {
+    match cell {
+        0 | 1 => 1,
+        n => n.saturating_mul(4),
+    }
+}
+
 /// How lists are; none: the coordinator has none.
 pub(crate) async fn status(desk: &Desk) -> anyhow::Result<Option<ListsStatus>> {
     match desk.ask(AdminRequest::Lists).await? {
@@ -26,8 +35,16 @@ pub(crate) async fn status(desk: &Desk) -> anyhow::Result<Option<ListsStatus>> {
 pub(crate) fn describe_status(s: &ListsStatus) -> String {
     let mut out = format!(
         "\nlists: sums are {}\n  {} people contribute: {} count in {} cell(s), {} wait (a cell of \
-         {} opens when enough do; {} change together; pairs of fewer than {} people do not count)",
-        s.sums, s.people, s.counting, s.cells, s.waiting, s.cell, s.changed, s.k
+         {} opens when {} do; {} change together; pairs of fewer than {} people do not count)",
+        s.sums,
+        s.people,
+        s.counting,
+        s.cells,
+        s.waiting,
+        s.cell,
+        opens_at(s.cell),
+        s.changed,
+        s.k
     );
     match (s.served, s.out_s) {
         (Some(no), _) => {
@@ -44,7 +61,14 @@ pub(crate) fn describe_status(s: &ListsStatus) -> String {
                 s.cells_out
             );
         }
-        (None, None) => out += "\n  no snapshot was published yet",
+        (None, None) => {
+            let _ = write!(
+                out,
+                "\n  no snapshot was published yet: until {} people wait nobody counts, and \
+                 devices make lists by content",
+                opens_at(s.cell)
+            );
+        }
     }
     if s.recalled > 0 {
         let _ = write!(out, "; those up to {} are recalled", s.recalled);

@@ -117,11 +117,30 @@ fn who(by: Digest) -> String {
     }
 }
 
+/// What an operator reads who has an empty list before them.
+fn no_actions(waiting: usize) -> String {
+    let proposals = match waiting {
+        0 => "No proposal waits for an operator's approval.".to_owned(),
+        n => format!("{n} proposal(s) wait for approval: `lethe-admin policy` lists them."),
+    };
+    format!(
+        "no actions yet. An action is what an operator did besides deletions: a change of the \
+         policy, an invitation or a removal of an operator, an approval, a withdrawal, a \
+         revocation, a replay, an export. Each is an entry of the log. Deletions: `lethe-admin \
+         list`.\n{proposals}"
+    )
+}
+
 pub(crate) async fn actions(desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
     let all = match desk.ask(AdminRequest::Actions).await? {
         AdminReply::Actions(all) => all,
         other => return unexpected(&other),
     };
+    if all.is_empty() {
+        let waiting = desk.proposals().await?.len();
+        out.show(&no_actions(waiting), &all)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let rows = all.iter().map(|a| {
         vec![
             a.entry.to_string(),

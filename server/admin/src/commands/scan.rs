@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lethe_proto::admin::{AdminReply, AdminRequest, Scanned};
-use lethe_scan::{Report, Scanner, Secret};
+use lethe_scan::{Report, ScanError, Scanner, Secret};
 use serde_json::json;
 
 use crate::desk::{Desk, unexpected};
@@ -13,13 +13,14 @@ use crate::output::Output;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The person (may be repeated).
+    /// The person (may be repeated): an identifier of at least 4 bytes, since shorter ones are in
+    /// any file by chance.
     #[arg(long, required_unless_present_any = ["text", "tokens"])]
     subject: Vec<String>,
-    /// Any other text to search for, such as a title or an address (may be repeated).
+    /// Any other text of at least 4 bytes, such as a title or an address (may be repeated).
     #[arg(long)]
     text: Vec<String>,
-    /// Token ids to search for in the files, as numbers with commas (may be repeated).
+    /// At least 4 token ids to search for in the files, as numbers with commas (may be repeated).
     #[arg(long)]
     tokens: Vec<String>,
     /// Data folder, backup, log file or folder of temporary files to search (may be repeated).
@@ -43,7 +44,14 @@ pub(crate) async fn run(
                 .collect::<Result<_, _>>()?,
         ));
     }
-    let report = Scanner::new(&secrets)?.scan(&args.paths)?;
+    let scanner = Scanner::new(&secrets).map_err(|e| match e {
+        ScanError::TooShort(..) => anyhow::Error::from(e).context(
+            "nothing was searched; of a person with a short identifier search another text \
+             (--text), and see `lethe-admin lineage --subject ID` for what is kept",
+        ),
+        other => other.into(),
+    })?;
+    let report = scanner.scan(&args.paths)?;
     let records = if args.offline || texts.is_empty() {
         None
     } else {

@@ -31,6 +31,7 @@ mod values;
 mod tests;
 
 pub(crate) use migrate::{Base, migrate};
+use tables::ListsMode;
 use tables::{EventsHead, Format, Missing, database, key_of, put_event, put_slice, shard_of};
 pub(crate) use tables::{Foundation, ListsFoundation};
 #[cfg(test)]
@@ -285,9 +286,21 @@ impl Durable {
         Ok(self.store.get::<ListsFoundation>("")?)
     }
 
-    /// Keeps what is known beside the tally.
-    pub(crate) fn keep_lists(&self, lists: &ListsFoundation) -> Result<(), CoordinatorError> {
-        let batch = Batch::new().put(&KeyName::public(), "", lists)?;
+    /// Whether the tally is a process of its own.
+    pub(crate) fn lists_apart(&self) -> Result<bool, CoordinatorError> {
+        let mode = self.store.get::<ListsMode>("")?;
+        Ok(mode.is_some_and(|m| m.apart))
+    }
+
+    /// Keeps what is known beside the tally, and whether that is a process of its own.
+    pub(crate) fn keep_lists(
+        &self,
+        lists: &ListsFoundation,
+        apart: bool,
+    ) -> Result<(), CoordinatorError> {
+        let public = KeyName::public();
+        let batch = Batch::new().put(&public, "", lists)?;
+        let batch = batch.put(&public, "", &ListsMode { apart })?;
         Ok(self.store.write(batch)?)
     }
 

@@ -62,6 +62,13 @@ pub(crate) struct ListsFoundation {
 }
 persisted!(ListsFoundation, "lists-foundation", Public);
 
+/// Whether the tally is a process of its own. Folders of before it could be have none. Key: empty.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct ListsMode {
+    pub(crate) apart: bool,
+}
+persisted!(ListsMode, "lists-mode", Public);
+
 /// Number of the newest event that was acknowledged, written with every batch. What a shard's
 /// database holds beyond it was never acknowledged: the crash came before the main database's turn.
 /// Key: empty.

@@ -1,7 +1,7 @@
 //! What operators read, made from the state alone, and what they ask for, as the ledger takes it.
 //! Nothing here changes anything; what needs the log, a value or the records is not here.
 
-use lethe_ledger::{Event, Now, OwnPlans, ShardKey, ShardView, State};
+use lethe_ledger::{Event, Now, OwnPlans, ShardKey, ShardView, State, ValueRef};
 use lethe_proto::admin::{
     AdminReply, AdminRequest, CoordinatorStatus, DeletionState, ProposalState, ReplayState,
     ShardStatus,
@@ -208,6 +208,28 @@ pub(crate) fn deletion(
 ) -> Result<DeletionState, CoordinatorError> {
     let known = state.deletion_state(id, now);
     known.ok_or_else(|| CoordinatorError::invalid(format!("there is no deletion {id}")))
+}
+
+/// Where the receipt of a deletion is.
+///
+/// # Errors
+/// What the deletion still waits for, if it is not done.
+pub(crate) fn receipt_at(state: &State, id: u64, now: Now) -> Result<ValueRef, CoordinatorError> {
+    let Some(d) = state.deletions().get(&id) else {
+        return Err(CoordinatorError::invalid(format!(
+            "there is no deletion {id}: `lethe-admin list` shows those that there are"
+        )));
+    };
+    d.receipt.clone().ok_or_else(|| {
+        let waits = match state.waits_for(d, now) {
+            none if none.is_empty() => String::new(),
+            what => format!(" It waits for {what}."),
+        };
+        CoordinatorError::invalid(format!(
+            "deletion {id} has no receipt yet: it is not done.{waits} `lethe-admin status \
+             --deletion {id}` tells more"
+        ))
+    })
 }
 
 /// The receipt of a deletion, from the value that the deletion names.

@@ -9,7 +9,9 @@
 //! [`proofs`] has what is made from the log for devices, people who asked, and auditors; [`admin`]
 //! has what operators read.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(test)]
+use std::path::PathBuf;
 
 use lethe_ledger::{Accepted, Before, Event, LogHead, Refused, State};
 use lethe_proto::limits::MAX_SMALL;
@@ -36,6 +38,7 @@ pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
 /// The evidence folder, open. Whoever writes has it alone.
 #[derive(Debug)]
 pub(crate) struct Evidence {
+    #[cfg(test)]
     folder: PathBuf,
     log: Transparency,
     signer: Signer,
@@ -89,6 +92,7 @@ impl Evidence {
         let (journal, accepted) = Journal::open(folder)?;
         let (floor, used) = Floor::open(&folder.join("releases"))?;
         let evidence = Self {
+            #[cfg(test)]
             folder: folder.to_owned(),
             log,
             signer,

@@ -53,8 +53,13 @@ impl Evidence {
     }
 
     /// The receipt of a deletion whose statement is in the log. One that does not verify is an
-    /// error: once a receipt is stored, what it was made of is gone.
-    pub(crate) fn receipt(&self, parts: ReceiptParts) -> Result<Vec<u8>, CoordinatorError> {
+    /// error: once a receipt is stored, what it was made of is gone. `tally` is what a tally of its
+    /// own has signed of it.
+    pub(crate) fn receipt(
+        &self,
+        parts: ReceiptParts,
+        tally: Option<String>,
+    ) -> Result<Vec<u8>, CoordinatorError> {
         let deletion = parts.deletion;
         let subject = deletion.request.subject();
         let opening = Opening {
@@ -72,6 +77,7 @@ impl Evidence {
             opening,
             parts.index,
             records,
+            tally,
             self.log.tree(),
             &self.signer,
         )?;

@@ -7,9 +7,12 @@ use lethe_proto::admin::{AuditedItem, ListsAuditPage, ListsAuditPlace};
 use lethe_proto::ids::Digest;
 use lethe_proto::limits::PAGE;
 use lethe_proto::message::Refusal;
+use lethe_proto::tally::{TallyReply, TallyRequest};
 use lethe_tally::Audited;
 
 use super::Lists;
+use super::keeper::Keeper;
+use super::party::{QUICK, SLOW};
 use crate::CoordinatorError;
 use crate::fatal;
 use crate::rounds::internal;
@@ -44,15 +47,12 @@ impl Lists {
         let left = self.catalogue.ids().len() as u64 > items_done;
         let most = if left { 0 } else { PEOPLE };
         let from = usize::try_from(at.people).unwrap_or(usize::MAX);
-        let people = self
-            .tally
-            .audited_people(at.snapshot, &at.salt.0, from, most, now)?
-            .ok_or_else(|| {
-                busy(
-                    "what counts in that snapshot was replaced since: begin again when the next \
+        let people = self.audited_people(&at, from, most, now)?.ok_or_else(|| {
+            busy(
+                "what counts in that snapshot was replaced since: begin again when the next \
                      is served",
-                )
-            })?;
+            )
+        })?;
         let people_done = at.people.saturating_add(people.len() as u64);
         let next = ListsAuditPlace {
             items: items_done,
@@ -78,20 +78,71 @@ impl Lists {
     fn auditable(&self, shell: &Shell, now: u64) -> Result<Audited, CoordinatorError> {
         let served = self.state(shell).served;
         let audited = match served {
-            Some(_) => self.tally.audited(now)?,
+            Some(_) => self.audited(now)?,
             None => None,
         };
         let audited = audited.filter(|a| Some(a.number) == served);
         let audited = audited.ok_or_else(|| {
             busy("no snapshot is served that can be audited: ask again when the next is served")
         })?;
-        if fatal::lock(&self.publishing).last.is_none() {
+        if !self.is_sealed() && fatal::lock(&self.publishing).last.is_none() {
             return Err(busy(
                 "the snapshot that is served was made before this coordinator started, maybe with \
                  other settings: ask again when the next is served",
             ));
         }
         Ok(audited)
+    }
+
+    /// A tally of its own gives it with its operator's consent only (`audits`).
+    fn audited(&self, now: u64) -> Result<Option<Audited>, CoordinatorError> {
+        let party = match &self.keeper {
+            Keeper::Embedded(tally) => return Ok(tally.audited(now)?),
+            Keeper::Party(party) => party,
+        };
+        let TallyReply::Audited(audited) = party.ask(TallyRequest::Audited, QUICK)? else {
+            return party.unexpected();
+        };
+        let Some(audited) = audited else {
+            return Ok(None);
+        };
+        Ok(Some(Audited {
+            number: audited.number,
+            note: audited.note,
+            salt: audited.salt,
+            method: serde_json::from_str(&audited.method).map_err(|e| internal(&e))?,
+            content: audited.content.0,
+            taken_down: audited.taken_down,
+            people: usize::try_from(audited.people).unwrap_or(usize::MAX),
+        }))
+    }
+
+    /// Digests of people, from the `from`th on, at most `most`.
+    fn audited_people(
+        &self,
+        at: &ListsAuditPlace,
+        from: usize,
+        most: usize,
+        now: u64,
+    ) -> Result<Option<Vec<Digest>>, CoordinatorError> {
+        let party = match &self.keeper {
+            Keeper::Embedded(tally) => {
+                return Ok(tally.audited_people(at.snapshot, &at.salt.0, from, most, now)?);
+            }
+            Keeper::Party(party) => party,
+        };
+        let request = TallyRequest::AuditedPeople {
+            number: at.snapshot,
+            salt: at.salt.0,
+            from: from as u64,
+        };
+        let TallyReply::AuditedPeople(people) = party.ask(request, SLOW)? else {
+            return party.unexpected();
+        };
+        Ok(people.map(|mut people| {
+            people.truncate(most);
+            people
+        }))
     }
 
     fn page_of_items(&self, audited: &Audited, from: u64) -> Vec<AuditedItem> {

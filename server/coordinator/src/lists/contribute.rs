@@ -6,11 +6,14 @@ use lethe_parts::history::Interaction;
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::lists::{self, Contributed, SharedEvent};
 use lethe_proto::message::Refusal;
+use lethe_proto::tally::HeldOf;
 use lethe_tally::cells::Refused;
 use lethe_tally::{Handle, Offer, TallyError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::Lists;
+use super::keeper::Keeper;
+use super::sealed::{Batch, Relayed};
 use crate::CoordinatorError;
 use crate::arrivals::Answer;
 use crate::fatal;
@@ -33,6 +36,8 @@ pub(crate) struct Arriving {
 
 enum What {
     Contribution(Checked),
+    /// One that only a tally of its own can read, or the ticket for it.
+    Sealed(Relayed),
     /// A person takes part no longer.
     Withdrawal(SubjectId),
 }
@@ -89,6 +94,12 @@ impl Contributions {
         self.put(What::Withdrawal(subject)).await
     }
 
+    /// Leaves a request for a ticket, or a sealed contribution, to be relayed. The answer comes
+    /// with it.
+    pub(super) async fn relay(&self, relayed: Relayed) -> Result<(), CoordinatorError> {
+        self.put(What::Sealed(relayed)).await
+    }
+
     async fn put(&self, what: What) -> Result<(), CoordinatorError> {
         let busy = |_| {
             CoordinatorError::refuse(
@@ -127,13 +138,19 @@ impl Taken {
 }
 
 /// Who has gone meanwhile does not hear it.
-fn tell(answer: Answer, result: Result<(), CoordinatorError>) {
+pub(super) fn tell(answer: Answer, result: Result<(), CoordinatorError>) {
     let _ = answer.send(result);
 }
 
 impl Lists {
     /// Events by place of their items.
     fn read(&self, events: &[SharedEvent]) -> Result<Vec<Interaction>, CoordinatorError> {
+        if self.is_sealed() {
+            return Err(CoordinatorError::invalid(
+                "this coordinator takes contributions only if they are sealed to its tally: use a \
+                 newer version of the app",
+            ));
+        }
         if !self.serves {
             return Err(CoordinatorError::invalid(
                 "this coordinator takes no contributions: set `sums` in its configuration",
@@ -171,23 +188,32 @@ impl Lists {
         let _shared = fatal::read(&self.gate);
         let now = shell.clock.now().unix_ms / 1000;
         let mut together = vec![];
+        let mut relayed = Batch::default();
         for Arriving { what, answer, .. } in all {
             match what {
-                What::Contribution(checked) => match self.may_bring(shell, &checked, now) {
-                    Ok(handle) => together.push(Taken {
-                        handle,
-                        checked,
-                        answer,
-                    }),
-                    Err(why) => tell(answer, Err(why)),
-                },
+                What::Sealed(relay) => {
+                    let may = self.may_bring(shell, relay.certificate(), now);
+                    relayed.add(relay, answer, may);
+                }
+                What::Contribution(checked) => {
+                    match self.may_bring(shell, &checked.certificate, now) {
+                        Ok(handle) => together.push(Taken {
+                            handle,
+                            checked,
+                            answer,
+                        }),
+                        Err(why) => tell(answer, Err(why)),
+                    }
+                }
                 What::Withdrawal(subject) => {
                     self.store(std::mem::take(&mut together), now);
+                    self.send(std::mem::take(&mut relayed));
                     tell(answer, self.leave(&subject, now));
                 }
             }
         }
         self.store(together, now);
+        self.send(relayed);
         self.look();
     }
 
@@ -195,10 +221,10 @@ impl Lists {
     fn may_bring(
         &self,
         shell: &Shell,
-        checked: &Checked,
+        certificate: &Digest,
         now: u64,
     ) -> Result<Handle, CoordinatorError> {
-        let subject = shell.state().may_contribute(&checked.certificate)?;
+        let subject = shell.state().may_contribute(certificate)?;
         let handle = self.handle(&subject);
         let left = fatal::lock(&self.withdrawn).get(&handle).copied();
         let again = left.map_or(0, |left| left.saturating_add(self.config.refresh_s));
@@ -217,8 +243,12 @@ impl Lists {
         if taken.is_empty() {
             return;
         }
+        let Keeper::Embedded(tally) = &self.keeper else {
+            // `read` refuses them.
+            return;
+        };
         let offers: Vec<Offer<'_>> = taken.iter().map(Taken::offer).collect();
-        let result = self.tally.contribute_all(&offers, now);
+        let result = tally.contribute_all(&offers, now);
         drop(offers);
         match result {
             Ok(results) => {
@@ -245,8 +275,9 @@ impl Lists {
     /// A person takes part no longer: what they contributed is destroyed.
     fn leave(&self, subject: &SubjectId, now: u64) -> Result<(), CoordinatorError> {
         let handle = self.handle(subject);
-        let held = self.tally.held(&handle, now)?.held;
-        self.tally.leave(&[handle], now)?;
+        let held = self.keeper.held(&[HeldOf::Handle(handle.0)], now)?;
+        let held = held.iter().any(|h| h.held);
+        self.keeper.leave(handle, now)?;
         let mut withdrawn = fatal::lock(&self.withdrawn);
         let refresh_s = self.config.refresh_s;
         withdrawn.retain(|_, left| now < left.saturating_add(refresh_s));

@@ -2,11 +2,12 @@
 
 use lethe_ledger::{Accepted, ListsLeft, SnapshotRef};
 use lethe_proto::deletion::DeletionRequest;
-use lethe_proto::ids::Digest;
-use lethe_tally::cells::WasShown;
-use lethe_tally::{Handle, Held, Leaver, Served, Statement};
+use lethe_proto::tally::{HeldOf, HeldShown, TallyReply, TallyRequest};
+use lethe_tally::{Handle, Leaver};
 
 use super::Lists;
+use super::keeper::Keeper;
+use super::party::QUICK;
 use crate::CoordinatorError;
 use crate::fatal;
 
@@ -16,16 +17,6 @@ struct Recalled {
     snapshot: SnapshotRef,
     /// Until when a device may use it, in seconds since 1970.
     held_until: u64,
-}
-
-/// A snapshot that was recalled before: nobody knows its length any more.
-fn long_recalled(statement: &Statement) -> SnapshotRef {
-    SnapshotRef {
-        number: statement.number,
-        digest: Digest(statement.snapshot),
-        bytes: 0,
-        people: statement.people,
-    }
 }
 
 impl Lists {
@@ -44,17 +35,17 @@ impl Lists {
         // Recalled already, for somebody else: devices may hold it all the same.
         let newest = match self.newest() {
             Some(newest) => Some(newest),
-            None => self.last()?,
+            None => self.keeper.last()?,
         };
         let mut out = vec![];
-        for (id, request) in requests {
-            let held = self.held(request, now)?;
+        let all: Vec<&DeletionRequest> = requests.iter().map(|(_, request)| request).collect();
+        for (id, held) in requests.iter().map(|(id, _)| id).zip(self.held(&all, now)?) {
             let recalled = match held.shown {
                 true => newest.map(|snapshot| Recalled {
                     snapshot,
                     held_until: now + self.valid_s,
                 }),
-                false => self.recalled_before(&held, now)?,
+                false => self.recalled_before(&held, now),
             };
             out.push((
                 *id,
@@ -71,52 +62,64 @@ impl Lists {
 
     /// What had somebody in it who is in no newer one: somebody else of their cell left. None, too,
     /// where no device may use it any more.
-    fn recalled_before(&self, held: &Held, now: u64) -> Result<Option<Recalled>, CoordinatorError> {
-        let until = |was: &WasShown| was.at.saturating_add(self.valid_s);
-        let Some(was) = held.was_shown.filter(|was| until(was) > now) else {
-            return Ok(None);
+    fn recalled_before(&self, held: &HeldShown, now: u64) -> Option<Recalled> {
+        let was = held.was_shown?;
+        let held_until = was.at.saturating_add(self.valid_s);
+        // Nobody knows its length any more.
+        let snapshot = SnapshotRef {
+            number: was.number,
+            digest: was.digest,
+            bytes: 0,
+            people: was.people,
         };
-        let statement = self.tally.statement(was.number)?;
-        Ok(statement.map(|statement| Recalled {
-            snapshot: long_recalled(&statement),
-            held_until: until(&was),
-        }))
+        (held_until > now).then_some(Recalled {
+            snapshot,
+            held_until,
+        })
     }
 
     /// The snapshot that is served.
     pub(crate) fn newest(&self) -> Option<SnapshotRef> {
-        match self.tally.lists().served {
-            Served::Snapshot(snapshot) => Some(SnapshotRef {
-                number: snapshot.statement.number,
-                digest: Digest(snapshot.statement.snapshot),
-                bytes: snapshot.bytes.len() as u64,
-                people: snapshot.statement.people,
-            }),
-            Served::Nothing | Served::Out { .. } => None,
-        }
+        self.keeper.now().snapshot()
     }
 
-    /// The snapshot that was published last, served or not.
-    fn last(&self) -> Result<Option<SnapshotRef>, CoordinatorError> {
-        let last = self.tally.last_statement()?;
-        Ok(last.as_ref().map(long_recalled))
-    }
-
+    /// What the tally has of requests, in their order.
     pub(super) fn held(
         &self,
-        request: &DeletionRequest,
+        requests: &[&DeletionRequest],
         now: u64,
-    ) -> Result<Held, CoordinatorError> {
-        match request.subject() {
-            Some(subject) => Ok(self.tally.held(&self.handle(subject), now)?),
-            None => Ok(self.tally.held_items(&self.places(request), now)?),
-        }
+    ) -> Result<Vec<HeldShown>, CoordinatorError> {
+        let of = |request: &&DeletionRequest| match request.subject() {
+            Some(subject) => HeldOf::Handle(self.handle(subject).0),
+            None => HeldOf::Items(self.places(request)),
+        };
+        let all: Vec<HeldOf> = requests.iter().map(of).collect();
+        self.keeper.held(&all, now)
     }
 
     /// Items of a request by place; those that the catalogue lacks are in no table.
     fn places(&self, request: &DeletionRequest) -> Vec<u32> {
         let items = request.items().iter();
         items.filter_map(|i| self.catalogue.place(i)).collect()
+    }
+
+    /// What a tally of its own signs of a deletion that is done; none: there is no such tally.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::TallyAway`]: the receipt waits.
+    pub(crate) fn vouch(
+        &self,
+        request: &DeletionRequest,
+    ) -> Result<Option<String>, CoordinatorError> {
+        let Keeper::Party(party) = &self.keeper else {
+            return Ok(None);
+        };
+        let handles = request.subject().map(|s| self.handle(s).0);
+        let handles = handles.into_iter().collect();
+        match party.ask(TallyRequest::Vouch { handles }, QUICK)? {
+            TallyReply::Vouched(note) => Ok(Some(note)),
+            _ => party.unexpected(),
+        }
     }
 
     /// Before keys are destroyed: whom the deletions are about leave, and items are taken down.
@@ -134,13 +137,7 @@ impl Lists {
                 None => items.extend(self.places(request)),
             }
         }
-        if !leave.is_empty() {
-            self.tally.leave(&leave, now)?;
-        }
-        if !items.is_empty() {
-            self.tally.take_down(&items, now)?;
-        }
-        Ok(())
+        self.keeper.forget(&leave, &items, now)
     }
 
     /// What the journal asks for is so, whatever backup was restored.
@@ -156,12 +153,6 @@ impl Lists {
                 None => items.extend(self.places(&accepted.request)),
             }
         }
-        if !leavers.is_empty() {
-            self.tally.leave_older(&leavers, now)?;
-        }
-        if !items.is_empty() {
-            self.tally.take_down(&items, now)?;
-        }
-        Ok(())
+        self.keeper.catch_up(&leavers, &items, now)
     }
 }

@@ -1,5 +1,6 @@
-//! Lists, `sums = "embedded"`: the tally runs inside the coordinator, which holds and computes with
-//! what people contribute.
+//! Lists. With `sums = "embedded"` the tally runs inside the coordinator, which holds and computes
+//! with what people contribute. With `sums = "tally"` it is a process of its own ([`party`]), and
+//! the coordinator relays what it cannot read.
 //!
 //! The tally knows people by handles. Here is the only place that can tell whose a handle is.
 //!
@@ -11,7 +12,11 @@
 mod audit;
 mod contribute;
 mod execute;
+mod keeper;
+mod link;
+mod party;
 mod publish;
+mod sealed;
 mod serve;
 mod settings;
 pub(crate) mod status;
@@ -26,7 +31,7 @@ use lethe_proto::ids::SubjectId;
 use lethe_store::head::Floor;
 use lethe_store::sealed::Engine;
 pub(crate) use lethe_tally::Catalogue;
-use lethe_tally::{Handle, Served, Tally};
+use lethe_tally::{Handle, Tally};
 
 use crate::CoordinatorError;
 use crate::durable::ListsFoundation;
@@ -34,6 +39,10 @@ use crate::fatal;
 use crate::shell::Shell;
 
 pub(crate) use contribute::{Arriving, Contributions};
+use keeper::{Keeper, Showing};
+pub use link::TallyConfig;
+pub(crate) use link::{Line, Link};
+use party::Party;
 pub use settings::{CellsConfig, ListsConfig, Sums};
 
 /// Folder of the tally, in the data folder.
@@ -44,7 +53,7 @@ const NUMBERS: &str = "snapshots";
 
 /// The tally, and what the coordinator knows beside it.
 pub(crate) struct Lists {
-    tally: Tally,
+    keeper: Keeper,
     /// Handles are drawn from it.
     handles: Seed,
     catalogue: Catalogue,
@@ -72,6 +81,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) config: ListsConfig,
     pub(crate) serves: bool,
     pub(crate) release_hours: u64,
+    /// The way to a tally of its own; none: it is in this process.
+    pub(crate) line: Option<Box<dyn Line>>,
     pub(crate) foundation: ListsFoundation,
     pub(crate) catalogue: Catalogue,
     pub(crate) content: Arc<Content>,
@@ -80,30 +91,18 @@ pub(crate) struct Opening<'a> {
 }
 
 impl Lists {
-    /// Opens the tally's folder, or founds it.
-    pub(crate) fn open(opening: Opening<'_>) -> Result<Self, CoordinatorError> {
-        let tally = Tally::open(
-            opening.engine,
-            &opening.data_dir.join(FOLDER),
-            opening.content,
-            opening.config.options(),
-            opening.now,
-        )?;
-        let counting = tally.status(opening.now)?.counting;
+    /// Opens the tally's folder, or founds it. A tally of its own is not asked yet, unless nothing
+    /// is known of it.
+    pub(crate) fn open(mut opening: Opening<'_>) -> Result<Self, CoordinatorError> {
         let (floor, highest) = Floor::open(&opening.evidence.join(NUMBERS))?;
-        // An older data folder came back: devices have seen these numbers.
-        tally.skip_to(highest.unwrap_or(0), opening.now)?;
-        if opening.serves {
-            tracing::info!(
-                "sums = \"embedded\": this coordinator holds what people contribute, and computes \
-                 with it"
-            );
-        }
-        if let Some(gives_away) = opening.config.options().cells.gives_away() {
-            tracing::warn!("{gives_away}");
-        }
+        let highest = highest.unwrap_or(0);
+        let keeper = match opening.line.take() {
+            Some(line) => Keeper::Party(Box::new(contacted(line, &opening, highest)?)),
+            None => Keeper::Embedded(Arc::new(embedded(&opening, highest)?)),
+        };
+        let counting = keeper.status_known(opening.now)?.counting;
         Ok(Self {
-            tally,
+            keeper,
             handles: Seed(opening.foundation.handles),
             catalogue: opening.catalogue,
             config: opening.config,
@@ -111,7 +110,7 @@ impl Lists {
             valid_s: opening.release_hours * 3600,
             gate: RwLock::new(()),
             floor: Mutex::new(floor),
-            publishing: Mutex::new(publish::Publishing::after_start(counting)),
+            publishing: Mutex::new(publish::Publishing::after_start(counting > 0)),
             changed: Condvar::new(),
             withdrawn: Mutex::default(),
         })
@@ -140,21 +139,99 @@ impl Lists {
     pub(crate) fn keep_recalled(&self) -> Result<(), CoordinatorError> {
         // Whoever publishes takes it before the number is seen: it never goes back.
         let mut floor = fatal::lock(&self.floor);
-        let lists = self.tally.lists();
-        if lists.recalled > 0 && !matches!(lists.served, Served::Snapshot(_)) {
-            floor.set(lists.recalled + 1)?;
+        let now = self.keeper.now();
+        if now.recalled > 0 && !matches!(now.showing, Showing::Snapshot(_)) {
+            floor.set(now.recalled + 1)?;
         }
         Ok(())
     }
 
-    /// For tests of what the tally has.
+    /// For tests of what the tally has. None: it is a process of its own, and is down.
     #[cfg(test)]
-    pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
+    pub(crate) fn tally(&self) -> Option<Box<dyn std::ops::Deref<Target = Tally>>> {
+        match &self.keeper {
+            Keeper::Embedded(tally) => Some(Box::new(tally.clone())),
+            Keeper::Party(party) => party.tally(),
+        }
     }
 
     /// Key that verifies snapshots (verifier key text).
     pub(crate) fn key(&self) -> String {
-        self.tally.verifier().text()
+        self.keeper.key()
     }
+
+    /// Whether this process holds no contribution, and no sum.
+    pub(crate) fn is_sealed(&self) -> bool {
+        matches!(self.keeper, Keeper::Party(_))
+    }
+}
+
+/// Refuses a folder whose contributions were made in another mode: nobody would look after them any
+/// more.
+///
+/// # Errors
+/// [`CoordinatorError::OtherSums`].
+pub(crate) fn check_mode(data_dir: &Path, sums: Sums, apart: bool) -> Result<(), CoordinatorError> {
+    // Without lists, deletions still reach a tally in this process, and no other.
+    let fits = match sums {
+        Sums::Off | Sums::Embedded => !apart,
+        Sums::Tally => apart,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(CoordinatorError::OtherSums {
+        folder: data_dir.to_owned(),
+        had: match apart {
+            true => "tally",
+            false => "embedded",
+        },
+        wants: match sums {
+            Sums::Tally => "tally",
+            Sums::Embedded => "embedded",
+            Sums::Off => "off",
+        },
+    })
+}
+
+fn embedded(opening: &Opening<'_>, highest: u64) -> Result<Tally, CoordinatorError> {
+    let options = opening.config.options();
+    let gives_away = options.cells.gives_away();
+    let tally = Tally::open(
+        opening.engine,
+        &opening.data_dir.join(FOLDER),
+        opening.content.clone(),
+        options,
+        opening.now,
+    )?;
+    // An older data folder came back: devices have seen these numbers.
+    tally.skip_to(highest, opening.now)?;
+    if opening.serves {
+        tracing::info!(
+            "sums = \"embedded\": this coordinator holds what people contribute, and computes \
+             with it"
+        );
+    }
+    if let Some(gives_away) = gives_away {
+        tracing::warn!("{gives_away}");
+    }
+    Ok(tally)
+}
+
+/// A tally of its own. Receipts name its key: it has to answer once before anything else happens.
+fn contacted(
+    line: Box<dyn Line>,
+    opening: &Opening<'_>,
+    highest: u64,
+) -> Result<Party, CoordinatorError> {
+    let party = Party::new(line, opening.catalogue.digest(), highest);
+    tracing::info!(
+        tally = party.place(),
+        "sums = \"tally\": a process of its own holds what people contribute; this coordinator \
+         cannot read it"
+    );
+    if party.key().is_empty() {
+        party.open()?;
+    }
+    Ok(party)
 }

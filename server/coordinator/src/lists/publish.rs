@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use lethe_ledger::{Command, Effects, Wake};
+use lethe_ledger::{Command, Effects, SnapshotRef, Wake};
 use lethe_parts::history::day_of;
-use lethe_tally::{Finished, Served};
+use lethe_tally::{Finished, Served, Tally};
 
 use super::Lists;
+use super::keeper::Keeper;
+use super::party::Party;
 use crate::CoordinatorError;
 use crate::fatal;
 use crate::shell::Shell;
@@ -34,9 +36,9 @@ impl Publishing {
     /// At a start. Cells may have been opened just before the end, and were not published. Where a
     /// snapshot is served, the next is made all the same: settings, titles and tags may have
     /// changed.
-    pub(super) fn after_start(counting: usize) -> Self {
+    pub(super) fn after_start(anybody_counts: bool) -> Self {
         Self {
-            changed: counting > 0,
+            changed: anybody_counts,
             ..Self::default()
         }
     }
@@ -79,6 +81,10 @@ impl Lists {
 
     /// Opens cells and publishes, if that is due. Returns whether a snapshot was published.
     pub(crate) fn do_what_is_due(&self, shell: &Shell) -> Result<bool, CoordinatorError> {
+        let tally = match &self.keeper {
+            Keeper::Embedded(tally) => tally,
+            Keeper::Party(party) => return self.do_what_is_due_apart(shell, party),
+        };
         let now = shell.clock.now();
         let seconds = now.unix_ms / 1000;
         {
@@ -90,14 +96,14 @@ impl Lists {
             if shell.state().holds_serving() {
                 return Ok(false);
             }
-            let opened = self.tally.open_cells(seconds)?;
+            let opened = tally.open_cells(seconds)?;
             fatal::lock(&self.publishing).changed |= opened > 0;
         }
         let day = day_of(i64::try_from(seconds).unwrap_or(i64::MAX));
-        if !self.is_due(now.uptime_ms, day) {
+        if !self.is_due(tally, now.uptime_ms, day) {
             return Ok(false);
         }
-        let done = self.tally.job(day, seconds)?.run()?;
+        let done = tally.job(day, seconds)?.run()?;
         let published = {
             let _shared = fatal::read(&self.gate);
             // Somebody may be leaving: this was solved with them.
@@ -106,7 +112,7 @@ impl Lists {
             }
             // Before anybody sees the number.
             fatal::lock(&self.floor).set(done.number())?;
-            let finished = self.tally.finish(&done, shell.clock.now().unix_ms / 1000)?;
+            let finished = tally.finish(&done, shell.clock.now().unix_ms / 1000)?;
             if finished == Finished::TooLate {
                 self.look();
                 return Ok(false);
@@ -119,29 +125,61 @@ impl Lists {
             self.newest()
         };
         if let Some(snapshot) = published {
-            tracing::info!(
-                number = snapshot.number,
-                people = snapshot.people,
-                bytes = snapshot.bytes,
-                "lists published"
-            );
-            shell.execute(Command::ListsPublished { snapshot }, vec![])?;
+            say_published(shell, snapshot)?;
         }
-        shell.carry_out(Effects {
-            wake: Wake {
-                everybody: true,
-                ..Wake::default()
-            },
-            ..Effects::default()
-        });
+        wake_everybody(shell);
         // Nobody waits for this: it saves the next start a fold.
-        self.tally.keep_sums(&done)?;
+        tally.keep_sums(&done)?;
         Ok(true)
     }
 
-    fn is_due(&self, uptime_ms: u64, day: i32) -> bool {
+    /// The same with a tally of its own, which opens cells and publishes: what it serves is fetched,
+    /// checked, and served from here. Nothing waits behind the network meanwhile.
+    fn do_what_is_due_apart(&self, shell: &Shell, party: &Party) -> Result<bool, CoordinatorError> {
+        // Everybody who left is told with the opening, before anything of the tally's is believed.
+        party.open()?;
+        {
+            let _shared = fatal::read(&self.gate);
+            if let Some(snapshot) = self.newest().filter(|_| shell.state().lists_wait()) {
+                shell.execute(Command::ListsPublished { snapshot }, vec![])?;
+            }
+            if shell.state().holds_serving() {
+                return Ok(false);
+            }
+        }
+        let recalled = self.keeper.now().recalled;
+        let fetched = party.work()?;
+        if self.keeper.now().recalled != recalled {
+            // The tally has recalled what devices may hold.
+            self.keep_recalled()?;
+            wake_everybody(shell);
+        }
+        let Some(fetched) = fetched else {
+            return Ok(false);
+        };
+        let snapshot = {
+            let _shared = fatal::read(&self.gate);
+            // Somebody may be leaving: this may have been solved with them.
+            if shell.state().holds_serving() {
+                return Ok(false);
+            }
+            // Before anybody sees the number.
+            fatal::lock(&self.floor).set(fetched.number())?;
+            let Some(snapshot) = party.install(fetched)? else {
+                self.look();
+                return Ok(false);
+            };
+            fatal::lock(&self.publishing).last = Some(shell.clock.now().uptime_ms);
+            snapshot
+        };
+        say_published(shell, snapshot)?;
+        wake_everybody(shell);
+        Ok(true)
+    }
+
+    fn is_due(&self, tally: &Tally, uptime_ms: u64, day: i32) -> bool {
         let publishing = fatal::lock(&self.publishing);
-        match self.tally.lists().served {
+        match tally.lists().served {
             Served::Out { .. } => true,
             Served::Nothing => publishing.changed,
             Served::Snapshot(_) => {
@@ -153,4 +191,26 @@ impl Lists {
             }
         }
     }
+}
+
+fn say_published(shell: &Shell, snapshot: SnapshotRef) -> Result<(), CoordinatorError> {
+    tracing::info!(
+        number = snapshot.number,
+        people = snapshot.people,
+        bytes = snapshot.bytes,
+        "lists published"
+    );
+    shell.execute(Command::ListsPublished { snapshot }, vec![])?;
+    Ok(())
+}
+
+/// Devices that wait hear that lists have changed.
+fn wake_everybody(shell: &Shell) {
+    shell.carry_out(Effects {
+        wake: Wake {
+            everybody: true,
+            ..Wake::default()
+        },
+        ..Effects::default()
+    });
 }

@@ -2,44 +2,56 @@
 
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::{ListState, ListTerms, ServedTables, SnapshotReply};
-use lethe_tally::{Published, Served};
 
 use super::Lists;
+use super::keeper::Keeper;
 use crate::shell::Shell;
 
 impl Lists {
     /// What is served and recalled now.
     pub(crate) fn state(&self, shell: &Shell) -> ListState {
-        let lists = self.tally.lists();
-        let served = match &lists.served {
-            Served::Snapshot(snapshot) => Some(snapshot.statement.number),
-            Served::Nothing | Served::Out { .. } => None,
-        };
+        let now = self.keeper.now();
+        let served = now.snapshot().map(|s| s.number);
         // A deletion that was accepted is not executed yet.
         let serves = self.serves && shell.may_serve().is_ok();
         ListState {
             served: served.filter(|_| serves),
-            recalled: lists.recalled,
+            recalled: now.recalled,
+        }
+    }
+
+    /// What is asked of contributions. A tally of its own says it, and may be away.
+    fn terms(&self) -> Option<ListTerms> {
+        let own = || {
+            self.serves.then_some(ListTerms {
+                clip: self.config.clip,
+                refresh_s: self.config.refresh_s,
+                valid_s: self.valid_s,
+            })
+        };
+        match &self.keeper {
+            Keeper::Embedded(_) => own(),
+            Keeper::Party(party) => match party.terms() {
+                Some(terms) => Some(ListTerms {
+                    clip: terms.clip,
+                    refresh_s: terms.refresh_s,
+                    valid_s: self.valid_s,
+                }),
+                None => own(),
+            },
         }
     }
 
     /// The snapshot that is served, for a device that has these.
     pub(crate) fn snapshot(&self, shell: &Shell, have: u64, items: &Digest) -> SnapshotReply {
-        let lists = self.tally.lists();
         let state = self.state(shell);
-        let tables = match (&lists.served, state.served) {
-            (Served::Snapshot(snapshot), Some(number)) if snapshot.statement.number == number => {
-                tables(snapshot, have)
-            }
-            _ => ServedTables::None,
+        let tables = match state.served {
+            Some(number) => self.keeper.tables(number, have),
+            None => ServedTables::None,
         };
         let known = *items == self.catalogue.digest();
         SnapshotReply {
-            terms: self.serves.then_some(ListTerms {
-                clip: self.config.clip,
-                refresh_s: self.config.refresh_s,
-                valid_s: self.valid_s,
-            }),
+            terms: self.terms(),
             state,
             key: self.key(),
             items: match known {
@@ -48,22 +60,5 @@ impl Lists {
             },
             tables,
         }
-    }
-}
-
-fn tables(snapshot: &Published, have: u64) -> ServedTables {
-    if have == snapshot.statement.number {
-        return ServedTables::Same;
-    }
-    let note = snapshot.note.clone();
-    match snapshot.deltas.get(&have) {
-        Some(delta) if delta.len() < snapshot.bytes.len() => ServedTables::Delta {
-            note,
-            bytes: delta.clone(),
-        },
-        _ => ServedTables::Whole {
-            note,
-            bytes: snapshot.bytes.to_vec(),
-        },
     }
 }

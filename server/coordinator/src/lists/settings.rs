@@ -12,4 +12,7 @@ pub enum Sums {
     Off,
     /// This coordinator, which then holds and computes with histories.
     Embedded,
+    /// A process of its own (`lethe-tally`), which knows handles and no names. This coordinator
+    /// relays contributions that it cannot read.
+    Tally,
 }

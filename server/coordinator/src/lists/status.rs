@@ -7,44 +7,86 @@ use lethe_ledger::State;
 use lethe_proto::admin::{DeletionLists, ListsLineage, ListsReplayed, ListsStatus, SnapshotShown};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
+use lethe_proto::message::Refusal;
+use lethe_proto::tally::{HeldOf, TOGETHER, TallyReply, TallyRequest, TallyStatus};
 use lethe_scan::Scanner;
 use lethe_tally::Handle;
 
 use super::Lists;
+use super::keeper::Keeper;
+use super::party::{Party, SLOW};
 use crate::CoordinatorError;
 use crate::shell::Shell;
 
 impl Lists {
-    /// How lists are.
+    /// How lists are. A tally of its own is asked.
     pub(crate) fn status(&self, shell: &Shell) -> Result<ListsStatus, CoordinatorError> {
         let now = shell.clock.now().unix_ms / 1000;
-        let status = self.tally.status(now)?;
-        let devices = shell.state().devices() as u64;
-        Ok(ListsStatus {
-            sums: match self.serves {
-                true => "embedded: this server holds and computes with histories".into(),
-                false => "off: what was contributed before is kept until it is deleted".into(),
+        let status = self.keeper.status(now)?;
+        Ok(self.shown(shell, status))
+    }
+
+    /// How lists are, as far as that is known here.
+    pub(crate) fn status_known(&self, shell: &Shell) -> Result<ListsStatus, CoordinatorError> {
+        let now = shell.clock.now().unix_ms / 1000;
+        let status = self.keeper.status_known(now)?;
+        Ok(self.shown(shell, status))
+    }
+
+    /// Who holds the sums, for people.
+    fn who_holds(&self) -> String {
+        match &self.keeper {
+            Keeper::Embedded(_) if self.serves => {
+                "embedded: this server holds and computes with histories".into()
+            }
+            Keeper::Embedded(_) => {
+                "off: what was contributed before is kept until it is deleted".into()
+            }
+            Keeper::Party(party) => match party.away() {
+                None => format!(
+                    "tally: a process of its own at {} holds them; this server reads no \
+                     contribution",
+                    party.place()
+                ),
+                Some(why) => format!(
+                    "tally: a process of its own at {} holds them, and is AWAY ({why}); figures \
+                     of people are those it gave last",
+                    party.place()
+                ),
             },
-            people: status.people as u64,
-            counting: status.counting as u64,
-            waiting: status.waiting as u64,
-            cells: status.cells as u64,
-            cells_out: status.out.map_or(0, |out| u64::from(out.cells)),
+        }
+    }
+
+    fn shown(&self, shell: &Shell, status: TallyStatus) -> ListsStatus {
+        let showing = self.keeper.now();
+        let served = showing.snapshot();
+        let k = match self.keeper {
+            Keeper::Embedded(_) => self.config.k,
+            Keeper::Party(_) => status.k,
+        };
+        let devices = shell.state().devices() as u64;
+        ListsStatus {
+            sums: self.who_holds(),
+            people: status.people,
+            counting: status.counting,
+            waiting: status.waiting,
+            cells: status.cells,
+            cells_out: status.cells_out,
             out_s: status.out_s,
-            cell: status.n as u64,
-            smallest_cell: status.smallest.map(|n| n as u64),
-            changed: status.m as u64,
-            k: self.config.k,
-            served: status.served,
-            recalled: self.tally.lists().recalled,
-            snapshot_people: self.newest().map_or(0, |s| s.people),
-            snapshot_bytes: self.newest().map_or(0, |s| s.bytes),
+            cell: status.n,
+            smallest_cell: status.smallest,
+            changed: status.m,
+            k,
+            served: served.map(|s| s.number),
+            recalled: showing.recalled,
+            snapshot_people: served.map_or(0, |s| s.people),
+            snapshot_bytes: served.map_or(0, |s| s.bytes),
             devices,
             valid_s: self.valid_s,
-            taken_down: status.taken_down as u64,
-            gives_away: status.gives_away.unwrap_or_default().into(),
+            taken_down: status.taken_down,
+            gives_away: status.gives_away,
             key: self.key(),
-        })
+        }
     }
 
     /// What a deletion would do to the lists, in words: one line for each part.
@@ -55,15 +97,15 @@ impl Lists {
     ) -> Result<String, CoordinatorError> {
         let now = shell.clock.now().unix_ms / 1000;
         let devices = shell.state().devices() as u64;
-        let held = requests.iter().map(|r| self.held(r, now));
-        let held = held.collect::<Result<Vec<_>, _>>()?;
+        let all: Vec<&DeletionRequest> = requests.iter().collect();
+        let held = self.held(&all, now)?;
         let known = held.iter().filter(|h| h.held).count();
         let shown = held.iter().any(|h| h.shown);
         let mut out = format!(
             "Lists: {known} of {} request(s) concern what the sums hold",
             requests.len()
         );
-        let members: usize = held.iter().map(|h| h.cell).sum();
+        let members: u64 = held.iter().map(|h| h.cell).sum();
         if members > 0 {
             let _ = write!(
                 out,
@@ -104,17 +146,18 @@ impl Lists {
     /// Folds everybody who counts again, from what is sealed, and compares bytes.
     pub(crate) fn replay(&self, shell: &Shell) -> Result<ListsReplayed, CoordinatorError> {
         let now = shell.clock.now().unix_ms / 1000;
-        let Some(folded) = self.tally.refold(now)? else {
-            return Err(CoordinatorError::refuse(
-                lethe_proto::message::Refusal::Busy,
+        let changed = || {
+            CoordinatorError::refuse(
+                Refusal::Busy,
                 "the sums changed while they were folded again: ask once more",
-            ));
+            )
         };
-        let newest = self.tally.lists().served;
-        let stated = match &newest {
-            lethe_tally::Served::Snapshot(s) => Some(s.statement.number),
-            _ => None,
+        let tally = match &self.keeper {
+            Keeper::Embedded(tally) => tally,
+            Keeper::Party(party) => return replay_apart(party)?.ok_or_else(changed),
         };
+        let folded = tally.refold(now)?.ok_or_else(changed)?;
+        let stated = self.newest().map(|s| s.number);
         Ok(ListsReplayed {
             people: u64::from(folded.people),
             digest: folded.digest,
@@ -136,12 +179,16 @@ impl Lists {
     ) -> Result<(), CoordinatorError> {
         let subjects = texts.iter().filter_map(|t| SubjectId::new(t).ok());
         let handles: Vec<Handle> = subjects.map(|s| self.handle(&s)).collect();
+        let tally = match &self.keeper {
+            Keeper::Embedded(tally) => tally,
+            Keeper::Party(party) => return search_apart(party, &handles, records, tables),
+        };
         let handle_in = |bytes: &[u8], handle: &Handle| {
             let hex = handle.hex();
             let raw = bytes.windows(16).filter(|w| *w == handle.0).count();
             raw + bytes.windows(32).filter(|w| *w == hex.as_bytes()).count()
         };
-        self.tally.each(|table, key, value| {
+        tally.each(|table, key, value| {
             *records += 1;
             let mut n = scanner.count(key.as_bytes()) + scanner.count(value);
             for handle in &handles {
@@ -161,15 +208,57 @@ impl Lists {
         subject: &SubjectId,
     ) -> Result<ListsLineage, CoordinatorError> {
         let now = shell.clock.now().unix_ms / 1000;
-        let held = self.tally.held(&self.handle(subject), now)?;
+        let of = [HeldOf::Handle(self.handle(subject).0)];
+        let held = self.keeper.held(&of, now)?;
+        let held = held.first().copied().unwrap_or_default();
         let newest = self.newest().map(|s| s.number);
         Ok(ListsLineage {
             contributes: held.held,
             counts: held.cell > 0,
-            cell: held.cell as u64,
+            cell: held.cell,
             snapshot: newest.filter(|_| held.shown),
         })
     }
+}
+
+/// A tally of its own folds everybody again. None: its sums changed meanwhile.
+fn replay_apart(party: &Party) -> Result<Option<ListsReplayed>, CoordinatorError> {
+    let TallyReply::Refolded(folded) = party.ask(TallyRequest::Refold, SLOW)? else {
+        return party.unexpected();
+    };
+    Ok(folded.map(|folded| ListsReplayed {
+        people: folded.people,
+        digest: folded.digest,
+        memory: folded.memory,
+        folder: folded.folder,
+        stated: folded.stated,
+        snapshot: folded.snapshot,
+    }))
+}
+
+/// A tally of its own searches for handles. Names are not told to it.
+fn search_apart(
+    party: &Party,
+    handles: &[Handle],
+    records: &mut u64,
+    tables: &mut BTreeMap<String, u64>,
+) -> Result<(), CoordinatorError> {
+    for chunk in handles.chunks(TOGETHER) {
+        let handles = chunk.iter().map(|h| h.0).collect();
+        let asked = party.ask(TallyRequest::Search { handles }, SLOW)?;
+        let TallyReply::Searched {
+            records: read,
+            hits,
+        } = asked
+        else {
+            return party.unexpected();
+        };
+        *records += read;
+        for (table, n) in hits {
+            *tables.entry(format!("tally: {table}")).or_default() += n;
+        }
+    }
+    Ok(())
 }
 
 /// What a deletion did to the lists.

@@ -227,7 +227,14 @@ impl Shell {
             // Another deletion came in between: it makes another statement.
             return Ok(!self.execute(Command::Finish { id }, vec![])?.is_empty());
         };
-        let content = self.evidence().receipt(parts)?;
+        // A tally of its own signs, too: the receipt waits for it.
+        let tally = match &self.lists {
+            Some(lists) if parts.statement.lists.is_some() => {
+                lists.vouch(&parts.deletion.request)?
+            }
+            _ => None,
+        };
+        let content = self.evidence().receipt(parts, tally)?;
         let receipt = receipt_ref(id, &content);
         let value = NewValue::new(receipt.clone(), Owner::Deletion(id), content);
         let command = Command::ReceiptIssued { id, receipt };

@@ -43,7 +43,7 @@ pub(crate) use clock::Clock;
 use jobs::Jobs;
 pub(crate) use kit::{Kit, Kits};
 pub(crate) use meter::Meter;
-pub(crate) use open::Opening;
+pub(crate) use open::{Opening, over_quic};
 
 /// What the listener is told after something has changed.
 #[derive(Debug, Default)]

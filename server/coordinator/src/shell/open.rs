@@ -20,7 +20,7 @@ use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::durable::{Base, Durable, Foundation, ListsFoundation, Opened, migrate};
 use crate::evidence::{BUILD, Evidence};
-use crate::lists::{Catalogue, Lists, Sums};
+use crate::lists::{Catalogue, Line, Link, Lists, Sums, TallyConfig, check_mode};
 use crate::terms::terms;
 
 /// What a shell is opened with.
@@ -31,6 +31,19 @@ pub(crate) struct Opening<'a> {
     pub(crate) model: Digest,
     pub(crate) model_config: &'a ModelConfig,
     pub(crate) items: &'a [Item],
+    /// How a tally of its own is reached.
+    pub(crate) line: &'a LineOf,
+}
+
+/// Makes the way to a tally of its own, from its configuration and the data folder.
+pub(crate) type LineOf = dyn Fn(&TallyConfig, &Path) -> Result<Box<dyn Line>, CoordinatorError>;
+
+/// The way over QUIC.
+pub(crate) fn over_quic(
+    config: &TallyConfig,
+    data_dir: &Path,
+) -> Result<Box<dyn Line>, CoordinatorError> {
+    Ok(Box::new(Link::open(config, data_dir)?))
 }
 
 /// Holds a folder, which is made if it is not there.
@@ -207,8 +220,16 @@ impl Opening<'_> {
         durable: &Durable,
         clock: &Clock,
     ) -> Result<Option<Lists>, CoordinatorError> {
-        let serves = self.config.sums == Sums::Embedded;
+        let serves = self.config.sums != Sums::Off;
         let known = durable.lists()?;
+        let party = self.config.party()?;
+        if known.is_some() {
+            check_mode(
+                &self.config.data_dir,
+                self.config.sums,
+                durable.lists_apart()?,
+            )?;
+        }
         if known.is_none() && !serves {
             return Ok(None);
         }
@@ -225,7 +246,7 @@ impl Opening<'_> {
             items: self.items.len() as u64,
             catalogue: catalogue.digest(),
         };
-        durable.keep_lists(&foundation)?;
+        durable.keep_lists(&foundation, party.is_some())?;
         let content = content_of(&self.config.catalogue, self.items)?;
         let lists = Lists::open(crate::lists::Opening {
             engine,
@@ -234,6 +255,10 @@ impl Opening<'_> {
             config: self.config.lists.clone(),
             serves,
             release_hours: self.config.release_hours,
+            line: match party {
+                Some(party) => Some((self.line)(party, &self.config.data_dir)?),
+                None => None,
+            },
             foundation,
             catalogue,
             content: Arc::new(content),

@@ -64,6 +64,11 @@ impl State {
             Mode::Audit(a) if a.shard != key.shard || a.epoch != key.epoch => {
                 return refuse("this is an audit of another shard");
             }
+            Mode::Serve if epoch.partition.is_none() => {
+                return refuse(
+                    "the epoch has not started: nothing is trained yet that could be replayed",
+                );
+            }
             Mode::Serve if !shard.run.done(&epoch.terms) => {
                 return refuse(
                     "the shard is being trained: replay it when `lethe-admin status` says it is \

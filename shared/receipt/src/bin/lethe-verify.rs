@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use lethe_receipt::hex::{hex, unhex};
 use lethe_receipt::merkle::verify_consistency;
 use lethe_receipt::note::{VerifierKey, open_checkpoint};
-use lethe_receipt::receipt::{Effect, verify};
+use lethe_receipt::receipt::{Effect, Receipt, verify};
 use lethe_receipt::report;
 use lethe_receipt::tiles::audit;
 use lethe_receipt::witness::{Seen, Witness, WitnessError, verify_cosignature};
@@ -20,10 +20,12 @@ const USAGE: &str = "\
 Check deletion receipts and transparency logs of Lethe. Works offline; needs no account and no \
 server.
 
-  lethe-verify receipt FILE --log-key KEY [--witness-key KEY] [--html FILE] [--json]
+  lethe-verify receipt FILE --log-key KEY [--witness-key KEY] [--tally-key KEY] [--html FILE] \
+      [--json]
       Verify a receipt and say what it proves. With --witness-key the head must carry that \
-      witness's signature; with --html a
-      page to print is written.
+      witness's signature; with --tally-key a
+      tally of its own must have signed that it has nothing of the person; with --html a page to \
+      print is written.
   lethe-verify log FOLDER --log-key KEY [--since CHECKPOINT]
       Check a published log (tlog-tiles): every entry, tile and the signed head; with --since, \
       that it extends an older
@@ -119,7 +121,8 @@ fn say(text: &str) -> Result<(), Failure> {
 }
 
 fn receipt(args: &[String]) -> Result<(), Failure> {
-    let args = Args::parse(args, &["--log-key", "--witness-key", "--html"], &["--json"])?;
+    let known = ["--log-key", "--witness-key", "--tally-key", "--html"];
+    let args = Args::parse(args, &known, &["--json"])?;
     let (path, key) = (args.path("receipt file")?, args.key("--log-key")?);
     let receipt = verify(&read(path)?, &key).map_err(refused)?;
     let mut witnessed = None;
@@ -127,6 +130,9 @@ fn receipt(args: &[String]) -> Result<(), Failure> {
         let time = verify_cosignature(&receipt.checkpoint, &args.key("--witness-key")?)
             .map_err(refused)?;
         witnessed = Some(time);
+    }
+    if args.options.contains_key("--tally-key") {
+        signed_by_tally(&receipt, &args.key("--tally-key")?)?;
     }
     if let Some(out) = args.options.get("--html") {
         write(out, report::html(&receipt).as_bytes())?;
@@ -146,6 +152,23 @@ fn receipt(args: &[String]) -> Result<(), Failure> {
     match receipt.effect() {
         Effect::Done => Ok(()),
         Effect::NothingRemoved => Err((NOTHING_REMOVED, "the request removed nothing".into())),
+    }
+}
+
+/// Both parties must have signed.
+fn signed_by_tally(receipt: &Receipt, key: &VerifierKey) -> Result<(), Failure> {
+    if receipt.vouched().map_err(refused)?.is_none() {
+        return Err(refused(
+            "no tally of its own has signed this receipt: the coordinator held the sums itself, or \
+             there were none",
+        ));
+    }
+    let named = receipt.statement.lists.as_ref().map(|l| l.key.as_str());
+    match named == Some(key.text().as_str()) {
+        true => Ok(()),
+        false => Err(refused(
+            "another tally has signed it than that of --tally-key",
+        )),
     }
 }
 

@@ -71,7 +71,7 @@ impl Report<'_> {
             self.quality(),
             self.lists(),
             self.cost(),
-            who_sees_what(),
+            who_sees_what(self.figures),
             self.deletion(),
             self.adapters(),
             self.check(),
@@ -349,32 +349,112 @@ fn list(page: &Value) -> String {
     text + "</ol>"
 }
 
-fn who_sees_what() -> String {
-    let rows = [
-        (
-            "films, days, ratings and likes of the newest 200 events",
-            "yes",
-            "<b>yes</b>, sealed under a key of each person; it computes with them",
-        ),
-        ("older events, times of day", "yes", "no"),
-        ("lists, and what was done with them", "yes", "no"),
-        ("the person's identifier", "no", "yes"),
-        (
-            "adapters: hidden states of prompts, their gradients",
-            "yes, who trains",
-            "<b>yes</b>, and it can read tokens and likes from them",
-        ),
-    ];
-    let rows: String = rows
-        .iter()
-        .map(|(what, device, server)| {
-            format!("<tr><td>{what}</td><td>{device}</td><td>{server}</td></tr>")
-        })
-        .collect();
+/// A line of the table: what, and who sees it.
+struct Sees {
+    what: &'static str,
+    device: &'static str,
+    coordinator: &'static str,
+    tally: &'static str,
+}
+
+const APART: &[Sees] = &[
+    Sees {
+        what: "films, days, ratings and likes of the newest 200 events",
+        device: "yes",
+        coordinator: "no: sealed to the tally",
+        tally: "<b>yes</b>, under a handle of 16 bytes; it computes with them",
+    },
+    Sees {
+        what: "older events, times of day",
+        device: "yes",
+        coordinator: "no",
+        tally: "no",
+    },
+    Sees {
+        what: "lists, and what was done with them",
+        device: "yes",
+        coordinator: "no",
+        tally: "no",
+    },
+    Sees {
+        what: "the person's identifier, and when they contribute",
+        device: "yes",
+        coordinator: "yes",
+        tally: "no identifier; when, yes",
+    },
+    Sees {
+        what: "adapters: hidden states of prompts, their gradients",
+        device: "yes, who trains",
+        coordinator: "<b>yes</b>, and it can read tokens and likes from them",
+        tally: "no",
+    },
+];
+
+const EMBEDDED: &[Sees] = &[
+    Sees {
+        what: "films, days, ratings and likes of the newest 200 events",
+        device: "yes",
+        coordinator: "<b>yes</b>, sealed under a key of each person; it computes with them",
+        tally: "",
+    },
+    Sees {
+        what: "older events, times of day",
+        device: "yes",
+        coordinator: "no",
+        tally: "",
+    },
+    Sees {
+        what: "lists, and what was done with them",
+        device: "yes",
+        coordinator: "no",
+        tally: "",
+    },
+    Sees {
+        what: "the person's identifier",
+        device: "no",
+        coordinator: "yes",
+        tally: "",
+    },
+    Sees {
+        what: "adapters: hidden states of prompts, their gradients",
+        device: "yes, who trains",
+        coordinator: "<b>yes</b>, and it can read tokens and likes from them",
+        tally: "",
+    },
+];
+
+fn who_sees_what(figures: &Value) -> String {
+    let sums = figures["sums"].as_str().unwrap_or_default();
+    let apart = sums.starts_with("tally");
+    let rows = if apart { APART } else { EMBEDDED };
+    let cell = |text: &str| match text {
+        "" => String::new(),
+        text => format!("<td>{text}</td>"),
+    };
+    let row = |r: &Sees| {
+        format!(
+            "<tr>{}{}{}{}</tr>",
+            cell(r.what),
+            cell(r.device),
+            cell(r.coordinator),
+            cell(r.tally)
+        )
+    };
+    let rows: String = rows.iter().map(row).collect();
+    let said = match apart {
+        true => {
+            "This run used <code>sums = \"tally\"</code>: <b>nobody holds both names and \
+             histories</b>, unless the two parties put together what they have."
+        }
+        false => {
+            "This run used <code>sums = \"embedded\"</code>: <b>the operator's server holds and \
+             computes with histories.</b>"
+        }
+    };
+    let tally = if apart { "<th>the tally</th>" } else { "" };
     format!(
-        "<h2>Who can see what</h2><p>This run used <code>sums = \"embedded\"</code>: <b>the \
-         operator's server holds and computes with histories.</b></p><div class='wide'><table><tr>\
-         <th>what</th><th>the device</th><th>the operator's server</th></tr>{rows}</table></div>"
+        "<h2>Who can see what</h2><p>{said}</p><div class='wide'><table><tr><th>what</th><th>the \
+         device</th><th>the operator's server</th>{tally}</tr>{rows}</table></div>"
     )
 }
 

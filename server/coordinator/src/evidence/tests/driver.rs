@@ -307,7 +307,7 @@ impl Driver {
             Duty::IssueReceipt(id) => match self.state.receipt_parts(id) {
                 None => Command::Finish { id },
                 Some(parts) => {
-                    let bytes = self.evidence.receipt(parts).unwrap();
+                    let bytes = self.evidence.receipt(parts, None).unwrap();
                     let receipt = self.value(Table::Receipt, Digest::of(&[&bytes]));
                     self.receipts.insert(id, bytes);
                     Command::ReceiptIssued { id, receipt }

@@ -62,11 +62,11 @@ fn a_receipt_is_about_the_log_after_a_restart_too() {
     d.forget(vec![erase("ada")]);
     d.until(|s| s.receipt_parts(1).is_some());
     let parts = d.state.receipt_parts(1).unwrap();
-    let before = d.evidence.receipt(parts.clone()).unwrap();
+    let before = d.evidence.receipt(parts.clone(), None).unwrap();
     d.reopen();
     let known = d.state.core().log;
     d.evidence.check(&known, d.folder.path()).unwrap();
-    assert_eq!(d.evidence.receipt(parts).unwrap(), before);
+    assert_eq!(d.evidence.receipt(parts, None).unwrap(), before);
 }
 
 #[test]
@@ -77,17 +77,17 @@ fn a_receipt_that_would_not_verify_is_not_given() {
     let parts = d.state.receipt_parts(1).unwrap();
     let mut other = parts.clone();
     other.statement.keys_destroyed += 1;
-    let why = d.evidence.receipt(other).unwrap_err();
+    let why = d.evidence.receipt(other, None).unwrap_err();
     let not_included = VerifyError::NotIncluded { index: parts.index };
     assert_eq!(why.to_string(), format!("receipt: {not_included}"));
     let mut other = parts.clone();
     other.deletion.request = erase("ben");
-    let why = d.evidence.receipt(other).unwrap_err();
+    let why = d.evidence.receipt(other, None).unwrap_err();
     let subject = VerifyError::Subject;
     assert_eq!(why.to_string(), format!("receipt: {subject}"));
     let mut other = parts;
     other.index = 1000;
-    assert!(d.evidence.receipt(other).is_err());
+    assert!(d.evidence.receipt(other, None).is_err());
 }
 
 #[test]

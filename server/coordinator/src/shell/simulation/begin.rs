@@ -445,6 +445,7 @@ fn open(
         model: Digest::of(&[b"weights"]),
         model_config: &model(),
         items: &items(),
+        line: &super::super::over_quic,
     };
     let on = disk.clone();
     let engine = move |path: &std::path::Path| on.open(path);

@@ -261,11 +261,13 @@ impl Simulation {
             "{}: lists {number} come after {highest}",
             self.story()
         );
+        // A process of its own may be down.
+        let Some(tally) = lists.tally() else { return };
         let second = self.second();
         let mut members = BTreeSet::new();
         for subject in self.everybody() {
             // While the disk is dead nobody knows.
-            let Ok(held) = lists.tally().held(&lists.handle(&subject), second) else {
+            let Ok(held) = tally.held(&lists.handle(&subject), second) else {
                 return;
             };
             if held.shown {
@@ -368,9 +370,10 @@ impl Simulation {
     }
 
     fn held(&mut self, lists: &Lists) {
+        let Some(tally) = lists.tally() else { return };
         let second = self.second();
         for subject in self.everybody() {
-            let Ok(held) = lists.tally().held(&lists.handle(&subject), second) else {
+            let Ok(held) = tally.held(&lists.handle(&subject), second) else {
                 return;
             };
             let stands = self.listed.model.stands.get(&subject);
@@ -384,7 +387,7 @@ impl Simulation {
         }
         for item in &self.listed.model.taken_down {
             let place = item.parse().unwrap();
-            let Ok(held) = lists.tally().held_items(&[place], second) else {
+            let Ok(held) = tally.held_items(&[place], second) else {
                 return;
             };
             assert!(!held.held, "{}: item {item} is back", self.story());
@@ -410,7 +413,8 @@ impl Simulation {
             "{}: {status:?}",
             self.story()
         );
-        let folded = lists.tally().refold(self.second()).unwrap().unwrap();
+        let tally = lists.tally().unwrap();
+        let folded = tally.refold(self.second()).unwrap().unwrap();
         let all = [folded.stated, folded.memory, folded.folder];
         assert!(!all.contains(&Some(false)), "{}: {folded:?}", self.story());
         let served = lists.newest().is_some();

@@ -108,7 +108,8 @@ impl Simulation {
             events: &events,
         };
         let offers: Vec<Offer<'_>> = all.iter().map(offer).collect();
-        let done = lists.tally().contribute_all(&offers, second).is_ok();
+        let tally = lists.tally();
+        let done = tally.is_some_and(|t| t.contribute_all(&offers, second).is_ok());
         for subject in &all {
             self.listed.came(&shell.state(), subject, second, done);
         }

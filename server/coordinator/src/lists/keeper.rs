@@ -1,0 +1,258 @@
+//! Who holds the sums: a tally in this process, or one of its own.
+
+use std::sync::Arc;
+
+use lethe_ledger::SnapshotRef;
+use lethe_proto::ids::Digest;
+use lethe_proto::lists::ServedTables;
+use lethe_proto::tally::{HeldOf, HeldShown, TallyStatus, WasShownIn};
+use lethe_tally::{Handle, Held, Leaver, Published, Served, Statement, Tally};
+
+use super::party::Party;
+use crate::CoordinatorError;
+
+/// Where the sums are.
+pub(crate) enum Keeper {
+    /// Here: this process holds and computes with histories.
+    Embedded(Arc<Tally>),
+    /// In a process of its own, which is asked.
+    Party(Box<Party>),
+}
+
+/// What is served at this moment.
+pub(super) enum Showing {
+    /// Nothing was published yet.
+    Nothing,
+    /// What was published is recalled.
+    Out,
+    /// A snapshot.
+    Snapshot(SnapshotRef),
+}
+
+/// What is served and recalled, as of one moment.
+pub(super) struct Now {
+    pub(super) showing: Showing,
+    /// The highest number of a snapshot that was ever recalled.
+    pub(super) recalled: u64,
+}
+
+impl Now {
+    /// The snapshot that is served.
+    pub(super) fn snapshot(&self) -> Option<SnapshotRef> {
+        match self.showing {
+            Showing::Snapshot(snapshot) => Some(snapshot),
+            Showing::Nothing | Showing::Out => None,
+        }
+    }
+}
+
+/// A snapshot that was recalled before: nobody knows its length any more.
+fn long_recalled(statement: &Statement) -> SnapshotRef {
+    SnapshotRef {
+        number: statement.number,
+        digest: Digest(statement.snapshot),
+        bytes: 0,
+        people: statement.people,
+    }
+}
+
+fn named(snapshot: &Published) -> SnapshotRef {
+    SnapshotRef {
+        number: snapshot.statement.number,
+        digest: Digest(snapshot.statement.snapshot),
+        bytes: snapshot.bytes.len() as u64,
+        people: snapshot.statement.people,
+    }
+}
+
+fn tables(snapshot: &Published, have: u64) -> ServedTables {
+    if have == snapshot.statement.number {
+        return ServedTables::Same;
+    }
+    let note = snapshot.note.clone();
+    match snapshot.deltas.get(&have) {
+        Some(delta) if delta.len() < snapshot.bytes.len() => ServedTables::Delta {
+            note,
+            bytes: delta.clone(),
+        },
+        _ => ServedTables::Whole {
+            note,
+            bytes: snapshot.bytes.to_vec(),
+        },
+    }
+}
+
+fn shown(tally: &Tally, held: &Held) -> Result<HeldShown, CoordinatorError> {
+    let was_shown = match held.was_shown {
+        Some(was) => tally.statement(was.number)?.map(|statement| WasShownIn {
+            number: statement.number,
+            digest: Digest(statement.snapshot),
+            people: statement.people,
+            at: was.at,
+        }),
+        None => None,
+    };
+    Ok(HeldShown {
+        held: held.held,
+        cell: held.cell as u64,
+        shown: held.shown,
+        was_shown,
+    })
+}
+
+fn of_embedded(tally: &Tally, now: u64) -> Result<TallyStatus, CoordinatorError> {
+    let status = tally.status(now)?;
+    Ok(TallyStatus {
+        people: status.people as u64,
+        counting: status.counting as u64,
+        waiting: status.waiting as u64,
+        cells: status.cells as u64,
+        cells_out: status.out.map_or(0, |out| u64::from(out.cells)),
+        out_s: status.out_s,
+        n: status.n as u64,
+        smallest: status.smallest.map(|n| n as u64),
+        m: status.m as u64,
+        taken_down: status.taken_down as u64,
+        gives_away: status.gives_away.unwrap_or_default().into(),
+        ..TallyStatus::default()
+    })
+}
+
+impl Keeper {
+    /// What is served and recalled. It waits for nobody.
+    pub(super) fn now(&self) -> Now {
+        match self {
+            Self::Embedded(tally) => {
+                let lists = tally.lists();
+                let showing = match &lists.served {
+                    Served::Nothing => Showing::Nothing,
+                    Served::Out { .. } => Showing::Out,
+                    Served::Snapshot(snapshot) => Showing::Snapshot(named(snapshot)),
+                };
+                Now {
+                    showing,
+                    recalled: lists.recalled,
+                }
+            }
+            Self::Party(party) => party.now(),
+        }
+    }
+
+    /// Key that verifies snapshots (verifier key text).
+    pub(super) fn key(&self) -> String {
+        match self {
+            Self::Embedded(tally) => tally.verifier().text(),
+            Self::Party(party) => party.key(),
+        }
+    }
+
+    /// The tables of the snapshot of this number, if it is served, for a device that has another.
+    pub(super) fn tables(&self, number: u64, have: u64) -> ServedTables {
+        match self {
+            Self::Embedded(tally) => match tally.served() {
+                Served::Snapshot(snapshot) if snapshot.statement.number == number => {
+                    tables(&snapshot, have)
+                }
+                _ => ServedTables::None,
+            },
+            Self::Party(party) => party.tables(number, have),
+        }
+    }
+
+    /// What there is of handles and items. A tally that is away may have all of it.
+    pub(super) fn held(&self, of: &[HeldOf], now: u64) -> Result<Vec<HeldShown>, CoordinatorError> {
+        let tally = match self {
+            Self::Embedded(tally) => tally,
+            Self::Party(party) => return Ok(party.held(of)),
+        };
+        let one = |of: &HeldOf| {
+            let held = match of {
+                HeldOf::Handle(handle) => tally.held(&Handle(*handle), now)?,
+                HeldOf::Items(items) => tally.held_items(items, now)?,
+            };
+            shown(tally, &held)
+        };
+        of.iter().map(one).collect()
+    }
+
+    /// The snapshot that was published last, served or not.
+    pub(super) fn last(&self) -> Result<Option<SnapshotRef>, CoordinatorError> {
+        match self {
+            Self::Embedded(tally) => Ok(tally.last_statement()?.as_ref().map(long_recalled)),
+            Self::Party(party) => Ok(party.last()),
+        }
+    }
+
+    /// These leave by a deletion, and these items are taken down. When this returns, nothing that
+    /// is served has them in it; nor is it in anything that can be read, unless the tally is away.
+    pub(super) fn forget(
+        &self,
+        handles: &[Handle],
+        items: &[u32],
+        now: u64,
+    ) -> Result<(), CoordinatorError> {
+        let tally = match self {
+            Self::Embedded(tally) => tally,
+            Self::Party(party) => {
+                let handles: Vec<[u8; 16]> = handles.iter().map(|h| h.0).collect();
+                party.forget(&handles, items, now);
+                return Ok(());
+            }
+        };
+        if !handles.is_empty() {
+            tally.leave(handles, now)?;
+        }
+        if !items.is_empty() {
+            tally.take_down(items, now)?;
+        }
+        Ok(())
+    }
+
+    /// What the journal asks for is so, whatever backup was restored.
+    pub(super) fn catch_up(
+        &self,
+        leavers: &[Leaver],
+        items: &[u32],
+        now: u64,
+    ) -> Result<(), CoordinatorError> {
+        let tally = match self {
+            Self::Embedded(tally) => tally,
+            Self::Party(party) => {
+                let all = leavers.iter().map(|l| (l.handle.0, l.before));
+                party.catch_up(all.collect(), items.to_vec());
+                return Ok(());
+            }
+        };
+        if !leavers.is_empty() {
+            tally.leave_older(leavers, now)?;
+        }
+        if !items.is_empty() {
+            tally.take_down(items, now)?;
+        }
+        Ok(())
+    }
+
+    /// Somebody takes part no longer.
+    pub(super) fn leave(&self, handle: Handle, now: u64) -> Result<(), CoordinatorError> {
+        match self {
+            Self::Embedded(tally) => Ok(tally.leave(&[handle], now)?),
+            Self::Party(party) => party.leave(handle.0),
+        }
+    }
+
+    /// How the tally is. One of its own is asked.
+    pub(super) fn status(&self, now: u64) -> Result<TallyStatus, CoordinatorError> {
+        match self {
+            Self::Embedded(tally) => of_embedded(tally, now),
+            Self::Party(party) => Ok(party.status()),
+        }
+    }
+
+    /// How the tally is, without asking another process.
+    pub(super) fn status_known(&self, now: u64) -> Result<TallyStatus, CoordinatorError> {
+        match self {
+            Self::Embedded(tally) => of_embedded(tally, now),
+            Self::Party(party) => Ok(party.status_known()),
+        }
+    }
+}

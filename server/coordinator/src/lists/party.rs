@@ -1,0 +1,555 @@
+//! A tally of its own, seen from the coordinator: what it serves, and whether it can be reached.
+//!
+//! While it is away, people leave all the same: what is served is recalled here, and everybody who
+//! left is told to the tally before anything of it is served again.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use lethe_ledger::SnapshotRef;
+use lethe_parts::snapshot;
+use lethe_proto::ids::Digest;
+use lethe_proto::lists::ServedTables;
+use lethe_proto::message::Refusal;
+use lethe_proto::tally::{
+    HeldOf, HeldShown, SnapshotHead, TOGETHER, TallyRefusal, TallyReply, TallyRequest, TallyState,
+    TallyStatus, TallyTables, TallyTerms,
+};
+use lethe_receipt::note::VerifierKey;
+use lethe_receipt::snapshot::SnapshotStatement;
+
+use super::keeper::{Now, Showing};
+use super::link::{Broken, Line, Remembered};
+use crate::CoordinatorError;
+use crate::fatal;
+
+/// Longest wait for an answer that others wait behind.
+pub(super) const QUICK: Duration = Duration::from_secs(5);
+
+/// Longest wait for an answer that needs work: to fold, to solve, or to send tables.
+pub(super) const SLOW: Duration = Duration::from_secs(600);
+
+/// A tally of its own.
+pub(crate) struct Party {
+    line: Box<dyn Line>,
+    /// Names the coordinator's catalogue.
+    items: Digest,
+    known: Mutex<Known>,
+}
+
+/// What is known of the tally.
+#[derive(Default)]
+struct Known {
+    /// As it said when it was opened; none: it is away.
+    terms: Option<TallyTerms>,
+    /// Counts openings: what was asked in an earlier one says nothing any more.
+    opening: u64,
+    key: Option<String>,
+    served: Option<Arc<Tables>>,
+    /// The snapshot that was served last, also if it is recalled.
+    last: Option<SnapshotRef>,
+    recalled: u64,
+    /// Number of the newest snapshot that devices have seen, or one more if that one is recalled.
+    floor: u64,
+    /// Everybody who left by a deletion, and when: told at each opening.
+    leavers: Vec<([u8; 16], u64)>,
+    /// Items that were taken down.
+    taken_down: Vec<u32>,
+    /// Why it is away.
+    why: String,
+    status: Option<TallyStatus>,
+}
+
+/// Tables that are served, checked.
+struct Tables {
+    snapshot: SnapshotRef,
+    tables: TallyTables,
+}
+
+/// How far what has to be told was told.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    leavers: usize,
+    items: usize,
+}
+
+impl Known {
+    /// Nothing up to this number is served any more.
+    fn recall(&mut self, number: u64) {
+        if number > self.recalled {
+            self.recalled = number;
+            self.floor = self.floor.max(number + 1);
+        }
+        let recalled = self.recalled;
+        self.served = self.served.take().filter(|s| s.snapshot.number > recalled);
+    }
+
+    /// What the tally says that it serves, if it is not recalled here.
+    fn learn(&mut self, state: &TallyState) -> Option<SnapshotHead> {
+        self.recall(state.recalled);
+        let head = state.served.filter(|s| s.number > self.recalled);
+        if head.is_none() {
+            // It has nothing newer, and what it had is out.
+            self.served = None;
+        }
+        head
+    }
+
+    fn told_all(&self, told: &Told) -> bool {
+        told.leavers == self.leavers.len() && told.items == self.taken_down.len()
+    }
+}
+
+impl Party {
+    /// Nothing is asked yet. `floor` is the highest number of a snapshot that devices have seen.
+    pub(crate) fn new(line: Box<dyn Line>, items: Digest, floor: u64) -> Self {
+        let Remembered { key, last } = line.remembered();
+        let known = Known {
+            key,
+            // Of a data folder that was restored: devices hold a newer one, which nobody here knows
+            // but for its number.
+            last: match last {
+                Some(last) if last.number + 1 >= floor => Some(last),
+                _ => (floor > 0).then(|| SnapshotRef {
+                    number: floor,
+                    ..SnapshotRef::default()
+                }),
+            },
+            // Older ones are not served again, whatever the tally's folder holds.
+            recalled: floor.saturating_sub(1),
+            floor,
+            why: "not asked yet".into(),
+            ..Known::default()
+        };
+        Self {
+            line,
+            items,
+            known: Mutex::new(known),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        fatal::lock(&self.known)
+    }
+
+    /// For tests: the tally behind a line that does not leave this process.
+    #[cfg(test)]
+    pub(super) fn tally(&self) -> Option<Box<dyn std::ops::Deref<Target = lethe_tally::Tally>>> {
+        self.line.tally()
+    }
+
+    /// Where it is.
+    pub(super) fn place(&self) -> String {
+        self.line.place()
+    }
+
+    /// Why it is away; none: it is not.
+    pub(super) fn away(&self) -> Option<String> {
+        let known = self.known();
+        known.terms.is_none().then(|| known.why.clone())
+    }
+
+    /// What it said when it was opened.
+    pub(super) fn terms(&self) -> Option<TallyTerms> {
+        self.known().terms.clone()
+    }
+
+    /// Key that verifies its snapshots; empty before the first contact.
+    pub(super) fn key(&self) -> String {
+        self.known().key.clone().unwrap_or_default()
+    }
+
+    /// What is served and recalled.
+    pub(super) fn now(&self) -> Now {
+        let known = self.known();
+        let showing = match &known.served {
+            Some(tables) => Showing::Snapshot(tables.snapshot),
+            None if known.recalled > 0 => Showing::Out,
+            None => Showing::Nothing,
+        };
+        Now {
+            showing,
+            recalled: known.recalled,
+        }
+    }
+
+    /// The snapshot that was served last.
+    pub(super) fn last(&self) -> Option<SnapshotRef> {
+        self.known().last
+    }
+
+    /// The tables of a snapshot, for a device that has an earlier one.
+    pub(super) fn tables(&self, number: u64, have: u64) -> ServedTables {
+        let served = self.known().served.clone();
+        let Some(served) = served.filter(|s| s.snapshot.number == number) else {
+            return ServedTables::None;
+        };
+        if have == number {
+            return ServedTables::Same;
+        }
+        let tables = &served.tables;
+        let note = tables.note.clone();
+        let delta = tables.deltas.iter().find(|d| d.from == have);
+        match delta.filter(|d| d.bytes.len() < tables.bytes.len()) {
+            Some(delta) => ServedTables::Delta {
+                note,
+                bytes: delta.bytes.clone(),
+            },
+            None => ServedTables::Whole {
+                note,
+                bytes: tables.bytes.clone(),
+            },
+        }
+    }
+
+    fn away_error(&self, why: impl Into<String>) -> CoordinatorError {
+        CoordinatorError::TallyAway {
+            place: self.place(),
+            why: why.into(),
+        }
+    }
+
+    /// Without asking whether the line is open.
+    fn raw(&self, request: TallyRequest, within: Duration) -> Result<TallyReply, CoordinatorError> {
+        match self.line.call(request, within) {
+            Ok(TallyReply::Refused { code, message }) => {
+                if code == TallyRefusal::NotOpen {
+                    self.close("the tally has forgotten this connection");
+                }
+                Err(refused(code, message))
+            }
+            Ok(reply) => Ok(reply),
+            Err(Broken(why)) => {
+                self.close(&why);
+                Err(self.away_error(why))
+            }
+        }
+    }
+
+    /// Asks for something.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::TallyAway`], and what the tally refuses.
+    pub(super) fn ask(
+        &self,
+        request: TallyRequest,
+        within: Duration,
+    ) -> Result<TallyReply, CoordinatorError> {
+        if let Some(why) = self.away() {
+            return Err(self.away_error(why));
+        }
+        self.raw(request, within)
+    }
+
+    /// It is away from now on.
+    fn close(&self, why: &str) {
+        let mut known = self.known();
+        if known.terms.take().is_some() {
+            tracing::warn!(tally = self.place(), "the tally is away: {why}");
+        }
+        known.opening += 1;
+        known.why = why.to_owned();
+    }
+
+    /// An answer of another kind than was asked for.
+    pub(super) fn unexpected<T>(&self) -> Result<T, CoordinatorError> {
+        self.close("it answered something else than was asked: versions differ");
+        Err(self.away_error("it answered something else than was asked: versions differ"))
+    }
+
+    fn done(&self, request: TallyRequest, within: Duration) -> Result<(), CoordinatorError> {
+        let before = self.known().opening;
+        match self.raw(request, within)? {
+            TallyReply::Done(state) => {
+                let mut known = self.known();
+                if known.opening == before {
+                    known.learn(&state);
+                }
+                Ok(())
+            }
+            _ => self.unexpected(),
+        }
+    }
+
+    /// Opens the line, if it is not open. Everybody who left is told first.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::TallyAway`]: try again later. [`CoordinatorError::OtherTallyKey`].
+    pub(super) fn open(&self) -> Result<(), CoordinatorError> {
+        if self.away().is_none() {
+            return Ok(());
+        }
+        self.line.connect().map_err(|Broken(why)| {
+            self.close(&why);
+            self.away_error(why)
+        })?;
+        let request = TallyRequest::Open {
+            items: self.items,
+            floor: self.known().floor,
+        };
+        let TallyReply::Opened(terms) = self.raw(request, QUICK)? else {
+            return self.unexpected();
+        };
+        self.check_key(&terms.key)?;
+        let mut told = Told::default();
+        loop {
+            {
+                let mut known = self.known();
+                if known.told_all(&told) {
+                    known.opening += 1;
+                    known.terms = Some(terms);
+                    known.why.clear();
+                    break;
+                }
+            }
+            self.tell(&mut told)?;
+        }
+        tracing::info!(tally = self.place(), "the tally is there");
+        Ok(())
+    }
+
+    /// Tells the next of those that the tally has not heard of in this opening.
+    fn tell(&self, told: &mut Told) -> Result<(), CoordinatorError> {
+        let leavers: Vec<([u8; 16], u64)> = {
+            let known = self.known();
+            let rest = known.leavers.iter().skip(told.leavers);
+            rest.take(TOGETHER).copied().collect()
+        };
+        if !leavers.is_empty() {
+            let count = leavers.len();
+            self.done(TallyRequest::LeaveOlder { leavers }, SLOW)?;
+            told.leavers += count;
+            return Ok(());
+        }
+        let items: Vec<u32> = {
+            let known = self.known();
+            let rest = known.taken_down.iter().skip(told.items);
+            rest.take(TOGETHER).copied().collect()
+        };
+        if !items.is_empty() {
+            let count = items.len();
+            self.done(TallyRequest::TakeDown { items }, SLOW)?;
+            told.items += count;
+        }
+        Ok(())
+    }
+
+    fn check_key(&self, key: &str) -> Result<(), CoordinatorError> {
+        let known = self.known().key.clone();
+        match known {
+            Some(known) if known == key => Ok(()),
+            Some(known) => {
+                self.close("it signs with another key than before");
+                Err(CoordinatorError::OtherTallyKey {
+                    known,
+                    got: key.to_owned(),
+                })
+            }
+            None => {
+                VerifierKey::parse(key)?;
+                self.line.remember(&Remembered {
+                    key: Some(key.to_owned()),
+                    last: None,
+                })?;
+                self.known().key = Some(key.to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    /// What the journal says of before this start.
+    pub(super) fn catch_up(&self, leavers: Vec<([u8; 16], u64)>, items: Vec<u32>) {
+        let mut known = self.known();
+        known.leavers.extend(leavers);
+        known.taken_down.extend(items);
+    }
+
+    /// These leave, and these items go. When this returns, nothing that has them in it is served
+    /// here. A tally that is away hears of it before anything of it is served again.
+    pub(super) fn forget(&self, handles: &[[u8; 16]], items: &[u32], now: u64) {
+        let open = {
+            let mut known = self.known();
+            known.leavers.extend(handles.iter().map(|h| (*h, now)));
+            known.taken_down.extend_from_slice(items);
+            known.terms.is_some()
+        };
+        if !open {
+            self.recall_served();
+            return;
+        }
+        let told = self.tell_now(handles, items);
+        if let Err(e) = told {
+            tracing::warn!("{e}; it hears of who has left when it is back");
+            // It may have been refused, and not lost: the next opening tells it again.
+            self.close("it did not take a deletion");
+            self.recall_served();
+        }
+    }
+
+    fn tell_now(&self, handles: &[[u8; 16]], items: &[u32]) -> Result<(), CoordinatorError> {
+        for chunk in handles.chunks(TOGETHER) {
+            let handles = chunk.to_vec();
+            self.done(TallyRequest::Leave { handles }, QUICK)?;
+        }
+        for chunk in items.chunks(TOGETHER) {
+            let items = chunk.to_vec();
+            self.done(TallyRequest::TakeDown { items }, QUICK)?;
+        }
+        Ok(())
+    }
+
+    fn recall_served(&self) {
+        let mut known = self.known();
+        if let Some(last) = known.last {
+            known.recall(last.number);
+        }
+    }
+
+    /// Somebody takes part no longer; no deletion.
+    ///
+    /// # Errors
+    /// As [`Self::ask`]: it has not happened then, or is said once more.
+    pub(super) fn leave(&self, handle: [u8; 16]) -> Result<(), CoordinatorError> {
+        if let Some(why) = self.away() {
+            return Err(self.away_error(why));
+        }
+        let handles = vec![handle];
+        self.done(TallyRequest::Leave { handles }, QUICK)
+    }
+
+    /// What it has of these. A tally that is away may have all of them, in all that was served.
+    pub(super) fn held(&self, of: &[HeldOf]) -> Vec<HeldShown> {
+        let mut out = vec![];
+        for chunk in of.chunks(TOGETHER) {
+            let asked = self.ask(TallyRequest::Held { of: chunk.to_vec() }, QUICK);
+            match asked {
+                Ok(TallyReply::Held(held)) if held.len() == chunk.len() => out.extend(held),
+                _ => {
+                    let unknown = HeldShown {
+                        held: true,
+                        shown: self.last().is_some(),
+                        ..HeldShown::default()
+                    };
+                    out.extend(std::iter::repeat_n(unknown, chunk.len()));
+                }
+            }
+        }
+        out
+    }
+
+    /// Lets the tally do what is due, and fetches what it serves if that is new. Returns it; to be
+    /// served once [`Self::install`] says so.
+    ///
+    /// # Errors
+    /// As [`Self::ask`]; [`CoordinatorError::WrongTables`] for tables that the tally did not sign.
+    pub(super) fn work(&self) -> Result<Option<Fetched>, CoordinatorError> {
+        let opening = self.known().opening;
+        let TallyReply::State(state) = self.ask(TallyRequest::Work, SLOW)? else {
+            return self.unexpected();
+        };
+        let head = {
+            let mut known = self.known();
+            if known.opening != opening {
+                return Ok(None);
+            }
+            let head = known.learn(&state);
+            let has = known.served.as_ref().map(|s| s.snapshot.number);
+            head.filter(|h| Some(h.number) != has)
+        };
+        let Some(head) = head else { return Ok(None) };
+        let request = TallyRequest::Tables {
+            number: head.number,
+        };
+        let TallyReply::Tables(tables) = self.ask(request, SLOW)? else {
+            return self.unexpected();
+        };
+        // Another one is served meanwhile.
+        let Some(tables) = tables else {
+            return Ok(None);
+        };
+        let tables = self.checked(head.number, tables)?;
+        Ok(Some(Fetched { opening, tables }))
+    }
+
+    fn checked(&self, number: u64, tables: TallyTables) -> Result<Tables, CoordinatorError> {
+        let wrong = |why: String| CoordinatorError::WrongTables { number, why };
+        let key = VerifierKey::parse(&self.key())?;
+        let statement =
+            SnapshotStatement::open(&tables.note, &key).map_err(|e| wrong(e.to_string()))?;
+        if statement.number != number {
+            return Err(wrong(format!("the note is about {}", statement.number)));
+        }
+        if snapshot::digest(&tables.bytes) != statement.snapshot {
+            return Err(wrong("the bytes are not those of the note".into()));
+        }
+        Ok(Tables {
+            snapshot: SnapshotRef {
+                number,
+                digest: Digest(statement.snapshot),
+                bytes: tables.bytes.len() as u64,
+                people: statement.people,
+            },
+            tables,
+        })
+    }
+
+    /// Serves what was fetched, unless somebody has left since it was asked for.
+    ///
+    /// # Errors
+    /// What it is cannot be kept: nothing newer is served.
+    pub(super) fn install(
+        &self,
+        fetched: Fetched,
+    ) -> Result<Option<SnapshotRef>, CoordinatorError> {
+        let snapshot = fetched.tables.snapshot;
+        // Before any device has it: a deletion that comes when the tally is away has to name it.
+        self.line.remember(&Remembered {
+            key: self.known().key.clone(),
+            last: Some(snapshot),
+        })?;
+        let mut known = self.known();
+        if known.opening != fetched.opening || snapshot.number <= known.recalled {
+            return Ok(None);
+        }
+        known.floor = known.floor.max(snapshot.number);
+        known.last = Some(snapshot);
+        known.served = Some(Arc::new(fetched.tables));
+        Ok(Some(snapshot))
+    }
+
+    /// How it is; what it said last if it is away.
+    pub(super) fn status(&self) -> TallyStatus {
+        if let Ok(TallyReply::Status(status)) = self.ask(TallyRequest::Status, QUICK) {
+            self.known().status = Some(status.clone());
+            return status;
+        }
+        self.status_known()
+    }
+
+    /// What it said last, without asking.
+    pub(super) fn status_known(&self) -> TallyStatus {
+        self.known().status.clone().unwrap_or_default()
+    }
+}
+
+/// Tables that are not served yet.
+pub(super) struct Fetched {
+    opening: u64,
+    tables: Tables,
+}
+
+impl Fetched {
+    pub(super) fn number(&self) -> u64 {
+        self.tables.snapshot.number
+    }
+}
+
+fn refused(code: TallyRefusal, message: String) -> CoordinatorError {
+    let code = match code {
+        TallyRefusal::Invalid => Refusal::Invalid,
+        TallyRefusal::Forbidden => Refusal::Forbidden,
+        TallyRefusal::NotOpen | TallyRefusal::Busy | TallyRefusal::OtherCatalogue => Refusal::Busy,
+        TallyRefusal::Internal => Refusal::Internal,
+    };
+    CoordinatorError::refuse(code, format!("the tally: {message}"))
+}
