@@ -35,6 +35,8 @@ const FOLDER: &str = "tally";
 /// Statements about handles that may be asked for at once; one more each second. Each is an entry
 /// of the log.
 const VOUCHES: u64 = 256;
+/// Seconds between two attempts to set space aside.
+const SET_ASIDE_S: u64 = 60;
 
 /// What a service is opened with.
 pub struct Opening<'a> {
@@ -78,6 +80,8 @@ pub struct Service {
     /// One at a time reads everything.
     reading: Mutex<()>,
     reserve: Reserve,
+    /// When space was set aside last, or was to be.
+    set_aside: Mutex<u64>,
     _locks: [File; 2],
 }
 
@@ -214,6 +218,7 @@ impl Service {
             working: Mutex::new(()),
             reading: Mutex::new(()),
             reserve,
+            set_aside: Mutex::new(opening.now),
             _locks: locks,
         };
         service.set_aside_space();
@@ -253,6 +258,11 @@ impl Service {
     /// Key that verifies snapshots, and all else that is signed (verifier key text).
     pub fn key(&self) -> String {
         self.tally.verifier().text()
+    }
+
+    /// Names the catalogue, as `Open` has to.
+    pub fn items(&self) -> Digest {
+        self.catalogue.digest()
     }
 
     /// The tally itself, for tests and benches.
@@ -387,7 +397,12 @@ impl Service {
                 self.enter_all(&sealing)?;
             }
         }
-        self.set_aside_space();
+        let mut tried = locked(&self.set_aside);
+        // A disk that is full is not filled again and again.
+        if now.abs_diff(*tried) >= SET_ASIDE_S {
+            *tried = now;
+            self.set_aside_space();
+        }
         Ok(())
     }
 
