@@ -252,6 +252,66 @@ async fn a_third_party_folds_the_sums_again() {
     coordinator.shutdown();
 }
 
+/// As an operator might change how noise was made.
+fn with_noise(bundle: &Path, change: impl Fn(&mut Value)) -> PathBuf {
+    changed(bundle, |b| {
+        let mut method: Value = serde_json::from_str(b["method"].as_str().unwrap()).unwrap();
+        change(&mut method);
+        b["method"] = method.to_string().into();
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_is_drawn_again_and_no_other_noise_is_taken() {
+    let world = World::new(1_000);
+    let mut config = world.config_with_noise(5.0);
+    config.lists.cell = 16;
+    config.lists.changed = 8;
+    config.lists.repeats = 1;
+    let (coordinator, addr) = world.start_with(config).await;
+    let op = world.operator(addr).await;
+    for subject in 0..PEOPLE {
+        let client = world.client(addr, &op, subject).await;
+        assert!(client.refresh().await.unwrap().contributed);
+        client.close().await;
+    }
+    served(&op, 32, 0).await;
+    let sums = op.lists().await.sums;
+    assert!(
+        sums.contains("noise: epsilon ") && sums.contains("delta 1e-6"),
+        "{sums}"
+    );
+    let desk = Desk::new(&world, &op, addr).await;
+    export_all(&world, &desk);
+    let bundle = desk.bundle("lists.json").await;
+    let note = read(&bundle)["note"].as_str().unwrap().to_owned();
+    assert!(note.starts_with("lethe tally snapshot 2\n"), "{note}");
+    let said = desk.audit(&bundle);
+    assert_eq!(said.code, 0, "{} {}", said.out, said.err);
+    let seed = with_noise(&bundle, |m| m["noise"]["seed"] = vec![7; 32].into());
+    let said = desk.audit(&seed);
+    assert_eq!(said.code, 3, "{} {}", said.out, said.err);
+    assert!(
+        said.out.starts_with("DIFFERENT: the sums are those"),
+        "{}",
+        said.out
+    );
+    // Before anything is computed.
+    let hostile: [&dyn Fn(&mut Value); 6] = [
+        &|m| drop(m.as_object_mut().unwrap().remove("noise")),
+        &|m| m["noise"]["mechanism"]["charge"] = 0.into(),
+        &|m| m["noise"]["mechanism"]["charge"] = 1_000_000_000_000_000u64.into(),
+        &|m| m["noise"]["mechanism"]["clip"] = 4_000_000_000u32.into(),
+        &|m| m["noise"]["mechanism"]["repeats"] = 2.into(),
+        &|m| m["solve"]["unseen"] = 4_000_000_000u32.into(),
+    ];
+    for (at, change) in hostile.iter().enumerate() {
+        let said = desk.audit(&with_noise(&bundle, change));
+        assert_eq!(said.code, 1, "{at}: {} {}", said.out, said.err);
+    }
+    coordinator.shutdown();
+}
+
 fn equal_and_different(desk: &Desk, bundle: &Path) {
     let said = desk.audit(bundle);
     assert_eq!(said.code, 0, "{} {}", said.out, said.err);
