@@ -74,7 +74,7 @@ impl MadeUp {
     }
 
     /// All but the person's last `back` events, as they are read.
-    pub(crate) fn read(&self, person: u32, back: usize) -> Vec<Interaction> {
+    pub fn read(&self, person: u32, back: usize) -> Vec<Interaction> {
         let events = self.events(person);
         Interaction::read(&events[..events.len() - back], &Meaning::default())
     }

@@ -5,8 +5,8 @@ use lethe_proto::codec;
 use lethe_proto::limits::{MAX_ID, MAX_SMALL};
 use serde::{Deserialize, Serialize};
 
-use crate::{NoiseConfig, Options};
 use crate::cells::CellSettings;
+use crate::{NoiseConfig, Options};
 
 /// Whether people count in cells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -77,7 +77,9 @@ fn counting(tally: &Tally) -> Vec<u8> {
 fn tables(tally: &Tally) -> BTreeSet<String> {
     let mut tables = BTreeSet::new();
     tally
-        .each(|table, _, _| drop(tables.insert(table.to_owned())))
+        .each(|table, _, _| {
+            tables.insert(table.to_owned());
+        })
         .unwrap();
     tables
 }

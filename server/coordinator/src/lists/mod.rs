@@ -43,12 +43,12 @@ use crate::shell::Shell;
 pub(crate) use contribute::ByHand;
 pub(crate) use contribute::{Arriving, Contributions};
 use keeper::{Keeper, Showing};
+pub use lethe_tally::{NoiseConfig, Per};
 pub use link::TallyConfig;
 #[cfg(test)]
 pub(crate) use link::{Broken, Remembered};
 pub(crate) use link::{Line, Link};
 use party::Party;
-pub use lethe_tally::{NoiseConfig, Per};
 pub use settings::{CellsConfig, ListsConfig, Sums};
 
 /// Folder of the tally, in the data folder.
