@@ -169,11 +169,11 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Guesses: `bench-recommend --only noise --shapes` compares others on validation events, and
-    /// nobody has run it yet.
+    /// The best of seven on validation events of MovieLens-100K, over three orders, two clips and
+    /// three epsilons together (`bench-recommend --only noise --shapes`; docs/noise.md).
     pub const DEFAULT: Self = Self {
-        shares: [20, 40, 5, 10, 10, 5, 4, 4, 2],
-        cuts: [1, 4, 4, 4, 2, 2, 1, 0, 1],
+        shares: [10, 60, 5, 15, 5, 2, 1, 1, 1],
+        cuts: [1, 3, 3, 3, 1, 1, 1, 0, 1],
     };
 
     fn share(&self, group: Group) -> u32 {
