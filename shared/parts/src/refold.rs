@@ -65,8 +65,8 @@ pub fn contribution(
     }
 }
 
-/// The same, cut to the newest `repeats` events of an item, and the newest `clip` of these: noise is
-/// made for as much as that. A contribution within these bounds stays as it is.
+/// The same, cut to the newest `repeats` events of an item, and the newest `clip` of these: noise
+/// is made for as much as that. A contribution within these bounds stays as it is.
 ///
 /// # Errors
 /// As [`contribution`].
