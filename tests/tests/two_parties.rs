@@ -17,6 +17,7 @@ use lethe_scan::{Scanner, Secret};
 use lethe_tallyd::config::Config;
 use lethe_tallyd::process;
 use lethe_tests::lists::{Lister, events, seal};
+use lethe_tests::party;
 use lethe_tests::world::{Operator, World, id};
 use lethe_transport::TransportError;
 
@@ -41,15 +42,7 @@ impl Drop for Tally {
 impl Tally {
     fn new(world: &World) -> Self {
         let dir = world.dir.path();
-        let mut config = Config::parse(&format!(
-            "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\ncatalogue = {:?}\nreserve_mib = 0\n",
-            dir.join("tally"),
-            dir.join("data")
-        ))
-        .unwrap();
-        config.audits = true;
-        config.lists.refresh_s = 0;
-        config.lists.publish_s = 0;
+        let config = party::config(world);
         let invitation = process::init(&config).unwrap();
         Self {
             file: dir.join("tally.toml"),
@@ -77,16 +70,8 @@ impl Tally {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        let started = Instant::now();
-        loop {
-            let text = std::fs::read_to_string(&address).unwrap_or_default();
-            if let Ok(addr) = text.parse() {
-                self.config.listen = addr;
-                return addr;
-            }
-            assert!(started.elapsed() < PATIENCE, "the tally does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.config.listen = party::address(&self.config);
+        self.config.listen
     }
 
     fn kill(&mut self) {
@@ -102,13 +87,7 @@ impl Tally {
 }
 
 fn config(world: &World, tally: &Tally, addr: SocketAddr) -> ServerConfig {
-    let mut config = world.config("");
-    config.sums = Sums::Tally;
-    config.tally = Some(TallyConfig {
-        address: addr,
-        invitation: Some(tally.invitation.clone()),
-    });
-    config
+    party::of_coordinator(world, addr, &tally.invitation)
 }
 
 /// A fleet without models, with a coordinator in this process and a tally in its own.

@@ -15,6 +15,7 @@ use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::lists::Placed;
 use lethe_receipt::hex::{hex, unhex};
 use lethe_receipt::lists_audit::ListsBundle;
+use lethe_tests::party;
 use lethe_tests::tiny::{ITEMS, time};
 use lethe_tests::world::{Operator, PATIENCE, World, id};
 use serde_json::Value;
@@ -249,6 +250,35 @@ async fn a_third_party_folds_the_sums_again() {
     assert_eq!(said.code, 0, "{} {}", said.out, said.err);
     let kept = changed(&cleared, |b| b["taken_down"] = serde_json::json!([3]));
     assert_eq!(desk.audit(&kept).code, 3);
+    coordinator.shutdown();
+}
+
+/// What a tally of its own serves is, byte for byte, what the same fold gives: no figure of its
+/// lists can differ from those of a coordinator that holds the sums itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sums_of_a_tally_of_its_own_are_folded_again_with_both_parties_consent() {
+    let world = World::new(1_000);
+    let tally = party::config(&world);
+    let (tally_at, invitation) = party::serve_here(&tally);
+    let config = party::of_coordinator(&world, tally_at, &invitation);
+    let (coordinator, addr) = world.start_with(config).await;
+    let op = world.operator(addr).await;
+    for subject in 0..PEOPLE {
+        let client = world.client(addr, &op, subject).await;
+        assert!(client.refresh().await.unwrap().contributed);
+        client.close().await;
+    }
+    served(&op, 32, 0).await;
+    let desk = Desk::new(&world, &op, addr).await;
+    export_all(&world, &desk);
+    let bundle = desk.bundle("lists.json").await;
+    let text = std::fs::read_to_string(&bundle).unwrap();
+    assert!(!text.contains("person-"), "it names nobody");
+    let said = desk.audit(&bundle);
+    assert_eq!(said.code, 0, "{} {}", said.out, said.err);
+    assert!(said.out.starts_with("EQUAL: snapshot "), "{}", said.out);
+    let more = changed(&bundle, |b| b["taken_down"] = serde_json::json!([3]));
+    assert_eq!(desk.audit(&more).code, 3);
     coordinator.shutdown();
 }
 
