@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lethe_coordinator::config::ServerConfig;
-use lethe_coordinator::lists::{Sums, TallyConfig};
+use lethe_coordinator::lists::Sums;
 use lethe_coordinator::{Coordinator, CoordinatorError};
 use lethe_proto::admin::{AdminReply, AdminRequest, DeletionLists};
 use lethe_proto::message::{Refusal, Request};
@@ -22,7 +22,6 @@ use lethe_tests::world::{Operator, World, id};
 use lethe_transport::TransportError;
 
 const PEOPLE: u32 = 80;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A tally in a process of its own.
 struct Tally {
