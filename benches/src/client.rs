@@ -150,6 +150,7 @@ impl Coordinator {
                     cell: 0,
                     changed: 0,
                     k: 3,
+                    noise: None,
                 };
                 let note = statement.sign(&self.signer)?;
                 Reply::Snapshot(SnapshotReply {

@@ -5,6 +5,7 @@ pub mod corruption;
 pub mod desk;
 pub mod kept;
 pub mod lists;
+pub mod party;
 pub mod proxy;
 pub mod tiny;
 pub mod world;

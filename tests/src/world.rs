@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lethe_client::{Catalogue, Client, ClientModel, ModelOptions, Options};
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
-use lethe_coordinator::lists::Sums;
+use lethe_coordinator::lists::{NoiseConfig, Per, Sums};
 use lethe_proto::admin::{
     AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ListsStatus,
     ReplayState, SubjectLineage,
@@ -96,6 +96,18 @@ impl World {
         config.lists.changed = 2;
         config.lists.publish_s = 0;
         config.lists.refresh_s = 0;
+        config
+    }
+
+    /// The same with noise on the sums: so much epsilon a snapshot.
+    pub fn config_with_noise(&self, epsilon: f64) -> ServerConfig {
+        let mut config = self.config_with_lists("");
+        config.lists.noise = Some(NoiseConfig {
+            epsilon,
+            delta: 1e-6,
+            per: Per::Release,
+            budget: 1_000.0,
+        });
         config
     }
 

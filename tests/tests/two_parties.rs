@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lethe_coordinator::config::ServerConfig;
-use lethe_coordinator::lists::{Sums, TallyConfig};
+use lethe_coordinator::lists::Sums;
 use lethe_coordinator::{Coordinator, CoordinatorError};
 use lethe_proto::admin::{AdminReply, AdminRequest, DeletionLists};
 use lethe_proto::message::{Refusal, Request};
@@ -17,11 +17,11 @@ use lethe_scan::{Scanner, Secret};
 use lethe_tallyd::config::Config;
 use lethe_tallyd::process;
 use lethe_tests::lists::{Lister, events, seal};
+use lethe_tests::party;
 use lethe_tests::world::{Operator, World, id};
 use lethe_transport::TransportError;
 
 const PEOPLE: u32 = 80;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A tally in a process of its own.
 struct Tally {
@@ -41,15 +41,7 @@ impl Drop for Tally {
 impl Tally {
     fn new(world: &World) -> Self {
         let dir = world.dir.path();
-        let mut config = Config::parse(&format!(
-            "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\ncatalogue = {:?}\nreserve_mib = 0\n",
-            dir.join("tally"),
-            dir.join("data")
-        ))
-        .unwrap();
-        config.audits = true;
-        config.lists.refresh_s = 0;
-        config.lists.publish_s = 0;
+        let config = party::config(world);
         let invitation = process::init(&config).unwrap();
         Self {
             file: dir.join("tally.toml"),
@@ -77,16 +69,8 @@ impl Tally {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        let started = Instant::now();
-        loop {
-            let text = std::fs::read_to_string(&address).unwrap_or_default();
-            if let Ok(addr) = text.parse() {
-                self.config.listen = addr;
-                return addr;
-            }
-            assert!(started.elapsed() < PATIENCE, "the tally does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.config.listen = party::address(&self.config);
+        self.config.listen
     }
 
     fn kill(&mut self) {
@@ -102,13 +86,7 @@ impl Tally {
 }
 
 fn config(world: &World, tally: &Tally, addr: SocketAddr) -> ServerConfig {
-    let mut config = world.config("");
-    config.sums = Sums::Tally;
-    config.tally = Some(TallyConfig {
-        address: addr,
-        invitation: Some(tally.invitation.clone()),
-    });
-    config
+    party::of_coordinator(world, addr, &tally.invitation)
 }
 
 /// A fleet without models, with a coordinator in this process and a tally in its own.

@@ -73,13 +73,18 @@ impl MadeUp {
         History::of_events(&self.events(person), &Meaning::default())
     }
 
+    /// All but the person's last `back` events, as they are read.
+    pub fn read(&self, person: u32, back: usize) -> Vec<Interaction> {
+        let events = self.events(person);
+        Interaction::read(&events[..events.len() - back], &Meaning::default())
+    }
+
     /// The contribution of all but the person's last `back` events.
     ///
     /// # Errors
     /// Events outside the bounds.
     pub fn contribution(&self, person: u32, back: usize) -> anyhow::Result<Contribution> {
-        let events = self.events(person);
-        let read = Interaction::read(&events[..events.len() - back], &Meaning::default());
+        let read = self.read(person, back);
         let bounds = Bounds {
             items: self.items,
             clip: CLIP,

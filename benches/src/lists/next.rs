@@ -8,7 +8,7 @@ use lethe_parts::history::{History, day_of};
 use lethe_parts::score::{BLOCK, Composition, Feature, Request, Weights};
 use lethe_parts::solve::{Form, Settings, recent};
 use lethe_parts::sums::Sums;
-use lethe_parts::tables::Tables;
+use lethe_parts::tables::{Recent, Tables};
 use lethe_recsys::evaluation::{Ranking, gain, mid_rank, paired};
 use rayon::prelude::*;
 
@@ -158,20 +158,30 @@ pub fn ranks(
     }
     let mut out = vec![vec![None; targets.len()]; variants.len()];
     for (day, members) in by_day {
-        fleet.tables.set_day(recent(fleet.sums, fleet.k, day));
-        let tables = &fleet.tables;
-        let content = fleet.content;
-        let found: Vec<(usize, Vec<Option<f64>>)> = members
-            .par_iter()
-            .map(|at| (*at, of_target(tables, content, &targets[*at], variants)))
-            .collect();
-        for (at, ranks) in found {
+        let lately = recent(fleet.sums, fleet.k, day);
+        let those: Vec<&Target> = members.iter().map(|at| &targets[*at]).collect();
+        let found = ranks_of_day(fleet, lately, &those, variants);
+        for (at, ranks) in members.into_iter().zip(found) {
             for (variant, rank) in ranks.into_iter().enumerate() {
                 out[variant][at] = rank;
             }
         }
     }
     out
+}
+
+/// Ranks of targets of one day, for each of them those of the variants.
+pub fn ranks_of_day(
+    fleet: &mut Fleet<'_>,
+    lately: Recent,
+    targets: &[&Target],
+    variants: &[Variant],
+) -> Vec<Vec<Option<f64>>> {
+    fleet.tables.set_day(lately);
+    let tables = &fleet.tables;
+    let content = fleet.content;
+    let of = |target: &&Target| of_target(tables, content, target, variants);
+    targets.par_iter().map(of).collect()
 }
 
 fn of_target(

@@ -18,6 +18,7 @@ mod cost;
 mod like;
 mod newcomers;
 mod next;
+mod noise;
 mod shilling;
 mod size;
 
@@ -48,6 +49,9 @@ struct Args {
     /// Orders of ties in time, or seeds.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 1, 2])]
     runs: Vec<u64>,
+    /// With `--only noise`: instead, compare shares and cuts, on validation events.
+    #[arg(long)]
+    shapes: bool,
     /// Do not use the sentence encoder.
     #[arg(long)]
     no_encoder: bool,
@@ -67,6 +71,8 @@ enum Section {
     Books,
     /// People who are made up to push an item.
     Shilling,
+    /// Noise on the sums.
+    Noise,
     /// Size of snapshots against losses, and the served configuration.
     Size,
     /// Cost with people and with items.
@@ -123,6 +129,14 @@ fn measure(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
             say(&format!("next item, order {run}"));
             rows.extend(next::measure(&world, *run, args.quick)?);
         }
+        if args.wants(Section::Noise) {
+            say(&format!("noise, order {run}"));
+            if args.shapes {
+                rows.extend(noise::shapes(&world, *run)?);
+                continue;
+            }
+            rows.extend(noise::people(&world, *run)?);
+        }
         if args.wants(Section::Newcomers) {
             say(&format!("newcomers, order {run}"));
             rows.extend(newcomers::people(&world, *run)?);
@@ -155,6 +169,11 @@ fn measure(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         }
     }
     drop(world);
+    if args.wants(Section::Noise) && !args.shapes {
+        say("noise, made-up people");
+        let people = args.quick.then_some(10_000);
+        rows.extend(noise::made_up(people)?);
+    }
     if args.wants(Section::Books) && args.data.is_none() && !args.quick {
         let folder = lethe_assets::fetch_books(&home, &mut eprint_line)?;
         for run in args.runs() {

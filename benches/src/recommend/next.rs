@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use lethe_benches::figures::Row;
 use lethe_benches::lists::next::mask;
 pub(crate) use lethe_benches::lists::next::{
-    Beginning, Event, Fleet, PLAIN, Target, Variant, ranks, row, targets, training,
+    Beginning, Event, Fleet, PLAIN, Target, Variant, ranks, ranks_of_day, row, targets, training,
 };
 
 use crate::world::{World, sum};

@@ -186,7 +186,7 @@ pub(crate) fn large(items: usize, people: usize) -> anyhow::Result<Vec<Row>> {
     Ok(out)
 }
 
-fn made_up_ranks(
+pub(crate) fn made_up_ranks(
     fleet: &MadeUp,
     content: &lethe_parts::content::Content,
     tables: &Tables,

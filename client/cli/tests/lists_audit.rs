@@ -15,6 +15,7 @@ use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::lists::Placed;
 use lethe_receipt::hex::{hex, unhex};
 use lethe_receipt::lists_audit::ListsBundle;
+use lethe_tests::party;
 use lethe_tests::tiny::{ITEMS, time};
 use lethe_tests::world::{Operator, PATIENCE, World, id};
 use serde_json::Value;
@@ -249,6 +250,95 @@ async fn a_third_party_folds_the_sums_again() {
     assert_eq!(said.code, 0, "{} {}", said.out, said.err);
     let kept = changed(&cleared, |b| b["taken_down"] = serde_json::json!([3]));
     assert_eq!(desk.audit(&kept).code, 3);
+    coordinator.shutdown();
+}
+
+/// What a tally of its own serves is, byte for byte, what the same fold gives: no figure of its
+/// lists can differ from those of a coordinator that holds the sums itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sums_of_a_tally_of_its_own_are_folded_again_with_both_parties_consent() {
+    let world = World::new(1_000);
+    let tally = party::config(&world);
+    let (tally_at, invitation) = party::serve_here(&tally);
+    let config = party::of_coordinator(&world, tally_at, &invitation);
+    let (coordinator, addr) = world.start_with(config).await;
+    let op = world.operator(addr).await;
+    for subject in 0..PEOPLE {
+        let client = world.client(addr, &op, subject).await;
+        assert!(client.refresh().await.unwrap().contributed);
+        client.close().await;
+    }
+    served(&op, 32, 0).await;
+    let desk = Desk::new(&world, &op, addr).await;
+    export_all(&world, &desk);
+    let bundle = desk.bundle("lists.json").await;
+    let text = std::fs::read_to_string(&bundle).unwrap();
+    assert!(!text.contains("person-"), "it names nobody");
+    let said = desk.audit(&bundle);
+    assert_eq!(said.code, 0, "{} {}", said.out, said.err);
+    assert!(said.out.starts_with("EQUAL: snapshot "), "{}", said.out);
+    let more = changed(&bundle, |b| b["taken_down"] = serde_json::json!([3]));
+    assert_eq!(desk.audit(&more).code, 3);
+    coordinator.shutdown();
+}
+
+/// As an operator might change how noise was made.
+fn with_noise(bundle: &Path, change: impl Fn(&mut Value)) -> PathBuf {
+    changed(bundle, |b| {
+        let mut method: Value = serde_json::from_str(b["method"].as_str().unwrap()).unwrap();
+        change(&mut method);
+        b["method"] = method.to_string().into();
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_is_drawn_again_and_no_other_noise_is_taken() {
+    let world = World::new(1_000);
+    let mut config = world.config_with_noise(5.0);
+    config.lists.cell = 16;
+    config.lists.changed = 8;
+    config.lists.repeats = 1;
+    let (coordinator, addr) = world.start_with(config).await;
+    let op = world.operator(addr).await;
+    for subject in 0..PEOPLE {
+        let client = world.client(addr, &op, subject).await;
+        assert!(client.refresh().await.unwrap().contributed);
+        client.close().await;
+    }
+    served(&op, 32, 0).await;
+    let sums = op.lists().await.sums;
+    assert!(
+        sums.contains("noise: epsilon ") && sums.contains("delta 1e-6"),
+        "{sums}"
+    );
+    let desk = Desk::new(&world, &op, addr).await;
+    export_all(&world, &desk);
+    let bundle = desk.bundle("lists.json").await;
+    let note = read(&bundle)["note"].as_str().unwrap().to_owned();
+    assert!(note.starts_with("lethe tally snapshot 2\n"), "{note}");
+    let said = desk.audit(&bundle);
+    assert_eq!(said.code, 0, "{} {}", said.out, said.err);
+    let seed = with_noise(&bundle, |m| m["noise"]["seed"] = vec![7; 32].into());
+    let said = desk.audit(&seed);
+    assert_eq!(said.code, 3, "{} {}", said.out, said.err);
+    assert!(
+        said.out.starts_with("DIFFERENT: the sums are those"),
+        "{}",
+        said.out
+    );
+    // Before anything is computed.
+    let hostile: [&dyn Fn(&mut Value); 6] = [
+        &|m| drop(m.as_object_mut().unwrap().remove("noise")),
+        &|m| m["noise"]["mechanism"]["charge"] = 0.into(),
+        &|m| m["noise"]["mechanism"]["charge"] = 1_000_000_000_000_000u64.into(),
+        &|m| m["noise"]["mechanism"]["clip"] = 4_000_000_000u32.into(),
+        &|m| m["noise"]["mechanism"]["repeats"] = 2.into(),
+        &|m| m["solve"]["unseen"] = 4_000_000_000u32.into(),
+    ];
+    for (at, change) in hostile.iter().enumerate() {
+        let said = desk.audit(&with_noise(&bundle, change));
+        assert_eq!(said.code, 1, "{at}: {} {}", said.out, said.err);
+    }
     coordinator.shutdown();
 }
 

@@ -69,7 +69,7 @@ impl Local {
         let older = read.len().saturating_sub(terms.clip as usize);
         let shared = |i: &Interaction| SharedEvent {
             item: catalogue.at(i.item).id.clone(),
-            day: i.day,
+            day: self.times.round(i.day),
             half_stars: i.half_stars.unwrap_or(0),
             flags: i.flags(),
         };

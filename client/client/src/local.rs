@@ -14,7 +14,7 @@ use crate::erasure::PendingErasure;
 use crate::events::Events;
 use crate::history::{Cutoffs, Erasure, Joined, TrainingEvent};
 use crate::lists::{Fallback, Held, Input, KEPT_ORDERS, Lazy, Ranked};
-use crate::options::Options;
+use crate::options::{Options, Times};
 use crate::person::{KeptList, Lists, Person};
 use crate::sealing::Sealing;
 use crate::session::{Counters, Session};
@@ -57,6 +57,8 @@ pub(crate) struct Local {
     pub(crate) sealing: Sealing,
     /// Events that the last sealed contribution left out.
     pub(crate) left_out: usize,
+    /// How exactly contributions say when.
+    pub(crate) times: Times,
     pub(crate) ended: Option<Ended>,
     /// Given back with the last handle.
     pub(crate) lock: Option<FolderLock>,
@@ -172,6 +174,7 @@ impl Local {
             refused: BTreeSet::new(),
             sealing,
             left_out: 0,
+            times: options.times,
             ended: None,
             lock: Some(lock),
         };

@@ -28,10 +28,35 @@ pub struct Options {
     pub(crate) memory_cap: Option<usize>,
     pub(crate) contribute: Option<bool>,
     pub(crate) tally_key: Option<String>,
+    pub(crate) times: Times,
     pub(crate) runtime: Option<Handle>,
     pub(crate) minor: u16,
     pub(crate) extensions: Vec<Extension>,
     pub(crate) consent: Consent,
+}
+
+/// How exactly a contribution says when something was met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Times {
+    /// The day, in UTC.
+    #[default]
+    Days,
+    /// The first day of the week: of seven days since 1970-01-01, so that weeks begin on Thursdays.
+    Weeks,
+    /// The first day of thirty since 1970-01-01.
+    Months,
+}
+
+impl Times {
+    /// The day that is said for a day, both since 1970. It is never later.
+    pub(crate) fn round(self, day: i32) -> i32 {
+        let length = match self {
+            Self::Days => 1,
+            Self::Weeks => 7,
+            Self::Months => 30,
+        };
+        day - day.rem_euclid(length)
+    }
 }
 
 impl fmt::Debug for Options {
@@ -59,6 +84,7 @@ impl Options {
             memory_cap: None,
             contribute: None,
             tally_key: None,
+            times: Times::default(),
             runtime: None,
             minor: MINOR,
             extensions: vec![],
@@ -143,6 +169,15 @@ impl Options {
         self
     }
 
+    /// How exactly contributions say when something was met. The device rounds before anything is
+    /// sealed: nobody else ever knows more. Coarser times cost next to nothing in lists, and help
+    /// little against who knows more than two encounters of a person (docs/leaks.md). A change
+    /// holds from the next contribution on.
+    pub fn contribution_times(mut self, times: Times) -> Self {
+        self.times = times;
+        self
+    }
+
     /// Runs the client's work on this runtime, which must have threads of its own. Without this
     /// call all clients of a process share one that is made when it is first needed.
     pub fn runtime(mut self, handle: Handle) -> Self {
@@ -167,5 +202,19 @@ impl Options {
         self.minor = minor;
         self.extensions = extensions;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Times;
+
+    #[test]
+    fn times_are_rounded_down_to_the_first_day() {
+        assert_eq!(Times::Days.round(20_001), 20_001);
+        assert_eq!(Times::Weeks.round(20_001), 19_999);
+        assert_eq!(Times::Weeks.round(19_999), 19_999);
+        assert_eq!(Times::Months.round(20_001), 19_980);
+        assert_eq!(Times::Weeks.round(-1), -7);
     }
 }

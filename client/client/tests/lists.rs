@@ -5,7 +5,7 @@ mod common;
 
 use common::{block_on, catalogue, ids, likes, note, start, time};
 use lethe_client::{
-    Client, ClientError, Done, Fallback, ListSource, LocalEvent, Options, Query, Refreshed,
+    Client, ClientError, Done, Fallback, ListSource, LocalEvent, Options, Query, Refreshed, Times,
     TrainingData,
 };
 use lethe_proto::ids::Digest;
@@ -283,6 +283,39 @@ async fn the_newest_events_are_contributed_when_they_have_changed() {
     client.refresh().await.unwrap();
     assert_eq!(server.state().withdrawn, 1);
     assert!(!dir.path().join("contributed").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contributions_say_no_more_of_times_than_the_app_lets_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(ids(0..40)).await;
+    let open = |times| {
+        let options = server.options(&catalogue(0..40)).contribution_times(times);
+        Client::open(dir.path(), options).unwrap()
+    };
+    let client = open(Times::Months);
+    let day = |n: i64| time(n * 86_400);
+    for (item, n) in [("item-1", 0), ("item-2", 11), ("item-3", 13)] {
+        client.record(LocalEvent::liked(item, day(n))).unwrap();
+    }
+    assert!(client.refresh().await.unwrap().contributed);
+    assert!(!client.refresh().await.unwrap().contributed, "the same");
+    drop(client);
+    let client = open(Times::Weeks);
+    assert!(client.refresh().await.unwrap().contributed);
+    drop(client);
+    let client = open(Times::Days);
+    assert!(client.refresh().await.unwrap().contributed);
+    let days: Vec<Vec<i32>> = {
+        let state = server.state();
+        let of = |c: &lethe_proto::lists::Contributed| c.events.iter().map(|e| e.day).collect();
+        state.contributed.iter().map(of).collect()
+    };
+    // 19,700 is day 20 of a month of thirty days, and day 2 of a week.
+    let of = |from: i32, later: [i32; 3]| later.map(|n| from + n).to_vec();
+    assert_eq!(days[0], of(common::DAY - 20, [0, 30, 30]));
+    assert_eq!(days[1], of(common::DAY - 2, [0, 7, 14]));
+    assert_eq!(days[2], of(common::DAY, [0, 11, 13]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! Why the tally did not do what it was asked for.
 
+use lethe_parts::noise::Unfit;
 use lethe_parts::refold::NotMade;
 use lethe_parts::snapshot::SnapshotError;
 use lethe_proto::codec::CodecError;
@@ -41,6 +42,21 @@ pub enum TallyError {
     /// Sums that no tables can be solved from, or tables that cannot be packed.
     #[error(transparent)]
     NotMade(#[from] NotMade),
+    /// Noise that cannot be made.
+    #[error(transparent)]
+    Noise(#[from] Unfit),
+    /// All snapshots have spent what they may. What is served stays.
+    #[error(
+        "not published: the next snapshot would take what all have spent (epsilon {}) above the \
+         budget of {}: raise `budget`, or go on with what is served",
+        millionths(.spent_millionths), millionths(.budget_millionths)
+    )]
+    Budget {
+        /// Epsilon of all so far, in millionths.
+        spent_millionths: u64,
+        /// The budget, in millionths.
+        budget_millionths: u64,
+    },
     /// A snapshot that cannot be read.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -68,4 +84,8 @@ pub enum TallyError {
     /// published.
     #[error("not published: {0}; this is a fault of lethe-tally, report it")]
     Lint(#[from] Fault),
+}
+
+fn millionths(number: &u64) -> String {
+    format!("{}.{:06}", number / 1_000_000, number % 1_000_000)
 }

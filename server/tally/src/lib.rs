@@ -68,8 +68,8 @@ pub use catalogue::{Catalogue, OtherCatalogue};
 pub use cells::Leaver;
 pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};
-pub use lethe_receipt::snapshot::SnapshotStatement as Statement;
+pub use lethe_receipt::snapshot::{SnapshotNoise, SnapshotStatement as Statement};
 pub use tally::{
-    Allowed, Audited, Done, Finished, Held, Job, Lists, Offer, Options, Published, Refolded,
-    Served, Status, Tally, fold_root,
+    Allowed, Audited, Done, Finished, Held, Job, Lists, NoiseConfig, NoiseStatus, Offer, Options,
+    Per, Published, Refolded, Served, Status, Tally, fold_root,
 };

@@ -5,8 +5,8 @@ use lethe_proto::codec;
 use lethe_proto::limits::{MAX_ID, MAX_SMALL};
 use serde::{Deserialize, Serialize};
 
-use crate::Options;
 use crate::cells::CellSettings;
+use crate::{NoiseConfig, Options};
 
 /// Whether people count in cells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct ListsConfig {
     pub changed: u32,
     /// The most people whose contributions are taken.
     pub people: u32,
+    /// Noise on the sums; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise: Option<NoiseConfig>,
 }
 
 impl Default for ListsConfig {
@@ -56,6 +59,7 @@ impl Default for ListsConfig {
             cell: options.cells.least,
             changed: options.cells.changed,
             people: options.cells.people,
+            noise: None,
         }
     }
 }
@@ -92,6 +96,7 @@ impl ListsConfig {
                 k: self.k,
                 ..solve::Settings::default()
             },
+            noise: self.noise.map(Into::into),
             ..Options::default()
         }
     }

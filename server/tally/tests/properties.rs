@@ -55,6 +55,7 @@ fn command(what: u8, who: u8, at: usize, state: &State) -> Command {
             number: state.core().snapshot + 1,
             forgets: state.core().forgets,
             cells: state.cells().keys().copied().collect(),
+            charge: 0,
         },
     }
 }
@@ -149,6 +150,7 @@ fn the_newest_past_cells_are_remembered() {
             Event::Published {
                 number: cell.0,
                 cells: vec![cell],
+                charge: 0,
             },
             Event::Dissolved { cell, at: 0 },
         ];

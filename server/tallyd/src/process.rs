@@ -177,6 +177,9 @@ fn report(service: &Service, now: u64) -> String {
         service.log_entries(),
         service.key(),
     );
+    if !status.noise.is_empty() {
+        let _ = writeln!(out, "{}", status.noise);
+    }
     if !status.gives_away.is_empty() {
         let _ = writeln!(out, "gives away: {}", status.gives_away);
     }

@@ -66,6 +66,7 @@ pub mod field;
 pub mod history;
 mod linalg;
 mod matrix;
+pub mod noise;
 mod part;
 pub mod refold;
 pub mod rows;

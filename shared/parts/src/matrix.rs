@@ -222,6 +222,14 @@ impl SumMatrix {
         }
     }
 
+    /// From whole rows, each as long as there are rows; at most [`DENSE_ITEMS`].
+    pub(crate) fn of_rows(rows: Vec<Vec<u64>>) -> Self {
+        Self {
+            rows: rows.into_iter().map(Row::Dense).collect(),
+            cleared: BTreeSet::new(),
+        }
+    }
+
     /// Number of rows, and of columns.
     pub fn items(&self) -> usize {
         self.rows.len()

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
 use crate::contribution::{Bounds, Contribution, MAX_CLIP, MAX_DAYS};
-use crate::history::Interaction;
+use crate::history::{Interaction, newest_of_each};
 use crate::linalg::NotPositive;
+use crate::noise::{self, Drawn, Unfit};
 use crate::part::Refused;
 use crate::snapshot::{Packing, PackingError, encode};
 use crate::solve::{self, solve};
@@ -23,10 +24,13 @@ pub struct Method {
     pub solve: solve::Settings,
     /// How they are packed.
     pub packing: Packing,
+    /// The noise on the sums; none: there was none. Whoever has it can take it off again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<Drawn>,
 }
 
 /// Why there is no snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NotMade {
     /// Sums that no tables can be solved from.
     #[error("the sums cannot be solved ({0}): fold them again")]
@@ -34,6 +38,9 @@ pub enum NotMade {
     /// A packing that devices could not read.
     #[error(transparent)]
     Packing(#[from] PackingError),
+    /// Noise that cannot be drawn.
+    #[error(transparent)]
+    Noise(#[from] Unfit),
 }
 
 /// A contribution that was taken before. The catalogue may have grown since, and the settings may
@@ -56,6 +63,23 @@ pub fn contribution(
         true => Contribution::new(events, &bounds),
         false => Contribution::tail(events, &bounds),
     }
+}
+
+/// The same, cut to the newest `repeats` events of an item, and the newest `clip` of these: noise
+/// is made for as much as that. A contribution within these bounds stays as it is.
+///
+/// # Errors
+/// As [`contribution`].
+pub fn clipped(
+    whole: bool,
+    events: &[Interaction],
+    items: usize,
+    clip: u32,
+    repeats: u32,
+) -> Result<Contribution, Refused> {
+    let events = newest_of_each(events, |e| e.item, repeats as usize);
+    let from = events.len().saturating_sub(clip as usize);
+    contribution(whole && from == 0, &events[from..], items)
 }
 
 /// Folds from nothing, over `items` items of which these are cleared. Neither the order of people
@@ -92,6 +116,25 @@ pub fn snapshot(
 ) -> Result<Vec<u8>, NotMade> {
     let solved = solve(sums, content, settings, day)?;
     Ok(encode(&solved.tables, packing)?)
+}
+
+/// The same, of the sums with noise.
+///
+/// # Errors
+/// [`NotMade`].
+///
+/// # Panics
+/// As [`snapshot`].
+pub fn noised_snapshot(
+    sums: &Sums,
+    drawn: &Drawn,
+    content: &Content,
+    settings: &solve::Settings,
+    packing: &Packing,
+    day: i32,
+) -> Result<Vec<u8>, NotMade> {
+    let noised = noise::noised(sums, drawn, day)?;
+    snapshot(&noised, content, settings, packing, day)
 }
 
 /// SHA-256 of a salt and a digest, 64 bytes in all. On a plain digest of people's data a guess can

@@ -9,7 +9,7 @@ use crate::field::{self, FIELD_ITEMS, Means};
 use crate::linalg::NotPositive;
 use crate::matrix::SumMatrix;
 use crate::rows::{Row, Rows};
-use crate::sums::Sums;
+use crate::sums::{Counts, Sums};
 use crate::tables::{Columns, Derived, Recent, Tables};
 use crate::unseen;
 
@@ -205,7 +205,12 @@ fn published(sums: &Sums, k: u64) -> Columns {
 
 /// What was met lately, as of the beginning of `day`; 0 for items that fewer than `k` people met.
 pub fn recent(sums: &Sums, k: u64, day: i32) -> Recent {
-    let all = sums.counts.recent(day).into_iter().zip(&sums.counts.seen);
+    recent_of(&sums.counts, k, day)
+}
+
+/// The same, of counts.
+pub fn recent_of(counts: &Counts, k: u64, day: i32) -> Recent {
+    let all = counts.recent(day).into_iter().zip(&counts.seen);
     let values = all.map(|(r, n)| if *n >= k { r as f32 } else { 0.0 });
     Recent {
         day,

@@ -434,6 +434,8 @@ pub struct TallyStatus {
     pub taken_down: u64,
     /// What its settings give away; empty: nothing to say.
     pub gives_away: String,
+    /// How the budget of the noise stands, in words; empty: there is no noise.
+    pub noise: String,
     /// What is served.
     pub state: TallyState,
 }

@@ -145,6 +145,7 @@ mod tests {
             cell: 3,
             changed: 2,
             k: 3,
+            noise: None,
         };
         ListsBundle {
             version: VERSION,

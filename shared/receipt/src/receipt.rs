@@ -9,6 +9,7 @@ use crate::hex::{hex, unhex32};
 use crate::merkle::{Hash, Tree, verify_inclusion};
 use crate::note::{NoteError, Signer, VerifierKey, open_checkpoint};
 use crate::records::{Leaf, record_key, verify_absent};
+use crate::snapshot::SnapshotStatement;
 use crate::statement::{
     Kind, Statement, Training, VERSION, VERSION_WITHOUT_LISTS, VERSION_WITHOUT_REMOVED, canonical,
     commitment, entry,
@@ -120,6 +121,20 @@ pub struct Receipt {
     /// none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tally: Option<String>,
+    /// The signed note of the snapshot that was served when the receipt was issued
+    /// ([`crate::snapshot`]), where sums have noise: it says what that snapshot and all together
+    /// have spent. None: there is no noise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub noise: Option<String>,
+}
+
+/// What whoever holds the sums has signed, for a receipt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignedByTally {
+    /// Its statement about handles: [`Receipt::tally`].
+    pub vouch: Option<String>,
+    /// Its note of a snapshot with noise: [`Receipt::noise`].
+    pub noise: Option<String>,
 }
 
 /// What opens a statement's commitment.
@@ -159,7 +174,7 @@ pub fn issue(
     opening: Opening,
     index: u64,
     records: Option<RecordProof>,
-    tally: Option<String>,
+    tally: SignedByTally,
     tree: &Tree,
     signer: &Signer,
 ) -> Result<Vec<u8>, VerifyError> {
@@ -176,7 +191,8 @@ pub fn issue(
         proof: proof.iter().map(|h| hex(h)).collect(),
         records,
         checkpoint: signer.checkpoint(tree.len(), &tree.root()),
-        tally,
+        tally: tally.vouch,
+        noise: tally.noise,
     };
     let mut bytes = canonical(&receipt);
     bytes.push(b'\n');
@@ -247,6 +263,7 @@ pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
         verify_records(r, &receipt, &head)?;
     }
     receipt.vouched()?;
+    receipt.noise_stated()?;
     Ok(receipt)
 }
 
@@ -349,6 +366,40 @@ impl Receipt {
             );
         }
         Ok(Some(vouched))
+    }
+
+    /// What is signed of the noise on the sums, checked against the statement; none: the receipt
+    /// says nothing of noise.
+    ///
+    /// # Errors
+    /// [`VerifyError::Tally`]: the signature is not of the key that the statement names, the note
+    /// is of an older snapshot than the one that it names, or says nothing of noise.
+    pub fn noise_stated(&self) -> Result<Option<SnapshotStatement>, VerifyError> {
+        let Some(note) = &self.noise else {
+            return Ok(None);
+        };
+        let wrong = |why: &str| Err(VerifyError::Tally(why.to_owned()));
+        let Some(lists) = &self.statement.lists else {
+            return wrong("the deletion says nothing of lists");
+        };
+        let refused = |e: NoteError| VerifyError::Tally(e.to_string());
+        let key = VerifierKey::parse(&lists.key).map_err(refused)?;
+        let stated = SnapshotStatement::open(note, &key).map_err(refused)?;
+        if stated.noise.is_none() {
+            return wrong("the note about noise says nothing of noise");
+        }
+        let Some(replaced) = &lists.replaced_by else {
+            return Ok(Some(stated));
+        };
+        let fits = match stated.number.cmp(&replaced.number) {
+            Ordering::Less => false,
+            Ordering::Equal => hex(&stated.snapshot) == replaced.sha256,
+            Ordering::Greater => true,
+        };
+        match fits {
+            true => Ok(Some(stated)),
+            false => wrong("the note about noise is of another snapshot than the statement's"),
+        }
     }
 
     /// The verdict for programs: whether it is genuine, and whether what was asked for happened.

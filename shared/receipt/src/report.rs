@@ -170,6 +170,22 @@ fn parties(r: &Receipt) -> Vec<(String, String)> {
     ]
 }
 
+/// What noise on the sums has cost, where there is noise.
+fn noise(r: &Receipt) -> Option<(String, String)> {
+    let stated = r.noise_stated().ok().flatten()?;
+    let noise = stated.noise?;
+    let millionths = |n: u64| n as f64 / 1e6;
+    let text = format!(
+        "snapshot {} has epsilon {}; {} snapshots have spent {} together, at delta {:e}",
+        stated.number,
+        millionths(noise.epsilon_millionths),
+        noise.releases,
+        millionths(noise.spent_millionths),
+        noise.delta_trillionths as f64 / 1e12,
+    );
+    Some(("noise on the sums".to_owned(), text))
+}
+
 /// Facts as label and value.
 fn facts(r: &Receipt) -> Vec<(String, String)> {
     let s = &r.statement;
@@ -230,6 +246,7 @@ fn facts(r: &Receipt) -> Vec<(String, String)> {
             "no proof: no shard had been trained on it alone".into(),
         )),
     }
+    out.extend(noise(r));
     out.extend(parties(r));
     out.push(fact("forecast", cost(&s.forecast)));
     out.push(fact("actual", cost(&s.actual)));

@@ -5,7 +5,10 @@ use crate::merkle::Hash;
 use crate::note::{NoteError, Signer, VerifierKey, open_note};
 
 const FIRST: &str = "lethe tally snapshot";
+/// Without noise.
 const VERSION: u32 = 1;
+/// With noise.
+const WITH_NOISE: u32 = 2;
 
 /// What is said of a snapshot. None of it is about one person: the root is over salted digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,45 @@ pub struct SnapshotStatement {
     pub changed: u64,
     /// People who must share a pair for it to count, k.
     pub k: u64,
+    /// The noise on the sums; none: there is none.
+    pub noise: Option<SnapshotNoise>,
+}
+
+/// Noise on the sums that a snapshot was solved from (differential privacy of one person's whole
+/// contribution), and what all snapshots of the tally have spent together. Numbers are whole:
+/// epsilons in millionths, rounded up, deltas in trillionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotNoise {
+    /// Epsilon of this snapshot. 0: nobody is in it.
+    pub epsilon_millionths: u64,
+    /// Delta of this snapshot, and of all together.
+    pub delta_trillionths: u64,
+    /// Epsilon of all snapshots up to this one.
+    pub spent_millionths: u64,
+    /// How many these are.
+    pub releases: u64,
+    /// The most events of a person that count.
+    pub clip: u64,
+    /// The most of them with one item.
+    pub repeats: u64,
+}
+
+impl SnapshotNoise {
+    fn text(&self) -> String {
+        let Self {
+            epsilon_millionths,
+            delta_trillionths,
+            spent_millionths,
+            releases,
+            clip,
+            repeats,
+        } = self;
+        format!(
+            "epsilon-millionths {epsilon_millionths}\ndelta-trillionths {delta_trillionths}\n\
+             spent-millionths {spent_millionths}\nreleases {releases}\nclip {clip}\n\
+             repeats {repeats}\n"
+        )
+    }
 }
 
 impl SnapshotStatement {
@@ -44,13 +86,17 @@ impl SnapshotStatement {
             cell,
             changed,
             k,
+            noise,
         } = self;
+        let version = noise.map_or(VERSION, |_| WITH_NOISE);
+        let noise = noise.map(|n| n.text()).unwrap_or_default();
         let snapshot = hex(snapshot);
         let sums = hex(sums);
         let fold = hex(fold);
         format!(
-            "{FIRST} {VERSION}\nnumber {number}\nday {day}\nsnapshot {snapshot}\nsums {sums}\n\
-             fold {fold}\npeople {people}\ncell {cell}\nchanged {changed}\nk {k}\n"
+            "{FIRST} {version}\nnumber {number}\nday {day}\nsnapshot {snapshot}\nsums {sums}\n\
+             fold {fold}\npeople {people}\ncell {cell}\nchanged {changed}\nk {k}\n\
+             {noise}"
         )
     }
 
@@ -79,11 +125,13 @@ impl SnapshotStatement {
 
 fn read(body: &str) -> Option<SnapshotStatement> {
     let mut lines = body.lines();
-    if lines.next()? != format!("{FIRST} {VERSION}") {
+    let first = lines.next()?;
+    let with_noise = first == format!("{FIRST} {WITH_NOISE}");
+    if !with_noise && first != format!("{FIRST} {VERSION}") {
         return None;
     }
     let mut value = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
-    Some(SnapshotStatement {
+    let mut statement = SnapshotStatement {
         number: value("number")?.parse().ok()?,
         day: value("day")?.parse().ok()?,
         snapshot: unhex32(value("snapshot")?)?,
@@ -93,7 +141,19 @@ fn read(body: &str) -> Option<SnapshotStatement> {
         cell: value("cell")?.parse().ok()?,
         changed: value("changed")?.parse().ok()?,
         k: value("k")?.parse().ok()?,
-    })
+        noise: None,
+    };
+    if with_noise {
+        statement.noise = Some(SnapshotNoise {
+            epsilon_millionths: value("epsilon-millionths")?.parse().ok()?,
+            delta_trillionths: value("delta-trillionths")?.parse().ok()?,
+            spent_millionths: value("spent-millionths")?.parse().ok()?,
+            releases: value("releases")?.parse().ok()?,
+            clip: value("clip")?.parse().ok()?,
+            repeats: value("repeats")?.parse().ok()?,
+        });
+    }
+    Some(statement)
 }
 
 #[cfg(test)]
@@ -114,6 +174,7 @@ mod tests {
             cell: 16,
             changed: 8,
             k: 3,
+            noise: None,
         };
         let note = statement.sign(&signer).expect("signs");
         assert_eq!(
@@ -124,5 +185,51 @@ mod tests {
         assert!(SnapshotStatement::open(&altered, signer.verifier()).is_err());
         let other = signer.note("lethe tally snapshot 2\n").expect("signs");
         assert!(SnapshotStatement::open(&other, signer.verifier()).is_err());
+    }
+
+    #[test]
+    fn noise_is_part_of_what_is_signed_and_old_texts_are_what_they_were() {
+        let signer = Signer::from_seed("tally", &[1; 32]).expect("a seed");
+        let mut statement = SnapshotStatement {
+            number: 7,
+            day: 20_000,
+            snapshot: [1; 32],
+            sums: [2; 32],
+            fold: [3; 32],
+            people: 928,
+            cell: 16,
+            changed: 8,
+            k: 3,
+            noise: None,
+        };
+        let plain = statement.text();
+        assert!(plain.starts_with("lethe tally snapshot 1\nnumber 7\n"));
+        assert!(plain.ends_with("\nchanged 8\nk 3\n"));
+        statement.noise = Some(SnapshotNoise {
+            epsilon_millionths: 999_998,
+            delta_trillionths: 1_000_000,
+            spent_millionths: 2_345_678,
+            releases: 4,
+            clip: 200,
+            repeats: 3,
+        });
+        let text = statement.text();
+        assert!(text.starts_with("lethe tally snapshot 2\nnumber 7\n"));
+        assert!(text.contains("\nk 3\nepsilon-millionths 999998\n"));
+        let note = statement.sign(&signer).expect("signs");
+        let read = SnapshotStatement::open(&note, signer.verifier());
+        assert_eq!(read, Ok(statement));
+        // Each version has its own lines.
+        for wrong in [
+            text.replacen('2', "1", 1),
+            plain.replacen('1', "2", 1),
+            text.replace("repeats 3\n", ""),
+            text.replace("releases 4", "releases 04"),
+            text + "more 1\n",
+        ] {
+            let note = signer.note(&wrong).expect("signs");
+            let read = SnapshotStatement::open(&note, signer.verifier());
+            assert!(read.is_err(), "{wrong}");
+        }
     }
 }

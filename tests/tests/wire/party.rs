@@ -86,6 +86,7 @@ pub(super) fn tally_replies() -> Vec<Reply> {
         k: 3,
         taken_down: 1,
         gives_away: "g".into(),
+        noise: "n".into(),
         state: TallyState::default(),
     };
     let refolded = TallyRefolded {

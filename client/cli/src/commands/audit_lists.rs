@@ -10,8 +10,12 @@ use anyhow::{Context, bail};
 use lethe_client::SentContribution;
 use lethe_parts::content::Content;
 use lethe_parts::contribution::Contribution;
+use lethe_parts::ease::DENSE_SOLVE;
+use lethe_parts::field::FIELD_ITEMS;
 use lethe_parts::history::{Interaction, newest_of_each};
+use lethe_parts::noise::{Drawn, accountant};
 use lethe_parts::refold::{self, Method, salted};
+use lethe_parts::solve::Form;
 use lethe_parts::{Refused, snapshot};
 use lethe_proto::lists::{Placed, PlacedEvent};
 use lethe_receipt::hex::hex;
@@ -25,6 +29,8 @@ use serde_json::{Value, json};
 const MAX_EXPORT: u64 = 256 << 20;
 /// Columns of the item field that an operator can have asked for, at most.
 const MAX_RANK: usize = 1_024;
+/// Weights of an item that nobody has met that an operator can have asked for, at most.
+const MAX_UNSEEN: usize = 1_024;
 
 /// What an audit of the lists is given.
 pub(crate) struct Asked<'a> {
@@ -66,7 +72,7 @@ pub(crate) fn run(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     let bundle = ListsBundle::open(&bytes, &key).with_context(name)?;
     let method = method_of(&bundle).with_context(name)?;
     let content = catalogue(&bundle, asked.data)?;
-    let found = people(&bundle, asked.exports)?;
+    let found = people(&bundle, asked.exports, &method)?;
     let here = found.counting.len();
     let all = bundle.people.len();
     if here < all {
@@ -79,7 +85,12 @@ pub(crate) fn run(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     let sums_digest = salted(&bundle.sums_salt, &digest);
     let statement = &bundle.statement;
     let (solve, packing) = (&method.solve, &method.packing);
-    let tables = refold::snapshot(&sums, &content, solve, packing, statement.day)?;
+    let tables = match &method.noise {
+        None => refold::snapshot(&sums, &content, solve, packing, statement.day)?,
+        Some(drawn) => {
+            refold::noised_snapshot(&sums, drawn, &content, solve, packing, statement.day)?
+        }
+    };
     let verdict = Verdict {
         sums: [sums_digest, statement.sums],
         snapshot: [snapshot::digest(&tables), statement.snapshot],
@@ -138,7 +149,55 @@ fn method_of(bundle: &Opened) -> anyhow::Result<Method> {
     if rank > MAX_RANK {
         bail!("rank = {rank}, expected at most {MAX_RANK}");
     }
+    let items = bundle.items.len();
+    if method.solve.form == Form::Dense && items > DENSE_SOLVE {
+        bail!("one dense system of {items} items, expected at most {DENSE_SOLVE}");
+    }
+    if method.solve.field_items > FIELD_ITEMS && items > FIELD_ITEMS {
+        bail!("a field of {items} items, expected at most {FIELD_ITEMS}");
+    }
+    if method.solve.unseen > MAX_UNSEEN {
+        let got = method.solve.unseen;
+        bail!("unseen = {got}, expected at most {MAX_UNSEEN}");
+    }
+    noise_fits(bundle, method.noise.as_ref())?;
     Ok(method)
+}
+
+/// Noise is what the note says, and no more than this machine takes.
+fn noise_fits(bundle: &Opened, drawn: Option<&Drawn>) -> anyhow::Result<()> {
+    let stated = bundle.statement.noise.filter(|n| n.epsilon_millionths > 0);
+    let (drawn, stated) = match (drawn, stated) {
+        (None, None) => return Ok(()),
+        (Some(drawn), Some(stated)) => (drawn, stated),
+        (Some(_), None) => bail!("noise, the note says that there is none"),
+        (None, Some(_)) => bail!("no noise, the note says that there is"),
+    };
+    let mechanism = &drawn.mechanism;
+    mechanism.check(bundle.items.len())?;
+    let bounds = [u64::from(mechanism.clip), u64::from(mechanism.repeats)];
+    if bounds != [stated.clip, stated.repeats] {
+        bail!(
+            "noise for clip {} and repeats {}, the note says {} and {}",
+            bounds[0],
+            bounds[1],
+            stated.clip,
+            stated.repeats
+        );
+    }
+    let delta = stated.delta_trillionths as f64 / 1e12;
+    if !(1e-12..1.0).contains(&delta) {
+        bail!("delta = {delta}, expected 1e-12 to 1");
+    }
+    let epsilon = (accountant::epsilon(mechanism.charge, delta) * 1e6).ceil();
+    if epsilon > stated.epsilon_millionths as f64 {
+        bail!(
+            "noise for an epsilon of {} millionths, the note says {}",
+            epsilon,
+            stated.epsilon_millionths
+        );
+    }
+    Ok(())
 }
 
 /// What is public about the items, if the folder has those of the tables, in their order; with text
@@ -163,7 +222,7 @@ fn catalogue(bundle: &Opened, folder: &Path) -> anyhow::Result<Content> {
 }
 
 /// The contributions that count, each found by its digest.
-fn people(bundle: &Opened, folder: &Path) -> anyhow::Result<Found> {
+fn people(bundle: &Opened, folder: &Path, method: &Method) -> anyhow::Result<Found> {
     let places: HashMap<&str, u32> = bundle.items.iter().map(String::as_str).zip(0..).collect();
     let mut wanted: BTreeMap<[u8; 32], usize> = BTreeMap::new();
     for digest in &bundle.people {
@@ -192,7 +251,7 @@ fn people(bundle: &Opened, folder: &Path) -> anyhow::Result<Found> {
                     continue;
                 };
                 *left -= 1;
-                let one = contribution(&sealed, bundle.items.len())
+                let one = contribution(&sealed, bundle.items.len(), method)
                     .with_context(|| path.display().to_string())?;
                 found.counting.push(one);
             }
@@ -221,10 +280,14 @@ fn sealed_as(sent: &Placed) -> Vec<Placed> {
     all
 }
 
-fn contribution(placed: &Placed, items: usize) -> Result<Contribution, Refused> {
+/// What counts of it: with noise no more than the noise is made for.
+fn contribution(placed: &Placed, items: usize, method: &Method) -> Result<Contribution, Refused> {
     let read = |e: &PlacedEvent| Interaction::of_flags(e.item, e.day, e.half_stars, e.flags);
     let events: Vec<Interaction> = placed.events.iter().map(read).collect();
-    refold::contribution(placed.whole, &events, items)
+    match method.noise.map(|n| n.mechanism) {
+        None => refold::contribution(placed.whole, &events, items),
+        Some(m) => refold::clipped(placed.whole, &events, items, m.clip, m.repeats),
+    }
 }
 
 /// Digests as they came out here, and as the tally signed them.

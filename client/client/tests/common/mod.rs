@@ -314,6 +314,7 @@ pub(crate) fn note(signer: &Signer, number: u64, bytes: &[u8]) -> String {
         cell: 16,
         changed: 8,
         k: 3,
+        noise: None,
     };
     statement.sign(signer).unwrap()
 }

@@ -10,7 +10,7 @@ use lethe_proto::message::{EraseOrder, Orders};
 use lethe_receipt::audit::{self, Bundle, MAX_BUNDLE, Round, VERSION};
 use lethe_receipt::hex::hex;
 use lethe_receipt::receipt::{
-    Fate, Logged, Opening, RecordProof, VerifyError, issue, logged, verify,
+    Fate, Logged, Opening, RecordProof, SignedByTally, VerifyError, issue, logged, verify,
 };
 use lethe_receipt::records::record_key;
 use lethe_receipt::statement::canonical;
@@ -58,7 +58,7 @@ impl Evidence {
     pub(crate) fn receipt(
         &self,
         parts: ReceiptParts,
-        tally: Option<String>,
+        tally: SignedByTally,
     ) -> Result<Vec<u8>, CoordinatorError> {
         let deletion = parts.deletion;
         let subject = deletion.request.subject();

@@ -3,6 +3,7 @@
 use lethe_ledger::{Accepted, ListsLeft, SnapshotRef};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::tally::{HeldOf, HeldShown, TallyReply, TallyRequest};
+use lethe_receipt::receipt::SignedByTally;
 use lethe_tally::{Handle, Leaver};
 
 use super::Lists;
@@ -111,14 +112,23 @@ impl Lists {
         items.filter_map(|i| self.catalogue.place(i)).collect()
     }
 
-    /// What a tally of its own signs of a deletion that is done; none: there is no such tally.
+    /// What whoever holds the sums has signed that belongs in the receipt of a deletion that is
+    /// done.
     ///
     /// # Errors
     /// [`CoordinatorError::TallyAway`]: the receipt waits.
-    pub(crate) fn vouch(
+    pub(crate) fn signed_by_tally(
         &self,
         request: &DeletionRequest,
-    ) -> Result<Option<String>, CoordinatorError> {
+    ) -> Result<SignedByTally, CoordinatorError> {
+        Ok(SignedByTally {
+            vouch: self.vouch(request)?,
+            noise: self.keeper.note_about_noise()?,
+        })
+    }
+
+    /// A statement about handles; none: there is no tally of its own.
+    fn vouch(&self, request: &DeletionRequest) -> Result<Option<String>, CoordinatorError> {
         let Keeper::Party(party) = &self.keeper else {
             return Ok(None);
         };

@@ -6,6 +6,7 @@ use lethe_ledger::SnapshotRef;
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::ServedTables;
 use lethe_proto::tally::{HeldOf, HeldShown, TallyStatus};
+use lethe_receipt::note::VerifierKey;
 use lethe_tally::{Handle, Leaver, Published, Served, Statement, Tally};
 
 use super::party::Party;
@@ -108,6 +109,23 @@ impl Keeper {
             Self::Embedded(tally) => tally.verifier().text(),
             Self::Party(party) => party.key(),
         }
+    }
+
+    /// The signed note of what is served, if it says anything of noise.
+    pub(super) fn note_about_noise(&self) -> Result<Option<String>, CoordinatorError> {
+        let note = match self {
+            Self::Embedded(tally) => match tally.served() {
+                Served::Snapshot(snapshot) => Some(snapshot.note.clone()),
+                Served::Nothing | Served::Out { .. } => None,
+            },
+            Self::Party(party) => party.note(),
+        };
+        let Some(note) = note else {
+            return Ok(None);
+        };
+        let key = VerifierKey::parse(&self.key())?;
+        let stated = Statement::open(&note, &key)?;
+        Ok(stated.noise.map(|_| note))
     }
 
     /// The tables of the snapshot of this number, if it is served, for a device that has another.

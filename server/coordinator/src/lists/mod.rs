@@ -43,6 +43,7 @@ use crate::shell::Shell;
 pub(crate) use contribute::ByHand;
 pub(crate) use contribute::{Arriving, Contributions};
 use keeper::{Keeper, Showing};
+pub use lethe_tally::{NoiseConfig, Per};
 pub use link::TallyConfig;
 #[cfg(test)]
 pub(crate) use link::{Broken, Remembered};
@@ -106,6 +107,11 @@ impl Lists {
             None => Keeper::Embedded(Arc::new(embedded(&opening, highest)?)),
         };
         let counting = keeper.status_known(opening.now)?.counting;
+        // A tally of its own sees to that itself.
+        let costly = match &keeper {
+            Keeper::Embedded(tally) => tally.costly_day(),
+            Keeper::Party(_) => None,
+        };
         Ok(Self {
             keeper,
             handles: Seed(opening.foundation.handles),
@@ -115,7 +121,7 @@ impl Lists {
             valid_s: opening.release_hours * 3600,
             gate: RwLock::new(()),
             floor: Mutex::new(floor),
-            publishing: Mutex::new(publish::Publishing::after_start(counting > 0)),
+            publishing: Mutex::new(publish::Publishing::after_start(counting > 0, costly)),
             changed: Condvar::new(),
             withdrawn: Mutex::default(),
         })

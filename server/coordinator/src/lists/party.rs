@@ -218,6 +218,12 @@ impl Party {
         }
     }
 
+    /// The signed note of what is served.
+    pub(super) fn note(&self) -> Option<String> {
+        let known = self.known();
+        known.served.as_ref().map(|s| s.tables.note.clone())
+    }
+
     /// The snapshot that was served last.
     pub(super) fn last(&self) -> Option<SnapshotRef> {
         self.known().last

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lethe_ledger::{Command, Effects, SnapshotRef, Wake};
 use lethe_parts::history::day_of;
-use lethe_tally::{Finished, Served, Tally};
+use lethe_tally::{Finished, Served, Tally, TallyError};
 
 use super::Lists;
 use super::keeper::Keeper;
@@ -30,15 +30,18 @@ pub(super) struct Publishing {
     pub(super) last: Option<u64>,
     /// Its day.
     day: Option<i32>,
+    /// It was said that the noise's budget is spent.
+    said: bool,
 }
 
 impl Publishing {
     /// At a start. Cells may have been opened just before the end, and were not published. Where a
     /// snapshot is served, the next is made all the same: settings, titles and tags may have
-    /// changed.
-    pub(super) fn after_start(anybody_counts: bool) -> Self {
+    /// changed. Not with noise, where each costs: the day of what is served is given then.
+    pub(super) fn after_start(anybody_counts: bool, costly: Option<i32>) -> Self {
         Self {
-            changed: anybody_counts,
+            changed: anybody_counts && costly.is_none(),
+            day: costly,
             ..Self::default()
         }
     }
@@ -103,7 +106,14 @@ impl Lists {
         if !self.is_due(tally, now.uptime_ms, day) {
             return Ok(false);
         }
-        let done = tally.job(day, seconds)?.run()?;
+        let job = match tally.job(day, seconds) {
+            Err(e @ TallyError::Budget { .. }) => {
+                self.say_spent(&e);
+                return Ok(false);
+            }
+            job => job?,
+        };
+        let done = job.run()?;
         let published = {
             let _shared = fatal::read(&self.gate);
             // Somebody may be leaving: this was solved with them.
@@ -184,6 +194,16 @@ impl Lists {
         say_published(shell, snapshot)?;
         wake_everybody(shell);
         Ok(true)
+    }
+
+    /// Once: what is served stays, and nothing newer comes.
+    fn say_spent(&self, spent: &TallyError) {
+        let mut publishing = fatal::lock(&self.publishing);
+        if !std::mem::replace(&mut publishing.said, true) {
+            tracing::warn!(
+                "{spent}; after a deletion, lists have nobody in them; see docs/noise.md"
+            );
+        }
     }
 
     fn is_due(&self, tally: &Tally, uptime_ms: u64, day: i32) -> bool {

@@ -61,8 +61,12 @@ impl Lists {
         let showing = self.keeper.now();
         let served = showing.snapshot();
         let devices = shell.state().devices() as u64;
+        let noise = match status.noise.as_str() {
+            "" => String::new(),
+            noise => format!("; {noise}"),
+        };
         ListsStatus {
-            sums: self.who_holds(),
+            sums: self.who_holds() + &noise,
             people: status.people,
             counting: status.counting,
             waiting: status.waiting,

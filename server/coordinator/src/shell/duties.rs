@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lethe_ledger::{Command, Duty, LogFor, Owner, ShardKey, due};
 use lethe_proto::deletion::DeletionRequest;
+use lethe_receipt::receipt::SignedByTally;
 use lethe_receipt::records::Records;
 
 use super::{Shell, fresh};
@@ -230,9 +231,9 @@ impl Shell {
         // A tally of its own signs, too: the receipt waits for it.
         let tally = match &self.lists {
             Some(lists) if parts.statement.lists.is_some() => {
-                lists.vouch(&parts.deletion.request)?
+                lists.signed_by_tally(&parts.deletion.request)?
             }
-            _ => None,
+            _ => SignedByTally::default(),
         };
         let content = self.evidence().receipt(parts, tally)?;
         let receipt = receipt_ref(id, &content);

@@ -77,12 +77,22 @@ pub fn apply(state: &mut State, event: &Event) {
             state.core.generation += 1;
             state.changed.insert(RowId::Core);
         }
-        Event::Skipped { to } => {
+        Event::Skipped { to, charge } => {
+            // Nobody knows what they were: each may have been published.
+            let skipped = to.saturating_sub(state.core.snapshot);
+            state.core.spent = state.core.spent.with(skipped, *charge);
             state.core.snapshot = *to;
             state.core.recalled = *to;
             state.changed.insert(RowId::Core);
         }
-        Event::Published { number, cells } => published(state, *number, cells),
+        Event::Published {
+            number,
+            cells,
+            charge,
+        } => {
+            state.core.spent = state.core.spent.with(1, *charge);
+            published(state, *number, cells);
+        }
     }
 }
 

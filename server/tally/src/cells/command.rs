@@ -63,6 +63,8 @@ pub enum Command {
         forgets: u64,
         /// The cells of the fold.
         cells: Vec<CellNo>,
+        /// What its noise is charged; 0: it has none.
+        charge: u64,
     },
     /// What was published is lost or damaged: nothing is served until the next is published.
     Lost,
@@ -71,6 +73,8 @@ pub enum Command {
     Skip {
         /// The highest number.
         to: u64,
+        /// What the noise of each of them is charged at most; 0: they have none.
+        charge: u64,
     },
 }
 
@@ -169,6 +173,8 @@ pub enum Event {
     Skipped {
         /// The number.
         to: u64,
+        /// What the noise of each is charged.
+        charge: u64,
     },
     /// A snapshot is published.
     Published {
@@ -176,6 +182,8 @@ pub enum Event {
         number: u64,
         /// The cells of its fold.
         cells: Vec<CellNo>,
+        /// What its noise is charged.
+        charge: u64,
     },
 }
 

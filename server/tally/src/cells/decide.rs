@@ -51,15 +51,17 @@ pub fn decide(state: &State, command: &Command, now: u64) -> Decided {
             number,
             forgets,
             cells,
+            charge,
         } => {
             let in_time = *number == state.core.snapshot + 1 && *forgets == state.core.forgets;
             let published = Event::Published {
                 number: *number,
                 cells: cells.clone(),
+                charge: *charge,
             };
             Ok(in_time.then_some(published).into_iter().collect())
         }
-        Command::Skip { to } => Ok(skip(state, *to, now)),
+        Command::Skip { to, charge } => Ok(skip(state, *to, *charge, now)),
         Command::Lost => {
             let served = state.core.served.is_some();
             let recalled = Event::Recalled { at: now, cells: 0 };
@@ -200,7 +202,7 @@ fn take_down(state: &State, items: &[u32], now: u64) -> Vec<Event> {
     events
 }
 
-fn skip(state: &State, to: u64, now: u64) -> Vec<Event> {
+fn skip(state: &State, to: u64, charge: u64, now: u64) -> Vec<Event> {
     if to <= state.core.snapshot {
         return vec![];
     }
@@ -208,6 +210,6 @@ fn skip(state: &State, to: u64, now: u64) -> Vec<Event> {
     if state.core.served.is_some() {
         events.push(Event::Recalled { at: now, cells: 0 });
     }
-    events.push(Event::Skipped { to });
+    events.push(Event::Skipped { to, charge });
     events
 }

@@ -32,4 +32,4 @@ pub use decide::decide;
 pub use due::{Duty, due};
 pub use lint::{Fault, Fold, Left, lint, lint_pair};
 pub use settings::{CellSettings, SettingsError};
-pub use state::{Cell, Core, Member, Out, Person, Row, RowId, State, WasShown};
+pub use state::{Cell, Core, Member, Out, Person, Row, RowId, Spent, State, WasShown};

@@ -93,6 +93,31 @@ pub struct Core {
     /// The highest number of a snapshot that was ever recalled; 0: none was. Devices drop what has
     /// this number or a lower one.
     pub recalled: u64,
+    /// What noise has cost so far.
+    pub spent: Spent,
+}
+
+/// What snapshots with noise have cost together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// How many they are.
+    pub releases: u64,
+    /// Their charges (`lethe_parts::noise::accountant`).
+    pub charge: u64,
+}
+
+impl Spent {
+    /// After so many more of one charge. What costs nothing is no release.
+    #[must_use]
+    pub fn with(self, releases: u64, charge: u64) -> Self {
+        if charge == 0 {
+            return self;
+        }
+        Self {
+            releases: self.releases.saturating_add(releases),
+            charge: self.charge.saturating_add(charge.saturating_mul(releases)),
+        }
+    }
 }
 
 /// Names a row.

@@ -81,6 +81,7 @@ impl Tally {
                 clip: self.options.clip,
                 solve: self.options.solve,
                 packing: self.options.packing,
+                noise: newest.drawn,
             },
             content: self.content.digest(),
             taken_down: inner.state.cleared().iter().copied().collect(),

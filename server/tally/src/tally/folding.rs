@@ -9,6 +9,7 @@ use lethe_parts::{Refused, refold};
 use lethe_proto::ids::Digest;
 use rayon::prelude::*;
 
+use super::releasing::Noise;
 use super::{Inner, Tally};
 use crate::Statement;
 use crate::cells::{Fold, State};
@@ -69,8 +70,14 @@ impl Inner {
     }
 }
 
-/// Names what sums are made of: who counts with which version, and what is cleared.
-pub(super) fn basis(fold: &Fold, cleared: &BTreeSet<u32>, items: usize) -> [u8; 32] {
+/// Names what sums are made of: who counts with which version, what is cleared, and how much of
+/// each version counts, where noise bounds it.
+pub(super) fn basis(
+    fold: &Fold,
+    cleared: &BTreeSet<u32>,
+    items: usize,
+    noise: Option<&Noise>,
+) -> [u8; 32] {
     let members = fold.cells.values().flatten();
     let mut members: Vec<(u64, u32)> = members.map(|m| (m.0.0, m.1.0)).collect();
     members.sort_unstable();
@@ -81,7 +88,15 @@ pub(super) fn basis(fold: &Fold, cleared: &BTreeSet<u32>, items: usize) -> [u8; 
     }
     let cleared: Vec<u8> = cleared.iter().flat_map(|i| i.to_le_bytes()).collect();
     let items = (items as u64).to_le_bytes();
-    Digest::of(&[b"tally sums", &bytes, &cleared, &items]).0
+    match noise {
+        None => Digest::of(&[b"tally sums", &bytes, &cleared, &items]).0,
+        Some(noise) => {
+            let clip = noise.mechanism.clip.to_le_bytes();
+            let repeats = noise.mechanism.repeats.to_le_bytes();
+            let cut = [clip, repeats].concat();
+            Digest::of(&[b"tally sums, cut", &bytes, &cleared, &items, &cut]).0
+        }
+    }
 }
 
 /// Everybody who counts, with the version that does.
@@ -101,7 +116,13 @@ impl Tally {
     pub(super) fn contributions(&self, all: &[VersionOf]) -> Result<Vec<Contribution>, TallyError> {
         let read = |of: &VersionOf| {
             let content = self.vault.contribution(of)?;
-            let read = refold::contribution(content.whole, &content.events, self.items());
+            let items = self.items();
+            let (whole, events) = (content.whole, &content.events);
+            // What was sealed under larger settings has more than the noise is made for.
+            let read = match self.noise.map(|n| n.mechanism) {
+                None => refold::contribution(whole, events, items),
+                Some(m) => refold::clipped(whole, events, items, m.clip, m.repeats),
+            };
             Ok(read?)
         };
         all.par_iter().map(read).collect()
@@ -112,6 +133,11 @@ impl Tally {
         let cleared: Vec<u32> = cleared.iter().copied().collect();
         let chunks = all.chunks(CHUNK).map(|chunk| self.contributions(chunk));
         refold::fold(self.items(), &cleared, chunks)
+    }
+
+    /// The sums of nobody.
+    pub(super) fn of_nobody(&self, cleared: &BTreeSet<u32>) -> Result<Sums, TallyError> {
+        self.fold_all(&[], cleared)
     }
 
     /// Changes the sums in memory by what counts from now on, and by items that were cleared. Where
@@ -152,7 +178,12 @@ impl Tally {
     }
 
     fn kept_sums(&self, state: &State) -> Result<Option<Sums>, TallyError> {
-        let basis = basis(&state.fold(), state.cleared(), self.items());
+        let basis = basis(
+            &state.fold(),
+            state.cleared(),
+            self.items(),
+            self.noise.as_ref(),
+        );
         let Some(bytes) = self.vault.sums(basis)? else {
             return Ok(None);
         };
@@ -195,7 +226,12 @@ impl Tally {
         let folded = folded?;
         guard.pay_or_drop(&[], &[]);
         let bytes = folded.to_bytes();
-        let basis = basis(&guard.state.fold(), guard.state.cleared(), self.items());
+        let basis = basis(
+            &guard.state.fold(),
+            guard.state.cleared(),
+            self.items(),
+            self.noise.as_ref(),
+        );
         let kept = self.vault.sums(basis)?;
         let digest = lethe_parts::snapshot::digest(&bytes);
         Ok(Some(Refolded {

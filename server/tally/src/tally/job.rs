@@ -15,6 +15,7 @@ use lethe_store::StoreError;
 
 use super::change::Change;
 use super::folding::basis;
+use super::releasing::Release;
 use super::served::{Published, Served, deltas};
 use super::{Inner, Tally};
 use crate::Statement;
@@ -40,6 +41,7 @@ pub struct Job {
     day: i32,
     earlier: Vec<Kept>,
     signer: Arc<Signer>,
+    release: Release,
 }
 
 /// What a job made.
@@ -51,6 +53,7 @@ pub struct Done {
     /// The sums, in their canonical bytes.
     sums: Vec<u8>,
     salt: Salt,
+    release: Release,
     published: Arc<Published>,
 }
 
@@ -117,7 +120,13 @@ impl Job {
         };
         let make = || {
             let Self { sums, content, .. } = &self;
-            refold::snapshot(sums, content, &self.solve, &self.packing, self.day)
+            let (solve, packing) = (&self.solve, &self.packing);
+            match &self.release.drawn {
+                None => refold::snapshot(sums, content, solve, packing, self.day),
+                Some(drawn) => {
+                    refold::noised_snapshot(sums, drawn, content, solve, packing, self.day)
+                }
+            }
         };
         let (made, written) = rayon::join(make, write);
         let (sums, digest) = written;
@@ -133,6 +142,7 @@ impl Job {
             cell: smallest.unwrap_or(0) as u64,
             changed: self.changed,
             k: self.solve.k,
+            noise: self.release.stated,
         };
         let published = Published {
             note: statement.sign(&self.signer)?,
@@ -147,6 +157,7 @@ impl Job {
             basis: self.basis,
             sums,
             salt,
+            release: self.release,
             published: Arc::new(published),
         })
     }
@@ -156,19 +167,30 @@ impl Tally {
     /// What is needed to make the next snapshot, as of the beginning of `day` (since 1970).
     ///
     /// # Errors
-    /// [`TallyError`]: the sums cannot be read or folded.
+    /// [`TallyError`]: the sums cannot be read or folded. [`TallyError::Budget`]: all snapshots
+    /// have spent what they may, and one is served, or none ever was. Where one was recalled, the
+    /// next has nobody in it.
     pub fn job(&self, day: i32, now: u64) -> Result<Job, TallyError> {
         let inner = &mut *self.lock();
         self.settle(inner, now)?;
-        let sums = self.sums(inner)?;
+        let release = self.release(&inner.state)?;
+        let sums = match release.nobody {
+            false => self.sums(inner)?,
+            true => Arc::new(self.of_nobody(inner.state.cleared())?),
+        };
         let state = &inner.state;
-        let fold = state.fold();
+        let mut fold = state.fold();
+        let mut root = root(state);
+        if release.nobody {
+            fold.cells.clear();
+            root = fold_root([]);
+        }
         let from = inner.kept.len().saturating_sub(EARLIER);
         Ok(Job {
-            root: root(state),
+            root,
             forgets: state.core().forgets,
             generation: state.core().generation,
-            basis: basis(&fold, state.cleared(), self.items()),
+            basis: basis(&fold, state.cleared(), self.items(), self.noise.as_ref()),
             changed: u64::from(state.settings().changed),
             sums,
             content: self.content.clone(),
@@ -177,6 +199,7 @@ impl Tally {
             day,
             earlier: inner.kept[from..].to_vec(),
             signer: self.signer.clone(),
+            release,
             fold,
         })
     }
@@ -196,6 +219,7 @@ impl Tally {
             number: done.fold.number,
             forgets: done.forgets,
             cells: done.fold.cells.keys().copied().collect(),
+            charge: done.release.charge,
         };
         let mut change = Change::default();
         if change.step(&mut inner.state, &command, now)?.is_empty() {
@@ -214,6 +238,7 @@ impl Tally {
             bytes: done.published.bytes.clone(),
             note: done.published.note.clone(),
             salt: done.salt,
+            drawn: done.release.drawn,
         };
         let from = inner.kept.len().saturating_sub(EARLIER);
         inner.kept.drain(..from);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use lethe_learn::seed::Seed;
 use lethe_parts::content::Content;
 use lethe_parts::contribution::Contribution;
+use lethe_parts::noise::Mechanism;
 use lethe_parts::sums::Sums;
 use lethe_receipt::note::{Signer, VerifierKey};
 use lethe_store::sealed::Engine;
@@ -26,6 +27,7 @@ mod folding;
 mod held;
 mod job;
 mod options;
+mod releasing;
 mod served;
 #[cfg(test)]
 mod tests;
@@ -38,7 +40,9 @@ use change::Change;
 pub use folding::Refolded;
 pub use held::Held;
 pub use job::{Done, Finished, Job, fold_root};
-pub use options::Options;
+pub use options::{NoiseConfig, Options, Per};
+use releasing::Noise;
+pub use releasing::NoiseStatus;
 pub use served::{Lists, Published, Served, Status};
 
 /// Holds what people contribute, and publishes snapshots. To be shared by threads.
@@ -46,6 +50,7 @@ pub struct Tally {
     vault: Vault,
     content: Arc<Content>,
     options: Options,
+    noise: Option<Noise>,
     signer: Arc<Signer>,
     draw: Seed,
     inner: Mutex<Inner>,
@@ -98,6 +103,15 @@ impl Tally {
         now: u64,
     ) -> Result<Self, TallyError> {
         options.check()?;
+        let of = |settings| -> Result<Noise, TallyError> {
+            let items = content.items();
+            let mechanism = Mechanism::new(&settings, options.clip, options.repeats, items)?;
+            Ok(Noise {
+                settings,
+                mechanism,
+            })
+        };
+        let noise = options.noise.map(of).transpose()?;
         let vault = Vault::open(engine, folder)?;
         let secrets = vault.secrets()?;
         let tally = Self {
@@ -120,6 +134,7 @@ impl Tally {
             vault,
             content,
             options,
+            noise,
         };
         tally.settle(&mut tally.lock(), now)?;
         Ok(tally)
@@ -174,12 +189,14 @@ impl Tally {
     }
 
     /// A later state of this folder has published snapshots up to this number: none of them is
-    /// served, and the next one has a higher number. Nothing happens where that is known.
+    /// served, and the next one has a higher number. Nothing happens where that is known. With
+    /// noise each of them is charged: nobody knows here what it was.
     ///
     /// # Errors
     /// [`TallyError::Store`]; it may be repeated.
     pub fn skip_to(&self, number: u64, now: u64) -> Result<(), TallyError> {
-        self.execute(&Command::Skip { to: number }, now)
+        let charge = self.charge();
+        self.execute(&Command::Skip { to: number, charge }, now)
     }
 
     /// Clears items for good: they count for nobody. Cells stay.

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use lethe_parts::snapshot::{SnapshotError, delta};
 use rayon::prelude::*;
 
+use super::releasing::NoiseStatus;
 use super::{Inner, Tally};
 use crate::Statement;
 use crate::cells::{Fold, Out, State};
@@ -79,6 +80,8 @@ pub struct Status {
     pub taken_down: usize,
     /// What the settings give away, if they do.
     pub gives_away: Option<&'static str>,
+    /// How the budget of the noise stands; none: there is no noise.
+    pub noise: Option<NoiseStatus>,
 }
 
 /// What leads from each of the earlier snapshots to a new one.
@@ -183,6 +186,7 @@ impl Tally {
             recalled: state.core().recalled,
             taken_down: state.cleared().len(),
             gives_away: settings.gives_away(),
+            noise: self.noise.map(|n| n.status(&state.core().spent)),
         })
     }
 

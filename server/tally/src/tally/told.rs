@@ -52,6 +52,7 @@ impl Tally {
             k: self.options.solve.k,
             taken_down: status.taken_down as u64,
             gives_away: status.gives_away.unwrap_or_default().into(),
+            noise: status.noise.map(|n| n.to_string()).unwrap_or_default(),
             state: self.told_state(),
         })
     }

@@ -6,7 +6,6 @@ use lethe_store::sealed::{Batch, KeyName, SealedStore};
 use lethe_store::{Class, Persisted};
 use serde::{Deserialize, Serialize};
 
-use super::FORMAT;
 use super::tables::{Format, MemberRow};
 use crate::cells::Member;
 use crate::ids::{CellNo, Version};
@@ -27,7 +26,7 @@ impl Persisted for OldMember {
     const CLASS: Class = Class::Public;
 }
 
-/// Writes the members as they are now, and the format, in one batch: a crash leaves either.
+/// Writes the members as format 3 has them, and the format, in one batch: a crash leaves either.
 pub(super) fn migrate(store: &SealedStore) -> Result<(), StoreError> {
     let public = KeyName::public();
     let mut batch = Batch::new();
@@ -43,7 +42,7 @@ pub(super) fn migrate(store: &SealedStore) -> Result<(), StoreError> {
         };
         batch = batch.put(&public, &key, &MemberRow(member))?;
     }
-    let format = Format { number: FORMAT };
+    let format = Format { number: 3 };
     store.write(batch.put(&public, "", &format)?)
 }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lethe_learn::seed::Seed;
+use lethe_parts::noise::Drawn;
 use lethe_store::StoreError;
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 
@@ -19,18 +20,20 @@ use crate::ids::{CellNo, Handle, Number, Version};
 
 pub(crate) mod content;
 mod format2;
+mod format3;
 mod tables;
 
 use tables::{
     CellRow, ClearedRow, ContributionRow, CoreRow, DERIVED, Format, LastHead, LastRow, MemberRow,
-    PersonRow, PublishedRow, SnapshotRow, SumsHead, SumsRow, contribution_key, derived, key_of,
-    numbered,
+    NoiseRow, PersonRow, PublishedRow, SnapshotRow, SumsHead, SumsRow, contribution_key, derived,
+    key_of, numbered,
 };
 pub(crate) use tables::{Salt, Secrets};
 
 /// 2: what was recalled, who contributed from where and since when, what was published last.
 /// 3: which recalled snapshot showed a member last.
-const FORMAT: u32 = 3;
+/// 4: what noise has cost, and what it was drawn from.
+const FORMAT: u32 = 4;
 /// Signed notes that are kept: those of years of daily snapshots and of thousands of deletions, in
 /// some 6 MB. Who audits further back keeps what was published.
 const NOTES: u64 = 10_000;
@@ -66,6 +69,8 @@ pub(crate) struct Kept {
     pub(crate) note: String,
     /// Of the digest of the sums in the note.
     pub(crate) salt: Salt,
+    /// The noise that is in it.
+    pub(crate) drawn: Option<Drawn>,
 }
 
 /// The fold that was published last, and how people counted then.
@@ -123,7 +128,11 @@ impl Vault {
         match vault.store.get::<Format>("")? {
             None => vault.found()?,
             Some(Format { number: FORMAT }) => {}
-            Some(Format { number: 2 }) => format2::migrate(&vault.store)?,
+            Some(Format { number: 3 }) => format3::migrate(&vault.store)?,
+            Some(Format { number: 2 }) => {
+                format2::migrate(&vault.store)?;
+                format3::migrate(&vault.store)?;
+            }
             Some(Format { number }) => {
                 return Err(TallyError::Format {
                     got: number,
@@ -259,6 +268,11 @@ impl Vault {
             note: snapshot.note.clone(),
         };
         batch = batch.put(&derived(state.core().generation), &key, &row)?;
+        // With the generation's key it goes, as the sums do that it hides.
+        if let Some(drawn) = snapshot.drawn {
+            let row = NoiseRow(drawn);
+            batch = batch.put(&derived(state.core().generation), &key, &row)?;
+        }
         batch = batch.put(&KeyName::public(), &key, &published)?;
         if let Some(old) = snapshot.number.checked_sub(NOTES) {
             batch = batch.delete::<PublishedRow>(&numbered(old));
@@ -267,6 +281,11 @@ impl Vault {
         for old in self.store.keys::<SnapshotRow>() {
             if old != key && !kept.contains(&old) {
                 batch = batch.delete::<SnapshotRow>(&old);
+            }
+        }
+        for old in self.store.keys::<NoiseRow>() {
+            if old != key && !kept.contains(&old) {
+                batch = batch.delete::<NoiseRow>(&old);
             }
         }
         Ok(self.store.write(batch)?)
@@ -295,11 +314,13 @@ impl Vault {
             let number = parse(&key)?;
             // One above was written when the crash came, and never published.
             if number <= newest {
+                let drawn = self.store.get::<NoiseRow>(&key)?.map(|r| r.0);
                 out.push(Kept {
                     number,
                     bytes: Arc::new(row.bytes),
                     note: row.note,
                     salt: row.salt,
+                    drawn,
                 });
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use lethe_learn::seed::Seed;
+use lethe_parts::noise::Drawn;
 use lethe_proto::ids::Digest;
 use lethe_store::sealed::KeyName;
 use lethe_store::{Class, Persisted};
@@ -125,6 +126,11 @@ pub(super) struct SnapshotRow {
     pub(super) salt: Salt,
 }
 persisted!(SnapshotRow, "tally-snapshots", Shard);
+
+/// What the noise of a snapshot was drawn from. Key: the snapshot's number, 16 hexadecimal digits.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct NoiseRow(pub(super) Drawn);
+persisted!(NoiseRow, "tally-noise", Shard);
 
 /// Whose sums are kept. Key: empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

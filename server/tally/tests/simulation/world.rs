@@ -208,6 +208,7 @@ impl World {
             number: job.fold.number,
             forgets: job.forgets,
             cells: job.fold.cells.keys().copied().collect(),
+            charge: 0,
         });
         // A write that failed may have published all the same.
         if self.state.core().snapshot > before as u64 {

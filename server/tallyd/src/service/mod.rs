@@ -199,6 +199,7 @@ impl Service {
             door,
             counting,
         } = parts;
+        let costly = tally.costly_day();
         let service = Self {
             tally,
             audits: opening.audits,
@@ -210,7 +211,7 @@ impl Service {
             lists: opening.lists,
             evidence: Mutex::new(evidence),
             door: Mutex::new(door),
-            publishing: Mutex::new(Publishing::after_start(counting)),
+            publishing: Mutex::new(Publishing::after_start(counting, costly)),
             vouches: Mutex::new(Pace {
                 left: VOUCHES,
                 at: opening.now,

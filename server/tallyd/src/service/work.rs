@@ -5,7 +5,7 @@ use std::sync::{OnceLock, TryLockError};
 
 use lethe_parts::history::day_of;
 use lethe_proto::tally::TallyReply;
-use lethe_tally::{Done, Finished, Served};
+use lethe_tally::{Done, Finished, Served, TallyError};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{Answer, Service, locked};
@@ -23,15 +23,18 @@ pub(super) struct Publishing {
     pub(super) last: Option<u64>,
     /// Its day.
     day: Option<i32>,
+    /// It was said that the noise's budget is spent.
+    said: bool,
 }
 
 impl Publishing {
     /// At a start. Cells may have been opened just before the end, and were not published. Where a
     /// snapshot is served, the next is made all the same: settings, titles and tags may have
-    /// changed.
-    pub(super) fn after_start(counting: usize) -> Self {
+    /// changed. Not with noise, where each costs: the day of what is served is given then.
+    pub(super) fn after_start(counting: usize, costly: Option<i32>) -> Self {
         Self {
-            changed: counting > 0,
+            changed: counting > 0 && costly.is_none(),
+            day: costly,
             ..Self::default()
         }
     }
@@ -83,7 +86,14 @@ impl Service {
         if !self.is_due(now, day) {
             return Ok(None);
         }
-        let done = aside(|| self.tally.job(day, now)?.run())?;
+        let job = match self.tally.job(day, now) {
+            Err(e @ TallyError::Budget { .. }) => {
+                self.say_spent(&e);
+                return Ok(None);
+            }
+            job => job?,
+        };
+        let done = aside(|| job.run())?;
         // Before anybody sees the number.
         locked(&self.evidence).raise(done.number())?;
         let finished = self.tally.finish(&done, now)?;
@@ -104,6 +114,16 @@ impl Service {
             self.keep_sums(&done);
         }
         Ok(Some(finished))
+    }
+
+    /// Once: what is served stays, and nothing newer comes.
+    fn say_spent(&self, spent: &TallyError) {
+        let mut publishing = locked(&self.publishing);
+        if !std::mem::replace(&mut publishing.said, true) {
+            tracing::warn!(
+                "{spent}; after a deletion, lists have nobody in them; see docs/noise.md"
+            );
+        }
     }
 
     /// Nobody waits for this: it saves the next start a fold.

@@ -10,6 +10,7 @@ mod transitions;
 pub use counts::Counts;
 pub use pairs::Pairs;
 pub use transitions::Transitions;
+pub(crate) use transitions::{far_weights, near_weights};
 
 use std::collections::BTreeSet;
 
@@ -55,6 +56,24 @@ impl Sums {
             counts: Counts::new(items),
             pairs: Pairs::new(items),
             transitions: Transitions::new(items),
+        }
+    }
+
+    /// Sums of nobody that have other numbers: what noise has made of somebody's.
+    pub(crate) fn of_noised(
+        counts: Counts,
+        met: SumMatrix,
+        near: SumMatrix,
+        far: SumMatrix,
+    ) -> Self {
+        let items = counts.seen.len();
+        let mut pairs = Pairs::new(items);
+        pairs.met = met;
+        Self {
+            people: 0,
+            counts,
+            pairs,
+            transitions: Transitions { near, far },
         }
     }
 

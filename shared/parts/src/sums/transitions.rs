@@ -38,6 +38,16 @@ pub(super) fn lag_weights(lags: Lags) -> Vec<u64> {
         .collect()
 }
 
+/// Weights of the near transitions, from lag 1; they fall.
+pub(crate) fn near_weights() -> Vec<u64> {
+    lag_weights(NEAR)
+}
+
+/// Weights of the far transitions, from lag 1; they fall.
+pub(crate) fn far_weights() -> Vec<u64> {
+    lag_weights(FAR)
+}
+
 fn transition_entries(one: &Contribution, weights: &[u64]) -> Vec<Entry> {
     let seen = one.seen();
     let mut entries = vec![];

@@ -1,5 +1,6 @@
 use super::*;
 use crate::records::Records;
+use crate::snapshot::SnapshotNoise;
 use crate::statement::{
     AffectedShard, Cost, Removed, StatedLists, StatedSnapshot, TRAINING_VERSION,
 };
@@ -116,8 +117,9 @@ fn receipt_of(s: Statement, items: Vec<String>, after_data: Option<Hash>) -> (Ve
         from: None,
         salt: [5; 32],
     };
+    let none = SignedByTally::default();
     (
-        issue(s, opening, index, Some(records), None, &tree, &signer).expect("issues"),
+        issue(s, opening, index, Some(records), none, &tree, &signer).expect("issues"),
         signer,
     )
 }
@@ -390,4 +392,74 @@ fn any_altered_byte_is_refused() {
         commitment(&[1; 32], "a", &["5".into()], None),
         commitment(&[1; 32], "a", &[], Some(5))
     );
+}
+
+/// A receipt with a note about noise, as `change` makes it.
+fn with_noise(change: impl FnOnce(&mut SnapshotStatement)) -> Result<Receipt, VerifyError> {
+    let tally = Signer::from_seed("tally", &[9; 32]).expect("a seed");
+    let shown = |number, byte: u8| StatedSnapshot {
+        number,
+        sha256: hex(&[byte; 32]),
+        people: 16,
+    };
+    let stated = Statement {
+        version: VERSION,
+        lists: Some(StatedLists {
+            held: true,
+            recalled: Some(shown(1, 1)),
+            replaced_by: Some(shown(2, 2)),
+            key: tally.verifier().text(),
+            ..StatedLists::default()
+        }),
+        ..statement("erase-subject")
+    };
+    let mut served = SnapshotStatement {
+        number: 2,
+        day: 20_000,
+        snapshot: [2; 32],
+        sums: [3; 32],
+        fold: [4; 32],
+        people: 16,
+        cell: 16,
+        changed: 8,
+        k: 3,
+        noise: Some(SnapshotNoise {
+            epsilon_millionths: 1_000_000,
+            delta_trillionths: 1_000_000,
+            spent_millionths: 2_500_000,
+            releases: 4,
+            clip: 50,
+            repeats: 1,
+        }),
+    };
+    change(&mut served);
+    let (bytes, signer) = receipt_of(stated, vec![], None);
+    let mut receipt: Receipt = serde_json::from_slice(&bytes).expect("a receipt");
+    receipt.noise = Some(served.sign(&tally).expect("signs"));
+    let mut bytes = canonical(&receipt);
+    bytes.push(b'\n');
+    verify(&bytes, signer.verifier())
+}
+
+#[test]
+fn a_receipt_says_what_noise_has_cost_and_the_tally_has_signed_it() {
+    let receipt = with_noise(|_| {}).expect("fits");
+    let text = crate::report::text(&receipt);
+    let says = "snapshot 2 has epsilon 1; 4 snapshots have spent 2.5 together, at delta 1e-6";
+    assert!(text.contains(says), "{text}");
+    assert!(with_noise(|s| s.number = 3).is_ok());
+    let wrong: [fn(&mut SnapshotStatement); 3] = [
+        |s| s.number = 1,
+        |s| s.snapshot = [7; 32],
+        |s| s.noise = None,
+    ];
+    for (n, change) in wrong.into_iter().enumerate() {
+        let verdict = with_noise(change);
+        assert!(matches!(verdict, Err(VerifyError::Tally(_))), "{n}");
+    }
+    let other = Signer::from_seed("tally", &[8; 32]).expect("a seed");
+    let mut forged = receipt;
+    let lists = forged.statement.lists.as_mut().expect("is there");
+    lists.key = other.verifier().text();
+    assert!(matches!(forged.noise_stated(), Err(VerifyError::Tally(_))));
 }

@@ -7,6 +7,7 @@ use lethe_ledger::*;
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::message::Erased;
+use lethe_receipt::receipt::SignedByTally;
 use lethe_receipt::records::Records;
 
 use crate::CoordinatorError;
@@ -307,7 +308,10 @@ impl Driver {
             Duty::IssueReceipt(id) => match self.state.receipt_parts(id) {
                 None => Command::Finish { id },
                 Some(parts) => {
-                    let bytes = self.evidence.receipt(parts, None).unwrap();
+                    let bytes = self
+                        .evidence
+                        .receipt(parts, SignedByTally::default())
+                        .unwrap();
                     let receipt = self.value(Table::Receipt, Digest::of(&[&bytes]));
                     self.receipts.insert(id, bytes);
                     Command::ReceiptIssued { id, receipt }

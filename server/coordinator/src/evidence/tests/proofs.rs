@@ -8,7 +8,7 @@ use lethe_proto::message::Refusal;
 use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::order;
-use lethe_receipt::receipt::{Effect, Fate, Receipt, VerifyError, verify};
+use lethe_receipt::receipt::{Effect, Fate, Receipt, SignedByTally, VerifyError, verify};
 
 use super::driver::{Driver, PEOPLE, digest, erase, erase_item, subject};
 use crate::CoordinatorError;
@@ -62,11 +62,17 @@ fn a_receipt_is_about_the_log_after_a_restart_too() {
     d.forget(vec![erase("ada")]);
     d.until(|s| s.receipt_parts(1).is_some());
     let parts = d.state.receipt_parts(1).unwrap();
-    let before = d.evidence.receipt(parts.clone(), None).unwrap();
+    let before = d
+        .evidence
+        .receipt(parts.clone(), SignedByTally::default())
+        .unwrap();
     d.reopen();
     let known = d.state.core().log;
     d.evidence.check(&known, d.folder.path()).unwrap();
-    assert_eq!(d.evidence.receipt(parts, None).unwrap(), before);
+    assert_eq!(
+        d.evidence.receipt(parts, SignedByTally::default()).unwrap(),
+        before
+    );
 }
 
 #[test]
@@ -77,17 +83,23 @@ fn a_receipt_that_would_not_verify_is_not_given() {
     let parts = d.state.receipt_parts(1).unwrap();
     let mut other = parts.clone();
     other.statement.keys_destroyed += 1;
-    let why = d.evidence.receipt(other, None).unwrap_err();
+    let why = d
+        .evidence
+        .receipt(other, SignedByTally::default())
+        .unwrap_err();
     let not_included = VerifyError::NotIncluded { index: parts.index };
     assert_eq!(why.to_string(), format!("receipt: {not_included}"));
     let mut other = parts.clone();
     other.deletion.request = erase("ben");
-    let why = d.evidence.receipt(other, None).unwrap_err();
+    let why = d
+        .evidence
+        .receipt(other, SignedByTally::default())
+        .unwrap_err();
     let subject = VerifyError::Subject;
     assert_eq!(why.to_string(), format!("receipt: {subject}"));
     let mut other = parts;
     other.index = 1000;
-    assert!(d.evidence.receipt(other, None).is_err());
+    assert!(d.evidence.receipt(other, SignedByTally::default()).is_err());
 }
 
 #[test]

@@ -80,6 +80,7 @@ pub(super) fn lists_config(cells: bool) -> ListsConfig {
         cell: 2,
         changed: 2,
         people: 64,
+        noise: None,
     }
 }
 
