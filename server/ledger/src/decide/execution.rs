@@ -160,12 +160,12 @@ pub(super) fn keys_destroyed(state: &State, now: Now) -> Decided {
         .filter_map(|(_, d)| d.request.subject())
         .filter(|s| !erased.contains(s) && (state.profile(s).is_some() || stays(s)))
         .collect();
-    for subject in restricted {
-        let subject = subject.clone();
+    for subject in &restricted {
+        let subject = (*subject).clone();
         events.push(Event::SetAside { subject });
     }
     events.extend(roll_back(state, &execution));
-    events.extend(moved(state, &execution));
+    events.extend(moved(state, &execution, &restricted));
     let next = after(state, &events);
     events.extend(serving::after_rollback(&next, now));
     let hash = |key: &ShardKey| {
@@ -228,7 +228,8 @@ fn roll_back(state: &State, execution: &Execution) -> Vec<Event> {
 }
 
 /// People who move, now that the shards they go to are rolled back; and what their deletions say.
-fn moved(state: &State, execution: &Execution) -> Vec<Event> {
+/// Who is set aside by the same execution moves, and is not used there either.
+fn moved(state: &State, execution: &Execution, aside: &BTreeSet<&SubjectId>) -> Vec<Event> {
     let mut events = vec![];
     let going = &state.index.destroying;
     for subject in &state.index.moving {
@@ -259,19 +260,22 @@ fn moved(state: &State, execution: &Execution) -> Vec<Event> {
             None if state.shard(key).is_some_and(|s| s.run.stage < enters) => {}
             None => continue,
         }
-        events.push(joins(subject, profile, moving));
+        let restricted = profile.restricted || aside.contains(subject);
+        events.push(joins(subject, profile, moving, restricted));
     }
     events
 }
 
-fn joins(subject: &SubjectId, profile: &Profile, moving: &Moving) -> Event {
+fn joins(subject: &SubjectId, profile: &Profile, moving: &Moving, restricted: bool) -> Event {
+    let mut place = moving.place.clone();
+    place.excluded |= restricted;
     Event::Joined {
         subject: subject.clone(),
         epoch: moving.epoch,
-        place: moving.place.clone(),
+        place,
         salt: profile.salt,
         since: profile.since,
-        restricted: profile.restricted,
+        restricted,
         erase: None,
     }
 }

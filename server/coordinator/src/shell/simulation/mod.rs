@@ -150,6 +150,7 @@ const APART: &[(u64, Kind)] = &[
     (2269, Kind::Apart),
     (2293, Kind::Apart),
     (2407, Kind::Apart),
+    (6619, Kind::Apart),
 ];
 
 /// What must happen in one of twenty seeds.
