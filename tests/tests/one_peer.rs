@@ -10,7 +10,7 @@ use lethe_proto::message::{ErrorReport, Refusal, Reply, Request, RoundStart, Tas
 use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_puppet::{Did, Puppet, Role, identity};
 use lethe_receipt::note::VerifierKey;
-use lethe_tests::world::{Operator, World};
+use lethe_tests::world::{Operator, PATIENCE, World};
 use lethe_transport::TransportError;
 use lethe_transport::client::{Connection, Dialer};
 use lethe_transport::identity::Invitation;
@@ -227,6 +227,13 @@ async fn the_log_takes_no_entry_of_what_is_refused_and_few_from_one_operator() {
         ),
         "{busy}"
     );
+    // Each that was taken is entered, also where the answer did not wait for it.
+    let entered = before + taken;
+    let started = Instant::now();
+    while size() < entered && started.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(size(), entered);
     // Of the tile that grows, the newest file and the one before it are kept; all of it verifies.
     let parts: Vec<_> = std::fs::read_dir(tiles.join("tile/0/000.p"))
         .unwrap()
