@@ -133,8 +133,8 @@ const LISTED: &[(u64, Kind)] = &[
 /// and deletions waited for it. 306, 592: a tally that said "done" and not what it had recalled was
 /// believed. 542: after an older folder of the coordinator, nobody asked the tally to recall what
 /// had been recalled here. 2293, 2407: a contribution that came when its answer was not waited for
-/// any more made somebody a member who had been deleted meanwhile. 6619: a restriction was lost when
-/// the same execution moved the person.
+/// any more made somebody a member who had been deleted meanwhile. 6619: a restriction was lost
+/// when the same execution moved the person.
 ///
 /// Found with other drawings of these seeds: a tally that went on with snapshots while the
 /// coordinator could not hear of them had not recalled what receipts call recalled; what it
