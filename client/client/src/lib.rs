@@ -110,6 +110,6 @@ pub use lists::{
     Page, Query, Reason,
 };
 pub use model::{ClientModel, ModelOptions};
-pub use options::{Options, Times};
+pub use options::{Options, TimeGranularity};
 pub use scoring::{Ranked, Recommendation, Scored, Source};
 pub use status::{Contributes, SnapshotStatus, Status};

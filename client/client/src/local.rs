@@ -14,7 +14,7 @@ use crate::erasure::PendingErasure;
 use crate::events::Events;
 use crate::history::{Cutoffs, Erasure, Joined, TrainingEvent};
 use crate::lists::{Fallback, Held, Input, KEPT_ORDERS, Lazy, Ranked};
-use crate::options::{Options, Times};
+use crate::options::{Options, TimeGranularity};
 use crate::person::{KeptList, Lists, Person};
 use crate::sealing::Sealing;
 use crate::session::{Counters, Session};
@@ -58,7 +58,7 @@ pub(crate) struct Local {
     /// Events that the last sealed contribution left out.
     pub(crate) left_out: usize,
     /// How exactly contributions say when.
-    pub(crate) times: Times,
+    pub(crate) times: TimeGranularity,
     pub(crate) ended: Option<Ended>,
     /// Given back with the last handle.
     pub(crate) lock: Option<FolderLock>,

@@ -28,7 +28,7 @@ pub struct Options {
     pub(crate) memory_cap: Option<usize>,
     pub(crate) contribute: Option<bool>,
     pub(crate) tally_key: Option<String>,
-    pub(crate) times: Times,
+    pub(crate) times: TimeGranularity,
     pub(crate) runtime: Option<Handle>,
     pub(crate) minor: u16,
     pub(crate) extensions: Vec<Extension>,
@@ -37,23 +37,23 @@ pub struct Options {
 
 /// How exactly a contribution says when something was met.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Times {
+pub enum TimeGranularity {
     /// The day, in UTC.
     #[default]
-    Days,
+    Day,
     /// The first day of the week: of seven days since 1970-01-01, so that weeks begin on Thursdays.
-    Weeks,
+    Week,
     /// The first day of thirty since 1970-01-01.
-    Months,
+    Month,
 }
 
-impl Times {
+impl TimeGranularity {
     /// The day that is said for a day, both since 1970. It is never later.
     pub(crate) fn round(self, day: i32) -> i32 {
         let length = match self {
-            Self::Days => 1,
-            Self::Weeks => 7,
-            Self::Months => 30,
+            Self::Day => 1,
+            Self::Week => 7,
+            Self::Month => 30,
         };
         day - day.rem_euclid(length)
     }
@@ -84,7 +84,7 @@ impl Options {
             memory_cap: None,
             contribute: None,
             tally_key: None,
-            times: Times::default(),
+            times: TimeGranularity::default(),
             runtime: None,
             minor: MINOR,
             extensions: vec![],
@@ -173,7 +173,7 @@ impl Options {
     /// sealed: nobody else ever knows more. Coarser times cost next to nothing in lists, and help
     /// little against who knows more than two encounters of a person (docs/leaks.md). A change
     /// holds from the next contribution on.
-    pub fn contribution_times(mut self, times: Times) -> Self {
+    pub fn contribution_times(mut self, times: TimeGranularity) -> Self {
         self.times = times;
         self
     }
@@ -207,14 +207,14 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
-    use super::Times;
+    use super::TimeGranularity;
 
     #[test]
     fn times_are_rounded_down_to_the_first_day() {
-        assert_eq!(Times::Days.round(20_001), 20_001);
-        assert_eq!(Times::Weeks.round(20_001), 19_999);
-        assert_eq!(Times::Weeks.round(19_999), 19_999);
-        assert_eq!(Times::Months.round(20_001), 19_980);
-        assert_eq!(Times::Weeks.round(-1), -7);
+        assert_eq!(TimeGranularity::Day.round(20_001), 20_001);
+        assert_eq!(TimeGranularity::Week.round(20_001), 19_999);
+        assert_eq!(TimeGranularity::Week.round(19_999), 19_999);
+        assert_eq!(TimeGranularity::Month.round(20_001), 19_980);
+        assert_eq!(TimeGranularity::Week.round(-1), -7);
     }
 }

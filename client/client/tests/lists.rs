@@ -5,8 +5,8 @@ mod common;
 
 use common::{block_on, catalogue, ids, likes, note, start, time};
 use lethe_client::{
-    Client, ClientError, Done, Fallback, ListSource, LocalEvent, Options, Query, Refreshed, Times,
-    TrainingData,
+    Client, ClientError, Done, Fallback, ListSource, LocalEvent, Options, Query, Refreshed,
+    TimeGranularity, TrainingData,
 };
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::{HIDDEN, LIKED, SEEN};
@@ -293,7 +293,7 @@ async fn contributions_say_no_more_of_times_than_the_app_lets_them() {
         let options = server.options(&catalogue(0..40)).contribution_times(times);
         Client::open(dir.path(), options).unwrap()
     };
-    let client = open(Times::Months);
+    let client = open(TimeGranularity::Month);
     let day = |n: i64| time(n * 86_400);
     for (item, n) in [("item-1", 0), ("item-2", 11), ("item-3", 13)] {
         client.record(LocalEvent::liked(item, day(n))).unwrap();
@@ -301,10 +301,10 @@ async fn contributions_say_no_more_of_times_than_the_app_lets_them() {
     assert!(client.refresh().await.unwrap().contributed);
     assert!(!client.refresh().await.unwrap().contributed, "the same");
     drop(client);
-    let client = open(Times::Weeks);
+    let client = open(TimeGranularity::Week);
     assert!(client.refresh().await.unwrap().contributed);
     drop(client);
-    let client = open(Times::Days);
+    let client = open(TimeGranularity::Day);
     assert!(client.refresh().await.unwrap().contributed);
     let days: Vec<Vec<i32>> = {
         let state = server.state();
