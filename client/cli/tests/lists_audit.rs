@@ -118,6 +118,14 @@ fn changed(bundle: &Path, change: impl Fn(&mut Value)) -> PathBuf {
     path
 }
 
+async fn everybody_contributes(world: &World, op: &Operator, addr: SocketAddr) {
+    for subject in 0..PEOPLE {
+        let client = world.client(addr, op, subject).await;
+        assert!(client.refresh().await.unwrap().contributed);
+        client.close().await;
+    }
+}
+
 /// Waits until so many people are in the snapshot that is served.
 async fn served(op: &Operator, people: u64, after: u64) -> u64 {
     let started = std::time::Instant::now();
@@ -263,11 +271,7 @@ async fn the_sums_of_a_tally_of_its_own_are_folded_again_with_both_parties_conse
     let config = party::of_coordinator(&world, tally_at, &invitation);
     let (coordinator, addr) = world.start_with(config).await;
     let op = world.operator(addr).await;
-    for subject in 0..PEOPLE {
-        let client = world.client(addr, &op, subject).await;
-        assert!(client.refresh().await.unwrap().contributed);
-        client.close().await;
-    }
+    everybody_contributes(&world, &op, addr).await;
     served(&op, 32, 0).await;
     let desk = Desk::new(&world, &op, addr).await;
     export_all(&world, &desk);
@@ -300,11 +304,7 @@ async fn noise_is_drawn_again_and_no_other_noise_is_taken() {
     config.lists.repeats = 1;
     let (coordinator, addr) = world.start_with(config).await;
     let op = world.operator(addr).await;
-    for subject in 0..PEOPLE {
-        let client = world.client(addr, &op, subject).await;
-        assert!(client.refresh().await.unwrap().contributed);
-        client.close().await;
-    }
+    everybody_contributes(&world, &op, addr).await;
     served(&op, 32, 0).await;
     let sums = op.lists().await.sums;
     assert!(

@@ -11,8 +11,8 @@ use crate::note::{NoteError, Signer, VerifierKey, open_checkpoint};
 use crate::records::{Leaf, record_key, verify_absent};
 use crate::snapshot::SnapshotStatement;
 use crate::statement::{
-    Kind, Statement, Training, VERSION, VERSION_WITHOUT_LISTS, VERSION_WITHOUT_REMOVED, canonical,
-    commitment, entry,
+    Kind, StatedLists, StatedSnapshot, Statement, Training, VERSION, VERSION_WITHOUT_LISTS,
+    VERSION_WITHOUT_REMOVED, canonical, commitment, entry,
 };
 use crate::vouch::{SnapshotName, VouchStatement};
 
@@ -319,7 +319,33 @@ pub enum Effect {
 /// The clocks of two machines may differ by this, in seconds.
 const CLOCKS: u64 = 300;
 
+fn wrong_of_tally<T>(why: &str) -> Result<T, VerifyError> {
+    Err(VerifyError::Tally(why.to_owned()))
+}
+
+fn not_of_tally(e: NoteError) -> VerifyError {
+    VerifyError::Tally(e.to_string())
+}
+
+/// Whether a snapshot is the one that a statement names, or a later one.
+fn is_or_follows(number: u64, digest: &Hash, named: &StatedSnapshot) -> bool {
+    match number.cmp(&named.number) {
+        Ordering::Less => false,
+        Ordering::Equal => hex(digest) == named.sha256,
+        Ordering::Greater => true,
+    }
+}
+
 impl Receipt {
+    /// What the statement says of lists, and the key that signs for whoever holds the sums.
+    fn lists_and_key(&self) -> Result<(&StatedLists, VerifierKey), VerifyError> {
+        let Some(lists) = &self.statement.lists else {
+            return wrong_of_tally("the deletion says nothing of lists");
+        };
+        let key = VerifierKey::parse(&lists.key).map_err(not_of_tally)?;
+        Ok((lists, key))
+    }
+
     /// What the tally of its own has signed, checked against the statement; none: there is no such
     /// tally.
     ///
@@ -330,38 +356,29 @@ impl Receipt {
         let Some(note) = &self.tally else {
             return Ok(None);
         };
-        let wrong = |why: &str| Err(VerifyError::Tally(why.to_owned()));
-        let Some(lists) = &self.statement.lists else {
-            return wrong("the deletion says nothing of lists");
-        };
-        let refused = |e: NoteError| VerifyError::Tally(e.to_string());
-        let key = VerifierKey::parse(&lists.key).map_err(refused)?;
-        let vouched = VouchStatement::open(note, &key).map_err(refused)?;
+        let (lists, key) = self.lists_and_key()?;
+        let vouched = VouchStatement::open(note, &key).map_err(not_of_tally)?;
         let people = usize::from(!self.subject.is_empty());
         if vouched.handles.len() != people {
-            return wrong("it is about another number of people");
+            return wrong_of_tally("it is about another number of people");
         }
         let accepted = self.statement.accepted_at.saturating_sub(CLOCKS);
         let stays = |since: Option<u64>| since.is_some_and(|since| since < accepted);
         if vouched.handles.iter().any(|v| stays(v.since)) {
-            return wrong("it still has what was contributed before the request");
+            return wrong_of_tally("it still has what was contributed before the request");
         }
         let recalled = lists.recalled.as_ref().map_or(0, |s| s.number);
         if vouched.recalled < recalled {
-            return wrong("the snapshot that the statement calls recalled is not");
+            return wrong_of_tally("the snapshot that the statement calls recalled is not");
         }
         let Some(replaced) = &lists.replaced_by else {
             return Ok(Some(vouched));
         };
-        let newer = |s: &SnapshotName| match s.number.cmp(&replaced.number) {
-            Ordering::Less => false,
-            Ordering::Equal => hex(&s.digest) == replaced.sha256,
-            Ordering::Greater => true,
-        };
+        let newer = |s: &SnapshotName| is_or_follows(s.number, &s.digest, replaced);
         // A later deletion may have recalled that one, too.
         let later = vouched.serves.is_none() && vouched.recalled >= replaced.number;
         if !later && !vouched.serves.as_ref().is_some_and(newer) {
-            return wrong(
+            return wrong_of_tally(
                 "it does not serve the snapshot that the statement names, or a newer one",
             );
         }
@@ -378,27 +395,19 @@ impl Receipt {
         let Some(note) = &self.noise else {
             return Ok(None);
         };
-        let wrong = |why: &str| Err(VerifyError::Tally(why.to_owned()));
-        let Some(lists) = &self.statement.lists else {
-            return wrong("the deletion says nothing of lists");
-        };
-        let refused = |e: NoteError| VerifyError::Tally(e.to_string());
-        let key = VerifierKey::parse(&lists.key).map_err(refused)?;
-        let stated = SnapshotStatement::open(note, &key).map_err(refused)?;
+        let (lists, key) = self.lists_and_key()?;
+        let stated = SnapshotStatement::open(note, &key).map_err(not_of_tally)?;
         if stated.noise.is_none() {
-            return wrong("the note about noise says nothing of noise");
+            return wrong_of_tally("the note about noise says nothing of noise");
         }
         let Some(replaced) = &lists.replaced_by else {
             return Ok(Some(stated));
         };
-        let fits = match stated.number.cmp(&replaced.number) {
-            Ordering::Less => false,
-            Ordering::Equal => hex(&stated.snapshot) == replaced.sha256,
-            Ordering::Greater => true,
-        };
-        match fits {
+        match is_or_follows(stated.number, &stated.snapshot, replaced) {
             true => Ok(Some(stated)),
-            false => wrong("the note about noise is of another snapshot than the statement's"),
+            false => {
+                wrong_of_tally("the note about noise is of another snapshot than the statement's")
+            }
         }
     }
 

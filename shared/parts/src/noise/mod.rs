@@ -298,14 +298,7 @@ pub fn noised(sums: &Sums, drawn: &Drawn, day: i32) -> Result<Sums, Unfit> {
 /// # Errors
 /// As [`noised`].
 pub fn noised_as(shape: &Shape, sums: &Sums, drawn: &Drawn, day: i32) -> Result<Sums, Unfit> {
-    drawn.mechanism.check(sums.items())?;
-    let noising = Noising {
-        shape,
-        queries: Queries::of(sums, day),
-        drawn,
-        counts: vec![true; sums.items()],
-    }
-    .without(sums);
+    let noising = Noising::new(shape, sums, drawn, day)?;
     let items = sums.items();
     let seen = noising.column(Group::Seen)?;
     let met = noising.rows(Group::Met)?;
@@ -336,14 +329,7 @@ pub fn noised_recent(
     drawn: &Drawn,
     day: i32,
 ) -> Result<Counts, Unfit> {
-    drawn.mechanism.check(sums.items())?;
-    let noising = Noising {
-        shape,
-        queries: Queries::of(sums, day),
-        drawn,
-        counts: vec![true; sums.items()],
-    }
-    .without(sums);
+    let noising = Noising::new(shape, sums, drawn, day)?;
     let mut counts = Counts::new(sums.items());
     counts.days = noising.days(day)?;
     counts.seen = seen.to_vec();
@@ -358,12 +344,19 @@ struct Noising<'a> {
     counts: Vec<bool>,
 }
 
-impl Noising<'_> {
-    fn without(mut self, sums: &Sums) -> Self {
+impl<'a> Noising<'a> {
+    fn new(shape: &'a Shape, sums: &'a Sums, drawn: &'a Drawn, day: i32) -> Result<Self, Unfit> {
+        drawn.mechanism.check(sums.items())?;
+        let mut counts = vec![true; sums.items()];
         for item in sums.cleared() {
-            self.counts[item as usize] = false;
+            counts[item as usize] = false;
         }
-        self
+        Ok(Self {
+            shape,
+            queries: Queries::of(sums, day),
+            drawn,
+            counts,
+        })
     }
 
     /// A group's numbers with noise, row by row, each from a stream of its own: threads do not

@@ -240,15 +240,14 @@ fn what_became_of_lists_fits_the_version() {
     assert!(!verdict(VERSION_WITHOUT_LISTS, lists(None, None)));
 }
 
-/// A receipt whose lists a tally of its own signed, as `change` makes it.
-fn signed_by_tally(change: impl FnOnce(&mut VouchStatement)) -> Result<Receipt, VerifyError> {
-    let tally = Signer::from_seed("tally", &[9; 32]).expect("a seed");
+/// A statement with lists: snapshot 1 was recalled, and 2 is served.
+fn with_lists_of(tally: &Signer) -> Statement {
     let shown = |number, byte: u8| StatedSnapshot {
         number,
         sha256: hex(&[byte; 32]),
         people: 16,
     };
-    let stated = Statement {
+    Statement {
         version: VERSION,
         lists: Some(StatedLists {
             held: true,
@@ -258,7 +257,23 @@ fn signed_by_tally(change: impl FnOnce(&mut VouchStatement)) -> Result<Receipt, 
             ..StatedLists::default()
         }),
         ..statement("erase-subject")
-    };
+    }
+}
+
+/// The receipt of a statement, with what `sign` adds.
+fn verdict_of(stated: Statement, sign: impl FnOnce(&mut Receipt)) -> Result<Receipt, VerifyError> {
+    let (bytes, signer) = receipt_of(stated, vec![], None);
+    let mut receipt: Receipt = serde_json::from_slice(&bytes).expect("a receipt");
+    sign(&mut receipt);
+    let mut bytes = canonical(&receipt);
+    bytes.push(b'\n');
+    verify(&bytes, signer.verifier())
+}
+
+/// A receipt whose lists a tally of its own signed, as `change` makes it.
+fn signed_by_tally(change: impl FnOnce(&mut VouchStatement)) -> Result<Receipt, VerifyError> {
+    let tally = Signer::from_seed("tally", &[9; 32]).expect("a seed");
+    let stated = with_lists_of(&tally);
     let mut vouched = VouchStatement {
         at: stated.accepted_at + 5,
         recalled: 1,
@@ -272,12 +287,8 @@ fn signed_by_tally(change: impl FnOnce(&mut VouchStatement)) -> Result<Receipt, 
         }],
     };
     change(&mut vouched);
-    let (bytes, signer) = receipt_of(stated, vec![], None);
-    let mut receipt: Receipt = serde_json::from_slice(&bytes).expect("a receipt");
-    receipt.tally = Some(vouched.sign(&tally).expect("signs"));
-    let mut bytes = canonical(&receipt);
-    bytes.push(b'\n');
-    verify(&bytes, signer.verifier())
+    let note = vouched.sign(&tally).expect("signs");
+    verdict_of(stated, |r| r.tally = Some(note))
 }
 
 #[test]
@@ -397,22 +408,7 @@ fn any_altered_byte_is_refused() {
 /// A receipt with a note about noise, as `change` makes it.
 fn with_noise(change: impl FnOnce(&mut SnapshotStatement)) -> Result<Receipt, VerifyError> {
     let tally = Signer::from_seed("tally", &[9; 32]).expect("a seed");
-    let shown = |number, byte: u8| StatedSnapshot {
-        number,
-        sha256: hex(&[byte; 32]),
-        people: 16,
-    };
-    let stated = Statement {
-        version: VERSION,
-        lists: Some(StatedLists {
-            held: true,
-            recalled: Some(shown(1, 1)),
-            replaced_by: Some(shown(2, 2)),
-            key: tally.verifier().text(),
-            ..StatedLists::default()
-        }),
-        ..statement("erase-subject")
-    };
+    let stated = with_lists_of(&tally);
     let mut served = SnapshotStatement {
         number: 2,
         day: 20_000,
@@ -433,12 +429,8 @@ fn with_noise(change: impl FnOnce(&mut SnapshotStatement)) -> Result<Receipt, Ve
         }),
     };
     change(&mut served);
-    let (bytes, signer) = receipt_of(stated, vec![], None);
-    let mut receipt: Receipt = serde_json::from_slice(&bytes).expect("a receipt");
-    receipt.noise = Some(served.sign(&tally).expect("signs"));
-    let mut bytes = canonical(&receipt);
-    bytes.push(b'\n');
-    verify(&bytes, signer.verifier())
+    let note = served.sign(&tally).expect("signs");
+    verdict_of(stated, |r| r.noise = Some(note))
 }
 
 #[test]
