@@ -8,7 +8,7 @@ use lethe_proto::tally::{Confided, HeldOf, TallyRefusal, TallyReply, TallyReques
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::snapshot::SnapshotStatement;
 use lethe_receipt::vouch::handle_hash;
-use lethe_tally::Catalogue;
+use lethe_tally::{Catalogue, NoiseConfig, Per};
 use lethe_tallyd::{Service, TallydError};
 
 fn come(service: &Service, who: std::ops::Range<u8>, events: usize, now: u64) {
@@ -147,6 +147,31 @@ fn what_is_held_and_vouched_for_is_what_is_there() {
     assert!(!log.iter().any(|e| e.contains(&hex)));
     let named = lethe_receipt::hex::hex(&handle_hash(&handle(one)));
     assert!(log.iter().any(|e| e.contains(&named)));
+}
+
+/// Each snapshot costs: a process that is started often does not spend the budget.
+#[test]
+fn with_noise_a_start_makes_no_snapshot_before_its_time() {
+    const DAY: u64 = 86_400;
+    let mut disk = Disk::new();
+    disk.lists.publish_s = 7 * DAY;
+    disk.lists.noise = Some(NoiseConfig {
+        epsilon: 100.0,
+        delta: 1e-6,
+        per: Per::Release,
+        budget: 1_000.0,
+    });
+    drop(published(&disk));
+    for days in [0, 1, 6] {
+        let service = disk.open(NOW + days * DAY);
+        assert_eq!(number(&service.work(NOW + days * DAY)), 1, "day {days}");
+    }
+    let service = disk.open(NOW + 7 * DAY);
+    assert_eq!(number(&service.work(NOW + 7 * DAY)), 2);
+    let TallyReply::Status(status) = service.answer(TallyRequest::Status, NOW + 7 * DAY) else {
+        panic!("not answered");
+    };
+    assert!(status.noise.contains("spent by 2 of"), "{}", status.noise);
 }
 
 #[test]

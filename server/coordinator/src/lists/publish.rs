@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lethe_ledger::{Command, Effects, SnapshotRef, Wake};
 use lethe_parts::history::day_of;
-use lethe_tally::{Finished, Served, Tally, TallyError};
+use lethe_tally::{Finished, Served, Tally};
 
 use super::Lists;
 use super::keeper::Keeper;
@@ -30,8 +30,6 @@ pub(super) struct Publishing {
     pub(super) last: Option<u64>,
     /// Its day.
     day: Option<i32>,
-    /// It was said that the noise's budget is spent.
-    said: bool,
 }
 
 impl Publishing {
@@ -106,12 +104,8 @@ impl Lists {
         if !self.is_due(tally, now.uptime_ms, day) {
             return Ok(false);
         }
-        let job = match tally.job(day, seconds) {
-            Err(e @ TallyError::Budget { .. }) => {
-                self.say_spent(&e);
-                return Ok(false);
-            }
-            job => job?,
+        let Some(job) = tally.job_within_budget(day, seconds)? else {
+            return Ok(false);
         };
         let done = job.run()?;
         let published = {
@@ -196,16 +190,6 @@ impl Lists {
         Ok(true)
     }
 
-    /// Once: what is served stays, and nothing newer comes.
-    fn say_spent(&self, spent: &TallyError) {
-        let mut publishing = fatal::lock(&self.publishing);
-        if !std::mem::replace(&mut publishing.said, true) {
-            tracing::warn!(
-                "{spent}; after a deletion, lists have nobody in them; see docs/noise.md"
-            );
-        }
-    }
-
     fn is_due(&self, tally: &Tally, uptime_ms: u64, day: i32) -> bool {
         let publishing = fatal::lock(&self.publishing);
         match tally.lists().served {
@@ -216,7 +200,7 @@ impl Lists {
                 let waited = publishing.last.unwrap_or(0).saturating_add(wait) <= uptime_ms;
                 // Tables are of a day: what was met lately changes with it.
                 let stale = publishing.changed || publishing.day != Some(day);
-                waited && stale
+                waited && stale && !tally.is_too_soon(day, self.config.publish_s)
             }
         }
     }

@@ -4,6 +4,7 @@
 //! needs no lock ([`Job`]); nor does reading what is served.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use lethe_learn::seed::Seed;
@@ -51,6 +52,8 @@ pub struct Tally {
     content: Arc<Content>,
     options: Options,
     noise: Option<Noise>,
+    /// It was said that the noise's budget is spent.
+    said_spent: AtomicBool,
     signer: Arc<Signer>,
     draw: Seed,
     inner: Mutex<Inner>,
@@ -135,6 +138,7 @@ impl Tally {
             content,
             options,
             noise,
+            said_spent: AtomicBool::new(false),
         };
         tally.settle(&mut tally.lock(), now)?;
         Ok(tally)

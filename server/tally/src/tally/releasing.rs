@@ -1,13 +1,17 @@
 //! What noise a snapshot gets, what it costs, and when nothing more is published.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use lethe_parts::noise::{Drawn, Mechanism, Settings, accountant};
 use lethe_receipt::snapshot::SnapshotNoise;
 
-use super::{Served, Tally};
+use super::{Job, Served, Tally};
 use crate::cells::{Spent, State};
 use crate::error::TallyError;
+
+/// Seconds of a day.
+const DAY_S: u64 = 86_400;
 
 /// Noise as it was set, and as it is made.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +123,38 @@ impl Tally {
         match &self.lists().served {
             Served::Snapshot(served) => Some(served.statement.day),
             Served::Nothing | Served::Out { .. } => None,
+        }
+    }
+
+    /// Whether noise makes a snapshot of this day too costly: less than `publish_s` has passed since
+    /// the day of what is served. Also after a start, when nothing else is known of when that was.
+    pub fn is_too_soon(&self, day: i32, publish_s: u64) -> bool {
+        let Some(last) = self.costly_day() else {
+            return false;
+        };
+        // A clock that was set back does not hold snapshots for long.
+        match u64::try_from(i64::from(day) - i64::from(last)) {
+            Ok(days) => (days + 1) * DAY_S <= publish_s,
+            Err(_) => false,
+        }
+    }
+
+    /// What is needed to make the next snapshot, as [`Self::job`]; none: all have spent what they
+    /// may. That is said once.
+    ///
+    /// # Errors
+    /// As [`Self::job`].
+    pub fn job_within_budget(&self, day: i32, now: u64) -> Result<Option<Job>, TallyError> {
+        match self.job(day, now) {
+            Err(e @ TallyError::Budget { .. }) => {
+                if !self.said_spent.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "{e}; after a deletion, lists have nobody in them; see docs/noise.md"
+                    );
+                }
+                Ok(None)
+            }
+            job => job.map(Some),
         }
     }
 

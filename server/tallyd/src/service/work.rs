@@ -5,7 +5,7 @@ use std::sync::{OnceLock, TryLockError};
 
 use lethe_parts::history::day_of;
 use lethe_proto::tally::TallyReply;
-use lethe_tally::{Done, Finished, Served, TallyError};
+use lethe_tally::{Done, Finished, Served};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{Answer, Service, locked};
@@ -23,8 +23,6 @@ pub(super) struct Publishing {
     pub(super) last: Option<u64>,
     /// Its day.
     day: Option<i32>,
-    /// It was said that the noise's budget is spent.
-    said: bool,
 }
 
 impl Publishing {
@@ -86,12 +84,8 @@ impl Service {
         if !self.is_due(now, day) {
             return Ok(None);
         }
-        let job = match self.tally.job(day, now) {
-            Err(e @ TallyError::Budget { .. }) => {
-                self.say_spent(&e);
-                return Ok(None);
-            }
-            job => job?,
+        let Some(job) = self.tally.job_within_budget(day, now)? else {
+            return Ok(None);
         };
         let done = aside(|| job.run())?;
         // Before anybody sees the number.
@@ -114,16 +108,6 @@ impl Service {
             self.keep_sums(&done);
         }
         Ok(Some(finished))
-    }
-
-    /// Once: what is served stays, and nothing newer comes.
-    fn say_spent(&self, spent: &TallyError) {
-        let mut publishing = locked(&self.publishing);
-        if !std::mem::replace(&mut publishing.said, true) {
-            tracing::warn!(
-                "{spent}; after a deletion, lists have nobody in them; see docs/noise.md"
-            );
-        }
     }
 
     /// Nobody waits for this: it saves the next start a fold.
@@ -152,7 +136,7 @@ impl Service {
                 });
                 // Tables are of a day: what was met lately changes with it.
                 let stale = publishing.changed || publishing.day != Some(day);
-                waited && stale
+                waited && stale && !self.tally.is_too_soon(day, self.lists.publish_s)
             }
         }
     }
