@@ -102,12 +102,7 @@ impl World {
     /// The same with noise on the sums: so much epsilon a snapshot.
     pub fn config_with_noise(&self, epsilon: f64) -> ServerConfig {
         let mut config = self.config_with_lists("");
-        config.lists.noise = Some(NoiseConfig {
-            epsilon,
-            delta: 1e-6,
-            per: Per::Release,
-            budget: 1_000.0,
-        });
+        config.lists.noise = Some(noise(epsilon));
         config
     }
 
@@ -587,6 +582,16 @@ impl Operator {
             AdminReply::Receipt(text) => text.into_bytes(),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// Noise of so much epsilon a snapshot, with a budget that lasts.
+pub fn noise(epsilon: f64) -> NoiseConfig {
+    NoiseConfig {
+        epsilon,
+        delta: 1e-6,
+        per: Per::Release,
+        budget: 1_000.0,
     }
 }
 

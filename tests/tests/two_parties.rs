@@ -18,7 +18,7 @@ use lethe_tallyd::config::Config;
 use lethe_tallyd::process;
 use lethe_tests::lists::{Lister, events, seal};
 use lethe_tests::party;
-use lethe_tests::world::{Operator, World, id};
+use lethe_tests::world::{Operator, World, id, noise};
 use lethe_transport::TransportError;
 
 const PEOPLE: u32 = 80;
@@ -100,8 +100,14 @@ struct Parties {
 }
 
 async fn parties(people: u32) -> Parties {
+    parties_with(people, |_| {}).await
+}
+
+/// The same, with a tally of another configuration.
+async fn parties_with(people: u32, change: impl FnOnce(&mut Config)) -> Parties {
     let world = World::new(1_000);
     let mut tally = Tally::new(&world);
+    change(&mut tally.config);
     let tally_at = tally.start();
     let (coordinator, addr) = world.start_with(config(&world, &tally, tally_at)).await;
     let op = world.operator(addr).await;
@@ -218,6 +224,23 @@ async fn a_tally_of_its_own_makes_the_lists_and_forgets() {
     };
     assert_eq!(replayed.stated, Some(true), "{replayed:?}");
     p.coordinator.shutdown();
+}
+
+/// The note about it is the tally's: the coordinator adds up nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_receipt_says_what_noise_has_cost() {
+    let p = parties_with(PEOPLE, |config| config.lists.noise = Some(noise(5.0))).await;
+    settled(&p.devices[0]).await;
+    let Forgotten { deletion, .. } = p.forget().await;
+    let receipt = p.receipt(deletion).await;
+    assert!(receipt.vouched().unwrap().is_some());
+    let stated = receipt.noise_stated().unwrap().expect("the tally says it");
+    let said = stated.noise.unwrap();
+    assert!(said.epsilon_millionths <= 5_000_000);
+    assert!(said.releases >= 2, "one before, one after");
+    assert!(said.spent_millionths > said.epsilon_millionths);
+    let status = p.op.lists().await;
+    assert!(status.sums.contains("noise: epsilon"), "{}", status.sums);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

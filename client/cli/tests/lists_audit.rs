@@ -15,6 +15,8 @@ use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::lists::Placed;
 use lethe_receipt::hex::{hex, unhex};
 use lethe_receipt::lists_audit::ListsBundle;
+use lethe_receipt::note::VerifierKey;
+use lethe_receipt::receipt;
 use lethe_tests::party;
 use lethe_tests::tiny::{ITEMS, time};
 use lethe_tests::world::{Operator, PATIENCE, World, id};
@@ -339,6 +341,12 @@ async fn noise_is_drawn_again_and_no_other_noise_is_taken() {
         let said = desk.audit(&with_noise(&bundle, change));
         assert_eq!(said.code, 1, "{at}: {} {}", said.out, said.err);
     }
+    // A deletion costs a snapshot, and its receipt says so.
+    let deletion = op.ask_to_forget(0, &[]).await.unwrap();
+    op.deleted(deletion).await;
+    let key = VerifierKey::parse(&op.status().await.log_key).unwrap();
+    let receipt = receipt::verify(&op.receipt(deletion).await, &key).unwrap();
+    assert!(receipt.noise_stated().unwrap().is_some());
     coordinator.shutdown();
 }
 

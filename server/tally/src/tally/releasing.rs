@@ -126,8 +126,9 @@ impl Tally {
         }
     }
 
-    /// Whether noise makes a snapshot of this day too costly: less than `publish_s` has passed since
-    /// the day of what is served. Also after a start, when nothing else is known of when that was.
+    /// Whether noise makes a snapshot of this day too costly: less than `publish_s` has passed
+    /// since the day of what is served. Also after a start, when nothing else is known of when that
+    /// was.
     pub fn is_too_soon(&self, day: i32, publish_s: u64) -> bool {
         let Some(last) = self.costly_day() else {
             return false;
