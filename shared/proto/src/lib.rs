@@ -18,6 +18,7 @@ pub mod deletion;
 pub mod ids;
 pub mod limits;
 pub mod lists;
+pub mod masked;
 pub mod message;
 pub mod packed;
 pub mod payload;

@@ -35,6 +35,8 @@ pub enum PackedFormat {
     /// Heafield, EMNLP 2017). Whoever sends changes keeps what was left out and adds it to the next
     /// (error feedback; Stich et al., NeurIPS 2018).
     TopK(u16),
+    /// In fixed point under a mask: only the sum of a round is ever read ([`crate::masked`]).
+    Masked,
 }
 
 /// Why packed values cannot be read.
@@ -55,6 +57,12 @@ pub enum PackedError {
     /// Infinite or not a number: nothing can be quantised against it.
     #[error("value {0} is not finite and cannot be packed: the training diverged")]
     NotFinite(usize),
+    /// Nobody can read it alone.
+    #[error(
+        "one masked update is no values: only the sum of a round can be read, once the tally has \
+         given the sum of its masks"
+    )]
+    Masked,
 }
 
 /// Values in a format.
@@ -90,6 +98,7 @@ impl PackedFormat {
             Self::Int4 => n.div_ceil(2) + scales,
             // A gap has at most five bytes.
             Self::TopK(_) => self.kept(n).saturating_mul(6) + scales + 8,
+            Self::Masked => crate::masked::length(n),
         }
     }
 
@@ -128,6 +137,7 @@ impl Packed {
             PackedFormat::Int8 => quantise(values, 127),
             PackedFormat::Int4 => halve(values),
             PackedFormat::TopK(_) => top(values, format.kept(values.len())),
+            PackedFormat::Masked => return Err(PackedError::Masked),
         };
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
         let short = encoder
@@ -192,6 +202,7 @@ impl Packed {
             PackedFormat::Int8 => restore(raw, n),
             PackedFormat::Int4 => double(raw, n),
             PackedFormat::TopK(_) => spread(raw, n, self.format.kept(n)),
+            PackedFormat::Masked => return Err(PackedError::Masked),
         };
         let values: Vec<f32> = values.ok_or_else(|| self.malformed(n, "another length"))?;
         match first_not_finite(&values) {

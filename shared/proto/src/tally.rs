@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{self, CodecError};
 use crate::ids::Digest;
 use crate::lists::Contributed;
+use crate::masked::{MasksAsked, MasksSummed};
 
 /// Name of the first use of the sealing key, in every envelope's `info`.
 pub const CONTRIBUTION: &[u8] = b"lethe contribution 1";
@@ -230,6 +231,17 @@ pub enum TallyRequest {
         /// Whose.
         handles: Vec<[u8; 16]>,
     },
+    /// The sum of the masks of a round's updates. It may be repeated. From minor version 4 on.
+    Masks(MasksAsked),
+    /// These have left by a deletion: nothing is kept of the sums that they were in. At most
+    /// [`TOGETHER`]; it may be repeated. From minor version 4 on.
+    LeaveSums {
+        /// Who.
+        handles: Vec<[u8; 16]>,
+        /// How many people have left by deletions, these among them: no sum is made any more that
+        /// was asked for when they were fewer.
+        left: u64,
+    },
 }
 
 /// A sealed contribution, with what the coordinator adds: whose it is, for the tally.
@@ -291,6 +303,8 @@ pub enum TallyReply {
         /// Expected, got, and what to do.
         message: String,
     },
+    /// Answer to [`TallyRequest::Masks`].
+    Masks(MasksSummed),
 }
 
 /// Why the tally does not do something.

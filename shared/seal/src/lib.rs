@@ -1,5 +1,5 @@
 //! Authenticated encryption of records at rest (AES-256-GCM), envelopes that one key opens
-//! ([`envelope`]), and random bytes: shared by client and servers.
+//! ([`envelope`]), masks ([`mask`]), and random bytes: shared by client and servers.
 //!
 //! ```
 //! let key = lethe_seal::random()?;
@@ -11,6 +11,7 @@
 //! ```
 
 pub mod envelope;
+pub mod mask;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};

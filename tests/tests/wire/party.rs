@@ -1,5 +1,9 @@
 //! The messages of a tally of its own.
 
+use lethe_proto::ids::{EpochNo, RoundKey, ShardId};
+use lethe_proto::masked::{ENVELOPE, Masked, MasksAsked, MasksSummed, SealedSeed};
+use lethe_proto::packed::Packed;
+
 use super::*;
 
 pub(super) fn sealed() -> SealedContribution {
@@ -7,6 +11,24 @@ pub(super) fn sealed() -> SealedContribution {
         ticket: [1; 32],
         envelope: vec![2, 3],
     }
+}
+
+fn round() -> RoundKey {
+    RoundKey {
+        epoch: EpochNo::FIRST,
+        shard: ShardId(2),
+        generation: 3,
+        stage: 1,
+        round: 300,
+    }
+}
+
+fn masked() -> Packed {
+    let update = Masked {
+        values: vec![1, u32::MAX],
+        seed: vec![9; ENVELOPE],
+    };
+    update.pack()
 }
 
 /// From minor version 3 on.
@@ -48,6 +70,26 @@ pub(super) fn tally_requests() -> Vec<Request> {
             from: 70_000,
         }),
         ask(TallyRequest::Vouch { handles: handles() }),
+        // From minor version 4 on.
+        ask(TallyRequest::Masks(MasksAsked {
+            round: round(),
+            left: 7,
+            values: 30_721,
+            seeds: vec![SealedSeed {
+                handle: [4; 16],
+                envelope: vec![2, 3],
+            }],
+        })),
+        ask(TallyRequest::LeaveSums {
+            handles: handles(),
+            left: 8,
+        }),
+        Request::Update {
+            round: round(),
+            delta: masked(),
+            loss: 0.0,
+            samples: 4,
+        },
     ]
 }
 
@@ -170,5 +212,10 @@ pub(super) fn tally_replies() -> Vec<Reply> {
         says(TallyReply::Vouched("n".into())),
     ];
     all.extend(refused);
+    all.push(says(TallyReply::Masks(MasksSummed {
+        counted: vec![0, 300],
+        why: "w".into(),
+        sum: vec![1, 2, 3, 4],
+    })));
     all
 }
