@@ -10,6 +10,8 @@
 //! # Ok::<(), lethe_recipe::RecipeError>(())
 //! ```
 
+mod masking;
+
 use std::io::Read;
 use std::sync::Arc;
 
@@ -319,8 +321,11 @@ impl Recipe {
         let given: toml::Table = toml::from_str(text).map_err(parse)?;
         let mut recipe = toml::from_str::<Self>(text).map_err(parse)?;
         recipe.prompt = recipe.prompt.map(template_text).transpose()?;
+        let masked = recipe.updates == PackedFormat::Masked;
         match recipe.clip_factor {
-            None if !given.contains_key("clip_factor") => recipe.clip_factor = Some(CLIP_FACTOR),
+            None if !given.contains_key("clip_factor") && !masked => {
+                recipe.clip_factor = Some(CLIP_FACTOR);
+            }
             Some(0.0) => recipe.clip_factor = None,
             _ => {}
         }
@@ -479,14 +484,18 @@ impl Recipe {
         )?;
         let sparse = |f: PackedFormat, max: u16| match f {
             PackedFormat::TopK(n) => (1..=max).contains(&n),
+            PackedFormat::Masked => max > 0,
             _ => true,
         };
         range(
             "updates",
             sparse(self.updates, 1000),
             format!("{:?}", self.updates),
-            "f32, int8, int4 or top-k of 1 to 1000",
+            "f32, int8, int4, top-k of 1 to 1000, or masked",
         )?;
+        if self.updates == PackedFormat::Masked {
+            self.check_sums()?;
+        }
         range(
             "adapters",
             sparse(self.adapters, 0),
