@@ -144,6 +144,7 @@ impl Bench {
         let closes = Command::RoundAggregated {
             run,
             counted,
+            left_out: vec![],
             hash: state.digest,
             norm: Some(1.0),
             loss: Some(1.0),

@@ -222,6 +222,8 @@ pub enum Command {
     RoundAggregated {
         run: RunKey,
         counted: Vec<Contributor>,
+        /// These have answered, too, and cannot be counted (`docs/secure-sums.md`).
+        left_out: Vec<Contributor>,
         state: ValueRef,
         hash: Digest,
         norm: Option<f32>,

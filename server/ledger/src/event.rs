@@ -315,6 +315,14 @@ pub enum Event {
         snapshot: SnapshotRef,
         after_ms: u64,
     },
+
+    // Of a stage.
+    /// These answered a round, and it does not count them: the sum of their masks would say too
+    /// much of one of them.
+    UpdatesLeftOut {
+        stage: StageKey,
+        updates: Vec<Contributor>,
+    },
 }
 
 /// A statement in an event.
@@ -367,9 +375,9 @@ impl Event {
             | Self::PersonKept { subject, .. }
             | Self::ReleaseFetched { subject, .. }
             | Self::ErrorsMeasured { subject, .. } => Owner::Person(subject.clone()),
-            Self::UpdatesStored { stage, .. } | Self::RoundCounted { stage, .. } => {
-                Owner::Stage(*stage)
-            }
+            Self::UpdatesStored { stage, .. }
+            | Self::RoundCounted { stage, .. }
+            | Self::UpdatesLeftOut { stage, .. } => Owner::Stage(*stage),
             Self::DeletionAccepted { id, .. }
             | Self::MadeExact { id, .. }
             | Self::AlsoRolledBack { id, .. }

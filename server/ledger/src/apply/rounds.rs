@@ -244,6 +244,7 @@ pub(super) fn apply_stage(state: &mut State, key: StageKey, event: &Event) {
             personal,
             ..
         } => count_round(state, key, *round, counted, personal),
+        Event::UpdatesLeftOut { updates, .. } => leave_out(state, key, updates),
         _ => {}
     }
 }
@@ -311,6 +312,13 @@ fn count_round(
     for (subject, value) in personal {
         dropped.extend(stage.personal.insert(subject.clone(), value.clone()));
     }
+    state.dropped.extend(dropped);
+    state.touch(SliceId::Stage(key));
+}
+
+fn leave_out(state: &mut State, key: StageKey, updates: &[Contributor]) {
+    let stage = state.stages.entry(key).or_default();
+    let dropped = updates.iter().filter_map(|of| stage.stored.remove(of));
     state.dropped.extend(dropped);
     state.touch(SliceId::Stage(key));
 }

@@ -38,6 +38,7 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
         Command::RoundAggregated {
             run,
             counted,
+            left_out,
             state: value,
             hash,
             norm,
@@ -48,6 +49,7 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
             spent,
         } => {
             let result = Aggregated {
+                left_out,
                 value,
                 hash,
                 sum: RoundSum {
@@ -271,6 +273,7 @@ fn seal(state: &State, run: RunKey, now: Now) -> Vec<Event> {
 
 /// The result of a job.
 struct Aggregated {
+    left_out: Vec<Contributor>,
     value: ValueRef,
     hash: lethe_proto::ids::Digest,
     sum: RoundSum,
@@ -278,6 +281,18 @@ struct Aggregated {
     checkpoint: Option<ValueRef>,
     lineage: Option<(u64, lethe_proto::ids::Digest)>,
     spent: Spent,
+}
+
+/// Whether those who count and those who are left out are all whose updates were to be added up.
+fn same(sealed: &[Contributor], counted: &[Contributor], left_out: &[Contributor]) -> bool {
+    if left_out.is_empty() {
+        return sealed == counted;
+    }
+    let mut all: Vec<&Contributor> = counted.iter().chain(left_out).collect();
+    all.sort();
+    let mut expected: Vec<&Contributor> = sealed.iter().collect();
+    expected.sort();
+    all == expected
 }
 
 fn aggregated(
@@ -303,7 +318,7 @@ fn aggregated(
     let all_there = counted
         .iter()
         .all(|c| stored.is_some_and(|s| s.stored.contains_key(c)));
-    if sealed.counted != counted || !all_there {
+    if !same(&sealed.counted, &counted, &result.left_out) || !all_there {
         return Ok(vec![]);
     }
     let terms = &view.epoch.terms;
@@ -351,6 +366,12 @@ fn aggregated(
             personal: result.personal,
         },
     ];
+    if !result.left_out.is_empty() {
+        events.push(Event::UpdatesLeftOut {
+            stage: run.stage_key(),
+            updates: result.left_out,
+        });
+    }
     if !view.live && ends && run.stage >= terms.slices {
         events.push(Event::ReplayEnded {
             shard: view.at,

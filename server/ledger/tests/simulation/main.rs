@@ -300,6 +300,7 @@ fn decisions_survive_everything() {
         ("moves", sum(|c| c.moves)),
         ("replays", sum(|c| c.replays)),
         ("stale", sum(|c| c.stale)),
+        ("left out", sum(|c| c.left_out)),
         ("restored", sum(|c| c.restored)),
         ("two epochs", sum(|c| c.two_epochs)),
         ("lost shards", sum(|c| c.lost_shards)),

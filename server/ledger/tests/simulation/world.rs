@@ -67,6 +67,7 @@ pub(crate) struct Count {
     pub(crate) restored: u64,
     pub(crate) two_epochs: u64,
     pub(crate) lost_shards: u64,
+    pub(crate) left_out: u64,
 }
 
 pub(crate) struct World {
@@ -98,6 +99,8 @@ pub(crate) struct World {
     trace: Digest,
     pub(crate) lists: lists::Lists,
     uses: u64,
+    /// Updates have masks: not all who answer can be counted.
+    pub(crate) masks: bool,
 }
 
 pub(crate) fn name(n: usize) -> SubjectId {
@@ -176,6 +179,10 @@ impl World {
             items: Arc::new((0..8).map(|i: u32| i.to_string()).collect()),
             ..Rules::default()
         };
+        // Half of those worlds in which masks can be.
+        let masks = terms.aggregation == Aggregation::Fedavg
+            && terms.staleness.is_none()
+            && seed.is_multiple_of(2);
         let mut w = Self {
             seed,
             dice,
@@ -204,6 +211,7 @@ impl World {
             trace: Digest::default(),
             lists: lists::Lists::default(),
             uses: 0,
+            masks,
         };
         w.begin(people);
         w.misfortunes(people);
@@ -461,6 +469,9 @@ impl World {
                     let most = self.terms.staleness.unwrap_or(0);
                     let fits = counted.iter().all(|(_, begun)| round - begun <= most);
                     assert!(fits, "{}: too late", self.tell());
+                }
+                Event::UpdatesLeftOut { updates, .. } => {
+                    self.count.left_out += updates.len() as u64;
                 }
                 Event::MadeExact { id, .. } => {
                     let request = self.state.deletions()[id].request.clone();

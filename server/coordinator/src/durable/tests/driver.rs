@@ -522,6 +522,7 @@ impl Driver {
         let aggregated = Command::RoundAggregated {
             run,
             counted: counted.clone(),
+            left_out: vec![],
             state: at.clone(),
             hash,
             norm: Some(1.0),

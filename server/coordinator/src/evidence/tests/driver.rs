@@ -349,6 +349,7 @@ impl Driver {
         Command::RoundAggregated {
             run,
             counted,
+            left_out: vec![],
             state: state.clone(),
             hash,
             norm: Some(1.0),

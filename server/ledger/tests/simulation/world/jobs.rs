@@ -17,13 +17,14 @@ impl World {
         let updates: Option<Vec<_>> = counted.iter().map(find).collect();
         let start = self.state.start_of(&run).unwrap().0.cloned();
         let theta = start.map_or_else(|| Some(initial()), |v| self.disk.read(&v).cloned());
-        let (Some(updates), Some(mut theta)) = (updates, theta) else {
+        let (Some(mut updates), Some(mut theta)) = (updates, theta) else {
             let why = "a value is missing".to_owned();
             return self.at(
                 self.now + 1,
                 Ev::Job(Command::AggregationFailed { run, why }, vec![]),
             );
         };
+        let left_out = self.leave_out(&run, &mut updates);
         add_up(&mut theta, run.round, &updates);
         self.uses += 1;
         let id = format!("e{}/{:?}/{}", run.epoch.0, run, self.uses);
@@ -56,7 +57,8 @@ impl World {
         }
         let command = Command::RoundAggregated {
             run,
-            counted: counted.to_vec(),
+            counted: updates.into_iter().map(|(of, _)| of).collect(),
+            left_out,
             state: value.clone(),
             hash,
             norm: Some(1.0),
@@ -79,6 +81,29 @@ impl World {
             );
         }
         self.at(self.now + delay as u64, Ev::Job(command, values));
+    }
+
+    /// Those whose masks the tally does not sum, where updates have masks.
+    fn leave_out(
+        &mut self,
+        run: &RunKey,
+        updates: &mut Vec<(Contributor, Vec<f32>)>,
+    ) -> Vec<Contributor> {
+        if !self.masks || !self.state.is_live(run) || self.dice.below(3) > 0 {
+            return vec![];
+        }
+        let all = self.dice.below(4) == 0;
+        let mut left_out = vec![];
+        for (of, values) in std::mem::take(updates) {
+            match all || self.dice.below(3) == 0 {
+                true => {
+                    self.acknowledged.remove(&(*run, of.0.clone()));
+                    left_out.push(of);
+                }
+                false => updates.push((of, values)),
+            }
+        }
+        left_out
     }
 
     pub(super) fn tick(&mut self) {
