@@ -112,6 +112,15 @@ pub enum TallydError {
         /// The cause.
         source: std::io::Error,
     },
+    /// There is no room for who was in one more sum.
+    #[error(
+        "who was in sums of masks is kept for {most} people and rounds at most: begin a new epoch \
+         with an empty tally, or train fewer rounds"
+    )]
+    TooManySums {
+        /// The most.
+        most: usize,
+    },
     /// The process that has the folder does not answer.
     #[error("the process that has {folder} does not answer within {seconds} s: look at its log")]
     Silent {

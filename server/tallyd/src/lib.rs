@@ -17,6 +17,7 @@ pub mod party;
 pub mod process;
 mod sealing;
 mod service;
+mod sums;
 mod tickets;
 
 pub use error::TallydError;

@@ -1,7 +1,7 @@
 //! What the process keeps besides the tally's own folder: its authority, sealing keys, who may
 //! connect, and how far its log is. All of it is sealed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use lethe_transport::identity::{Authority, AuthorityRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::TallydError;
+use crate::sums::{Stage, StageId};
 
 /// Format of the folder.
 const FORMAT: u32 = 1;
@@ -88,6 +89,19 @@ pub(crate) struct CatalogueRow {
 }
 persisted!(CatalogueRow, "tallyd-catalogue", Public);
 
+/// Who was in the sum of a round. Key: epoch, shard, stage and round.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SumRow {
+    /// Number of the key that it is sealed under.
+    pub(crate) key: u32,
+    /// When it was summed, in seconds since 1970.
+    pub(crate) at: u64,
+    /// Who was in it and has not left, ascending.
+    pub(crate) handles: Vec<[u8; 16]>,
+}
+// As with sealing keys: each stage has keys of its own, which can be destroyed.
+persisted!(SumRow, "tallyd-sums", Evidence);
+
 /// The store of all that.
 pub(crate) struct Office(SealedStore);
 
@@ -108,6 +122,35 @@ fn parse(key: &str) -> Result<u64, StoreError> {
         name: "the folder".into(),
         why: "a sealing key has no number".into(),
     })
+}
+
+fn sums_key(id: &StageId, number: u32) -> KeyName {
+    let StageId {
+        epoch,
+        shard,
+        stage,
+    } = id;
+    KeyName::evidence_of(&format!(
+        "sums-{epoch:08x}-{shard:04x}-{stage:04x}-{number:08x}"
+    ))
+}
+
+fn sums_row(id: &StageId, round: u16) -> String {
+    format!(
+        "{:08x}{:04x}{:04x}{round:04x}",
+        id.epoch, id.shard, id.stage
+    )
+}
+
+fn parse_sums_row(key: &str) -> Option<(StageId, u16)> {
+    let number = |from: usize, to: usize| u32::from_str_radix(key.get(from..to)?, 16).ok();
+    let small = |from: usize| u16::try_from(number(from, from + 4)?).ok();
+    let id = StageId {
+        epoch: number(0, 8)?,
+        shard: small(8)?,
+        stage: small(12)?,
+    };
+    Some((id, small(16)?))
 }
 
 impl Office {
@@ -193,6 +236,40 @@ impl Office {
     /// Destroys sealing keys. What was sealed to them opens never again.
     pub(crate) fn destroy_sealing(&self, numbers: &[u64]) -> Result<(), StoreError> {
         let keys: Vec<KeyName> = numbers.iter().map(|n| sealing_key(*n)).collect();
+        self.0.destroy(&keys).map(drop)
+    }
+
+    /// Who was in which sum.
+    pub(crate) fn sums(&self) -> Result<BTreeMap<StageId, Stage>, StoreError> {
+        let mut out: BTreeMap<StageId, Stage> = BTreeMap::new();
+        for (key, row) in self.0.all::<SumRow>()? {
+            let (id, round) = parse_sums_row(&key).ok_or_else(|| StoreError::Corrupt {
+                name: "the folder".into(),
+                why: "a sum of masks has no round".into(),
+            })?;
+            let stage = out.entry(id).or_default();
+            stage.key = row.key;
+            stage.rounds.insert(round, row);
+        }
+        Ok(out)
+    }
+
+    /// Writes these rows of a stage, together.
+    pub(crate) fn keep_sums(
+        &self,
+        id: &StageId,
+        rows: &BTreeMap<u16, SumRow>,
+    ) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        for (round, row) in rows {
+            batch = batch.put(&sums_key(id, row.key), &sums_row(id, *round), row)?;
+        }
+        self.0.write(batch)
+    }
+
+    /// Destroys keys of rows that were sealed anew.
+    pub(crate) fn destroy_sums(&self, keys: &BTreeSet<(StageId, u32)>) -> Result<(), StoreError> {
+        let keys: Vec<KeyName> = keys.iter().map(|(id, key)| sums_key(id, *key)).collect();
         self.0.destroy(&keys).map(drop)
     }
 }

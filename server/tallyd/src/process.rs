@@ -177,6 +177,10 @@ fn report(service: &Service, now: u64) -> String {
         service.log_entries(),
         service.key(),
     );
+    let rounds = service.summed_rounds();
+    if rounds > 0 {
+        let _ = writeln!(out, "masks: summed for {rounds} rounds of training");
+    }
     if !status.noise.is_empty() {
         let _ = writeln!(out, "{}", status.noise);
     }

@@ -6,6 +6,8 @@ mod common;
 
 use bolero::check;
 use common::{Asked, Disk, NOW, catalogue, handle};
+use lethe_proto::ids::{EpochNo, RoundKey, ShardId};
+use lethe_proto::masked::{MasksAsked, SealedSeed};
 use lethe_proto::tally::{HeldOf, TOGETHER, TallyRefusal, TallyReply, TallyRequest};
 use lethe_tally::cells::{Fold, Left, lint};
 use lethe_tallyd::Service;
@@ -17,7 +19,7 @@ fn handles(who: u8) -> Vec<[u8; 16]> {
 }
 
 fn request(service: &Service, what: u8, who: u8, now: u64) -> TallyRequest {
-    match what % 16 {
+    match what % 18 {
         0 => TallyRequest::Open {
             items: catalogue().digest(),
             floor: match who {
@@ -71,6 +73,28 @@ fn request(service: &Service, what: u8, who: u8, now: u64) -> TallyRequest {
             salt: [who; 32],
             from: u64::from(who) << (what % 56),
         },
+        15 => TallyRequest::LeaveSums {
+            handles: handles(who % 5),
+            left: u64::from(who),
+        },
+        16 => TallyRequest::Masks(MasksAsked {
+            round: RoundKey {
+                epoch: EpochNo::FIRST,
+                shard: ShardId(u16::from(who % 2)),
+                generation: u32::from(who % 3),
+                stage: 1,
+                round: u16::from(what / 64),
+            },
+            left: u64::from(who),
+            values: u32::from(who) * u32::from(what) * 1_000,
+            seeds: handles(who)
+                .into_iter()
+                .map(|handle| SealedSeed {
+                    handle,
+                    envelope: vec![who; 70 + usize::from(who % 20)],
+                })
+                .collect(),
+        }),
         _ => TallyRequest::Vouch {
             handles: vec![handle(who); usize::from(who) * TOGETHER / 200],
         },

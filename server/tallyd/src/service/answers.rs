@@ -1,6 +1,6 @@
 //! Requests that need little: who leaves, what there is, what is served.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{MutexGuard, TryLockError};
 
 use aho_corasick::AhoCorasick;
@@ -81,6 +81,18 @@ impl Service {
                 .for_each(|l| tickets.drop_until(&l.handle, l.before));
         }
         self.with_space(|| self.tally.leave_older(&leavers, now))?;
+        let before: BTreeMap<[u8; 16], u64> =
+            leavers.iter().map(|l| (l.handle.0, l.before)).collect();
+        self.leave_sums(|handle, at| before.get(handle).is_some_and(|before| at <= *before))?;
+        self.done()
+    }
+
+    pub(super) fn forget_sums(&self, handles: &[[u8; 16]], left: u64) -> Answer {
+        check_count(handles.len(), "handles")?;
+        let gone: BTreeSet<&[u8; 16]> = handles.iter().collect();
+        let _alone = alone(&self.gate);
+        locked(&self.sums).have_left(left);
+        self.leave_sums(|handle, _| gone.contains(handle))?;
         self.done()
     }
 
@@ -194,6 +206,13 @@ impl Service {
                 *hits.entry(table.to_owned()).or_default() += n;
             }
         })?;
+        for row in locked(&self.sums).handles() {
+            records += 1;
+            let n: u64 = row.iter().map(|handle| count(handle)).sum();
+            if n > 0 {
+                *hits.entry("tallyd-sums".to_owned()).or_default() += n;
+            }
+        }
         Ok(TallyReply::Searched {
             records,
             hits: hits.into_iter().collect(),

@@ -7,6 +7,7 @@
 
 mod answers;
 mod bring;
+mod masks;
 mod work;
 
 use std::fs::File;
@@ -27,6 +28,7 @@ use crate::door::hash_of;
 use crate::evidence::Evidence;
 use crate::office::{CatalogueRow, DoorRow, Office, lock};
 use crate::sealing::Sealing;
+use crate::sums::Sums;
 use crate::tickets::Tickets;
 use work::Publishing;
 
@@ -75,6 +77,10 @@ pub struct Service {
     door: Mutex<DoorRow>,
     publishing: Mutex<Publishing>,
     vouches: Mutex<Pace>,
+    /// Who was in which sum of masks.
+    sums: Mutex<Sums>,
+    /// One at a time adds masks up.
+    masking: Mutex<()>,
     /// One at a time makes snapshots.
     working: Mutex<()>,
     /// One at a time reads everything.
@@ -135,6 +141,7 @@ impl From<TallydError> for Refused {
     fn from(why: TallydError) -> Self {
         match why {
             TallydError::Tally(why) => why.into(),
+            why @ TallydError::TooManySums { .. } => busy(why.to_string()),
             other => failed(&other),
         }
     }
@@ -197,6 +204,7 @@ impl Service {
             sealing,
             evidence,
             door,
+            sums,
             counting,
         } = parts;
         let costly = tally.costly_day();
@@ -216,6 +224,8 @@ impl Service {
                 left: VOUCHES,
                 at: opening.now,
             }),
+            sums: Mutex::new(sums),
+            masking: Mutex::new(()),
             working: Mutex::new(()),
             reading: Mutex::new(()),
             reserve,
@@ -229,7 +239,10 @@ impl Service {
     /// Answers a request. Whoever calls it sees to it that `Open` comes first in a connection.
     pub fn answer(&self, request: TallyRequest, now: u64) -> TallyReply {
         let answered = match request {
-            TallyRequest::Open { items, floor } => self.open_for(&items, floor, now),
+            TallyRequest::Open { items, floor } => {
+                locked(&self.sums).greeted();
+                self.open_for(&items, floor, now)
+            }
             TallyRequest::Tickets { handles } => self.draw_tickets(&handles, now),
             TallyRequest::Bring { sealed } => self.bring(&sealed, now),
             TallyRequest::Leave { handles } => self.leave(&handles, now),
@@ -247,6 +260,8 @@ impl Service {
                 self.audited_people(number, &salt, from, now)
             }
             TallyRequest::Vouch { handles } => self.vouch(&handles, now),
+            TallyRequest::Masks(asked) => self.masks(&asked, now),
+            TallyRequest::LeaveSums { handles, left } => self.forget_sums(&handles, left),
         };
         answered.unwrap_or_else(|Refused { code, message }| TallyReply::Refused { code, message })
     }
@@ -264,6 +279,11 @@ impl Service {
     /// Names the catalogue, as `Open` has to.
     pub fn items(&self) -> Digest {
         self.catalogue.digest()
+    }
+
+    /// Rounds of masked updates whose members are kept.
+    pub fn summed_rounds(&self) -> usize {
+        locked(&self.sums).rounds()
     }
 
     /// The tally itself, for tests and benches.
@@ -447,6 +467,7 @@ struct Parts {
     sealing: Sealing,
     evidence: Evidence,
     door: DoorRow,
+    sums: Sums,
     counting: usize,
 }
 
@@ -497,6 +518,7 @@ impl Parts {
         }
         Ok(Self {
             door: office.door()?,
+            sums: Sums::open(&office)?,
             tally,
             office,
             sealing,
