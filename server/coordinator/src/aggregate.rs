@@ -147,17 +147,40 @@ pub(crate) fn apply(
                 sum.add(weights[i] * aged * clip.factor(contributions[i]), &delta)?;
             }
         }
-        state.step += 1;
-        let adam = ServerAdam {
-            first: &mut state.first,
-            second: &mut state.second,
-            step: state.step,
-            lr: recipe.server_lr,
-        };
-        adam.apply(&mut state.theta, &sum.finish());
+        step(recipe, state, &sum.finish());
     }
     record_loss(state, contributions);
     Ok(())
+}
+
+/// The server's step on what a round's updates come to.
+fn step(recipe: &Recipe, state: &mut TrainState, mean: &[f32]) {
+    state.step += 1;
+    let adam = ServerAdam {
+        first: &mut state.first,
+        second: &mut state.second,
+        step: state.step,
+        lr: recipe.server_lr,
+    };
+    adam.apply(&mut state.theta, mean);
+}
+
+/// Applies a round of which only the sum is known: the weighted mean of its updates, and the mean
+/// of their losses. Nobody counts: nothing changes.
+pub(crate) fn apply_mean(recipe: &Recipe, state: &mut TrainState, mean: Option<&Mean>) {
+    if let Some(mean) = mean {
+        step(recipe, state, &mean.values);
+    }
+    state.losses.push(mean.map_or(f32::NAN, |m| m.loss));
+}
+
+/// What a round's updates come to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Mean {
+    /// `[values]`.
+    pub(crate) values: Vec<f32>,
+    /// In nats.
+    pub(crate) loss: f32,
 }
 
 #[cfg(test)]

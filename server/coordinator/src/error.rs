@@ -86,6 +86,19 @@ pub enum CoordinatorError {
     /// `sums = "tally"` without the table `[tally]`, or with settings that are the tally's.
     #[error("{0}")]
     TallyConfig(&'static str),
+    /// Masked updates without anybody who sums their masks.
+    #[error(
+        "the recipe of {epoch} has updates = \"masked\", and there is no tally of its own to sum \
+         the masks: set `sums = \"tally\"` with a table `[tally]`, or other `updates` for a new \
+         data folder"
+    )]
+    MasksNeedTally { epoch: lethe_ledger::EpochNo },
+    /// What the tally said of masks cannot be so.
+    #[error("round {round:?} is not added up: the tally's sum of masks {why}; it is asked again")]
+    WrongMasks {
+        round: lethe_proto::ids::RoundKey,
+        why: String,
+    },
     /// The data folder belongs to another mode of the sums.
     #[error(
         "{folder} holds contributions of `sums = \"{had}\"`, the configuration says `sums = \

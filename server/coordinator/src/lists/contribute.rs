@@ -221,7 +221,10 @@ impl Lists {
         for Arriving { what, answer, .. } in all {
             match what {
                 What::Sealed(relay) => {
-                    let may = self.may_bring(shell, relay.certificate(), now);
+                    let may = match relay.brings() {
+                        true => self.may_bring(shell, relay.certificate(), now),
+                        false => self.may_seal(shell, relay.certificate()),
+                    };
                     relayed.add(relay, answer, may);
                 }
                 What::Contribution(checked) => {
@@ -244,6 +247,13 @@ impl Lists {
         self.store(together, now);
         self.send(relayed);
         self.look();
+    }
+
+    /// Whose device asks what to seal with: contributions, and masks of updates, which those send
+    /// who have withdrawn from the lists, too.
+    fn may_seal(&self, shell: &Shell, certificate: &Digest) -> Result<Handle, CoordinatorError> {
+        let subject = shell.state().may_contribute(certificate)?;
+        Ok(self.handle(&subject))
     }
 
     /// Whose the contribution is, if it may be brought now.

@@ -17,7 +17,7 @@ pub(crate) enum Keeper {
     /// Here: this process holds and computes with histories.
     Embedded(Arc<Tally>),
     /// In a process of its own, which is asked.
-    Party(Box<Party>),
+    Party(Arc<Party>),
 }
 
 /// What is served at this moment.

@@ -14,6 +14,7 @@ mod contribute;
 mod execute;
 mod keeper;
 mod link;
+mod masks;
 mod party;
 mod publish;
 mod questions;
@@ -48,6 +49,7 @@ pub use link::TallyConfig;
 #[cfg(test)]
 pub(crate) use link::{Broken, Remembered};
 pub(crate) use link::{Line, Link};
+pub(crate) use masks::Masks;
 use party::Party;
 pub use settings::{CellsConfig, ListsConfig, Sums};
 
@@ -89,6 +91,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) release_hours: u64,
     /// The way to a tally of its own; none: it is in this process.
     pub(crate) line: Option<Box<dyn Line>>,
+    /// Updates have masks, which a tally of its own sums.
+    pub(crate) masks: bool,
     pub(crate) foundation: ListsFoundation,
     pub(crate) catalogue: Catalogue,
     pub(crate) content: Arc<Content>,
@@ -103,7 +107,7 @@ impl Lists {
         let (floor, highest) = Floor::open(&opening.evidence.join(NUMBERS))?;
         let highest = highest.unwrap_or(0);
         let keeper = match opening.line.take() {
-            Some(line) => Keeper::Party(Box::new(contacted(line, &opening, highest)?)),
+            Some(line) => Keeper::Party(Arc::new(contacted(line, &opening, highest)?)),
             None => Keeper::Embedded(Arc::new(embedded(&opening, highest)?)),
         };
         let counting = keeper.status_known(opening.now)?.counting;
@@ -244,7 +248,7 @@ fn contacted(
     opening: &Opening<'_>,
     highest: u64,
 ) -> Result<Party, CoordinatorError> {
-    let party = Party::new(line, opening.catalogue.digest(), highest);
+    let party = Party::new(line, opening.catalogue.digest(), opening.masks, highest);
     tracing::info!(
         tally = party.place(),
         "sums = \"tally\": a process of its own holds what people contribute; this coordinator \

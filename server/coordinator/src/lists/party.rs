@@ -39,6 +39,8 @@ pub(crate) struct Party {
     line: Box<dyn Line>,
     /// Names the coordinator's catalogue.
     items: Digest,
+    /// It sums masks of updates, too.
+    masks: bool,
     known: Mutex<Known>,
 }
 
@@ -147,7 +149,7 @@ impl Known {
 
 impl Party {
     /// Nothing is asked yet. `floor` is the highest number of a snapshot that devices have seen.
-    pub(crate) fn new(line: Box<dyn Line>, items: Digest, floor: u64) -> Self {
+    pub(crate) fn new(line: Box<dyn Line>, items: Digest, masks: bool, floor: u64) -> Self {
         let Remembered { key, last } = line.remembered();
         let known = Known {
             key,
@@ -169,6 +171,7 @@ impl Party {
         Self {
             line,
             items,
+            masks,
             known: Mutex::new(known),
         }
     }
@@ -395,7 +398,8 @@ impl Party {
             let count = leavers.len();
             self.done(TallyRequest::LeaveOlder { leavers }, SLOW)?;
             told.leavers += count;
-            return Ok(());
+            // What was asked before, and is on its way still, comes too late.
+            return self.leave_sums(vec![], told.leavers as u64);
         }
         let items: Vec<u32> = {
             let known = self.known();
@@ -466,12 +470,26 @@ impl Party {
         for chunk in handles.chunks(TOGETHER) {
             let handles = chunk.to_vec();
             self.done(TallyRequest::Leave { handles }, QUICK)?;
+            self.leave_sums(chunk.to_vec(), self.have_left())?;
         }
         for chunk in items.chunks(TOGETHER) {
             let items = chunk.to_vec();
             self.done(TallyRequest::TakeDown { items }, QUICK)?;
         }
         Ok(())
+    }
+
+    /// These leave the sums of masks; a tally that makes none may be of an older version.
+    fn leave_sums(&self, handles: Vec<[u8; 16]>, left: u64) -> Result<(), CoordinatorError> {
+        match self.masks {
+            true => self.done(TallyRequest::LeaveSums { handles, left }, QUICK),
+            false => Ok(()),
+        }
+    }
+
+    /// How many people have left by deletions.
+    pub(super) fn have_left(&self) -> u64 {
+        self.known().leavers.len() as u64
     }
 
     /// Nothing up to this number is served any more, whether the tally has heard of it or not.

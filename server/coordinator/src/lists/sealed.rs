@@ -37,6 +37,11 @@ pub(super) enum Relayed {
 }
 
 impl Relayed {
+    /// It is a contribution.
+    pub(super) fn brings(&self) -> bool {
+        matches!(self, Self::Contribution { .. })
+    }
+
     /// Whose device it is, by its certificate.
     pub(super) fn certificate(&self) -> &Digest {
         match self {

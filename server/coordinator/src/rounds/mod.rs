@@ -74,7 +74,7 @@ impl Whole {
     }
 
     /// Values of the device's part.
-    fn edge_len(&self) -> usize {
+    pub(crate) fn edge_len(&self) -> usize {
         self.edge.iter().map(Range::len).sum()
     }
 
@@ -95,6 +95,13 @@ impl Whole {
         place(&mut whole, &self.edge, &device);
         place(&mut whole, &self.inner, middle);
         Ok(whole)
+    }
+
+    /// The device's part as the whole adapter: where all layers are the device's.
+    pub(crate) fn of_device(&self, device: &[f32]) -> Vec<f32> {
+        let mut whole = vec![0.0; self.shape.len()];
+        place(&mut whole, &self.edge, device);
+        whole
     }
 
     fn sketch(&self, recipe: &Recipe, shard: ShardId, delta: &[f32]) -> Vec<f32> {

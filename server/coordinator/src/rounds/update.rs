@@ -3,6 +3,7 @@
 use lethe_learn::aggregate::{check_finite, clip, norm};
 use lethe_proto::ids::RoundKey;
 use lethe_proto::limits;
+use lethe_proto::masked::Masked;
 use lethe_proto::message::Refusal;
 use lethe_proto::packed::Packed;
 use lethe_recipe::Recipe;
@@ -56,6 +57,18 @@ impl Update {
                  joined with"
             )));
         }
+        if recipe.grid().is_some() {
+            // Nobody reads more of it than its length.
+            Masked::seed_of(&device, whole.edge_len()).map_err(|e| invalid(e.to_string()))?;
+            return Ok(Self {
+                device,
+                middle,
+                sketch: vec![],
+                loss: 0.0,
+                samples,
+                norm: Some(0.0),
+            });
+        }
         if !(0.0..=limits::MAX_LOSS).contains(&loss) {
             let most = limits::MAX_LOSS;
             return Err(invalid(format!(
@@ -88,6 +101,7 @@ impl Update {
     ) -> Result<Contribution, CoordinatorError> {
         let norm = match self.norm {
             Some(norm) => norm,
+            None if recipe.grid().is_some() => 0.0,
             None => self.measured(recipe, whole)?.1,
         };
         Ok(Contribution {
@@ -96,6 +110,16 @@ impl Update {
             samples: self.samples,
             norm,
         })
+    }
+
+    /// The update under its mask, `[values + 1]`.
+    pub(crate) fn masked(&self, whole: &Whole) -> Result<Masked, CoordinatorError> {
+        Ok(Masked::unpack(&self.device, whole.edge_len())?)
+    }
+
+    /// The sealed seed of its mask.
+    pub(crate) fn seed(&self, whole: &Whole) -> Result<Vec<u8>, CoordinatorError> {
+        Ok(Masked::seed_of(&self.device, whole.edge_len())?)
     }
 
     /// The change of the whole adapter, no longer than the recipe allows, and its length (L2 norm).

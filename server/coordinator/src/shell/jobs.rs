@@ -27,9 +27,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A round that is to be added up.
 pub(crate) struct Job {
-    run: RunKey,
-    counted: Vec<Contributor>,
-    cancelled: Arc<AtomicBool>,
+    pub(super) run: RunKey,
+    pub(super) counted: Vec<Contributor>,
+    pub(super) cancelled: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -194,19 +194,21 @@ struct Next {
 }
 
 /// What a round comes to.
-struct Sum {
-    state: TrainState,
-    norm: Option<f32>,
-    loss: Option<f32>,
+pub(super) struct Sum {
+    pub(super) counted: Vec<Contributor>,
+    pub(super) left_out: Vec<Contributor>,
+    pub(super) state: TrainState,
+    pub(super) norm: Option<f32>,
+    pub(super) loss: Option<f32>,
     /// Everybody's own parameters.
-    own: Vec<(SubjectId, Vec<f32>)>,
+    pub(super) own: Vec<(SubjectId, Vec<f32>)>,
 }
 
-fn missing() -> CoordinatorError {
+pub(super) fn missing() -> CoordinatorError {
     internal(&"an acknowledged update is missing")
 }
 
-fn stopped() -> CoordinatorError {
+pub(super) fn stopped() -> CoordinatorError {
     internal(&"stopped: a deletion concerns the shard")
 }
 
@@ -263,9 +265,14 @@ impl Shell {
         let before = self.trained(&run, &kit)?;
         let contributions = self.contributions(job, &kit)?;
         let refs: Vec<&Contribution> = contributions.iter().map(AsRef::as_ref).collect();
-        let norms = self.norms_before(&run);
-        let clip = Clip::of(&kit.recipe, &norms, &refs);
-        let sum = self.sum(job, &kit, &before, &refs, &clip)?;
+        let sum = match kit.recipe.grid() {
+            Some(grid) => self.sum_masked(job, &kit, &before, &refs, &grid)?,
+            None => {
+                let norms = self.norms_before(&run);
+                let clip = Clip::of(&kit.recipe, &norms, &refs);
+                self.sum(job, &kit, &before, &refs, &clip)?
+            }
+        };
         let ends = usize::from(run.round) + 1 >= kit.recipe.rounds;
         let lineage = ends.then(|| {
             let state = self.state();
@@ -296,7 +303,8 @@ impl Shell {
         self.prepare(&run, &kit, next)?;
         let command = Command::RoundAggregated {
             run,
-            counted: job.counted.clone(),
+            counted: sum.counted,
+            left_out: sum.left_out,
             checkpoint: (at.table == Table::Checkpoint).then(|| at.clone()),
             state: at,
             hash,
@@ -361,6 +369,8 @@ impl Shell {
         }
         let loss = state.losses.last().copied().filter(|l| l.is_finite());
         Ok(Sum {
+            counted: job.counted.clone(),
+            left_out: vec![],
             norm: median_norm(contributions),
             loss,
             state,
@@ -462,6 +472,23 @@ impl Shell {
         Ok(state)
     }
 
+    /// A stored update of a round's.
+    pub(super) fn update_of(
+        &self,
+        job: &Job,
+        of: &Contributor,
+    ) -> Result<Update, CoordinatorError> {
+        if job.cancelled.load(Ordering::Relaxed) {
+            return Err(stopped());
+        }
+        let at = {
+            let state = self.state();
+            let stage = state.stage(&job.run.stage_key()).ok_or_else(missing)?;
+            stage.stored.get(of).cloned().ok_or_else(missing)?
+        };
+        self.update(&at)?.ok_or_else(missing)
+    }
+
     /// A stored update.
     fn update(&self, at: &ValueRef) -> Result<Option<Update>, CoordinatorError> {
         let Some(content) = self.values().get(at)? else {
@@ -484,12 +511,7 @@ impl Shell {
                 out.push(known);
                 continue;
             }
-            let at = {
-                let state = self.state();
-                let stage = state.stage(&job.run.stage_key()).ok_or_else(missing)?;
-                stage.stored.get(of).cloned().ok_or_else(missing)?
-            };
-            let update = self.update(&at)?.ok_or_else(missing)?;
+            let update = self.update_of(job, of)?;
             let contribution = Arc::new(update.contribution(&kit.recipe, &kit.whole)?);
             self.caches
                 .keep_contribution(&job.run, of.clone(), contribution.clone(), seen);

@@ -36,6 +36,7 @@ impl Kit {
         model: &ModelConfig,
         items: &[Item],
     ) -> Result<Self, CoordinatorError> {
+        recipe.check_masked(model.layers)?;
         let mut features = item_features(items);
         centre(&mut features);
         let seed = Seed::from_u64(recipe.seed).derive("anchors", &[]);

@@ -32,6 +32,7 @@ mod clock;
 mod duties;
 mod jobs;
 mod kit;
+mod masked;
 mod meter;
 mod open;
 mod serve;

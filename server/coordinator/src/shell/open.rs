@@ -173,7 +173,13 @@ impl Opening<'_> {
             let kit = Kit::new(self.recipe.clone(), self.model_config, self.items)?;
             kits.insert(EpochNo::FIRST, Arc::new(kit));
         }
-        let lists = self.lists(engine, &durable, &clock)?;
+        let masked = kits.iter().find(|(_, kit)| kit.recipe.grid().is_some());
+        let lists = self.lists(engine, &durable, &clock, masked.is_some())?;
+        if let Some(masked) = masked
+            && !lists.as_ref().is_some_and(Lists::is_sealed)
+        {
+            return Err(CoordinatorError::MasksNeedTally { epoch: *masked.0 });
+        }
         let mut rules = self.rules();
         rules.lists_key = lists.as_ref().map(|l| l.key()).unwrap_or_default();
         let shell = Shell::start(Parts {
@@ -202,6 +208,7 @@ impl Opening<'_> {
         engine: &Engine,
         durable: &Durable,
         clock: &Clock,
+        masks: bool,
     ) -> Result<Option<Lists>, CoordinatorError> {
         let serves = self.config.sums != Sums::Off;
         let known = durable.lists()?;
@@ -242,6 +249,7 @@ impl Opening<'_> {
                 Some(party) => Some((self.line)(party, &self.config.data_dir)?),
                 None => None,
             },
+            masks,
             foundation,
             catalogue,
             content: Arc::new(content),

@@ -21,6 +21,7 @@ use super::disk::{Disk, Fault, folder};
 use super::far::Far;
 use super::jobs::Running;
 use super::listed::{Kind, Listed};
+use super::masked;
 use super::record::{Count, Trace};
 use super::world::{BEGIN, Event, Network, QUIET, Seen, Simulation};
 use crate::CoordinatorError;
@@ -170,7 +171,10 @@ impl Simulation {
         if dice.below(2) == 0 {
             config.erase_wait_s = 3 + dice.below(30) as u64;
         }
-        let recipe = recipe(&mut dice, steady, wanders);
+        let recipe = match kind.is_apart() && masked::is_on(seed) {
+            true => masked::recipe(&recipe(&mut dice, steady, wanders)),
+            false => recipe(&mut dice, steady, wanders),
+        };
         let network = Network {
             loss: if steady { 0.0 } else { 0.3 * dice.unit() },
             duplicates: if steady { 0.0 } else { 0.2 * dice.unit() },

@@ -162,6 +162,7 @@ impl WayIn {
             config: lists_config(false),
             serves: true,
             release_hours: 1,
+            masks: false,
             line: None,
             foundation: ListsFoundation {
                 handles: [0; 32],

@@ -10,7 +10,7 @@ use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{
     Declined, Erased, ErrorReport, Orders, Refusal, ReleaseInfo, Reply, Request, RoundStart, Task,
 };
-use lethe_proto::packed::Packed;
+use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::order::{SeenHead, check};
 use lethe_recipe::Recipe;
@@ -96,7 +96,12 @@ pub(super) fn update(common: &Common, subject: &SubjectId, round: RoundKey) -> (
         .collect();
     let loss = rng.uniform(0.3, 0.9);
     let samples = 1 + rng.below(8) as u32;
-    let packed = Packed::encode(&values, common.recipe.updates);
+    // Masked on its way, where updates are.
+    let format = match common.recipe.grid() {
+        Some(_) => PackedFormat::F32,
+        None => common.recipe.updates,
+    };
+    let packed = Packed::encode(&values, format);
     (packed.unwrap(), loss, samples)
 }
 

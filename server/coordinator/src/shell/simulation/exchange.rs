@@ -10,6 +10,7 @@ use lethe_proto::packed::Packed;
 use tokio::sync::oneshot::{self, Receiver};
 
 use super::super::{Kit, Shell, fresh};
+use super::masked;
 use crate::CoordinatorError;
 use crate::arrivals::{Arrived, Fetch};
 use crate::content::Update;
@@ -161,6 +162,17 @@ fn checked(
     let over = || CoordinatorError::refuse(Refusal::RoundClosed, "the round is over");
     let run = shell.state().run_of_wire(round).ok_or_else(over)?;
     let kit = shell.kit(run.epoch)?;
+    let delta = match kit.recipe.grid() {
+        Some(grid) => {
+            let update = masked::Own {
+                delta,
+                loss,
+                samples,
+            };
+            masked::mask(shell, &kit, &grid, round, &subject, update)?
+        }
+        None => delta,
+    };
     let sent = Sent {
         device: delta,
         middle: middle(&kit),

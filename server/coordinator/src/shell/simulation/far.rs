@@ -231,6 +231,8 @@ impl Machine {
             });
         }
         let brings = matches!(request, TallyRequest::Bring { .. });
+        let masks = matches!(request, TallyRequest::Masks(_));
+        self.count.add("masks", u64::from(masks));
         let wants = match &request {
             TallyRequest::Tables { number } => Some(*number),
             _ => None,
@@ -317,6 +319,19 @@ impl Machine {
             TallyReply::Tickets(mut all) => {
                 all.pop();
                 TallyReply::Tickets(all)
+            }
+            TallyReply::Masks(mut summed) => {
+                self.count.one("wrong masks");
+                match self.dice.below(3) {
+                    0 => drop(summed.counted.pop()),
+                    1 => summed.counted.push(0),
+                    _ => drop(summed.sum.pop()),
+                }
+                // One that is right all the same says that nobody is counted.
+                if summed.counted.is_empty() {
+                    summed.sum = vec![0];
+                }
+                TallyReply::Masks(summed)
             }
             TallyReply::Answers(mut all) => {
                 all.pop();

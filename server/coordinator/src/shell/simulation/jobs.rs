@@ -146,6 +146,9 @@ impl Simulation {
             return Err(internal(&"simulated"));
         }
         let sum = shell.add_up(job);
+        if let Ok((Command::RoundAggregated { left_out, .. }, _)) = &sum {
+            self.count.add("left out", left_out.len() as u64);
+        }
         if let Ok((command, values)) = &sum
             && self.chance(10)
         {

@@ -271,6 +271,7 @@ impl Simulation {
         if state.core().executing.is_some() || !state.core().lost.is_empty() {
             return;
         }
+        let masks = self.recipe.grid().is_some();
         for (run, subject) in &self.seen.acknowledged {
             let shard = state.shard(run.shard_key());
             let live = shard.is_some_and(|s| {
@@ -284,7 +285,9 @@ impl Simulation {
             let contributor = (subject.clone(), run.round);
             let there = state.stage(&run.stage_key()).is_some_and(|s| {
                 let counted = s.rounds.values().any(|c| c.contains(&contributor));
-                counted || s.stored.contains_key(&contributor)
+                // The tally does not sum everybody's masks.
+                let left_out = masks && s.rounds.contains_key(&run.round);
+                counted || left_out || s.stored.contains_key(&contributor)
             });
             assert!(
                 there,
