@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use lethe_model::ModelError;
 use lethe_parts::event::TableError;
 use lethe_proto::message::{Declined, Refusal};
+use lethe_proto::packed::PackedFormat;
 use lethe_receipt::note::NoteError;
 use lethe_receipt::order::OrderError;
 use lethe_recipe::RecipeError;
@@ -164,6 +165,15 @@ pub enum ClientError {
         expected: Option<String>,
         /// What the coordinator says, or is.
         got: &'static str,
+    },
+    /// The app sends masked updates only, and the coordinator asks for others.
+    #[error(
+        "expected to send updates under masks (`Options::masked_updates_only`), got a coordinator \
+         that asks for {got:?}: this device takes part in no round; tell the operator"
+    )]
+    WouldUpdateInClear {
+        /// The form that the recipe asks for.
+        got: PackedFormat,
     },
     /// The coordinator names this person otherwise than before.
     #[error(
@@ -363,7 +373,9 @@ impl ClientError {
             Self::FeedbackLost => Some(Declined::FeedbackLost),
             Self::Memory { .. } => Some(Declined::Memory),
             // The protocol has no reason of its own for the second.
-            Self::Stopped(_) | Self::NothingToTrain => Some(Declined::Conditions),
+            Self::Stopped(_) | Self::NothingToTrain | Self::WouldUpdateInClear { .. } => {
+                Some(Declined::Conditions)
+            }
             // Without a model it is of no use in a round, and never will be.
             Self::NoModel => Some(Declined::Conditions),
             Self::Model(ModelError::Middle(e)) if e.is::<Stopped>() => Some(Declined::Conditions),

@@ -76,6 +76,7 @@ mod history;
 mod lists;
 mod local;
 mod log;
+mod masking;
 mod migrate;
 mod model;
 mod network;

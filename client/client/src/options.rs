@@ -29,6 +29,7 @@ pub struct Options {
     pub(crate) contribute: Option<bool>,
     pub(crate) tally_key: Option<String>,
     pub(crate) times: TimeGranularity,
+    pub(crate) masked_only: bool,
     pub(crate) runtime: Option<Handle>,
     pub(crate) minor: u16,
     pub(crate) extensions: Vec<Extension>,
@@ -85,6 +86,7 @@ impl Options {
             contribute: None,
             tally_key: None,
             times: TimeGranularity::default(),
+            masked_only: false,
             runtime: None,
             minor: MINOR,
             extensions: vec![],
@@ -175,6 +177,15 @@ impl Options {
     /// holds from the next contribution on.
     pub fn contribution_times(mut self, times: TimeGranularity) -> Self {
         self.times = times;
+        self
+    }
+
+    /// Sends no update of the training that anybody could read alone. Where the coordinator asks
+    /// for updates in another form than under masks (`updates = "masked"`, docs/secure-sums.md),
+    /// the device declines its rounds and says why in the log. Off by default: the coordinator
+    /// decides.
+    pub fn masked_updates_only(mut self, only: bool) -> Self {
+        self.masked_only = only;
         self
     }
 

@@ -248,6 +248,16 @@ impl Worker {
         Ok(terms)
     }
 
+    /// The key of terms that are those of the tally which this device knows, or knows from now on.
+    pub(crate) fn sealing_key(&self, terms: &SealingTerms) -> Result<PublicKey, ClientError> {
+        let pinned = self.shared.options.pinned_key()?;
+        let mut local = self.local()?;
+        let (key, known) = local.check(terms, pinned)?;
+        // Before anything leaves: a device that stops here contributes sealed ever after.
+        local.keep_sealing(Some(known))?;
+        Ok(key)
+    }
+
     /// Seals a contribution for the tally, and has the coordinator pass it on. From then on this
     /// device contributes nothing in clear.
     pub(crate) async fn send_sealed(
@@ -257,14 +267,11 @@ impl Worker {
         pause: i64,
     ) -> Result<Sealed, ClientError> {
         let internal = |e: &dyn std::fmt::Display| ClientError::Internal(e.to_string());
-        let pinned = self.shared.options.pinned_key()?;
-        let (key, known) = self.local()?.check(terms, pinned)?;
+        let key = self.sealing_key(terms)?;
         let plain = padded(body).map_err(|e| internal(&e))?;
         let bound = bound_to(&terms.handle, &terms.ticket);
         let sealed = seal_to(&key, CONTRIBUTION, &bound, &plain, ANSWER)
             .map_err(|e| ClientError::BadSealing(e.to_string()))?;
-        // Before anything leaves: a device that stops here contributes sealed ever after.
-        self.local()?.keep_sealing(Some(known))?;
         let request = Request::ContributeSealed(SealedContribution {
             ticket: terms.ticket,
             envelope: sealed.envelope,

@@ -22,10 +22,10 @@ use crate::worker::{DECLINES, Worker};
 use crate::{ClientError, ClientModel};
 
 /// Result of local training: device part of the change, mean loss, samples.
-struct Trained {
-    delta: Vec<f32>,
-    loss: f32,
-    samples: u32,
+pub(crate) struct Trained {
+    pub(crate) delta: Vec<f32>,
+    pub(crate) loss: f32,
+    pub(crate) samples: u32,
 }
 
 impl Worker {
@@ -81,6 +81,7 @@ impl Worker {
     async fn train(&mut self, start: RoundStart) -> Result<(), ClientError> {
         let model = self.model()?.clone();
         let recipe = self.recipe();
+        self.may_update()?;
         let session = self.session()?;
         session.count_update(start.adapter.bytes.len());
         let joined = self.joined().await?;
@@ -113,16 +114,21 @@ impl Worker {
                 )
             })
             .await?;
-        let delta = self.pack(&start, trained.delta)?;
+        let samples = trained.samples;
+        let (delta, loss) = match self.recipe().grid() {
+            // The loss is under the mask, too.
+            Some(grid) => (self.masked(&grid, start.round, &trained).await?, 0.0),
+            None => (self.pack(&start, trained.delta)?, trained.loss),
+        };
         session.count_update(delta.bytes.len());
         let update = Request::Update {
             round: start.round,
             delta,
-            loss: trained.loss,
-            samples: trained.samples,
+            loss,
+            samples,
         };
         session.call_until(&update, until).await?;
-        session.count_samples(trained.samples);
+        session.count_samples(samples);
         Ok(())
     }
 

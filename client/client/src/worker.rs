@@ -26,6 +26,8 @@ pub(crate) const DECLINES: u16 = 1;
 pub(crate) const LISTS: u16 = 2;
 /// Minor version from which contributions may be sealed.
 pub(crate) const SEALED: u16 = 3;
+/// Minor version from which updates may have masks.
+pub(crate) const MASKED: u16 = 4;
 
 /// The device parts of the adapters being served.
 #[derive(Debug, Default)]

@@ -21,17 +21,24 @@
 
 use std::net::SocketAddr;
 
+use lethe_learn::secure_sum::{Grid, GridError};
 use lethe_learn::seed::Seed;
 use lethe_model::config::ModelConfig;
 use lethe_model::lora::AdapterShape;
-use lethe_proto::ids::Digest;
+use lethe_proto::ids::{Digest, RoundKey};
 use lethe_proto::limits::MINOR;
+use lethe_proto::masked::{MASK, Masked, bound_to};
 use lethe_proto::message::{
     BatchShape, Erased, ErrorReport, Purpose, Reply, Request, RoundStart, Task,
 };
 use lethe_proto::packed::{Packed, PackedError};
 use lethe_proto::payload::Payload;
+use lethe_proto::tally::ANSWER;
+use lethe_receipt::note::{NoteError, VerifierKey};
+use lethe_receipt::sealing::SealingStatement;
 use lethe_recipe::{Recipe, RecipeError};
+use lethe_seal::envelope::{PublicKey, seal_to};
+use lethe_seal::{SealError, mask};
 use lethe_transport::TransportError;
 use lethe_transport::client::{Connection, Dialer, enrol_as};
 use lethe_transport::identity::{Identity, Invitation};
@@ -49,6 +56,15 @@ pub enum PuppetError {
     /// The noise cannot be packed.
     #[error(transparent)]
     Packed(#[from] PackedError),
+    /// The noise does not fit the grid of masked updates.
+    #[error(transparent)]
+    Grid(#[from] GridError),
+    /// No randomness, or no encryption.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// What the tally states does not hold.
+    #[error(transparent)]
+    Note(#[from] NoteError),
     /// The answer is not one to the question.
     #[error("the coordinator answered {asked} with something else")]
     Unexpected {
@@ -95,6 +111,8 @@ pub struct Puppet {
     seed: Seed,
     /// Its noise: the same in every round, so that a load test measures the coordinator.
     update: Option<Packed>,
+    /// The same on the grid of masked updates: each time under another mask.
+    on_grid: Option<Vec<u32>>,
     /// Messages that it still sends.
     left: Option<u32>,
     sent: u32,
@@ -156,6 +174,7 @@ impl Puppet {
             anchors: anchors.len(),
             seed: Seed::from_u64(role.seed).derive("puppet", &[]),
             update: None,
+            on_grid: None,
             left: None,
             sent: 0,
         })
@@ -234,6 +253,48 @@ impl Puppet {
         (0..n).map(|_| scale * rng.normal()).collect()
     }
 
+    fn packed(&mut self) -> Result<Packed, PuppetError> {
+        if let Some(update) = self.update.clone() {
+            return Ok(update);
+        }
+        let noise = self.noise(self.shape.len(), "update", 1e-3);
+        let update = Packed::encode(&noise, self.recipe.updates)?;
+        self.update = Some(update.clone());
+        Ok(update)
+    }
+
+    /// Under a fresh mask, as a device sends it.
+    async fn masked(
+        &mut self,
+        grid: &Grid,
+        round: RoundKey,
+        samples: u32,
+    ) -> Result<Packed, PuppetError> {
+        let Reply::Terms(Some(terms)) = self.call(&Request::Terms).await? else {
+            return Err(PuppetError::Unexpected { asked: "terms" });
+        };
+        let key = VerifierKey::parse(&terms.key)?;
+        let statement = SealingStatement::open(&terms.note, &key)?;
+        let mut values = match self.on_grid.clone() {
+            Some(values) => values,
+            None => {
+                let noise = self.noise(self.shape.len(), "update", 1e-3);
+                self.recipe.on_grid(grid, &noise, 0.6, samples)?
+            }
+        };
+        self.on_grid = Some(values.clone());
+        let seed = lethe_seal::random()?;
+        mask::add(&seed, &mut values)?;
+        let bound = bound_to(&terms.handle, &round, values.len() as u32);
+        let key = PublicKey(statement.key);
+        let sealed = seal_to(&key, MASK, &bound, &seed, ANSWER)?;
+        let update = Masked {
+            values,
+            seed: sealed.envelope,
+        };
+        Ok(update.pack())
+    }
+
     /// Through the middle layers, if there are any, and then an update of noise.
     async fn train(&mut self, start: RoundStart) -> Result<(), PuppetError> {
         let round = start.round;
@@ -267,20 +328,17 @@ impl Puppet {
             })
             .await?;
         }
-        let delta = match self.update.clone() {
-            Some(update) => update,
-            None => Packed::encode(
-                &self.noise(self.shape.len(), "update", 1e-3),
-                self.recipe.updates,
-            )?,
+        let samples = self.recipe.local.samples.min(4) as u32;
+        let delta = match self.recipe.grid() {
+            Some(grid) => self.masked(&grid, round, samples).await?,
+            None => self.packed()?,
         };
-        self.update = Some(delta.clone());
         match self
             .call(&Request::Update {
                 round,
                 delta,
                 loss: 0.6,
-                samples: self.recipe.local.samples.min(4) as u32,
+                samples,
             })
             .await?
         {
