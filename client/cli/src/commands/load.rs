@@ -30,7 +30,9 @@ pub(crate) struct LoadArgs {
     /// Rounds that are measured.
     #[arg(long, default_value_t = 10)]
     rounds: usize,
-    /// Number format of updates and of the adapters that clients start from: f32, int8 or int4.
+    /// Number format of updates and of the adapters that clients start from: f32, int8 or int4. Or
+    /// masked: updates under masks that a tally of its own sums, aggregated by FedAvg; adapters are
+    /// exact then.
     #[arg(long, default_value = "f32")]
     updates: String,
     /// Adapted layers; two give 30,720 values.
@@ -71,10 +73,22 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
     let on_top = args.last_layers.clamp(1, layers);
     // The device holds all that is trained, so that the coordinator's work is what is measured:
     // rounds, not layers.
+    let masked = args.updates == "masked";
+    let tally = match masked {
+        true => {
+            let lists = toml::Table::new();
+            Some(Server::tally_beside(dir.path(), &files.movielens, lists)?)
+        }
+        false => None,
+    };
+    let (adapters, more) = match masked {
+        true => ("f32", "aggregation = \"fedavg\"\n"),
+        false => (args.updates.as_str(), ""),
+    };
     let text = format!(
         "listen = \"127.0.0.1:0\"\ndata_dir = {data_dir:?}\nmodel = {:?}\ncatalogue = \
          {:?}\nmin_subjects = {clients}\n\
-         reserve_mib = 0\n[recipe]\nshards = 1\nanchors = 1\nslices = 1\nrounds = {}\n\
+         reserve_mib = 0\n[recipe]\n{more}shards = 1\nanchors = 1\nslices = 1\nrounds = {}\n\
          cohort = {clients}\nquorum = {clients}\ndeadline_s = 3600\nvalidation = 1\n\
          updates = {:?}\nadapters = {:?}\nsplit = {{ k_in = {}, k_out = {on_top} }}\n\
          lora = {{ rank = 8, alpha = 16.0, targets = [\"q\", \"v\"], last_layers = {on_top} }}\n",
@@ -82,11 +96,13 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
         files.movielens,
         args.rounds + 1,
         args.updates,
-        args.updates,
+        adapters,
         layers - on_top,
     );
+    let mut table: toml::Table = text.parse()?;
+    table.extend(tally.iter().flat_map(|(_, more)| more.clone()));
     let path = dir.path().join("server.toml");
-    std::fs::write(&path, text)?;
+    std::fs::write(&path, toml::to_string(&table)?)?;
     let server = Server::start(&path, &data_dir)?;
     let model = lethe_recipe::model_digest(&files.model)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -108,6 +124,10 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
                 + config.kv_heads * config.head_dim)
     );
     figures["updates"] = json!(args.updates);
+    if let Some((tally, _)) = &tally {
+        figures["tally_cpu_s"] = json!(tally.cpu_seconds());
+        figures["tally_peak_mib"] = json!(tally.peak_mib());
+    }
     figures["peer"] = match &args.peer {
         Some(p) => {
             serde_json::from_slice(&std::fs::read(p).with_context(|| p.display().to_string())?)?

@@ -65,6 +65,33 @@ impl Server {
         Ok((tally, invitation))
     }
 
+    /// A tally of its own in a folder, and what the configuration of a coordinator beside it says:
+    /// `sums` and `[tally]`.
+    pub(crate) fn tally_beside(
+        folder: &Path,
+        catalogue: &Path,
+        lists: toml::Table,
+    ) -> anyhow::Result<(Self, toml::Table)> {
+        let data_dir = folder.join("tally");
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut config = toml::Table::new();
+        config.insert("listen".into(), "127.0.0.1:0".into());
+        config.insert("data_dir".into(), text(&data_dir).into());
+        config.insert("catalogue".into(), text(catalogue).into());
+        config.insert("reserve_mib".into(), 0.into());
+        config.insert("lists".into(), lists.into());
+        let file = folder.join("tally.toml");
+        std::fs::write(&file, toml::to_string(&config)?)?;
+        let (tally, invitation) = Self::tally(&file, &data_dir)?;
+        let mut at = toml::Table::new();
+        at.insert("address".into(), tally.address.clone().into());
+        at.insert("invitation".into(), invitation.trim().into());
+        let mut of_coordinator = toml::Table::new();
+        of_coordinator.insert("sums".into(), "tally".into());
+        of_coordinator.insert("tally".into(), at.into());
+        Ok((tally, of_coordinator))
+    }
+
     fn spawn(
         program: &str,
         config: &Path,
