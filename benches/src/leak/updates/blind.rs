@@ -84,6 +84,7 @@ pub(super) fn name(format: PackedFormat) -> String {
         PackedFormat::Int8 => "int8".into(),
         PackedFormat::Int4 => "int4".into(),
         PackedFormat::TopK(n) => format!("top {} %", f64::from(n) / 10.0),
+        PackedFormat::Masked => "masked".into(),
     }
 }
 

@@ -182,7 +182,8 @@ fn noise(
         .sum::<f64>()
         / count;
     let lost = match format {
-        PackedFormat::F32 => 0.0,
+        // Of masked updates only the sum is seen, as exact as single precision.
+        PackedFormat::F32 | PackedFormat::Masked => 0.0,
         PackedFormat::Int8 => blocks(127.0),
         PackedFormat::Int4 => blocks(7.0),
         PackedFormat::TopK(_) => {
