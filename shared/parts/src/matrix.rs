@@ -172,7 +172,10 @@ impl Row {
 /// A row that is being added up: dense while it is written, read in ascending order of columns.
 pub(crate) struct RowSum {
     values: Vec<u64>,
+    /// Columns that have something.
     touched: Vec<u32>,
+    /// Whether they are noted: not where the values are the row's own.
+    notes: bool,
 }
 
 impl RowSum {
@@ -180,13 +183,23 @@ impl RowSum {
         Self {
             values: vec![0; items],
             touched: vec![],
+            notes: true,
         }
+    }
+
+    /// Lets `write` add to a row itself.
+    fn into(&mut self, row: &mut Vec<u64>, write: impl FnOnce(&mut Self)) {
+        std::mem::swap(&mut self.values, row);
+        self.notes = false;
+        write(self);
+        self.notes = true;
+        std::mem::swap(&mut self.values, row);
     }
 
     /// Adds to one column.
     pub(crate) fn add(&mut self, column: u32, amount: u64) {
         let value = &mut self.values[column as usize];
-        if *value == 0 && amount > 0 {
+        if self.notes && *value == 0 && amount > 0 {
             self.touched.push(column);
         }
         *value += amount;
@@ -320,6 +333,11 @@ impl SumMatrix {
             |sum, (row, target)| {
                 if cleared.contains(&(row as u32)) {
                     return;
+                }
+                if let Row::Dense(values) = target
+                    && cleared.is_empty()
+                {
+                    return sum.into(values, |sum| terms(row as u32, sum));
                 }
                 terms(row as u32, sum);
                 let mut entries = sum.drain();

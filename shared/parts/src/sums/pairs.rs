@@ -93,20 +93,14 @@ impl Pairs {
 
     /// The matrices with what many people add to their rows.
     pub(super) fn terms<'a>(&'a mut self, of: &'a Many<'_>) -> Vec<Terms<'a>> {
-        let mut out = vec![Terms {
+        let met = Terms {
             matrix: &mut self.met,
             of_row: Box::new(|row, sum| of.met(row, sum)),
-        }];
-        let mut rated = |matrix: &'a mut SumMatrix, amount: fn(u8, u8) -> u64| {
-            out.push(Terms {
-                matrix,
-                of_row: Box::new(move |row, sum| of.ratings(row, sum, amount)),
-            });
         };
-        rated(&mut self.rated, one);
-        rated(&mut self.products, product);
-        rated(&mut self.ratings, first);
-        out
+        let rated = of.terms(&mut self.rated, one);
+        let products = of.terms(&mut self.products, product);
+        let ratings = of.terms(&mut self.ratings, first);
+        vec![met, rated, products, ratings]
     }
 }
 
@@ -134,7 +128,19 @@ impl<'a> Many<'a> {
         }
     }
 
-    fn ratings(&self, row: u32, sum: &mut RowSum, amount: fn(u8, u8) -> u64) {
+    /// One loop is compiled for each `amount`: this is where folding spends its time.
+    fn terms(
+        &'a self,
+        matrix: &'a mut SumMatrix,
+        amount: impl Fn(u8, u8) -> u64 + Copy + Sync + 'a,
+    ) -> Terms<'a> {
+        Terms {
+            matrix,
+            of_row: Box::new(move |row, sum| self.ratings(row, sum, amount)),
+        }
+    }
+
+    fn ratings(&self, row: u32, sum: &mut RowSum, amount: impl Fn(u8, u8) -> u64) {
         for (person, at) in &self.rated[row as usize] {
             let rated = self.all[*person as usize].rated();
             let own = rated[*at as usize].half_stars;
