@@ -27,7 +27,7 @@ use super::world::{BEGIN, Event, Network, QUIET, Seen, Simulation};
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::evidence::failing;
-use crate::lists::{CellsConfig, ListsConfig, Sums, TallyConfig};
+use crate::lists::{CellsConfig, ListsConfig, NoiseConfig, Per, Sums, TallyConfig};
 
 pub(super) fn digest(parts: &[&str]) -> Digest {
     let parts: Vec<&[u8]> = parts.iter().map(|p| p.as_bytes()).collect();
@@ -67,7 +67,7 @@ pub(super) fn items() -> Vec<Item> {
 }
 
 /// Everything counts at once, and nobody waits for the next day.
-pub(super) fn lists_config(cells: bool) -> ListsConfig {
+pub(super) fn lists_config(cells: bool, noisy: bool) -> ListsConfig {
     ListsConfig {
         clip: 8,
         repeats: 2,
@@ -81,8 +81,21 @@ pub(super) fn lists_config(cells: bool) -> ListsConfig {
         cell: 2,
         changed: 2,
         people: 64,
-        noise: None,
+        noise: noisy.then_some(NOISE),
     }
+}
+
+/// With a budget that lasts, whatever is recalled.
+const NOISE: NoiseConfig = NoiseConfig {
+    epsilon: 0.1,
+    delta: 1e-6,
+    per: Per::Release,
+    budget: 1_000.0,
+};
+
+/// Whether snapshots have noise in this seed.
+fn is_noisy(seed: u64) -> bool {
+    seed % 5 == 2
 }
 
 /// Nobody listens there: the line of a simulation leads elsewhere.
@@ -162,7 +175,7 @@ impl Simulation {
                 }
                 false => {
                     config.sums = Sums::Embedded;
-                    config.lists = lists_config(kind.has_cells());
+                    config.lists = lists_config(kind.has_cells(), is_noisy(seed));
                 }
             }
             config.erase_window_s = Self::gathers(&mut listed.dice, kind);
@@ -191,7 +204,13 @@ impl Simulation {
             uptime_ms: 0,
         }));
         let disk = Disk::default();
-        let far = || Far::new(seed, lists_config(kind.has_cells()), clock.clone());
+        let far = || {
+            Far::new(
+                seed,
+                lists_config(kind.has_cells(), is_noisy(seed)),
+                clock.clone(),
+            )
+        };
         let apart = kind.is_apart().then(|| Apart::new(far()));
         let begin = || open(&config, &recipe, &disk, &clock, apart.as_ref());
         let shell = match steady {

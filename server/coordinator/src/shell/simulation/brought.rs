@@ -159,7 +159,7 @@ impl WayIn {
             engine: &engine,
             data_dir: &folder.path().join("data"),
             evidence: folder.path(),
-            config: lists_config(false),
+            config: lists_config(false, false),
             serves: true,
             release_hours: 1,
             masks: false,

@@ -4,8 +4,8 @@
 //!
 //! Some seeds have lists: their tally, too, is on databases that fail, people contribute and
 //! withdraw by the real way in, and snapshots are made at any moment, as their thread would make
-//! them. The gate between that thread and whoever deletes is not tested here: one thread cannot
-//! overlap with itself.
+//! them. A fifth of all seeds with lists has noise on the sums. The gate between that thread and
+//! whoever deletes is not tested here: one thread cannot overlap with itself.
 //!
 //! Seeds of their own have a tally of its own (`far`: the real service, on a machine that fails by
 //! itself, behind a line that does not leave this process; `apart`: what happens to both). Devices
