@@ -112,7 +112,7 @@ async fn a_shard_is_trained_again_by_a_third_party() {
 /// The auditor is coordinator and tally.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_of_masked_updates_is_trained_again_by_a_third_party() {
-    let masked = "aggregation = \"fedavg\"\nclip_factor = 0.0\nshards = 1\ncohort = 8\n\
+    let masked = "aggregation = \"fedavg\"\nclip_factor = 0.0\nshards = 1\ncohort = 8\nquorum = 3\n\
                   split = { k_in = 3, k_out = 1 }\nupdates = \"masked\"\n";
     let world = World::with_recipe(8, masked);
     let beside = |folder: &str, people: u32| {

@@ -13,7 +13,8 @@ use lethe_tests::party;
 use lethe_tests::world::{Fleet, Operator, World};
 
 /// All layers are the device's.
-const RECIPE: &str = "aggregation = \"fedavg\"\nclip_factor = 0.0\nshards = 1\ncohort = 12\n\
+const RECIPE: &str = "aggregation = \"fedavg\"\nclip_factor = 0.0\nshards = 1\n\
+                      cohort = 12\nquorum = 3\n\
                       split = { k_in = 3, k_out = 1 }\n";
 
 fn masked() -> String {
@@ -28,15 +29,14 @@ struct Parties {
 }
 
 /// A coordinator whose tally sums nobody's masks but those of three people or more.
-async fn parties(people: u32, extra: &str) -> Parties {
-    let recipe = masked() + extra;
-    let world = World::with_recipe(people, &recipe);
+async fn parties(people: u32, recipe: &str) -> Parties {
+    let world = World::with_recipe(people, recipe);
     let mut tally = party::config(&world);
     tally.lists.cell = 3;
     tally.lists.changed = 2;
     let (at, invitation) = party::serve_here(&tally);
     let mut config = party::of_coordinator(&world, at, &invitation);
-    config.recipe = lethe_tests::world::recipe(&recipe);
+    config.recipe = lethe_tests::world::recipe(recipe);
     let (coordinator, addr) = world.start_with(config).await;
     let op = world.operator(addr).await;
     Parties {
@@ -61,7 +61,7 @@ fn losses(status: &CoordinatorStatus) -> Vec<f32> {
 #[tokio::test(flavor = "multi_thread")]
 async fn rounds_are_those_of_fedavg_and_a_deletion_is_exact() {
     let people = 12;
-    let parties = parties(people, "").await;
+    let parties = parties(people, &masked()).await;
     let fleet = parties.world.fleet(parties.addr, &parties.op).await;
     let status = parties.op.trained().await;
     let clear = {
@@ -99,7 +99,8 @@ async fn rounds_are_those_of_fedavg_and_a_deletion_is_exact() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_not_in_the_sum_of_before_is_left_out_and_the_shard_goes_on() {
-    let parties = parties(9, "deadline_s = 2\n").await;
+    let recipe = masked() + "deadline_s = 2\n";
+    let parties = parties(9, &recipe).await;
     let Parties {
         world, addr, op, ..
     } = &parties;
@@ -147,6 +148,20 @@ async fn masks_need_all_layers_on_the_device_and_a_tally_of_its_own() {
     config.recipe = lethe_tests::world::recipe(&text);
     let e = Coordinator::open(config).unwrap_err().to_string();
     assert!(e.contains("1 + 1 of 4 layers"), "{e}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quorum_below_what_the_tally_sums_is_said_and_trains_nobody() {
+    let recipe = masked().replace("quorum = 3", "quorum = 2");
+    let parties = parties(4, &recipe).await;
+    let fleet = parties.world.fleet(parties.addr, &parties.op).await;
+    // A round closes, and is not added up.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let status = parties.op.status().await;
+    let devices = status.connections;
+    assert!(status.started && devices >= 4, "{status:?}");
+    assert_eq!(status.shards[0].rounds.0, 0, "{status:?}");
+    fleet.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -373,9 +373,13 @@ impl ClientError {
             Self::FeedbackLost => Some(Declined::FeedbackLost),
             Self::Memory { .. } => Some(Declined::Memory),
             // The protocol has no reason of its own for the second.
-            Self::Stopped(_) | Self::NothingToTrain | Self::WouldUpdateInClear { .. } => {
-                Some(Declined::Conditions)
-            }
+            Self::Stopped(_)
+            | Self::NothingToTrain
+            | Self::WouldUpdateInClear { .. }
+            | Self::WouldContributeInClear { .. }
+            | Self::OtherHandle { .. }
+            | Self::OtherListKey { .. }
+            | Self::SealingDamaged { .. } => Some(Declined::Conditions),
             // Without a model it is of no use in a round, and never will be.
             Self::NoModel => Some(Declined::Conditions),
             Self::Model(ModelError::Middle(e)) if e.is::<Stopped>() => Some(Declined::Conditions),

@@ -81,7 +81,7 @@ impl Worker {
     async fn train(&mut self, start: RoundStart) -> Result<(), ClientError> {
         let model = self.model()?.clone();
         let recipe = self.recipe();
-        self.may_update()?;
+        let masking = self.may_update().await?;
         let session = self.session()?;
         session.count_update(start.adapter.bytes.len());
         let joined = self.joined().await?;
@@ -115,9 +115,9 @@ impl Worker {
             })
             .await?;
         let samples = trained.samples;
-        let (delta, loss) = match self.recipe().grid() {
+        let (delta, loss) = match masking {
             // The loss is under the mask, too.
-            Some(grid) => (self.masked(&grid, start.round, &trained).await?, 0.0),
+            Some(masking) => (self.masked(&masking, start.round, &trained)?, 0.0),
             None => (self.pack(&start, trained.delta)?, trained.loss),
         };
         session.count_update(delta.bytes.len());

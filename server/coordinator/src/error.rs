@@ -93,6 +93,13 @@ pub enum CoordinatorError {
          data folder"
     )]
     MasksNeedTally { epoch: lethe_ledger::EpochNo },
+    /// Rounds could close that the tally does not sum.
+    #[error(
+        "no round is added up: the tally sums {least} people or more (`cell` in its `[lists]`), \
+         and the recipe's `quorum` is {quorum}: lower `cell`, or set `cohort` and `quorum` of a \
+         new data folder to {least} or more"
+    )]
+    MasksOfTooFew { quorum: usize, least: u32 },
     /// What the tally said of masks cannot be so.
     #[error("round {round:?} is not added up: the tally's sum of masks {why}; it is asked again")]
     WrongMasks {

@@ -239,6 +239,12 @@ pub enum Command {
         run: RunKey,
         why: String,
     },
+    /// It cannot be added up without people who have not answered: it waits for them once more. A
+    /// replay has failed.
+    RoundShort {
+        run: RunKey,
+        why: String,
+    },
     MembersHashed {
         shard: ShardKey,
         version: u64,

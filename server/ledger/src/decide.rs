@@ -67,6 +67,7 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
         | Command::Deadline { .. }
         | Command::SealRound { .. }
         | Command::RoundAggregated { .. }
+        | Command::RoundShort { .. }
         | Command::AggregationFailed { .. } => rounds::decide(state, command, now),
         Command::FoundEpoch { .. } | Command::Publish { .. } => {
             serving::decide(state, command, now)

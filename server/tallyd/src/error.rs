@@ -114,8 +114,8 @@ pub enum TallydError {
     },
     /// There is no room for who was in one more sum.
     #[error(
-        "who was in sums of masks is kept for {most} people and rounds at most: begin a new epoch \
-         with an empty tally, or train fewer rounds"
+        "who was in sums of masks is kept for {most} people and rounds at most: train fewer \
+         rounds, or with a smaller cohort"
     )]
     TooManySums {
         /// The most.

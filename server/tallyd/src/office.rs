@@ -94,8 +94,8 @@ persisted!(CatalogueRow, "tallyd-catalogue", Public);
 pub(crate) struct SumRow {
     /// Number of the key that it is sealed under.
     pub(crate) key: u32,
-    /// When it was summed, in seconds since 1970.
-    pub(crate) at: u64,
+    /// The highest number of a deletion when it was asked for.
+    pub(crate) left: u64,
     /// Who was in it and has not left, ascending.
     pub(crate) handles: Vec<[u8; 16]>,
 }
@@ -126,31 +126,35 @@ fn parse(key: &str) -> Result<u64, StoreError> {
 
 fn sums_key(id: &StageId, number: u32) -> KeyName {
     let StageId {
+        lineage,
         epoch,
         shard,
         stage,
     } = id;
+    let lineage = u64::from_be_bytes(*lineage);
     KeyName::evidence_of(&format!(
-        "sums-{epoch:08x}-{shard:04x}-{stage:04x}-{number:08x}"
+        "sums-{lineage:016x}-{epoch:08x}-{shard:04x}-{stage:04x}-{number:08x}"
     ))
 }
 
 fn sums_row(id: &StageId, round: u16) -> String {
+    let lineage = u64::from_be_bytes(id.lineage);
     format!(
-        "{:08x}{:04x}{:04x}{round:04x}",
+        "{lineage:016x}{:08x}{:04x}{:04x}{round:04x}",
         id.epoch, id.shard, id.stage
     )
 }
 
 fn parse_sums_row(key: &str) -> Option<(StageId, u16)> {
-    let number = |from: usize, to: usize| u32::from_str_radix(key.get(from..to)?, 16).ok();
+    let number = |from: usize, to: usize| u64::from_str_radix(key.get(from..to)?, 16).ok();
     let small = |from: usize| u16::try_from(number(from, from + 4)?).ok();
     let id = StageId {
-        epoch: number(0, 8)?,
-        shard: small(8)?,
-        stage: small(12)?,
+        lineage: number(0, 16)?.to_be_bytes(),
+        epoch: u32::try_from(number(16, 24)?).ok()?,
+        shard: small(24)?,
+        stage: small(28)?,
     };
-    Some((id, small(16)?))
+    Some((id, small(32)?))
 }
 
 impl Office {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lethe_proto::ids::RoundKey;
+use lethe_proto::masked::{MOST_KEPT, MasksAsked};
 use lethe_store::StoreError;
 
 use crate::TallydError;
@@ -15,20 +15,24 @@ use crate::office::{Office, SumRow};
 /// A handle.
 type Handle = [u8; 16];
 
-/// Most handles in all rows together: 256 MiB.
-const MOST: usize = 16 << 20;
+/// Data folders of a coordinator whose deletions are counted.
+const LINEAGES: usize = 64;
 
 /// A stage of a shard, whatever generation it is trained in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct StageId {
+    /// Of the coordinator's data folder.
+    pub(crate) lineage: [u8; 8],
     pub(crate) epoch: u32,
     pub(crate) shard: u16,
     pub(crate) stage: u16,
 }
 
 impl StageId {
-    pub(crate) fn of(round: &RoundKey) -> Self {
+    fn of(asked: &MasksAsked) -> Self {
+        let round = &asked.round;
         Self {
+            lineage: asked.lineage,
             epoch: round.epoch.0,
             shard: round.shard.0,
             stage: round.stage,
@@ -50,22 +54,25 @@ pub(crate) struct Sums {
     stages: BTreeMap<StageId, Stage>,
     /// Keys whose rows were sealed anew, and which may be there still.
     old_keys: BTreeSet<(StageId, u32)>,
-    /// How many have left by deletions, as the coordinator counts since it greeted.
-    left: u64,
+    /// The highest number of a deletion that a coordinator has told, by its lineage.
+    left: BTreeMap<[u8; 8], u64>,
 }
 
 /// Who is counted, by place in what was asked, and why others are not.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) places: Vec<usize>,
+    /// People of the sum of before who are not there.
+    pub(crate) missing: usize,
     pub(crate) why: String,
 }
 
 /// Who may be summed: `asked` are the handles whose envelopes open, with their places; `before` are
 /// those of the round's sum of before who have not left.
 fn judge(before: Option<&SumRow>, asked: &[(usize, Handle)], least: usize) -> Counted {
-    let nobody = |why: String| Counted {
+    let nobody = |missing: usize, why: String| Counted {
         places: vec![],
+        missing,
         why,
     };
     let mut places: Vec<usize> = asked.iter().map(|(place, _)| *place).collect();
@@ -74,11 +81,12 @@ fn judge(before: Option<&SumRow>, asked: &[(usize, Handle)], least: usize) -> Co
         let there: BTreeSet<&Handle> = asked.iter().map(|(_, handle)| handle).collect();
         let missing = row.handles.iter().filter(|h| !there.contains(h)).count();
         if missing > 0 {
-            return nobody(format!(
+            let why = format!(
                 "{missing} of {} people of the sum of before are missing, who have not left: two \
                  sums would tell their updates",
                 row.handles.len()
-            ));
+            );
+            return nobody(missing, why);
         }
         let known: BTreeSet<&Handle> = row.handles.iter().collect();
         let own = asked.iter().filter(|(_, handle)| known.contains(handle));
@@ -90,12 +98,17 @@ fn judge(before: Option<&SumRow>, asked: &[(usize, Handle)], least: usize) -> Co
             );
         }
     }
-    match places.len() >= least {
-        true => Counted { places, why },
-        false => nobody(format!(
+    if places.len() < least {
+        let why = format!(
             "{} people, expected at least {least}: a sum of fewer says too much of each",
             places.len()
-        )),
+        );
+        return nobody(0, why);
+    }
+    Counted {
+        places,
+        missing: 0,
+        why,
     }
 }
 
@@ -105,27 +118,43 @@ impl Sums {
         let mut sums = Self {
             stages: office.sums()?,
             old_keys: BTreeSet::new(),
-            left: 0,
+            left: BTreeMap::new(),
         };
-        let old = sums.stages.iter().filter(|(_, stage)| stage.key > 0);
-        sums.old_keys = old.map(|(id, stage)| (*id, stage.key - 1)).collect();
+        let old = sums.stages.iter();
+        let old = old.flat_map(|(id, stage)| (0..stage.key).map(|key| (*id, key)));
+        sums.old_keys = old.collect();
         sums.destroy_old(office)?;
         Ok(sums)
     }
 
-    /// A coordinator begins to count anew.
-    pub(crate) fn greeted(&mut self) {
-        self.left = 0;
+    /// The highest number of a deletion so far.
+    pub(crate) fn have_left(&mut self, lineage: [u8; 8], left: u64) {
+        // One coordinator has a tally, and few data folders.
+        if self.left.len() > LINEAGES {
+            self.left.clear();
+        }
+        let highest = self.left.entry(lineage).or_default();
+        *highest = left.max(*highest);
     }
 
-    /// So many have left by deletions.
-    pub(crate) fn have_left(&mut self, left: u64) {
-        self.left = self.left.max(left);
+    /// Whether somebody has left since this was asked for.
+    pub(crate) fn is_late(&self, asked: &MasksAsked) -> bool {
+        let highest = self.left.get(&asked.lineage);
+        highest.is_some_and(|highest| asked.left < *highest)
     }
 
-    /// Whether somebody has left since a coordinator counted so many.
-    pub(crate) fn is_late(&self, left: u64) -> bool {
-        left < self.left
+    /// A coordinator with another data folder has other rounds, and knows people by other handles:
+    /// nothing of before can be compared with what comes.
+    fn begin_lineage(&mut self, office: &Office, lineage: [u8; 8]) -> Result<(), StoreError> {
+        let others = self.stages.iter().filter(|(id, _)| id.lineage != lineage);
+        let others: BTreeSet<(StageId, u32)> = others.map(|(id, stage)| (*id, stage.key)).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!("another coordinator asks for sums of masks: those of before are forgotten");
+        office.destroy_sums(&others)?;
+        self.stages.retain(|id, _| id.lineage == lineage);
+        Ok(())
     }
 
     fn destroy_old(&mut self, office: &Office) -> Result<(), StoreError> {
@@ -144,14 +173,16 @@ impl Sums {
     pub(crate) fn count(
         &mut self,
         office: &Office,
-        round: &RoundKey,
+        of: &MasksAsked,
         asked: &[(usize, Handle)],
         least: usize,
-        now: u64,
     ) -> Result<Counted, TallydError> {
-        let id = StageId::of(round);
-        let stage = self.stages.get(&id).cloned().unwrap_or_default();
-        let before = stage.rounds.get(&round.round);
+        self.begin_lineage(office, of.lineage)?;
+        let round = of.round.round;
+        let id = StageId::of(of);
+        let stage = self.stages.get(&id);
+        let key = stage.map_or(0, |stage| stage.key);
+        let before = stage.and_then(|stage| stage.rounds.get(&round));
         let counted = judge(before, asked, least);
         let known = before.is_some_and(|row| !row.handles.is_empty());
         if counted.places.is_empty() || known {
@@ -159,23 +190,23 @@ impl Sums {
         }
         let rows = self.stages.values().flat_map(|s| s.rounds.values());
         let kept: usize = rows.map(|row| row.handles.len()).sum();
-        if kept + asked.len() > MOST {
-            return Err(TallydError::TooManySums { most: MOST });
+        if kept + asked.len() > MOST_KEPT {
+            return Err(TallydError::TooManySums { most: MOST_KEPT });
         }
         let mut handles: Vec<Handle> = asked.iter().map(|(_, handle)| *handle).collect();
         handles.sort_unstable();
         let row = SumRow {
-            key: stage.key,
-            at: now,
+            key,
+            left: of.left,
             handles,
         };
-        office.keep_sums(&id, &BTreeMap::from([(round.round, row.clone())]))?;
+        office.keep_sums(&id, &BTreeMap::from([(round, row.clone())]))?;
         let stage = self.stages.entry(id).or_default();
-        stage.rounds.insert(round.round, row);
+        stage.rounds.insert(round, row);
         Ok(counted)
     }
 
-    /// These have left, where `gone` says so of the time of a sum.
+    /// These have left, where `gone` says so of a row's [`SumRow::left`].
     ///
     /// # Errors
     /// It cannot be stored; it may be repeated.
@@ -184,7 +215,7 @@ impl Sums {
         office: &Office,
         gone: impl Fn(&Handle, u64) -> bool,
     ) -> Result<(), StoreError> {
-        let leaves = |row: &SumRow| row.handles.iter().any(|h| gone(h, row.at));
+        let leaves = |row: &SumRow| row.handles.iter().any(|h| gone(h, row.left));
         let concerned = self.stages.iter();
         let concerned = concerned.filter(|(_, stage)| stage.rounds.values().any(leaves));
         let concerned: Vec<StageId> = concerned.map(|(id, _)| *id).collect();
@@ -195,9 +226,9 @@ impl Sums {
             let key = stage.key + 1;
             let mut rounds = stage.rounds.clone();
             for row in rounds.values_mut() {
-                let at = row.at;
+                let asked = row.left;
                 row.key = key;
-                row.handles.retain(|h| !gone(h, at));
+                row.handles.retain(|h| !gone(h, asked));
             }
             office.keep_sums(&id, &rounds)?;
             self.old_keys.insert((id, key - 1));
@@ -225,7 +256,7 @@ mod tests {
     fn row(who: &[u8]) -> SumRow {
         SumRow {
             key: 0,
-            at: 5,
+            left: 5,
             handles: who.iter().map(|w| [*w; 16]).collect(),
         }
     }

@@ -74,10 +74,12 @@ fn request(service: &Service, what: u8, who: u8, now: u64) -> TallyRequest {
             from: u64::from(who) << (what % 56),
         },
         15 => TallyRequest::LeaveSums {
-            handles: handles(who % 5),
+            lineage: [what % 3; 8],
+            leavers: handles(who % 5).into_iter().map(|h| (h, 9)).collect(),
             left: u64::from(who),
         },
         16 => TallyRequest::Masks(MasksAsked {
+            lineage: [what % 3; 8],
             round: RoundKey {
                 epoch: EpochNo::FIRST,
                 shard: ShardId(u16::from(who % 2)),

@@ -46,6 +46,7 @@ fn sealed(terms: &TallyTerms, who: u8, at: &RoundKey) -> SealedSeed {
 
 fn asked(terms: &TallyTerms, who: &[u8], at: RoundKey) -> MasksAsked {
     MasksAsked {
+        lineage: [3; 8],
         round: at,
         left: 0,
         values: VALUES,
@@ -73,9 +74,18 @@ fn sum(who: &[u8], at: &RoundKey) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
+/// These leave by a deletion of this number.
 fn leave(service: &Service, who: &[u8], left: u64) {
-    let handles = who.iter().map(|w| handle(*w)).collect();
-    let said = service.answer(TallyRequest::LeaveSums { handles, left }, NOW);
+    let leavers = who.iter().map(|w| (handle(*w), left)).collect();
+    let lineage = [3; 8];
+    let said = service.answer(
+        TallyRequest::LeaveSums {
+            lineage,
+            leavers,
+            left,
+        },
+        NOW,
+    );
     assert!(matches!(said, TallyReply::Done(_)), "{said:?}");
 }
 
@@ -159,11 +169,42 @@ fn who_has_left_is_left_out_of_what_comes_and_of_what_is_kept() {
     // Who joins again is somebody else.
     let joined = ask(&service, &ALL, round(2, 0));
     assert_eq!(joined.counted, [0, 2, 3, 4, 5]);
-    // A coordinator that was away tells of all who ever left, and when.
-    let leavers = vec![(handle(3), NOW - 1), (handle(4), NOW)];
-    service.answer(TallyRequest::LeaveOlder { leavers }, NOW);
-    assert_eq!(hits(&service, 3), 2, "left before these sums were made");
-    assert_eq!(hits(&service, 4), 0);
+    // A coordinator that was away tells of all who ever left: who is in a sum that was asked for
+    // later has come back.
+    leave(&service, &[2], 1);
+    assert_eq!(hits(&service, 2), 0);
+    let mut later = asked(&service.terms(NOW), &ALL, round(1, 2));
+    later.left = 1;
+    assert_eq!(answer(&service, later).unwrap().counted.len(), 6);
+    leave(&service, &[2], 1);
+    assert_eq!(hits(&service, 2), 1);
+    leave(&service, &[2], 7);
+    assert_eq!(hits(&service, 2), 0);
+}
+
+#[test]
+fn another_data_folder_of_the_coordinator_begins_anew() {
+    let disk = Disk::new();
+    let service = disk.open(NOW);
+    ask(&service, &ALL, round(1, 0));
+    leave(&service, &[], 9);
+    let mut other = asked(&service.terms(NOW), &[11, 12, 13, 14], round(1, 0));
+    other.lineage = [4; 8];
+    assert_eq!(answer(&service, other).unwrap().counted.len(), 4);
+    assert_eq!((hits(&service, 1), hits(&service, 11)), (0, 1));
+    drop(service);
+    let service = disk.open(NOW);
+    assert_eq!((hits(&service, 1), hits(&service, 11)), (0, 1));
+}
+
+#[test]
+fn without_cells_nobody_is_told_one_mask() {
+    let mut disk = Disk::new();
+    disk.lists.cells = lethe_tally::settings::CellsConfig::Off;
+    let service = disk.open(NOW);
+    let alone = ask(&service, &[1], round(1, 0));
+    assert_eq!((alone.counted.len(), alone.least), (0, 2));
+    assert_eq!(ask(&service, &[1, 2], round(1, 0)).counted.len(), 2);
 }
 
 #[test]
@@ -246,9 +287,18 @@ fn kills_at_every_write() {
         let terms = service.terms(NOW);
         answer(&service, asked(&terms, &ALL, round(1, 0))).ok()?;
         answer(&service, asked(&terms, &ALL, round(1, 1))).ok()?;
-        let handles = vec![handle(2)];
-        let said = service.answer(TallyRequest::LeaveSums { handles, left: 1 }, NOW);
-        matches!(said, TallyReply::Done(_)).then_some(())
+        for who in [2, 6] {
+            let request = TallyRequest::LeaveSums {
+                lineage: [3; 8],
+                leavers: vec![(handle(who), 1)],
+                left: 1,
+            };
+            let said = service.answer(request, NOW);
+            if !matches!(said, TallyReply::Done(_)) {
+                return None;
+            }
+        }
+        Some(())
     };
     let quiet = Disk::new();
     drop(quiet.open(NOW));
@@ -266,7 +316,7 @@ fn kills_at_every_write() {
             let service = disk.open(NOW);
             // What was answered once, is answered again, or was never answered.
             let kept = hits(&service, 1);
-            leave(&service, &[2], 1);
+            leave(&service, &[2, 6], 1);
             assert_eq!(hits(&service, 2), 0, "{after} {written}");
             assert_eq!(hits(&service, 1), kept, "{after} {written}");
             drop(service);
@@ -274,7 +324,9 @@ fn kills_at_every_write() {
             assert_eq!((hits(&service, 1), hits(&service, 2)), (kept, 0));
             for number in 0..kept as u16 {
                 let rest = ask(&service, &[1, 3, 4, 5], round(2, number));
-                assert!(rest.counted.is_empty(), "6 is missing: {after} {written}");
+                assert_eq!(rest.counted.len(), 4, "{after} {written}");
+                let fewer = ask(&service, &[1, 3, 4], round(2, number));
+                assert_eq!(fewer.missing, 1, "{after} {written}");
             }
         }
     }

@@ -21,6 +21,12 @@ pub const MOST_MEMBERS: usize = 65_536;
 /// Most values of an update under a mask: their sum goes in one answer.
 pub const MOST_VALUES: usize = (32 << 20) / 4;
 
+/// Most values of all masks of a round together: about a minute of work.
+pub const MOST_WORK: usize = 1 << 34;
+
+/// Most people in all rounds of a coordinator together: who was in a sum is kept.
+pub const MOST_KEPT: usize = 16 << 20;
+
 /// Bytes of an update of `n` values: there is one more, the loss.
 pub(crate) fn length(n: usize) -> usize {
     n.saturating_add(1)
@@ -116,9 +122,12 @@ pub struct SealedSeed {
 /// What a coordinator asks when it adds a round up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MasksAsked {
+    /// Names the coordinator's data folder: rounds of another one are others.
+    pub lineage: [u8; 8],
     /// The round.
     pub round: RoundKey,
-    /// How many people have left by deletions, as in [`crate::tally::TallyRequest::LeaveSums`].
+    /// The highest number of a deletion so far, as in
+    /// [`crate::tally::TallyRequest::LeaveSums`].
     pub left: u64,
     /// Values under each mask, the loss among them; at most [`MOST_VALUES`].
     pub values: u32,
@@ -131,6 +140,11 @@ pub struct MasksAsked {
 pub struct MasksSummed {
     /// Whose masks are in it, by place in the request, ascending. Nobody: the round counts nobody.
     pub counted: Vec<u32>,
+    /// Fewest people of a sum, n.
+    pub least: u32,
+    /// How many people of the sum of before are not among those who were asked for, and have not
+    /// left: nobody counts then.
+    pub missing: u32,
     /// Why somebody is left out, for people; empty: nobody is.
     pub why: String,
     /// `[values]` u32, little endian; empty where nobody counts.

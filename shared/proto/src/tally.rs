@@ -236,10 +236,13 @@ pub enum TallyRequest {
     /// These have left by a deletion: nothing is kept of the sums that they were in. At most
     /// [`TOGETHER`]; it may be repeated. From minor version 4 on.
     LeaveSums {
-        /// Who.
-        handles: Vec<[u8; 16]>,
-        /// How many people have left by deletions, these among them: no sum is made any more that
-        /// was asked for when they were fewer.
+        /// As in [`MasksAsked`].
+        lineage: [u8; 8],
+        /// Who, and the number of the deletion: sums that were asked for after it are about
+        /// somebody who has come back.
+        leavers: Vec<([u8; 16], u64)>,
+        /// The highest number of a deletion so far: no sum is made any more that was asked for
+        /// before it.
         left: u64,
     },
 }

@@ -76,6 +76,24 @@ impl Recipe {
         })
     }
 
+    /// Checks that a tally sums rounds of masked updates of `values` values.
+    ///
+    /// # Errors
+    /// [`RecipeError::Range`]: beyond what one answer, or a minute of work, can be.
+    pub fn check_masked_work(&self, values: usize) -> Result<(), RecipeError> {
+        let (most_values, most_work) = (masked::MOST_VALUES, masked::MOST_WORK);
+        let work = self.cohort.saturating_mul(values + 1);
+        if self.grid().is_none() || (values < most_values && work <= most_work) {
+            return Ok(());
+        }
+        Err(RecipeError::Range {
+            field: "cohort",
+            got: format!("{} with {values} values each", self.cohort),
+            expected: "with updates = \"masked\" fewer than 8388608 values each and at most 2^34 \
+                       in all: train fewer layers, a lower rank or with a smaller cohort",
+        })
+    }
+
     /// What a sum of masked updates excludes: nobody has one update alone.
     pub(super) fn check_sums(&self) -> Result<(), RecipeError> {
         let refused = |field, got: String, expected| {
@@ -104,6 +122,23 @@ impl Recipe {
                 "staleness",
                 staleness.to_string(),
                 "none with updates = \"masked\": a mask is for one round",
+            );
+        }
+        if let Some(goal) = self.goal {
+            return refused(
+                "goal",
+                goal.to_string(),
+                "none with updates = \"masked\": after a deletion the same people have to answer \
+                 again, not the fastest",
+            );
+        }
+        let rounds = self.rounds * self.slices * self.shards;
+        if self.cohort.saturating_mul(rounds) > masked::MOST_KEPT {
+            return refused(
+                "cohort",
+                format!("{} in each of {rounds} rounds", self.cohort),
+                "at most 2^24 people in all rounds together with updates = \"masked\": who was in \
+                 a sum is kept",
             );
         }
         if self.grid().is_none() || self.cohort > masked::MOST_MEMBERS {
@@ -144,6 +179,11 @@ mod tests {
             ("\"shared\"", "aggregation is shared"),
             ("\"fedavg\"\nclip_factor = 2.0", "clip_factor is 2"),
             ("\"fedavg\"\ngoal = 2\nstaleness = 1", "staleness is 1"),
+            ("\"fedavg\"\ngoal = 2", "goal is 2"),
+            (
+                "\"fedavg\"\ncohort = 60000\nrounds = 1000",
+                "in each of 8000 rounds",
+            ),
             ("\"fedavg\"\ncohort = 70000", "cohort is 70000"),
             ("\"fedavg\"\nadapters = \"masked\"", "adapters is Masked"),
         ] {
@@ -155,6 +195,8 @@ mod tests {
         assert!(e.contains("4 + 1 of 30 layers"), "{e}");
         assert!(recipe.check_masked(5).is_ok());
         assert!(Recipe::default().check_masked(30).is_ok());
+        assert!(recipe.check_masked_work(1 << 20).is_ok());
+        assert!(recipe.check_masked_work(1 << 23).is_err());
     }
 
     #[test]

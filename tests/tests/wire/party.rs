@@ -72,6 +72,7 @@ pub(super) fn tally_requests() -> Vec<Request> {
         ask(TallyRequest::Vouch { handles: handles() }),
         // From minor version 4 on.
         ask(TallyRequest::Masks(MasksAsked {
+            lineage: [5; 8],
             round: round(),
             left: 7,
             values: 30_721,
@@ -81,7 +82,8 @@ pub(super) fn tally_requests() -> Vec<Request> {
             }],
         })),
         ask(TallyRequest::LeaveSums {
-            handles: handles(),
+            lineage: [5; 8],
+            leavers: vec![([4; 16], 8)],
             left: 8,
         }),
         Request::Update {
@@ -214,6 +216,8 @@ pub(super) fn tally_replies() -> Vec<Reply> {
     all.extend(refused);
     all.push(says(TallyReply::Masks(MasksSummed {
         counted: vec![0, 300],
+        least: 16,
+        missing: 2,
         why: "w".into(),
         sum: vec![1, 2, 3, 4],
     })));

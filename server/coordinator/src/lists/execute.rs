@@ -4,11 +4,10 @@ use lethe_ledger::{Accepted, ListsLeft, SnapshotRef};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::tally::{HeldOf, HeldShown, TallyReply, TallyRequest};
 use lethe_receipt::receipt::SignedByTally;
-use lethe_tally::{Handle, Leaver};
 
 use super::Lists;
 use super::keeper::Keeper;
-use super::party::QUICK;
+use super::party::{Left, QUICK};
 use crate::CoordinatorError;
 use crate::fatal;
 
@@ -147,11 +146,15 @@ impl Lists {
         requests: &[(u64, DeletionRequest)],
         now: u64,
     ) -> Result<(), CoordinatorError> {
-        let mut leave: Vec<Handle> = vec![];
+        let mut leave: Vec<Left> = vec![];
         let mut items = vec![];
-        for (_, request) in requests {
+        for (id, request) in requests {
             match request.subject() {
-                Some(subject) => leave.push(self.handle(subject)),
+                Some(subject) => leave.push(Left {
+                    handle: self.handle(subject).0,
+                    at: now,
+                    by: *id,
+                }),
                 None => items.extend(self.places(request)),
             }
         }
@@ -164,9 +167,10 @@ impl Lists {
         let mut items = vec![];
         for accepted in journal {
             match accepted.request.subject() {
-                Some(subject) => leavers.push(Leaver {
-                    handle: self.handle(subject),
-                    before: accepted.at / 1000,
+                Some(subject) => leavers.push(Left {
+                    handle: self.handle(subject).0,
+                    at: accepted.at / 1000,
+                    by: accepted.id,
                 }),
                 None => items.extend(self.places(&accepted.request)),
             }

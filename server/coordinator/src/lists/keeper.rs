@@ -9,7 +9,7 @@ use lethe_proto::tally::{HeldOf, HeldShown, TallyStatus};
 use lethe_receipt::note::VerifierKey;
 use lethe_tally::{Handle, Leaver, Published, Served, Statement, Tally};
 
-use super::party::Party;
+use super::party::{Left, Party};
 use crate::CoordinatorError;
 
 /// Where the sums are.
@@ -169,20 +169,20 @@ impl Keeper {
     /// is served has them in it; nor is it in anything that can be read, unless the tally is away.
     pub(super) fn forget(
         &self,
-        handles: &[Handle],
+        left: &[Left],
         items: &[u32],
         now: u64,
     ) -> Result<(), CoordinatorError> {
         let tally = match self {
             Self::Embedded(tally) => tally,
             Self::Party(party) => {
-                let handles: Vec<[u8; 16]> = handles.iter().map(|h| h.0).collect();
-                party.forget(&handles, items, now);
+                party.forget(left, items);
                 return Ok(());
             }
         };
+        let handles: Vec<Handle> = left.iter().map(|l| Handle(l.handle)).collect();
         if !handles.is_empty() {
-            tally.leave(handles, now)?;
+            tally.leave(&handles, now)?;
         }
         if !items.is_empty() {
             tally.take_down(items, now)?;
@@ -193,20 +193,24 @@ impl Keeper {
     /// What the journal asks for is so, whatever backup was restored.
     pub(super) fn catch_up(
         &self,
-        leavers: &[Leaver],
+        left: &[Left],
         items: &[u32],
         now: u64,
     ) -> Result<(), CoordinatorError> {
         let tally = match self {
             Self::Embedded(tally) => tally,
             Self::Party(party) => {
-                let all = leavers.iter().map(|l| (l.handle.0, l.before));
-                party.catch_up(all.collect(), items.to_vec());
+                party.catch_up(left.to_vec(), items.to_vec());
                 return Ok(());
             }
         };
+        let leaver = |l: &Left| Leaver {
+            handle: Handle(l.handle),
+            before: l.at,
+        };
+        let leavers: Vec<Leaver> = left.iter().map(leaver).collect();
         if !leavers.is_empty() {
-            tally.leave_older(leavers, now)?;
+            tally.leave_older(&leavers, now)?;
         }
         if !items.is_empty() {
             tally.take_down(items, now)?;

@@ -13,9 +13,12 @@ use lethe_proto::tally::{TallyReply, TallyRequest};
 
 use super::Lists;
 use super::keeper::Keeper;
-use super::party::{Party, SLOW};
+use super::party::Party;
 use crate::CoordinatorError;
 use crate::rounds::internal;
+
+/// Longest wait for a sum: other shards' rounds wait behind it.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How soon a deletion ends the wait for an answer.
 const LOOK: Duration = Duration::from_millis(20);
@@ -25,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Masks {
     /// By place in what was asked, ascending.
     pub(crate) counted: Vec<usize>,
+    /// How many people of the sum of before are not there.
+    pub(crate) missing: u32,
     /// Their sum, `[values]`; empty where nobody counts.
     pub(crate) sum: Vec<u32>,
 }
@@ -51,6 +56,7 @@ fn read(summed: &MasksSummed, asked: &MasksAsked) -> Result<Masks, String> {
     let values = summed.sum.chunks_exact(4);
     Ok(Masks {
         counted,
+        missing: summed.missing,
         sum: values
             .map(|v| u32::from_le_bytes([v[0], v[1], v[2], v[3]]))
             .collect(),
@@ -68,7 +74,7 @@ fn ask(
     let thread = std::thread::Builder::new().name("lethe-masks".into());
     let spawned = thread.spawn(move || {
         // Who has stopped waiting does not hear it.
-        let _ = send.send(asker.ask(request, SLOW));
+        let _ = send.send(asker.ask(request, PATIENCE));
     });
     spawned.map_err(|source| CoordinatorError::Threads { source })?;
     loop {
@@ -84,6 +90,23 @@ fn ask(
 }
 
 impl Lists {
+    fn summing(&self) -> Result<(&Arc<Party>, [u8; 8]), CoordinatorError> {
+        let Keeper::Party(party) = &self.keeper else {
+            return Err(internal(&"there is no tally of its own that sums masks"));
+        };
+        let lineage = party.lineage();
+        let lineage = lineage.ok_or_else(|| internal(&"the tally is asked for no masks"))?;
+        Ok((party, lineage))
+    }
+
+    /// Whether the tally can be asked now: before anything is read for it.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::TallyAway`].
+    pub(crate) fn may_sum(&self) -> Result<(), CoordinatorError> {
+        self.summing()?.0.is_there()
+    }
+
     /// Asks the tally for the sum of the masks of a round: `seeds` are everybody's who answered,
     /// `values` the length of each mask. A deletion does not wait for the answer: none, once
     /// `cancelled` says so.
@@ -95,16 +118,16 @@ impl Lists {
         round: RoundKey,
         values: usize,
         seeds: Vec<(&SubjectId, Vec<u8>)>,
+        quorum: usize,
         cancelled: &AtomicBool,
     ) -> Result<Option<Masks>, CoordinatorError> {
-        let Keeper::Party(party) = &self.keeper else {
-            return Err(internal(&"there is no tally of its own that sums masks"));
-        };
+        let (party, lineage) = self.summing()?;
         let sealed = |(subject, envelope): (&SubjectId, Vec<u8>)| SealedSeed {
             handle: self.handle(subject).0,
             envelope,
         };
         let asked = MasksAsked {
+            lineage,
             round,
             left: party.have_left(),
             values: u32::try_from(values).unwrap_or(u32::MAX),
@@ -118,6 +141,12 @@ impl Lists {
         };
         let masks = read(&summed, &asked);
         let masks = masks.map_err(|why| CoordinatorError::WrongMasks { round, why })?;
+        if quorum < summed.least as usize {
+            return Err(CoordinatorError::MasksOfTooFew {
+                quorum,
+                least: summed.least,
+            });
+        }
         if masks.counted.len() < asked.seeds.len() {
             tracing::warn!(
                 counted = masks.counted.len(),
@@ -162,6 +191,7 @@ mod tests {
             envelope: vec![],
         };
         let asked = MasksAsked {
+            lineage: [1; 8],
             round: RoundKey {
                 epoch: EpochNo::FIRST,
                 shard: ShardId(0),
@@ -175,6 +205,8 @@ mod tests {
         };
         let answer = |counted: &[u32], bytes: usize| MasksSummed {
             counted: counted.to_vec(),
+            least: 2,
+            missing: 0,
             why: String::new(),
             sum: vec![1; bytes],
         };

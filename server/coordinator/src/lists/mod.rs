@@ -248,7 +248,10 @@ fn contacted(
     opening: &Opening<'_>,
     highest: u64,
 ) -> Result<Party, CoordinatorError> {
-    let party = Party::new(line, opening.catalogue.digest(), opening.masks, highest);
+    let lineage = Seed(opening.foundation.handles).derive("lineage", &[]);
+    let lineage = lineage.0.first_chunk().copied();
+    let lineage = lineage.filter(|_| opening.masks);
+    let party = Party::new(line, opening.catalogue.digest(), lineage, highest);
     tracing::info!(
         tally = party.place(),
         "sums = \"tally\": a process of its own holds what people contribute; this coordinator \

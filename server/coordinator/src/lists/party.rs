@@ -39,8 +39,8 @@ pub(crate) struct Party {
     line: Box<dyn Line>,
     /// Names the coordinator's catalogue.
     items: Digest,
-    /// It sums masks of updates, too.
-    masks: bool,
+    /// Names this data folder, where the tally sums masks of updates, too.
+    masks: Option<[u8; 8]>,
     known: Mutex<Known>,
 }
 
@@ -59,12 +59,22 @@ struct Known {
     /// Number of the newest snapshot that devices have seen, or one more if that one is recalled.
     floor: u64,
     /// Everybody who left by a deletion, and when: told at each opening.
-    leavers: Vec<([u8; 16], u64)>,
+    leavers: Vec<Left>,
     /// Items that were taken down.
     taken_down: Vec<u32>,
     /// Why it is away.
     why: String,
     status: Option<TallyStatus>,
+}
+
+/// Somebody who left by a deletion.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub(super) handle: [u8; 16],
+    /// In seconds since 1970.
+    pub(super) at: u64,
+    /// Number of the deletion.
+    pub(super) by: u64,
 }
 
 /// Tables that are served, checked.
@@ -149,7 +159,12 @@ impl Known {
 
 impl Party {
     /// Nothing is asked yet. `floor` is the highest number of a snapshot that devices have seen.
-    pub(crate) fn new(line: Box<dyn Line>, items: Digest, masks: bool, floor: u64) -> Self {
+    pub(crate) fn new(
+        line: Box<dyn Line>,
+        items: Digest,
+        masks: Option<[u8; 8]>,
+        floor: u64,
+    ) -> Self {
         let Remembered { key, last } = line.remembered();
         let known = Known {
             key,
@@ -200,6 +215,17 @@ impl Party {
     /// What it said when it was opened.
     pub(super) fn terms(&self) -> Option<TallyTerms> {
         self.known().terms.clone()
+    }
+
+    /// It can be asked.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::TallyAway`].
+    pub(super) fn is_there(&self) -> Result<(), CoordinatorError> {
+        match self.away() {
+            Some(why) => Err(self.away_error(why)),
+            None => Ok(()),
+        }
     }
 
     /// Key that verifies its snapshots; empty before the first contact.
@@ -289,9 +315,7 @@ impl Party {
         request: TallyRequest,
         within: Duration,
     ) -> Result<TallyReply, CoordinatorError> {
-        if let Some(why) = self.away() {
-            return Err(self.away_error(why));
-        }
+        self.is_there()?;
         self.raw(request, within)
     }
 
@@ -389,17 +413,18 @@ impl Party {
 
     /// Tells the next of those that the tally has not heard of in this opening.
     fn tell(&self, told: &mut Told) -> Result<(), CoordinatorError> {
-        let leavers: Vec<([u8; 16], u64)> = {
+        let left: Vec<Left> = {
             let known = self.known();
             let rest = known.leavers.iter().skip(told.leavers);
             rest.take(TOGETHER).copied().collect()
         };
-        if !leavers.is_empty() {
-            let count = leavers.len();
+        if !left.is_empty() {
+            // First: what was asked for before, and is on its way still, comes too late then.
+            self.leave_sums(left.iter().map(|l| (l.handle, l.by)).collect())?;
+            let leavers = left.iter().map(|l| (l.handle, l.at)).collect();
             self.done(TallyRequest::LeaveOlder { leavers }, SLOW)?;
-            told.leavers += count;
-            // What was asked before, and is on its way still, comes too late.
-            return self.leave_sums(vec![], told.leavers as u64);
+            told.leavers += left.len();
+            return Ok(());
         }
         let items: Vec<u32> = {
             let known = self.known();
@@ -438,7 +463,7 @@ impl Party {
     }
 
     /// What the journal says of before this start.
-    pub(super) fn catch_up(&self, leavers: Vec<([u8; 16], u64)>, items: Vec<u32>) {
+    pub(super) fn catch_up(&self, leavers: Vec<Left>, items: Vec<u32>) {
         let mut known = self.known();
         known.leavers.extend(leavers);
         known.taken_down.extend(items);
@@ -446,10 +471,10 @@ impl Party {
 
     /// These leave, and these items go. When this returns, nothing that has them in it is served
     /// here. A tally that is away hears of it before anything of it is served again.
-    pub(super) fn forget(&self, handles: &[[u8; 16]], items: &[u32], now: u64) {
+    pub(super) fn forget(&self, left: &[Left], items: &[u32]) {
         let open = {
             let mut known = self.known();
-            known.leavers.extend(handles.iter().map(|h| (*h, now)));
+            known.leavers.extend_from_slice(left);
             known.taken_down.extend_from_slice(items);
             known.terms.is_some()
         };
@@ -457,7 +482,7 @@ impl Party {
             self.recall_served();
             return;
         }
-        let told = self.tell_now(handles, items);
+        let told = self.tell_now(left, items);
         if let Err(e) = told {
             tracing::warn!("{e}; it hears of who has left when it is back");
             // It may have been refused, and not lost: the next opening tells it again.
@@ -466,11 +491,12 @@ impl Party {
         }
     }
 
-    fn tell_now(&self, handles: &[[u8; 16]], items: &[u32]) -> Result<(), CoordinatorError> {
-        for chunk in handles.chunks(TOGETHER) {
-            let handles = chunk.to_vec();
+    fn tell_now(&self, left: &[Left], items: &[u32]) -> Result<(), CoordinatorError> {
+        for chunk in left.chunks(TOGETHER) {
+            // Whatever they were in.
+            self.leave_sums(chunk.iter().map(|l| (l.handle, u64::MAX)).collect())?;
+            let handles = chunk.iter().map(|l| l.handle).collect();
             self.done(TallyRequest::Leave { handles }, QUICK)?;
-            self.leave_sums(chunk.to_vec(), self.have_left())?;
         }
         for chunk in items.chunks(TOGETHER) {
             let items = chunk.to_vec();
@@ -480,16 +506,27 @@ impl Party {
     }
 
     /// These leave the sums of masks; a tally that makes none may be of an older version.
-    fn leave_sums(&self, handles: Vec<[u8; 16]>, left: u64) -> Result<(), CoordinatorError> {
-        match self.masks {
-            true => self.done(TallyRequest::LeaveSums { handles, left }, QUICK),
-            false => Ok(()),
-        }
+    fn leave_sums(&self, leavers: Vec<([u8; 16], u64)>) -> Result<(), CoordinatorError> {
+        let Some(lineage) = self.masks else {
+            return Ok(());
+        };
+        let request = TallyRequest::LeaveSums {
+            lineage,
+            leavers,
+            left: self.have_left(),
+        };
+        self.done(request, QUICK)
     }
 
-    /// How many people have left by deletions.
+    /// The highest number of a deletion by which somebody has left.
     pub(super) fn have_left(&self) -> u64 {
-        self.known().leavers.len() as u64
+        let known = self.known();
+        known.leavers.iter().map(|l| l.by).max().unwrap_or(0)
+    }
+
+    /// Names this data folder, where the tally sums masks.
+    pub(super) fn lineage(&self) -> Option<[u8; 8]> {
+        self.masks
     }
 
     /// Nothing up to this number is served any more, whether the tally has heard of it or not.
@@ -516,9 +553,7 @@ impl Party {
     /// # Errors
     /// As [`Self::ask`]: it has not happened then, or is said once more.
     pub(super) fn leave(&self, handle: [u8; 16]) -> Result<(), CoordinatorError> {
-        if let Some(why) = self.away() {
-            return Err(self.away_error(why));
-        }
+        self.is_there()?;
         let handles = vec![handle];
         self.done(TallyRequest::Leave { handles }, QUICK)
     }

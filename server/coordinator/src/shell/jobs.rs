@@ -266,7 +266,10 @@ impl Shell {
         let contributions = self.contributions(job, &kit)?;
         let refs: Vec<&Contribution> = contributions.iter().map(AsRef::as_ref).collect();
         let sum = match kit.recipe.grid() {
-            Some(grid) => self.sum_masked(job, &kit, &before, &refs, &grid)?,
+            Some(grid) => match self.sum_masked(job, &kit, &before, &refs, &grid)? {
+                Ok(sum) => sum,
+                Err(why) => return Ok((Command::RoundShort { run, why }, vec![])),
+            },
             None => {
                 let norms = self.norms_before(&run);
                 let clip = Clip::of(&kit.recipe, &norms, &refs);

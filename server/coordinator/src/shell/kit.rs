@@ -42,6 +42,7 @@ impl Kit {
         let seed = Seed::from_u64(recipe.seed).derive("anchors", &[]);
         let anchors = anchors(&features, recipe.anchors, &seed)?;
         let shape = AdapterShape::new(model, &recipe.lora, |_| true);
+        recipe.check_masked_work(shape.len())?;
         Ok(Self {
             whole: Whole::new(&recipe, &shape, model.layers),
             initial: Arc::new(initial(&recipe, &shape)),

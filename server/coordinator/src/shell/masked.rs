@@ -13,9 +13,13 @@ use crate::content::TrainState;
 use crate::lists::Masks;
 use crate::rounds::internal;
 
+/// How many deadlines a round waits for people who were in the sum of before, and have not left.
+/// Then it counts nobody.
+const MOST_WAITS: u32 = 3;
+
 impl Shell {
     /// Adds a round up with the tally's sum of the masks. Whoever the tally leaves out is not
-    /// counted.
+    /// counted. The inner error says why the round has to wait for others, and a replay has failed.
     pub(super) fn sum_masked(
         &self,
         job: &Job,
@@ -23,8 +27,11 @@ impl Shell {
         before: &TrainState,
         contributions: &[&Contribution],
         grid: &Grid,
-    ) -> Result<Sum, CoordinatorError> {
+    ) -> Result<Result<Sum, String>, CoordinatorError> {
         let masks = self.masks_of(job, kit)?;
+        if let Some(why) = self.waits_for(job, &masks) {
+            return Ok(Err(why));
+        }
         let mean = self.mean(job, kit, contributions, grid, &masks)?;
         let mut state = before.clone();
         apply_mean(&kit.recipe, &mut state, mean.as_ref());
@@ -34,17 +41,44 @@ impl Shell {
         let whose = |part: Vec<(usize, &Contributor)>| -> Vec<Contributor> {
             part.into_iter().map(|(_, of)| of.clone()).collect()
         };
-        Ok(Sum {
+        Ok(Ok(Sum {
             counted: whose(counted),
             left_out: whose(left_out),
             norm: None,
             loss: mean.map(|m| m.loss),
             state,
             own: vec![],
-        })
+        }))
+    }
+
+    /// Why a round is not closed with what the tally gives; none: it is.
+    fn waits_for(&self, job: &Job, masks: &Masks) -> Option<String> {
+        let (live, waited) = {
+            let state = self.state();
+            let open = state.open_round(job.run.generation);
+            let waited = open.filter(|o| o.run == job.run).map_or(0, |o| o.starved);
+            (state.is_live(&job.run), waited)
+        };
+        let left_out = masks.counted.len() < job.counted.len();
+        match live {
+            // Others would be other bytes.
+            false => left_out.then(|| {
+                "the tally does not sum the masks of everybody who counted: its log, and that of \
+                 the coordinator, say why"
+                    .into()
+            }),
+            true => (masks.missing > 0 && waited < MOST_WAITS).then(|| {
+                let missing = masks.missing;
+                tracing::warn!(missing, round = ?job.run, "a round waits for who was in it before");
+                format!("{missing} people who were in the sum of before have not answered")
+            }),
+        }
     }
 
     fn masks_of<'a>(&self, job: &'a Job, kit: &Kit) -> Result<Masks, CoordinatorError> {
+        if !job.counted.is_empty() {
+            self.lists.as_ref().ok_or_else(missing)?.may_sum()?;
+        }
         let seed = |of: &'a Contributor| {
             let update = self.update_of(job, of)?;
             Ok((&of.0, update.seed(&kit.whole)?))
@@ -55,12 +89,14 @@ impl Shell {
         if seeds.is_empty() {
             return Ok(Masks {
                 counted: vec![],
+                missing: 0,
                 sum: vec![],
             });
         }
         let lists = self.lists.as_ref().ok_or_else(missing)?;
         let values = kit.whole.edge_len() + 1;
-        let masks = lists.masks(job.run.wire(), values, seeds, &job.cancelled)?;
+        let quorum = kit.recipe.quorum;
+        let masks = lists.masks(job.run.wire(), values, seeds, quorum, &job.cancelled)?;
         masks.ok_or_else(stopped)
     }
 

@@ -64,6 +64,7 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
             };
             aggregated(state, run, counted, result, now)
         }
+        Command::RoundShort { run, why } => Ok(short(state, run, why, now)),
         Command::AggregationFailed { run, .. } => {
             let open = state.volatile.open.get(&run.generation);
             let sealed = open.is_some_and(|o| o.run == run && o.sealed.is_some());
@@ -258,6 +259,24 @@ fn deadline(state: &State, run: RunKey, now: Now) -> Vec<Event> {
         run,
         deadline: now.uptime_ms + view.epoch.terms.deadline_ms(),
     }]
+}
+
+fn short(state: &State, run: RunKey, why: String, now: Now) -> Vec<Event> {
+    let open = state.volatile.open.get(&run.generation);
+    let sealed = open.is_some_and(|o| o.run == run && o.sealed.is_some());
+    let Some(view) = state.run_view(run.generation).filter(|_| sealed) else {
+        return vec![];
+    };
+    if !view.live {
+        return replays::fail(state, view.at, why, now);
+    }
+    vec![
+        Event::RoundUnsealed { run },
+        Event::RoundExtended {
+            run,
+            deadline: now.uptime_ms + view.epoch.terms.deadline_ms(),
+        },
+    ]
 }
 
 fn seal(state: &State, run: RunKey, now: Now) -> Vec<Event> {

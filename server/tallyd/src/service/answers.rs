@@ -1,6 +1,6 @@
 //! Requests that need little: who leaves, what there is, what is served.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{MutexGuard, TryLockError};
 
 use aho_corasick::AhoCorasick;
@@ -81,18 +81,20 @@ impl Service {
                 .for_each(|l| tickets.drop_until(&l.handle, l.before));
         }
         self.with_space(|| self.tally.leave_older(&leavers, now))?;
-        let before: BTreeMap<[u8; 16], u64> =
-            leavers.iter().map(|l| (l.handle.0, l.before)).collect();
-        self.leave_sums(|handle, at| before.get(handle).is_some_and(|before| at <= *before))?;
         self.done()
     }
 
-    pub(super) fn forget_sums(&self, handles: &[[u8; 16]], left: u64) -> Answer {
-        check_count(handles.len(), "handles")?;
-        let gone: BTreeSet<&[u8; 16]> = handles.iter().collect();
+    pub(super) fn forget_sums(
+        &self,
+        lineage: [u8; 8],
+        leavers: &[([u8; 16], u64)],
+        left: u64,
+    ) -> Answer {
+        check_count(leavers.len(), "handles")?;
+        let gone: BTreeMap<[u8; 16], u64> = leavers.iter().copied().collect();
         let _alone = alone(&self.gate);
-        locked(&self.sums).have_left(left);
-        self.leave_sums(|handle, _| gone.contains(handle))?;
+        locked(&self.sums).have_left(lineage, left);
+        self.leave_sums(|handle, asked| gone.get(handle).is_some_and(|by| asked < *by))?;
         self.done()
     }
 
@@ -206,7 +208,9 @@ impl Service {
                 *hits.entry(table.to_owned()).or_default() += n;
             }
         })?;
-        for row in locked(&self.sums).handles() {
+        // Copied, so that nobody who leaves waits for the search.
+        let rows: Vec<Vec<[u8; 16]>> = locked(&self.sums).handles().map(<[_]>::to_vec).collect();
+        for row in &rows {
             records += 1;
             let n: u64 = row.iter().map(|handle| count(handle)).sum();
             if n > 0 {

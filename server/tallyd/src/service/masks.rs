@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::TryLockError;
 
 use lethe_proto::masked::{
-    ENVELOPE, MASK, MOST_MEMBERS, MOST_VALUES, MasksAsked, MasksSummed, SealedSeed, bound_to,
+    ENVELOPE, MASK, MOST_MEMBERS, MOST_VALUES, MOST_WORK, MasksAsked, MasksSummed, SealedSeed,
+    bound_to,
 };
 use lethe_proto::tally::{ANSWER, TallyReply};
 use lethe_seal::{SealError, mask};
@@ -15,8 +16,8 @@ use super::work::aside;
 use super::{Answer, Refused, Service, busy, invalid, locked, shared};
 use crate::TallydError;
 
-/// Most values of all masks together: about a minute of work.
-const MOST_WORK: usize = 1 << 34;
+/// Nobody's mask is told alone, whatever cells are.
+const LEAST: u32 = 2;
 
 /// A handle, with the seed of its mask; none: the envelope does not open.
 type Opened = Option<[u8; 32]>;
@@ -90,22 +91,24 @@ impl Service {
             .filter(|(_, seed)| seed.is_some())
             .map(|(place, _)| (place, asked.seeds[place].handle))
             .collect();
+        let least = self.lists.options().cells.least.max(LEAST);
         let counted = {
             // Nobody leaves between the decision and the writing.
             let _nobody_leaves = shared(&self.gate);
             let mut sums = locked(&self.sums);
-            if sums.is_late(asked.left) {
+            if sums.is_late(asked) {
                 // Whoever left may be among those that are asked about.
                 return Err(busy(
                     "somebody has left since this sum was asked for: ask again",
                 ));
             }
-            let least = self.lists.options().cells.least as usize;
-            sums.count(&self.office, &asked.round, &there, least, now)?
+            sums.count(&self.office, asked, &there, least as usize)?
         };
         let seeds: Vec<[u8; 32]> = counted.places.iter().filter_map(|p| opened[*p]).collect();
         let mut summed = MasksSummed {
             counted: counted.places.iter().map(|p| *p as u32).collect(),
+            least,
+            missing: counted.missing as u32,
             why: counted.why,
             sum: vec![],
         };

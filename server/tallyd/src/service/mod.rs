@@ -239,10 +239,7 @@ impl Service {
     /// Answers a request. Whoever calls it sees to it that `Open` comes first in a connection.
     pub fn answer(&self, request: TallyRequest, now: u64) -> TallyReply {
         let answered = match request {
-            TallyRequest::Open { items, floor } => {
-                locked(&self.sums).greeted();
-                self.open_for(&items, floor, now)
-            }
+            TallyRequest::Open { items, floor } => self.open_for(&items, floor, now),
             TallyRequest::Tickets { handles } => self.draw_tickets(&handles, now),
             TallyRequest::Bring { sealed } => self.bring(&sealed, now),
             TallyRequest::Leave { handles } => self.leave(&handles, now),
@@ -261,7 +258,11 @@ impl Service {
             }
             TallyRequest::Vouch { handles } => self.vouch(&handles, now),
             TallyRequest::Masks(asked) => self.masks(&asked, now),
-            TallyRequest::LeaveSums { handles, left } => self.forget_sums(&handles, left),
+            TallyRequest::LeaveSums {
+                lineage,
+                leavers,
+                left,
+            } => self.forget_sums(lineage, &leavers, left),
         };
         answered.unwrap_or_else(|Refused { code, message }| TallyReply::Refused { code, message })
     }

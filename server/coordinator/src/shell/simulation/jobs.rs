@@ -149,6 +149,9 @@ impl Simulation {
         if let Ok((Command::RoundAggregated { left_out, .. }, _)) = &sum {
             self.count.add("left out", left_out.len() as u64);
         }
+        if let Ok((Command::RoundShort { .. }, _)) = &sum {
+            self.count.one("short rounds");
+        }
         if let Ok((command, values)) = &sum
             && self.chance(10)
         {
@@ -201,7 +204,7 @@ impl Simulation {
             return;
         };
         let run = match &command {
-            Command::RoundAggregated { run, .. } => *run,
+            Command::RoundAggregated { run, .. } | Command::RoundShort { run, .. } => *run,
             other => panic!("no result: {other:?}"),
         };
         let there = {

@@ -33,6 +33,7 @@ pub(super) fn recipe(of: &Recipe) -> Recipe {
     recipe.aggregation = Aggregation::Fedavg;
     recipe.clip_factor = None;
     recipe.staleness = None;
+    recipe.goal = None;
     // All three layers.
     recipe.split.k_in = 2;
     Recipe::from_json(&recipe.to_json()).unwrap()

@@ -24,6 +24,13 @@ impl World {
                 Ev::Job(Command::AggregationFailed { run, why }, vec![]),
             );
         };
+        let short = self.masks && self.state.is_live(&run) && self.now < QUIET;
+        if short && self.dice.below(8) == 0 {
+            let why = "somebody is missing".to_owned();
+            let delay = self.dice.below(300) as u64;
+            let command = Command::RoundShort { run, why };
+            return self.at(self.now + delay, Ev::Job(command, vec![]));
+        }
         let left_out = self.leave_out(&run, &mut updates);
         add_up(&mut theta, run.round, &updates);
         self.uses += 1;
