@@ -83,6 +83,7 @@ fn apply_public(state: &mut State, event: &Event) {
             state.edit_core(|c| c.serving = Some(epoch));
         }
         Event::Recalled { up_to } => recall(state, *up_to),
+        Event::EpochRetired { no } => rounds::retire(state, *no),
         Event::ExecutionBegan { execution } => begin_execution(state, execution),
         Event::KeysDestroyed => keys_destroyed(state),
         Event::ProposalClosed { id } => {

@@ -261,6 +261,10 @@ pub enum Command {
     Publish {
         epoch: EpochNo,
     },
+    /// What an epoch learned that another one has followed goes.
+    Retire {
+        epoch: EpochNo,
+    },
     GiveUpWaiting,
     /// Where there are lists, with what they have of each deletion's data: only deletions with
     /// such a record begin, any other was accepted since and begins with the next execution.

@@ -69,7 +69,7 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
         | Command::RoundAggregated { .. }
         | Command::RoundShort { .. }
         | Command::AggregationFailed { .. } => rounds::decide(state, command, now),
-        Command::FoundEpoch { .. } | Command::Publish { .. } => {
+        Command::FoundEpoch { .. } | Command::Publish { .. } | Command::Retire { .. } => {
             serving::decide(state, command, now)
         }
         Command::Started {

@@ -45,6 +45,8 @@ pub enum Duty {
     },
     /// `Command::Publish`.
     Publish(EpochNo),
+    /// `Command::Retire`.
+    Retire(EpochNo),
     /// `Command::Finish`.
     Finish(u64),
     /// Make the receipt of `State::receipt_parts`, then `Command::ReceiptIssued`.
@@ -71,6 +73,8 @@ pub fn due(state: &State, now: Now) -> Vec<Duty> {
         }
         let may = state.epochs.keys().filter(|no| state.may_publish(**no));
         out.extend(may.map(|no| Duty::Publish(*no)));
+        let over = state.epochs.keys().filter(|no| state.may_retire(**no));
+        out.extend(over.map(|no| Duty::Retire(*no)));
     }
     log_duties(state, &mut out);
     round_duties(state, now, &mut out);

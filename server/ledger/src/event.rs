@@ -323,6 +323,11 @@ pub enum Event {
         stage: StageKey,
         updates: Vec<Contributor>,
     },
+
+    // Public.
+    /// Another epoch serves: what this one learned goes, with its keys. Its record stays, for
+    /// receipts and audits of before.
+    EpochRetired { no: EpochNo },
 }
 
 /// A statement in an event.

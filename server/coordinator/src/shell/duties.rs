@@ -139,6 +139,7 @@ impl Shell {
             Duty::HashMembers(shard) => self.hash_members(shard)?,
             Duty::Log { about, entry } => self.log(about, &entry)?,
             Duty::Publish(epoch) => Command::Publish { epoch },
+            Duty::Retire(epoch) => Command::Retire { epoch },
             Duty::Finish(id) => Command::Finish { id },
             Duty::IssueReceipt(id) => return self.issue_receipt(id),
         };
@@ -259,6 +260,7 @@ fn name(duty: &Duty) -> &'static str {
         Duty::HashMembers(_) => "hash members",
         Duty::Log { .. } => "enter into the log",
         Duty::Publish(_) => "publish",
+        Duty::Retire(_) => "retire an epoch",
         Duty::Finish(_) | Duty::IssueReceipt(_) => "finish deletions",
     }
 }

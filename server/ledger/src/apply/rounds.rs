@@ -6,7 +6,9 @@ use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::round::Round;
 
 use crate::event::{Event, StoredUpdate};
-use crate::ids::{Contributor, Owner, RunKey, ShardKey, SliceId, StageKey, Table, ValueRef};
+use crate::ids::{
+    Contributor, EpochNo, Owner, RunKey, ShardKey, SliceId, StageKey, Table, ValueRef,
+};
 use crate::state::{
     Checkpoint, Intended, Open, Person, Replay, RoundSum, Run, Sealed, StageSum, State,
     TrainingRecord,
@@ -215,6 +217,56 @@ fn roll_back(
     });
     state.touched(key);
     forget_measurements(state, key);
+}
+
+/// What an epoch learned goes, and nobody has a place in it any more.
+pub(super) fn retire(state: &mut State, no: EpochNo) {
+    let Some(epoch) = state.epochs.get(&no).cloned() else {
+        return;
+    };
+    for (k, shard) in epoch.shards.iter().enumerate() {
+        let key = crate::state::shard_key(no, k);
+        drop_replay(state, key);
+        forget_rounds(state, shard.run.generation);
+        let values = shard.run.values(key, 1).into_iter();
+        let values: Vec<ValueRef> = values.map(|(v, _)| v.clone()).collect();
+        state.dropped.extend(values);
+        let stages = keys_of_run(&shard.run, key, 1);
+        for stage in &stages {
+            state.remove_owner(&Owner::Stage(*stage));
+        }
+        state.edit_core(|c| c.spent.extend(stages.into_iter().map(Owner::Stage)));
+        state.edit_shard(key, |s| {
+            s.run.state = None;
+            s.run.stages.clear();
+            s.replay = None;
+            s.intended = None;
+        });
+        forget_measurements(state, key);
+    }
+    let joined: Vec<SubjectId> = state
+        .index
+        .joined
+        .get(&no)
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    for subject in joined {
+        state.edit_person(&subject, |p| {
+            if let Some(profile) = p.profile.as_mut() {
+                profile.places.remove(&no);
+            }
+        });
+    }
+    let mut emptied = vec![];
+    for (number, release) in state.releases.iter_mut().filter(|(_, r)| r.epoch == no) {
+        release.shards.iter_mut().for_each(|s| s.value = None);
+        emptied.push(*number);
+    }
+    for number in emptied {
+        state.touch(SliceId::Release(number));
+    }
 }
 
 /// What people measured on adapters that are gone.

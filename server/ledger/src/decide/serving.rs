@@ -49,6 +49,11 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
             ])
         }
         Command::Publish { epoch } => Ok(publish(state, epoch, now)),
+        Command::Retire { epoch } => {
+            let may = state.may_retire(epoch);
+            let event = Event::EpochRetired { no: epoch };
+            Ok(may.then_some(event).into_iter().collect())
+        }
         _ => Ok(vec![]),
     }
 }
@@ -67,6 +72,32 @@ impl State {
         };
         let trained = epoch.shards.iter().map(|s| s.run.hash);
         release.epoch != no || !release.shards.iter().map(|s| s.digest).eq(trained)
+    }
+
+    /// Whether what an epoch learned is to go: another one serves, nothing is being executed, and
+    /// no deletion that is not done yet is about it.
+    pub(crate) fn may_retire(&self, no: EpochNo) -> bool {
+        let followed = self.core.serving.is_some_and(|serving| serving > no);
+        let Some(epoch) = self.epochs.get(&no).filter(|_| followed) else {
+            return false;
+        };
+        let quiet = self.core.executing.is_none()
+            && !self.unexecuted()
+            && self.core.lost.is_empty()
+            && self.index.moving.is_empty();
+        let about = |id: &u64| {
+            let deletion = self.deletions.get(id);
+            deletion.is_some_and(|d| d.rolled_back.iter().any(|r| r.shard.epoch == no))
+        };
+        let waited_for = self.index.waiting.iter().any(about);
+        let joined = self.index.joined.contains_key(&no);
+        let learned = |s: &Shard| !s.run.stages.is_empty() || s.run.state.is_some();
+        let left = joined
+            || epoch
+                .shards
+                .iter()
+                .any(|s| learned(s) || s.replay.is_some());
+        quiet && !waited_for && left
     }
 
     /// Refuses to serve while what is served is not exact.

@@ -105,7 +105,13 @@ fn acknowledged_survive(w: &World) {
                 == run.generation
                 && s.run.stage >= run.stage
         });
-        if !live || w.state.core().executing.is_some() || !w.state.core().lost.is_empty() {
+        // What an epoch learned goes when another one has followed it.
+        let followed = w.state.core().serving.is_some_and(|s| s > run.epoch);
+        if !live
+            || followed
+            || w.state.core().executing.is_some()
+            || !w.state.core().lost.is_empty()
+        {
             continue;
         }
         let stage = w.state.stage(&run.stage_key());
@@ -240,8 +246,32 @@ fn run(seed: u64) -> (Digest, Count) {
             );
         }
     }
+    retired(&mut w);
     destroyed_at_the_end(&mut w);
     (w.trace(), w.count)
+}
+
+/// 8: nothing is left of epochs that another one has followed, but their records.
+fn retired(w: &mut World) {
+    let Some(serving) = w.state.core().serving else {
+        return;
+    };
+    let of_old = |owner: &lethe_ledger::Owner| match owner {
+        lethe_ledger::Owner::Stage(key) => key.epoch < serving,
+        _ => false,
+    };
+    let keys = w.disk.keys.keys().filter(|k| of_old(k)).count();
+    assert_eq!(keys, 0, "{}: keys of old epochs", w.tell());
+    let stages = w.state.stages().keys().filter(|k| k.epoch < serving);
+    assert_eq!(stages.count(), 0, "{}: stages of old epochs", w.tell());
+    for (subject, person) in w.state.people() {
+        let profile = person.profile.as_ref();
+        let mut places = profile.into_iter().flat_map(|p| p.places.keys());
+        let old = places.find(|no| **no < serving);
+        assert_eq!(old, None, "{}: {subject} is in an old epoch", w.tell());
+    }
+    let old = w.state.epochs().keys().filter(|no| **no < serving).count();
+    w.count.retired += old as u64;
 }
 
 /// 7: whatever keys are destroyed, what survives gives the state without what they sealed.
@@ -301,6 +331,7 @@ fn decisions_survive_everything() {
         ("replays", sum(|c| c.replays)),
         ("stale", sum(|c| c.stale)),
         ("left out", sum(|c| c.left_out)),
+        ("retired", sum(|c| c.retired)),
         ("restored", sum(|c| c.restored)),
         ("two epochs", sum(|c| c.two_epochs)),
         ("lost shards", sum(|c| c.lost_shards)),

@@ -68,6 +68,7 @@ pub(crate) struct Count {
     pub(crate) two_epochs: u64,
     pub(crate) lost_shards: u64,
     pub(crate) left_out: u64,
+    pub(crate) retired: u64,
 }
 
 pub(crate) struct World {
@@ -729,6 +730,9 @@ impl World {
         !self.queue.values().any(pending)
             && (nobody || begun.is_none() || trained && self.state.validated())
             && replays
+            && !due(&self.state, self.time())
+                .iter()
+                .any(|d| matches!(d, Duty::Retire(_) | Duty::DestroySpent(_)))
             && self.state.core().lost.is_empty()
             && self.state.people().values().all(|p| p.moving.is_none())
             && !self.state.unexecuted()

@@ -448,6 +448,7 @@ impl Driver {
                 }
             }
             Duty::Publish(epoch) => Command::Publish { epoch },
+            Duty::Retire(epoch) => Command::Retire { epoch },
             Duty::Finish(id) => Command::Finish { id },
             Duty::IssueReceipt(id) => {
                 let content = format!("receipt {id}").into_bytes();

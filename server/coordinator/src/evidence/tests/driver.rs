@@ -304,6 +304,7 @@ impl Driver {
                 }
             }
             Duty::Publish(epoch) => Command::Publish { epoch },
+            Duty::Retire(epoch) => Command::Retire { epoch },
             Duty::Finish(id) => Command::Finish { id },
             Duty::IssueReceipt(id) => match self.state.receipt_parts(id) {
                 None => Command::Finish { id },

@@ -172,6 +172,7 @@ impl World {
                 }
             }
             Duty::Publish(epoch) => Command::Publish { epoch },
+            Duty::Retire(epoch) => Command::Retire { epoch },
             Duty::Finish(id) => Command::Finish { id },
             Duty::IssueReceipt(id) => {
                 if self.state.receipt_parts(id).is_none() {
