@@ -89,7 +89,7 @@ pub(crate) struct CatalogueRow {
 }
 persisted!(CatalogueRow, "tallyd-catalogue", Public);
 
-/// Who was in the sum of a round. Key: epoch, shard, stage and round.
+/// Who was in the sum of a round. Key: lineage, epoch, shard, stage and round.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SumRow {
     /// Number of the key that it is sealed under.
@@ -251,8 +251,13 @@ impl Office {
                 name: "the folder".into(),
                 why: "a sum of masks has no round".into(),
             })?;
-            let stage = out.entry(id).or_default();
-            stage.key = row.key;
+            let stage = out.entry(id).or_insert_with(|| Stage {
+                key: row.key,
+                rounds: BTreeMap::new(),
+            });
+            // The lowest: a write that failed and is there all the same leaves rows under two keys,
+            // and none of them may go for an old one.
+            stage.key = stage.key.min(row.key);
             stage.rounds.insert(round, row);
         }
         Ok(out)

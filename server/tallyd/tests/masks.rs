@@ -278,6 +278,36 @@ fn requests_out_of_bounds_are_refused() {
     assert!(nobody.counted.is_empty());
 }
 
+/// A leaving whose write is said to have failed and is there, another sum, and a start: both rows
+/// are there.
+#[test]
+fn rows_under_two_keys_are_kept() {
+    for later in [0, 2] {
+        let disk = Disk::new();
+        let service = disk.open(NOW);
+        ask(&service, &ALL, round(1, 1));
+        disk.fail_after(0, true);
+        let leavers = vec![(handle(2), 1)];
+        let request = TallyRequest::LeaveSums {
+            lineage: [3; 8],
+            leavers,
+            left: 1,
+        };
+        let said = service.answer(request, NOW);
+        assert!(matches!(said, TallyReply::Refused { .. }), "{said:?}");
+        let mut asked = asked(&service.terms(NOW), &ALL, round(1, later));
+        asked.left = 1;
+        assert_eq!(answer(&service, asked).unwrap().counted.len(), 6);
+        drop(service);
+        let service = disk.open(NOW);
+        assert_eq!(hits(&service, 1), 2, "round {later}");
+        leave(&service, &[2], 2);
+        drop(service);
+        let service = disk.open(NOW);
+        assert_eq!((hits(&service, 1), hits(&service, 2)), (2, 0));
+    }
+}
+
 /// A kill at every write of a script: what was answered holds afterwards, and whoever left is gone
 /// with the keys, once the same is said again.
 #[test]
