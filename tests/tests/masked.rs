@@ -151,7 +151,7 @@ async fn masks_need_all_layers_on_the_device_and_a_tally_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quorum_below_what_the_tally_sums_is_said_and_trains_nobody() {
+async fn a_quorum_below_what_the_tally_sums_trains_nobody() {
     let recipe = masked().replace("quorum = 3", "quorum = 2");
     let parties = parties(4, &recipe).await;
     let fleet = parties.world.fleet(parties.addr, &parties.op).await;

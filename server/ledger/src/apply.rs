@@ -169,15 +169,14 @@ fn apply_core(core: &mut Core, event: &Event) {
     }
 }
 
+/// Who has a place in an epoch.
+fn joined(state: &State, no: EpochNo) -> Vec<SubjectId> {
+    let names = state.index.joined.get(&no);
+    names.into_iter().flatten().cloned().collect()
+}
+
 fn place_everybody(state: &mut State, no: EpochNo) {
-    let joined: Vec<SubjectId> = state
-        .index
-        .joined
-        .get(&no)
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect();
+    let joined = joined(state, no);
     let Some(epoch) = state.epochs.get(&no).cloned() else {
         return;
     };

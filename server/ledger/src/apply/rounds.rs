@@ -244,15 +244,7 @@ pub(super) fn retire(state: &mut State, no: EpochNo) {
         });
         forget_measurements(state, key);
     }
-    let joined: Vec<SubjectId> = state
-        .index
-        .joined
-        .get(&no)
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect();
-    for subject in joined {
+    for subject in super::joined(state, no) {
         state.edit_person(&subject, |p| {
             if let Some(profile) = p.profile.as_mut() {
                 profile.places.remove(&no);
