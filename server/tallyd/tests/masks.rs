@@ -278,8 +278,8 @@ fn requests_out_of_bounds_are_refused() {
     assert!(nobody.counted.is_empty());
 }
 
-/// A leaving one of whose writes is said to have failed and is there, another sum, and a start: both
-/// rows are there.
+/// A leaving one of whose writes is said to have failed and is there, another sum, and two starts:
+/// both rows are there.
 #[test]
 fn rows_under_two_keys_are_kept() {
     for (later, after) in [
