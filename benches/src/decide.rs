@@ -292,6 +292,8 @@ fn main() {
         model: Digest::default(),
         initial: Digest::default(),
         catalogue: CatalogueVersion(1),
+        base: None,
+        asked: None,
     };
     b.run("", found);
     b.people();

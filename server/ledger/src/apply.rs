@@ -8,7 +8,7 @@ use lethe_proto::ids::SubjectId;
 
 use crate::event::Event;
 use crate::ids::{EpochNo, Owner, ShardKey, SliceId};
-use crate::state::{ActionRecord, Core, Execution, ListsRecord, State};
+use crate::state::{ActionRecord, Core, Execution, ListsRecord, State, Step};
 
 mod people;
 mod rounds;
@@ -84,6 +84,20 @@ fn apply_public(state: &mut State, event: &Event) {
         }
         Event::Recalled { up_to } => recall(state, *up_to),
         Event::EpochRetired { no } => rounds::retire(state, *no),
+        Event::EpochAsked { no, life } => {
+            state.lives.insert(*no, life.clone());
+            state.touch(SliceId::Life(*no));
+        }
+        Event::EpochReached { no, step, at } => {
+            if *step == Step::Dropped {
+                rounds::retire(state, *no);
+            }
+            state.lives.entry(*no).or_default().reach(*step, *at);
+            state.touch(SliceId::Life(*no));
+            if state.ended(*no) {
+                state.volatile.lacks.remove(no);
+            }
+        }
         Event::ExecutionBegan { execution } => begin_execution(state, execution),
         Event::KeysDestroyed => keys_destroyed(state),
         Event::ProposalClosed { id } => {

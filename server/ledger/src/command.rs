@@ -2,6 +2,7 @@
 
 use lethe_plan::Plan;
 use lethe_proto::deletion::{DeletionRequest, Proposal};
+use lethe_proto::epochs::Lacks;
 use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
 use lethe_proto::message::{Erased, ErrorReport};
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,15 @@ pub enum LogFor {
     Action(u64),
 }
 
+/// Who asks for an epoch, or for its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AskedBy {
+    /// The operator's certificate; zeros: the server, by its rule.
+    pub by: Digest,
+    /// For the salt of the log's entry.
+    pub fresh: Fresh,
+}
+
 /// What training has cost since the shell said so last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
@@ -93,6 +103,26 @@ pub enum Command {
         model: Digest,
         initial: Digest,
         catalogue: CatalogueVersion,
+        /// File of the base model on the coordinator's machine, where it is not the configured one.
+        base: Option<String>,
+        /// Who asks; none: the first epoch of a folder, of which the log says nothing.
+        asked: Option<AskedBy>,
+    },
+    /// Enough people have joined an epoch that follows another, or they had long enough.
+    BeginEpoch {
+        epoch: EpochNo,
+    },
+    /// An epoch that is not served is given up: what it learned goes, its record stays. Without
+    /// `asked`: nobody has joined it in time.
+    DropEpoch {
+        epoch: EpochNo,
+        asked: Option<AskedBy>,
+    },
+    /// A device cannot take part in an epoch with what it has.
+    Lacks {
+        device: Digest,
+        epoch: EpochNo,
+        lacks: Lacks,
     },
 
     // Identities and operators. `by` is the certificate of the operator who asks.

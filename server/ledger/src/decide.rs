@@ -16,6 +16,7 @@ mod identities;
 mod lists;
 mod policy;
 mod replays;
+mod rolls;
 mod rounds;
 mod serving;
 
@@ -69,9 +70,12 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
         | Command::RoundAggregated { .. }
         | Command::RoundShort { .. }
         | Command::AggregationFailed { .. } => rounds::decide(state, command, now),
-        Command::FoundEpoch { .. } | Command::Publish { .. } | Command::Retire { .. } => {
-            serving::decide(state, command, now)
-        }
+        Command::FoundEpoch { .. }
+        | Command::BeginEpoch { .. }
+        | Command::DropEpoch { .. }
+        | Command::Retire { .. }
+        | Command::Lacks { .. } => rolls::decide(state, command, now),
+        Command::Publish { .. } => serving::decide(state, command, now),
         Command::Started {
             floor,
             journal,

@@ -47,6 +47,10 @@ pub enum Duty {
     Publish(EpochNo),
     /// `Command::Retire`.
     Retire(EpochNo),
+    /// `Command::BeginEpoch`.
+    BeginEpoch(EpochNo),
+    /// `Command::DropEpoch`: nobody has joined it in time.
+    DropEpoch(EpochNo),
     /// `Command::Finish`.
     Finish(u64),
     /// Make the receipt of `State::receipt_parts`, then `Command::ReceiptIssued`.
@@ -75,6 +79,13 @@ pub fn due(state: &State, now: Now) -> Vec<Duty> {
         out.extend(may.map(|no| Duty::Publish(*no)));
         let over = state.epochs.keys().filter(|no| state.may_retire(**no));
         out.extend(over.map(|no| Duty::Retire(*no)));
+        if let Some(no) = state.rolling() {
+            if state.may_begin(no, now) {
+                out.push(Duty::BeginEpoch(no));
+            } else if state.may_drop(no, now) {
+                out.push(Duty::DropEpoch(no));
+            }
+        }
     }
     log_duties(state, &mut out);
     round_duties(state, now, &mut out);
@@ -117,7 +128,8 @@ fn log_duties(state: &State, out: &mut Vec<Duty>) {
             .copied()
             .unwrap_or_default();
         // While something is executed, what is trained on is not settled.
-        let settled = epoch.partition.is_some() && !state.unexecuted();
+        let alive = epoch.partition.is_some() && !state.ended(key.epoch);
+        let settled = alive && !state.unexecuted();
         if settled && versions.members != versions.logged {
             out.push(Duty::HashMembers(key));
         }

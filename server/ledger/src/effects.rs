@@ -100,8 +100,17 @@ pub fn effects(state_after: &State, event: &Event, out: &mut Effects) {
         Event::RoundClosed { .. } | Event::ReplayEnded { .. } | Event::RoundAbandoned { .. } => {
             out.all.push(Effect::SweepSessions);
         }
-        Event::EpochBegan { .. } | Event::Released { .. } | Event::Excluded { .. } => {
+        // Polls say that there is another epoch.
+        Event::EpochFounded { .. }
+        | Event::EpochBegan { .. }
+        | Event::Released { .. }
+        | Event::Excluded { .. } => {
             out.wake.everybody = true;
+        }
+        // Rounds that were open are gone.
+        Event::EpochReached { .. } => {
+            out.wake.everybody = true;
+            out.all.push(Effect::SweepSessions);
         }
         Event::Joined { .. } => out.wake.everybody = true,
         // The person's other devices may have waited for this one.

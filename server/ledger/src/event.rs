@@ -3,15 +3,16 @@
 
 use lethe_plan::Rates;
 use lethe_proto::admin::DeletionPhase;
+use lethe_proto::epochs::Lacks;
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_receipt::statement::{Statement, Training};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Contributor, EpochNo, Owner, PersonNo, RunKey, ShardKey, StageKey, ValueRef};
 use crate::state::{
-    Action, Checkpoint, Deletion, Epoch, Execution, Kept, ListsLeft, LogHead, Moving, Numbers,
-    Operator, Partition, PendingErase, Person, Place, ProposalRecord, Release, RemovedRecord,
-    RolledShard, RoundSum, SnapshotRef,
+    Action, Checkpoint, Deletion, Epoch, Execution, Kept, Life, ListsLeft, LogHead, Moving,
+    Numbers, Operator, Partition, PendingErase, Person, Place, ProposalRecord, Release,
+    RemovedRecord, RolledShard, RoundSum, SnapshotRef, Step,
 };
 
 /// An update whose value is stored with this event.
@@ -328,6 +329,18 @@ pub enum Event {
     /// Another epoch serves: what this one learned goes, with its keys. Its record stays, for
     /// receipts and audits of before.
     EpochRetired { no: EpochNo },
+    /// When, and by whom, an epoch was founded.
+    EpochAsked { no: EpochNo, life: Life },
+    /// An epoch has come so far. One that is dropped leaves nothing but its record.
+    EpochReached { no: EpochNo, step: Step, at: u64 },
+
+    // Not written.
+    /// A device cannot take part in an epoch with what it has.
+    LackNoted {
+        epoch: EpochNo,
+        device: Digest,
+        lacks: Lacks,
+    },
 }
 
 /// A statement in an event.
@@ -414,6 +427,7 @@ impl Event {
                 | Self::RoundAbandoned { .. }
                 | Self::RoundSealed { .. }
                 | Self::RoundUnsealed { .. }
+                | Self::LackNoted { .. }
         )
     }
 

@@ -33,6 +33,7 @@ mod command;
 mod decide;
 mod due;
 mod effects;
+mod epochs;
 mod event;
 mod ids;
 mod state;
@@ -40,7 +41,7 @@ mod terms;
 mod views;
 
 pub use apply::apply;
-pub use command::{Accepted, Command, LogFor, OwnPlans, Spent};
+pub use command::{Accepted, AskedBy, Command, LogFor, OwnPlans, Spent};
 pub use decide::decide;
 pub use due::{Duty, due};
 pub use effects::{Effect, Effects, Wake, effects, withdrawn};
@@ -50,5 +51,5 @@ pub use ids::{
     ShardKey, SliceId, StageKey, Table, ValueRef,
 };
 pub use state::*;
-pub use terms::{Aggregation, Mode, Placement, Rules, Schedule, Terms};
+pub use terms::{Aggregation, Mode, Placement, Roll, Rules, Schedule, Terms};
 pub use views::{MeasuredRows, ReceiptParts, ShardView, View, Work};

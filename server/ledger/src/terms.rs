@@ -114,6 +114,34 @@ pub enum Mode {
     Audit(Arc<Schedule>),
 }
 
+/// When the next epoch is founded by itself, and when one that follows another begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Roll {
+    /// Milliseconds after which an epoch that is served is followed by another.
+    pub every_ms: Option<u64>,
+    /// The part of those who joined, 0 to 1, that trains only from the next epoch on: at this part
+    /// it is founded.
+    pub new_people: Option<f64>,
+    /// Milliseconds for which devices are waited for before an epoch begins without them, or is
+    /// dropped for want of people.
+    pub join_ms: u64,
+}
+
+impl Roll {
+    /// The part of those in the epoch that is served, 0 to 1, that nobody waits longer for.
+    pub const ENOUGH: f64 = 0.9;
+}
+
+impl Default for Roll {
+    fn default() -> Self {
+        Self {
+            every_ms: None,
+            new_people: None,
+            join_ms: 72 * 3_600_000,
+        }
+    }
+}
+
 /// What the configuration decides. Set by `Command::Started`, never stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
@@ -131,6 +159,8 @@ pub struct Rules {
     pub release_hours: u64,
     /// Milliseconds after which the result of a job is not waited for any longer.
     pub job_wait_ms: u64,
+    /// When the next epoch is founded, and when it begins.
+    pub roll: Roll,
     /// What the ledger is for.
     pub mode: Mode,
     /// Version and build, as it appears in receipts.
@@ -149,6 +179,7 @@ impl Default for Rules {
             deadline_days: 30,
             release_hours: 72,
             job_wait_ms: 600_000,
+            roll: Roll::default(),
             mode: Mode::Serve,
             build: String::new(),
             items: Arc::default(),

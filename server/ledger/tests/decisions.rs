@@ -297,6 +297,8 @@ fn trained(state: &mut State) -> [Digest; 2] {
         model: Digest::default(),
         initial: Digest::default(),
         catalogue: CatalogueVersion(1),
+        base: None,
+        asked: None,
     };
     run(state, found).unwrap();
     let people = ["ada", "ben"].map(|name| {

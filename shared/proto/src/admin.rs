@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::deletion::{DeletionRequest, Proposal};
-use crate::ids::{Digest, ShardId, SubjectId};
+use crate::epochs::{EpochPlan, EpochStates};
+use crate::ids::{Digest, EpochNo, ShardId, SubjectId};
 
 /// What the admin tool asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,6 +148,24 @@ pub enum AdminRequest {
     },
     /// What the host of the middle layers can learn under the recipe in force.
     MiddleLearns,
+    /// Found the next epoch, or show what that would change and cost.
+    EpochStart {
+        /// Its recipe, TOML, at most [`crate::limits::MAX_RECIPE`] bytes; none: that of the epoch
+        /// which is served.
+        recipe: Option<String>,
+        /// File of its base model on the coordinator's machine; none: that of the epoch which is
+        /// served.
+        model: Option<String>,
+        /// Only show.
+        dry_run: bool,
+    },
+    /// Give up the epoch that follows the one which is served.
+    EpochCancel {
+        /// Its number.
+        epoch: EpochNo,
+    },
+    /// All epochs.
+    Epochs,
 }
 
 impl AdminRequest {
@@ -160,6 +179,8 @@ impl AdminRequest {
                 | Self::Replay { .. }
                 | Self::Revoke { .. }
                 | Self::RemoveOperator { .. }
+                | Self::EpochStart { dry_run: false, .. }
+                | Self::EpochCancel { .. }
         )
     }
 }
@@ -237,6 +258,10 @@ pub enum AdminReply {
     ListsAudit(ListsAuditPage),
     /// What the host of the middle layers can learn, for people.
     MiddleLearns(String),
+    /// Answer to [`AdminRequest::EpochStart`].
+    EpochPlanned(EpochPlan),
+    /// Answer to [`AdminRequest::Epochs`].
+    Epochs(EpochStates),
 }
 
 /// Where a page for an auditor of the lists begins.

@@ -148,6 +148,11 @@ fn request_kind(r: &Request) -> u16 {
         Request::Terms => 20,
         Request::ContributeSealed(_) => CONTRIBUTE_SEALED,
         Request::Tally(_) => TALLY,
+        Request::Epochs => 23,
+        Request::JoinEpoch { .. } => 24,
+        Request::Await { .. } => 25,
+        Request::Lacks { .. } => 26,
+        Request::Served { .. } => 27,
     }
 }
 
@@ -169,23 +174,26 @@ fn reply_kind(r: &Reply) -> u16 {
         Reply::Terms(_) => 114,
         Reply::Confided(_) => 115,
         Reply::Tally(_) => 116,
+        Reply::Epochs(_) => 117,
+        Reply::JoinedEpoch(_) => 118,
+        Reply::Awaited(_) => 119,
+        Reply::Served(_) => 120,
     }
 }
 
 /// Largest body of a message type; `None` for unknown types.
 pub fn limit(kind: u16) -> Option<usize> {
     match kind {
-        1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 101 | 103 | 106 | 108 | 110 | 114 | 115 => {
-            Some(MAX_SMALL)
-        }
+        1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 23..=27 => Some(MAX_SMALL),
+        101 | 103 | 106 | 108 | 110 | 114 | 115 | 118 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
-        7 | 104 | 107 | 112 | 113 => Some(MAX_ADAPTER),
+        7 | 104 | 107 | 112 | 113 | 119 | 120 => Some(MAX_ADAPTER),
         // Several contributions to the tally; its tables, with what leads to them from before.
         TALLY => Some(16 << 20),
         116 => Some(4 * MAX_ADAPTER),
         12 | 16 => Some(1 << 20),
         CONTRIBUTE_SEALED => Some(MAX_ENVELOPE + MAX_SMALL),
-        10 | 102 | 109 | 111 => Some(4 << 20),
+        10 | 102 | 109 | 111 | 117 => Some(4 << 20),
         _ => None,
     }
 }

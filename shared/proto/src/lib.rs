@@ -15,6 +15,7 @@
 pub mod admin;
 pub mod codec;
 pub mod deletion;
+pub mod epochs;
 pub mod ids;
 pub mod limits;
 pub mod lists;

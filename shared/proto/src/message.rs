@@ -5,7 +5,8 @@ pub use lethe_receipt::order::EraseOrder;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminReply, AdminRequest};
-use crate::ids::{Digest, RoundKey, ShardId, SubjectId};
+use crate::epochs::{Awaited, EpochInfo, JoinedEpoch, Lacks, ServedRelease};
+use crate::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
 use crate::lists::{Contributed, SnapshotReply, Watched};
 use crate::packed::Packed;
 use crate::payload::Payload;
@@ -157,6 +158,40 @@ pub enum Request {
     ContributeSealed(SealedContribution),
     /// A coordinator's request to its tally; needs a certificate of the tally.
     Tally(TallyRequest),
+    /// Asks for the epochs that are alive. From minor version 5 on, as what follows.
+    Epochs,
+    /// Takes part in an epoch with what the client holds now. [`Request::Join`] means the newest.
+    JoinEpoch {
+        /// The epoch.
+        epoch: EpochNo,
+        /// As in [`Request::Join`].
+        anchor: Option<u16>,
+        /// Likewise.
+        samples: u32,
+        /// Likewise.
+        commitment: Digest,
+    },
+    /// As [`Request::Watch`], and answered at once when there is a newer epoch.
+    Await {
+        /// As the coordinator said last.
+        lists: crate::lists::ListState,
+        /// The newest epoch that the client knows.
+        newest: EpochNo,
+    },
+    /// The client cannot take part in an epoch with what it has.
+    Lacks {
+        /// The epoch.
+        epoch: EpochNo,
+        /// What it lacks.
+        lacks: Lacks,
+    },
+    /// As [`Request::Release`]; the answer names the release's epoch.
+    Served {
+        /// The release the client has, if any.
+        have: Option<u64>,
+        /// Digests of the adapters it has.
+        adapters: Vec<Digest>,
+    },
 }
 
 /// What a device did with an order to erase.
@@ -292,6 +327,14 @@ pub enum Reply {
     Confided(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Answer to [`Request::Tally`].
     Tally(TallyReply),
+    /// Answer to [`Request::Epochs`]: those that are alive, oldest first.
+    Epochs(Vec<EpochInfo>),
+    /// Answer to [`Request::JoinEpoch`].
+    JoinedEpoch(JoinedEpoch),
+    /// Answer to [`Request::Await`].
+    Awaited(Awaited),
+    /// Answer to [`Request::Served`].
+    Served(ServedRelease),
 }
 
 /// What a client checks before it erases anything.

@@ -83,7 +83,7 @@ fn read_one(
             ..
         } => {
             let plans = state.dry_run(requests, *confirmed, now);
-            plans.map(|p| planned(&p, vec![])).map_err(refused)
+            plans.map(|p| planned(state, &p, vec![])).map_err(refused)
         }
         AdminRequest::LineageOfSubject { subject } => {
             let lineage = state.subject_lineage(subject);
@@ -152,7 +152,7 @@ pub(crate) fn decided(state: &State, events: &[Event], made: Made<'_>) -> AdminR
     };
     let ids: Vec<u64> = events.iter().filter_map(accepted).collect();
     if !ids.is_empty() {
-        return planned(made.plans, ids);
+        return planned(state, made.plans, ids);
     }
     for event in events {
         match event {
@@ -181,13 +181,19 @@ fn proposal(state: &State, id: u64) -> Option<ProposalState> {
 }
 
 /// Plans as an operator sees them, those of several epochs one after the other. Who reads them by
-/// program expects one: that of the newest.
-pub(crate) fn planned(plans: &OwnPlans, ids: Vec<u64>) -> AdminReply {
-    let texts: Vec<String> = plans.iter().map(|(_, p)| p.to_string()).collect();
-    let newest = plans.last().map(|(_, p)| p);
+/// program expects one: that of the epoch which is served or, before that, of the newest.
+pub(crate) fn planned(state: &State, plans: &OwnPlans, ids: Vec<u64>) -> AdminReply {
+    let text = |(no, plan): &(EpochNo, lethe_plan::Plan)| match plans.len() {
+        1 => plan.to_string(),
+        _ => format!("{no}:\n{plan}"),
+    };
+    let texts: Vec<String> = plans.iter().map(text).collect();
+    let serving = state.core().serving;
+    let served = plans.iter().find(|(no, _)| Some(*no) == serving);
+    let shown = served.or_else(|| plans.last()).map(|(_, plan)| plan);
     AdminReply::Planned {
         text: texts.join("\n\n"),
-        json: serde_json::to_string(&newest).unwrap_or_default(),
+        json: serde_json::to_string(&shown).unwrap_or_default(),
         ids,
     }
 }

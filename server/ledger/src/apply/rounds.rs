@@ -411,6 +411,14 @@ pub(super) fn apply_volatile(state: &mut State, event: &Event) {
             });
         }),
         Event::RoundUnsealed { run } => with_open(state, run, |open| open.sealed = None),
+        Event::LackNoted {
+            epoch,
+            device,
+            lacks,
+        } => {
+            let known = state.volatile.lacks.entry(*epoch).or_default();
+            known.insert(*device, *lacks);
+        }
         _ => {}
     }
 }

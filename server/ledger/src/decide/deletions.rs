@@ -190,9 +190,10 @@ pub(super) fn forget(state: &State, asked: Asked, now: Now) -> Decided {
 }
 
 pub(super) fn inventories(state: &State) -> Vec<(EpochNo, Inventory)> {
-    let begun = state.epochs.keys();
-    begun
-        .filter_map(|no| Some((*no, state.inventory(*no)?)))
+    // Of epochs that have ended nothing is left to plan for.
+    let living = state.living();
+    living
+        .filter_map(|(no, _)| Some((no, state.inventory(no)?)))
         .collect()
 }
 

@@ -2,18 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use lethe_learn::partition::SubShards;
 use lethe_proto::admin::DeletionPhase;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::limits::MAX_SAMPLES;
 use lethe_proto::message::{Erased, ErrorReport, Refusal};
 
+use super::rolls::JoinedAt;
 use super::{Decided, deletions, refuse};
 use crate::command::Command;
 use crate::event::{Event, MeasuredShard};
 use crate::ids::{EpochNo, Fresh, Now, Refused, ShardKey, ValueRef};
-use crate::state::{Epoch, Holder, Moving, Partition, Place, Profile, RemovedRecord, State};
-use crate::terms::Mode;
+use crate::state::{Epoch, Holder, Moving, Place, Profile, RemovedRecord, State};
 
 pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
     match command {
@@ -95,6 +94,13 @@ fn join(state: &State, device: &Digest, asks: &Join, now: Now) -> Decided {
         );
         return refuse(Refusal::Invalid, message);
     };
+    if state.ended(asks.epoch) {
+        let message = format!(
+            "{} has ended: ask for the epochs that are alive, and join the newest",
+            asks.epoch
+        );
+        return refuse(Refusal::Invalid, message);
+    }
     let anchor = check_join(epoch, subject, asks)?;
     // Until a deletion has been executed, the person may be somebody who stays and is not written
     // anew yet.
@@ -157,7 +163,8 @@ fn join(state: &State, device: &Digest, asks: &Join, now: Now) -> Decided {
     }];
     // Who has nothing to train on takes part in sums only, and begins no epoch.
     if asks.samples > 0 {
-        events.extend(begins(state, asks.epoch, subject, anchor, since)?);
+        let joined = JoinedAt { anchor, since };
+        events.extend(state.begins_with(asks.epoch, subject, joined, now)?);
     }
     Ok(events)
 }
@@ -182,58 +189,6 @@ fn check_join(epoch: &Epoch, subject: &SubjectId, asks: &Join) -> Result<u16, Re
         return Err(Refused::invalid(message));
     }
     Ok(anchor)
-}
-
-/// The epoch begins with this person, if enough have joined.
-fn begins(
-    state: &State,
-    no: EpochNo,
-    subject: &SubjectId,
-    anchor: u16,
-    since: u64,
-) -> Result<Option<Event>, Refused> {
-    let Some(epoch) = state.epochs.get(&no).filter(|e| e.partition.is_none()) else {
-        return Ok(None);
-    };
-    let joined = state.index.joined.get(&no);
-    let others = joined.into_iter().flatten().filter(|s| *s != subject);
-    let of = |s: &SubjectId| {
-        let profile = state.profile(s)?;
-        let place = profile.places.get(&no).filter(|p| p.samples > 0)?;
-        Some((place.anchor, profile.since))
-    };
-    // Each of a thousand joins asks this: the names alone first.
-    let most = joined.map_or(0, BTreeSet::len) + 1;
-    if state.rules.mode != Mode::Serve || most < state.rules.min_subjects {
-        return Ok(None);
-    }
-    let mut all: Vec<(u16, u64)> = others.filter_map(of).collect();
-    all.push((anchor, since));
-    if all.len() < state.rules.min_subjects {
-        return Ok(None);
-    }
-    let mut counts = vec![0; usize::from(epoch.terms.anchors.max(1))];
-    for (anchor, _) in &all {
-        if let Some(count) = counts.get_mut(usize::from(*anchor)) {
-            *count += 1;
-        }
-    }
-    let sub_shards = SubShards::allot(&counts, usize::from(epoch.terms.shards))
-        .map_err(|e| Refused::new(Refusal::Internal, e.to_string()))?;
-    let mut times: Vec<u64> = all.into_iter().map(|(_, since)| since).collect();
-    times.sort_unstable();
-    let slices = usize::from(epoch.terms.slices.max(1));
-    let bound = |i: usize| {
-        times
-            .get(i * times.len() / slices)
-            .copied()
-            .unwrap_or(u64::MAX)
-    };
-    let partition = Partition {
-        sub_shards,
-        tenure: (1..slices).map(bound).collect(),
-    };
-    Ok(Some(Event::EpochBegan { no, partition }))
 }
 
 fn erased(state: &State, certificate: &Digest, task: u64, outcome: &Erased) -> Decided {

@@ -226,7 +226,8 @@ impl State {
         let Some(epoch) = self.epochs.get(&key.epoch) else {
             return true;
         };
-        if self.core.serving.is_some_and(|serving| serving > key.epoch) {
+        let followed = self.core.serving.is_some_and(|serving| serving > key.epoch);
+        if followed || self.ended(key.epoch) {
             return true;
         }
         let shard = epoch.shard(key.shard);
@@ -241,7 +242,7 @@ impl State {
     pub(crate) fn all_logged(&self) -> bool {
         let begun = self
             .shards()
-            .filter(|(_, epoch, _)| epoch.partition.is_some());
+            .filter(|(key, epoch, _)| epoch.partition.is_some() && !self.ended(key.epoch));
         let mut versions = begun.map(|(key, _, _)| self.volatile.versions.get(&key));
         versions.all(|v| v.is_some_and(|v| v.members == v.logged))
     }

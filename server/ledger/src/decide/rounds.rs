@@ -104,6 +104,7 @@ impl State {
             .unwrap_or_default();
         self.rules.mode == Mode::Serve
             && view.epoch.partition.is_some()
+            && !self.ended(view.at.epoch)
             && !self.unexecuted()
             && self.core.lost.is_empty()
             && !self.lists_go_first(now)

@@ -1,59 +1,17 @@
-//! Epochs and releases.
+//! Releases: what is served, and what is retired.
 
 use lethe_proto::ids::ShardId;
 use lethe_proto::message::Refusal;
 
-use super::{Decided, refuse};
+use super::{Decided, rolls};
 use crate::command::Command;
 use crate::event::Event;
 use crate::ids::{EpochNo, Now, PartId, Refused, ShardKey};
-use crate::state::{Epoch, Numbers, Release, ServedShard, Shard, State};
+use crate::state::{Numbers, Release, ServedShard, Shard, State, Step};
 
 pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
     match command {
-        Command::FoundEpoch {
-            terms,
-            recipe,
-            recipe_digest,
-            model,
-            initial,
-            catalogue,
-        } => {
-            if terms.shards == 0 || terms.slices == 0 || terms.rounds == 0 {
-                return refuse(Refusal::Invalid, "an epoch needs shards, slices and rounds");
-            }
-            let no = state.core.numbers.epoch + 1;
-            let first = state.core.numbers.generation + 1;
-            let shards = (0..terms.shards).map(|k| Shard::new(first + u32::from(k), initial));
-            let numbers = Numbers {
-                epoch: no,
-                generation: state.core.numbers.generation + u32::from(terms.shards),
-                ..Numbers::default()
-            };
-            let epoch = Epoch {
-                shards: shards.collect(),
-                terms,
-                recipe,
-                recipe_digest,
-                model,
-                initial,
-                catalogue,
-                partition: None,
-            };
-            Ok(vec![
-                Event::NumbersTaken { numbers },
-                Event::EpochFounded {
-                    no: EpochNo(no),
-                    epoch: Box::new(epoch),
-                },
-            ])
-        }
         Command::Publish { epoch } => Ok(publish(state, epoch, now)),
-        Command::Retire { epoch } => {
-            let may = state.may_retire(epoch);
-            let event = Event::EpochRetired { no: epoch };
-            Ok(may.then_some(event).into_iter().collect())
-        }
         _ => Ok(vec![]),
     }
 }
@@ -64,6 +22,9 @@ impl State {
         let Some(epoch) = self.epochs.get(&no).filter(|e| e.trained()) else {
             return false;
         };
+        if self.ended(no) {
+            return false;
+        }
         if self.unexecuted() || self.core.serving.is_some_and(|serving| serving > no) {
             return false;
         }
@@ -81,10 +42,6 @@ impl State {
         let Some(epoch) = self.epochs.get(&no).filter(|_| followed) else {
             return false;
         };
-        let quiet = self.core.executing.is_none()
-            && !self.unexecuted()
-            && self.core.lost.is_empty()
-            && self.index.moving.is_empty();
         let about = |id: &u64| {
             let deletion = self.deletions.get(id);
             deletion.is_some_and(|d| d.rolled_back.iter().any(|r| r.shard.epoch == no))
@@ -97,7 +54,7 @@ impl State {
                 .shards
                 .iter()
                 .any(|s| learned(s) || s.replay.is_some());
-        quiet && !waited_for && left
+        self.is_quiet() && !waited_for && left
     }
 
     /// Refuses to serve while what is served is not exact.
@@ -138,7 +95,11 @@ fn publish(state: &State, no: EpochNo, now: Now) -> Vec<Event> {
         census: state.census(at(no, k), shard.run.stage - 1),
     };
     let shards = epoch.shards.iter().enumerate().map(served).collect();
-    released(state, no, shards, now)
+    let mut events = released(state, no, shards, now);
+    if state.core.serving != Some(no) {
+        events.push(rolls::reached(no, Step::Served, now));
+    }
+    events
 }
 
 fn at(epoch: EpochNo, k: usize) -> ShardKey {

@@ -205,7 +205,7 @@ impl State {
             .epochs
             .iter()
             .rev()
-            .filter(|(_, e)| e.partition.is_some());
+            .filter(|(no, e)| e.partition.is_some() && !self.ended(**no));
         begun.next().map(|(no, _)| *no)
     }
 
@@ -238,7 +238,7 @@ impl State {
     /// A shard by number in the epoch that is served or, before that, trained.
     pub fn shard_of_wire(&self, shard: ShardId) -> Option<ShardKey> {
         let epoch = self.core.serving.or_else(|| self.newest_begun());
-        let epoch = epoch.or_else(|| self.epochs.keys().next_back().copied())?;
+        let epoch = epoch.or_else(|| self.joining())?;
         let key = ShardKey { epoch, shard };
         self.shard(key).map(|_| key)
     }

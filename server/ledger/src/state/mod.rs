@@ -8,6 +8,7 @@ use lethe_proto::message::Role;
 
 mod epoch;
 mod index;
+mod life;
 mod lists;
 mod members;
 mod person;
@@ -21,6 +22,7 @@ pub use epoch::{
     Checkpoint, Epoch, Intended, Partition, Replay, RoundSum, Run, Shard, StageSum, TrainingRecord,
 };
 pub use index::{Holder, Index, RunRef};
+pub use life::{Life, Step};
 pub use lists::{ListsLeft, ListsRecord, SnapshotRef};
 pub use members::{Member, TreeInput};
 pub use person::{Device, Errors, Measured, Moving, PendingErase, Person, Place, Profile};
@@ -40,6 +42,8 @@ use crate::terms::Rules;
 pub struct State {
     pub(crate) core: Core,
     pub(crate) epochs: BTreeMap<EpochNo, Epoch>,
+    /// Epochs that were founded by older versions have none.
+    pub(crate) lives: BTreeMap<EpochNo, Life>,
     pub(crate) releases: BTreeMap<u64, Release>,
     pub(crate) actions: BTreeMap<u64, ActionRecord>,
     /// Copies of the state share them: a decision that stands on others works on a copy.

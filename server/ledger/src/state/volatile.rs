@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use lethe_proto::epochs::Lacks;
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::round::Round;
 
-use crate::ids::{Contributor, RunKey, ShardKey};
+use crate::ids::{Contributor, EpochNo, RunKey, ShardKey};
 
 /// The part of the state that is not stored.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +23,8 @@ pub struct Volatile {
     pub versions: BTreeMap<ShardKey, Versions>,
     /// Milliseconds between tasks and updates that no closed round has taken along yet.
     pub client_ms: u64,
+    /// Devices that cannot take part in an epoch with what they have, and why.
+    pub lacks: BTreeMap<EpochNo, BTreeMap<Digest, Lacks>>,
     /// When the coordinator started, in milliseconds since 1970.
     pub started_at: u64,
 }

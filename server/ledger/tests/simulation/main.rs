@@ -106,7 +106,8 @@ fn acknowledged_survive(w: &World) {
                 && s.run.stage >= run.stage
         });
         // What an epoch learned goes when another one has followed it.
-        let followed = w.state.core().serving.is_some_and(|s| s > run.epoch);
+        let followed =
+            w.state.core().serving.is_some_and(|s| s > run.epoch) || w.state.ended(run.epoch);
         if !live
             || followed
             || w.state.core().executing.is_some()
@@ -256,18 +257,20 @@ fn retired(w: &mut World) {
     let Some(serving) = w.state.core().serving else {
         return;
     };
+    let state = &w.state;
+    let is_old = |no: lethe_ledger::EpochNo| no < serving || state.ended(no);
     let of_old = |owner: &lethe_ledger::Owner| match owner {
-        lethe_ledger::Owner::Stage(key) => key.epoch < serving,
+        lethe_ledger::Owner::Stage(key) => is_old(key.epoch),
         _ => false,
     };
     let keys = w.disk.keys.keys().filter(|k| of_old(k)).count();
     assert_eq!(keys, 0, "{}: keys of old epochs", w.tell());
-    let stages = w.state.stages().keys().filter(|k| k.epoch < serving);
+    let stages = w.state.stages().keys().filter(|k| is_old(k.epoch));
     assert_eq!(stages.count(), 0, "{}: stages of old epochs", w.tell());
     for (subject, person) in w.state.people() {
         let profile = person.profile.as_ref();
         let mut places = profile.into_iter().flat_map(|p| p.places.keys());
-        let old = places.find(|no| **no < serving);
+        let old = places.find(|no| is_old(**no));
         assert_eq!(old, None, "{}: {subject} is in an old epoch", w.tell());
     }
     let old = w.state.epochs().keys().filter(|no| **no < serving).count();
@@ -332,6 +335,7 @@ fn decisions_survive_everything() {
         ("stale", sum(|c| c.stale)),
         ("left out", sum(|c| c.left_out)),
         ("retired", sum(|c| c.retired)),
+        ("dropped", sum(|c| c.dropped)),
         ("restored", sum(|c| c.restored)),
         ("two epochs", sum(|c| c.two_epochs)),
         ("lost shards", sum(|c| c.lost_shards)),

@@ -40,6 +40,7 @@ pub(crate) enum Ev {
     Approve,
     Replay,
     Epoch,
+    DropEpoch,
 }
 
 /// A device, by the client library's rules.
@@ -69,6 +70,7 @@ pub(crate) struct Count {
     pub(crate) lost_shards: u64,
     pub(crate) left_out: u64,
     pub(crate) retired: u64,
+    pub(crate) dropped: u64,
 }
 
 pub(crate) struct World {
@@ -178,6 +180,10 @@ impl World {
             // A third of all worlds gathers deletions.
             erase_window_ms: if seed.is_multiple_of(3) { 3_000 } else { 0 },
             items: Arc::new((0..8).map(|i: u32| i.to_string()).collect()),
+            roll: Roll {
+                join_ms: 2_000 + dice.below(30_000) as u64,
+                ..Roll::default()
+            },
             ..Rules::default()
         };
         // Half of those worlds in which masks can be.
@@ -222,7 +228,7 @@ impl World {
     fn begin(&mut self, people: usize) {
         self.state.set_rules(self.rules.clone());
         self.boot(vec![]);
-        self.found();
+        self.found(None).unwrap();
         for i in 0..2 {
             let secret = digest(&["operator", &i.to_string()]);
             if i == 0 {
@@ -264,15 +270,25 @@ impl World {
         digest(&["operator certificate", &i.to_string()])
     }
 
-    fn found(&mut self) {
-        self.must(Command::FoundEpoch {
+    fn found(&mut self, asked: Option<AskedBy>) -> Result<Vec<Event>, Refused> {
+        let found = Command::FoundEpoch {
             terms: self.terms.clone(),
             recipe: "{}".into(),
             recipe_digest: digest(&["recipe"]),
             model: digest(&["model"]),
             initial: Digest::of_values(&initial()),
             catalogue: CatalogueVersion(1),
-        });
+            base: None,
+            asked,
+        };
+        self.run(found, vec![])
+    }
+
+    fn asked(&mut self) -> AskedBy {
+        AskedBy {
+            by: self.operator(0),
+            fresh: self.fresh(),
+        }
     }
 
     fn enrol(&mut self, n: usize, d: usize) {
@@ -328,9 +344,13 @@ impl World {
             let later = self.dice.below(20_000) as u64;
             self.at((when + later).min(QUIET - 1), Ev::Restore);
         }
-        if self.dice.below(4) == 0 {
+        if self.dice.below(2) == 0 {
             let when = self.sometime();
             self.at(when, Ev::Epoch);
+            if self.dice.below(3) == 0 {
+                let when = self.sometime();
+                self.at(when, Ev::DropEpoch);
+            }
         }
     }
 
@@ -457,6 +477,10 @@ impl World {
         for event in events {
             match event {
                 Event::MoveAsked { .. } => self.count.moves += 1,
+                Event::EpochReached {
+                    step: Step::Dropped,
+                    ..
+                } => self.count.dropped += 1,
                 Event::ReplayEnded {
                     hashes: Some((a, b)),
                     ..
@@ -621,14 +645,31 @@ impl World {
                     }
                 }
             }
-            Ev::Epoch if self.up => {
-                self.fault = None;
-                self.count.two_epochs += 1;
-                self.found();
+            Ev::Epoch => self.next_epoch(),
+            Ev::DropEpoch if self.up => {
+                if let Some(epoch) = self.state.rolling() {
+                    let asked = Some(self.asked());
+                    let _ = self.run(Command::DropEpoch { epoch, asked }, vec![]);
+                }
             }
-            Ev::Replay | Ev::Epoch => {}
+            Ev::Replay | Ev::DropEpoch => {}
         }
         self.now < END && !self.settled()
+    }
+
+    /// An operator asks for the next epoch, until one is served that it can follow.
+    fn next_epoch(&mut self) {
+        if self.up {
+            let asked = Some(self.asked());
+            let started = self.found(asked);
+            self.count.two_epochs += u64::from(started.is_ok());
+            if started.is_ok() {
+                return;
+            }
+        }
+        if self.now < QUIET {
+            self.at(self.now + 2000, Ev::Epoch);
+        }
     }
 
     fn start(&mut self) {
@@ -716,12 +757,11 @@ impl World {
         let pending = |e: &Ev| matches!(e, Ev::Forget(_) | Ev::Crash(_) | Ev::Start | Ev::Approve);
         let begun = self
             .state
-            .epochs()
-            .iter()
+            .living()
             .rev()
             .find(|(_, e)| e.partition.is_some());
         let trained =
-            begun.is_some_and(|(no, e)| e.trained() && self.state.core().serving == Some(*no));
+            begun.is_some_and(|(no, e)| e.trained() && self.state.core().serving == Some(no));
         let nobody = self.state.people().values().all(|p| p.devices.is_empty());
         let replays = self
             .state

@@ -120,6 +120,8 @@ impl Driver {
             model: digest(&["model"]),
             initial: digest(&["initial"]),
             catalogue: CatalogueVersion(1),
+            base: None,
+            asked: None,
         });
         let secret = digest(&["secret"]);
         self.must(Command::InviteFirstOperator { secret });

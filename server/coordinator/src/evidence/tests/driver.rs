@@ -140,6 +140,8 @@ impl Driver {
             model: digest("model"),
             initial: digest("initial"),
             catalogue: CatalogueVersion(1),
+            base: None,
+            asked: None,
         };
         self.run(command).unwrap();
     }

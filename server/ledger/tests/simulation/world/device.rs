@@ -23,8 +23,8 @@ impl World {
             self.devices[n].stopped = true;
             return 0;
         }
-        let newest = *self.state.epochs().keys().next_back().unwrap();
-        if d.joined != Some(newest) {
+        let newest = self.state.joining().unwrap();
+        if d.joined.is_none_or(|joined| joined < newest) {
             return self.join(n, newest, soon);
         }
         if let Some((run, until)) = d.training {

@@ -142,6 +142,8 @@ impl World {
                 keys.iter().for_each(|k| self.disk.destroy(k));
                 Command::SpentDestroyed { keys }
             }
+            Duty::BeginEpoch(epoch) => Command::BeginEpoch { epoch },
+            Duty::DropEpoch(epoch) => Command::DropEpoch { epoch, asked: None },
             Duty::HashMembers(shard) => {
                 let tree = self.state.members_of_tree(shard);
                 let records = Records::new(tree.records);

@@ -1,0 +1,421 @@
+//! Epochs that follow one another: when one begins, who trains from when on, what a rule does.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use lethe_ledger::*;
+use lethe_proto::epochs::{EpochPhase, Lacks, TrainsFrom};
+use lethe_proto::ids::{Digest, SubjectId};
+use lethe_proto::message::Refusal;
+
+const HOUR: u64 = 3_600_000;
+const BEGIN: u64 = 1_800_000_000_000;
+
+struct World {
+    state: State,
+    ms: u64,
+}
+
+fn digest(text: &str) -> Digest {
+    Digest::of(&[text.as_bytes()])
+}
+
+fn name(n: usize) -> SubjectId {
+    SubjectId::new(format!("p{n:02}")).unwrap()
+}
+
+impl World {
+    fn new(roll: Roll) -> Self {
+        let mut world = Self {
+            state: State::default(),
+            ms: BEGIN,
+        };
+        world.rules(10, roll);
+        world.found(None).unwrap();
+        world
+    }
+
+    fn rules(&mut self, min_subjects: usize, roll: Roll) {
+        self.state.set_rules(Rules {
+            min_subjects,
+            roll,
+            ..Rules::default()
+        });
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            unix_ms: self.ms,
+            uptime_ms: self.ms - BEGIN,
+        }
+    }
+
+    fn run(&mut self, command: Command) -> Result<Vec<Event>, Refused> {
+        let events = decide(&self.state, command, self.now())?;
+        events.iter().for_each(|e| apply(&mut self.state, e));
+        Ok(events)
+    }
+
+    fn found(&mut self, asked: Option<AskedBy>) -> Result<Vec<Event>, Refused> {
+        self.run(Command::FoundEpoch {
+            terms: Terms {
+                shards: 1,
+                anchors: 1,
+                slices: 1,
+                placement: Placement::Hash,
+                rounds: 1,
+                cohort: 2,
+                goal: None,
+                staleness: None,
+                quorum: 1,
+                deadline_s: 60,
+                validation: 1,
+                samples: 8,
+                hidden: 4,
+                seed: 1,
+                aggregation: Aggregation::Fedavg,
+                feeds_back: false,
+            },
+            recipe: String::new(),
+            recipe_digest: Digest::default(),
+            model: Digest::default(),
+            initial: digest("initial"),
+            catalogue: CatalogueVersion(1),
+            base: None,
+            asked,
+        })
+    }
+
+    fn next(&mut self) -> Result<Vec<Event>, Refused> {
+        let fresh = Fresh(digest("next").0);
+        let by = digest("operator");
+        self.found(Some(AskedBy { by, fresh }))
+    }
+
+    fn certificate(&self, n: usize) -> Digest {
+        digest(&format!("certificate {n}"))
+    }
+
+    fn enrol(&mut self, n: usize) {
+        let secret = digest(&format!("invitation {n}"));
+        let subject = name(n);
+        self.run(Command::Invite { subject, secret }).unwrap();
+        let certificate = self.certificate(n);
+        self.run(Command::Enrol {
+            secret,
+            certificate,
+            expires: 0,
+            device_of: None,
+        })
+        .unwrap();
+    }
+
+    fn join(&mut self, n: usize, epoch: u32, samples: u32) -> Result<Vec<Event>, Refused> {
+        let device = self.certificate(n);
+        self.run(Command::Join {
+            device,
+            epoch: EpochNo(epoch),
+            anchor: None,
+            samples,
+            commitment: digest(&format!("{n} {epoch}")),
+            fresh: Fresh(digest(&format!("salt {n}")).0),
+        })
+    }
+
+    /// Does what is due, with rounds that nobody has to wait for.
+    fn settle(&mut self) {
+        for _ in 0..100 {
+            let duties = due(&self.state, self.now());
+            let mut did = false;
+            for duty in duties {
+                let command = match duty {
+                    Duty::HashMembers(shard) => Command::MembersHashed {
+                        shard,
+                        version: self.state.members_of_tree(shard).version,
+                        root: digest(&format!("{}", self.state.members(shard).count())).0,
+                        count: 1,
+                        fresh: Fresh::default(),
+                    },
+                    Duty::Log { about, .. } => Command::Logged {
+                        about,
+                        index: self.state.core().log.entries,
+                        head: LogHead {
+                            entries: self.state.core().log.entries + 1,
+                            ..LogHead::default()
+                        },
+                    },
+                    Duty::OpenRound(run) => Command::OpenRound { run },
+                    Duty::Aggregate { run, counted } => self.aggregated(run, counted),
+                    Duty::SealRound(run) => Command::SealRound { run },
+                    Duty::Publish(epoch) => Command::Publish { epoch },
+                    Duty::Retire(epoch) => Command::Retire { epoch },
+                    Duty::BeginEpoch(epoch) => Command::BeginEpoch { epoch },
+                    Duty::DropEpoch(epoch) => Command::DropEpoch { epoch, asked: None },
+                    Duty::DestroySpent(keys) => Command::SpentDestroyed { keys },
+                    _ => continue,
+                };
+                did |= !self.run(command).unwrap().is_empty();
+            }
+            self.answer();
+            if !did {
+                return;
+            }
+        }
+    }
+
+    fn aggregated(&self, run: RunKey, counted: Vec<Contributor>) -> Command {
+        let value = ValueRef {
+            table: Table::Checkpoint,
+            id: format!("{run:?}"),
+            digest: digest("learned"),
+        };
+        Command::RoundAggregated {
+            run,
+            counted,
+            left_out: vec![],
+            state: value.clone(),
+            hash: digest(&format!("learned in {}", run.epoch.0)),
+            norm: None,
+            loss: None,
+            personal: vec![],
+            checkpoint: Some(value),
+            lineage: None,
+            spent: Spent::default(),
+        }
+    }
+
+    /// Everybody who is asked answers.
+    fn answer(&mut self) {
+        for n in 0..12 {
+            let work = self.state.work_for(&self.certificate(n), self.now());
+            let Some(Work::Train { run, .. }) = work else {
+                continue;
+            };
+            let device = self.certificate(n);
+            self.run(Command::Offer { device, run }).unwrap();
+            let value = ValueRef {
+                table: Table::Update,
+                id: format!("{run:?} {n}"),
+                digest: digest("update"),
+            };
+            let updates = vec![StoredUpdate {
+                subject: name(n),
+                begun: run.round,
+                value,
+            }];
+            let stage = run.stage_key();
+            self.run(Command::StoreUpdates { stage, updates }).unwrap();
+        }
+    }
+
+    /// Ten people, all in the first epoch, which is served.
+    fn served(roll: Roll) -> Self {
+        let mut world = Self::new(roll);
+        for n in 0..10 {
+            world.enrol(n);
+            world.join(n, 1, 8).unwrap();
+        }
+        world.settle();
+        assert_eq!(world.state.core().serving, Some(EpochNo(1)));
+        world.rules(4, roll);
+        world
+    }
+
+    fn phases(&self) -> Vec<EpochPhase> {
+        let all = self.state.epoch_states().epochs;
+        all.iter().map(|e| e.phase).collect()
+    }
+}
+
+#[test]
+fn an_epoch_follows_another_and_the_switch_is_one_event() {
+    let mut w = World::served(Roll::default());
+    w.enrol(10);
+    w.join(10, 1, 8).unwrap();
+    let next = TrainsFrom::NextEpoch { at: None };
+    assert_eq!(w.state.trains_from(&name(10)), next, "came later");
+    let (new, all) = w.state.newcomers();
+    assert_eq!((new, all), (1, 11));
+
+    w.next().unwrap();
+    assert_eq!(w.state.rolling(), Some(EpochNo(2)));
+    let refused = w.next().unwrap_err();
+    assert_eq!(refused.code, Refusal::Busy);
+    assert!(
+        refused.message.contains("0 people have joined"),
+        "{refused}"
+    );
+    for n in [10, 0, 1, 2, 3, 4, 5, 6] {
+        w.join(n, 2, 9).unwrap();
+        w.settle();
+    }
+    let until = (BEGIN + Roll::default().join_ms) / 1000;
+    assert_eq!(
+        w.state.trains_from(&name(10)),
+        TrainsFrom::WithEpoch {
+            epoch: EpochNo(2),
+            at_latest: Some(until)
+        }
+    );
+    let now = TrainsFrom::Now { epoch: EpochNo(1) };
+    assert_eq!(
+        w.state.trains_from(&name(0)),
+        now,
+        "in the one that is served"
+    );
+    assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Joining]);
+    // Eleven have a place in the first epoch: nine tenths of them are ten.
+    assert_eq!(w.state.enough(), 10);
+    w.join(7, 2, 9).unwrap();
+    w.join(8, 2, 9).unwrap();
+    w.settle();
+    assert_eq!(w.phases(), [EpochPhase::Retired, EpochPhase::Serving]);
+    let now = TrainsFrom::Now { epoch: EpochNo(2) };
+    assert_eq!(w.state.trains_from(&name(10)), now);
+    let next = TrainsFrom::NextEpoch { at: None };
+    assert_eq!(w.state.trains_from(&name(9)), next, "was away");
+    let release = w.state.current_release().unwrap().1;
+    assert_eq!(release.epoch, EpochNo(2));
+    assert_eq!(release.digests(), [digest("learned in 2")]);
+    assert!(w.state.may_found().is_ok());
+}
+
+#[test]
+fn nobody_waits_longer_than_the_rule_says() {
+    let roll = Roll {
+        join_ms: 2 * HOUR,
+        ..Roll::default()
+    };
+    let mut w = World::served(roll);
+    w.next().unwrap();
+    for n in 0..5 {
+        w.join(n, 2, 8).unwrap();
+    }
+    w.settle();
+    assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Joining]);
+    w.ms += 2 * HOUR;
+    w.settle();
+    assert_eq!(w.phases(), [EpochPhase::Retired, EpochPhase::Serving]);
+
+    // The next one lacks people, and is given up; what is served stays.
+    w.next().unwrap();
+    for n in 0..3 {
+        w.join(n, 3, 8).unwrap();
+    }
+    w.ms += 2 * HOUR - 1;
+    w.settle();
+    assert_eq!(w.state.rolling(), Some(EpochNo(3)));
+    w.ms += 1;
+    w.settle();
+    assert_eq!(w.phases()[2], EpochPhase::Dropped);
+    assert_eq!(w.state.core().serving, Some(EpochNo(2)));
+    let refused = w.join(4, 3, 8).unwrap_err();
+    assert_eq!(refused.code, Refusal::Invalid);
+    assert_eq!(w.state.joining(), Some(EpochNo(2)));
+    assert!(w.state.may_found().is_ok());
+}
+
+#[test]
+fn an_operator_gives_up_an_epoch_that_is_trained() {
+    let mut w = World::served(Roll::default());
+    w.next().unwrap();
+    for n in 0..9 {
+        w.join(n, 2, 8).unwrap();
+    }
+    let begin = Command::BeginEpoch { epoch: EpochNo(2) };
+    w.run(begin).unwrap();
+    assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Training]);
+    let asked = AskedBy {
+        by: digest("operator"),
+        fresh: Fresh::default(),
+    };
+    let drop = |epoch| Command::DropEpoch {
+        epoch: EpochNo(epoch),
+        asked: Some(asked),
+    };
+    assert_eq!(w.run(drop(1)).unwrap_err().code, Refusal::Invalid);
+    w.run(drop(2)).unwrap();
+    w.settle();
+    assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Dropped]);
+    assert_eq!(w.run(drop(2)).unwrap_err().code, Refusal::Invalid);
+    let lines: Vec<&str> = w
+        .state
+        .actions()
+        .values()
+        .map(|a| &*a.action.what)
+        .collect();
+    assert!(
+        lines[0].starts_with("start epoch 2 with recipe"),
+        "{lines:?}"
+    );
+    assert_eq!(lines[1], "give up epoch 2");
+    // A deletion plans for what is alive only.
+    let request = lethe_proto::deletion::DeletionRequest::Erase { subject: name(0) };
+    let plans = w.state.dry_run(&[request], false, w.now()).unwrap();
+    assert_eq!(plans.len(), 1);
+}
+
+#[test]
+fn a_rule_founds_the_next_epoch() {
+    let days = Roll {
+        every_ms: Some(30 * 24 * HOUR),
+        ..Roll::default()
+    };
+    let mut w = World::served(days);
+    let at = (BEGIN + 30 * 24 * HOUR) / 1000;
+    assert_eq!(w.state.epoch_states().next, Some(at));
+    w.enrol(10);
+    let next = TrainsFrom::NextEpoch { at: Some(at) };
+    assert_eq!(w.state.trains_from(&name(10)), next);
+    assert!(!w.state.roll_is_due(w.now()));
+    w.ms += 30 * 24 * HOUR;
+    assert!(w.state.roll_is_due(w.now()));
+    w.next().unwrap();
+    assert!(!w.state.roll_is_due(w.now()), "one follows another");
+
+    let people = Roll {
+        new_people: Some(0.2),
+        ..Roll::default()
+    };
+    let mut w = World::served(people);
+    w.enrol(10);
+    w.join(10, 1, 8).unwrap();
+    w.enrol(11);
+    // Somebody with too short a history is a newcomer, too: they may have more by then.
+    w.join(11, 1, 0).unwrap();
+    assert_eq!(w.state.newcomers(), (2, 12));
+    assert!(!w.state.roll_is_due(w.now()));
+    let subject = name(0);
+    let secret = digest("nobody");
+    w.run(Command::Invite { subject, secret }).unwrap();
+    assert!(
+        !w.state.roll_is_due(w.now()),
+        "who was invited has not joined"
+    );
+    let people = Roll {
+        new_people: Some(2.0 / 12.0),
+        ..Roll::default()
+    };
+    w.rules(4, people);
+    assert!(w.state.roll_is_due(w.now()));
+}
+
+#[test]
+fn devices_say_what_they_lack() {
+    let mut w = World::served(Roll::default());
+    w.next().unwrap();
+    let lacks = |w: &World, n: usize, lacks| Command::Lacks {
+        device: w.certificate(n),
+        epoch: EpochNo(2),
+        lacks,
+    };
+    let first = lacks(&w, 0, Lacks::Model);
+    assert_eq!(w.run(first.clone()).unwrap().len(), 1);
+    assert_eq!(w.run(first).unwrap(), [], "once");
+    let second = lacks(&w, 1, Lacks::Model);
+    w.run(second).unwrap();
+    let third = lacks(&w, 2, Lacks::Layers);
+    w.run(third).unwrap();
+    let nobody = lacks(&w, 11, Lacks::Layers);
+    assert_eq!(w.run(nobody).unwrap(), [], "not enrolled");
+    let shown = &w.state.epoch_states().epochs[1].lacks;
+    assert_eq!(*shown, [(Lacks::Model, 2), (Lacks::Layers, 1)]);
+}
