@@ -13,6 +13,7 @@ use lethe_transport::identity::Invitation;
 
 use crate::CoordinatorError;
 use crate::coordinator::Coordinator;
+use crate::epochs::Starting;
 use crate::evidence::admin::{self, Asked, Facts, Made};
 use crate::handlers::{no_lists, secret_key};
 use crate::lists::status;
@@ -106,6 +107,19 @@ impl Coordinator {
             AdminRequest::Audit { shard } => self.export(shard, by),
             AdminRequest::ListsAudit { at } => self.export_lists(at, by),
             AdminRequest::MiddleLearns => self.middle_learns(),
+            AdminRequest::EpochStart {
+                recipe,
+                model,
+                dry_run,
+            } => {
+                let starting = Starting {
+                    recipe,
+                    model,
+                    dry_run,
+                };
+                self.start_epoch(starting, by)
+            }
+            AdminRequest::EpochCancel { epoch } => self.cancel_epoch(epoch, by),
             AdminRequest::Scan { texts } => Ok(AdminReply::Scanned(self.search(&texts)?)),
             request => match admin::asked(request) {
                 Some(asked) => self.propose(asked, by),
@@ -138,7 +152,7 @@ impl Coordinator {
     /// newest epoch.
     fn middle_learns(&self) -> Result<AdminReply, CoordinatorError> {
         let kit = self.shell().kit(self.shell().joining()?)?;
-        let learns = kit.recipe.middle_learns(self.layers());
+        let learns = kit.recipe.middle_learns(kit.base.config.layers);
         Ok(AdminReply::MiddleLearns(learns))
     }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use lethe_ledger::Roll;
 use serde::{Deserialize, Serialize};
 
 use crate::CoordinatorError;
@@ -79,9 +80,88 @@ pub struct ServerConfig {
     /// what devices hold.
     #[serde(default)]
     pub erase_window_s: u64,
-    /// Recipe of the epoch; see `lethe_recipe::Recipe`.
+    /// When the next epoch is started by itself, and how long devices are waited for
+    /// (`docs/life.md`).
+    #[serde(default)]
+    pub roll: RollConfig,
+    /// Recipe of the first epoch; see `lethe_recipe::Recipe`.
     #[serde(default)]
     pub recipe: toml::Table,
+}
+
+/// The table `[roll]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollConfig {
+    /// Days after which an epoch that is served is followed by another, 1 to 3650; absent: time
+    /// alone starts none.
+    #[serde(default, deserialize_with = "every_days")]
+    pub every_days: Option<u64>,
+    /// The part of those who joined, more than 0 and at most 1, that waits for the next epoch: at
+    /// this part it is started. Absent: people alone start none.
+    #[serde(default, deserialize_with = "new_people")]
+    pub new_people: Option<f64>,
+    /// Hours for which devices are waited for: then an epoch begins without the rest of them, or is
+    /// given up for want of people. Part of an hour is fine; at most 8760.
+    #[serde(default = "default_join_hours", deserialize_with = "join_hours")]
+    pub join_hours: f64,
+}
+
+impl Default for RollConfig {
+    fn default() -> Self {
+        Self {
+            every_days: None,
+            new_people: None,
+            join_hours: default_join_hours(),
+        }
+    }
+}
+
+impl RollConfig {
+    /// As the ledger takes it.
+    pub(crate) fn rule(&self) -> Roll {
+        Roll {
+            every_ms: self.every_days.map(|days| days * 86_400_000),
+            new_people: self.new_people,
+            // Bounded when it was read.
+            join_ms: (self.join_hours * 3_600_000.0) as u64,
+        }
+    }
+}
+
+fn default_join_hours() -> f64 {
+    72.0
+}
+
+fn every_days<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    let days = u64::deserialize(d)?;
+    if (1..=3650).contains(&days) {
+        return Ok(Some(days));
+    }
+    let message =
+        format!("every_days is {days}, expected 1 to 3650; leave it out for no such rule");
+    Err(serde::de::Error::custom(message))
+}
+
+fn new_people<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Error> {
+    let part = f64::deserialize(d)?;
+    if part > 0.0 && part <= 1.0 {
+        return Ok(Some(part));
+    }
+    let message = format!(
+        "new_people is {part}, expected a part of those who joined: more than 0, at most 1; leave \
+         it out for no such rule"
+    );
+    Err(serde::de::Error::custom(message))
+}
+
+fn join_hours<'de, D: serde::Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+    let hours = f64::deserialize(d)?;
+    if hours > 0.0 && hours <= 8760.0 {
+        return Ok(hours);
+    }
+    let message = format!("join_hours is {hours}, expected more than 0 and at most 8760 (a year)");
+    Err(serde::de::Error::custom(message))
 }
 
 fn default_listen() -> SocketAddr {

@@ -1,20 +1,20 @@
 //! The coordinator: the ledger's shell, the middle layers, and who listens.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use lethe_ledger::{Command, Event, Wake};
 use lethe_model::source::open;
-use lethe_model::split::DeviceModel;
 use lethe_proto::codec;
-use lethe_proto::ids::{Digest, EpochNo};
+use lethe_proto::ids::Digest;
 use lethe_proto::limits::{MAX_SMALL, MAX_TOKENS};
 use lethe_proto::message::{Refusal, Request, Role};
 use lethe_receipt::audit::Bundle;
 use lethe_recipe::{Recipe, model_digest};
 use lethe_recsys::data::{DataSpec, load_items};
+use lethe_store::sealed::SharedEngine;
 use lethe_store::sled_backend::SledStorage;
 use lethe_transport::identity::{Authority, Invitation, Validity};
 use lethe_transport::server::{Handler, ReplyFuture, Server};
@@ -30,7 +30,7 @@ use crate::lists::Contributions;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
 use crate::rounds::internal;
-use crate::shell::{Clock, Opening, Shell, Told, over_quic};
+use crate::shell::{BaseModel, Clock, Kit, Opening, Shell, Told, over_quic};
 use crate::waiters::Waiters;
 
 /// A running coordinator; cloning shares it.
@@ -40,12 +40,6 @@ pub struct Coordinator(Arc<Inner>);
 struct Inner {
     config: ServerConfig,
     authority: Authority,
-    /// The base model that is loaded.
-    model: Digest,
-    /// Width of its states.
-    hidden: usize,
-    /// Layers of the whole model.
-    layers: usize,
     shell: Arc<Shell>,
     middle: MiddleHost,
     server: OnceLock<Server>,
@@ -57,9 +51,9 @@ struct Inner {
     update_bytes: AtomicU64,
     activation_bytes: AtomicU64,
     /// Longest update that anybody has reason to send, in bytes.
-    longest_update: usize,
+    longest_update: AtomicUsize,
     /// Longest activations.
-    longest_pass: usize,
+    longest_pass: AtomicUsize,
 }
 
 impl std::fmt::Debug for Coordinator {
@@ -90,22 +84,15 @@ impl Coordinator {
             model,
             model_config: source.config(),
             items: &items,
+            other_model: &BaseModel::read,
             line: &over_quic,
         };
-        let (shell, foundation) = opening.open(&SledStorage::engine, Clock::default())?;
+        let engine: SharedEngine = Arc::new(SledStorage::engine);
+        let (shell, foundation) = opening.open(&engine, Clock::default())?;
         let authority = Authority::restore(foundation.authority)?;
-        let kit = shell.kit(shell.joining()?)?;
-        let recipe = kit.recipe.clone();
-        let cut = recipe.lora.first_trained(source.config().layers);
-        let segment = DeviceModel::load_middle(source.as_ref(), recipe.split, recipe.compute)?;
-        tracing::info!(
-            mib = segment.weight_bytes() >> 20,
-            layers = segment.range().len(),
-            "middle layers loaded"
-        );
         let threads = |source| CoordinatorError::Threads { source };
-        let middle = MiddleHost::new(segment, cut, config.passes, config.tapes);
-        let (hidden, layers) = (source.config().hidden, source.config().layers);
+        drop(source);
+        let middle = MiddleHost::new(config.passes, config.tapes);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut failed = None;
         let inner = Arc::new_cyclic(|this: &Weak<Inner>| {
@@ -139,9 +126,6 @@ impl Coordinator {
             });
             Inner {
                 authority,
-                model,
-                hidden,
-                layers,
                 shell,
                 middle,
                 server: OnceLock::new(),
@@ -151,9 +135,8 @@ impl Coordinator {
                 cores: Arc::new(Semaphore::new(cores)),
                 update_bytes: AtomicU64::new(0),
                 activation_bytes: AtomicU64::new(0),
-                // No number format takes more than six bytes a value.
-                longest_update: 6 * kit.whole.shape.len() + MAX_SMALL,
-                longest_pass: 4 * MAX_TOKENS * hidden + MAX_SMALL,
+                longest_update: AtomicUsize::new(0),
+                longest_pass: AtomicUsize::new(0),
                 config,
             }
         });
@@ -161,6 +144,9 @@ impl Coordinator {
             return Err(threads(e));
         }
         let this = Self(inner);
+        for (no, kit) in this.shell().all_kits() {
+            this.load_layers(no, &kit)?;
+        }
         // What the journal has and a restored backup lacked is executed before anybody asks.
         this.0.shell.do_duties();
         this.start_threads().map_err(threads)?;
@@ -303,6 +289,10 @@ impl Coordinator {
             }
             gone.iter().for_each(|c| server.disconnect(c));
         }
+        // Before devices hear of an epoch that the rule has founded; and what one needed that has
+        // ended goes.
+        self.share_layers();
+        self.let_go();
         if change.sweep {
             let now = self.shell().clock.now();
             let mut stale = self.0.middle.open_sessions();
@@ -370,19 +360,17 @@ impl Coordinator {
         aside(move || shell.execute(command, values)).await
     }
 
-    /// The base model of an epoch.
-    pub(crate) fn model_of(&self, epoch: EpochNo) -> Result<Digest, CoordinatorError> {
-        let state = self.shell().state();
-        Ok(state.epoch(epoch).map_or(self.0.model, |e| e.model))
+    pub(crate) fn config(&self) -> &ServerConfig {
+        &self.0.config
     }
 
-    pub(crate) fn hidden_width(&self) -> usize {
-        self.0.hidden
-    }
-
-    /// Layers of the whole model.
-    pub(crate) fn layers(&self) -> usize {
-        self.0.layers
+    /// Messages may be as long as an epoch needs; no number format takes more than six bytes a
+    /// value.
+    pub(crate) fn make_bounds(&self, kit: &Kit) {
+        let update = 6 * kit.whole.shape.len() + MAX_SMALL;
+        self.0.longest_update.fetch_max(update, Ordering::Relaxed);
+        let pass = 4 * MAX_TOKENS * kit.base.config.hidden + MAX_SMALL;
+        self.0.longest_pass.fetch_max(pass, Ordering::Relaxed);
     }
 
     pub(crate) fn waiters(&self) -> &Waiters {
@@ -449,8 +437,8 @@ impl Handler for Coordinator {
 
     fn longest(&self, kind: u16) -> usize {
         match kind {
-            codec::UPDATE => self.0.longest_update,
-            codec::FORWARD | codec::BACKWARD => self.0.longest_pass,
+            codec::UPDATE => self.0.longest_update.load(Ordering::Relaxed),
+            codec::FORWARD | codec::BACKWARD => self.0.longest_pass.load(Ordering::Relaxed),
             codec::CONTRIBUTE => self.0.config.lists.longest(),
             // Only a tally takes these.
             codec::TALLY => 0,

@@ -3,7 +3,7 @@
 
 use lethe_ledger::{Command, Work};
 use lethe_model::lora::Adapter;
-use lethe_proto::ids::{Digest, RoundKey, SubjectId};
+use lethe_proto::ids::{Digest, EpochNo, RoundKey, SubjectId};
 use lethe_proto::limits::{MAX_POLL_WAIT, MINOR};
 use lethe_proto::lists::{Contributed, ListState, ServedTables, SnapshotReply, Watched};
 use lethe_proto::message::{
@@ -18,8 +18,8 @@ use lethe_recipe::Combination;
 use crate::CoordinatorError;
 use crate::content::Update;
 use crate::coordinator::{Coordinator, aside};
+use crate::epochs::Joining;
 use crate::rounds::Sent;
-use crate::shell::fresh;
 
 /// What came with a request: whose it is, and its length.
 #[derive(Clone, Copy)]
@@ -30,10 +30,13 @@ pub(crate) struct Envelope {
 
 /// A device that asks: its certificate, and whose it is.
 #[derive(Clone)]
-struct Device {
-    certificate: Digest,
-    subject: SubjectId,
+pub(crate) struct Device {
+    pub(crate) certificate: Digest,
+    pub(crate) subject: SubjectId,
 }
+
+/// Minor version from which clients know that there are several epochs.
+const EPOCHS: u16 = 5;
 
 /// A request for a pass over the coordinator's layers.
 struct Pass {
@@ -103,12 +106,19 @@ impl Coordinator {
         bytes: usize,
     ) -> Result<Reply, CoordinatorError> {
         match request {
-            Request::Hello { model, .. } => self.hello(&device, model).await,
+            Request::Hello { model, minor, .. } => self.hello(&device, model, minor).await,
             Request::Join {
                 anchor,
                 samples,
                 commitment,
-            } => self.join(&device, anchor, samples, commitment).await,
+            } => {
+                let asks = Joining {
+                    anchor,
+                    samples,
+                    commitment,
+                };
+                self.join(&device, asks).await
+            }
             Request::Poll => self.poll(&device).await,
             Request::Forward {
                 purpose,
@@ -151,7 +161,30 @@ impl Coordinator {
                 };
                 self.update(device, round, sent, bytes).await
             }
-            Request::Release { have, adapters } => self.release(&device, have, &adapters).await,
+            Request::Release { have, adapters } => {
+                self.one_recipe_only()?;
+                let release = self.release(&device, have, &adapters).await?;
+                Ok(Reply::Release(release))
+            }
+            Request::Served { have, adapters } => {
+                self.served_release(&device, have, &adapters).await
+            }
+            Request::Epochs => self.epochs(),
+            Request::JoinEpoch {
+                epoch,
+                anchor,
+                samples,
+                commitment,
+            } => {
+                let asks = Joining {
+                    anchor,
+                    samples,
+                    commitment,
+                };
+                self.join_epoch(&device, epoch, asks).await
+            }
+            Request::Await { lists, newest } => self.await_news(&device, lists, newest).await,
+            Request::Lacks { epoch, lacks } => self.lacks(&device, epoch, lacks).await,
             Request::Weigh { embedding } => self.weigh(&embedding),
             Request::Errors { release, rows } => self.errors(&device, release, rows).await,
             Request::Erased { task, outcome } => self.erased(&device, task, outcome).await,
@@ -232,13 +265,19 @@ impl Coordinator {
         })
     }
 
-    async fn hello(&self, device: &Device, model: Digest) -> Result<Reply, CoordinatorError> {
+    async fn hello(
+        &self,
+        device: &Device,
+        model: Digest,
+        minor: u16,
+    ) -> Result<Reply, CoordinatorError> {
         let shell = self.shell();
         let epoch = shell.joining()?;
         let kit = shell.kit(epoch)?;
-        let wanted = self.model_of(epoch)?;
-        // Zeros: a device without a model, which takes part in sums only.
-        if model != wanted && model != Digest::default() {
+        let wanted = kit.base.digest;
+        // Zeros: a device without a model, which takes part in sums only. Newer clients ask which
+        // epochs there are, and say themselves what they lack.
+        if minor < EPOCHS && model != wanted && model != Digest::default() {
             let message = format!("this epoch uses base model {wanted}, the client has {model}");
             return Err(CoordinatorError::refuse(Refusal::WrongModel, message));
         }
@@ -256,27 +295,17 @@ impl Coordinator {
         })
     }
 
-    async fn join(
-        &self,
-        device: &Device,
-        anchor: Option<u16>,
-        samples: u32,
-        commitment: Digest,
-    ) -> Result<Reply, CoordinatorError> {
-        let shell = self.shell();
-        let epoch = shell.joining()?;
-        let command = Command::Join {
-            device: device.certificate,
-            epoch,
-            anchor,
-            samples,
-            commitment,
-            fresh: fresh()?,
-        };
-        self.decide(command, vec![]).await?;
-        let state = shell.state();
-        let (shard, commitment) = state.joined(&device.certificate, epoch, commitment)?;
-        Ok(Reply::Joined { shard, commitment })
+    /// For clients that know one epoch only.
+    async fn join(&self, device: &Device, asks: Joining) -> Result<Reply, CoordinatorError> {
+        self.one_recipe_only()?;
+        let epoch = self.shell().joining()?;
+        match self.join_epoch(device, epoch, asks).await? {
+            Reply::JoinedEpoch(joined) => Ok(Reply::Joined {
+                shard: joined.shard,
+                commitment: joined.commitment,
+            }),
+            other => Ok(other),
+        }
     }
 
     async fn contribute(
@@ -350,20 +379,23 @@ impl Coordinator {
     }
 
     async fn poll(&self, device: &Device) -> Result<Reply, CoordinatorError> {
-        let Watched { task, recalled, .. } = self.wait(device, None).await?;
+        let Watched { task, recalled, .. } = self.wait(device, None, None).await?;
         Ok(Reply::Task { task, recalled })
     }
 
     async fn watch(&self, device: &Device, known: ListState) -> Result<Watched, CoordinatorError> {
-        self.wait(device, Some(known)).await
+        self.wait(device, Some(known), None).await
     }
 
-    /// Answers at once when there is work, or lists are not as the device knows them; else when
-    /// something changes or the wait is over.
-    async fn wait(
+    /// Answers at once when there is work, lists are not as the device knows them, or there is
+    /// another epoch than the newest that it knows; else when something changes or the wait is
+    /// over. Clients that know one epoch only get no work where epochs differ: they would do it by
+    /// the wrong recipe.
+    pub(crate) async fn wait(
         &self,
         device: &Device,
         known_lists: Option<ListState>,
+        newest: Option<EpochNo>,
     ) -> Result<Watched, CoordinatorError> {
         let deadline = tokio::time::Instant::now() + MAX_POLL_WAIT;
         let waiting = self.waiters().enter(&device.subject);
@@ -374,11 +406,17 @@ impl Coordinator {
                 let state = self.shell().state();
                 (state.work_for(&device.certificate, now), state.recalled())
             };
+            let follows = newest.is_some() || self.one_recipe();
+            // What is to be erased is the same in every epoch.
+            let work = work.filter(|w| follows || matches!(w, Work::Erase { .. }));
             let task = match work {
                 Some(work) => self.task(device, work)?,
                 // A device that waits must not go on showing what was recalled.
                 None if recalled != known => Task::Wait,
                 None if known_lists.is_some_and(|l| l != self.lists_now()) => Task::Wait,
+                None if newest.is_some_and(|no| self.shell().joining().is_ok_and(|n| n != no)) => {
+                    Task::Wait
+                }
                 None => {
                     let told = waiting.notify.notified();
                     if tokio::time::timeout_at(deadline, told).await.is_ok() {
@@ -445,7 +483,11 @@ impl Coordinator {
             shape,
             hidden,
         } = pass;
-        let (layout, x) = self.middle().unpack(shape, &hidden)?;
+        let epoch = match &purpose {
+            Purpose::Train { round, .. } | Purpose::Frozen { round } => round.epoch,
+            Purpose::Score { .. } => self.shell().scoring()?,
+        };
+        let (layout, x) = self.middle().unpack(epoch, shape, &hidden)?;
         let trains = !matches!(purpose, Purpose::Score { .. });
         let reply = match purpose {
             Purpose::Train { round, pass } => {
@@ -457,14 +499,16 @@ impl Coordinator {
             }
             Purpose::Frozen { round } => {
                 self.expects(&device, round)?;
-                self.middle().frozen(layout, x, hidden.format).await?
+                self.middle()
+                    .frozen(epoch, layout, x, hidden.format)
+                    .await?
             }
             Purpose::Score { release, omega } => {
                 let adapter = self.mixed(&device.subject, release, &omega)?;
                 let tuned = adapter.is_some();
                 let reply = self
                     .middle()
-                    .score(layout, x, adapter, hidden.format)
+                    .score(epoch, layout, x, adapter, hidden.format)
                     .await?;
                 if tuned {
                     // A deletion may have withdrawn the release during the pass: what it knew is
@@ -541,12 +585,12 @@ impl Coordinator {
     }
 
     /// What is served. That the device holds it is written down first.
-    async fn release(
+    pub(crate) async fn release(
         &self,
         device: &Device,
         have: Option<u64>,
         known: &[Digest],
-    ) -> Result<Reply, CoordinatorError> {
+    ) -> Result<ReleaseInfo, CoordinatorError> {
         let shell = self.shell();
         let served = shell.served()?;
         let mut adapters = vec![];
@@ -574,14 +618,14 @@ impl Coordinator {
         // A deletion may have withdrawn it meanwhile.
         shell.current(served.release)?;
         let state = shell.state();
-        Ok(Reply::Release(ReleaseInfo {
+        Ok(ReleaseInfo {
             release: served.release,
             // Nothing is served while an accepted deletion is not executed: all of them are in
             // this release.
             lineage: state.core().numbers.deletion,
             valid_s: state.rules().release_hours * 3600,
             adapters,
-        }))
+        })
     }
 
     /// APA's weights.
@@ -590,7 +634,7 @@ impl Coordinator {
         shell.may_serve()?;
         let epoch = shell.serving()?;
         let kit = shell.kit(epoch)?;
-        let hidden = self.hidden_width();
+        let hidden = kit.base.config.hidden;
         if embedding.len() != hidden || embedding.iter().any(|v| !v.is_finite()) {
             let got = embedding.len();
             let message = format!("an embedding of {got} finite values, expected {hidden}");

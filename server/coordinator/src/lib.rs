@@ -21,6 +21,7 @@ mod coordinator;
 #[cfg(test)]
 mod copy;
 mod durable;
+mod epochs;
 mod error;
 mod evidence;
 mod fatal;

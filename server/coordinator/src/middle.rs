@@ -1,14 +1,15 @@
 //! The middle layers: training sessions, and passes on a bounded pool.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::Adapter;
 use lethe_model::segment::Segment;
-use lethe_model::split::{LocalMiddle, Middle, Stage};
-use lethe_proto::ids::{RoundKey, SubjectId};
+use lethe_model::split::{LocalMiddle, Middle, SplitSpec, Stage};
+use lethe_proto::ids::{Digest, EpochNo, RoundKey, SubjectId};
 use lethe_proto::limits::{MAX_TOKENS, RESUME};
 use lethe_proto::message::{BatchShape, Refusal};
 use lethe_proto::payload::{Payload, WireFormat};
@@ -153,15 +154,31 @@ fn held(places: &Places) -> std::sync::MutexGuard<'_, Slots<At, Session>> {
     places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What layers an epoch needs: epochs that need the same share them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct LayersKey {
+    /// The base model.
+    pub(crate) model: Digest,
+    pub(crate) split: SplitSpec,
+    pub(crate) compute: Compute,
+    /// The first trained layer of the whole model.
+    pub(crate) cut: usize,
+}
+
+/// The middle layers of an epoch.
+#[derive(Debug)]
+struct Layers {
+    key: LayersKey,
+    segment: Segment,
+    /// Scoring passes that wait.
+    queue: Queue,
+}
+
 /// Layers, sessions and the bound on passes.
 #[derive(Debug)]
 pub(crate) struct MiddleHost {
-    segment: Segment,
-    /// The first trained layer of the whole model.
-    cut: usize,
+    layers: RwLock<BTreeMap<EpochNo, Arc<Layers>>>,
     places: Arc<Places>,
-    /// Scoring passes that wait.
-    queue: Queue,
     passes: Arc<Semaphore>,
     tapes: Arc<Semaphore>,
     strikes: Mutex<Strikes>,
@@ -206,6 +223,12 @@ impl Strikes {
     }
 }
 
+impl Layers {
+    fn pack(&self, values: &[f32], format: WireFormat) -> Payload {
+        Payload::encode(values, self.segment.config().hidden, format)
+    }
+}
+
 fn lost() -> CoordinatorError {
     CoordinatorError::refuse(
         Refusal::SessionLost,
@@ -214,18 +237,71 @@ fn lost() -> CoordinatorError {
 }
 
 impl MiddleHost {
-    pub(crate) fn new(segment: Segment, cut: usize, passes: usize, tapes: usize) -> Self {
+    pub(crate) fn new(passes: usize, tapes: usize) -> Self {
         let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));
-        let (passes, tapes) = (bound(passes), bound(tapes));
         Self {
-            segment,
-            cut,
+            layers: RwLock::default(),
             places: Arc::default(),
-            queue: Queue::default(),
-            passes,
-            tapes,
+            passes: bound(passes),
+            tapes: bound(tapes),
             strikes: Mutex::default(),
         }
+    }
+
+    /// Has the layers of an epoch from now on: those of another epoch that needs the same, or what
+    /// `load` gives.
+    pub(crate) fn host(
+        &self,
+        epoch: EpochNo,
+        key: LayersKey,
+        load: impl FnOnce() -> Result<Segment, CoordinatorError>,
+    ) -> Result<(), CoordinatorError> {
+        let known = self.with_key(&key);
+        let layers = match known {
+            Some(layers) => layers,
+            None => Arc::new(Layers {
+                key,
+                segment: load()?,
+                queue: Queue::default(),
+            }),
+        };
+        self.all_layers_alone().insert(epoch, layers);
+        Ok(())
+    }
+
+    /// Whether it has the layers of an epoch.
+    pub(crate) fn hosts(&self, epoch: EpochNo) -> bool {
+        self.all_layers().contains_key(&epoch)
+    }
+
+    fn with_key(&self, key: &LayersKey) -> Option<Arc<Layers>> {
+        let all = self.all_layers();
+        all.values().find(|l| l.key == *key).cloned()
+    }
+
+    /// Lets go of the layers of epochs that are not alive any more.
+    pub(crate) fn keep(&self, alive: impl Fn(EpochNo) -> bool) {
+        let dead = |no: &EpochNo| !alive(*no);
+        if self.all_layers().keys().any(dead) {
+            self.all_layers_alone().retain(|no, _| alive(*no));
+        }
+    }
+
+    // They are as good after a panic: an epoch has its layers, or has not.
+    fn all_layers(&self) -> RwLockReadGuard<'_, BTreeMap<EpochNo, Arc<Layers>>> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_layers_alone(&self) -> RwLockWriteGuard<'_, BTreeMap<EpochNo, Arc<Layers>>> {
+        self.layers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn layers(&self, epoch: EpochNo) -> Result<Arc<Layers>, CoordinatorError> {
+        let known = self.all_layers().get(&epoch).cloned();
+        known.ok_or_else(|| {
+            let message = format!("{epoch} has ended: ask for the epochs that are alive");
+            CoordinatorError::refuse(Refusal::RoundClosed, message)
+        })
     }
 
     fn strikes(&self) -> std::sync::MutexGuard<'_, Strikes> {
@@ -396,6 +472,7 @@ impl MiddleHost {
     /// Layout and hidden values of a request, within all limits.
     pub(crate) fn unpack(
         &self,
+        epoch: EpochNo,
         shape: BatchShape,
         hidden: &Payload,
     ) -> Result<(Layout, Vec<f32>), CoordinatorError> {
@@ -404,11 +481,13 @@ impl MiddleHost {
             lens: shape.lens,
         };
         let invalid = |e: String| CoordinatorError::refuse(Refusal::Invalid, e);
+        let layers = self.layers(epoch)?;
+        let config = layers.segment.config();
         layout
-            .check(MAX_TOKENS, self.segment.config().max_positions)
+            .check(MAX_TOKENS, config.max_positions)
             .map_err(invalid)?;
         let x = hidden
-            .decode(layout.rows(), self.segment.config().hidden)
+            .decode(layout.rows(), config.hidden)
             .map_err(|e| invalid(e.to_string()))?;
         if x.iter().any(|v| !v.is_finite()) {
             return Err(CoordinatorError::refuse(
@@ -417,10 +496,6 @@ impl MiddleHost {
             ));
         }
         Ok((layout, x))
-    }
-
-    fn pack(&self, values: &[f32], format: WireFormat) -> Payload {
-        Payload::encode(values, self.segment.config().hidden, format)
     }
 
     async fn pass<T: Send + 'static>(
@@ -445,30 +520,34 @@ impl MiddleHost {
     /// Scores with an adapter that was mixed for the query (or the untuned model).
     pub(crate) async fn score(
         &self,
+        epoch: EpochNo,
         layout: Layout,
         hidden: Vec<f32>,
         adapter: Option<Adapter>,
         format: WireFormat,
     ) -> Result<Payload, CoordinatorError> {
-        let out = self
+        let layers = self.layers(epoch)?;
+        let out = layers
             .queue
-            .run(&self.segment, &self.passes, layout, hidden, adapter)
+            .run(&layers.segment, &self.passes, layout, hidden, adapter)
             .await?;
-        Ok(self.pack(&out, format))
+        Ok(layers.pack(&out, format))
     }
 
     /// The layers below the first trained one.
     pub(crate) async fn frozen(
         &self,
+        epoch: EpochNo,
         layout: Layout,
         hidden: Vec<f32>,
         format: WireFormat,
     ) -> Result<Payload, CoordinatorError> {
-        let below = self.segment.part(0..self.cut);
+        let layers = self.layers(epoch)?;
+        let below = layers.segment.part(0..layers.key.cut);
         let out = self
             .pass(move || Ok(below.forward(&layout, hidden, None)?))
             .await?;
-        Ok(self.pack(&out, format))
+        Ok(layers.pack(&out, format))
     }
 
     /// Runs a pass of a session and keeps its answer.
@@ -497,6 +576,8 @@ impl MiddleHost {
         hidden: Vec<f32>,
         format: WireFormat,
     ) -> Result<Payload, CoordinatorError> {
+        let segment = self.layers(at.0.epoch)?.segment.clone();
+        let width = segment.config().hidden;
         // What a forward without its backward kept is given back before the wait for a place.
         match self.turn(&at, pass).await? {
             Turn::Again(reply) => return Ok(reply),
@@ -514,7 +595,6 @@ impl MiddleHost {
             Turn::Again(reply) => return Ok(reply),
             Turn::Now(held) => held,
         };
-        let (width, segment) = (self.segment.config().hidden, self.segment.clone());
         self.session_pass(pass, held, move |session| {
             session.tape = Some((permit, Instant::now()));
             let Session { start, middle, .. } = session;
@@ -539,7 +619,8 @@ impl MiddleHost {
             Turn::Again(reply) => return Ok(reply),
             Turn::Now(held) => held,
         };
-        let width = self.segment.config().hidden;
+        let layers = self.layers(at.0.epoch)?;
+        let width = layers.segment.config().hidden;
         let rows = held
             .session()?
             .middle
@@ -548,7 +629,7 @@ impl MiddleHost {
             .unwrap_or(0);
         let format = grad.format;
         // Nobody below is trained: no gradient is sent.
-        let needed = self.cut < self.segment.range().start;
+        let needed = layers.key.cut < layers.segment.range().start;
         let grad = grad
             .decode(rows, width)
             .map_err(|e| CoordinatorError::refuse(Refusal::Invalid, e.to_string()))?;

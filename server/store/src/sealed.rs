@@ -26,6 +26,10 @@ const INDEX_KEY: &str = "store:index";
 /// Opens or creates the database in a folder.
 pub type Engine = dyn Fn(&Path) -> Result<Box<dyn Storage>, StoreError>;
 
+/// The same, for whoever opens more databases later.
+pub type SharedEngine =
+    Arc<dyn Fn(&Path) -> Result<Box<dyn Storage>, StoreError> + Send + Sync + 'static>;
+
 /// A store of sealed records, to be shared by threads. One writes at a time; the others read
 /// meanwhile, and do not wait for the disk.
 pub struct SealedStore {

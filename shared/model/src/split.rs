@@ -34,7 +34,11 @@ impl SplitSpec {
         layer < self.k_in || layer >= layers - self.k_out
     }
 
-    fn check(&self, layers: usize) -> Result<(), ModelError> {
+    /// Whether it fits a model with `layers` layers.
+    ///
+    /// # Errors
+    /// [`ModelError::Shape`]: the device would have more layers than there are.
+    pub fn check(&self, layers: usize) -> Result<(), ModelError> {
         if self.k_in + self.k_out > layers {
             return Err(ModelError::Shape(format!(
                 "a split of {} + {} device layers does not fit a model of {layers}",

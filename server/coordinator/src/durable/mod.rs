@@ -157,8 +157,6 @@ impl Durable {
     }
 
     /// Creates the databases of an epoch's shards: before the event that founds it is written.
-    // A folder has one epoch so far; tests have more.
-    #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) fn add_databases(
         &self,
         engine: &Engine,

@@ -65,6 +65,7 @@ pub(crate) fn read(
         AdminRequest::Actions => AdminReply::Actions(state.action_list()),
         AdminRequest::Deletions { after } => AdminReply::Deletions(state.deletion_list(*after)),
         AdminRequest::Status => AdminReply::Status(status(state, facts)),
+        AdminRequest::Epochs => AdminReply::Epochs(state.epoch_states()),
         request => return read_one(state, request, now),
     }))
 }

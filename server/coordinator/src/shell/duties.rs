@@ -82,6 +82,9 @@ impl Shell {
         }
         self.minute.store(now.uptime_ms, Ordering::Relaxed);
         self.set_aside_space();
+        if let Err(e) = self.roll_by_rule() {
+            self.complain("start the next epoch by rule", &e);
+        }
         for (deletion, why) in self.state().overdue(now) {
             tracing::error!(deletion, "overdue: it waits for {why}");
         }
@@ -139,7 +142,15 @@ impl Shell {
             Duty::HashMembers(shard) => self.hash_members(shard)?,
             Duty::Log { about, entry } => self.log(about, &entry)?,
             Duty::Publish(epoch) => Command::Publish { epoch },
-            Duty::Retire(epoch) => Command::Retire { epoch },
+            Duty::Retire(epoch) => return self.retire(epoch),
+            Duty::BeginEpoch(epoch) => {
+                let events = self.execute(Command::BeginEpoch { epoch }, vec![])?;
+                if !events.is_empty() {
+                    tracing::info!("{epoch} begins: it is trained beside the one that is served");
+                }
+                return Ok(!events.is_empty());
+            }
+            Duty::DropEpoch(epoch) => return self.drop_for_want(epoch),
             Duty::Finish(id) => Command::Finish { id },
             Duty::IssueReceipt(id) => return self.issue_receipt(id),
         };
@@ -261,6 +272,8 @@ fn name(duty: &Duty) -> &'static str {
         Duty::Log { .. } => "enter into the log",
         Duty::Publish(_) => "publish",
         Duty::Retire(_) => "retire an epoch",
+        Duty::BeginEpoch(_) => "begin an epoch",
+        Duty::DropEpoch(_) => "give up an epoch",
         Duty::Finish(_) | Duty::IssueReceipt(_) => "finish deletions",
     }
 }

@@ -9,7 +9,9 @@
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use lethe_ledger::{
     Accepted, Before, Command, Effect, Effects, Event, Fresh, Owner, Rules, RunKey, ShardKey,
@@ -35,6 +37,7 @@ mod kit;
 mod masked;
 mod meter;
 mod open;
+mod roll;
 mod serve;
 #[cfg(test)]
 mod simulation;
@@ -42,9 +45,10 @@ mod simulation;
 pub(crate) use caches::{Caches, Served};
 pub(crate) use clock::Clock;
 use jobs::Jobs;
-pub(crate) use kit::{Kit, Kits};
+pub(crate) use kit::{BaseModel, Kit, Kits};
 pub(crate) use meter::Meter;
 pub(crate) use open::{Opening, over_quic};
+pub(crate) use roll::{Materials, Wanted};
 
 /// What the listener is told after something has changed.
 #[derive(Debug, Default)]
@@ -79,7 +83,11 @@ pub(crate) struct Shell {
     /// An audit changes them once, before anything else happens.
     rules: Mutex<Rules>,
     pub(crate) clock: Clock,
-    pub(crate) kits: Kits,
+    /// Of the epochs that are alive.
+    kits: RwLock<Kits>,
+    pub(crate) materials: Materials,
+    /// Whoever founds an epoch.
+    founding: Mutex<()>,
     pub(crate) caches: Caches,
     pub(crate) jobs: Jobs,
     pub(crate) meter: Meter,
@@ -118,6 +126,7 @@ pub(crate) struct Parts {
     pub(crate) reserve: Reserve,
     pub(crate) rules: Rules,
     pub(crate) kits: Kits,
+    pub(crate) materials: Materials,
     /// What lies outside the data folder.
     pub(crate) outside: Outside,
     /// Shards whose databases were damaged.
@@ -154,7 +163,9 @@ impl Shell {
             reserve: parts.reserve,
             rules: Mutex::new(parts.rules),
             clock: parts.clock,
-            kits: parts.kits,
+            kits: RwLock::new(parts.kits),
+            materials: parts.materials,
+            founding: Mutex::default(),
             caches: Caches::default(),
             jobs: Jobs::default(),
             meter: Meter::default(),
@@ -219,9 +230,25 @@ impl Shell {
 
     /// What does not change of an epoch.
     pub(crate) fn kit(&self, epoch: EpochNo) -> Result<Arc<Kit>, CoordinatorError> {
-        let known = self.kits.get(&epoch).cloned();
-        let message = format!("nothing is known of {epoch}");
-        known.ok_or_else(|| CoordinatorError::refuse(Refusal::Internal, message))
+        let known = self.kits().get(&epoch).cloned();
+        known.ok_or_else(|| {
+            let message = format!("{epoch} has ended: ask for the epochs that are alive");
+            CoordinatorError::refuse(Refusal::RoundClosed, message)
+        })
+    }
+
+    /// What does not change of the epochs that are alive.
+    pub(crate) fn all_kits(&self) -> Kits {
+        self.kits().clone()
+    }
+
+    // They are as good after a panic: an epoch has its kit, or has not.
+    fn kits(&self) -> RwLockReadGuard<'_, Kits> {
+        self.kits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kits_alone(&self) -> RwLockWriteGuard<'_, Kits> {
+        self.kits.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Values, to be read.

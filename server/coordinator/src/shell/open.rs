@@ -5,34 +5,38 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use lethe_ledger::{CatalogueVersion, Command, EpochNo, Mode, Rules, State};
+use lethe_ledger::{EpochNo, Mode, Rules, State};
 use lethe_model::config::ModelConfig;
 use lethe_proto::ids::Digest;
 use lethe_recipe::Recipe;
 use lethe_recsys::data::{Item, content_of};
 use lethe_store::StoreError;
 use lethe_store::reserve::Reserve;
-use lethe_store::sealed::Engine;
+use lethe_store::sealed::{Engine, SharedEngine};
 
-use super::{Clock, Kit, Kits, Parts, Shell};
+use super::{BaseModel, Clock, Kit, Kits, Materials, Parts, Shell};
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
 use crate::durable::{Base, Durable, Foundation, ListsFoundation, Opened, migrate};
 use crate::evidence::{BUILD, Evidence};
 use crate::lists::{Catalogue, Line, Link, Lists, Sums, TallyConfig, check_mode};
-use crate::terms::terms;
 
 /// What a shell is opened with.
 pub(crate) struct Opening<'a> {
     pub(crate) config: &'a ServerConfig,
     pub(crate) recipe: Recipe,
-    /// The base model that is loaded.
+    /// The base model that is configured.
     pub(crate) model: Digest,
     pub(crate) model_config: &'a ModelConfig,
     pub(crate) items: &'a [Item],
+    /// Reads another base model, which an epoch was started with.
+    pub(crate) other_model: &'a ModelOf,
     /// How a tally of its own is reached.
     pub(crate) line: &'a LineOf,
 }
+
+/// Reads a base model from a file or folder.
+pub(crate) type ModelOf = dyn Fn(&Path) -> Result<BaseModel, CoordinatorError>;
 
 /// Makes the way to a tally of its own, from its configuration and the data folder.
 pub(crate) type LineOf = dyn Fn(&TallyConfig, &Path) -> Result<Box<dyn Line>, CoordinatorError>;
@@ -69,6 +73,7 @@ impl Opening<'_> {
             build: BUILD.into(),
             erase_window_ms: self.config.erase_window_s.saturating_mul(1000),
             items: Arc::new(self.items.iter().map(|i| i.id.clone()).collect()),
+            roll: self.config.roll.rule(),
             ..Rules::default()
         }
     }
@@ -95,7 +100,7 @@ impl Opening<'_> {
     /// What a folder of format 1 does not say of the model that it is about.
     fn base(&self, recipe: &Recipe, model: Digest) -> Result<Base, CoordinatorError> {
         self.check_model(EpochNo::FIRST, model)?;
-        let kit = Kit::new(recipe.clone(), self.model_config, self.items)?;
+        let kit = Kit::new(recipe.clone(), self.configured(), self.items)?;
         Ok(Base {
             initial: Digest::of_values(&kit.initial.theta),
             anchors: kit.anchors.len(),
@@ -114,21 +119,48 @@ impl Opening<'_> {
         })
     }
 
-    /// The kits of the epochs that are there. An epoch goes on under the recipe that it was founded
+    fn configured(&self) -> BaseModel {
+        BaseModel {
+            digest: self.model,
+            config: self.model_config.clone(),
+            path: None,
+        }
+    }
+
+    /// The base model of an epoch: the configured one, or the one that the epoch was started with.
+    fn base_of(&self, no: EpochNo, state: &State) -> Result<BaseModel, CoordinatorError> {
+        let stored = state.epoch(no).map_or(self.model, |e| e.model);
+        let given = state.life(no).and_then(|l| l.base.as_ref());
+        let Some(path) = given.filter(|_| stored != self.model) else {
+            self.check_model(no, stored)?;
+            return Ok(self.configured());
+        };
+        let base = (self.other_model)(Path::new(path))?;
+        if base.digest != stored {
+            return Err(CoordinatorError::OtherModel {
+                epoch: no.0,
+                stored: stored.hex(),
+                given: format!("{} (in {path})", base.digest.hex()),
+            });
+        }
+        Ok(base)
+    }
+
+    /// The kits of the epochs that are alive. An epoch goes on under the recipe that it was founded
     /// with, whatever the configuration says now.
     fn kits(&self, state: &State) -> Result<Kits, CoordinatorError> {
         let mut kits = BTreeMap::new();
-        for (no, epoch) in state.epochs() {
-            self.check_model(*no, epoch.model)?;
+        for (no, epoch) in state.living() {
+            let base = self.base_of(no, state)?;
             let recipe = Recipe::from_json(&epoch.recipe)?;
             if recipe.digest() != self.recipe.digest() {
                 tracing::warn!(
                     "the recipe in the configuration is not that of {no}, which goes on as it was \
-                     founded"
+                     founded; `lethe-admin epoch start --recipe FILE` starts one with another"
                 );
             }
-            let kit = Kit::new(recipe, self.model_config, self.items)?;
-            kits.insert(*no, Arc::new(kit));
+            let kit = Kit::new(recipe, base, self.items)?;
+            kits.insert(no, Arc::new(kit));
         }
         Ok(kits)
     }
@@ -137,9 +169,10 @@ impl Opening<'_> {
     /// go by.
     pub(crate) fn open(
         &self,
-        engine: &Engine,
+        shared: &SharedEngine,
         clock: Clock,
     ) -> Result<(Arc<Shell>, Foundation), CoordinatorError> {
+        let engine: &Engine = shared.as_ref();
         // Before anything is read: keys are written when a folder is opened.
         let evidence = self.config.evidence();
         let locks = vec![
@@ -170,11 +203,13 @@ impl Opening<'_> {
         let mut kits = self.kits(&state)?;
         let founds = kits.is_empty();
         if founds {
-            let kit = Kit::new(self.recipe.clone(), self.model_config, self.items)?;
+            let kit = Kit::new(self.recipe.clone(), self.configured(), self.items)?;
             kits.insert(EpochNo::FIRST, Arc::new(kit));
         }
         let masked = kits.iter().find(|(_, kit)| kit.recipe.grid().is_some());
-        let lists = self.lists(engine, &durable, &clock, masked.is_some())?;
+        // The configured recipe may be that of an epoch which is started later.
+        let masks = masked.is_some() || self.recipe.grid().is_some();
+        let lists = self.lists(engine, &durable, &clock, masks)?;
         if let Some(masked) = masked
             && !lists.as_ref().is_some_and(Lists::is_sealed)
         {
@@ -190,6 +225,12 @@ impl Opening<'_> {
             reserve,
             rules,
             kits,
+            materials: Materials {
+                configured: self.configured(),
+                items: self.items.to_vec(),
+                masks,
+                engine: shared.clone(),
+            },
             outside,
             lost,
             clock,
@@ -260,15 +301,7 @@ impl Opening<'_> {
 
     /// The first epoch of a folder.
     fn found(&self, shell: &Shell) -> Result<(), CoordinatorError> {
-        let kit = shell.kit(EpochNo::FIRST)?;
-        let command = Command::FoundEpoch {
-            terms: terms(&self.recipe, kit.anchors.len(), self.model_config.hidden),
-            recipe: self.recipe.to_json(),
-            recipe_digest: self.recipe.digest(),
-            model: self.model,
-            initial: Digest::of_values(&kit.initial.theta),
-            catalogue: CatalogueVersion(1),
-        };
+        let command = shell.kit(EpochNo::FIRST)?.founds(None);
         shell.execute(command, vec![]).map(drop)
     }
 }

@@ -23,10 +23,17 @@ fn no_release() -> CoordinatorError {
 }
 
 impl Shell {
-    /// The epoch that people join now: the newest.
+    /// The epoch that people join now: the newest that is alive.
     pub(crate) fn joining(&self) -> Result<EpochNo, CoordinatorError> {
-        let newest = self.state().epochs().keys().next_back().copied();
+        let newest = self.state().joining();
         newest.ok_or_else(|| internal(&"there is no epoch"))
+    }
+
+    /// The epoch whose layers score: the one that is served or, before that, the one that people
+    /// join.
+    pub(crate) fn scoring(&self) -> Result<EpochNo, CoordinatorError> {
+        let serving = self.state().core().serving;
+        serving.map_or_else(|| self.joining(), Ok)
     }
 
     /// The epoch that is served.

@@ -307,6 +307,8 @@ impl Driver {
             }
             Duty::Publish(epoch) => Command::Publish { epoch },
             Duty::Retire(epoch) => Command::Retire { epoch },
+            Duty::BeginEpoch(epoch) => Command::BeginEpoch { epoch },
+            Duty::DropEpoch(epoch) => Command::DropEpoch { epoch, asked: None },
             Duty::Finish(id) => Command::Finish { id },
             Duty::IssueReceipt(id) => match self.state.receipt_parts(id) {
                 None => Command::Finish { id },

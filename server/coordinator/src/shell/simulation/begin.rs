@@ -13,8 +13,9 @@ use lethe_proto::ids::{Digest, SubjectId};
 use lethe_receipt::note::VerifierKey;
 use lethe_recipe::Recipe;
 use lethe_recsys::data::Item;
+use lethe_store::sealed::SharedEngine;
 
-use super::super::{Clock, Opening, Shell, fresh, over_quic};
+use super::super::{BaseModel, Clock, Opening, Shell, fresh, over_quic};
 use super::apart::Apart;
 use super::device::{Common, Device};
 use super::disk::{Disk, Fault, folder};
@@ -23,6 +24,7 @@ use super::jobs::Running;
 use super::listed::{Kind, Listed};
 use super::masked;
 use super::record::{Count, Trace};
+use super::rolls;
 use super::world::{BEGIN, Event, Network, QUIET, Seen, Simulation};
 use crate::CoordinatorError;
 use crate::config::ServerConfig;
@@ -140,6 +142,7 @@ impl Simulation {
     pub(super) fn new(seed: u64, kind: Kind) -> Self {
         let mut this = Self::with(seed, kind, None);
         this.misfortunes();
+        this.begin_rolls();
         this.begin_lists();
         this.begin_apart();
         this
@@ -179,6 +182,9 @@ impl Simulation {
                 }
             }
             config.erase_window_s = Self::gathers(&mut listed.dice, kind);
+        }
+        if !steady {
+            config.roll = rolls::config(seed);
         }
         let wanders = !steady && dice.below(3) == 0;
         if dice.below(2) == 0 {
@@ -500,12 +506,21 @@ fn open(
         model: Digest::of(&[b"weights"]),
         model_config: &model(),
         items: &items(),
+        other_model: &no_other,
         line: &line,
     };
     let on = disk.clone();
-    let engine = move |path: &std::path::Path| on.open(path);
+    let engine: SharedEngine = Arc::new(move |path: &Path| on.open(path));
     let opened = opening.open(&engine, Clock::set_by(clock.clone()))?;
     Ok(opened.0)
+}
+
+/// Every epoch of a simulation has the configured base model.
+fn no_other(path: &std::path::Path) -> Result<BaseModel, CoordinatorError> {
+    Err(CoordinatorError::invalid(format!(
+        "no base model in {}",
+        path.display()
+    )))
 }
 
 fn common(shell: &Shell, recipe: &Recipe, steady: bool, wanders: bool) -> Common {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use lethe_learn::seed::{Seed, Stream};
 use lethe_model::lora::AdapterShape;
-use lethe_proto::ids::{Digest, RoundKey, ShardId, SubjectId};
+use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
+use lethe_proto::lists::ListState;
 use lethe_proto::message::{
     Declined, Erased, ErrorReport, Orders, Refusal, ReleaseInfo, Reply, Request, RoundStart, Task,
 };
@@ -74,6 +75,10 @@ pub(super) struct Device {
     pub(super) holds: u64,
     /// Its person has been asked for consent.
     consents: bool,
+    /// The newest epoch that it has heard of.
+    newest: EpochNo,
+    /// The epoch that it joined last.
+    joined: Option<EpochNo>,
     /// The call whose answer it waits for.
     pub(super) call: u64,
     phase: Phase,
@@ -113,6 +118,8 @@ impl Device {
             seen: None,
             holds: 0,
             consents: false,
+            newest: EpochNo::FIRST,
+            joined: None,
             call: 0,
             phase: Phase::Joining,
         }
@@ -139,6 +146,9 @@ impl Device {
         if !matches!(self.phase, Phase::Stopped) {
             self.phase = Phase::Joining;
             self.holds = 0;
+            // An epoch of the same number may be another one now.
+            self.newest = EpochNo::FIRST;
+            self.joined = None;
         }
     }
 
@@ -154,7 +164,10 @@ impl Device {
             Phase::Joining => self.join(common),
             Phase::Idle | Phase::Polling => {
                 self.phase = Phase::Polling;
-                Request::Poll
+                Request::Await {
+                    lists: ListState::default(),
+                    newest: self.newest,
+                }
             }
             Phase::Fetching => Request::Release {
                 have: Some(self.holds).filter(|n| *n > 0),
@@ -223,7 +236,8 @@ impl Device {
         let rank = Seed::from_u64(1).rank("anchor", &who);
         let directed = !rank.is_multiple_of(3);
         let anchor = directed.then_some((rank / 3 % common.anchors as u64) as u16);
-        Request::Join {
+        Request::JoinEpoch {
+            epoch: self.newest,
             anchor,
             samples: 8,
             commitment: Digest::of(&[self.subject.as_str().as_bytes(), &erased.to_le_bytes()]),
@@ -249,7 +263,18 @@ impl Device {
             return Act::Stop;
         }
         match (&self.phase, reply) {
-            (Phase::Polling, Reply::Task { task, .. }) => self.told(common, task, now, dice),
+            (Phase::Polling, Reply::Awaited(awaited)) => {
+                self.newest = awaited.newest;
+                let act = self.told(common, awaited.watched.task, now, dice);
+                if matches!(self.phase, Phase::Idle) && self.joined < Some(self.newest) {
+                    self.phase = Phase::Joining;
+                }
+                act
+            }
+            (Phase::Joining, Reply::JoinedEpoch(_)) => {
+                self.joined = Some(self.newest);
+                self.soon(dice)
+            }
             (Phase::Asking(task), Reply::Orders(orders)) => {
                 let task = *task;
                 let outcome = self.obey(common, &orders, dice);

@@ -2,7 +2,9 @@
 
 use lethe_ledger::{Command, Work};
 use lethe_model::lora::Adapter;
+use lethe_proto::epochs::{Awaited, JoinedEpoch};
 use lethe_proto::ids::Digest;
+use lethe_proto::lists::{ListState, Watched};
 use lethe_proto::message::{
     Refusal, ReleaseInfo, Reply, Request, Role, RoundStart, ServedAdapter, Task,
 };
@@ -40,19 +42,19 @@ pub(super) fn answer(shell: &Shell, device: Digest, request: Request) -> Answer 
 
 fn at_once(shell: &Shell, device: Digest, request: Request) -> Result<Reply, CoordinatorError> {
     let command = match request {
-        Request::Poll => return poll(shell, device),
+        Request::Await { .. } => return poll(shell, device),
         Request::Orders { task, seen } => {
             let evidence = shell.evidence();
             let orders = evidence.orders(&shell.state(), &device, task, seen)?;
             return Ok(Reply::Orders(orders));
         }
         Request::Hello { .. } => Command::Hello { device },
-        Request::Join {
+        Request::JoinEpoch {
+            epoch,
             anchor,
             samples,
             commitment,
         } => {
-            let epoch = shell.joining()?;
             let command = Command::Join {
                 device,
                 epoch,
@@ -62,8 +64,14 @@ fn at_once(shell: &Shell, device: Digest, request: Request) -> Result<Reply, Coo
                 fresh: fresh()?,
             };
             shell.execute(command, vec![])?;
-            let (shard, commitment) = shell.state().joined(&device, epoch, commitment)?;
-            return Ok(Reply::Joined { shard, commitment });
+            let state = shell.state();
+            let (shard, commitment) = state.joined(&device, epoch, commitment)?;
+            let who = state.holder(&device).ok_or_else(unknown)?;
+            return Ok(Reply::JoinedEpoch(JoinedEpoch {
+                shard,
+                commitment,
+                trains: state.trains_from(&who.subject),
+            }));
         }
         Request::Decline { round, .. } => Command::Decline { device, round },
         Request::Erased { task, outcome } => Command::Erased {
@@ -125,7 +133,14 @@ fn poll(shell: &Shell, device: Digest) -> Result<Reply, CoordinatorError> {
         }
     };
     let recalled = shell.state().recalled();
-    Ok(Reply::Task { task, recalled })
+    Ok(Reply::Awaited(Awaited {
+        watched: Watched {
+            task,
+            recalled,
+            lists: ListState::default(),
+        },
+        newest: shell.joining()?,
+    }))
 }
 
 fn update(shell: &Shell, device: Digest, request: Request) -> Answer {
@@ -250,7 +265,8 @@ pub(super) fn middle(kit: &Kit) -> Vec<f32> {
 pub(super) fn kind(request: &Request) -> String {
     match request {
         Request::Update { round, .. } => format!("update {round:?}"),
-        Request::Join { .. } => "join".into(),
+        Request::JoinEpoch { epoch, .. } => format!("join {epoch}"),
+        Request::Await { newest, .. } => format!("await, knows {newest}"),
         Request::Errors { release, .. } => format!("errors of {release}"),
         Request::Hello { .. } => "hello".into(),
         other => format!("{other:?}"),
@@ -260,14 +276,19 @@ pub(super) fn kind(request: &Request) -> String {
 /// An answer in a few words.
 pub(super) fn brief(reply: &Reply) -> String {
     match reply {
-        Reply::Task {
-            task: Task::Train(s),
+        Reply::Awaited(Awaited {
+            watched:
+                Watched {
+                    task: Task::Train(s),
+                    ..
+                },
             ..
-        } => format!("train {:?}", s.round),
+        }) => format!("train {:?}", s.round),
+        Reply::Awaited(a) => format!("{:?}, {}", a.watched.task, a.newest),
         // Salts and proofs are drawn at random.
         Reply::Orders(o) => format!("{} orders", o.orders.len()),
         Reply::Refused { code, message } => format!("refused {code:?}: {message}"),
-        Reply::Joined { shard, .. } => format!("joined {shard:?}"),
+        Reply::JoinedEpoch(j) => format!("joined {:?}, trains {:?}", j.shard, j.trains),
         Reply::Release(info) => format!("release {} ({})", info.release, info.adapters.len()),
         other => format!("{other:?}"),
     }

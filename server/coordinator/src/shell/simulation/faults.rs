@@ -246,10 +246,15 @@ impl Simulation {
     }
 
     fn damage(&mut self, what: &'static str, gone: bool) {
+        let second = what.starts_with("shards/2-");
+        if second && !self.has_second_epoch() {
+            return;
+        }
         self.crash();
-        let shard = what
-            .strip_prefix("shards/")
-            .map(|k| k.parse::<u16>().unwrap());
+        let shard = what.strip_prefix("shards/").map(|k| {
+            let shard = k.rsplit('-').next().unwrap_or(k);
+            shard.parse::<u16>().unwrap()
+        });
         // A shard's database is lost with its folder.
         let lost = match shard {
             Some(_) if gone => self.data().join(what),

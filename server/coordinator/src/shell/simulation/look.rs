@@ -63,7 +63,7 @@ impl Simulation {
             let wanted = (accepted.request, accepted.salt);
             assert_eq!(known, Some(wanted), "{}: {}", self.story(), accepted.id);
         }
-        for k in 0..2 {
+        for k in ["0", "1", "2-0", "2-1"] {
             let marker = self.data().join(format!("shards/{k}.quarantined"));
             assert!(
                 !marker.exists(),
@@ -132,7 +132,8 @@ impl Simulation {
             }
             shards += 1;
         }
-        assert_eq!(shards, self.recipe.shards, "{}", self.story());
+        let epochs = state.epochs().len();
+        assert_eq!(shards, epochs * self.recipe.shards, "{}", self.story());
     }
 
     /// No update counts twice, or later than it may.
@@ -273,6 +274,9 @@ impl Simulation {
         }
         let masks = self.recipe.grid().is_some();
         for (run, subject) in &self.seen.acknowledged {
+            if state.ended(run.epoch) {
+                continue;
+            }
             let shard = state.shard(run.shard_key());
             let live = shard.is_some_and(|s| {
                 let of = s.run.stages.get(&run.stage);

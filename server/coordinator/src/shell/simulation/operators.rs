@@ -14,15 +14,18 @@ use crate::evidence::failing;
 /// Plans of each request by itself, as `Coordinator::own_plans` makes them.
 fn own_plans(shell: &Shell, requests: &[DeletionRequest]) -> Vec<OwnPlans> {
     let state = shell.state();
-    let inventory = state.inventory(EpochNo::FIRST);
+    let living = state.living();
+    let inventories: Vec<_> = living
+        .filter_map(|(no, _)| Some((no, state.inventory(no)?)))
+        .collect();
     let of = |r: &DeletionRequest| {
-        let plan = lethe_plan::plan(inventory.as_ref()?, std::slice::from_ref(r));
-        Some((EpochNo::FIRST, plan.ok()?))
+        let plans = inventories.iter().filter_map(|(no, inventory)| {
+            let plan = lethe_plan::plan(inventory, std::slice::from_ref(r));
+            Some((*no, plan.ok()?))
+        });
+        plans.collect()
     };
-    requests
-        .iter()
-        .map(|r| of(r).into_iter().collect())
-        .collect()
+    requests.iter().map(of).collect()
 }
 
 /// Deletions that came with this reference.
@@ -245,10 +248,12 @@ impl Simulation {
         let Some(shell) = self.shell.clone() else {
             return;
         };
-        let shard = ShardKey {
+        let shard = ShardId(self.dice.below(2) as u16);
+        let known = shell.state().shard_of_wire(shard);
+        let shard = known.unwrap_or(ShardKey {
             epoch: EpochNo::FIRST,
-            shard: ShardId(self.dice.below(2) as u16),
-        };
+            shard,
+        });
         let command = Command::Replay {
             shard,
             by: operator(0),

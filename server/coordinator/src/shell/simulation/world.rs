@@ -60,6 +60,9 @@ pub(super) enum Event {
     Forget(Vec<DeletionRequest>),
     Approve,
     Replay,
+    /// An operator starts the next epoch, or gives it up.
+    Roll,
+    CancelRoll,
     /// A device gets another certificate.
     Renew(usize),
     /// An operator withdraws somebody's certificates; or has something entered into the log.
@@ -277,6 +280,8 @@ impl Simulation {
             Event::Forget(requests) => self.forget(requests),
             Event::Approve => self.approve(),
             Event::Replay => self.replay(),
+            Event::Roll => self.roll(),
+            Event::CancelRoll => self.cancel_roll(),
             Event::Renew(n) => self.renew(n),
             Event::Revoke(n) => self.revoke(n),
             Event::Note => self.take_note(),
@@ -448,12 +453,16 @@ impl Simulation {
                 Event::Forget(_)
                     | Event::Approve
                     | Event::Return(_)
+                    | Event::Roll
                     | Event::Crash(_)
                     | Event::Start
             )
         };
-        let begun = state.epochs().values().find(|e| e.partition.is_some());
-        let trained = begun.is_some_and(|e| e.trained() && state.core().serving.is_some());
+        let mut living = state.living().rev();
+        let begun = living.find(|(_, e)| e.partition.is_some());
+        let serving = state.core().serving;
+        let trained = begun.is_some_and(|(no, e)| e.trained() && serving == Some(no));
+        let followed = serving.is_some_and(|no| state.living().any(|(other, _)| other < no));
         let nobody = state.people().values().all(|p| p.devices.is_empty());
         let replays = state
             .shards()
@@ -463,6 +472,8 @@ impl Simulation {
             && self.is_settled_apart()
             && (nobody || begun.is_none() && !self.common.steady || trained && state.validated())
             && replays
+            && !followed
+            && state.rolling().is_none()
             && state.core().lost.is_empty()
             && state.core().executing.is_none()
             && state.people().values().all(|p| p.moving.is_none())
