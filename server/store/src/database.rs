@@ -13,6 +13,8 @@ use crate::sealed::{Engine, Opened};
 const FOLDER: &str = "shards";
 /// Beside a database that was set aside.
 const MARKER: &str = "quarantined";
+/// A folder that is being removed.
+const REMOVED: &str = "removed";
 
 /// A damaged database that was set aside; its shard starts from nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +168,48 @@ fn forget_keys(keys: &mut Keyring, name: &str) -> Result<(), StoreError> {
     keys.destroy(&names).map(drop)
 }
 
+/// Whether there are keys for records of a database.
+pub(crate) fn has_keys(keys: &Keyring, name: &str) -> bool {
+    let prefix = KeyName::prefix(name);
+    keys.iter().any(|(n, _)| n.starts_with(&prefix))
+}
+
+/// Removes the folder of a database. It is renamed first: one that is half removed would look like
+/// a damaged one.
+pub(crate) fn remove(folder: &Path, name: &str) -> Result<(), StoreError> {
+    let from = path(folder, name);
+    let to = from.with_extension(REMOVED);
+    remove_marker(folder, name)?;
+    gone(std::fs::remove_dir_all(&to)).map_err(StoreError::io(&to))?;
+    gone(std::fs::rename(&from, &to)).map_err(StoreError::io(&from))?;
+    gone(std::fs::remove_dir_all(&to)).map_err(StoreError::io(&to))
+}
+
+/// Ends removals that were cut off.
+pub(crate) fn end_removals(folder: &Path) -> Result<(), StoreError> {
+    let shards = folder.join(FOLDER);
+    let entries = match std::fs::read_dir(&shards) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(StoreError::io(&shards)(e)),
+    };
+    for entry in entries {
+        let path = entry.map_err(StoreError::io(&shards))?.path();
+        if path.extension().is_some_and(|x| x == REMOVED) {
+            gone(std::fs::remove_dir_all(&path)).map_err(StoreError::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is not there need not be removed.
+fn gone(done: std::io::Result<()>) -> std::io::Result<()> {
+    match done {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// Whoever uses the store has gone back with this shard.
 pub(crate) fn remove_marker(folder: &Path, name: &str) -> Result<(), StoreError> {
     let marker = marker(folder, name);
@@ -187,10 +231,6 @@ fn write_marker(path: &Path, why: &str) -> Result<(), StoreError> {
 /// at; nothing reads it.
 pub(crate) fn set_aside(path: &Path) -> Result<(), StoreError> {
     let to = path.with_extension("damaged");
-    let gone = |r: std::io::Result<()>| match r {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    };
     gone(std::fs::remove_dir_all(&to)).map_err(StoreError::io(&to))?;
     gone(std::fs::rename(path, &to)).map_err(StoreError::io(path))
 }

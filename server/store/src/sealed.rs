@@ -15,6 +15,7 @@ pub use crate::database::Quarantined;
 use crate::database::{self, set_aside};
 use crate::head::Head;
 use crate::keyring::{Key, Keyring};
+use crate::memory::MemoryStorage;
 use crate::mirror::Mirror;
 use crate::part::{
     Acknowledged, Entry, Id, Loaded, MAX_RECORD, Part, Plain, Root, Sealer, Written,
@@ -42,7 +43,8 @@ pub struct SealedStore {
 
 /// What finds and opens a record.
 struct Index {
-    /// The main database, then those of the shards. It only grows.
+    /// The main database, then those of the shards. It only grows: one that was removed leaves an
+    /// empty one.
     parts: Vec<Arc<Part>>,
     /// Places of the shards' databases in `parts`.
     names: BTreeMap<String, usize>,
@@ -76,6 +78,7 @@ impl SealedStore {
     /// destroyed and the shard is empty ([`Self::quarantined`]).
     pub fn open(engine: &Engine, folder: &Path, databases: &[String]) -> Result<Self, StoreError> {
         let mut keys = Keyring::open(&folder.join("keys"))?;
+        database::end_removals(folder)?;
         keys.ensure(&[INDEX_KEY, "public"])?;
         let key = index_key(folder, &keys)?;
         let names = database::all_names(databases, &keys)?;
@@ -125,6 +128,39 @@ impl SealedStore {
         }
         written.push(own);
         Ok(())
+    }
+
+    /// Names of the shards' databases that are open.
+    pub fn databases(&self) -> Vec<String> {
+        self.index().names.keys().cloned().collect()
+    }
+
+    /// Removes a database that nothing is in any more, with its folder; does nothing when there is
+    /// none of this name.
+    ///
+    /// # Errors
+    /// [`StoreError::Encode`]: there are keys, or records, for it; [`StoreError::Io`].
+    pub fn remove_database(&self, name: &str) -> Result<(), StoreError> {
+        let _nobody_writes = self.written();
+        let mut index = self.index_mut();
+        let Some(at) = index.names.get(name).copied() else {
+            return Ok(());
+        };
+        let keyed = database::has_keys(&index.keys, name);
+        if keyed || index.inventory.values().any(|(part, _)| *part == at) {
+            return Err(StoreError::Encode {
+                table: "records",
+                why: format!("database {name} cannot be removed: something is in it"),
+            });
+        }
+        let key = index_key(&self.folder, &index.keys)?;
+        index.names.remove(name);
+        // Places in `parts` stay what they are: this one is empty from now on.
+        index.parts[at] = Arc::new(Part {
+            storage: Box::new(MemoryStorage::default()),
+            sealer: Sealer::new(format!("{name}, which was removed"), &key),
+        });
+        database::remove(&self.folder, name)
     }
 
     fn written(&self) -> MutexGuard<'_, Vec<Written>> {
@@ -197,6 +233,11 @@ impl SealedStore {
             let changes = batch.changes.iter().filter(move |c| c.absent == absent);
             changes.filter_map(|c| Some((c.table, c.value.as_ref()?.0.name.as_str())))
         };
+        // A key for records of a database that is not there would look like a loss of them.
+        let values = batch.changes.iter().filter_map(|c| c.value.as_ref());
+        for (owner, _) in values {
+            index.part_of(owner)?;
+        }
         let made: Vec<&str> = owners(Absent::Make).map(|(_, name)| name).collect();
         let known: BTreeSet<&str> = made.iter().copied().collect();
         for (table, name) in owners(Absent::Fail) {

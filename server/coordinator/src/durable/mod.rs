@@ -136,7 +136,7 @@ impl Durable {
         };
         let state = durable.rebuild()?;
         // A folder that was lost without anything in it is not known to the keys either.
-        for (key, _, _) in state.shards() {
+        for (key, _, _) in state.shards().filter(|(k, _, _)| !state.ended(k.epoch)) {
             durable.store.open_database(engine, &database(key))?;
         }
         let quarantined = durable.store.quarantined();
@@ -148,6 +148,8 @@ impl Durable {
             );
         }
         let lost = quarantined.iter().filter_map(|q| shard_of(&q.database));
+        // Of an epoch that has ended nothing was left to lose.
+        let lost = lost.filter(|key| !state.ended(key.epoch));
         Ok(Opened {
             lost: lost.collect(),
             durable,
@@ -166,6 +168,29 @@ impl Durable {
             self.store.open_database(engine, &database(key))?;
         }
         Ok(())
+    }
+
+    /// Removes the databases of epochs that have ended, once all keys of what was in them are
+    /// destroyed. Returns how many were removed.
+    pub(crate) fn remove_databases(&self, state: &State) -> Result<usize, CoordinatorError> {
+        let waits = |no: EpochNo| {
+            let spent = state.core().spent.iter();
+            let mut stages = spent.filter_map(|owner| match owner {
+                Owner::Stage(stage) => Some(stage.epoch),
+                _ => None,
+            });
+            stages.any(|epoch| epoch == no)
+        };
+        let mut removed = 0;
+        for name in self.store.databases() {
+            let key = shard_of(&name);
+            let over = key.filter(|k| state.ended(k.epoch) && !waits(k.epoch));
+            if over.is_some() {
+                self.store.remove_database(&name)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     /// The events that say which shards were lost are durable: the next opening is silent about

@@ -85,6 +85,9 @@ impl Shell {
         if let Err(e) = self.roll_by_rule() {
             self.complain("start the next epoch by rule", &e);
         }
+        if let Err(e) = self.remove_databases() {
+            self.complain("remove databases of epochs that have ended", &e);
+        }
         for (deletion, why) in self.state().overdue(now) {
             tracing::error!(deletion, "overdue: it waits for {why}");
         }

@@ -156,6 +156,19 @@ impl Shell {
         Ok(!events.is_empty())
     }
 
+    /// Removes the databases of epochs that have ended.
+    pub(super) fn remove_databases(&self) -> Result<(), CoordinatorError> {
+        let writer = fatal::lock(&self.writer);
+        if writer.doubt {
+            return Ok(());
+        }
+        let removed = writer.durable.remove_databases(&self.state())?;
+        if removed > 0 {
+            tracing::info!("{removed} databases of epochs that have ended are removed");
+        }
+        Ok(())
+    }
+
     /// Lets go of the kits of epochs that have ended.
     pub(crate) fn let_go(&self) {
         let state = self.state();

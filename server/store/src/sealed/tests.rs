@@ -614,3 +614,44 @@ fn a_database_that_is_added_later_is_found_again() {
     assert_eq!(store.keys::<Learned>(), ["0", "1"]);
     store.quarantine_handled().expect("removes the marker");
 }
+
+#[test]
+fn a_database_is_removed_when_nothing_is_in_it() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let s = filled(dir.path());
+    let refused = s.remove_database("1").expect_err("it holds a record");
+    assert!(
+        refused.to_string().contains("something is in it"),
+        "{refused}"
+    );
+    s.destroy(&[KeyName::stage("1", "1")]).expect("destroys");
+    s.remove_database("1").expect("removes");
+    s.remove_database("1").expect("there is none any more");
+    assert_eq!(s.databases(), ["0"]);
+    let shards = dir.path().join("shards");
+    assert!(!shards.join("1").exists());
+    // The others go on, also when everything is read again, and a new one may have the name.
+    let before = s.content().expect("reads");
+    s.recover().expect("reads");
+    let learn = |s: &SealedStore, name: &str| {
+        let key = KeyName::stage(name, "2");
+        s.write(
+            Batch::new()
+                .put(&key, "again", &Learned(8))
+                .expect("encodes"),
+        )
+    };
+    assert!(learn(&s, "1").is_err(), "there is no such database");
+    learn(&s, "0").expect("writes");
+    assert_ne!(s.content().expect("reads"), before);
+    drop(s);
+    // A removal that was cut off is ended at the next start, and is no damage.
+    std::fs::create_dir_all(shards.join("1.removed/db")).expect("creates");
+    let names = SealedStore::databases_in(dir.path()).expect("reads");
+    assert_eq!(names, ["0"]);
+    let s = SealedStore::open(&SledStorage::engine, dir.path(), &names).expect("opens");
+    assert!(!shards.join("1.removed").exists());
+    assert_eq!(quarantined(&s), Vec::<String>::new());
+    s.open_database(&SledStorage::engine, "1").expect("opens");
+    learn(&s, "1").expect("writes");
+}
