@@ -400,7 +400,10 @@ impl Client {
                 .map(|v| v.until),
             events: local.events.list().len(),
             training_samples: samples(&local),
-            shard: local.shard,
+            shard: local.shard(),
+            trains: local.standing.trains,
+            epoch: local.places.newest().map(|(no, _)| no.0),
+            needs: local.standing.needs.clone(),
             snapshot,
             recalled: lists.recalled,
             contributing: !lists.opted_out,
@@ -439,7 +442,7 @@ impl Client {
 
     /// The shard this person's data is in, once the epoch has started.
     pub fn shard(&self) -> Option<ShardId> {
-        self.shared().local().shard
+        self.shared().local().shard()
     }
 
     /// The order that waits for the person's consent, if there is one.
@@ -474,8 +477,7 @@ impl Client {
 }
 
 fn samples(local: &Local) -> usize {
-    let joined = local.person.joined.as_ref();
-    joined.map_or(0, |j| j.samples(Part::Train).len())
+    local.joined().map_or(0, |j| j.samples(Part::Train).len())
 }
 
 fn check_value(e: &LocalEvent) -> Result<(), ClientError> {

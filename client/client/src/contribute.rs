@@ -369,7 +369,7 @@ impl Worker {
 
     async fn contribute(&mut self, now: i64) -> Result<Attempt, ClientError> {
         // Only who has joined may contribute.
-        let mut joins = self.local()?.person.joined.is_none();
+        let mut joins = self.local()?.places.joined.is_empty();
         let mut has_joined_again = false;
         let mut was_stale = false;
         let mut in_clear = false;

@@ -179,12 +179,13 @@ impl Worker {
             // The person has left the sums: what remains is contributed again.
             local.person.lists.contributed = None;
             local.save()?;
-            local.person.joined.clone()
+            let newest = local.places.newest();
+            newest.map(|(epoch, data)| (epoch, data.clone()))
         };
         // What remains of what counted, not what was recorded since: the rest of the shard's
-        // training stands on it.
+        // training stands on it. In an older epoch the person is left out from here on.
         match joined {
-            Some(remaining) => self.offer(remaining).await,
+            Some((epoch, remaining)) => self.offer(epoch, remaining).await,
             None => self.join().await,
         }
     }

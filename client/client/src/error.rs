@@ -307,6 +307,29 @@ pub enum ClientError {
         /// The loaded model's.
         loaded: crate::ModelOptions,
     },
+    /// An epoch uses another base model than the one that is loaded.
+    #[error(
+        "the epoch uses base model {wanted}, loaded is {loaded}: load the model that the operator \
+         names; lists go on without it"
+    )]
+    OtherModel {
+        /// Digest of the epoch's, hexadecimal.
+        wanted: String,
+        /// Of the loaded one.
+        loaded: String,
+    },
+    /// The recipe of an epoch has what this version does not know.
+    #[error("the recipe of epoch {epoch} is of a newer version: update the app; lists go on")]
+    NewerRecipe {
+        /// The epoch's number.
+        epoch: u32,
+    },
+    /// An epoch is not alive any more, or was never heard of.
+    #[error("epoch {epoch} has ended: the round goes on without this client")]
+    EpochOver {
+        /// Its number.
+        epoch: u32,
+    },
     /// What this device holds is not what the coordinator counts for this person (an older copy of
     /// the state came back).
     #[error(
@@ -381,7 +404,10 @@ impl ClientError {
             | Self::OtherListKey { .. }
             | Self::SealingDamaged { .. } => Some(Declined::Conditions),
             // Without a model it is of no use in a round, and never will be.
-            Self::NoModel => Some(Declined::Conditions),
+            Self::NoModel
+            | Self::OtherOptions { .. }
+            | Self::OtherModel { .. }
+            | Self::NewerRecipe { .. } => Some(Declined::Conditions),
             Self::Model(ModelError::Middle(e)) if e.is::<Stopped>() => Some(Declined::Conditions),
             _ => None,
         }

@@ -3,15 +3,16 @@
 
 use std::path::Path;
 
-use lethe_proto::ids::Digest;
+use lethe_proto::ids::{Digest, EpochNo};
 use serde::{Deserialize, Serialize};
 
 use crate::ClientError;
 use crate::contributed::{self, SentContribution};
+use crate::epochs::{Old, Places};
 use crate::history::{TrainingEvent, commitment};
 use crate::vault::Vault;
 
-/// The data of one person that counts in this epoch.
+/// The data of one person that counts in an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingData {
@@ -26,16 +27,42 @@ pub struct TrainingData {
 }
 
 impl TrainingData {
-    /// Reads it from a client's folder; works offline, and while the folder is in use. `key` is the
-    /// app's, as given to [`crate::Options::key`].
+    /// Reads what the newest epoch was joined with from a client's folder; works offline, and while
+    /// the folder is in use. `key` is the app's, as given to [`crate::Options::key`].
     ///
     /// # Errors
     /// [`ClientError::NotJoined`] before the device has joined; [`ClientError::Sealed`] if the
     /// folder does not open with the key; [`ClientError::Io`].
     pub fn of_folder(folder: &Path, key: Option<[u8; 32]>) -> Result<Self, ClientError> {
+        Self::read(folder, key, None)
+    }
+
+    /// The same of an epoch by its number: while one follows another, the older one is audited.
+    ///
+    /// # Errors
+    /// As [`Self::of_folder`]; [`ClientError::NotJoined`] where the device has no place in it, or
+    /// it has ended.
+    pub fn of_epoch(folder: &Path, key: Option<[u8; 32]>, epoch: u32) -> Result<Self, ClientError> {
+        Self::read(folder, key, Some(EpochNo(epoch)))
+    }
+
+    fn read(
+        folder: &Path,
+        key: Option<[u8; 32]>,
+        epoch: Option<EpochNo>,
+    ) -> Result<Self, ClientError> {
         let vault = Vault::peek(folder, key)?;
-        let person = vault.peek_person()?;
-        let joined = person.joined.ok_or(ClientError::NotJoined)?;
+        let mut person = vault.peek_person()?;
+        let old = Old {
+            joined: person.joined.take(),
+            offered: None,
+        };
+        let places = Places::of(&vault, old)?;
+        let joined = match epoch {
+            Some(no) => places.joined.get(&no),
+            None => places.newest().map(|(_, joined)| joined),
+        };
+        let joined = joined.ok_or(ClientError::NotJoined)?;
         Ok(Self {
             salt: Digest(person.salt).hex(),
             events: joined.train().to_vec(),

@@ -5,11 +5,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lethe_proto::ids::ShardId;
 use tokio::sync::Semaphore;
 
 use crate::conditions::Guard;
 use crate::contributed;
+use crate::epochs::{Old, Places, Standing};
 use crate::erasure::PendingErasure;
 use crate::events::Events;
 use crate::history::{Cutoffs, Erasure, Joined, TrainingEvent};
@@ -18,7 +18,7 @@ use crate::options::{Options, TimeGranularity};
 use crate::person::{KeptList, Lists, Person};
 use crate::sealing::Sealing;
 use crate::session::{Counters, Session};
-use crate::vault::{self, FolderLock, IDENTITY, LIST, SNAPSHOT, Vault};
+use crate::vault::{self, EPOCHS, FolderLock, IDENTITY, LIST, SNAPSHOT, Vault};
 use crate::{Catalogue, ClientError, ClientModel, migrate};
 
 /// Seconds since 1970, by this device's clock.
@@ -42,6 +42,10 @@ pub(crate) enum Ended {
 pub(crate) struct Local {
     pub(crate) vault: Vault,
     pub(crate) person: Person,
+    /// What each epoch was joined with.
+    pub(crate) places: Places,
+    /// What the coordinator said of it last.
+    pub(crate) standing: Standing,
     pub(crate) events: Events,
     /// The last list of the language model.
     pub(crate) list: Option<KeptList>,
@@ -51,7 +55,6 @@ pub(crate) struct Local {
     pub(crate) ranked: VecDeque<Arc<Ranked>>,
     /// An order to erase that waits for consent.
     pub(crate) pending: Option<PendingErasure>,
-    pub(crate) shard: Option<ShardId>,
     /// Items that the coordinator does not know.
     pub(crate) refused: BTreeSet<String>,
     pub(crate) sealing: Sealing,
@@ -162,15 +165,27 @@ impl Local {
             Err(ClientError::Sealed { .. }) => None,
             other => other?,
         };
+        let old = Old {
+            joined: person.joined.take(),
+            offered: person.offered.take(),
+        };
+        let takes_over = old.joined.is_some() || old.offered.is_some();
+        let places = Places::of(&vault, old)?;
+        if takes_over {
+            // Before the other file is written without them.
+            vault.write(EPOCHS, &places)?;
+            changed = true;
+        }
         let mut local = Self {
             vault,
             person,
+            places,
+            standing: Standing::default(),
             events,
             list,
             snapshot,
             ranked: VecDeque::new(),
             pending: None,
-            shard: None,
             refused: BTreeSet::new(),
             sealing,
             left_out: 0,
@@ -317,9 +332,6 @@ impl Local {
         // Nothing counts before it is on disk: what fails here may be done again.
         let mut person = self.person.clone();
         person.cutoffs = person.cutoffs.map(|c| c.without(&training, what));
-        let left = |j: Option<Joined>| j.map(|j| j.without(what));
-        person.joined = left(person.joined);
-        person.offered = left(person.offered);
         before(&mut person);
         // With what was counted, in one write: a device that stops here goes on when it is opened
         // again, and reports what it counted.
@@ -336,6 +348,8 @@ impl Local {
         };
         self.ranked.clear();
         self.events.erase(&what)?;
+        self.places.erase(&what);
+        self.save_places()?;
         self.list = None;
         self.vault.remove(LIST)?;
         // Whoever has to erase leaves the sums: nothing of it counts any more.
@@ -352,6 +366,8 @@ impl Local {
         self.vault.erase()?;
         self.events.clear();
         self.person = Person::default();
+        self.places = Places::default();
+        self.standing = Standing::default();
         self.list = None;
         self.snapshot = None;
         self.ranked.clear();
@@ -408,9 +424,11 @@ fn held(
 
 #[cfg(test)]
 mod tests {
+    use lethe_proto::ids::EpochNo;
     use lethe_proto::lists::{Contributed, SharedEvent};
 
     use super::*;
+    use crate::epochs::Offered;
     use crate::feedback_of_lists::{Outcome, Told};
     use crate::lists::{ListId, ListSource};
     use crate::log::Log;
@@ -437,7 +455,8 @@ mod tests {
         let log = Log::open(&vault.history(), key).expect("opens");
         let records = log.expect("is there").1;
         let sent = contributed::sent(&vault).expect("opens");
-        format!("{person:?} {list:?} {records:?} {sent:?}")
+        let places = Places::of(&vault, Old::default()).expect("opens");
+        format!("{person:?} {places:?} {list:?} {records:?} {sent:?}")
     }
 
     fn sent(items: &[&str]) -> Contributed {
@@ -477,8 +496,12 @@ mod tests {
         local.vault.write(LIST, &list).expect("writes");
         local.list = Some(list);
         contributed::keep(&local.vault, &sent(&[GONE, "kept-item"]), 5).expect("keeps");
-        local.person.joined = Some(local.to_join(&options.catalogue));
-        local.person.offered = local.person.joined.clone();
+        let data = local.to_join(&options.catalogue);
+        let epoch = EpochNo(2);
+        local.places.joined.insert(epoch, data.clone());
+        local.places.joined.insert(EpochNo::FIRST, data.clone());
+        local.places.offered = Some(Offered { epoch, data });
+        local.save_places().expect("saves");
         local.save().expect("saves");
         local
     }

@@ -5,6 +5,7 @@ use lethe_proto::ids::RoundKey;
 use lethe_proto::masked::{MASK, Masked, bound_to};
 use lethe_proto::packed::Packed;
 use lethe_proto::tally::ANSWER;
+use lethe_recipe::Recipe;
 use lethe_seal::envelope::{PublicKey, seal_to};
 use lethe_seal::mask;
 
@@ -32,11 +33,11 @@ impl Worker {
     ///
     /// # Errors
     /// [`ClientError::WouldUpdateInClear`]; the tally is away, or not the one that is known.
-    pub(crate) async fn may_update(&self) -> Result<Option<Masking>, ClientError> {
-        let Some(grid) = self.recipe().grid() else {
+    pub(crate) async fn may_update(&self, recipe: &Recipe) -> Result<Option<Masking>, ClientError> {
+        let Some(grid) = recipe.grid() else {
             return match self.shared.options.masked_only {
                 true => Err(ClientError::WouldUpdateInClear {
-                    got: self.recipe().updates,
+                    got: recipe.updates,
                 }),
                 false => Ok(None),
             };
@@ -54,16 +55,17 @@ impl Worker {
             handle: terms.handle,
         }))
     }
+}
 
+impl Masking {
     /// The update under a mask that the tally alone can make.
-    pub(crate) fn masked(
+    pub(crate) fn mask(
         &self,
-        with: &Masking,
+        recipe: &Recipe,
         round: RoundKey,
         trained: &Trained,
     ) -> Result<Packed, ClientError> {
-        let Masking { grid, key, handle } = with;
-        let recipe = self.recipe();
+        let Self { grid, key, handle } = self;
         let on_grid = recipe.on_grid(grid, &trained.delta, trained.loss, trained.samples);
         let mut values = on_grid.map_err(internal)?;
         let seed = lethe_seal::random().map_err(internal)?;

@@ -18,10 +18,10 @@ pub(crate) struct Person {
     pub(crate) salt: [u8; 32],
     /// How likes and dislikes are divided, where the app said so.
     pub(crate) cutoffs: Option<Cutoffs>,
-    /// What the coordinator was last known to count: the only data that is trained on in this
-    /// epoch.
+    /// What the first epoch was joined with, in folders of versions that knew no other: taken over
+    /// into the file `epochs`.
     pub(crate) joined: Option<Joined>,
-    /// What the last join offered, until the coordinator's answer says whether it counts.
+    /// What the last join offered there, likewise.
     pub(crate) offered: Option<Joined>,
     /// Consent is withdrawn from this time on, in seconds since 1970.
     pub(crate) consent_until: Option<i64>,

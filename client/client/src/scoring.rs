@@ -5,12 +5,14 @@ use std::collections::HashSet;
 use lethe_model::layout::Layout;
 use lethe_model::lora::Adapter;
 use lethe_model::train::Packing;
+use lethe_proto::ids::EpochNo;
 use lethe_proto::message::{Purpose, Refusal, Reply, Request, ServedAdapter};
-use lethe_recipe::Combination;
+use lethe_recipe::{Combination, Recipe};
 use lethe_recsys::samples::{HISTORY, Part};
 use lethe_transport::TransportError;
 
 use crate::ClientError;
+use crate::epochs;
 use crate::history::{TrainingEvent, samples};
 use crate::local::now_unix_s;
 use crate::person::KeptList;
@@ -71,9 +73,11 @@ impl Worker {
     /// Fetches the current release if the client has another.
     pub(crate) async fn refresh_release(&mut self) -> Result<(), ClientError> {
         let have = (self.release.number > 0).then_some(self.release.number);
-        let ask = Request::Release {
-            have,
-            adapters: self.release.digests.clone(),
+        let adapters = self.release.digests.clone();
+        let names_epochs = self.minor() >= epochs::MINOR;
+        let ask = match names_epochs {
+            true => Request::Served { have, adapters },
+            false => Request::Release { have, adapters },
         };
         let reply = match self.call(&ask).await {
             // A coordinator is busy with its first training until it has a release.
@@ -82,9 +86,18 @@ impl Worker {
             }
             other => other?,
         };
-        let Reply::Release(info) = reply else {
-            return Err(TransportError::UnexpectedReply { asked: "release" }.into());
+        let unexpected = || ClientError::from(TransportError::UnexpectedReply { asked: "release" });
+        let (epoch, info) = match reply {
+            Reply::Release(info) if !names_epochs => (EpochNo::FIRST, info),
+            Reply::Served(served) if names_epochs => (served.epoch, served.release),
+            _ => return Err(unexpected()),
         };
+        if self.epoch(epoch).is_err() {
+            // It is served since this device asked which epochs there are.
+            self.learn_epochs().await?;
+        }
+        self.fits_epoch(epoch)?;
+        let recipe = self.recipe_of(epoch)?;
         {
             let mut local = self.local()?;
             let known = local.person.lineage;
@@ -99,23 +112,22 @@ impl Worker {
         }
         self.release.valid_s = info.valid_s;
         if info.release != self.release.number {
-            let shape = self.edge_shape()?;
+            let shape = self.edge_shape(&recipe)?;
             let session = self.session()?;
             let (mut adapters, mut digests) = (vec![], vec![]);
             for (k, served) in info.adapters.iter().enumerate() {
                 let (adapter, digest) = match served {
                     ServedAdapter::New(packed) => {
                         session.count_update(packed.bytes.len());
-                        (self.unpack(&shape, packed)?, packed.digest())
+                        (self.unpack(&recipe, &shape, packed)?, packed.digest())
                     }
                     ServedAdapter::Same(digest) => {
-                        match self.release.digests.get(k) == Some(digest) {
+                        // Parts of another epoch have another shape, whatever their digests say.
+                        let known = self.release.epoch == epoch
+                            && self.release.digests.get(k) == Some(digest);
+                        match known {
                             true => (self.release.adapters[k].clone(), *digest),
-                            false => {
-                                return Err(
-                                    TransportError::UnexpectedReply { asked: "release" }.into()
-                                );
-                            }
+                            false => return Err(unexpected()),
                         }
                     }
                 };
@@ -124,6 +136,7 @@ impl Worker {
             }
             (self.release.adapters, self.release.digests) = (adapters, digests);
             self.release.number = info.release;
+            self.release.epoch = epoch;
         }
         Ok(())
     }
@@ -149,14 +162,15 @@ impl Worker {
         prompts: Vec<Vec<u32>>,
         omega: Vec<f32>,
     ) -> Result<Vec<f32>, ClientError> {
-        let adapter = self.mixed(&omega)?;
+        let recipe = self.recipe_of(self.scoring())?;
+        let adapter = self.mixed(&recipe, &omega)?;
         let purpose = Purpose::Score {
             release: self.release.number,
             omega,
         };
         let model = self.model()?.clone();
         let session = self.session()?;
-        let format = self.recipe().wire;
+        let format = recipe.wire;
         self.blocking(move || {
             let mut middle =
                 RemoteMiddle::new(session, purpose, format, model.device.config().hidden);
@@ -175,7 +189,7 @@ impl Worker {
         .await
     }
 
-    fn mixed(&self, omega: &[f32]) -> Result<Option<Adapter>, ClientError> {
+    fn mixed(&self, recipe: &Recipe, omega: &[f32]) -> Result<Option<Adapter>, ClientError> {
         let used: Vec<(&Adapter, f32)> = self
             .release
             .adapters
@@ -186,7 +200,7 @@ impl Worker {
         if used.is_empty() {
             return Ok(None);
         }
-        Ok(Some(match self.recipe().combine {
+        Ok(Some(match recipe.combine {
             Combination::Nd => Adapter::mix_nd(&used)?,
             Combination::D => Adapter::mix_d(&used)?,
         }))
@@ -259,7 +273,10 @@ impl Worker {
         }
         let history = &events[events.len() - HISTORY..];
         let fresh: Vec<&String> = candidates.iter().filter(|c| !met.contains(*c)).collect();
-        let encoder = self.encoder()?;
+        // The prompt is the recipe's of the epoch that is served.
+        self.ready().await?;
+        self.refresh_release().await?;
+        let encoder = self.encoder(&self.recipe_of(self.release.epoch)?)?;
         let prompt = |c: &&String| {
             let prompt = model.prompt(self.catalogue(), history, c)?;
             Ok(encoder.ids(&prompt)?)
@@ -271,8 +288,6 @@ impl Worker {
         if prompts.is_empty() {
             return Ok(vec![]);
         }
-        self.ready().await?;
-        self.refresh_release().await?;
         let (layout, ids) = Layout::pack(&prompts);
         // One set of weights for the person: where their history lies, which all candidates share.
         let shared = if layout.prefix > 0 {
@@ -307,12 +322,19 @@ impl Worker {
     ) -> Result<Vec<Scored>, ClientError> {
         self.model()?;
         self.ready().await?;
+        if !untrained {
+            self.refresh_release().await?;
+        }
+        let recipe = self.recipe_of(self.scoring())?;
         let own = self.local()?.to_join(self.catalogue());
         let tests: Vec<(TrainingEvent, Vec<u32>)> = samples(&own.events, own.cutoffs, Part::Test)
             .iter()
             .filter(|s| self.catalogue().knows(&s.target.item))
             .take(limit)
-            .map(|s| Ok((s.target.clone(), self.encode(s.history, s.target)?.ids)))
+            .map(|s| {
+                let sample = self.encode(&recipe, s.history, s.target)?;
+                Ok((s.target.clone(), sample.ids))
+            })
             .collect::<Result<_, ClientError>>()?;
         let mut scores = vec![];
         if untrained {
@@ -320,7 +342,6 @@ impl Worker {
                 .score(tests.iter().map(|(_, ids)| ids.clone()).collect(), vec![])
                 .await?;
         } else {
-            self.refresh_release().await?;
             for (_, ids) in &tests {
                 let omega = self.omega(ids).await?;
                 scores.extend(self.score(vec![ids.clone()], omega).await?);

@@ -1,7 +1,9 @@
 //! How a client is.
 
+use lethe_proto::epochs::TrainsFrom;
 use lethe_proto::ids::ShardId;
 
+use crate::epochs::Needs;
 use crate::erasure::PendingErasure;
 use crate::feedback_of_lists::ListCounts;
 
@@ -22,6 +24,14 @@ pub struct Status {
     pub training_samples: usize,
     /// The shard that the data is in.
     pub shard: Option<ShardId>,
+    /// Number of the newest epoch that the device joined.
+    pub epoch: Option<u32>,
+    /// From when on the person's data trains adapters, as the coordinator said at the last join;
+    /// forgotten with the process, and unknown to coordinators of before.
+    pub trains: Option<TrainsFrom>,
+    /// What the device needs to take part in the newest epoch: the app has to load it. Lists go on
+    /// without.
+    pub needs: Option<Needs>,
     /// The tables that lists are made from.
     pub snapshot: Option<SnapshotStatus>,
     /// Snapshots up to this number are recalled.

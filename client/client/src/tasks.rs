@@ -11,6 +11,7 @@ use lethe_model::train::{Sample, Trainer};
 use lethe_proto::ids::{Digest, RoundKey, ShardId};
 use lethe_proto::message::{ErrorReport, Purpose, Request, RoundStart};
 use lethe_proto::packed::{Packed, PackedError};
+use lethe_recipe::Recipe;
 use lethe_recsys::samples::Part;
 use tokio::time::Instant;
 
@@ -30,9 +31,8 @@ pub(crate) struct Trained {
 
 impl Worker {
     /// The shape of the adapter's device part.
-    pub(crate) fn edge_shape(&self) -> Result<Arc<AdapterShape>, ClientError> {
+    pub(crate) fn edge_shape(&self, recipe: &Recipe) -> Result<Arc<AdapterShape>, ClientError> {
         let config = self.model()?.device.config();
-        let recipe = self.recipe();
         let layers = config.layers;
         Ok(AdapterShape::new(config, &recipe.lora, |l| {
             recipe.split.on_device(l, layers)
@@ -40,10 +40,9 @@ impl Worker {
     }
 
     /// Where states of frozen layers are kept between rounds; nowhere when all layers are trained.
-    fn frozen_states(&self) -> Result<Box<dyn FrozenStates>, ClientError> {
+    fn frozen_states(&self, recipe: &Recipe) -> Result<Box<dyn FrozenStates>, ClientError> {
         let model = self.model()?;
         let config = model.device.config();
-        let recipe = self.recipe();
         let local = self.local()?;
         if recipe.lora.first_trained(config.layers) == 0 {
             local.vault.drop_frozen()?;
@@ -80,21 +79,24 @@ impl Worker {
     /// Trains in a round and sends the update.
     async fn train(&mut self, start: RoundStart) -> Result<(), ClientError> {
         let model = self.model()?.clone();
-        let recipe = self.recipe();
-        let masking = self.may_update().await?;
+        let epoch = start.round.epoch;
+        self.fits_epoch(epoch)?;
+        let recipe = self.recipe_of(epoch)?;
+        let masking = self.may_update(&recipe).await?;
         let session = self.session()?;
         session.count_update(start.adapter.bytes.len());
-        let joined = self.joined().await?;
-        let chosen = self.choose(&start, &joined)?;
-        let shape = self.edge_shape()?;
-        let adapter = self.unpack(&shape, &start.adapter)?;
+        let joined = self.joined_in(epoch).await?;
+        let chosen = self.choose(&start, &recipe, &joined)?;
+        let shape = self.edge_shape(&recipe)?;
+        let adapter = self.unpack(&recipe, &shape, &start.adapter)?;
         let until = Instant::now() + Duration::from_millis(start.deadline_ms);
         let purpose = Purpose::Train {
             round: start.round,
             pass: 0,
         };
-        self.fits(&model, &chosen)?;
-        let frozen = self.frozen_states()?;
+        self.fits(&model, &recipe, &chosen)?;
+        let frozen = self.frozen_states(&recipe)?;
+        let by = recipe.clone();
         let watch = self.shared.guard.watch();
         let _stops = watch.until_dropped();
         let over = session.clone();
@@ -102,23 +104,16 @@ impl Worker {
             .blocking(move || {
                 let width = model.device.config().hidden;
                 let mut middle =
-                    RemoteMiddle::new(over, purpose, recipe.wire, width).watched(watch, until);
+                    RemoteMiddle::new(over, purpose, by.wire, width).watched(watch, until);
                 middle.below_trains = adapter.shape().first_trained() < model.device.split().k_in;
-                local_training(
-                    &model,
-                    frozen.as_ref(),
-                    &recipe,
-                    adapter,
-                    &chosen,
-                    &mut middle,
-                )
+                local_training(&model, frozen.as_ref(), &by, adapter, &chosen, &mut middle)
             })
             .await?;
         let samples = trained.samples;
         let (delta, loss) = match masking {
             // The loss is under the mask, too.
-            Some(masking) => (self.masked(&masking, start.round, &trained)?, 0.0),
-            None => (self.pack(&start, trained.delta)?, trained.loss),
+            Some(masking) => (masking.mask(&recipe, start.round, &trained)?, 0.0),
+            None => (self.pack(&recipe, &start, trained.delta)?, trained.loss),
         };
         session.count_update(delta.bytes.len());
         let update = Request::Update {
@@ -133,11 +128,15 @@ impl Worker {
     }
 
     /// Refuses what would need more memory than the app allows, before anything is allocated.
-    fn fits(&self, model: &ClientModel, samples: &[Sample]) -> Result<(), ClientError> {
+    fn fits(
+        &self,
+        model: &ClientModel,
+        recipe: &Recipe,
+        samples: &[Sample],
+    ) -> Result<(), ClientError> {
         let Some(cap) = self.shared.options.memory_cap else {
             return Ok(());
         };
-        let recipe = self.recipe();
         let packs = samples
             .chunks(recipe.local.batch)
             .flat_map(|b| recipe.packing.split(b));
@@ -157,6 +156,7 @@ impl Worker {
     /// An adapter's device part as the coordinator sent it.
     pub(crate) fn unpack(
         &self,
+        recipe: &Recipe,
         shape: &Arc<AdapterShape>,
         packed: &Packed,
     ) -> Result<Adapter, ClientError> {
@@ -166,7 +166,7 @@ impl Worker {
         let mut data = packed.decode(shape.len()).map_err(bad)?;
         if packed.format.lossy() {
             data.iter_mut()
-                .zip(&self.recipe().initial(shape).data)
+                .zip(&recipe.initial(shape).data)
                 .for_each(|(v, i)| *v += i);
         }
         Ok(Adapter::from_data(shape, data)?)
@@ -174,9 +174,14 @@ impl Worker {
 
     /// An update in the recipe's format. Where that leaves much out, what it leaves out is kept for
     /// the client's next round of the stage.
-    fn pack(&self, start: &RoundStart, mut delta: Vec<f32>) -> Result<Packed, ClientError> {
+    fn pack(
+        &self,
+        recipe: &Recipe,
+        start: &RoundStart,
+        mut delta: Vec<f32>,
+    ) -> Result<Packed, ClientError> {
         let bad = |e: PackedError| ClientError::Internal(e.to_string());
-        let format = self.recipe().updates;
+        let format = recipe.updates;
         if !format.feeds_back() {
             return Packed::encode(&delta, format).map_err(bad);
         }
@@ -204,7 +209,12 @@ impl Worker {
 
     /// The samples of this round: the first by a rank that depends on the round and the sample
     /// alone.
-    fn choose(&self, start: &RoundStart, joined: &Joined) -> Result<Vec<Sample>, ClientError> {
+    fn choose(
+        &self,
+        start: &RoundStart,
+        recipe: &Recipe,
+        joined: &Joined,
+    ) -> Result<Vec<Sample>, ClientError> {
         let seed = Seed(start.seed);
         let all = joined.samples(Part::Train);
         let mut ranked: Vec<_> = all
@@ -213,30 +223,31 @@ impl Worker {
             .map(|s| (seed.rank("sample", &s.id()), s))
             .collect();
         ranked.sort_by_key(|(rank, s)| (*rank, s.target.time));
-        ranked.truncate(self.recipe().local.samples);
+        ranked.truncate(recipe.local.samples);
         if ranked.is_empty() && !all.is_empty() {
             return Err(ClientError::NothingToTrain);
         }
         ranked
             .into_iter()
-            .map(|(_, s)| self.encode(s.history, s.target))
+            .map(|(_, s)| self.encode(recipe, s.history, s.target))
             .collect()
     }
 
     pub(crate) fn encode(
         &self,
+        recipe: &Recipe,
         history: &[TrainingEvent],
         target: &TrainingEvent,
     ) -> Result<Sample, ClientError> {
         let prompt = self
             .model()?
             .prompt(self.catalogue(), history, &target.item)?;
-        Ok(self.encoder()?.sample(&prompt, target.liked)?)
+        Ok(self.encoder(recipe)?.sample(&prompt, target.liked)?)
     }
 
     /// Renders prompts as the coordinator's recipe says.
-    pub(crate) fn encoder(&self) -> Result<Encoder, ClientError> {
-        Ok(self.model()?.encoder.with(self.recipe().template()?))
+    pub(crate) fn encoder(&self, recipe: &Recipe) -> Result<Encoder, ClientError> {
+        Ok(self.model()?.encoder.with(recipe.template()?))
     }
 
     /// Measures shards' adapters on the newest validation samples and reports the errors.
@@ -251,15 +262,17 @@ impl Worker {
             self.call(&Request::Errors { release, rows }).await?;
             return Ok(());
         }
-        let joined = self.joined().await?;
         self.refresh_release().await?;
+        let epoch = self.release.epoch;
+        let recipe = self.recipe_of(epoch)?;
+        let joined = self.joined_in(epoch).await?;
         let all = joined.samples(Part::Validation);
         let known = |s: &&LocalSample<'_>| self.catalogue().knows(&s.target.item);
         let all: Vec<&LocalSample<'_>> = all.iter().filter(known).collect();
-        let newest = &all[all.len().saturating_sub(self.recipe().validation)..];
+        let newest = &all[all.len().saturating_sub(recipe.validation)..];
         let encoded: Vec<Sample> = newest
             .iter()
-            .map(|s| self.encode(s.history, s.target))
+            .map(|s| self.encode(&recipe, s.history, s.target))
             .collect::<Result<_, _>>()?;
         let mut rows: Vec<ErrorReport> = vec![];
         for (i, s) in encoded.iter().enumerate() {
@@ -290,7 +303,7 @@ impl Worker {
 fn local_training(
     model: &ClientModel,
     frozen: &dyn FrozenStates,
-    recipe: &lethe_recipe::Recipe,
+    recipe: &Recipe,
     mut adapter: Adapter,
     samples: &[Sample],
     middle: &mut RemoteMiddle,

@@ -2,7 +2,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `identity` | certificate, keys that were seen, what was joined with; replaced as a whole |
+//! | `identity` | certificate, keys that were seen; replaced as a whole |
+//! | `epochs` | what each epoch was joined with: the only data that trains in it |
 //! | `history` | events, appended to ([`crate::log`]) |
 //! | `snapshot` | the newest tables; losing it costs a fetch |
 //! | `list` | the last list of the language model |
@@ -36,6 +37,10 @@ const MAX_SEALED: usize = 128 << 20;
 pub(crate) const IDENTITY: Sealed = Sealed {
     name: "identity",
     label: b"lethe-client-identity/1",
+};
+pub(crate) const EPOCHS: Sealed = Sealed {
+    name: "epochs",
+    label: b"lethe-client-epochs/1",
 };
 pub(crate) const SNAPSHOT: Sealed = Sealed {
     name: "snapshot",

@@ -4,8 +4,8 @@ use std::sync::{Arc, MutexGuard};
 
 use lethe_learn::partition::nearest_anchor;
 use lethe_model::lora::Adapter;
-use lethe_proto::ids::Digest;
-use lethe_proto::lists::ListState;
+use lethe_proto::ids::{Digest, EpochNo};
+use lethe_proto::lists::{ListState, Watched};
 use lethe_proto::message::{Refusal, Reply, Request, Task};
 use lethe_recipe::Recipe;
 use lethe_recsys::samples::Part;
@@ -15,10 +15,11 @@ use crate::actor::Queued;
 use crate::client::{Assigned, Done};
 use crate::conditions::Stopped;
 use crate::enrolment::use_invitation;
+use crate::epochs::{self, Join, Offered};
 use crate::history::{Cutoffs, Joined};
 use crate::local::{Local, Shared};
 use crate::session::Session;
-use crate::{Catalogue, ClientError, ClientModel, ModelOptions};
+use crate::{Catalogue, ClientError, ClientModel};
 
 /// Minor version from which there are declined rounds.
 pub(crate) const DECLINES: u16 = 1;
@@ -30,9 +31,11 @@ pub(crate) const SEALED: u16 = 3;
 pub(crate) const MASKED: u16 = 4;
 
 /// The device parts of the adapters being served.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Release {
     pub(crate) number: u64,
+    /// The epoch whose recipe it was made with.
+    pub(crate) epoch: EpochNo,
     /// For so long may it be used without asking again, in seconds.
     pub(crate) valid_s: u64,
     pub(crate) adapters: Vec<Adapter>,
@@ -40,11 +43,35 @@ pub(crate) struct Release {
     pub(crate) digests: Vec<Digest>,
 }
 
+impl Default for Release {
+    fn default() -> Self {
+        Self {
+            number: 0,
+            epoch: EpochNo::FIRST,
+            valid_s: 0,
+            adapters: vec![],
+            digests: vec![],
+        }
+    }
+}
+
+/// An epoch that is alive.
+#[derive(Clone, Debug)]
+pub(crate) struct KnownEpoch {
+    pub(crate) no: EpochNo,
+    /// `None`: this version does not understand it.
+    pub(crate) recipe: Option<Recipe>,
+    pub(crate) anchors: Vec<Vec<f32>>,
+    /// Digest of the base model; zeros: it was compared already.
+    pub(crate) model: Digest,
+    pub(crate) serving: bool,
+}
+
 /// What the coordinator said when the client introduced itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Welcome {
-    pub(crate) recipe: Recipe,
-    anchors: Vec<Vec<f32>>,
+    /// Epochs that are alive, oldest first.
+    pub(crate) epochs: Vec<KnownEpoch>,
     /// What computes the coordinator's layers.
     pub(crate) engine: String,
     /// Minor version that both sides speak.
@@ -99,9 +126,8 @@ impl Worker {
         self.shared.model.as_ref().ok_or(ClientError::NoModel)
     }
 
-    pub(crate) fn recipe(&self) -> Recipe {
-        let welcome = self.welcome.as_ref();
-        welcome.map(|w| w.recipe.clone()).unwrap_or_default()
+    pub(crate) fn queued(&self) -> Queued {
+        self.queued.clone()
     }
 
     pub(crate) fn minor(&self) -> u16 {
@@ -200,26 +226,20 @@ impl Worker {
         self.learn_log_key(log_key)?;
         self.forget_recalled(recalled)?;
         let welcome = Welcome {
-            recipe: Recipe::from_json(&recipe)?,
-            anchors,
+            epochs: Welcome::only(Recipe::from_json(&recipe)?, anchors),
             engine,
             minor: self.shared.options.minor.min(minor),
         };
-        if let Some(model) = &self.shared.model {
-            let wanted = ModelOptions {
-                split: welcome.recipe.split,
-                compute: welcome.recipe.compute,
-            };
-            let loaded = ModelOptions {
-                split: model.device.split(),
-                compute: model.device.compute(),
-            };
-            if wanted != loaded {
-                return Err(ClientError::OtherOptions { wanted, loaded });
-            }
-        }
         self.welcome = Some(welcome);
-        Ok(())
+        if self.minor() >= epochs::MINOR {
+            // What the model lacks for an epoch concerns the model alone: lists go on.
+            return self.follow().await;
+        }
+        let checked = self.fits_epoch(EpochNo::FIRST);
+        if checked.is_err() {
+            self.welcome = None;
+        }
+        checked
     }
 
     /// Runs heavy work on a blocking thread, within the bound on passes.
@@ -243,11 +263,17 @@ impl Worker {
         .map_err(|e| internal(&e))?
     }
 
-    /// Takes part in the epoch with what is recorded now. Without a model there is nothing to train
-    /// with.
+    /// Takes part in the newest epoch with what is recorded now. Without a model there is nothing
+    /// to train with.
     pub(crate) async fn join(&mut self) -> Result<(), ClientError> {
         self.ready().await?;
+        self.join_newest().await
+    }
+
+    pub(crate) async fn join_newest(&mut self) -> Result<(), ClientError> {
         self.settle().await?;
+        let newest = self.newest_no();
+        self.fits_epoch(newest)?;
         let now = match &self.shared.model {
             Some(_) => self.local()?.to_join(self.catalogue()),
             None => Joined {
@@ -255,20 +281,11 @@ impl Worker {
                 cutoffs: Cutoffs::of(0),
             },
         };
-        self.offer(now).await
-    }
-
-    /// Finds out whether an offer counts whose answer was lost.
-    async fn settle(&mut self) -> Result<(), ClientError> {
-        let offered = self.local()?.person.offered.clone();
-        match offered {
-            Some(offered) => self.offer(offered).await,
-            None => Ok(()),
-        }
+        self.offer(newest, now).await
     }
 
     /// The nearest anchor to what is liked. Items that left the catalogue have no features.
-    fn anchor(&self, offered: &Joined) -> Option<u16> {
+    fn anchor(&self, epoch: EpochNo, offered: &Joined) -> Option<u16> {
         let liked: Vec<&[f32]> = offered
             .train()
             .iter()
@@ -276,54 +293,32 @@ impl Worker {
             .filter_map(|e| self.catalogue().find(&e.item))
             .map(|at| &self.catalogue().features()[at as usize][..])
             .collect();
-        let anchors = &self.welcome.as_ref()?.anchors;
+        let anchors = &self.epoch(epoch).ok()?.anchors;
         nearest_anchor(anchors, &liked).map(|k| k as u16)
     }
 
-    /// Joins with this data. It is stored before it is offered: whatever the coordinator counts is
-    /// known here.
-    pub(crate) async fn offer(&mut self, offered: Joined) -> Result<(), ClientError> {
-        let anchor = self.anchor(&offered);
+    /// Joins an epoch with this data. It is stored before it is offered: whatever the coordinator
+    /// counts is known here.
+    pub(crate) async fn offer(&mut self, epoch: EpochNo, data: Joined) -> Result<(), ClientError> {
+        let anchor = self.anchor(epoch, &data);
         let samples = match &self.shared.model {
-            Some(_) => offered.samples(Part::Train).len() as u32,
+            Some(_) => data.samples(Part::Train).len() as u32,
             None => 0,
         };
         let mine = {
             let mut local = self.local()?;
-            let mine = offered.commitment(&local.person.salt);
-            local.person.offered = Some(offered);
-            local.save()?;
+            let mine = data.commitment(&local.person.salt);
+            local.places.offered = Some(Offered { epoch, data });
+            local.save_places()?;
             mine
         };
-        let join = Request::Join {
+        let join = Join {
             anchor,
             samples,
             commitment: mine,
         };
-        let Reply::Joined { shard, commitment } = self.call(&join).await? else {
-            return Err(TransportError::UnexpectedReply { asked: "join" }.into());
-        };
-        let mut local = self.local()?;
-        let offered = local.person.offered.take();
-        if commitment == mine {
-            local.person.joined = offered;
-        }
-        local.save()?;
-        local.shard = shard;
-        let salt = local.person.salt;
-        let joined = local.person.joined.as_ref();
-        if joined.is_some_and(|j| j.commitment(&salt) == commitment) {
-            Ok(())
-        } else {
-            Err(ClientError::OtherData)
-        }
-    }
-
-    /// The data that counts in this epoch.
-    pub(crate) async fn joined(&mut self) -> Result<Joined, ClientError> {
-        self.settle().await?;
-        let joined = self.local()?.person.joined.clone();
-        joined.ok_or(ClientError::OtherData)
+        let answered = self.ask_to_join(epoch, join).await?;
+        Self::take_answer(self.local()?, epoch, mine, answered)
     }
 
     /// Asks for work once and does it.
@@ -343,6 +338,12 @@ impl Worker {
     pub(crate) async fn next_task(&mut self) -> Result<Option<Assigned>, ClientError> {
         self.ready().await?;
         self.tend_lists().await;
+        if self.minor() >= epochs::MINOR {
+            let Some(watched) = self.await_news().await? else {
+                return Ok(None);
+            };
+            return self.hear(watched).await;
+        }
         let lists = self.lists;
         let ask = match self.minor() >= LISTS {
             true => Request::Watch { lists },
@@ -357,21 +358,21 @@ impl Worker {
                 self.forget_recalled(recalled)?;
                 task
             }
-            Reply::Watched(watched) => {
-                self.forget_recalled(watched.recalled)?;
-                self.hear_of_lists(watched.lists)?;
-                // Work comes first; the lists' turn is before the next question.
-                if matches!(watched.task, Task::Wait) {
-                    self.tend_lists().await;
-                }
-                watched.task
-            }
+            Reply::Watched(watched) => return self.hear(watched).await,
             _ => return Err(TransportError::UnexpectedReply { asked: "poll" }.into()),
         };
-        Ok(match task {
-            Task::Wait => None,
-            task => Some(Assigned(task)),
-        })
+        Ok(assigned(task))
+    }
+
+    /// What a poll has found.
+    async fn hear(&mut self, watched: Watched) -> Result<Option<Assigned>, ClientError> {
+        self.forget_recalled(watched.recalled)?;
+        self.hear_of_lists(watched.lists)?;
+        // Work comes first; the lists' turn is before the next question.
+        if matches!(watched.task, Task::Wait) {
+            self.tend_lists().await;
+        }
+        Ok(assigned(watched.task))
     }
 
     /// A list that was ranked with a recalled release is shown to nobody any more.
@@ -396,6 +397,11 @@ impl Worker {
             Task::Erase { task } => self.obey(task).await,
         };
         match done {
+            Err(e @ ClientError::EpochOver { .. }) => {
+                tracing::info!("{e}");
+                self.learn_epochs().await?;
+                Ok(Done::RoundLost)
+            }
             Err(e)
                 if matches!(
                     e.refusal(),
@@ -417,5 +423,12 @@ impl Worker {
         }
         self.welcome = None;
         Ok(())
+    }
+}
+
+fn assigned(task: Task) -> Option<Assigned> {
+    match task {
+        Task::Wait => None,
+        task => Some(Assigned(task)),
     }
 }

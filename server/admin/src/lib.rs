@@ -73,6 +73,8 @@ enum Command {
     Receipt(commands::receipt::Args),
     /// Verify a receipt, offline.
     Verify(commands::verify::Args),
+    /// Start the next epoch, see how far epochs are, or give one up.
+    Epoch(commands::epoch::Args),
     /// Retrain a shard from scratch on what remains and compare hashes.
     Replay(commands::replay::Args),
     /// Write what an auditor needs to train a shard again, or with --lists to fold the sums of the
@@ -137,6 +139,7 @@ fn run_online(
             Command::Coverage(args) => commands::coverage::run(&args, &desk, out).await,
             Command::Log(args) => commands::log::run(&args, &desk, out).await,
             Command::Receipt(args) => commands::receipt::run(&args, &desk).await,
+            Command::Epoch(args) => commands::epoch::run(&args, &desk, out).await,
             Command::Replay(args) => commands::replay::run(&args, &desk, out).await,
             Command::ExportAudit(args) => commands::export_audit::run(&args, &desk, out).await,
             Command::Invite(args) => commands::invite::run(&args, &desk, out).await,

@@ -29,6 +29,9 @@ pub(crate) struct ExportArgs {
     /// Write it here: one file per person, readable by its user only.
     #[arg(long)]
     out: PathBuf,
+    /// Number of the epoch that is audited; the newest that the device joined when absent.
+    #[arg(long)]
+    epoch: Option<u32>,
 }
 
 /// The person's own training data, for an auditor. Whoever runs it on the device agrees for the
@@ -41,7 +44,10 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
             args.home.display()
         );
     }
-    let data = TrainingData::of_folder(&args.home, None)?;
+    let data = match args.epoch {
+        Some(epoch) => TrainingData::of_epoch(&args.home, None, epoch)?,
+        None => TrainingData::of_folder(&args.home, None)?,
+    };
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

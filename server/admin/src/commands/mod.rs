@@ -2,6 +2,7 @@
 
 pub(crate) mod coverage;
 pub(crate) mod enrol;
+pub(crate) mod epoch;
 pub(crate) mod export_audit;
 pub(crate) mod forget;
 pub(crate) mod import;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use lethe_proto::admin::{AdminReply, AdminRequest};
 
 use super::forget::{describe, state};
-use super::lists;
+use super::{epoch, lists};
 use crate::desk::{Desk, unexpected};
 use crate::output::Output;
 
@@ -71,7 +71,13 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
              tool"
         ),
     };
+    // Neither does it know epochs that follow one another.
+    let epochs = epoch::states(desk).await.ok();
+    if let Some(epochs) = &epochs {
+        text += &epoch::under_way(epochs);
+    }
     let mut value = serde_json::to_value(&s)?;
+    value["epochs"] = serde_json::to_value(&epochs)?;
     value["lists"] = serde_json::to_value(&lists)?;
     value["middle_learns"] = serde_json::to_value(&learns)?;
     out.show(&text, &value)?;

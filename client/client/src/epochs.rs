@@ -1,0 +1,437 @@
+//! Epochs as a device knows them: which are alive, what it joined each with, and what it lacks.
+//!
+//! A device trains an epoch on what it joined that epoch with, and by that epoch's recipe. When the
+//! coordinator says that a newer one is there, a device that takes part joins it with what it holds
+//! then (`docs/life.md`).
+
+use std::collections::BTreeMap;
+use std::sync::MutexGuard;
+
+use lethe_proto::epochs::{EpochInfo, Lacks, TrainsFrom};
+use lethe_proto::ids::{Digest, EpochNo, ShardId};
+use lethe_proto::message::{Refusal, Reply, Request};
+use lethe_recipe::Recipe;
+use lethe_transport::TransportError;
+use serde::{Deserialize, Serialize};
+
+use crate::history::{Erasure, Joined};
+use crate::local::Local;
+use crate::vault::{EPOCHS, Vault};
+use crate::worker::{KnownEpoch, Welcome, Worker};
+use crate::{ClientError, ModelOptions};
+
+/// Minor version from which clients know that there are several epochs.
+pub(crate) const MINOR: u16 = 5;
+/// Most epochs that a coordinator may have alive: two while one follows another, and one that is
+/// about to end.
+const MOST: usize = 4;
+
+/// The sealed file `epochs`: what the device joined each epoch with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Places {
+    /// What the coordinator was last known to count: the only data that is trained on in an epoch.
+    pub(crate) joined: BTreeMap<EpochNo, Joined>,
+    /// What the last join offered, until the coordinator's answer says whether it counts.
+    pub(crate) offered: Option<Offered>,
+}
+
+/// What a join offered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Offered {
+    pub(crate) epoch: EpochNo,
+    pub(crate) data: Joined,
+}
+
+impl Places {
+    /// From a folder. Older versions knew one epoch, the first, and kept this with the identity.
+    pub(crate) fn of(vault: &Vault, old: Old) -> Result<Self, ClientError> {
+        if let Some(known) = vault.read(EPOCHS)? {
+            return Ok(known);
+        }
+        let joined = old.joined.map(|joined| (EpochNo::FIRST, joined));
+        let offered = old.offered.map(|data| Offered {
+            epoch: EpochNo::FIRST,
+            data,
+        });
+        Ok(Self {
+            joined: joined.into_iter().collect(),
+            offered,
+        })
+    }
+
+    /// The newest epoch that was joined, with the data.
+    pub(crate) fn newest(&self) -> Option<(EpochNo, &Joined)> {
+        let last = self.joined.iter().next_back();
+        last.map(|(no, joined)| (*no, joined))
+    }
+
+    /// Removes events from all that was joined with.
+    pub(crate) fn erase(&mut self, what: &Erasure) {
+        let all = self.joined.values_mut();
+        let offered = self.offered.iter_mut().map(|o| &mut o.data);
+        all.chain(offered).for_each(|j| *j = j.without(what));
+    }
+}
+
+/// What a folder of an older version says.
+#[derive(Default)]
+pub(crate) struct Old {
+    pub(crate) joined: Option<Joined>,
+    pub(crate) offered: Option<Joined>,
+}
+
+/// What the person's data trains, as the coordinator said last; forgotten with the process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) trains: Option<TrainsFrom>,
+    /// Shards, by epoch.
+    pub(crate) shards: BTreeMap<EpochNo, ShardId>,
+    /// The device lacks this for the newest epoch.
+    pub(crate) needs: Option<Needs>,
+}
+
+/// What a device needs to take part in the newest epoch, besides what it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// The epoch's number.
+    pub epoch: u32,
+    /// What it lacks.
+    pub lacks: Lacks,
+    /// Digest of the base model that the epoch uses, hexadecimal.
+    pub model: String,
+    /// How the model is to be loaded; `None`: this version does not understand the recipe, and the
+    /// app has to be updated.
+    pub options: Option<ModelOptions>,
+}
+
+impl Local {
+    /// Replaces the file of the epochs.
+    pub(crate) fn save_places(&self) -> Result<(), ClientError> {
+        self.vault.write(EPOCHS, &self.places)
+    }
+
+    /// Training data of the newest epoch that was joined.
+    pub(crate) fn joined(&self) -> Option<&Joined> {
+        self.places.newest().map(|(_, joined)| joined)
+    }
+
+    /// The shard of the newest epoch that has placed this person.
+    pub(crate) fn shard(&self) -> Option<ShardId> {
+        self.standing.shards.values().next_back().copied()
+    }
+}
+
+impl Worker {
+    /// Asks which epochs there are, and forgets what those were joined with that have ended.
+    pub(crate) async fn learn_epochs(&mut self) -> Result<(), ClientError> {
+        if self.minor() < MINOR {
+            return Ok(());
+        }
+        let Reply::Epochs(all) = self.call(&Request::Epochs).await? else {
+            return Err(TransportError::UnexpectedReply { asked: "epochs" }.into());
+        };
+        if all.is_empty() || all.len() > MOST {
+            let got = all.len();
+            let message = format!("the coordinator has {got} epochs, expected 1 to {MOST}");
+            return Err(ClientError::Internal(message));
+        }
+        let known: Vec<KnownEpoch> = all.into_iter().map(known).collect();
+        let alive = |no: &EpochNo| known.iter().any(|k| k.no == *no);
+        {
+            let mut local = self.local()?;
+            let before = local.places.joined.len();
+            local.places.joined.retain(|no, _| alive(no));
+            local.standing.shards.retain(|no, _| alive(no));
+            if local.places.joined.len() < before {
+                local.save_places()?;
+            }
+        }
+        if let Some(welcome) = &mut self.welcome {
+            welcome.epochs = known;
+        }
+        let needs = self.newest()?.and_then(|newest| self.needs(newest));
+        self.local()?.standing.needs = needs;
+        Ok(())
+    }
+
+    fn epochs(&self) -> &[KnownEpoch] {
+        self.welcome.as_ref().map_or(&[], |w| &w.epochs)
+    }
+
+    /// The newest epoch that is alive.
+    pub(crate) fn newest(&self) -> Result<Option<&KnownEpoch>, ClientError> {
+        Ok(self.epochs().last())
+    }
+
+    /// Its number; before a welcome, that of the first.
+    pub(crate) fn newest_no(&self) -> EpochNo {
+        self.epochs().last().map_or(EpochNo::FIRST, |k| k.no)
+    }
+
+    /// An epoch that is alive.
+    ///
+    /// # Errors
+    /// [`ClientError::EpochOver`].
+    pub(crate) fn epoch(&self, no: EpochNo) -> Result<&KnownEpoch, ClientError> {
+        let found = self.epochs().iter().find(|k| k.no == no);
+        found.ok_or(ClientError::EpochOver { epoch: no.0 })
+    }
+
+    /// The recipe of an epoch.
+    ///
+    /// # Errors
+    /// [`ClientError::EpochOver`]; [`ClientError::NewerRecipe`].
+    pub(crate) fn recipe_of(&self, no: EpochNo) -> Result<Recipe, ClientError> {
+        let recipe = self.epoch(no)?.recipe.clone();
+        recipe.ok_or(ClientError::NewerRecipe { epoch: no.0 })
+    }
+
+    /// The epoch whose recipe scores: that of the release or, before there is one, of the epoch
+    /// which is served or joined.
+    pub(crate) fn scoring(&self) -> EpochNo {
+        if self.release.number > 0 {
+            return self.release.epoch;
+        }
+        let serving = self.epochs().iter().find(|k| k.serving);
+        serving.map_or_else(|| self.newest_no(), |k| k.no)
+    }
+
+    /// What the loaded model lacks for an epoch; `None`: nothing, or there is no model at all.
+    pub(crate) fn lacks(&self, epoch: &KnownEpoch) -> Option<Lacks> {
+        let model = self.shared.model.as_ref()?;
+        let Some(recipe) = &epoch.recipe else {
+            return Some(Lacks::Recipe);
+        };
+        if epoch.model != Digest::default() && epoch.model != model.digest {
+            return Some(Lacks::Model);
+        }
+        if recipe.split != model.device.split() {
+            return Some(Lacks::Layers);
+        }
+        (recipe.compute != model.device.compute()).then_some(Lacks::Arithmetic)
+    }
+
+    fn needs(&self, epoch: &KnownEpoch) -> Option<Needs> {
+        let lacks = self.lacks(epoch)?;
+        Some(Needs {
+            epoch: epoch.no.0,
+            lacks,
+            model: epoch.model.hex(),
+            options: epoch.recipe.as_ref().map(|recipe| ModelOptions {
+                split: recipe.split,
+                compute: recipe.compute,
+            }),
+        })
+    }
+
+    /// Refuses what needs the model in an epoch for which the loaded one does not fit.
+    ///
+    /// # Errors
+    /// [`ClientError::OtherOptions`], [`ClientError::OtherModel`], [`ClientError::NewerRecipe`].
+    pub(crate) fn fits_epoch(&self, no: EpochNo) -> Result<(), ClientError> {
+        let epoch = self.epoch(no)?;
+        let (Some(lacks), Some(model)) = (self.lacks(epoch), &self.shared.model) else {
+            return Ok(());
+        };
+        match (lacks, &epoch.recipe) {
+            (Lacks::Recipe, _) | (_, None) => Err(ClientError::NewerRecipe { epoch: no.0 }),
+            (Lacks::Model, _) => Err(ClientError::OtherModel {
+                wanted: epoch.model.hex(),
+                loaded: model.digest.hex(),
+            }),
+            (Lacks::Layers | Lacks::Arithmetic, Some(recipe)) => Err(ClientError::OtherOptions {
+                wanted: ModelOptions {
+                    split: recipe.split,
+                    compute: recipe.compute,
+                },
+                loaded: ModelOptions {
+                    split: model.device.split(),
+                    compute: model.device.compute(),
+                },
+            }),
+        }
+    }
+
+    /// There is a newer epoch than this device knew: it joins, if it takes part in one already, or
+    /// says what it lacks.
+    pub(crate) async fn follow(&mut self) -> Result<(), ClientError> {
+        self.learn_epochs().await?;
+        let newest = self.newest_no();
+        let (joined, needs) = {
+            let local = self.local()?;
+            let newest = local.places.newest().map(|(no, _)| no);
+            (newest, local.standing.needs.clone())
+        };
+        if let Some(needs) = needs {
+            let say = Request::Lacks {
+                epoch: newest,
+                lacks: needs.lacks,
+            };
+            self.call(&say).await?;
+            return Ok(());
+        }
+        if joined.is_none_or(|no| no >= newest) {
+            return Ok(());
+        }
+        match self.join_newest().await {
+            // Another device of this person has joined it first, with other data.
+            Err(ClientError::OtherData) => Ok(()),
+            // It ended meanwhile: the next answer says so.
+            Err(e) if e.refusal() == Some(Refusal::Invalid) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Waits for work, for news of lists, or of an epoch. `None`: other jobs go first.
+    pub(crate) async fn await_news(
+        &mut self,
+    ) -> Result<Option<lethe_proto::lists::Watched>, ClientError> {
+        let newest = self.newest_no();
+        let ask = Request::Await {
+            lists: self.lists,
+            newest,
+        };
+        let queued = self.queued();
+        let reply = tokio::select! {
+            reply = self.call(&ask) => reply?,
+            () = queued.any() => return Ok(None),
+        };
+        let Reply::Awaited(awaited) = reply else {
+            return Err(TransportError::UnexpectedReply { asked: "await" }.into());
+        };
+        if awaited.newest != newest {
+            self.follow().await?;
+        }
+        Ok(Some(awaited.watched))
+    }
+
+    /// The data that counts in an epoch.
+    pub(crate) async fn joined_in(&mut self, epoch: EpochNo) -> Result<Joined, ClientError> {
+        self.settle().await?;
+        let joined = self.local()?.places.joined.get(&epoch).cloned();
+        joined.ok_or(ClientError::OtherData)
+    }
+
+    /// Finds out whether an offer counts whose answer was lost.
+    pub(crate) async fn settle(&mut self) -> Result<(), ClientError> {
+        let offered = self.local()?.places.offered.clone();
+        let Some(offered) = offered else {
+            return Ok(());
+        };
+        if self.epoch(offered.epoch).is_err() {
+            // Its epoch has ended: nothing of it counts.
+            let mut local = self.local()?;
+            local.places.offered = None;
+            return local.save_places();
+        }
+        self.offer(offered.epoch, offered.data).await
+    }
+
+    /// One join on the wire: the shard, the commitment that counts, and from when on it trains.
+    pub(crate) async fn ask_to_join(
+        &self,
+        epoch: EpochNo,
+        with: Join,
+    ) -> Result<Answered, ClientError> {
+        let Join {
+            anchor,
+            samples,
+            commitment,
+        } = with;
+        let unexpected = || TransportError::UnexpectedReply { asked: "join" };
+        if self.minor() < MINOR {
+            let join = Request::Join {
+                anchor,
+                samples,
+                commitment,
+            };
+            let Reply::Joined { shard, commitment } = self.call(&join).await? else {
+                return Err(unexpected().into());
+            };
+            return Ok(Answered {
+                shard,
+                commitment,
+                trains: None,
+            });
+        }
+        let join = Request::JoinEpoch {
+            epoch,
+            anchor,
+            samples,
+            commitment,
+        };
+        let Reply::JoinedEpoch(joined) = self.call(&join).await? else {
+            return Err(unexpected().into());
+        };
+        Ok(Answered {
+            shard: joined.shard,
+            commitment: joined.commitment,
+            trains: Some(joined.trains),
+        })
+    }
+
+    /// What became of an offer.
+    pub(crate) fn take_answer(
+        mut local: MutexGuard<'_, Local>,
+        epoch: EpochNo,
+        mine: Digest,
+        answered: Answered,
+    ) -> Result<(), ClientError> {
+        let offered = local.places.offered.take();
+        if let Some(offered) = offered.filter(|_| answered.commitment == mine) {
+            local.places.joined.insert(epoch, offered.data);
+        }
+        local.save_places()?;
+        match answered.shard {
+            Some(shard) => drop(local.standing.shards.insert(epoch, shard)),
+            None => drop(local.standing.shards.remove(&epoch)),
+        }
+        local.standing.trains = answered.trains;
+        let salt = local.person.salt;
+        let joined = local.places.joined.get(&epoch);
+        match joined.is_some_and(|j| j.commitment(&salt) == answered.commitment) {
+            true => Ok(()),
+            false => Err(ClientError::OtherData),
+        }
+    }
+}
+
+/// What a join says.
+pub(crate) struct Join {
+    pub(crate) anchor: Option<u16>,
+    pub(crate) samples: u32,
+    pub(crate) commitment: Digest,
+}
+
+/// What is answered to a join.
+pub(crate) struct Answered {
+    pub(crate) shard: Option<ShardId>,
+    pub(crate) commitment: Digest,
+    pub(crate) trains: Option<TrainsFrom>,
+}
+
+fn known(info: EpochInfo) -> KnownEpoch {
+    KnownEpoch {
+        no: info.no,
+        recipe: Recipe::from_json(&info.recipe)
+            .inspect_err(|e| tracing::warn!("{} is not understood: {e}", info.no))
+            .ok(),
+        anchors: info.anchors,
+        model: info.model,
+        serving: info.serving,
+    }
+}
+
+impl Welcome {
+    /// The one epoch of a coordinator that knows no others.
+    pub(crate) fn only(recipe: Recipe, anchors: Vec<Vec<f32>>) -> Vec<KnownEpoch> {
+        vec![KnownEpoch {
+            no: EpochNo::FIRST,
+            recipe: Some(recipe),
+            anchors,
+            // Its own check was made when the client introduced itself.
+            model: Digest::default(),
+            serving: true,
+        }]
+    }
+}
