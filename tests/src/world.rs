@@ -247,7 +247,10 @@ impl Fleet {
         let stop = self.stop.clone();
         self.tasks.push(tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
-                if client.step().await.is_err() {
+                if let Err(e) = client.step().await {
+                    if std::env::var_os("LETHE_TEST_ERRORS").is_some() {
+                        eprintln!("{:?}: {e}", client.status().subject);
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }

@@ -1,7 +1,7 @@
 //! What errors of the client library say on the command line. Their own texts are for app
 //! developers, and name functions; people at a shell need commands and options.
 
-use lethe_client::ClientError;
+use lethe_client::{ClientError, Lacks, Needs, TrainsFrom};
 
 /// An error with its causes, on one line.
 pub(crate) fn said(e: &anyhow::Error) -> String {
@@ -78,6 +78,50 @@ pub(crate) fn of(e: &ClientError) -> String {
             of(cause)
         ),
         other => other.to_string(),
+    }
+}
+
+/// From when on a person's data trains.
+pub(crate) fn of_training(trains: TrainsFrom) -> String {
+    match trains {
+        TrainsFrom::Now { epoch } => format!("training: this person's data is in {epoch}"),
+        TrainsFrom::WithEpoch {
+            epoch,
+            at_latest: None,
+        } => format!("training: with {epoch}, which begins when enough people have joined"),
+        TrainsFrom::WithEpoch {
+            epoch,
+            at_latest: Some(at),
+        } => format!(
+            "training: with {epoch}, which begins at {at} (seconds since 1970) at the latest"
+        ),
+        TrainsFrom::NextEpoch { at: None } => {
+            "training: from the next epoch on, which the operator starts; lists go on".into()
+        }
+        TrainsFrom::NextEpoch { at: Some(at) } => format!(
+            "training: from the next epoch on, which begins to be joined at {at} (seconds since \
+             1970); lists go on"
+        ),
+        TrainsFrom::Restricted => "training: not, this person's data is restricted".into(),
+        TrainsFrom::NoSamples => "training: nothing yet, the history is too short".into(),
+    }
+}
+
+/// What a device lacks for the newest epoch.
+pub(crate) fn of_needs(needs: &Needs) -> String {
+    let epoch = needs.epoch;
+    match (&needs.lacks, &needs.options) {
+        (Lacks::Recipe, _) | (_, None) => format!(
+            "epoch {epoch} has a recipe of a newer version: update this program; lists go on"
+        ),
+        (Lacks::Model, _) => format!(
+            "epoch {epoch} uses base model {}: give it with --model; lists go on",
+            needs.model
+        ),
+        (Lacks::Layers | Lacks::Arithmetic, Some(options)) => format!(
+            "epoch {epoch} needs the model loaded with {options:?}: give the epoch's recipe with \
+             --recipe FILE; lists go on"
+        ),
     }
 }
 

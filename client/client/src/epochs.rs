@@ -173,8 +173,18 @@ impl Worker {
     /// # Errors
     /// [`ClientError::EpochOver`].
     pub(crate) fn epoch(&self, no: EpochNo) -> Result<&KnownEpoch, ClientError> {
+        let no = self.known_as(no);
         let found = self.epochs().iter().find(|k| k.no == no);
         found.ok_or(ClientError::EpochOver { epoch: no.0 })
+    }
+
+    /// To a coordinator of before, or as a client of before, all epochs are one: it lets such a
+    /// client go on as long as all have the same recipe.
+    fn known_as(&self, no: EpochNo) -> EpochNo {
+        match self.minor() < MINOR {
+            true => EpochNo::FIRST,
+            false => no,
+        }
     }
 
     /// The recipe of an epoch.
@@ -308,6 +318,7 @@ impl Worker {
     /// The data that counts in an epoch.
     pub(crate) async fn joined_in(&mut self, epoch: EpochNo) -> Result<Joined, ClientError> {
         self.settle().await?;
+        let epoch = self.known_as(epoch);
         let joined = self.local()?.places.joined.get(&epoch).cloned();
         joined.ok_or(ClientError::OtherData)
     }

@@ -18,7 +18,7 @@ use crate::local::now_unix_s;
 use crate::person::KeptList;
 use crate::remote::RemoteMiddle;
 use crate::vault::LIST;
-use crate::worker::Worker;
+use crate::worker::{Release, Worker};
 
 /// Tokens of one scoring pass: larger than in training, nothing is kept for a backward.
 const SCORING: Packing = Packing { max_tokens: 2000 };
@@ -72,6 +72,21 @@ pub struct Scored {
 impl Worker {
     /// Fetches the current release if the client has another.
     pub(crate) async fn refresh_release(&mut self) -> Result<(), ClientError> {
+        if self.fetch_release().await? {
+            return Ok(());
+        }
+        // It is of an epoch with another recipe: a part of the old one that has the same bytes
+        // means something else there.
+        self.release = Release::default();
+        match self.fetch_release().await? {
+            true => Ok(()),
+            // Two switches within a moment: the next call finds the newer one.
+            false => Err(ClientError::NoRelease),
+        }
+    }
+
+    /// False: what this device has of a release cannot be used for the one that is served.
+    async fn fetch_release(&mut self) -> Result<bool, ClientError> {
         let have = (self.release.number > 0).then_some(self.release.number);
         let adapters = self.release.digests.clone();
         let names_epochs = self.minor() >= epochs::MINOR;
@@ -98,6 +113,9 @@ impl Worker {
         }
         self.fits_epoch(epoch)?;
         let recipe = self.recipe_of(epoch)?;
+        if have.is_some() && self.release.recipe != recipe.digest() {
+            return Ok(false);
+        }
         {
             let mut local = self.local()?;
             let known = local.person.lineage;
@@ -122,10 +140,7 @@ impl Worker {
                         (self.unpack(&recipe, &shape, packed)?, packed.digest())
                     }
                     ServedAdapter::Same(digest) => {
-                        // Parts of another epoch have another shape, whatever their digests say.
-                        let known = self.release.epoch == epoch
-                            && self.release.digests.get(k) == Some(digest);
-                        match known {
+                        match self.release.digests.get(k) == Some(digest) {
                             true => (self.release.adapters[k].clone(), *digest),
                             false => return Err(unexpected()),
                         }
@@ -136,9 +151,10 @@ impl Worker {
             }
             (self.release.adapters, self.release.digests) = (adapters, digests);
             self.release.number = info.release;
-            self.release.epoch = epoch;
+            self.release.recipe = recipe.digest();
         }
-        Ok(())
+        self.release.epoch = epoch;
+        Ok(true)
     }
 
     /// Where tokens lie, by the untuned device layers.

@@ -36,6 +36,8 @@ pub(crate) struct Release {
     pub(crate) number: u64,
     /// The epoch whose recipe it was made with.
     pub(crate) epoch: EpochNo,
+    /// Digest of that recipe.
+    pub(crate) recipe: Digest,
     /// For so long may it be used without asking again, in seconds.
     pub(crate) valid_s: u64,
     pub(crate) adapters: Vec<Adapter>,
@@ -48,6 +50,7 @@ impl Default for Release {
         Self {
             number: 0,
             epoch: EpochNo::FIRST,
+            recipe: Digest::default(),
             valid_s: 0,
             adapters: vec![],
             digests: vec![],
@@ -267,6 +270,7 @@ impl Worker {
     /// to train with.
     pub(crate) async fn join(&mut self) -> Result<(), ClientError> {
         self.ready().await?;
+        self.learn_epochs().await?;
         self.join_newest().await
     }
 

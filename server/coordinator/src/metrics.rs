@@ -139,6 +139,16 @@ pub(crate) fn text(view: &View, traffic: Traffic, lists: Option<&ListsStatus>) -
         view.release as f64,
     );
     gauge(
+        "epoch",
+        "Number of the epoch that is served or, before that, trained",
+        f64::from(view.epoch),
+    );
+    gauge(
+        "newest_epoch",
+        "Number of the newest epoch: it differs while one follows another",
+        f64::from(view.newest_epoch),
+    );
+    gauge(
         "uptime_seconds",
         "Seconds since the coordinator started",
         traffic.up,
@@ -205,7 +215,7 @@ pub(crate) fn text(view: &View, traffic: Traffic, lists: Option<&ListsStatus>) -
         let family = Family::<Labels, Gauge>::default();
         for k in 0..view.shards.len() {
             family
-                .get_or_create(&vec![("shard".into(), k.to_string())])
+                .get_or_create(&vec![("shard".into(), shard_label(view, k))])
                 .set(value(k));
         }
         r.register(name, help, family);
@@ -240,6 +250,18 @@ pub(crate) fn text(view: &View, traffic: Traffic, lists: Option<&ListsStatus>) -
     // Writing into a string does not fail.
     let _ = encode(&mut out, &r);
     out
+}
+
+/// A shard of the epoch that is served has its number; one of the epoch that follows has that
+/// epoch's before it.
+fn shard_label(view: &View, k: usize) -> String {
+    let Some(shard) = view.shards.get(k) else {
+        return k.to_string();
+    };
+    match shard.key.epoch.0 == view.epoch {
+        true => shard.key.shard.0.to_string(),
+        false => format!("{}-{}", shard.key.epoch.0, shard.key.shard.0),
+    }
 }
 
 /// Binds the address.

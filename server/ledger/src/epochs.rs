@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lethe_plan::Plan;
 use lethe_proto::epochs::{EpochCost, EpochPhase, EpochState, EpochStates, Lacks, TrainsFrom};
 use lethe_proto::ids::{Digest, SubjectId};
 
@@ -126,6 +127,16 @@ impl State {
             *counts.entry(*lacks).or_default() += 1;
         }
         counts.into_iter().collect()
+    }
+
+    /// Plans for people, each under its epoch where there are several.
+    pub fn plans_in_words(&self, plans: &[(EpochNo, Plan)]) -> String {
+        let text = |(no, plan): &(EpochNo, Plan)| match plans.len() {
+            1 => plan.to_string(),
+            _ => format!("{no}:\n{plan}"),
+        };
+        let texts: Vec<String> = plans.iter().map(text).collect();
+        texts.join("\n\n")
     }
 
     /// What an epoch costs until it is served, at most.

@@ -79,7 +79,11 @@ pub struct View {
     pub subjects: u64,
     /// The current release.
     pub release: u64,
-    /// All shards of all epochs.
+    /// The epoch that is served or, before that, trained; 0: none.
+    pub epoch: u32,
+    /// The newest epoch that is alive.
+    pub newest_epoch: u32,
+    /// All shards of the epochs that are alive.
     pub shards: Vec<ShardView>,
     /// Deletions per phase.
     pub deletions: [(&'static str, u64); 4],
@@ -313,16 +317,12 @@ impl State {
     /// A deletion as the admin tool shows it.
     pub fn deletion_state(&self, id: u64, now: Now) -> Option<DeletionState> {
         let d = self.deletions.get(&id)?;
-        let plan = d
-            .plans
-            .iter()
-            .map(|(_, p)| p.to_string())
-            .collect::<Vec<_>>();
+        let plan = self.plans_in_words(&d.plans);
         Some(DeletionState {
             id,
             request: d.request.clone(),
             batch: d.batch,
-            plan: plan.join("\n\n"),
+            plan,
             waits_for: self.waits_for(d, now),
             phase: d.phase,
             seconds_until_exact: seconds(d.exact_after_ms),
@@ -618,9 +618,12 @@ impl State {
         View {
             subjects: self.people.values().filter(|p| p.profile.is_some()).count() as u64,
             release: self.current_release().map_or(0, |(no, _)| no),
+            epoch: self.shard_of_wire(ShardId(0)).map_or(0, |key| key.epoch.0),
+            newest_epoch: self.joining().map_or(0, |no| no.0),
             shards: self
                 .shards()
                 .map(|(key, _, _)| key)
+                .filter(|key| !self.ended(key.epoch))
                 .filter_map(|k| self.shard_view(k))
                 .collect(),
             deletions: [

@@ -320,6 +320,19 @@ fn lists_in_words(status: &Status) -> Option<String> {
     ))
 }
 
+/// From when on the person's data trains, and what the device lacks for it.
+fn say_of_training(client: &Client) -> anyhow::Result<()> {
+    let status = client.status();
+    let mut err = std::io::stderr();
+    if let Some(trains) = status.trains {
+        writeln!(err, "{}", words::of_training(trains))?;
+    }
+    if let Some(needs) = &status.needs {
+        writeln!(err, "{}", words::of_needs(needs))?;
+    }
+    Ok(())
+}
+
 /// Says it when it is not what was said before.
 fn say_of_lists(client: &Client, before: Option<String>) -> anyhow::Result<Option<String>> {
     let now = lists_in_words(&client.status());
@@ -350,6 +363,7 @@ pub(crate) fn participate(args: &ParticipateArgs) -> anyhow::Result<()> {
                 client.history().len()
             )?;
         }
+        say_of_training(&client)?;
         let mut said = None;
         let until = Instant::now() + Duration::from_secs(args.seconds);
         while let Some(left) = until.checked_duration_since(Instant::now()) {

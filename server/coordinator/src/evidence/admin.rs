@@ -184,16 +184,11 @@ fn proposal(state: &State, id: u64) -> Option<ProposalState> {
 /// Plans as an operator sees them, those of several epochs one after the other. Who reads them by
 /// program expects one: that of the epoch which is served or, before that, of the newest.
 pub(crate) fn planned(state: &State, plans: &OwnPlans, ids: Vec<u64>) -> AdminReply {
-    let text = |(no, plan): &(EpochNo, lethe_plan::Plan)| match plans.len() {
-        1 => plan.to_string(),
-        _ => format!("{no}:\n{plan}"),
-    };
-    let texts: Vec<String> = plans.iter().map(text).collect();
     let serving = state.core().serving;
     let served = plans.iter().find(|(no, _)| Some(*no) == serving);
     let shown = served.or_else(|| plans.last()).map(|(_, plan)| plan);
     AdminReply::Planned {
-        text: texts.join("\n\n"),
+        text: state.plans_in_words(plans),
         json: serde_json::to_string(&shown).unwrap_or_default(),
         ids,
     }

@@ -240,6 +240,9 @@ impl Opening<'_> {
             self.found(&shell)?;
         }
         shell.set_aside_space();
+        if let Err(e) = shell.remove_databases() {
+            tracing::warn!("databases of epochs that have ended stay for now: {e}");
+        }
         Ok((shell, foundation))
     }
 

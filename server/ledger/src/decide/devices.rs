@@ -403,7 +403,9 @@ impl State {
         }
         let profile = person.and_then(|p| p.profile.as_ref());
         let place = profile.and_then(|p| p.places.get(&epoch));
-        Ok(place.map_or((None, commitment), |p| (p.shard, p.commitment)))
+        // Who came after the epoch had begun is in no shard of it.
+        let shard = place.filter(|p| !p.excluded).and_then(|p| p.shard);
+        Ok((shard, place.map_or(commitment, |p| p.commitment)))
     }
 
     /// Whose devices did not erase in time and who are trained on so far: they are left out until
