@@ -130,6 +130,8 @@ struct Life<'a> {
     /// The bytes and the number of what is served; none: nothing is.
     snapshot: Option<Newest>,
     frozen: Option<Shelf>,
+    /// The bytes of what the frozen system has; none: nothing was served then.
+    of_frozen: Option<Vec<u8>>,
     /// Index of the next event.
     next: usize,
     fates: Vec<Fate>,
@@ -199,6 +201,7 @@ impl<'a> Life<'a> {
             content,
             snapshot: None,
             frozen: None,
+            of_frozen: None,
             next: 0,
             fates: vec![],
             doom: vec![],
@@ -241,6 +244,7 @@ impl<'a> Life<'a> {
         }
         if day == self.plan.freeze {
             self.frozen = Some(self.served.clone());
+            self.of_frozen = self.snapshot.as_ref().map(|s| s.bytes.clone());
         }
         let refitted = self.refit(day)?;
         let evening = self.morning(day + 1) as i64;
@@ -300,17 +304,23 @@ impl<'a> Life<'a> {
         self.put_on_devices()
     }
 
+    /// Devices with the catalogue of today, whatever they have of tables.
     fn put_on_devices(&mut self) -> anyhow::Result<()> {
-        self.served = match &self.snapshot {
-            None => Shelf::empty(self.catalogue.clone()),
-            Some(newest) => {
-                let tables = decode(&newest.bytes)?;
-                let items = &self.ids[..tables.items()];
-                let shelf = Shelf::new(self.catalogue.clone(), items, tables);
-                shelf.context("tables of other items")?
-            }
-        };
+        let newest = self.snapshot.as_ref().map(|s| s.bytes.as_slice());
+        self.served = self.shelf(newest)?;
+        if self.frozen.is_some() {
+            self.frozen = Some(self.shelf(self.of_frozen.as_deref())?);
+        }
         Ok(())
+    }
+
+    fn shelf(&self, bytes: Option<&[u8]>) -> anyhow::Result<Shelf> {
+        let Some(bytes) = bytes else {
+            return Ok(Shelf::empty(self.catalogue.clone()));
+        };
+        let tables = decode(bytes)?;
+        let items = &self.ids[..tables.items()];
+        Shelf::new(self.catalogue.clone(), items, tables).context("tables of other items")
     }
 
     fn ask(&mut self, op: Op, day: i32, asked: &Asked, kill: bool) -> anyhow::Result<Answered> {
