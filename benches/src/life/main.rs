@@ -20,6 +20,7 @@ mod run;
 mod server;
 mod systems;
 mod table;
+mod year;
 
 use data::Months;
 use run::{Plan, live};
@@ -44,6 +45,9 @@ struct Args {
     /// Four weeks; the frozen system is taken after two.
     #[arg(long)]
     quick: bool,
+    /// Instead: a year of 1,000 made-up people, to see whether the server stays as it is.
+    #[arg(long)]
+    year: bool,
     /// Live through so many days; all without.
     #[arg(long)]
     days: Option<i32>,
@@ -73,27 +77,51 @@ fn main() -> anyhow::Result<()> {
         let place = serde_json::from_str(place)?;
         return server::serve(&place, std::io::stdin().lock(), std::io::stdout().lock());
     }
-    let months = months(&args)?;
     let folder = match &args.folder {
         Some(path) => tempfile::tempdir_in(path)?,
         None => tempfile::tempdir()?,
     };
     let [quick_days, quick_freeze] = QUICK;
+    let days = if args.quick { quick_days } else { i32::MAX };
     let plan = Plan {
         seed: args.seed,
-        days: args
-            .days
-            .unwrap_or(if args.quick { quick_days } else { i32::MAX }),
+        days: args.days.unwrap_or(days),
         freeze: if args.quick { quick_freeze } else { FREEZE },
         apart: true,
+        steady: args.year,
         folder: folder.path().to_owned(),
     };
-    let lived = live(&months, &plan, &mut |line| eprint_line(line))?;
-    let figures = table::figures(&lived, &plan)?;
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&figures.json)? + "\n";
-        std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    match args.year {
+        true => year(&args, &plan),
+        false => seven_months(&args, &plan),
     }
+}
+
+fn year(args: &Args, plan: &Plan) -> anyhow::Result<()> {
+    let months = year::months(plan.seed)?;
+    let lived = live(&months, plan, &mut |line| eprint_line(line))?;
+    let figures = year::figures(&lived, plan);
+    write_json(args, &figures)?;
+    let mut out = std::io::stdout().lock();
+    for name in ["quarters", "targets", "deletions", "withdrawals", "starts"] {
+        writeln!(out, "{name}: {}", serde_json::to_string(&figures[name])?)?;
+    }
+    Ok(())
+}
+
+fn write_json(args: &Args, figures: &serde_json::Value) -> anyhow::Result<()> {
+    let Some(path) = &args.json else {
+        return Ok(());
+    };
+    let text = serde_json::to_string_pretty(figures)? + "\n";
+    std::fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+fn seven_months(args: &Args, plan: &Plan) -> anyhow::Result<()> {
+    let months = months(args)?;
+    let lived = live(&months, plan, &mut |line| eprint_line(line))?;
+    let figures = table::figures(&lived, plan)?;
+    write_json(args, &figures.json)?;
     if let Some(path) = &args.svg {
         std::fs::write(path, plot::svg(&figures.weeks))
             .with_context(|| path.display().to_string())?;
@@ -212,6 +240,7 @@ mod tests {
             days: i32::MAX,
             freeze: 8,
             apart: false,
+            steady: false,
             folder: folder.path().to_owned(),
         };
         let lived = live(&months, &plan, &mut |_| {}).expect("lives");

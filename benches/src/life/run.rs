@@ -44,6 +44,9 @@ pub(crate) struct Plan {
     pub(crate) freeze: i32,
     /// The server is a process of its own.
     pub(crate) apart: bool,
+    /// Nothing is predicted and nobody kills the server: what is asked is whether it needs to be
+    /// started again. Whoever was deleted is followed by a newcomer.
+    pub(crate) steady: bool,
     pub(crate) folder: PathBuf,
 }
 
@@ -246,16 +249,20 @@ impl<'a> Life<'a> {
             self.frozen = Some(self.served.clone());
             self.of_frozen = self.snapshot.as_ref().map(|s| s.bytes.clone());
         }
-        let refitted = self.refit(day)?;
+        let refitted = match self.plan.steady {
+            true => None,
+            false => Some(self.refit(day)?),
+        };
+        let refitted = refitted.as_ref();
         let evening = self.morning(day + 1) as i64;
         let (today, later): (Vec<Fate>, Vec<Fate>) =
             self.fates.drain(..).partition(|f| f.at < evening);
         self.fates = later;
         for fate in today {
-            self.predict_until(fate.at, day, &refitted)?;
+            self.predict_until(fate.at, day, refitted)?;
             self.happen(fate, day)?;
         }
-        self.predict_until(evening, day, &refitted)?;
+        self.predict_until(evening, day, refitted)?;
         self.contribute(day)?;
         self.close(cpu)
     }
@@ -278,7 +285,8 @@ impl<'a> Life<'a> {
         self.fates.sort_by_key(|f| (f.at, f.person));
         let mut rng = seed.derive("kills", &[]).rng();
         self.doom.clear();
-        for _ in 0..KILLS {
+        let kills = if self.plan.steady { 0 } else { KILLS };
+        for _ in 0..kills {
             let ops = [Op::Publish, Op::Contribute, Op::OpenCells];
             self.doom.push(Doom {
                 day: week * WEEK + rng.below(WEEK as usize) as i32,
@@ -387,7 +395,12 @@ impl<'a> Life<'a> {
     }
 
     /// Events before a time: predicted with what devices have now, then recorded.
-    fn predict_until(&mut self, end: i64, day: i32, refitted: &Refitted) -> anyhow::Result<()> {
+    fn predict_until(
+        &mut self,
+        end: i64,
+        day: i32,
+        refitted: Option<&Refitted>,
+    ) -> anyhow::Result<()> {
         let rest = &self.months.events[self.next..];
         let count = rest.partition_point(|h| h.event.time < end);
         let now = &rest[..count];
@@ -414,9 +427,13 @@ impl<'a> Life<'a> {
                 person.have = Some(newest.number);
             }
             old.insert(*who, person.events.len());
+            self.today.events += happened.len();
             person.events.extend(happened.iter().map(|h| h.event));
             person.changed = true;
         }
+        let Some(refitted) = refitted else {
+            return Ok(());
+        };
         let mut asks = vec![];
         for who in of_person.keys() {
             let person = &self.people[*who as usize];
@@ -438,9 +455,7 @@ impl<'a> Life<'a> {
             refitted,
             meaning: &self.months.meaning,
         };
-        let predicted = systems.predict(day, &asks)?;
-        self.today.events += predicted.len();
-        self.lived.predicted.extend(predicted);
+        self.lived.predicted.extend(systems.predict(day, &asks)?);
         Ok(())
     }
 
@@ -465,11 +480,14 @@ impl<'a> Life<'a> {
             Standing::In => {}
         }
         let deleted = rng.below(2) == 0;
-        let killed = rng.below(CUT) == 0;
+        let killed = rng.below(CUT) == 0 && !self.plan.steady;
         let handle = person.handle(&self.seed, fate.person);
         match deleted {
             true => person.delete(),
             false => person.withdraw(),
+        }
+        if deleted && self.plan.steady {
+            person.standing = Standing::Outside;
         }
         let now = fate.at as u64;
         let began = Instant::now();

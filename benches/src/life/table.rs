@@ -172,7 +172,8 @@ fn spread(mut all: Vec<f64>) -> Value {
     json!({ "n": all.len(), "p50": at(0.5), "p99": at(0.99), "max": all.last() })
 }
 
-fn times(left: &[&Left]) -> Value {
+/// How long until exact, and until whole: those that were not killed, and those that were.
+pub(crate) fn times(left: &[&Left]) -> Value {
     let of = |killed: bool, time: fn(&Left) -> Option<f64>| {
         let some = left.iter().filter(|l| l.killed == killed);
         spread(some.filter_map(|l| time(l)).collect())
