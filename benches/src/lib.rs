@@ -155,20 +155,18 @@ pub fn cpu_seconds() -> f64 {
     static START: std::sync::LazyLock<std::time::Instant> =
         std::sync::LazyLock::new(std::time::Instant::now);
     let clock = START.elapsed().as_secs_f64();
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    cpu_seconds_of("self").unwrap_or(clock)
+}
+
+/// Processor seconds of a process so far, by its number or `self`; none: there is no such process,
+/// or the system does not tell.
+pub fn cpu_seconds_of(process: &str) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // After the name, which may hold anything: the 12th and 13th fields are user and system time in
     // hundredths.
-    let fields: Vec<f64> = stat
-        .rsplit(')')
-        .next()
-        .map(|rest| {
-            rest.split_whitespace()
-                .map(|f| f.parse().unwrap_or(0.0))
-                .collect()
-        })
-        .unwrap_or_default();
-    match fields.get(11..13) {
-        Some([user, system]) => (user + system) / 100.0,
-        _ => clock,
-    }
+    let rest = stat.rsplit(')').next()?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user: f64 = fields.next()?.parse().ok()?;
+    let system: f64 = fields.next()?.parse().ok()?;
+    Some((user + system) / 100.0)
 }

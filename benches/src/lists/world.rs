@@ -197,7 +197,10 @@ fn renumber(count: usize, used: impl Iterator<Item = u32>) -> Vec<Option<u32>> {
 }
 
 /// The texts' vectors, from the cache folder if they were computed before.
-fn vectors(texts: &[String], encoder: &Path) -> anyhow::Result<Vec<f32>> {
+///
+/// # Errors
+/// An encoder that does not run, or a cache folder that cannot be written.
+pub fn vectors(texts: &[String], encoder: &Path) -> anyhow::Result<Vec<f32>> {
     let name = digest(&SHA256, texts.join("\n").as_bytes());
     let name: String = name.as_ref()[..8]
         .iter()

@@ -111,7 +111,7 @@ pub use lethe_proto::message::Declined;
 pub use lethe_recsys::data::Item;
 pub use lists::{
     Allows, Boosts, Cursor, Explanation, Fallback, Filter, ListId, ListSource, Listed, MAX_PAGE,
-    Page, Query, Reason,
+    Page, Query, Reason, Shelf, Shown,
 };
 pub use model::{ClientModel, ModelOptions};
 pub use options::{Options, TimeGranularity};

@@ -55,6 +55,15 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Seven months as they happened: each event predicted, then seen; people come, leave and come
+    /// back, and the server is killed now and then. About half an hour; `--quick` takes some
+    /// minutes. `lethe bench life --help` lists the options.
+    #[command(disable_help_flag = true)]
+    Life {
+        /// Arguments of the program `bench-life`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -64,6 +73,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Federated { args } => ("bench-federated", args),
         What::Recommend { args } => ("bench-recommend", args),
         What::Leak { args } => ("bench-leak", args),
+        What::Life { args } => ("bench-life", args),
     };
     let program: PathBuf = std::env::current_exe()?.with_file_name(name);
     let status = std::process::Command::new(&program).args(args).status();

@@ -40,11 +40,15 @@ pub(crate) struct View {
 
 impl View {
     fn new(held: &Held, catalogue: &Catalogue) -> Option<Self> {
-        let tables = snapshot::decode(&held.bytes).ok()?;
-        if tables.items() != held.items.len() {
+        Self::of(snapshot::decode(&held.bytes).ok()?, &held.items, catalogue)
+    }
+
+    /// Of tables, whose items have these identifiers; none: they are not so many.
+    pub(super) fn of(tables: Tables, items: &[String], catalogue: &Catalogue) -> Option<Self> {
+        if tables.items() != items.len() {
             return None;
         }
-        let of_table: Vec<Option<u32>> = held.items.iter().map(|id| catalogue.find(id)).collect();
+        let of_table: Vec<Option<u32>> = items.iter().map(|id| catalogue.find(id)).collect();
         let mut of_catalogue = vec![None; catalogue.items().len()];
         for (item, place) in (0..).zip(&of_table) {
             if let Some(place) = place {
@@ -52,7 +56,7 @@ impl View {
             }
         }
         Some(Self {
-            content: catalogue.content_of(&held.items),
+            content: catalogue.content_of(items),
             tables,
             of_table,
             of_catalogue,

@@ -2,6 +2,7 @@
 
 mod held;
 mod rank;
+mod shelf;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::ClientError;
 
 pub(crate) use held::{Held, Lazy, View, Views};
 pub(crate) use rank::{Input, Ranked};
+pub use shelf::{Shelf, Shown};
 
 /// The longest page.
 pub const MAX_PAGE: usize = 1_000;

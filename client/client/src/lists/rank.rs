@@ -341,6 +341,22 @@ impl Input {
 }
 
 impl Ranked {
+    /// Where an item is in the order, from 0; none: it may not be shown.
+    pub(super) fn place(&self, item: u32) -> Option<usize> {
+        self.order.iter().position(|p| p.item == item)
+    }
+
+    /// Probabilities that the person likes these items; none where the tables say nothing.
+    pub(super) fn likes(&self, items: &[u32]) -> Vec<Option<f64>> {
+        let place = |item: &u32| Place {
+            item: *item,
+            score: 0.0,
+        };
+        let places: Vec<Place> = items.iter().map(place).collect();
+        let listed = self.input.describe_all(&self.person, &places, 0);
+        listed.into_iter().map(|l| l.like).collect()
+    }
+
     /// The page from `offset` on.
     pub(crate) fn page(&self, offset: usize, n: usize) -> Page {
         let from = offset.min(self.order.len());

@@ -8,7 +8,7 @@ use super::change::Change;
 use super::{Inner, Tally};
 use crate::cells::{Command, Offered};
 use crate::error::TallyError;
-use crate::ids::{Fresh, Handle};
+use crate::ids::Handle;
 use crate::vault::{Brought, content};
 
 /// What a device contributes.
@@ -115,7 +115,7 @@ impl Tally {
                 // The clip bounds them.
                 events: events.len() as u32,
             },
-            fresh: Fresh(lethe_seal::random()?),
+            fresh: self.fresh(&handle, allowed.at)?,
             refresh_s: self.options.refresh_s,
         };
         let at = match inner.state.people().contains_key(&handle) {

@@ -29,6 +29,7 @@ mod held;
 mod job;
 mod options;
 mod releasing;
+mod seeded;
 mod served;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,8 @@ pub struct Tally {
     said_spent: AtomicBool,
     signer: Arc<Signer>,
     draw: Seed,
+    /// What would be random follows from it, for measurements.
+    seed: Option<Seed>,
     inner: Mutex<Inner>,
     /// Sums are written by one at a time; deletions do not wait for that.
     keeping: Mutex<()>,
@@ -105,6 +108,17 @@ impl Tally {
         options: Options,
         now: u64,
     ) -> Result<Self, TallyError> {
+        Self::open_with(engine, folder, content, options, None, now)
+    }
+
+    fn open_with(
+        engine: &Engine,
+        folder: &Path,
+        content: Arc<Content>,
+        options: Options,
+        seed: Option<Seed>,
+        now: u64,
+    ) -> Result<Self, TallyError> {
         options.check()?;
         let of = |settings| -> Result<Noise, TallyError> {
             let items = content.items();
@@ -115,11 +129,12 @@ impl Tally {
             })
         };
         let noise = options.noise.map(of).transpose()?;
-        let vault = Vault::open(engine, folder)?;
+        let vault = Vault::open(engine, folder, seed.as_ref())?;
         let secrets = vault.secrets()?;
         let tally = Self {
             signer: Arc::new(Signer::from_seed(&options.name, &secrets.signer)?),
             draw: secrets.draw,
+            seed,
             inner: Mutex::new(Inner {
                 state: State::new(options.cells),
                 sums: None,

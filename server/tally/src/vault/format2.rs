@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn a_folder_of_format_2_is_read() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let vault = Vault::open(&SledStorage::engine, dir.path()).expect("founds");
+        let vault = Vault::open(&SledStorage::engine, dir.path(), None).expect("founds");
         let old = |cell| OldMember {
             name: Digest([1; 32]),
             newest: Version(3),
@@ -76,7 +76,7 @@ mod tests {
         vault.store.write(batch).expect("writes");
         drop(vault);
         for _ in 0..2 {
-            let vault = Vault::open(&SledStorage::engine, dir.path()).expect("migrates");
+            let vault = Vault::open(&SledStorage::engine, dir.path(), None).expect("migrates");
             let state = vault.read(CellSettings::default()).expect("reads");
             assert_eq!(state.members().len(), 2);
             let member = &state.members()[&Number(7)];

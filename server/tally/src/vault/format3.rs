@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn a_folder_of_format_3_is_read() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let vault = Vault::open(&SledStorage::engine, dir.path()).expect("founds");
+        let vault = Vault::open(&SledStorage::engine, dir.path(), None).expect("founds");
         let out = Some(Out { since: 9, cells: 2 });
         let old = OldCore {
             cell: 1,
@@ -79,7 +79,7 @@ mod tests {
         vault.store.write(batch).expect("writes");
         drop(vault);
         for _ in 0..2 {
-            let vault = Vault::open(&SledStorage::engine, dir.path()).expect("migrates");
+            let vault = Vault::open(&SledStorage::engine, dir.path(), None).expect("migrates");
             let state = vault.read(CellSettings::default()).expect("reads");
             let core = state.core();
             assert_eq!((core.snapshot, core.recalled, core.out), (12, 11, out));

@@ -114,8 +114,13 @@ fn last_rows(mut batch: Batch, before: Option<&Last>, after: &Last) -> Result<Ba
 }
 
 impl Vault {
-    /// Opens or founds a folder. What a crash has left of those who are gone is destroyed.
-    pub(crate) fn open(engine: &Engine, folder: &Path) -> Result<Self, TallyError> {
+    /// Opens or founds a folder. What a crash has left of those who are gone is destroyed. A new
+    /// folder's secrets follow from `seed`, if there is one.
+    pub(crate) fn open(
+        engine: &Engine,
+        folder: &Path,
+        seed: Option<&Seed>,
+    ) -> Result<Self, TallyError> {
         let store = SealedStore::open(engine, folder, &[DERIVED.into()])?;
         for lost in store.quarantined() {
             tracing::error!(
@@ -126,7 +131,7 @@ impl Vault {
         store.quarantine_handled()?;
         let vault = Self { store };
         match vault.store.get::<Format>("")? {
-            None => vault.found()?,
+            None => vault.found(seed)?,
             Some(Format { number: FORMAT }) => {}
             Some(Format { number: 3 }) => format3::migrate(&vault.store)?,
             Some(Format { number: 2 }) => {
@@ -143,10 +148,16 @@ impl Vault {
         Ok(vault)
     }
 
-    fn found(&self) -> Result<(), TallyError> {
-        let secrets = Secrets {
-            draw: Seed(lethe_seal::random()?),
-            signer: lethe_seal::random()?,
+    fn found(&self, seed: Option<&Seed>) -> Result<(), TallyError> {
+        let secrets = match seed {
+            None => Secrets {
+                draw: Seed(lethe_seal::random()?),
+                signer: lethe_seal::random()?,
+            },
+            Some(seed) => Secrets {
+                draw: seed.derive("draw", &[]),
+                signer: seed.derive("signer", &[]).0,
+            },
         };
         let public = KeyName::public();
         let format = Format { number: FORMAT };

@@ -5,8 +5,10 @@ use std::fmt::Write;
 use lethe_transport::utc;
 use serde_json::Value;
 
+mod life;
 mod plots;
 
+use life::life;
 use plots::{escape, line_plot, timeline};
 
 const STYLE: &str = "body{font:16px/1.55 system-ui,sans-serif;max-width:46rem;margin:2rem auto;\
@@ -74,6 +76,7 @@ impl Report<'_> {
             who_sees_what(self.figures),
             self.deletion(),
             self.adapters(),
+            life(),
             self.check(),
             self.all(),
         ]
@@ -494,7 +497,7 @@ mod tests {
         }
         assert!(!page.contains("http"), "nothing is fetched");
         assert!(page.contains("gave the same bytes: <b><b>no</b></b>"));
-        assert_eq!(page.matches("<svg").count(), 1);
+        assert_eq!(page.matches("<svg").count(), 2);
         assert_eq!(
             page.matches("<div style='margin").count(),
             4,
