@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::catalogue::CatalogueChange;
 use crate::limits::{MAX_ACTIVATIONS, MAX_ADAPTER, MAX_SMALL, VERSION};
 use crate::lists::Watched;
 use crate::message::{Reply, Request, ServedAdapter, Task};
@@ -148,6 +149,7 @@ fn request_kind(r: &Request) -> u16 {
         Request::Terms => 20,
         Request::ContributeSealed(_) => CONTRIBUTE_SEALED,
         Request::Tally(_) => TALLY,
+        Request::Catalogue { .. } => 23,
     }
 }
 
@@ -169,13 +171,14 @@ fn reply_kind(r: &Reply) -> u16 {
         Reply::Terms(_) => 114,
         Reply::Confided(_) => 115,
         Reply::Tally(_) => 116,
+        Reply::Catalogue(_) => 117,
     }
 }
 
 /// Largest body of a message type; `None` for unknown types.
 pub fn limit(kind: u16) -> Option<usize> {
     match kind {
-        1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 101 | 103 | 106 | 108 | 110 | 114 | 115 => {
+        1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 23 | 101 | 103 | 106 | 108 | 110 | 114 | 115 => {
             Some(MAX_SMALL)
         }
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
@@ -185,7 +188,7 @@ pub fn limit(kind: u16) -> Option<usize> {
         116 => Some(4 * MAX_ADAPTER),
         12 | 16 => Some(1 << 20),
         CONTRIBUTE_SEALED => Some(MAX_ENVELOPE + MAX_SMALL),
-        10 | 102 | 109 | 111 => Some(4 << 20),
+        10 | 102 | 109 | 111 | 117 => Some(4 << 20),
         _ => None,
     }
 }
@@ -330,6 +333,7 @@ pub fn payload_bytes(r: &Reply) -> usize {
         Reply::Snapshot(snapshot) => {
             snapshot.tables.len() + snapshot.items.iter().map(String::len).sum::<usize>()
         }
+        Reply::Catalogue(page) => page.changes.iter().map(CatalogueChange::size).sum(),
         Reply::Tally(TallyReply::Tables(Some(tables))) => {
             let deltas = tables.deltas.iter().map(|d| d.bytes.len());
             tables.bytes.len() + deltas.sum::<usize>()

@@ -5,6 +5,7 @@ pub use lethe_receipt::order::EraseOrder;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminReply, AdminRequest};
+use crate::catalogue::CatalogueReply;
 use crate::ids::{Digest, RoundKey, ShardId, SubjectId};
 use crate::lists::{Contributed, SnapshotReply, Watched};
 use crate::packed::Packed;
@@ -157,6 +158,13 @@ pub enum Request {
     ContributeSealed(SealedContribution),
     /// A coordinator's request to its tally; needs a certificate of the tally.
     Tally(TallyRequest),
+    /// Asks for versions of the catalogue that the device lacks, a page. From minor version 5 on.
+    Catalogue {
+        /// Digest of the newest version that the device has; zeros: none.
+        have: Digest,
+        /// Changes that came in earlier pages of the same answer.
+        at: u64,
+    },
 }
 
 /// What a device did with an order to erase.
@@ -292,6 +300,8 @@ pub enum Reply {
     Confided(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Answer to [`Request::Tally`].
     Tally(TallyReply),
+    /// Answer to [`Request::Catalogue`].
+    Catalogue(CatalogueReply),
 }
 
 /// What a client checks before it erases anything.
