@@ -7,9 +7,9 @@ use lethe_proto::ids::{Digest, SubjectId};
 use lethe_receipt::statement::{Statement, Training};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Contributor, EpochNo, Owner, PersonNo, RunKey, ShardKey, StageKey, ValueRef};
+use crate::ids::{CatalogueVersion, Contributor, EpochNo, Owner, PersonNo, RunKey, ShardKey, StageKey, ValueRef};
 use crate::state::{
-    Action, Checkpoint, Deletion, Epoch, Execution, Kept, ListsLeft, LogHead, Moving, Numbers,
+    Action, CatalogueRecord, Checkpoint, Deletion, Epoch, Execution, Kept, ListsLeft, LogHead, Moving, Numbers,
     Operator, Partition, PendingErase, Person, Place, ProposalRecord, Release, RemovedRecord,
     RolledShard, RoundSum, SnapshotRef,
 };
@@ -328,6 +328,16 @@ pub enum Event {
     /// Another epoch serves: what this one learned goes, with its keys. Its record stays, for
     /// receipts and audits of before.
     EpochRetired { no: EpochNo },
+    /// A version of the catalogue was applied.
+    CatalogueApplied {
+        version: CatalogueVersion,
+        record: CatalogueRecord,
+    },
+    /// The log holds its manifest.
+    CatalogueLogged {
+        version: CatalogueVersion,
+        index: u64,
+    },
 }
 
 /// A statement in an event.

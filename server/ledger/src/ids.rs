@@ -140,15 +140,20 @@ pub enum SliceId {
     Proposal(u64),
     /// What a deletion did to the lists.
     Lists(u64),
+    /// A version of the catalogue.
+    Catalogue(CatalogueVersion),
 }
 
 impl SliceId {
     /// The key that seals it.
     pub fn owner(&self) -> Owner {
         match self {
-            Self::Core | Self::Epoch(_) | Self::Release(_) | Self::Action(_) | Self::Lists(_) => {
-                Owner::Public
-            }
+            Self::Core
+            | Self::Epoch(_)
+            | Self::Release(_)
+            | Self::Action(_)
+            | Self::Lists(_)
+            | Self::Catalogue(_) => Owner::Public,
             Self::Person(s) => Owner::Person(s.clone()),
             Self::Stage(k) => Owner::Stage(*k),
             Self::Deletion(id) => Owner::Deletion(*id),
@@ -185,6 +190,8 @@ pub enum Table {
     ErrorRows,
     /// A receipt.
     Receipt,
+    /// What a version of the catalogue changed.
+    Catalogue,
 }
 
 /// A value that is too large for an event, or nobody's business. An id is never used twice: it has

@@ -42,6 +42,7 @@ impl State {
         out.extend(self.kept.keys().copied().map(SliceId::Kept));
         out.extend(self.proposals.keys().copied().map(SliceId::Proposal));
         out.extend(self.lists.keys().copied().map(SliceId::Lists));
+        out.extend(self.catalogues.keys().copied().map(SliceId::Catalogue));
         out
     }
 
@@ -58,6 +59,7 @@ impl State {
             SliceId::Kept(no) => codec::to_bytes(self.kept.get(no)?),
             SliceId::Proposal(no) => codec::to_bytes(self.proposals.get(no)?),
             SliceId::Lists(no) => codec::to_bytes(self.lists.get(no)?),
+            SliceId::Catalogue(no) => codec::to_bytes(self.catalogues.get(no)?),
         };
         bytes.ok()
     }
@@ -78,6 +80,7 @@ impl State {
             SliceId::Kept(no) => drop(self.kept.insert(*no, read(&id, bytes)?)),
             SliceId::Proposal(no) => drop(self.proposals.insert(*no, read(&id, bytes)?)),
             SliceId::Lists(no) => drop(self.lists.insert(*no, read(&id, bytes)?)),
+            SliceId::Catalogue(no) => drop(self.catalogues.insert(*no, read(&id, bytes)?)),
         }
         Ok(())
     }
@@ -116,6 +119,8 @@ impl State {
             let receipt = deletion.receipt.clone();
             out.extend(receipt.map(|v| (v, vec![Owner::Deletion(*id)])));
         }
+        let versions = self.catalogues.values();
+        out.extend(versions.map(|r| (r.changes.clone(), vec![Owner::Public])));
         out
     }
 }
