@@ -7,11 +7,13 @@ use lethe_proto::ids::{Digest, SubjectId};
 use lethe_receipt::statement::{Statement, Training};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CatalogueVersion, Contributor, EpochNo, Owner, PersonNo, RunKey, ShardKey, StageKey, ValueRef};
+use crate::ids::{
+    CatalogueVersion, Contributor, EpochNo, Owner, PersonNo, RunKey, ShardKey, StageKey, ValueRef,
+};
 use crate::state::{
-    Action, CatalogueRecord, Checkpoint, Deletion, Epoch, Execution, Kept, ListsLeft, LogHead, Moving, Numbers,
-    Operator, Partition, PendingErase, Person, Place, ProposalRecord, Release, RemovedRecord,
-    RolledShard, RoundSum, SnapshotRef,
+    Action, CatalogueRecord, Checkpoint, Deletion, Epoch, Execution, Kept, ListsLeft, LogHead,
+    Moving, Numbers, Operator, Partition, PendingErase, Person, Place, ProposalRecord, Release,
+    RemovedRecord, RolledShard, RoundSum, SnapshotRef,
 };
 
 /// An update whose value is stored with this event.

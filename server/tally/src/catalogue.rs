@@ -100,7 +100,9 @@ impl TextVectors {
         let rows = ids.zip(vectors.chunks(width.max(1)));
         Self {
             width,
-            rows: rows.map(|(id, row)| (id.to_owned(), row.to_vec())).collect(),
+            rows: rows
+                .map(|(id, row)| (id.to_owned(), row.to_vec()))
+                .collect(),
         }
     }
 
@@ -124,7 +126,10 @@ pub fn content_of_entries(entries: &[CatalogueEntry], vectors: Option<&TextVecto
     let mut all = vec![0.0; entries.len() * vectors.width];
     for (to, entry) in all.chunks_mut(vectors.width.max(1)).zip(entries) {
         let listed = entry.title.is_some();
-        if let Some(row) = vectors.of(entry).filter(|row| listed && row.len() == to.len()) {
+        if let Some(row) = vectors
+            .of(entry)
+            .filter(|row| listed && row.len() == to.len())
+        {
             to.copy_from_slice(row);
         }
     }

@@ -213,7 +213,9 @@ pub enum CatalogueError {
         most: usize,
     },
     /// The result is not what was announced.
-    #[error("the changes give digest {got}, expected {expected}: they are not those of the version")]
+    #[error(
+        "the changes give digest {got}, expected {expected}: they are not those of the version"
+    )]
     Digest {
         /// What they give.
         got: Digest,

@@ -12,8 +12,8 @@ use lethe_store::sealed::{Batch, SealedStore};
 use lethe_store::{Persisted, StoreError};
 
 use super::tables::{
-    CatalogueValue, CheckpointValue, ErrorRowsValue, Missing, PersonalValue, ReceiptValue, RunStateValue,
-    StageUpdateKey, UpdateValue, ValueRow, key_of, put, stage_id,
+    CatalogueValue, CheckpointValue, ErrorRowsValue, Missing, PersonalValue, ReceiptValue,
+    RunStateValue, StageUpdateKey, UpdateValue, ValueRow, key_of, put, stage_id,
 };
 use crate::CoordinatorError;
 

@@ -20,6 +20,7 @@ use lethe_proto::message::Refusal;
 use lethe_store::reserve::Reserve;
 
 use crate::CoordinatorError;
+use crate::catalogue::Catalogues;
 use crate::durable::{Durable, NewValue, Values};
 use crate::evidence::{Evidence, Opened as Outside};
 use crate::fatal;
@@ -38,6 +39,7 @@ mod open;
 mod serve;
 #[cfg(test)]
 mod simulation;
+mod versions;
 
 pub(crate) use caches::{Caches, Served};
 pub(crate) use clock::Clock;
@@ -45,6 +47,7 @@ use jobs::Jobs;
 pub(crate) use kit::{Kit, Kits};
 pub(crate) use meter::Meter;
 pub(crate) use open::{Opening, over_quic};
+pub(crate) use versions::NewVersion;
 
 /// What the listener is told after something has changed.
 #[derive(Debug, Default)]
@@ -80,6 +83,8 @@ pub(crate) struct Shell {
     rules: Mutex<Rules>,
     pub(crate) clock: Clock,
     pub(crate) kits: Kits,
+    /// The catalogue, in versions.
+    pub(crate) catalogue: Catalogues,
     pub(crate) caches: Caches,
     pub(crate) jobs: Jobs,
     pub(crate) meter: Meter,
@@ -118,6 +123,7 @@ pub(crate) struct Parts {
     pub(crate) reserve: Reserve,
     pub(crate) rules: Rules,
     pub(crate) kits: Kits,
+    pub(crate) catalogue: Catalogues,
     /// What lies outside the data folder.
     pub(crate) outside: Outside,
     /// Shards whose databases were damaged.
@@ -155,6 +161,7 @@ impl Shell {
             rules: Mutex::new(parts.rules),
             clock: parts.clock,
             kits: parts.kits,
+            catalogue: parts.catalogue,
             caches: Caches::default(),
             jobs: Jobs::default(),
             meter: Meter::default(),

@@ -5,17 +5,18 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use lethe_ledger::{CatalogueVersion, Command, EpochNo, Mode, Rules, State};
+use lethe_ledger::{Command, EpochNo, Mode, Rules, State};
 use lethe_model::config::ModelConfig;
 use lethe_proto::ids::Digest;
 use lethe_recipe::Recipe;
-use lethe_recsys::data::{Item, content_of};
+use lethe_recsys::data::Item;
 use lethe_store::StoreError;
 use lethe_store::reserve::Reserve;
 use lethe_store::sealed::Engine;
 
 use super::{Clock, Kit, Kits, Parts, Shell};
 use crate::CoordinatorError;
+use crate::catalogue::Catalogues;
 use crate::config::ServerConfig;
 use crate::durable::{Base, Durable, Foundation, ListsFoundation, Opened, migrate};
 use crate::evidence::{BUILD, Evidence};
@@ -59,7 +60,7 @@ fn is_full(why: &CoordinatorError) -> bool {
 }
 
 impl Opening<'_> {
-    fn rules(&self) -> Rules {
+    fn rules(&self, catalogue: &Catalogues) -> Rules {
         Rules {
             min_subjects: self.config.min_subjects,
             erase_wait_s: self.config.erase_wait_s,
@@ -68,7 +69,7 @@ impl Opening<'_> {
             mode: Mode::Serve,
             build: BUILD.into(),
             erase_window_ms: self.config.erase_window_s.saturating_mul(1000),
-            items: Arc::new(self.items.iter().map(|i| i.id.clone()).collect()),
+            items: catalogue.names(),
             ..Rules::default()
         }
     }
@@ -116,7 +117,7 @@ impl Opening<'_> {
 
     /// The kits of the epochs that are there. An epoch goes on under the recipe that it was founded
     /// with, whatever the configuration says now.
-    fn kits(&self, state: &State) -> Result<Kits, CoordinatorError> {
+    fn kits(&self, state: &State, catalogue: &Catalogues) -> Result<Kits, CoordinatorError> {
         let mut kits = BTreeMap::new();
         for (no, epoch) in state.epochs() {
             self.check_model(*no, epoch.model)?;
@@ -127,7 +128,8 @@ impl Opening<'_> {
                      founded"
                 );
             }
-            let kit = Kit::new(recipe, self.model_config, self.items)?;
+            let items = catalogue.items_at(epoch.catalogue);
+            let kit = Kit::new(recipe, self.model_config, &items)?;
             kits.insert(*no, Arc::new(kit));
         }
         Ok(kits)
@@ -167,20 +169,22 @@ impl Opening<'_> {
         let (evidence, outside) =
             Evidence::open(&folder, &self.config.log_name, &foundation.log_seed)?;
         evidence.check(&state.core().log, &folder)?;
-        let mut kits = self.kits(&state)?;
+        let folder = &self.config.catalogue;
+        let catalogue = Catalogues::open(&durable.values(), &state, folder, self.items)?;
+        let mut kits = self.kits(&state, &catalogue)?;
         let founds = kits.is_empty();
         if founds {
             let kit = Kit::new(self.recipe.clone(), self.model_config, self.items)?;
             kits.insert(EpochNo::FIRST, Arc::new(kit));
         }
         let masked = kits.iter().find(|(_, kit)| kit.recipe.grid().is_some());
-        let lists = self.lists(engine, &durable, &clock, masked.is_some())?;
+        let lists = self.lists(engine, &durable, &clock, masked.is_some(), &catalogue)?;
         if let Some(masked) = masked
             && !lists.as_ref().is_some_and(Lists::is_sealed)
         {
             return Err(CoordinatorError::MasksNeedTally { epoch: *masked.0 });
         }
-        let mut rules = self.rules();
+        let mut rules = self.rules(&catalogue);
         rules.lists_key = lists.as_ref().map(|l| l.key()).unwrap_or_default();
         let shell = Shell::start(Parts {
             lists,
@@ -190,6 +194,7 @@ impl Opening<'_> {
             reserve,
             rules,
             kits,
+            catalogue,
             outside,
             lost,
             clock,
@@ -209,6 +214,7 @@ impl Opening<'_> {
         durable: &Durable,
         clock: &Clock,
         masks: bool,
+        catalogues: &Catalogues,
     ) -> Result<Option<Lists>, CoordinatorError> {
         let serves = self.config.sums != Sums::Off;
         let known = durable.lists()?;
@@ -223,8 +229,11 @@ impl Opening<'_> {
         if known.is_none() && !serves {
             return Ok(None);
         }
-        let catalogue = Catalogue::new(self.items.iter().map(|i| i.id.as_str()));
-        if let Some(known) = &known {
+        let versions = catalogues.versions();
+        let catalogue = Catalogue::of_entries(versions.entries());
+        // Versions that were applied follow each other: their digests say so.
+        let configured = versions.newest() == 1;
+        if let Some(known) = known.as_ref().filter(|_| configured) {
             catalogue.follows(known.items as usize, known.catalogue)?;
         }
         let handles = match &known {
@@ -233,11 +242,11 @@ impl Opening<'_> {
         };
         let foundation = ListsFoundation {
             handles,
-            items: self.items.len() as u64,
+            items: catalogue.ids().len() as u64,
             catalogue: catalogue.digest(),
         };
         durable.keep_lists(&foundation, party.is_some())?;
-        let content = content_of(&self.config.catalogue, self.items)?;
+        let content = catalogues.content(&versions);
         let lists = Lists::open(crate::lists::Opening {
             engine,
             data_dir: &self.config.data_dir,
@@ -251,8 +260,8 @@ impl Opening<'_> {
             },
             masks,
             foundation,
-            catalogue,
-            content: Arc::new(content),
+            versions,
+            content,
             now: clock.now().unix_ms / 1000,
         })?;
         Ok(Some(lists))
@@ -267,7 +276,7 @@ impl Opening<'_> {
             recipe_digest: self.recipe.digest(),
             model: self.model,
             initial: Digest::of_values(&kit.initial.theta),
-            catalogue: CatalogueVersion(1),
+            catalogue: shell.catalogue.newest(),
         };
         shell.execute(command, vec![]).map(drop)
     }

@@ -34,7 +34,9 @@ pub use slices::SliceError;
 pub use stage::Stage;
 pub use volatile::{Open, Sealed, Versions, Volatile};
 
-use crate::ids::{CatalogueVersion, EpochNo, Owner, Refused, ShardKey, SliceId, StageKey, ValueRef};
+use crate::ids::{
+    CatalogueVersion, EpochNo, Owner, Refused, ShardKey, SliceId, StageKey, ValueRef,
+};
 use crate::terms::Rules;
 
 /// Everything that decides. [`crate::apply`] alone changes it.

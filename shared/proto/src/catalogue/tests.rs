@@ -41,9 +41,20 @@ fn places_never_move() {
     );
     versions.apply(changes).expect("applies");
     let place = |name: &str| versions.place(name);
-    assert_eq!(["a", "e", "b", "c", "d"].map(place), [0, 0, 1, 2, 3].map(Some));
-    assert_eq!(versions.entries()[1].title, None, "it has left, and keeps its place");
-    assert_eq!(versions.at(1), three(), "the version of before is still known");
+    assert_eq!(
+        ["a", "e", "b", "c", "d"].map(place),
+        [0, 0, 1, 2, 3].map(Some)
+    );
+    assert_eq!(
+        versions.entries()[1].title,
+        None,
+        "it has left, and keeps its place"
+    );
+    assert_eq!(
+        versions.at(1),
+        three(),
+        "the version of before is still known"
+    );
     assert_eq!(versions.version_of(&first), Some(1));
     assert_ne!(versions.digest(), first);
     // The same folder once more changes nothing, with its renames in it.
@@ -65,7 +76,13 @@ fn places_never_move() {
 #[test]
 fn names_change_one_after_the_other_and_are_given_to_nobody_else() {
     let mut versions = Versions::founded(three()).expect("founds");
-    let with = |first: &str| [item(first, "Anna", &["x"]), three()[1].clone(), three()[2].clone()];
+    let with = |first: &str| {
+        [
+            item(first, "Anna", &["x"]),
+            three()[1].clone(),
+            three()[2].clone(),
+        ]
+    };
     let chain = [pair("a", "e"), pair("e", "f")];
     let changes = difference(versions.entries(), 2, &with("f"), &chain).expect("differs");
     assert_eq!(changes.len(), 1);
@@ -77,11 +94,17 @@ fn names_change_one_after_the_other_and_are_given_to_nobody_else() {
     // The former name of another item.
     let mut taken = with("f").to_vec();
     taken.push(item("a", "Another Anna", &[]));
-    assert!(matches!(differ(&taken, &[]), Err(CatalogueError::Name { taken: 0, .. })));
+    assert!(matches!(
+        differ(&taken, &[]),
+        Err(CatalogueError::Name { taken: 0, .. })
+    ));
     // Two items cannot become one.
     let into_b = differ(&with("f"), &[pair("f", "b")]);
     assert!(matches!(into_b, Err(CatalogueError::Name { taken: 1, .. })));
-    for (wrong, why) in [(pair("nobody", "g"), "no item"), (pair("f", "g"), "does not list")] {
+    for (wrong, why) in [
+        (pair("nobody", "g"), "no item"),
+        (pair("f", "g"), "does not list"),
+    ] {
         let refused = differ(&with("f"), &[wrong]).expect_err("names nothing");
         assert!(refused.to_string().contains(why), "{refused}");
     }
@@ -104,8 +127,14 @@ fn what_is_no_version_is_refused_and_changes_nothing() {
         vec![],
         vec![change(3, 3, item("d", "Dora", &[]))],
         vec![change(2, 4, item("d", "Dora", &[]))],
-        vec![change(2, 3, item("d", "Dora", &[])), change(2, 3, item("e", "E", &[]))],
-        vec![change(2, 1, item("b", "B", &[])), change(2, 0, item("a", "A", &[]))],
+        vec![
+            change(2, 3, item("d", "Dora", &[])),
+            change(2, 3, item("e", "E", &[])),
+        ],
+        vec![
+            change(2, 1, item("b", "B", &[])),
+            change(2, 0, item("a", "A", &[])),
+        ],
         vec![change(2, 0, three()[0].clone())],
         vec![change(2, 0, item("z", "Anna", &["x"]))],
         vec![change(2, 0, renamed)],
