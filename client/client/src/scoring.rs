@@ -246,10 +246,12 @@ impl Worker {
 
     async fn rank(&mut self, candidates: &[String]) -> Result<Vec<Ranked>, ClientError> {
         let model = self.model()?.clone();
+        let catalogue = self.catalogue();
         let (events, met) = {
             let local = self.local()?;
-            let met: HashSet<String> = local.events.iter().map(|e| e.item.clone()).collect();
-            (local.training(self.catalogue()), met)
+            let met = local.events.iter().filter_map(|e| catalogue.find(&e.item));
+            let met: HashSet<u32> = met.collect();
+            (local.training(&catalogue), met)
         };
         if events.len() < HISTORY {
             return Err(ClientError::ShortHistory {
@@ -258,10 +260,15 @@ impl Worker {
             });
         }
         let history = &events[events.len() - HISTORY..];
-        let fresh: Vec<&String> = candidates.iter().filter(|c| !met.contains(*c)).collect();
+        // Items that have left are shown to nobody; what was never there is an error below.
+        let fresh = |c: &&String| match catalogue.find(c) {
+            Some(place) => !met.contains(&place),
+            None => !catalogue.has_left(c),
+        };
+        let fresh: Vec<&String> = candidates.iter().filter(fresh).collect();
         let encoder = self.encoder()?;
         let prompt = |c: &&String| {
-            let prompt = model.prompt(self.catalogue(), history, c)?;
+            let prompt = model.prompt(&catalogue, history, c)?;
             Ok(encoder.ids(&prompt)?)
         };
         let prompts: Vec<Vec<u32>> = fresh
@@ -307,12 +314,16 @@ impl Worker {
     ) -> Result<Vec<Scored>, ClientError> {
         self.model()?;
         self.ready().await?;
-        let own = self.local()?.to_join(self.catalogue());
+        let catalogue = self.catalogue();
+        let own = self.local()?.to_join(&catalogue);
         let tests: Vec<(TrainingEvent, Vec<u32>)> = samples(&own.events, own.cutoffs, Part::Test)
             .iter()
-            .filter(|s| self.catalogue().knows(&s.target.item))
+            .filter(|s| catalogue.knows(&s.target.item))
             .take(limit)
-            .map(|s| Ok((s.target.clone(), self.encode(s.history, s.target)?.ids)))
+            .map(|s| {
+                let ids = self.encode(&catalogue, s.history, s.target)?.ids;
+                Ok((s.target.clone(), ids))
+            })
             .collect::<Result<_, ClientError>>()?;
         let mut scores = vec![];
         if untrained {

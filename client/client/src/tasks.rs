@@ -19,7 +19,7 @@ use crate::encode::Encoder;
 use crate::history::{Joined, LocalSample, TrainingEvent};
 use crate::remote::RemoteMiddle;
 use crate::worker::{DECLINES, Worker};
-use crate::{ClientError, ClientModel};
+use crate::{Catalogue, ClientError, ClientModel};
 
 /// Result of local training: device part of the change, mean loss, samples.
 pub(crate) struct Trained {
@@ -85,7 +85,9 @@ impl Worker {
         let session = self.session()?;
         session.count_update(start.adapter.bytes.len());
         let joined = self.joined().await?;
-        let chosen = self.choose(&start, &joined)?;
+        // Whoever trains again renders the same prompts: titles are those of the epoch's version.
+        let catalogue = self.catalogue_of(Some(start.round.epoch)).await?;
+        let chosen = self.choose(&start, &joined, &catalogue)?;
         let shape = self.edge_shape()?;
         let adapter = self.unpack(&shape, &start.adapter)?;
         let until = Instant::now() + Duration::from_millis(start.deadline_ms);
@@ -204,12 +206,17 @@ impl Worker {
 
     /// The samples of this round: the first by a rank that depends on the round and the sample
     /// alone.
-    fn choose(&self, start: &RoundStart, joined: &Joined) -> Result<Vec<Sample>, ClientError> {
+    fn choose(
+        &self,
+        start: &RoundStart,
+        joined: &Joined,
+        catalogue: &Catalogue,
+    ) -> Result<Vec<Sample>, ClientError> {
         let seed = Seed(start.seed);
         let all = joined.samples(Part::Train);
         let mut ranked: Vec<_> = all
             .iter()
-            .filter(|s| self.catalogue().knows(&s.target.item))
+            .filter(|s| catalogue.knows(&s.target.item))
             .map(|s| (seed.rank("sample", &s.id()), s))
             .collect();
         ranked.sort_by_key(|(rank, s)| (*rank, s.target.time));
@@ -219,18 +226,17 @@ impl Worker {
         }
         ranked
             .into_iter()
-            .map(|(_, s)| self.encode(s.history, s.target))
+            .map(|(_, s)| self.encode(catalogue, s.history, s.target))
             .collect()
     }
 
     pub(crate) fn encode(
         &self,
+        catalogue: &Catalogue,
         history: &[TrainingEvent],
         target: &TrainingEvent,
     ) -> Result<Sample, ClientError> {
-        let prompt = self
-            .model()?
-            .prompt(self.catalogue(), history, &target.item)?;
+        let prompt = self.model()?.prompt(catalogue, history, &target.item)?;
         Ok(self.encoder()?.sample(&prompt, target.liked)?)
     }
 
@@ -254,12 +260,13 @@ impl Worker {
         let joined = self.joined().await?;
         self.refresh_release().await?;
         let all = joined.samples(Part::Validation);
-        let known = |s: &&LocalSample<'_>| self.catalogue().knows(&s.target.item);
+        let catalogue = self.catalogue_of(None).await?;
+        let known = |s: &&LocalSample<'_>| catalogue.knows(&s.target.item);
         let all: Vec<&LocalSample<'_>> = all.iter().filter(known).collect();
         let newest = &all[all.len().saturating_sub(self.recipe().validation)..];
         let encoded: Vec<Sample> = newest
             .iter()
-            .map(|s| self.encode(s.history, s.target))
+            .map(|s| self.encode(&catalogue, s.history, s.target))
             .collect::<Result<_, _>>()?;
         let mut rows: Vec<ErrorReport> = vec![];
         for (i, s) in encoded.iter().enumerate() {

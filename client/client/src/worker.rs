@@ -28,6 +28,8 @@ pub(crate) const LISTS: u16 = 2;
 pub(crate) const SEALED: u16 = 3;
 /// Minor version from which updates may have masks.
 pub(crate) const MASKED: u16 = 4;
+/// Minor version from which the catalogue has versions.
+pub(crate) const VERSIONS: u16 = 5;
 
 /// The device parts of the adapters being served.
 #[derive(Debug, Default)]
@@ -65,6 +67,10 @@ pub(crate) struct Worker {
     pub(crate) contribute_at: i64,
     /// By position in the catalogue: the coordinator's tables name the item, as it said last.
     pub(crate) named: Option<Vec<bool>>,
+    /// Not before this time is asked for newer versions of the catalogue, in seconds since 1970.
+    pub(crate) catalogue_at: i64,
+    /// The catalogue of the epoch that was asked for last, and the digest of its version.
+    pub(crate) of_epoch: Option<(Digest, Arc<Catalogue>)>,
 }
 
 impl Worker {
@@ -78,6 +84,8 @@ impl Worker {
             lists_at: 0,
             contribute_at: 0,
             named: None,
+            catalogue_at: 0,
+            of_epoch: None,
         }
     }
 
@@ -91,8 +99,8 @@ impl Worker {
         self.shared.alive()
     }
 
-    pub(crate) fn catalogue(&self) -> &Arc<Catalogue> {
-        &self.shared.catalogue
+    pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
+        self.shared.catalogue()
     }
 
     pub(crate) fn model(&self) -> Result<&Arc<ClientModel>, ClientError> {
@@ -182,7 +190,9 @@ impl Worker {
         if self.welcome.is_none() {
             self.hello().await?;
         }
-        self.renew_if_due().await
+        self.renew_if_due().await?;
+        self.tend_catalogue().await;
+        Ok(())
     }
 
     async fn hello(&mut self) -> Result<(), ClientError> {
@@ -249,7 +259,7 @@ impl Worker {
         self.ready().await?;
         self.settle().await?;
         let now = match &self.shared.model {
-            Some(_) => self.local()?.to_join(self.catalogue()),
+            Some(_) => self.local()?.to_join(&self.catalogue()),
             None => Joined {
                 events: vec![],
                 cutoffs: Cutoffs::of(0),
@@ -268,22 +278,26 @@ impl Worker {
     }
 
     /// The nearest anchor to what is liked. Items that left the catalogue have no features.
-    fn anchor(&self, offered: &Joined) -> Option<u16> {
+    async fn anchor(&mut self, offered: &Joined) -> Result<Option<u16>, ClientError> {
+        // The coordinator's anchors are made from the version of the epoch.
+        let catalogue = self.catalogue_of(None).await?;
         let liked: Vec<&[f32]> = offered
             .train()
             .iter()
-            .filter(|e| e.liked && self.catalogue().knows(&e.item))
-            .filter_map(|e| self.catalogue().find(&e.item))
-            .map(|at| &self.catalogue().features()[at as usize][..])
+            .filter(|e| e.liked && catalogue.knows(&e.item))
+            .filter_map(|e| catalogue.find(&e.item))
+            .map(|at| &catalogue.features()[at as usize][..])
             .collect();
-        let anchors = &self.welcome.as_ref()?.anchors;
-        nearest_anchor(anchors, &liked).map(|k| k as u16)
+        let Some(welcome) = &self.welcome else {
+            return Ok(None);
+        };
+        Ok(nearest_anchor(&welcome.anchors, &liked).map(|k| k as u16))
     }
 
     /// Joins with this data. It is stored before it is offered: whatever the coordinator counts is
     /// known here.
     pub(crate) async fn offer(&mut self, offered: Joined) -> Result<(), ClientError> {
-        let anchor = self.anchor(&offered);
+        let anchor = self.anchor(&offered).await?;
         let samples = match &self.shared.model {
             Some(_) => offered.samples(Part::Train).len() as u32,
             None => 0,
