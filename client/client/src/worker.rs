@@ -189,6 +189,8 @@ impl Worker {
         }
         if self.welcome.is_none() {
             self.hello().await?;
+            // Another epoch may be there, with another version.
+            self.catalogue_at = 0;
         }
         self.renew_if_due().await?;
         self.tend_catalogue().await;

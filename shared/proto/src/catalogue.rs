@@ -440,7 +440,12 @@ impl Versions {
             place: change.place,
             why,
         };
-        if let Some(why) = entry.misfit() {
+        // What a folder was founded with may have longer texts than what is applied later.
+        let misfit = match change.version {
+            1 => (entry.size() > PAGE_BYTES).then(|| "it has too many bytes".to_owned()),
+            _ => entry.misfit(),
+        };
+        if let Some(why) = misfit {
             return Err(bad(why));
         }
         match self.entries.get(change.place as usize) {
