@@ -3,12 +3,11 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
-use lethe_parts::content::{Content, Description};
+use lethe_proto::catalogue::CatalogueEntry;
 use lethe_proto::lists::{Contributed, LIKED, SEEN, SharedEvent};
 use lethe_proto::tally::{
     ANSWER, BringAnswer, Brought, CONTRIBUTION, Confided, SealedContribution, TOGETHER_BYTES,
@@ -18,7 +17,6 @@ use lethe_receipt::note::VerifierKey;
 use lethe_receipt::sealing::SealingStatement;
 use lethe_seal::envelope::{AnswerKey, PublicKey, seal_to};
 use lethe_store::sled_backend::SledStorage;
-use lethe_tally::Catalogue;
 use lethe_tally::settings::ListsConfig;
 use lethe_tallyd::{Opening, Service};
 use serde_json::json;
@@ -82,12 +80,11 @@ fn body(args: &Args, who: u32) -> Contributed {
 }
 
 fn open(args: &Args, folder: &std::path::Path) -> anyhow::Result<Service> {
-    let ids: Vec<String> = (0..args.items).map(id).collect();
-    let items = ids.iter().map(|id| Description {
-        title: id.clone(),
-        ..Description::default()
+    let items = (0..args.items).map(id).map(|id| CatalogueEntry {
+        title: Some(id.clone()),
+        id,
+        ..CatalogueEntry::default()
     });
-    let content = Content::new(&items.collect::<Vec<_>>());
     let lists = ListsConfig {
         clip: args.events,
         ..ListsConfig::default()
@@ -96,8 +93,8 @@ fn open(args: &Args, folder: &std::path::Path) -> anyhow::Result<Service> {
         engine: &SledStorage::engine,
         folder: &folder.join("data"),
         evidence: &folder.join("evidence"),
-        catalogue: Catalogue::new(ids.iter().map(String::as_str)),
-        content: Arc::new(content),
+        items: items.collect(),
+        vectors: None,
         lists,
         audits: false,
         reserve: 0,

@@ -1,6 +1,8 @@
 //! The bytes of every message are pinned, and no bytes at all can make the decoders panic.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "wire/catalogue.rs"]
+mod catalogue;
 #[path = "wire/party.rs"]
 mod party;
 
@@ -612,6 +614,7 @@ fn golden_bytes_of_every_message() {
     all_bytes(&mut now, list_requests(), list_replies());
     all_bytes(&mut now, party::tally_requests(), party::tally_replies());
     sealed_bytes(&mut now);
+    all_bytes(&mut now, catalogue::requests(), catalogue::replies());
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden-bytes.txt");
     if std::env::var_os("LETHE_BLESS").is_some() {
         std::fs::write(file, &now).unwrap();
@@ -638,7 +641,13 @@ fn decoders_never_panic() {
 /// Starts from valid messages, so that mutations reach deep into the bodies.
 #[test]
 fn mutated_messages_never_panic() {
-    let valid: Vec<Vec<u8>> = [requests(), list_requests(), party::tally_requests()]
+    let all = [
+        requests(),
+        list_requests(),
+        party::tally_requests(),
+        catalogue::requests(),
+    ];
+    let valid: Vec<Vec<u8>> = all
         .iter()
         .flatten()
         .map(|r| encode_request(r).unwrap())

@@ -1,14 +1,17 @@
 //! The public catalogue: items, what is known of them, and what events with them count as.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use lethe_parts::content::{Content, Description};
 use lethe_parts::event::{Event, EventTable, Kind, Meaning, Reading};
+use lethe_proto::catalogue::Versions;
+use lethe_proto::ids::Digest;
 pub use lethe_recsys::data::TEXT_VECTORS;
 use lethe_recsys::data::{DataSpec, Item, load_items, text_vectors};
 use lethe_recsys::features::item_features;
+use lethe_recsys::versions::{entries, items_of};
 
 use crate::history::TrainingEvent;
 use crate::lists::Views;
@@ -18,7 +21,10 @@ use crate::{ClientError, LocalEvent};
 #[derive(Debug)]
 pub struct Catalogue {
     items: Vec<Item>,
+    /// Positions by identifier, those that items had before among them.
     index: HashMap<String, u32>,
+    /// Identifiers of items that have left, and that are known all the same.
+    left: HashSet<String>,
     meaning: Meaning,
     content: Arc<Content>,
     /// As in the file, `[items][width]`.
@@ -29,6 +35,18 @@ pub struct Catalogue {
     views: Views,
     /// Items of histories that it lacks, as far as they were named.
     missing: Mutex<BTreeSet<String>>,
+    /// What the app ships, as version 1.
+    first: OnceLock<Arc<Versions>>,
+    /// Versions that clients of one process have made from this one, by the newest digest and the
+    /// version.
+    made: Mutex<Vec<((Digest, u32), Weak<Catalogue>)>>,
+}
+
+/// Names of items.
+#[derive(Default)]
+struct Names {
+    index: HashMap<String, u32>,
+    left: HashSet<String>,
 }
 
 /// Items that are named in warnings at most.
@@ -68,6 +86,20 @@ impl Catalogue {
         vectors: Option<Vec<f32>>,
     ) -> Result<Arc<Self>, ClientError> {
         let index = (0..).zip(&items).map(|(i, x)| (x.id.clone(), i)).collect();
+        let names = Names {
+            index,
+            left: HashSet::new(),
+        };
+        Self::named(items, names, meaning, vectors).map(Arc::new)
+    }
+
+    fn named(
+        items: Vec<Item>,
+        names: Names,
+        meaning: Meaning,
+        vectors: Option<Vec<f32>>,
+    ) -> Result<Self, ClientError> {
+        let Names { index, left } = names;
         let described: Vec<Description> = items.iter().map(description).collect();
         let mut content = Content::new(&described);
         if let Some(vectors) = &vectors {
@@ -78,16 +110,79 @@ impl Catalogue {
                     why: e.to_string(),
                 })?;
         }
-        Ok(Arc::new(Self {
+        Ok(Self {
             items,
             index,
+            left,
             meaning,
             content: Arc::new(content),
             vectors,
             features: OnceLock::new(),
             views: Views::default(),
             missing: Mutex::default(),
-        }))
+            first: OnceLock::new(),
+            made: Mutex::default(),
+        })
+    }
+
+    /// What the app ships, as version 1 of a catalogue; without any, if it is none.
+    pub(crate) fn as_version_one(&self) -> Arc<Versions> {
+        let first = self.first.get_or_init(|| {
+            let versions = Versions::founded(entries(&self.items));
+            Arc::new(versions.unwrap_or_default())
+        });
+        first.clone()
+    }
+
+    /// The catalogue of a version, with what the app ships beside it: what events count as, and
+    /// text vectors. Items are found by all names that they have or had in the newest version.
+    /// Clients of one process share it.
+    pub(crate) fn of_version(
+        &self,
+        versions: &Versions,
+        version: u32,
+    ) -> Result<Arc<Self>, ClientError> {
+        let name = (versions.digest(), version);
+        // Whoever comes second waits: making it twice would take as long.
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.retain(|(_, catalogue)| catalogue.strong_count() > 0);
+        let known = made.iter().find(|(known, _)| *known == name);
+        if let Some(catalogue) = known.and_then(|(_, c)| c.upgrade()) {
+            return Ok(catalogue);
+        }
+        let catalogue = Arc::new(self.make_version(versions, version)?);
+        made.push((name, Arc::downgrade(&catalogue)));
+        Ok(catalogue)
+    }
+
+    fn make_version(&self, versions: &Versions, version: u32) -> Result<Self, ClientError> {
+        let entries = versions.at(version);
+        let mut positions: Vec<Option<u32>> = vec![];
+        let mut count = 0;
+        for entry in &entries {
+            positions.push(entry.title.is_some().then_some(count));
+            count += u32::from(entry.title.is_some());
+        }
+        let mut names = Names::default();
+        for name in versions.names() {
+            let place = versions.place(name).map(|p| p as usize);
+            match place.and_then(|p| positions.get(p).copied().flatten()) {
+                Some(position) => drop(names.index.insert(name.to_owned(), position)),
+                None => drop(names.left.insert(name.to_owned())),
+            }
+        }
+        let vectors = self.vectors.as_ref().map(|own| {
+            let width = own.len() / self.items.len().max(1);
+            let listed = entries.iter().filter(|e| e.title.is_some());
+            let rows = listed.map(|entry| {
+                let position = entry.names().find_map(|name| self.find(name));
+                let start = position.map(|p| p as usize * width);
+                // An item that the app does not ship has none.
+                start.map_or(vec![0.0; width], |s| own[s..s + width].to_vec())
+            });
+            rows.flatten().collect()
+        });
+        Self::named(items_of(&entries), names, self.meaning.clone(), vectors)
     }
 
     pub(crate) fn views(&self) -> &Views {
@@ -141,6 +236,25 @@ impl Catalogue {
     pub(crate) fn position(&self, id: &str) -> Result<u32, ClientError> {
         let known = self.find(id);
         known.ok_or_else(|| ClientError::UnknownItem(id.to_owned()))
+    }
+
+    /// Whether an item of this identifier has left.
+    pub(crate) fn has_left(&self, id: &str) -> bool {
+        self.left.contains(id)
+    }
+
+    /// Refuses an item that never was in the catalogue. What has left may still be recorded: the
+    /// history keeps it.
+    pub(crate) fn had(&self, id: &str) -> Result<(), ClientError> {
+        match self.index.contains_key(id) || self.has_left(id) {
+            true => Ok(()),
+            false => Err(ClientError::UnknownItem(id.to_owned())),
+        }
+    }
+
+    /// How many events are about items that it does not have (any more).
+    pub(crate) fn unknown<'a>(&self, events: impl Iterator<Item = &'a LocalEvent>) -> usize {
+        events.filter(|e| self.find(&e.item).is_none()).count()
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<u32> {

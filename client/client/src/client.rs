@@ -162,9 +162,10 @@ impl Client {
         &self.0.shared
     }
 
-    /// The catalogue that the client was opened with.
-    pub fn catalogue(&self) -> &Arc<Catalogue> {
-        &self.shared().catalogue
+    /// The catalogue in force: the one that the client was opened with, or a newer version of it
+    /// that the coordinator has sent since.
+    pub fn catalogue(&self) -> Arc<Catalogue> {
+        self.shared().catalogue()
     }
 
     /// Records an event. It is on disk when this returns, counts for lists at once, and for
@@ -194,8 +195,9 @@ impl Client {
                 most: MAX_AT_ONCE,
             });
         }
+        let catalogue = self.catalogue();
         for e in &events {
-            self.catalogue().position(&e.item)?;
+            catalogue.had(&e.item)?;
             check_value(e)?;
         }
         let mut local = self.shared().alive()?;
@@ -234,7 +236,7 @@ impl Client {
 
     /// What a list is made from, decoded without the lock.
     fn input(&self, at: Option<i64>) -> Result<Input, ClientError> {
-        let copied = self.shared().alive()?.input(self.catalogue(), at);
+        let copied = self.shared().alive()?.input(&self.catalogue(), at);
         Ok(copied.decode())
     }
 
@@ -313,7 +315,7 @@ impl Client {
             outcome,
             time: now_unix_s(),
         };
-        self.catalogue().position(&told.item)?;
+        self.catalogue().had(&told.item)?;
         self.shared().alive()?.events.tell(told)
     }
 
@@ -399,6 +401,8 @@ impl Client {
                 .and_then(|i| i.validity().ok())
                 .map(|v| v.until),
             events: local.events.list().len(),
+            unknown_events: self.catalogue().unknown(local.events.iter()),
+            catalogue: local.known.as_ref().map_or(1, |k| k.versions.newest()),
             training_samples: samples(&local),
             shard: local.shard(),
             trains: local.standing.trains,

@@ -158,6 +158,8 @@ impl Worker {
 
     /// Asks for the snapshot, and contributes if that is due.
     pub(crate) async fn refresh(&mut self) -> Result<Refreshed, ClientError> {
+        // The app asks: so newer versions of the catalogue are asked for, too.
+        self.catalogue_at = 0;
         self.ready().await?;
         if self.minor() < LISTS {
             return Err(ClientError::NoLists);
@@ -283,7 +285,7 @@ impl Worker {
             )),
             _ => {
                 let state = reply.state;
-                let catalogue = self.catalogue().clone();
+                let catalogue = self.catalogue();
                 let new = self.blocking(move || opened(reply, held, ids, &catalogue));
                 let new = new.await?;
                 self.keep_snapshot(new, &state, until).map(|()| true)
@@ -426,7 +428,7 @@ impl Worker {
         };
         match seals {
             true => self.due_sealed(now).await,
-            false => self.local()?.due(self.catalogue(), None, now),
+            false => self.local()?.due(&self.catalogue(), None, now),
         }
     }
 
@@ -443,7 +445,7 @@ impl Worker {
             }
         }
         let named = self.named.as_deref().unwrap_or_default();
-        self.local()?.due(self.catalogue(), Some(named), now)
+        self.local()?.due(&self.catalogue(), Some(named), now)
     }
 
     async fn withdraw(

@@ -207,7 +207,7 @@ impl Worker {
         let gone = local.events.concerned(&checked.what) as u64;
         let what = &checked.what;
         local.pending = None;
-        local.erase_some(what, self.catalogue(), |person| {
+        local.erase_some(what, &self.catalogue(), |person| {
             for (deletion, events) in found {
                 count_removed(&mut person.removed, deletion, events as u32);
             }

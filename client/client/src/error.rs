@@ -282,6 +282,29 @@ pub enum ClientError {
     /// An item is not in the catalogue.
     #[error("item {0:?} is not in the catalogue: load a newer one, or leave the item out")]
     UnknownItem(String),
+    /// Versions of the catalogue that are not what their manifest says.
+    #[error(
+        "the catalogue that the coordinator sends is not taken: {0}; lists go on with the one that \
+         is here: tell the operator"
+    )]
+    BadCatalogue(String),
+    /// An older version of the catalogue than the one that is here.
+    #[error(
+        "the coordinator has version {got} of the catalogue, this device {known}: it goes on with \
+         its own until a newer one is there (was the coordinator restored from a backup?)"
+    )]
+    OldCatalogue {
+        /// The coordinator's newest.
+        got: u32,
+        /// The newest here.
+        known: u32,
+    },
+    /// Nobody says which version of the catalogue an epoch has.
+    #[error(
+        "the coordinator does not say which version of the catalogue epoch {0} has: the round goes \
+         on without this client, which asks again"
+    )]
+    UnknownEpoch(u32),
     /// The targets of all training samples have left the catalogue.
     #[error(
         "the catalogue has none of the items that this device would train on: the round goes on \
@@ -398,6 +421,7 @@ impl ClientError {
             // The protocol has no reason of its own for the second.
             Self::Stopped(_)
             | Self::NothingToTrain
+            | Self::UnknownEpoch(_)
             | Self::WouldUpdateInClear { .. }
             | Self::WouldContributeInClear { .. }
             | Self::OtherHandle { .. }

@@ -92,6 +92,7 @@ mod tasks;
 mod titles;
 mod transfer;
 mod vault;
+mod versions;
 mod worker;
 
 pub use catalogue::{Catalogue, TEXT_VECTORS};

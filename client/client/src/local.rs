@@ -2,7 +2,7 @@
 //! network, training or ranking.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Semaphore;
@@ -19,6 +19,7 @@ use crate::person::{KeptList, Lists, Person};
 use crate::sealing::Sealing;
 use crate::session::{Counters, Session};
 use crate::vault::{self, EPOCHS, FolderLock, IDENTITY, LIST, SNAPSHOT, Vault};
+use crate::versions::Known;
 use crate::{Catalogue, ClientError, ClientModel, migrate};
 
 /// Seconds since 1970, by this device's clock.
@@ -60,6 +61,8 @@ pub(crate) struct Local {
     pub(crate) sealing: Sealing,
     /// Events that the last sealed contribution left out.
     pub(crate) left_out: usize,
+    /// Versions of the catalogue beyond the app's.
+    pub(crate) known: Option<Known>,
     /// How exactly contributions say when.
     pub(crate) times: TimeGranularity,
     pub(crate) ended: Option<Ended>,
@@ -71,7 +74,8 @@ pub(crate) struct Local {
 #[derive(Debug)]
 pub(crate) struct Shared {
     local: Mutex<Local>,
-    pub(crate) catalogue: Arc<Catalogue>,
+    /// The one in force: the app's, or a newer version of it. It is written under the local lock.
+    catalogue: RwLock<Arc<Catalogue>>,
     pub(crate) model: Option<Arc<ClientModel>>,
     pub(crate) guard: Guard,
     pub(crate) passes: Arc<Semaphore>,
@@ -83,9 +87,10 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(local: Local, options: Options) -> Self {
+        let known = local.known.as_ref().map(|k| k.catalogue.clone());
         Self {
+            catalogue: RwLock::new(known.unwrap_or_else(|| options.catalogue.clone())),
             local: Mutex::new(local),
-            catalogue: options.catalogue.clone(),
             model: options.model.clone(),
             guard: options.guard.for_another(),
             passes: options
@@ -102,6 +107,17 @@ impl Shared {
     /// a panic elsewhere leaves nothing half done.
     pub(crate) fn local(&self) -> MutexGuard<'_, Local> {
         self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The catalogue in force.
+    pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
+        let catalogue = self.catalogue.read();
+        catalogue.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_catalogue(&self, catalogue: Arc<Catalogue>) {
+        let own = self.catalogue.write();
+        *own.unwrap_or_else(PoisonError::into_inner) = catalogue;
     }
 
     /// The local state, unless the client has ended.
@@ -160,7 +176,9 @@ impl Local {
             changed = true;
         }
         let sealing = Sealing::open(&vault)?;
-        let snapshot = held(&vault, &person, &options.catalogue)?;
+        let known = Known::open(&vault, &options.catalogue)?;
+        let newest = known.as_ref().map(|k| &k.catalogue);
+        let snapshot = held(&vault, &person, newest.unwrap_or(&options.catalogue))?;
         let list = match vault.read(LIST) {
             Err(ClientError::Sealed { .. }) => None,
             other => other?,
@@ -189,6 +207,7 @@ impl Local {
             refused: BTreeSet::new(),
             sealing,
             left_out: 0,
+            known,
             times: options.times,
             ended: None,
             lock: Some(lock),
@@ -370,6 +389,7 @@ impl Local {
         self.standing = Standing::default();
         self.list = None;
         self.snapshot = None;
+        self.known = None;
         self.ranked.clear();
         self.pending = None;
         self.sealing = Sealing::Never;

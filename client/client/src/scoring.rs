@@ -276,10 +276,12 @@ impl Worker {
 
     async fn rank(&mut self, candidates: &[String]) -> Result<Vec<Ranked>, ClientError> {
         let model = self.model()?.clone();
+        let catalogue = self.catalogue();
         let (events, met) = {
             let local = self.local()?;
-            let met: HashSet<String> = local.events.iter().map(|e| e.item.clone()).collect();
-            (local.training(self.catalogue()), met)
+            let met = local.events.iter().filter_map(|e| catalogue.find(&e.item));
+            let met: HashSet<u32> = met.collect();
+            (local.training(&catalogue), met)
         };
         if events.len() < HISTORY {
             return Err(ClientError::ShortHistory {
@@ -288,13 +290,18 @@ impl Worker {
             });
         }
         let history = &events[events.len() - HISTORY..];
-        let fresh: Vec<&String> = candidates.iter().filter(|c| !met.contains(*c)).collect();
+        // Items that have left are shown to nobody; what was never there is an error below.
+        let fresh = |c: &&String| match catalogue.find(c) {
+            Some(place) => !met.contains(&place),
+            None => !catalogue.has_left(c),
+        };
+        let fresh: Vec<&String> = candidates.iter().filter(fresh).collect();
         // The prompt is the recipe's of the epoch that is served.
         self.ready().await?;
         self.refresh_release().await?;
         let encoder = self.encoder(&self.recipe_of(self.release.epoch)?)?;
         let prompt = |c: &&String| {
-            let prompt = model.prompt(self.catalogue(), history, c)?;
+            let prompt = model.prompt(&catalogue, history, c)?;
             Ok(encoder.ids(&prompt)?)
         };
         let prompts: Vec<Vec<u32>> = fresh
@@ -342,13 +349,14 @@ impl Worker {
             self.refresh_release().await?;
         }
         let recipe = self.recipe_of(self.scoring())?;
-        let own = self.local()?.to_join(self.catalogue());
+        let catalogue = self.catalogue();
+        let own = self.local()?.to_join(&catalogue);
         let tests: Vec<(TrainingEvent, Vec<u32>)> = samples(&own.events, own.cutoffs, Part::Test)
             .iter()
-            .filter(|s| self.catalogue().knows(&s.target.item))
+            .filter(|s| catalogue.knows(&s.target.item))
             .take(limit)
             .map(|s| {
-                let sample = self.encode(&recipe, s.history, s.target)?;
+                let sample = self.encode(&recipe, &catalogue, s.history, s.target)?;
                 Ok((s.target.clone(), sample.ids))
             })
             .collect::<Result<_, ClientError>>()?;

@@ -20,6 +20,11 @@ pub struct Status {
     pub certificate_until: Option<i64>,
     /// Events of the history.
     pub events: usize,
+    /// Events among them whose items are not in the catalogue (any more): lists, sums and prompts
+    /// leave them out, and the history keeps them.
+    pub unknown_events: usize,
+    /// Version of the catalogue in force; 1: the one that the app ships.
+    pub catalogue: u32,
     /// Training samples of the data that counts in this epoch.
     pub training_samples: usize,
     /// The shard that the data is in.

@@ -20,7 +20,7 @@ use crate::encode::Encoder;
 use crate::history::{Joined, LocalSample, TrainingEvent};
 use crate::remote::RemoteMiddle;
 use crate::worker::{DECLINES, Worker};
-use crate::{ClientError, ClientModel};
+use crate::{Catalogue, ClientError, ClientModel};
 
 /// Result of local training: device part of the change, mean loss, samples.
 pub(crate) struct Trained {
@@ -86,7 +86,9 @@ impl Worker {
         let session = self.session()?;
         session.count_update(start.adapter.bytes.len());
         let joined = self.joined_in(epoch).await?;
-        let chosen = self.choose(&start, &recipe, &joined)?;
+        // Whoever trains again renders the same prompts: titles are those of the epoch's version.
+        let catalogue = self.catalogue_of(Some(epoch)).await?;
+        let chosen = self.choose(&start, &recipe, &joined, &catalogue)?;
         let shape = self.edge_shape(&recipe)?;
         let adapter = self.unpack(&recipe, &shape, &start.adapter)?;
         let until = Instant::now() + Duration::from_millis(start.deadline_ms);
@@ -214,12 +216,13 @@ impl Worker {
         start: &RoundStart,
         recipe: &Recipe,
         joined: &Joined,
+        catalogue: &Catalogue,
     ) -> Result<Vec<Sample>, ClientError> {
         let seed = Seed(start.seed);
         let all = joined.samples(Part::Train);
         let mut ranked: Vec<_> = all
             .iter()
-            .filter(|s| self.catalogue().knows(&s.target.item))
+            .filter(|s| catalogue.knows(&s.target.item))
             .map(|s| (seed.rank("sample", &s.id()), s))
             .collect();
         ranked.sort_by_key(|(rank, s)| (*rank, s.target.time));
@@ -229,19 +232,18 @@ impl Worker {
         }
         ranked
             .into_iter()
-            .map(|(_, s)| self.encode(recipe, s.history, s.target))
+            .map(|(_, s)| self.encode(recipe, catalogue, s.history, s.target))
             .collect()
     }
 
     pub(crate) fn encode(
         &self,
         recipe: &Recipe,
+        catalogue: &Catalogue,
         history: &[TrainingEvent],
         target: &TrainingEvent,
     ) -> Result<Sample, ClientError> {
-        let prompt = self
-            .model()?
-            .prompt(self.catalogue(), history, &target.item)?;
+        let prompt = self.model()?.prompt(catalogue, history, &target.item)?;
         Ok(self.encoder(recipe)?.sample(&prompt, target.liked)?)
     }
 
@@ -267,12 +269,13 @@ impl Worker {
         let recipe = self.recipe_of(epoch)?;
         let joined = self.joined_in(epoch).await?;
         let all = joined.samples(Part::Validation);
-        let known = |s: &&LocalSample<'_>| self.catalogue().knows(&s.target.item);
+        let catalogue = self.catalogue_of(Some(epoch)).await?;
+        let known = |s: &&LocalSample<'_>| catalogue.knows(&s.target.item);
         let all: Vec<&LocalSample<'_>> = all.iter().filter(known).collect();
         let newest = &all[all.len().saturating_sub(recipe.validation)..];
         let encoded: Vec<Sample> = newest
             .iter()
-            .map(|s| self.encode(&recipe, s.history, s.target))
+            .map(|s| self.encode(&recipe, &catalogue, s.history, s.target))
             .collect::<Result<_, _>>()?;
         let mut rows: Vec<ErrorReport> = vec![];
         for (i, s) in encoded.iter().enumerate() {

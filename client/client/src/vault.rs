@@ -7,6 +7,7 @@
 //! | `history` | events, appended to ([`crate::log`]) |
 //! | `snapshot` | the newest tables; losing it costs a fetch |
 //! | `list` | the last list of the language model |
+//! | `catalogue` | versions of the catalogue beyond the app's; losing it costs a fetch |
 //! | `contributed` | the newest contributions accepted, for an audit; losing it costs that |
 //! | `sealing` | the tally that is sealed to: while it is there, nothing is contributed in clear |
 //! | `feedback`, `frozen/` | of training; losing them costs time |
@@ -57,6 +58,10 @@ pub(crate) const CONTRIBUTED: Sealed = Sealed {
 pub(crate) const SEALING: Sealed = Sealed {
     name: "sealing",
     label: b"lethe-client-sealing/1",
+};
+pub(crate) const CATALOGUE: Sealed = Sealed {
+    name: "catalogue",
+    label: b"lethe-client-catalogue/1",
 };
 const FEEDBACK: Sealed = Sealed {
     name: "feedback",
@@ -323,8 +328,9 @@ pub(crate) fn destroy(folder: &Path) -> Result<(), ClientError> {
             .and_then(|()| f.sync_all())
             .map_err(io(&key))?;
     }
-    let sealed = [IDENTITY, SNAPSHOT, LIST, CONTRIBUTED, SEALING, FEEDBACK].map(|s| s.name);
-    for name in [KEY, HISTORY, migrate::STATE].iter().chain(&sealed) {
+    let sealed = [IDENTITY, SNAPSHOT, LIST, CONTRIBUTED, SEALING, FEEDBACK];
+    let sealed = sealed.iter().chain(&[CATALOGUE]).map(|s| s.name);
+    for name in [KEY, HISTORY, migrate::STATE].into_iter().chain(sealed) {
         remove_file(&folder.join(name))?;
     }
     FrozenStore::clear(&folder.join(FROZEN))?;

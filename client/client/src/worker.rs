@@ -29,6 +29,8 @@ pub(crate) const LISTS: u16 = 2;
 pub(crate) const SEALED: u16 = 3;
 /// Minor version from which updates may have masks.
 pub(crate) const MASKED: u16 = 4;
+/// Minor version from which the catalogue has versions.
+pub(crate) const VERSIONS: u16 = 5;
 
 /// The device parts of the adapters being served.
 #[derive(Debug)]
@@ -95,6 +97,10 @@ pub(crate) struct Worker {
     pub(crate) contribute_at: i64,
     /// By position in the catalogue: the coordinator's tables name the item, as it said last.
     pub(crate) named: Option<Vec<bool>>,
+    /// Not before this time is asked for newer versions of the catalogue, in seconds since 1970.
+    pub(crate) catalogue_at: i64,
+    /// The catalogue of the epoch that was asked for last, and the digest of its version.
+    pub(crate) of_epoch: Option<(Digest, Arc<Catalogue>)>,
 }
 
 impl Worker {
@@ -108,6 +114,8 @@ impl Worker {
             lists_at: 0,
             contribute_at: 0,
             named: None,
+            catalogue_at: 0,
+            of_epoch: None,
         }
     }
 
@@ -121,8 +129,8 @@ impl Worker {
         self.shared.alive()
     }
 
-    pub(crate) fn catalogue(&self) -> &Arc<Catalogue> {
-        &self.shared.catalogue
+    pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
+        self.shared.catalogue()
     }
 
     pub(crate) fn model(&self) -> Result<&Arc<ClientModel>, ClientError> {
@@ -210,8 +218,12 @@ impl Worker {
         }
         if self.welcome.is_none() {
             self.hello().await?;
+            // Another epoch may be there, with another version.
+            self.catalogue_at = 0;
         }
-        self.renew_if_due().await
+        self.renew_if_due().await?;
+        self.tend_catalogue().await;
+        Ok(())
     }
 
     async fn hello(&mut self) -> Result<(), ClientError> {
@@ -279,7 +291,7 @@ impl Worker {
         let newest = self.newest_no();
         self.fits_epoch(newest)?;
         let now = match &self.shared.model {
-            Some(_) => self.local()?.to_join(self.catalogue()),
+            Some(_) => self.local()?.to_join(&self.catalogue()),
             None => Joined {
                 events: vec![],
                 cutoffs: Cutoffs::of(0),
@@ -289,22 +301,28 @@ impl Worker {
     }
 
     /// The nearest anchor to what is liked. Items that left the catalogue have no features.
-    fn anchor(&self, epoch: EpochNo, offered: &Joined) -> Option<u16> {
+    async fn anchor(
+        &mut self,
+        epoch: EpochNo,
+        offered: &Joined,
+    ) -> Result<Option<u16>, ClientError> {
+        // The coordinator's anchors are made from the version of the epoch.
+        let catalogue = self.catalogue_of(Some(epoch)).await?;
         let liked: Vec<&[f32]> = offered
             .train()
             .iter()
-            .filter(|e| e.liked && self.catalogue().knows(&e.item))
-            .filter_map(|e| self.catalogue().find(&e.item))
-            .map(|at| &self.catalogue().features()[at as usize][..])
+            .filter(|e| e.liked && catalogue.knows(&e.item))
+            .filter_map(|e| catalogue.find(&e.item))
+            .map(|at| &catalogue.features()[at as usize][..])
             .collect();
-        let anchors = &self.epoch(epoch).ok()?.anchors;
-        nearest_anchor(anchors, &liked).map(|k| k as u16)
+        let anchors = &self.epoch(epoch)?.anchors;
+        Ok(nearest_anchor(anchors, &liked).map(|k| k as u16))
     }
 
     /// Joins an epoch with this data. It is stored before it is offered: whatever the coordinator
     /// counts is known here.
     pub(crate) async fn offer(&mut self, epoch: EpochNo, data: Joined) -> Result<(), ClientError> {
-        let anchor = self.anchor(epoch, &data);
+        let anchor = self.anchor(epoch, &data).await?;
         let samples = match &self.shared.model {
             Some(_) => data.samples(Part::Train).len() as u32,
             None => 0,

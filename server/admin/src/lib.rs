@@ -63,6 +63,9 @@ enum Command {
     IabDdrf(commands::requests::ddrf::Args),
     /// What a subject's data is in, or whose data a release is computed from.
     Lineage(commands::lineage::Args),
+    /// Apply the next version of the catalogue, or show which there are.
+    #[command(subcommand)]
+    Catalogue(commands::catalogue::What),
     /// Which share of the devices has dropped a recalled release.
     Coverage(commands::coverage::Args),
     /// Search records and files for what should be gone.
@@ -136,6 +139,7 @@ fn run_online(
             Command::Opendsr(args) => commands::requests::opendsr::run(&args, home, &desk).await,
             Command::IabDdrf(args) => commands::requests::ddrf::run(&args, home, &desk).await,
             Command::Lineage(args) => commands::lineage::run(&args, &desk, out).await,
+            Command::Catalogue(what) => commands::catalogue::run(&what, &desk, out).await,
             Command::Coverage(args) => commands::coverage::run(&args, &desk, out).await,
             Command::Log(args) => commands::log::run(&args, &desk, out).await,
             Command::Receipt(args) => commands::receipt::run(&args, &desk).await,

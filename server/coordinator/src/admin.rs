@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lethe_ledger::{Command, OwnPlans};
 use lethe_proto::admin::{AdminReply, AdminRequest, ListsAuditPlace, Scanned};
+use lethe_proto::catalogue::CatalogueChange;
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_proto::message::{Refusal, Reply};
@@ -17,7 +18,7 @@ use crate::epochs::Starting;
 use crate::evidence::admin::{self, Asked, Facts, Made};
 use crate::handlers::{no_lists, secret_key};
 use crate::lists::status;
-use crate::shell::fresh;
+use crate::shell::{NewVersion, fresh};
 
 /// The secret of an invitation, and what the ledger knows of it.
 struct Drawn {
@@ -42,6 +43,7 @@ impl Coordinator {
         by: Digest,
     ) -> Result<Reply, CoordinatorError> {
         let changes = request.changes();
+        let request = self.with_all_names(request);
         let reply = self.answer_operator(request, by)?;
         if changes {
             // What an operator asked for is done when they are told so.
@@ -50,6 +52,16 @@ impl Coordinator {
             self.executed(&reply, &failed)?;
         }
         Ok(Reply::Admin(reply))
+    }
+
+    /// A request about items is about all names that they have or had.
+    fn with_all_names(&self, mut request: AdminRequest) -> AdminRequest {
+        if let AdminRequest::Forget { requests, .. } | AdminRequest::ListsForecast { requests } =
+            &mut request
+        {
+            self.shell().catalogue.with_all_names(requests);
+        }
+        request
     }
 
     /// Refuses to say that a deletion is executed when it is not.
@@ -120,6 +132,25 @@ impl Coordinator {
                 self.start_epoch(starting, by)
             }
             AdminRequest::EpochCancel { epoch } => self.cancel_epoch(epoch, by),
+            AdminRequest::Catalogue { from } => {
+                Ok(AdminReply::Catalogue(self.shell().catalogue_page(from)))
+            }
+            AdminRequest::CatalogueStatus => {
+                Ok(AdminReply::CatalogueStatus(self.shell().catalogue_status()))
+            }
+            AdminRequest::CatalogueChange {
+                before,
+                at,
+                changes,
+                ends,
+            } => {
+                let catalogue = &self.shell().catalogue;
+                let staged = catalogue.stage(by, before, at, changes, ends.is_some())?;
+                match staged.zip(ends) {
+                    None => Ok(AdminReply::Done),
+                    Some((changes, ends)) => self.apply_catalogue(before, changes, ends, by),
+                }
+            }
             AdminRequest::Scan { texts } => Ok(AdminReply::Scanned(self.search(&texts)?)),
             request => match admin::asked(request) {
                 Some(asked) => self.propose(asked, by),
@@ -181,6 +212,22 @@ impl Coordinator {
                 .map(AdminReply::ListsForecast),
             _ => return None,
         })
+    }
+
+    fn apply_catalogue(
+        &self,
+        before: Digest,
+        changes: Vec<CatalogueChange>,
+        ends: Digest,
+        by: Digest,
+    ) -> Result<AdminReply, CoordinatorError> {
+        let asked = NewVersion {
+            before,
+            changes,
+            ends,
+        };
+        let version = self.shell().apply_catalogue(by, asked)?;
+        Ok(AdminReply::CatalogueApplied { version })
     }
 
     fn done(&self, command: Command) -> Result<AdminReply, CoordinatorError> {

@@ -206,6 +206,12 @@ impl Coordinator {
                 let this = self.clone();
                 aside(move || Ok(Reply::Snapshot(this.snapshot(have, &items)))).await
             }
+            Request::Catalogue { have, at } => {
+                // It is signed, which takes the lock of the log.
+                let this = self.clone();
+                let page = move || this.shell().catalogue_for(&have, at);
+                aside(move || page().map(Reply::Catalogue)).await
+            }
             Request::Watch { lists } => Ok(Reply::Watched(self.watch(&device, lists).await?)),
             Request::Enrol { .. }
             | Request::Renew { .. }

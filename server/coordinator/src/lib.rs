@@ -15,6 +15,7 @@ mod admin;
 mod aggregate;
 mod arrivals;
 mod batch;
+mod catalogue;
 pub mod config;
 mod content;
 mod coordinator;

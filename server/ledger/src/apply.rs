@@ -127,6 +127,13 @@ fn apply_public(state: &mut State, event: &Event) {
                 state.touch(SliceId::Lists(*id));
             }
         }
+        Event::CatalogueApplied { version, record } => {
+            state.catalogues.insert(*version, record.clone());
+            state.touch(SliceId::Catalogue(*version));
+        }
+        Event::CatalogueLogged { version, index } => {
+            state.edit_catalogue(*version, |r| r.index = Some(*index));
+        }
         Event::TrainingStated { .. }
         | Event::TrainingLogged { .. }
         | Event::RoundClosed { .. }

@@ -62,6 +62,23 @@ pub enum LogFor {
     Statement(u64),
     /// An action of an operator.
     Action(u64),
+    /// The manifest of a version of the catalogue.
+    Catalogue(CatalogueVersion),
+}
+
+/// A version of the catalogue, and where its changes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewCatalogue {
+    /// Its number.
+    pub version: CatalogueVersion,
+    /// Names it.
+    pub digest: Digest,
+    /// Names the one before.
+    pub before: Digest,
+    /// Places of its items.
+    pub places: u64,
+    /// What it changes.
+    pub changes: ValueRef,
 }
 
 /// Who asks for an epoch, or for its end.
@@ -327,6 +344,15 @@ pub enum Command {
     ReplayFailed {
         shard: ShardKey,
         why: String,
+    },
+    /// The next version of the catalogue. `founded`: version 1, for folders that have no record of
+    /// it yet. `line`: what the log says that the operator did.
+    ApplyCatalogue {
+        founded: NewCatalogue,
+        next: NewCatalogue,
+        by: Digest,
+        line: String,
+        fresh: Fresh,
     },
 }
 

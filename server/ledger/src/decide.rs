@@ -8,6 +8,7 @@ use crate::event::Event;
 use crate::ids::{Now, Owner, Refused};
 use crate::state::State;
 
+mod catalogue;
 mod deletions;
 mod devices;
 mod evidence;
@@ -113,6 +114,7 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
         Command::MembersHashed { .. } | Command::Logged { .. } => {
             evidence::decide(state, command, now)
         }
+        Command::ApplyCatalogue { .. } => catalogue::decide(state, command, now),
         Command::Finish { id } => evidence::finish(state, id, now),
         Command::ReceiptIssued { id, receipt } => Ok(evidence::issued(state, id, receipt)),
         Command::Replay { shard, by, fresh } => replays::start(state, shard, by, fresh, now),

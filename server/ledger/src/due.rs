@@ -160,6 +160,11 @@ fn log_duties(state: &State, out: &mut Vec<Duty>) {
             entry: entry(Kind::Action, &a.salt, &canonical(&a.action)),
         });
     }
+    let unlogged = state.catalogues().filter(|(_, r)| r.index.is_none());
+    out.extend(unlogged.map(|(version, record)| Duty::Log {
+        about: LogFor::Catalogue(version),
+        entry: record.manifest(version).entry(),
+    }));
 }
 
 fn round_duties(state: &State, now: Now, out: &mut Vec<Duty>) {

@@ -8,11 +8,13 @@ use lethe_proto::ids::{Digest, SubjectId};
 use lethe_receipt::statement::{Statement, Training};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Contributor, EpochNo, Owner, PersonNo, RunKey, ShardKey, StageKey, ValueRef};
+use crate::ids::{
+    CatalogueVersion, Contributor, EpochNo, Owner, PersonNo, RunKey, ShardKey, StageKey, ValueRef,
+};
 use crate::state::{
-    Action, Checkpoint, Deletion, Epoch, Execution, Kept, Life, ListsLeft, LogHead, Moving,
-    Numbers, Operator, Partition, PendingErase, Person, Place, ProposalRecord, Release,
-    RemovedRecord, RolledShard, RoundSum, SnapshotRef, Step,
+    Action, CatalogueRecord, Checkpoint, Deletion, Epoch, Execution, Kept, Life, ListsLeft,
+    LogHead, Moving, Numbers, Operator, Partition, PendingErase, Person, Place, ProposalRecord,
+    Release, RemovedRecord, RolledShard, RoundSum, SnapshotRef, Step,
 };
 
 /// An update whose value is stored with this event.
@@ -340,6 +342,18 @@ pub enum Event {
         epoch: EpochNo,
         device: Digest,
         lacks: Lacks,
+    },
+
+    // Public.
+    /// A version of the catalogue was applied.
+    CatalogueApplied {
+        version: CatalogueVersion,
+        record: CatalogueRecord,
+    },
+    /// The log holds its manifest.
+    CatalogueLogged {
+        version: CatalogueVersion,
+        index: u64,
     },
 }
 

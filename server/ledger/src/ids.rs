@@ -142,6 +142,8 @@ pub enum SliceId {
     Lists(u64),
     /// When an epoch was founded, began, was served and ended.
     Life(EpochNo),
+    /// A version of the catalogue.
+    Catalogue(CatalogueVersion),
 }
 
 impl SliceId {
@@ -153,7 +155,8 @@ impl SliceId {
             | Self::Release(_)
             | Self::Action(_)
             | Self::Lists(_)
-            | Self::Life(_) => Owner::Public,
+            | Self::Life(_)
+            | Self::Catalogue(_) => Owner::Public,
             Self::Person(s) => Owner::Person(s.clone()),
             Self::Stage(k) => Owner::Stage(*k),
             Self::Deletion(id) => Owner::Deletion(*id),
@@ -190,6 +193,8 @@ pub enum Table {
     ErrorRows,
     /// A receipt.
     Receipt,
+    /// What a version of the catalogue changed.
+    Catalogue,
 }
 
 /// A value that is too large for an event, or nobody's business. An id is never used twice: it has

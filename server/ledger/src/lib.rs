@@ -41,7 +41,7 @@ mod terms;
 mod views;
 
 pub use apply::apply;
-pub use command::{Accepted, AskedBy, Command, LogFor, OwnPlans, Spent};
+pub use command::{Accepted, AskedBy, Command, LogFor, NewCatalogue, OwnPlans, Spent};
 pub use decide::decide;
 pub use due::{Duty, due};
 pub use effects::{Effect, Effects, Wake, effects, withdrawn};

@@ -421,3 +421,93 @@ fn where_there_are_lists_a_deletion_without_a_record_of_them_waits_for_the_next_
     }
     assert!(state.people().is_empty());
 }
+
+fn version(no: u32, before: Digest) -> NewCatalogue {
+    NewCatalogue {
+        version: CatalogueVersion(no),
+        digest: digest(&format!("version {no}")),
+        before,
+        places: 3,
+        changes: ValueRef {
+            table: Table::Catalogue,
+            id: no.to_string(),
+            digest: Digest::default(),
+        },
+    }
+}
+
+fn apply_version(no: u32, before: Digest, by: Digest) -> Command {
+    Command::ApplyCatalogue {
+        founded: version(1, Digest::default()),
+        next: version(no, before),
+        by,
+        line: format!("catalogue version {no}"),
+        fresh: Fresh::default(),
+    }
+}
+
+fn log_all(state: &mut State) -> usize {
+    let mut entered = 0;
+    for duty in due(state, now()) {
+        if let Duty::Log { about, .. } = duty {
+            let logged = Command::Logged {
+                about,
+                index: entered,
+                head: LogHead::default(),
+            };
+            run(state, logged).unwrap();
+            entered += 1;
+        }
+    }
+    entered as usize
+}
+
+#[test]
+fn versions_of_the_catalogue_follow_each_other_and_the_log_has_them() {
+    let mut state = State::default();
+    let ada = operator(&mut state, "ada");
+    log_all(&mut state);
+    let first = digest("version 1");
+    let refused = [
+        apply_version(3, first, ada),
+        apply_version(1, first, ada),
+        apply_version(2, digest("another"), ada),
+    ];
+    for command in refused {
+        let refused = run(&mut state, command).unwrap_err();
+        assert_eq!(refused.code, Refusal::Busy, "{refused}");
+    }
+    assert_eq!(state.newest_catalogue(), None);
+    run(&mut state, apply_version(2, first, ada)).unwrap();
+    let all: Vec<u32> = state.catalogues().map(|(no, _)| no.0).collect();
+    assert_eq!(all, [1, 2], "the log has where the chain begins");
+    // Not before the log has the one before.
+    let second = digest("version 2");
+    assert!(run(&mut state, apply_version(3, second, ada)).is_err());
+    assert_eq!(
+        log_all(&mut state),
+        3,
+        "both manifests, and what the operator did"
+    );
+    assert!(state.catalogues().all(|(_, r)| r.index.is_some()));
+    run(&mut state, apply_version(3, second, ada)).unwrap();
+    // All of it is in the slices, and its values are named.
+    let mut again = State::default();
+    for id in state.slices() {
+        again
+            .insert(id.clone(), &state.slice(&id).unwrap())
+            .unwrap();
+    }
+    again.finish();
+    let records = |s: &State| {
+        s.catalogues()
+            .map(|(n, r)| (n, r.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(records(&again), records(&state));
+    let named = again.values().into_iter();
+    assert_eq!(
+        named.filter(|(v, _)| v.table == Table::Catalogue).count(),
+        3
+    );
+}

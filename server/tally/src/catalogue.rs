@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use lethe_parts::content::{Content, Description};
+use lethe_proto::catalogue::CatalogueEntry;
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::items_digest;
 use thiserror::Error;
@@ -40,6 +42,17 @@ impl Catalogue {
         }
     }
 
+    /// The items of a version of the catalogue, by place. What is said of an item under a name that
+    /// it had before is about it.
+    pub fn of_entries(entries: &[CatalogueEntry]) -> Self {
+        let mut catalogue = Self::new(entries.iter().map(|e| e.id.as_str()));
+        for (place, entry) in (0..).zip(entries) {
+            let was = entry.was.iter().map(|name| (name.clone(), place));
+            catalogue.places.extend(was);
+        }
+        catalogue
+    }
+
     /// All identifiers.
     pub fn ids(&self) -> &[String] {
         &self.ids
@@ -70,6 +83,58 @@ impl Catalogue {
             expected: count,
         })
     }
+}
+
+/// Text vectors of the items of a folder, by their identifiers. Versions of the catalogue carry
+/// none: an item that the folder lacks has none.
+#[derive(Clone, Debug)]
+pub struct TextVectors {
+    width: usize,
+    rows: HashMap<String, Vec<f32>>,
+}
+
+impl TextVectors {
+    /// From `[items][width]` numbers, in the order of the identifiers.
+    pub fn new<'a>(ids: impl ExactSizeIterator<Item = &'a str>, vectors: &[f32]) -> Self {
+        let width = vectors.len() / ids.len().max(1);
+        let rows = ids.zip(vectors.chunks(width.max(1)));
+        Self {
+            width,
+            rows: rows
+                .map(|(id, row)| (id.to_owned(), row.to_vec()))
+                .collect(),
+        }
+    }
+
+    fn of(&self, entry: &CatalogueEntry) -> Option<&Vec<f32>> {
+        entry.names().find_map(|name| self.rows.get(name))
+    }
+}
+
+/// What is public about the items of a version, by place. Nothing is of those that were removed.
+pub fn content_of_entries(entries: &[CatalogueEntry], vectors: Option<&TextVectors>) -> Content {
+    let described = |entry: &CatalogueEntry| Description {
+        title: entry.title.clone().unwrap_or_default(),
+        year: entry.year,
+        tags: entry.tags.clone(),
+    };
+    let described: Vec<Description> = entries.iter().map(described).collect();
+    let content = Content::new(&described);
+    let Some(vectors) = vectors else {
+        return content;
+    };
+    let mut all = vec![0.0; entries.len() * vectors.width];
+    for (to, entry) in all.chunks_mut(vectors.width.max(1)).zip(entries) {
+        let listed = entry.title.is_some();
+        if let Some(row) = vectors
+            .of(entry)
+            .filter(|row| listed && row.len() == to.len())
+        {
+            to.copy_from_slice(row);
+        }
+    }
+    // The numbers were checked when the folder was read.
+    content.clone().with_text(&all).unwrap_or(content)
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub mod settings;
 mod tally;
 mod vault;
 
-pub use catalogue::{Catalogue, OtherCatalogue};
+pub use catalogue::{Catalogue, OtherCatalogue, TextVectors, content_of_entries};
 pub use cells::Leaver;
 pub use error::TallyError;
 pub use ids::{CellNo, Fresh, Handle, Number, Version};

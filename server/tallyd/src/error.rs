@@ -34,6 +34,9 @@ pub enum TallydError {
     /// The catalogue is not the one that people contributed for.
     #[error(transparent)]
     OtherCatalogue(#[from] OtherCatalogue),
+    /// The items of the folder are no catalogue.
+    #[error(transparent)]
+    Catalogue(#[from] lethe_proto::catalogue::CatalogueError),
     /// Another process has the folder.
     #[error("another process uses {folder}: end it first, or name another folder")]
     InUse {

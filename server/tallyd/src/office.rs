@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 
+use lethe_proto::catalogue::{CatalogueChange, Versions};
 use lethe_proto::ids::Digest;
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 use lethe_store::{Class, Persisted, StoreError};
@@ -88,6 +89,11 @@ pub(crate) struct CatalogueRow {
     pub(crate) digest: Digest,
 }
 persisted!(CatalogueRow, "tallyd-catalogue", Public);
+
+/// What a version of the catalogue changed. Key: its number.
+#[derive(Clone, Serialize, Deserialize)]
+struct VersionRow(Vec<CatalogueChange>);
+persisted!(VersionRow, "tallyd-catalogue-versions", Public);
 
 /// Who was in the sum of a round. Key: lineage, epoch, shard, stage and round.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,6 +223,31 @@ impl Office {
 
     pub(crate) fn keep_catalogue(&self, row: &CatalogueRow) -> Result<(), StoreError> {
         self.keep(row)
+    }
+
+    /// What each version of the catalogue changed; none: none was ever sent.
+    pub(crate) fn versions(&self) -> Result<BTreeMap<u32, Vec<CatalogueChange>>, StoreError> {
+        let all = self.0.all::<VersionRow>()?.into_iter();
+        all.map(|(key, row)| {
+            let number = u32::from_str_radix(&key, 16).map_err(|_| StoreError::Corrupt {
+                name: "the folder".into(),
+                why: "a version of the catalogue has no number".into(),
+            })?;
+            Ok((number, row.0))
+        })
+        .collect()
+    }
+
+    /// Keeps the newest version; with the first that was sent, the one that was configured.
+    pub(crate) fn keep_version(&self, versions: &Versions) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        let newest = versions.newest();
+        let first = if newest == 2 { 1 } else { newest };
+        for number in first..=newest {
+            let row = VersionRow(versions.changes_of(number).to_vec());
+            batch = batch.put(&KeyName::public(), &format!("{number:08x}"), &row)?;
+        }
+        self.0.write(batch)
     }
 
     /// Sealing keys by number.

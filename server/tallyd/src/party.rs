@@ -184,7 +184,9 @@ impl Party {
 
     fn tally(&self, certificate: Digest, request: TallyRequest) -> TallyReply {
         let opens = matches!(request, TallyRequest::Open { .. });
-        if !opens && !self.opened().contains(&certificate) {
+        // A tally that is behind is sent versions of the catalogue before it can be opened.
+        let first = opens || matches!(request, TallyRequest::Catalogue { .. });
+        if !first && !self.opened().contains(&certificate) {
             return TallyReply::Refused {
                 code: TallyRefusal::NotOpen,
                 message: "the first request of a connection says which catalogue it is about"

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lethe_proto::tally::{TallyReply, TallyRequest};
-use lethe_recsys::data::{DataSpec, content_of, load_items};
+use lethe_recsys::data::{DataSpec, load_items, text_vectors};
+use lethe_recsys::versions::entries;
 use lethe_store::private;
 use lethe_store::sled_backend::SledStorage;
-use lethe_tally::Catalogue;
+use lethe_tally::TextVectors;
 use lethe_transport::ending::ended;
 use serde::{Deserialize, Serialize};
 
@@ -87,13 +88,14 @@ fn is_founded(config: &Config) -> bool {
 
 fn open(config: &Config) -> Result<Service, TallydError> {
     let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
-    let content = content_of(&config.catalogue, &items)?;
+    let vectors = text_vectors(&config.catalogue, items.len())?;
+    let ids = items.iter().map(|i| i.id.as_str());
     Service::open(Opening {
         engine: &SledStorage::engine,
         folder: &config.data_dir,
         evidence: &config.evidence(),
-        catalogue: Catalogue::new(items.iter().map(|i| i.id.as_str())),
-        content: Arc::new(content),
+        vectors: vectors.map(|v| TextVectors::new(ids, &v)),
+        items: entries(&items),
         lists: config.lists.clone(),
         audits: config.audits,
         reserve: config.reserve_mib << 20,

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Asked, Disk, NOW, catalogue, handle, ids, log_of};
+use common::{Asked, Disk, NOW, catalogue, handle, items, log_of};
 use lethe_proto::tally::{Confided, HeldOf, TallyRefusal, TallyReply, TallyRequest, TallyState};
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::snapshot::SnapshotStatement;
@@ -283,8 +283,7 @@ fn damaged_lost_and_other_folders_are_refused() {
     let in_use = disk.try_open(NOW);
     assert!(matches!(in_use, Err(TallydError::InUse { .. })));
     drop(service);
-    let shorter = ids();
-    let shorter = Catalogue::new(shorter.iter().skip(1).map(String::as_str));
+    let shorter = items().split_off(1);
     let other = disk.try_open_with(shorter, NOW);
     assert!(matches!(other, Err(TallydError::OtherCatalogue(_))));
     // The evidence folder is lost, then an older copy of it.

@@ -103,7 +103,8 @@ impl Content {
     }
 
     /// Adds vectors of a sentence encoder, `[items][width]`: the mean over items is subtracted, and
-    /// each is scaled to unit length.
+    /// each is scaled to unit length. Zeros alone stand for an item without a vector: it stays
+    /// without, and does not enter the mean.
     ///
     /// # Errors
     /// [`TextError`] if there is not one vector of finite numbers for every item.
@@ -121,14 +122,20 @@ impl Content {
             return Err(TextError::NotFinite { item: at / width });
         }
         let mut mean = vec![0.0f64; width];
-        for vector in vectors.chunks(width) {
+        let is_there = |vector: &&[f32]| vector.iter().any(|v| *v != 0.0);
+        let there = vectors.chunks(width).filter(is_there).count().max(1);
+        for vector in vectors.chunks(width).filter(is_there) {
             for (m, v) in mean.iter_mut().zip(vector) {
                 *m += f64::from(*v);
             }
         }
-        mean.iter_mut().for_each(|m| *m /= items as f64);
+        mean.iter_mut().for_each(|m| *m /= there as f64);
         let mut out = Vec::with_capacity(vectors.len());
         for vector in vectors.chunks(width) {
+            if !is_there(&vector) {
+                out.extend_from_slice(vector);
+                continue;
+            }
             let centred: Vec<f64> = vector
                 .iter()
                 .zip(&mean)

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalogue::{CatalogueChange, CatalogueEntry};
 use crate::deletion::{DeletionRequest, Proposal};
 use crate::epochs::{EpochPlan, EpochStates};
 use crate::ids::{Digest, EpochNo, ShardId, SubjectId};
@@ -166,6 +167,24 @@ pub enum AdminRequest {
     },
     /// All epochs.
     Epochs,
+    /// The newest version of the catalogue: a page. From minor version 5 on, as what follows.
+    Catalogue {
+        /// The first place of the page.
+        from: u64,
+    },
+    /// Changes of the next version of the catalogue: a page. With the last one it is applied.
+    CatalogueChange {
+        /// Digest of the version that they change.
+        before: Digest,
+        /// Changes that were sent before.
+        at: u64,
+        /// More of them.
+        changes: Vec<CatalogueChange>,
+        /// The digest of the version that these end; none: there are more.
+        ends: Option<Digest>,
+    },
+    /// Versions of the catalogue, and which of them epochs have.
+    CatalogueStatus,
 }
 
 impl AdminRequest {
@@ -181,6 +200,7 @@ impl AdminRequest {
                 | Self::RemoveOperator { .. }
                 | Self::EpochStart { dry_run: false, .. }
                 | Self::EpochCancel { .. }
+                | Self::CatalogueChange { ends: Some(_), .. }
         )
     }
 }
@@ -262,6 +282,58 @@ pub enum AdminReply {
     EpochPlanned(EpochPlan),
     /// Answer to [`AdminRequest::Epochs`].
     Epochs(EpochStates),
+    /// A page of the newest version of the catalogue.
+    Catalogue(CataloguePage),
+    /// The next version of the catalogue is in force.
+    CatalogueApplied {
+        /// Its number.
+        version: u32,
+    },
+    /// Versions of the catalogue.
+    CatalogueStatus(CatalogueStatus),
+}
+
+/// A page of the newest version of the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CataloguePage {
+    /// Number of the version.
+    pub version: u32,
+    /// Names it.
+    pub digest: Digest,
+    /// Entries from the place asked for on.
+    pub entries: Vec<CatalogueEntry>,
+    /// There are more.
+    pub more: bool,
+}
+
+/// A version of the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogueVersionState {
+    /// Its number.
+    pub number: u32,
+    /// Names it.
+    pub digest: Digest,
+    /// Names the one before.
+    pub before: Digest,
+    /// Places of its items.
+    pub places: u64,
+    /// When it was applied, in seconds since 1970; 0: with the data folder.
+    pub at: u64,
+    /// The log's entry of its manifest.
+    pub index: Option<u64>,
+}
+
+/// Versions of the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogueStatus {
+    /// The newest, at most 1,000, oldest first.
+    pub versions: Vec<CatalogueVersionState>,
+    /// Items of the newest.
+    pub items: u64,
+    /// Items that were removed.
+    pub removed: u64,
+    /// The version that each epoch has: its prompts have these titles.
+    pub epochs: Vec<(EpochNo, u32)>,
 }
 
 /// Where a page for an auditor of the lists begins.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::catalogue::CatalogueChange;
 use crate::limits::{MAX_ACTIVATIONS, MAX_ADAPTER, MAX_SMALL, VERSION};
 use crate::lists::Watched;
 use crate::message::{Reply, Request, ServedAdapter, Task};
@@ -153,6 +154,7 @@ fn request_kind(r: &Request) -> u16 {
         Request::Await { .. } => 25,
         Request::Lacks { .. } => 26,
         Request::Served { .. } => 27,
+        Request::Catalogue { .. } => 28,
     }
 }
 
@@ -178,13 +180,14 @@ fn reply_kind(r: &Reply) -> u16 {
         Reply::JoinedEpoch(_) => 118,
         Reply::Awaited(_) => 119,
         Reply::Served(_) => 120,
+        Reply::Catalogue(_) => 121,
     }
 }
 
 /// Largest body of a message type; `None` for unknown types.
 pub fn limit(kind: u16) -> Option<usize> {
     match kind {
-        1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 23..=27 => Some(MAX_SMALL),
+        1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 23..=28 => Some(MAX_SMALL),
         101 | 103 | 106 | 108 | 110 | 114 | 115 | 118 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
         7 | 104 | 107 | 112 | 113 | 119 | 120 => Some(MAX_ADAPTER),
@@ -338,6 +341,7 @@ pub fn payload_bytes(r: &Reply) -> usize {
         Reply::Snapshot(snapshot) => {
             snapshot.tables.len() + snapshot.items.iter().map(String::len).sum::<usize>()
         }
+        Reply::Catalogue(page) => page.changes.iter().map(CatalogueChange::size).sum(),
         Reply::Tally(TallyReply::Tables(Some(tables))) => {
             let deltas = tables.deltas.iter().map(|d| d.bytes.len());
             tables.bytes.len() + deltas.sum::<usize>()

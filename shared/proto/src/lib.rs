@@ -13,6 +13,7 @@
 //! ```
 
 pub mod admin;
+pub mod catalogue;
 pub mod codec;
 pub mod deletion;
 pub mod epochs;

@@ -5,6 +5,7 @@ pub use lethe_receipt::order::EraseOrder;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminReply, AdminRequest};
+use crate::catalogue::CatalogueReply;
 use crate::epochs::{Awaited, EpochInfo, JoinedEpoch, Lacks, ServedRelease};
 use crate::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
 use crate::lists::{Contributed, SnapshotReply, Watched};
@@ -192,6 +193,13 @@ pub enum Request {
         /// Digests of the adapters it has.
         adapters: Vec<Digest>,
     },
+    /// Asks for versions of the catalogue that the device lacks, a page. From minor version 5 on.
+    Catalogue {
+        /// Digest of the newest version that the device has; zeros: none.
+        have: Digest,
+        /// Changes that came in earlier pages of the same answer.
+        at: u64,
+    },
 }
 
 /// What a device did with an order to erase.
@@ -335,6 +343,8 @@ pub enum Reply {
     Awaited(Awaited),
     /// Answer to [`Request::Served`].
     Served(ServedRelease),
+    /// Answer to [`Request::Catalogue`].
+    Catalogue(CatalogueReply),
 }
 
 /// What a client checks before it erases anything.

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalogue::{CatalogueChange, TallyCatalogue};
 use crate::codec::{self, CodecError};
 use crate::ids::Digest;
 use crate::lists::Contributed;
@@ -245,6 +246,16 @@ pub enum TallyRequest {
         /// before it.
         left: u64,
     },
+    /// Versions of the catalogue that the tally lacks; also before `Open`, which names the newest.
+    /// It may be repeated. From minor version 5 on.
+    Catalogue {
+        /// Changes of the version after the newest that the tally has, which were sent before.
+        at: u64,
+        /// More of them; none: what the tally has is asked for.
+        changes: Vec<CatalogueChange>,
+        /// The digest of the version that these end; none: there are more.
+        ends: Option<Digest>,
+    },
 }
 
 /// A sealed contribution, with what the coordinator adds: whose it is, for the tally.
@@ -308,6 +319,8 @@ pub enum TallyReply {
     },
     /// Answer to [`TallyRequest::Masks`].
     Masks(MasksSummed),
+    /// Answer to [`TallyRequest::Catalogue`].
+    Catalogue(TallyCatalogue),
 }
 
 /// Why the tally does not do something.

@@ -42,6 +42,16 @@ pub struct Round {
     pub begun: Vec<u16>,
 }
 
+/// The version of the catalogue that an epoch's prompts are made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CatalogueOf {
+    /// Its number.
+    pub number: u32,
+    /// Names it, hexadecimal: the log has its manifest ([`crate::manifest`]).
+    pub digest: String,
+}
+
 /// A shard's training, for an auditor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +72,9 @@ pub struct Bundle {
     pub engine: String,
     /// Signed head of the log.
     pub checkpoint: String,
+    /// The version of the catalogue; none where no version was ever applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalogue: Option<CatalogueOf>,
 }
 
 impl Bundle {
@@ -170,6 +183,7 @@ mod tests {
             adapter: hex(&[5; 32]),
             engine: "e".into(),
             checkpoint: signer.checkpoint(tree.len(), &tree.root()),
+            catalogue: None,
         };
         (b, signer.verifier().clone())
     }

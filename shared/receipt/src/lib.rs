@@ -23,6 +23,7 @@
 pub mod audit;
 pub mod hex;
 pub mod lists_audit;
+pub mod manifest;
 pub mod merkle;
 pub mod note;
 pub mod order;

@@ -182,6 +182,8 @@ pub enum Kind {
     Action,
     /// A [`crate::order::Order`].
     Order,
+    /// A [`crate::manifest::Manifest`].
+    Catalogue,
 }
 
 impl Kind {
@@ -191,6 +193,7 @@ impl Kind {
             Self::Deletion => "deletion",
             Self::Action => "action",
             Self::Order => "order",
+            Self::Catalogue => "catalogue",
         }
     }
 }

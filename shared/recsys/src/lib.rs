@@ -25,3 +25,4 @@ pub mod prompt;
 pub mod references;
 pub mod samples;
 pub mod synthetic;
+pub mod versions;

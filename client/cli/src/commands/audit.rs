@@ -11,9 +11,12 @@ use anyhow::{Context, bail};
 use lethe_client::{
     Catalogue, Client, ClientModel, Cutoffs, ModelOptions, Options, TrainingData, TrainingEvent,
 };
+use lethe_proto::catalogue::Versions;
 use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
 use lethe_recipe::Recipe;
+use lethe_recsys::data::{DataSpec, load_items};
+use lethe_recsys::versions::entries;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -138,6 +141,9 @@ fn audit_shard(args: &Args, file: &Path) -> anyhow::Result<ExitCode> {
             "note: trained with {theirs}, this machine computes with {mine}: last bits may differ"
         )?;
     }
+    if let Some(note) = other_catalogue(&bundle, &data)? {
+        writeln!(std::io::stderr(), "note: {note}")?;
+    }
     let more = Given {
         file,
         key: &args.key,
@@ -167,6 +173,22 @@ fn audit_shard(args: &Args, file: &Path) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::from(3)
     })
+}
+
+/// What to know of the catalogue, if the folder may be another version than the epoch has.
+fn other_catalogue(bundle: &Bundle, data: &Path) -> anyhow::Result<Option<String>> {
+    let Some(of) = &bundle.catalogue else {
+        return Ok(None);
+    };
+    let items = load_items(data, &DataSpec::of_folder(data)?)?;
+    let here = Versions::founded(entries(&items))?.digest().hex();
+    let number = of.number;
+    Ok((here != of.digest).then(|| {
+        format!(
+            "prompts are made of version {number} of the catalogue: where the items and titles of \
+             --data are others, bytes differ"
+        )
+    }))
 }
 
 /// The exports in the order of the bundle, each matched by the commitment that it opens.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use lethe_client::SentContribution;
-use lethe_parts::content::Content;
+use lethe_parts::content::{Content, Description};
 use lethe_parts::contribution::Contribution;
 use lethe_parts::ease::DENSE_SOLVE;
 use lethe_parts::field::FIELD_ITEMS;
@@ -21,7 +21,8 @@ use lethe_proto::lists::{Placed, PlacedEvent};
 use lethe_receipt::hex::hex;
 use lethe_receipt::lists_audit::{ListsBundle, MAX_BUNDLE, Opened};
 use lethe_receipt::note::VerifierKey;
-use lethe_recsys::data::{DataSpec, content_of, load_items};
+use lethe_recsys::data::{DataSpec, Item, content_of, load_items, text_vectors};
+use lethe_recsys::versions::load_renamed;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -72,7 +73,8 @@ pub(crate) fn run(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     let bundle = ListsBundle::open(&bytes, &key).with_context(name)?;
     let method = method_of(&bundle).with_context(name)?;
     let content = catalogue(&bundle, asked.data)?;
-    let found = people(&bundle, asked.exports, &method)?;
+    let places = places_of(&bundle, asked.data)?;
+    let found = people(&bundle, asked.exports, &places, &method)?;
     let here = found.counting.len();
     let all = bundle.people.len();
     if here < all {
@@ -209,6 +211,11 @@ fn catalogue(bundle: &Opened, folder: &Path) -> anyhow::Result<Content> {
     let same = items.iter().zip(&bundle.items);
     let first = same.take_while(|pair| pair.0.id == *pair.1).count();
     if first < items.len().max(bundle.items.len()) {
+        // Items have come, gone and been renamed since: their places are those of the tables.
+        let placed = content_by_place(bundle, folder, &items)?;
+        if placed.digest() == bundle.content {
+            return Ok(placed);
+        }
         let or_none = |id: Option<&String>| id.map_or("nothing".into(), |id| format!("{id:?}"));
         bail!(
             "{}: item {first} is {}, in the tables it is {}: give the operator's catalogue with \
@@ -221,9 +228,56 @@ fn catalogue(bundle: &Opened, folder: &Path) -> anyhow::Result<Content> {
     Ok(content_of(folder, &items)?)
 }
 
+/// What is public about the items of the tables, by identifier. Nothing is of those that the folder
+/// does not list: they were removed.
+fn content_by_place(bundle: &Opened, folder: &Path, items: &[Item]) -> anyhow::Result<Content> {
+    let own: HashMap<&str, usize> = items.iter().map(|i| i.id.as_str()).zip(0..).collect();
+    let at: Vec<Option<usize>> = bundle
+        .items
+        .iter()
+        .map(|id| own.get(&id[..]).copied())
+        .collect();
+    let described = at.iter().map(|at| {
+        at.map_or_else(Description::default, |at| Description {
+            title: items[at].title.clone(),
+            year: items[at].year,
+            tags: items[at].tags.clone(),
+        })
+    });
+    let content = Content::new(&described.collect::<Vec<_>>());
+    let Some(vectors) = text_vectors(folder, items.len())? else {
+        return Ok(content);
+    };
+    let width = vectors.len() / items.len().max(1);
+    let mut placed = vec![0.0; at.len() * width];
+    for (to, at) in placed.chunks_mut(width.max(1)).zip(&at) {
+        if let Some(at) = at {
+            to.copy_from_slice(&vectors[at * width..(at + 1) * width]);
+        }
+    }
+    Ok(content.with_text(&placed)?)
+}
+
+/// Places of the tables by identifier; those that items had before, as `renamed.csv` of the folder
+/// has them, among them.
+fn places_of(bundle: &Opened, folder: &Path) -> anyhow::Result<HashMap<String, u32>> {
+    let mut places: HashMap<String, u32> = bundle.items.iter().cloned().zip(0..).collect();
+    // The last one first: a name may have been replaced more than once.
+    for (old, new) in load_renamed(folder)?.into_iter().rev() {
+        if let Some(place) = places.get(&new).copied() {
+            places.entry(old).or_insert(place);
+        }
+    }
+    Ok(places)
+}
+
 /// The contributions that count, each found by its digest.
-fn people(bundle: &Opened, folder: &Path, method: &Method) -> anyhow::Result<Found> {
-    let places: HashMap<&str, u32> = bundle.items.iter().map(String::as_str).zip(0..).collect();
+fn people(
+    bundle: &Opened,
+    folder: &Path,
+    places: &HashMap<String, u32>,
+    method: &Method,
+) -> anyhow::Result<Found> {
     let mut wanted: BTreeMap<[u8; 32], usize> = BTreeMap::new();
     for digest in &bundle.people {
         *wanted.entry(*digest).or_default() += 1;

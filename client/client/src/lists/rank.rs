@@ -137,7 +137,9 @@ impl Input {
         let Some(names) = &query.candidates else {
             return Ok(None);
         };
-        let places = names.iter().map(|id| self.catalogue.position(id));
+        // Those that have left are in no list.
+        let there = names.iter().filter(|id| !self.catalogue.has_left(id));
+        let places = there.map(|id| self.catalogue.position(id));
         places.collect::<Result<_, _>>().map(Some)
     }
 

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod catalogue;
 pub(crate) mod coverage;
 pub(crate) mod enrol;
 pub(crate) mod epoch;

@@ -40,16 +40,19 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         tokio::time::sleep(Duration::from_millis(300)).await;
         s = state(desk.ask(AdminRequest::ReplayStatus { shard }).await?)?;
     };
+    let version = super::catalogue::newest_epochs_version(desk).await;
     let equal = replayed == live;
     let verdict = if equal { "EQUAL" } else { "DIFFERENT" };
     let text = format!(
         "{verdict}: {shard} retrained from scratch in {:.1} s, {} rounds\n  replayed {replayed}\n \
-          live     {live}",
-        s.seconds, s.rounds.1
+          live     {live}{}",
+        s.seconds,
+        s.rounds.1,
+        super::catalogue::describe_replay(version, equal)
     );
     let value = json!({
         "equal": equal, "shard": shard, "replayed": replayed.hex(), "live": live.hex(),
-        "seconds": s.seconds, "rounds": s.rounds.1,
+        "seconds": s.seconds, "rounds": s.rounds.1, "catalogue": version,
     });
     out.show(&text, &value)?;
     Ok(if equal {

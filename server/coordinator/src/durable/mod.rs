@@ -37,7 +37,8 @@ pub(crate) use tables::{Foundation, ListsFoundation};
 #[cfg(test)]
 use values::update_ref;
 pub(crate) use values::{
-    NewValue, Values, checkpoint_ref, error_rows_ref, personal_ref, receipt_ref, run_state_ref,
+    NewValue, Values, catalogue_ref, checkpoint_ref, error_rows_ref, personal_ref, receipt_ref,
+    run_state_ref,
 };
 
 /// Format of the folders that this build writes.

@@ -172,6 +172,7 @@ values! {
     PersonalValue, "value-personal", Shard;
     ErrorRowsValue, "value-error-rows", Subject;
     ReceiptValue, "value-receipts", Evidence;
+    CatalogueValue, "value-catalogue", Public;
 }
 
 /// Name of a shard's database: that of the first epoch is as it was before there were epochs.
@@ -242,6 +243,7 @@ fn slice_key(id: &SliceId) -> String {
         SliceId::Proposal(id) => format!("proposal/{id}"),
         SliceId::Lists(id) => format!("lists/{id}"),
         SliceId::Life(no) => format!("life/{}", no.0),
+        SliceId::Catalogue(no) => format!("catalogue/{}", no.0),
     }
 }
 

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lethe_ledger::{EpochNo, Owner, RunKey, ShardKey, StageKey, Table, ValueRef};
+use lethe_ledger::{CatalogueVersion, EpochNo, Owner, RunKey, ShardKey, StageKey, Table, ValueRef};
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_store::sealed::{Batch, SealedStore};
 use lethe_store::{Persisted, StoreError};
 
 use super::tables::{
-    CheckpointValue, ErrorRowsValue, Missing, PersonalValue, ReceiptValue, RunStateValue,
-    StageUpdateKey, UpdateValue, ValueRow, key_of, put, stage_id,
+    CatalogueValue, CheckpointValue, ErrorRowsValue, Missing, PersonalValue, ReceiptValue,
+    RunStateValue, StageUpdateKey, UpdateValue, ValueRow, key_of, put, stage_id,
 };
 use crate::CoordinatorError;
 
@@ -112,6 +112,11 @@ pub(crate) fn receipt_ref(deletion: u64, content: &[u8]) -> ValueRef {
     named(Table::Receipt, &deletion.to_string(), content)
 }
 
+/// What a version of the catalogue changed.
+pub(crate) fn catalogue_ref(version: CatalogueVersion, content: &[u8]) -> ValueRef {
+    named(Table::Catalogue, &version.0.to_string(), content)
+}
+
 /// Keys of updates that this process has made or read. There is one of a stage: whoever seals first
 /// decides which.
 #[derive(Default)]
@@ -189,6 +194,7 @@ impl Values {
             Table::Personal => self.read::<PersonalValue>(&at.id)?,
             Table::ErrorRows => self.read::<ErrorRowsValue>(&at.id)?,
             Table::Receipt => self.read::<ReceiptValue>(&at.id)?,
+            Table::Catalogue => self.read::<CatalogueValue>(&at.id)?,
         };
         match found {
             Some(content) if Digest::of(&[&content]) != at.digest => {
@@ -289,6 +295,7 @@ fn put_value(batch: Batch, value: NewValue) -> Result<Batch, StoreError> {
         Table::Personal => put_value_as::<PersonalValue>,
         Table::ErrorRows => put_value_as::<ErrorRowsValue>,
         Table::Receipt => put_value_as::<ReceiptValue>,
+        Table::Catalogue => put_value_as::<CatalogueValue>,
     };
     one(batch, value)
 }
@@ -308,6 +315,7 @@ pub(super) fn delete_value(batch: Batch, table: Table, id: &str) -> Batch {
         Table::Personal => batch.delete::<PersonalValue>(id),
         Table::ErrorRows => batch.delete::<ErrorRowsValue>(id),
         Table::Receipt => batch.delete::<ReceiptValue>(id),
+        Table::Catalogue => batch.delete::<CatalogueValue>(id),
     }
 }
 
@@ -327,6 +335,7 @@ pub(super) fn stored(store: &SealedStore) -> Vec<(Table, String)> {
         of::<PersonalValue>(store, Table::Personal),
         of::<ErrorRowsValue>(store, Table::ErrorRows),
         of::<ReceiptValue>(store, Table::Receipt),
+        of::<CatalogueValue>(store, Table::Catalogue),
     ]
     .concat()
 }

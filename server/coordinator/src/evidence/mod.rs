@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use lethe_ledger::{Accepted, Before, Event, LogHead, Refused, State};
 use lethe_proto::limits::MAX_SMALL;
+use lethe_receipt::manifest::Manifest;
 use lethe_receipt::note::Signer;
 use lethe_store::StoreError;
 use lethe_store::head::Floor;
@@ -220,6 +221,11 @@ impl Evidence {
     pub(crate) fn checkpoint(&self) -> String {
         self.signer
             .checkpoint(self.log.tree().len(), &self.log.tree().root())
+    }
+
+    /// The signed manifest of a version of the catalogue.
+    pub(crate) fn sign_manifest(&self, manifest: &Manifest) -> Result<String, CoordinatorError> {
+        Ok(manifest.sign(&self.signer)?)
     }
 
     /// Entries from `from` on that fit into a message, and the head.

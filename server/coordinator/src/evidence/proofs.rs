@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use lethe_ledger::{
-    Contributor, Member, ReceiptParts, RecordBefore, ShardKey, State, TrainingRecord,
+    CatalogueVersion, Contributor, Member, ReceiptParts, RecordBefore, ShardKey, State,
+    TrainingRecord,
 };
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::message::{EraseOrder, Orders};
@@ -141,6 +142,7 @@ impl Evidence {
             adapter: known.run.hash.hex(),
             engine: lethe_model::engine(),
             checkpoint: self.checkpoint(),
+            catalogue: catalogue_of(state, epoch.catalogue),
         };
         let text = String::from_utf8_lossy(&canonical(&bundle)).into_owned();
         if text.len() > MAX_BUNDLE - 1024 {
@@ -152,6 +154,15 @@ impl Evidence {
         }
         Ok(text)
     }
+}
+
+/// The version of the catalogue that an epoch has; none where no version was ever applied.
+fn catalogue_of(state: &State, version: CatalogueVersion) -> Option<audit::CatalogueOf> {
+    let (no, record) = state.catalogues().find(|(no, _)| *no == version)?;
+    Some(audit::CatalogueOf {
+        number: no.0,
+        digest: record.digest.hex(),
+    })
 }
 
 /// A person as an auditor sees them: by the key of their record.

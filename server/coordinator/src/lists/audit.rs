@@ -44,7 +44,7 @@ impl Lists {
         };
         let items = self.page_of_items(&audited, at.items);
         let items_done = at.items.saturating_add(items.len() as u64);
-        let left = self.catalogue.ids().len() as u64 > items_done;
+        let left = self.catalogue().ids().len() as u64 > items_done;
         let most = if left { 0 } else { PEOPLE };
         let from = usize::try_from(at.people).unwrap_or(usize::MAX);
         let people = self.audited_people(&at, from, most, now)?.ok_or_else(|| {
@@ -149,7 +149,8 @@ impl Lists {
         let taken_down: BTreeSet<u32> = audited.taken_down.iter().copied().collect();
         let from = usize::try_from(from).unwrap_or(usize::MAX);
         let mut bytes = 0;
-        let ids = (0..).zip(self.catalogue.ids()).skip(from);
+        let catalogue = self.catalogue();
+        let ids = (0..).zip(catalogue.ids()).skip(from);
         let fits = |item: &(u32, &String)| {
             bytes += item.1.len() + 8;
             bytes <= PAGE

@@ -193,8 +193,9 @@ impl Lists {
             )));
         }
         lists::check(events).map_err(|e| CoordinatorError::invalid(e.to_string()))?;
+        let catalogue = self.catalogue();
         let read = |(at, event): (usize, &SharedEvent)| {
-            let item = self.catalogue.place(&event.item).ok_or_else(|| {
+            let item = catalogue.place(&event.item).ok_or_else(|| {
                 let message = format!(
                     "event {at}: the coordinator's catalogue has no item {:?}: leave it out",
                     event.item

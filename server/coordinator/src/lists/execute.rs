@@ -107,8 +107,13 @@ impl Lists {
 
     /// Items of a request by place; those that the catalogue lacks are in no table.
     fn places(&self, request: &DeletionRequest) -> Vec<u32> {
+        let catalogue = self.catalogue();
         let items = request.items().iter();
-        items.filter_map(|i| self.catalogue.place(i)).collect()
+        let mut places: Vec<u32> = items.filter_map(|i| catalogue.place(i)).collect();
+        // Several names of one item.
+        places.sort_unstable();
+        places.dedup();
+        places
     }
 
     /// What whoever holds the sums has signed that belongs in the receipt of a deletion that is

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lethe_ledger::SnapshotRef;
+use lethe_parts::snapshot;
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::ServedTables;
 use lethe_proto::tally::{HeldOf, HeldShown, TallyStatus};
@@ -138,6 +139,18 @@ impl Keeper {
                 _ => ServedTables::None,
             },
             Self::Party(party) => party.tables(number, have),
+        }
+    }
+
+    /// Items of the tables of the snapshot of this number, if it is served.
+    pub(super) fn items_in_tables(&self, number: u64) -> Option<usize> {
+        let items = |bytes: &[u8]| Some(snapshot::decode(bytes).ok()?.items());
+        match self {
+            Self::Embedded(tally) => match tally.served() {
+                Served::Snapshot(s) if s.statement.number == number => items(&s.bytes),
+                _ => None,
+            },
+            Self::Party(party) => party.items_in_tables(number),
         }
     }
 

@@ -22,6 +22,7 @@ mod sealed;
 mod serve;
 mod settings;
 pub(crate) mod status;
+mod teach;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,11 +30,12 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use lethe_learn::seed::Seed;
 use lethe_parts::content::Content;
+use lethe_proto::catalogue::Versions;
 use lethe_proto::ids::SubjectId;
 use lethe_store::head::Floor;
 use lethe_store::sealed::Engine;
 pub(crate) use lethe_tally::Catalogue;
-use lethe_tally::{Handle, Tally};
+use lethe_tally::{Handle, Served, Tally};
 
 use crate::CoordinatorError;
 use crate::durable::ListsFoundation;
@@ -64,7 +66,12 @@ pub(crate) struct Lists {
     keeper: Keeper,
     /// Handles are drawn from it.
     handles: Seed,
-    catalogue: Catalogue,
+    /// Of the newest version.
+    catalogue: RwLock<Arc<Catalogue>>,
+    /// A later version, which a tally of its own has not been sent yet.
+    untaught: Mutex<Option<Arc<Versions>>>,
+    /// Items of the tables of the snapshot of this number.
+    in_tables: Mutex<Option<(u64, usize)>>,
     config: ListsConfig,
     /// Contributions are taken and snapshots served; if not, only deletions reach the tally.
     serves: bool,
@@ -94,7 +101,7 @@ pub(crate) struct Opening<'a> {
     /// Updates have masks, which a tally of its own sums.
     pub(crate) masks: bool,
     pub(crate) foundation: ListsFoundation,
-    pub(crate) catalogue: Catalogue,
+    pub(crate) versions: Arc<Versions>,
     pub(crate) content: Arc<Content>,
     /// Seconds since 1970.
     pub(crate) now: u64,
@@ -119,7 +126,9 @@ impl Lists {
         Ok(Self {
             keeper,
             handles: Seed(opening.foundation.handles),
-            catalogue: opening.catalogue,
+            catalogue: RwLock::new(Arc::new(Catalogue::of_entries(opening.versions.entries()))),
+            untaught: Mutex::default(),
+            in_tables: Mutex::default(),
             config: opening.config,
             serves: opening.serves,
             valid_s: opening.release_hours * 3600,
@@ -139,6 +148,54 @@ impl Lists {
         let mut handle = [0; 16];
         handle.copy_from_slice(&drawn.0[..16]);
         Handle(handle)
+    }
+
+    /// The items of the newest version.
+    pub(super) fn catalogue(&self) -> Arc<Catalogue> {
+        fatal::read(&self.catalogue).clone()
+    }
+
+    /// Whether the tally could go on with this content.
+    pub(crate) fn may_follow(&self, content: &Arc<Content>) -> Result<(), CoordinatorError> {
+        match &self.keeper {
+            Keeper::Embedded(tally) => Ok(tally.may_follow(content)?),
+            // It checks what it is sent itself.
+            Keeper::Party(_) => Ok(()),
+        }
+    }
+
+    /// Goes on with a later version of the catalogue. The tally is first: it has room for whatever
+    /// is contributed from then on.
+    pub(crate) fn follow(
+        &self,
+        versions: Arc<Versions>,
+        content: Arc<Content>,
+    ) -> Result<(), CoordinatorError> {
+        match &self.keeper {
+            Keeper::Embedded(tally) => {
+                tally.follow(content)?;
+                // Titles and tags may have changed. Not with noise, where each snapshot costs.
+                if tally.costly_day().is_none() {
+                    let shows = matches!(tally.lists().served, Served::Snapshot(_));
+                    fatal::lock(&self.publishing).changed |= shows;
+                }
+            }
+            Keeper::Party(_) => {
+                // The thread that talks to it sends it: nobody waits for another process here.
+                *fatal::lock(&self.untaught) = Some(versions);
+                self.look();
+                return Ok(());
+            }
+        }
+        self.name_items_by(&versions);
+        self.look();
+        Ok(())
+    }
+
+    /// Places have the names of this version from now on.
+    pub(super) fn name_items_by(&self, versions: &Versions) {
+        let catalogue = Catalogue::of_entries(versions.entries());
+        *fatal::write(&self.catalogue) = Arc::new(catalogue);
     }
 
     /// Takes what has arrived together. Who withdraws recalls what is served.
@@ -251,7 +308,7 @@ fn contacted(
     let lineage = Seed(opening.foundation.handles).derive("lineage", &[]);
     let lineage = lineage.0.first_chunk().copied();
     let lineage = lineage.filter(|_| opening.masks);
-    let party = Party::new(line, opening.catalogue.digest(), lineage, highest);
+    let party = Party::new(line, opening.versions.clone(), lineage, highest);
     tracing::info!(
         tally = party.place(),
         "sums = \"tally\": a process of its own holds what people contribute; this coordinator \

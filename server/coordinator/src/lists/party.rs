@@ -3,13 +3,14 @@
 //! While it is away, people leave all the same: what is served is recalled here, and everybody who
 //! left is told to the tally before anything of it is served again.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use lethe_ledger::SnapshotRef;
 use lethe_parts::snapshot;
+use lethe_proto::catalogue::Versions;
 use lethe_proto::ids::Digest;
-use lethe_proto::lists::ServedTables;
+use lethe_proto::lists::{ServedTables, items_digest};
 use lethe_proto::message::Refusal;
 use lethe_proto::tally::{
     HeldOf, HeldShown, SnapshotHead, TOGETHER, TallyRefusal, TallyReply, TallyRequest, TallyState,
@@ -37,8 +38,8 @@ const AHEAD: u64 = 1 << 16;
 /// A tally of its own.
 pub(crate) struct Party {
     line: Box<dyn Line>,
-    /// Names the coordinator's catalogue.
-    items: Digest,
+    /// The coordinator's catalogue.
+    pub(super) versions: RwLock<Arc<Versions>>,
     /// Names this data folder, where the tally sums masks of updates, too.
     masks: Option<[u8; 8]>,
     known: Mutex<Known>,
@@ -161,7 +162,7 @@ impl Party {
     /// Nothing is asked yet. `floor` is the highest number of a snapshot that devices have seen.
     pub(crate) fn new(
         line: Box<dyn Line>,
-        items: Digest,
+        versions: Arc<Versions>,
         masks: Option<[u8; 8]>,
         floor: u64,
     ) -> Self {
@@ -185,7 +186,7 @@ impl Party {
         };
         Self {
             line,
-            items,
+            versions: RwLock::new(versions),
             masks,
             known: Mutex::new(known),
         }
@@ -282,7 +283,7 @@ impl Party {
         }
     }
 
-    fn away_error(&self, why: impl Into<String>) -> CoordinatorError {
+    pub(super) fn away_error(&self, why: impl Into<String>) -> CoordinatorError {
         CoordinatorError::TallyAway {
             place: self.place(),
             why: why.into(),
@@ -290,7 +291,11 @@ impl Party {
     }
 
     /// Without asking whether the line is open.
-    fn raw(&self, request: TallyRequest, within: Duration) -> Result<TallyReply, CoordinatorError> {
+    pub(super) fn raw(
+        &self,
+        request: TallyRequest,
+        within: Duration,
+    ) -> Result<TallyReply, CoordinatorError> {
         match self.line.call(request, within) {
             Ok(TallyReply::Refused { code, message }) => {
                 if code == TallyRefusal::NotOpen {
@@ -370,6 +375,7 @@ impl Party {
             self.close(&why);
             self.away_error(why)
         })?;
+        self.teach()?;
         let mut terms = self.greet()?;
         let unheard = {
             let known = self.known();
@@ -398,10 +404,17 @@ impl Party {
         Ok(())
     }
 
+    /// The tables of the snapshot of this number, if it is served.
+    pub(super) fn items_in_tables(&self, number: u64) -> Option<usize> {
+        let served = self.known().served.clone();
+        let served = served.filter(|s| s.snapshot.number == number)?;
+        Some(snapshot::decode(&served.tables.bytes).ok()?.items())
+    }
+
     /// Says from which number on the tally may publish, and hears what it asks for.
     fn greet(&self) -> Result<TallyTerms, CoordinatorError> {
         let request = TallyRequest::Open {
-            items: self.items,
+            items: items_digest(self.versions().entries().iter().map(|e| e.id.as_str())),
             floor: self.known().floor,
         };
         let TallyReply::Opened(terms) = self.raw(request, QUICK)? else {

@@ -153,6 +153,10 @@ impl Lists {
     fn fetch_and_serve(&self, shell: &Shell, party: &Party) -> Result<bool, CoordinatorError> {
         // Everybody who left is told with the opening, before anything of the tally's is believed.
         party.open()?;
+        // Lists go on with the version before, if the tally does not take this one.
+        if let Err(e) = self.teach(party) {
+            shell.complain("send the catalogue to the tally", &e);
+        }
         {
             let _shared = fatal::read(&self.gate);
             if let Some(snapshot) = self.newest().filter(|_| shell.state().lists_wait()) {

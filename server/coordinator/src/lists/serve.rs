@@ -1,10 +1,11 @@
 //! What devices are given.
 
 use lethe_proto::ids::Digest;
-use lethe_proto::lists::{ListState, ListTerms, ServedTables, SnapshotReply};
+use lethe_proto::lists::{ListState, ListTerms, ServedTables, SnapshotReply, items_digest};
 
 use super::Lists;
 use super::keeper::Keeper;
+use crate::fatal;
 use crate::shell::Shell;
 
 impl Lists {
@@ -42,6 +43,17 @@ impl Lists {
         }
     }
 
+    /// Items of the tables of a snapshot, if it is served.
+    fn items_in_tables(&self, number: u64) -> Option<usize> {
+        let mut known = fatal::lock(&self.in_tables);
+        if let Some(known) = known.filter(|k| k.0 == number) {
+            return Some(known.1);
+        }
+        let count = self.keeper.items_in_tables(number)?;
+        *known = Some((number, count));
+        Some(count)
+    }
+
     /// The snapshot that is served, for a device that has these.
     pub(crate) fn snapshot(&self, shell: &Shell, have: u64, items: &Digest) -> SnapshotReply {
         let state = self.state(shell);
@@ -49,14 +61,23 @@ impl Lists {
             Some(number) => self.keeper.tables(number, have),
             None => ServedTables::None,
         };
-        let known = *items == self.catalogue.digest();
+        let catalogue = self.catalogue();
+        let all = catalogue.ids();
+        // Tables that were solved before items were added have fewer.
+        let count = state.served.and_then(|n| self.items_in_tables(n));
+        let ids = &all[..count.unwrap_or(all.len()).min(all.len())];
+        let digest = match ids.len() == all.len() {
+            true => catalogue.digest(),
+            false => items_digest(ids.iter().map(String::as_str)),
+        };
+        let known = *items == digest;
         SnapshotReply {
             terms: self.terms(),
             state,
             key: self.key(),
             items: match known {
                 true => vec![],
-                false => self.catalogue.ids().to_vec(),
+                false => ids.to_vec(),
             },
             tables,
         }

@@ -71,6 +71,11 @@ impl Shell {
                 break;
             }
         }
+        if let Err(e) = self.follow_catalogue() {
+            let name = "follow the catalogue";
+            self.complain(name, &e);
+            failed.push(format!("{name}: {e}"));
+        }
         failed
     }
 

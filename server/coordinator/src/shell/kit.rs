@@ -47,6 +47,8 @@ impl BaseModel {
 pub(crate) struct Kit {
     pub(crate) recipe: Arc<Recipe>,
     pub(crate) base: BaseModel,
+    /// The version of the catalogue that the anchors are made from.
+    pub(crate) catalogue: CatalogueVersion,
     pub(crate) whole: Whole,
     pub(crate) anchors: Vec<Vec<f32>>,
     /// What every shard starts from.
@@ -62,6 +64,7 @@ impl Kit {
         recipe: Recipe,
         base: BaseModel,
         items: &[Item],
+        catalogue: CatalogueVersion,
     ) -> Result<Self, CoordinatorError> {
         let model = &base.config;
         recipe.split.check(model.layers)?;
@@ -78,6 +81,7 @@ impl Kit {
             recipe: Arc::new(recipe),
             anchors,
             base,
+            catalogue,
         })
     }
 
@@ -102,7 +106,7 @@ impl Kit {
             recipe_digest: recipe.digest(),
             model: self.base.digest,
             initial: Digest::of_values(&self.initial.theta),
-            catalogue: CatalogueVersion(1),
+            catalogue: self.catalogue,
             base: base.map(|path| path.to_string_lossy().into_owned()),
             asked,
         }

@@ -22,6 +22,7 @@ use lethe_proto::message::Refusal;
 use lethe_store::reserve::Reserve;
 
 use crate::CoordinatorError;
+use crate::catalogue::Catalogues;
 use crate::durable::{Durable, NewValue, Values};
 use crate::evidence::{Evidence, Opened as Outside};
 use crate::fatal;
@@ -41,6 +42,7 @@ mod roll;
 mod serve;
 #[cfg(test)]
 mod simulation;
+mod versions;
 
 pub(crate) use caches::{Caches, Served};
 pub(crate) use clock::Clock;
@@ -49,6 +51,7 @@ pub(crate) use kit::{BaseModel, Kit, Kits};
 pub(crate) use meter::Meter;
 pub(crate) use open::{Opening, over_quic};
 pub(crate) use roll::{Materials, Wanted};
+pub(crate) use versions::NewVersion;
 
 /// What the listener is told after something has changed.
 #[derive(Debug, Default)]
@@ -88,6 +91,8 @@ pub(crate) struct Shell {
     pub(crate) materials: Materials,
     /// Whoever founds an epoch.
     founding: Mutex<()>,
+    /// The catalogue, in versions.
+    pub(crate) catalogue: Catalogues,
     pub(crate) caches: Caches,
     pub(crate) jobs: Jobs,
     pub(crate) meter: Meter,
@@ -127,6 +132,7 @@ pub(crate) struct Parts {
     pub(crate) rules: Rules,
     pub(crate) kits: Kits,
     pub(crate) materials: Materials,
+    pub(crate) catalogue: Catalogues,
     /// What lies outside the data folder.
     pub(crate) outside: Outside,
     /// Shards whose databases were damaged.
@@ -166,6 +172,7 @@ impl Shell {
             kits: RwLock::new(parts.kits),
             materials: parts.materials,
             founding: Mutex::default(),
+            catalogue: parts.catalogue,
             caches: Caches::default(),
             jobs: Jobs::default(),
             meter: Meter::default(),

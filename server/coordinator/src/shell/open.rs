@@ -5,17 +5,18 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use lethe_ledger::{EpochNo, Mode, Rules, State};
+use lethe_ledger::{CatalogueVersion, EpochNo, Mode, Rules, State};
 use lethe_model::config::ModelConfig;
 use lethe_proto::ids::Digest;
 use lethe_recipe::Recipe;
-use lethe_recsys::data::{Item, content_of};
+use lethe_recsys::data::Item;
 use lethe_store::StoreError;
 use lethe_store::reserve::Reserve;
 use lethe_store::sealed::{Engine, SharedEngine};
 
 use super::{BaseModel, Clock, Kit, Kits, Materials, Parts, Shell};
 use crate::CoordinatorError;
+use crate::catalogue::Catalogues;
 use crate::config::ServerConfig;
 use crate::durable::{Base, Durable, Foundation, ListsFoundation, Opened, migrate};
 use crate::evidence::{BUILD, Evidence};
@@ -63,7 +64,7 @@ fn is_full(why: &CoordinatorError) -> bool {
 }
 
 impl Opening<'_> {
-    fn rules(&self) -> Rules {
+    fn rules(&self, catalogue: &Catalogues) -> Rules {
         Rules {
             min_subjects: self.config.min_subjects,
             erase_wait_s: self.config.erase_wait_s,
@@ -72,7 +73,7 @@ impl Opening<'_> {
             mode: Mode::Serve,
             build: BUILD.into(),
             erase_window_ms: self.config.erase_window_s.saturating_mul(1000),
-            items: Arc::new(self.items.iter().map(|i| i.id.clone()).collect()),
+            items: catalogue.names(),
             roll: self.config.roll.rule(),
             ..Rules::default()
         }
@@ -100,7 +101,8 @@ impl Opening<'_> {
     /// What a folder of format 1 does not say of the model that it is about.
     fn base(&self, recipe: &Recipe, model: Digest) -> Result<Base, CoordinatorError> {
         self.check_model(EpochNo::FIRST, model)?;
-        let kit = Kit::new(recipe.clone(), self.configured(), self.items)?;
+        let version = CatalogueVersion(1);
+        let kit = Kit::new(recipe.clone(), self.configured(), self.items, version)?;
         Ok(Base {
             initial: Digest::of_values(&kit.initial.theta),
             anchors: kit.anchors.len(),
@@ -148,7 +150,7 @@ impl Opening<'_> {
 
     /// The kits of the epochs that are alive. An epoch goes on under the recipe that it was founded
     /// with, whatever the configuration says now.
-    fn kits(&self, state: &State) -> Result<Kits, CoordinatorError> {
+    fn kits(&self, state: &State, catalogue: &Catalogues) -> Result<Kits, CoordinatorError> {
         let mut kits = BTreeMap::new();
         for (no, epoch) in state.living() {
             let base = self.base_of(no, state)?;
@@ -159,7 +161,8 @@ impl Opening<'_> {
                      founded; `lethe-admin epoch start --recipe FILE` starts one with another"
                 );
             }
-            let kit = Kit::new(recipe, base, self.items)?;
+            let items = catalogue.items_at(epoch.catalogue);
+            let kit = Kit::new(recipe, base, &items, epoch.catalogue)?;
             kits.insert(no, Arc::new(kit));
         }
         Ok(kits)
@@ -200,22 +203,26 @@ impl Opening<'_> {
         let (evidence, outside) =
             Evidence::open(&folder, &self.config.log_name, &foundation.log_seed)?;
         evidence.check(&state.core().log, &folder)?;
-        let mut kits = self.kits(&state)?;
+        let folder = &self.config.catalogue;
+        let catalogue = Catalogues::open(&durable.values(), &state, folder, self.items)?;
+        let mut kits = self.kits(&state, &catalogue)?;
         let founds = kits.is_empty();
         if founds {
-            let kit = Kit::new(self.recipe.clone(), self.configured(), self.items)?;
+            let version = catalogue.newest();
+            let items = catalogue.items_at(version);
+            let kit = Kit::new(self.recipe.clone(), self.configured(), &items, version)?;
             kits.insert(EpochNo::FIRST, Arc::new(kit));
         }
         let masked = kits.iter().find(|(_, kit)| kit.recipe.grid().is_some());
         // The configured recipe may be that of an epoch which is started later.
         let masks = masked.is_some() || self.recipe.grid().is_some();
-        let lists = self.lists(engine, &durable, &clock, masks)?;
+        let lists = self.lists(engine, &durable, &clock, masks, &catalogue)?;
         if let Some(masked) = masked
             && !lists.as_ref().is_some_and(Lists::is_sealed)
         {
             return Err(CoordinatorError::MasksNeedTally { epoch: *masked.0 });
         }
-        let mut rules = self.rules();
+        let mut rules = self.rules(&catalogue);
         rules.lists_key = lists.as_ref().map(|l| l.key()).unwrap_or_default();
         let shell = Shell::start(Parts {
             lists,
@@ -227,10 +234,10 @@ impl Opening<'_> {
             kits,
             materials: Materials {
                 configured: self.configured(),
-                items: self.items.to_vec(),
                 masks,
                 engine: shared.clone(),
             },
+            catalogue,
             outside,
             lost,
             clock,
@@ -253,6 +260,7 @@ impl Opening<'_> {
         durable: &Durable,
         clock: &Clock,
         masks: bool,
+        catalogues: &Catalogues,
     ) -> Result<Option<Lists>, CoordinatorError> {
         let serves = self.config.sums != Sums::Off;
         let known = durable.lists()?;
@@ -267,8 +275,11 @@ impl Opening<'_> {
         if known.is_none() && !serves {
             return Ok(None);
         }
-        let catalogue = Catalogue::new(self.items.iter().map(|i| i.id.as_str()));
-        if let Some(known) = &known {
+        let versions = catalogues.versions();
+        let catalogue = Catalogue::of_entries(versions.entries());
+        // Versions that were applied follow each other: their digests say so.
+        let configured = versions.newest() == 1;
+        if let Some(known) = known.as_ref().filter(|_| configured) {
             catalogue.follows(known.items as usize, known.catalogue)?;
         }
         let handles = match &known {
@@ -277,11 +288,11 @@ impl Opening<'_> {
         };
         let foundation = ListsFoundation {
             handles,
-            items: self.items.len() as u64,
+            items: catalogue.ids().len() as u64,
             catalogue: catalogue.digest(),
         };
         durable.keep_lists(&foundation, party.is_some())?;
-        let content = content_of(&self.config.catalogue, self.items)?;
+        let content = catalogues.content(&versions);
         let lists = Lists::open(crate::lists::Opening {
             engine,
             data_dir: &self.config.data_dir,
@@ -295,8 +306,8 @@ impl Opening<'_> {
             },
             masks,
             foundation,
-            catalogue,
-            content: Arc::new(content),
+            versions,
+            content,
             now: clock.now().unix_ms / 1000,
         })?;
         Ok(Some(lists))

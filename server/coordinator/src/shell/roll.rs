@@ -6,7 +6,6 @@ use lethe_ledger::{AskedBy, Command, EpochNo, Event, ShardKey};
 use lethe_proto::epochs::{EpochPlan, RecipeChange};
 use lethe_proto::ids::{Digest, ShardId};
 use lethe_recipe::Recipe;
-use lethe_recsys::data::Item;
 use lethe_store::sealed::SharedEngine;
 
 use super::{BaseModel, Kit, Shell, fresh};
@@ -17,8 +16,6 @@ use crate::{CoordinatorError, fatal};
 pub(crate) struct Materials {
     /// The base model of the configuration.
     pub(crate) configured: BaseModel,
-    /// Items of the catalogue.
-    pub(crate) items: Vec<Item>,
     /// A tally of its own sums masks.
     pub(crate) masks: bool,
     /// Opens databases of shards.
@@ -61,7 +58,8 @@ impl Shell {
                  and restart it once; epochs that are there go on as they were founded",
             ));
         }
-        Kit::new(recipe, base, &self.materials.items)
+        let version = self.catalogue.newest();
+        Kit::new(recipe, base, &self.catalogue.items_at(version), version)
     }
 
     /// What changes with an epoch, and what it costs.

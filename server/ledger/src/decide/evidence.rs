@@ -117,6 +117,14 @@ fn logged(state: &State, about: &LogFor, index: u64) -> Vec<Event> {
             let open = state.actions.get(no).is_some_and(|a| a.index.is_none());
             open.then_some(Event::ActionLogged { no: *no, index })
         }
+        LogFor::Catalogue(version) => {
+            let record = state.catalogues.get(version);
+            let open = record.is_some_and(|r| r.index.is_none());
+            open.then_some(Event::CatalogueLogged {
+                version: *version,
+                index,
+            })
+        }
     };
     event.into_iter().collect()
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lethe_proto::ids::SubjectId;
 use lethe_proto::message::Role;
 
+mod catalogue;
 mod epoch;
 mod index;
 mod life;
@@ -18,6 +19,7 @@ mod slices;
 mod stage;
 mod volatile;
 
+pub use catalogue::CatalogueRecord;
 pub use epoch::{
     Checkpoint, Epoch, Intended, Partition, Replay, RoundSum, Run, Shard, StageSum, TrainingRecord,
 };
@@ -34,7 +36,9 @@ pub use slices::SliceError;
 pub use stage::Stage;
 pub use volatile::{Open, Sealed, Versions, Volatile};
 
-use crate::ids::{EpochNo, Owner, Refused, ShardKey, SliceId, StageKey, ValueRef};
+use crate::ids::{
+    CatalogueVersion, EpochNo, Owner, Refused, ShardKey, SliceId, StageKey, ValueRef,
+};
 use crate::terms::Rules;
 
 /// Everything that decides. [`crate::apply`] alone changes it.
@@ -54,6 +58,7 @@ pub struct State {
     /// By the number of the deletion.
     pub(crate) lists: BTreeMap<u64, ListsRecord>,
     pub(crate) proposals: BTreeMap<u64, ProposalRecord>,
+    pub(crate) catalogues: BTreeMap<CatalogueVersion, CatalogueRecord>,
     pub(crate) rules: Rules,
     pub(crate) volatile: Volatile,
     pub(crate) index: Index,

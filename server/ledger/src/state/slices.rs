@@ -43,6 +43,7 @@ impl State {
         out.extend(self.proposals.keys().copied().map(SliceId::Proposal));
         out.extend(self.lists.keys().copied().map(SliceId::Lists));
         out.extend(self.lives.keys().copied().map(SliceId::Life));
+        out.extend(self.catalogues.keys().copied().map(SliceId::Catalogue));
         out
     }
 
@@ -60,6 +61,7 @@ impl State {
             SliceId::Proposal(no) => codec::to_bytes(self.proposals.get(no)?),
             SliceId::Lists(no) => codec::to_bytes(self.lists.get(no)?),
             SliceId::Life(no) => codec::to_bytes(self.lives.get(no)?),
+            SliceId::Catalogue(no) => codec::to_bytes(self.catalogues.get(no)?),
         };
         bytes.ok()
     }
@@ -81,6 +83,7 @@ impl State {
             SliceId::Proposal(no) => drop(self.proposals.insert(*no, read(&id, bytes)?)),
             SliceId::Lists(no) => drop(self.lists.insert(*no, read(&id, bytes)?)),
             SliceId::Life(no) => drop(self.lives.insert(*no, read(&id, bytes)?)),
+            SliceId::Catalogue(no) => drop(self.catalogues.insert(*no, read(&id, bytes)?)),
         }
         Ok(())
     }
@@ -119,6 +122,8 @@ impl State {
             let receipt = deletion.receipt.clone();
             out.extend(receipt.map(|v| (v, vec![Owner::Deletion(*id)])));
         }
+        let versions = self.catalogues.values();
+        out.extend(versions.map(|r| (r.changes.clone(), vec![Owner::Public])));
         out
     }
 }

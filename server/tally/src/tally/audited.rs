@@ -73,6 +73,12 @@ impl Tally {
         if snapshot::decode(&newest.bytes)?.items() != self.items() {
             return Ok(None);
         }
+        // Titles and tags may have changed since.
+        let content = self.content().digest();
+        let solved = inner.solved.filter(|s| s.0 == newest.number);
+        if solved.is_some_and(|s| s.1 != content) {
+            return Ok(None);
+        }
         Ok(Some(Audited {
             number: newest.number,
             note: newest.note,
@@ -83,7 +89,7 @@ impl Tally {
                 packing: self.options.packing,
                 noise: newest.drawn,
             },
-            content: self.content.digest(),
+            content,
             taken_down: inner.state.cleared().iter().copied().collect(),
             people: versions.len(),
         }))

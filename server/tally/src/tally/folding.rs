@@ -62,7 +62,7 @@ impl Inner {
     }
 
     /// The same; sums that do not hold what they should are folded again when they are needed.
-    fn pay_or_drop(&mut self, incoming: &[Contribution], cleared: &[u32]) {
+    pub(super) fn pay_or_drop(&mut self, incoming: &[Contribution], cleared: &[u32]) {
         if let Err(e) = self.pay(incoming, cleared) {
             tracing::error!("the sums are not what they should be ({e}): they are folded again");
             self.drop_sums();
@@ -114,12 +114,13 @@ fn counting(state: &State) -> Vec<VersionOf> {
 impl Tally {
     /// Contributions, in the order of their names.
     pub(super) fn contributions(&self, all: &[VersionOf]) -> Result<Vec<Contribution>, TallyError> {
+        let items = self.items();
+        let noise = self.noise();
         let read = |of: &VersionOf| {
             let content = self.vault.contribution(of)?;
-            let items = self.items();
             let (whole, events) = (content.whole, &content.events);
             // What was sealed under larger settings has more than the noise is made for.
-            let read = match self.noise.map(|n| n.mechanism) {
+            let read = match noise.map(|n| n.mechanism) {
                 None => refold::contribution(whole, events, items),
                 Some(m) => refold::clipped(whole, events, items, m.clip, m.repeats),
             };
@@ -182,7 +183,7 @@ impl Tally {
             &state.fold(),
             state.cleared(),
             self.items(),
-            self.noise.as_ref(),
+            self.noise().as_ref(),
         );
         let Some(bytes) = self.vault.sums(basis)? else {
             return Ok(None);
@@ -230,7 +231,7 @@ impl Tally {
             &guard.state.fold(),
             guard.state.cleared(),
             self.items(),
-            self.noise.as_ref(),
+            self.noise().as_ref(),
         );
         let kept = self.vault.sums(basis)?;
         let digest = lethe_parts::snapshot::digest(&bytes);

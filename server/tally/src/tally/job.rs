@@ -54,6 +54,8 @@ pub struct Done {
     sums: Vec<u8>,
     salt: Salt,
     release: Release,
+    /// Names the content that it was solved with.
+    content: [u8; 32],
     published: Arc<Published>,
 }
 
@@ -158,6 +160,7 @@ impl Job {
             sums,
             salt,
             release: self.release,
+            content: self.content.digest(),
             published: Arc::new(published),
         })
     }
@@ -190,10 +193,10 @@ impl Tally {
             root,
             forgets: state.core().forgets,
             generation: state.core().generation,
-            basis: basis(&fold, state.cleared(), self.items(), self.noise.as_ref()),
+            basis: basis(&fold, state.cleared(), self.items(), self.noise().as_ref()),
             changed: u64::from(state.settings().changed),
             sums,
-            content: self.content.clone(),
+            content: self.content(),
             solve: self.options.solve,
             packing: self.options.packing,
             day,
@@ -251,6 +254,7 @@ impl Tally {
         self.vault
             .publish(&inner.state, &changed, &new, &keep, before, &last)?;
         inner.last = Some(last);
+        inner.solved = Some((done.fold.number, done.content));
         inner.kept.push(new);
         inner.doubt = false;
         Ok(())

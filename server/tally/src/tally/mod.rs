@@ -25,6 +25,7 @@ mod audited;
 mod bring;
 mod change;
 mod folding;
+mod growing;
 mod held;
 mod job;
 mod options;
@@ -50,9 +51,9 @@ pub use served::{Lists, Published, Served, Status};
 /// Holds what people contribute, and publishes snapshots. To be shared by threads.
 pub struct Tally {
     vault: Vault,
-    content: Arc<Content>,
+    /// Of the newest version of the catalogue.
+    basis: RwLock<Basis>,
     options: Options,
-    noise: Option<Noise>,
     /// It was said that the noise's budget is spent.
     said_spent: AtomicBool,
     signer: Arc<Signer>,
@@ -63,6 +64,29 @@ pub struct Tally {
     /// Sums are written by one at a time; deletions do not wait for that.
     keeping: Mutex<()>,
     lists: RwLock<Lists>,
+}
+
+/// What follows from the catalogue, and changes with it.
+struct Basis {
+    content: Arc<Content>,
+    noise: Option<Noise>,
+}
+
+impl Basis {
+    /// # Errors
+    /// [`TallyError`]: the noise is not made for so many items.
+    fn new(content: Arc<Content>, options: &Options) -> Result<Self, TallyError> {
+        let items = content.items();
+        let of = |settings| -> Result<Noise, TallyError> {
+            let mechanism = Mechanism::new(&settings, options.clip, options.repeats, items)?;
+            Ok(Noise {
+                settings,
+                mechanism,
+            })
+        };
+        let noise = options.noise.map(of).transpose()?;
+        Ok(Self { content, noise })
+    }
 }
 
 /// What the lock protects.
@@ -81,6 +105,9 @@ struct Inner {
     kept: Vec<Kept>,
     /// What was published last, also if it was recalled.
     last: Option<Last>,
+    /// Number of the snapshot that this process published last, and the digest of the content that
+    /// it was solved with.
+    solved: Option<(u64, [u8; 32])>,
 }
 
 #[derive(Default)]
@@ -120,15 +147,7 @@ impl Tally {
         now: u64,
     ) -> Result<Self, TallyError> {
         options.check()?;
-        let of = |settings| -> Result<Noise, TallyError> {
-            let items = content.items();
-            let mechanism = Mechanism::new(&settings, options.clip, options.repeats, items)?;
-            Ok(Noise {
-                settings,
-                mechanism,
-            })
-        };
-        let noise = options.noise.map(of).transpose()?;
+        let basis = Basis::new(content, &options)?;
         let vault = Vault::open(engine, folder, seed.as_ref())?;
         let secrets = vault.secrets()?;
         let tally = Self {
@@ -143,6 +162,7 @@ impl Tally {
                 doomed: Doomed::default(),
                 kept: vec![],
                 last: None,
+                solved: None,
             }),
             keeping: Mutex::new(()),
             lists: RwLock::new(Lists {
@@ -150,9 +170,8 @@ impl Tally {
                 recalled: 0,
             }),
             vault,
-            content,
+            basis: RwLock::new(basis),
             options,
-            noise,
             said_spent: AtomicBool::new(false),
         };
         tally.settle(&mut tally.lock(), now)?;
@@ -180,7 +199,7 @@ impl Tally {
 
     /// Items of the catalogue.
     pub fn items(&self) -> usize {
-        self.content.items()
+        self.content().items()
     }
 
     /// These handles leave: what they contributed is destroyed and their cells are dissolved. When

@@ -114,12 +114,12 @@ impl Noise {
 impl Tally {
     /// What a snapshot with noise is charged; 0: there is no noise.
     pub(super) fn charge(&self) -> u64 {
-        self.noise.map_or(0, |n| n.mechanism.charge)
+        self.noise().map_or(0, |n| n.mechanism.charge)
     }
 
     /// The day of what is served, where each snapshot costs: a start alone is no reason for one.
     pub fn costly_day(&self) -> Option<i32> {
-        self.noise?;
+        self.noise()?;
         match &self.lists().served {
             Served::Snapshot(served) => Some(served.statement.day),
             Served::Nothing | Served::Out { .. } => None,
@@ -162,7 +162,7 @@ impl Tally {
     /// What the next snapshot is made with. Its noise is drawn from a seed of its own: a folder
     /// that was restored never draws the same for other sums.
     pub(super) fn release(&self, state: &State) -> Result<Release, TallyError> {
-        let Some(noise) = self.noise else {
+        let Some(noise) = self.noise() else {
             return Ok(Release::default());
         };
         let spent = state.core().spent;

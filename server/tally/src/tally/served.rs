@@ -186,7 +186,7 @@ impl Tally {
             recalled: state.core().recalled,
             taken_down: state.cleared().len(),
             gives_away: settings.gives_away(),
-            noise: self.noise.map(|n| n.status(&state.core().spent)),
+            noise: self.noise().map(|n| n.status(&state.core().spent)),
         })
     }
 

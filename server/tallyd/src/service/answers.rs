@@ -25,7 +25,7 @@ const AHEAD: u64 = 1 << 20;
 
 impl Service {
     pub(super) fn open_for(&self, items: &Digest, floor: u64, now: u64) -> Answer {
-        if *items != self.catalogue.digest() {
+        if *items != self.catalogue().digest() {
             return Err(refused(
                 TallyRefusal::OtherCatalogue,
                 "the coordinator's catalogue is not the tally's: give both the same file",

@@ -113,8 +113,9 @@ impl Service {
             ));
         }
         lists::check(&body.events).map_err(|e| e.to_string())?;
+        let catalogue = self.catalogue();
         let placed = |(at, event): (usize, &SharedEvent)| {
-            let item = self.catalogue.place(&event.item).ok_or_else(|| {
+            let item = catalogue.place(&event.item).ok_or_else(|| {
                 format!("event {at}: the tally's catalogue has no such item: leave it out")
             })?;
             let SharedEvent {

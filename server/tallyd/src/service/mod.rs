@@ -8,19 +8,20 @@
 mod answers;
 mod bring;
 mod masks;
+mod versions;
 mod work;
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use lethe_parts::content::Content;
+use lethe_proto::catalogue::CatalogueEntry;
 use lethe_proto::ids::Digest;
 use lethe_proto::tally::{TallyRefusal, TallyReply, TallyRequest, TallyState};
 use lethe_store::reserve::Reserve;
 use lethe_store::sealed::Engine;
 use lethe_tally::settings::ListsConfig;
-use lethe_tally::{Catalogue, Served, Tally, TallyError};
+use lethe_tally::{Catalogue, Served, Tally, TallyError, TextVectors};
 use lethe_transport::identity::{Authority, Invitation};
 
 use crate::TallydError;
@@ -30,6 +31,7 @@ use crate::office::{CatalogueRow, DoorRow, Office, lock};
 use crate::sealing::Sealing;
 use crate::sums::Sums;
 use crate::tickets::Tickets;
+use versions::Known;
 use work::Publishing;
 
 /// Folder of the tally, in the data folder.
@@ -48,10 +50,11 @@ pub struct Opening<'a> {
     pub folder: &'a Path,
     /// Evidence folder.
     pub evidence: &'a Path,
-    /// Items of the catalogue.
-    pub catalogue: Catalogue,
-    /// What is public about them.
-    pub content: Arc<Content>,
+    /// Items of the configured catalogue, in their order: version 1, or what was in force when the
+    /// folder was written last.
+    pub items: Vec<CatalogueEntry>,
+    /// Their text vectors, if there are some.
+    pub vectors: Option<TextVectors>,
     /// How lists are made.
     pub lists: ListsConfig,
     /// Whether an auditor is told digests of who counts.
@@ -66,7 +69,9 @@ pub struct Opening<'a> {
 /// seconds since 1970.
 pub struct Service {
     tally: Tally,
-    catalogue: Catalogue,
+    /// Of the newest version.
+    catalogue: RwLock<Arc<Catalogue>>,
+    versions: Mutex<Known>,
     lists: ListsConfig,
     audits: bool,
     office: Office,
@@ -206,6 +211,7 @@ impl Service {
             door,
             sums,
             counting,
+            known,
         } = parts;
         let costly = tally.costly_day();
         let service = Self {
@@ -215,7 +221,8 @@ impl Service {
             gate: RwLock::new(()),
             sealing: RwLock::new(sealing),
             tickets: Mutex::new(Tickets::new(opening.lists.people as usize)),
-            catalogue: opening.catalogue,
+            catalogue: RwLock::new(Arc::new(known.catalogue())),
+            versions: Mutex::new(known),
             lists: opening.lists,
             evidence: Mutex::new(evidence),
             door: Mutex::new(door),
@@ -263,6 +270,7 @@ impl Service {
                 leavers,
                 left,
             } => self.forget_sums(lineage, &leavers, left),
+            TallyRequest::Catalogue { at, changes, ends } => self.learn_version(at, changes, ends),
         };
         answered.unwrap_or_else(|Refused { code, message }| TallyReply::Refused { code, message })
     }
@@ -279,7 +287,7 @@ impl Service {
 
     /// Names the catalogue, as `Open` has to.
     pub fn items(&self) -> Digest {
-        self.catalogue.digest()
+        self.catalogue().digest()
     }
 
     /// Rounds of masked updates whose members are kept.
@@ -470,6 +478,7 @@ struct Parts {
     door: DoorRow,
     sums: Sums,
     counting: usize,
+    known: Known,
 }
 
 impl Parts {
@@ -477,17 +486,21 @@ impl Parts {
         let now = opening.now;
         let office = Office::open(opening.engine, opening.folder)?;
         let mut evidence = Evidence::open(opening.evidence, &office.log()?)?;
-        if let Some(CatalogueRow { items, digest }) = office.catalogue()? {
-            opening.catalogue.follows(items as usize, digest)?;
+        let known = Known::open(opening, &office)?;
+        let catalogue = known.catalogue();
+        // Versions that were sent follow each other: their digests say so.
+        let row = office.catalogue()?.filter(|_| !known.is_taught());
+        if let Some(CatalogueRow { items, digest }) = row {
+            catalogue.follows(items as usize, digest)?;
         }
         office.keep_catalogue(&CatalogueRow {
-            items: opening.catalogue.ids().len() as u64,
-            digest: opening.catalogue.digest(),
+            items: catalogue.ids().len() as u64,
+            digest: catalogue.digest(),
         })?;
         let tally = Tally::open(
             opening.engine,
             &opening.folder.join(FOLDER),
-            opening.content.clone(),
+            known.newest_content(),
             opening.lists.options(),
             now,
         )?;
@@ -525,6 +538,7 @@ impl Parts {
             sealing,
             evidence,
             counting,
+            known,
         })
     }
 }

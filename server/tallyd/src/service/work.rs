@@ -18,7 +18,7 @@ const AGAIN: usize = 2;
 #[derive(Default)]
 pub(super) struct Publishing {
     /// Cells were opened or renewed since the last snapshot.
-    changed: bool,
+    pub(super) changed: bool,
     /// When the last one was published by this process, in seconds since 1970.
     pub(super) last: Option<u64>,
     /// Its day.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use lethe_parts::content::{Content, Description};
+use lethe_parts::content::Content;
+use lethe_proto::catalogue::CatalogueEntry;
 use lethe_proto::lists::{Contributed, LIKED, SEEN, SharedEvent};
 use lethe_proto::tally::{
     ANSWER, BringAnswer, Brought, CONTRIBUTION, Confided, SealedContribution, TallyRefusal,
@@ -36,13 +37,18 @@ pub fn catalogue() -> Catalogue {
     Catalogue::new(ids().iter().map(String::as_str))
 }
 
-pub fn content() -> Content {
-    let items = (0..ITEMS).map(|i| Description {
-        title: format!("item {i}"),
+pub fn items() -> Vec<CatalogueEntry> {
+    let item = |i: usize| CatalogueEntry {
+        id: format!("item-{i}"),
+        title: Some(format!("item {i}")),
         tags: vec![format!("tag {}", i % 3)],
-        ..Description::default()
-    });
-    Content::new(&items.collect::<Vec<_>>())
+        ..CatalogueEntry::default()
+    };
+    (0..ITEMS).map(item).collect()
+}
+
+pub fn content() -> Content {
+    lethe_tally::content_of_entries(&items(), None)
 }
 
 pub fn lists() -> ListsConfig {
@@ -168,7 +174,7 @@ impl Disk {
     }
 
     pub fn try_open(&self, now: u64) -> Result<Service, TallydError> {
-        self.try_open_with(catalogue(), now)
+        self.try_open_with(items(), now)
     }
 
     fn engine(&self) -> impl Fn(&Path) -> Result<Box<dyn Storage>, StoreError> + use<> {
@@ -198,13 +204,17 @@ impl Disk {
         store.existing(&who.iter().map(name).collect::<Vec<_>>())
     }
 
-    pub fn try_open_with(&self, catalogue: Catalogue, now: u64) -> Result<Service, TallydError> {
+    pub fn try_open_with(
+        &self,
+        items: Vec<CatalogueEntry>,
+        now: u64,
+    ) -> Result<Service, TallydError> {
         Service::open(Opening {
             engine: &self.engine(),
             folder: &self.data(),
             evidence: &self.evidence(),
-            catalogue,
-            content: Arc::new(content()),
+            items,
+            vectors: None,
             lists: self.lists.clone(),
             audits: self.audits,
             reserve: 4_096,

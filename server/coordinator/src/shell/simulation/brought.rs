@@ -11,9 +11,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Poll, Waker};
 
 use lethe_parts::content::Content;
+use lethe_proto::catalogue::Versions;
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::lists::{Contributed, LIKED, SEEN, SharedEvent};
 use lethe_recsys::histories::content_of;
+use lethe_recsys::versions::entries;
 use lethe_store::Storage;
 use lethe_store::memory::MemoryStorage;
 
@@ -152,7 +154,8 @@ impl Asked {
 impl WayIn {
     fn new() -> Self {
         let folder = folder();
-        let catalogue = Catalogue::new(items().iter().map(|i| i.id.as_str()));
+        let versions = Arc::new(Versions::founded(entries(&items())).unwrap());
+        let catalogue = Catalogue::of_entries(versions.entries());
         let engine = |_: &Path| Ok(Box::new(MemoryStorage::default()) as Box<dyn Storage>);
         let content: Content = content_of(folder.path(), &items()).unwrap();
         let lists = Lists::open(Opening {
@@ -169,7 +172,7 @@ impl WayIn {
                 items: 8,
                 catalogue: catalogue.digest(),
             },
-            catalogue,
+            versions,
             content: Arc::new(content),
             now: BEGIN / 1000,
         });

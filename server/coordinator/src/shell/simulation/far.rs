@@ -15,7 +15,7 @@ use lethe_proto::tally::{
     SnapshotHead, TallyRefusal, TallyReply, TallyRequest, TallyState, TallyTables,
 };
 use lethe_receipt::note::Signer;
-use lethe_recsys::histories::content_of;
+use lethe_recsys::versions::entries;
 use lethe_tally::Tally;
 use lethe_tally::settings::ListsConfig;
 use lethe_tallyd::{Opening, Service, TallydError};
@@ -24,7 +24,7 @@ use super::begin::items;
 use super::disk::{Backup, Disk, folder};
 use super::record::Count;
 use crate::CoordinatorError;
-use crate::lists::{Broken, Catalogue, Line, Remembered};
+use crate::lists::{Broken, Line, Remembered};
 use crate::rounds::internal;
 
 /// What the coordinator keeps of its tally, in its data folder.
@@ -136,13 +136,12 @@ impl Machine {
     pub(super) fn start(&mut self) -> Result<(), TallydError> {
         let on = self.disk.clone();
         let engine = move |path: &Path| on.open(path);
-        let catalogue = Catalogue::new(items().iter().map(|i| i.id.as_str()));
         let service = Service::open(Opening {
             engine: &engine,
             folder: &self.data(),
             evidence: &self.folder.path().join("evidence"),
-            catalogue,
-            content: Arc::new(content_of(self.folder.path(), &items())?),
+            items: entries(&items()),
+            vectors: None,
             lists: self.lists.clone(),
             audits: false,
             reserve: 0,

@@ -1,11 +1,12 @@
 //! What operators ask for.
 
 use lethe_ledger::{Command, EpochNo, OwnPlans, ShardKey};
+use lethe_proto::catalogue::{CatalogueChange, CatalogueEntry, Versions};
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::{Digest, ShardId};
 use lethe_proto::message::Refusal;
 
-use super::super::{Shell, fresh};
+use super::super::{NewVersion, Shell, fresh};
 use super::begin::{digest, operator};
 use super::device::{Act, Device};
 use super::world::{Event, QUIET, Simulation};
@@ -205,6 +206,7 @@ impl Simulation {
         };
         let done = shell.execute(command, vec![]).is_ok();
         self.note(format!("{} note: {done}", self.now));
+        self.apply_version();
     }
 
     /// All devices of a person whom the coordinator does not know, or whose certificates were
@@ -264,6 +266,76 @@ impl Simulation {
         self.count.add("replays", u64::from(begun));
         if !begun && self.now + 3000 < QUIET {
             self.at(self.now + 3000, Event::Replay);
+        }
+    }
+}
+
+/// Another version of the catalogue: a title, a name, or an item more.
+fn other_version(versions: &Versions, kind: usize) -> Vec<CatalogueChange> {
+    let version = versions.newest() + 1;
+    let places = versions.entries().len() as u32;
+    let place = version % places;
+    let mut entry = versions.entries()[place as usize].clone();
+    let new = CatalogueEntry {
+        id: format!("new-{version}"),
+        title: Some("New".into()),
+        ..CatalogueEntry::default()
+    };
+    match kind {
+        0 => entry.title = Some(format!("Title {version}")),
+        1 => {
+            let former = std::mem::replace(&mut entry.id, format!("name-{version}"));
+            entry.was.push(former);
+            entry.title.get_or_insert("Back".into());
+        }
+        2 if version > 2 => entry.title = None,
+        _ => {
+            return vec![CatalogueChange {
+                version,
+                place: places,
+                entry: new,
+            }];
+        }
+    }
+    if entry == versions.entries()[place as usize] {
+        entry.title = Some(format!("Title {version}"));
+    }
+    vec![CatalogueChange {
+        version,
+        place,
+        entry,
+    }]
+}
+
+impl Simulation {
+    /// The catalogue has another version, if nothing fails.
+    pub(super) fn apply_version(&mut self) {
+        let Some(shell) = self.shell.clone().filter(|_| self.backup.is_none()) else {
+            return;
+        };
+        let versions = shell.catalogue.versions();
+        let changes = other_version(&versions, self.dice.below(4));
+        let mut next = (*versions).clone();
+        next.apply(changes.clone()).unwrap();
+        let asked = NewVersion {
+            before: versions.digest(),
+            changes,
+            ends: next.digest(),
+        };
+        let done = shell.apply_catalogue(operator(0), asked);
+        self.note(format!("{} catalogue: {done:?}", self.now));
+        let newest = shell.catalogue.newest();
+        let recorded = shell.state().newest_catalogue().map(|(no, _)| no);
+        assert!(recorded.unwrap_or(newest) >= newest, "{}", self.story());
+        if done.is_ok() {
+            self.count.one("versions of the catalogue");
+            assert_eq!(Some(newest), recorded, "{}", self.story());
+            let state = shell.state();
+            let logged = state
+                .newest_catalogue()
+                .map(|(_, r)| (r.digest, r.index.is_some()));
+            assert_eq!(logged, Some((next.digest(), true)), "{}", self.story());
+            assert_eq!(state.rules().items, shell.catalogue.names());
         }
     }
 }
