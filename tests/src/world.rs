@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lethe_client::{Catalogue, Client, ClientModel, ModelOptions, Options};
-use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
 use lethe_coordinator::lists::{NoiseConfig, Per, Sums};
+use lethe_coordinator::{Coordinator, CoordinatorError};
 use lethe_proto::admin::{
     AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ListsStatus,
     ReplayState, SubjectLineage,
@@ -114,7 +114,16 @@ impl World {
     /// Starts a coordinator with this configuration.
     pub async fn start_with(&self, config: ServerConfig) -> (Coordinator, SocketAddr) {
         let data_dir = config.data_dir.clone();
-        let coordinator = Coordinator::open(config).expect("opens");
+        let started = Instant::now();
+        let coordinator = loop {
+            match Coordinator::open(config.clone()) {
+                // The last one's polls may wait for work yet; its folders are free when they end.
+                Err(CoordinatorError::InUse { .. }) if started.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                opened => break opened.expect("opens"),
+            }
+        };
         if let Some(i) = coordinator.first_admin().expect("invites") {
             std::fs::write(data_dir.join("admin-invitation"), i.text()).expect("writes");
         }

@@ -196,7 +196,7 @@ pub fn limit(kind: u16) -> Option<usize> {
         116 => Some(4 * MAX_ADAPTER),
         12 | 16 => Some(1 << 20),
         CONTRIBUTE_SEALED => Some(MAX_ENVELOPE + MAX_SMALL),
-        10 | 102 | 109 | 111 | 117 => Some(4 << 20),
+        10 | 102 | 109 | 111 | 117 | 121 => Some(4 << 20),
         _ => None,
     }
 }
