@@ -4,12 +4,12 @@
 mod common;
 
 use common::{Asked, DAY, Disk, ITEMS, NOW, items, read, seal};
-use lethe_proto::catalogue::{CatalogueChange, CatalogueEntry, Versions, difference};
+use lethe_proto::catalogue::{
+    CatalogueChange, CatalogueEntry, TallyCatalogue, Versions, difference,
+};
 use lethe_proto::ids::Digest;
 use lethe_proto::lists::{Contributed, LIKED, SEEN, SharedEvent, items_digest};
-use lethe_proto::tally::{
-    Confided, TallyCatalogue, TallyRefusal, TallyReply, TallyRequest, padded,
-};
+use lethe_proto::tally::{Confided, TallyRefusal, TallyReply, TallyRequest, padded};
 use lethe_tallyd::Service;
 
 /// item-0 is renamed, item-1 has left, and there is one more.

@@ -35,9 +35,9 @@ pub(crate) struct NewVersion {
 }
 
 impl Shell {
-    /// Takes versions over that the log holds: lists, rules and devices follow from then on. Kits of
-    /// epochs stay as they are: an epoch goes on with the version that it was founded with. True:
-    /// there was one.
+    /// Takes versions over that the log holds: lists, rules and devices follow from then on. Kits
+    /// of epochs stay as they are: an epoch goes on with the version that it was founded with.
+    /// True: there was one.
     pub(crate) fn follow_catalogue(&self) -> Result<bool, CoordinatorError> {
         let _one = fatal::lock(&self.catalogue.following);
         let newest = self.catalogue.newest();
