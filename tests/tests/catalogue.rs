@@ -184,7 +184,7 @@ async fn items_change_while_people_train_and_a_replay_is_equal() {
 
     // All of it is there after a restart, whatever the configured folder says.
     drop(clients);
-    let (_coordinator, addr) = again(&world, coordinator, config).await;
+    let (_coordinator, addr) = taken_over(&world, coordinator, config).await;
     let op = op.reconnect(addr).await;
     assert_eq!(status(&op).await, now);
     let client = Client::open(world.client_folder(1), world.options(addr)).unwrap();
@@ -193,7 +193,7 @@ async fn items_change_while_people_train_and_a_replay_is_equal() {
 }
 
 /// The coordinator is killed, and another one has what it left.
-async fn again(
+async fn taken_over(
     world: &World,
     coordinator: Coordinator,
     mut config: ServerConfig,
@@ -358,7 +358,7 @@ async fn a_tally_of_its_own_follows() {
     if let Some(tally) = &mut config.tally {
         tally.invitation = None;
     }
-    let (_coordinator, addr) = again(&world, coordinator, config).await;
+    let (_coordinator, addr) = taken_over(&world, coordinator, config).await;
     drop(people);
     let client = Client::open(world.client_folder(3), options(addr)).unwrap();
     until_tables_have(&client, ITEMS as usize + 1).await;
