@@ -2,17 +2,19 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lethe_client::{Client, ClientError, LocalEvent, Options, Query};
 use lethe_coordinator::Coordinator;
+use lethe_coordinator::config::ServerConfig;
 use lethe_proto::admin::{AdminReply, AdminRequest, CatalogueStatus};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_tests::desk::{Desk, Said};
 use lethe_tests::party;
 use lethe_tests::tiny::{ITEMS, time};
-use lethe_tests::world::{Operator, PATIENCE, World};
+use lethe_tests::world::{Fleet, Operator, PATIENCE, World, copy_folder};
 
 /// The folder of the tiny catalogue with changes; `renamed` as the file has it.
 fn folder(world: &World, name: &str, rows: &[String], renamed: &str) -> PathBuf {
@@ -48,7 +50,7 @@ fn apply(desk: &Desk, folder: &Path, more: &[&str]) -> Said {
     desk.run(&args)
 }
 
-async fn desk(world: &World, op: &Operator, addr: std::net::SocketAddr) -> Desk {
+async fn desk(world: &World, op: &Operator, addr: SocketAddr) -> Desk {
     let program = env!("CARGO_BIN_EXE_admin-process");
     Desk::enrolled(program, world, op, addr, "desk").await
 }
@@ -153,7 +155,7 @@ async fn items_change_while_people_train_and_a_replay_is_equal() {
             "the name of before"
         );
     }
-    let mut fleet = lethe_tests::world::Fleet::default();
+    let mut fleet = Fleet::default();
     clients.into_iter().for_each(|c| fleet.add(c));
     op.replays_equal().await;
     let said = desk.run(&["replay", "0"]);
@@ -167,7 +169,7 @@ async fn items_change_while_people_train_and_a_replay_is_equal() {
     clients[met[0]]
         .record(LocalEvent::liked("n0", time(99)))
         .unwrap();
-    let mut fleet = lethe_tests::world::Fleet::default();
+    let mut fleet = Fleet::default();
     clients.into_iter().for_each(|c| fleet.add(c));
     let items = vec!["n0".to_owned()];
     let ids = op
@@ -182,8 +184,7 @@ async fn items_change_while_people_train_and_a_replay_is_equal() {
 
     // All of it is there after a restart, whatever the configured folder says.
     drop(clients);
-    coordinator_ends(coordinator).await;
-    let (_coordinator, addr) = world.start_with(config).await;
+    let (_coordinator, addr) = taken_over(&world, coordinator, config).await;
     let op = op.reconnect(addr).await;
     assert_eq!(status(&op).await, now);
     let client = Client::open(world.client_folder(1), world.options(addr)).unwrap();
@@ -191,11 +192,19 @@ async fn items_change_while_people_train_and_a_replay_is_equal() {
     refreshed(&client, 2).await;
 }
 
-async fn coordinator_ends(coordinator: Coordinator) {
+/// The coordinator is killed, and another one has what it left.
+async fn taken_over(
+    world: &World,
+    coordinator: Coordinator,
+    mut config: ServerConfig,
+) -> (Coordinator, SocketAddr) {
     coordinator.shutdown();
-    drop(coordinator);
-    // Its threads give the folder back.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let copy = world.dir.path().join("again");
+    copy_folder(&config.data_dir, &copy.join("data"));
+    copy_folder(&config.evidence(), &copy.join("evidence"));
+    config.data_dir = copy.join("data");
+    config.evidence_dir = Some(copy.join("evidence"));
+    world.start_with(config).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -346,11 +355,10 @@ async fn a_tally_of_its_own_follows() {
     }
 
     // The coordinator starts again: the tally has what it names.
-    coordinator_ends(coordinator).await;
     if let Some(tally) = &mut config.tally {
         tally.invitation = None;
     }
-    let (_coordinator, addr) = world.start_with(config).await;
+    let (_coordinator, addr) = taken_over(&world, coordinator, config).await;
     drop(people);
     let client = Client::open(world.client_folder(3), options(addr)).unwrap();
     until_tables_have(&client, ITEMS as usize + 1).await;

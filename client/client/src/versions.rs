@@ -244,7 +244,7 @@ impl Worker {
     }
 
     /// What another coordinator has said of its catalogue says nothing about this one's.
-    fn leave_other_catalogue(&self) -> Result<(), ClientError> {
+    fn leave_other_catalogue(&mut self) -> Result<(), ClientError> {
         let mut local = self.local()?;
         let own = local.person.log_key.clone().unwrap_or_default();
         if local.known.as_ref().is_none_or(|k| k.key == own) {
@@ -255,6 +255,8 @@ impl Worker {
         local.known = None;
         local.read_by(&shipped);
         self.shared.set_catalogue(shipped);
+        drop(local);
+        self.named = None;
         Ok(())
     }
 

@@ -223,7 +223,9 @@ impl Machine {
             return Err(Broken("it is down".into()));
         };
         let opens = matches!(request, TallyRequest::Open { .. });
-        if !opens && !self.greeted {
+        // As in a party over QUIC: a tally that is behind is sent versions first.
+        let first = opens || matches!(request, TallyRequest::Catalogue { .. });
+        if !first && !self.greeted {
             return Ok(TallyReply::Refused {
                 code: TallyRefusal::NotOpen,
                 message: "simulated".into(),
