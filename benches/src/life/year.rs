@@ -23,12 +23,16 @@ const GROUP: u32 = 40;
 /// Chance of a visit on a day, and the most events of one.
 const VISIT: f32 = 0.2;
 const MOST: usize = 4;
+/// Events that somebody brings along, as many as count: otherwise contributions grow all year, and
+/// with them what is stored.
+const BROUGHT: usize = 200;
 const DAY_S: i64 = 86_400;
 const QUARTER: i32 = 91;
 /// What memory and disk may grow by after the first quarter.
 const GROWTH: f64 = 0.1;
 
-/// A year of 1,000 people who come in the first four weeks and rate two films in five days.
+/// A year of 1,000 people who come in the first four weeks, with a history, and rate one film in two
+/// days.
 pub(crate) fn months(seed: u64) -> anyhow::Result<Months> {
     let mut data = Dataset {
         users: (0..PEOPLE).map(|p| p.to_string()).collect(),
@@ -69,7 +73,8 @@ fn events(seed: &Seed, user: u32, into: &mut Vec<Event>) {
             continue;
         }
         let mut time = begin + day * DAY_S + rng.below(80_000) as i64;
-        for _ in 0..=rng.below(MOST) {
+        let more = if day == first { BROUGHT } else { 0 };
+        for _ in 0..=more + rng.below(MOST) {
             let item = match rng.unit() < 0.75 {
                 true => groups[rng.below(groups.len())] * GROUP + skewed(rng.unit(), GROUP),
                 false => skewed(rng.unit(), ITEMS),
