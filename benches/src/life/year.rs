@@ -31,8 +31,8 @@ const QUARTER: i32 = 91;
 /// What memory and disk may grow by after the first quarter.
 const GROWTH: f64 = 0.1;
 
-/// A year of 1,000 people who come in the first four weeks, with a history, and rate one film in two
-/// days.
+/// A year of 1,000 people who come in the first four weeks, with a history, and rate one film in
+/// two days.
 pub(crate) fn months(seed: u64) -> anyhow::Result<Months> {
     let mut data = Dataset {
         users: (0..PEOPLE).map(|p| p.to_string()).collect(),
