@@ -25,6 +25,7 @@ use lethe_proto::message::{
 };
 use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_proto::payload::{Payload, WireFormat};
+use lethe_proto::people::{RestrictionState, Standing};
 use lethe_proto::tally::{
     self, BringAnswer, Brought, Confided, HeldOf, HeldShown, SealedContribution, SealingTerms,
     SnapshotHead, TallyAudited, TallyDelta, TallyRefolded, TallyRefusal, TallyReply, TallyRequest,
@@ -550,6 +551,39 @@ fn list_replies() -> Vec<Reply> {
     ]
 }
 
+fn people_requests() -> Vec<Request> {
+    vec![
+        Request::Standing,
+        Request::Admin(AdminRequest::LiftRestriction { subject: subject() }),
+        Request::Admin(AdminRequest::Restrictions { after: 3 }),
+    ]
+}
+
+fn people_replies() -> Vec<Reply> {
+    let proposed = ProposalState {
+        id: 2,
+        what: Proposal::LiftRestriction(subject()),
+        at: 1,
+        approved: vec![],
+        missing: 1,
+    };
+    vec![
+        Reply::Standing(Standing {
+            restricted: true,
+            left: 7,
+            not_trained: "w".into(),
+        }),
+        Reply::Admin(AdminReply::Restrictions(vec![RestrictionState {
+            deletion: 7,
+            subject: subject(),
+            since: 1_700_000_000,
+            done: true,
+            lifted: Some(1_700_000_001),
+        }])),
+        Reply::Admin(AdminReply::Proposed(proposed)),
+    ]
+}
+
 /// What is sealed has bytes that two versions have to agree on, too: a padded contribution, and the
 /// tally's answers.
 fn sealed_bytes(out: &mut String) {
@@ -612,6 +646,7 @@ fn golden_bytes_of_every_message() {
     all_bytes(&mut now, list_requests(), list_replies());
     all_bytes(&mut now, party::tally_requests(), party::tally_replies());
     sealed_bytes(&mut now);
+    all_bytes(&mut now, people_requests(), people_replies());
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden-bytes.txt");
     if std::env::var_os("LETHE_BLESS").is_some() {
         std::fs::write(file, &now).unwrap();
@@ -638,11 +673,16 @@ fn decoders_never_panic() {
 /// Starts from valid messages, so that mutations reach deep into the bodies.
 #[test]
 fn mutated_messages_never_panic() {
-    let valid: Vec<Vec<u8>> = [requests(), list_requests(), party::tally_requests()]
-        .iter()
-        .flatten()
-        .map(|r| encode_request(r).unwrap())
-        .collect();
+    let valid: Vec<Vec<u8>> = [
+        requests(),
+        list_requests(),
+        party::tally_requests(),
+        people_requests(),
+    ]
+    .iter()
+    .flatten()
+    .map(|r| encode_request(r).unwrap())
+    .collect();
     bolero::check!()
         .with_type::<(u8, Vec<(u16, u8)>)>()
         .for_each(|(which, edits)| {

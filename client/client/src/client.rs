@@ -411,6 +411,11 @@ impl Client {
             feedback: counts(local.events.told()),
             consent_until: person.consent_until,
             pending_erasure: local.pending.clone(),
+            restricted: local.is_restricted(),
+            not_trained: local
+                .standing
+                .as_ref()
+                .map_or_else(String::new, |s| s.not_trained.clone()),
         }
     }
 

@@ -86,6 +86,7 @@ mod remote;
 mod scoring;
 mod sealing;
 mod session;
+mod standing;
 mod status;
 mod tasks;
 mod titles;

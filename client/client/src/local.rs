@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lethe_proto::ids::ShardId;
+use lethe_proto::people::Standing;
 use tokio::sync::Semaphore;
 
 use crate::conditions::Guard;
@@ -57,6 +58,8 @@ pub(crate) struct Local {
     pub(crate) sealing: Sealing,
     /// Events that the last sealed contribution left out.
     pub(crate) left_out: usize,
+    /// How the person stands, as the coordinator said last.
+    pub(crate) standing: Option<Standing>,
     /// How exactly contributions say when.
     pub(crate) times: TimeGranularity,
     pub(crate) ended: Option<Ended>,
@@ -174,6 +177,7 @@ impl Local {
             refused: BTreeSet::new(),
             sealing,
             left_out: 0,
+            standing: None,
             times: options.times,
             ended: None,
             lock: Some(lock),

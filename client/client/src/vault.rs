@@ -53,6 +53,10 @@ pub(crate) const SEALING: Sealed = Sealed {
     name: "sealing",
     label: b"lethe-client-sealing/1",
 };
+pub(crate) const STANDING: Sealed = Sealed {
+    name: "standing",
+    label: b"lethe-client-standing/1",
+};
 const FEEDBACK: Sealed = Sealed {
     name: "feedback",
     label: b"lethe-client-feedback/2",
@@ -318,7 +322,16 @@ pub(crate) fn destroy(folder: &Path) -> Result<(), ClientError> {
             .and_then(|()| f.sync_all())
             .map_err(io(&key))?;
     }
-    let sealed = [IDENTITY, SNAPSHOT, LIST, CONTRIBUTED, SEALING, FEEDBACK].map(|s| s.name);
+    let sealed = [
+        IDENTITY,
+        SNAPSHOT,
+        LIST,
+        CONTRIBUTED,
+        SEALING,
+        STANDING,
+        FEEDBACK,
+    ];
+    let sealed = sealed.map(|s| s.name);
     for name in [KEY, HISTORY, migrate::STATE].iter().chain(&sealed) {
         remove_file(&folder.join(name))?;
     }

@@ -29,6 +29,9 @@ pub(crate) const SEALED: u16 = 3;
 /// Minor version from which updates may have masks.
 pub(crate) const MASKED: u16 = 4;
 
+/// Minor version from which a device may ask how its person stands.
+pub(crate) const STANDS: u16 = 5;
+
 /// The device parts of the adapters being served.
 #[derive(Debug, Default)]
 pub(crate) struct Release {
@@ -63,6 +66,9 @@ pub(crate) struct Worker {
     pub(crate) lists_at: i64,
     /// Not before this time is contributed again, in seconds since 1970.
     pub(crate) contribute_at: i64,
+    /// Not before this time the coordinator is asked again how the person stands, in seconds since
+    /// 1970.
+    pub(crate) stands_at: i64,
     /// By position in the catalogue: the coordinator's tables name the item, as it said last.
     pub(crate) named: Option<Vec<bool>>,
 }
@@ -77,6 +83,7 @@ impl Worker {
             lists: ListState::default(),
             lists_at: 0,
             contribute_at: 0,
+            stands_at: 0,
             named: None,
         }
     }

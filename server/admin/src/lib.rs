@@ -61,6 +61,8 @@ enum Command {
     Opendsr(commands::requests::opendsr::Args),
     /// Take requests in the form of the IAB's Data Deletion Request Framework 1.0, and answer them.
     IabDdrf(commands::requests::ddrf::Args),
+    /// Whose data is kept and not used; lift a restriction.
+    Restriction(commands::restriction::Args),
     /// What a subject's data is in, or whose data a release is computed from.
     Lineage(commands::lineage::Args),
     /// Which share of the devices has dropped a recalled release.
@@ -133,6 +135,7 @@ fn run_online(
             Command::Import(args) => commands::import::run(&args, &desk, out).await,
             Command::Opendsr(args) => commands::requests::opendsr::run(&args, home, &desk).await,
             Command::IabDdrf(args) => commands::requests::ddrf::run(&args, home, &desk).await,
+            Command::Restriction(args) => commands::restriction::run(&args, &desk, out).await,
             Command::Lineage(args) => commands::lineage::run(&args, &desk, out).await,
             Command::Coverage(args) => commands::coverage::run(&args, &desk, out).await,
             Command::Log(args) => commands::log::run(&args, &desk, out).await,

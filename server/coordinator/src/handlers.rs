@@ -173,6 +173,10 @@ impl Coordinator {
                 let this = self.clone();
                 aside(move || Ok(Reply::Snapshot(this.snapshot(have, &items)))).await
             }
+            Request::Standing => {
+                let standing = self.shell().state().standing(&device.certificate)?;
+                Ok(Reply::Standing(standing))
+            }
             Request::Watch { lists } => Ok(Reply::Watched(self.watch(&device, lists).await?)),
             Request::Enrol { .. }
             | Request::Renew { .. }

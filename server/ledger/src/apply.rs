@@ -8,7 +8,7 @@ use lethe_proto::ids::SubjectId;
 
 use crate::event::Event;
 use crate::ids::{EpochNo, Owner, ShardKey, SliceId};
-use crate::state::{ActionRecord, Core, Execution, ListsRecord, State};
+use crate::state::{ActionRecord, Core, Execution, Lifted, ListsRecord, State};
 
 mod people;
 mod rounds;
@@ -111,6 +111,12 @@ fn apply_public(state: &mut State, event: &Event) {
                 record.whole.get_or_insert((*snapshot, *after_ms));
                 state.index.unlisted.remove(id);
                 state.touch(SliceId::Lists(*id));
+            }
+        }
+        Event::RestrictionsLifted { ids, at } => {
+            for id in ids {
+                state.lifted.insert(*id, Lifted { at: *at });
+                state.touch(SliceId::Lifted(*id));
             }
         }
         Event::TrainingStated { .. }

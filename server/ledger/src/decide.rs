@@ -16,6 +16,7 @@ mod identities;
 mod lists;
 mod policy;
 mod replays;
+mod restrictions;
 mod rounds;
 mod serving;
 

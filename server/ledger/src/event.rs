@@ -328,6 +328,16 @@ pub enum Event {
     /// Another epoch serves: what this one learned goes, with its keys. Its record stays, for
     /// receipts and audits of before.
     EpochRetired { no: EpochNo },
+    /// Restrictions are lifted: the deletions of these numbers.
+    RestrictionsLifted { ids: Vec<u64>, at: u64 },
+
+    // A person's.
+    /// A person's data, which was kept and not used, may be used again. In these epochs, which
+    /// have not begun, they have the place that they joined with.
+    Readmitted {
+        subject: SubjectId,
+        epochs: Vec<EpochNo>,
+    },
 }
 
 /// A statement in an event.
@@ -379,7 +389,8 @@ impl Event {
             | Self::SetAside { subject }
             | Self::PersonKept { subject, .. }
             | Self::ReleaseFetched { subject, .. }
-            | Self::ErrorsMeasured { subject, .. } => Owner::Person(subject.clone()),
+            | Self::ErrorsMeasured { subject, .. }
+            | Self::Readmitted { subject, .. } => Owner::Person(subject.clone()),
             Self::UpdatesStored { stage, .. }
             | Self::RoundCounted { stage, .. }
             | Self::UpdatesLeftOut { stage, .. } => Owner::Stage(*stage),

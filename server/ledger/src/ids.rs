@@ -140,15 +140,20 @@ pub enum SliceId {
     Proposal(u64),
     /// What a deletion did to the lists.
     Lists(u64),
+    /// That a restriction was lifted.
+    Lifted(u64),
 }
 
 impl SliceId {
     /// The key that seals it.
     pub fn owner(&self) -> Owner {
         match self {
-            Self::Core | Self::Epoch(_) | Self::Release(_) | Self::Action(_) | Self::Lists(_) => {
-                Owner::Public
-            }
+            Self::Core
+            | Self::Epoch(_)
+            | Self::Release(_)
+            | Self::Action(_)
+            | Self::Lists(_)
+            | Self::Lifted(_) => Owner::Public,
             Self::Person(s) => Owner::Person(s.clone()),
             Self::Stage(k) => Owner::Stage(*k),
             Self::Deletion(id) => Owner::Deletion(*id),

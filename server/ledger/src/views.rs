@@ -14,8 +14,8 @@ use lethe_proto::message::Refusal;
 use lethe_receipt::statement::Statement;
 
 use crate::decide::Proven;
-use crate::ids::{Now, Refused, RunKey, ShardKey, ValueRef};
-use crate::state::{Deletion, Profile, Release, State};
+use crate::ids::{EpochNo, Now, Refused, RunKey, ShardKey, ValueRef};
+use crate::state::{Deletion, Place, Profile, Release, State};
 
 /// Work for a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,7 +118,7 @@ pub struct ReceiptParts {
 }
 
 /// As many as make a page, at least one.
-fn page<T: serde::Serialize>(all: impl Iterator<Item = T>) -> Vec<T> {
+pub(crate) fn page<T: serde::Serialize>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut out = vec![];
     let mut bytes = 0;
     for item in all {
@@ -459,13 +459,7 @@ impl State {
                 "{subject} has not joined, or was deleted: `lethe-admin list` shows the deletions"
             )));
         };
-        let newest = profile.places.keys().next_back().copied();
-        let epoch = self
-            .core
-            .serving
-            .filter(|no| profile.places.contains_key(no))
-            .or(newest);
-        let place = epoch.and_then(|no| Some((no, profile.places.get(&no)?)));
+        let place = self.place_shown(profile);
         let about = self
             .deletions
             .iter()
@@ -474,7 +468,7 @@ impl State {
         let mut out = SubjectLineage {
             number,
             place: place.and_then(|(_, p)| Some((p.shard?, p.slice))),
-            idle: why_excluded(profile, place.map_or(0, |(_, p)| p.samples)),
+            idle: self.not_trained(subject),
             samples: place.map_or(0, |(_, p)| p.samples),
             checkpoints: vec![],
             served: false,
@@ -491,6 +485,30 @@ impl State {
             self.lineage_in_shard(subject, key, p.slice, &mut out);
         }
         Ok(out)
+    }
+
+    /// Of the places of a person the one in the epoch that is served, or else the newest.
+    fn place_shown<'a>(&self, profile: &'a Profile) -> Option<(EpochNo, &'a Place)> {
+        let newest = profile.places.iter().next_back();
+        let serving = self.core.serving;
+        let served = serving.and_then(|no| Some((no, profile.places.get(&no)?)));
+        served.or(newest.map(|(no, place)| (*no, place)))
+    }
+
+    /// Why nothing is trained on a person's data, in words; empty when it is.
+    pub(crate) fn not_trained(&self, subject: &SubjectId) -> String {
+        let Some(profile) = self.profile(subject) else {
+            return "has not joined".into();
+        };
+        let place = self.place_shown(profile).map(|(_, p)| p);
+        let samples = place.map_or(0, |p| p.samples);
+        let left_out = place.is_none_or(|p| p.excluded);
+        if left_out && profile.erase.is_none() && self.was_readmitted(subject) {
+            return "the restriction is lifted: in lists again, and trained on from the next epoch \
+                    on that the person joins"
+                .into();
+        }
+        why_excluded(profile, samples)
     }
 
     fn releases_with(&self, number: u32) -> Vec<(u64, bool)> {

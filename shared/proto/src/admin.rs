@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deletion::{DeletionRequest, Proposal};
 use crate::ids::{Digest, ShardId, SubjectId};
+use crate::people::RestrictionState;
 
 /// What the admin tool asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,6 +148,16 @@ pub enum AdminRequest {
     },
     /// What the host of the middle layers can learn under the recipe in force.
     MiddleLearns,
+    /// Use a person's data again that was restricted. Others have to agree, as to a deletion.
+    LiftRestriction {
+        /// Whose.
+        subject: SubjectId,
+    },
+    /// Restrictions, lifted ones among them: a page of those with larger numbers, oldest first.
+    Restrictions {
+        /// Number of the deletion; 0 for the first page.
+        after: u64,
+    },
 }
 
 impl AdminRequest {
@@ -160,6 +171,7 @@ impl AdminRequest {
                 | Self::Replay { .. }
                 | Self::Revoke { .. }
                 | Self::RemoveOperator { .. }
+                | Self::LiftRestriction { .. }
         )
     }
 }
@@ -237,6 +249,8 @@ pub enum AdminReply {
     ListsAudit(ListsAuditPage),
     /// What the host of the middle layers can learn, for people.
     MiddleLearns(String),
+    /// Restrictions, oldest first; empty after the last.
+    Restrictions(Vec<RestrictionState>),
 }
 
 /// Where a page for an auditor of the lists begins.

@@ -36,6 +36,8 @@ pub const CONTRIBUTE: u16 = 16;
 pub const CONTRIBUTE_SEALED: u16 = 21;
 /// Type of [`Request::Tally`].
 pub const TALLY: u16 = 22;
+/// Type of [`Request::Standing`].
+pub const STANDING: u16 = 26;
 const BINCODE: u8 = 1;
 
 /// Why bytes are not a message.
@@ -148,6 +150,7 @@ fn request_kind(r: &Request) -> u16 {
         Request::Terms => 20,
         Request::ContributeSealed(_) => CONTRIBUTE_SEALED,
         Request::Tally(_) => TALLY,
+        Request::Standing => STANDING,
     }
 }
 
@@ -169,6 +172,7 @@ fn reply_kind(r: &Reply) -> u16 {
         Reply::Terms(_) => 114,
         Reply::Confided(_) => 115,
         Reply::Tally(_) => 116,
+        Reply::Standing(_) => 120,
     }
 }
 
@@ -178,6 +182,7 @@ pub fn limit(kind: u16) -> Option<usize> {
         1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 101 | 103 | 106 | 108 | 110 | 114 | 115 => {
             Some(MAX_SMALL)
         }
+        STANDING | 120 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
         7 | 104 | 107 | 112 | 113 => Some(MAX_ADAPTER),
         // Several contributions to the tally; its tables, with what leads to them from before.

@@ -157,6 +157,8 @@ pub enum Request {
     ContributeSealed(SealedContribution),
     /// A coordinator's request to its tally; needs a certificate of the tally.
     Tally(TallyRequest),
+    /// How the device's person stands. From minor version 5 on.
+    Standing,
 }
 
 /// What a device did with an order to erase.
@@ -292,6 +294,8 @@ pub enum Reply {
     Confided(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Answer to [`Request::Tally`].
     Tally(TallyReply),
+    /// Answer to [`Request::Standing`].
+    Standing(crate::people::Standing),
 }
 
 /// What a client checks before it erases anything.

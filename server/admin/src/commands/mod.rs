@@ -15,6 +15,7 @@ pub(crate) mod policy;
 pub(crate) mod receipt;
 pub(crate) mod replay;
 pub(crate) mod requests;
+pub(crate) mod restriction;
 pub(crate) mod revoke;
 pub(crate) mod scan;
 pub(crate) mod shell;

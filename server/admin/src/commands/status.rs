@@ -4,9 +4,11 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use lethe_proto::admin::{AdminReply, AdminRequest};
+use lethe_proto::deletion::DeletionRequest;
 
 use super::forget::{describe, state};
 use super::lists;
+use super::restriction;
 use crate::desk::{Desk, unexpected};
 use crate::output::Output;
 
@@ -25,8 +27,16 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         if let Some(lists) = &lists {
             text += &lists::describe_deletion(lists);
         }
+        let restricted = match &state.request {
+            DeletionRequest::Restrict { .. } => restriction::of_deletion(desk, id).await?,
+            _ => None,
+        };
+        if let Some(restricted) = &restricted {
+            text += &restriction::describe_lifted(restricted);
+        }
         let mut value = serde_json::to_value(&state)?;
         value["lists"] = serde_json::to_value(&lists)?;
+        value["restriction"] = serde_json::to_value(&restricted)?;
         out.show(&text, &value)?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -241,6 +241,7 @@ fn slice_key(id: &SliceId) -> String {
         SliceId::Kept(id) => format!("kept/{id}"),
         SliceId::Proposal(id) => format!("proposal/{id}"),
         SliceId::Lists(id) => format!("lists/{id}"),
+        SliceId::Lifted(id) => format!("lifted/{id}"),
     }
 }
 

@@ -63,6 +63,9 @@ pub(crate) fn read(
             AdminReply::Operators(state.operator_list(Some(state.operator(by))))
         }
         AdminRequest::Actions => AdminReply::Actions(state.action_list()),
+        AdminRequest::Restrictions { after } => {
+            AdminReply::Restrictions(state.restriction_list(*after))
+        }
         AdminRequest::Deletions { after } => AdminReply::Deletions(state.deletion_list(*after)),
         AdminRequest::Status => AdminReply::Status(status(state, facts)),
         request => return read_one(state, request, now),
@@ -134,6 +137,12 @@ pub(crate) fn asked(request: AdminRequest) -> Option<Asked> {
             let line = format!("remove operator {fingerprint}");
             Some(noted(Proposal::RemoveOperator(fingerprint), line))
         }
+        AdminRequest::LiftRestriction { subject } => Some(Asked {
+            what: Proposal::LiftRestriction(subject),
+            confirmed: true,
+            // The ledger writes it: it names the deletion, and nobody.
+            note: None,
+        }),
         // Whoever invited an operator alone could agree with themselves.
         AdminRequest::Invite { subject: None } => {
             let line = "invite an operator".to_owned();

@@ -8,6 +8,7 @@ use lethe_proto::message::Role;
 
 mod epoch;
 mod index;
+mod lifted;
 mod lists;
 mod members;
 mod person;
@@ -21,6 +22,7 @@ pub use epoch::{
     Checkpoint, Epoch, Intended, Partition, Replay, RoundSum, Run, Shard, StageSum, TrainingRecord,
 };
 pub use index::{Holder, Index, RunRef};
+pub use lifted::Lifted;
 pub use lists::{ListsLeft, ListsRecord, SnapshotRef};
 pub use members::{Member, TreeInput};
 pub use person::{Device, Errors, Measured, Moving, PendingErase, Person, Place, Profile};
@@ -50,6 +52,8 @@ pub struct State {
     /// By the number of the deletion.
     pub(crate) lists: BTreeMap<u64, ListsRecord>,
     pub(crate) proposals: BTreeMap<u64, ProposalRecord>,
+    /// Restrictions that were lifted, by the number of the deletion.
+    pub(crate) lifted: BTreeMap<u64, Lifted>,
     pub(crate) rules: Rules,
     pub(crate) volatile: Volatile,
     pub(crate) index: Index,

@@ -42,6 +42,7 @@ impl State {
         out.extend(self.kept.keys().copied().map(SliceId::Kept));
         out.extend(self.proposals.keys().copied().map(SliceId::Proposal));
         out.extend(self.lists.keys().copied().map(SliceId::Lists));
+        out.extend(self.lifted.keys().copied().map(SliceId::Lifted));
         out
     }
 
@@ -58,6 +59,7 @@ impl State {
             SliceId::Kept(no) => codec::to_bytes(self.kept.get(no)?),
             SliceId::Proposal(no) => codec::to_bytes(self.proposals.get(no)?),
             SliceId::Lists(no) => codec::to_bytes(self.lists.get(no)?),
+            SliceId::Lifted(no) => codec::to_bytes(self.lifted.get(no)?),
         };
         bytes.ok()
     }
@@ -78,6 +80,7 @@ impl State {
             SliceId::Kept(no) => drop(self.kept.insert(*no, read(&id, bytes)?)),
             SliceId::Proposal(no) => drop(self.proposals.insert(*no, read(&id, bytes)?)),
             SliceId::Lists(no) => drop(self.lists.insert(*no, read(&id, bytes)?)),
+            SliceId::Lifted(no) => drop(self.lifted.insert(*no, read(&id, bytes)?)),
         }
         Ok(())
     }

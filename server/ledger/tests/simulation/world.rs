@@ -15,6 +15,7 @@ use super::disk::Disk;
 mod device;
 mod jobs;
 mod lists;
+mod people;
 
 /// When virtual time begins, in milliseconds since 1970.
 const BEGIN: u64 = 1_800_000_000_000;
@@ -39,6 +40,7 @@ pub(crate) enum Ev {
     Forget(Vec<DeletionRequest>),
     Approve,
     Replay,
+    Lift,
     Epoch,
 }
 
@@ -69,6 +71,7 @@ pub(crate) struct Count {
     pub(crate) lost_shards: u64,
     pub(crate) left_out: u64,
     pub(crate) retired: u64,
+    pub(crate) lifted: u64,
 }
 
 pub(crate) struct World {
@@ -102,6 +105,7 @@ pub(crate) struct World {
     uses: u64,
     /// Updates have masks: not all who answer can be counted.
     pub(crate) masks: bool,
+    pub(crate) people: people::People,
 }
 
 pub(crate) fn name(n: usize) -> SubjectId {
@@ -213,9 +217,11 @@ impl World {
             lists: lists::Lists::default(),
             uses: 0,
             masks,
+            people: people::People::new(seed),
         };
         w.begin(people);
         w.misfortunes(people);
+        w.lifts();
         w
     }
 
@@ -428,6 +434,7 @@ impl World {
             self.note(format!("the write fails, written: {written}"));
             if written {
                 self.disk.write(&events, &values);
+                self.lifts_in(&events);
             }
             // In doubt: what is durable is read again before the next command.
             self.reload(vec![]);
@@ -443,6 +450,7 @@ impl World {
             self.disk.values.remove(&value);
         }
         self.count_events(&events);
+        self.lifts_in(&events);
         for effect in out.all {
             match effect {
                 Effect::Aggregate { run, counted } => self.start_job(run, &counted),
@@ -584,6 +592,7 @@ impl World {
                     self.count.restored += 1;
                     self.acknowledged.clear();
                     self.seen.clear();
+                    self.forget_restrictions();
                     self.start();
                 }
             }
@@ -626,6 +635,7 @@ impl World {
                 self.count.two_epochs += 1;
                 self.found();
             }
+            Ev::Lift => self.lift(),
             Ev::Replay | Ev::Epoch => {}
         }
         self.now < END && !self.settled()

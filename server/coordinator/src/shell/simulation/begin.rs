@@ -142,6 +142,7 @@ impl Simulation {
         this.misfortunes();
         this.begin_lists();
         this.begin_apart();
+        this.draw_lifts(seed);
         this
     }
 

@@ -107,6 +107,7 @@ mod lists;
 mod look;
 mod masked;
 mod operators;
+mod people;
 mod record;
 mod world;
 
@@ -199,6 +200,7 @@ const OFTEN: &[&str] = &[
     "lists published",
     "lists recalled",
     "lists compared",
+    "lifted",
 ];
 
 /// What must happen in one of sixty: only a third of the seeds has masks.

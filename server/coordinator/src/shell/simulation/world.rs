@@ -60,6 +60,8 @@ pub(super) enum Event {
     Forget(Vec<DeletionRequest>),
     Approve,
     Replay,
+    /// An operator lifts a restriction.
+    Lift,
     /// A device gets another certificate.
     Renew(usize),
     /// An operator withdraws somebody's certificates; or has something entered into the log.
@@ -277,6 +279,7 @@ impl Simulation {
             Event::Forget(requests) => self.forget(requests),
             Event::Approve => self.approve(),
             Event::Replay => self.replay(),
+            Event::Lift => self.lift(),
             Event::Renew(n) => self.renew(n),
             Event::Revoke(n) => self.revoke(n),
             Event::Note => self.take_note(),
