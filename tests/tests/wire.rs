@@ -25,7 +25,10 @@ use lethe_proto::message::{
 };
 use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_proto::payload::{Payload, WireFormat};
-use lethe_proto::people::{RestrictionState, Standing};
+use lethe_proto::people::{
+    HeldShard, MissingPerson, ReplayProgress, ReplayVerdict, RestrictionState, StageOutcome,
+    StageProof, Standing,
+};
 use lethe_proto::tally::{
     self, BringAnswer, Brought, Confided, HeldOf, HeldShown, SealedContribution, SealingTerms,
     SnapshotHead, TallyAudited, TallyDelta, TallyRefolded, TallyRefusal, TallyReply, TallyRequest,
@@ -554,9 +557,53 @@ fn list_replies() -> Vec<Reply> {
 fn people_requests() -> Vec<Request> {
     vec![
         Request::Standing,
+        Request::OrdersSince {
+            deletion: 3,
+            seen: 9,
+        },
         Request::Admin(AdminRequest::LiftRestriction { subject: subject() }),
         Request::Admin(AdminRequest::Restrictions { after: 3 }),
+        Request::Admin(AdminRequest::StartReplay {
+            shard: ShardId(2),
+            without_missing: true,
+        }),
+        Request::Admin(AdminRequest::ReplayProgress { shard: ShardId(2) }),
+        Request::Admin(AdminRequest::HeldShards),
+        Request::Admin(AdminRequest::HoldShard { shard: ShardId(2) }),
+        Request::Admin(AdminRequest::ReleaseShard { shard: ShardId(2) }),
     ]
+}
+
+fn replayed() -> ReplayProgress {
+    let stage = |stage, outcome| StageProof { stage, outcome };
+    ReplayProgress {
+        shard: ShardId(2),
+        without_missing: true,
+        verdict: ReplayVerdict::Partial,
+        rounds: (6, 6),
+        stages: vec![
+            stage(1, StageOutcome::Equal),
+            stage(
+                2,
+                StageOutcome::Different {
+                    replayed: Digest([1; 32]),
+                    recorded: Digest([2; 32]),
+                },
+            ),
+            stage(3, StageOutcome::Unproven { missing: 1 }),
+        ],
+        waiting: vec![subject()],
+        waiting_in_all: 1,
+        missing: vec![MissingPerson {
+            number: 7,
+            subject: Some(subject()),
+            why: "w".into(),
+        }],
+        missing_in_all: 1,
+        hashes: None,
+        why: "w".into(),
+        seconds: 1.5,
+    }
 }
 
 fn people_replies() -> Vec<Reply> {
@@ -571,6 +618,7 @@ fn people_replies() -> Vec<Reply> {
         Reply::Standing(Standing {
             restricted: true,
             left: 7,
+            ordered: 6,
             not_trained: "w".into(),
         }),
         Reply::Admin(AdminReply::Restrictions(vec![RestrictionState {
@@ -581,6 +629,14 @@ fn people_replies() -> Vec<Reply> {
             lifted: Some(1_700_000_001),
         }])),
         Reply::Admin(AdminReply::Proposed(proposed)),
+        Reply::Admin(AdminReply::ReplayProgress(replayed())),
+        Reply::Admin(AdminReply::HeldShards(vec![HeldShard {
+            epoch: EpochNo(5),
+            shard: ShardId(2),
+            damaged: true,
+            since: 1_700_000_000,
+            until: Some(1_700_086_400),
+        }])),
     ]
 }
 

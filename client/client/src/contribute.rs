@@ -90,7 +90,7 @@ impl Local {
     fn may_be_due(&self, now: i64) -> Option<ListTerms> {
         let lists = &self.person.lists;
         // What would be refused is not offered.
-        let may = !lists.opted_out && !self.is_restricted();
+        let may = !lists.opted_out && !self.is_restricted() && !self.owes;
         let terms = lists.terms.filter(|_| may)?;
         let refresh = i64::try_from(terms.refresh_s).unwrap_or(i64::MAX);
         let waits = |last: Accepted| now < last.at.saturating_add(refresh) && now >= last.at;

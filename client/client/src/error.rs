@@ -380,8 +380,9 @@ impl ClientError {
             | Self::OtherHandle { .. }
             | Self::OtherListKey { .. }
             | Self::SealingDamaged { .. } => Some(Declined::Conditions),
-            // Without a model it is of no use in a round, and never will be.
-            Self::NoModel => Some(Declined::Conditions),
+            // Without a model it is of no use in a round, and never will be. Nor is a phone that
+            // was installed anew, or restored from a backup: what was joined with is gone.
+            Self::NoModel | Self::OtherData => Some(Declined::Conditions),
             Self::Model(ModelError::Middle(e)) if e.is::<Stopped>() => Some(Declined::Conditions),
             _ => None,
         }

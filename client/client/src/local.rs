@@ -60,6 +60,8 @@ pub(crate) struct Local {
     pub(crate) left_out: usize,
     /// How the person stands, as the coordinator said last.
     pub(crate) standing: Option<Standing>,
+    /// Orders are not carried out yet that an older copy of this folder lacks.
+    pub(crate) owes: bool,
     /// How exactly contributions say when.
     pub(crate) times: TimeGranularity,
     pub(crate) ended: Option<Ended>,
@@ -178,6 +180,7 @@ impl Local {
             sealing,
             left_out: 0,
             standing: None,
+            owes: false,
             times: options.times,
             ended: None,
             lock: Some(lock),

@@ -188,6 +188,11 @@ impl Worker {
         }
         if self.welcome.is_none() {
             self.hello().await?;
+            if let Err(e) = self.stands().await {
+                // Nothing else happens before that is known.
+                self.welcome = None;
+                return Err(e);
+            }
         }
         self.renew_if_due().await
     }
@@ -254,6 +259,10 @@ impl Worker {
     /// with.
     pub(crate) async fn join(&mut self) -> Result<(), ClientError> {
         self.ready().await?;
+        if self.local()?.owes {
+            // What it holds is not what remains.
+            return Err(ClientError::OtherData);
+        }
         self.settle().await?;
         let now = match &self.shared.model {
             Some(_) => self.local()?.to_join(self.catalogue()),
@@ -329,7 +338,10 @@ impl Worker {
     /// The data that counts in this epoch.
     pub(crate) async fn joined(&mut self) -> Result<Joined, ClientError> {
         self.settle().await?;
-        let joined = self.local()?.person.joined.clone();
+        let joined = {
+            let local = self.local()?;
+            local.person.joined.clone().filter(|_| !local.owes)
+        };
         joined.ok_or(ClientError::OtherData)
     }
 

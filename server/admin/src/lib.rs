@@ -1,5 +1,6 @@
 //! `lethe-admin`: the privacy team's tool. One file per command; exit code 0 success, 1 failure, 2
-//! usage, 3 not equal or not verified, 5 a genuine receipt of a request that removed nothing.
+//! usage, 3 not equal or not verified, 5 a genuine receipt of a request that removed nothing, 6 a
+//! replay that is equal as far as it goes, and had to leave something out.
 
 use std::process::ExitCode;
 
@@ -75,6 +76,8 @@ enum Command {
     Receipt(commands::receipt::Args),
     /// Verify a receipt, offline.
     Verify(commands::verify::Args),
+    /// Shards in which nothing is trained: a damaged one waits until an operator releases it.
+    Shard(commands::shard::Args),
     /// Retrain a shard from scratch on what remains and compare hashes.
     Replay(commands::replay::Args),
     /// Write what an auditor needs to train a shard again, or with --lists to fold the sums of the
@@ -136,6 +139,7 @@ fn run_online(
             Command::Opendsr(args) => commands::requests::opendsr::run(&args, home, &desk).await,
             Command::IabDdrf(args) => commands::requests::ddrf::run(&args, home, &desk).await,
             Command::Restriction(args) => commands::restriction::run(&args, &desk, out).await,
+            Command::Shard(args) => commands::shard::run(&args, &desk, out).await,
             Command::Lineage(args) => commands::lineage::run(&args, &desk, out).await,
             Command::Coverage(args) => commands::coverage::run(&args, &desk, out).await,
             Command::Log(args) => commands::log::run(&args, &desk, out).await,

@@ -79,6 +79,10 @@ pub struct ServerConfig {
     /// what devices hold.
     #[serde(default)]
     pub erase_window_s: u64,
+    /// Hours for which a shard whose database was damaged waits for `lethe-admin shard release`, at
+    /// most; 0: it is trained anew at once.
+    #[serde(default = "default_quarantine_hours")]
+    pub quarantine_hours: u64,
     /// Recipe of the epoch; see `lethe_recipe::Recipe`.
     #[serde(default)]
     pub recipe: toml::Table,
@@ -129,6 +133,10 @@ fn default_erase_wait() -> u64 {
 
 fn default_deadline_days() -> u64 {
     30
+}
+
+fn default_quarantine_hours() -> u64 {
+    24
 }
 
 fn default_release_hours() -> u64 {

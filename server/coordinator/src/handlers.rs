@@ -173,6 +173,10 @@ impl Coordinator {
                 let this = self.clone();
                 aside(move || Ok(Reply::Snapshot(this.snapshot(have, &items)))).await
             }
+            Request::OrdersSince { deletion, seen } => {
+                let this = self.clone();
+                aside(move || this.orders_since(&device, deletion, seen)).await
+            }
             Request::Standing => {
                 let standing = self.shell().state().standing(&device.certificate)?;
                 Ok(Reply::Standing(standing))
@@ -652,6 +656,19 @@ impl Coordinator {
         let evidence = shell.evidence();
         let state = shell.state();
         let orders = evidence.orders(&state, &device.certificate, task, seen)?;
+        Ok(Reply::Orders(orders))
+    }
+
+    fn orders_since(
+        &self,
+        device: &Device,
+        deletion: u64,
+        seen: u64,
+    ) -> Result<Reply, CoordinatorError> {
+        let shell = self.shell();
+        let evidence = shell.evidence();
+        let state = shell.state();
+        let orders = evidence.orders_since(&state, &device.certificate, deletion, seen)?;
         Ok(Reply::Orders(orders))
     }
 

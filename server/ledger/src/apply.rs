@@ -11,6 +11,7 @@ use crate::ids::{EpochNo, Owner, ShardKey, SliceId};
 use crate::state::{ActionRecord, Core, Execution, Lifted, ListsRecord, State};
 
 mod people;
+mod proofs;
 mod rounds;
 
 use people::apply_person;
@@ -118,6 +119,18 @@ fn apply_public(state: &mut State, event: &Event) {
                 state.lifted.insert(*id, Lifted { at: *at });
                 state.touch(SliceId::Lifted(*id));
             }
+        }
+        Event::ShardHeld { shard, hold } => {
+            state.holds.insert(*shard, *hold);
+            state.touch(SliceId::Hold(*shard));
+        }
+        Event::ShardReleased { shard } => {
+            state.holds.remove(shard);
+            state.touch(SliceId::Hold(*shard));
+            state.edit_core(|c| drop(c.quarantined.remove(shard)));
+        }
+        Event::ReplayScoped { .. } | Event::StageReplayed { .. } | Event::StageUnproven { .. } => {
+            proofs::apply_proof(state, event);
         }
         Event::TrainingStated { .. }
         | Event::TrainingLogged { .. }

@@ -11,7 +11,7 @@ use crate::ids::{Contributor, EpochNo, Owner, PersonNo, RunKey, ShardKey, StageK
 use crate::state::{
     Action, Checkpoint, Deletion, Epoch, Execution, Kept, ListsLeft, LogHead, Moving, Numbers,
     Operator, Partition, PendingErase, Person, Place, ProposalRecord, Release, RemovedRecord,
-    RolledShard, RoundSum, SnapshotRef,
+    RolledShard, RoundSum, ShardHold, SnapshotRef,
 };
 
 /// An update whose value is stored with this event.
@@ -338,6 +338,31 @@ pub enum Event {
         subject: SubjectId,
         epochs: Vec<EpochNo>,
     },
+
+    // Public.
+    /// What a replay that has just begun does about people who are missing.
+    ReplayScoped {
+        shard: ShardKey,
+        without_missing: bool,
+    },
+    /// A replay has trained a stage again.
+    StageReplayed {
+        shard: ShardKey,
+        stage: u16,
+        replayed: Digest,
+        recorded: Digest,
+    },
+    /// A replay cannot train a stage again: these are missing. One that goes on without them begins
+    /// the next stage with what was recorded.
+    StageUnproven {
+        shard: ShardKey,
+        stage: u16,
+        missing: Vec<PersonNo>,
+    },
+    /// Nothing is trained in a shard from now on.
+    ShardHeld { shard: ShardKey, hold: ShardHold },
+    /// It is trained again, and is not said to be damaged any more.
+    ShardReleased { shard: ShardKey },
 }
 
 /// A statement in an event.

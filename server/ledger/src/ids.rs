@@ -142,6 +142,10 @@ pub enum SliceId {
     Lists(u64),
     /// That a restriction was lifted.
     Lifted(u64),
+    /// What the newest replay of a shard has found.
+    Proof(ShardKey),
+    /// That a shard waits for an operator.
+    Hold(ShardKey),
 }
 
 impl SliceId {
@@ -153,7 +157,9 @@ impl SliceId {
             | Self::Release(_)
             | Self::Action(_)
             | Self::Lists(_)
-            | Self::Lifted(_) => Owner::Public,
+            | Self::Lifted(_)
+            | Self::Proof(_)
+            | Self::Hold(_) => Owner::Public,
             Self::Person(s) => Owner::Person(s.clone()),
             Self::Stage(k) => Owner::Stage(*k),
             Self::Deletion(id) => Owner::Deletion(*id),

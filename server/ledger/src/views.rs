@@ -15,7 +15,10 @@ use lethe_receipt::statement::Statement;
 
 use crate::decide::Proven;
 use crate::ids::{EpochNo, Now, Refused, RunKey, ShardKey, ValueRef};
-use crate::state::{Deletion, Place, Profile, Release, State};
+use crate::state::{Deletion, Holder, Place, Profile, Release, State};
+
+/// Most orders in a page of [`State::orders_since`].
+const ORDERS: usize = 100;
 
 /// Work for a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +65,8 @@ pub struct ShardView {
     pub done: bool,
     /// It was damaged.
     pub quarantined: bool,
+    /// Nothing is trained in it until an operator releases it, or a time is over.
+    pub held: bool,
     /// Mean loss of each finished round.
     pub losses: Vec<Option<f32>>,
     /// Deadlines in a row that passed without enough answers.
@@ -278,6 +283,58 @@ impl State {
         Ok(out)
     }
 
+    /// Orders of deletions with larger numbers that concern a person, oldest first, with the log's
+    /// entries. What is erased with a person's data concerns nobody who comes back.
+    fn orders_of<'a>(
+        &'a self,
+        subject: &'a SubjectId,
+        after: u64,
+    ) -> impl Iterator<Item = (u64, &'a Deletion, u64)> {
+        let all = self.deletions.iter();
+        let erased =
+            all.filter(|(_, d)| d.request.erases_subject() && d.request.subject() == Some(subject));
+        let erased = erased.map(|(id, _)| *id).max().unwrap_or(0);
+        let later = self.deletions.range(after.max(erased).saturating_add(1)..);
+        let own = later.filter(move |(_, d)| d.task.is_some() && d.request.concerns(subject));
+        own.filter_map(|(id, d)| Some((*id, d, d.order_index?)))
+    }
+
+    /// Orders that a copy of a device's folder lacks which has carried out those up to this
+    /// deletion: a page. Those of a task that waits for the device come with the task.
+    ///
+    /// # Errors
+    /// [`Refused`]: the device is nobody's any more.
+    pub fn orders_since(
+        &self,
+        certificate: &Digest,
+        deletion: u64,
+    ) -> Result<Vec<(u64, &Deletion, u64)>, Refused> {
+        let Some(holder) = self.index.holders.get(certificate) else {
+            let message = "this subject's certificates were withdrawn";
+            return Err(Refused::new(Refusal::Forbidden, message));
+        };
+        Ok(self
+            .orders_carried_out(holder, deletion)
+            .take(ORDERS)
+            .collect())
+    }
+
+    /// Orders that a device has carried out, as far as is known here: those with larger numbers,
+    /// oldest first.
+    pub(crate) fn orders_carried_out<'a>(
+        &'a self,
+        holder: &'a Holder,
+        after: u64,
+    ) -> impl Iterator<Item = (u64, &'a Deletion, u64)> {
+        let person = self.people.get(&holder.subject);
+        let device = person.and_then(|p| p.devices.get(&holder.device));
+        let confirmed = device.and_then(|d| d.confirmed);
+        let pending = person.and_then(|p| p.profile.as_ref()?.erase.as_ref());
+        let pending = pending.filter(|e| confirmed != Some(e.task));
+        let all = self.orders_of(&holder.subject, after);
+        all.filter(move |(_, d, _)| !pending.is_some_and(|e| d.is_part(e)))
+    }
+
     /// Whether it is written down that a device holds this release, and no older one.
     pub fn has_fetched(&self, certificate: &Digest, release: u64) -> bool {
         let device = self.index.holders.get(certificate).and_then(|holder| {
@@ -382,7 +439,7 @@ impl State {
         let shards = d.rolled_back.iter().map(|r| r.shard);
         let parts: Vec<String> = shards
             .filter(|s| !self.retrained(*s))
-            .filter_map(|s| self.round_in_words(s))
+            .filter_map(|s| self.round_in_words(s, now))
             .collect();
         if parts.is_empty() && self.lists_wait() {
             "the next snapshot of the lists".into()
@@ -393,13 +450,19 @@ impl State {
         }
     }
 
-    fn round_in_words(&self, key: ShardKey) -> Option<String> {
+    fn round_in_words(&self, key: ShardKey, now: Now) -> Option<String> {
         let epoch = self.epochs.get(&key.epoch)?;
         let run = &epoch.shard(key.shard)?.run;
         let (done, all) = run.progress(&epoch.terms);
         let open = self.volatile.open.get(&run.generation);
         let waits = open.map_or(0, |o| o.round.waiting());
         let shard = key.shard;
+        if self.is_on_hold(key, now) {
+            return Some(format!(
+                "{shard}: it is held, and nothing is trained in it: `lethe-admin shard release {}`",
+                shard.0
+            ));
+        }
         if self.volatile.abandoned.contains_key(&run.generation) {
             return Some(format!(
                 "{shard}: round {} of {all} was abandoned, too few clients answered; it is tried \
@@ -666,7 +729,9 @@ impl State {
             rounds: run.progress(&epoch.terms),
             adapter: run.hash,
             done: run.done(&epoch.terms),
-            quarantined: self.core.quarantined.contains(&key),
+            quarantined: self.core.quarantined.contains(&key)
+                || self.holds.get(&key).is_some_and(|h| h.damaged),
+            held: self.holds.contains_key(&key),
             losses: run.losses(),
             starved: open.map_or(0, |o| o.starved),
             abandoned: self.volatile.abandoned.contains_key(&run.generation),

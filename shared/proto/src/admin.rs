@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deletion::{DeletionRequest, Proposal};
 use crate::ids::{Digest, ShardId, SubjectId};
-use crate::people::RestrictionState;
+use crate::people::{HeldShard, ReplayProgress, RestrictionState};
 
 /// What the admin tool asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,6 +158,30 @@ pub enum AdminRequest {
         /// Number of the deletion; 0 for the first page.
         after: u64,
     },
+    /// As [`Self::Replay`], answered with who is missing.
+    StartReplay {
+        /// The shard.
+        shard: ShardId,
+        /// Stages that need somebody who is missing are left out.
+        without_missing: bool,
+    },
+    /// How far the newest replay of a shard is, and who is missing.
+    ReplayProgress {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Shards in which nothing is trained.
+    HeldShards,
+    /// Train nothing in a shard until it is released.
+    HoldShard {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Train a shard again that was damaged, or held.
+    ReleaseShard {
+        /// The shard.
+        shard: ShardId,
+    },
 }
 
 impl AdminRequest {
@@ -172,6 +196,9 @@ impl AdminRequest {
                 | Self::Revoke { .. }
                 | Self::RemoveOperator { .. }
                 | Self::LiftRestriction { .. }
+                | Self::StartReplay { .. }
+                | Self::HoldShard { .. }
+                | Self::ReleaseShard { .. }
         )
     }
 }
@@ -251,6 +278,10 @@ pub enum AdminReply {
     MiddleLearns(String),
     /// Restrictions, oldest first; empty after the last.
     Restrictions(Vec<RestrictionState>),
+    /// A replay, as far as it got.
+    ReplayProgress(ReplayProgress),
+    /// Shards in which nothing is trained.
+    HeldShards(Vec<HeldShard>),
 }
 
 /// Where a page for an auditor of the lists begins.

@@ -38,6 +38,8 @@ pub const CONTRIBUTE_SEALED: u16 = 21;
 pub const TALLY: u16 = 22;
 /// Type of [`Request::Standing`].
 pub const STANDING: u16 = 26;
+/// Type of [`Request::OrdersSince`].
+pub const ORDERS_SINCE: u16 = 27;
 const BINCODE: u8 = 1;
 
 /// Why bytes are not a message.
@@ -151,6 +153,7 @@ fn request_kind(r: &Request) -> u16 {
         Request::ContributeSealed(_) => CONTRIBUTE_SEALED,
         Request::Tally(_) => TALLY,
         Request::Standing => STANDING,
+        Request::OrdersSince { .. } => ORDERS_SINCE,
     }
 }
 
@@ -182,7 +185,7 @@ pub fn limit(kind: u16) -> Option<usize> {
         1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 101 | 103 | 106 | 108 | 110 | 114 | 115 => {
             Some(MAX_SMALL)
         }
-        STANDING | 120 => Some(MAX_SMALL),
+        STANDING | ORDERS_SINCE | 120 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
         7 | 104 | 107 | 112 | 113 => Some(MAX_ADAPTER),
         // Several contributions to the tally; its tables, with what leads to them from before.

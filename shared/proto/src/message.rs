@@ -157,8 +157,16 @@ pub enum Request {
     ContributeSealed(SealedContribution),
     /// A coordinator's request to its tally; needs a certificate of the tally.
     Tally(TallyRequest),
-    /// How the device's person stands. From minor version 5 on.
+    /// How the device's person stands. From minor version 5 on, as what follows.
     Standing,
+    /// Asks for orders of deletions with larger numbers: this copy of the device's folder has not
+    /// carried them out, whatever the device confirmed. A page, oldest first; empty after the last.
+    OrdersSince {
+        /// The newest deletion whose order it has carried out.
+        deletion: u64,
+        /// As in [`Request::Orders`].
+        seen: u64,
+    },
 }
 
 /// What a device did with an order to erase.

@@ -18,6 +18,7 @@ pub(crate) mod requests;
 pub(crate) mod restriction;
 pub(crate) mod revoke;
 pub(crate) mod scan;
+pub(crate) mod shard;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod verify;

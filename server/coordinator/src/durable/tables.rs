@@ -242,6 +242,8 @@ fn slice_key(id: &SliceId) -> String {
         SliceId::Proposal(id) => format!("proposal/{id}"),
         SliceId::Lists(id) => format!("lists/{id}"),
         SliceId::Lifted(id) => format!("lifted/{id}"),
+        SliceId::Hold(key) => format!("hold/{}/{}", key.epoch.0, key.shard.0),
+        SliceId::Proof(key) => format!("proof/{}/{}", key.epoch.0, key.shard.0),
     }
 }
 

@@ -14,7 +14,7 @@ use lethe_proto::people::{RestrictionState, Standing};
 use super::{Decided, deletions};
 use crate::event::Event;
 use crate::ids::{EpochNo, Now, Refused};
-use crate::state::{Deletion, Holder, State};
+use crate::state::{Deletion, State};
 
 /// What is lifted of a person: numbers of the deletions that restrict them. Refuses what cannot be
 /// lifted, or not yet.
@@ -125,13 +125,15 @@ impl State {
     /// # Errors
     /// [`Refused`]: the device is nobody's any more.
     pub fn standing(&self, device: &Digest) -> Result<Standing, Refused> {
-        let Some(Holder { subject, .. }) = self.index.holders.get(device) else {
+        let Some(holder) = self.index.holders.get(device) else {
             let message = "this subject's certificates were withdrawn";
             return Err(Refused::new(Refusal::Forbidden, message));
         };
+        let subject = &holder.subject;
         let own = self.deletions.iter().rev();
         let mut own = own.filter(|(_, d)| d.request.subject() == Some(subject));
         let left = own.find(|(_, d)| d.phase != DeletionPhase::Planned);
+        let ordered = self.orders_carried_out(holder, 0).last();
         let restricted = match self.profile(subject) {
             Some(profile) => profile.restricted,
             None => deletions::inherited(self, subject).restricted,
@@ -139,6 +141,7 @@ impl State {
         Ok(Standing {
             restricted,
             left: left.map_or(0, |(id, _)| *id),
+            ordered: ordered.map_or(0, |(id, _, _)| id),
             not_trained: self.not_trained(subject),
         })
     }

@@ -7,11 +7,13 @@ use lethe_proto::ids::SubjectId;
 use lethe_proto::message::Role;
 
 mod epoch;
+mod hold;
 mod index;
 mod lifted;
 mod lists;
 mod members;
 mod person;
+mod proof;
 mod records;
 mod runs;
 mod slices;
@@ -21,11 +23,13 @@ mod volatile;
 pub use epoch::{
     Checkpoint, Epoch, Intended, Partition, Replay, RoundSum, Run, Shard, StageSum, TrainingRecord,
 };
+pub use hold::ShardHold;
 pub use index::{Holder, Index, RunRef};
 pub use lifted::Lifted;
 pub use lists::{ListsLeft, ListsRecord, SnapshotRef};
 pub use members::{Member, TreeInput};
 pub use person::{Device, Errors, Measured, Moving, PendingErase, Person, Place, Profile};
+pub use proof::{Proof, StageFound};
 pub use records::{
     Action, ActionRecord, Core, Deletion, Execution, Kept, LogHead, Numbers, Operator,
     ProposalRecord, RecordBefore, Release, RemovedRecord, RolledShard, ServedShard,
@@ -54,6 +58,10 @@ pub struct State {
     pub(crate) proposals: BTreeMap<u64, ProposalRecord>,
     /// Restrictions that were lifted, by the number of the deletion.
     pub(crate) lifted: BTreeMap<u64, Lifted>,
+    /// What the newest replay of each shard has found.
+    pub(crate) proofs: BTreeMap<ShardKey, Proof>,
+    /// Shards that wait for an operator.
+    pub(crate) holds: BTreeMap<ShardKey, ShardHold>,
     pub(crate) rules: Rules,
     pub(crate) volatile: Volatile,
     pub(crate) index: Index,

@@ -43,6 +43,8 @@ impl State {
         out.extend(self.proposals.keys().copied().map(SliceId::Proposal));
         out.extend(self.lists.keys().copied().map(SliceId::Lists));
         out.extend(self.lifted.keys().copied().map(SliceId::Lifted));
+        out.extend(self.proofs.keys().copied().map(SliceId::Proof));
+        out.extend(self.holds.keys().copied().map(SliceId::Hold));
         out
     }
 
@@ -60,6 +62,8 @@ impl State {
             SliceId::Proposal(no) => codec::to_bytes(self.proposals.get(no)?),
             SliceId::Lists(no) => codec::to_bytes(self.lists.get(no)?),
             SliceId::Lifted(no) => codec::to_bytes(self.lifted.get(no)?),
+            SliceId::Proof(key) => codec::to_bytes(self.proofs.get(key)?),
+            SliceId::Hold(key) => codec::to_bytes(self.holds.get(key)?),
         };
         bytes.ok()
     }
@@ -81,6 +85,8 @@ impl State {
             SliceId::Proposal(no) => drop(self.proposals.insert(*no, read(&id, bytes)?)),
             SliceId::Lists(no) => drop(self.lists.insert(*no, read(&id, bytes)?)),
             SliceId::Lifted(no) => drop(self.lifted.insert(*no, read(&id, bytes)?)),
+            SliceId::Proof(key) => drop(self.proofs.insert(*key, read(&id, bytes)?)),
+            SliceId::Hold(key) => drop(self.holds.insert(*key, read(&id, bytes)?)),
         }
         Ok(())
     }

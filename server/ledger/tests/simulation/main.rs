@@ -208,6 +208,7 @@ fn run(seed: u64) -> (Digest, Count) {
                 acknowledged_survive(&w);
             }
             if n.is_multiple_of(64) {
+                w.holds_hold();
                 rebuilt_is_live(&w);
             }
         }
@@ -335,6 +336,9 @@ fn decisions_survive_everything() {
         ("left out", sum(|c| c.left_out)),
         ("retired", sum(|c| c.retired)),
         ("lifted", sum(|c| c.lifted)),
+        ("held", sum(|c| c.held)),
+        ("stages replayed", sum(|c| c.stages)),
+        ("stages left out", sum(|c| c.unproven)),
         ("restored", sum(|c| c.restored)),
         ("two epochs", sum(|c| c.two_epochs)),
         ("lost shards", sum(|c| c.lost_shards)),

@@ -41,6 +41,9 @@ pub(crate) enum Ev {
     Approve,
     Replay,
     Lift,
+    Hold,
+    Release,
+    ReplayWithoutMissing,
     Epoch,
 }
 
@@ -72,6 +75,9 @@ pub(crate) struct Count {
     pub(crate) left_out: u64,
     pub(crate) retired: u64,
     pub(crate) lifted: u64,
+    pub(crate) stages: u64,
+    pub(crate) unproven: u64,
+    pub(crate) held: u64,
 }
 
 pub(crate) struct World {
@@ -179,6 +185,7 @@ impl World {
             erase_wait_s: 5 + dice.below(40) as u64,
             job_wait_ms: 60_000,
             build: "simulated".into(),
+            quarantine_ms: seed % 3 * 4000,
             // A third of all worlds gathers deletions.
             erase_window_ms: if seed.is_multiple_of(3) { 3_000 } else { 0 },
             items: Arc::new((0..8).map(|i: u32| i.to_string()).collect()),
@@ -451,6 +458,7 @@ impl World {
         }
         self.count_events(&events);
         self.lifts_in(&events);
+        self.stages_found(&events);
         for effect in out.all {
             match effect {
                 Effect::Aggregate { run, counted } => self.start_job(run, &counted),
@@ -636,6 +644,9 @@ impl World {
                 self.found();
             }
             Ev::Lift => self.lift(),
+            Ev::Hold => self.hold(true),
+            Ev::Release => self.hold(false),
+            Ev::ReplayWithoutMissing => self.replay_without_missing(),
             Ev::Replay | Ev::Epoch => {}
         }
         self.now < END && !self.settled()
