@@ -52,7 +52,8 @@ enum Command {
     /// Who the operators are; with --remove, withdraw one.
     Operators(commands::operators::Args),
     /// What operators did besides deletions: policies, invitations of operators, approvals,
-    /// revocations, replays, exports.
+    /// revocations, replays, exports, shards that were held or released, restrictions that were
+    /// lifted.
     Actions,
     /// All deletions, with their deadlines.
     List(commands::list::Args),

@@ -128,11 +128,11 @@ fn in_words(proof: &Proof) -> String {
     if !equal.is_empty() {
         text += &format!("; as recorded: {}", numbers(&equal));
     }
-    let people = proof.missing().len();
-    text += &format!(
-        "; not proven: {}, which cannot be trained again without {people} who are missing",
-        numbers(&unproven)
-    );
+    let why = match proof.missing().len() {
+        0 => "which could not be added up again".to_owned(),
+        people => format!("which cannot be trained again without {people} who are missing"),
+    };
+    text += &format!("; not proven: {}, {why}", numbers(&unproven));
     text
 }
 
