@@ -1,11 +1,13 @@
 //! A shard whose database is damaged is set aside and trained again; nothing else stops, deletions
 //! least of all.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
 use std::process::Child;
 
 use lethe_coordinator::{Coordinator, CoordinatorError};
+use lethe_proto::admin::{AdminReply, AdminRequest};
+use lethe_proto::ids::ShardId;
 use lethe_store::StoreError;
 use lethe_tests::world::{Fleet, World};
 
@@ -19,6 +21,7 @@ async fn only_the_damaged_shard_learns_again_and_deletions_go_on() {
     let world = World::new(8);
     let binary = Path::new(env!("CARGO_BIN_EXE_coordinator-process"));
     let (mut config, log) = (world.config(""), world.dir.path().join("log"));
+    config.quarantine_hours = 24;
     let (child, addr) = world.spawn(binary, &config, &log);
     config.listen = addr;
     let op = world.operator(addr).await;
@@ -59,9 +62,30 @@ async fn only_the_damaged_shard_learns_again_and_deletions_go_on() {
         .enumerate()
         .filter(|(s, _)| *s != subject as usize)
         .for_each(|(_, c)| fleet.add(c));
+    // Nothing is trained in the shard before its operator has looked; the deletion is exact.
+    let held = match op.ask(AdminRequest::HeldShards).await.unwrap() {
+        AdminReply::HeldShards(held) => held,
+        other => panic!("{other:?}"),
+    };
+    assert!(
+        held.len() == 1 && held[0].damaged && held[0].until.is_some(),
+        "{held:?}"
+    );
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(op.status().await.shards[1].rounds.0, 0);
+    let deletion = match op.ask(AdminRequest::Deletion { id }).await.unwrap() {
+        AdminReply::Deletion(deletion) => deletion,
+        other => panic!("{other:?}"),
+    };
+    assert!(deletion.seconds_until_exact.is_some(), "{deletion:?}");
+    let shard = ShardId(1);
+    let release = AdminRequest::ReleaseShard { shard };
+    assert_eq!(op.ask(release.clone()).await.unwrap(), AdminReply::Done);
+    assert!(op.ask(release).await.is_err(), "it is not held any more");
     op.deleted(id).await;
     op.receipt(id).await;
     op.trained().await;
+    assert!(!op.status().await.shards[1].quarantined);
     op.replays_equal().await;
     fleet.abort();
     kill(child);

@@ -27,6 +27,10 @@ use lethe_proto::message::{
 };
 use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_proto::payload::{Payload, WireFormat};
+use lethe_proto::people::{
+    HeldShard, MissingPerson, ReplayProgress, ReplayVerdict, RestrictionState, StageOutcome,
+    StageProof, Standing,
+};
 use lethe_proto::tally::{
     self, BringAnswer, Brought, Confided, HeldOf, HeldShown, SealedContribution, SealingTerms,
     SnapshotHead, TallyAudited, TallyDelta, TallyRefolded, TallyRefusal, TallyReply, TallyRequest,
@@ -552,6 +556,92 @@ fn list_replies() -> Vec<Reply> {
     ]
 }
 
+fn people_requests() -> Vec<Request> {
+    vec![
+        Request::Standing,
+        Request::OrdersSince {
+            deletion: 3,
+            seen: 9,
+        },
+        Request::Admin(AdminRequest::LiftRestriction { subject: subject() }),
+        Request::Admin(AdminRequest::Restrictions { after: 3 }),
+        Request::Admin(AdminRequest::StartReplay {
+            shard: ShardId(2),
+            without_missing: true,
+        }),
+        Request::Admin(AdminRequest::ReplayProgress { shard: ShardId(2) }),
+        Request::Admin(AdminRequest::HeldShards),
+        Request::Admin(AdminRequest::HoldShard { shard: ShardId(2) }),
+        Request::Admin(AdminRequest::ReleaseShard { shard: ShardId(2) }),
+    ]
+}
+
+fn replayed() -> ReplayProgress {
+    let stage = |stage, outcome| StageProof { stage, outcome };
+    ReplayProgress {
+        shard: ShardId(2),
+        without_missing: true,
+        verdict: ReplayVerdict::Partial,
+        rounds: (6, 6),
+        stages: vec![
+            stage(1, StageOutcome::Equal),
+            stage(
+                2,
+                StageOutcome::Different {
+                    replayed: Digest([1; 32]),
+                    recorded: Digest([2; 32]),
+                },
+            ),
+            stage(3, StageOutcome::Unproven { missing: 1 }),
+        ],
+        waiting: vec![subject()],
+        waiting_in_all: 1,
+        missing: vec![MissingPerson {
+            number: 7,
+            subject: Some(subject()),
+            why: "w".into(),
+        }],
+        missing_in_all: 1,
+        hashes: None,
+        why: "w".into(),
+        seconds: 1.5,
+    }
+}
+
+fn people_replies() -> Vec<Reply> {
+    let proposed = ProposalState {
+        id: 2,
+        what: Proposal::LiftRestriction(subject()),
+        at: 1,
+        approved: vec![],
+        missing: 1,
+    };
+    vec![
+        Reply::Standing(Standing {
+            restricted: true,
+            left: 7,
+            ordered: 6,
+            not_trained: "w".into(),
+        }),
+        Reply::Admin(AdminReply::Restrictions(vec![RestrictionState {
+            deletion: 7,
+            subject: subject(),
+            since: 1_700_000_000,
+            done: true,
+            lifted: Some(1_700_000_001),
+        }])),
+        Reply::Admin(AdminReply::Proposed(proposed)),
+        Reply::Admin(AdminReply::ReplayProgress(replayed())),
+        Reply::Admin(AdminReply::HeldShards(vec![HeldShard {
+            epoch: EpochNo(5),
+            shard: ShardId(2),
+            damaged: true,
+            since: 1_700_000_000,
+            until: Some(1_700_086_400),
+        }])),
+    ]
+}
+
 /// What is sealed has bytes that two versions have to agree on, too: a padded contribution, and the
 /// tally's answers.
 fn sealed_bytes(out: &mut String) {
@@ -615,6 +705,7 @@ fn golden_bytes_of_every_message() {
     all_bytes(&mut now, party::tally_requests(), party::tally_replies());
     sealed_bytes(&mut now);
     all_bytes(&mut now, catalogue::requests(), catalogue::replies());
+    all_bytes(&mut now, people_requests(), people_replies());
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden-bytes.txt");
     if std::env::var_os("LETHE_BLESS").is_some() {
         std::fs::write(file, &now).unwrap();
@@ -646,6 +737,7 @@ fn mutated_messages_never_panic() {
         list_requests(),
         party::tally_requests(),
         catalogue::requests(),
+        people_requests(),
     ];
     let valid: Vec<Vec<u8>> = all
         .iter()

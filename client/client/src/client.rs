@@ -405,9 +405,9 @@ impl Client {
             catalogue: local.known.as_ref().map_or(1, |k| k.versions.newest()),
             training_samples: samples(&local),
             shard: local.shard(),
-            trains: local.standing.trains,
+            trains: local.told.trains,
             epoch: local.places.newest().map(|(no, _)| no.0),
-            needs: local.standing.needs.clone(),
+            needs: local.told.needs.clone(),
             snapshot,
             recalled: lists.recalled,
             contributing: !lists.opted_out,
@@ -418,6 +418,11 @@ impl Client {
             feedback: counts(local.events.told()),
             consent_until: person.consent_until,
             pending_erasure: local.pending.clone(),
+            restricted: local.is_restricted(),
+            not_trained: local
+                .standing
+                .as_ref()
+                .map_or_else(String::new, |s| s.not_trained.clone()),
         }
     }
 

@@ -89,7 +89,9 @@ impl Local {
     /// What is asked of contributions, unless the person contributes nothing, or has not long ago.
     fn may_be_due(&self, now: i64) -> Option<ListTerms> {
         let lists = &self.person.lists;
-        let terms = lists.terms.filter(|_| !lists.opted_out)?;
+        // What would be refused is not offered.
+        let may = !lists.opted_out && !self.is_restricted() && !self.owes;
+        let terms = lists.terms.filter(|_| may)?;
         let refresh = i64::try_from(terms.refresh_s).unwrap_or(i64::MAX);
         let waits = |last: Accepted| now < last.at.saturating_add(refresh) && now >= last.at;
         (!lists.contributed.is_some_and(waits)).then_some(terms)
@@ -140,6 +142,7 @@ impl Worker {
             return;
         }
         let done = async {
+            self.stands_if_due().await?;
             self.withdraw_if_asked().await?;
             if self.wants_snapshot()? {
                 self.fetch_snapshot().await?;
@@ -164,6 +167,7 @@ impl Worker {
         if self.minor() < LISTS {
             return Err(ClientError::NoLists);
         }
+        self.stands().await?;
         self.withdraw_if_asked().await?;
         let fetched = self.fetch_snapshot().await?;
         let contributed = self.contribute_if_due().await?;
@@ -359,6 +363,10 @@ impl Worker {
                 PAUSE_S
             }
             Err(e) => {
+                if e.refusal() == Some(Refusal::Forbidden) {
+                    // It may be that the person's data was restricted.
+                    self.stands_at = 0;
+                }
                 let refused = matches!(e, ClientError::ContributionRefused(_));
                 let wait = if refused { REFUSED_S } else { PAUSE_S };
                 self.contribute_at = now.saturating_add(wait);

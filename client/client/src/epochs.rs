@@ -82,7 +82,7 @@ pub(crate) struct Old {
 
 /// What the person's data trains, as the coordinator said last; forgotten with the process.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Standing {
+pub(crate) struct Told {
     pub(crate) trains: Option<TrainsFrom>,
     /// Shards, by epoch.
     pub(crate) shards: BTreeMap<EpochNo, ShardId>,
@@ -117,7 +117,7 @@ impl Local {
 
     /// The shard of the newest epoch that has placed this person.
     pub(crate) fn shard(&self) -> Option<ShardId> {
-        self.standing.shards.values().next_back().copied()
+        self.told.shards.values().next_back().copied()
     }
 }
 
@@ -141,7 +141,7 @@ impl Worker {
             let mut local = self.local()?;
             let before = local.places.joined.len();
             local.places.joined.retain(|no, _| alive(no));
-            local.standing.shards.retain(|no, _| alive(no));
+            local.told.shards.retain(|no, _| alive(no));
             if local.places.joined.len() < before {
                 local.save_places()?;
             }
@@ -150,7 +150,7 @@ impl Worker {
             welcome.epochs = known;
         }
         let needs = self.newest()?.and_then(|newest| self.needs(newest));
-        self.local()?.standing.needs = needs;
+        self.local()?.told.needs = needs;
         Ok(())
     }
 
@@ -270,7 +270,7 @@ impl Worker {
         let (joined, needs) = {
             let local = self.local()?;
             let newest = local.places.newest().map(|(no, _)| no);
-            (newest, local.standing.needs.clone())
+            (newest, local.told.needs.clone())
         };
         if let Some(needs) = needs {
             let say = Request::Lacks {
@@ -319,7 +319,11 @@ impl Worker {
     pub(crate) async fn joined_in(&mut self, epoch: EpochNo) -> Result<Joined, ClientError> {
         self.settle().await?;
         let epoch = self.known_as(epoch);
-        let joined = self.local()?.places.joined.get(&epoch).cloned();
+        let joined = {
+            let local = self.local()?;
+            let joined = local.places.joined.get(&epoch);
+            joined.filter(|_| !local.owes).cloned()
+        };
         joined.ok_or(ClientError::OtherData)
     }
 
@@ -394,10 +398,10 @@ impl Worker {
         }
         local.save_places()?;
         match answered.shard {
-            Some(shard) => drop(local.standing.shards.insert(epoch, shard)),
-            None => drop(local.standing.shards.remove(&epoch)),
+            Some(shard) => drop(local.told.shards.insert(epoch, shard)),
+            None => drop(local.told.shards.remove(&epoch)),
         }
-        local.standing.trains = answered.trains;
+        local.told.trains = answered.trains;
         let salt = local.person.salt;
         let joined = local.places.joined.get(&epoch);
         match joined.is_some_and(|j| j.commitment(&salt) == answered.commitment) {

@@ -53,9 +53,21 @@ impl std::fmt::Debug for Consent {
 }
 
 /// Orders that hold, and what all of them together erase.
-struct Checked {
+pub(crate) struct Checked {
     orders: Vec<EraseOrder>,
     what: Erasure,
+}
+
+impl Checked {
+    /// There is nothing to carry out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+    }
+
+    /// The newest deletion that is carried out with these.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        self.orders.iter().map(|o| o.deletion).max()
+    }
 }
 
 fn erasure(o: &EraseOrder) -> Erasure {
@@ -74,6 +86,11 @@ impl Worker {
             return Ok(false);
         };
         self.ready().await?;
+        if shown.task == 0 {
+            // Orders that an older copy of this folder lacks.
+            let ordered = shown.deletions.iter().copied().max().unwrap_or(0);
+            return self.erase_what_is_left(ordered, true).await;
+        }
         let checked = match self.fetch_orders(shown.task).await {
             // Another order has taken its place: it comes with the next step.
             Err(e) if e.refusal() == Some(Refusal::RoundClosed) => {
@@ -125,10 +142,19 @@ impl Worker {
         })
     }
 
-    /// Fetches the orders of a task and checks them. None of them is obeyed unless all hold.
+    /// Fetches the orders of a task and checks them.
     async fn fetch_orders(&mut self, task: u64) -> Result<Checked, ClientError> {
-        let seen = self.local()?.person.head.map_or(0, |h| h.size);
-        let ask = Request::Orders { task, seen };
+        let seen = self.seen()?;
+        self.checked(Request::Orders { task, seen }).await
+    }
+
+    /// Entries of the newest head of the log that was seen.
+    pub(crate) fn seen(&self) -> Result<u64, ClientError> {
+        Ok(self.local()?.person.head.map_or(0, |h| h.size))
+    }
+
+    /// Fetches orders and checks them. None of them is obeyed unless all hold.
+    pub(crate) async fn checked(&mut self, ask: Request) -> Result<Checked, ClientError> {
         let Reply::Orders(orders) = self.call(&ask).await? else {
             return Err(TransportError::UnexpectedReply { asked: "orders" }.into());
         };
@@ -162,6 +188,31 @@ impl Worker {
         Ok(Checked { orders, what })
     }
 
+    /// Erases what orders name that an older copy of this folder lacks. The coordinator is told
+    /// nothing: it knows them as carried out. False: the person has to consent first.
+    pub(crate) fn erase_again(
+        &mut self,
+        checked: &Checked,
+        consented: bool,
+    ) -> Result<bool, ClientError> {
+        let pending = self.pending_of(0, checked)?;
+        let left = (pending.of - pending.events) as u64;
+        let all = pending.of as u64 + self.local()?.person.ordered_away;
+        let almost_all = pending.events > 0 && left * 10 < all;
+        let consents = consented || self.shared.options.consent.given(&pending);
+        if almost_all && !consents {
+            self.local()?.pending = Some(pending);
+            return Ok(false);
+        }
+        self.erase_locally(checked, almost_all)?;
+        let mut local = self.local()?;
+        // What it counted was counted when it was carried out first.
+        local.person.removed.clear();
+        local.person.lists.contributed = None;
+        local.save()?;
+        Ok(true)
+    }
+
     /// Erases what the orders name, tells the coordinator how much that was, and joins with what
     /// remains.
     async fn erase_some(
@@ -171,6 +222,9 @@ impl Worker {
         consented: bool,
     ) -> Result<(), ClientError> {
         let removed = self.erase_locally(&checked, consented)?;
+        if let Some(newest) = checked.newest() {
+            self.local()?.has_erased(newest)?;
+        }
         let outcome = Erased::Done { removed };
         self.call(&Request::Erased { task, outcome }).await?;
         let joined = {

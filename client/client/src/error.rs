@@ -427,8 +427,10 @@ impl ClientError {
             | Self::OtherHandle { .. }
             | Self::OtherListKey { .. }
             | Self::SealingDamaged { .. } => Some(Declined::Conditions),
-            // Without a model it is of no use in a round, and never will be.
+            // Without a model it is of no use in a round, and never will be. Nor is a phone that
+            // was installed anew, or restored from a backup: what was joined with is gone.
             Self::NoModel
+            | Self::OtherData
             | Self::OtherOptions { .. }
             | Self::OtherModel { .. }
             | Self::NewerRecipe { .. } => Some(Declined::Conditions),

@@ -87,6 +87,7 @@ mod remote;
 mod scoring;
 mod sealing;
 mod session;
+mod standing;
 mod status;
 mod tasks;
 mod titles;

@@ -5,11 +5,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use lethe_proto::people::Standing;
 use tokio::sync::Semaphore;
 
 use crate::conditions::Guard;
 use crate::contributed;
-use crate::epochs::{Old, Places, Standing};
+use crate::epochs::{Old, Places, Told};
 use crate::erasure::PendingErasure;
 use crate::events::Events;
 use crate::history::{Cutoffs, Erasure, Joined, TrainingEvent};
@@ -46,7 +47,7 @@ pub(crate) struct Local {
     /// What each epoch was joined with.
     pub(crate) places: Places,
     /// What the coordinator said of it last.
-    pub(crate) standing: Standing,
+    pub(crate) told: Told,
     pub(crate) events: Events,
     /// The last list of the language model.
     pub(crate) list: Option<KeptList>,
@@ -63,6 +64,10 @@ pub(crate) struct Local {
     pub(crate) left_out: usize,
     /// Versions of the catalogue beyond the app's.
     pub(crate) known: Option<Known>,
+    /// How the person stands, as the coordinator said last.
+    pub(crate) standing: Option<Standing>,
+    /// Orders are not carried out yet that an older copy of this folder lacks.
+    pub(crate) owes: bool,
     /// How exactly contributions say when.
     pub(crate) times: TimeGranularity,
     pub(crate) ended: Option<Ended>,
@@ -198,7 +203,7 @@ impl Local {
             vault,
             person,
             places,
-            standing: Standing::default(),
+            told: Told::default(),
             events,
             list,
             snapshot,
@@ -208,6 +213,8 @@ impl Local {
             sealing,
             left_out: 0,
             known,
+            standing: None,
+            owes: false,
             times: options.times,
             ended: None,
             lock: Some(lock),
@@ -386,7 +393,7 @@ impl Local {
         self.events.clear();
         self.person = Person::default();
         self.places = Places::default();
-        self.standing = Standing::default();
+        self.told = Told::default();
         self.list = None;
         self.snapshot = None;
         self.known = None;

@@ -59,6 +59,12 @@ pub struct Status {
     pub consent_until: Option<i64>,
     /// An order to erase that waits for consent.
     pub pending_erasure: Option<PendingErasure>,
+    /// The person's data is restricted, as the coordinator said last: it is kept and used for
+    /// nothing, and nothing is contributed.
+    pub restricted: bool,
+    /// Why nothing is trained on the person's data, in words of the coordinator; empty when it is,
+    /// or when nothing is known of that.
+    pub not_trained: String,
 }
 
 /// Who can read what a person contributes.

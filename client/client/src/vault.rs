@@ -63,6 +63,10 @@ pub(crate) const CATALOGUE: Sealed = Sealed {
     name: "catalogue",
     label: b"lethe-client-catalogue/1",
 };
+pub(crate) const STANDING: Sealed = Sealed {
+    name: "standing",
+    label: b"lethe-client-standing/1",
+};
 const FEEDBACK: Sealed = Sealed {
     name: "feedback",
     label: b"lethe-client-feedback/2",
@@ -328,8 +332,18 @@ pub(crate) fn destroy(folder: &Path) -> Result<(), ClientError> {
             .and_then(|()| f.sync_all())
             .map_err(io(&key))?;
     }
-    let sealed = [IDENTITY, SNAPSHOT, LIST, CONTRIBUTED, SEALING, FEEDBACK];
-    let sealed = sealed.iter().chain(&[CATALOGUE]).map(|s| s.name);
+    let sealed = [
+        IDENTITY,
+        EPOCHS,
+        SNAPSHOT,
+        LIST,
+        CONTRIBUTED,
+        SEALING,
+        CATALOGUE,
+        STANDING,
+        FEEDBACK,
+    ];
+    let sealed = sealed.iter().map(|s| s.name);
     for name in [KEY, HISTORY, migrate::STATE].into_iter().chain(sealed) {
         remove_file(&folder.join(name))?;
     }

@@ -32,6 +32,9 @@ pub(crate) const MASKED: u16 = 4;
 /// Minor version from which the catalogue has versions.
 pub(crate) const VERSIONS: u16 = 5;
 
+/// Minor version from which a device may ask how its person stands.
+pub(crate) const STANDS: u16 = 5;
+
 /// The device parts of the adapters being served.
 #[derive(Debug)]
 pub(crate) struct Release {
@@ -95,6 +98,9 @@ pub(crate) struct Worker {
     pub(crate) lists_at: i64,
     /// Not before this time is contributed again, in seconds since 1970.
     pub(crate) contribute_at: i64,
+    /// Not before this time the coordinator is asked again how the person stands, in seconds since
+    /// 1970.
+    pub(crate) stands_at: i64,
     /// By position in the catalogue: the coordinator's tables name the item, as it said last.
     pub(crate) named: Option<Vec<bool>>,
     /// Not before this time is asked for newer versions of the catalogue, in seconds since 1970.
@@ -113,6 +119,7 @@ impl Worker {
             lists: ListState::default(),
             lists_at: 0,
             contribute_at: 0,
+            stands_at: 0,
             named: None,
             catalogue_at: 0,
             of_epoch: None,
@@ -220,9 +227,23 @@ impl Worker {
             self.hello().await?;
             // Another epoch may be there, with another version.
             self.catalogue_at = 0;
+            if let Err(e) = self.stands_and_follows().await {
+                // Nothing else happens before that is known.
+                self.welcome = None;
+                return Err(e);
+            }
         }
         self.renew_if_due().await?;
         self.tend_catalogue().await;
+        Ok(())
+    }
+
+    /// What an older copy of the folder lacks is erased before anything is joined.
+    async fn stands_and_follows(&mut self) -> Result<(), ClientError> {
+        self.stands().await?;
+        if self.minor() >= epochs::MINOR {
+            self.follow().await?;
+        }
         Ok(())
     }
 
@@ -248,7 +269,7 @@ impl Worker {
         self.welcome = Some(welcome);
         if self.minor() >= epochs::MINOR {
             // What the model lacks for an epoch concerns the model alone: lists go on.
-            return self.follow().await;
+            return self.learn_epochs().await;
         }
         let checked = self.fits_epoch(EpochNo::FIRST);
         if checked.is_err() {
@@ -287,6 +308,10 @@ impl Worker {
     }
 
     pub(crate) async fn join_newest(&mut self) -> Result<(), ClientError> {
+        if self.local()?.owes {
+            // What it holds is not what remains.
+            return Err(ClientError::OtherData);
+        }
         self.settle().await?;
         let newest = self.newest_no();
         self.fits_epoch(newest)?;

@@ -1,5 +1,6 @@
 //! `lethe-admin`: the privacy team's tool. One file per command; exit code 0 success, 1 failure, 2
-//! usage, 3 not equal or not verified, 5 a genuine receipt of a request that removed nothing.
+//! usage, 3 not equal or not verified, 5 a genuine receipt of a request that removed nothing, 6 a
+//! replay that is equal as far as it goes, and had to leave something out.
 
 use std::process::ExitCode;
 
@@ -51,7 +52,8 @@ enum Command {
     /// Who the operators are; with --remove, withdraw one.
     Operators(commands::operators::Args),
     /// What operators did besides deletions: policies, invitations of operators, approvals,
-    /// revocations, replays, exports.
+    /// revocations, replays, exports, shards that were held or released, restrictions that were
+    /// lifted.
     Actions,
     /// All deletions, with their deadlines.
     List(commands::list::Args),
@@ -61,6 +63,8 @@ enum Command {
     Opendsr(commands::requests::opendsr::Args),
     /// Take requests in the form of the IAB's Data Deletion Request Framework 1.0, and answer them.
     IabDdrf(commands::requests::ddrf::Args),
+    /// Whose data is kept and not used; lift a restriction.
+    Restriction(commands::restriction::Args),
     /// What a subject's data is in, or whose data a release is computed from.
     Lineage(commands::lineage::Args),
     /// Apply the next version of the catalogue, or show which there are.
@@ -78,6 +82,8 @@ enum Command {
     Verify(commands::verify::Args),
     /// Start the next epoch, see how far epochs are, or give one up.
     Epoch(commands::epoch::Args),
+    /// Shards in which nothing is trained: a damaged one waits until an operator releases it.
+    Shard(commands::shard::Args),
     /// Retrain a shard from scratch on what remains and compare hashes.
     Replay(commands::replay::Args),
     /// Write what an auditor needs to train a shard again, or with --lists to fold the sums of the
@@ -138,6 +144,8 @@ fn run_online(
             Command::Import(args) => commands::import::run(&args, &desk, out).await,
             Command::Opendsr(args) => commands::requests::opendsr::run(&args, home, &desk).await,
             Command::IabDdrf(args) => commands::requests::ddrf::run(&args, home, &desk).await,
+            Command::Restriction(args) => commands::restriction::run(&args, &desk, out).await,
+            Command::Shard(args) => commands::shard::run(&args, &desk, out).await,
             Command::Lineage(args) => commands::lineage::run(&args, &desk, out).await,
             Command::Catalogue(what) => commands::catalogue::run(&what, &desk, out).await,
             Command::Coverage(args) => commands::coverage::run(&args, &desk, out).await,

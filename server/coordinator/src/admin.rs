@@ -116,6 +116,20 @@ impl Coordinator {
                 self.done(command)
             }
             AdminRequest::Replay { shard } => self.replay(shard, by),
+            AdminRequest::StartReplay {
+                shard,
+                without_missing,
+            } => self.start_replay(shard, without_missing, by),
+            AdminRequest::HoldShard { shard } => {
+                let shard = admin::shard(&self.shell().state(), shard)?;
+                let fresh = fresh()?;
+                self.done(Command::HoldShard { shard, by, fresh })
+            }
+            AdminRequest::ReleaseShard { shard } => {
+                let shard = admin::shard(&self.shell().state(), shard)?;
+                let fresh = fresh()?;
+                self.done(Command::ReleaseShard { shard, by, fresh })
+            }
             AdminRequest::Audit { shard } => self.export(shard, by),
             AdminRequest::ListsAudit { at } => self.export_lists(at, by),
             AdminRequest::MiddleLearns => self.middle_learns(),
@@ -371,6 +385,33 @@ impl Coordinator {
         let now = shell.clock.now();
         let replay = shell.state().replay_state(key, now)?;
         Ok(AdminReply::Replay(replay))
+    }
+
+    fn start_replay(
+        &self,
+        shard: ShardId,
+        without_missing: bool,
+        by: Digest,
+    ) -> Result<AdminReply, CoordinatorError> {
+        let shell = self.shell();
+        let key = admin::shard(&shell.state(), shard)?;
+        let fresh = fresh()?;
+        let command = match without_missing {
+            true => Command::ReplayWithoutMissing {
+                shard: key,
+                by,
+                fresh,
+            },
+            false => Command::Replay {
+                shard: key,
+                by,
+                fresh,
+            },
+        };
+        shell.execute(command, vec![])?;
+        let now = shell.clock.now();
+        let progress = admin::replay_progress(&shell.state(), shard, now)?;
+        Ok(AdminReply::ReplayProgress(progress))
     }
 
     /// A shard's training, for an auditor; the log says that it was given out.

@@ -84,6 +84,10 @@ pub struct ServerConfig {
     /// (`docs/life.md`).
     #[serde(default)]
     pub roll: RollConfig,
+    /// Hours for which a shard whose database was damaged waits for `lethe-admin shard release`, at
+    /// most; 0: it is trained anew at once.
+    #[serde(default = "default_quarantine_hours")]
+    pub quarantine_hours: u64,
     /// Recipe of the first epoch; see `lethe_recipe::Recipe`.
     #[serde(default)]
     pub recipe: toml::Table,
@@ -209,6 +213,10 @@ fn default_erase_wait() -> u64 {
 
 fn default_deadline_days() -> u64 {
     30
+}
+
+fn default_quarantine_hours() -> u64 {
+    24
 }
 
 fn default_release_hours() -> u64 {

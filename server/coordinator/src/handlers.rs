@@ -212,6 +212,14 @@ impl Coordinator {
                 let page = move || this.shell().catalogue_for(&have, at);
                 aside(move || page().map(Reply::Catalogue)).await
             }
+            Request::OrdersSince { deletion, seen } => {
+                let this = self.clone();
+                aside(move || this.orders_since(&device, deletion, seen)).await
+            }
+            Request::Standing => {
+                let standing = self.shell().state().standing(&device.certificate)?;
+                Ok(Reply::Standing(standing))
+            }
             Request::Watch { lists } => Ok(Reply::Watched(self.watch(&device, lists).await?)),
             Request::Enrol { .. }
             | Request::Renew { .. }
@@ -698,6 +706,19 @@ impl Coordinator {
         let evidence = shell.evidence();
         let state = shell.state();
         let orders = evidence.orders(&state, &device.certificate, task, seen)?;
+        Ok(Reply::Orders(orders))
+    }
+
+    fn orders_since(
+        &self,
+        device: &Device,
+        deletion: u64,
+        seen: u64,
+    ) -> Result<Reply, CoordinatorError> {
+        let shell = self.shell();
+        let evidence = shell.evidence();
+        let state = shell.state();
+        let orders = evidence.orders_since(&state, &device.certificate, deletion, seen)?;
         Ok(Reply::Orders(orders))
     }
 

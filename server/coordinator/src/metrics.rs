@@ -244,8 +244,10 @@ pub(crate) fn text(view: &View, traffic: Traffic, lists: Option<&ListsStatus>) -
         "Deadlines in a row without enough answers",
         &|k| i64::from(of(k).starved),
     );
-    let help = "1: its database was damaged at the last start and set aside";
+    let help = "1: its database was damaged and set aside";
     shards("shard_quarantined", help, &|k| i64::from(of(k).quarantined));
+    let help = "1: nothing is trained in it until an operator releases it";
+    shards("shard_held", help, &|k| i64::from(of(k).held));
     let mut out = String::new();
     // Writing into a string does not fail.
     let _ = encode(&mut out, &r);

@@ -8,9 +8,10 @@ use lethe_proto::ids::SubjectId;
 
 use crate::event::Event;
 use crate::ids::{EpochNo, Owner, ShardKey, SliceId};
-use crate::state::{ActionRecord, Core, Execution, ListsRecord, State, Step};
+use crate::state::{ActionRecord, Core, Execution, Lifted, ListsRecord, State, Step};
 
 mod people;
+mod proofs;
 mod rounds;
 
 use people::apply_person;
@@ -133,6 +134,26 @@ fn apply_public(state: &mut State, event: &Event) {
         }
         Event::CatalogueLogged { version, index } => {
             state.edit_catalogue(*version, |r| r.index = Some(*index));
+        }
+        Event::RestrictionsLifted { ids, at } => {
+            for id in ids {
+                state.lifted.insert(*id, Lifted { at: *at });
+                state.touch(SliceId::Lifted(*id));
+            }
+        }
+        Event::ShardHeld { shard, hold } => {
+            state.holds.insert(*shard, *hold);
+            state.touch(SliceId::Hold(*shard));
+        }
+        Event::ShardReleased { shard } => {
+            state.holds.remove(shard);
+            state.touch(SliceId::Hold(*shard));
+            state.edit_core(|c| {
+                c.quarantined.remove(shard);
+            });
+        }
+        Event::ReplayScoped { .. } | Event::StageReplayed { .. } | Event::StageUnproven { .. } => {
+            proofs::apply_proof(state, event);
         }
         Event::TrainingStated { .. }
         | Event::TrainingLogged { .. }

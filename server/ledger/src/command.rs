@@ -354,6 +354,24 @@ pub enum Command {
         line: String,
         fresh: Fresh,
     },
+    /// A replay that leaves out the stages which need somebody who is missing.
+    ReplayWithoutMissing {
+        shard: ShardKey,
+        by: Digest,
+        fresh: Fresh,
+    },
+    /// Nothing is trained in a shard until an operator releases it.
+    HoldShard {
+        shard: ShardKey,
+        by: Digest,
+        fresh: Fresh,
+    },
+    /// A shard that waits is trained.
+    ReleaseShard {
+        shard: ShardKey,
+        by: Digest,
+        fresh: Fresh,
+    },
 }
 
 /// The configuration is not a command: it is no decision, and is not stored.

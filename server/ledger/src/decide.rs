@@ -13,10 +13,13 @@ mod deletions;
 mod devices;
 mod evidence;
 mod execution;
+mod holds;
 mod identities;
 mod lists;
 mod policy;
+mod proofs;
 mod replays;
+mod restrictions;
 mod rolls;
 mod rounds;
 mod serving;
@@ -118,6 +121,11 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
         Command::Finish { id } => evidence::finish(state, id, now),
         Command::ReceiptIssued { id, receipt } => Ok(evidence::issued(state, id, receipt)),
         Command::Replay { shard, by, fresh } => replays::start(state, shard, by, fresh, now),
+        Command::ReplayWithoutMissing { shard, by, fresh } => {
+            proofs::start(state, shard, by, fresh, now)
+        }
+        Command::HoldShard { shard, by, fresh } => holds::hold(state, shard, by, fresh, now),
+        Command::ReleaseShard { shard, by, fresh } => holds::release(state, shard, by, fresh, now),
         Command::ReplayFailed { shard, why } => Ok(replays::fail(state, shard, why, now)),
     }
 }

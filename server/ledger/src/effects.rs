@@ -97,7 +97,10 @@ pub fn effects(state_after: &State, event: &Event, out: &mut Effects) {
                 .subjects
                 .extend(open.into_iter().flat_map(|o| o.round.members().cloned()));
         }
-        Event::RoundClosed { .. } | Event::ReplayEnded { .. } | Event::RoundAbandoned { .. } => {
+        Event::RoundClosed { .. }
+        | Event::ReplayEnded { .. }
+        | Event::StageUnproven { .. }
+        | Event::RoundAbandoned { .. } => {
             out.all.push(Effect::SweepSessions);
         }
         // Polls say that there is another epoch.

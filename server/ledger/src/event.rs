@@ -14,7 +14,7 @@ use crate::ids::{
 use crate::state::{
     Action, CatalogueRecord, Checkpoint, Deletion, Epoch, Execution, Kept, Life, ListsLeft,
     LogHead, Moving, Numbers, Operator, Partition, PendingErase, Person, Place, ProposalRecord,
-    Release, RemovedRecord, RolledShard, RoundSum, SnapshotRef, Step,
+    Release, RemovedRecord, RolledShard, RoundSum, ShardHold, SnapshotRef, Step,
 };
 
 /// An update whose value is stored with this event.
@@ -355,6 +355,41 @@ pub enum Event {
         version: CatalogueVersion,
         index: u64,
     },
+    /// Restrictions are lifted: the deletions of these numbers.
+    RestrictionsLifted { ids: Vec<u64>, at: u64 },
+
+    // A person's.
+    /// A person's data, which was kept and not used, may be used again. In these epochs, which
+    /// have not begun, they have the place that they joined with.
+    Readmitted {
+        subject: SubjectId,
+        epochs: Vec<EpochNo>,
+    },
+
+    // Public.
+    /// What a replay that has just begun does about people who are missing.
+    ReplayScoped {
+        shard: ShardKey,
+        without_missing: bool,
+    },
+    /// A replay has trained a stage again.
+    StageReplayed {
+        shard: ShardKey,
+        stage: u16,
+        replayed: Digest,
+        recorded: Digest,
+    },
+    /// A replay cannot train a stage again: these are missing. One that goes on without them begins
+    /// the next stage with what was recorded.
+    StageUnproven {
+        shard: ShardKey,
+        stage: u16,
+        missing: Vec<PersonNo>,
+    },
+    /// Nothing is trained in a shard from now on.
+    ShardHeld { shard: ShardKey, hold: ShardHold },
+    /// It is trained again, and is not said to be damaged any more.
+    ShardReleased { shard: ShardKey },
 }
 
 /// A statement in an event.
@@ -406,7 +441,8 @@ impl Event {
             | Self::SetAside { subject }
             | Self::PersonKept { subject, .. }
             | Self::ReleaseFetched { subject, .. }
-            | Self::ErrorsMeasured { subject, .. } => Owner::Person(subject.clone()),
+            | Self::ErrorsMeasured { subject, .. }
+            | Self::Readmitted { subject, .. } => Owner::Person(subject.clone()),
             Self::UpdatesStored { stage, .. }
             | Self::RoundCounted { stage, .. }
             | Self::UpdatesLeftOut { stage, .. } => Owner::Stage(*stage),

@@ -144,6 +144,12 @@ pub enum SliceId {
     Life(EpochNo),
     /// A version of the catalogue.
     Catalogue(CatalogueVersion),
+    /// That a restriction was lifted.
+    Lifted(u64),
+    /// What the newest replay of a shard has found.
+    Proof(ShardKey),
+    /// That a shard waits for an operator.
+    Hold(ShardKey),
 }
 
 impl SliceId {
@@ -156,7 +162,10 @@ impl SliceId {
             | Self::Action(_)
             | Self::Lists(_)
             | Self::Life(_)
-            | Self::Catalogue(_) => Owner::Public,
+            | Self::Catalogue(_)
+            | Self::Lifted(_)
+            | Self::Proof(_)
+            | Self::Hold(_) => Owner::Public,
             Self::Person(s) => Owner::Person(s.clone()),
             Self::Stage(k) => Owner::Stage(*k),
             Self::Deletion(id) => Owner::Deletion(*id),

@@ -157,6 +157,9 @@ pub struct Rules {
     pub deadline_days: u64,
     /// Hours for which a device may use a release without asking again.
     pub release_hours: u64,
+    /// Milliseconds for which a shard that was damaged waits for an operator, at most; 0: it is
+    /// trained anew at once.
+    pub quarantine_ms: u64,
     /// Milliseconds after which the result of a job is not waited for any longer.
     pub job_wait_ms: u64,
     /// When the next epoch is founded, and when it begins.
@@ -178,6 +181,7 @@ impl Default for Rules {
             lists_key: String::new(),
             deadline_days: 30,
             release_hours: 72,
+            quarantine_ms: 0,
             job_wait_ms: 600_000,
             roll: Roll::default(),
             mode: Mode::Serve,

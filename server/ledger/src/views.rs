@@ -14,8 +14,11 @@ use lethe_proto::message::Refusal;
 use lethe_receipt::statement::Statement;
 
 use crate::decide::Proven;
-use crate::ids::{Now, Refused, RunKey, ShardKey, ValueRef};
-use crate::state::{Deletion, Profile, Release, State};
+use crate::ids::{EpochNo, Now, Refused, RunKey, ShardKey, ValueRef};
+use crate::state::{Deletion, Holder, Place, Profile, Release, State};
+
+/// Most orders in a page of [`State::orders_since`].
+const ORDERS: usize = 100;
 
 /// Work for a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +65,8 @@ pub struct ShardView {
     pub done: bool,
     /// It was damaged.
     pub quarantined: bool,
+    /// Nothing is trained in it until an operator releases it, or a time is over.
+    pub held: bool,
     /// Mean loss of each finished round.
     pub losses: Vec<Option<f32>>,
     /// Deadlines in a row that passed without enough answers.
@@ -122,7 +127,7 @@ pub struct ReceiptParts {
 }
 
 /// As many as make a page, at least one.
-fn page<T: serde::Serialize>(all: impl Iterator<Item = T>) -> Vec<T> {
+pub(crate) fn page<T: serde::Serialize>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut out = vec![];
     let mut bytes = 0;
     for item in all {
@@ -282,6 +287,58 @@ impl State {
         Ok(out)
     }
 
+    /// Orders of deletions with larger numbers that concern a person, oldest first, with the log's
+    /// entries. What is erased with a person's data concerns nobody who comes back.
+    fn orders_of<'a>(
+        &'a self,
+        subject: &'a SubjectId,
+        after: u64,
+    ) -> impl Iterator<Item = (u64, &'a Deletion, u64)> {
+        let all = self.deletions.iter();
+        let erased =
+            all.filter(|(_, d)| d.request.erases_subject() && d.request.subject() == Some(subject));
+        let erased = erased.map(|(id, _)| *id).max().unwrap_or(0);
+        let later = self.deletions.range(after.max(erased).saturating_add(1)..);
+        let own = later.filter(move |(_, d)| d.task.is_some() && d.request.concerns(subject));
+        own.filter_map(|(id, d)| Some((*id, d, d.order_index?)))
+    }
+
+    /// Orders that a copy of a device's folder lacks which has carried out those up to this
+    /// deletion: a page. Those of a task that waits for the device come with the task.
+    ///
+    /// # Errors
+    /// [`Refused`]: the device is nobody's any more.
+    pub fn orders_since(
+        &self,
+        certificate: &Digest,
+        deletion: u64,
+    ) -> Result<Vec<(u64, &Deletion, u64)>, Refused> {
+        let Some(holder) = self.index.holders.get(certificate) else {
+            let message = "this subject's certificates were withdrawn";
+            return Err(Refused::new(Refusal::Forbidden, message));
+        };
+        Ok(self
+            .orders_carried_out(holder, deletion)
+            .take(ORDERS)
+            .collect())
+    }
+
+    /// Orders that a device has carried out, as far as is known here: those with larger numbers,
+    /// oldest first.
+    pub(crate) fn orders_carried_out<'a>(
+        &'a self,
+        holder: &'a Holder,
+        after: u64,
+    ) -> impl Iterator<Item = (u64, &'a Deletion, u64)> {
+        let person = self.people.get(&holder.subject);
+        let device = person.and_then(|p| p.devices.get(&holder.device));
+        let confirmed = device.and_then(|d| d.confirmed);
+        let pending = person.and_then(|p| p.profile.as_ref()?.erase.as_ref());
+        let pending = pending.filter(|e| confirmed != Some(e.task));
+        let all = self.orders_of(&holder.subject, after);
+        all.filter(move |(_, d, _)| !pending.is_some_and(|e| d.is_part(e)))
+    }
+
     /// Whether it is written down that a device holds this release, and no older one.
     pub fn has_fetched(&self, certificate: &Digest, release: u64) -> bool {
         let device = self.index.holders.get(certificate).and_then(|holder| {
@@ -382,7 +439,7 @@ impl State {
         let shards = d.rolled_back.iter().map(|r| r.shard);
         let parts: Vec<String> = shards
             .filter(|s| !self.retrained(*s))
-            .filter_map(|s| self.round_in_words(s))
+            .filter_map(|s| self.round_in_words(s, now))
             .collect();
         if parts.is_empty() && self.lists_wait() {
             "the next snapshot of the lists".into()
@@ -393,13 +450,19 @@ impl State {
         }
     }
 
-    fn round_in_words(&self, key: ShardKey) -> Option<String> {
+    fn round_in_words(&self, key: ShardKey, now: Now) -> Option<String> {
         let epoch = self.epochs.get(&key.epoch)?;
         let run = &epoch.shard(key.shard)?.run;
         let (done, all) = run.progress(&epoch.terms);
         let open = self.volatile.open.get(&run.generation);
         let waits = open.map_or(0, |o| o.round.waiting());
         let shard = key.shard;
+        if self.is_on_hold(key, now) {
+            return Some(format!(
+                "{shard}: it is held, and nothing is trained in it: `lethe-admin shard release {}`",
+                shard.0
+            ));
+        }
         if self.volatile.abandoned.contains_key(&run.generation) {
             return Some(format!(
                 "{shard}: round {} of {all} was abandoned, too few clients answered; it is tried \
@@ -459,13 +522,7 @@ impl State {
                 "{subject} has not joined, or was deleted: `lethe-admin list` shows the deletions"
             )));
         };
-        let newest = profile.places.keys().next_back().copied();
-        let epoch = self
-            .core
-            .serving
-            .filter(|no| profile.places.contains_key(no))
-            .or(newest);
-        let place = epoch.and_then(|no| Some((no, profile.places.get(&no)?)));
+        let place = self.place_shown(profile);
         let about = self
             .deletions
             .iter()
@@ -474,7 +531,7 @@ impl State {
         let mut out = SubjectLineage {
             number,
             place: place.and_then(|(_, p)| Some((p.shard?, p.slice))),
-            idle: why_excluded(profile, place.map_or(0, |(_, p)| p.samples)),
+            idle: self.not_trained(subject),
             samples: place.map_or(0, |(_, p)| p.samples),
             checkpoints: vec![],
             served: false,
@@ -491,6 +548,30 @@ impl State {
             self.lineage_in_shard(subject, key, p.slice, &mut out);
         }
         Ok(out)
+    }
+
+    /// Of the places of a person the one in the epoch that is served, or else the newest.
+    fn place_shown<'a>(&self, profile: &'a Profile) -> Option<(EpochNo, &'a Place)> {
+        let newest = profile.places.iter().next_back();
+        let serving = self.core.serving;
+        let served = serving.and_then(|no| Some((no, profile.places.get(&no)?)));
+        served.or(newest.map(|(no, place)| (*no, place)))
+    }
+
+    /// Why nothing is trained on a person's data, in words; empty when it is.
+    pub(crate) fn not_trained(&self, subject: &SubjectId) -> String {
+        let Some(profile) = self.profile(subject) else {
+            return "has not joined".into();
+        };
+        let place = self.place_shown(profile).map(|(_, p)| p);
+        let samples = place.map_or(0, |p| p.samples);
+        let left_out = place.is_none_or(|p| p.excluded);
+        if left_out && profile.erase.is_none() && self.was_readmitted(subject) {
+            return "the restriction is lifted: in lists again, and trained on from the next epoch \
+                    on that the person joins"
+                .into();
+        }
+        why_excluded(profile, samples)
     }
 
     fn releases_with(&self, number: u32) -> Vec<(u64, bool)> {
@@ -651,7 +732,9 @@ impl State {
             rounds: run.progress(&epoch.terms),
             adapter: run.hash,
             done: run.done(&epoch.terms),
-            quarantined: self.core.quarantined.contains(&key),
+            quarantined: self.core.quarantined.contains(&key)
+                || self.holds.get(&key).is_some_and(|h| h.damaged),
+            held: self.holds.contains_key(&key),
             losses: run.losses(),
             starved: open.map_or(0, |o| o.starved),
             abandoned: self.volatile.abandoned.contains_key(&run.generation),

@@ -6,6 +6,7 @@ use crate::catalogue::{CatalogueChange, CatalogueEntry};
 use crate::deletion::{DeletionRequest, Proposal};
 use crate::epochs::{EpochPlan, EpochStates};
 use crate::ids::{Digest, EpochNo, ShardId, SubjectId};
+use crate::people::{HeldShard, ReplayProgress, RestrictionState};
 
 /// What the admin tool asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -185,6 +186,40 @@ pub enum AdminRequest {
     },
     /// Versions of the catalogue, and which of them epochs have.
     CatalogueStatus,
+    /// Use a person's data again that was restricted. Others have to agree, as to a deletion.
+    LiftRestriction {
+        /// Whose.
+        subject: SubjectId,
+    },
+    /// Restrictions, lifted ones among them: a page of those with larger numbers, oldest first.
+    Restrictions {
+        /// Number of the deletion; 0 for the first page.
+        after: u64,
+    },
+    /// As [`Self::Replay`], answered with who is missing.
+    StartReplay {
+        /// The shard.
+        shard: ShardId,
+        /// Stages that need somebody who is missing are left out.
+        without_missing: bool,
+    },
+    /// How far the newest replay of a shard is, and who is missing.
+    ReplayProgress {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Shards in which nothing is trained.
+    HeldShards,
+    /// Train nothing in a shard until it is released.
+    HoldShard {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Train a shard again that was damaged, or held.
+    ReleaseShard {
+        /// The shard.
+        shard: ShardId,
+    },
 }
 
 impl AdminRequest {
@@ -201,6 +236,10 @@ impl AdminRequest {
                 | Self::EpochStart { dry_run: false, .. }
                 | Self::EpochCancel { .. }
                 | Self::CatalogueChange { ends: Some(_), .. }
+                | Self::LiftRestriction { .. }
+                | Self::StartReplay { .. }
+                | Self::HoldShard { .. }
+                | Self::ReleaseShard { .. }
         )
     }
 }
@@ -291,6 +330,12 @@ pub enum AdminReply {
     },
     /// Versions of the catalogue.
     CatalogueStatus(CatalogueStatus),
+    /// Restrictions, oldest first; empty after the last.
+    Restrictions(Vec<RestrictionState>),
+    /// A replay, as far as it got.
+    ReplayProgress(ReplayProgress),
+    /// Shards in which nothing is trained.
+    HeldShards(Vec<HeldShard>),
 }
 
 /// A page of the newest version of the catalogue.

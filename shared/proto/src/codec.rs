@@ -37,6 +37,10 @@ pub const CONTRIBUTE: u16 = 16;
 pub const CONTRIBUTE_SEALED: u16 = 21;
 /// Type of [`Request::Tally`].
 pub const TALLY: u16 = 22;
+/// Type of [`Request::Standing`].
+pub const STANDING: u16 = 29;
+/// Type of [`Request::OrdersSince`].
+pub const ORDERS_SINCE: u16 = 30;
 const BINCODE: u8 = 1;
 
 /// Why bytes are not a message.
@@ -155,6 +159,8 @@ fn request_kind(r: &Request) -> u16 {
         Request::Lacks { .. } => 26,
         Request::Served { .. } => 27,
         Request::Catalogue { .. } => 28,
+        Request::Standing => STANDING,
+        Request::OrdersSince { .. } => ORDERS_SINCE,
     }
 }
 
@@ -181,6 +187,7 @@ fn reply_kind(r: &Reply) -> u16 {
         Reply::Awaited(_) => 119,
         Reply::Served(_) => 120,
         Reply::Catalogue(_) => 121,
+        Reply::Standing(_) => 122,
     }
 }
 
@@ -189,6 +196,7 @@ pub fn limit(kind: u16) -> Option<usize> {
     match kind {
         1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 23..=28 => Some(MAX_SMALL),
         101 | 103 | 106 | 108 | 110 | 114 | 115 | 118 => Some(MAX_SMALL),
+        STANDING | ORDERS_SINCE | 122 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
         7 | 104 | 107 | 112 | 113 | 119 | 120 => Some(MAX_ADAPTER),
         // Several contributions to the tally; its tables, with what leads to them from before.

@@ -23,6 +23,8 @@ pub enum Proposal {
     Approvals(u8),
     /// Withdraw an operator's certificate, by its fingerprint.
     RemoveOperator(Digest),
+    /// Use a person's data again that was restricted.
+    LiftRestriction(SubjectId),
 }
 
 impl fmt::Display for Proposal {
@@ -35,6 +37,12 @@ impl fmt::Display for Proposal {
             }
             Self::Approvals(n) => write!(f, "let {n} operator(s) agree to every deletion"),
             Self::RemoveOperator(who) => write!(f, "remove operator {}", who.short()),
+            Self::LiftRestriction(subject) => {
+                write!(
+                    f,
+                    "lift the restriction of subject {subject}: use the data again"
+                )
+            }
         }
     }
 }

@@ -24,5 +24,6 @@ pub mod masked;
 pub mod message;
 pub mod packed;
 pub mod payload;
+pub mod people;
 pub mod round;
 pub mod tally;

@@ -200,6 +200,16 @@ pub enum Request {
         /// Changes that came in earlier pages of the same answer.
         at: u64,
     },
+    /// How the device's person stands. From minor version 5 on, as what follows.
+    Standing,
+    /// Asks for orders of deletions with larger numbers: this copy of the device's folder has not
+    /// carried them out, whatever the device confirmed. A page, oldest first; empty after the last.
+    OrdersSince {
+        /// The newest deletion whose order it has carried out.
+        deletion: u64,
+        /// As in [`Request::Orders`].
+        seen: u64,
+    },
 }
 
 /// What a device did with an order to erase.
@@ -345,6 +355,8 @@ pub enum Reply {
     Served(ServedRelease),
     /// Answer to [`Request::Catalogue`].
     Catalogue(CatalogueReply),
+    /// Answer to [`Request::Standing`].
+    Standing(crate::people::Standing),
 }
 
 /// What a client checks before it erases anything.

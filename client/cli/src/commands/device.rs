@@ -306,6 +306,13 @@ pub(crate) fn erase(args: &EraseArgs) -> anyhow::Result<()> {
 
 /// How far the person's lists are; `None` before anything was contributed or fetched.
 fn lists_in_words(status: &Status) -> Option<String> {
+    if status.restricted {
+        return Some(
+            "lists: the data of this person is restricted: it is kept and not used, and nothing \
+             is contributed until the coordinator's operator lifts the restriction"
+                .into(),
+        );
+    }
     if let Some(tables) = &status.snapshot {
         let (number, items) = (tables.number, tables.items);
         return Some(format!(

@@ -4,9 +4,10 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use lethe_proto::admin::{AdminReply, AdminRequest};
+use lethe_proto::deletion::DeletionRequest;
 
 use super::forget::{describe, state};
-use super::{epoch, lists};
+use super::{epoch, lists, restriction, shard};
 use crate::desk::{Desk, unexpected};
 use crate::output::Output;
 
@@ -25,8 +26,16 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         if let Some(lists) = &lists {
             text += &lists::describe_deletion(lists);
         }
+        let restricted = match &state.request {
+            DeletionRequest::Restrict { .. } => restriction::of_deletion(desk, id).await?,
+            _ => None,
+        };
+        if let Some(restricted) = &restricted {
+            text += &restriction::describe_lifted(restricted);
+        }
         let mut value = serde_json::to_value(&state)?;
         value["lists"] = serde_json::to_value(&lists)?;
+        value["restriction"] = serde_json::to_value(&restricted)?;
         out.show(&text, &value)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -34,6 +43,8 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         AdminReply::Status(s) => s,
         other => return unexpected(&other),
     };
+    // An older coordinator does not know the question.
+    let held = shard::held(desk).await.unwrap_or_default();
     let mut text = format!(
         "{}: {} subjects, {} connections, release {}",
         s.build, s.subjects, s.connections, s.release
@@ -41,17 +52,20 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     if !s.started {
         text += "\nthe epoch has not started: too few subjects have joined";
     }
-    for (k, shard) in s.shards.iter().enumerate() {
-        let (done, all) = shard.rounds;
-        let loss = shard.losses.last().copied().flatten();
+    for (k, of) in s.shards.iter().enumerate() {
+        let (done, all) = of.rounds;
+        let loss = of.losses.last().copied().flatten();
         let loss = loss.map_or(String::from("-"), |l| format!("{l:.3}"));
         let _ = write!(
             text,
             "\nshard {k}: {} subjects, round {done} of {all}, loss {loss}, adapter {}",
-            shard.subjects,
-            shard.adapter.short()
+            of.subjects,
+            of.adapter.short()
         );
-        if shard.quarantined {
+        let waits = held.iter().find(|h| usize::from(h.shard.0) == k);
+        if let Some(waits) = waits {
+            let _ = write!(text, " ({})", shard::describe(waits));
+        } else if of.quarantined {
             text +=
                 " (its database was damaged and set aside: it is trained again from the beginning)";
         }
@@ -79,6 +93,7 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     let mut value = serde_json::to_value(&s)?;
     value["epochs"] = serde_json::to_value(&epochs)?;
     value["lists"] = serde_json::to_value(&lists)?;
+    value["held"] = serde_json::to_value(&held)?;
     value["middle_learns"] = serde_json::to_value(&learns)?;
     out.show(&text, &value)?;
     Ok(ExitCode::SUCCESS)

@@ -244,6 +244,9 @@ fn slice_key(id: &SliceId) -> String {
         SliceId::Lists(id) => format!("lists/{id}"),
         SliceId::Life(no) => format!("life/{}", no.0),
         SliceId::Catalogue(no) => format!("catalogue/{}", no.0),
+        SliceId::Lifted(id) => format!("lifted/{id}"),
+        SliceId::Hold(key) => format!("hold/{}/{}", key.epoch.0, key.shard.0),
+        SliceId::Proof(key) => format!("proof/{}/{}", key.epoch.0, key.shard.0),
     }
 }
 

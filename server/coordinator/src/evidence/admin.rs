@@ -8,6 +8,7 @@ use lethe_proto::admin::{
 };
 use lethe_proto::deletion::Proposal;
 use lethe_proto::ids::{Digest, EpochNo, ShardId};
+use lethe_proto::people::ReplayProgress;
 
 use super::{LogPage, refused};
 use crate::CoordinatorError;
@@ -63,6 +64,10 @@ pub(crate) fn read(
             AdminReply::Operators(state.operator_list(Some(state.operator(by))))
         }
         AdminRequest::Actions => AdminReply::Actions(state.action_list()),
+        AdminRequest::Restrictions { after } => {
+            AdminReply::Restrictions(state.restriction_list(*after))
+        }
+        AdminRequest::HeldShards => AdminReply::HeldShards(state.held_shards(now)),
         AdminRequest::Deletions { after } => AdminReply::Deletions(state.deletion_list(*after)),
         AdminRequest::Status => AdminReply::Status(status(state, facts)),
         AdminRequest::Epochs => AdminReply::Epochs(state.epoch_states()),
@@ -100,6 +105,9 @@ fn read_one(
         }
         AdminRequest::Deletion { id } => deletion(state, *id, now).map(AdminReply::Deletion),
         AdminRequest::ReplayStatus { shard } => replay(state, *shard, now).map(AdminReply::Replay),
+        AdminRequest::ReplayProgress { shard } => {
+            replay_progress(state, *shard, now).map(AdminReply::ReplayProgress)
+        }
         _ => return None,
     })
 }
@@ -135,6 +143,12 @@ pub(crate) fn asked(request: AdminRequest) -> Option<Asked> {
             let line = format!("remove operator {fingerprint}");
             Some(noted(Proposal::RemoveOperator(fingerprint), line))
         }
+        AdminRequest::LiftRestriction { subject } => Some(Asked {
+            what: Proposal::LiftRestriction(subject),
+            confirmed: true,
+            // The ledger writes it: it names the deletion, and nobody.
+            note: None,
+        }),
         // Whoever invited an operator alone could agree with themselves.
         AdminRequest::Invite { subject: None } => {
             let line = "invite an operator".to_owned();
@@ -255,6 +269,16 @@ pub(crate) fn replay(
     let key = key
         .ok_or_else(|| CoordinatorError::invalid(format!("no replay of {shard} was asked for")))?;
     state.replay_state(key, now).map_err(refused)
+}
+
+/// The same, with who is missing.
+pub(crate) fn replay_progress(
+    state: &State,
+    of: ShardId,
+    now: Now,
+) -> Result<ReplayProgress, CoordinatorError> {
+    let key = shard(state, of)?;
+    state.replay_progress(key, now).map_err(refused)
 }
 
 /// The shard that an operator means, of the epoch that [`status`] lists.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lethe_ledger::{
-    CatalogueVersion, Contributor, Member, ReceiptParts, RecordBefore, ShardKey, State,
+    CatalogueVersion, Contributor, Deletion, Member, ReceiptParts, RecordBefore, ShardKey, State,
     TrainingRecord,
 };
 use lethe_proto::ids::{Digest, SubjectId};
@@ -29,8 +29,29 @@ impl Evidence {
         task: u64,
         seen: u64,
     ) -> Result<Orders, CoordinatorError> {
+        let wanted = state.orders_for(certificate, task).map_err(refused)?;
+        self.proven(wanted, seen)
+    }
+
+    /// The same of deletions with larger numbers: an older copy of a device's folder lacks them.
+    pub(crate) fn orders_since(
+        &self,
+        state: &State,
+        certificate: &Digest,
+        deletion: u64,
+        seen: u64,
+    ) -> Result<Orders, CoordinatorError> {
+        let wanted = state.orders_since(certificate, deletion);
+        self.proven(wanted.map_err(refused)?, seen)
+    }
+
+    fn proven(
+        &self,
+        wanted: Vec<(u64, &Deletion, u64)>,
+        seen: u64,
+    ) -> Result<Orders, CoordinatorError> {
         let mut orders = vec![];
-        for (id, deletion, index) in state.orders_for(certificate, task).map_err(refused)? {
+        for (id, deletion, index) in wanted {
             let proof = self.log.tree().inclusion(index);
             let request = &deletion.request;
             orders.push(EraseOrder {

@@ -72,6 +72,7 @@ impl Opening<'_> {
             release_hours: self.config.release_hours,
             mode: Mode::Serve,
             build: BUILD.into(),
+            quarantine_ms: self.config.quarantine_hours.saturating_mul(3_600_000),
             erase_window_ms: self.config.erase_window_s.saturating_mul(1000),
             items: catalogue.names(),
             roll: self.config.roll.rule(),

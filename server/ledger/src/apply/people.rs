@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lethe_proto::ids::{Digest, SubjectId};
 
 use crate::event::{Event, MeasuredShard};
+use crate::ids::EpochNo;
 use crate::state::{Device, Errors, Measured, Person, Profile, State};
 
 pub(super) fn apply_person(state: &mut State, subject: &SubjectId, event: &Event) {
@@ -117,6 +118,7 @@ fn edit_profile(p: &mut Person, event: &Event) {
                 place.excluded = true;
             }
         }
+        Event::Readmitted { epochs, .. } => readmit(p, epochs),
         Event::SetAside { .. } => {
             p.errors = None;
             if let Some(profile) = p.profile.as_mut() {
@@ -125,6 +127,20 @@ fn edit_profile(p: &mut Person, event: &Event) {
             }
         }
         _ => {}
+    }
+}
+
+fn readmit(p: &mut Person, epochs: &[EpochNo]) {
+    let Some(profile) = p.profile.as_mut() else {
+        return;
+    };
+    profile.restricted = false;
+    if profile.erase.is_some() {
+        // Who has to erase something first joins again with what remains.
+        return;
+    }
+    for (no, place) in &mut profile.places {
+        place.excluded &= !epochs.contains(no);
     }
 }
 

@@ -216,6 +216,7 @@ fn roll_back(
         s.replay = None;
     });
     state.touched(key);
+    super::proofs::forget_proof(state, key);
     forget_measurements(state, key);
 }
 
@@ -242,6 +243,7 @@ pub(super) fn retire(state: &mut State, no: EpochNo) {
             s.replay = None;
             s.intended = None;
         });
+        super::proofs::forget_proof(state, key);
         forget_measurements(state, key);
     }
     for subject in super::joined(state, no) {

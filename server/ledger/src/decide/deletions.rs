@@ -331,14 +331,14 @@ pub(super) fn again(
 /// later too.
 pub(crate) fn inherited(state: &State, subject: &SubjectId) -> Inherited {
     let mut out = Inherited::default();
-    for d in state
+    for (id, d) in state
         .deletions
-        .values()
-        .filter(|d| d.request.concerns(subject))
+        .iter()
+        .filter(|(_, d)| d.request.concerns(subject))
     {
         match &d.request {
             Request::Erase { .. } => out = Inherited::default(),
-            Request::Restrict { .. } => out.restricted = true,
+            Request::Restrict { .. } => out.restricted |= !state.lifted.contains_key(id),
             request => {
                 let earlier = out.erase.take();
                 out.erase = Some(PendingErase::of(d.task.unwrap_or(0), request).with(earlier));

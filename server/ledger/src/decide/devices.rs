@@ -126,12 +126,10 @@ fn join(state: &State, device: &Digest, asks: &Join, now: Now) -> Decided {
         Some(_) => deletions::Inherited::default(),
         None => deletions::inherited(state, subject),
     };
-    // Who was left out stays out: the receipt of that deletion says what was trained.
+    // Who was left out stays out: the receipt of that deletion says what was trained. In an epoch
+    // that has not begun nothing is: who joins it is in it, whatever was before.
     let restricted = known.is_some_and(|r| r.restricted) || inherited.restricted;
-    let stays_out = match placed.filter(|_| rejoin) {
-        Some(place) => place.excluded,
-        None => begun,
-    };
+    let stays_out = begun && placed.filter(|_| rejoin).is_none_or(|place| place.excluded);
     let place = Place {
         anchor,
         samples: asks.samples,

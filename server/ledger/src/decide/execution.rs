@@ -8,7 +8,7 @@ use lethe_proto::admin::DeletionPhase;
 use lethe_proto::deletion::Proposal;
 use lethe_proto::ids::SubjectId;
 
-use super::{Decided, after, deletions, serving};
+use super::{Decided, after, deletions, holds, serving};
 use crate::apply::keys_of_run;
 use crate::command::Accepted;
 use crate::event::Event;
@@ -360,8 +360,10 @@ pub(super) fn started(
         events.push(Event::NumbersTaken { numbers });
     }
     if lost != state.core.quarantined.iter().copied().collect::<Vec<_>>() || !lost.is_empty() {
-        events.push(Event::ShardsLost { shards: lost });
+        let shards = lost.clone();
+        events.push(Event::ShardsLost { shards });
     }
+    events.extend(holds::started(state, &lost, now));
     if !lacks.is_empty() {
         let inventories = deletions::inventories(state);
         let mut trees = BTreeMap::new();

@@ -6,7 +6,7 @@ use lethe_proto::ids::Digest;
 use lethe_proto::limits::MAX_REFERENCE;
 use lethe_proto::message::Refusal;
 
-use super::{Decided, deletions};
+use super::{Decided, deletions, restrictions};
 use crate::command::{Command, OwnPlans};
 use crate::event::Event;
 use crate::ids::{Fresh, Now, Refused};
@@ -80,6 +80,10 @@ fn propose(
     now: Now,
 ) -> Decided {
     check(state, &what, confirmed || line.is_some(), now)?;
+    let line = match &what {
+        Proposal::LiftRestriction(subject) => Some(restrictions::line(state, subject)),
+        _ => line,
+    };
     let waits = state.approvals() > 1;
     if waits && state.proposals.len() >= MAX_PROPOSALS {
         let message = format!("{MAX_PROPOSALS} proposals wait already: approve or cancel some");
@@ -137,6 +141,7 @@ fn check(state: &State, what: &Proposal, confirmed: bool, now: Now) -> Result<()
             Ok(())
         }
         Proposal::RemoveOperator(who) => state.may_remove_operator(*who, now),
+        Proposal::LiftRestriction(subject) => restrictions::check(state, subject).map(drop),
     }
 }
 
@@ -167,6 +172,7 @@ fn carry_out(state: &State, what: Proposal, asked: u64, means: Means, now: Now) 
             deletions::forget(state, accepted, now)
         }
         Proposal::RemoveOperator(root) => Ok(vec![Event::OperatorRemoved { root }]),
+        Proposal::LiftRestriction(subject) => restrictions::lift(state, &subject, now),
         Proposal::Approvals(approvals) => Ok(vec![Event::PolicySet { approvals }]),
     }
 }

@@ -17,7 +17,7 @@ pub(crate) const MAX_STARVED: u32 = 3;
 pub(super) fn missing(needed: usize) -> String {
     format!(
         "not all of the {needed} clients that the round needs took part: replay again when they \
-         are online"
+         are online, or with `--without-missing`"
     )
 }
 
@@ -25,18 +25,28 @@ pub(super) fn start(state: &State, key: ShardKey, by: Digest, fresh: Fresh, now:
     state.may_replay(key)?;
     let line = format!("replay {}", key.shard);
     let mut events = policy::note_by(state, by, line, fresh, now)?;
+    events.extend(begin(state, key, false, now));
+    Ok(events)
+}
+
+pub(super) fn begin(state: &State, shard: ShardKey, without_missing: bool, now: Now) -> Vec<Event> {
     let generation = state.core.numbers.generation + 1;
     let numbers = Numbers {
         generation,
         ..Numbers::default()
     };
-    events.push(Event::NumbersTaken { numbers });
-    events.push(Event::ReplayBegan {
-        shard: key,
-        generation,
-        at: now.unix_ms,
-    });
-    Ok(events)
+    vec![
+        Event::NumbersTaken { numbers },
+        Event::ReplayBegan {
+            shard,
+            generation,
+            at: now.unix_ms,
+        },
+        Event::ReplayScoped {
+            shard,
+            without_missing,
+        },
+    ]
 }
 
 pub(super) fn fail(state: &State, key: ShardKey, why: String, now: Now) -> Vec<Event> {

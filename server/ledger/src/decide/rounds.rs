@@ -7,7 +7,7 @@ use lethe_proto::ids::SubjectId;
 use lethe_proto::message::Refusal;
 use lethe_proto::round::Outcome;
 
-use super::{Decided, refuse, replays};
+use super::{Decided, after, proofs, refuse, replays};
 use crate::command::{Command, Spent};
 use crate::event::{Event, StoredUpdate};
 use crate::ids::{Contributor, Now, RunKey, StageKey, ValueRef};
@@ -113,6 +113,7 @@ impl State {
                 .serving
                 .is_none_or(|serving| view.at.epoch >= serving)
             && !self.held(view.at)
+            && !self.is_on_hold(view.at, now)
             && versions.members == versions.logged
     }
 
@@ -147,14 +148,24 @@ fn open(state: &State, run: RunKey, now: Now) -> Vec<Event> {
     };
     let cohort = if view.live {
         state.cohort(&run)
+    } else if let gone = proofs::gone(state, view.at, run.stage)
+        && !gone.is_empty()
+        && state.proof(view.at).is_some_and(|p| p.without_missing)
+    {
+        // Nobody is asked to train for nothing.
+        return proofs::unproven(state, &run, gone, String::new(), now);
     } else {
         state.replay_cohort(view.at, run.stage, run.round)
     };
-    vec![Event::RoundOpened {
+    let mut events = vec![Event::RoundOpened {
         run,
         cohort,
         deadline: now.uptime_ms + view.epoch.terms.deadline_ms(),
-    }]
+    }];
+    // A hold that is over: nobody has to release what is trained.
+    let over = view.live && state.holds.contains_key(&view.at);
+    events.extend(over.then_some(Event::ShardReleased { shard: view.at }));
+    events
 }
 
 fn offer(state: &State, device: &lethe_proto::ids::Digest, run: RunKey, now: Now) -> Vec<Event> {
@@ -248,7 +259,8 @@ fn deadline(state: &State, run: RunKey, now: Now) -> Vec<Event> {
     let open = state.volatile.open.get(&run.generation);
     let starved = open.map_or(0, |o| o.starved);
     if !view.live && starved + 1 >= replays::MAX_STARVED {
-        return replays::fail(state, view.at, replays::missing(needed), now);
+        let missing = proofs::waited_for(state, &run);
+        return proofs::unproven(state, &run, missing, replays::missing(needed), now);
     }
     if starved >= MAX_STARVED {
         return vec![Event::RoundAbandoned {
@@ -269,7 +281,7 @@ fn short(state: &State, run: RunKey, why: String, now: Now) -> Vec<Event> {
         return vec![];
     };
     if !view.live {
-        return replays::fail(state, view.at, why, now);
+        return proofs::unproven(state, &run, [], why, now);
     }
     vec![
         Event::RoundUnsealed { run },
@@ -392,13 +404,22 @@ fn aggregated(
             updates: result.left_out,
         });
     }
-    if !view.live && ends && run.stage >= terms.slices {
-        events.push(Event::ReplayEnded {
+    if !view.live && ends {
+        let first = state
+            .shard(view.at)
+            .and_then(|s| s.run.stages.get(&run.stage));
+        let recorded = first.and_then(|s| s.checkpoint.as_ref()).map(|c| c.hash);
+        // An audit knows the end alone.
+        events.extend(recorded.map(|recorded| Event::StageReplayed {
             shard: view.at,
-            at: time.unix_ms,
-            hashes: Some((result.hash, state.expected_of(view.at))),
-            failure: None,
-        });
+            stage: run.stage,
+            replayed: result.hash,
+            recorded,
+        }));
+        if run.stage >= terms.slices {
+            let next = after(state, &events);
+            events.push(proofs::ended(&next, view.at, result.hash, time));
+        }
     }
     Ok(events)
 }

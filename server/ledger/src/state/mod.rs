@@ -8,11 +8,14 @@ use lethe_proto::message::Role;
 
 mod catalogue;
 mod epoch;
+mod hold;
 mod index;
 mod life;
+mod lifted;
 mod lists;
 mod members;
 mod person;
+mod proof;
 mod records;
 mod runs;
 mod slices;
@@ -23,11 +26,14 @@ pub use catalogue::CatalogueRecord;
 pub use epoch::{
     Checkpoint, Epoch, Intended, Partition, Replay, RoundSum, Run, Shard, StageSum, TrainingRecord,
 };
+pub use hold::ShardHold;
 pub use index::{Holder, Index, RunRef};
 pub use life::{Life, Step};
+pub use lifted::Lifted;
 pub use lists::{ListsLeft, ListsRecord, SnapshotRef};
 pub use members::{Member, TreeInput};
 pub use person::{Device, Errors, Measured, Moving, PendingErase, Person, Place, Profile};
+pub use proof::{Proof, StageFound};
 pub use records::{
     Action, ActionRecord, Core, Deletion, Execution, Kept, LogHead, Numbers, Operator,
     ProposalRecord, RecordBefore, Release, RemovedRecord, RolledShard, ServedShard,
@@ -59,6 +65,12 @@ pub struct State {
     pub(crate) lists: BTreeMap<u64, ListsRecord>,
     pub(crate) proposals: BTreeMap<u64, ProposalRecord>,
     pub(crate) catalogues: BTreeMap<CatalogueVersion, CatalogueRecord>,
+    /// Restrictions that were lifted, by the number of the deletion.
+    pub(crate) lifted: BTreeMap<u64, Lifted>,
+    /// What the newest replay of each shard has found.
+    pub(crate) proofs: BTreeMap<ShardKey, Proof>,
+    /// Shards that wait for an operator.
+    pub(crate) holds: BTreeMap<ShardKey, ShardHold>,
     pub(crate) rules: Rules,
     pub(crate) volatile: Volatile,
     pub(crate) index: Index,

@@ -44,6 +44,9 @@ impl State {
         out.extend(self.lists.keys().copied().map(SliceId::Lists));
         out.extend(self.lives.keys().copied().map(SliceId::Life));
         out.extend(self.catalogues.keys().copied().map(SliceId::Catalogue));
+        out.extend(self.lifted.keys().copied().map(SliceId::Lifted));
+        out.extend(self.proofs.keys().copied().map(SliceId::Proof));
+        out.extend(self.holds.keys().copied().map(SliceId::Hold));
         out
     }
 
@@ -62,6 +65,9 @@ impl State {
             SliceId::Lists(no) => codec::to_bytes(self.lists.get(no)?),
             SliceId::Life(no) => codec::to_bytes(self.lives.get(no)?),
             SliceId::Catalogue(no) => codec::to_bytes(self.catalogues.get(no)?),
+            SliceId::Lifted(no) => codec::to_bytes(self.lifted.get(no)?),
+            SliceId::Proof(key) => codec::to_bytes(self.proofs.get(key)?),
+            SliceId::Hold(key) => codec::to_bytes(self.holds.get(key)?),
         };
         bytes.ok()
     }
@@ -84,6 +90,9 @@ impl State {
             SliceId::Lists(no) => drop(self.lists.insert(*no, read(&id, bytes)?)),
             SliceId::Life(no) => drop(self.lives.insert(*no, read(&id, bytes)?)),
             SliceId::Catalogue(no) => drop(self.catalogues.insert(*no, read(&id, bytes)?)),
+            SliceId::Lifted(no) => drop(self.lifted.insert(*no, read(&id, bytes)?)),
+            SliceId::Proof(key) => drop(self.proofs.insert(*key, read(&id, bytes)?)),
+            SliceId::Hold(key) => drop(self.holds.insert(*key, read(&id, bytes)?)),
         }
         Ok(())
     }

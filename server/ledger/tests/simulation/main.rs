@@ -12,7 +12,8 @@
 //! 7. Snapshot and later events, without those whose key is gone, give the live state; indexes that
 //!    are kept are those that are rebuilt.
 //! 8. Lists show nobody who was deleted, and a deletion is done when they are complete again.
-//! 9. In the end every shard's adapter is what its recorded rounds give when they are computed anew
+//! 9. Whose data is restricted is used for nothing, until the restriction is lifted.
+//! 10. In the end every shard's adapter is what its recorded rounds give when they are computed anew
 //!    from what devices hold now.
 //!
 //! `LETHE_SIM_SEEDS=FROM-TO cargo test --release -p lethe-ledger --test simulation` runs others.
@@ -169,7 +170,7 @@ fn rebuilt_is_live(w: &World) {
     assert_eq!(live.index(), w.state.index(), "{}: indexes", w.tell());
 }
 
-/// 9.
+/// 10.
 fn anew(w: &World, key: ShardKey) -> Digest {
     let mut theta = world::initial();
     for ((stage, round), counted) in w.state.recorded_rounds(key) {
@@ -202,11 +203,13 @@ fn run(seed: u64) -> (Digest, Count) {
             served_with_its_record(&w);
             nothing_of_the_deleted(&w);
             w.lists_are_exact();
+            w.restrictions_hold();
             never_back(&mut w);
             if n.is_multiple_of(16) {
                 acknowledged_survive(&w);
             }
             if n.is_multiple_of(64) {
+                w.holds_hold();
                 rebuilt_is_live(&w);
             }
         }
@@ -336,6 +339,10 @@ fn decisions_survive_everything() {
         ("left out", sum(|c| c.left_out)),
         ("retired", sum(|c| c.retired)),
         ("dropped", sum(|c| c.dropped)),
+        ("lifted", sum(|c| c.lifted)),
+        ("held", sum(|c| c.held)),
+        ("stages replayed", sum(|c| c.stages)),
+        ("stages left out", sum(|c| c.unproven)),
         ("restored", sum(|c| c.restored)),
         ("two epochs", sum(|c| c.two_epochs)),
         ("lost shards", sum(|c| c.lost_shards)),

@@ -15,6 +15,7 @@ use super::disk::Disk;
 mod device;
 mod jobs;
 mod lists;
+mod people;
 
 /// When virtual time begins, in milliseconds since 1970.
 const BEGIN: u64 = 1_800_000_000_000;
@@ -39,6 +40,10 @@ pub(crate) enum Ev {
     Forget(Vec<DeletionRequest>),
     Approve,
     Replay,
+    Lift,
+    Hold,
+    Release,
+    ReplayWithoutMissing,
     Epoch,
     DropEpoch,
 }
@@ -71,6 +76,10 @@ pub(crate) struct Count {
     pub(crate) left_out: u64,
     pub(crate) retired: u64,
     pub(crate) dropped: u64,
+    pub(crate) lifted: u64,
+    pub(crate) stages: u64,
+    pub(crate) unproven: u64,
+    pub(crate) held: u64,
 }
 
 pub(crate) struct World {
@@ -104,6 +113,7 @@ pub(crate) struct World {
     uses: u64,
     /// Updates have masks: not all who answer can be counted.
     pub(crate) masks: bool,
+    pub(crate) people: people::People,
 }
 
 pub(crate) fn name(n: usize) -> SubjectId {
@@ -177,6 +187,7 @@ impl World {
             erase_wait_s: 5 + dice.below(40) as u64,
             job_wait_ms: 60_000,
             build: "simulated".into(),
+            quarantine_ms: seed % 3 * 4000,
             // A third of all worlds gathers deletions.
             erase_window_ms: if seed.is_multiple_of(3) { 3_000 } else { 0 },
             items: Arc::new((0..8).map(|i: u32| i.to_string()).collect()),
@@ -219,9 +230,11 @@ impl World {
             lists: lists::Lists::default(),
             uses: 0,
             masks,
+            people: people::People::new(seed),
         };
         w.begin(people);
         w.misfortunes(people);
+        w.lifts();
         w
     }
 
@@ -448,6 +461,7 @@ impl World {
             self.note(format!("the write fails, written: {written}"));
             if written {
                 self.disk.write(&events, &values);
+                self.lifts_in(&events);
             }
             // In doubt: what is durable is read again before the next command.
             self.reload(vec![]);
@@ -463,6 +477,8 @@ impl World {
             self.disk.values.remove(&value);
         }
         self.count_events(&events);
+        self.lifts_in(&events);
+        self.stages_found(&events);
         for effect in out.all {
             match effect {
                 Effect::Aggregate { run, counted } => self.start_job(run, &counted),
@@ -608,6 +624,7 @@ impl World {
                     self.count.restored += 1;
                     self.acknowledged.clear();
                     self.seen.clear();
+                    self.forget_restrictions();
                     self.start();
                 }
             }
@@ -652,6 +669,10 @@ impl World {
                     let _ = self.run(Command::DropEpoch { epoch, asked }, vec![]);
                 }
             }
+            Ev::Lift => self.lift(),
+            Ev::Hold => self.hold(true),
+            Ev::Release => self.hold(false),
+            Ev::ReplayWithoutMissing => self.replay_without_missing(),
             Ev::Replay | Ev::DropEpoch => {}
         }
         self.now < END && !self.settled()

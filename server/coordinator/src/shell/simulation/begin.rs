@@ -145,6 +145,7 @@ impl Simulation {
         this.begin_rolls();
         this.begin_lists();
         this.begin_apart();
+        this.draw_lifts(seed);
         this
     }
 
@@ -164,7 +165,8 @@ impl Simulation {
         let full = !steady && dice.below(3) == 0;
         let mut config = ServerConfig::parse(&format!(
             "data_dir = {:?}\nmodel = \"unused\"\ncatalogue = \"unused\"\nmin_subjects = {least}\n\
-             reserve_mib = {}\n",
+             reserve_mib = {}\n\
+             quarantine_hours = 0\n",
             folder.path().join("server"),
             u8::from(full),
         ))

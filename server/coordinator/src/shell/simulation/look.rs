@@ -10,6 +10,7 @@ use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{Digest, SubjectId};
 
 use super::super::Shell;
+use super::people;
 use super::world::{Seen, Simulation};
 use crate::content::{ErrorRows, TrainState};
 use crate::fatal;
@@ -209,8 +210,9 @@ impl Simulation {
 
     fn restrictions(&mut self, state: &State) {
         if !state.unexecuted() {
-            for d in state.deletions().values() {
+            for (id, d) in state.deletions() {
                 if let DeletionRequest::Restrict { subject } = &d.request
+                    && state.lifted_at(*id).is_none()
                     && let Some(profile) = state.profile(subject)
                     && !self.seen.returned.contains(subject)
                 {
@@ -219,7 +221,8 @@ impl Simulation {
             }
             // Who was erased may come back.
             let known = |s: &SubjectId| state.people().contains_key(s);
-            self.seen.restricted.retain(known);
+            let lifted = |s: &SubjectId| people::is_readmitted(state, s);
+            self.seen.restricted.retain(|s| known(s) && !lifted(s));
         }
         for (subject, person) in state.people() {
             let restricted = person.profile.as_ref().is_some_and(|p| p.restricted);

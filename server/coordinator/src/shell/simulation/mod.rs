@@ -110,6 +110,7 @@ mod lists;
 mod look;
 mod masked;
 mod operators;
+mod people;
 mod record;
 mod rolls;
 mod world;
@@ -206,6 +207,7 @@ const OFTEN: &[&str] = &[
     "rolls",
     "epochs retired",
     "epochs given up",
+    "lifted",
 ];
 
 /// What must happen in one of sixty: only a third of the seeds has masks, or more than one epoch.

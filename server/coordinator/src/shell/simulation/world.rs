@@ -63,6 +63,8 @@ pub(super) enum Event {
     /// An operator starts the next epoch, or gives it up.
     Roll,
     CancelRoll,
+    /// An operator lifts a restriction.
+    Lift,
     /// A device gets another certificate.
     Renew(usize),
     /// An operator withdraws somebody's certificates; or has something entered into the log.
@@ -282,6 +284,7 @@ impl Simulation {
             Event::Replay => self.replay(),
             Event::Roll => self.roll(),
             Event::CancelRoll => self.cancel_roll(),
+            Event::Lift => self.lift(),
             Event::Renew(n) => self.renew(n),
             Event::Revoke(n) => self.revoke(n),
             Event::Note => self.take_note(),

@@ -103,7 +103,8 @@ impl World {
 
     fn train(&mut self, n: usize, run: RunKey, soon: u64) -> u64 {
         let device = self.devices[n].certificate;
-        if self.now < QUIET && self.dice.below(15) == 0 {
+        let gone = self.people.is_gone(&self.devices[n].subject) && !self.state.is_live(&run);
+        if gone || self.now < QUIET && self.dice.below(15) == 0 {
             let _ = self.run(
                 Command::Decline {
                     device,
