@@ -39,8 +39,11 @@ pub struct Catalogue {
     first: OnceLock<Arc<Versions>>,
     /// Versions that clients of one process have made from this one, by the newest digest and the
     /// version.
-    made: Mutex<Vec<((Digest, u32), Weak<Catalogue>)>>,
+    made: Mutex<Vec<Made>>,
 }
+
+/// A version that was made: the newest digest that is known, its number, and what it gave.
+type Made = ((Digest, u32), Weak<Catalogue>);
 
 /// Names of items.
 #[derive(Default)]

@@ -66,7 +66,8 @@ pub(crate) fn describe_lifted(r: &RestrictionState) -> String {
     match r.lifted {
         Some(at) => format!("\n  the restriction was lifted at {} (UTC)", show_time(at)),
         None => format!(
-            "\n  restricted: the data is kept and not used, until `lethe-admin restriction lift {}`",
+            "\n  restricted: the data is kept and not used, until `lethe-admin restriction lift \
+             {}`",
             r.subject
         ),
     }

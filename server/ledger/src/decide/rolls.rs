@@ -326,7 +326,7 @@ fn lack(state: &State, device: Digest, epoch: EpochNo, lacks: Lacks) -> Vec<Even
     let known = state.volatile.lacks.get(&epoch);
     let full = known.is_some_and(|k| k.len() >= MAX_LACKS);
     let said = known.and_then(|k| k.get(&holder.device)) == Some(&lacks);
-    if said || full || state.epochs.get(&epoch).is_none() || state.ended(epoch) {
+    if said || full || !state.epochs.contains_key(&epoch) || state.ended(epoch) {
         return vec![];
     }
     vec![Event::LackNoted {

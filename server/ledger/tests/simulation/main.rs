@@ -13,8 +13,8 @@
 //!    are kept are those that are rebuilt.
 //! 8. Lists show nobody who was deleted, and a deletion is done when they are complete again.
 //! 9. Whose data is restricted is used for nothing, until the restriction is lifted.
-//! 10. In the end every shard's adapter is what its recorded rounds give when they are computed anew
-//!    from what devices hold now.
+//! 10. In the end every shard's adapter is what its recorded rounds give when they are computed
+//!     anew from what devices hold now.
 //!
 //! `LETHE_SIM_SEEDS=FROM-TO cargo test --release -p lethe-ledger --test simulation` runs others.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stderr)]

@@ -16,6 +16,7 @@ mod device;
 mod jobs;
 mod lists;
 mod people;
+mod rolls;
 
 /// When virtual time begins, in milliseconds since 1970.
 const BEGIN: u64 = 1_800_000_000_000;
@@ -281,27 +282,6 @@ impl World {
 
     fn operator(&self, i: usize) -> Digest {
         digest(&["operator certificate", &i.to_string()])
-    }
-
-    fn found(&mut self, asked: Option<AskedBy>) -> Result<Vec<Event>, Refused> {
-        let found = Command::FoundEpoch {
-            terms: self.terms.clone(),
-            recipe: "{}".into(),
-            recipe_digest: digest(&["recipe"]),
-            model: digest(&["model"]),
-            initial: Digest::of_values(&initial()),
-            catalogue: CatalogueVersion(1),
-            base: None,
-            asked,
-        };
-        self.run(found, vec![])
-    }
-
-    fn asked(&mut self) -> AskedBy {
-        AskedBy {
-            by: self.operator(0),
-            fresh: self.fresh(),
-        }
     }
 
     fn enrol(&mut self, n: usize, d: usize) {
@@ -676,21 +656,6 @@ impl World {
             Ev::Replay | Ev::DropEpoch => {}
         }
         self.now < END && !self.settled()
-    }
-
-    /// An operator asks for the next epoch, until one is served that it can follow.
-    fn next_epoch(&mut self) {
-        if self.up {
-            let asked = Some(self.asked());
-            let started = self.found(asked);
-            self.count.two_epochs += u64::from(started.is_ok());
-            if started.is_ok() {
-                return;
-            }
-        }
-        if self.now < QUIET {
-            self.at(self.now + 2000, Ev::Epoch);
-        }
     }
 
     fn start(&mut self) {
