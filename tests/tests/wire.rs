@@ -3,6 +3,8 @@
 
 #[path = "wire/catalogue.rs"]
 mod catalogue;
+#[path = "wire/epochs.rs"]
+mod epochs;
 #[path = "wire/party.rs"]
 mod party;
 
@@ -706,6 +708,7 @@ fn golden_bytes_of_every_message() {
     sealed_bytes(&mut now);
     all_bytes(&mut now, catalogue::requests(), catalogue::replies());
     all_bytes(&mut now, people_requests(), people_replies());
+    all_bytes(&mut now, epochs::requests(), epochs::replies());
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden-bytes.txt");
     if std::env::var_os("LETHE_BLESS").is_some() {
         std::fs::write(file, &now).unwrap();
@@ -738,6 +741,7 @@ fn mutated_messages_never_panic() {
         party::tally_requests(),
         catalogue::requests(),
         people_requests(),
+        epochs::requests(),
     ];
     let valid: Vec<Vec<u8>> = all
         .iter()

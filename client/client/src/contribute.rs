@@ -379,7 +379,10 @@ impl Worker {
 
     async fn contribute(&mut self, now: i64) -> Result<Attempt, ClientError> {
         // Only who has joined may contribute.
-        let mut joins = self.local()?.places.joined.is_empty();
+        let mut joins = {
+            let local = self.local()?;
+            local.places.joined.is_empty() && !local.places.takes_part
+        };
         let mut has_joined_again = false;
         let mut was_stale = false;
         let mut in_clear = false;

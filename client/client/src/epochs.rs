@@ -15,7 +15,7 @@ use lethe_transport::TransportError;
 use serde::{Deserialize, Serialize};
 
 use crate::history::{Erasure, Joined};
-use crate::local::Local;
+use crate::local::{Local, now_unix_s};
 use crate::vault::{EPOCHS, Vault};
 use crate::worker::{KnownEpoch, Welcome, Worker};
 use crate::{ClientError, ModelOptions};
@@ -26,6 +26,9 @@ pub(crate) const MINOR: u16 = 5;
 /// about to end.
 const MOST: usize = 4;
 
+/// Seconds after which a join of a newer epoch that failed is tried again.
+const FOLLOW_S: i64 = 20;
+
 /// The sealed file `epochs`: what the device joined each epoch with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Places {
@@ -33,6 +36,11 @@ pub(crate) struct Places {
     pub(crate) joined: BTreeMap<EpochNo, Joined>,
     /// What the last join offered, until the coordinator's answer says whether it counts.
     pub(crate) offered: Option<Offered>,
+    /// A join counted once: the device joins epochs that follow by itself, whatever has ended while
+    /// it was away.
+    pub(crate) takes_part: bool,
+    /// An older version, to which all epochs were one, has left what is under the first.
+    pub(crate) taken_over: bool,
 }
 
 /// What a join offered.
@@ -48,6 +56,7 @@ impl Places {
         if let Some(known) = vault.read(EPOCHS)? {
             return Ok(known);
         }
+        let known = old.joined.is_some();
         let joined = old.joined.map(|joined| (EpochNo::FIRST, joined));
         let offered = old.offered.map(|data| Offered {
             epoch: EpochNo::FIRST,
@@ -56,6 +65,8 @@ impl Places {
         Ok(Self {
             joined: joined.into_iter().collect(),
             offered,
+            takes_part: known,
+            taken_over: known,
         })
     }
 
@@ -140,6 +151,16 @@ impl Worker {
         {
             let mut local = self.local()?;
             let before = local.places.joined.len();
+            if std::mem::take(&mut local.places.taken_over) {
+                // A join meant the newest epoch then: the coordinator says whether it was this one.
+                let epoch = known.last().map_or(EpochNo::FIRST, |k| k.no);
+                if epoch != EpochNo::FIRST
+                    && let Some(data) = local.places.joined.remove(&EpochNo::FIRST)
+                {
+                    local.places.offered = Some(Offered { epoch, data });
+                }
+                local.save_places()?;
+            }
             local.places.joined.retain(|no, _| alive(no));
             local.told.shards.retain(|no, _| alive(no));
             if local.places.joined.len() < before {
@@ -267,10 +288,10 @@ impl Worker {
     pub(crate) async fn follow(&mut self) -> Result<(), ClientError> {
         self.learn_epochs().await?;
         let newest = self.newest_no();
-        let (joined, needs) = {
+        let (joined, needs, takes_part) = {
             let local = self.local()?;
             let newest = local.places.newest().map(|(no, _)| no);
-            (newest, local.told.needs.clone())
+            (newest, local.told.needs.clone(), local.places.takes_part)
         };
         if let Some(needs) = needs {
             let say = Request::Lacks {
@@ -280,7 +301,7 @@ impl Worker {
             self.call(&say).await?;
             return Ok(());
         }
-        if joined.is_none_or(|no| no >= newest) {
+        if !takes_part || joined.is_some_and(|no| no >= newest) {
             return Ok(());
         }
         match self.join_newest().await {
@@ -296,6 +317,7 @@ impl Worker {
     pub(crate) async fn await_news(
         &mut self,
     ) -> Result<Option<lethe_proto::lists::Watched>, ClientError> {
+        self.try_to_follow().await;
         let newest = self.newest_no();
         let ask = Request::Await {
             lists: self.lists,
@@ -310,9 +332,28 @@ impl Worker {
             return Err(TransportError::UnexpectedReply { asked: "await" }.into());
         };
         if awaited.newest != newest {
-            self.follow().await?;
+            self.followed = None;
+            self.follow_at = 0;
+            self.try_to_follow().await;
         }
         Ok(Some(awaited.watched))
+    }
+
+    /// Follows to the newest epoch, unless that is done. What fails is tried again later: it keeps
+    /// nothing else from going on.
+    pub(crate) async fn try_to_follow(&mut self) {
+        let newest = self.newest_no();
+        let now = now_unix_s();
+        if self.minor() < MINOR || self.followed == Some(newest) || now < self.follow_at {
+            return;
+        }
+        match self.follow().await {
+            Ok(()) => self.followed = Some(self.newest_no()),
+            Err(e) => {
+                tracing::info!("the newest epoch is not joined yet: {e}");
+                self.follow_at = now.saturating_add(FOLLOW_S);
+            }
+        }
     }
 
     /// The data that counts in an epoch.
@@ -340,6 +381,24 @@ impl Worker {
             return local.save_places();
         }
         self.offer(offered.epoch, offered.data).await
+    }
+
+    /// Joins again with what remains after an erasure. The older of two epochs first, while the
+    /// newer one has not begun: there the person may still join, and stays in both.
+    pub(crate) async fn join_what_remains(&mut self) -> Result<(), ClientError> {
+        let all: Vec<(EpochNo, Joined)> = {
+            let local = self.local()?;
+            let joined = local.places.joined.iter();
+            joined.map(|(no, data)| (*no, data.clone())).collect()
+        };
+        let Some((newest, last)) = all.last().cloned() else {
+            return self.join().await;
+        };
+        let waits = self.epoch(newest).is_ok_and(|k| !k.begun);
+        for (older, data) in all.into_iter().filter(|(no, _)| waits && *no != newest) {
+            self.offer(older, data).await?;
+        }
+        self.offer(newest, last).await
     }
 
     /// One join on the wire: the shard, the commitment that counts, and from when on it trains.
@@ -395,6 +454,7 @@ impl Worker {
         let offered = local.places.offered.take();
         if let Some(offered) = offered.filter(|_| answered.commitment == mine) {
             local.places.joined.insert(epoch, offered.data);
+            local.places.takes_part = true;
         }
         local.save_places()?;
         match answered.shard {
@@ -434,6 +494,7 @@ fn known(info: EpochInfo) -> KnownEpoch {
         anchors: info.anchors,
         model: info.model,
         serving: info.serving,
+        begun: info.begun,
     }
 }
 
@@ -447,6 +508,7 @@ impl Welcome {
             // Its own check was made when the client introduced itself.
             model: Digest::default(),
             serving: true,
+            begun: true,
         }]
     }
 }

@@ -227,21 +227,16 @@ impl Worker {
         }
         let outcome = Erased::Done { removed };
         self.call(&Request::Erased { task, outcome }).await?;
-        let joined = {
+        {
             let mut local = self.local()?;
             local.person.removed.clear();
             // The person has left the sums: what remains is contributed again.
             local.person.lists.contributed = None;
             local.save()?;
-            let newest = local.places.newest();
-            newest.map(|(epoch, data)| (epoch, data.clone()))
-        };
-        // What remains of what counted, not what was recorded since: the rest of the shard's
-        // training stands on it. In an older epoch the person is left out from here on.
-        match joined {
-            Some((epoch, remaining)) => self.offer(epoch, remaining).await,
-            None => self.join().await,
         }
+        // What remains of what counted, not what was recorded since: the rest of the shard's
+        // training stands on it.
+        self.join_what_remains().await
     }
 
     /// What is to be reported: per deletion, how many events are gone.

@@ -73,6 +73,7 @@ pub(crate) struct KnownEpoch {
     /// Digest of the base model; zeros: it was compared already.
     pub(crate) model: Digest,
     pub(crate) serving: bool,
+    pub(crate) begun: bool,
 }
 
 /// What the coordinator said when the client introduced itself.
@@ -105,6 +106,10 @@ pub(crate) struct Worker {
     pub(crate) named: Option<Vec<bool>>,
     /// Not before this time is asked for newer versions of the catalogue, in seconds since 1970.
     pub(crate) catalogue_at: i64,
+    /// The epoch that this device has followed to, with this process.
+    pub(crate) followed: Option<EpochNo>,
+    /// Not before this time it tries again, in seconds since 1970.
+    pub(crate) follow_at: i64,
     /// The catalogue of the epoch that was asked for last, and the digest of its version.
     pub(crate) of_epoch: Option<(Digest, Arc<Catalogue>)>,
 }
@@ -122,6 +127,8 @@ impl Worker {
             stands_at: 0,
             named: None,
             catalogue_at: 0,
+            followed: None,
+            follow_at: 0,
             of_epoch: None,
         }
     }
@@ -241,9 +248,7 @@ impl Worker {
     /// What an older copy of the folder lacks is erased before anything is joined.
     async fn stands_and_follows(&mut self) -> Result<(), ClientError> {
         self.stands().await?;
-        if self.minor() >= epochs::MINOR {
-            self.follow().await?;
-        }
+        self.try_to_follow().await;
         Ok(())
     }
 
@@ -261,10 +266,16 @@ impl Worker {
         };
         self.learn_log_key(log_key)?;
         self.forget_recalled(recalled)?;
+        let minor = self.shared.options.minor.min(minor);
         let welcome = Welcome {
-            epochs: Welcome::only(Recipe::from_json(&recipe)?, anchors),
+            // Newer coordinators are asked for all epochs: the newest may have a recipe that this
+            // version does not understand, and lists go on.
+            epochs: match minor < epochs::MINOR {
+                true => Welcome::only(Recipe::from_json(&recipe)?, anchors),
+                false => vec![],
+            },
             engine,
-            minor: self.shared.options.minor.min(minor),
+            minor,
         };
         self.welcome = Some(welcome);
         if self.minor() >= epochs::MINOR {

@@ -286,12 +286,19 @@ impl Coordinator {
         minor: u16,
     ) -> Result<Reply, CoordinatorError> {
         let shell = self.shell();
-        let epoch = shell.joining()?;
+        let older = minor < EPOCHS;
+        // An older client keeps lists when the epochs have come to differ: it is given what it
+        // fits, and no work.
+        let differ = older && !self.one_recipe();
+        let epoch = match differ {
+            true => shell.scoring()?,
+            false => shell.joining()?,
+        };
         let kit = shell.kit(epoch)?;
         let wanted = kit.base.digest;
         // Zeros: a device without a model, which takes part in sums only. Newer clients ask which
         // epochs there are, and say themselves what they lack.
-        if minor < EPOCHS && model != wanted && model != Digest::default() {
+        if older && !differ && model != wanted && model != Digest::default() {
             let message = format!("this epoch uses base model {wanted}, the client has {model}");
             return Err(CoordinatorError::refuse(Refusal::WrongModel, message));
         }

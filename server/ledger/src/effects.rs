@@ -110,10 +110,17 @@ pub fn effects(state_after: &State, event: &Event, out: &mut Effects) {
         | Event::Excluded { .. } => {
             out.wake.everybody = true;
         }
-        // Rounds that were open are gone.
-        Event::EpochReached { .. } => {
+        // Rounds that were open are gone, and so is what was learned.
+        Event::EpochReached { no, .. } => {
             out.wake.everybody = true;
             out.all.push(Effect::SweepSessions);
+            if state_after.ended(*no) {
+                let all = state_after.shards().map(|(key, _, _)| key);
+                out.all.push(Effect::ForgetCaches {
+                    shards: all.filter(|key| key.epoch == *no).collect(),
+                    people: vec![],
+                });
+            }
         }
         Event::Joined { .. } => out.wake.everybody = true,
         // The person's other devices may have waited for this one.

@@ -171,27 +171,29 @@ impl Durable {
         Ok(())
     }
 
-    /// Removes the databases of epochs that have ended, once all keys of what was in them are
-    /// destroyed. Returns how many were removed.
-    pub(crate) fn remove_databases(&self, state: &State) -> Result<usize, CoordinatorError> {
-        let waits = |no: EpochNo| {
-            let spent = state.core().spent.iter();
-            let mut stages = spent.filter_map(|owner| match owner {
+    /// Names of the databases of epochs that have ended, once all keys of what was in them are
+    /// destroyed.
+    pub(crate) fn databases_of_ended(&self, state: &State) -> Vec<String> {
+        let spent = state.core().spent.iter();
+        let waits: BTreeSet<EpochNo> = spent
+            .filter_map(|owner| match owner {
                 Owner::Stage(stage) => Some(stage.epoch),
                 _ => None,
-            });
-            stages.any(|epoch| epoch == no)
+            })
+            .collect();
+        let over = |name: &String| {
+            let key = shard_of(name);
+            key.is_some_and(|k| state.ended(k.epoch) && !waits.contains(&k.epoch))
         };
-        let mut removed = 0;
-        for name in self.store.databases() {
-            let key = shard_of(&name);
-            let over = key.filter(|k| state.ended(k.epoch) && !waits(k.epoch));
-            if over.is_some() {
-                self.store.remove_database(&name)?;
-                removed += 1;
-            }
+        self.store.databases().into_iter().filter(over).collect()
+    }
+
+    /// Removes databases in which nothing is.
+    pub(crate) fn remove_databases(&self, names: &[String]) -> Result<(), CoordinatorError> {
+        for name in names {
+            self.store.remove_database(name)?;
         }
-        Ok(removed)
+        Ok(())
     }
 
     /// The events that say which shards were lost are durable: the next opening is silent about

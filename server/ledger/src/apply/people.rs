@@ -158,6 +158,13 @@ fn device_erased(p: &mut Person, device: Digest, task: u64) {
 
 fn measure(p: &mut Person, samples: &[u32], shards: &[MeasuredShard]) {
     let errors = p.errors.get_or_insert_with(Errors::default);
+    // Samples of another epoch say nothing of this one: it may have fewer.
+    let known = errors.shards.keys().next().map(|key| key.epoch);
+    let now = shards.first().map(|m| m.shard.epoch);
+    if known.is_some() && now.is_some() && known != now {
+        errors.samples.clear();
+        errors.shards.clear();
+    }
     errors.samples.extend(samples);
     for m in shards {
         let known = errors.shards.remove(&m.shard).map(|k| k.samples);

@@ -101,8 +101,8 @@ impl State {
         let names = self.index.joined.get(&no);
         let all = names.map_or(0, std::collections::BTreeSet::len);
         let trains = |s: &&SubjectId| {
-            let place = self.profile(s).and_then(|p| p.places.get(&no));
-            place.is_some_and(|p| p.samples > 0)
+            let profile = self.profile(s);
+            profile.is_some_and(|p| p.trained(no).is_some())
         };
         let with = names.into_iter().flatten().filter(trains).count();
         (all, with)
@@ -140,7 +140,8 @@ impl State {
             all += 1;
             let place = self.core.serving.and_then(|no| profile.places.get(&no));
             // Who is there with too little history is no newcomer: the next epoch changes nothing.
-            new += usize::from(place.is_none_or(|p| p.excluded));
+            // Nor is who is away, and has joined nothing: they would start epochs for ever.
+            new += usize::from(place.is_some_and(|p| p.excluded));
         }
         (new, all)
     }
@@ -148,6 +149,12 @@ impl State {
     /// Whether the rule founds the next epoch now. It looks at everybody: ask seldom.
     pub fn roll_is_due(&self, now: Now) -> bool {
         if self.may_found().is_err() || self.core.serving.is_none() {
+            return false;
+        }
+        // One that was given up is not tried again at once.
+        let given_up = self.lives.values().filter_map(|life| life.dropped).max();
+        let pause = self.rules.roll.join_ms;
+        if given_up.is_some_and(|at| now.unix_ms < at.saturating_add(pause)) {
             return false;
         }
         if self.next_roll().is_some_and(|at| now.unix_ms >= at) {

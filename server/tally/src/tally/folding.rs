@@ -194,13 +194,19 @@ impl Tally {
             .filter(|s| s.people() as usize == state.counting()))
     }
 
-    /// Whether the text of what is served names sums of this digest, if it is about who counts now.
+    /// Whether the text of what is served names sums of this digest, if it is about who counts now
+    /// and about the items that there are now.
     fn is_stated(&self, inner: &Inner, sums: &[u8; 32]) -> Option<bool> {
         let core = inner.state.core();
         // Items that are taken down recall what is served: they are the same.
         let same = inner.last.as_ref()?.fold.cells == inner.state.fold().cells;
         let newest = inner.kept.last().filter(|k| Some(k.number) == core.served);
         let newest = newest.filter(|_| same)?;
+        // One of a shorter catalogue: the next is not there yet, and other sums are folded now.
+        let items = lethe_parts::snapshot::decode(&newest.bytes).ok()?.items();
+        if items != self.items() {
+            return None;
+        }
         let statement = Statement::open(&newest.note, self.verifier()).ok()?;
         Some(statement.sums == newest.salt.digest(sums).0)
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lethe_learn::seed::{Seed, Stream};
-use lethe_ledger::{ListsRecord, SnapshotRef, State};
+use lethe_ledger::{CatalogueVersion, ListsRecord, SnapshotRef, State};
 use lethe_proto::admin::DeletionPhase;
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{Digest, SubjectId};
@@ -555,12 +555,10 @@ impl Simulation {
         let all = [folded.stated, folded.memory, folded.folder];
         assert!(!all.contains(&Some(false)), "{}: {folded:?}", self.story());
         let served = lists.newest().is_some();
-        assert_eq!(
-            folded.stated.is_some(),
-            served,
-            "{}: {folded:?}",
-            self.story()
-        );
+        // A longer catalogue has other sums than the snapshot, until the next one is made.
+        let grew = shell.catalogue.newest() > CatalogueVersion(1);
+        let said = folded.stated.is_some() == served || (grew && folded.stated.is_none());
+        assert!(said, "{}: {folded:?}", self.story());
         self.count.add("lists compared", u64::from(served));
     }
 
