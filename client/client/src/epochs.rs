@@ -170,7 +170,7 @@ impl Worker {
         if let Some(welcome) = &mut self.welcome {
             welcome.epochs = known;
         }
-        let needs = self.newest()?.and_then(|newest| self.needs(newest));
+        let needs = self.epochs().last().and_then(|newest| self.needs(newest));
         self.local()?.told.needs = needs;
         Ok(())
     }
@@ -179,12 +179,7 @@ impl Worker {
         self.welcome.as_ref().map_or(&[], |w| &w.epochs)
     }
 
-    /// The newest epoch that is alive.
-    pub(crate) fn newest(&self) -> Result<Option<&KnownEpoch>, ClientError> {
-        Ok(self.epochs().last())
-    }
-
-    /// Its number; before a welcome, that of the first.
+    /// Number of the newest epoch that is alive; before a welcome, that of the first.
     pub(crate) fn newest_no(&self) -> EpochNo {
         self.epochs().last().map_or(EpochNo::FIRST, |k| k.no)
     }
@@ -318,7 +313,9 @@ impl Worker {
         &mut self,
     ) -> Result<Option<lethe_proto::lists::Watched>, ClientError> {
         self.try_to_follow().await;
-        let newest = self.newest_no();
+        // What was heard of, followed or not: otherwise the answer would come at once, again and
+        // again.
+        let newest = self.heard.unwrap_or_else(|| self.newest_no());
         let ask = Request::Await {
             lists: self.lists,
             newest,
@@ -332,7 +329,7 @@ impl Worker {
             return Err(TransportError::UnexpectedReply { asked: "await" }.into());
         };
         if awaited.newest != newest {
-            self.followed = None;
+            self.heard = Some(awaited.newest);
             self.follow_at = 0;
             self.try_to_follow().await;
         }
@@ -342,13 +339,16 @@ impl Worker {
     /// Follows to the newest epoch, unless that is done. What fails is tried again later: it keeps
     /// nothing else from going on.
     pub(crate) async fn try_to_follow(&mut self) {
-        let newest = self.newest_no();
+        let newest = self.heard.unwrap_or_else(|| self.newest_no());
         let now = now_unix_s();
         if self.minor() < MINOR || self.followed == Some(newest) || now < self.follow_at {
             return;
         }
         match self.follow().await {
-            Ok(()) => self.followed = Some(self.newest_no()),
+            Ok(()) => {
+                self.followed = Some(self.newest_no());
+                self.heard = self.followed;
+            }
             Err(e) => {
                 tracing::info!("the newest epoch is not joined yet: {e}");
                 self.follow_at = now.saturating_add(FOLLOW_S);

@@ -108,6 +108,8 @@ pub(crate) struct Worker {
     pub(crate) catalogue_at: i64,
     /// The epoch that this device has followed to, with this process.
     pub(crate) followed: Option<EpochNo>,
+    /// The newest epoch that the coordinator has spoken of.
+    pub(crate) heard: Option<EpochNo>,
     /// Not before this time it tries again, in seconds since 1970.
     pub(crate) follow_at: i64,
     /// The catalogue of the epoch that was asked for last, and the digest of its version.
@@ -128,6 +130,7 @@ impl Worker {
             named: None,
             catalogue_at: 0,
             followed: None,
+            heard: None,
             follow_at: 0,
             of_epoch: None,
         }
