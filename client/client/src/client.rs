@@ -66,7 +66,7 @@ pub enum Done {
     Trained,
     /// Was in a round that went on without it (late, or the coordinator restarted).
     RoundLost,
-    /// Told the coordinator that it does not take part in the round.
+    /// Told the coordinator that it does not take part in the round, or measures nothing.
     Declined(Declined),
     /// Did not ask: the conditions do not hold. Ask again when they change.
     NotNow(Conditions),

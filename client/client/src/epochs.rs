@@ -99,6 +99,18 @@ pub(crate) struct Told {
     pub(crate) shards: BTreeMap<EpochNo, ShardId>,
     /// The device lacks this for the newest epoch.
     pub(crate) needs: Option<Needs>,
+    /// Whether what this device joined an epoch with is what counts in it, as the coordinator has
+    /// said since this connection began, and once more since the epoch has begun.
+    pub(crate) counts: BTreeMap<EpochNo, Counts>,
+}
+
+/// What the coordinator has said of the data that a device joined an epoch with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// It is what counts: another device of the person may have joined with other data.
+    pub(crate) mine: bool,
+    /// That was said after the epoch had begun, and stays.
+    pub(crate) settled: bool,
 }
 
 /// What a device needs to take part in the newest epoch, besides what it has.
@@ -163,6 +175,7 @@ impl Worker {
             }
             local.places.joined.retain(|no, _| alive(no));
             local.told.shards.retain(|no, _| alive(no));
+            local.told.counts.retain(|no, _| alive(no));
             if local.places.joined.len() < before {
                 local.save_places()?;
             }
@@ -296,10 +309,15 @@ impl Worker {
             self.call(&say).await?;
             return Ok(());
         }
-        if !takes_part || joined.is_some_and(|no| no >= newest) {
+        if !takes_part {
             return Ok(());
         }
-        match self.join_newest().await {
+        let joins = match joined {
+            // A coordinator that was restored from a backup may not know of it.
+            Some(no) if no >= newest => self.confirm(no).await,
+            _ => self.join_newest().await,
+        };
+        match joins {
             // Another device of this person has joined it first, with other data.
             Err(ClientError::OtherData) => Ok(()),
             // It ended meanwhile: the next answer says so.
@@ -356,7 +374,7 @@ impl Worker {
         }
     }
 
-    /// The data that counts in an epoch.
+    /// The data that counts in an epoch which has begun.
     pub(crate) async fn joined_in(&mut self, epoch: EpochNo) -> Result<Joined, ClientError> {
         self.settle().await?;
         let epoch = self.known_as(epoch);
@@ -365,7 +383,46 @@ impl Worker {
             let joined = local.places.joined.get(&epoch);
             joined.filter(|_| !local.owes).cloned()
         };
-        joined.ok_or(ClientError::OtherData)
+        let joined = joined.ok_or(ClientError::OtherData)?;
+        if self.minor() < MINOR {
+            return Ok(joined);
+        }
+        let known = self.local()?.told.counts.get(&epoch).copied();
+        let mine = match known.filter(|c| c.settled) {
+            Some(counts) => counts.mine,
+            // Before the epoch began, another device of the person may have joined with other data.
+            None => self.settle_epoch(epoch, joined.clone()).await?,
+        };
+        mine.then_some(joined).ok_or(ClientError::OtherData)
+    }
+
+    /// Asks whether this data counts in an epoch that has begun: from then on that stays.
+    async fn settle_epoch(&mut self, epoch: EpochNo, data: Joined) -> Result<bool, ClientError> {
+        let mine = match self.offer(epoch, data).await {
+            Ok(()) => true,
+            Err(ClientError::OtherData) => false,
+            Err(e) => return Err(e),
+        };
+        let counts = Counts {
+            mine,
+            settled: true,
+        };
+        self.local()?.told.counts.insert(epoch, counts);
+        Ok(mine)
+    }
+
+    /// Joins an epoch once more with what it was joined with, once for a connection.
+    async fn confirm(&mut self, epoch: EpochNo) -> Result<(), ClientError> {
+        let data = {
+            let local = self.local()?;
+            let known = local.told.counts.contains_key(&epoch);
+            let data = local.places.joined.get(&epoch);
+            data.filter(|_| !known && !local.owes).cloned()
+        };
+        match data {
+            Some(data) => self.offer(epoch, data).await,
+            None => Ok(()),
+        }
     }
 
     /// Finds out whether an offer counts whose answer was lost.
@@ -464,7 +521,14 @@ impl Worker {
         local.told.trains = answered.trains;
         let salt = local.person.salt;
         let joined = local.places.joined.get(&epoch);
-        match joined.is_some_and(|j| j.commitment(&salt) == answered.commitment) {
+        let mine = joined.is_some_and(|j| j.commitment(&salt) == answered.commitment);
+        let known = local.told.counts.get(&epoch);
+        let counts = Counts {
+            mine,
+            settled: known.is_some_and(|c| c.settled),
+        };
+        local.told.counts.insert(epoch, counts);
+        match mine {
             true => Ok(()),
             false => Err(ClientError::OtherData),
         }

@@ -439,6 +439,20 @@ impl ClientError {
         }
     }
 
+    /// Whether asking again gives the same answer, until the app or the person does something: the
+    /// device lacks what the work needs, or another device of the person has it.
+    pub(crate) fn lasts(&self) -> bool {
+        matches!(
+            self,
+            Self::NoModel
+                | Self::OtherData
+                | Self::OtherOptions { .. }
+                | Self::OtherModel { .. }
+                | Self::NewerRecipe { .. }
+                | Self::UnknownEpoch(_)
+        )
+    }
+
     fn transport(&self) -> Option<&TransportError> {
         match self {
             Self::Transport(e) => Some(e),

@@ -229,7 +229,14 @@ impl Worker {
         candidates: &[String],
         n: usize,
     ) -> Result<Recommendation, ClientError> {
-        match self.rank(candidates).await {
+        let mut ranked = self.rank(candidates).await;
+        if let Err(e) = &ranked
+            && e.refusal() == Some(Refusal::StaleRelease)
+        {
+            // Another release, perhaps of another epoch, is served since this one was fetched.
+            ranked = self.rank(candidates).await;
+        }
+        match ranked {
             Ok(items) => self.keep_list(items, n),
             Err(e) if e.leaves_the_last_list() => self.last_list(n, e),
             Err(e) => Err(e),

@@ -9,7 +9,7 @@ use lethe_model::lora::{Adapter, AdapterShape};
 use lethe_model::split::descend;
 use lethe_model::train::{Sample, Trainer};
 use lethe_proto::ids::{Digest, RoundKey, ShardId};
-use lethe_proto::message::{ErrorReport, Purpose, Request, RoundStart};
+use lethe_proto::message::{Declined, ErrorReport, Purpose, Request, RoundStart};
 use lethe_proto::packed::{Packed, PackedError};
 use lethe_recipe::Recipe;
 use lethe_recsys::samples::Part;
@@ -252,19 +252,40 @@ impl Worker {
         Ok(self.model()?.encoder.with(recipe.template()?))
     }
 
-    /// Measures shards' adapters on the newest validation samples and reports the errors.
+    /// Measures shards' adapters on the newest validation samples and reports the errors; or says
+    /// that it has measured nothing, so that it is not asked about this release again and again.
     pub(crate) async fn validate(
         &mut self,
         release: u64,
         shards: &[ShardId],
-    ) -> Result<(), ClientError> {
-        if self.shared.model.is_none() {
-            // The coordinator waits for everybody's answer; this one has measured nothing.
-            let rows = vec![];
-            self.call(&Request::Errors { release, rows }).await?;
-            return Ok(());
-        }
+    ) -> Result<Done, ClientError> {
+        let (rows, done) = match self.measured(release, shards).await {
+            Ok(Some(rows)) => (rows, Done::Validated),
+            // Another release is served since.
+            Ok(None) => return Ok(Done::RoundLost),
+            // As ever for devices without a model.
+            Err(ClientError::NoModel) => (vec![], Done::Validated),
+            Err(e) if e.lasts() => {
+                tracing::info!("nothing is measured of release {release}: {e}");
+                (vec![], Done::Declined(Declined::Conditions))
+            }
+            Err(e) => return Err(e),
+        };
+        self.call(&Request::Errors { release, rows }).await?;
+        Ok(done)
+    }
+
+    /// None: another release is served.
+    async fn measured(
+        &mut self,
+        release: u64,
+        shards: &[ShardId],
+    ) -> Result<Option<Vec<ErrorReport>>, ClientError> {
+        self.model()?;
         self.refresh_release().await?;
+        if self.release.number != release {
+            return Ok(None);
+        }
         let epoch = self.release.epoch;
         let recipe = self.recipe_of(epoch)?;
         let joined = self.joined_in(epoch).await?;
@@ -298,8 +319,7 @@ impl Worker {
                 row.errors.push((*shard, 1.0 / (1.0 + toward.exp())));
             }
         }
-        self.call(&Request::Errors { release, rows }).await?;
-        Ok(())
+        Ok(Some(rows))
     }
 }
 

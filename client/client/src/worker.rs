@@ -269,6 +269,9 @@ impl Worker {
         };
         self.learn_log_key(log_key)?;
         self.forget_recalled(recalled)?;
+        // The coordinator may have been started anew, or restored from a backup.
+        self.followed = None;
+        self.local()?.told.counts.clear();
         let minor = self.shared.options.minor.min(minor);
         let welcome = Welcome {
             // Newer coordinators are asked for all epochs: the newest may have a recipe that this
@@ -451,10 +454,7 @@ impl Worker {
         let done = match task.0 {
             Task::Wait => Ok(Done::Nothing),
             Task::Train(start) => self.take_part(start).await,
-            Task::Validate { release, shards } => self
-                .validate(release, &shards)
-                .await
-                .map(|()| Done::Validated),
+            Task::Validate { release, shards } => self.validate(release, &shards).await,
             Task::Erase { task } => self.obey(task).await,
         };
         match done {

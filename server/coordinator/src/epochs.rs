@@ -256,11 +256,12 @@ impl Coordinator {
             let Ok(kit) = self.shell().kit(no) else {
                 continue;
             };
-            if self.middle().hosts(no) {
+            if self.middle().hosts(no) || !self.middle().may_load(no) {
                 continue;
             }
             if let Err(e) = self.load_layers(no, &kit) {
-                tracing::error!("the layers of {no} cannot be loaded: {e}");
+                tracing::error!("the layers of {no} cannot be loaded, tried again soon: {e}");
+                self.middle().load_failed(no);
             }
         }
     }

@@ -423,13 +423,18 @@ impl Coordinator {
         let known = self.shell().state().recalled();
         loop {
             let now = self.shell().clock.now();
+            let follows = newest.is_some();
+            let one_recipe = follows || self.one_recipe();
             let (work, recalled) = {
                 let state = self.shell().state();
-                (state.work_for(&device.certificate, now), state.recalled())
+                let work = state.work_for(&device.certificate, now);
+                let fits = |w: &Work| match w {
+                    // What is to be erased is the same in every epoch.
+                    Work::Erase { .. } => true,
+                    w => follows || (one_recipe && state.fits_older(&device.subject, w)),
+                };
+                (work.filter(fits), state.recalled())
             };
-            let follows = newest.is_some() || self.one_recipe();
-            // What is to be erased is the same in every epoch.
-            let work = work.filter(|w| follows || matches!(w, Work::Erase { .. }));
             let task = match work {
                 Some(work) => self.task(device, work)?,
                 // A device that waits must not go on showing what was recalled.

@@ -30,6 +30,9 @@ const TAPE_LIFE: Duration = Duration::from_secs(180);
 /// away, down to a second. A slow phone needs several seconds between the two.
 const TAPE_GRACE: Duration = Duration::from_secs(15);
 
+/// Layers of an epoch that could not be loaded are tried again after this time.
+const LOAD_AGAIN: Duration = Duration::from_secs(60);
+
 /// How often a wait for a place looks whether one can be taken from somebody.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -178,6 +181,8 @@ struct Layers {
 #[derive(Debug)]
 pub(crate) struct MiddleHost {
     layers: RwLock<BTreeMap<EpochNo, Arc<Layers>>>,
+    /// Epochs whose layers could not be loaded, and when that was tried last.
+    failed: Mutex<BTreeMap<EpochNo, Instant>>,
     places: Arc<Places>,
     passes: Arc<Semaphore>,
     tapes: Arc<Semaphore>,
@@ -241,6 +246,7 @@ impl MiddleHost {
         let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));
         Self {
             layers: RwLock::default(),
+            failed: Mutex::default(),
             places: Arc::default(),
             passes: bound(passes),
             tapes: bound(tapes),
@@ -274,6 +280,21 @@ impl MiddleHost {
         self.all_layers().contains_key(&epoch)
     }
 
+    /// Whether layers that an epoch lacks are to be loaded now: a file that cannot be read is not
+    /// read again with each event.
+    pub(crate) fn may_load(&self, epoch: EpochNo) -> bool {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed
+            .get(&epoch)
+            .is_none_or(|at| at.elapsed() >= LOAD_AGAIN)
+    }
+
+    /// The layers of an epoch could not be loaded.
+    pub(crate) fn load_failed(&self, epoch: EpochNo) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.insert(epoch, Instant::now());
+    }
+
     fn with_key(&self, key: &LayersKey) -> Option<Arc<Layers>> {
         let all = self.all_layers();
         all.values().find(|l| l.key == *key).cloned()
@@ -282,6 +303,9 @@ impl MiddleHost {
     /// Lets go of the layers of epochs that are not alive any more.
     pub(crate) fn keep(&self, alive: impl Fn(EpochNo) -> bool) {
         let dead = |no: &EpochNo| !alive(*no);
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.retain(|no, _| alive(*no));
+        drop(failed);
         if self.all_layers().keys().any(dead) {
             self.all_layers_alone().retain(|no, _| alive(*no));
         }

@@ -9,6 +9,7 @@ use lethe_proto::ids::{Digest, SubjectId};
 use crate::ids::{EpochNo, Now};
 use crate::state::{Epoch, State};
 use crate::terms::Terms;
+use crate::views::Work;
 
 /// Epochs that have ended and are still shown.
 const SHOWN: usize = 12;
@@ -56,6 +57,26 @@ impl State {
         }
     }
 
+    /// Whether a client that takes all epochs for one does this work as others would: it has the
+    /// data that it joined with last, and fits another epoch only where the person joined that one
+    /// with the same.
+    pub fn fits_older(&self, subject: &SubjectId, work: &Work) -> bool {
+        let epoch = match work {
+            Work::Erase { .. } => return true,
+            Work::Train { run, .. } => run.epoch,
+            Work::Validate { release, .. } => match self.releases.get(release) {
+                Some(release) => release.epoch,
+                None => return true,
+            },
+        };
+        let Some(profile) = self.profile(subject) else {
+            return true;
+        };
+        let last = profile.places.values().next_back();
+        let own = profile.places.get(&epoch);
+        own.map(|p| p.commitment) == last.map(|p| p.commitment)
+    }
+
     /// When an epoch that follows another begins at the latest, in Unix seconds.
     fn waits_until(&self, no: EpochNo) -> Option<u64> {
         self.core.serving?;
@@ -93,6 +114,8 @@ impl State {
             EpochPhase::Retired
         } else if self.core.serving == Some(no) {
             EpochPhase::Serving
+        } else if self.core.serving.is_some_and(|serving| serving > no) {
+            EpochPhase::Retiring
         } else if epoch.partition.is_some() {
             EpochPhase::Training
         } else {

@@ -390,6 +390,12 @@ pub enum Event {
     ShardHeld { shard: ShardKey, hold: ShardHold },
     /// It is trained again, and is not said to be damaged any more.
     ShardReleased { shard: ShardKey },
+
+    // Not stored.
+    /// A device that lacked something for an epoch has joined it.
+    LackGone { epoch: EpochNo, device: Digest },
+    /// A device has answered that it can measure nothing of a release.
+    NothingMeasured { subject: SubjectId, release: u64 },
 }
 
 /// A statement in an event.
@@ -478,6 +484,8 @@ impl Event {
                 | Self::RoundSealed { .. }
                 | Self::RoundUnsealed { .. }
                 | Self::LackNoted { .. }
+                | Self::LackGone { .. }
+                | Self::NothingMeasured { .. }
         )
     }
 

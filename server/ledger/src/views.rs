@@ -194,12 +194,13 @@ impl State {
         // Who has nothing to train on has nothing to measure with either.
         let place = profile.and_then(|p| p.places.get(&release.epoch));
         let unused = unused || place.is_none_or(|p| p.samples == 0);
-        if unused || !self.epochs.get(&release.epoch)?.trained() {
+        let answered = self.volatile.unmeasured.get(subject) == Some(&no);
+        if unused || answered || !self.epochs.get(&release.epoch)?.trained() {
             return None;
         }
         let errors = self.people.get(subject)?.errors.as_ref();
         let due = |(k, served): &(usize, &crate::state::ServedShard)| {
-            let Some(errors) = errors else {
+            let Some(errors) = errors.filter(|e| !e.samples.is_empty()) else {
                 return true;
             };
             let key = crate::state::shard_key(release.epoch, *k);

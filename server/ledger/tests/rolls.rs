@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use lethe_ledger::*;
+use lethe_proto::admin::DeletionPhase;
 use lethe_proto::epochs::{EpochPhase, Lacks, TrainsFrom};
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::message::Refusal;
@@ -12,6 +13,10 @@ const BEGIN: u64 = 1_800_000_000_000;
 struct World {
     state: State,
     ms: u64,
+    /// Where people answer; everywhere when none.
+    only: Option<EpochNo>,
+    /// Nothing is retired.
+    keeps: bool,
 }
 
 fn digest(text: &str) -> Digest {
@@ -27,6 +32,8 @@ impl World {
         let mut world = Self {
             state: State::default(),
             ms: BEGIN,
+            only: None,
+            keeps: false,
         };
         world.rules(10, roll);
         world.found(None).unwrap();
@@ -146,15 +153,27 @@ impl World {
                     Duty::Aggregate { run, counted } => self.aggregated(run, counted),
                     Duty::SealRound(run) => Command::SealRound { run },
                     Duty::Publish(epoch) => Command::Publish { epoch },
+                    Duty::Retire(_) if self.keeps => continue,
                     Duty::Retire(epoch) => Command::Retire { epoch },
                     Duty::BeginEpoch(epoch) => Command::BeginEpoch { epoch },
                     Duty::DropEpoch(epoch) => Command::DropEpoch { epoch, asked: None },
                     Duty::DestroySpent(keys) => Command::SpentDestroyed { keys },
+                    Duty::BeginExecution => Command::BeginExecution { lists: None },
+                    Duty::DestroyKeys(_) => Command::KeysDestroyed,
+                    Duty::Finish(id) => Command::Finish { id },
+                    Duty::IssueReceipt(id) => Command::ReceiptIssued {
+                        id,
+                        receipt: ValueRef {
+                            table: Table::Receipt,
+                            id: format!("{id}"),
+                            digest: digest("receipt"),
+                        },
+                    },
                     _ => continue,
                 };
                 did |= !self.run(command).unwrap().is_empty();
             }
-            self.answer();
+            did |= self.answer();
             if !did {
                 return;
             }
@@ -183,12 +202,16 @@ impl World {
     }
 
     /// Everybody who is asked answers.
-    fn answer(&mut self) {
+    fn answer(&mut self) -> bool {
+        let mut any = false;
         for n in 0..12 {
             let work = self.state.work_for(&self.certificate(n), self.now());
             let Some(Work::Train { run, .. }) = work else {
                 continue;
             };
+            if self.only.is_some_and(|only| only != run.epoch) {
+                continue;
+            }
             let device = self.certificate(n);
             self.run(Command::Offer { device, run }).unwrap();
             let value = ValueRef {
@@ -203,7 +226,9 @@ impl World {
             }];
             let stage = run.stage_key();
             self.run(Command::StoreUpdates { stage, updates }).unwrap();
+            any = true;
         }
+        any
     }
 
     /// Ten people, all in the first epoch, which is served.
@@ -416,6 +441,156 @@ fn devices_say_what_they_lack() {
     w.run(third).unwrap();
     let nobody = lacks(&w, 11, Lacks::Layers);
     assert_eq!(w.run(nobody).unwrap(), [], "not enrolled");
-    let shown = &w.state.epoch_states().epochs[1].lacks;
-    assert_eq!(*shown, [(Lacks::Model, 2), (Lacks::Layers, 1)]);
+    let shown = |w: &World| w.state.epoch_states().epochs[1].lacks.clone();
+    assert_eq!(shown(&w), [(Lacks::Model, 2), (Lacks::Layers, 1)]);
+    // An app that has loaded the model joins, and lacks nothing any more.
+    w.join(1, 2, 8).unwrap();
+    assert_eq!(shown(&w), [(Lacks::Model, 1), (Lacks::Layers, 1)]);
+}
+
+#[test]
+fn a_deletion_is_done_while_the_epoch_that_follows_is_trained() {
+    let mut w = World::served(Roll::default());
+    w.next().unwrap();
+    for n in 0..10 {
+        w.join(n, 2, 8).unwrap();
+    }
+    // Nobody answers in the new epoch: its round is open, and nothing of it is served.
+    w.only = Some(EpochNo(1));
+    w.settle();
+    let subject = name(3);
+    let request = lethe_proto::deletion::DeletionRequest::Erase { subject };
+    w.run(Command::Forget {
+        requests: vec![request],
+        reference: String::new(),
+        asked: w.ms,
+        confirmed: false,
+        plans: vec![],
+        fresh: Fresh::default(),
+    })
+    .unwrap();
+    w.settle();
+    assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Training]);
+    let deletion = w.state.deletions().get(&1).unwrap();
+    let about: Vec<u32> = deletion
+        .rolled_back
+        .iter()
+        .map(|r| r.shard.epoch.0)
+        .collect();
+    assert_eq!(about, [1, 2]);
+    assert_eq!(deletion.phase, DeletionPhase::Done);
+    w.only = None;
+    w.keeps = true;
+    w.settle();
+    assert_eq!(w.phases(), [EpochPhase::Retiring, EpochPhase::Serving]);
+    w.keeps = false;
+    w.settle();
+    assert_eq!(w.phases(), [EpochPhase::Retired, EpochPhase::Serving]);
+    assert!(w.state.subject_lineage(&name(3)).is_err());
+}
+
+#[test]
+fn nothing_is_founded_before_the_older_epoch_is_retired() {
+    let mut w = World::served(Roll::default());
+    w.next().unwrap();
+    for n in 0..10 {
+        w.join(n, 2, 8).unwrap();
+    }
+    // The old one is not retired: its keys are not destroyed yet.
+    w.keeps = true;
+    w.settle();
+    assert_eq!(w.state.core().serving, Some(EpochNo(2)));
+    assert_eq!(w.state.living().count(), 2);
+    let refused = w.next().unwrap_err();
+    assert_eq!(refused.code, Refusal::Busy);
+    assert!(
+        refused.message.contains("epoch 1 is not retired yet"),
+        "{refused}"
+    );
+    assert!(!w.state.roll_is_due(w.now()));
+    w.keeps = false;
+    w.settle();
+    w.next().unwrap();
+}
+
+#[test]
+fn an_older_client_gets_work_of_an_epoch_that_it_has_the_data_of() {
+    let mut w = World::served(Roll::default());
+    let train = |epoch| Work::Train {
+        run: RunKey {
+            epoch: EpochNo(epoch),
+            shard: lethe_proto::ids::ShardId(0),
+            generation: 1,
+            stage: 1,
+            round: 0,
+        },
+        start: None,
+        counted: None,
+        seed: lethe_learn::seed::Seed::from_u64(1),
+        deadline_ms: 1,
+    };
+    assert!(w.state.fits_older(&name(0), &train(1)));
+    w.next().unwrap();
+    w.join(0, 2, 9).unwrap();
+    assert!(w.state.fits_older(&name(0), &train(2)), "joined last");
+    assert!(
+        !w.state.fits_older(&name(0), &train(1)),
+        "it would train the first on what it joined the second with"
+    );
+    assert!(w.state.fits_older(&name(0), &Work::Erase { task: 1 }));
+    let (release, _) = w.state.current_release().unwrap();
+    let shards = vec![];
+    let measure = Work::Validate { release, shards };
+    assert!(!w.state.fits_older(&name(0), &measure));
+    assert!(w.state.fits_older(&name(1), &measure), "has not followed");
+}
+
+#[test]
+fn who_can_measure_nothing_is_asked_once_for_a_release() {
+    let mut w = World::served(Roll::default());
+    let (release, _) = w.state.current_release().unwrap();
+    let asked = |w: &World| w.state.validation_due(&name(0)).is_some();
+    assert!(asked(&w));
+    let nothing = |w: &World, release| Command::Errors {
+        device: w.certificate(0),
+        release,
+        rows: vec![],
+        values: vec![],
+    };
+    let says = nothing(&w, release);
+    w.run(says).unwrap();
+    assert!(!asked(&w));
+    assert!(w.state.validation_due(&name(1)).is_some());
+    // The app may have loaded a model since: the next release is another question.
+    w.next().unwrap();
+    for n in 0..10 {
+        w.join(n, 2, 8).unwrap();
+    }
+    w.settle();
+    assert!(asked(&w));
+    let late = nothing(&w, release);
+    assert_eq!(w.run(late).unwrap_err().code, Refusal::StaleRelease);
+}
+
+#[test]
+fn a_hold_ends_with_its_epoch() {
+    let mut w = World::served(Roll::default());
+    let shard = ShardKey {
+        epoch: EpochNo(1),
+        shard: lethe_proto::ids::ShardId(0),
+    };
+    w.run(Command::HoldShard {
+        shard,
+        by: digest("operator"),
+        fresh: Fresh::default(),
+    })
+    .unwrap();
+    assert_eq!(w.state.held_shards(w.now()).len(), 1);
+    w.next().unwrap();
+    for n in 0..10 {
+        w.join(n, 2, 8).unwrap();
+    }
+    w.settle();
+    assert_eq!(w.phases(), [EpochPhase::Retired, EpochPhase::Serving]);
+    assert_eq!(w.state.held_shards(w.now()), []);
 }

@@ -151,6 +151,8 @@ pub enum EpochPhase {
     Retired,
     /// It was given up.
     Dropped,
+    /// Another one is served; a deletion that is about this one is not done yet.
+    Retiring,
 }
 
 /// An epoch as `lethe-admin epoch status` shows it. Times are Unix seconds.

@@ -228,6 +228,9 @@ fn one(e: &EpochState) -> String {
             };
             format!("joined: {people}{waits}")
         }
+        EpochPhase::Retiring => {
+            "another one is served; it is retired when deletions that are about it are done".into()
+        }
         EpochPhase::Retired => format!("retired {}", at(e.ended)),
         EpochPhase::Dropped => format!("given up {}", at(e.ended)),
     };

@@ -221,6 +221,18 @@ fn roll_back(
 }
 
 /// What an epoch learned goes, and nobody has a place in it any more.
+/// Nobody has to look at a shard that is gone.
+fn release_hold(state: &mut State, key: ShardKey) {
+    if state.holds.remove(&key).is_some() {
+        state.touch(SliceId::Hold(key));
+    }
+    if state.core.quarantined.contains(&key) {
+        state.edit_core(|c| {
+            c.quarantined.remove(&key);
+        });
+    }
+}
+
 pub(super) fn retire(state: &mut State, no: EpochNo) {
     let Some(epoch) = state.epochs.get(&no).cloned() else {
         return;
@@ -245,6 +257,7 @@ pub(super) fn retire(state: &mut State, no: EpochNo) {
         });
         super::proofs::forget_proof(state, key);
         forget_measurements(state, key);
+        release_hold(state, key);
     }
     for subject in super::joined(state, no) {
         state.edit_person(&subject, |p| {
@@ -420,6 +433,17 @@ pub(super) fn apply_volatile(state: &mut State, event: &Event) {
         } => {
             let known = state.volatile.lacks.entry(*epoch).or_default();
             known.insert(*device, *lacks);
+        }
+        Event::LackGone { epoch, device } => {
+            if let Some(known) = state.volatile.lacks.get_mut(epoch) {
+                known.remove(device);
+            }
+        }
+        Event::NothingMeasured { subject, release } => {
+            let unmeasured = &mut state.volatile.unmeasured;
+            // Of an older release nobody is asked any more.
+            unmeasured.retain(|_, known| known == release);
+            unmeasured.insert(subject.clone(), *release);
         }
         _ => {}
     }

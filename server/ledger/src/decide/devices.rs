@@ -32,7 +32,9 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
                 commitment,
                 fresh,
             };
-            join(state, &device, &asks, now)
+            let mut events = join(state, &device, &asks, now)?;
+            events.extend(state.lacks_nothing(&device, epoch));
+            Ok(events)
         }
         Command::Erased {
             device,
@@ -321,6 +323,14 @@ fn errors(
         let message = format!("{got} rows, at most {most}, from a subject that joined");
         return refuse(Refusal::Invalid, message);
     };
+    if rows.is_empty() {
+        // It is not asked about this release again. What it has measured before stays.
+        let event = Event::NothingMeasured {
+            subject: holder.subject.clone(),
+            release,
+        };
+        return Ok(vec![event]);
+    }
     let shards = current.shards.len();
     rows.iter().try_for_each(|r| check_row(epoch, shards, r))?;
     let mut measured = vec![];

@@ -228,14 +228,17 @@ impl State {
         concerned.filter(waits).count()
     }
 
-    /// A shard is trained and released again, or belongs to an epoch that another one has
-    /// followed.
+    /// A shard is trained and released again, or nothing of it is served: its epoch has ended,
+    /// another one has followed it, or it follows the one that is served and has no release yet.
     pub(crate) fn retrained(&self, key: ShardKey) -> bool {
         let Some(epoch) = self.epochs.get(&key.epoch) else {
             return true;
         };
-        let followed = self.core.serving.is_some_and(|serving| serving > key.epoch);
-        if followed || self.ended(key.epoch) {
+        let not_served = self
+            .core
+            .serving
+            .is_some_and(|serving| serving != key.epoch);
+        if not_served || self.ended(key.epoch) {
             return true;
         }
         let shard = epoch.shard(key.shard);

@@ -145,7 +145,7 @@ impl State {
             return Ok(());
         };
         if self.core.serving == Some(newest) {
-            return Ok(());
+            return self.older_have_ended(newest);
         }
         let far = self.how_far(newest);
         let number = newest.0;
@@ -154,6 +154,22 @@ impl State {
             format!(
                 "epoch {number} is under way and not served yet: {far}. One follows another: wait, \
                  or give it up with `lethe-admin epoch cancel {number}`"
+            ),
+        ))
+    }
+
+    /// Devices keep what they joined every epoch with that is alive: there are two at most, and
+    /// while one waits to be retired none is founded.
+    fn older_have_ended(&self, newest: EpochNo) -> Result<(), Refused> {
+        let Some((older, _)) = self.living().find(|(no, _)| *no < newest) else {
+            return Ok(());
+        };
+        let number = older.0;
+        Err(Refused::new(
+            Refusal::Busy,
+            format!(
+                "epoch {number} is not retired yet: a deletion that is about it is not done \
+                 (`lethe-admin list`). The next epoch is founded after it"
             ),
         ))
     }
@@ -317,6 +333,16 @@ fn give_up(state: &State, no: EpochNo, asked: Option<AskedBy>, now: Now) -> Deci
     let mut events = noted(state, asked, line, now)?;
     events.push(reached(no, Step::Dropped, now));
     Ok(events)
+}
+
+impl State {
+    /// A device that joins an epoch lacks nothing for it any more.
+    pub(super) fn lacks_nothing(&self, device: &Digest, epoch: EpochNo) -> Option<Event> {
+        let device = self.index.holders.get(device)?.device;
+        let known = self.volatile.lacks.get(&epoch)?;
+        let event = Event::LackGone { epoch, device };
+        known.contains_key(&device).then_some(event)
+    }
 }
 
 fn lack(state: &State, device: Digest, epoch: EpochNo, lacks: Lacks) -> Vec<Event> {

@@ -7,7 +7,7 @@ use super::{Decided, rolls};
 use crate::command::Command;
 use crate::event::Event;
 use crate::ids::{EpochNo, Now, PartId, Refused, ShardKey};
-use crate::state::{Numbers, Release, ServedShard, Shard, State, Step};
+use crate::state::{Numbers, Person, Release, ServedShard, Shard, State, Step};
 
 pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
     match command {
@@ -115,7 +115,12 @@ fn released(state: &State, epoch: EpochNo, shards: Vec<ServedShard>, now: Now) -
         release: no,
         ..Numbers::default()
     };
-    let measured = state.people.values().filter(|p| p.errors.is_some());
+    // Rows of another epoch are not used in this one.
+    let own = |p: &&std::sync::Arc<Person>| {
+        let shards = p.errors.iter().flat_map(|e| &e.shards);
+        shards.into_iter().any(|(key, _)| key.epoch == epoch)
+    };
+    let measured = state.people.values().filter(own);
     let release = Release {
         at: now.unix_ms / 1000,
         epoch,

@@ -302,7 +302,10 @@ impl State {
     pub(crate) fn remove_owner(&mut self, owner: &Owner) {
         match owner {
             Owner::Public => {}
-            Owner::Person(s) => self.remove_person(s),
+            Owner::Person(s) => {
+                self.volatile.unmeasured.remove(s);
+                self.remove_person(s);
+            }
             Owner::Stage(key) => {
                 if let Some(stage) = self.stages.remove(key) {
                     self.dropped.extend(stage.values().cloned());
