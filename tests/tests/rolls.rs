@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lethe_client::{Client, ClientError, ClientModel, Lacks, LocalEvent, ModelOptions, TrainsFrom};
+use lethe_client::{
+    Client, ClientError, ClientModel, Done, Lacks, LocalEvent, ModelOptions, TrainsFrom,
+};
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
 use lethe_proto::admin::{AdminReply, AdminRequest};
@@ -341,6 +343,51 @@ async fn older_clients_follow_while_the_recipe_stays_and_keep_lists_afterwards()
         clients[0].step().await.is_ok(),
         "it waits for lists, and gets no other work"
     );
+}
+
+/// Another device of a person, with a history of its own.
+async fn second_device(world: &World, op: &Operator, subject: u32, addr: SocketAddr) -> Client {
+    let folder = world.dir.path().join(format!("second-{subject}"));
+    let options = world.options(addr).invitation(op.invite(subject).await);
+    let client = Client::open(folder, options).unwrap();
+    client.record_all(tiny::history(subject + 1)).unwrap();
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_devices_the_one_that_joined_last_trains_an_epoch() {
+    let world = World::new(4);
+    let (_coordinator, addr) = world.start_with(patient(&world, 1.0)).await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    let clients = fleet.stop().await;
+    let second = second_device(&world, &op, 1, addr).await;
+    // The first epoch has begun with what the other device joined with.
+    let refused = second.join().await.unwrap_err();
+    assert!(matches!(refused, ClientError::OtherData), "{refused}");
+    start(&op, None, false).await;
+    // Both join the second one, before it begins, with different data.
+    clients[1].join().await.unwrap();
+    second.join().await.unwrap();
+    for client in [&clients[0], &clients[2], &clients[3]] {
+        client.join().await.unwrap();
+    }
+    wait_for(&op, "it begins", |all| all[1].phase == EpochPhase::Training).await;
+    let mut declined = false;
+    for _ in 0..4 {
+        let done = clients[1].step().await.unwrap();
+        assert_ne!(done, Done::Trained, "on what the log does not commit to");
+        declined |= matches!(done, Done::Declined(_));
+    }
+    assert!(declined, "it was asked");
+    let mut fleet = Fleet::default();
+    clients.into_iter().for_each(|c| fleet.add(c));
+    fleet.add(second);
+    wait_for(&op, "the switch", |all| phases(all) == SWITCHED).await;
+    op.trained().await;
+    op.replays_equal().await;
+    fleet.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
