@@ -13,6 +13,7 @@ use lethe_client::{
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
 use lethe_proto::admin::{AdminReply, AdminRequest};
+use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::epochs::{EpochPhase, EpochPlan, EpochState, EpochStates};
 use lethe_proto::ids::EpochNo;
 use lethe_tests::tiny;
@@ -208,12 +209,52 @@ async fn a_deletion_while_an_epoch_follows_holds_in_both() {
     op.replays_equal().await;
     let receipt = op.receipt(id).await;
     let key = lethe_receipt::note::VerifierKey::parse(&op.status().await.log_key).unwrap();
-    assert!(lethe_receipt::receipt::verify(&receipt, &key).is_ok());
+    let receipt = lethe_receipt::receipt::verify(&receipt, &key).unwrap();
+    let stated = receipt.statement.epochs.unwrap();
+    let numbers: Vec<u32> = stated.iter().map(|e| e.epoch).collect();
+    assert_eq!(numbers, [1, 2]);
     // An erasure of items in the new epoch: what remains is trained on.
     let items = op.forget(1, &["i3"]).await;
     assert_eq!(items.removed.unwrap().answered, 1);
     op.replays_equal().await;
     fleet.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takedown_while_an_epoch_is_joined_holds_in_both() {
+    let world = World::new(5);
+    let (_coordinator, addr) = world.start_with(patient(&world, 1.0)).await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    let clients = fleet.stop().await;
+    start(&op, None, false).await;
+    // It waits for all of them, and these have joined it with the item.
+    for client in &clients[..3] {
+        client.join().await.unwrap();
+    }
+    let has = |client: &Client| {
+        let history = String::from_utf8(client.export().unwrap()).unwrap();
+        history.contains("\"i4\"")
+    };
+    assert!(clients[..3].iter().any(has));
+    let items = vec!["i4".to_owned()];
+    let ids = op.ask_for(vec![DeletionRequest::Takedown { items }]).await;
+    let mut fleet = Fleet::default();
+    clients.into_iter().for_each(|c| fleet.add(c));
+    let done = op.deleted(ids.unwrap()[0]).await;
+    let removed = done.removed.unwrap();
+    assert_eq!((removed.answered, removed.silent), (5, 0));
+    wait_for(&op, "the switch", |all| phases(all) == SWITCHED).await;
+    op.trained().await;
+    op.replays_equal().await;
+    let clients = fleet.stop().await;
+    assert!(!clients.iter().any(has));
+    assert_eq!(
+        states(&op).await.epochs[1].trains,
+        5,
+        "all are in the new one"
+    );
 }
 
 fn model(world: &World, k_in: usize) -> Arc<ClientModel> {

@@ -11,8 +11,9 @@ use crate::note::{NoteError, Signer, VerifierKey, open_checkpoint};
 use crate::records::{Leaf, record_key, verify_absent};
 use crate::snapshot::SnapshotStatement;
 use crate::statement::{
-    Kind, StatedLists, StatedSnapshot, Statement, Training, VERSION, VERSION_WITHOUT_LISTS,
-    VERSION_WITHOUT_REMOVED, canonical, commitment, entry,
+    EpochStood, Kind, StatedLists, StatedSnapshot, Statement, Training, VERSION,
+    VERSION_WITHOUT_EPOCHS, VERSION_WITHOUT_LISTS, VERSION_WITHOUT_REMOVED, canonical, commitment,
+    entry,
 };
 use crate::vouch::{SnapshotName, VouchStatement};
 
@@ -273,10 +274,13 @@ fn check_version(s: &Statement) -> Result<(), VerifyError> {
         s.kind.as_str(),
         "erase-items" | "withdraw-consent" | "takedown"
     );
+    let removed_fits = s.removed.is_some() == asks_devices;
+    let none_stated = s.epochs.is_none();
     let fits = match s.version {
-        VERSION => s.removed.is_some() == asks_devices && lists_fit(s),
-        VERSION_WITHOUT_LISTS => s.removed.is_some() == asks_devices && s.lists.is_none(),
-        VERSION_WITHOUT_REMOVED => s.removed.is_none() && s.lists.is_none(),
+        VERSION => removed_fits && (s.lists.is_none() || lists_fit(s)) && epochs_fit(s),
+        VERSION_WITHOUT_EPOCHS => removed_fits && lists_fit(s) && none_stated,
+        VERSION_WITHOUT_LISTS => removed_fits && s.lists.is_none() && none_stated,
+        VERSION_WITHOUT_REMOVED => s.removed.is_none() && s.lists.is_none() && none_stated,
         got => {
             return Err(VerifyError::Format(format!(
                 "version {got}, this build knows {VERSION_WITHOUT_REMOVED} to {VERSION}"
@@ -287,7 +291,8 @@ fn check_version(s: &Statement) -> Result<(), VerifyError> {
         Ok(())
     } else {
         Err(VerifyError::Format(
-            "what devices removed, or what became of lists, does not fit its version and kind"
+            "what devices removed, what became of lists, or which epochs it is about, does not fit \
+             its version and kind"
                 .into(),
         ))
     }
@@ -304,6 +309,24 @@ fn lists_fit(s: &Statement) -> bool {
         (Some(old), Some(new)) => old.number < new.number,
         _ => false,
     }
+}
+
+/// Each epoch is named once, oldest first, and at most one was served: that one has the recipe and
+/// the base model of the statement.
+fn epochs_fit(s: &Statement) -> bool {
+    let Some(epochs) = &s.epochs else {
+        return false;
+    };
+    let ascends = epochs.windows(2).all(|w| match w {
+        [a, b] => a.epoch < b.epoch,
+        _ => true,
+    });
+    let mut served = epochs.iter().filter(|e| e.stood == EpochStood::Served);
+    let first = served.next();
+    let fits = first.is_none_or(|e| {
+        e.recipe == s.recipe && e.base_model == s.base_model && e.rolled_back.is_empty()
+    });
+    ascends && fits && served.next().is_none() && (first.is_some() || s.affected.is_empty())
 }
 
 /// What a genuine receipt shows.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::hex::hex;
 use crate::receipt::{Effect, Fate, Receipt};
-use crate::statement::{Cost, Removed, StatedLists};
+use crate::statement::{Cost, EpochStood, Removed, StatedLists, Statement};
 
 /// What verification has shown.
 const PROVEN: [&str; 3] = [
@@ -186,6 +186,34 @@ fn noise(r: &Receipt) -> Option<(String, String)> {
     Some(("noise on the sums".to_owned(), text))
 }
 
+/// Epochs besides the one that was served, and versions of the catalogue.
+fn epochs_facts(s: &Statement) -> Vec<(String, String)> {
+    let mut out = vec![];
+    for e in s.epochs.iter().flatten() {
+        let stood = match e.stood {
+            EpochStood::Served => "served",
+            EpochStood::Follows => "followed the one that was served, and was not served itself",
+            EpochStood::Ended => "had ended",
+        };
+        let mut text = format!(
+            "{stood}; recipe {:.16}, base model {:.16}, version {} of the catalogue",
+            e.recipe, e.base_model, e.catalogue
+        );
+        if !e.catalogue_digest.is_empty() {
+            let _ = write!(text, " ({:.8})", e.catalogue_digest);
+        }
+        for shard in &e.rolled_back {
+            let _ = write!(
+                text,
+                "; shard {} rolled back to {:.8}, from stage {}",
+                shard.shard, shard.rolled_back_to, shard.from_stage
+            );
+        }
+        out.push((format!("epoch {}", e.epoch), text));
+    }
+    out
+}
+
 /// Facts as label and value.
 fn facts(r: &Receipt) -> Vec<(String, String)> {
     let s = &r.statement;
@@ -225,6 +253,7 @@ fn facts(r: &Receipt) -> Vec<(String, String)> {
     for (shard, hash) in &s.untouched {
         out.push((format!("shard {shard}"), format!("{hash:.8} untouched")));
     }
+    out.extend(epochs_facts(s));
     match r.records.as_ref().map(|p| (&p.fate, p)) {
         Some((fate, p)) => {
             let (b, a) = (&p.before.training, &p.after.training);

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::hex::hex;
 
 /// Version of the format of statements and receipts.
-pub const VERSION: u32 = 4;
-/// Version of statements that say nothing of lists: there were none. Still made and verified.
+pub const VERSION: u32 = 5;
+/// Version of statements that do not say which epochs they are about; still verified.
+pub const VERSION_WITHOUT_EPOCHS: u32 = 4;
+/// The same, where there were no lists; still verified.
 pub const VERSION_WITHOUT_LISTS: u32 = 3;
 /// Version of statements and receipts that do not say what devices removed; still verified.
 pub const VERSION_WITHOUT_REMOVED: u32 = 2;
@@ -98,11 +100,56 @@ pub struct StatedLists {
     pub key: String,
 }
 
+/// A shard of an epoch that is not served, as a deletion has left it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolledBack {
+    /// Number of the shard.
+    pub shard: u16,
+    /// First stage that was destroyed.
+    pub from_stage: u16,
+    /// Adapter that was left: a checkpoint that never saw the data. SHA-256, hexadecimal.
+    pub rolled_back_to: String,
+}
+
+/// How far an epoch was when a deletion was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EpochStood {
+    /// It was served: [`Statement::affected`] has its shards.
+    Served,
+    /// It followed the one that was served, and was joined or trained.
+    Follows,
+    /// Another one had followed it, or it was given up: what it had learned was destroyed, or will
+    /// be.
+    Ended,
+}
+
+/// An epoch that a deletion is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatedEpoch {
+    /// Its number.
+    pub epoch: u32,
+    /// How far it was.
+    pub stood: EpochStood,
+    /// Digest of its recipe.
+    pub recipe: String,
+    /// Digest of its base model file.
+    pub base_model: String,
+    /// Version of the catalogue that its prompts have titles of.
+    pub catalogue: u32,
+    /// Digest of that version, hexadecimal; empty where none was ever applied.
+    pub catalogue_digest: String,
+    /// Shards that were rolled back; empty for the one that was served.
+    pub rolled_back: Vec<RolledBack>,
+}
+
 /// What was done for one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statement {
-    /// [`VERSION`], or [`VERSION_WITHOUT_LISTS`].
+    /// [`VERSION`]; those of before verify, too.
     pub version: u32,
     /// `erase-subject`, `erase-items`, `withdraw-consent`, `restrict` or `takedown`.
     pub kind: String,
@@ -127,9 +174,9 @@ pub struct Statement {
     /// Release that holds the retrained adapters; all before the first one after the deletion are
     /// recalled.
     pub release: u64,
-    /// Digest of the recipe.
+    /// Digest of the recipe of the epoch that was served.
     pub recipe: String,
-    /// Digest of the base model file.
+    /// Digest of its base model file.
     pub base_model: String,
     /// Version and build of the coordinator.
     pub build: String,
@@ -142,9 +189,13 @@ pub struct Statement {
     /// What devices removed; only for kinds that ask devices, and not in version 2.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub removed: Option<Removed>,
-    /// What became of the lists; not before version 4.
+    /// What became of the lists; none: there were none. Not before version 4.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lists: Option<StatedLists>,
+    /// The epochs that were alive when it was asked for, and the one that was served in the end,
+    /// oldest first; not before version 5.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub epochs: Option<Vec<StatedEpoch>>,
 }
 
 /// What a shard is about to be trained on; entered into the log before the first round.

@@ -1,19 +1,21 @@
 //! What shows that a deletion happened: what the log is to hold, statements, receipts.
 
+use std::collections::BTreeSet;
+
 use lethe_proto::admin::{DeletionPhase, Removed as RemovedState};
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_receipt::hex::hex;
 use lethe_receipt::receipt::Fate;
 use lethe_receipt::records::record_key;
 use lethe_receipt::statement::{
-    AffectedShard, Cost, Removed, Statement, TRAINING_VERSION, Training, VERSION,
-    VERSION_WITHOUT_LISTS, commitment,
+    AffectedShard, Cost, EpochStood, Removed, RolledBack, StatedEpoch, Statement, TRAINING_VERSION,
+    Training, VERSION, commitment,
 };
 
 use super::Decided;
 use crate::command::{Command, LogFor};
 use crate::event::{Event, Stated};
-use crate::ids::{Fresh, Now, ShardKey, ValueRef};
+use crate::ids::{EpochNo, Fresh, Now, ShardKey, ValueRef};
 use crate::state::{Deletion, ListsRecord, RecordBefore, State, TrainingRecord};
 
 /// What was trained on before, what is now, and what became of the record.
@@ -328,10 +330,7 @@ impl State {
             same && own.clone().all(|r| usize::from(r.shard.shard.0) != *k)
         });
         Statement {
-            version: match lists {
-                Some(_) => VERSION,
-                None => VERSION_WITHOUT_LISTS,
-            },
+            version: VERSION,
             kind: request.kind().into(),
             deletion: id,
             batch: d.batch,
@@ -351,7 +350,44 @@ impl State {
             actual: self.actual(d, retrained_after_ms),
             removed: self.removed_of(d, now).map(stated),
             lists,
+            epochs: Some(self.stated_epochs(d, epoch)),
         }
+    }
+
+    /// The epochs that a deletion is about: those that were alive when it was accepted, and the one
+    /// that is served now.
+    fn stated_epochs(&self, d: &Deletion, served: Option<EpochNo>) -> Vec<StatedEpoch> {
+        let planned = d.plans.iter().map(|(no, _)| *no);
+        let numbers: BTreeSet<EpochNo> = planned.chain(served).collect();
+        let of = |no: EpochNo| {
+            let epoch = self.epochs.get(&no)?;
+            let stood = if Some(no) == served {
+                EpochStood::Served
+            } else if served.is_some_and(|served| no > served) && !self.ended(no) {
+                EpochStood::Follows
+            } else {
+                EpochStood::Ended
+            };
+            let own = d.rolled_back.iter().filter(|r| r.shard.epoch == no);
+            let own = own.filter(|_| stood != EpochStood::Served);
+            let version = self.catalogues.get(&epoch.catalogue);
+            Some(StatedEpoch {
+                epoch: no.0,
+                stood,
+                recipe: epoch.recipe_digest.hex(),
+                base_model: epoch.model.hex(),
+                catalogue: epoch.catalogue.0,
+                catalogue_digest: version.map_or(String::new(), |v| v.digest.hex()),
+                rolled_back: own
+                    .map(|r| RolledBack {
+                        shard: r.shard.shard.0,
+                        from_stage: r.stage,
+                        rolled_back_to: r.hash.hex(),
+                    })
+                    .collect(),
+            })
+        };
+        numbers.into_iter().filter_map(of).collect()
     }
 
     /// What retraining cost: rounds and updates as recorded, bytes of all training since the

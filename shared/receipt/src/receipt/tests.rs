@@ -2,7 +2,8 @@ use super::*;
 use crate::records::Records;
 use crate::snapshot::SnapshotNoise;
 use crate::statement::{
-    AffectedShard, Cost, Removed, StatedLists, StatedSnapshot, TRAINING_VERSION,
+    AffectedShard, Cost, EpochStood, Removed, RolledBack, StatedEpoch, StatedLists, StatedSnapshot,
+    TRAINING_VERSION,
 };
 
 fn training(generation: u32, records: &Records) -> Training {
@@ -57,6 +58,7 @@ fn statement(kind: &str) -> Statement {
         },
         removed: None,
         lists: None,
+        epochs: None,
     }
 }
 
@@ -222,22 +224,91 @@ fn what_became_of_lists_fits_the_version() {
         let stated = Statement {
             version,
             lists,
+            epochs: (version == VERSION).then(|| vec![served()]),
             ..statement("erase-subject")
         };
         let (bytes, signer) = receipt_of(stated, vec![], None);
         verify(&bytes, signer.verifier()).is_ok()
     };
-    assert!(verdict(VERSION, lists(shown(1), shown(2))));
-    assert!(verdict(VERSION, lists(None, None)));
-    for wrong in [
-        lists(shown(2), shown(2)),
-        lists(shown(1), None),
-        lists(None, shown(1)),
-        None,
-    ] {
-        assert!(!verdict(VERSION, wrong));
+    for version in [VERSION, VERSION_WITHOUT_EPOCHS] {
+        assert!(verdict(version, lists(shown(1), shown(2))));
+        assert!(verdict(version, lists(None, None)));
+        for wrong in [
+            lists(shown(2), shown(2)),
+            lists(shown(1), None),
+            lists(None, shown(1)),
+        ] {
+            assert!(!verdict(version, wrong));
+        }
     }
+    assert!(verdict(VERSION, None), "there are none");
+    assert!(!verdict(VERSION_WITHOUT_EPOCHS, None));
     assert!(!verdict(VERSION_WITHOUT_LISTS, lists(None, None)));
+}
+
+/// The epoch that the statement's shards are of.
+fn served() -> StatedEpoch {
+    StatedEpoch {
+        epoch: 3,
+        stood: EpochStood::Served,
+        recipe: "ff".into(),
+        base_model: "00".into(),
+        catalogue: 1,
+        catalogue_digest: String::new(),
+        rolled_back: vec![],
+    }
+}
+
+#[test]
+fn epochs_are_stated_once_and_the_served_one_is_the_statements() {
+    let other = |epoch, stood| StatedEpoch {
+        epoch,
+        stood,
+        recipe: "another".into(),
+        rolled_back: vec![RolledBack {
+            shard: 1,
+            from_stage: 2,
+            rolled_back_to: "bb".into(),
+        }],
+        ..served()
+    };
+    let receipt = |version, epochs| {
+        let stated = Statement {
+            version,
+            epochs,
+            ..statement("erase-subject")
+        };
+        let (bytes, signer) = receipt_of(stated, vec![], None);
+        verify(&bytes, signer.verifier())
+    };
+    let before = other(2, EpochStood::Ended);
+    let after = other(4, EpochStood::Follows);
+    let all = vec![before.clone(), served(), after.clone()];
+    let good = receipt(VERSION, Some(all)).expect("verifies");
+    let text = crate::report::text(&good);
+    assert!(
+        text.contains("epoch 4: followed the one that was served"),
+        "{text}"
+    );
+    assert!(
+        text.contains("shard 1 rolled back to bb, from stage 2"),
+        "{text}"
+    );
+    let changed = StatedEpoch {
+        recipe: "another".into(),
+        ..served()
+    };
+    for wrong in [
+        None,
+        Some(vec![]),
+        Some(vec![served(), served()]),
+        Some(vec![served(), before]),
+        Some(vec![changed, after]),
+    ] {
+        assert!(receipt(VERSION, wrong.clone()).is_err(), "{wrong:?}");
+    }
+    assert!(receipt(VERSION_WITHOUT_LISTS, Some(vec![served()])).is_err());
+    assert!(receipt(VERSION_WITHOUT_LISTS, None).is_ok());
 }
 
 /// A statement with lists: snapshot 1 was recalled, and 2 is served.
@@ -256,6 +327,7 @@ fn with_lists_of(tally: &Signer) -> Statement {
             key: tally.verifier().text(),
             ..StatedLists::default()
         }),
+        epochs: Some(vec![served()]),
         ..statement("erase-subject")
     }
 }
