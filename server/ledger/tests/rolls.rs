@@ -1,5 +1,5 @@
 //! Epochs that follow one another: when one begins, who trains from when on, what a rule does.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use lethe_ledger::*;
 use lethe_proto::admin::DeletionPhase;
@@ -7,41 +7,53 @@ use lethe_proto::epochs::{EpochPhase, Lacks, TrainsFrom};
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::message::Refusal;
 
-const HOUR: u64 = 3_600_000;
-const BEGIN: u64 = 1_800_000_000_000;
+mod common;
 
+use common::{House, digest, terms};
+
+/// An hour, in seconds.
+const HOUR: u64 = 3600;
+const BEGIN: u64 = 1_800_000_000;
+
+/// People of numbers, of whom all in the first epoch are served.
 struct World {
-    state: State,
-    ms: u64,
-    /// Where people answer; everywhere when none.
-    only: Option<EpochNo>,
-    /// Nothing is retired.
-    keeps: bool,
-}
-
-fn digest(text: &str) -> Digest {
-    Digest::of(&[text.as_bytes()])
+    house: House,
 }
 
 fn name(n: usize) -> SubjectId {
     SubjectId::new(format!("p{n:02}")).unwrap()
 }
 
+fn one_round() -> Terms {
+    Terms {
+        slices: 1,
+        rounds: 1,
+        cohort: 2,
+        ..terms()
+    }
+}
+
 impl World {
-    fn new(roll: Roll) -> Self {
+    /// Ten people, all in the first epoch, which is served.
+    fn served(roll: Roll) -> Self {
+        let names: Vec<String> = (0..10).map(|n| name(n).to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut world = Self {
-            state: State::default(),
-            ms: BEGIN,
-            only: None,
-            keeps: false,
+            house: House::with(one_round(), &names),
         };
         world.rules(10, roll);
-        world.found(None).unwrap();
+        world.house.settle();
+        assert_eq!(world.state().core().serving, Some(EpochNo(1)));
+        world.rules(4, roll);
         world
     }
 
+    fn state(&self) -> &State {
+        &self.house.state
+    }
+
     fn rules(&mut self, min_subjects: usize, roll: Roll) {
-        self.state.set_rules(Rules {
+        self.house.state.set_rules(Rules {
             min_subjects,
             roll,
             ..Rules::default()
@@ -49,203 +61,42 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        Now {
-            unix_ms: self.ms,
-            uptime_ms: self.ms - BEGIN,
-        }
+        self.house.now
     }
 
     fn run(&mut self, command: Command) -> Result<Vec<Event>, Refused> {
-        let events = decide(&self.state, command, self.now())?;
-        events.iter().for_each(|e| apply(&mut self.state, e));
-        Ok(events)
+        self.house.run(command)
     }
 
-    fn found(&mut self, asked: Option<AskedBy>) -> Result<Vec<Event>, Refused> {
-        self.run(Command::FoundEpoch {
-            terms: Terms {
-                shards: 1,
-                anchors: 1,
-                slices: 1,
-                placement: Placement::Hash,
-                rounds: 1,
-                cohort: 2,
-                goal: None,
-                staleness: None,
-                quorum: 1,
-                deadline_s: 60,
-                validation: 1,
-                samples: 8,
-                hidden: 4,
-                seed: 1,
-                aggregation: Aggregation::Fedavg,
-                feeds_back: false,
-            },
-            recipe: String::new(),
-            recipe_digest: Digest::default(),
-            model: Digest::default(),
-            initial: digest("initial"),
-            catalogue: CatalogueVersion(1),
-            base: None,
-            asked,
-        })
+    fn settle(&mut self) {
+        self.house.settle();
     }
 
+    /// An operator asks for the next epoch.
     fn next(&mut self) -> Result<Vec<Event>, Refused> {
-        let fresh = Fresh(digest("next").0);
-        let by = digest("operator");
-        self.found(Some(AskedBy { by, fresh }))
+        let asked = AskedBy {
+            by: digest("operator a"),
+            fresh: self.house.fresh(),
+        };
+        self.house.try_to_found(one_round(), Some(asked))
     }
 
     fn certificate(&self, n: usize) -> Digest {
-        digest(&format!("certificate {n}"))
+        digest(&format!("{} phone", name(n)))
     }
 
     fn enrol(&mut self, n: usize) {
-        let secret = digest(&format!("invitation {n}"));
-        let subject = name(n);
-        self.run(Command::Invite { subject, secret }).unwrap();
-        let certificate = self.certificate(n);
-        self.run(Command::Enrol {
-            secret,
-            certificate,
-            expires: 0,
-            device_of: None,
-        })
-        .unwrap();
+        self.house.device(name(n).as_str(), "phone");
     }
 
     fn join(&mut self, n: usize, epoch: u32, samples: u32) -> Result<Vec<Event>, Refused> {
         let device = self.certificate(n);
-        self.run(Command::Join {
-            device,
-            epoch: EpochNo(epoch),
-            anchor: None,
-            samples,
-            commitment: digest(&format!("{n} {epoch}")),
-            fresh: Fresh(digest(&format!("salt {n}")).0),
-        })
-    }
-
-    /// Does what is due, with rounds that nobody has to wait for.
-    fn settle(&mut self) {
-        for _ in 0..100 {
-            let duties = due(&self.state, self.now());
-            let mut did = false;
-            for duty in duties {
-                let command = match duty {
-                    Duty::HashMembers(shard) => Command::MembersHashed {
-                        shard,
-                        version: self.state.members_of_tree(shard).version,
-                        root: digest(&format!("{}", self.state.members(shard).count())).0,
-                        count: 1,
-                        fresh: Fresh::default(),
-                    },
-                    Duty::Log { about, .. } => Command::Logged {
-                        about,
-                        index: self.state.core().log.entries,
-                        head: LogHead {
-                            entries: self.state.core().log.entries + 1,
-                            ..LogHead::default()
-                        },
-                    },
-                    Duty::OpenRound(run) => Command::OpenRound { run },
-                    Duty::Aggregate { run, counted } => self.aggregated(run, counted),
-                    Duty::SealRound(run) => Command::SealRound { run },
-                    Duty::Publish(epoch) => Command::Publish { epoch },
-                    Duty::Retire(_) if self.keeps => continue,
-                    Duty::Retire(epoch) => Command::Retire { epoch },
-                    Duty::BeginEpoch(epoch) => Command::BeginEpoch { epoch },
-                    Duty::DropEpoch(epoch) => Command::DropEpoch { epoch, asked: None },
-                    Duty::DestroySpent(keys) => Command::SpentDestroyed { keys },
-                    Duty::BeginExecution => Command::BeginExecution { lists: None },
-                    Duty::DestroyKeys(_) => Command::KeysDestroyed,
-                    Duty::Finish(id) => Command::Finish { id },
-                    Duty::IssueReceipt(id) => Command::ReceiptIssued {
-                        id,
-                        receipt: ValueRef {
-                            table: Table::Receipt,
-                            id: format!("{id}"),
-                            digest: digest("receipt"),
-                        },
-                    },
-                    _ => continue,
-                };
-                did |= !self.run(command).unwrap().is_empty();
-            }
-            did |= self.answer();
-            if !did {
-                return;
-            }
-        }
-    }
-
-    fn aggregated(&self, run: RunKey, counted: Vec<Contributor>) -> Command {
-        let value = ValueRef {
-            table: Table::Checkpoint,
-            id: format!("{run:?}"),
-            digest: digest("learned"),
-        };
-        Command::RoundAggregated {
-            run,
-            counted,
-            left_out: vec![],
-            state: value.clone(),
-            hash: digest(&format!("learned in {}", run.epoch.0)),
-            norm: None,
-            loss: None,
-            personal: vec![],
-            checkpoint: Some(value),
-            lineage: None,
-            spent: Spent::default(),
-        }
-    }
-
-    /// Everybody who is asked answers.
-    fn answer(&mut self) -> bool {
-        let mut any = false;
-        for n in 0..12 {
-            let work = self.state.work_for(&self.certificate(n), self.now());
-            let Some(Work::Train { run, .. }) = work else {
-                continue;
-            };
-            if self.only.is_some_and(|only| only != run.epoch) {
-                continue;
-            }
-            let device = self.certificate(n);
-            self.run(Command::Offer { device, run }).unwrap();
-            let value = ValueRef {
-                table: Table::Update,
-                id: format!("{run:?} {n}"),
-                digest: digest("update"),
-            };
-            let updates = vec![StoredUpdate {
-                subject: name(n),
-                begun: run.round,
-                value,
-            }];
-            let stage = run.stage_key();
-            self.run(Command::StoreUpdates { stage, updates }).unwrap();
-            any = true;
-        }
-        any
-    }
-
-    /// Ten people, all in the first epoch, which is served.
-    fn served(roll: Roll) -> Self {
-        let mut world = Self::new(roll);
-        for n in 0..10 {
-            world.enrol(n);
-            world.join(n, 1, 8).unwrap();
-        }
-        world.settle();
-        assert_eq!(world.state.core().serving, Some(EpochNo(1)));
-        world.rules(4, roll);
-        world
+        let commitment = digest(&format!("{n} {epoch}"));
+        self.house.join_with(device, epoch, commitment, samples)
     }
 
     fn phases(&self) -> Vec<EpochPhase> {
-        let all = self.state.epoch_states().epochs;
+        let all = self.state().epoch_states().epochs;
         all.iter().map(|e| e.phase).collect()
     }
 }
@@ -256,12 +107,12 @@ fn an_epoch_follows_another_and_the_switch_is_one_event() {
     w.enrol(10);
     w.join(10, 1, 8).unwrap();
     let next = TrainsFrom::NextEpoch { at: None };
-    assert_eq!(w.state.trains_from(&name(10)), next, "came later");
-    let (new, all) = w.state.newcomers();
+    assert_eq!(w.state().trains_from(&name(10)), next, "came later");
+    let (new, all) = w.state().newcomers();
     assert_eq!((new, all), (1, 11));
 
     w.next().unwrap();
-    assert_eq!(w.state.rolling(), Some(EpochNo(2)));
+    assert_eq!(w.state().rolling(), Some(EpochNo(2)));
     let refused = w.next().unwrap_err();
     assert_eq!(refused.code, Refusal::Busy);
     assert!(
@@ -272,9 +123,9 @@ fn an_epoch_follows_another_and_the_switch_is_one_event() {
         w.join(n, 2, 9).unwrap();
         w.settle();
     }
-    let until = (BEGIN + Roll::default().join_ms) / 1000;
+    let until = BEGIN + Roll::default().join_ms / 1000;
     assert_eq!(
-        w.state.trains_from(&name(10)),
+        w.state().trains_from(&name(10)),
         TrainsFrom::WithEpoch {
             epoch: EpochNo(2),
             at_latest: Some(until)
@@ -282,31 +133,32 @@ fn an_epoch_follows_another_and_the_switch_is_one_event() {
     );
     let now = TrainsFrom::Now { epoch: EpochNo(1) };
     assert_eq!(
-        w.state.trains_from(&name(0)),
+        w.state().trains_from(&name(0)),
         now,
         "in the one that is served"
     );
     assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Joining]);
     // Eleven have a place in the first epoch: nine tenths of them are ten.
-    assert_eq!(w.state.enough(), 10);
+    assert_eq!(w.state().enough(), 10);
     w.join(7, 2, 9).unwrap();
     w.join(8, 2, 9).unwrap();
     w.settle();
     assert_eq!(w.phases(), [EpochPhase::Retired, EpochPhase::Serving]);
     let now = TrainsFrom::Now { epoch: EpochNo(2) };
-    assert_eq!(w.state.trains_from(&name(10)), now);
+    assert_eq!(w.state().trains_from(&name(10)), now);
     let next = TrainsFrom::NextEpoch { at: None };
-    assert_eq!(w.state.trains_from(&name(9)), next, "was away");
-    let release = w.state.current_release().unwrap().1;
+    assert_eq!(w.state().trains_from(&name(9)), next, "was away");
+    let release = w.state().current_release().unwrap().1;
     assert_eq!(release.epoch, EpochNo(2));
-    assert_eq!(release.digests(), [digest("learned in 2")]);
-    assert!(w.state.may_found().is_ok());
+    let learned = &w.state().epoch(EpochNo(2)).unwrap().shards[0].run;
+    assert_eq!(release.digests(), [learned.hash]);
+    assert!(w.state().may_found().is_ok());
 }
 
 #[test]
 fn nobody_waits_longer_than_the_rule_says() {
     let roll = Roll {
-        join_ms: 2 * HOUR,
+        join_ms: 2 * HOUR * 1000,
         ..Roll::default()
     };
     let mut w = World::served(roll);
@@ -316,7 +168,7 @@ fn nobody_waits_longer_than_the_rule_says() {
     }
     w.settle();
     assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Joining]);
-    w.ms += 2 * HOUR;
+    w.house.wait(2 * HOUR);
     w.settle();
     assert_eq!(w.phases(), [EpochPhase::Retired, EpochPhase::Serving]);
 
@@ -325,17 +177,17 @@ fn nobody_waits_longer_than_the_rule_says() {
     for n in 0..3 {
         w.join(n, 3, 8).unwrap();
     }
-    w.ms += 2 * HOUR - 1;
+    w.house.wait(2 * HOUR - 1);
     w.settle();
-    assert_eq!(w.state.rolling(), Some(EpochNo(3)));
-    w.ms += 1;
+    assert_eq!(w.state().rolling(), Some(EpochNo(3)));
+    w.house.wait(1);
     w.settle();
     assert_eq!(w.phases()[2], EpochPhase::Dropped);
-    assert_eq!(w.state.core().serving, Some(EpochNo(2)));
+    assert_eq!(w.state().core().serving, Some(EpochNo(2)));
     let refused = w.join(4, 3, 8).unwrap_err();
     assert_eq!(refused.code, Refusal::Invalid);
-    assert_eq!(w.state.joining(), Some(EpochNo(2)));
-    assert!(w.state.may_found().is_ok());
+    assert_eq!(w.state().joining(), Some(EpochNo(2)));
+    assert!(w.state().may_found().is_ok());
 }
 
 #[test]
@@ -349,7 +201,7 @@ fn an_operator_gives_up_an_epoch_that_is_trained() {
     w.run(begin).unwrap();
     assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Training]);
     let asked = AskedBy {
-        by: digest("operator"),
+        by: digest("operator a"),
         fresh: Fresh::default(),
     };
     let drop = |epoch| Command::DropEpoch {
@@ -362,39 +214,39 @@ fn an_operator_gives_up_an_epoch_that_is_trained() {
     assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Dropped]);
     assert_eq!(w.run(drop(2)).unwrap_err().code, Refusal::Invalid);
     let lines: Vec<&str> = w
-        .state
+        .state()
         .actions()
         .values()
         .map(|a| &*a.action.what)
         .collect();
-    assert!(
-        lines[0].starts_with("start epoch 2 with recipe"),
-        "{lines:?}"
-    );
-    assert_eq!(lines[1], "give up epoch 2");
+    let [.., started, given_up] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert!(started.starts_with("start epoch 2 with recipe"));
+    assert_eq!(*given_up, "give up epoch 2");
     // A deletion plans for what is alive only.
     let request = lethe_proto::deletion::DeletionRequest::Erase { subject: name(0) };
-    let plans = w.state.dry_run(&[request], false, w.now()).unwrap();
+    let plans = w.state().dry_run(&[request], false, w.now()).unwrap();
     assert_eq!(plans.len(), 1);
 }
 
 #[test]
 fn a_rule_founds_the_next_epoch() {
     let days = Roll {
-        every_ms: Some(30 * 24 * HOUR),
+        every_ms: Some(30 * 24 * HOUR * 1000),
         ..Roll::default()
     };
     let mut w = World::served(days);
-    let at = (BEGIN + 30 * 24 * HOUR) / 1000;
-    assert_eq!(w.state.epoch_states().next, Some(at));
+    let at = BEGIN + 30 * 24 * HOUR;
+    assert_eq!(w.state().epoch_states().next, Some(at));
     w.enrol(10);
     let next = TrainsFrom::NextEpoch { at: Some(at) };
-    assert_eq!(w.state.trains_from(&name(10)), next);
-    assert!(!w.state.roll_is_due(w.now()));
-    w.ms += 30 * 24 * HOUR;
-    assert!(w.state.roll_is_due(w.now()));
+    assert_eq!(w.state().trains_from(&name(10)), next);
+    assert!(!w.state().roll_is_due(w.now()));
+    w.house.wait(30 * 24 * HOUR);
+    assert!(w.state().roll_is_due(w.now()));
     w.next().unwrap();
-    assert!(!w.state.roll_is_due(w.now()), "one follows another");
+    assert!(!w.state().roll_is_due(w.now()), "one follows another");
 
     let people = Roll {
         new_people: Some(0.2),
@@ -406,13 +258,13 @@ fn a_rule_founds_the_next_epoch() {
     w.enrol(11);
     // Somebody with too short a history is a newcomer, too: they may have more by then.
     w.join(11, 1, 0).unwrap();
-    assert_eq!(w.state.newcomers(), (2, 12));
-    assert!(!w.state.roll_is_due(w.now()));
+    assert_eq!(w.state().newcomers(), (2, 12));
+    assert!(!w.state().roll_is_due(w.now()));
     let subject = name(0);
     let secret = digest("nobody");
     w.run(Command::Invite { subject, secret }).unwrap();
     assert!(
-        !w.state.roll_is_due(w.now()),
+        !w.state().roll_is_due(w.now()),
         "who was invited has not joined"
     );
     let people = Roll {
@@ -420,7 +272,7 @@ fn a_rule_founds_the_next_epoch() {
         ..Roll::default()
     };
     w.rules(4, people);
-    assert!(w.state.roll_is_due(w.now()));
+    assert!(w.state().roll_is_due(w.now()));
 }
 
 #[test]
@@ -441,7 +293,7 @@ fn devices_say_what_they_lack() {
     w.run(third).unwrap();
     let nobody = lacks(&w, 11, Lacks::Layers);
     assert_eq!(w.run(nobody).unwrap(), [], "not enrolled");
-    let shown = |w: &World| w.state.epoch_states().epochs[1].lacks.clone();
+    let shown = |w: &World| w.state().epoch_states().epochs[1].lacks.clone();
     assert_eq!(shown(&w), [(Lacks::Model, 2), (Lacks::Layers, 1)]);
     // An app that has loaded the model joins, and lacks nothing any more.
     w.join(1, 2, 8).unwrap();
@@ -456,22 +308,14 @@ fn a_deletion_is_done_while_the_epoch_that_follows_is_trained() {
         w.join(n, 2, 8).unwrap();
     }
     // Nobody answers in the new epoch: its round is open, and nothing of it is served.
-    w.only = Some(EpochNo(1));
+    w.house.only = Some(EpochNo(1));
     w.settle();
     let subject = name(3);
     let request = lethe_proto::deletion::DeletionRequest::Erase { subject };
-    w.run(Command::Forget {
-        requests: vec![request],
-        reference: String::new(),
-        asked: w.ms,
-        confirmed: false,
-        plans: vec![],
-        fresh: Fresh::default(),
-    })
-    .unwrap();
+    w.house.ask(request);
     w.settle();
     assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Training]);
-    let deletion = w.state.deletions().get(&1).unwrap();
+    let deletion = w.state().deletions().get(&1).unwrap();
     let about: Vec<u32> = deletion
         .rolled_back
         .iter()
@@ -479,14 +323,14 @@ fn a_deletion_is_done_while_the_epoch_that_follows_is_trained() {
         .collect();
     assert_eq!(about, [1, 2]);
     assert_eq!(deletion.phase, DeletionPhase::Done);
-    w.only = None;
-    w.keeps = true;
+    w.house.only = None;
+    w.house.keeps = true;
     w.settle();
     assert_eq!(w.phases(), [EpochPhase::Retiring, EpochPhase::Serving]);
-    w.keeps = false;
+    w.house.keeps = false;
     w.settle();
     assert_eq!(w.phases(), [EpochPhase::Retired, EpochPhase::Serving]);
-    assert!(w.state.subject_lineage(&name(3)).is_err());
+    assert!(w.state().subject_lineage(&name(3)).is_err());
 }
 
 #[test]
@@ -497,18 +341,18 @@ fn nothing_is_founded_before_the_older_epoch_is_retired() {
         w.join(n, 2, 8).unwrap();
     }
     // The old one is not retired: its keys are not destroyed yet.
-    w.keeps = true;
+    w.house.keeps = true;
     w.settle();
-    assert_eq!(w.state.core().serving, Some(EpochNo(2)));
-    assert_eq!(w.state.living().count(), 2);
+    assert_eq!(w.state().core().serving, Some(EpochNo(2)));
+    assert_eq!(w.state().living().count(), 2);
     let refused = w.next().unwrap_err();
     assert_eq!(refused.code, Refusal::Busy);
     assert!(
         refused.message.contains("epoch 1 is not retired yet"),
         "{refused}"
     );
-    assert!(!w.state.roll_is_due(w.now()));
-    w.keeps = false;
+    assert!(!w.state().roll_is_due(w.now()));
+    w.house.keeps = false;
     w.settle();
     w.next().unwrap();
 }
@@ -529,27 +373,27 @@ fn an_older_client_gets_work_of_an_epoch_that_it_has_the_data_of() {
         seed: lethe_learn::seed::Seed::from_u64(1),
         deadline_ms: 1,
     };
-    assert!(w.state.fits_older(&name(0), &train(1)));
+    assert!(w.state().fits_older(&name(0), &train(1)));
     w.next().unwrap();
     w.join(0, 2, 9).unwrap();
-    assert!(w.state.fits_older(&name(0), &train(2)), "joined last");
+    assert!(w.state().fits_older(&name(0), &train(2)), "joined last");
     assert!(
-        !w.state.fits_older(&name(0), &train(1)),
+        !w.state().fits_older(&name(0), &train(1)),
         "it would train the first on what it joined the second with"
     );
-    assert!(w.state.fits_older(&name(0), &Work::Erase { task: 1 }));
-    let (release, _) = w.state.current_release().unwrap();
+    assert!(w.state().fits_older(&name(0), &Work::Erase { task: 1 }));
+    let (release, _) = w.state().current_release().unwrap();
     let shards = vec![];
     let measure = Work::Validate { release, shards };
-    assert!(!w.state.fits_older(&name(0), &measure));
-    assert!(w.state.fits_older(&name(1), &measure), "has not followed");
+    assert!(!w.state().fits_older(&name(0), &measure));
+    assert!(w.state().fits_older(&name(1), &measure), "has not followed");
 }
 
 #[test]
 fn who_can_measure_nothing_is_asked_once_for_a_release() {
     let mut w = World::served(Roll::default());
-    let (release, _) = w.state.current_release().unwrap();
-    let asked = |w: &World| w.state.validation_due(&name(0)).is_some();
+    let (release, _) = w.state().current_release().unwrap();
+    let asked = |w: &World| w.state().validation_due(&name(0)).is_some();
     assert!(asked(&w));
     let nothing = |w: &World, release| Command::Errors {
         device: w.certificate(0),
@@ -560,7 +404,7 @@ fn who_can_measure_nothing_is_asked_once_for_a_release() {
     let says = nothing(&w, release);
     w.run(says).unwrap();
     assert!(!asked(&w));
-    assert!(w.state.validation_due(&name(1)).is_some());
+    assert!(w.state().validation_due(&name(1)).is_some());
     // The app may have loaded a model since: the next release is another question.
     w.next().unwrap();
     for n in 0..10 {
@@ -581,16 +425,16 @@ fn a_hold_ends_with_its_epoch() {
     };
     w.run(Command::HoldShard {
         shard,
-        by: digest("operator"),
+        by: digest("operator a"),
         fresh: Fresh::default(),
     })
     .unwrap();
-    assert_eq!(w.state.held_shards(w.now()).len(), 1);
+    assert_eq!(w.state().held_shards(w.now()).len(), 1);
     w.next().unwrap();
     for n in 0..10 {
         w.join(n, 2, 8).unwrap();
     }
     w.settle();
     assert_eq!(w.phases(), [EpochPhase::Retired, EpochPhase::Serving]);
-    assert_eq!(w.state.held_shards(w.now()), []);
+    assert_eq!(w.state().held_shards(w.now()), []);
 }

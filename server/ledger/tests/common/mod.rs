@@ -45,6 +45,10 @@ pub(crate) struct House {
     pub(crate) away: BTreeSet<SubjectId>,
     /// Their updates are not what they were.
     pub(crate) changed: BTreeSet<SubjectId>,
+    /// Rounds of this epoch alone are answered.
+    pub(crate) only: Option<EpochNo>,
+    /// No epoch is retired.
+    pub(crate) keeps: bool,
     fresh: u64,
 }
 
@@ -63,6 +67,8 @@ impl House {
             },
             away: BTreeSet::new(),
             changed: BTreeSet::new(),
+            only: None,
+            keeps: false,
             fresh: 0,
         };
         house.state.set_rules(Rules {
@@ -89,6 +95,14 @@ impl House {
     }
 
     pub(crate) fn found(&mut self, terms: Terms) {
+        self.try_to_found(terms, None).unwrap();
+    }
+
+    pub(crate) fn try_to_found(
+        &mut self,
+        terms: Terms,
+        asked: Option<AskedBy>,
+    ) -> Result<Vec<Event>, Refused> {
         self.run(Command::FoundEpoch {
             terms,
             recipe: String::new(),
@@ -97,9 +111,8 @@ impl House {
             initial: Digest::default(),
             catalogue: CatalogueVersion(1),
             base: None,
-            asked: None,
+            asked,
         })
-        .unwrap();
     }
 
     pub(crate) fn operator(&mut self, of: &str) -> Digest {
@@ -149,12 +162,22 @@ impl House {
         epoch: u32,
         commitment: Digest,
     ) -> Result<Vec<Event>, Refused> {
+        self.join_with(device, epoch, commitment, 8)
+    }
+
+    pub(crate) fn join_with(
+        &mut self,
+        device: Digest,
+        epoch: u32,
+        commitment: Digest,
+        samples: u32,
+    ) -> Result<Vec<Event>, Refused> {
         let fresh = self.fresh();
         self.run(Command::Join {
             device,
             epoch: EpochNo(epoch),
             anchor: None,
-            samples: 8,
+            samples,
             commitment,
             fresh,
         })
@@ -204,6 +227,9 @@ impl House {
     }
 
     fn does(&mut self, duty: Duty) -> bool {
+        if self.keeps && matches!(duty, Duty::Retire(_)) {
+            return false;
+        }
         let fresh = self.fresh();
         let command = match duty {
             Duty::OpenRound(run) => Command::OpenRound { run },
@@ -305,7 +331,9 @@ impl House {
             if self.away.contains(&subject) {
                 continue;
             }
-            if let Some(Work::Train { run, .. }) = self.state.work_for(&device, self.now) {
+            if let Some(Work::Train { run, .. }) = self.state.work_for(&device, self.now)
+                && self.only.is_none_or(|only| only == run.epoch)
+            {
                 self.run(Command::Offer { device, run }).unwrap();
                 let id = format!("{run:?} {subject}");
                 let update = StoredUpdate {
