@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lethe_client::{Catalogue, Client, ClientModel, ModelOptions, Options};
 use lethe_coordinator::config::ServerConfig;
-use lethe_coordinator::lists::{NoiseConfig, Per, Sums};
+use lethe_coordinator::lists::{CellsConfig, NoiseConfig, Per, Sums};
 use lethe_coordinator::{Coordinator, CoordinatorError};
 use lethe_proto::admin::{
     AdminReply, AdminRequest, CoordinatorStatus, DeletionPhase, DeletionState, ListsStatus,
@@ -99,7 +99,14 @@ impl World {
         config
     }
 
-    /// The same with noise on the sums: so much epsilon a snapshot.
+    /// The same, and everybody counts at once, by themselves.
+    pub fn config_without_cells(&self) -> ServerConfig {
+        let mut config = self.config_with_lists("");
+        config.lists.cells = CellsConfig::Off;
+        config
+    }
+
+    /// The same as [`Self::config_with_lists`] with noise on the sums: so much epsilon a snapshot.
     pub fn config_with_noise(&self, epsilon: f64) -> ServerConfig {
         let mut config = self.config_with_lists("");
         config.lists.noise = Some(noise(epsilon));

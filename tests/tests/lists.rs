@@ -342,7 +342,7 @@ async fn who_withdraws_comes_back_no_sooner_than_people_contribute() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_smaller_contribution_of_another_device_changes_nothing() {
+async fn another_device_of_a_person_makes_no_second_contributor() {
     let l = listing(1).await;
     let tablet = Lister::new(l.addr, &l.op, 0).await;
     let fewer = Contributed {

@@ -263,6 +263,64 @@ async fn a_third_party_folds_the_sums_again() {
     coordinator.shutdown();
 }
 
+/// What counts of a person with several devices is in no file alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_with_two_devices_is_found_in_a_folder_of_their_own() {
+    let world = World::new(1_000);
+    let (coordinator, addr) = world.start_with(world.config_without_cells()).await;
+    let op = world.operator(addr).await;
+    let met = |days: std::ops::Range<i64>| -> Vec<LocalEvent> {
+        // Of one item more often than it counts, on both devices.
+        let item = |day: i64| if day % 2 == 0 { 0 } else { day };
+        let one = |d| LocalEvent::purchased(format!("i{}", item(d)), time(d * 86_400));
+        days.map(one).collect()
+    };
+    let desk = Desk::new(&world, &op, addr).await;
+    let own = desk.exports().join("0");
+    std::fs::create_dir_all(&own).unwrap();
+    let mut files = vec![];
+    for (device, days) in [("a", 0..8), ("b", 6..15)] {
+        let folder = world.dir.path().join(device);
+        let options = world.options(addr).invitation(op.invite(0).await);
+        let client = Client::open(folder, options).unwrap();
+        client.connect().await.unwrap();
+        client.record_all(met(days)).unwrap();
+        assert!(client.refresh().await.unwrap().contributed);
+        // An older one beside the newest, which does not count.
+        client.record_all(met(20..21)).unwrap();
+        assert!(client.refresh().await.unwrap().contributed);
+        files.push((device, client.export().unwrap()));
+        client.close().await;
+    }
+    let client = world.client(addr, &op, 1).await;
+    assert!(client.refresh().await.unwrap().contributed);
+    client.close().await;
+    let started = std::time::Instant::now();
+    loop {
+        let replayed = op.ask(AdminRequest::ListsReplay).await;
+        if matches!(replayed, Ok(AdminReply::ListsReplayed(ref r)) if r.stated == Some(true)) {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "{replayed:?}");
+    }
+    let data = TrainingData::of_folder(&world.client_folder(1), None).unwrap();
+    std::fs::write(desk.file_of(1), serde_json::to_vec(&data).unwrap()).unwrap();
+    let bundle = desk.bundle("lists.json").await;
+    let write = |device: &str, json: &[u8]| {
+        std::fs::write(own.join(format!("{device}.json")), json).unwrap();
+    };
+    for (device, json) in &files {
+        let said = desk.audit(&bundle);
+        assert_eq!(said.code, 3, "before {device}: {} {}", said.out, said.err);
+        assert!(said.out.contains("1 of 2 people"), "{}", said.out);
+        write(device, json);
+    }
+    let said = desk.audit(&bundle);
+    assert_eq!(said.code, 0, "{} {}", said.out, said.err);
+    assert!(said.out.starts_with("EQUAL: snapshot "), "{}", said.out);
+    coordinator.shutdown();
+}
+
 /// What a tally of its own serves is, byte for byte, what the same fold gives: no figure of its
 /// lists can differ from those of a coordinator that holds the sums itself.
 #[tokio::test(flavor = "multi_thread")]

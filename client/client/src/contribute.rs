@@ -391,7 +391,11 @@ impl Worker {
                 return Ok(Attempt::Nothing);
             };
             if std::mem::take(&mut joins) {
-                self.join().await?;
+                match self.join().await {
+                    // Another device of the person has joined, with other data: that is enough.
+                    Err(ClientError::OtherData) => {}
+                    joined => joined?,
+                }
             }
             let tried = match one.body.events.is_empty() {
                 // Everything was taken back.

@@ -234,6 +234,8 @@ impl Worker {
             local.person.lists.contributed = None;
             local.save()?;
         }
+        // It may have been refused for what this device had to erase.
+        self.contribute_at = 0;
         // What remains of what counted, not what was recorded since: the rest of the shard's
         // training stands on it.
         self.join_what_remains().await

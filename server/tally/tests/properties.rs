@@ -31,6 +31,7 @@ fn command(what: u8, who: u8, at: usize, state: &State) -> Command {
                     content: Digest::of(&[&at]),
                     source: [what / 8 % 2; 16],
                     events: u32::from(at[0]),
+                    last: None,
                 },
                 fresh: Fresh(Digest::of(&[&at, &[who]]).0),
                 refresh_s: 0,
@@ -220,6 +221,7 @@ fn waiting_after_200(seed: u64) -> usize {
             content: Digest::of(&[b"content"]),
             source: [1; 16],
             events: 1,
+            last: None,
         };
         let fresh = Fresh(secret.derive("person", &[&u64::to_le_bytes(who)]).0);
         let come = Command::Contribute {

@@ -109,40 +109,6 @@ fn an_item_counts_a_few_times_a_person() {
 }
 
 #[test]
-fn another_device_takes_nothing_away() {
-    let disk = Disk::default();
-    let tally = disk.open();
-    let seven = events(1, 7);
-    let from = |device: u8, events, now| {
-        let offer = Offer {
-            source: [device; 16],
-            ..offer(handle(1), events)
-        };
-        tally.contribute(&offer, now)
-    };
-    from(1, &seven, NOW).unwrap();
-    let refused = from(2, &seven[..6], NOW + 100).unwrap_err();
-    assert!(matches!(
-        refused,
-        TallyError::Refused(Refused::Smaller { got: 6, stands: 7 })
-    ));
-    assert!(
-        refused
-            .to_string()
-            .contains("import its history here first")
-    );
-    // The same device may shrink, and then the other one has more.
-    from(1, &seven[..5], NOW + 100).unwrap();
-    from(2, &seven[..6], NOW + 200).unwrap();
-    drop(tally);
-    let tally = disk.open();
-    let less = tally.contribute(&offer(handle(1), &seven[..5]), NOW + 300);
-    assert!(less.is_err(), "also after a restart: {less:?}");
-    let more = tally.contribute(&offer(handle(1), &seven), NOW + 300);
-    more.unwrap();
-}
-
-#[test]
 fn a_device_says_whether_its_history_is_whole() {
     let starts = |whole: bool, count: u32| {
         let disk = Disk::default();

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Asked, Disk, NOW, Sent, body, handle, read, seal};
+use lethe_proto::lists::Contributed;
 use lethe_proto::tally::{
     BringAnswer, Confided, MAX_ENVELOPE, PADDED, TOGETHER, TallyRefusal, TallyReply, TallyRequest,
     padded,
@@ -11,6 +12,7 @@ use lethe_proto::tally::{
 use lethe_receipt::note::Signer;
 use lethe_receipt::sealing::SealingStatement;
 use lethe_seal::envelope::SecretKey;
+use lethe_tally::settings::CellsConfig;
 use lethe_tallyd::Service;
 
 fn said(service: &Service, sent: &Sent, now: u64) -> Confided {
@@ -41,6 +43,36 @@ fn a_contribution_is_stored_once_for_each_ticket() {
         panic!("{answers:?}");
     };
     assert_eq!(both[1].answer.open(bytes), None);
+}
+
+#[test]
+fn what_two_devices_have_sealed_is_merged() {
+    let sums = |shares: &[(u8, std::ops::Range<usize>)]| {
+        let mut disk = Disk::new();
+        disk.lists.cells = CellsConfig::Off;
+        let service = disk.open(NOW);
+        for (device, which) in shares {
+            let terms = service.terms(NOW);
+            let all = body(1, 8);
+            let own = Contributed {
+                source: [*device; 16],
+                events: all.events[which.clone()].to_vec(),
+                whole: true,
+            };
+            let plain = padded(&own).unwrap();
+            let ticket = service.ticket(1, NOW);
+            let sent = seal(&terms.note, &terms.key, 1, ticket, &plain);
+            // Whatever another device has brought, this one is told the same.
+            assert_eq!(said(&service, &sent, NOW), Confided::Taken);
+        }
+        service.work(NOW);
+        service.tally().refold(NOW).unwrap().unwrap().digest
+    };
+    let all = sums(&[(1, 0..8)]);
+    assert_eq!(sums(&[(1, 0..5), (2, 3..8)]), all);
+    assert_eq!(sums(&[(2, 3..8), (1, 0..5)]), all);
+    assert_eq!(sums(&[(1, 0..8), (2, 2..3)]), all);
+    assert_ne!(sums(&[(1, 0..5)]), all);
 }
 
 #[test]

@@ -66,6 +66,7 @@ pub mod field;
 pub mod history;
 mod linalg;
 mod matrix;
+pub mod merge;
 pub mod noise;
 mod part;
 pub mod refold;

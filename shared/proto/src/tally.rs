@@ -82,7 +82,8 @@ pub fn unpadded(bytes: &[u8]) -> Result<Contributed, CodecError> {
 pub enum Confided {
     /// It is stored. It waits, or counts from the next snapshots on.
     Taken,
-    /// Another device of the person has brought more, which stands.
+    /// Another device of the person has brought more, which stands. Tallies of before say so; now
+    /// what both brought is merged.
     Smaller,
     /// Too soon after the one before.
     TooSoon {

@@ -85,7 +85,7 @@ pub(crate) struct Args {
     #[arg(long)]
     key: String,
     /// Folder with the files of `lethe training-data`: one for every record of the bundle, with
-    /// --lists one of each person who counts.
+    /// --lists one of each person who counts, or a folder with those of the person's devices.
     #[arg(long)]
     exports: PathBuf,
     #[command(flatten)]

@@ -26,6 +26,8 @@ use lethe_recsys::versions::load_renamed;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::audit_devices::Devices;
+
 /// Largest export that is read, in bytes.
 const MAX_EXPORT: u64 = 256 << 20;
 /// Columns of the item field that an operator can have asked for, at most.
@@ -271,48 +273,118 @@ fn places_of(bundle: &Opened, folder: &Path) -> anyhow::Result<HashMap<String, u
     Ok(places)
 }
 
-/// The contributions that count, each found by its digest.
+/// The contributions that count, each found by its digest. A file is of one person; so is a folder
+/// with the files of that person's devices.
 fn people(
     bundle: &Opened,
     folder: &Path,
     places: &HashMap<String, u32>,
     method: &Method,
 ) -> anyhow::Result<Found> {
-    let mut wanted: BTreeMap<[u8; 32], usize> = BTreeMap::new();
+    let mut search = Search {
+        bundle,
+        places,
+        method,
+        wanted: BTreeMap::new(),
+        found: Found::default(),
+    };
     for digest in &bundle.people {
-        *wanted.entry(*digest).or_default() += 1;
+        *search.wanted.entry(*digest).or_default() += 1;
     }
-    let mut found = Found::default();
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
-        if path.is_dir() {
-            continue;
+        match path.is_dir() {
+            true => search.devices(&path)?,
+            false => search.file(&path)?,
         }
-        let text = read_at_most(&path, MAX_EXPORT)?;
+    }
+    Ok(search.found)
+}
+
+/// A search among exports.
+struct Search<'a> {
+    bundle: &'a Opened,
+    places: &'a HashMap<String, u32>,
+    method: &'a Method,
+    /// How many people are still to be found by each digest.
+    wanted: BTreeMap<[u8; 32], usize>,
+    found: Found,
+}
+
+impl Search<'_> {
+    fn read(&mut self, path: &Path) -> anyhow::Result<Vec<SentContribution>> {
+        let text = read_at_most(path, MAX_EXPORT)?;
         let exported: Exported = serde_json::from_slice(&text)
             .with_context(|| format!("{}: not an export of a device", path.display()))?;
-        found.files += 1;
+        self.found.files += 1;
+        Ok(exported.contributed)
+    }
+
+    /// By place; none: one with an item that the tables do not have was never sealed.
+    fn placed(&self, sent: &SentContribution) -> Option<Placed> {
+        Placed::of(sent.whole, &sent.events, |id| self.places.get(id).copied())
+    }
+
+    /// Whether somebody counts with this, whom nothing was found for yet. Nothing is found twice
+    /// with the same `known`.
+    fn take(
+        &mut self,
+        sealed: &Placed,
+        known: &mut BTreeSet<[u8; 32]>,
+        path: &Path,
+    ) -> anyhow::Result<bool> {
+        let digest = salted(&self.bundle.salt, &snapshot::digest(&sealed.to_bytes()?));
+        // Several people may contribute the same.
+        let left = self.wanted.get_mut(&digest).filter(|left| **left > 0);
+        let Some(left) = left.filter(|_| known.insert(digest)) else {
+            return Ok(false);
+        };
+        *left -= 1;
+        let one = contribution(sealed, self.bundle.items.len(), self.method)
+            .with_context(|| path.display().to_string())?;
+        self.found.counting.push(one);
+        Ok(true)
+    }
+
+    /// The file of a person with one device: it speaks for one of those who contribute the same.
+    fn file(&mut self, path: &Path) -> anyhow::Result<()> {
+        let all = self.read(path)?;
         let mut known = BTreeSet::new();
-        let before = found.counting.len();
-        for sent in &exported.contributed {
-            // One with an item that the tables do not have was never sealed.
-            let placed = Placed::of(sent.whole, &sent.events, |id| places.get(id).copied());
+        let before = self.found.counting.len();
+        for sent in &all {
+            let placed = self.placed(sent);
             for sealed in placed.iter().flat_map(sealed_as) {
-                let digest = salted(&bundle.salt, &snapshot::digest(&sealed.to_bytes()?));
-                // Several people may contribute the same; a file speaks for one of them.
-                let left = wanted.get_mut(&digest).filter(|left| **left > 0);
-                let Some(left) = left.filter(|_| known.insert(digest)) else {
-                    continue;
-                };
-                *left -= 1;
-                let one = contribution(&sealed, bundle.items.len(), method)
-                    .with_context(|| path.display().to_string())?;
-                found.counting.push(one);
+                self.take(&sealed, &mut known, path)?;
             }
         }
-        found.unused += usize::from(found.counting.len() == before);
+        self.found.unused += usize::from(self.found.counting.len() == before);
+        Ok(())
     }
-    Ok(found)
+
+    /// The folder of a person with several devices, who counts once.
+    fn devices(&mut self, folder: &Path) -> anyhow::Result<()> {
+        let mut files = 0;
+        let mut sent = Devices::default();
+        for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                continue;
+            }
+            files += 1;
+            for one in self.read(&path)? {
+                if let Some(placed) = self.placed(&one) {
+                    sent.add(one.source, one.at, placed);
+                }
+            }
+        }
+        for sealed in sent.sealed_as(self.method.clip)? {
+            if self.take(&sealed, &mut BTreeSet::new(), folder)? {
+                return Ok(());
+            }
+        }
+        self.found.unused += files;
+        Ok(())
+    }
 }
 
 /// As the tally may have sealed what was sent: it keeps the newest few events of an item. How many

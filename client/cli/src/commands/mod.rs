@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod audit;
+mod audit_devices;
 pub(crate) mod audit_lists;
 pub(crate) mod bench;
 pub(crate) mod demo;

@@ -293,12 +293,7 @@ impl Lists {
         match result {
             Ok(results) => {
                 for (one, result) in taken.into_iter().zip(results) {
-                    let result = match result {
-                        // What another device of this person brought stands, and is more.
-                        Err(TallyError::Refused(Refused::Smaller { .. })) => Ok(()),
-                        other => other.map_err(CoordinatorError::from),
-                    };
-                    tell(one.answer, result);
+                    tell(one.answer, result.map_err(CoordinatorError::from));
                 }
             }
             Err(e) => {

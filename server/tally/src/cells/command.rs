@@ -9,12 +9,15 @@ use crate::ids::{CellNo, Fresh, Handle, Number};
 /// What is offered, without the events themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offered {
-    /// SHA-256 of the content.
+    /// SHA-256 of what is to count: the merge of what all devices of the handle have brought.
     pub content: Digest,
     /// Which device it comes from.
     pub source: [u8; 16],
-    /// How many events it has.
+    /// How many events are to count.
     pub events: u32,
+    /// When this device brought something last, or the one whose place it takes, in seconds since
+    /// 1970; none: it is new, and there is a place for it.
+    pub last: Option<u64>,
 }
 
 /// Somebody who has left, as another record says.
@@ -37,7 +40,7 @@ pub enum Command {
         offered: Offered,
         /// For a handle that is not known yet.
         fresh: Fresh,
-        /// Seconds between two versions of one handle.
+        /// Seconds between two contributions of one device.
         refresh_s: u64,
     },
     /// These handles leave. What is not known has left.
@@ -203,7 +206,7 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// It comes too soon after the one before.
-    #[error("this handle contributed {since_s} s ago, expected {refresh_s} s: wait {wait_s} s")]
+    #[error("this device contributed {since_s} s ago, expected {refresh_s} s: wait {wait_s} s")]
     TooSoon {
         /// Seconds since the one before.
         since_s: u64,
@@ -211,17 +214,6 @@ pub enum Refused {
         refresh_s: u64,
         /// Seconds to wait.
         wait_s: u64,
-    },
-    /// Another device of the person has brought more: what it brought would be lost.
-    #[error(
-        "{got} events, expected at least {stands}: another device of this person contributed \
-         more: import its history here first"
-    )]
-    Smaller {
-        /// Events that were offered.
-        got: u32,
-        /// Events of the version that stands.
-        stands: u32,
     },
     /// There are as many people as may contribute.
     #[error("{got} people contribute, which is the most: raise `people`, or split the fleet")]

@@ -107,6 +107,25 @@ fn spoke(handle: Handle, offered: &Offered, now: u64) -> Event {
     }
 }
 
+/// Whether something may be brought in a place where something was brought `last`.
+///
+/// # Errors
+/// [`Refused::TooSoon`].
+pub(crate) fn in_time(last: Option<u64>, refresh_s: u64, now: u64) -> Result<(), Refused> {
+    let Some(last) = last else {
+        return Ok(());
+    };
+    let since_s = now.saturating_sub(last);
+    match since_s < refresh_s {
+        true => Err(Refused::TooSoon {
+            since_s,
+            refresh_s,
+            wait_s: refresh_s - since_s,
+        }),
+        false => Ok(()),
+    }
+}
+
 fn again(state: &State, handle: Handle, offered: &Offered, refresh_s: u64, now: u64) -> Decided {
     let Some(person) = state.people.get(&handle) else {
         return Ok(vec![]);
@@ -114,26 +133,11 @@ fn again(state: &State, handle: Handle, offered: &Offered, refresh_s: u64, now: 
     let Some(member) = state.members.get(&person.number) else {
         return Ok(vec![]);
     };
-    // The same once more: an answer was lost.
+    // The same once more: an answer was lost; or other devices have brought all of it.
     if person.salt.version(member.newest, &offered.content) == member.digest {
         return Ok(vec![]);
     }
-    // One person may have several devices, and each knows its own history only. A device that
-    // knows less would take away what another has brought; its own history may shrink.
-    if offered.source != person.source && offered.events < person.events {
-        return Err(Refused::Smaller {
-            got: offered.events,
-            stands: person.events,
-        });
-    }
-    let since_s = now.saturating_sub(person.at);
-    if since_s < refresh_s {
-        return Err(Refused::TooSoon {
-            since_s,
-            refresh_s,
-            wait_s: refresh_s - since_s,
-        });
-    }
+    in_time(offered.last, refresh_s, now)?;
     let got = member.newest.0;
     let next = got.checked_add(1).ok_or(Refused::Versions { got })?;
     Ok(vec![

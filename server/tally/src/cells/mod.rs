@@ -29,6 +29,7 @@ mod state;
 pub use apply::apply;
 pub use command::{Command, Event, Leaver, Offered, Owner, Refused};
 pub use decide::decide;
+pub(crate) use decide::in_time;
 pub use due::{Duty, due};
 pub use lint::{Fault, Fold, Left, lint, lint_pair};
 pub use settings::{CellSettings, SettingsError};

@@ -21,7 +21,7 @@ pub struct Person {
     pub since: u64,
     /// When it contributed last, in seconds since 1970.
     pub at: u64,
-    /// Where its newest version comes from.
+    /// Which device brought its newest version.
     pub source: [u8; 16],
     /// Events of its newest version.
     pub events: u32,

@@ -2,14 +2,15 @@
 
 use lethe_parts::contribution::{Bounds, Contribution};
 use lethe_parts::history::{Interaction, day_of, newest_of_each};
+use lethe_parts::merge::Most;
 use lethe_proto::ids::Digest;
 
 use super::change::Change;
 use super::{Inner, Tally};
-use crate::cells::{Command, Offered};
+use crate::cells::{Command, Offered, in_time};
 use crate::error::TallyError;
 use crate::ids::Handle;
-use crate::vault::{Brought, content};
+use crate::vault::{Brought, Source, content};
 
 /// What a device contributes.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +37,11 @@ pub struct Allowed<'a> {
 }
 
 impl Tally {
-    /// Takes the newest events of a handle. They wait until a cell opens, or until enough of their
-    /// cell have newer ones. The same once more changes nothing.
+    /// Takes the newest events of a device. What counts is the merge of what all devices of the
+    /// handle have brought. It waits until a cell opens, or until enough of its cell have newer
+    /// ones. What is there already changes nothing.
     ///
-    /// Whether a history is whole only its device knows: it is believed. Another device of the same
-    /// person must offer at least as many events as the newest version has.
+    /// Whether a history is whole only its device knows: it is believed.
     ///
     /// # Errors
     /// [`TallyError::Bounds`] and [`TallyError::Refused`] say why it is not taken.
@@ -106,14 +107,31 @@ impl Tally {
         };
         Contribution::new(events, &bounds)?;
         let events = newest_of_each(events, |e| e.item, self.options.repeats);
-        let content = content::to_bytes(whole, &events)?;
+        let own = content::to_bytes(whole, &events)?;
+        let before = self.devices(inner, change, &handle)?;
+        // The same once more: an answer was lost.
+        if before.has_brought(&source, &own) {
+            return Ok(());
+        }
+        let last = before.last(&source);
+        let devices = before.with(Source {
+            source,
+            at: now,
+            content: own,
+        });
+        let merged = devices.merged(&Most {
+            clip: self.options.clip,
+            repeats: self.options.repeats,
+        })?;
+        let content = content::to_bytes(merged.whole, &merged.events)?;
         let command = Command::Contribute {
             handle,
             offered: Offered {
                 content: Digest::of(&[&content]),
                 source,
                 // The clip bounds them.
-                events: events.len() as u32,
+                events: merged.events.len() as u32,
+                last,
             },
             fresh: self.fresh(&handle, allowed.at)?,
             refresh_s: self.options.refresh_s,
@@ -123,14 +141,20 @@ impl Tally {
             false => allowed.at.min(now),
         };
         if change.step(&mut inner.state, &command, at)?.is_empty() {
-            return Ok(());
-        }
-        if let Some(version) = inner.state.newest(&handle) {
+            // Other devices have brought all of it. That this one has it, too, is kept: one of them
+            // may take it back.
+            in_time(last, self.options.refresh_s, now)?;
+        } else if let Some(version) = inner.state.newest(&handle) {
+            // Two devices may come together.
+            change.brought.retain(|b| b.handle != handle);
             change.brought.push(Brought {
                 handle,
                 version,
                 content,
             });
+        }
+        if let Some(several) = devices.several() {
+            change.sources.insert(handle, several);
         }
         Ok(())
     }

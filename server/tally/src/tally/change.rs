@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cells::{Event, State, apply};
 use crate::ids::{Handle, Number, Version};
-use crate::vault::{Brought, VersionOf};
+use crate::vault::{Brought, Source, VersionOf};
 
 /// Events that are written together.
 #[derive(Default)]
 pub(super) struct Change {
     events: Vec<Event>,
+    /// Contributions that are to count: one a handle.
     pub(super) brought: Vec<Brought>,
+    /// What each device has brought last, of handles with several.
+    pub(super) sources: BTreeMap<Handle, Vec<Source>>,
     /// Where those stood whom the events are about, before.
     before: BTreeMap<Number, Option<Standing>>,
     generation: Option<u64>,
@@ -70,7 +73,7 @@ pub(super) struct Effect {
 
 impl Change {
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty()
+        self.events.is_empty() && self.sources.is_empty()
     }
 
     /// Makes events part of the state, and of this change.

@@ -24,6 +24,7 @@ use crate::vault::{Kept, Last, Vault};
 mod audited;
 mod bring;
 mod change;
+mod devices;
 mod folding;
 mod growing;
 mod held;
@@ -349,8 +350,13 @@ impl Tally {
             None => vec![],
         };
         let changed = inner.state.take_changed();
-        self.vault
-            .write(&inner.state, &changed, &change.brought, &effect.dropped)?;
+        self.vault.write(
+            &inner.state,
+            &changed,
+            &change.brought,
+            &change.sources,
+            &effect.dropped,
+        )?;
         inner.doubt = false;
         self.say_recalled(&inner.state);
         inner.doomed.handles.extend(&effect.forgotten);

@@ -4,7 +4,6 @@ use lethe_store::sealed::{Batch, KeyName, SealedStore};
 use lethe_store::{Class, Persisted, StoreError};
 use serde::{Deserialize, Serialize};
 
-use super::FORMAT;
 use super::tables::{CoreRow, Format};
 use crate::cells::{Core, Out, Spent};
 
@@ -26,7 +25,7 @@ impl Persisted for OldCore {
     const CLASS: Class = Class::Public;
 }
 
-/// Writes the counters as they are now, and the format, in one batch: a crash leaves either.
+/// Writes the counters as format 4 has them, and the format, in one batch: a crash leaves either.
 pub(super) fn migrate(store: &SealedStore) -> Result<(), StoreError> {
     let public = KeyName::public();
     let mut batch = Batch::new();
@@ -44,7 +43,7 @@ pub(super) fn migrate(store: &SealedStore) -> Result<(), StoreError> {
         };
         batch = batch.put(&public, "", &CoreRow(core))?;
     }
-    let format = Format { number: FORMAT };
+    let format = Format { number: 4 };
     store.write(batch.put(&public, "", &format)?)
 }
 

@@ -21,19 +21,21 @@ use crate::ids::{CellNo, Handle, Number, Version};
 pub(crate) mod content;
 mod format2;
 mod format3;
+mod format4;
 mod tables;
 
 use tables::{
     CellRow, ClearedRow, ContributionRow, CoreRow, DERIVED, Format, LastHead, LastRow, MemberRow,
-    NoiseRow, PersonRow, PublishedRow, SnapshotRow, SumsHead, SumsRow, contribution_key, derived,
-    key_of, numbered,
+    NoiseRow, PersonRow, PublishedRow, SnapshotRow, SourcesRow, SumsHead, SumsRow,
+    contribution_key, derived, key_of, numbered,
 };
-pub(crate) use tables::{Salt, Secrets};
+pub(crate) use tables::{Salt, Secrets, Source};
 
 /// 2: what was recalled, who contributed from where and since when, what was published last.
 /// 3: which recalled snapshot showed a member last.
 /// 4: what noise has cost, and what it was drawn from.
-const FORMAT: u32 = 4;
+/// 5: what each of several devices of a handle has brought last.
+const FORMAT: u32 = 5;
 /// Signed notes that are kept: those of years of daily snapshots and of thousands of deletions, in
 /// some 6 MB. Who audits further back keeps what was published.
 const NOTES: u64 = 10_000;
@@ -133,10 +135,15 @@ impl Vault {
         match vault.store.get::<Format>("")? {
             None => vault.found(seed)?,
             Some(Format { number: FORMAT }) => {}
-            Some(Format { number: 3 }) => format3::migrate(&vault.store)?,
+            Some(Format { number: 4 }) => format4::migrate(&vault.store)?,
+            Some(Format { number: 3 }) => {
+                format3::migrate(&vault.store)?;
+                format4::migrate(&vault.store)?;
+            }
             Some(Format { number: 2 }) => {
                 format2::migrate(&vault.store)?;
                 format3::migrate(&vault.store)?;
+                format4::migrate(&vault.store)?;
             }
             Some(Format { number }) => {
                 return Err(TallyError::Format {
@@ -221,10 +228,25 @@ impl Vault {
         state: &State,
         changed: &BTreeSet<RowId>,
         brought: &[Brought],
+        sources: &BTreeMap<Handle, Vec<Source>>,
         dropped: &BTreeSet<VersionOf>,
     ) -> Result<(), TallyError> {
         let batch = rows(Batch::new(), state, changed)?;
-        Ok(self.store.write(versions(batch, brought, dropped)?)?)
+        let mut batch = versions(batch, brought, dropped)?;
+        for (handle, sources) in sources {
+            let row = SourcesRow {
+                sources: sources.clone(),
+            };
+            batch = batch.put_required(&key_of(handle), &handle.hex(), &row)?;
+        }
+        Ok(self.store.write(batch)?)
+    }
+
+    /// What each device of a handle has brought last; none: it has had one device so far, and its
+    /// newest version is what that has brought.
+    pub(crate) fn sources(&self, handle: &Handle) -> Result<Option<Vec<Source>>, TallyError> {
+        let row = self.store.get::<SourcesRow>(&handle.hex())?;
+        Ok(row.map(|r| r.sources))
     }
 
     /// Destroys the keys of handles, and of what was derived in a generation. From then on nobody

@@ -77,6 +77,26 @@ pub(super) struct ContributionRow {
 }
 persisted!(ContributionRow, "tally-contributions", Subject);
 
+/// What a device has brought last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Source {
+    /// The device's name of its history.
+    pub(crate) source: [u8; 16],
+    /// When, in seconds since 1970.
+    pub(crate) at: u64,
+    /// As in [`ContributionRow`].
+    #[serde(with = "serde_bytes")]
+    pub(crate) content: Vec<u8>,
+}
+
+/// What each device of a handle has brought last, where there were ever several. Key: the handle.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct SourcesRow {
+    /// The one that brought something least lately first.
+    pub(super) sources: Vec<Source>,
+}
+persisted!(SourcesRow, "tally-sources", Subject);
+
 /// What was published, for those who audit. Key: its number, 16 hexadecimal digits.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct PublishedRow {

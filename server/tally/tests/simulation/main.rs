@@ -62,6 +62,8 @@ fn no_two_published_folds_tell_on_anybody() {
         faults,
         late,
         strays,
+        merged,
+        nothing_new,
     } = all;
     for (what, n) in [
         ("published folds", folds),
@@ -72,6 +74,8 @@ fn no_two_published_folds_tell_on_anybody() {
         ("failed writes", faults),
         ("jobs that came too late", late),
         ("members whose key was gone", strays),
+        ("merges of several devices", merged),
+        ("contributions that said nothing new", nothing_new),
     ] {
         assert!(n > 0, "{what}: {n}");
     }

@@ -19,6 +19,16 @@ pub(crate) struct Count {
     pub(crate) faults: u64,
     pub(crate) late: u64,
     pub(crate) strays: u64,
+    pub(crate) merged: u64,
+    pub(crate) nothing_new: u64,
+}
+
+/// What each device of a handle has brought last, and when.
+type Devices = BTreeMap<u8, (u64, u64)>;
+
+/// What counts of it. What two devices hold counts once.
+fn merged(devices: &Devices) -> BTreeSet<u64> {
+    devices.values().map(|d| d.0).collect()
 }
 
 impl Count {
@@ -31,6 +41,8 @@ impl Count {
         self.faults += other.faults;
         self.late += other.late;
         self.strays += other.strays;
+        self.merged += other.merged;
+        self.nothing_new += other.nothing_new;
         self
     }
 }
@@ -48,7 +60,7 @@ pub(crate) struct World {
     pub(crate) state: State,
     rows: BTreeMap<RowId, Vec<u8>>,
     handles: Vec<Handle>,
-    versions: BTreeMap<Handle, u64>,
+    devices: BTreeMap<Handle, Devices>,
     jobs: Vec<Job>,
     now: u64,
     next: u64,
@@ -68,7 +80,7 @@ impl World {
             state: State::new(settings),
             rows: BTreeMap::new(),
             handles: vec![],
-            versions: BTreeMap::new(),
+            devices: BTreeMap::new(),
             jobs: vec![],
             now: 1_000,
             next: 0,
@@ -126,7 +138,7 @@ impl World {
             65..85 => self.duties(),
             85..92 => self.begin_job(),
             92..98 => self.end_job(),
-            98 => self.execute(Command::TakeDown(vec![self.next as u32 % 50])),
+            98 => drop(self.execute(Command::TakeDown(vec![self.next as u32 % 50]))),
             _ => self.lose_a_key(),
         }
     }
@@ -139,23 +151,48 @@ impl World {
         Some(self.handles[at])
     }
 
+    /// One of three devices brings something new, what it has brought before, or what another one
+    /// has.
     fn contribute(&mut self, handle: Handle) {
-        let version = self.versions.entry(handle).or_default();
-        *version += 1;
-        let content = Digest::of(&[&handle.0, &version.to_le_bytes()]);
-        let events = *version as u32;
-        let source = [self.rng.below(2) as u8; 16];
+        if !self.state.people().contains_key(&handle) {
+            // Who left has nothing of what their devices brought.
+            self.devices.remove(&handle);
+        }
+        let before = self.devices.get(&handle).cloned().unwrap_or_default();
+        let source = self.rng.below(3) as u8;
+        let last = before.get(&source).map(|d| d.1);
+        let known: Vec<u64> = merged(&before).into_iter().collect();
+        let brings = match self.one_in(3) && !known.is_empty() {
+            true => known[self.rng.below(known.len())],
+            false => self.fresh(),
+        };
+        let mut after = before.clone();
+        after.insert(source, (brings, self.now));
+        let all: Vec<u8> = merged(&after)
+            .iter()
+            .flat_map(|c| c.to_le_bytes())
+            .collect();
         let fresh = Fresh(Digest::of(&[b"fresh", &self.fresh().to_le_bytes()]).0);
-        self.execute(Command::Contribute {
+        let stands = self.state.newest(&handle);
+        let taken = self.execute(Command::Contribute {
             handle,
             offered: Offered {
-                content,
-                source,
-                events,
+                content: Digest::of(&[&handle.0, &all]),
+                source: [source; 16],
+                events: merged(&after).len() as u32,
+                last,
             },
             fresh,
             refresh_s: 20,
         });
+        if merged(&after) == merged(&before) {
+            assert_eq!(self.state.newest(&handle), stands, "{}", self.tell());
+            self.count.nothing_new += 1;
+        }
+        if taken {
+            self.count.merged += u64::from(merged(&after).len() > 1);
+            self.devices.insert(handle, after);
+        }
     }
 
     fn leave(&mut self, leavers: &[Handle]) {
@@ -180,7 +217,7 @@ impl World {
                         let secret = Seed::from_u64(self.seed);
                         self.execute(Command::OpenCell { secret });
                     }
-                    Duty::Renew(cell) => self.execute(Command::Renew(cell)),
+                    Duty::Renew(cell) => drop(self.execute(Command::Renew(cell))),
                     Duty::Publish => {}
                 }
             }
@@ -231,12 +268,12 @@ impl World {
         }
     }
 
-    /// Decide, apply, write; again if the answer was lost.
-    fn execute(&mut self, command: Command) {
+    /// Decide, apply, write; again if the answer was lost. Whether it was not refused.
+    fn execute(&mut self, command: Command) -> bool {
         for _ in 0..3 {
             self.log.push(command.clone());
             let Ok(events) = decide(&self.state, &command, self.now) else {
-                return;
+                return false;
             };
             self.notice(&events);
             events.iter().for_each(|e| apply(&mut self.state, e));
@@ -253,16 +290,18 @@ impl World {
             }
             // Repeated, also when nothing failed.
             if !fails && !self.one_in(10) {
-                return;
+                return true;
             }
         }
         // In the end it succeeds.
-        if let Ok(events) = decide(&self.state, &command, self.now) {
+        let decided = decide(&self.state, &command, self.now);
+        if let Ok(events) = &decided {
             events.iter().for_each(|e| apply(&mut self.state, e));
             let changed = self.state.take_changed();
             self.write(changed);
-            self.note_left(&events);
+            self.note_left(events);
         }
+        decided.is_ok()
     }
 
     fn note_left(&mut self, events: &[Event]) {

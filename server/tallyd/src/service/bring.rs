@@ -44,7 +44,6 @@ fn told(result: Result<(), TallyError>) -> Confided {
     use cells::Refused as Cells;
     match result {
         Ok(()) => Confided::Taken,
-        Err(TallyError::Refused(Cells::Smaller { .. })) => Confided::Smaller,
         Err(TallyError::Refused(Cells::TooSoon { wait_s, .. })) => Confided::TooSoon { wait_s },
         Err(TallyError::Refused(Cells::Full { .. })) => Confided::Full,
         Err(why @ (TallyError::Refused(_) | TallyError::Bounds(_))) => {
