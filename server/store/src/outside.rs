@@ -20,9 +20,12 @@ const LARGE: usize = 4 << 10;
 const SEGMENT: u64 = 64 << 20;
 /// A segment of which no more than one byte in so many is still referred to is sparse.
 const SPARSE: u64 = 4;
-/// Bytes that nothing refers to before sparse segments are emptied: what waits for the end of a
-/// round goes by itself.
-const WASTE: u64 = 4 * SEGMENT;
+/// Bytes that nothing refers to before sparse segments are emptied, and as many as are referred to:
+/// what waits for the end of a round goes by itself. A sparse segment that has so many is not
+/// continued either: a value that is written anew every day would fill it with those of before.
+const WASTE: u64 = 4 << 20;
+/// However much is referred to, no more than this is wasted before sparse segments are emptied.
+const MOST_WASTE: u64 = 4 * SEGMENT;
 /// What a key has at its end under which the database says where its value is. No key of a caller
 /// ends so.
 const REFERENCE: &[u8] = b"\0outside";
@@ -347,15 +350,25 @@ impl<S: Storage> Outside<S> {
         }
     }
 
+    /// A segment that is written to and hardly referred to any more ends: it can be emptied then.
+    fn end_sparse(log: &mut Log) {
+        let Log {
+            segments,
+            current,
+            waste,
+            ..
+        } = log;
+        current.take_if(|c| {
+            let live = segments.get(&c.number).map_or(0, |s| s.live);
+            c.len > *waste && live * SPARSE <= c.len
+        });
+    }
+
     /// A segment that is hardly referred to any more, when all have wasted much.
     fn sparse(log: &Log) -> Option<u64> {
-        if log
-            .segments
-            .values()
-            .map(|s| s.all.saturating_sub(s.live))
-            .sum::<u64>()
-            < log.waste
-        {
+        let live: u64 = log.segments.values().map(|s| s.live).sum();
+        let all: u64 = log.segments.values().map(|s| s.all).sum();
+        if all.saturating_sub(live) < log.waste.max(live.min(MOST_WASTE)) {
             return None;
         }
         let current = log.current.as_ref().map(|c| c.number);
@@ -494,6 +507,7 @@ impl<S: Storage> Storage for Outside<S> {
         }
         // What was asked for is done. A segment that cannot be emptied now (no space, say) will be
         // later.
+        Self::end_sparse(log);
         let start = Self::end(log);
         if self.compact(log).is_err() && !log.doubt {
             self.take_back(log, start);
