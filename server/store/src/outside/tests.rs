@@ -174,6 +174,30 @@ fn a_value_that_is_written_again_and_again_needs_little_room() {
     }
 }
 
+/// A value that is larger than what may be wasted leaves nothing behind.
+#[test]
+fn a_large_value_goes_with_its_segment() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let s = open(MemoryStorage::default(), dir.path());
+    s.log().waste = 8 * LARGE as u64;
+    s.apply(&[put("kept", 1, LARGE), put("sums", 0, 9 * LARGE)])
+        .expect("writes");
+    for day in 1..60u8 {
+        s.apply(&[put("sums", day, 9 * LARGE), put("small", day, LARGE)])
+            .expect("writes");
+        let number = s.places()[&b"sums"[..]].segment;
+        let length = fs::metadata(s.path(number)).expect("is there").len();
+        assert_eq!(
+            (length, files(dir.path()) < 6),
+            (9 * LARGE as u64, true),
+            "{day}"
+        );
+    }
+    let s = open(s.inner.clone(), dir.path());
+    assert_eq!(s.get(b"sums").expect("reads"), Some(vec![59; 9 * LARGE]));
+    assert_eq!(s.get(b"kept").expect("reads"), Some(vec![1; LARGE]));
+}
+
 #[test]
 fn a_value_that_cannot_be_read_keeps_nothing_else_from_being_written() {
     let dir = tempfile::tempdir().expect("tempdir");
