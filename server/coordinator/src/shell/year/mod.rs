@@ -82,12 +82,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// 1,000 people and 1,000 items.
+    /// 1,000 people and 500 items.
     pub fn year(seed: u64, folder: &Path) -> Self {
         Self {
             seed,
             people: 1_000,
-            items: 1_000,
+            items: 500,
             coming: 28,
             least: 200,
             share: 0.01,
@@ -199,7 +199,8 @@ impl Year {
     pub fn found(plan: Plan) -> anyhow::Result<Self> {
         let config = ServerConfig::parse(&format!(
             "data_dir = {:?}\nmodel = \"unused\"\ncatalogue = {:?}\nsums = \"embedded\"\n\
-             min_subjects = {}\nreserve_mib = 1\nroll = {{ every_days = {} }}\n",
+             min_subjects = {}\nreserve_mib = 1\nroll = {{ every_days = {} }}\n\
+             lists = {{ publish_s = 86400 }}\n",
             plan.folder.join("server"),
             plan.folder.join("catalogue"),
             plan.least,
