@@ -335,10 +335,18 @@ impl Year {
         for _ in 0..LOOKS {
             self.look()?;
             let woken = std::mem::take(&mut *fatal::lock(&self.woken));
-            if !self.answer(&woken)? {
+            let now = self.now().uptime_ms;
+            if self.answer(&woken)? {
+                self.until(now + STEP);
+                continue;
+            }
+            // A round waits for somebody who is away, until its deadline.
+            let waits = !self.shell.state().volatile().open.is_empty();
+            let deadline = now + 1000 * self.recipe.deadline_s;
+            if !waits || deadline / HOUR > now / HOUR {
                 break;
             }
-            self.until(self.now().uptime_ms + STEP);
+            self.until(deadline);
         }
         Ok(())
     }
