@@ -20,6 +20,8 @@ mod run;
 mod server;
 mod systems;
 mod table;
+#[cfg(feature = "year")]
+mod whole;
 mod year;
 
 use data::Months;
@@ -42,12 +44,16 @@ struct Args {
     /// Write the weeks as a picture.
     #[arg(long)]
     svg: Option<PathBuf>,
-    /// Four weeks; the frozen system is taken after two.
+    /// Four weeks; the frozen system is taken after two. With `--year`: four weeks of 150 people.
     #[arg(long)]
     quick: bool,
-    /// Instead: a year of 1,000 made-up people, to see whether the server stays as it is.
+    /// Instead: a year of 1,000 made-up people, to see whether the coordinator stays as it is.
+    /// Needs a build with `--features year`.
     #[arg(long)]
     year: bool,
+    /// With `--year`: the tally alone, in a process of its own.
+    #[arg(long, requires = "year")]
+    tally: bool,
     /// Live through so many days; all without.
     #[arg(long)]
     days: Option<i32>,
@@ -91,10 +97,43 @@ fn main() -> anyhow::Result<()> {
         steady: args.year,
         folder: folder.path().to_owned(),
     };
-    match args.year {
-        true => year(&args, &plan),
-        false => seven_months(&args, &plan),
+    match (args.year, args.tally) {
+        (true, true) => year(&args, &plan),
+        (true, false) => whole_year(&args, folder.path()),
+        (false, _) => seven_months(&args, &plan),
     }
+}
+
+/// With the whole coordinator.
+#[cfg(feature = "year")]
+fn whole_year(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
+    let weeks = match (args.days, args.quick) {
+        (Some(days), _) => days.max(7) as usize / 7,
+        (None, true) => whole::QUICK,
+        (None, false) => whole::WEEKS,
+    };
+    let say = &mut |line: &str| eprint_line(line);
+    let figures = whole::figures(args.seed, weeks, args.quick, folder, say)?;
+    write_json(args, &figures)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", whole::markdown(&figures))?;
+    for name in ["targets", "growth_by_part"] {
+        writeln!(out, "{name}: {}", serde_json::to_string(&figures[name])?)?;
+    }
+    let digest = figures["figures_sha256"].as_str().unwrap_or_default();
+    writeln!(out, "figures: {digest}")?;
+    match &args.expect {
+        None => Ok(()),
+        Some(path) => expect(path, digest),
+    }
+}
+
+#[cfg(not(feature = "year"))]
+fn whole_year(_: &Args, _: &std::path::Path) -> anyhow::Result<()> {
+    anyhow::bail!(
+        "this build has no coordinator in virtual time: build with `cargo build --release -p \
+         lethe-benches --features year --bin bench-life`, or give --tally for the tally alone"
+    )
 }
 
 fn year(args: &Args, plan: &Plan) -> anyhow::Result<()> {

@@ -140,7 +140,7 @@ pub(crate) fn figures(lived: &Lived, plan: &Plan) -> Value {
         "people": PEOPLE,
         "items": ITEMS,
         "adapters": null,
-        "adapters_why": "this is the tally alone: the ledger and rolling epochs are not in it yet",
+        "adapters_why": "this is the tally alone: --year without --tally has the whole coordinator",
         "quarters": quarters,
         "targets": {
             "memory_growth_after_second_quarter": memory,

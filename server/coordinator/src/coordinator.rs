@@ -86,6 +86,7 @@ impl Coordinator {
             items: &items,
             other_model: &BaseModel::read,
             line: &over_quic,
+            seed: None,
         };
         let engine: SharedEngine = Arc::new(SledStorage::engine);
         let (shell, foundation) = opening.open(&engine, Clock::default())?;

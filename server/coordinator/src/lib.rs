@@ -38,6 +38,8 @@ mod shell;
 mod slots;
 mod terms;
 mod waiters;
+#[cfg(any(test, feature = "simulation"))]
+pub use shell::year;
 
 pub use coordinator::Coordinator;
 pub use error::CoordinatorError;

@@ -20,9 +20,16 @@ const LARGE: usize = 4 << 10;
 const SEGMENT: u64 = 64 << 20;
 /// A segment of which no more than one byte in so many is still referred to is sparse.
 const SPARSE: u64 = 4;
-/// Bytes that nothing refers to before sparse segments are emptied: what waits for the end of a
-/// round goes by itself.
-const WASTE: u64 = 4 * SEGMENT;
+/// Bytes that nothing refers to before sparse segments are emptied, and as many as are referred to:
+/// what waits for the end of a round goes by itself. A value that has so many is in a segment of
+/// its own, which goes with it: one that is written anew every day would fill a segment with those
+/// of before.
+const WASTE: u64 = 4 << 20;
+/// A segment with more than [`WASTE`], of which no more than one byte in so many is referred to, is
+/// not continued.
+const ENDS: u64 = 2;
+/// However much is referred to, no more than this is wasted before sparse segments are emptied.
+const MOST_WASTE: u64 = 4 * SEGMENT;
 /// What a key has at its end under which the database says where its value is. No key of a caller
 /// ends so.
 const REFERENCE: &[u8] = b"\0outside";
@@ -258,6 +265,29 @@ impl<S: Storage> Outside<S> {
         })
     }
 
+    /// A new segment, whose name is durable.
+    fn create(&self, number: u64) -> Result<File, StoreError> {
+        let path = self.path(number);
+        let create = || {
+            if !self.folder.is_dir() {
+                fs::create_dir_all(&self.folder)?;
+                if let Some(parent) = self.folder.parent().filter(|_| cfg!(unix)) {
+                    File::open(parent)?.sync_all()?;
+                }
+            }
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&path)?;
+            // The name of a new file is durable with its folder.
+            if cfg!(unix) {
+                File::open(&self.folder)?.sync_all()?;
+            }
+            Ok(file)
+        };
+        create().map_err(StoreError::io(&path))
+    }
+
     /// The segment to write to.
     fn writable<'a>(&self, log: &'a mut Log) -> Result<&'a mut Current, StoreError> {
         if log.current.as_ref().is_some_and(|c| c.len >= SEGMENT) {
@@ -266,25 +296,7 @@ impl<S: Storage> Outside<S> {
             log.current = None;
         }
         if log.current.is_none() {
-            let path = self.path(log.next);
-            let create = || {
-                if !self.folder.is_dir() {
-                    fs::create_dir_all(&self.folder)?;
-                    if let Some(parent) = self.folder.parent().filter(|_| cfg!(unix)) {
-                        File::open(parent)?.sync_all()?;
-                    }
-                }
-                let file = OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .open(&path)?;
-                // The name of a new file is durable with its folder.
-                if cfg!(unix) {
-                    File::open(&self.folder)?.sync_all()?;
-                }
-                Ok(file)
-            };
-            let file = create().map_err(StoreError::io(&path))?;
+            let file = self.create(log.next)?;
             log.orphans.remove(&log.next);
             log.current = Some(Current {
                 number: log.next,
@@ -299,6 +311,9 @@ impl<S: Storage> Outside<S> {
     }
 
     fn append(&self, log: &mut Log, value: &[u8]) -> Result<Place, StoreError> {
+        if value.len() as u64 > log.waste {
+            return self.append_alone(log, value);
+        }
         let at = self.writable(log)?;
         let place = Place {
             segment: at.number,
@@ -312,6 +327,21 @@ impl<S: Storage> Outside<S> {
         }
         at.len += place.len;
         Ok(place)
+    }
+
+    /// In a segment of its own; durable when this returns.
+    fn append_alone(&self, log: &mut Log, value: &[u8]) -> Result<Place, StoreError> {
+        let number = log.next;
+        let mut file = self.create(number)?;
+        log.orphans.remove(&number);
+        log.next += 1;
+        let written = file.write_all(value).and_then(|()| file.sync_data());
+        written.map_err(StoreError::io(&self.path(number)))?;
+        Ok(Place {
+            segment: number,
+            offset: 0,
+            len: value.len() as u64,
+        })
     }
 
     /// What was appended is durable.
@@ -347,15 +377,25 @@ impl<S: Storage> Outside<S> {
         }
     }
 
+    /// A segment that is written to and is half waste ends: what is left goes, or is moved.
+    fn end_wasted(log: &mut Log) {
+        let Log {
+            segments,
+            current,
+            waste,
+            ..
+        } = log;
+        current.take_if(|c| {
+            let live = segments.get(&c.number).map_or(0, |s| s.live);
+            c.len > *waste && live * ENDS <= c.len
+        });
+    }
+
     /// A segment that is hardly referred to any more, when all have wasted much.
     fn sparse(log: &Log) -> Option<u64> {
-        if log
-            .segments
-            .values()
-            .map(|s| s.all.saturating_sub(s.live))
-            .sum::<u64>()
-            < log.waste
-        {
+        let live: u64 = log.segments.values().map(|s| s.live).sum();
+        let all: u64 = log.segments.values().map(|s| s.all).sum();
+        if all.saturating_sub(live) < log.waste.max(live.min(MOST_WASTE)) {
             return None;
         }
         let current = log.current.as_ref().map(|c| c.number);
@@ -494,6 +534,7 @@ impl<S: Storage> Storage for Outside<S> {
         }
         // What was asked for is done. A segment that cannot be emptied now (no space, say) will be
         // later.
+        Self::end_wasted(log);
         let start = Self::end(log);
         if self.compact(log).is_err() && !log.doubt {
             self.take_back(log, start);

@@ -35,13 +35,14 @@ pub(crate) struct Arriving {
 }
 
 /// What came, and who waits for its answer.
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) type ByHand = (Arriving, oneshot::Receiver<Result<(), CoordinatorError>>);
 
-/// For tests: what would come through the way in, made by hand.
-#[cfg(test)]
+/// For tests and simulations: what would come through the way in, made by hand.
+#[cfg(any(test, feature = "simulation"))]
 impl Arriving {
     /// Leaves a request for a ticket, or a sealed contribution. The answer comes with it.
+    #[cfg(test)]
     pub(super) fn relayed(relayed: Relayed) -> ByHand {
         Self::of(What::Sealed(relayed))
     }
@@ -49,6 +50,21 @@ impl Arriving {
     /// A person takes part no longer.
     pub(crate) fn withdrawal(subject: SubjectId) -> ByHand {
         Self::of(What::Withdrawal(subject))
+    }
+
+    /// A contribution, as [`Contributions::bring`] takes it.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn contribution(
+        lists: &Lists,
+        certificate: Digest,
+        brought: &Contributed,
+    ) -> Result<ByHand, CoordinatorError> {
+        Ok(Self::of(What::Contribution(Checked {
+            certificate,
+            source: brought.source,
+            whole: brought.whole,
+            events: lists.read(&brought.events)?,
+        })))
     }
 
     fn of(what: What) -> ByHand {

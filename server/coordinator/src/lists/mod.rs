@@ -105,6 +105,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) content: Arc<Content>,
     /// Seconds since 1970.
     pub(crate) now: u64,
+    /// Cells of the tally of this process follow from it; none: they are drawn.
+    pub(crate) seed: Option<Seed>,
 }
 
 impl Lists {
@@ -278,13 +280,14 @@ pub(crate) fn check_mode(data_dir: &Path, sums: Sums, apart: bool) -> Result<(),
 fn embedded(opening: &Opening<'_>, highest: u64) -> Result<Tally, CoordinatorError> {
     let options = opening.config.options();
     let gives_away = options.cells.gives_away();
-    let tally = Tally::open(
-        opening.engine,
-        &opening.data_dir.join(FOLDER),
-        opening.content.clone(),
-        options,
-        opening.now,
-    )?;
+    let folder = opening.data_dir.join(FOLDER);
+    let content = opening.content.clone();
+    let tally = match opening.seed {
+        None => Tally::open(opening.engine, &folder, content, options, opening.now)?,
+        Some(seed) => {
+            Tally::open_seeded(opening.engine, &folder, content, options, seed, opening.now)?
+        }
+    };
     // An older data folder came back: devices have seen these numbers.
     tally.skip_to(highest, opening.now)?;
     if opening.serves {

@@ -12,8 +12,8 @@ pub(crate) struct Clock {
     /// The latest that the wall clock said: one that was set back stands still here until it has
     /// caught up.
     latest: AtomicU64,
-    /// Time that a test sets.
-    #[cfg(test)]
+    /// Time that a test or a simulation sets.
+    #[cfg(any(test, feature = "simulation"))]
     set: Option<std::sync::Arc<std::sync::Mutex<Now>>>,
 }
 
@@ -22,15 +22,15 @@ impl Default for Clock {
         Self {
             started: Instant::now(),
             latest: AtomicU64::new(0),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             set: None,
         }
     }
 }
 
 impl Clock {
-    /// One that a test sets.
-    #[cfg(test)]
+    /// One that a test or a simulation sets.
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn set_by(time: std::sync::Arc<std::sync::Mutex<Now>>) -> Self {
         Self {
             set: Some(time),
@@ -40,7 +40,7 @@ impl Clock {
 
     /// Both clocks.
     pub(crate) fn now(&self) -> Now {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "simulation"))]
         if let Some(time) = &self.set {
             return *crate::fatal::lock(time);
         }

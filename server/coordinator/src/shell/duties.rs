@@ -79,7 +79,7 @@ impl Shell {
         failed
     }
 
-    fn every_minute(&self) {
+    pub(super) fn every_minute(&self) {
         let now = self.clock.now();
         let before = self.minute.load(Ordering::Relaxed);
         if now.uptime_ms < before + MINUTE {

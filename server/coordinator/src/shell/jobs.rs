@@ -170,7 +170,7 @@ impl Jobs {
     }
 
     /// The next job, if one waits.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn take(&self) -> Option<Job> {
         let mut work = self.work();
         (!work.waiting.is_empty()).then(|| work.waiting.remove(0))

@@ -43,6 +43,8 @@ mod serve;
 #[cfg(test)]
 mod simulation;
 mod versions;
+#[cfg(any(test, feature = "simulation"))]
+pub mod year;
 
 pub(crate) use caches::{Caches, Served};
 pub(crate) use clock::Clock;

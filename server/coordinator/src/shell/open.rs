@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use lethe_learn::seed::Seed;
 use lethe_ledger::{CatalogueVersion, EpochNo, Mode, Rules, State};
 use lethe_model::config::ModelConfig;
 use lethe_proto::ids::Digest;
@@ -34,6 +35,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) other_model: &'a ModelOf,
     /// How a tally of its own is reached.
     pub(crate) line: &'a LineOf,
+    /// What people are known by in the lists, and cells, follow from it; none: they are drawn.
+    pub(crate) seed: Option<Seed>,
 }
 
 /// Reads a base model from a file or folder.
@@ -285,7 +288,10 @@ impl Opening<'_> {
         }
         let handles = match &known {
             Some(known) => known.handles,
-            None => lethe_seal::random()?,
+            None => match &self.seed {
+                Some(seed) => seed.derive("handles", &[]).0,
+                None => lethe_seal::random()?,
+            },
         };
         let foundation = ListsFoundation {
             handles,
@@ -310,6 +316,7 @@ impl Opening<'_> {
             versions,
             content,
             now: clock.now().unix_ms / 1000,
+            seed: self.seed.as_ref().map(|seed| seed.derive("tally", &[])),
         })?;
         Ok(Some(lists))
     }

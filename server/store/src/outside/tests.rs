@@ -138,6 +138,66 @@ fn a_segment_with_little_left_is_emptied() {
     assert_eq!(s.get(b"checkpoint").expect("reads"), Some(vec![77; LARGE]));
 }
 
+/// What is written anew every day does not fill a segment with what it was before, also where
+/// something in the same segment stays.
+#[test]
+fn a_value_that_is_written_again_and_again_needs_little_room() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let s = open(MemoryStorage::default(), dir.path());
+    let waste = 40 * LARGE;
+    s.log().waste = waste as u64;
+    let bytes = || -> u64 {
+        let all = fs::read_dir(dir.path()).expect("reads");
+        all.map(|e| e.expect("reads").metadata().expect("reads").len())
+            .sum()
+    };
+    let mut most = 0;
+    for day in 0..200u8 {
+        if day % 20 == 0 {
+            let kept = format!("kept {}", day / 20);
+            s.apply(&[put(&kept, day, LARGE)]).expect("writes");
+        }
+        s.apply(&[put("sums", day, 8 * LARGE)]).expect("writes");
+        most = most.max(bytes());
+    }
+    // Ten that stay, the newest sums, what may be wasted, and a write more.
+    assert!(
+        most <= (10 * LARGE + 2 * 8 * LARGE + waste + 8 * LARGE) as u64,
+        "{most}"
+    );
+    let s = open(s.inner.clone(), dir.path());
+    assert_eq!(s.get(b"sums").expect("reads"), Some(vec![199; 8 * LARGE]));
+    for kept in 0..10u8 {
+        let key = format!("kept {kept}");
+        let value = s.get(key.as_bytes()).expect("reads");
+        assert_eq!(value, Some(vec![20 * kept; LARGE]), "{key}");
+    }
+}
+
+/// A value that is larger than what may be wasted leaves nothing behind.
+#[test]
+fn a_large_value_goes_with_its_segment() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let s = open(MemoryStorage::default(), dir.path());
+    s.log().waste = 8 * LARGE as u64;
+    s.apply(&[put("kept", 1, LARGE), put("sums", 0, 9 * LARGE)])
+        .expect("writes");
+    for day in 1..60u8 {
+        s.apply(&[put("sums", day, 9 * LARGE), put("small", day, LARGE)])
+            .expect("writes");
+        let number = s.places()[&b"sums"[..]].segment;
+        let length = fs::metadata(s.path(number)).expect("is there").len();
+        assert_eq!(
+            (length, files(dir.path()) < 6),
+            (9 * LARGE as u64, true),
+            "{day}"
+        );
+    }
+    let s = open(s.inner.clone(), dir.path());
+    assert_eq!(s.get(b"sums").expect("reads"), Some(vec![59; 9 * LARGE]));
+    assert_eq!(s.get(b"kept").expect("reads"), Some(vec![1; LARGE]));
+}
+
 #[test]
 fn a_value_that_cannot_be_read_keeps_nothing_else_from_being_written() {
     let dir = tempfile::tempdir().expect("tempdir");

@@ -510,6 +510,7 @@ fn open(
         items: &items(),
         other_model: &no_other,
         line: &line,
+        seed: None,
     };
     let on = disk.clone();
     let engine: SharedEngine = Arc::new(move |path: &Path| on.open(path));

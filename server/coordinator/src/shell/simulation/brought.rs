@@ -175,6 +175,7 @@ impl WayIn {
             versions,
             content: Arc::new(content),
             now: BEGIN / 1000,
+            seed: None,
         });
         let (send, arrived) = channel();
         // Nobody receives any more when the test has ended.
