@@ -356,7 +356,7 @@ fn apply_deletion(state: &mut State, id: u64, event: &Event) {
             ..
         } => {
             d.retrained_after_ms = Some(*retrained_after_ms);
-            d.statement = Some(statement.0.clone());
+            d.statement = Some((*statement.0).clone());
             d.statement_index = None;
         }
         Event::StatementLogged { index, .. } => d.statement_index = Some(*index),

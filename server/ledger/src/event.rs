@@ -400,12 +400,12 @@ pub enum Event {
 
 /// A statement in an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stated(pub Statement);
+pub struct Stated(pub Box<Statement>);
 
 impl Serialize for Stated {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         // It leaves fields out where its version has none, which only JSON can express.
-        lethe_receipt::statement::canonical(&self.0).serialize(s)
+        lethe_receipt::statement::canonical(self.0.as_ref()).serialize(s)
     }
 }
 
@@ -414,7 +414,7 @@ impl<'de> Deserialize<'de> for Stated {
         use serde::de::Error;
         let json = Vec::<u8>::deserialize(d)?;
         serde_json::from_slice(&json)
-            .map(Self)
+            .map(|statement| Self(Box::new(statement)))
             .map_err(D::Error::custom)
     }
 }

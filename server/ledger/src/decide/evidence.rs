@@ -160,7 +160,7 @@ pub(super) fn finish(state: &State, id: u64, now: Now) -> Decided {
     events.push(Event::StatementFixed {
         id,
         retrained_after_ms,
-        statement: Stated(statement),
+        statement: Stated(Box::new(statement)),
     });
     Ok(events)
 }
