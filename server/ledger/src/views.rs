@@ -620,6 +620,13 @@ impl State {
                 "there is no release {no}; the current one is {current}"
             )));
         };
+        if self.ended(r.epoch) {
+            return Err(Refused::invalid(format!(
+                "release {no} is of {}, which has ended: nobody serves it, and whose data it was \
+                 computed from is not kept",
+                r.epoch
+            )));
+        }
         let mut subjects = vec![];
         for (s, person) in self.people.iter().filter(|(_, p)| p.profile.is_some()) {
             let shard = r

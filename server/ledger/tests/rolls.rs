@@ -144,6 +144,12 @@ fn an_epoch_follows_another_and_the_switch_is_one_event() {
     w.join(8, 2, 9).unwrap();
     w.settle();
     assert_eq!(w.phases(), [EpochPhase::Retired, EpochPhase::Serving]);
+    // Of the releases of before it is not kept whose data was in them.
+    let (first, release) = w.state().releases().first_key_value().unwrap();
+    assert_eq!(release.epoch, EpochNo(1));
+    assert!(release.shards.iter().all(|s| s.census.is_empty()));
+    let refused = w.state().release_lineage(*first).unwrap_err();
+    assert!(refused.message.contains("has ended"), "{refused}");
     let now = TrainsFrom::Now { epoch: EpochNo(2) };
     assert_eq!(w.state().trains_from(&name(10)), now);
     let next = TrainsFrom::NextEpoch { at: None };

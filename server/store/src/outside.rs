@@ -19,7 +19,7 @@ const LARGE: usize = 4 << 10;
 /// A segment that has so many bytes is not continued.
 const SEGMENT: u64 = 64 << 20;
 /// A segment of which no more than one byte in so many is still referred to is sparse.
-const SPARSE: u64 = 4;
+const SPARSE: u64 = 2;
 /// Bytes that nothing refers to before sparse segments are emptied, and as many as are referred to:
 /// what waits for the end of a round goes by itself. A value that has so many is in a segment of
 /// its own, which goes with it: one that is written anew every day would fill a segment with those

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lethe_plan::lineage::Census;
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::round::Round;
 
@@ -268,7 +269,12 @@ pub(super) fn retire(state: &mut State, no: EpochNo) {
     }
     let mut emptied = vec![];
     for (number, release) in state.releases.iter_mut().filter(|(_, r)| r.epoch == no) {
-        release.shards.iter_mut().for_each(|s| s.value = None);
+        // Nobody serves it any more: whose data was in it is not kept either.
+        for served in &mut release.shards {
+            served.value = None;
+            served.census = Census::default();
+        }
+        release.validation = Census::default();
         emptied.push(*number);
     }
     for number in emptied {
