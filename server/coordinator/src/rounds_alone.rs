@@ -22,7 +22,7 @@ pub struct Rounds {
 }
 
 /// A shard's training, as it stands: adapter, moments, losses, and how long updates were.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Trained {
     state: TrainState,
     norms: Vec<f32>,
@@ -51,6 +51,25 @@ impl Trained {
     /// The adapter's values, `[values]`.
     pub fn theta(&self) -> &[f32] {
         &self.state.theta
+    }
+
+    /// All of it, bit for bit: two that have the same bytes go on in the same way. (A loss that is
+    /// not a number equals no other; its bytes do.)
+    pub fn bytes(&self) -> Vec<u8> {
+        let state = &self.state;
+        let parts = [
+            &state.theta,
+            &state.first,
+            &state.second,
+            &state.losses,
+            &self.norms,
+        ];
+        let lengths = parts.iter().map(|p| (p.len() as u64).to_le_bytes());
+        let mut out: Vec<u8> = lengths.flatten().collect();
+        out.extend(state.step.to_le_bytes());
+        let values = parts.into_iter().flatten();
+        out.extend(values.flat_map(|v| v.to_le_bytes()));
+        out
     }
 
     /// Mean training loss of each round, nats; not a number where nobody took part.
