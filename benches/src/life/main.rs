@@ -333,18 +333,19 @@ mod tests {
         }
     }
 
-    /// A tiny model that rolls each week: everybody trains, and every request is asked.
-    fn rolling(folder: &std::path::Path, months: &Months, seed: u64) -> Adapters<'_> {
+    /// A tiny model whose epochs roll every five days; everybody trains.
+    fn rolling<'a>(folder: &std::path::Path, months: &'a Months, seed: u64) -> Adapters<'a> {
         let model = folder.join("model");
         lethe_tests::tiny::write_model(&model).expect("writes");
-        let recipe = "shards = 2\nanchors = 2\nrounds = 2\ncohort = 3\nserver_lr = 0.01\n\
+        let recipe = "prompt = \"+ {liked} - {disliked}: {target}?\"\nshards = 2\nanchors = 2\n\
+                      rounds = 2\ncohort = 3\nserver_lr = 0.01\n\
                       split = { k_in = 1, k_out = 1 }\n[lora]\nrank = 2\nalpha = 4.0\n\
                       targets = [\"q\", \"v\"]\nlast_layers = 1\n";
         let rolling = Rolling {
             recipe: lethe_recipe::Recipe::from_toml(recipe).expect("valid"),
             every_days: 5,
             min_people: 8,
-            one_in: 2,
+            one_in: 1,
             newest: 12,
             requests: 40,
         };
@@ -394,49 +395,61 @@ mod tests {
 
     #[test]
     fn epochs_of_adapters_roll_and_forget_byte_for_byte() {
-        let (once, first) = lived(3);
-        let (_, other) = lived(4);
-        let rolled = once.adapters.expect("adapters");
-        let sha = |f: &table::Figures| f.json["adapters"]["sha256"].clone();
-        assert_ne!(sha(&first), sha(&other));
-        // Each was compared with a fresh system when it ended: otherwise there are no figures.
-        let epochs = &rolled.epochs;
-        assert!(epochs.len() > 2, "{epochs:?}");
-        assert!(epochs.last().is_some_and(|e| e.compared_anew));
-        for pair in epochs.windows(2) {
-            assert_eq!(pair[0].until, pair[1].day);
-            assert!(pair[1].day - pair[0].day >= 5);
-            assert_ne!(pair[0].sha256, pair[1].sha256);
+        let months = Months::new(&made_up(), DataSpec::movielens(), None).expect("months");
+        let mut deleted = 0;
+        let mut withdrawn = 0;
+        let mut again = 0;
+        for seed in 1..=3 {
+            let rolled = alone(&months, seed);
+            // Each was compared with a fresh system when it ended: otherwise there are no figures.
+            let epochs = &rolled.epochs;
+            assert!(epochs.len() > 2, "{epochs:?}");
+            assert!(epochs.last().is_some_and(|e| e.compared_anew));
+            for pair in epochs.windows(2) {
+                assert_eq!(pair[0].until, pair[1].day);
+                assert!(pair[1].day - pair[0].day >= 5);
+                assert_ne!(pair[0].sha256, pair[1].sha256);
+            }
+            for e in epochs {
+                assert_eq!(e.remained, e.joined - e.left.len());
+                deleted += e.left.iter().filter(|l| l.deleted).count();
+                withdrawn += e.left.iter().filter(|l| !l.deleted).count();
+                again += e.left.iter().map(|l| l.again.samples).sum::<usize>();
+            }
+            assert!(rolled.judged.len() > 100);
+            assert!(rolled.judged.iter().any(|j| j.base != j.adapters));
         }
-        let left: Vec<_> = epochs.iter().flat_map(|e| &e.left).collect();
-        assert!(left.iter().any(|l| l.deleted) && left.iter().any(|l| !l.deleted));
-        for e in epochs {
-            assert_eq!(e.remained, e.joined - e.left.len());
-        }
-        assert!(left.iter().any(|l| l.again.samples > 0));
-        // What was asked has what the sums say of the same events.
-        assert!(rolled.judged.len() > 100);
-        assert!(rolled.judged.iter().all(|j| j.served.is_some()));
-        assert!(rolled.judged.iter().any(|j| j.base != j.adapters));
-        let trained: usize = rolled.days.iter().map(|d| d.samples).sum();
-        let of_days: usize = once.days.iter().map(|d| d.samples_trained).sum();
-        assert_eq!(trained, of_days);
+        assert!(deleted > 0 && withdrawn > 0, "{deleted}, {withdrawn}");
+        assert!(again > 0);
+    }
+
+    fn alone(months: &Months, seed: u64) -> adapters::Rolled {
+        let folder = tempfile::tempdir().expect("a folder");
+        let opened = rolling(folder.path(), months, seed);
+        adapters::alone(months, seed, i32::MAX, opened, &mut |_| {}).expect("rolls")
     }
 
     #[test]
     fn adapters_alone_are_those_beside_the_tally() {
-        let (_, both) = lived(3);
+        let (once, both) = lived(3);
+        let rolled = once.adapters.expect("adapters");
+        // What was asked has what the sums say of the same events.
+        assert!(rolled.judged.iter().all(|j| j.served.is_some()));
+        let trained: usize = rolled.days.iter().map(|d| d.samples).sum();
+        let of_days: usize = once.days.iter().map(|d| d.samples_trained).sum();
+        assert_eq!(trained, of_days);
         let months = Months::new(&made_up(), DataSpec::movielens(), None).expect("months");
+        let of = |seed: u64| adapters::json(&alone(&months, seed)).expect("figures");
+        let figures = of(3);
+        assert_eq!(figures["sha256"], both.json["adapters"]["sha256"]);
+        assert_eq!(figures["sha256"], of(3)["sha256"]);
+        assert_ne!(figures["sha256"], of(4)["sha256"]);
         let folder = tempfile::tempdir().expect("a folder");
-        let opened = rolling(folder.path(), &months, 3);
-        let rolled = adapters::alone(&months, 3, i32::MAX, opened, &mut |_| {}).expect("rolls");
-        let alone = adapters::json(&rolled).expect("figures");
-        assert_eq!(alone["sha256"], both.json["adapters"]["sha256"]);
         let path = folder.path().join("sums.json");
         std::fs::write(&path, both.json.to_string()).expect("writes");
-        let beside = beside(&path, 3, &alone).expect("the same seed");
+        let beside = beside(&path, 3, &figures).expect("the same seed");
         assert_eq!(beside["figures_sha256"], both.json["figures_sha256"]);
-        assert!(super::beside(&path, 4, &alone).is_err());
+        assert!(super::beside(&path, 4, &figures).is_err());
     }
 
     #[test]

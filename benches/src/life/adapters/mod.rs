@@ -78,6 +78,8 @@ impl Rolling {
         let mut rolling = Self::seven_months()?;
         rolling.recipe.rounds = 1;
         rolling.requests = 6;
+        // One training sample and one validation sample of each.
+        rolling.newest = 12;
         rolling.every_days = 10;
         Ok(rolling)
     }
