@@ -375,8 +375,8 @@ impl<'a> Adapters<'a> {
         })
     }
 
-    /// Asks those of a day's requests that were drawn. `served` is what the sums say of an event, by
-    /// its place among all events of these requests.
+    /// Asks those of a day's requests that were drawn. `served` is what the sums say of an event,
+    /// by its place among all events of these requests.
     pub(crate) fn ask(
         &mut self,
         day: i32,
