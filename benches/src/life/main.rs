@@ -278,6 +278,24 @@ fn beside(
     let sums = figures[name].as_str().unwrap_or_default().to_owned();
     figures["figures_sha256"] = table::whole(&sums, Some(adapters)).into();
     figures["sums_sha256"] = sums.into();
+    // What an earlier version said in the place of adapters.
+    if let Some(all) = figures.as_object_mut() {
+        all.remove("adapters_why");
+    }
+    for trained in adapters["days"].as_array().into_iter().flatten() {
+        let samples = trained["samples"].as_u64().unwrap_or(0);
+        let day = trained["day"].as_u64();
+        let days = figures["days"].as_array_mut().into_iter().flatten();
+        for one in days.filter(|d| d["day"].as_u64() == day) {
+            one["samples_trained"] = samples.into();
+        }
+        let week = day.unwrap_or(0) / crowd::WEEK as u64 + 1;
+        let weeks = figures["weeks"].as_array_mut().into_iter().flatten();
+        for one in weeks.filter(|w| w["week"].as_u64() == Some(week)) {
+            let had = one["cost"]["samples_trained"].as_u64().unwrap_or(0);
+            one["cost"]["samples_trained"] = (had + samples).into();
+        }
+    }
     Ok(figures)
 }
 
@@ -446,8 +464,18 @@ mod tests {
         assert_ne!(figures["sha256"], of(4)["sha256"]);
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("sums.json");
-        std::fs::write(&path, both.json.to_string()).expect("writes");
+        let mut sums = both.json.clone();
+        let none = |rows: &mut serde_json::Value, place: &str| {
+            for row in rows.as_array_mut().expect("rows") {
+                *row.pointer_mut(place).expect("a count") = 0.into();
+            }
+        };
+        none(&mut sums["days"], "/samples_trained");
+        none(&mut sums["weeks"], "/cost/samples_trained");
+        std::fs::write(&path, sums.to_string()).expect("writes");
         let beside = beside(&path, 3, &figures).expect("the same seed");
+        assert_eq!(beside["days"], both.json["days"]);
+        assert_eq!(beside["weeks"], both.json["weeks"]);
         assert_eq!(beside["figures_sha256"], both.json["figures_sha256"]);
         assert!(super::beside(&path, 4, &figures).is_err());
     }

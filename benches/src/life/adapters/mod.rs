@@ -299,7 +299,7 @@ impl<'a> Adapters<'a> {
         let people = (0u32..).zip(&crowd.people);
         let trains = |p: &(u32, &Person)| {
             let rank = self.seed.rank("trains", &p.0.to_le_bytes());
-            p.1.standing == Standing::In && rank % self.rolling.one_in == 0
+            p.1.standing == Standing::In && rank.is_multiple_of(self.rolling.one_in)
         };
         let mut joins = vec![];
         for one in people.filter(trains) {
