@@ -257,7 +257,8 @@ fn only_adapters(args: &Args, plan: &Plan) -> anyhow::Result<()> {
     write_files(args, &figures)
 }
 
-/// Figures of an earlier run of the same seed, with adapters beside them.
+/// Figures of an earlier run of the same seed, with adapters beside them. The last digit of a number
+/// that was read may be another one.
 fn beside(
     path: &std::path::Path,
     seed: u64,
