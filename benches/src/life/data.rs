@@ -97,6 +97,21 @@ impl Months {
         self.exist.partition_point(|d| *d <= day)
     }
 
+    /// The first `count` items.
+    pub(crate) fn items(&self, count: usize) -> &[Item] {
+        &self.items[..count]
+    }
+
+    /// Identifier of an item.
+    pub(crate) fn id(&self, item: u32) -> &str {
+        &self.items[item as usize].id
+    }
+
+    /// An item's title as prompts show it.
+    pub(crate) fn label(&self, item: u32) -> String {
+        self.items[item as usize].label()
+    }
+
     /// Identifiers of the first `count` items.
     pub(crate) fn ids(&self, count: usize) -> Vec<String> {
         self.items[..count].iter().map(|i| i.id.clone()).collect()

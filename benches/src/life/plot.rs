@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use super::systems::System;
-use super::table::Week;
+use serde_json::Value;
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 300.0;
@@ -13,49 +12,83 @@ const TOP: f64 = 36.0;
 const RIGHT: f64 = 170.0;
 const BOTTOM: f64 = 48.0;
 
-/// Lines that are drawn.
-const LINES: [Line; 4] = [
-    Line(System::Served, "served", "#1f4e79"),
-    Line(System::Refit, "refitted each day", "#2e7d32"),
-    Line(System::Frozen, "frozen after month two", "#b5651d"),
-    Line(System::Popularity, "popularity", "#c62828"),
+/// Of systems: the name in figures, the name in the picture, the colour.
+const SYSTEMS: [Line; 4] = [
+    Line("served", "served", "#1f4e79"),
+    Line("refit", "refitted each day", "#2e7d32"),
+    Line("frozen", "frozen after month two", "#b5651d"),
+    Line("popularity", "popularity", "#c62828"),
 ];
 
-struct Line(System, &'static str, &'static str);
+/// Of a sample of likes.
+const ADAPTERS: [Line; 3] = [
+    Line("served", "served by the sums", "#1f4e79"),
+    Line("adapters", "adapters", "#6a1b9a"),
+    Line("base", "untrained base", "#757575"),
+];
 
-/// The picture.
-pub(crate) fn svg(weeks: &[Week]) -> String {
-    let height = 2.0 * HEIGHT;
+struct Line(&'static str, &'static str, &'static str);
+
+/// Points of a line: week and value.
+struct Series<'a> {
+    line: &'a Line,
+    points: Vec<[f64; 2]>,
+}
+
+/// The picture of figures as they are in JSON.
+pub(crate) fn svg(figures: &Value) -> String {
+    let quality = |name: &'static str| {
+        let of = move |week: &Value, line: &Line| week["quality"][name][line.0].as_f64();
+        series(&figures["weeks"], &SYSTEMS, &of)
+    };
+    let sampled = |week: &Value, line: &Line| week[line.0].as_f64();
+    let mut panels = vec![
+        ("Next item, HR@10 by week", quality("hr10")),
+        ("Likes, AUC by week", quality("auc")),
+        (
+            "Some of the likes, AUC by week: adapters",
+            series(&figures["adapters"]["weeks"], &ADAPTERS, &sampled),
+        ),
+    ];
+    panels.retain(|p| p.1.iter().any(|s| !s.points.is_empty()));
+    let points = panels.iter().flat_map(|p| &p.1).flat_map(|s| &s.points);
+    let last = points.map(|p| p[0]).fold(2.0, f64::max);
+    let height = panels.len() as f64 * HEIGHT;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{height}\" viewBox=\"0 \
          0 {0} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" \
          height=\"100%\" fill=\"white\"/>\n",
         WIDTH + RIGHT
     );
-    let hits = |w: &Week, s: System| w.quality.hr10.get(s.name()).copied().flatten();
-    let likes = |w: &Week, s: System| w.quality.auc.get(s.name()).copied().flatten();
-    panel(&mut out, 0.0, "Next item, HR@10 by week", weeks, &hits);
-    panel(&mut out, HEIGHT, "Likes, AUC by week", weeks, &likes);
+    for (n, (title, series)) in panels.iter().enumerate() {
+        panel(&mut out, n as f64 * HEIGHT, title, series, last);
+    }
     out + "</svg>\n"
 }
 
-fn panel(
-    out: &mut String,
-    down: f64,
-    title: &str,
-    weeks: &[Week],
-    value: &dyn Fn(&Week, System) -> Option<f64>,
-) {
-    let points = |line: &Line| -> Vec<[f64; 2]> {
-        let point = |w: &Week| Some([f64::from(w.week), value(w, line.0)?]);
-        weeks.iter().filter_map(point).collect()
+fn series<'a>(
+    weeks: &Value,
+    lines: &'a [Line],
+    value: &dyn Fn(&Value, &Line) -> Option<f64>,
+) -> Vec<Series<'a>> {
+    let weeks = weeks.as_array().map_or(&[][..], Vec::as_slice);
+    let of = |line: &'a Line| {
+        let point = |w: &Value| Some([w["week"].as_f64()?, value(w, line)?]);
+        Series {
+            line,
+            points: weeks.iter().filter_map(point).collect(),
+        }
     };
-    let all: Vec<[f64; 2]> = LINES.iter().flat_map(points).collect();
+    let all = lines.iter().map(of);
+    all.filter(|s| !s.points.is_empty()).collect()
+}
+
+fn panel(out: &mut String, down: f64, title: &str, lines: &[Series<'_>], last: f64) {
+    let all: Vec<[f64; 2]> = lines.iter().flat_map(|s| s.points.clone()).collect();
     let Some(low) = all.iter().map(|p| p[1]).min_by(f64::total_cmp) else {
         return;
     };
     let high = all.iter().map(|p| p[1]).fold(low, f64::max) + 0.001;
-    let last = all.iter().map(|p| p[0]).fold(2.0, f64::max);
     let x = |v: f64| LEFT + (v - 1.0) / (last - 1.0) * (WIDTH - LEFT - 16.0);
     let y = |v: f64| HEIGHT - BOTTOM - (v - low) / (high - low) * (HEIGHT - BOTTOM - TOP);
     let _ = writeln!(
@@ -74,11 +107,7 @@ fn panel(
             at = y(v),
         );
     }
-    for week in weeks
-        .iter()
-        .map(|w| w.week)
-        .filter(|w| w % 5 == 0 || *w == 1)
-    {
+    for week in (1..=last as i32).filter(|w| w % 5 == 0 || *w == 1) {
         let _ = writeln!(
             out,
             "<text x=\"{:.1}\" y=\"{}\">{week}</text>",
@@ -91,9 +120,10 @@ fn panel(
         "<text x=\"{LEFT}\" y=\"{}\">week; each event was predicted before it was seen</text>",
         HEIGHT - 10.0
     );
-    for (n, line) in LINES.iter().enumerate() {
-        let Line(_, name, colour) = line;
-        let path: Vec<String> = points(line)
+    for (n, drawn) in lines.iter().enumerate() {
+        let Line(_, name, colour) = drawn.line;
+        let path: Vec<String> = drawn
+            .points
             .iter()
             .map(|p| format!("{:.1},{:.1}", x(p[0]), y(p[1])))
             .collect();

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use lethe_benches::cpu_seconds;
 use lethe_client::{Catalogue, Shelf};
-use lethe_learn::seed::Seed;
 use lethe_parts::content::Content;
 use lethe_parts::history::day_of;
 use lethe_parts::snapshot::decode;
@@ -19,20 +18,16 @@ use lethe_tally::cells::CellSettings;
 use lethe_tally::{Handle, Offer, Options, Served, Tally};
 use serde::Serialize;
 
-use super::data::{Happened, Months};
+use super::adapters::Adapters;
+use super::crowd::{Came, Crowd, DAY_S, Fate, WEEK};
+use super::data::Months;
 use super::link::Link;
 use super::people::{Person, Standing};
 use super::server::{Answered, Ask, Asked, Place, Sent, folder_bytes, interactions, options};
-use super::systems::{Asks, Basis, Predicted, Refitted, Systems};
+use super::systems::{Basis, Predicted, Refitted, System, Systems};
 
-const DAY_S: u64 = 86_400;
-pub(crate) const WEEK: i32 = 7;
-/// Part of the people to whom something happens in a week.
-const SHARE: f32 = 0.01;
 /// Kills of a week, besides those in the middle of a deletion.
 const KILLS: usize = 2;
-/// Of so many deletions and withdrawals one is cut short by a kill.
-const CUT: usize = 10;
 
 /// How a life is run.
 #[derive(Clone, Debug)]
@@ -71,7 +66,7 @@ pub(crate) struct Day {
     pub(crate) snapshot_bytes: usize,
     pub(crate) folder_bytes: u64,
     pub(crate) memory_bytes: u64,
-    /// Lists train nothing.
+    /// By adapters: lists train nothing.
     pub(crate) samples_trained: usize,
 }
 
@@ -103,6 +98,8 @@ pub(crate) struct Lived {
     pub(crate) compared: usize,
     /// SHA-256 of the last snapshot.
     pub(crate) last: String,
+    /// What came of adapters.
+    pub(crate) adapters: Option<super::adapters::Rolled>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,19 +110,13 @@ enum Op {
     Leave,
 }
 
-/// Something happens to somebody.
-#[derive(Clone, Copy, Debug)]
-struct Fate {
-    at: i64,
-    person: u32,
-}
-
 struct Life<'a> {
     months: &'a Months,
     plan: &'a Plan,
-    seed: Seed,
     link: Link,
-    people: Vec<Person>,
+    crowd: Crowd<'a>,
+    /// None: they are left out.
+    adapters: Option<Adapters<'a>>,
     catalogue: Arc<Catalogue>,
     content: Content,
     ids: Vec<String>,
@@ -135,9 +126,6 @@ struct Life<'a> {
     frozen: Option<Shelf>,
     /// The bytes of what the frozen system has; none: nothing was served then.
     of_frozen: Option<Vec<u8>>,
-    /// Index of the next event.
-    next: usize,
-    fates: Vec<Fate>,
     /// Kills of this week, by day.
     doom: Vec<Doom>,
     /// How long each operation took last.
@@ -159,13 +147,14 @@ struct Newest {
     deltas: BTreeMap<u64, usize>,
 }
 
-/// Lives through the data.
-pub(crate) fn live(
-    months: &Months,
-    plan: &Plan,
+/// Lives through the data; `adapters` roll beside.
+pub(crate) fn live<'a>(
+    months: &'a Months,
+    plan: &'a Plan,
+    adapters: Option<Adapters<'a>>,
     say: &mut dyn FnMut(&str),
 ) -> anyhow::Result<Lived> {
-    let mut life = Life::new(months, plan)?;
+    let mut life = Life::new(months, plan, adapters)?;
     let days = plan.days.min(months.days);
     for day in 0..days {
         life.day(day).with_context(|| format!("day {day}"))?;
@@ -183,7 +172,11 @@ pub(crate) fn live(
 }
 
 impl<'a> Life<'a> {
-    fn new(months: &'a Months, plan: &'a Plan) -> anyhow::Result<Self> {
+    fn new(
+        months: &'a Months,
+        plan: &'a Plan,
+        adapters: Option<Adapters<'a>>,
+    ) -> anyhow::Result<Self> {
         let count = months.items_on(0);
         let folder = plan.folder.join("catalogue");
         let content = months.write_catalogue(&folder, count)?;
@@ -195,9 +188,9 @@ impl<'a> Life<'a> {
             now: months.first_day as u64 * DAY_S,
         };
         Ok(Self {
-            seed: Seed::from_u64(plan.seed).derive("people", &[]),
             link: Link::new(place, plan.apart)?,
-            people: vec![Person::default(); months.people],
+            crowd: Crowd::new(months, plan.seed, plan.steady),
+            adapters,
             served: Shelf::empty(catalogue.clone()),
             ids: months.ids(count),
             catalogue,
@@ -205,8 +198,6 @@ impl<'a> Life<'a> {
             snapshot: None,
             frozen: None,
             of_frozen: None,
-            next: 0,
-            fates: vec![],
             doom: vec![],
             took: BTreeMap::new(),
             today: Day::default(),
@@ -220,15 +211,15 @@ impl<'a> Life<'a> {
                 cut: 0,
                 compared: 0,
                 last: String::new(),
+                adapters: None,
             },
             months,
             plan,
         })
     }
 
-    /// The beginning of a day, in seconds since 1970.
     fn morning(&self, day: i32) -> u64 {
-        (self.months.first_day + day) as u64 * DAY_S
+        self.crowd.morning(day)
     }
 
     fn day(&mut self, day: i32) -> anyhow::Result<()> {
@@ -254,11 +245,11 @@ impl<'a> Life<'a> {
             false => Some(self.refit(day)?),
         };
         let refitted = refitted.as_ref();
+        if let Some(adapters) = &mut self.adapters {
+            adapters.morning(day, &self.crowd)?;
+        }
         let evening = self.morning(day + 1) as i64;
-        let (today, later): (Vec<Fate>, Vec<Fate>) =
-            self.fates.drain(..).partition(|f| f.at < evening);
-        self.fates = later;
-        for fate in today {
+        for fate in self.crowd.fates_until(evening) {
             self.predict_until(fate.at, day, refitted)?;
             self.happen(fate, day)?;
         }
@@ -269,20 +260,8 @@ impl<'a> Life<'a> {
 
     /// Who will leave, withdraw or come back in a week, and what will be killed in it.
     fn draw_week(&mut self, week: i32) {
-        let first = self.morning(week * WEEK) as i64;
-        let seed = self.seed.derive("week", &[&week.to_le_bytes()]);
-        for (person, one) in (0u32..).zip(&self.people) {
-            let known = one.standing != Standing::Outside;
-            let mut rng = seed.derive("fate", &[&person.to_le_bytes()]).rng();
-            if known && rng.unit() < SHARE {
-                let second = rng.below(WEEK as usize * DAY_S as usize) as i64;
-                self.fates.push(Fate {
-                    at: first + second,
-                    person,
-                });
-            }
-        }
-        self.fates.sort_by_key(|f| (f.at, f.person));
+        self.crowd.draw_week(week);
+        let seed = self.crowd.week(week);
         let mut rng = seed.derive("kills", &[]).rng();
         self.doom.clear();
         let kills = if self.plan.steady { 0 } else { KILLS };
@@ -339,7 +318,7 @@ impl<'a> Life<'a> {
         let began = Instant::now();
         if kill || doomed.is_some() {
             let starts = self.link.starts.to_le_bytes();
-            let mut rng = self.seed.derive("moment", &[&starts]).rng();
+            let mut rng = self.crowd.seed.derive("moment", &[&starts]).rng();
             let usual = self.took.get(&op).copied().unwrap_or(0.05);
             let after = Duration::from_secs_f64(usual * f64::from(rng.unit()));
             return self.link.ask_and_kill(asked, after);
@@ -378,7 +357,7 @@ impl<'a> Life<'a> {
 
     fn refit(&mut self, day: i32) -> anyhow::Result<Refitted> {
         let contributes = |p: &&Person| p.standing == Standing::In;
-        let histories = self.people.iter().filter(contributes);
+        let histories = self.crowd.people.iter().filter(contributes);
         let basis = Basis {
             catalogue: &self.catalogue,
             ids: &self.ids,
@@ -401,101 +380,57 @@ impl<'a> Life<'a> {
         day: i32,
         refitted: Option<&Refitted>,
     ) -> anyhow::Result<()> {
-        let rest = &self.months.events[self.next..];
-        let count = rest.partition_point(|h| h.event.time < end);
-        let now = &rest[..count];
-        self.next += count;
-        // By person, in the order in which they happened.
-        let mut of_person: BTreeMap<u32, Vec<Happened>> = BTreeMap::new();
-        for one in now {
-            if self.people[one.person as usize].standing != Standing::Gone {
-                of_person.entry(one.person).or_default().push(*one);
-            }
-        }
-        let mut old: HashMap<u32, usize> = HashMap::new();
-        for (who, happened) in &of_person {
-            let person = &mut self.people[*who as usize];
-            if person.standing == Standing::Outside {
-                person.standing = Standing::In;
-                person.since = day;
-            }
-            if let Some(newest) = &self.snapshot
-                && person.have != Some(newest.number)
-            {
-                let delta = person.have.and_then(|n| newest.deltas.get(&n).copied());
-                self.today.down_bytes += delta.unwrap_or(newest.bytes.len());
-                person.have = Some(newest.number);
-            }
-            old.insert(*who, person.events.len());
-            self.today.events += happened.len();
-            person.events.extend(happened.iter().map(|h| h.event));
-            person.changed = true;
+        let came = self.crowd.record_until(end, day);
+        for one in &came {
+            self.come(one);
         }
         let Some(refitted) = refitted else {
             return Ok(());
         };
-        let mut asks = vec![];
-        for who in of_person.keys() {
-            let person = &self.people[*who as usize];
-            let mut from = old[who];
-            while let Some(first) = person.events.get(from) {
-                let to = person.events.partition_point(|e| e.time <= first.time);
-                asks.push(Asks {
-                    person: *who,
-                    begins: person.since == day,
-                    history: &person.events[..from],
-                    events: &person.events[from..to],
-                });
-                from = to;
-            }
-        }
+        let asks = self.crowd.asks(&came, day);
         let systems = Systems {
             served: &self.served,
             frozen: self.frozen.as_ref(),
             refitted,
             meaning: &self.months.meaning,
         };
-        self.lived.predicted.extend(systems.predict(day, &asks)?);
+        let predicted = systems.predict(day, &asks)?;
+        if let Some(adapters) = &mut self.adapters {
+            let served = |at: usize| predicted.get(at)?.guesses[System::Served as usize].like;
+            adapters.ask(day, &asks, &served)?;
+        }
+        self.lived.predicted.extend(predicted);
         Ok(())
+    }
+
+    /// Somebody has recorded something, with what is served.
+    fn come(&mut self, came: &Came) {
+        let person = &mut self.crowd.people[came.person as usize];
+        if let Some(newest) = &self.snapshot
+            && person.have != Some(newest.number)
+        {
+            let delta = person.have.and_then(|n| newest.deltas.get(&n).copied());
+            self.today.down_bytes += delta.unwrap_or(newest.bytes.len());
+            person.have = Some(newest.number);
+        }
+        self.today.events += person.events.len() - came.known;
     }
 
     /// Somebody leaves, withdraws or comes back.
     fn happen(&mut self, fate: Fate, day: i32) -> anyhow::Result<()> {
-        let parts = [fate.at.to_le_bytes(), u64::from(fate.person).to_le_bytes()];
-        let drawn = self.seed.derive("way", &[&parts[0], &parts[1]]);
-        let mut rng = drawn.rng();
-        let person = &mut self.people[fate.person as usize];
-        match person.standing {
-            Standing::Outside => return Ok(()),
-            Standing::Gone => {
-                person.standing = Standing::Outside;
-                self.lived.back += 1;
-                return Ok(());
-            }
-            Standing::Withdrawn => {
-                person.contribute_again();
-                self.lived.back += 1;
-                return Ok(());
-            }
-            Standing::In => {}
-        }
-        let deleted = rng.below(2) == 0;
-        let killed = rng.below(CUT) == 0 && !self.plan.steady;
-        let handle = person.handle(&self.seed, fate.person);
-        match deleted {
-            true => person.delete(),
-            false => person.withdraw(),
-        }
-        if deleted && self.plan.steady {
-            person.standing = Standing::Outside;
+        let Some(leaves) = self.crowd.meet(fate) else {
+            return Ok(());
+        };
+        if let Some(adapters) = &mut self.adapters {
+            adapters.left(day, &leaves)?;
         }
         let now = fate.at as u64;
         let began = Instant::now();
         let leave = Asked {
             now,
-            ask: Ask::Leave(handle),
+            ask: Ask::Leave(leaves.handle),
         };
-        let answered = self.ask(Op::Leave, day, &leave, killed)?;
+        let answered = self.ask(Op::Leave, day, &leave, leaves.killed)?;
         let exact_s = began.elapsed().as_secs_f64();
         let shown = answered.answer.out;
         if shown {
@@ -504,9 +439,9 @@ impl<'a> Life<'a> {
         }
         self.lived.left.push(Left {
             day,
-            deleted,
+            deleted: leaves.deleted,
             shown,
-            killed,
+            killed: leaves.killed,
             exact_s,
             whole_s: shown.then(|| began.elapsed().as_secs_f64()),
         });
@@ -518,12 +453,12 @@ impl<'a> Life<'a> {
         let now = self.morning(day + 1) - 600;
         let mut sent = vec![];
         let mut whose = vec![];
-        for (who, person) in (0u32..).zip(&self.people) {
+        for (who, person) in (0u32..).zip(&self.crowd.people) {
             if person.standing == Standing::In && person.changed {
                 let due = person.due(&self.months.meaning, options().clip, &self.ids)?;
                 self.today.up_bytes += due.wire;
                 sent.push(Sent {
-                    handle: person.handle(&self.seed, who),
+                    handle: person.handle(&self.crowd.seed, who),
                     bytes: due.bytes,
                 });
                 whose.push(who);
@@ -540,7 +475,7 @@ impl<'a> Life<'a> {
                 bail!("a contribution was not taken: {why}");
             }
             for (who, sent) in whose.into_iter().zip(sent) {
-                self.people[who as usize].taken(sent.bytes);
+                self.crowd.people[who as usize].taken(sent.bytes);
             }
         }
         let asked = Asked {
@@ -561,7 +496,10 @@ impl<'a> Life<'a> {
         self.today.counting = status.answer.counting;
         self.today.waiting = status.answer.waiting;
         let here = |p: &&Person| !p.events.is_empty();
-        self.today.people = self.people.iter().filter(here).count();
+        self.today.people = self.crowd.people.iter().filter(here).count();
+        if let Some(adapters) = &self.adapters {
+            self.today.samples_trained = adapters.trained_on(self.today.day);
+        }
         self.today.cpu_s = self.link.cpu() - cpu_before;
         self.today.folder_bytes = folder_bytes(&self.link.place.folder);
         self.today.memory_bytes = self.link.memory();
@@ -582,9 +520,10 @@ impl<'a> Life<'a> {
         let answer = refolded.answer;
         ensure!(answer.equal, "the server's own copies of the sums differ");
         let here = |p: &(u32, &Person)| p.1.standing == Standing::In;
-        let people = (0u32..).zip(&self.people).filter(here);
+        let people = (0u32..).zip(&self.crowd.people).filter(here);
+        let seed = &self.crowd.seed;
         let of_handle: HashMap<[u8; 16], &Person> =
-            people.map(|p| (p.1.handle(&self.seed, p.0), p.1)).collect();
+            people.map(|p| (p.1.handle(seed, p.0), p.1)).collect();
         let mut placed = vec![];
         for one in &answer.counts {
             let person = of_handle.get(&one.handle);
@@ -638,6 +577,8 @@ impl<'a> Life<'a> {
         let newest = self.snapshot.as_ref().context("nothing is served")?;
         let digest = lethe_parts::snapshot::digest(&newest.bytes);
         self.lived.last = digest.iter().map(|b| format!("{b:02x}")).collect();
+        self.lived.back = self.crowd.back;
+        self.lived.adapters = self.adapters.take().map(|a| a.end(days)).transpose()?;
         self.lived.starts = self.link.starts;
         self.lived.kills = self.link.kills;
         self.lived.cut = self.link.cut;

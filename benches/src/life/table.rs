@@ -8,8 +8,10 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::adapters::{self, Weekly};
+use super::crowd::WEEK;
 use super::people::digest;
-use super::run::{Day, Left, Lived, Plan, WEEK};
+use super::run::{Day, Left, Lived, Plan};
 use super::systems::{Predicted, System};
 
 /// Draws of the bootstrap.
@@ -53,7 +55,11 @@ impl Quality {
         }
         // A system that makes no lists has no hit rate.
         hr10.remove(System::Mean.name());
-        let difference = |figure: Figure, other: System| interval(all, figure, other);
+        let difference = |figure: Figure, other: System| {
+            let of =
+                |rows: &[&Predicted]| Some(figure(rows, System::Served)? - figure(rows, other)?);
+            interval(all, |p| p.person, &of)
+        };
         Self {
             events: all.len(),
             hr10,
@@ -88,14 +94,17 @@ fn area(all: &[&Predicted], system: System) -> Option<f64> {
     auc(&scores, &labels)
 }
 
-fn interval(all: &[&Predicted], figure: Figure, other: System) -> Option<Interval> {
-    let difference =
-        |rows: &[&Predicted]| Some(figure(rows, System::Served)? - figure(rows, other)?);
-    let mut of_person: BTreeMap<u32, Vec<&Predicted>> = BTreeMap::new();
+/// A difference over rows, and where 95 % of the draws of people with replacement lie.
+pub(crate) fn interval<R: Sync>(
+    all: &[&R],
+    person: fn(&R) -> u32,
+    difference: &(dyn Fn(&[&R]) -> Option<f64> + Sync),
+) -> Option<Interval> {
+    let mut of_person: BTreeMap<u32, Vec<&R>> = BTreeMap::new();
     for one in all {
-        of_person.entry(one.person).or_default().push(one);
+        of_person.entry(person(one)).or_default().push(one);
     }
-    let groups: Vec<Vec<&Predicted>> = of_person.into_values().collect();
+    let groups: Vec<Vec<&R>> = of_person.into_values().collect();
     let seed = Seed::from_u64(1).derive("draws", &[]);
     let draw = |n: u64| {
         let mut rng = seed.derive("draw", &[&n.to_le_bytes()]).rng();
@@ -219,6 +228,8 @@ fn verdict(weeks: &[Week], later: &Quality) -> Verdict {
 pub(crate) struct Figures {
     pub(crate) json: Value,
     pub(crate) weeks: Vec<Week>,
+    /// Empty: adapters were left out.
+    pub(crate) adapters: Vec<Weekly>,
     /// Names what the clock has no part in: the same seed gives the same.
     pub(crate) digest: String,
 }
@@ -243,14 +254,16 @@ pub(crate) fn figures(lived: &Lived, plan: &Plan) -> anyhow::Result<Figures> {
         .map(|d| [d.people, d.counting, d.waiting, d.contributions])
         .collect();
     let still = json!([qualities, counts, lived.last, lived.left.len(), lived.back]);
-    let digest = digest(&serde_json::to_string(&still)?);
+    let sums = digest(&serde_json::to_string(&still)?);
+    let rolled = lived.adapters.as_ref();
+    let adapters = rolled.map(adapters::json).transpose()?;
+    let digest = whole(&sums, adapters.as_ref());
     let json = json!({
         "seed": plan.seed,
         "freeze_day": plan.freeze,
         "figures_sha256": digest,
-        "adapters": null,
-        "adapters_why": "lists and likes are of sums and tables alone: rolling epochs of adapters \
-                         are not in this measurement yet, and their AUC joins each week here",
+        "sums_sha256": sums,
+        "adapters": adapters,
         "weeks": weeks,
         "from_week_3": later,
         "from_week_3_first_days": firsts,
@@ -271,8 +284,17 @@ pub(crate) fn figures(lived: &Lived, plan: &Plan) -> anyhow::Result<Figures> {
     Ok(Figures {
         json,
         weeks,
+        adapters: rolled.map_or(vec![], adapters::weekly),
         digest,
     })
+}
+
+/// Names all figures: those of the sums, and those of adapters where there are any.
+pub(crate) fn whole(sums: &str, adapters: Option<&Value>) -> String {
+    let Some(of) = adapters.and_then(|a| a["sha256"].as_str()) else {
+        return sums.to_owned();
+    };
+    digest(&format!("{sums} {of}"))
 }
 
 /// The weeks as Markdown.
@@ -305,6 +327,31 @@ pub(crate) fn markdown(weeks: &[Week]) -> String {
             area(System::Frozen),
             area(System::Refit),
             apart(w.quality.auc_less_refit),
+        ];
+        out += &format!("| {} |\n", cells.join(" | "));
+    }
+    out
+}
+
+/// The weeks of adapters as Markdown.
+pub(crate) fn of_adapters(weeks: &[Weekly]) -> String {
+    let number =
+        |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.3}").replace("0.", "."));
+    let mut out = "| week | events | people | AUC: adapters | base | served by the sums | UAUC: \
+                   adapters | base | served by the sums |\n"
+        .to_owned();
+    out += &format!("|{}\n", "---|".repeat(9));
+    for w in weeks {
+        let cells = [
+            w.week.map_or("all".to_owned(), |n| n.to_string()),
+            w.events.to_string(),
+            w.people.to_string(),
+            number(w.adapters),
+            number(w.base),
+            number(w.served),
+            number(w.adapters_uauc),
+            number(w.base_uauc),
+            number(w.served_uauc),
         ];
         out += &format!("| {} |\n", cells.join(" | "));
     }

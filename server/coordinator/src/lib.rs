@@ -33,6 +33,7 @@ mod metrics;
 mod middle;
 pub mod process;
 mod rounds;
+pub mod rounds_alone;
 mod rows;
 mod shell;
 mod slots;
