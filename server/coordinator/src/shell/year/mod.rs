@@ -1,4 +1,4 @@
-//! A year of made-up people in virtual time, in one process: the real [`Shell`] with its ledger,
+//! A year of made-up people in virtual time, in one process: the real shell with its ledger,
 //! journal, log and receipts, the real tally inside it, and the real store in a folder on disk.
 //! Epochs follow one another by rule, people come, leave, are restricted and come back, lists are
 //! published every day, and the catalogue has a version a month. What is asked is whether memory
