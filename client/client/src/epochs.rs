@@ -99,18 +99,10 @@ pub(crate) struct Told {
     pub(crate) shards: BTreeMap<EpochNo, ShardId>,
     /// The device lacks this for the newest epoch.
     pub(crate) needs: Option<Needs>,
-    /// Whether what this device joined an epoch with is what counts in it, as the coordinator has
-    /// said since this connection began, and once more since the epoch has begun.
-    pub(crate) counts: BTreeMap<EpochNo, Counts>,
-}
-
-/// What the coordinator has said of the data that a device joined an epoch with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// It is what counts: another device of the person may have joined with other data.
-    pub(crate) mine: bool,
-    /// That was said after the epoch had begun, and stays.
-    pub(crate) settled: bool,
+    /// Epochs that have begun: whether what this device joined one with is what counts in it, as
+    /// the coordinator has said since. Another device of the person may have joined with other
+    /// data.
+    pub(crate) counts: BTreeMap<EpochNo, bool>,
 }
 
 /// What a device needs to take part in the newest epoch, besides what it has.
@@ -309,15 +301,10 @@ impl Worker {
             self.call(&say).await?;
             return Ok(());
         }
-        if !takes_part {
+        if !takes_part || joined.is_some_and(|no| no >= newest) {
             return Ok(());
         }
-        let joins = match joined {
-            // A coordinator that was restored from a backup may not know of it.
-            Some(no) if no >= newest => self.confirm(no).await,
-            _ => self.join_newest().await,
-        };
-        match joins {
+        match self.join_newest().await {
             // Another device of this person has joined it first, with other data.
             Err(ClientError::OtherData) => Ok(()),
             // It ended meanwhile: the next answer says so.
@@ -376,7 +363,11 @@ impl Worker {
 
     /// The data that counts in an epoch which has begun.
     pub(crate) async fn joined_in(&mut self, epoch: EpochNo) -> Result<Joined, ClientError> {
-        self.settle().await?;
+        match self.settle().await {
+            // What was offered may be about another epoch.
+            Ok(()) | Err(ClientError::OtherData) => {}
+            Err(e) => return Err(e),
+        }
         let epoch = self.known_as(epoch);
         let joined = {
             let local = self.local()?;
@@ -388,40 +379,49 @@ impl Worker {
             return Ok(joined);
         }
         let known = self.local()?.told.counts.get(&epoch).copied();
-        let mine = match known.filter(|c| c.settled) {
-            Some(counts) => counts.mine,
+        let mine = match known {
+            Some(mine) => mine,
             // Before the epoch began, another device of the person may have joined with other data.
-            None => self.settle_epoch(epoch, joined.clone()).await?,
+            None => self.ask_whose_counts(epoch, joined.clone()).await?,
         };
         mine.then_some(joined).ok_or(ClientError::OtherData)
     }
 
-    /// Asks whether this data counts in an epoch that has begun: from then on that stays.
-    async fn settle_epoch(&mut self, epoch: EpochNo, data: Joined) -> Result<bool, ClientError> {
+    /// Asks whether this data counts in an epoch that has begun: from then on that stays, until
+    /// the device erases something and joins again.
+    async fn ask_whose_counts(
+        &mut self,
+        epoch: EpochNo,
+        data: Joined,
+    ) -> Result<bool, ClientError> {
         let mine = match self.offer(epoch, data).await {
             Ok(()) => true,
             Err(ClientError::OtherData) => false,
-            Err(e) => return Err(e),
+            Err(e) => return Err(self.over(epoch, e).await),
         };
-        let counts = Counts {
-            mine,
-            settled: true,
-        };
-        self.local()?.told.counts.insert(epoch, counts);
+        self.local()?.told.counts.insert(epoch, mine);
         Ok(mine)
     }
 
-    /// Joins an epoch once more with what it was joined with, once for a connection.
-    async fn confirm(&mut self, epoch: EpochNo) -> Result<(), ClientError> {
-        let data = {
-            let local = self.local()?;
-            let known = local.told.counts.contains_key(&epoch);
-            let data = local.places.joined.get(&epoch);
-            data.filter(|_| !known && !local.owes).cloned()
-        };
-        match data {
-            Some(data) => self.offer(epoch, data).await,
-            None => Ok(()),
+    /// What an offer's refusal says, where the epoch has ended meanwhile: nothing of it is offered
+    /// any more.
+    async fn over(&mut self, epoch: EpochNo, refused: ClientError) -> ClientError {
+        if refused.refusal() != Some(Refusal::Invalid) {
+            return refused;
+        }
+        if let Err(e) = self.learn_epochs().await {
+            return e;
+        }
+        if self.epoch(epoch).is_ok() {
+            return refused;
+        }
+        let forgotten = self.local().and_then(|mut local| {
+            local.places.offered.take_if(|o| o.epoch == epoch);
+            local.save_places()
+        });
+        match forgotten {
+            Ok(()) => ClientError::EpochOver { epoch: epoch.0 },
+            Err(e) => e,
         }
     }
 
@@ -437,12 +437,21 @@ impl Worker {
             local.places.offered = None;
             return local.save_places();
         }
-        self.offer(offered.epoch, offered.data).await
+        let epoch = offered.epoch;
+        match self.offer(epoch, offered.data).await {
+            Err(e) => match self.over(epoch, e).await {
+                ClientError::EpochOver { .. } => Ok(()),
+                e => Err(e),
+            },
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Joins again with what remains after an erasure. The older of two epochs first, while the
     /// newer one has not begun: there the person may still join, and stays in both.
     pub(crate) async fn join_what_remains(&mut self) -> Result<(), ClientError> {
+        // One may have begun, or ended, since this device asked.
+        self.learn_epochs().await?;
         let all: Vec<(EpochNo, Joined)> = {
             let local = self.local()?;
             let joined = local.places.joined.iter();
@@ -522,12 +531,9 @@ impl Worker {
         let salt = local.person.salt;
         let joined = local.places.joined.get(&epoch);
         let mine = joined.is_some_and(|j| j.commitment(&salt) == answered.commitment);
-        let known = local.told.counts.get(&epoch);
-        let counts = Counts {
-            mine,
-            settled: known.is_some_and(|c| c.settled),
-        };
-        local.told.counts.insert(epoch, counts);
+        if let Some(counts) = local.told.counts.get_mut(&epoch) {
+            *counts = mine;
+        }
         match mine {
             true => Ok(()),
             false => Err(ClientError::OtherData),

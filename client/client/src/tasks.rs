@@ -265,7 +265,8 @@ impl Worker {
             Ok(None) => return Ok(Done::RoundLost),
             // As ever for devices without a model.
             Err(ClientError::NoModel) => (vec![], Done::Validated),
-            Err(e) if e.lasts() => {
+            // Who has yet to join again with what remains is asked again.
+            Err(e) if e.lasts() && !self.local()?.owes => {
                 tracing::info!("nothing is measured of release {release}: {e}");
                 (vec![], Done::Declined(Declined::Conditions))
             }

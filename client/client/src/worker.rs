@@ -269,9 +269,8 @@ impl Worker {
         };
         self.learn_log_key(log_key)?;
         self.forget_recalled(recalled)?;
-        // The coordinator may have been started anew, or restored from a backup.
+        // What it lacks is said again: the coordinator may have been started anew.
         self.followed = None;
-        self.local()?.told.counts.clear();
         let minor = self.shared.options.minor.min(minor);
         let welcome = Welcome {
             // Newer coordinators are asked for all epochs: the newest may have a recipe that this

@@ -82,6 +82,8 @@ fn apply_public(state: &mut State, event: &Event) {
             state.releases.insert(*no, (**release).clone());
             state.touch(SliceId::Release(*no));
             state.edit_core(|c| c.serving = Some(epoch));
+            // Everybody is asked to measure this one.
+            state.volatile.unmeasured.clear();
         }
         Event::Recalled { up_to } => recall(state, *up_to),
         Event::EpochRetired { no } => rounds::retire(state, *no),

@@ -395,7 +395,7 @@ pub enum Event {
     /// A device that lacked something for an epoch has joined it.
     LackGone { epoch: EpochNo, device: Digest },
     /// A device has answered that it can measure nothing of a release.
-    NothingMeasured { subject: SubjectId, release: u64 },
+    NothingMeasured { device: Digest, release: u64 },
 }
 
 /// A statement in an event.

@@ -156,8 +156,17 @@ impl State {
             let waits = !e.confirmed && device.is_some_and(|d| d.confirmed == Some(e.task));
             return (!withheld && !waits).then_some(Work::Erase { task: e.task });
         }
-        self.training_for(&holder.subject, now)
-            .or_else(|| self.validation_due(&holder.subject))
+        let measures = || {
+            let due = self.validation_due(&holder.subject);
+            due.filter(|_| !self.measures_nothing(&holder.device))
+        };
+        self.training_for(&holder.subject, now).or_else(measures)
+    }
+
+    /// Whether a device has said of the current release that it can measure nothing of it.
+    fn measures_nothing(&self, device: &Digest) -> bool {
+        let current = self.current_release().map(|(no, _)| no);
+        current.is_some() && self.volatile.unmeasured.get(device).copied() == current
     }
 
     fn training_for(&self, subject: &SubjectId, now: Now) -> Option<Work> {
@@ -194,8 +203,7 @@ impl State {
         // Who has nothing to train on has nothing to measure with either.
         let place = profile.and_then(|p| p.places.get(&release.epoch));
         let unused = unused || place.is_none_or(|p| p.samples == 0);
-        let answered = self.volatile.unmeasured.get(subject) == Some(&no);
-        if unused || answered || !self.epochs.get(&release.epoch)?.trained() {
+        if unused || !self.epochs.get(&release.epoch)?.trained() {
             return None;
         }
         let errors = self.people.get(subject)?.errors.as_ref();
@@ -251,13 +259,14 @@ impl State {
         self.people.values().map(|p| p.devices.len()).sum()
     }
 
-    /// Whether all people have measured what is served.
+    /// Whether all people have measured what is served, but for those none of whose devices can.
     pub fn validated(&self) -> bool {
-        let joined = self.people.iter().filter(|(_, p)| p.profile.is_some());
+        let mut joined = self.people.iter().filter(|(_, p)| p.profile.is_some());
         self.current_release().is_some()
-            && joined
-                .into_iter()
-                .all(|(s, _)| self.validation_due(s).is_none())
+            && joined.all(|(s, person)| {
+                self.validation_due(s).is_none()
+                    || person.devices.keys().all(|d| self.measures_nothing(d))
+            })
     }
 
     /// The deletions behind a device's task, with the log's entries of their orders. The shell adds

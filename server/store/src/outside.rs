@@ -296,14 +296,16 @@ impl<S: Storage> Outside<S> {
             log.current = None;
         }
         if log.current.is_none() {
-            let file = self.create(log.next)?;
-            log.orphans.remove(&log.next);
+            // A file that was made and is not durable is not made again: the number is used up.
+            let number = log.next;
+            log.next += 1;
+            let file = self.create(number)?;
+            log.orphans.remove(&number);
             log.current = Some(Current {
-                number: log.next,
+                number,
                 file,
                 len: 0,
             });
-            log.next += 1;
         }
         log.current
             .as_mut()
@@ -332,9 +334,9 @@ impl<S: Storage> Outside<S> {
     /// In a segment of its own; durable when this returns.
     fn append_alone(&self, log: &mut Log, value: &[u8]) -> Result<Place, StoreError> {
         let number = log.next;
+        log.next += 1;
         let mut file = self.create(number)?;
         log.orphans.remove(&number);
-        log.next += 1;
         let written = file.write_all(value).and_then(|()| file.sync_data());
         written.map_err(StoreError::io(&self.path(number)))?;
         Ok(Place {

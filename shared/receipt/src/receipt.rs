@@ -11,7 +11,7 @@ use crate::note::{NoteError, Signer, VerifierKey, open_checkpoint};
 use crate::records::{Leaf, record_key, verify_absent};
 use crate::snapshot::SnapshotStatement;
 use crate::statement::{
-    EpochStood, Kind, StatedLists, StatedSnapshot, Statement, Training, VERSION,
+    EpochStood, Kind, StatedEpoch, StatedLists, StatedSnapshot, Statement, Training, VERSION,
     VERSION_WITHOUT_EPOCHS, VERSION_WITHOUT_LISTS, VERSION_WITHOUT_REMOVED, canonical, commitment,
     entry,
 };
@@ -312,7 +312,7 @@ fn lists_fit(s: &Statement) -> bool {
 }
 
 /// Each epoch is named once, oldest first, and at most one was served: that one has the recipe and
-/// the base model of the statement.
+/// the base model of the statement. Shards that were touched are of an epoch that has them.
 fn epochs_fit(s: &Statement) -> bool {
     let Some(epochs) = &s.epochs else {
         return false;
@@ -323,10 +323,10 @@ fn epochs_fit(s: &Statement) -> bool {
     });
     let mut served = epochs.iter().filter(|e| e.stood == EpochStood::Served);
     let first = served.next();
-    let fits = first.is_none_or(|e| {
-        e.recipe == s.recipe && e.base_model == s.base_model && e.rolled_back.is_empty()
-    });
-    ascends && fits && served.next().is_none() && (first.is_some() || s.affected.is_empty())
+    let own = |e: &StatedEpoch| e.recipe == s.recipe && e.base_model == s.base_model;
+    let fits = first.is_none_or(|e| own(e) && e.rolled_back.is_empty());
+    let touched = s.affected.is_empty() || epochs.iter().any(own);
+    ascends && fits && served.next().is_none() && touched
 }
 
 /// What a genuine receipt shows.
@@ -502,6 +502,16 @@ fn verify_logged(l: &Logged, head: &Head) -> Result<Hash, VerifyError> {
     })
 }
 
+/// Whether a statement names the recipe and the base model: those of one of the epochs that it is
+/// about. A person's record may be of another one than is served in the end.
+fn is_stated(training: &Training, statement: &Statement) -> bool {
+    let fits = |recipe: &str, base_model: &str| {
+        training.recipe == recipe && training.base_model == base_model
+    };
+    let mut epochs = statement.epochs.iter().flatten();
+    fits(&statement.recipe, &statement.base_model) || epochs.any(|e| fits(&e.recipe, &e.base_model))
+}
+
 fn verify_records(r: &RecordProof, receipt: &Receipt, head: &Head) -> Result<(), VerifyError> {
     let shard = r.before.training.shard;
     let bad = |why: &'static str| Err(VerifyError::Records { shard, why });
@@ -518,11 +528,15 @@ fn verify_records(r: &RecordProof, receipt: &Receipt, head: &Head) -> Result<(),
     {
         return bad("the log does not hold what was trained on before and after in this order");
     }
-    for t in [&r.before.training, &r.after.training] {
-        if (&t.recipe, &t.base_model) != (&receipt.statement.recipe, &receipt.statement.base_model)
-        {
+    for training in [&r.before.training, &r.after.training] {
+        if !is_stated(training, &receipt.statement) {
             return bad("it was trained with another recipe or base model");
         }
+    }
+    if r.before.training.recipe != r.after.training.recipe
+        || r.before.training.base_model != r.after.training.base_model
+    {
+        return bad("before and after were trained with different recipes or base models");
     }
     let Some(salt) = unhex32(&r.salt) else {
         return bad("the record's salt is not 32 bytes");

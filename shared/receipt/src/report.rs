@@ -192,7 +192,7 @@ fn epochs_facts(s: &Statement) -> Vec<(String, String)> {
     for e in s.epochs.iter().flatten() {
         let stood = match e.stood {
             EpochStood::Served => "served",
-            EpochStood::Follows => "followed the one that was served, and was not served itself",
+            EpochStood::Follows => "was joined or trained, and not served yet",
             EpochStood::Ended => "had ended",
         };
         let mut text = format!(

@@ -118,7 +118,7 @@ pub struct RolledBack {
 pub enum EpochStood {
     /// It was served: [`Statement::affected`] has its shards.
     Served,
-    /// It followed the one that was served, and was joined or trained.
+    /// It was joined or trained, and not served yet.
     Follows,
     /// Another one had followed it, or it was given up: what it had learned was destroyed, or will
     /// be.

@@ -221,7 +221,6 @@ fn roll_back(
     forget_measurements(state, key);
 }
 
-/// What an epoch learned goes, and nobody has a place in it any more.
 /// Nobody has to look at a shard that is gone.
 fn release_hold(state: &mut State, key: ShardKey) {
     if state.holds.remove(&key).is_some() {
@@ -234,6 +233,7 @@ fn release_hold(state: &mut State, key: ShardKey) {
     }
 }
 
+/// What an epoch learned goes, and nobody has a place in it any more.
 pub(super) fn retire(state: &mut State, no: EpochNo) {
     let Some(epoch) = state.epochs.get(&no).cloned() else {
         return;
@@ -445,11 +445,8 @@ pub(super) fn apply_volatile(state: &mut State, event: &Event) {
                 known.remove(device);
             }
         }
-        Event::NothingMeasured { subject, release } => {
-            let unmeasured = &mut state.volatile.unmeasured;
-            // Of an older release nobody is asked any more.
-            unmeasured.retain(|_, known| known == release);
-            unmeasured.insert(subject.clone(), *release);
+        Event::NothingMeasured { device, release } => {
+            state.volatile.unmeasured.insert(*device, *release);
         }
         _ => {}
     }

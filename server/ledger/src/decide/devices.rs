@@ -140,6 +140,11 @@ fn join(state: &State, device: &Digest, asks: &Join, now: Now) -> Decided {
         slice: epoch.slice_of(subject, since),
         excluded: stays_out || restricted,
     };
+    let same = placed == Some(&place) && known.is_some_and(|r| r.restricted == restricted);
+    if same && !rejoin {
+        // The answer of before was lost.
+        return Ok(vec![]);
+    }
     let moved = rejoin && placed.and_then(|p| p.shard) != place.shard;
     if moved && !place.excluded && place.shard.is_some() {
         // What remains of a person after a partial deletion lies nearer to another shard: that one
@@ -324,9 +329,9 @@ fn errors(
         return refuse(Refusal::Invalid, message);
     };
     if rows.is_empty() {
-        // It is not asked about this release again. What it has measured before stays.
+        // The device is not asked about this release again. What was measured before stays.
         let event = Event::NothingMeasured {
-            subject: holder.subject.clone(),
+            device: holder.device,
             release,
         };
         return Ok(vec![event]);

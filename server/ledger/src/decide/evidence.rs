@@ -301,7 +301,11 @@ impl State {
         let fixed = epoch.and_then(|no| self.epochs.get(&no));
         let served = self.served_hashes();
         let hash = |k: usize| served.get(k).map_or(String::new(), Digest::hex);
-        let before = |k: usize| d.before.get(k).map_or(String::new(), Digest::hex);
+        // Hashes of before are those of the epoch that was served then: shards of another one have
+        // none.
+        let same_epoch = self.served_at(d.accepted_at) == epoch;
+        let hashes_before: &[Digest] = if same_epoch { &d.before } else { &[] };
+        let before = |k: usize| hashes_before.get(k).map_or(String::new(), Digest::hex);
         let own = d
             .rolled_back
             .iter()
@@ -326,7 +330,7 @@ impl State {
         let plan = d.plans.iter().find(|(no, _)| Some(*no) == epoch);
         let untouched = plan.into_iter().flat_map(|(_, p)| &p.untouched);
         let untouched = untouched.map(|s| usize::from(s.0)).filter(|k| {
-            let same = d.before.get(*k).map(Digest::hex) == Some(hash(*k));
+            let same = hashes_before.get(*k).map(Digest::hex) == Some(hash(*k));
             same && own.clone().all(|r| usize::from(r.shard.shard.0) != *k)
         });
         Statement {
@@ -354,19 +358,29 @@ impl State {
         }
     }
 
-    /// The epochs that a deletion is about: those that were alive when it was accepted, and the one
-    /// that is served now.
-    fn stated_epochs(&self, d: &Deletion, served: Option<EpochNo>) -> Vec<StatedEpoch> {
+    /// The epoch that was served at a time, in milliseconds since 1970.
+    fn served_at(&self, at: u64) -> Option<EpochNo> {
+        let mut newest_first = self.epochs.keys().rev();
+        newest_first
+            .find(|no| self.served_since(**no).is_some_and(|since| since <= at))
+            .copied()
+    }
+
+    /// The epochs that a deletion is about: those that were alive when it was accepted, those in
+    /// which something was rolled back, and the one that is served or trained now.
+    fn stated_epochs(&self, d: &Deletion, now: Option<EpochNo>) -> Vec<StatedEpoch> {
+        let serving = self.core.serving;
         let planned = d.plans.iter().map(|(no, _)| *no);
-        let numbers: BTreeSet<EpochNo> = planned.chain(served).collect();
+        let rolled = d.rolled_back.iter().map(|r| r.shard.epoch);
+        let numbers: BTreeSet<EpochNo> = planned.chain(rolled).chain(now).collect();
         let of = |no: EpochNo| {
             let epoch = self.epochs.get(&no)?;
-            let stood = if Some(no) == served {
+            let stood = if Some(no) == serving {
                 EpochStood::Served
-            } else if served.is_some_and(|served| no > served) && !self.ended(no) {
-                EpochStood::Follows
-            } else {
+            } else if self.ended(no) || serving.is_some_and(|serving| no < serving) {
                 EpochStood::Ended
+            } else {
+                EpochStood::Follows
             };
             let own = d.rolled_back.iter().filter(|r| r.shard.epoch == no);
             let own = own.filter(|_| stood != EpochStood::Served);

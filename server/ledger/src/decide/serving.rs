@@ -54,7 +54,7 @@ impl State {
                 .shards
                 .iter()
                 .any(|s| learned(s) || s.replay.is_some());
-        self.is_quiet() && !waited_for && left
+        self.is_quiet() && !waited_for && (left || !self.ended(no))
     }
 
     /// Refuses to serve while what is served is not exact.

@@ -303,7 +303,10 @@ impl State {
         match owner {
             Owner::Public => {}
             Owner::Person(s) => {
-                self.volatile.unmeasured.remove(s);
+                let person = self.people.get(s).cloned();
+                for device in person.iter().flat_map(|p| p.devices.keys()) {
+                    self.volatile.unmeasured.remove(device);
+                }
                 self.remove_person(s);
             }
             Owner::Stage(key) => {

@@ -25,8 +25,8 @@ pub struct Volatile {
     pub client_ms: u64,
     /// Devices that cannot take part in an epoch with what they have, and why.
     pub lacks: BTreeMap<EpochNo, BTreeMap<Digest, Lacks>>,
-    /// People of whom a device has measured nothing, and the release that it was asked about.
-    pub unmeasured: BTreeMap<SubjectId, u64>,
+    /// Devices that can measure nothing, and the release that they were asked about.
+    pub unmeasured: BTreeMap<Digest, u64>,
     /// When the coordinator started, in milliseconds since 1970.
     pub started_at: u64,
 }

@@ -287,7 +287,7 @@ fn epochs_are_stated_once_and_the_served_one_is_the_statements() {
     let good = receipt(VERSION, Some(all)).expect("verifies");
     let text = crate::report::text(&good);
     assert!(
-        text.contains("epoch 4: followed the one that was served"),
+        text.contains("epoch 4: was joined or trained, and not served yet"),
         "{text}"
     );
     assert!(
@@ -309,6 +309,35 @@ fn epochs_are_stated_once_and_the_served_one_is_the_statements() {
     }
     assert!(receipt(VERSION_WITHOUT_LISTS, Some(vec![served()])).is_err());
     assert!(receipt(VERSION_WITHOUT_LISTS, None).is_ok());
+}
+
+#[test]
+fn a_record_may_be_of_an_epoch_that_another_one_has_followed() {
+    // The person's record was in epoch 2; epoch 3, with another recipe, is served in the end.
+    let of_before = StatedEpoch {
+        epoch: 2,
+        stood: EpochStood::Ended,
+        ..served()
+    };
+    let now = StatedEpoch {
+        recipe: "another".into(),
+        ..served()
+    };
+    let receipt = |version, epochs: Vec<StatedEpoch>| {
+        let stated = Statement {
+            version,
+            recipe: "another".into(),
+            affected: vec![],
+            epochs: (version == VERSION).then_some(epochs),
+            ..statement("erase-subject")
+        };
+        let (bytes, signer) = receipt_of(stated, vec![], None);
+        verify(&bytes, signer.verifier()).map(drop)
+    };
+    assert!(receipt(VERSION, vec![of_before, now.clone()]).is_ok());
+    // An epoch that the statement does not name is none that it is about.
+    assert!(receipt(VERSION, vec![now]).is_err());
+    assert!(receipt(VERSION_WITHOUT_LISTS, vec![]).is_err());
 }
 
 /// A statement with lists: snapshot 1 was recalled, and 2 is served.
