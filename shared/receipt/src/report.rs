@@ -186,7 +186,7 @@ fn noise(r: &Receipt) -> Option<(String, String)> {
     Some(("noise on the sums".to_owned(), text))
 }
 
-/// Epochs besides the one that was served, and versions of the catalogue.
+/// Each epoch that the deletion is about, with recipe, base model and version of the catalogue.
 fn epochs_facts(s: &Statement) -> Vec<(String, String)> {
     let mut out = vec![];
     for e in s.epochs.iter().flatten() {

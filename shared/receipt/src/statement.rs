@@ -24,7 +24,7 @@ pub struct AffectedShard {
     pub shard: u16,
     /// First stage that was retrained.
     pub from_stage: u16,
-    /// Adapter served before.
+    /// Adapter served before; empty: another epoch was served then.
     pub before: String,
     /// Adapter served at once: a checkpoint that never saw the data.
     pub rolled_back_to: String,
@@ -192,8 +192,8 @@ pub struct Statement {
     /// What became of the lists; none: there were none. Not before version 4.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lists: Option<StatedLists>,
-    /// The epochs that were alive when it was asked for, and the one that was served in the end,
-    /// oldest first; not before version 5.
+    /// The epochs that were alive when it was accepted, those in which something was rolled back,
+    /// and the one that was served in the end, oldest first; not before version 5.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub epochs: Option<Vec<StatedEpoch>>,
 }
