@@ -55,6 +55,9 @@ pub enum Duty {
     Finish(u64),
     /// Make the receipt of `State::receipt_parts`, then `Command::ReceiptIssued`.
     IssueReceipt(u64),
+    /// Enter `State::release_statement` into the log unless it is there, then
+    /// `Command::ReleaseLogged`. Until then nothing is served.
+    LogRelease(u64),
 }
 
 /// Everything that is due now.
@@ -87,6 +90,7 @@ pub fn due(state: &State, now: Now) -> Vec<Duty> {
             }
         }
     }
+    out.extend(state.release_to_log().map(Duty::LogRelease));
     log_duties(state, &mut out);
     round_duties(state, now, &mut out);
     for id in &state.index.waiting {
