@@ -73,13 +73,13 @@ impl TrainingData {
     /// Reads what [`Self::bytes`] wrote: nothing else, down to the last byte.
     ///
     /// # Errors
-    /// [`ClientError::Export`] says what was expected.
+    /// [`ClientError::AuditExport`] says what was expected.
     pub fn parse(bytes: &[u8]) -> Result<Self, ClientError> {
         let read: Self =
-            serde_json::from_slice(bytes).map_err(|e| ClientError::Export(e.to_string()))?;
+            serde_json::from_slice(bytes).map_err(|e| ClientError::AuditExport(e.to_string()))?;
         match read.bytes() == bytes {
             true => Ok(read),
-            false => Err(ClientError::Export(
+            false => Err(ClientError::AuditExport(
                 "its bytes differ from what a device writes".into(),
             )),
         }

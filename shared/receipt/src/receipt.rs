@@ -220,9 +220,8 @@ impl Receipt {
     /// The same receipt under a head that witnesses have signed, if that head holds all that the
     /// receipt names. `tree` is the log's, of that size or larger.
     pub fn under(&self, head: &Cosigned, tree: &Tree) -> Option<Self> {
-        let tree = tree.first(head.size);
         let path = |index: u64| {
-            let path = tree.inclusion(index)?;
+            let path = tree.inclusion_of(index, head.size)?;
             Some(path.iter().map(|h| hex(h)).collect::<Vec<String>>())
         };
         let mut out = self.clone();

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::head::{HeadError, SeenHead};
+use crate::manifest::Manifest;
 use crate::merkle::Hash;
 use crate::note::VerifierKey;
 use crate::statement::{Kind, canonical, entry};
@@ -158,6 +159,20 @@ impl Proven {
         Ok((statement, head))
     }
 
+    /// Whether the log holds the manifest of a version of the catalogue; the head to remember.
+    ///
+    /// # Errors
+    /// [`ServedError`].
+    pub fn catalogue(
+        &self,
+        manifest: &Manifest,
+        key: &VerifierKey,
+        seen: Option<SeenHead>,
+    ) -> Result<SeenHead, ServedError> {
+        let what = || format!("version {} of the catalogue", manifest.number);
+        self.holds(&manifest.entry(), what, key, seen)
+    }
+
     fn read<T: Serialize + DeserializeOwned>(
         &self,
         what: &'static str,
@@ -185,9 +200,19 @@ impl Proven {
         key: &VerifierKey,
         seen: Option<SeenHead>,
     ) -> Result<SeenHead, ServedError> {
-        let head = SeenHead::next(seen, &self.checkpoint, key, &self.consistency)?;
         let entry = public_entry(kind, self.statement.as_bytes());
-        match head.includes(&entry, self.index, &self.proof) {
+        self.holds(&entry, what, key, seen)
+    }
+
+    fn holds(
+        &self,
+        entry: &[u8],
+        what: impl Fn() -> String,
+        key: &VerifierKey,
+        seen: Option<SeenHead>,
+    ) -> Result<SeenHead, ServedError> {
+        let head = SeenHead::next(seen, &self.checkpoint, key, &self.consistency)?;
+        match head.includes(entry, self.index, &self.proof) {
             true => Ok(head),
             false => Err(ServedError::NotLogged { what: what() }),
         }
