@@ -5,9 +5,8 @@ use lethe_tests::world::World;
 
 /// Training with a rule, a deletion that leaves rounds with fewer than a quorum, and a replay.
 async fn replays(rule: &str) {
-    let extra = format!(
-        "shards = 1\naggregation = \"fedavg\"\ncohort = 5\nquorum = 5\nrobust = {rule}\n"
-    );
+    let extra =
+        format!("shards = 1\naggregation = \"fedavg\"\ncohort = 5\nquorum = 5\nrobust = {rule}\n");
     let world = World::with_recipe(6, &extra);
     let (_c, addr) = world.start(&extra).await;
     let op = world.operator(addr).await;

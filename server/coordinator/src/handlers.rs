@@ -19,6 +19,7 @@ use crate::CoordinatorError;
 use crate::content::Update;
 use crate::coordinator::{Coordinator, aside};
 use crate::epochs::Joining;
+use crate::quota::Pace;
 use crate::rounds::Sent;
 
 /// What came with a request: whose it is, and its length.
@@ -34,6 +35,10 @@ pub(crate) struct Device {
     pub(crate) certificate: Digest,
     pub(crate) subject: SubjectId,
 }
+
+/// Largest weight of a shard's adapter in a query: the gain of a recipe is at most a few times the
+/// number of shards.
+const MAX_WEIGHT: f32 = 65_536.0;
 
 /// Minor version from which clients know that there are several epochs.
 const EPOCHS: u16 = 5;
@@ -82,10 +87,14 @@ impl Coordinator {
             };
         };
         let role = self.shell().state().who(&certificate)?;
+        if let Some(pace) = Pace::of(&request) {
+            self.paces().turn(certificate, pace).await?;
+        }
         match (role, request) {
             (Some(role), Request::Renew { csr }) => self.renew(role, certificate, &csr).await,
             (Some(Role::Admin), Request::Admin(request)) => {
                 let this = self.clone();
+                let _place = self.heavy(&request, &certificate)?;
                 aside(move || this.admin(request, certificate)).await
             }
             (Some(Role::Subject(subject)), request) => {
@@ -504,6 +513,7 @@ impl Coordinator {
         bytes: usize,
     ) -> Result<Reply, CoordinatorError> {
         self.count_activations(bytes);
+        let _in_work = self.middle().begin(&device.subject)?;
         let Pass {
             purpose,
             shape,
@@ -526,7 +536,7 @@ impl Coordinator {
             Purpose::Frozen { round } => {
                 self.expects(&device, round)?;
                 self.middle()
-                    .frozen(epoch, layout, x, hidden.format)
+                    .frozen(epoch, &device.subject, layout, x, hidden.format)
                     .await?
             }
             Purpose::Score { release, omega } => {
@@ -534,7 +544,7 @@ impl Coordinator {
                 let tuned = adapter.is_some();
                 let reply = self
                     .middle()
-                    .score(epoch, layout, x, adapter, hidden.format)
+                    .score(epoch, &device.subject, layout, x, adapter, hidden.format)
                     .await?;
                 if tuned {
                     // A deletion may have withdrawn the release during the pass: what it knew is
@@ -557,6 +567,7 @@ impl Coordinator {
         bytes: usize,
     ) -> Result<Reply, CoordinatorError> {
         self.count_activations(bytes);
+        let _in_work = self.middle().begin(&device.subject)?;
         let lr = self.shell().kit(gradient.round.epoch)?.recipe.local.lr;
         let at = (gradient.round, device.subject);
         let step = gradient.step.then_some(lr);
@@ -763,8 +774,11 @@ impl Coordinator {
         shell.current(release)?;
         let served = shell.served()?;
         let shards = served.parts.len();
-        if omega.len() != shards || omega.iter().any(|w| !w.is_finite()) {
-            let message = format!("{} weights for {shards} shards", omega.len());
+        if omega.len() != shards || omega.iter().any(|w| !(w.abs() <= MAX_WEIGHT)) {
+            let message = format!(
+                "{} weights, expected {shards} of -{MAX_WEIGHT} to {MAX_WEIGHT}, one for each shard",
+                omega.len()
+            );
             return Err(CoordinatorError::refuse(Refusal::Invalid, message));
         }
         let parts = shell.parts_for(&served, subject)?;

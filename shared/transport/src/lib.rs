@@ -18,7 +18,7 @@
 
 pub mod client;
 mod config;
-mod crowd;
+pub mod crowd;
 pub mod ending;
 mod error;
 mod exchange;

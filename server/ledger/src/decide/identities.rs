@@ -15,9 +15,14 @@ use crate::state::{Numbers, Operator, State};
 /// Whoever acts from the server's own machine: no certificate has this fingerprint.
 const THIS_MACHINE: Digest = Digest([0; 32]);
 
+/// Most invitations of a person that nobody has used.
+pub(super) const MAX_INVITATIONS: usize = 64;
+/// Most devices of a person.
+pub(super) const MAX_DEVICES: usize = 64;
+
 pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
     match command {
-        Command::Invite { subject, secret } => Ok(invite(state, subject, secret)),
+        Command::Invite { subject, secret } => invite(state, subject, secret),
         Command::InviteFirstOperator { secret } => {
             if !state.core.operators.is_empty() {
                 return Ok(vec![]);
@@ -60,8 +65,27 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
     }
 }
 
-fn invite(state: &State, subject: SubjectId, secret: Digest) -> Vec<Event> {
+fn invite(state: &State, subject: SubjectId, secret: Digest) -> Decided {
     let mut events = vec![];
+    let known = state.people.get(&subject);
+    let waiting = known.map_or(0, |p| p.invitations.len());
+    if waiting >= MAX_INVITATIONS {
+        return Err(Refused::invalid(format!(
+            "{waiting} invitations of this person wait to be used, at most {MAX_INVITATIONS}: \
+             give one of those out, or withdraw them with `lethe-admin revoke`"
+        )));
+    }
+    let devices = known.map_or(0, |p| p.devices.len());
+    if devices >= MAX_DEVICES {
+        return Err(Refused::invalid(format!(
+            "this person has {devices} devices, at most {MAX_DEVICES}: withdraw them with \
+             `lethe-admin revoke`, then invite again"
+        )));
+    }
+    if known.is_none() {
+        let new = subject.check_new();
+        new.map_err(|e| Refused::invalid(e.to_string()))?;
+    }
     if !state.people.contains_key(&subject) {
         let number = state.core.numbers.person + 1;
         let numbers = Numbers {
@@ -75,7 +99,7 @@ fn invite(state: &State, subject: SubjectId, secret: Digest) -> Vec<Event> {
         });
     }
     events.push(Event::Invited { subject, secret });
-    events
+    Ok(events)
 }
 
 fn enrol(

@@ -14,6 +14,8 @@ use crate::state::{Action, Numbers, ProposalRecord, State};
 
 /// Most proposals that wait at once.
 const MAX_PROPOSALS: usize = 1000;
+/// Most of them by one operator.
+const MAX_PROPOSALS_OF_ONE: usize = 250;
 
 /// Entries of the log that an operator may make at once, and milliseconds until one more.
 const BURST: u64 = 60;
@@ -87,6 +89,15 @@ fn propose(
     let waits = state.approvals() > 1;
     if waits && state.proposals.len() >= MAX_PROPOSALS {
         let message = format!("{MAX_PROPOSALS} proposals wait already: approve or cancel some");
+        return Err(Refused::invalid(message));
+    }
+    let own = state.proposals.values();
+    let own = own.filter(|p| p.approved.first() == Some(&by)).count();
+    if waits && own >= MAX_PROPOSALS_OF_ONE {
+        let message = format!(
+            "{own} proposals of this operator wait already, at most {MAX_PROPOSALS_OF_ONE}: let \
+             others approve them, or cancel some"
+        );
         return Err(Refused::invalid(message));
     }
     let mut events = match line {
