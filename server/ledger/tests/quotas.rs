@@ -114,3 +114,59 @@ fn a_device_says_no_more_removed_than_any_can_hold() {
     assert!(refused.contains("no device holds more"), "{refused}");
     assert!(!says(1).unwrap().is_empty());
 }
+
+/// Deadlines that pass until a shard of four is trained.
+fn deadlines_with(away: Option<&str>, rounds: u16) -> u64 {
+    let terms = Terms {
+        slices: 1,
+        rounds,
+        cohort: 4,
+        quorum: 2,
+        ..common::terms()
+    };
+    let people = ["ada", "bob", "cem", "dea"];
+    let mut house = House::with(terms, &people);
+    house.away.extend(away.map(name));
+    let mut deadlines = 0;
+    while house.state.current_release().is_none() {
+        house.settle();
+        if house.state.current_release().is_none() {
+            house.wait(61);
+            deadlines += 1;
+        }
+        assert!(deadlines < 10_000, "it never ends");
+    }
+    deadlines
+}
+
+#[test]
+fn who_never_finishes_is_not_waited_for_in_every_round() {
+    assert_eq!(deadlines_with(None, 100), 0);
+    let away = deadlines_with(Some("ada"), 100);
+    // Three, and then none for as long as ten last: the others need no time here.
+    assert_eq!(away, 3);
+}
+
+#[test]
+fn a_shard_with_a_quorum_of_silent_people_asks_them_again() {
+    let terms = Terms {
+        slices: 1,
+        rounds: 20,
+        cohort: 2,
+        quorum: 2,
+        ..common::terms()
+    };
+    let mut house = House::with(terms, &["ada", "bob"]);
+    house.away.insert(name("ada"));
+    for _ in 0..30 {
+        house.settle();
+        house.wait(61);
+    }
+    assert!(house.state.current_release().is_none());
+    house.away.clear();
+    house.settle();
+    assert!(
+        house.state.current_release().is_some(),
+        "nothing is held against them"
+    );
+}
