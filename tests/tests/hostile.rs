@@ -10,18 +10,15 @@ use std::time::{Duration, Instant};
 
 use lethe_proto::admin::AdminRequest;
 use lethe_proto::codec;
-use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::epochs::Lacks;
-use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
+use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId};
 use lethe_proto::lists::ListState;
-use lethe_proto::message::{
-    BatchShape, Declined, Erased, ErrorReport, Purpose, Request, RoundStart, Task,
-};
+use lethe_proto::message::{BatchShape, Declined, Erased, ErrorReport, Purpose, Request};
 use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_proto::payload::{Payload, WireFormat};
 use lethe_puppet::{Did, Puppet, Role, identity};
 use lethe_tests::world::{Operator, World};
-use lethe_transport::client::{Connection, Dialer};
+use lethe_transport::client::Dialer;
 use lethe_transport::identity::{Identity, Invitation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -80,7 +80,7 @@ impl Attack {
 }
 
 /// An aggregation rule.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Rule {
     pub(crate) name: &'static str,
     clip_factor: Option<f32>,

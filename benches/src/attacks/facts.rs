@@ -23,7 +23,8 @@ fn figure(rows: &[Value], rule: &str, attack: &str, name: &str) -> anyhow::Resul
 }
 
 /// With a fifth of attackers: who flips signs or scales does not turn what is learned under any
-/// bounded rule, and does where only the absolute bound holds; the AUC stays near the honest one.
+/// bounded rule, least of all the median, and does where only the absolute bound holds; the AUC
+/// stays near the honest one.
 ///
 /// # Errors
 /// The first fact that does not hold.
@@ -38,16 +39,17 @@ pub(crate) fn check(rows: &[Value]) -> anyhow::Result<()> {
         let honest = figure(rows, rule, "nobody", "auc")?;
         for attack in ["sign flip", "scaling"] {
             let agreement = figure(rows, rule, attack, "agreement")?;
+            let least = if rule == "median" { 0.25 } else { 0.05 };
             ensure!(
-                agreement > 0.2,
+                agreement > least,
                 "{attack} by a fifth against {rule}: agreement {agreement:.2} with the honest \
-                 run, expected more than 0.2"
+                 run, expected more than {least}"
             );
             let auc = figure(rows, rule, attack, "auc")?;
             ensure!(
-                (auc - honest).abs() < 0.1,
+                (auc - honest).abs() < 0.05,
                 "{attack} by a fifth against {rule}: AUC {auc:.3}, honest {honest:.3}, expected \
-                 within 0.1"
+                 within 0.05"
             );
         }
     }
@@ -71,7 +73,7 @@ mod tests {
             }
         }
         check(&rows).expect("all hold");
-        rows[2]["agreement"] = json!(0.1);
+        rows[2]["agreement"] = json!(0.04);
         let e = check(&rows).expect_err("turned").to_string();
         assert!(
             e.contains("sign flip by a fifth against running median"),

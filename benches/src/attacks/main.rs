@@ -155,6 +155,9 @@ fn main() -> anyhow::Result<()> {
             honest: HashMap::new(),
         });
     }
+    for one in &seeded {
+        untrained(&args, &lab, one, &mut rows)?;
+    }
     for per_cent in args.per_cent.clone() {
         for one in &mut seeded {
             updates(&args, &mut lab, one, per_cent, &mut rows)?;
@@ -167,6 +170,22 @@ fn main() -> anyhow::Result<()> {
         eprint_line("all facts hold");
     }
     Ok(())
+}
+
+/// What the adapter that everybody starts from is worth.
+fn untrained(args: &Args, lab: &Lab, seeded: &Seeded, rows: &mut Rows) -> anyhow::Result<()> {
+    let key = args.key("before training", Attack::Nobody.name(), 0, seeded.seed);
+    if args.quick || rows.find(&KEY, &key).is_some() {
+        return Ok(());
+    }
+    let started = Instant::now();
+    let recipe = args.recipe(seeded.seed)?;
+    let adapter = recipe.initial(&lab.shape(recipe.lora.rank));
+    let mut worth = vec![];
+    for looked in &seeded.looked {
+        worth.push(Worth::of(looked, |asked| lab.odds(&adapter, asked))?);
+    }
+    push(rows, &key, &worth, None, started.elapsed().as_secs_f64())
 }
 
 /// Attacks on updates: the honest run of each rule and every attack.

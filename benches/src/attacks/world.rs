@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use lethe_benches::lab::{Lab, Together};
 use lethe_learn::seed::Seed;
 use lethe_recsys::data::Dataset;
-use lethe_recsys::samples::{Part, Samples, Split, TaskSample, prompt};
+use lethe_recsys::samples::{Samples, Split, TaskSample, prompt};
 
 /// Items of history in a prompt: half of what the product has, for the time that it takes.
 pub(crate) const HISTORY: usize = 5;

@@ -128,9 +128,9 @@ fn record_loss(state: &mut TrainState, contributions: &[&Contribution]) {
 const AT_ONCE: usize = 8 << 20;
 
 /// Applies a round: `load(range)` reads some updates, few enough to be in memory together; they are
-/// added in their order, or combined by the recipe's robust rule. A round without contributions changes nothing. An update that is so many
-/// rounds `late` counts `1 / sqrt(1 + rounds)` of its weight (FedBuff; Nguyen et al., AISTATS 2022,
-/// section 5).
+/// added in their order, or combined by the recipe's robust rule. A round without contributions
+/// changes nothing. An update that is so many rounds `late` counts `1 / sqrt(1 + rounds)` of its
+/// weight (FedBuff; Nguyen et al., AISTATS 2022, section 5).
 pub(crate) fn apply(
     recipe: &Recipe,
     state: &mut TrainState,

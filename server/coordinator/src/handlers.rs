@@ -19,6 +19,7 @@ use crate::CoordinatorError;
 use crate::content::Update;
 use crate::coordinator::{Coordinator, aside};
 use crate::epochs::Joining;
+use crate::middle::check_weights;
 use crate::quota::Pace;
 use crate::rounds::Sent;
 
@@ -35,10 +36,6 @@ pub(crate) struct Device {
     pub(crate) certificate: Digest,
     pub(crate) subject: SubjectId,
 }
-
-/// Largest weight of a shard's adapter in a query: the gain of a recipe is at most a few times the
-/// number of shards.
-const MAX_WEIGHT: f32 = 65_536.0;
 
 /// Minor version from which clients know that there are several epochs.
 const EPOCHS: u16 = 5;
@@ -774,13 +771,7 @@ impl Coordinator {
         shell.current(release)?;
         let served = shell.served()?;
         let shards = served.parts.len();
-        if omega.len() != shards || omega.iter().any(|w| !(w.abs() <= MAX_WEIGHT)) {
-            let message = format!(
-                "{} weights, expected {shards} of -{MAX_WEIGHT} to {MAX_WEIGHT}, one for each shard",
-                omega.len()
-            );
-            return Err(CoordinatorError::refuse(Refusal::Invalid, message));
-        }
+        check_weights(omega, shards)?;
         let parts = shell.parts_for(&served, subject)?;
         let used = parts.iter().zip(omega).filter(|(_, w)| **w != 0.0);
         let middle: Vec<(&Adapter, f32)> = used.map(|(p, w)| (p.middle.as_ref(), *w)).collect();

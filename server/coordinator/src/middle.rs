@@ -244,6 +244,22 @@ fn lost() -> CoordinatorError {
     )
 }
 
+/// Largest weight of a shard's adapter in a query: the gain of a recipe is at most a few times the
+/// number of shards.
+const MAX_WEIGHT: f32 = 65_536.0;
+
+/// Refuses weights of a query that are not one for each shard, or out of range.
+pub(crate) fn check_weights(omega: &[f32], shards: usize) -> Result<(), CoordinatorError> {
+    let within = -MAX_WEIGHT..=MAX_WEIGHT;
+    if omega.len() == shards && omega.iter().all(|w| within.contains(w)) {
+        return Ok(());
+    }
+    let got = omega.len();
+    Err(CoordinatorError::invalid(format!(
+        "{got} weights, expected {shards} from -{MAX_WEIGHT} to {MAX_WEIGHT}, one for each shard"
+    )))
+}
+
 impl MiddleHost {
     pub(crate) fn new(passes: usize, tapes: usize) -> Self {
         let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));

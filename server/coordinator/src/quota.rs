@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 use lethe_proto::admin::AdminRequest;
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::message::{Refusal, Request};
+use lethe_transport::rate::Rates;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::CoordinatorError;
 
 /// Longest time that a request is kept waiting for its turn.
 const LONGEST: Duration = Duration::from_secs(10);
-/// From so many certificates on, those that are at rest are let go of.
-const KNOWN: usize = 4096;
 /// Passes, and what goes with them, that a person may have in work at once.
 const PASSES: usize = 6;
 /// Exports, searches and the like that an operator may have in work at once, and all together.
@@ -59,20 +58,26 @@ impl Pace {
             _ => Some(Self::Asks),
         }
     }
+}
 
-    /// How many at once, and how long until one more.
-    fn numbers(self) -> (u32, Duration) {
-        match self {
-            Self::Asks => (600, Duration::from_millis(10)),
-            Self::Writes => (120, Duration::from_millis(250)),
-            Self::Operates => (2000, Duration::from_millis(5)),
+/// The paces of all certificates.
+#[derive(Debug)]
+pub(crate) struct Paces {
+    asks: Rates<Digest>,
+    writes: Rates<Digest>,
+    operates: Rates<Digest>,
+}
+
+impl Default for Paces {
+    fn default() -> Self {
+        let of = |burst, period| Rates::new(burst, Duration::from_millis(period), LONGEST);
+        Self {
+            asks: of(600, 10),
+            writes: of(120, 250),
+            operates: of(2000, 5),
         }
     }
 }
-
-/// When each certificate would be at rest again, by pace.
-#[derive(Debug, Default)]
-pub(crate) struct Paces(Mutex<HashMap<(Digest, u8), Instant>>);
 
 impl Paces {
     /// Waits for a request's turn.
@@ -84,15 +89,15 @@ impl Paces {
         certificate: Digest,
         pace: Pace,
     ) -> Result<(), CoordinatorError> {
-        match self.wait(certificate, pace, Instant::now()) {
+        let rates = self.of(pace);
+        match rates.wait(certificate, Instant::now()) {
             Ok(Duration::ZERO) => Ok(()),
             Ok(wait) => {
                 tokio::time::sleep(wait).await;
                 Ok(())
             }
             Err(wait) => {
-                let (burst, period) = pace.numbers();
-                let per_second = 1.0 / period.as_secs_f64();
+                let (burst, per_second) = rates.numbers();
                 let message = format!(
                     "this certificate asks too often: expected at most {burst} such requests at \
                      once and {per_second} a second after that; try again in {} s",
@@ -103,21 +108,12 @@ impl Paces {
         }
     }
 
-    /// How long to wait; an error: too long, and nothing was taken.
-    fn wait(&self, certificate: Digest, pace: Pace, now: Instant) -> Result<Duration, Duration> {
-        let (burst, period) = pace.numbers();
-        let mut known = lock(&self.0);
-        if known.len() > KNOWN {
-            known.retain(|_, at| *at > now);
+    fn of(&self, pace: Pace) -> &Rates<Digest> {
+        match pace {
+            Pace::Asks => &self.asks,
+            Pace::Writes => &self.writes,
+            Pace::Operates => &self.operates,
         }
-        let rest = known.entry((certificate, pace as u8)).or_insert(now);
-        let next = (*rest).max(now) + period;
-        let wait = next.saturating_duration_since(now + burst * period);
-        if wait > LONGEST {
-            return Err(wait);
-        }
-        *rest = next;
-        Ok(wait)
     }
 }
 
@@ -244,36 +240,16 @@ mod tests {
         let paces = Paces::default();
         let now = Instant::now();
         let [hostile, honest] = [Digest([1; 32]), Digest([2; 32])];
-        let (burst, period) = Pace::Asks.numbers();
-        for _ in 0..burst {
-            assert_eq!(paces.wait(hostile, Pace::Asks, now), Ok(Duration::ZERO));
+        for pace in [Pace::Asks, Pace::Writes, Pace::Operates] {
+            let rates = paces.of(pace);
+            let mut free = 0;
+            while rates.wait(hostile, now) == Ok(Duration::ZERO) {
+                free += 1;
+            }
+            assert_eq!(free, rates.numbers().0, "{pace:?}");
+            while rates.wait(hostile, now).is_ok() {}
+            assert_eq!(rates.wait(honest, now), Ok(Duration::ZERO));
         }
-        let mut waits = vec![];
-        while let Ok(wait) = paces.wait(hostile, Pace::Asks, now) {
-            waits.push(wait);
-        }
-        assert_eq!(waits[..2], [period, 2 * period]);
-        assert_eq!(
-            waits.len() as u128,
-            LONGEST.as_millis() / period.as_millis()
-        );
-        assert_eq!(paces.wait(honest, Pace::Asks, now), Ok(Duration::ZERO));
-        assert_eq!(paces.wait(hostile, Pace::Writes, now), Ok(Duration::ZERO));
-        // What was refused is not held against it.
-        let later = now + LONGEST + burst * period + period;
-        assert_eq!(paces.wait(hostile, Pace::Asks, later), Ok(Duration::ZERO));
-    }
-
-    #[test]
-    fn certificates_at_rest_are_let_go_of() {
-        let paces = Paces::default();
-        let now = Instant::now();
-        for n in 0..3 * KNOWN as u64 {
-            let who = Digest::of(&[&n.to_le_bytes()]);
-            let at = now + n as u32 * Duration::from_millis(1);
-            assert!(paces.wait(who, Pace::Asks, at).is_ok());
-        }
-        assert!(lock(&paces.0).len() <= KNOWN + 1);
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ mod exchange;
 mod frame;
 pub mod identity;
 mod pace;
+pub mod rate;
 pub mod server;
 
 pub use error::{TransportError, utc};
