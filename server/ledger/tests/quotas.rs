@@ -52,11 +52,7 @@ fn invitations_of_one_person_are_few_and_others_have_theirs() {
     assert_eq!(given, 64);
     assert!(refused.contains("wait to be used"), "{refused}");
     invite(&mut house, &name("bob"), 0).unwrap();
-    let fresh = house.fresh();
-    let by = digest("operator a");
-    let subject = ada.clone();
-    let revoke = Command::Revoke { subject, by, fresh };
-    house.run(revoke).unwrap();
+    house.propose(Proposal::Revoke(ada.clone()), "a").unwrap();
     invite(&mut house, &ada, 1000).unwrap();
 }
 
@@ -82,6 +78,8 @@ fn proposals_of_one_operator_leave_room_for_another() {
             Err(e) => break e.message,
         }
         assert!(waiting < 2000, "without a bound");
+        // The log has a pace of its own.
+        house.wait(2);
     };
     assert_eq!(waiting, 250);
     assert!(refused.contains("of this operator wait"), "{refused}");
