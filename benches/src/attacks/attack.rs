@@ -94,7 +94,7 @@ fn fifth(cohort: usize) -> u16 {
 }
 
 impl Rule {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self {
             name: "absolute bound only",
             clip_factor: None,
@@ -129,6 +129,12 @@ impl Rule {
             name: "multi-Krum",
             clip_factor: Some(2.0),
             aggregation: Aggregation::Fedavg,
+            robust: |cohort| Robust::MultiKrum(fifth(cohort)),
+        },
+        Self {
+            name: "multi-Krum, balance",
+            clip_factor: Some(2.0),
+            aggregation: Aggregation::Shared,
             robust: |cohort| Robust::MultiKrum(fifth(cohort)),
         },
     ];

@@ -4,12 +4,13 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 /// Rules that bound an update's length or leave out who differs.
-const BOUNDED: [&str; 5] = [
+const BOUNDED: [&str; 6] = [
     "running median",
     "running median, balance",
     "trimmed mean",
     "median",
     "multi-Krum",
+    "multi-Krum, balance",
 ];
 
 fn figure(rows: &[Value], rule: &str, attack: &str, name: &str) -> anyhow::Result<f64> {
