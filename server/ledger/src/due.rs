@@ -26,6 +26,8 @@ pub enum Duty {
         /// What counts.
         counted: Vec<Contributor>,
     },
+    /// `Command::NoteInvitations`.
+    NoteInvitations,
     /// `Command::GiveUpWaiting`.
     GiveUpWaiting,
     /// `Command::BeginExecution`.
@@ -91,6 +93,9 @@ pub fn due(state: &State, now: Now) -> Vec<Duty> {
         }
     }
     out.extend(state.release_to_log().map(Duty::LogRelease));
+    if state.has_invitations_to_note(now) {
+        out.push(Duty::NoteInvitations);
+    }
     log_duties(state, &mut out);
     round_duties(state, now, &mut out);
     for id in &state.index.waiting {

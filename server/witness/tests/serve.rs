@@ -55,9 +55,10 @@ fn send(addr: SocketAddr, raw: &[u8]) -> (u16, String, String) {
 }
 
 fn post(addr: SocketAddr, body: &str) -> (u16, String, String) {
+    let length = body.len();
     let head = format!(
-        "POST /add-checkpoint HTTP/1.1\r\nhost: w\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
+        "POST /add-checkpoint HTTP/1.1\r\nhost: w\r\nconnection: close\r\n\
+         content-length: {length}\r\n\r\n"
     );
     send(addr, [head.as_bytes(), body.as_bytes()].concat().as_slice())
 }

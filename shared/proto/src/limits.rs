@@ -15,6 +15,10 @@ pub const ALPN: &[u8] = b"lethe/7";
 pub const MAX_ID: usize = 128;
 /// Longest reference that comes with a request, in bytes.
 pub const MAX_REFERENCE: usize = 96 << 10;
+/// Most texts that one search of the records looks for.
+pub const MAX_SCAN_TEXTS: usize = 64;
+/// Longest of them, in bytes.
+pub const MAX_SCAN_TEXT: usize = 4 << 10;
 /// About how many bytes a page of a list has.
 pub const PAGE: usize = 1 << 20;
 /// Longest message whose body is small (everything but activations, adapters and tables).
@@ -78,6 +82,12 @@ pub const BEHIND: Duration = Duration::from_secs(40);
 pub const MAX_INCOMING: usize = 512;
 /// Most of them from one address: the others are for everybody else.
 pub const MAX_INCOMING_PER_ADDRESS: usize = MAX_INCOMING / 2;
+/// Handshakes that one address may begin at once: all phones behind one, after a restart.
+pub const HANDSHAKES: u32 = 1024;
+/// And how long until one more.
+pub const HANDSHAKE_PERIOD: Duration = Duration::from_millis(20);
+/// Longest wait of a handshake for its turn.
+pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
 /// Most training samples that a person may claim to hold.
 pub const MAX_SAMPLES: u32 = 1 << 20;
 /// Largest mean training loss of an update, in nats: more is no result of training on two answers.

@@ -10,9 +10,9 @@
 //! works offline with the log's public key alone and fails on any altered byte; [`report`] says in
 //! words what that proves and what not. Before anything is served, the log holds what devices are
 //! to use ([`served`]). A [`policy`] says which witnesses have to have signed a head, and [`proof`]
-//! is a proof of inclusion as other tools of transparency logs read it. [`snapshot`] is what is signed about the tables that
-//! devices rank with; [`lists_audit`] is what folds the sums behind them again. The program
-//! `lethe-verify` is this crate and nothing else.
+//! is a proof of inclusion as other tools of transparency logs read it. [`snapshot`] is what is
+//! signed about the tables that devices rank with; [`lists_audit`] is what folds the sums behind
+//! them again. The program `lethe-verify` is this crate and nothing else.
 //!
 //! ```
 //! use lethe_receipt::merkle::{Tree, verify_inclusion};

@@ -78,10 +78,10 @@ impl ListsBundle {
         people.iter().map(|p| hex(p)).collect()
     }
 
-    /// Reads a bundle and checks that its note is signed under this key, which it names, and that it
-    /// is about as many people. Whether it is about the right ones, only folding them tells: salts,
-    /// content, method, items and people that were altered do not give the sums of the note. The
-    /// bytes must be exactly as issued.
+    /// Reads a bundle and checks that its note is signed under this key, which it names, and that
+    /// it is about as many people. Whether it is about the right ones, only folding them tells:
+    /// salts, content, method, items and people that were altered do not give the sums of the note.
+    /// The bytes must be exactly as issued.
     ///
     /// # Errors
     /// [`VerifyError::Format`] with what was expected; [`VerifyError::Checkpoint`]: the note is not

@@ -1,4 +1,5 @@
-//! What is served is in the log: releases and snapshots are entered before any device is given them.
+//! What is served is in the log: releases and snapshots are entered before any device is given
+//! them.
 
 use lethe_ledger::{Command, LoggedPart, SnapshotRef};
 use lethe_proto::ids::Digest;

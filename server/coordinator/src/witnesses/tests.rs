@@ -48,8 +48,9 @@ async fn witnesses_sign_each_new_head_and_receipts_and_tiles_have_it() {
     // The third is away.
     let away = Witness::from_seed("away.example", &[13; 32]).expect("a seed");
     let away = away.verifier().text();
+    let group = "group G 2 one two away\nquorum G\n";
     let text = format!(
-        "log {log}\n{}{}witness away {away} http://127.0.0.1:1/\ngroup G 2 one two away\nquorum G\n",
+        "log {log}\n{}{}witness away {away} http://127.0.0.1:1/\n{group}",
         one.line, two.line
     );
     let config = LogConfig::default();

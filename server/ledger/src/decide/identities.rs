@@ -15,9 +15,14 @@ use crate::state::{Numbers, Operator, State};
 /// Whoever acts from the server's own machine: no certificate has this fingerprint.
 const THIS_MACHINE: Digest = Digest([0; 32]);
 
+/// Most invitations of a person that nobody has used.
+const MAX_INVITATIONS: usize = 64;
+/// Most devices of a person.
+const MAX_DEVICES: usize = 64;
+
 pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
     match command {
-        Command::Invite { subject, secret } => Ok(invite(state, subject, secret)),
+        Command::Invite { subject, secret } => invite(state, subject, secret),
         Command::InviteFirstOperator { secret } => {
             if !state.core.operators.is_empty() {
                 return Ok(vec![]);
@@ -47,20 +52,36 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
             expires,
         } => renew(state, current, certificate, expires, now),
         Command::CertificateUsed { certificate } => Ok(used(state, certificate)),
-        Command::Revoke { subject, by, fresh } => {
-            if !state.people.contains_key(&subject) {
-                return refuse(Refusal::Invalid, format!("nothing is known of {subject}"));
-            }
-            let line = "revoke a subject's certificates".to_owned();
-            let mut events = policy::note_by(state, by, line, fresh, now)?;
-            events.push(Event::Withdrawn { subject });
-            Ok(events)
-        }
         _ => Ok(vec![]),
     }
 }
 
-fn invite(state: &State, subject: SubjectId, secret: Digest) -> Vec<Event> {
+/// Refuses an invitation that would be one too many of a person, or for a new name that looks like
+/// another.
+pub(super) fn may_invite(state: &State, subject: &SubjectId) -> Result<(), Refused> {
+    let Some(known) = state.people.get(subject) else {
+        let new = subject.check_new();
+        return new.map_err(|e| Refused::invalid(e.to_string()));
+    };
+    let waiting = known.invitations.len();
+    if waiting >= MAX_INVITATIONS {
+        return Err(Refused::invalid(format!(
+            "{waiting} invitations of this person wait to be used, at most {MAX_INVITATIONS}: \
+             give one of those out, or withdraw them with `lethe-admin revoke`"
+        )));
+    }
+    let devices = known.devices.len();
+    if devices >= MAX_DEVICES {
+        return Err(Refused::invalid(format!(
+            "this person has {devices} devices, at most {MAX_DEVICES}: withdraw them with \
+             `lethe-admin revoke`, then invite again"
+        )));
+    }
+    Ok(())
+}
+
+pub(super) fn invite(state: &State, subject: SubjectId, secret: Digest) -> Decided {
+    may_invite(state, &subject)?;
     let mut events = vec![];
     if !state.people.contains_key(&subject) {
         let number = state.core.numbers.person + 1;
@@ -75,7 +96,7 @@ fn invite(state: &State, subject: SubjectId, secret: Digest) -> Vec<Event> {
         });
     }
     events.push(Event::Invited { subject, secret });
-    events
+    Ok(events)
 }
 
 fn enrol(
