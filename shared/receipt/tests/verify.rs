@@ -46,6 +46,7 @@ fn a_policy_says_how_many_witnesses_signed_and_fails_below_the_quorum() {
     let (code, said) = run(at, &["receipt", "cosigned.json", "--policy", "policy"]);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("1 of the policy's 1 witnesses"), "{said}");
+    assert!(said.contains("also signed by: witness.example"), "{said}");
     let (code, said) = run(at, &["receipt", "plain.json", "--policy", "policy"]);
     assert_eq!(code, 3, "{said}");
     assert!(said.contains("the quorum `G` is not reached"), "{said}");

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use lethe_receipt::merkle::Hash;
-use lethe_receipt::note::open_checkpoint;
+use lethe_receipt::note::{SignedNote, VerifierKey, open_checkpoint};
 use lethe_receipt::policy::Policy;
 use lethe_receipt::receipt::{Cosigned, verify};
-use lethe_receipt::witness::verify_cosignature;
+use lethe_receipt::witness::add_cosignatures;
 use lethe_store::StoreError;
 
 use super::Evidence;
@@ -34,6 +34,13 @@ impl Evidence {
             size,
             checkpoint: self.checkpoint(),
         })
+    }
+
+    /// The head as it is published: with the signatures of witnesses, if they have signed it.
+    pub(crate) fn published_head(&self) -> String {
+        let size = self.log.tree().len();
+        let signed = self.cosigned.as_ref().filter(|c| c.size == size);
+        signed.map_or_else(|| self.checkpoint(), |c| c.checkpoint.clone())
     }
 
     /// Proof that the tree of the first `size` entries extends that of the first `old`.
@@ -93,13 +100,16 @@ impl Evidence {
         if self.log.tree().root_of(size) != Some(root) {
             return None;
         }
-        let signs = |key: &&lethe_receipt::note::VerifierKey| verify_cosignature(text, key).is_ok();
-        let keys = policy.witnesses.iter().map(|w| &w.key).filter(signs);
-        let witnesses: Vec<String> = keys.map(|key| key.text()).collect();
-        (!witnesses.is_empty()).then(|| Cosigned {
+        let note = SignedNote::parse(text).ok()?;
+        let lines: String = note.signatures.iter().map(|line| line.text).collect();
+        let keys: Vec<&VerifierKey> = policy.witnesses.iter().map(|w| &w.key).collect();
+        // Without those that the policy names no more, and in its order.
+        let plain = self.signer.checkpoint(size, &root);
+        let (checkpoint, by) = add_cosignatures(&plain, &lines, &keys).ok()?;
+        (!by.is_empty()).then(|| Cosigned {
             size,
-            checkpoint: text.to_owned(),
-            witnesses,
+            checkpoint,
+            witnesses: by.iter().map(|key| key.text()).collect(),
         })
     }
 

@@ -242,7 +242,7 @@ impl Evidence {
         let entries = all[from..].iter().take_while(fits).cloned().collect();
         LogPage {
             entries,
-            checkpoint: self.checkpoint(),
+            checkpoint: self.published_head(),
         }
     }
 }
