@@ -6,7 +6,7 @@ use lethe_proto::message::{Proven, Reply, Request, ServedPart};
 use lethe_receipt::manifest::Manifest;
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::order::SeenHead;
-use lethe_receipt::served::ServedError;
+use lethe_receipt::served::{ReleaseStatement, ServedError};
 use lethe_recipe::{Aggregation, Recipe};
 use lethe_transport::TransportError;
 
@@ -59,31 +59,8 @@ impl Worker {
         let (proven, key, seen) = self.proof_of(ServedPart::Release(release)).await?;
         let (stated, head) = proven.release(&key, seen)?;
         self.see(head)?;
-        let what = || format!("release {release}");
-        let other = |part: String| -> Result<(), ClientError> {
-            Err(ServedError::Other { what: what(), part }.into())
-        };
-        if stated.release != release {
-            return Err(ServedError::NotLogged { what: what() }.into());
-        }
-        if stated.epoch != given.epoch.0 || stated.recipe != given.recipe.digest().hex() {
-            return other("recipe".into());
-        }
-        if stated.base_model != self.model()?.digest.hex() {
-            return other("base model".into());
-        }
-        if stated.parts.len() != given.parts.len() {
-            return other("number of shards".into());
-        }
-        // Where everybody has parameters of their own, the log does not hold them: they are about
-        // one person. They take the place of one shard's.
-        let own = usize::from(given.recipe.aggregation == Aggregation::Personalized);
-        let parts = stated.parts.iter().zip(given.parts).enumerate();
-        let mut differ = parts.filter(|(_, (stated, given))| **stated != given.hex());
-        match differ.nth(own) {
-            None => Ok(()),
-            Some((shard, _)) => other(format!("adapter of shard {shard}")),
-        }
+        let base_model = self.model()?.digest;
+        Ok(compared(&stated, given, base_model)?)
     }
 
     /// Refuses a version of the catalogue whose manifest the log does not hold.
@@ -156,5 +133,104 @@ impl Worker {
         }
         local.person.head = Some(head);
         local.save()
+    }
+}
+
+/// Whether a release is, part by part, what the log says of it.
+fn compared(
+    stated: &ReleaseStatement,
+    given: &Given<'_>,
+    base_model: Digest,
+) -> Result<(), ServedError> {
+    let what = || format!("release {}", given.release);
+    let other = |part: String| Err(ServedError::Other { what: what(), part });
+    if stated.release != given.release {
+        return Err(ServedError::NotLogged { what: what() });
+    }
+    if stated.epoch != given.epoch.0 || stated.recipe != given.recipe.digest().hex() {
+        return other("recipe".into());
+    }
+    if stated.base_model != base_model.hex() {
+        return other("base model".into());
+    }
+    if stated.parts.len() != given.parts.len() {
+        return other("number of shards".into());
+    }
+    // Where everybody has parameters of their own, the log does not hold them: they are about one
+    // person. They take the place of one shard's.
+    let own = usize::from(given.recipe.aggregation == Aggregation::Personalized);
+    let parts = stated.parts.iter().zip(given.parts).enumerate();
+    let mut differ = parts.filter(|(_, (stated, given))| **stated != given.hex());
+    match differ.nth(own) {
+        None => Ok(()),
+        Some((shard, _)) => other(format!("adapter of shard {shard}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lethe_receipt::served::SERVED_VERSION;
+
+    use super::*;
+
+    /// Audit M5: an adapter that differs from the one in the log is not used.
+    #[test]
+    fn each_part_of_a_release_is_compared_with_the_log() {
+        let recipe = Recipe::default();
+        let model = Digest([9; 32]);
+        let parts = [Digest([1; 32]), Digest([2; 32]), Digest([3; 32])];
+        let stated = ReleaseStatement {
+            version: SERVED_VERSION,
+            release: 7,
+            epoch: 1,
+            at: 0,
+            recipe: recipe.digest().hex(),
+            base_model: model.hex(),
+            catalogue: 1,
+            catalogue_digest: String::new(),
+            build: "test".into(),
+            adapters: vec![],
+            parts: parts.iter().map(Digest::hex).collect(),
+        };
+        let given = |release, recipe, parts| Given {
+            release,
+            epoch: EpochNo::FIRST,
+            recipe,
+            parts,
+        };
+        let right = given(7, &recipe, &parts[..]);
+        assert_eq!(compared(&stated, &right, model), Ok(()));
+        let other = |part: &str| {
+            let what = "release 7".to_owned();
+            let part = part.to_owned();
+            Err(ServedError::Other { what, part })
+        };
+        let mut lie = parts;
+        lie[1] = Digest([8; 32]);
+        let lied = given(7, &recipe, &lie[..]);
+        assert_eq!(compared(&stated, &lied, model), other("adapter of shard 1"));
+        let fewer = given(7, &recipe, &parts[..2]);
+        assert_eq!(compared(&stated, &fewer, model), other("number of shards"));
+        let another = compared(&stated, &right, Digest::default());
+        assert_eq!(another, other("base model"));
+        let eight = given(8, &recipe, &parts[..]);
+        let missing = compared(&stated, &eight, model);
+        assert!(matches!(missing, Err(ServedError::NotLogged { .. })));
+        let mut own = recipe.clone();
+        own.seed += 1;
+        let other_recipe = given(7, &own, &parts[..]);
+        assert_eq!(compared(&stated, &other_recipe, model), other("recipe"));
+
+        // A person's own parameters take the place of one shard's, and of no other.
+        own.aggregation = Aggregation::Personalized;
+        let stated = ReleaseStatement {
+            recipe: own.digest().hex(),
+            ..stated
+        };
+        let personal = given(7, &own, &lie[..]);
+        assert_eq!(compared(&stated, &personal, model), Ok(()));
+        lie[2] = Digest([8; 32]);
+        let two = given(7, &own, &lie[..]);
+        assert_eq!(compared(&stated, &two, model), other("adapter of shard 2"));
     }
 }
