@@ -173,6 +173,15 @@ mod tests {
 
     use super::*;
 
+    fn given<'a>(release: u64, recipe: &'a Recipe, parts: &'a [Digest]) -> Given<'a> {
+        Given {
+            release,
+            epoch: EpochNo::FIRST,
+            recipe,
+            parts,
+        }
+    }
+
     /// Audit M5: an adapter that differs from the one in the log is not used.
     #[test]
     fn each_part_of_a_release_is_compared_with_the_log() {
@@ -191,12 +200,6 @@ mod tests {
             build: "test".into(),
             adapters: vec![],
             parts: parts.iter().map(Digest::hex).collect(),
-        };
-        let given = |release, recipe, parts| Given {
-            release,
-            epoch: EpochNo::FIRST,
-            recipe,
-            parts,
         };
         let right = given(7, &recipe, &parts[..]);
         assert_eq!(compared(&stated, &right, model), Ok(()));
