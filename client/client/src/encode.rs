@@ -69,7 +69,7 @@ impl Encoder {
         let mut most = TITLE;
         loop {
             let short = self.titles.shorten(&self.tokenizer, prompt, most)?;
-            let ids = self.tokenizer.encode(&self.template.render(&short))?;
+            let ids = self.tokenizer.prompt(&self.template.render(&short))?;
             if ids.len() <= self.window {
                 return Ok(ids);
             }

@@ -2,6 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Most layers of a model: bounds far above any real one, and so low that no product of three of
+/// them overflows 64 bits.
+pub(crate) const LAYERS: usize = 1 << 14;
+/// Most heads.
+pub(crate) const HEADS: usize = 1 << 14;
+/// Largest width: of the residual stream, of a head, of the MLP.
+pub(crate) const WIDTH: usize = 1 << 20;
+/// Most tokens in a vocabulary.
+pub(crate) const VOCAB: usize = 1 << 24;
+/// Most positions.
+pub(crate) const POSITIONS: usize = 1 << 27;
+
 /// Dimensions and constants of a model; every tensor's shape follows from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
@@ -68,6 +80,31 @@ impl ModelConfig {
         ];
         if positive.contains(&0) {
             return Err(format!("a dimension is zero: {self:?}"));
+        }
+        let bounded = [
+            ("layers", self.layers, LAYERS),
+            ("heads", self.heads, HEADS),
+            ("key heads", self.kv_heads, HEADS),
+            ("a head's width", self.head_dim, WIDTH),
+            ("the width", self.hidden, WIDTH),
+            ("the MLP's width", self.intermediate, WIDTH),
+            ("the vocabulary", self.vocab, VOCAB),
+            ("positions", self.max_positions, POSITIONS),
+        ];
+        if let Some((what, got, most)) = bounded.iter().find(|(_, got, most)| got > most) {
+            return Err(format!("{what}: {got}, at most {most}"));
+        }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
+            return Err(format!(
+                "rotary base {}, expected a positive number",
+                self.rope_theta
+            ));
+        }
+        if !(self.rms_eps.is_finite() && self.rms_eps >= 0.0) {
+            return Err(format!(
+                "RMSNorm epsilon {}, expected a small number",
+                self.rms_eps
+            ));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(format!(
