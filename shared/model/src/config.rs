@@ -35,6 +35,10 @@ pub struct ModelConfig {
     pub max_positions: usize,
     /// Base of the rotary embedding.
     pub rope_theta: f32,
+    /// What each of the `head_dim / 2` rotary frequencies is divided by (scaled rotations, as of
+    /// Llama 3.1); empty: by nothing.
+    #[serde(default)]
+    pub rope_factors: Vec<f32>,
     /// Epsilon of RMSNorm.
     pub rms_eps: f32,
     /// q, k and v projections have a bias (Qwen2).
@@ -56,9 +60,19 @@ impl ModelConfig {
             vocab: 64,
             max_positions: 256,
             rope_theta: 10_000.0,
+            rope_factors: vec![],
             rms_eps: 1e-5,
             qkv_bias: false,
             tied_head: true,
+        }
+    }
+
+    /// The angle by which the `i`-th pair of a head's values is turned for each position.
+    pub(crate) fn rope_rate(&self, i: usize) -> f32 {
+        let rate = 1.0 / self.rope_theta.powf(2.0 * i as f32 / self.head_dim as f32);
+        match self.rope_factors.get(i) {
+            Some(factor) => rate / factor,
+            None => rate,
         }
     }
 
@@ -98,6 +112,16 @@ impl ModelConfig {
             return Err(format!(
                 "rotary base {}, expected a positive number",
                 self.rope_theta
+            ));
+        }
+        let usable = |f: &f32| f.is_finite() && *f > 0.0;
+        if !matches!(self.rope_factors.len(), n if n == 0 || n == self.head_dim / 2)
+            || !self.rope_factors.iter().all(usable)
+        {
+            return Err(format!(
+                "{} factors of rotary frequencies, expected {} positive ones",
+                self.rope_factors.len(),
+                self.head_dim / 2
             ));
         }
         if !(self.rms_eps.is_finite() && self.rms_eps >= 0.0) {

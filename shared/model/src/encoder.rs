@@ -67,6 +67,8 @@ impl Config {
             layer_norm_eps: keys.need("layer_norm_eps", "a number")?,
         };
         keys.without_effect(WITHOUT_EFFECT);
+        // There is no head to tie.
+        keys.without_effect(&["tie_word_embeddings"]);
         keys.finish()?;
         match read.hidden_size.is_multiple_of(read.num_attention_heads) {
             true => Ok(read),

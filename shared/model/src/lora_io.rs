@@ -49,25 +49,31 @@ pub fn to_bytes(adapter: &Adapter, recipe: &LoraRecipe) -> Result<Vec<u8>, Model
     serialize(views, Some(meta)).map_err(failed)
 }
 
-/// Reads the tensors of an adapter written by [`to_bytes`] or by PEFT, in f32, f16 or bf16, for a
-/// model whose shape `shape` was made from. What a PEFT folder's `adapter_config.json` says is not
-/// in these bytes: read such a folder with [`crate::peft::open`].
+/// Reads an adapter written by [`to_bytes`], for a model whose shape `shape` was made from. The
+/// tensors of an adapter do not say how they are scaled, nor what else belongs to them: in our
+/// files the metadata does, in PEFT's folders `adapter_config.json`, which [`crate::peft::open`]
+/// reads.
 ///
 /// # Errors
-/// [`ModelError`] if a tensor is missing, has another shape or type, or is none of the adapter's,
-/// and if the recipe in the metadata has another scale than `shape`.
+/// [`ModelError`] if there is no recipe in the metadata, or one with another scale than `shape`,
+/// and if a tensor is missing, has another shape or type, or is none of the adapter's.
 pub fn from_bytes(bytes: &[u8], shape: &Arc<AdapterShape>) -> Result<Adapter, ModelError> {
     let path = Path::new("the adapter file");
     let header = read_header(bytes)?;
-    if let Some(own) = recipe_of(&header)? {
-        let scale = own.alpha / own.rank.max(1) as f32;
-        if scale != shape.scale() {
-            return Err(ModelError::Shape(format!(
-                "the adapter was trained with scale {scale}, and is read for one of {}: give the \
-                 recipe that it was trained with",
-                shape.scale()
-            )));
-        }
+    let own = recipe_of(&header)?.ok_or_else(|| {
+        ModelError::refused(
+            path,
+            "no recipe of Lethe is in it, and its tensors do not say how they are scaled",
+            "read PEFT's folder, with its adapter_config.json (lethe_model::peft::open)",
+        )
+    })?;
+    let scale = own.alpha / own.rank.max(1) as f32;
+    if scale != shape.scale() {
+        return Err(ModelError::Shape(format!(
+            "the adapter was trained with scale {scale}, and is read for one of {}: give the \
+             recipe that it was trained with",
+            shape.scale()
+        )));
     }
     check(path, &header, shape)?;
     let mut data = vec![0.0; shape.len()];

@@ -37,12 +37,12 @@ fn case_10_keys_of_a_config_that_are_not_computed_are_refused_by_name() {
         (json!({"mlp_bias": true}), "mlp_bias"),
         (
             json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
-            "rope_scaling.type",
+            "in two ways",
         ),
         (json!({"rope_scaling": {"rope_type": "yarn"}}), "\"yarn\""),
         (
             json!({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}),
-            "\"llama3\"",
+            "low_freq_factor is missing",
         ),
         (
             json!({"rope_parameters": {"full_attention": {}}}),
@@ -275,8 +275,8 @@ fn case_10_metadata_and_tensors_of_a_gguf_file_are_refused_by_name() {
     let plain = || Gguf::read("F32");
     let changed: [(Gguf, &[&str]); 27] = [
         (
-            plain().filled("rope_freqs.weight", &[4], 8.0),
-            &["rope_freqs.weight", "scaling"],
+            plain().filled("rope_freqs.weight", &[4], -8.0),
+            &["rope_freqs.weight", "positive"],
         ),
         (
             plain().tensor("blk.0.attn_output.bias", &[32]),
@@ -309,19 +309,21 @@ fn case_10_metadata_and_tensors_of_a_gguf_file_are_refused_by_name() {
             &["of 2 of a split file", "merge"],
         ),
         (
-            plain().text("llama.rope.scaling.type", "linear"),
-            &["llama.rope.scaling.type", "linear"],
+            plain()
+                .text("llama.rope.scaling.type", "none")
+                .float("llama.rope.scale_linear", 4.0),
+            &["llama.rope.scale_linear = 4"],
         ),
         (
             plain().text("llama.rope.scaling.type", "yarn"),
             &["\"yarn\"", "\"none\""],
         ),
         (
-            plain().float("llama.rope.scale_linear", 4.0),
-            &["llama.rope.scale_linear = 4"],
+            plain().tensor("rope_freqs.weight", &[3]),
+            &["rope_freqs.weight", "[3], expected [4]"],
         ),
         (
-            plain().float("llama.rope.scaling.factor", 2.0),
+            plain().float("llama.rope.scaling.factor", -2.0),
             &["llama.rope.scaling.factor"],
         ),
         (

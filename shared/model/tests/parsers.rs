@@ -122,8 +122,14 @@ fn adapters() {
         ..LoraRecipe::default()
     };
     let shape = AdapterShape::new(&model, &recipe, |_| true);
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+    // PEFT's, and ours.
+    for name in ["adapter_config.json", "adapter_model.safetensors", "ours"] {
         let dir = copy("peft/plain");
+        if name == "ours" {
+            let read = peft::open(dir.path(), &model).unwrap();
+            peft::save(dir.path(), &read.adapter, &read.recipe, "base").unwrap();
+        }
+        let name = name.replace("ours", "adapter_model.safetensors");
         let file = dir.path().join(name);
         fuzz(&file, || {
             let _ = peft::open(dir.path(), &model);

@@ -11,8 +11,9 @@ use crate::ModelError;
 /// Longest configuration that is read, in bytes: real ones have some kilobytes.
 const LONGEST: u64 = 1 << 20;
 
-/// Keys of config.json that say nothing about what is computed in inference: how the file was made, which tokens
-/// a generator stops at, how states are kept, how a training began, and defaults of generators.
+/// Keys of config.json that say nothing about what is computed in inference: how the file was
+/// made, which tokens a generator stops at, how states are kept, how a training began, and defaults
+/// of generators.
 pub(crate) const WITHOUT_EFFECT: &[&str] = &[
     "_name_or_path",
     "transformers_version",

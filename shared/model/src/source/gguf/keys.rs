@@ -178,7 +178,11 @@ pub(super) fn config(path: &Path, content: &Content) -> Result<ModelConfig, Mode
     meta.only(&key("attention.value_length"), &same)?;
     // A smaller one rotates a part of each head.
     meta.only(&key("rope.dimension_count"), &same)?;
-    unscaled(&mut meta)?;
+    let factor = scaled(&mut meta)?;
+    let rope_factors = match factor == 1.0 {
+        true => vec![],
+        false => vec![factor; head_dim / 2],
+    };
     let rows = content.tensors.get("token_embd.weight");
     let vocab = rows.and_then(|t| t.shape.first()).copied().unwrap_or(0);
     let vocab = usize::try_from(vocab).unwrap_or(usize::MAX);
@@ -212,6 +216,7 @@ pub(super) fn config(path: &Path, content: &Content) -> Result<ModelConfig, Mode
         intermediate: meta.need(&key("feed_forward_length"), config::WIDTH)?,
         vocab,
         max_positions: meta.need(&key("context_length"), config::POSITIONS)?,
+        rope_factors,
         rope_theta: meta.float(&key("rope.freq_base"))?.unwrap_or(10_000.0),
         rms_eps: meta
             .float(&key("attention.layer_norm_rms_epsilon"))?
@@ -232,25 +237,31 @@ pub(super) fn config(path: &Path, content: &Content) -> Result<ModelConfig, Mode
     Ok(read)
 }
 
-/// Refuses scaled rotations; what says that there is none is taken.
-fn unscaled(meta: &mut Metadata<'_>) -> Result<(), ModelError> {
-    let none = "supported: \"none\" (rotary scaling is not implemented)";
+/// What positions are divided by. Other scalings are refused.
+fn scaled(meta: &mut Metadata<'_>) -> Result<f32, ModelError> {
     let kind = "llama.rope.scaling.type";
-    if meta.text(kind)?.is_some_and(|t| t != "none") {
-        return Err(meta.refuse(kind, none));
+    let found = meta.text(kind)?;
+    // Without a type, a factor is one of linear scaling, as llama.cpp reads it.
+    if found.is_some_and(|t| t != "none" && t != "linear") {
+        return Err(meta.refuse(kind, "supported: \"none\", \"linear\""));
     }
     let off = [Value::Float(0.0), Value::Float(1.0)];
-    for key in [
-        "llama.rope.scale_linear",
-        "llama.rope.scaling.factor",
-        "llama.rope.scaling.attn_factor",
-    ] {
-        meta.only(key, &off)?;
-    }
-    // Without a kind of scaling, how a model was scaled in training changes nothing.
+    meta.only("llama.rope.scaling.attn_factor", &off)?;
     meta.without_effect(&[
         "llama.rope.scaling.original_context_length",
         "llama.rope.scaling.finetuned",
     ]);
-    Ok(())
+    let key = "llama.rope.scaling.factor";
+    let old = "llama.rope.scale_linear";
+    if found == Some("none") {
+        meta.only(key, &off)?;
+        meta.only(old, &off)?;
+        return Ok(1.0);
+    }
+    let earlier = meta.float(old)?;
+    match meta.float(key)?.or(earlier) {
+        None | Some(0.0) => Ok(1.0),
+        Some(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
+        Some(_) => Err(meta.refuse(key, "expected a positive number")),
+    }
 }

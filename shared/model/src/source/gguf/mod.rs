@@ -21,6 +21,8 @@ use read::{Content, Stored};
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
 const NORM: &str = "output_norm.weight";
+/// What each rotary frequency is divided by.
+const FACTORS: &str = "rope_freqs.weight";
 
 /// An open GGUF file; tensors are read when asked for.
 #[derive(Debug)]
@@ -41,13 +43,14 @@ impl GgufFile {
         let length = file.metadata().map_err(ModelError::io(path))?.len();
         let content = read::content(path, BufReader::new(&file), length)?;
         let config = keys::config(path, &content)?;
-        let open = Self {
+        let mut open = Self {
             path: path.to_owned(),
             content,
             file,
             config,
         };
         open.check()?;
+        open.read_factors()?;
         Ok(open)
     }
 
@@ -63,7 +66,7 @@ impl GgufFile {
             ));
         }
         let table = vec![c.vocab as u64, c.hidden as u64];
-        let mut known = BTreeSet::from([EMBEDDING.to_owned(), NORM.to_owned()]);
+        let mut known = BTreeSet::from([EMBEDDING, NORM, FACTORS].map(str::to_owned));
         self.find(EMBEDDING, &table)?;
         self.find(NORM, &[c.hidden as u64])?;
         if !c.tied_head {
@@ -78,29 +81,31 @@ impl GgufFile {
             }
         }
         for (name, stored) in &self.content.tensors {
-            if known.contains(name) || self.is_unit_rotation(name, stored)? {
+            if known.contains(name) {
                 continue;
             }
             let what = format!("tensor {} of shape {:?}", quoted(name), stored.shape);
-            let why = match name.starts_with("rope_freqs") {
-                true => "supported is a model without it (rotary scaling is not implemented)",
-                false => {
-                    "no part of the model that the metadata describes: what it does is not known, \
-                     and would be left out"
-                }
-            };
+            let why = "no part of the model that the metadata describes: what it does is not \
+                       known, and would be left out";
             return Err(ModelError::refused(&self.path, what, why));
         }
         Ok(())
     }
 
-    /// Factors of the rotary frequencies that are all 1.
-    fn is_unit_rotation(&self, name: &str, stored: &Stored) -> Result<bool, ModelError> {
-        if name != "rope_freqs.weight" || stored.shape != [self.config.head_dim as u64 / 2] {
-            return Ok(false);
+    /// Reads the factors of the rotary frequencies, if they are there (Llama 3.1 and later).
+    fn read_factors(&mut self) -> Result<(), ModelError> {
+        if !self.content.tensors.contains_key(FACTORS) {
+            return Ok(());
         }
-        let factors = self.tensor(name, &stored.shape)?;
-        Ok(factors.iter().all(|f| *f == 1.0))
+        let half = self.config.head_dim / 2;
+        let mut factors = self.tensor(FACTORS, &[half as u64])?;
+        for (factor, linear) in factors.iter_mut().zip(&self.config.rope_factors) {
+            *factor *= linear;
+        }
+        self.config.rope_factors = factors;
+        self.config
+            .check()
+            .map_err(|why| ModelError::tensor(FACTORS, why))
     }
 
     fn find(&self, name: &str, shape: &[u64]) -> Result<&Stored, ModelError> {

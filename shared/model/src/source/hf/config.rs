@@ -80,7 +80,7 @@ pub(super) fn read(folder: &Path) -> Result<ModelConfig, ModelError> {
             return Err(ModelError::refused(&path, what, "expected head_dim, too"));
         }
     };
-    let rope_theta = rope(&path, &mut keys)?;
+    let turns = rope(&path, &mut keys)?;
     sliding(&path, &mut keys, qwen)?;
     let read = ModelConfig {
         hidden,
@@ -91,7 +91,8 @@ pub(super) fn read(folder: &Path) -> Result<ModelConfig, ModelError> {
         intermediate: keys.need_count("intermediate_size", config::WIDTH)?,
         vocab: keys.need_count("vocab_size", config::VOCAB)?,
         max_positions: keys.need_count("max_position_embeddings", config::POSITIONS)?,
-        rope_theta,
+        rope_theta: turns.theta,
+        rope_factors: turns.factors(head_dim),
         rms_eps: keys.need("rms_norm_eps", "a number")?,
         qkv_bias: qwen,
         tied_head: keys
@@ -105,37 +106,136 @@ pub(super) fn read(folder: &Path) -> Result<ModelConfig, ModelError> {
     Ok(read)
 }
 
-/// The base of the rotary embedding, wherever the version of transformers that wrote the file puts
-/// it. Scaled and partial rotations are refused.
-fn rope(path: &Path, keys: &mut Keys) -> Result<f32, ModelError> {
+/// The rotary embedding: its base, and how its frequencies are scaled.
+struct Rope {
+    theta: f32,
+    scaling: Scaling,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Scaling {
+    None,
+    /// Positions are divided by a factor (Chen et al., arXiv 2306.15595).
+    Linear(f64),
+    /// Long waves are divided by `factor`, short ones not at all (Llama 3.1; `llama3` in
+    /// `modeling_rope_utils.py` of transformers).
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        context: f64,
+    },
+}
+
+impl Rope {
+    /// What each frequency is divided by.
+    fn factors(&self, head_dim: usize) -> Vec<f32> {
+        let half = head_dim / 2;
+        match self.scaling {
+            Scaling::None => vec![],
+            Scaling::Linear(factor) => vec![factor as f32; half],
+            Scaling::Llama3 {
+                factor,
+                low,
+                high,
+                context,
+            } => (0..half)
+                .map(|i| {
+                    let exponent = 2.0 * i as f64 / head_dim as f64;
+                    let wave = std::f64::consts::TAU * f64::from(self.theta).powf(exponent);
+                    // How many waves the context of the first training has: few are long waves.
+                    let waves = context / wave;
+                    let kept = ((waves - low) / (high - low)).clamp(0.0, 1.0);
+                    (1.0 / ((1.0 - kept) / factor + kept)) as f32
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The rotary embedding, wherever the version of transformers that wrote the file puts it. Partial
+/// rotations, and scalings that are not implemented, are refused.
+fn rope(path: &Path, keys: &mut Keys) -> Result<Rope, ModelError> {
     keys.only("partial_rotary_factor", &[json!(1)])?;
     let mut found: Vec<f32> = keys.take("rope_theta", "a number")?.into_iter().collect();
+    let mut scalings = vec![];
     for key in ["rope_scaling", "rope_parameters"] {
         let inner: Option<Map<String, Value>> = keys.take(key, "an object")?;
-        let Some(inner) = inner else {
-            continue;
-        };
-        let mut inner = Keys::new(path, inner);
-        for kind in ["rope_type", "type"] {
-            let found: Option<Value> = inner.take(kind, "a name")?;
-            if let Some(value) = found.filter(|v| *v != json!("default")) {
-                let why = "supported: \"default\" (rotary scaling is not implemented)";
-                return Err(inner.refuse(&format!("{key}.{kind}"), &value, why));
+        if let Some(inner) = inner.filter(|i| !i.is_empty()) {
+            let mut inner = Keys::new(path, inner);
+            scalings.push(scaling(key, &mut inner)?);
+            inner.only("partial_rotary_factor", &[json!(1)])?;
+            found.extend(inner.take::<f32>("rope_theta", "a number")?);
+            inner.finish()?;
+        }
+    }
+    if let [first, second] = scalings.as_slice()
+        && first != second
+    {
+        return Err(ModelError::refused(
+            path,
+            "rope_scaling and rope_parameters scale rotations in two ways",
+            "expected one of the two",
+        ));
+    }
+    let scaling = scalings.first().copied().unwrap_or(Scaling::None);
+    let theta = match found.as_slice() {
+        [] => 10_000.0,
+        [first, rest @ ..] if rest.iter().all(|r| r == first) => *first,
+        several => {
+            return Err(ModelError::refused(
+                path,
+                format!("rope_theta is {several:?}"),
+                "expected one value: it is there twice",
+            ));
+        }
+    };
+    Ok(Rope { theta, scaling })
+}
+
+/// How the object `key` scales rotations.
+fn scaling(key: &str, inner: &mut Keys) -> Result<Scaling, ModelError> {
+    const SUPPORTED: &str = "supported: \"default\", \"linear\", \"llama3\"";
+    let mut kinds = vec![];
+    for name in ["rope_type", "type"] {
+        kinds.extend(inner.take::<String>(name, "a name")?);
+    }
+    let kind = kinds.first().map_or("default", String::as_str);
+    if let Some(other) = kinds.iter().find(|k| *k != kind) {
+        return Err(inner.refuse(&format!("{key}.type"), &json!(other), "it has two types"));
+    }
+    let mut number = |name: &str| -> Result<f64, ModelError> {
+        let value: f64 = inner.need(name, "a number")?;
+        match value.is_finite() && value > 0.0 {
+            true => Ok(value),
+            false => Err(inner.refuse(name, &json!(value), "expected a positive number")),
+        }
+    };
+    match kind {
+        "default" => {
+            inner.only("factor", &[json!(1)])?;
+            Ok(Scaling::None)
+        }
+        "linear" => Ok(Scaling::Linear(number("factor")?)),
+        "llama3" => {
+            let factor = number("factor")?;
+            let low = number("low_freq_factor")?;
+            let high = number("high_freq_factor")?;
+            let context = number("original_max_position_embeddings")?;
+            match low < high {
+                true => Ok(Scaling::Llama3 {
+                    factor,
+                    low,
+                    high,
+                    context,
+                }),
+                false => {
+                    let why = format!("expected more than low_freq_factor, {low}");
+                    Err(inner.refuse("high_freq_factor", &json!(high), &why))
+                }
             }
         }
-        inner.only("partial_rotary_factor", &[json!(1)])?;
-        inner.only("factor", &[json!(1)])?;
-        found.extend(inner.take::<f32>("rope_theta", "a number")?);
-        inner.finish()?;
-    }
-    match found.as_slice() {
-        [] => Ok(10_000.0),
-        [first, rest @ ..] if rest.iter().all(|r| r == first) => Ok(*first),
-        several => Err(ModelError::refused(
-            path,
-            format!("rope_theta is {several:?}"),
-            "expected one value: it is there twice",
-        )),
+        other => Err(inner.refuse(&format!("{key}.rope_type"), &json!(other), SUPPORTED)),
     }
 }
 
