@@ -259,9 +259,13 @@ fn scaled(meta: &mut Metadata<'_>) -> Result<f32, ModelError> {
         return Ok(1.0);
     }
     let earlier = meta.float(old)?;
-    match meta.float(key)?.or(earlier) {
+    let newer = meta.float(key)?;
+    match newer.or(earlier) {
         None | Some(0.0) => Ok(1.0),
         Some(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
-        Some(_) => Err(meta.refuse(key, "expected a positive number")),
+        Some(_) => {
+            let name = if newer.is_some() { key } else { old };
+            Err(meta.refuse(name, "expected a positive number"))
+        }
     }
 }
