@@ -38,13 +38,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         answers[0] != answers[1],
         "the answers {ANSWERS:?} begin with the same token: the model cannot tell them apart"
     );
-    let mut out = json!({ "model": path, "shape": config });
+    let mut out = json!({ "model": path.display().to_string(), "shape": config });
     let adapter = match &args.adapter {
         None => None,
         Some(folder) => {
             let read = peft::open(folder, config).context("loading the adapter")?;
             out["adapter"] = json!({
-                "folder": folder, "base": read.base, "recipe": read.recipe,
+                "folder": folder.display().to_string(), "base": read.base, "recipe": read.recipe,
                 "values": read.adapter.data.len(),
             });
             Some(read.adapter)
