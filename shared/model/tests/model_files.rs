@@ -42,7 +42,7 @@ fn case_10_keys_of_a_config_that_are_not_computed_are_refused_by_name() {
         (json!({"rope_scaling": {"rope_type": "yarn"}}), "\"yarn\""),
         (
             json!({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}),
-            "low_freq_factor is missing",
+            "rope_parameters.low_freq_factor is missing",
         ),
         (
             json!({"rope_parameters": {"full_attention": {}}}),
@@ -570,6 +570,10 @@ fn case_21_tokenizers_of_a_folder_say_the_same_words() {
             ),
         }
     }
+    let dir = copy("hf/llama-begins");
+    std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    let got = open(dir.path()).unwrap().tokenizer().expect_err("refused");
+    says(&got.to_string(), &["no tokenizer.json", "SentencePiece"]);
     let with = |name: &str, value: Value| {
         let dir = copy("hf/llama-begins");
         edit(&dir.path().join("tokenizer.json"), &json!({ name: value }));

@@ -96,6 +96,8 @@ pub(crate) const WITHOUT_EFFECT: &[&str] = &[
 #[derive(Debug)]
 pub(crate) struct Keys {
     path: PathBuf,
+    /// What stands before a key's name: the key that the object is the value of.
+    within: String,
     left: Map<String, Value>,
 }
 
@@ -109,14 +111,24 @@ impl Keys {
         let left = serde_json::from_slice(&bytes).map_err(|e| {
             ModelError::refused(path, format!("it is no JSON object ({e})"), "expected one")
         })?;
-        Ok(Self::new(path, left))
+        Ok(Self {
+            path: path.to_owned(),
+            within: String::new(),
+            left,
+        })
     }
 
-    pub(crate) fn new(path: &Path, left: Map<String, Value>) -> Self {
-        Self {
-            path: path.to_owned(),
+    /// The keys of the object that is the value of `key`; `None` if it is absent, null or empty.
+    ///
+    /// # Errors
+    /// [`ModelError::Refused`] if it is no object.
+    pub(crate) fn inner(&mut self, key: &str) -> Result<Option<Self>, ModelError> {
+        let left: Option<Map<String, Value>> = self.take(key, "an object")?;
+        Ok(left.filter(|l| !l.is_empty()).map(|left| Self {
+            path: self.path.clone(),
+            within: format!("{}{key}.", self.within),
             left,
-        }
+        }))
     }
 
     /// Takes `key`; `None` if it is absent or null.
@@ -147,7 +159,7 @@ impl Keys {
         expected: &str,
     ) -> Result<T, ModelError> {
         self.take(key, expected)?.ok_or_else(|| {
-            let what = format!("{key} is missing");
+            let what = format!("{}{key} is missing", self.within);
             ModelError::refused(&self.path, what, format!("expected {expected}"))
         })
     }
@@ -230,7 +242,12 @@ impl Keys {
         let text = value.to_string();
         let short: String = text.chars().take(120).collect();
         let dots = if short.len() < text.len() { "..." } else { "" };
-        let what = format!("{} = {}{dots}", plain(key), short.escape_debug());
+        let what = format!(
+            "{}{} = {}{dots}",
+            self.within,
+            plain(key),
+            short.escape_debug()
+        );
         ModelError::refused(&self.path, what.replace("\\\"", "\""), supported)
     }
 

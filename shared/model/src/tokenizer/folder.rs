@@ -81,6 +81,16 @@ impl Tokenizer {
     /// [`ModelError::Refused`] with what is not supported.
     pub(crate) fn of_folder(folder: &Path, rows: usize) -> Result<Self, ModelError> {
         let path = folder.join("tokenizer.json");
+        if !path.exists() {
+            return Err(ModelError::refused(
+                folder,
+                "it has no tokenizer.json",
+                format!(
+                    "{SUPPORTED}, from tokenizer.json (tokenizer.model is of SentencePiece, and \
+                     vocab.json with merges.txt is not read)"
+                ),
+            ));
+        }
         let bytes = read(&path, LONGEST)?;
         let whole = "expected a tokenizer.json that is whole: ids without a gap, one for a token";
         let damaged = |what: String| ModelError::refused(&path, what, whole);

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::ModelError;
 use crate::config::{self, ModelConfig};
@@ -160,10 +160,8 @@ fn rope(path: &Path, keys: &mut Keys) -> Result<Rope, ModelError> {
     let mut found: Vec<f32> = keys.take("rope_theta", "a number")?.into_iter().collect();
     let mut scalings = vec![];
     for key in ["rope_scaling", "rope_parameters"] {
-        let inner: Option<Map<String, Value>> = keys.take(key, "an object")?;
-        if let Some(inner) = inner.filter(|i| !i.is_empty()) {
-            let mut inner = Keys::new(path, inner);
-            scalings.push(scaling(key, &mut inner)?);
+        if let Some(mut inner) = keys.inner(key)? {
+            scalings.push(scaling(&mut inner)?);
             inner.only("partial_rotary_factor", &[json!(1)])?;
             found.extend(inner.take::<f32>("rope_theta", "a number")?);
             inner.finish()?;
@@ -193,8 +191,8 @@ fn rope(path: &Path, keys: &mut Keys) -> Result<Rope, ModelError> {
     Ok(Rope { theta, scaling })
 }
 
-/// How the object `key` scales rotations.
-fn scaling(key: &str, inner: &mut Keys) -> Result<Scaling, ModelError> {
+/// How an object scales rotations.
+fn scaling(inner: &mut Keys) -> Result<Scaling, ModelError> {
     const SUPPORTED: &str = "supported: \"default\", \"linear\", \"llama3\"";
     let mut kinds = vec![];
     for name in ["rope_type", "type"] {
@@ -202,7 +200,7 @@ fn scaling(key: &str, inner: &mut Keys) -> Result<Scaling, ModelError> {
     }
     let kind = kinds.first().map_or("default", String::as_str);
     if let Some(other) = kinds.iter().find(|k| *k != kind) {
-        return Err(inner.refuse(&format!("{key}.type"), &json!(other), "it has two types"));
+        return Err(inner.refuse("type", &json!(other), "it has two types"));
     }
     let mut number = |name: &str| -> Result<f64, ModelError> {
         let value: f64 = inner.need(name, "a number")?;
@@ -235,7 +233,7 @@ fn scaling(key: &str, inner: &mut Keys) -> Result<Scaling, ModelError> {
                 }
             }
         }
-        other => Err(inner.refuse(&format!("{key}.rope_type"), &json!(other), SUPPORTED)),
+        other => Err(inner.refuse("rope_type", &json!(other), SUPPORTED)),
     }
 }
 
