@@ -198,6 +198,11 @@ impl World {
         self.catalogue.clone()
     }
 
+    /// The device's part of the language model.
+    pub fn model(&self) -> Arc<ClientModel> {
+        self.model.clone()
+    }
+
     /// What clients of a coordinator at `addr` are opened with.
     pub fn options(&self, addr: SocketAddr) -> Options {
         Options::new(self.catalogue.clone())

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use lethe_client::{Client, ClientError, Source};
+use lethe_client::{Catalogue, Client, ClientError, LocalEvent, Options, Source};
 use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::disks::KeyFate;
 use lethe_seal::disk::{Disk, Verdict};
@@ -69,6 +69,52 @@ async fn m1_a_revoked_device_drops_what_came_from_the_coordinator() {
     let shown = list(revoked).await;
     assert!(
         matches!(shown, Err(ClientError::Deleted) | Ok(Source::OnDevice(_))),
+        "{shown:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_08_one_item_is_left_out_and_named_and_the_rest_of_a_list_stays() {
+    let world = World::new(6);
+    let (coordinator, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    let mut clients = fleet.stop().await;
+    let client = clients.remove(1);
+    let items: Vec<String> = (0..tiny::ITEMS).map(|i| format!("i{i}")).collect();
+    let all = client.recommend(&items, 6).await.unwrap();
+    assert!(all.left_out.is_empty());
+    // One that was never there.
+    let some = [&items[..], &["nope".to_owned()]].concat();
+    let named = client.recommend(&some, 6).await.unwrap();
+    assert_eq!(named.items, all.items);
+    assert_eq!(named.left_out.len(), 1);
+    assert_eq!(named.left_out[0].item, "nope");
+    assert!(named.left_out[0].why.contains("not in the catalogue"));
+
+    // Offline: what was met since, and what has left the catalogue meanwhile, is not shown.
+    coordinator.shutdown();
+    let met = all.items[0].item.clone();
+    client
+        .record(LocalEvent::liked(met.as_str(), 5_000_000_000))
+        .unwrap();
+    client.close().await;
+    let left = all.items[2].item.clone();
+    let folder = world.dir.path().join("data");
+    let rows = std::fs::read_to_string(folder.join("items.csv")).unwrap();
+    let row = format!("{left},");
+    let kept: Vec<&str> = rows.lines().filter(|l| !l.starts_with(&row)).collect();
+    std::fs::write(folder.join("items.csv"), kept.join("\n")).unwrap();
+    let options = Options::new(Catalogue::load(&folder).unwrap());
+    let options = options.server(addr).model(world.model());
+    let client = Client::open(world.client_folder(1), options).unwrap();
+    let cached = client.recommend(&items, 6).await.unwrap();
+    assert_eq!(cached.source, Source::Cached);
+    let shown: Vec<&String> = cached.items.iter().map(|r| &r.item).collect();
+    assert_eq!(shown.len(), 4, "{shown:?}");
+    assert!(
+        !shown.contains(&&met) && !shown.contains(&&left),
         "{shown:?}"
     );
 }
