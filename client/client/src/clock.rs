@@ -90,12 +90,11 @@ impl Clock {
     /// The coordinator has said something anew, which counts from the clock as it is.
     pub(crate) fn begin(&mut self, vault: &Vault) -> Result<(), ClientError> {
         let newest = now_unix_s();
-        if newest == self.kept {
-            return Ok(());
+        if newest < self.kept || newest >= self.kept.saturating_add(KEPT_S) {
+            vault.write(CLOCK, &Kept { newest })?;
+            self.kept = newest;
         }
-        vault.write(CLOCK, &Kept { newest })?;
         self.newest = newest;
-        self.kept = newest;
         self.since = Instant::now();
         Ok(())
     }

@@ -1,20 +1,21 @@
 //! A fresh key for the folder, after some of what it holds was erased.
 //!
-//! What is erased is rewritten without it, and the old file removed. Its bytes stay on the disk until
-//! they are used again, sealed under the folder's key. So the key goes, too: everything that remains
-//! is sealed anew under a fresh one, and the old one is overwritten and removed.
+//! What is erased is rewritten without it, and the old file removed. Its bytes stay on the disk
+//! until they are used again, sealed under the folder's key. So the key goes, too: everything that
+//! remains is sealed anew under a fresh one, and the old one is overwritten and removed.
 //!
 //! | step | files |
 //! |---|---|
 //! | prepare | `device.key.next`, and `NAME.next` for each file that remains |
 //! | commit | `renewing` |
-//! | finish | each `NAME.next` takes its place; the old key is overwritten; its next one takes its place; `renewing` goes |
+//! | finish | each `NAME.next` takes its place; the old key is overwritten; `renewing` goes |
 //!
 //! A crash before the commit leaves the folder as it was; the next start removes what was prepared.
 //! A crash after it is finished by the next start, before anything is read.
 //!
 //! An app that brings a key of its own does not have to bring another: the folder's key is then
-//! derived from the app's and from the secret in `device.key`, and a fresh secret gives a fresh key.
+//! derived from the app's and from the secret in `device.key`, and a fresh secret gives a fresh
+//! key.
 
 use std::fs;
 use std::io::Write;
@@ -177,8 +178,8 @@ impl Vault {
         Ok(fresh)
     }
 
-    /// The bytes of a file under another key; none: it is not there, or it is damaged and costs what
-    /// a damaged file costs.
+    /// The bytes of a file under another key; none: it is not there, or it is damaged and costs
+    /// what a damaged file costs.
     fn sealed_anew(&self, file: Sealed, key: &[u8; 32]) -> Result<Option<Vec<u8>>, ClientError> {
         let Some(plain) = self.opened(file)? else {
             return Ok(None);
@@ -261,7 +262,8 @@ mod tests {
             assert_ne!(vault.key(), old_key);
             let vault = check(dir.path(), app, &["after"]);
             let after = everything(dir.path());
-            // The old key is on the disk no more: neither in a file, nor in the one that was removed.
+            // The old key is on the disk no more: neither in a file, nor in the one that was
+            // removed.
             assert!(after.values().all(|b| !b.windows(32).any(|w| w == old_key)));
             if let Ok(open) = open {
                 let bytes = std::io::read_to_string(open).expect("reads");

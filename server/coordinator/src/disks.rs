@@ -14,7 +14,8 @@ fn folders(config: &ServerConfig) -> Vec<PathBuf> {
     vec![data.clone(), data.join("keys"), data.join("tally/keys")]
 }
 
-/// Looks at the folders, before anything else is written to them, and says in the log what they are.
+/// Looks at the folders, before anything else is written to them, and says in the log what they
+/// are.
 ///
 /// # Errors
 /// [`CoordinatorError::Recoverable`]: one keeps keys that are destroyed, and the configuration does

@@ -136,8 +136,8 @@ fn over(mount: &Mount, upper: Disk) -> Disk {
     Disk { kind, ..upper }
 }
 
-/// Where ext3 and ext4 put data first. The mount's options leave out what the file system has as its
-/// default; the kernel's own list does not.
+/// Where ext3 and ext4 put data first. The mount's options leave out what the file system has as
+/// its default; the kernel's own list does not.
 fn data_mode(mount: &Mount, device: &Path) -> Option<String> {
     let listed = || {
         let name = fs::read_link(device).ok()?;

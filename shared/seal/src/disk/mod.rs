@@ -2,12 +2,12 @@
 //!
 //! A key is destroyed by overwriting the file that holds it. A file system that writes in place has
 //! it no longer then. One that copies on write, appends, or sends data through a journal has it
-//! still: until it uses the blocks again, or as long as there is a snapshot. [`Disk::of`] says which
-//! it is.
+//! still: until it uses the blocks again, or as long as there is a snapshot. [`Disk::of`] says
+//! which it is.
 //!
 //! What lies below a file system cannot be seen from here: cells of solid-state drives that were
-//! retired, snapshots of volumes, disks of virtual machines, backups. `docs/operations.md` says what
-//! these keep.
+//! retired, snapshots of volumes, disks of virtual machines, backups. `docs/operations.md` says
+//! what these keep.
 //!
 //! ```
 //! use lethe_seal::disk::{Disk, Verdict};

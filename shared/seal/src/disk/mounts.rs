@@ -110,8 +110,8 @@ fn octal(digits: &[u8]) -> Option<u8> {
 mod tests {
     use super::*;
 
-    /// Lines of real machines: a virtual machine, one with btrfs (Fedora's folders), one with ZFS, a
-    /// container, shares of other machines.
+    /// Lines of real machines: a virtual machine, one with btrfs (Fedora's folders), one with ZFS,
+    /// a container, shares of other machines.
     const REAL: &str = "\
 22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard,resuid=65534,resgid=65534

@@ -1,5 +1,5 @@
-//! The key of the operator's book of requests, `requests.key`: without it the book tells neither whom
-//! a request is about nor which addresses are called.
+//! The key of the operator's book of requests, `requests.key`: without it the book tells neither
+//! whom a request is about nor which addresses are called.
 
 use std::fs::File;
 use std::io::Write;
