@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use lethe_dsr::opendsr::{Cancelled, Discovery, Request, Signed, Status, StatusBody};
-use lethe_proto::admin::AdminRequest;
+use lethe_proto::admin::{AdminReply, AdminRequest};
 
 use super::book::Book;
 use super::{Reference, Signing, callbacks, cancelled, deliver, find, submit};
@@ -146,7 +146,13 @@ async fn cancel(w: &Which, home: &Path, desk: &Desk, book: &Book) -> anyhow::Res
     match (found.known()?, found.proposal) {
         (Status::Pending, Some(proposal)) => {
             cancelled(desk, home, proposal).await?;
-            desk.ask(AdminRequest::Cancel { proposal }).await?;
+            if let AdminReply::Proposed(p) = desk.ask(AdminRequest::Cancel { proposal }).await? {
+                bail!(
+                    "another operator made the request: its withdrawal waits for approval as \
+                     proposal {}. Cancel it again when that is done",
+                    p.id
+                );
+            }
         }
         (Status::Cancelled, _) => {}
         (status, _) => bail!(
