@@ -225,7 +225,15 @@ impl Local {
             ended: None,
             lock: Some(lock),
         };
-        local.finish_erasing()?;
+        if local.erase_files()?
+            && let Err(e) = local.renew_key()
+        {
+            if local.ended.is_some() {
+                return Err(e);
+            }
+            // Nothing of it is in the files. A full disk must not keep the app from opening them.
+            tracing::warn!("an erasure is not complete, and is tried again at the next start: {e}");
+        }
         local.drop_expired()?;
         local.pin(pinned)?;
         if changed {
@@ -422,8 +430,16 @@ impl Local {
 
     /// Ends an erasure that has begun, if there is one.
     pub(crate) fn finish_erasing(&mut self) -> Result<(), ClientError> {
+        match self.erase_files()? {
+            true => self.renew_key(),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes what is to be erased out of all files. False: nothing is.
+    fn erase_files(&mut self) -> Result<bool, ClientError> {
         let Some(what) = self.person.erasing.clone() else {
-            return Ok(());
+            return Ok(false);
         };
         self.ranked.clear();
         self.events.erase(&what)?;
@@ -435,7 +451,7 @@ impl Local {
         contributed::drop_all(&self.vault)?;
         self.vault.drop_frozen()?;
         self.vault.drop_feedback()?;
-        self.renew_key()
+        Ok(true)
     }
 
     /// Ends an erasure: the key under which the disk may still have what was erased is destroyed.
