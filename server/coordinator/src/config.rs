@@ -266,3 +266,24 @@ impl ServerConfig {
         toml::from_str(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_live_for_seconds_to_ten_years() {
+        let with = |days: &str| {
+            let head = "listen = \"127.0.0.1:0\"\ndata_dir = \"d\"\nmodel = \"m\"\n";
+            let text = format!("{head}catalogue = \"c\"\ncertificate_days = {days}\n");
+            ServerConfig::parse(&text)
+        };
+        for days in ["0", "-1", "nan", "inf", "1e9", "3651"] {
+            let refused = with(days).expect_err(days).to_string();
+            assert!(refused.contains("certificate_days is"), "{refused}");
+        }
+        for days in ["0.001", "90", "3650"] {
+            assert!(with(days).is_ok(), "{days}");
+        }
+    }
+}

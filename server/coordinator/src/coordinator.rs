@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lethe_ledger::{Command, Event, Wake};
 use lethe_model::source::open;
+use lethe_proto::admin::AdminRequest;
 use lethe_proto::codec;
 use lethe_proto::disks::KeyDisk;
 use lethe_proto::ids::Digest;
@@ -31,6 +32,7 @@ use crate::handlers::Envelope;
 use crate::lists::Contributions;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
+use crate::quota::{InWork, Paces, Shares, enough, is_heavy};
 use crate::rounds::internal;
 use crate::shell::{BaseModel, Clock, Kit, Opening, Shell, Told, over_quic};
 use crate::waiters::Waiters;
@@ -50,6 +52,9 @@ struct Inner {
     waiters: Waiters,
     arrivals: Arrivals,
     contributions: Contributions,
+    paces: Paces,
+    /// Exports, searches and the like that operators have in work.
+    exports: Shares<Digest>,
     /// Places for computations beside the listener's.
     cores: Arc<Semaphore>,
     update_bytes: AtomicU64,
@@ -138,6 +143,8 @@ impl Coordinator {
                 waiters: Waiters::default(),
                 arrivals,
                 contributions,
+                paces: Paces::default(),
+                exports: Shares::of_heavy(),
                 cores: Arc::new(Semaphore::new(cores)),
                 update_bytes: AtomicU64::new(0),
                 activation_bytes: AtomicU64::new(0),
@@ -390,6 +397,24 @@ impl Coordinator {
 
     pub(crate) fn middle(&self) -> &MiddleHost {
         &self.0.middle
+    }
+
+    pub(crate) fn paces(&self) -> &Paces {
+        &self.0.paces
+    }
+
+    /// A place for what takes long; none is needed for other requests.
+    pub(crate) fn heavy(
+        &self,
+        request: &AdminRequest,
+        by: &Digest,
+    ) -> Result<Option<InWork<Digest>>, CoordinatorError> {
+        if !is_heavy(request) {
+            return Ok(None);
+        }
+        let place = self.0.exports.begin(by);
+        let place = place.ok_or_else(|| enough("an export, search or forecast is in work"))?;
+        Ok(Some(place))
     }
 
     pub(crate) fn contributions(&self) -> &Contributions {

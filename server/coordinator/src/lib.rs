@@ -33,6 +33,7 @@ pub mod lists;
 mod metrics;
 mod middle;
 pub mod process;
+mod quota;
 mod rounds;
 pub mod rounds_alone;
 mod rows;

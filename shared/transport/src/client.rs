@@ -31,7 +31,11 @@ fn any(peer: SocketAddr) -> SocketAddr {
 impl Dialer {
     /// Binds a socket from which `peer` can be reached.
     pub fn bind(peer: SocketAddr) -> Result<Self, TransportError> {
-        let local = any(peer);
+        Self::bind_from(any(peer))
+    }
+
+    /// Binds a socket with this address of its own: of several networks, or for tests.
+    pub fn bind_from(local: SocketAddr) -> Result<Self, TransportError> {
         let endpoint = config::socket(local).and_then(|socket| {
             quinn::Endpoint::new(
                 quinn::EndpointConfig::default(),
@@ -158,6 +162,18 @@ impl Connection {
         Ok(codec::decode_reply(&reply)?)
     }
 
+    /// Begins a request with these bytes, and neither ends it nor reads an answer, for as long as
+    /// what is returned lives: what a peer does that is cut off half-way, or means harm. For tests.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn begin(&self, bytes: &[u8]) -> Result<HalfOpen, TransportError> {
+        let lost = |e: &dyn std::fmt::Display| TransportError::Lost(e.to_string());
+        let (mut send, recv) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
+        send.write_all(bytes).await.map_err(|e| lost(&e))?;
+        Ok(HalfOpen { send, recv })
+    }
+
     /// Exchanges the certificate of this connection for one with a new key.
     pub async fn renew(&self) -> Result<Identity, TransportError> {
         let key = ClientKey::generate()?;
@@ -201,6 +217,26 @@ impl Connection {
         let _ = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
     }
 }
+
+/// A request that was begun ([`Connection::begin`]).
+#[derive(Debug)]
+pub struct HalfOpen {
+    send: quinn::SendStream,
+    recv: quinn::RecvStream,
+}
+
+impl HalfOpen {
+    /// Ends the request; its answer is not read.
+    pub fn unread(mut self) -> UnreadAnswer {
+        // It may have been refused by its header.
+        let _ = self.send.finish();
+        UnreadAnswer(self.recv)
+    }
+}
+
+/// An answer that nobody reads, for as long as it lives.
+#[derive(Debug)]
+pub struct UnreadAnswer(#[allow(dead_code)] quinn::RecvStream);
 
 /// A message that is sent to its end or taken back: half of one would stay with the coordinator,
 /// and be in the way of the next.
