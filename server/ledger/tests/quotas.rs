@@ -95,6 +95,7 @@ fn a_device_says_no_more_removed_than_any_can_hold() {
         items: vec!["i1".into()],
     };
     let id = house.ask(request);
+    house.settle();
     let phone = digest("ada phone");
     let task = house.state.work_for(&phone, house.now);
     let Some(Work::Erase { task }) = task else {
