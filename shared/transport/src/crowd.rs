@@ -168,11 +168,6 @@ impl<K: Ord + Copy, T> Crowd<K, T> {
         self.len() == 0
     }
 
-    /// Whether nobody is there.
-    pub fn is_empty(&self) -> bool {
-        self.lock().members.is_empty()
-    }
-
     /// Whether somebody of this group is there.
     pub fn has(&self, group: K) -> bool {
         self.lock().in_group(group) > 0
