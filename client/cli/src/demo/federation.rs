@@ -222,7 +222,6 @@ fn port(folder: &Path, name: &str) -> anyhow::Result<u16> {
     Ok(port)
 }
 
-/// The tally, in a folder of its own.
 /// People from which on the cells of a real fleet open: four times 16.
 const FLEET: usize = 64;
 
@@ -241,6 +240,7 @@ fn fit_cells(lists: &mut toml::Table, people: usize) {
     lists.insert("changed".into(), 2.into());
 }
 
+/// The tally, in a folder of its own.
 fn start_tally(setup: &Setup<'_>, lists: toml::Table) -> anyhow::Result<(Server, String)> {
     let data_dir = setup.folder.join("tally");
     let port = port(&setup.folder, "tally-port")?;
