@@ -88,6 +88,10 @@ pub struct ServerConfig {
     /// most; 0: it is trained anew at once.
     #[serde(default = "default_quarantine_hours")]
     pub quarantine_hours: u64,
+    /// The operator knows that destroyed keys can be recovered from the disk of `data_dir`, where
+    /// its file system keeps what is overwritten. Without this the server does not start there.
+    #[serde(default)]
+    pub accept_recoverable_keys: bool,
     /// Recipe of the first epoch; see `lethe_recipe::Recipe`.
     #[serde(default)]
     pub recipe: toml::Table,

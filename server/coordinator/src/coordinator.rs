@@ -9,6 +9,7 @@ use lethe_ledger::{Command, Event, Wake};
 use lethe_model::source::open;
 use lethe_proto::admin::AdminRequest;
 use lethe_proto::codec;
+use lethe_proto::disks::KeyDisk;
 use lethe_proto::ids::Digest;
 use lethe_proto::limits::{MAX_SMALL, MAX_TOKENS};
 use lethe_proto::message::{Refusal, Request, Role};
@@ -24,6 +25,7 @@ use tokio::sync::Semaphore;
 use crate::CoordinatorError;
 use crate::arrivals::Arrivals;
 use crate::config::ServerConfig;
+use crate::disks;
 use crate::durable::NewValue;
 use crate::fatal;
 use crate::handlers::Envelope;
@@ -41,6 +43,8 @@ pub struct Coordinator(Arc<Inner>);
 
 struct Inner {
     config: ServerConfig,
+    /// Where keys lie.
+    key_disks: Vec<KeyDisk>,
     authority: Authority,
     shell: Arc<Shell>,
     middle: MiddleHost,
@@ -79,6 +83,7 @@ pub(crate) struct Signed {
 impl Coordinator {
     /// Loads the middle layers and the state in the configured folder.
     pub fn open(config: ServerConfig) -> Result<Self, CoordinatorError> {
+        let key_disks = disks::check(&config)?;
         let source = open(&config.model)?;
         let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
         let recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
@@ -146,6 +151,7 @@ impl Coordinator {
                 longest_update: AtomicUsize::new(0),
                 longest_pass: AtomicUsize::new(0),
                 config,
+                key_disks,
             }
         });
         if let Some(e) = failed {
@@ -221,10 +227,14 @@ impl Coordinator {
             let view = shell.state().view(shell.clock.now());
             let lists = shell.lists.as_ref();
             let lists = lists.and_then(|l| l.status_known(shell).ok());
-            metrics::text(&view, this.traffic(), lists.as_ref())
+            metrics::text(&view, this.traffic(), lists.as_ref(), this.key_disks())
         };
         tokio::spawn(metrics::serve(listener, Arc::new(text)));
         Ok(Some(bound))
+    }
+
+    pub(crate) fn key_disks(&self) -> &[KeyDisk] {
+        &self.0.key_disks
     }
 
     pub(crate) fn traffic(&self) -> Traffic {

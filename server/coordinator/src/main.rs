@@ -1,7 +1,7 @@
 //! `lethe-server`: wiring only.
 
 use clap::Parser;
-use lethe_coordinator::process::{Audit, Recovery};
+use lethe_coordinator::process::{Audit, Recovery, Start};
 
 /// The coordinator of a Lethe federation.
 #[derive(Parser)]
@@ -15,6 +15,11 @@ struct Cli {
     /// End when standard input closes: for a parent that must leave nothing running.
     #[arg(long)]
     with_parent: bool,
+    /// Start also where the file system keeps what is overwritten, so that keys which deletions
+    /// destroy can be recovered from the disk (also `accept_recoverable_keys` in the
+    /// configuration).
+    #[arg(long)]
+    accept_recoverable_keys: bool,
     /// Train the rounds of this bundle again, for an auditor (`lethe audit` does it all).
     #[arg(long, requires = "log_key")]
     audit: Option<std::path::PathBuf>,
@@ -68,9 +73,13 @@ fn main() -> anyhow::Result<()> {
         .audit
         .zip(cli.log_key)
         .map(|(bundle, key)| Audit { bundle, key });
+    let start = Start {
+        with_parent: cli.with_parent,
+        accept_recoverable_keys: cli.accept_recoverable_keys,
+    };
     Ok(lethe_coordinator::process::run(
         config,
-        cli.with_parent,
+        start,
         audit.as_ref(),
     )?)
 }

@@ -68,12 +68,22 @@ impl Audit {
     }
 }
 
+/// What a command line says of a start, besides the configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Start {
+    /// The process ends when standard input closes.
+    pub with_parent: bool,
+    /// As [`ServerConfig::accept_recoverable_keys`], which holds as well.
+    pub accept_recoverable_keys: bool,
+}
+
 /// Runs until interrupted or terminated or, `with_parent`, until standard input closes. Writes
 /// `admin-invitation` (when nobody can administer yet) and `address` into the data folder, readable
 /// by this user only.
-pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<(), ProcessError> {
+pub fn run(config: &Path, start: Start, audit: Option<&Audit>) -> Result<(), ProcessError> {
     let bundle = audit.map(Audit::read).transpose()?;
-    let parsed = read_config(config)?;
+    let mut parsed = read_config(config)?;
+    parsed.accept_recoverable_keys |= start.accept_recoverable_keys;
     let data_dir = parsed.data_dir.clone();
     // More threads than cores: some read or decode what is stored, and the network must not wait
     // with them.
@@ -104,7 +114,7 @@ pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<()
         let recovers = tokio::spawn(recoveries(coordinator.clone(), data_dir.clone()));
         fatal::watch("recover-admin", recovers);
         tracing::info!(%addr, "listening");
-        ended(with_parent).await.map_err(io(config))?;
+        ended(start.with_parent).await.map_err(io(config))?;
         coordinator.shutdown();
         Ok(())
     });

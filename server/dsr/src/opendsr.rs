@@ -7,6 +7,7 @@ use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
 use serde::{Deserialize, Serialize};
 
+use crate::callback::{self, MAX_URL};
 use crate::keys::SigningKey;
 use crate::{DsrError, from_rfc3339, rfc3339};
 
@@ -211,16 +212,22 @@ impl Request {
                 "more than {MAX_CALLBACKS} status_callback_urls"
             )));
         }
-        if let Some(url) = r
-            .status_callback_urls
-            .iter()
-            .find(|u| !u.starts_with("https://") || u.len() > 1000)
-        {
+        let wrong = |u: &&String| !u.starts_with("https://") || u.len() > MAX_URL;
+        if let Some(url) = r.status_callback_urls.iter().find(wrong) {
             return Err(DsrError::Unsupported(format!(
-                "callback {url:?}: only https is called, up to 1,000 bytes"
+                "callback {url:?}: only https is called, up to {MAX_URL} bytes"
             )));
         }
         Ok(r)
+    }
+
+    /// Refuses callback addresses inside of a network ([`callback::check`]).
+    ///
+    /// # Errors
+    /// [`DsrError::Unsupported`], naming the address.
+    pub fn check_callbacks(&self) -> Result<(), DsrError> {
+        let urls = self.status_callback_urls.iter();
+        urls.map(String::as_str).try_for_each(callback::check)
     }
 
     /// The deletion that it asks for, of the person whom an identity of type `known` names.

@@ -21,6 +21,11 @@ struct Cli {
     /// End when standard input closes: for a parent that must leave nothing running.
     #[arg(long, global = true)]
     with_parent: bool,
+    /// Start also where the file system keeps what is overwritten, so that keys which deletions
+    /// destroy can be recovered from the disk (also `accept_recoverable_keys` in the
+    /// configuration).
+    #[arg(long, global = true)]
+    accept_recoverable_keys: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -40,7 +45,8 @@ enum Command {
 }
 
 fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
-    let config = process::read_config(&cli.config).map_err(|e| (2, e))?;
+    let mut config = process::read_config(&cli.config).map_err(|e| (2, e))?;
+    config.accept_recoverable_keys |= cli.accept_recoverable_keys;
     let code = |e: TallydError| match e {
         TallydError::Silent { .. } => (75, e),
         other => (1, other),

@@ -235,7 +235,7 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     out["seconds"] = seconds.into();
     out["seconds_per_sample"] = per_sample.into();
     if let Some(folder) = &args.save {
-        lethe_model::lora_io::save_peft(folder, &trained, &recipe, "SmolLM2-135M-Instruct")?;
+        lethe_model::peft::save(folder, &trained, &recipe, &args.inputs.base()?)?;
     }
     Ok(out)
 }

@@ -46,6 +46,10 @@ struct Receive {
     /// Days until it has to be done, from `submitted_time` on.
     #[arg(long, default_value_t = 30)]
     days: u32,
+    /// Take requests that are to be called back inside of a network: at private, loopback and
+    /// link-local addresses.
+    #[arg(long)]
+    allow_private_callbacks: bool,
     #[command(flatten)]
     signing: Signing,
     /// Write the answer here.
@@ -78,7 +82,7 @@ struct About {
 }
 
 pub(crate) async fn run(args: &Args, home: &Path, desk: &Desk) -> anyhow::Result<ExitCode> {
-    let book = Book::of(home);
+    let book = Book::of(home)?;
     match &args.what {
         What::Receive(r) => receive(r, desk, &book).await,
         What::Status(w) => status(w, desk, &book).await,
@@ -102,6 +106,9 @@ async fn receive(r: &Receive, desk: &Desk, book: &Book) -> anyhow::Result<ExitCo
     let body = std::fs::read(&r.body).with_context(|| r.body.display().to_string())?;
     let received = now() as i64;
     let request = Request::parse(&body, received).with_context(|| r.body.display().to_string())?;
+    if !r.allow_private_callbacks {
+        request.check_callbacks()?;
+    }
     let deletion = request.deletion(&r.identity_type)?;
     let reference = Reference {
         format: "opendsr".into(),
