@@ -600,6 +600,32 @@ fn case_21_tokenizers_of_a_folder_say_the_same_words() {
         &with("post_processor", end).expect_err("refused"),
         &["none after it"],
     );
+    let missing = json!({
+        "type": "TemplateProcessing", "pair": [], "special_tokens": {},
+        "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}],
+    });
+    let two = json!({
+        "type": "TemplateProcessing", "pair": [], "special_tokens": {},
+        "single": [{"Sequence": {"id": "B", "type_id": 0}}],
+    });
+    let far = json!({
+        "type": "TemplateProcessing", "pair": [],
+        "single": [
+            {"SpecialToken": {"id": "x", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "special_tokens": {"x": {"id": "x", "ids": [292], "tokens": ["x"]}},
+    });
+    for (processor, why) in [
+        (missing, "names \"<x>\", which special_tokens has not"),
+        (two, "none of it"),
+        (far, "token 292 stands before every prompt"),
+    ] {
+        says(
+            &with("post_processor", processor).expect_err("refused"),
+            &[why],
+        );
+    }
     let added = |id: u32, content: &str| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false,
                "rstrip": false, "normalized": false, "special": true})

@@ -11,7 +11,7 @@ use tokenizers::Tokenizer as Inner;
 use super::Tokenizer;
 use crate::ModelError;
 use crate::files::keys::Keys;
-use crate::files::{quoted, read};
+use crate::files::{quoted, read, templates};
 
 /// Longest tokenizer.json that is read, in bytes; that of 262,144 tokens has 33 MB.
 const LONGEST: u64 = 128 << 20;
@@ -35,7 +35,7 @@ struct Said {
     #[serde(default)]
     pre_tokenizer: Value,
     #[serde(default)]
-    post_processor: IgnoredAny,
+    post_processor: Value,
     #[serde(default)]
     decoder: IgnoredAny,
     model: Model,
@@ -97,6 +97,7 @@ impl Tokenizer {
         let said: Said = serde_json::from_slice(&bytes)
             .map_err(|e| damaged(format!("it cannot be read ({e})")))?;
         supported(&path, &said)?;
+        templates::check(&said.post_processor).map_err(&damaged)?;
         let mut inner =
             Inner::from_bytes(&bytes).map_err(|e| damaged(format!("it cannot be read ({e})")))?;
         drop(bytes);
