@@ -7,16 +7,16 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use candle_core::{D, Device, Tensor};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::ModelError;
 use crate::config;
 use crate::embedding::values;
 use crate::files::keys::{Keys, WITHOUT_EFFECT};
+use crate::files::templates::Steps;
 use crate::files::tensors::{Stored, header};
-use crate::files::{quoted, read, templates};
+use crate::files::{quoted, read};
 
 /// Tokens of a text that are read.
 const TOKENS: usize = 64;
@@ -35,13 +35,6 @@ struct Config {
     positions: usize,
     kinds: usize,
     layer_norm_eps: f64,
-}
-
-/// Of tokenizer.json, what the `tokenizers` crate does not check.
-#[derive(Deserialize)]
-struct Post {
-    #[serde(default)]
-    post_processor: Value,
 }
 
 impl Config {
@@ -220,8 +213,8 @@ impl Encoder {
             ModelError::refused(&path, e.to_string(), "expected a tokenizer that is whole")
         };
         let bytes = read(&path, TOKENIZER)?;
-        let post: Post = serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))?;
-        templates::check(&post.post_processor).map_err(|e| failed(e.into()))?;
+        let steps: Steps = serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))?;
+        steps.check().map_err(|e| failed(e.into()))?;
         let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(failed)?;
         tokenizer.with_padding(None);
         let cut = TruncationParams {

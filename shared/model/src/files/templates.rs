@@ -1,13 +1,43 @@
-//! Templates of a tokenizer's post-processor: the `tokenizers` crate looks up their parts without a
-//! check, and would panic in the middle of a text.
+//! Steps of a tokenizer that the `tokenizers` crate does not check: it looks up the parts of a
+//! post-processor's template in the middle of a text, and expects that a decoder is JSON and that a
+//! table of normalised characters is whole. It would panic.
 
+use serde::Deserialize;
 use serde_json::Value;
+
+/// The steps of a tokenizer.json. That they are read whole says that they are JSON.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Steps {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
+}
+
+impl Steps {
+    /// Checks what the crate does not.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        for step in [&self.normalizer, &self.pre_tokenizer, &self.decoder] {
+            if step.to_string().contains("\"Precompiled\"") {
+                return Err("normalizers of type Precompiled are not supported".into());
+            }
+        }
+        check(&self.post_processor)
+    }
+}
 
 /// Checks that every template of `post_processor` names special tokens that it has, and one text.
 ///
 /// # Errors
 /// What is wrong.
-pub(crate) fn check(post_processor: &Value) -> Result<(), String> {
+fn check(post_processor: &Value) -> Result<(), String> {
     let mut left = vec![post_processor];
     while let Some(value) = left.pop() {
         match value {

@@ -35,7 +35,7 @@ struct Said {
     #[serde(default)]
     pre_tokenizer: Value,
     #[serde(default)]
-    post_processor: Value,
+    post_processor: IgnoredAny,
     #[serde(default)]
     decoder: IgnoredAny,
     model: Model,
@@ -94,10 +94,13 @@ impl Tokenizer {
         let bytes = read(&path, LONGEST)?;
         let whole = "expected a tokenizer.json that is whole: ids without a gap, one for a token";
         let damaged = |what: String| ModelError::refused(&path, what, whole);
+        let steps: templates::Steps = serde_json::from_slice(&bytes)
+            .map_err(|e| damaged(format!("it cannot be read ({e})")))?;
         let said: Said = serde_json::from_slice(&bytes)
             .map_err(|e| damaged(format!("it cannot be read ({e})")))?;
         supported(&path, &said)?;
-        templates::check(&said.post_processor).map_err(&damaged)?;
+        steps.check().map_err(&damaged)?;
+        drop(steps);
         let mut inner =
             Inner::from_bytes(&bytes).map_err(|e| damaged(format!("it cannot be read ({e})")))?;
         drop(bytes);
