@@ -55,6 +55,9 @@ struct Args {
     /// Do not use the sentence encoder.
     #[arg(long)]
     no_encoder: bool,
+    /// Refuse `--data` with malformed rows, or with something that has to be guessed.
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -117,7 +120,13 @@ fn measure(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     };
     let encoder = encoder.as_deref();
     let mut world = match &args.data {
-        Some(folder) => World::open(&folder.display().to_string(), folder, &args.noun, encoder)?,
+        Some(folder) => World::open_with(
+            &folder.display().to_string(),
+            folder,
+            &args.noun,
+            encoder,
+            args.strict,
+        )?,
         None => {
             let files = lethe_assets::fetch(&home, &mut eprint_line)?;
             World::open("movielens-100k", &files.movielens, "movie", encoder)?

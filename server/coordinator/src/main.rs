@@ -1,7 +1,7 @@
 //! `lethe-server`: wiring only.
 
 use clap::Parser;
-use lethe_coordinator::process::{Audit, Recovery};
+use lethe_coordinator::process::{Audit, How, Recovery};
 
 /// The coordinator of a Lethe federation.
 #[derive(Parser)]
@@ -15,6 +15,10 @@ struct Cli {
     /// End when standard input closes: for a parent that must leave nothing running.
     #[arg(long)]
     with_parent: bool,
+    /// Refuse a catalogue with malformed rows, or with something that has to be guessed, instead of
+    /// leaving rows out (`strict_catalogue` in the configuration).
+    #[arg(long)]
+    strict: bool,
     /// Train the rounds of this bundle again, for an auditor (`lethe audit` does it all).
     #[arg(long, requires = "log_key")]
     audit: Option<std::path::PathBuf>,
@@ -58,19 +62,15 @@ fn main() -> anyhow::Result<()> {
     if let Some(Command::RecoverAdmin) = cli.command {
         return recover(config);
     }
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    lethe_run::log::begin("info", true);
     let audit = cli
         .audit
         .zip(cli.log_key)
         .map(|(bundle, key)| Audit { bundle, key });
-    Ok(lethe_coordinator::process::run(
-        config,
-        cli.with_parent,
-        audit.as_ref(),
-    )?)
+    let how = How {
+        with_parent: cli.with_parent,
+        strict: cli.strict,
+        audit: audit.as_ref(),
+    };
+    Ok(lethe_coordinator::process::run_as(config, &how)?)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lethe_proto::tally::{TallyReply, TallyRequest};
-use lethe_recsys::data::{DataSpec, load_items, text_vectors};
+use lethe_recsys::data::{DataSpec, read_items, text_vectors};
 use lethe_recsys::versions::entries;
 use lethe_store::private;
 use lethe_store::sled_backend::SledStorage;
@@ -87,7 +87,12 @@ fn is_founded(config: &Config) -> bool {
 }
 
 fn open(config: &Config) -> Result<Service, TallydError> {
-    let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
+    let spec = DataSpec::of_folder(&config.catalogue)?;
+    let read = read_items(&config.catalogue, &spec, config.strict_catalogue)?;
+    if !read.reading.is_clean() {
+        tracing::warn!("the catalogue: {}", read.reading);
+    }
+    let items = read.items;
     let vectors = text_vectors(&config.catalogue, items.len())?;
     let ids = items.iter().map(|i| i.id.as_str());
     Service::open(Opening {
@@ -256,6 +261,11 @@ async fn answer_files(service: Arc<Service>, data_dir: PathBuf) {
 /// [`TallydError`]: the folder cannot be opened, or the address not be had.
 pub fn serve(config: &Config, with_parent: bool) -> Result<(), TallydError> {
     let service = Arc::new(open_founded(config)?);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        data_dir = %config.data_dir.display(),
+        "lethe-tally starts"
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -268,8 +278,8 @@ pub fn serve(config: &Config, with_parent: bool) -> Result<(), TallydError> {
         private::write(&address, addr.to_string().as_bytes())?;
         tokio::spawn(answer_files(service.clone(), config.data_dir.clone()));
         tracing::info!(%addr, "listening");
-        ended(with_parent).await.map_err(io(&config.data_dir))?;
-        tracing::info!("ending");
+        let why = ended(with_parent).await.map_err(io(&config.data_dir))?;
+        tracing::info!(%why, "lethe-tally stops");
         party.shutdown();
         Ok(())
     });

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use lethe_dsr::blind;
 use lethe_dsr::opendsr::Status;
 use serde::{Deserialize, Serialize};
 
-use super::Reference;
+use super::{Reference, used_before};
 
 /// A request in the book.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,10 +32,7 @@ impl Booked {
     /// Refuses an id that was used for somebody else.
     pub(crate) fn check(&self, subject: &str) -> anyhow::Result<()> {
         if blind(subject, Some(&self.about.0))? != self.about {
-            bail!(
-                "{} was used for another person before: ids are never used twice",
-                self.reference.id
-            );
+            return Err(used_before(&self.reference.id));
         }
         Ok(())
     }
