@@ -1,8 +1,8 @@
 //! Delimited text files as people have them: rows by their columns, and what became of each.
 //!
 //! A row is read as its author meant it, or it is left out and reported with its line
-//! ([`FileReading`]). Files of privacy teams (`lethe-admin import`) and data folders are read by the
-//! same rules.
+//! ([`FileReading`]). Files of privacy teams (`lethe-admin import`) and data folders are read by
+//! the same rules.
 
 mod reading;
 mod split;
