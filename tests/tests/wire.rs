@@ -632,7 +632,22 @@ fn people_replies() -> Vec<Reply> {
             done: true,
             lifted: Some(1_700_000_001),
         }])),
-        Reply::Admin(AdminReply::Proposed(proposed)),
+        Reply::Admin(AdminReply::Proposed(proposed.clone())),
+        Reply::Admin(AdminReply::Proposals(
+            [
+                Proposal::CancelProposal(7),
+                Proposal::InviteDevice(subject()),
+                Proposal::Revoke(subject()),
+                Proposal::Scan {
+                    texts: vec!["t".into()],
+                },
+            ]
+            .map(|what| ProposalState {
+                what,
+                ..proposed.clone()
+            })
+            .to_vec(),
+        )),
         Reply::Admin(AdminReply::ReplayProgress(replayed())),
         Reply::Admin(AdminReply::HeldShards(vec![HeldShard {
             epoch: EpochNo(5),

@@ -157,7 +157,7 @@ fn run_online(
             Command::Replay(args) => commands::replay::run(&args, &desk, out).await,
             Command::ExportAudit(args) => commands::export_audit::run(&args, &desk, out).await,
             Command::Invite(args) => commands::invite::run(&args, &desk, out).await,
-            Command::Revoke(args) => commands::revoke::run(&args, &desk).await,
+            Command::Revoke(args) => commands::revoke::run(&args, &desk, out).await,
             Command::Enrol(_)
             | Command::Scan(_)
             | Command::Verify(_)

@@ -6,7 +6,7 @@ use lethe_ledger::{Command, OwnPlans};
 use lethe_proto::admin::{AdminReply, AdminRequest, ListsAuditPlace, Scanned};
 use lethe_proto::catalogue::CatalogueChange;
 use lethe_proto::deletion::{DeletionRequest, Proposal};
-use lethe_proto::ids::{Digest, ShardId, SubjectId};
+use lethe_proto::ids::{Digest, ShardId};
 use lethe_proto::message::{Refusal, Reply};
 use lethe_scan::{ScanError, Scanner, Secret};
 use lethe_store::Class;
@@ -97,24 +97,7 @@ impl Coordinator {
         match request {
             AdminRequest::Log { from } => Ok(admin::log(self.shell().evidence().page(from))),
             AdminRequest::Receipt { id } => self.receipt(id),
-            AdminRequest::Invite { subject: Some(s) } => self.invite(s),
             AdminRequest::Approve { proposal } => self.approve(proposal, by),
-            AdminRequest::Cancel { proposal } => {
-                let command = Command::Cancel {
-                    id: proposal,
-                    by,
-                    fresh: fresh()?,
-                };
-                self.done(command)
-            }
-            AdminRequest::Revoke { subject } => {
-                let command = Command::Revoke {
-                    subject,
-                    by,
-                    fresh: fresh()?,
-                };
-                self.done(command)
-            }
             AdminRequest::Replay { shard } => self.replay(shard, by),
             AdminRequest::StartReplay {
                 shard,
@@ -165,7 +148,6 @@ impl Coordinator {
                     Some((changes, ends)) => self.apply_catalogue(before, changes, ends, by),
                 }
             }
-            AdminRequest::Scan { texts } => Ok(AdminReply::Scanned(self.search(&texts)?)),
             request => match admin::asked(request) {
                 Some(asked) => self.propose(asked, by),
                 None => Err(CoordinatorError::invalid(
@@ -261,6 +243,7 @@ impl Coordinator {
     fn propose(&self, asked: Asked, by: Digest) -> Result<AdminReply, CoordinatorError> {
         let drawn = Drawn::new()?;
         let requests = requests_of(&asked.what);
+        let texts = texts_of(&asked.what);
         let plans = self.plans(&requests)?;
         let command = Command::Propose {
             what: asked.what,
@@ -271,15 +254,19 @@ impl Coordinator {
             plans: self.own_plans(&requests),
             fresh: fresh()?,
         };
-        self.decided(command, &drawn, &plans)
+        let reply = self.decided(command, &drawn, &plans)?;
+        self.searched(reply, &texts)
     }
 
     fn approve(&self, id: u64, by: Digest) -> Result<AdminReply, CoordinatorError> {
         let drawn = Drawn::new()?;
-        let requests = {
+        let (requests, texts) = {
             let state = self.shell().state();
-            let proposal = state.proposals().get(&id);
-            proposal.map_or(vec![], |p| requests_of(&p.what))
+            let what = state.proposals().get(&id).map(|p| &p.what);
+            (
+                what.map_or(vec![], requests_of),
+                what.map_or(vec![], texts_of),
+            )
         };
         let plans = self.plans(&requests)?;
         let command = Command::Approve {
@@ -289,7 +276,20 @@ impl Coordinator {
             plans: self.own_plans(&requests),
             fresh: fresh()?,
         };
-        self.decided(command, &drawn, &plans)
+        let reply = self.decided(command, &drawn, &plans)?;
+        self.searched(reply, &texts)
+    }
+
+    /// Searches the records, once the log is to hold that it happens and enough have agreed.
+    fn searched(
+        &self,
+        reply: AdminReply,
+        texts: &[String],
+    ) -> Result<AdminReply, CoordinatorError> {
+        if texts.is_empty() || reply != AdminReply::Done {
+            return Ok(reply);
+        }
+        Ok(AdminReply::Scanned(self.search(texts)?))
     }
 
     /// What came of a proposal or an approval.
@@ -334,17 +334,6 @@ impl Coordinator {
             plans.collect()
         };
         requests.iter().map(of).collect()
-    }
-
-    fn invite(&self, subject: SubjectId) -> Result<AdminReply, CoordinatorError> {
-        let drawn = Drawn::new()?;
-        let command = Command::Invite {
-            subject,
-            secret: drawn.digest,
-        };
-        self.shell().execute(command, vec![])?;
-        let token = self.invitation(drawn.secret).text();
-        Ok(AdminReply::Invited { token })
     }
 
     /// An invitation for the first operator, replacing earlier ones; `None` when one has enrolled
@@ -484,6 +473,13 @@ impl Coordinator {
 fn requests_of(what: &Proposal) -> Vec<DeletionRequest> {
     match what {
         Proposal::Forget { requests, .. } => requests.clone(),
+        _ => vec![],
+    }
+}
+
+fn texts_of(what: &Proposal) -> Vec<String> {
+    match what {
+        Proposal::Scan { texts } => texts.clone(),
         _ => vec![],
     }
 }

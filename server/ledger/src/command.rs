@@ -168,11 +168,6 @@ pub enum Command {
     CertificateUsed {
         certificate: Digest,
     },
-    Revoke {
-        subject: SubjectId,
-        by: Digest,
-        fresh: Fresh,
-    },
     /// What an operator asks that more than one may have to agree to. `note`: the line that the log
     /// is to hold, where it is entered when it is proposed. `secret`: of the invitation, if it is
     /// one.
@@ -192,15 +187,14 @@ pub enum Command {
         plans: Vec<OwnPlans>,
         fresh: Fresh,
     },
-    Cancel {
-        id: u64,
-        by: Digest,
-        fresh: Fresh,
-    },
     /// An operator does something that changes nothing here, and that the log is to hold.
     Note {
         by: Digest,
         line: String,
+        fresh: Fresh,
+    },
+    /// The log is to hold how many people operators have invited.
+    NoteInvitations {
         fresh: Fresh,
     },
     /// Carries out requests whose proposal is settled.

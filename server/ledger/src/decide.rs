@@ -53,11 +53,10 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
         | Command::RecoverOperator { .. }
         | Command::Enrol { .. }
         | Command::Renew { .. }
-        | Command::CertificateUsed { .. }
-        | Command::Revoke { .. } => identities::decide(state, command, now),
+        | Command::CertificateUsed { .. } => identities::decide(state, command, now),
         Command::Propose { .. }
         | Command::Approve { .. }
-        | Command::Cancel { .. }
+        | Command::NoteInvitations { .. }
         | Command::Note { .. } => policy::decide(state, command, now),
         Command::Hello { .. }
         | Command::Join { .. }

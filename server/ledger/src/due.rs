@@ -26,6 +26,8 @@ pub enum Duty {
         /// What counts.
         counted: Vec<Contributor>,
     },
+    /// `Command::NoteInvitations`.
+    NoteInvitations,
     /// `Command::GiveUpWaiting`.
     GiveUpWaiting,
     /// `Command::BeginExecution`.
@@ -86,6 +88,9 @@ pub fn due(state: &State, now: Now) -> Vec<Duty> {
                 out.push(Duty::DropEpoch(no));
             }
         }
+    }
+    if state.has_invitations_to_note(now) {
+        out.push(Duty::NoteInvitations);
     }
     log_duties(state, &mut out);
     round_duties(state, now, &mut out);

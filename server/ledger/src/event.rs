@@ -396,6 +396,10 @@ pub enum Event {
     LackGone { epoch: EpochNo, device: Digest },
     /// A device has answered that it can measure nothing of a release.
     NothingMeasured { device: Digest, release: u64 },
+    /// An operator has invited somebody of whom nothing was known; the log does not say so yet.
+    InvitationCounted { by: Digest },
+    /// The log is to hold how many, from an entry that was made at this uptime on.
+    InvitationsNoted { by: Digest, at: u64 },
 }
 
 /// A statement in an event.
@@ -486,6 +490,8 @@ impl Event {
                 | Self::LackNoted { .. }
                 | Self::LackGone { .. }
                 | Self::NothingMeasured { .. }
+                | Self::InvitationCounted { .. }
+                | Self::InvitationsNoted { .. }
         )
     }
 

@@ -246,9 +246,13 @@ fn who_was_withdrawn_does_not_join() {
     let mut state = State::default();
     let by = operator(&mut state, "a");
     let certificate = device(&mut state, "ada");
-    let revoke = Command::Revoke {
-        subject: SubjectId::new("ada").unwrap(),
+    let revoke = Command::Propose {
+        what: Proposal::Revoke(SubjectId::new("ada").unwrap()),
+        confirmed: true,
+        note: None,
         by,
+        secret: Digest::default(),
+        plans: vec![],
         fresh: Fresh::default(),
     };
     run(&mut state, revoke).unwrap();

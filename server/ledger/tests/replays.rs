@@ -191,9 +191,13 @@ fn after_a_stage_that_was_left_out_the_next_begins_with_what_was_recorded() {
 fn who_has_no_device_any_more_is_not_waited_for() {
     let mut house = house();
     house
-        .run(Command::Revoke {
-            subject: name("eva"),
+        .run(Command::Propose {
+            what: lethe_proto::deletion::Proposal::Revoke(name("eva")),
+            confirmed: true,
+            note: None,
             by: digest("operator a"),
+            secret: digest("no invitation"),
+            plans: vec![],
             fresh: lethe_ledger::Fresh::default(),
         })
         .unwrap();

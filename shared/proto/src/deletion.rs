@@ -25,6 +25,18 @@ pub enum Proposal {
     RemoveOperator(Digest),
     /// Use a person's data again that was restricted.
     LiftRestriction(SubjectId),
+    /// Withdraw a proposal that somebody else made.
+    CancelProposal(u64),
+    /// Invite another device of a person who has one already.
+    InviteDevice(SubjectId),
+    /// Refuse a person's devices from now on.
+    Revoke(SubjectId),
+    /// Search the coordinator's records, decrypted, for these texts.
+    Scan {
+        /// At most [`crate::limits::MAX_SCAN_TEXTS`], of 4 to
+        /// [`crate::limits::MAX_SCAN_TEXT`] bytes each.
+        texts: Vec<String>,
+    },
 }
 
 impl fmt::Display for Proposal {
@@ -42,6 +54,14 @@ impl fmt::Display for Proposal {
                     f,
                     "lift the restriction of subject {subject}: use the data again"
                 )
+            }
+            Self::CancelProposal(id) => write!(f, "withdraw proposal {id}, of another operator"),
+            Self::InviteDevice(subject) => {
+                write!(f, "invite another device of subject {subject}")
+            }
+            Self::Revoke(subject) => write!(f, "refuse the devices of subject {subject}"),
+            Self::Scan { texts } => {
+                write!(f, "search the records, decrypted, for {}", texts.join(", "))
             }
         }
     }

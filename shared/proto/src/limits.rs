@@ -15,6 +15,10 @@ pub const ALPN: &[u8] = b"lethe/7";
 pub const MAX_ID: usize = 128;
 /// Longest reference that comes with a request, in bytes.
 pub const MAX_REFERENCE: usize = 96 << 10;
+/// Most texts that one search of the records looks for.
+pub const MAX_SCAN_TEXTS: usize = 64;
+/// Longest of them, in bytes.
+pub const MAX_SCAN_TEXT: usize = 4 << 10;
 /// About how many bytes a page of a list has.
 pub const PAGE: usize = 1 << 20;
 /// Longest message whose body is small (everything but activations, adapters and tables).

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::ids::SubjectId;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::desk::{Desk, unexpected};
 use crate::output::Output;
@@ -29,6 +29,7 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
             .collect::<Result<_, _>>()?
     };
     let mut issued = vec![];
+    let mut waiting = vec![];
     for subject in subjects {
         match desk
             .ask(AdminRequest::Invite {
@@ -39,17 +40,22 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
             AdminReply::Invited { token } => {
                 issued.push(json!({ "subject": subject, "invitation": token }))
             }
-            AdminReply::Proposed(p) => {
-                out.show(&super::policy::describe(&p), &json!({ "proposal": p }))?;
-                return Ok(ExitCode::SUCCESS);
-            }
+            AdminReply::Proposed(p) => waiting.push(p),
             other => return unexpected(&other),
         }
     }
-    let lines: Vec<&str> = issued
-        .iter()
-        .filter_map(|v| v["invitation"].as_str())
-        .collect();
+    if !waiting.is_empty() {
+        let mut lines: Vec<String> = waiting.iter().map(super::policy::describe).collect();
+        lines.splice(0..0, tokens(&issued).map(str::to_owned));
+        let all = json!({ "invitations": issued, "proposals": waiting });
+        out.show(&lines.join("\n"), &all)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines: Vec<&str> = tokens(&issued).collect();
     out.show(&lines.join("\n"), &issued)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn tokens(issued: &[Value]) -> impl Iterator<Item = &str> {
+    issued.iter().filter_map(|v| v["invitation"].as_str())
 }

@@ -14,7 +14,9 @@ use crate::when::show_time;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Let this many operators agree to every deletion, and to a change of this number.
+    /// Let this many operators agree to every deletion, invitation of an operator or of another
+    /// device, revocation, search of the records, withdrawal of somebody else's proposal, and to a
+    /// change of this number.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
     approvals: Option<u8>,
 }
@@ -75,6 +77,7 @@ pub(crate) async fn approve(which: &Which, desk: &Desk, out: &Output) -> anyhow:
             out.show(&token, &json!({ "invitation": token }))?;
             Ok(ExitCode::SUCCESS)
         }
+        AdminReply::Scanned(scanned) => Ok(super::scan::of_records(&scanned, out)?),
         AdminReply::Done => {
             let text = format!("proposal {} is carried out", which.proposal);
             out.show(&text, &json!({ "done": which.proposal }))?;
@@ -104,6 +107,10 @@ pub(crate) async fn cancel(
             )?;
             Ok(ExitCode::SUCCESS)
         }
+        AdminReply::Proposed(p) => {
+            out.show(&describe(&p), &json!({ "proposal": p }))?;
+            Ok(ExitCode::SUCCESS)
+        }
         other => unexpected(&other),
     }
 }
@@ -124,10 +131,10 @@ fn no_actions(waiting: usize) -> String {
         n => format!("{n} proposal(s) wait for approval: `lethe-admin policy` lists them."),
     };
     format!(
-        "no actions yet. An action is what an operator did besides deletions: a change of the \
-         policy, an invitation or a removal of an operator, an approval, a withdrawal, a \
-         revocation, a replay, an export. Each is an entry of the log. Deletions: `lethe-admin \
-         list`.\n{proposals}"
+        "no actions yet. An action is what an operator did: a request for a deletion, a change of \
+         the policy, an invitation or a removal, an approval, a withdrawal, a revocation, a search \
+         of the records, a replay, an export. Each is an entry of the log. Deletions themselves: \
+         `lethe-admin list`.\n{proposals}"
     )
 }
 

@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
-use lethe_proto::admin::AdminRequest;
+use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::ids::SubjectId;
+use serde_json::json;
 
-use crate::desk::Desk;
+use crate::desk::{Desk, unexpected};
+use crate::output::Output;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -14,10 +16,17 @@ pub(crate) struct Args {
     subject: String,
 }
 
-pub(crate) async fn run(args: &Args, desk: &Desk) -> anyhow::Result<ExitCode> {
-    desk.ask(AdminRequest::Revoke {
-        subject: SubjectId::new(args.subject.clone())?,
-    })
-    .await?;
+pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
+    let subject = SubjectId::new(args.subject.clone())?;
+    match desk.ask(AdminRequest::Revoke { subject }).await? {
+        AdminReply::Done => {
+            let text = format!("the devices of {} are refused from now on", args.subject);
+            out.show(&text, &json!({ "revoked": args.subject }))?;
+        }
+        AdminReply::Proposed(p) => {
+            out.show(&super::policy::describe(&p), &json!({ "proposal": p }))?;
+        }
+        other => return unexpected(&other),
+    }
     Ok(ExitCode::SUCCESS)
 }

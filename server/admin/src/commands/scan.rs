@@ -60,6 +60,15 @@ pub(crate) async fn run(
         desk.close().await;
         match reply {
             AdminReply::Scanned(s) => Some(s),
+            AdminReply::Proposed(p) => {
+                let text = format!(
+                    "{}\nThe records are searched when they have agreed, and who agrees last is \
+                     shown what was found. `--offline` searches the files alone",
+                    super::policy::describe(&p)
+                );
+                out.show(&text, &json!({ "files": report, "proposal": p }))?;
+                return Ok(ExitCode::SUCCESS);
+            }
             other => return unexpected(&other),
         }
     };
@@ -96,22 +105,37 @@ fn describe(report: &Report, records: Option<&Scanned>, clean: bool) -> String {
     }
     match records {
         None => text += "\nthe coordinator's records were not searched",
-        Some(r) => {
-            let _ = write!(
-                text,
-                "\nthe coordinator's records, decrypted: {} searched",
-                r.records
-            );
-            r.hits.iter().for_each(|(t, n)| {
-                let _ = write!(text, "\n  {n} in table {t}");
-            });
-            let _ = write!(
-                text,
-                "\n  {} in requests and receipts of deletions (the evidence, kept on purpose)",
-                r.evidence
-            );
-        }
+        Some(r) => text += &format!("\n{}", describe_records(r)),
     }
     text + "\nfiles of the data folder are encrypted: what they hold is searched through the \
             coordinator"
+}
+
+fn describe_records(r: &Scanned) -> String {
+    let mut text = format!(
+        "the coordinator's records, decrypted: {} searched",
+        r.records
+    );
+    for (table, n) in &r.hits {
+        let _ = write!(text, "\n  {n} in table {table}");
+    }
+    let _ = write!(
+        text,
+        "\n  {} in requests and receipts of deletions (the evidence, kept on purpose)",
+        r.evidence
+    );
+    text
+}
+
+/// What a search of the records has found that several operators agreed to.
+pub(crate) fn of_records(r: &Scanned, out: &Output) -> anyhow::Result<ExitCode> {
+    let clean = r.hits.is_empty();
+    let heading = if clean { "NOTHING FOUND" } else { "FOUND" };
+    let text = format!("{heading}\n{}", describe_records(r));
+    out.show(&text, &json!({ "clean": clean, "records": r }))?;
+    Ok(if clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(3)
+    })
 }

@@ -119,6 +119,12 @@ pub(crate) fn asked(request: AdminRequest) -> Option<Asked> {
         confirmed: true,
         note: Some(line),
     };
+    // The ledger writes the line.
+    let unnoted = |what: Proposal| Asked {
+        what,
+        confirmed: true,
+        note: None,
+    };
     match request {
         AdminRequest::Forget {
             requests,
@@ -143,17 +149,20 @@ pub(crate) fn asked(request: AdminRequest) -> Option<Asked> {
             let line = format!("remove operator {fingerprint}");
             Some(noted(Proposal::RemoveOperator(fingerprint), line))
         }
-        AdminRequest::LiftRestriction { subject } => Some(Asked {
-            what: Proposal::LiftRestriction(subject),
-            confirmed: true,
-            // The ledger writes it: it names the deletion, and nobody.
-            note: None,
-        }),
+        AdminRequest::LiftRestriction { subject } => {
+            Some(unnoted(Proposal::LiftRestriction(subject)))
+        }
         // Whoever invited an operator alone could agree with themselves.
         AdminRequest::Invite { subject: None } => {
             let line = "invite an operator".to_owned();
             Some(noted(Proposal::InviteOperator, line))
         }
+        AdminRequest::Invite {
+            subject: Some(subject),
+        } => Some(unnoted(Proposal::InviteDevice(subject))),
+        AdminRequest::Cancel { proposal } => Some(unnoted(Proposal::CancelProposal(proposal))),
+        AdminRequest::Revoke { subject } => Some(unnoted(Proposal::Revoke(subject))),
+        AdminRequest::Scan { texts } => Some(unnoted(Proposal::Scan { texts })),
         _ => None,
     }
 }
@@ -180,7 +189,7 @@ pub(crate) fn decided(state: &State, events: &[Event], made: Made<'_>) -> AdminR
                 let approvals = *approvals;
                 return AdminReply::Policy { approvals };
             }
-            Event::OperatorInvited { .. } => {
+            Event::OperatorInvited { .. } | Event::Invited { .. } => {
                 let token = made.token.to_owned();
                 return AdminReply::Invited { token };
             }

@@ -139,6 +139,7 @@ impl Shell {
                 return Ok(false);
             }
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
+            Duty::NoteInvitations => Command::NoteInvitations { fresh: fresh()? },
             Duty::BeginExecution => return self.begin_execution(),
             Duty::DestroyKeys(keys) => return self.destroy_keys(&keys),
             Duty::DestroySpent(keys) => {
@@ -274,6 +275,7 @@ fn name(duty: &Duty) -> &'static str {
         Duty::SealRound(_) | Duty::Unseal(_) | Duty::Aggregate { .. } => "close rounds",
         Duty::Deadline(_) => "extend rounds",
         Duty::GiveUpWaiting => "stop waiting for devices",
+        Duty::NoteInvitations => "note invitations",
         Duty::BeginExecution | Duty::DestroyKeys(_) => "execute deletions",
         Duty::DestroySpent(_) => "destroy keys without use",
         Duty::HashMembers(_) => "hash members",

@@ -11,7 +11,7 @@ use crate::ids::{
     Contributor, EpochNo, Owner, RunKey, ShardKey, SliceId, StageKey, Table, ValueRef,
 };
 use crate::state::{
-    Checkpoint, Intended, Open, Person, Replay, RoundSum, Run, Sealed, StageSum, State,
+    Checkpoint, Intended, Invited, Open, Person, Replay, RoundSum, Run, Sealed, StageSum, State,
     TrainingRecord,
 };
 
@@ -392,6 +392,16 @@ pub(super) fn apply_volatile(state: &mut State, event: &Event) {
     match event {
         Event::Started { at } => state.volatile.started_at = *at,
         Event::PaceTaken { by, full } => drop(state.volatile.pace.insert(*by, *full)),
+        Event::InvitationCounted { by } => {
+            state.volatile.invited.entry(*by).or_default().count += 1;
+        }
+        Event::InvitationsNoted { by, at } => {
+            let noted = Invited {
+                count: 0,
+                noted: Some(*at),
+            };
+            state.volatile.invited.insert(*by, noted);
+        }
         Event::MembersLogged { shard, version } => {
             state.volatile.versions.entry(*shard).or_default().logged = *version;
         }

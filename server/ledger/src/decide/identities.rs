@@ -47,20 +47,11 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
             expires,
         } => renew(state, current, certificate, expires, now),
         Command::CertificateUsed { certificate } => Ok(used(state, certificate)),
-        Command::Revoke { subject, by, fresh } => {
-            if !state.people.contains_key(&subject) {
-                return refuse(Refusal::Invalid, format!("nothing is known of {subject}"));
-            }
-            let line = "revoke a subject's certificates".to_owned();
-            let mut events = policy::note_by(state, by, line, fresh, now)?;
-            events.push(Event::Withdrawn { subject });
-            Ok(events)
-        }
         _ => Ok(vec![]),
     }
 }
 
-fn invite(state: &State, subject: SubjectId, secret: Digest) -> Vec<Event> {
+pub(super) fn invite(state: &State, subject: SubjectId, secret: Digest) -> Vec<Event> {
     let mut events = vec![];
     if !state.people.contains_key(&subject) {
         let number = state.core.numbers.person + 1;

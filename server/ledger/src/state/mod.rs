@@ -40,7 +40,7 @@ pub use records::{
 };
 pub use slices::SliceError;
 pub use stage::Stage;
-pub use volatile::{Open, Sealed, Versions, Volatile};
+pub use volatile::{Invited, Open, Sealed, Versions, Volatile};
 
 use crate::ids::{
     CatalogueVersion, EpochNo, Owner, Refused, ShardKey, SliceId, StageKey, ValueRef,

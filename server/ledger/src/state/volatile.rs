@@ -19,6 +19,8 @@ pub struct Volatile {
     pub abandoned: BTreeMap<u32, u64>,
     /// When all that an operator has entered into the log would have been, one a period.
     pub pace: BTreeMap<Digest, u64>,
+    /// Invitations of people of whom nothing was known, by the operator who made them.
+    pub invited: BTreeMap<Digest, Invited>,
     /// Versions of who is trained on in each shard.
     pub versions: BTreeMap<ShardKey, Versions>,
     /// Milliseconds between tasks and updates that no closed round has taken along yet.
@@ -29,6 +31,15 @@ pub struct Volatile {
     pub unmeasured: BTreeMap<Digest, u64>,
     /// When the coordinator started, in milliseconds since 1970.
     pub started_at: u64,
+}
+
+/// Invitations of an operator that are entered into the log together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Invited {
+    /// How many the log does not have yet.
+    pub count: u64,
+    /// The uptime at which it was told last.
+    pub noted: Option<u64>,
 }
 
 /// A round that is being trained.

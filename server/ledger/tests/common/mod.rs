@@ -240,6 +240,7 @@ impl House {
                 why: String::new(),
             },
             Duty::Aggregate { run, counted } => self.added_up(run, counted),
+            Duty::NoteInvitations => Command::NoteInvitations { fresh },
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
             Duty::BeginExecution => Command::BeginExecution { lists: None },
             Duty::DestroyKeys(_) => Command::KeysDestroyed,

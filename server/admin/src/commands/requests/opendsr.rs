@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use lethe_dsr::DsrError;
 use lethe_dsr::opendsr::{Cancelled, Discovery, ErrorBody, Request, Signed, Status, StatusBody};
-use lethe_proto::admin::AdminRequest;
+use lethe_proto::admin::{AdminReply, AdminRequest};
 
 use super::book::Book;
 use super::{NotAsAsked, Reference, Signing, callbacks, cancelled, deliver, find, submit};
@@ -182,7 +182,13 @@ async fn cancel(w: &Which, home: &Path, desk: &Desk, book: &Book) -> anyhow::Res
     match (found.known()?, found.proposal) {
         (Status::Pending, Some(proposal)) => {
             cancelled(desk, home, proposal).await?;
-            desk.ask(AdminRequest::Cancel { proposal }).await?;
+            if let AdminReply::Proposed(p) = desk.ask(AdminRequest::Cancel { proposal }).await? {
+                bail!(
+                    "another operator made the request: its withdrawal waits for approval as \
+                     proposal {}. Cancel it again when that is done",
+                    p.id
+                );
+            }
         }
         (Status::Cancelled, _) => {}
         (status, _) => {

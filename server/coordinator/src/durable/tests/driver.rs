@@ -419,6 +419,9 @@ impl Driver {
                 why: "no result".into(),
             },
             Duty::Aggregate { run, counted } => return self.aggregate(run, counted),
+            Duty::NoteInvitations => Command::NoteInvitations {
+                fresh: self.fresh(),
+            },
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
             Duty::BeginExecution => Command::BeginExecution { lists: None },
             Duty::DestroyKeys(keys) => return self.destroy(keys),

@@ -163,6 +163,37 @@ fn requests_become_proposals_with_the_lines_of_the_log() {
         Proposal::RemoveOperator(fingerprint),
         &format!("remove operator {fingerprint}"),
     );
+    // The ledger writes the lines of these.
+    let ada = subject("ada");
+    let texts = vec!["ada".to_owned()];
+    for (request, what) in [
+        (
+            AdminRequest::Invite {
+                subject: Some(ada.clone()),
+            },
+            Proposal::InviteDevice(ada.clone()),
+        ),
+        (
+            AdminRequest::Revoke {
+                subject: ada.clone(),
+            },
+            Proposal::Revoke(ada),
+        ),
+        (
+            AdminRequest::Cancel { proposal: 4 },
+            Proposal::CancelProposal(4),
+        ),
+        (
+            AdminRequest::Scan {
+                texts: texts.clone(),
+            },
+            Proposal::Scan { texts },
+        ),
+    ] {
+        let asked = admin::asked(request).unwrap();
+        assert!(asked.note.is_none() && asked.confirmed);
+        assert_eq!(asked.what, what);
+    }
     let asked = admin::asked(AdminRequest::Forget {
         requests: vec![erase("ada")],
         dry_run: false,
@@ -252,7 +283,10 @@ fn lists_are_those_of_the_ledger() {
     let Ok(AdminReply::Actions(actions)) = ask(&d, AdminRequest::Actions) else {
         panic!("actions");
     };
-    assert_eq!(actions.len(), 2, "two operators were invited");
+    let lines: Vec<&str> = actions.iter().map(|a| a.what.as_str()).collect();
+    let invited = lines.iter().filter(|l| l.starts_with("invite"));
+    assert_eq!(invited.count(), 2, "two operators were invited: {lines:?}");
+    assert!(lines.contains(&"ask for a deletion"), "{lines:?}");
     let Ok(AdminReply::Deletion(deletion)) = ask(&d, AdminRequest::Deletion { id: 1 }) else {
         panic!("a deletion");
     };

@@ -292,6 +292,9 @@ impl Driver {
                 let why = String::new();
                 Command::AggregationFailed { run, why }
             }
+            Duty::NoteInvitations => Command::NoteInvitations {
+                fresh: self.fresh(),
+            },
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
             Duty::BeginExecution => Command::BeginExecution { lists: None },
             Duty::DestroyKeys(_) => Command::KeysDestroyed,

@@ -124,6 +124,14 @@ impl Simulation {
                     ..
                 } => (requests, Some(reference)),
                 Proposal::LiftRestriction(_) => (vec![], None),
+                Proposal::Revoke(subject) => {
+                    // They come back some time after they were refused, as far as is known.
+                    let device = self.devices.iter().position(|d| d.subject == subject);
+                    if let Some(n) = device {
+                        self.at(self.now + 3000, Event::Return(n));
+                    }
+                    (vec![], None)
+                }
                 _ => continue,
             };
             let command = Command::Approve {
@@ -185,9 +193,13 @@ impl Simulation {
             return;
         };
         let subject = self.devices[n].subject.clone();
-        let command = Command::Revoke {
-            subject: subject.clone(),
+        let command = Command::Propose {
+            what: Proposal::Revoke(subject.clone()),
+            confirmed: true,
+            note: None,
             by: operator(0),
+            secret: Digest::default(),
+            plans: vec![],
             fresh: fresh().unwrap(),
         };
         // A write that failed may be there.

@@ -133,6 +133,9 @@ impl World {
             },
             // The job runs, or its result was lost: then it is unsealed.
             Duty::Aggregate { .. } => return,
+            Duty::NoteInvitations => Command::NoteInvitations {
+                fresh: self.fresh(),
+            },
             Duty::GiveUpWaiting => Command::GiveUpWaiting,
             Duty::BeginExecution => Command::BeginExecution {
                 lists: self.lists_left(),
