@@ -9,7 +9,7 @@ use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
 use lethe_recipe::{Recipe, RecipeError};
 use lethe_recsys::spelling::hint;
-use lethe_transport::ending::ended;
+use lethe_transport::ending::Endings;
 use thiserror::Error;
 
 use crate::config::ServerConfig;
@@ -140,12 +140,13 @@ pub fn run_as(config: &Path, how: &How<'_>) -> Result<(), ProcessError> {
             write_private(&data_dir.join("metrics-address"), &metrics.to_string())?;
             tracing::info!(%metrics, "metrics");
         }
+        let endings = Endings::listen().map_err(io(config))?;
         // Written last: whoever waits for it finds everything else in place.
         write_private(&address, &addr.to_string())?;
         let recovers = tokio::spawn(recoveries(coordinator.clone(), data_dir.clone()));
         fatal::watch("recover-admin", recovers);
         tracing::info!(%addr, "listening");
-        let why = ended(with_parent).await.map_err(io(config))?;
+        let why = endings.first(with_parent).await;
         tracing::info!(%why, "lethe-server stops");
         coordinator.shutdown();
         Ok(())

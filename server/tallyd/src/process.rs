@@ -15,7 +15,7 @@ use lethe_recsys::versions::entries;
 use lethe_store::private;
 use lethe_store::sled_backend::SledStorage;
 use lethe_tally::TextVectors;
-use lethe_transport::ending::ended;
+use lethe_transport::ending::Endings;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -275,10 +275,11 @@ pub fn serve(config: &Config, with_parent: bool) -> Result<(), TallydError> {
         let _ = std::fs::remove_file(&address);
         let party = Party::new(service.clone(), config.certificate_life(), now)?;
         let addr = party.listen(config.listen)?;
+        let endings = Endings::listen().map_err(io(&config.data_dir))?;
         private::write(&address, addr.to_string().as_bytes())?;
         tokio::spawn(answer_files(service.clone(), config.data_dir.clone()));
         tracing::info!(%addr, "listening");
-        let why = ended(with_parent).await.map_err(io(&config.data_dir))?;
+        let why = endings.first(with_parent).await;
         tracing::info!(%why, "lethe-tally stops");
         party.shutdown();
         Ok(())

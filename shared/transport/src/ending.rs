@@ -26,35 +26,50 @@ impl fmt::Display for Ending {
     }
 }
 
-/// Waits until the process is interrupted, terminated or hung up or, `with_parent`, until its
-/// standard input closes: a parent that ends leaves nothing running. From then on another signal
-/// ends the process at once.
-///
-/// A SIGHUP that is ignored when the process starts (`nohup`) stays so.
-///
-/// # Errors
-/// The system does not tell of signals.
-pub async fn ended(with_parent: bool) -> std::io::Result<Ending> {
-    let parent_gone = async {
-        if !with_parent {
-            return std::future::pending().await;
-        }
-        // A plain thread: tokio's standard input would keep the runtime from ending.
-        let (send, receive) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            let _ = send.send(());
-        });
-        let _ = receive.await;
-    };
-    let mut signals = Signals::new()?;
-    let why = tokio::select! {
-        () = parent_gone => Ending::ParentGone,
-        signal = signals.next() => signal,
-    };
-    // A thread of its own: the runtime is about to end.
-    std::thread::spawn(again);
-    Ok(why)
+/// Listens for what ends a process: from [`Self::listen`] on no signal kills it unasked.
+pub struct Endings(Signals);
+
+impl fmt::Debug for Endings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Endings")
+    }
+}
+
+impl Endings {
+    /// Begins to listen, in a runtime of tokio's.
+    ///
+    /// A SIGHUP that is ignored when the process starts (`nohup`) stays so.
+    ///
+    /// # Errors
+    /// The system does not tell of signals.
+    pub fn listen() -> std::io::Result<Self> {
+        Signals::new().map(Self)
+    }
+
+    /// Waits until the process is interrupted, terminated or hung up or, `with_parent`, until its
+    /// standard input closes: a parent that ends leaves nothing running. From then on another
+    /// signal ends the process at once.
+    pub async fn first(mut self, with_parent: bool) -> Ending {
+        let parent_gone = async {
+            if !with_parent {
+                return std::future::pending().await;
+            }
+            // A plain thread: tokio's standard input would keep the runtime from ending.
+            let (send, receive) = tokio::sync::oneshot::channel();
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                let _ = send.send(());
+            });
+            let _ = receive.await;
+        };
+        let why = tokio::select! {
+            () = parent_gone => Ending::ParentGone,
+            signal = self.0.next() => signal,
+        };
+        // A thread of its own: the runtime is about to end.
+        std::thread::spawn(again);
+        why
+    }
 }
 
 /// Ends the process at the next signal.
