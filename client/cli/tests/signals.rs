@@ -62,7 +62,9 @@ mod unix {
         };
         put(Path::new(env!("CARGO_BIN_EXE_lethe")), "lethe");
         let own = std::env::current_exe().unwrap();
-        ["lethe-server", "lethe-tally", "lethe-admin"].map(|n| put(&own, n));
+        for name in ["lethe-server", "lethe-tally", "lethe-admin"] {
+            put(&own, name);
+        }
         bin
     }
 
