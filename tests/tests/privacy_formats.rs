@@ -48,10 +48,16 @@ impl Desk {
     /// An OpenDSR command; its answer's body, whose signature holds.
     fn opendsr(&self, args: &[&str]) -> Value {
         let pem = fixture("test-rsa.pem").to_string_lossy().into_owned();
+        // The endpoint of these tests is on this machine.
+        let inside: &[&str] = match args[0] {
+            "receive" => &["--allow-private-callbacks"],
+            _ => &[],
+        };
         let (code, out, err) = self.run(
             &[
                 &["opendsr"],
                 args,
+                inside,
                 &["--domain", "lethe.example", "--key", &pem],
             ]
             .concat(),
@@ -201,6 +207,7 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
         "opendsr",
         "receive",
         &desk.file("other.json", &other),
+        "--allow-private-callbacks",
         "--controller",
         "shop",
         "--domain",
@@ -228,6 +235,7 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
     let call = [
         "opendsr",
         "callbacks",
+        "--allow-private-callbacks",
         "--domain",
         "lethe.example",
         "--key",
@@ -235,6 +243,24 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
         "--ca",
         &ca,
     ];
+    // Not without leave, since they are inside of a network (the audit's M7).
+    let strict: Vec<&str> = call
+        .iter()
+        .copied()
+        .filter(|a| !a.contains("private"))
+        .collect();
+    let (code, _, err) = desk.run(&strict);
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("--allow-private-callbacks") && !err.contains("person-1"),
+        "{err}"
+    );
+    let (id_again, body) = request(1, "person-1", &url);
+    let again = desk.file("again.json", &body);
+    let receive = ["opendsr", "receive", &again, "--controller", "shop"];
+    let signed = ["--domain", "lethe.example", "--key", &pem];
+    let (code, _, err) = desk.run(&[&receive[..], &signed[..]].concat());
+    assert!(code == 1 && err.contains("localhost"), "{id_again}: {err}");
     let (code, _, err) = desk.run(&call);
     assert_eq!(code, 1, "the first call fails");
     assert!(err.contains("503") && !err.contains("person-1"), "{err}");
@@ -256,6 +282,10 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
     assert!(
         !book.contains("person-1") && !book.contains("nobody"),
         "the book names nobody"
+    );
+    assert!(
+        !book.contains("localhost"),
+        "addresses are not kept after the last answer"
     );
 
     // While others have to agree, a request is pending and can be cancelled.

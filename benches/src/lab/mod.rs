@@ -87,6 +87,15 @@ pub struct Lab {
     pub under: String,
 }
 
+/// Prompts that are scored together ([`Lab::together`]).
+pub struct Together {
+    layout: Layout,
+    /// States below the adapted layers, `[rows, hidden]`.
+    hidden: Vec<f32>,
+    /// Tokens that all of them begin with.
+    pub shared: Vec<u32>,
+}
+
 /// Gradient of a mean loss, in the whole adapter's shape, and what it took.
 pub struct Gradient {
     /// The gradient.
@@ -345,6 +354,53 @@ impl Lab {
             self.device.head().rows(&[no])?,
             self.device.head().rows(&[yes])?,
         ])
+    }
+
+    /// Layers of the model.
+    pub fn layers(&self) -> usize {
+        self.device.config().layers
+    }
+
+    /// Where a prompt lies, by the untuned layers of the device, `[hidden]`.
+    pub fn locate(&self, ids: &[u32]) -> anyhow::Result<Vec<f32>> {
+        Ok(self.device.locate(ids)?)
+    }
+
+    /// What the layers below the adapted ones give for prompts that are scored together: what they
+    /// begin with alike is computed once.
+    pub fn together(&self, prompts: &[Prompt]) -> anyhow::Result<Together> {
+        let ids: Vec<Vec<u32>> = prompts
+            .iter()
+            .map(|p| self.encode(p))
+            .collect::<anyhow::Result<_>>()?;
+        let (layout, packed) = Layout::pack(&ids);
+        let untuned = Adapter::from_data(&self.shape(1), vec![0.0; self.shape(1).len()])?;
+        let cut = self.shape(1).first_trained();
+        let mut middle = self.wired(&untuned);
+        let hidden = self.device.frozen(&layout, &packed, cut, &mut middle)?;
+        let shared = match layout.prefix as usize {
+            0 => ids.into_iter().next().unwrap_or_default(),
+            n => packed[..n].to_vec(),
+        };
+        Ok(Together {
+            layout,
+            hidden,
+            shared,
+        })
+    }
+
+    /// Log-odds of a like for each of them.
+    pub fn odds(&self, adapter: &Adapter, of: &Together) -> anyhow::Result<Vec<f32>> {
+        let edge = adapter.select(|l| self.on_device(l));
+        let logits = self.device.score_from(
+            &of.layout,
+            of.hidden.clone(),
+            adapter.shape().first_trained(),
+            self.encoder.answers,
+            Some(&edge),
+            &mut self.wired(adapter),
+        )?;
+        Ok(logits.iter().map(|l| l[1] - l[0]).collect())
     }
 
     /// Last hidden states by the untuned model, `[hidden]` each.

@@ -36,6 +36,29 @@ impl Inputs {
         ))
     }
 
+    /// The path of a model, fetched when it is not named.
+    pub(crate) fn model_of(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+        if let Some(path) = named {
+            return Ok(path.to_owned());
+        }
+        let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |line| {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        })?;
+        Ok(files.model)
+    }
+
+    /// What an adapter's folder says that it belongs to: where the model lies, or what the one that
+    /// is fetched is called where it comes from.
+    pub(crate) fn base(&self) -> anyhow::Result<String> {
+        let Some(path) = &self.model else {
+            return Ok("HuggingFaceTB/SmolLM2-135M-Instruct".into());
+        };
+        let whole = path
+            .canonicalize()
+            .with_context(|| path.display().to_string())?;
+        Ok(whole.display().to_string())
+    }
+
     /// The data's folder, fetched when it is not named.
     pub(crate) fn data_folder(&self) -> anyhow::Result<PathBuf> {
         match &self.data {

@@ -56,6 +56,9 @@ enum Command {
     Audit(commands::audit::Args),
     /// Fine-tune on one machine without federation: the reference for every other figure.
     TrainCentral(commands::train_central::Args),
+    /// Read a model, and an adapter for it, whole, and print what they are and answer: what is not
+    /// computed is refused by name.
+    Inspect(commands::inspect::Args),
 }
 
 fn main() -> ExitCode {
@@ -86,5 +89,6 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Fleet(args) => commands::fleet::run(&args).map(done),
         Command::Bench(args) => commands::bench::run(&args).map(done),
         Command::TrainCentral(args) => commands::train_central::run(&args).map(done),
+        Command::Inspect(args) => commands::inspect::run(&args).map(done),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use lethe_learn::aggregate::{Accumulator, ServerAdam, fedavg_weights};
+use lethe_learn::aggregate::{ServerAdam, fedavg_weights};
 use lethe_learn::balance::{
     learning_speeds, mixing_matrix, personalized, shared_weights_of, similarities,
 };
@@ -11,6 +11,10 @@ use lethe_recipe::{Aggregation, Recipe};
 
 use crate::CoordinatorError;
 use crate::content::TrainState;
+
+mod robust;
+
+use robust::{Scale, Updates};
 
 /// What is kept in memory of a contribution: a sketch of fixed size, not the update.
 #[derive(Clone, Debug)]
@@ -124,9 +128,9 @@ fn record_loss(state: &mut TrainState, contributions: &[&Contribution]) {
 const AT_ONCE: usize = 8 << 20;
 
 /// Applies a round: `load(range)` reads some updates, few enough to be in memory together; they are
-/// added in their order. A round without contributions changes nothing. An update that is so many
-/// rounds `late` counts `1 / sqrt(1 + rounds)` of its weight (FedBuff; Nguyen et al., AISTATS 2022,
-/// section 5).
+/// added in their order, or combined by the recipe's robust rule. A round without contributions
+/// changes nothing. An update that is so many rounds `late` counts `1 / sqrt(1 + rounds)` of its
+/// weight (FedBuff; Nguyen et al., AISTATS 2022, section 5).
 pub(crate) fn apply(
     recipe: &Recipe,
     state: &mut TrainState,
@@ -137,17 +141,23 @@ pub(crate) fn apply(
 ) -> Result<(), CoordinatorError> {
     let round = state.losses.len() as u32;
     if !contributions.is_empty() {
-        let mut sum = Accumulator::new(state.theta.len());
-        let weights = weights(recipe, round, contributions);
-        let together = (AT_ONCE / state.theta.len().max(1)).max(1);
-        for start in (0..weights.len()).step_by(together) {
-            let range = start..(start + together).min(weights.len());
-            for (i, delta) in range.clone().zip(load(range)?) {
-                let aged = 1.0 / (1.0 + f32::from(late[i])).sqrt();
-                sum.add(weights[i] * aged * clip.factor(contributions[i]), &delta)?;
-            }
-        }
-        step(recipe, state, &sum.finish());
+        let aged = |late: u16| 1.0 / (1.0 + f32::from(late)).sqrt();
+        let scale = |i: usize| Scale {
+            aged: aged(late[i]),
+            clip: clip.factor(contributions[i]),
+        };
+        let scales: Vec<Scale> = (0..contributions.len()).map(scale).collect();
+        let updates = Updates {
+            recipe,
+            round,
+            contributions,
+            scales: &scales,
+            values: state.theta.len(),
+            at_once: AT_ONCE,
+            load: &mut load,
+        };
+        let mean = updates.combined()?;
+        step(recipe, state, &mean);
     }
     record_loss(state, contributions);
     Ok(())

@@ -10,7 +10,7 @@ use lethe_parts::content::Content;
 use lethe_proto::catalogue::{CatalogueChange, CatalogueError, MAX_BYTES, Versions, difference};
 use lethe_proto::codec;
 use lethe_proto::deletion::DeletionRequest;
-use lethe_proto::ids::Digest;
+use lethe_proto::ids::{Digest, hidden_character};
 use lethe_recsys::data::{Item, text_vectors};
 use lethe_recsys::versions::{entries, items_of, load_renamed};
 use lethe_tally::{TextVectors, content_of_entries};
@@ -132,6 +132,12 @@ impl Catalogues {
         changes: Vec<CatalogueChange>,
         ends: bool,
     ) -> Result<Option<Vec<CatalogueChange>>, CoordinatorError> {
+        let versions = self.versions();
+        let new = |id: &&str| versions.place(id).is_none();
+        let mut ids = changes.iter().map(|c| c.entry.id.as_str()).filter(new);
+        if let Some(why) = ids.find_map(hidden_character) {
+            return Err(CoordinatorError::invalid(why.to_string()));
+        }
         let mut staged = fatal::lock(&self.staged);
         if at == 0 {
             // Who begins anew takes the place of whoever has not ended.

@@ -92,6 +92,10 @@ pub struct ServerConfig {
     /// most; 0: it is trained anew at once.
     #[serde(default = "default_quarantine_hours")]
     pub quarantine_hours: u64,
+    /// The operator knows that destroyed keys can be recovered from the disk of `data_dir`, where
+    /// its file system keeps what is overwritten. Without this the server does not start there.
+    #[serde(default)]
+    pub accept_recoverable_keys: bool,
     /// Recipe of the first epoch; see `lethe_recipe::Recipe`.
     #[serde(default)]
     pub recipe: toml::Table,
@@ -264,5 +268,26 @@ impl ServerConfig {
     /// Parses TOML.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_live_for_seconds_to_ten_years() {
+        let with = |days: &str| {
+            let head = "listen = \"127.0.0.1:0\"\ndata_dir = \"d\"\nmodel = \"m\"\n";
+            let text = format!("{head}catalogue = \"c\"\ncertificate_days = {days}\n");
+            ServerConfig::parse(&text)
+        };
+        for days in ["0", "-1", "nan", "inf", "1e9", "3651"] {
+            let refused = with(days).expect_err(days).to_string();
+            assert!(refused.contains("certificate_days is"), "{refused}");
+        }
+        for days in ["0.001", "90", "3650"] {
+            assert!(with(days).is_ok(), "{days}");
+        }
     }
 }

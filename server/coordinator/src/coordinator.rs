@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use lethe_ledger::{Command, Event, Wake};
 use lethe_model::source::open;
+use lethe_proto::admin::AdminRequest;
 use lethe_proto::codec;
+use lethe_proto::disks::KeyDisk;
 use lethe_proto::ids::Digest;
 use lethe_proto::limits::{MAX_SMALL, MAX_TOKENS};
 use lethe_proto::message::{Refusal, Request, Role};
@@ -23,12 +25,14 @@ use tokio::sync::Semaphore;
 use crate::CoordinatorError;
 use crate::arrivals::Arrivals;
 use crate::config::ServerConfig;
+use crate::disks;
 use crate::durable::NewValue;
 use crate::fatal;
 use crate::handlers::Envelope;
 use crate::lists::Contributions;
 use crate::metrics::{self, Traffic};
 use crate::middle::MiddleHost;
+use crate::quota::{InWork, Paces, Shares, enough, is_heavy};
 use crate::rounds::internal;
 use crate::shell::{BaseModel, Clock, Kit, Opening, Shell, Told, over_quic};
 use crate::waiters::Waiters;
@@ -39,6 +43,8 @@ pub struct Coordinator(Arc<Inner>);
 
 struct Inner {
     config: ServerConfig,
+    /// Where keys lie.
+    key_disks: Vec<KeyDisk>,
     authority: Authority,
     shell: Arc<Shell>,
     middle: MiddleHost,
@@ -46,6 +52,9 @@ struct Inner {
     waiters: Waiters,
     arrivals: Arrivals,
     contributions: Contributions,
+    paces: Paces,
+    /// Exports, searches and the like that operators have in work.
+    exports: Shares<Digest>,
     /// Places for computations beside the listener's.
     cores: Arc<Semaphore>,
     update_bytes: AtomicU64,
@@ -74,6 +83,7 @@ pub(crate) struct Signed {
 impl Coordinator {
     /// Loads the middle layers and the state in the configured folder.
     pub fn open(config: ServerConfig) -> Result<Self, CoordinatorError> {
+        let key_disks = disks::check(&config)?;
         let source = open(&config.model)?;
         let spec = DataSpec::of_folder(&config.catalogue)?;
         let read = read_items(&config.catalogue, &spec, config.strict_catalogue)?;
@@ -138,12 +148,15 @@ impl Coordinator {
                 waiters: Waiters::default(),
                 arrivals,
                 contributions,
+                paces: Paces::default(),
+                exports: Shares::of_heavy(),
                 cores: Arc::new(Semaphore::new(cores)),
                 update_bytes: AtomicU64::new(0),
                 activation_bytes: AtomicU64::new(0),
                 longest_update: AtomicUsize::new(0),
                 longest_pass: AtomicUsize::new(0),
                 config,
+                key_disks,
             }
         });
         if let Some(e) = failed {
@@ -219,10 +232,14 @@ impl Coordinator {
             let view = shell.state().view(shell.clock.now());
             let lists = shell.lists.as_ref();
             let lists = lists.and_then(|l| l.status_known(shell).ok());
-            metrics::text(&view, this.traffic(), lists.as_ref())
+            metrics::text(&view, this.traffic(), lists.as_ref(), this.key_disks())
         };
         tokio::spawn(metrics::serve(listener, Arc::new(text)));
         Ok(Some(bound))
+    }
+
+    pub(crate) fn key_disks(&self) -> &[KeyDisk] {
+        &self.0.key_disks
     }
 
     pub(crate) fn traffic(&self) -> Traffic {
@@ -385,6 +402,24 @@ impl Coordinator {
 
     pub(crate) fn middle(&self) -> &MiddleHost {
         &self.0.middle
+    }
+
+    pub(crate) fn paces(&self) -> &Paces {
+        &self.0.paces
+    }
+
+    /// A place for what takes long; none is needed for other requests.
+    pub(crate) fn heavy(
+        &self,
+        request: &AdminRequest,
+        by: &Digest,
+    ) -> Result<Option<InWork<Digest>>, CoordinatorError> {
+        if !is_heavy(request) {
+            return Ok(None);
+        }
+        let place = self.0.exports.begin(by);
+        let place = place.ok_or_else(|| enough("an export, search or forecast is in work"))?;
+        Ok(Some(place))
     }
 
     pub(crate) fn contributions(&self) -> &Contributions {

@@ -19,6 +19,8 @@ use crate::CoordinatorError;
 use crate::content::Update;
 use crate::coordinator::{Coordinator, aside};
 use crate::epochs::Joining;
+use crate::middle::check_weights;
+use crate::quota::Pace;
 use crate::rounds::Sent;
 
 /// What came with a request: whose it is, and its length.
@@ -82,10 +84,14 @@ impl Coordinator {
             };
         };
         let role = self.shell().state().who(&certificate)?;
+        if let Some(pace) = Pace::of(&request) {
+            self.paces().turn(certificate, pace).await?;
+        }
         match (role, request) {
             (Some(role), Request::Renew { csr }) => self.renew(role, certificate, &csr).await,
             (Some(Role::Admin), Request::Admin(request)) => {
                 let this = self.clone();
+                let _place = self.heavy(&request, &certificate)?;
                 aside(move || this.admin(request, certificate)).await
             }
             (Some(Role::Subject(subject)), request) => {
@@ -194,7 +200,7 @@ impl Coordinator {
                 aside(move || this.orders(&device, task, seen)).await
             }
             Request::Decline { round, why } => {
-                tracing::debug!(subject = %device.subject, ?round, ?why, "declined");
+                tracing::debug!(?round, ?why, "declined");
                 self.decline(&device, round).await
             }
             Request::Contribute(brought) => self.contribute(&device, brought).await,
@@ -504,6 +510,7 @@ impl Coordinator {
         bytes: usize,
     ) -> Result<Reply, CoordinatorError> {
         self.count_activations(bytes);
+        let _in_work = self.middle().begin(&device.subject)?;
         let Pass {
             purpose,
             shape,
@@ -526,7 +533,7 @@ impl Coordinator {
             Purpose::Frozen { round } => {
                 self.expects(&device, round)?;
                 self.middle()
-                    .frozen(epoch, layout, x, hidden.format)
+                    .frozen(epoch, &device.subject, layout, x, hidden.format)
                     .await?
             }
             Purpose::Score { release, omega } => {
@@ -534,7 +541,7 @@ impl Coordinator {
                 let tuned = adapter.is_some();
                 let reply = self
                     .middle()
-                    .score(epoch, layout, x, adapter, hidden.format)
+                    .score(epoch, &device.subject, layout, x, adapter, hidden.format)
                     .await?;
                 if tuned {
                     // A deletion may have withdrawn the release during the pass: what it knew is
@@ -557,6 +564,7 @@ impl Coordinator {
         bytes: usize,
     ) -> Result<Reply, CoordinatorError> {
         self.count_activations(bytes);
+        let _in_work = self.middle().begin(&device.subject)?;
         let lr = self.shell().kit(gradient.round.epoch)?.recipe.local.lr;
         let at = (gradient.round, device.subject);
         let step = gradient.step.then_some(lr);
@@ -763,10 +771,7 @@ impl Coordinator {
         shell.current(release)?;
         let served = shell.served()?;
         let shards = served.parts.len();
-        if omega.len() != shards || omega.iter().any(|w| !w.is_finite()) {
-            let message = format!("{} weights for {shards} shards", omega.len());
-            return Err(CoordinatorError::refuse(Refusal::Invalid, message));
-        }
+        check_weights(omega, shards)?;
         let parts = shell.parts_for(&served, subject)?;
         let used = parts.iter().zip(omega).filter(|(_, w)| **w != 0.0);
         let middle: Vec<(&Adapter, f32)> = used.map(|(p, w)| (p.middle.as_ref(), *w)).collect();

@@ -21,6 +21,7 @@ mod content;
 mod coordinator;
 #[cfg(test)]
 mod copy;
+mod disks;
 mod durable;
 mod epochs;
 mod error;
@@ -32,6 +33,7 @@ pub mod lists;
 mod metrics;
 mod middle;
 pub mod process;
+mod quota;
 mod rounds;
 pub mod rounds_alone;
 mod rows;

@@ -1,7 +1,7 @@
 //! `lethe-server`: wiring only.
 
 use clap::Parser;
-use lethe_coordinator::process::{Audit, How, Recovery};
+use lethe_coordinator::process::{Audit, Recovery, Start};
 
 /// The coordinator of a Lethe federation.
 #[derive(Parser)]
@@ -19,6 +19,11 @@ struct Cli {
     /// leaving rows out (`strict_catalogue` in the configuration).
     #[arg(long)]
     strict: bool,
+    /// Start also where the file system keeps what is overwritten, so that keys which deletions
+    /// destroy can be recovered from the disk (also `accept_recoverable_keys` in the
+    /// configuration).
+    #[arg(long)]
+    accept_recoverable_keys: bool,
     /// Train the rounds of this bundle again, for an auditor (`lethe audit` does it all).
     #[arg(long, requires = "log_key")]
     audit: Option<std::path::PathBuf>,
@@ -67,10 +72,14 @@ fn main() -> anyhow::Result<()> {
         .audit
         .zip(cli.log_key)
         .map(|(bundle, key)| Audit { bundle, key });
-    let how = How {
+    let start = Start {
         with_parent: cli.with_parent,
+        accept_recoverable_keys: cli.accept_recoverable_keys,
         strict: cli.strict,
-        audit: audit.as_ref(),
     };
-    Ok(lethe_coordinator::process::run_as(config, &how)?)
+    Ok(lethe_coordinator::process::run(
+        config,
+        start,
+        audit.as_ref(),
+    )?)
 }

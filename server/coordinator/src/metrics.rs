@@ -2,7 +2,7 @@
 //! for.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -15,6 +15,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lethe_ledger::View;
 use lethe_proto::admin::ListsStatus;
+use lethe_proto::disks::KeyDisk;
+use lethe_transport::crowd::{Crowd, network_of};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
@@ -22,12 +24,16 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 
-/// Most connections at once.
-const CONNECTIONS: usize = 16;
-/// Longest wait for a request's head, and longest life of a connection.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Most connections at once, and from one address. Who comes then takes the place of the oldest
+/// that has asked nothing yet.
+const CONNECTIONS: usize = 256;
+const OF_AN_ADDRESS: usize = 128;
+/// Longest wait for a request's head.
+const HEAD: Duration = Duration::from_secs(5);
+/// Longest life of a connection.
+const LIFE: Duration = Duration::from_secs(10);
 /// Bounds of the time until exact, in seconds.
 const EXACT: [f64; 10] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
@@ -117,8 +123,21 @@ fn lists_gauges(r: &mut Registry, lists: &ListsStatus) {
 }
 
 /// The text that monitoring reads.
-pub(crate) fn text(view: &View, traffic: Traffic, lists: Option<&ListsStatus>) -> String {
+pub(crate) fn text(
+    view: &View,
+    traffic: Traffic,
+    lists: Option<&ListsStatus>,
+    key_disks: &[KeyDisk],
+) -> String {
     let mut r = Registry::with_prefix("lethe");
+    let disks = Family::<Labels, Gauge>::default();
+    for disk in key_disks {
+        let kind = ("kind".into(), disk.kind.clone());
+        let fate = ("destroyed".into(), crate::disks::label(disk.fate).into());
+        disks.get_or_create(&vec![kind, fate]).set(1);
+    }
+    let help = "1: keys lie on a file system of this kind; what becomes of destroyed ones";
+    r.register("keys_disk", help, disks);
     if let Some(lists) = lists {
         lists_gauges(&mut r, lists);
     }
@@ -273,37 +292,44 @@ pub(crate) async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Answers until the task is dropped; `metrics` makes the text.
 pub(crate) async fn serve(listener: TcpListener, metrics: Arc<dyn Fn() -> String + Send + Sync>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let crowd: Arc<Crowd<IpAddr, Arc<Notify>>> = Arc::new(Crowd::new(OF_AN_ADDRESS, CONNECTIONS));
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match listener.accept().await {
+            Ok((stream, from)) => (stream, network_of(from.ip())),
             Err(e) => {
                 tracing::warn!("metrics: {e}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
+        let told = Arc::new(Notify::new());
+        let (place, gone) = crowd.enter(address, told.clone());
+        if let Some(gone) = gone {
+            gone.notify_one();
+        }
         let metrics = metrics.clone();
         tokio::spawn(async move {
+            let place = Arc::new(place);
             let answer = service_fn(move |request| {
                 let metrics = metrics.clone();
-                async move { Ok::<_, Infallible>(answer(&request, metrics.as_ref())) }
+                // It has asked: others go first.
+                let busy = place.busy();
+                async move {
+                    let _busy = busy;
+                    Ok::<_, Infallible>(answer(&request, metrics.as_ref()))
+                }
             });
             let mut http = hyper::server::conn::http1::Builder::new();
             http.timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
+                .header_read_timeout(HEAD)
                 .max_buf_size(16 << 10)
                 .keep_alive(false);
+            let served = http.serve_connection(TokioIo::new(stream), answer);
             // A scraper that hangs or speaks nonsense costs itself a connection.
-            let _ = tokio::time::timeout(
-                PATIENCE,
-                http.serve_connection(TokioIo::new(stream), answer),
-            )
-            .await;
-            drop(permit);
+            tokio::select! {
+                _ = tokio::time::timeout(LIFE, served) => {}
+                () = told.notified() => {}
+            }
         });
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::CoordinatorError;
 use crate::batch::Queue;
+use crate::quota::{InWork, Shares, enough};
 use crate::slots::{Slots, Taken};
 
 /// Longest wait of a training forward for memory to be free.
@@ -187,6 +188,8 @@ pub(crate) struct MiddleHost {
     passes: Arc<Semaphore>,
     tapes: Arc<Semaphore>,
     strikes: Mutex<Strikes>,
+    /// What each person has of the passes.
+    shares: Shares<SubjectId>,
 }
 
 /// Whose places were taken away because no backward came, how often, and when last.
@@ -241,6 +244,22 @@ fn lost() -> CoordinatorError {
     )
 }
 
+/// Largest weight of a shard's adapter in a query: the gain of a recipe is at most a few times the
+/// number of shards.
+const MAX_WEIGHT: f32 = 65_536.0;
+
+/// Refuses weights of a query that are not one for each shard, or out of range.
+pub(crate) fn check_weights(omega: &[f32], shards: usize) -> Result<(), CoordinatorError> {
+    let within = -MAX_WEIGHT..=MAX_WEIGHT;
+    if omega.len() == shards && omega.iter().all(|w| within.contains(w)) {
+        return Ok(());
+    }
+    let got = omega.len();
+    Err(CoordinatorError::invalid(format!(
+        "{got} weights, expected {shards} from -{MAX_WEIGHT} to {MAX_WEIGHT}, one for each shard"
+    )))
+}
+
 impl MiddleHost {
     pub(crate) fn new(passes: usize, tapes: usize) -> Self {
         let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));
@@ -251,7 +270,15 @@ impl MiddleHost {
             passes: bound(passes),
             tapes: bound(tapes),
             strikes: Mutex::default(),
+            shares: Shares::of_passes(passes),
         }
+    }
+
+    /// Begins a pass of somebody: few of one person's are in work at once, and of those that run
+    /// half are left to others.
+    pub(crate) fn begin(&self, subject: &SubjectId) -> Result<InWork<SubjectId>, CoordinatorError> {
+        let begun = self.shares.begin(subject);
+        begun.ok_or_else(|| enough("this person's devices have many passes in work"))
     }
 
     /// Has the layers of an epoch from now on: those of another epoch that needs the same, or what
@@ -373,7 +400,8 @@ impl MiddleHost {
             .filter_map(beyond)
             .min_by_key(|(since, _)| *since);
         if let Some((_, at)) = oldest {
-            tracing::info!(subject = %at.1, "a training pass without its backward made room");
+            // Whose it was, a log has no need to say.
+            tracing::info!(round = ?at.0, "a training pass without its backward made room");
             slots.close(&at);
             strikes.add(&at.1);
         }
@@ -524,9 +552,11 @@ impl MiddleHost {
 
     async fn pass<T: Send + 'static>(
         &self,
+        subject: &SubjectId,
         f: impl FnOnce() -> Result<T, CoordinatorError> + Send + 'static,
     ) -> Result<T, CoordinatorError> {
         let failed = |e: String| CoordinatorError::refuse(Refusal::Internal, e);
+        let share = self.shares.run(subject).await;
         let permit = self
             .passes
             .clone()
@@ -534,6 +564,7 @@ impl MiddleHost {
             .await
             .map_err(|e| failed(e.to_string()))?;
         tokio::task::spawn_blocking(move || {
+            let _share = share;
             let _permit = permit;
             f()
         })
@@ -545,12 +576,14 @@ impl MiddleHost {
     pub(crate) async fn score(
         &self,
         epoch: EpochNo,
+        subject: &SubjectId,
         layout: Layout,
         hidden: Vec<f32>,
         adapter: Option<Adapter>,
         format: WireFormat,
     ) -> Result<Payload, CoordinatorError> {
         let layers = self.layers(epoch)?;
+        let _share = self.shares.run(subject).await;
         let out = layers
             .queue
             .run(&layers.segment, &self.passes, layout, hidden, adapter)
@@ -562,6 +595,7 @@ impl MiddleHost {
     pub(crate) async fn frozen(
         &self,
         epoch: EpochNo,
+        subject: &SubjectId,
         layout: Layout,
         hidden: Vec<f32>,
         format: WireFormat,
@@ -569,7 +603,7 @@ impl MiddleHost {
         let layers = self.layers(epoch)?;
         let below = layers.segment.part(0..layers.key.cut);
         let out = self
-            .pass(move || Ok(below.forward(&layout, hidden, None)?))
+            .pass(subject, move || Ok(below.forward(&layout, hidden, None)?))
             .await?;
         Ok(layers.pack(&out, format))
     }
@@ -581,7 +615,8 @@ impl MiddleHost {
         mut held: Box<Held>,
         f: impl FnOnce(&mut Session) -> Result<Payload, CoordinatorError> + Send + 'static,
     ) -> Result<Payload, CoordinatorError> {
-        self.pass(move || match f(held.session()?) {
+        let subject = held.at.1.clone();
+        self.pass(&subject, move || match f(held.session()?) {
             Ok(reply) => held.done(pass, &reply).map(|()| reply),
             Err(e) => {
                 held.spoilt();

@@ -73,28 +73,15 @@ impl Audit {
     }
 }
 
-/// How a coordinator runs.
+/// What a command line says of a start, besides the configuration.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct How<'a> {
-    /// End when standard input closes.
+pub struct Start {
+    /// The process ends when standard input closes.
     pub with_parent: bool,
-    /// Refuse a catalogue with malformed rows, whatever the configuration says.
+    /// As [`ServerConfig::accept_recoverable_keys`], which holds as well.
+    pub accept_recoverable_keys: bool,
+    /// As [`ServerConfig::strict_catalogue`], which holds as well.
     pub strict: bool,
-    /// Train the rounds of a bundle again.
-    pub audit: Option<&'a Audit>,
-}
-
-/// As [`run_as`].
-///
-/// # Errors
-/// As [`run_as`].
-pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<(), ProcessError> {
-    let how = How {
-        with_parent,
-        strict: false,
-        audit,
-    };
-    run_as(config, &how)
 }
 
 /// Runs until interrupted, terminated or hung up or, `with_parent`, until standard input closes.
@@ -103,11 +90,11 @@ pub fn run(config: &Path, with_parent: bool, audit: Option<&Audit>) -> Result<()
 ///
 /// # Errors
 /// [`ProcessError`]: files that cannot be read, or a coordinator that cannot start.
-pub fn run_as(config: &Path, how: &How<'_>) -> Result<(), ProcessError> {
-    let bundle = how.audit.map(Audit::read).transpose()?;
+pub fn run(config: &Path, start: Start, audit: Option<&Audit>) -> Result<(), ProcessError> {
+    let bundle = audit.map(Audit::read).transpose()?;
     let mut parsed = read_config(config)?;
-    parsed.strict_catalogue |= how.strict;
-    let with_parent = how.with_parent;
+    parsed.accept_recoverable_keys |= start.accept_recoverable_keys;
+    parsed.strict_catalogue |= start.strict;
     let data_dir = parsed.data_dir.clone();
     // More threads than cores: some read or decode what is stored, and the network must not wait
     // with them.
@@ -146,7 +133,7 @@ pub fn run_as(config: &Path, how: &How<'_>) -> Result<(), ProcessError> {
         let recovers = tokio::spawn(recoveries(coordinator.clone(), data_dir.clone()));
         fatal::watch("recover-admin", recovers);
         tracing::info!(%addr, "listening");
-        let why = endings.first(with_parent).await;
+        let why = endings.first(start.with_parent).await;
         tracing::info!(%why, "lethe-server stops");
         coordinator.shutdown();
         Ok(())

@@ -8,13 +8,14 @@
 //! No clock, network or file is read here: times are arguments, and `lethe-admin` carries the
 //! messages.
 
+pub mod callback;
 pub mod ddrf;
 pub mod jws;
 mod keys;
 pub mod opendsr;
 pub mod url;
 
-pub use keys::{Jwk, SigningKey, blind};
+pub use keys::{Jwk, SigningKey, keyed, salted};
 use thiserror::Error;
 
 /// Why a request is not taken, or an answer not made.

@@ -7,6 +7,7 @@ use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
 use serde::{Deserialize, Serialize};
 
+use crate::callback;
 use crate::keys::SigningKey;
 use crate::url::not_callable;
 use crate::{DsrError, from_rfc3339, rfc3339};
@@ -230,6 +231,15 @@ impl Request {
             }
         }
         Ok(r)
+    }
+
+    /// Refuses callback addresses inside of a network ([`callback::check`]).
+    ///
+    /// # Errors
+    /// [`DsrError::Unsupported`], naming the address.
+    pub fn check_callbacks(&self) -> Result<(), DsrError> {
+        let urls = self.status_callback_urls.iter();
+        urls.map(String::as_str).try_for_each(callback::check)
     }
 
     /// The deletion that it asks for, of the person whom an identity of type `known` names.

@@ -42,6 +42,10 @@ pub struct Config {
     /// Whether an auditor is told digests of who counts.
     #[serde(default)]
     pub audits: bool,
+    /// Who runs it knows that destroyed keys can be recovered from the disk of `data_dir`, where
+    /// its file system keeps what is overwritten. Without this the tally does not start there.
+    #[serde(default)]
+    pub accept_recoverable_keys: bool,
     /// How lists are made: what the coordinator cannot change.
     #[serde(default)]
     pub lists: ListsConfig,

@@ -25,6 +25,11 @@ struct Cli {
     /// leaving rows out (`strict_catalogue` in the configuration).
     #[arg(long, global = true)]
     strict: bool,
+    /// Start also where the file system keeps what is overwritten, so that keys which deletions
+    /// destroy can be recovered from the disk (also `accept_recoverable_keys` in the
+    /// configuration).
+    #[arg(long, global = true)]
+    accept_recoverable_keys: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -46,6 +51,7 @@ enum Command {
 fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
     let mut config = process::read_config(&cli.config).map_err(|e| (2, e))?;
     config.strict_catalogue |= cli.strict;
+    config.accept_recoverable_keys |= cli.accept_recoverable_keys;
     let code = |e: TallydError| match e {
         TallydError::Silent { .. } => (75, e),
         other => (1, other),

@@ -2,7 +2,8 @@
 //!
 //! Nothing here reads a clock, a random source, a file or a socket: time and seeds are arguments,
 //! so every result can be replayed. Entry points: [`partition`] (which shard a subject belongs to),
-//! [`balance`] (PPLR's client weights), [`aggregate`] (FedAvg and weighted sums),
+//! [`balance`] (PPLR's client weights), [`aggregate`] (FedAvg and weighted sums), [`robust`]
+//! (aggregates that a minority cannot steer),
 //! [`secure_sum`] (sums in fixed point that whoever adds cannot look into), [`apa`] (adapter
 //! weights per query), [`metrics`] (AUC, UAUC, spread) and [`seed`] (keyed randomness).
 //!
@@ -17,6 +18,7 @@ pub mod balance;
 pub mod logistic;
 pub mod metrics;
 pub mod partition;
+pub mod robust;
 pub mod secure_sum;
 pub mod seed;
 pub mod sketch;

@@ -39,6 +39,45 @@ impl SubjectId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Refuses what may not become a new identifier. (Folders of earlier versions may hold such
+    /// ones: their people can be named, and deleted.)
+    ///
+    /// # Errors
+    /// It holds a character that nobody sees ([`hidden_character`]).
+    pub fn check_new(&self) -> Result<(), HiddenCharacter> {
+        hidden_character(&self.0).map_or(Ok(()), Err)
+    }
+}
+
+/// A character of an identifier that nobody sees, and that makes two of them look alike or one look
+/// like another: it turns the direction of what follows, or has no width (Unicode Technical Report
+/// 36, sections 2.4 and 3.6; CVE-2021-42574).
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "an identifier holds the character U+{0:04X}, which nobody sees: expected one without control \
+     characters, marks of direction and characters without width"
+)]
+pub struct HiddenCharacter(u32);
+
+/// The first character of an identifier that nobody sees, if there is one.
+pub fn hidden_character(id: &str) -> Option<HiddenCharacter> {
+    let hidden = |c: &char| {
+        c.is_control()
+            || matches!(
+                c,
+                '\u{ad}'
+                    | '\u{61c}'
+                    | '\u{180e}'
+                    | '\u{200b}'..='\u{200f}'
+                    | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}'
+                    | '\u{feff}'
+                    | '\u{fff9}'..='\u{fffb}'
+                    | '\u{e0000}'..='\u{e007f}'
+            )
+    };
+    id.chars().find(hidden).map(|c| HiddenCharacter(c as u32))
 }
 
 impl TryFrom<String> for SubjectId {
@@ -207,6 +246,14 @@ mod tests {
         assert!(SubjectId::new("").is_err());
         assert!(SubjectId::new("a\nb").is_err());
         assert!(SubjectId::new("x".repeat(MAX_ID + 1)).is_err());
+        for plain in [
+            "anna@example.org",
+            "\u{5d0}\u{5d1}",
+            "J\u{fc}rg 7",
+            "\u{1f600}",
+        ] {
+            assert_eq!(hidden_character(plain), None, "{plain}");
+        }
         let bytes = crate::codec::to_bytes(&"bad\u{7}").expect("a string");
         assert!(crate::codec::from_bytes::<SubjectId>(&bytes, 100).is_err());
     }

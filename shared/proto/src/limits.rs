@@ -82,6 +82,12 @@ pub const BEHIND: Duration = Duration::from_secs(40);
 pub const MAX_INCOMING: usize = 512;
 /// Most of them from one address: the others are for everybody else.
 pub const MAX_INCOMING_PER_ADDRESS: usize = MAX_INCOMING / 2;
+/// Handshakes that one address may begin at once: all phones behind one, after a restart.
+pub const HANDSHAKES: u32 = 1024;
+/// And how long until one more.
+pub const HANDSHAKE_PERIOD: Duration = Duration::from_millis(20);
+/// Longest wait of a handshake for its turn.
+pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
 /// Most training samples that a person may claim to hold.
 pub const MAX_SAMPLES: u32 = 1 << 20;
 /// Largest mean training loss of an update, in nats: more is no result of training on two answers.

@@ -171,6 +171,13 @@ impl Round {
             .count()
     }
 
+    /// Who was asked and has neither answered nor declined.
+    pub fn silent(&self) -> impl Iterator<Item = &SubjectId> {
+        let silent = |s: &Standing| matches!(s, Standing::Chosen | Standing::Training);
+        let members = self.cohort.iter().filter(move |(_, s)| silent(s));
+        members.map(|(id, _)| id)
+    }
+
     /// How the round ended, if it has.
     pub fn outcome(&self, now: u64) -> Option<Outcome> {
         let done = self.cohort.iter().filter(|(_, s)| **s == Standing::Done);

@@ -12,12 +12,14 @@
 
 mod file;
 mod masking;
+mod robust;
 
 use std::io::Read;
 use std::sync::Arc;
 
 use lethe_learn::apa::ApaParams;
 use lethe_learn::balance::BalanceParams;
+use lethe_learn::robust::Robust;
 use lethe_learn::seed::Seed;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
@@ -234,6 +236,9 @@ pub struct Recipe {
     pub clip_factor: Option<f32>,
     /// Aggregation rule.
     pub aggregation: Aggregation,
+    /// What keeps a minority of a round from steering it, in the place of the weighted sum.
+    #[serde(skip_serializing_if = "Robust::is_none")]
+    pub robust: Robust,
     /// Parameters of the balance.
     pub balance: BalanceParams,
     /// Parameters of the adapter weights.
@@ -285,6 +290,7 @@ impl Default for Recipe {
             clip: 10.0,
             clip_factor: Some(CLIP_FACTOR),
             aggregation: Aggregation::Shared,
+            robust: Robust::None,
             balance: BalanceParams::default(),
             apa: ApaParams::default(),
             combine: Combination::Nd,
@@ -507,6 +513,7 @@ impl Recipe {
         if self.updates == PackedFormat::Masked {
             self.check_sums()?;
         }
+        self.check_robust()?;
         range(
             "adapters",
             sparse(self.adapters, 0),

@@ -31,7 +31,11 @@ fn any(peer: SocketAddr) -> SocketAddr {
 impl Dialer {
     /// Binds a socket from which `peer` can be reached.
     pub fn bind(peer: SocketAddr) -> Result<Self, TransportError> {
-        let local = any(peer);
+        Self::bind_from(any(peer))
+    }
+
+    /// Binds a socket with this address of its own: of several networks, or for tests.
+    pub fn bind_from(local: SocketAddr) -> Result<Self, TransportError> {
         let endpoint = config::socket(local).and_then(|socket| {
             quinn::Endpoint::new(
                 quinn::EndpointConfig::default(),
@@ -68,7 +72,9 @@ impl Dialer {
                     limits::HANDSHAKE_TIMEOUT.as_secs()
                 ))
             })?
-            .map_err(|e| explained(&e, addr, validity).unwrap_or_else(|| refused(e.to_string())))?;
+            .map_err(|e| {
+                unconnected(&e, addr, validity).unwrap_or_else(|| refused(e.to_string()))
+            })?;
         Ok(Connection {
             validity,
             endpoint: self.0.clone(),
@@ -156,6 +162,18 @@ impl Connection {
         Ok(codec::decode_reply(&reply)?)
     }
 
+    /// Begins a request with these bytes, and neither ends it nor reads an answer, for as long as
+    /// what is returned lives: what a peer does that is cut off half-way, or means harm. For tests.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn begin(&self, bytes: &[u8]) -> Result<HalfOpen, TransportError> {
+        let lost = |e: &dyn std::fmt::Display| TransportError::Lost(e.to_string());
+        let (mut send, recv) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
+        send.write_all(bytes).await.map_err(|e| lost(&e))?;
+        Ok(HalfOpen { send, recv })
+    }
+
     /// Exchanges the certificate of this connection for one with a new key.
     pub async fn renew(&self) -> Result<Identity, TransportError> {
         let key = ClientKey::generate()?;
@@ -200,6 +218,26 @@ impl Connection {
     }
 }
 
+/// A request that was begun ([`Connection::begin`]).
+#[derive(Debug)]
+pub struct HalfOpen {
+    send: quinn::SendStream,
+    recv: quinn::RecvStream,
+}
+
+impl HalfOpen {
+    /// Ends the request; its answer is not read.
+    pub fn unread(mut self) -> UnreadAnswer {
+        // It may have been refused by its header.
+        let _ = self.send.finish();
+        UnreadAnswer(self.recv)
+    }
+}
+
+/// An answer that nobody reads, for as long as it lives.
+#[derive(Debug)]
+pub struct UnreadAnswer(#[allow(dead_code)] quinn::RecvStream);
+
 /// A message that is sent to its end or taken back: half of one would stay with the coordinator,
 /// and be in the way of the next.
 struct Whole(Option<quinn::SendStream>);
@@ -227,6 +265,18 @@ impl Drop for Whole {
 /// TLS alert 45, `certificate_expired` (RFC 8446, 6.2), as QUIC carries it (RFC 9001, 4.8): also
 /// for certificates that are not valid yet.
 const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
+
+/// The same as [`explained`], of a connection that was not complete. Anybody on the way can end
+/// one with any words: nothing that says so is proof that a certificate was withdrawn, on which a
+/// device drops what it has. The coordinator says that after the handshake.
+fn unconnected(
+    e: &quinn::ConnectionError,
+    addr: SocketAddr,
+    shown: Option<Validity>,
+) -> Option<TransportError> {
+    let explained = explained(e, addr, shown)?;
+    (!matches!(explained, TransportError::Withdrawn)).then_some(explained)
+}
 
 /// What an ended connection has to do with the certificates, if anything.
 fn explained(
@@ -301,5 +351,24 @@ pub async fn enrol_as(
             subject,
         }),
         _ => Err(TransportError::UnexpectedReply { asked: "enrolment" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m1_a_refusal_before_the_handshake_is_complete_is_no_proof() {
+        let closed = quinn::ConnectionError::ApplicationClosed(quinn::ApplicationClose {
+            error_code: REVOKED.into(),
+            reason: b"revoked".as_slice().into(),
+        });
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert!(matches!(
+            explained(&closed, addr, None),
+            Some(TransportError::Withdrawn)
+        ));
+        assert!(unconnected(&closed, addr, None).is_none());
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What counts as one address: a whole IPv4 address, the network part (64 bits) of an IPv6 one,
 /// since whoever has one IPv6 address has the others of its network too.
-pub(crate) fn network_of(addr: IpAddr) -> IpAddr {
+pub fn network_of(addr: IpAddr) -> IpAddr {
     match addr.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -65,7 +65,7 @@ impl<K: Ord + Copy, T> State<K, T> {
 
 /// Members by group, at most so many in each and in all.
 #[derive(Debug)]
-pub(crate) struct Crowd<K, T> {
+pub struct Crowd<K, T> {
     state: Mutex<State<K, T>>,
     per_group: usize,
     in_all: usize,
@@ -73,7 +73,7 @@ pub(crate) struct Crowd<K, T> {
 
 /// A place in a crowd; it is given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place<K: Ord + Copy, T> {
+pub struct Place<K: Ord + Copy, T> {
     crowd: Arc<Crowd<K, T>>,
     number: u64,
     busy: Arc<AtomicUsize>,
@@ -81,10 +81,11 @@ pub(crate) struct Place<K: Ord + Copy, T> {
 
 /// While it lives, the member is not idle.
 #[derive(Debug)]
-pub(crate) struct Busy(Arc<AtomicUsize>);
+pub struct Busy(Arc<AtomicUsize>);
 
 impl<K: Ord + Copy, T> Crowd<K, T> {
-    pub(crate) fn new(per_group: usize, in_all: usize) -> Self {
+    /// Nobody yet; at most so many in a group and in all.
+    pub fn new(per_group: usize, in_all: usize) -> Self {
         let state = State {
             members: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -103,7 +104,7 @@ impl<K: Ord + Copy, T> Crowd<K, T> {
     }
 
     /// Lets a newcomer in; returns who has to go for it.
-    pub(crate) fn enter(self: &Arc<Self>, group: K, content: T) -> (Place<K, T>, Option<T>) {
+    pub fn enter(self: &Arc<Self>, group: K, content: T) -> (Place<K, T>, Option<T>) {
         let mut state = self.lock();
         let oldest = if state.in_group(group) >= self.per_group {
             let group = state.groups.get(&group).into_iter().flatten().copied();
@@ -133,7 +134,7 @@ impl<K: Ord + Copy, T> Crowd<K, T> {
     }
 
     /// Lets a newcomer in only if there is room.
-    pub(crate) fn enter_if_room(self: &Arc<Self>, group: K, content: T) -> Option<Place<K, T>> {
+    pub fn enter_if_room(self: &Arc<Self>, group: K, content: T) -> Option<Place<K, T>> {
         let state = self.lock();
         if state.in_group(group) >= self.per_group || state.members.len() >= self.in_all {
             return None;
@@ -143,14 +144,14 @@ impl<K: Ord + Copy, T> Crowd<K, T> {
     }
 
     /// Takes everybody of a group out.
-    pub(crate) fn remove_group(&self, group: K) -> Vec<T> {
+    pub fn remove_group(&self, group: K) -> Vec<T> {
         let mut state = self.lock();
         let numbers = state.groups.get(&group).cloned().unwrap_or_default();
         numbers.iter().filter_map(|n| state.remove(*n)).collect()
     }
 
     /// Takes everybody out.
-    pub(crate) fn remove_all(&self) -> Vec<T> {
+    pub fn remove_all(&self) -> Vec<T> {
         let mut state = self.lock();
         state.groups.clear();
         let members = std::mem::take(&mut state.members);
@@ -158,24 +159,29 @@ impl<K: Ord + Copy, T> Crowd<K, T> {
     }
 
     /// How many there are.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.lock().members.len()
     }
 
+    /// Whether nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether somebody of this group is there.
-    pub(crate) fn has(&self, group: K) -> bool {
+    pub fn has(&self, group: K) -> bool {
         self.lock().in_group(group) > 0
     }
 }
 
 impl<K: Ord + Copy, T> Place<K, T> {
     /// Gives the place back now.
-    pub(crate) fn leave(&self) {
+    pub fn leave(&self) {
         self.crowd.lock().remove(self.number);
     }
 
     /// The member works on something.
-    pub(crate) fn busy(&self) -> Busy {
+    pub fn busy(&self) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.busy.clone())
     }

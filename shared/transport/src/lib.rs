@@ -18,13 +18,14 @@
 
 pub mod client;
 mod config;
-mod crowd;
+pub mod crowd;
 pub mod ending;
 mod error;
 mod exchange;
 mod frame;
 pub mod identity;
 mod pace;
+pub mod rate;
 pub mod server;
 
 pub use error::{TransportError, utc};

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use lethe_proto::ids::Digest;
 use lethe_proto::limits;
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::crowd::{Crowd, network_of};
 use crate::exchange::Desk;
 use crate::identity::{Authority, SERVER_LIFE, fingerprint};
+use crate::rate::Rates;
 use crate::{TransportError, config};
 
 /// Close codes that a client may see.
@@ -81,6 +82,8 @@ pub struct Server {
     doorstep: Arc<Doorstep>,
     /// Handshakes in progress, by address.
     handshakes: Arc<Crowd<IpAddr, ()>>,
+    /// How often an address may begin one.
+    rates: Arc<Rates<IpAddr>>,
     own: Arc<Mutex<Own>>,
 }
 
@@ -141,6 +144,11 @@ impl Server {
             limits::MAX_UNAUTHENTICATED,
         );
         let handshakes = Crowd::new(limits::MAX_INCOMING_PER_ADDRESS, limits::MAX_INCOMING);
+        let rates = Rates::new(
+            limits::HANDSHAKES,
+            limits::HANDSHAKE_PERIOD,
+            limits::HANDSHAKE_WAIT,
+        );
         let issued = SystemTime::now();
         Ok(Self {
             endpoint,
@@ -148,6 +156,7 @@ impl Server {
             live: Arc::new(Live::new(limits::MAX_CONNECTIONS_PER_PEER, usize::MAX)),
             doorstep: Arc::new(doorstep),
             handshakes: Arc::new(handshakes),
+            rates: Arc::new(rates),
             own: Arc::new(Mutex::new(Own { life, issued })),
         })
     }
@@ -200,10 +209,19 @@ impl Server {
                 incoming.refuse();
                 continue;
             };
+            // A signature and a key exchange for each: an address that begins one after the other
+            // must not take the processor from those who train.
+            let Ok(wait) = self.rates.wait(address, Instant::now()) else {
+                incoming.refuse();
+                continue;
+            };
             let live = self.live.clone();
             let doorstep = self.doorstep.clone();
             let desk = desk.clone();
             tokio::spawn(async move {
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
                 let shaken = timeout(limits::HANDSHAKE_TIMEOUT, incoming).await;
                 drop(place);
                 match shaken {

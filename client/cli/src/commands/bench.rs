@@ -67,6 +67,15 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// What a minority of people can do to everybody's adapter, against each aggregation rule. An
+    /// hour; `--quick` takes a minute and holds facts. `lethe bench attacks --help` lists the
+    /// options.
+    #[command(disable_help_flag = true)]
+    Attacks {
+        /// Arguments of the program `bench-attacks`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -77,6 +86,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Recommend { args } => ("bench-recommend", args),
         What::Leak { args } => ("bench-leak", args),
         What::Life { args } => ("bench-life", args),
+        What::Attacks { args } => ("bench-attacks", args),
     };
     let program: PathBuf = std::env::current_exe()?.with_file_name(name);
     let mut command = Command::new(&program);

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use lethe_learn::seed::Seed;
 use lethe_recsys::data::{DataSpec, Dataset, load};
 use lethe_recsys::samples::{Part, Samples, Split};
+use lethe_seal::disk::{Disk, Verdict};
 use serde_json::{Value, json};
 
 use super::train_central::{self, SplitArg};
@@ -100,6 +101,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let data = load(&folder, &spec, args.inputs.strict)?;
     inputs::say(&data.readings);
     let home = home(args)?;
+    let disk = Disk::of(&home);
+    if disk.verdict == Verdict::Kept {
+        // The demo deletes nobody's data, and goes on.
+        writeln!(
+            std::io::stderr(),
+            "{disk}. A server refuses that unless it is accepted (docs/operations.md)"
+        )?;
+    }
     let users = choose_users(&data, args.split.into(), &sizes, args.seed, &home)?;
     let listers = others(&data, &users, &home);
     let setup = Setup {

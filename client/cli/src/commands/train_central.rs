@@ -238,7 +238,7 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     if let Some(folder) = &args.save {
         // Two files, which belong together.
         let _unbroken = lethe_run::files::unbroken();
-        lethe_model::lora_io::save_peft(folder, &trained, &recipe, "SmolLM2-135M-Instruct")?;
+        lethe_model::peft::save(folder, &trained, &recipe, &args.inputs.base()?)?;
     }
     Ok(out)
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::forget::{Ask, Outcome, ask};
 use crate::desk::Desk;
-use crate::output::{Output, table};
+use crate::output::{Output, table, write_private};
 use crate::when::parse_time;
 
 /// Requests in one plan.
@@ -265,10 +265,10 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         }
     }
     if let Some(path) = &args.out {
-        let mut writer =
-            csv::Writer::from_path(path).with_context(|| path.display().to_string())?;
+        let mut writer = csv::Writer::from_writer(vec![]);
         results.iter().try_for_each(|r| writer.serialize(r))?;
-        writer.flush()?;
+        // It names people.
+        write_private(path, &writer.into_inner()?)?;
     }
     let row = |r: &RowResult| {
         let id = r.deletion.map_or("-".to_owned(), |d| d.to_string());

@@ -435,12 +435,15 @@ pub(super) fn apply_volatile(state: &mut State, event: &Event) {
             state.volatile.open.remove(&run.generation);
             state.volatile.abandoned.insert(run.generation, *until);
         }
-        Event::RoundSealed { run, counted, at } => with_open(state, run, |open| {
-            open.sealed = Some(Sealed {
-                counted: counted.clone(),
-                since: *at,
+        Event::RoundSealed { run, counted, at } => {
+            note_silence(state, run, counted, *at);
+            with_open(state, run, |open| {
+                open.sealed = Some(Sealed {
+                    counted: counted.clone(),
+                    since: *at,
+                });
             });
-        }),
+        }
         Event::RoundUnsealed { run } => with_open(state, run, |open| open.sealed = None),
         Event::LackNoted {
             epoch,
@@ -459,6 +462,38 @@ pub(super) fn apply_volatile(state: &mut State, event: &Event) {
             state.volatile.unmeasured.insert(*device, *release);
         }
         _ => {}
+    }
+}
+
+/// Deadlines in a row after which somebody is not waited for in each round.
+const PATIENT: u32 = 6;
+/// For so many deadlines they are asked only where there would be too few others.
+const QUIET: u64 = 10;
+
+/// Who is asked again and again and never answers makes every round last until its deadline. (Who
+/// takes part in a round is recorded, so that this may depend on what a restart forgets.)
+fn note_silence(state: &mut State, run: &RunKey, counted: &[Contributor], at: u64) {
+    let Some(view) = state.run_view(run.generation).filter(|v| v.live) else {
+        return;
+    };
+    let quiet = QUIET * view.epoch.terms.deadline_ms();
+    let open = state.volatile.open.get(&run.generation);
+    let Some(open) = open.filter(|o| o.run == *run) else {
+        return;
+    };
+    let mut silent: Vec<SubjectId> = vec![];
+    if at >= open.round.deadline() {
+        silent.extend(open.round.silent().cloned());
+    }
+    for (subject, _) in counted {
+        state.volatile.silent.remove(subject);
+    }
+    for subject in silent {
+        let known = state.volatile.silent.entry(subject).or_default();
+        known.deadlines = known.deadlines.saturating_add(1);
+        if known.deadlines >= PATIENT {
+            known.until = at + quiet;
+        }
     }
 }
 

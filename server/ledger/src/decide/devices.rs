@@ -14,6 +14,9 @@ use crate::event::{Event, MeasuredShard};
 use crate::ids::{EpochNo, Fresh, Now, Refused, ShardKey, ValueRef};
 use crate::state::{Epoch, Holder, Moving, Place, Profile, RemovedRecord, State};
 
+/// Most events that a device can say it removed for one order.
+const MAX_REMOVED: u32 = MAX_SAMPLES;
+
 pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
     match command {
         Command::Hello { device } => Ok(hello(state, &device)),
@@ -218,6 +221,12 @@ fn erased(state: &State, certificate: &Digest, task: u64, outcome: &Erased) -> D
     let known = person.devices.get(device);
     match outcome {
         Erased::Done { removed } => {
+            if let Some((deletion, n)) = removed.iter().find(|(_, n)| *n > MAX_REMOVED) {
+                return Err(Refused::invalid(format!(
+                    "{n} events removed for deletion {deletion}, expected at most {MAX_REMOVED}: \
+                     no device holds more"
+                )));
+            }
             if known.is_none_or(|d| d.confirmed == Some(task)) {
                 return Ok(vec![]);
             }

@@ -15,9 +15,14 @@ use crate::state::{Numbers, Operator, State};
 /// Whoever acts from the server's own machine: no certificate has this fingerprint.
 const THIS_MACHINE: Digest = Digest([0; 32]);
 
+/// Most invitations of a person that nobody has used.
+const MAX_INVITATIONS: usize = 64;
+/// Most devices of a person.
+const MAX_DEVICES: usize = 64;
+
 pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
     match command {
-        Command::Invite { subject, secret } => Ok(invite(state, subject, secret)),
+        Command::Invite { subject, secret } => invite(state, subject, secret),
         Command::InviteFirstOperator { secret } => {
             if !state.core.operators.is_empty() {
                 return Ok(vec![]);
@@ -51,7 +56,32 @@ pub(super) fn decide(state: &State, command: Command, now: Now) -> Decided {
     }
 }
 
-pub(super) fn invite(state: &State, subject: SubjectId, secret: Digest) -> Vec<Event> {
+/// Refuses an invitation that would be one too many of a person, or for a new name that looks like
+/// another.
+pub(super) fn may_invite(state: &State, subject: &SubjectId) -> Result<(), Refused> {
+    let Some(known) = state.people.get(subject) else {
+        let new = subject.check_new();
+        return new.map_err(|e| Refused::invalid(e.to_string()));
+    };
+    let waiting = known.invitations.len();
+    if waiting >= MAX_INVITATIONS {
+        return Err(Refused::invalid(format!(
+            "{waiting} invitations of this person wait to be used, at most {MAX_INVITATIONS}: \
+             give one of those out, or withdraw them with `lethe-admin revoke`"
+        )));
+    }
+    let devices = known.devices.len();
+    if devices >= MAX_DEVICES {
+        return Err(Refused::invalid(format!(
+            "this person has {devices} devices, at most {MAX_DEVICES}: withdraw them with \
+             `lethe-admin revoke`, then invite again"
+        )));
+    }
+    Ok(())
+}
+
+pub(super) fn invite(state: &State, subject: SubjectId, secret: Digest) -> Decided {
+    may_invite(state, &subject)?;
     let mut events = vec![];
     if !state.people.contains_key(&subject) {
         let number = state.core.numbers.person + 1;
@@ -66,7 +96,7 @@ pub(super) fn invite(state: &State, subject: SubjectId, secret: Digest) -> Vec<E
         });
     }
     events.push(Event::Invited { subject, secret });
-    events
+    Ok(events)
 }
 
 fn enrol(

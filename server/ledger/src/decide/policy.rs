@@ -147,7 +147,7 @@ fn check(state: &State, what: &Proposal, confirmed: bool, now: Now) -> Result<()
         Proposal::RemoveOperator(who) => state.may_remove_operator(*who, now),
         Proposal::LiftRestriction(subject) => restrictions::check(state, subject).map(drop),
         Proposal::CancelProposal(id) => state.proposal(*id).map(drop),
-        Proposal::InviteDevice(_) => Ok(()),
+        Proposal::InviteDevice(subject) => identities::may_invite(state, subject),
         Proposal::Revoke(subject) if state.people.contains_key(subject) => Ok(()),
         Proposal::Revoke(subject) => {
             Err(Refused::invalid(format!("nothing is known of {subject}")))
@@ -213,7 +213,7 @@ fn carry_out(state: &State, agreed: Agreed, means: Means, now: Now) -> Decided {
         Proposal::CancelProposal(id) => Ok(vec![Event::ProposalClosed { id }]),
         Proposal::InviteDevice(subject) => {
             let known = state.has_a_device(&subject);
-            let mut events = identities::invite(state, subject, means.secret);
+            let mut events = identities::invite(state, subject, means.secret)?;
             if !known {
                 events.push(Event::InvitationCounted { by });
             }

@@ -118,8 +118,9 @@ impl State {
     }
 
     /// The first members by a seeded rank of the subject alone, so that who is chosen depends on
-    /// the others only through who ranks before.
-    fn cohort(&self, run: &RunKey) -> Vec<SubjectId> {
+    /// the others only through who ranks before. Who let deadline after deadline pass comes last,
+    /// and only where there would be too few others.
+    fn cohort(&self, run: &RunKey, now: Now) -> Vec<SubjectId> {
         let Some(view) = self.run_view(run.generation) else {
             return vec![];
         };
@@ -134,7 +135,15 @@ impl State {
             })
             .collect();
         ranked.sort();
-        let chosen = ranked.into_iter().take(view.epoch.terms.cohort as usize);
+        let is_quiet = |subject: &SubjectId| {
+            let silence = self.volatile.silent.get(subject);
+            silence.is_some_and(|s| s.until > now.uptime_ms)
+        };
+        let quiet: Vec<(u64, &SubjectId)> = ranked.extract_if(.., |(_, s)| is_quiet(s)).collect();
+        let terms = &view.epoch.terms;
+        let missing = (terms.quorum as usize).saturating_sub(ranked.len());
+        ranked.extend(quiet.into_iter().take(missing));
+        let chosen = ranked.into_iter().take(terms.cohort as usize);
         chosen.map(|(_, s)| s.clone()).collect()
     }
 }
@@ -147,7 +156,7 @@ fn open(state: &State, run: RunKey, now: Now) -> Vec<Event> {
         return vec![];
     };
     let cohort = if view.live {
-        state.cohort(&run)
+        state.cohort(&run, now)
     } else if let gone = proofs::gone(state, view.at, run.stage)
         && !gone.is_empty()
         && state.proof(view.at).is_some_and(|p| p.without_missing)

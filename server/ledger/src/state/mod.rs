@@ -40,7 +40,7 @@ pub use records::{
 };
 pub use slices::SliceError;
 pub use stage::Stage;
-pub use volatile::{Invited, Open, Sealed, Versions, Volatile};
+pub use volatile::{Invited, Open, Sealed, Silence, Versions, Volatile};
 
 use crate::ids::{
     CatalogueVersion, EpochNo, Owner, Refused, ShardKey, SliceId, StageKey, ValueRef,
@@ -233,6 +233,7 @@ impl State {
         let Some(person) = self.people.remove(subject) else {
             return;
         };
+        self.volatile.silent.remove(subject);
         let before = member_records(&person);
         self.index.remove_person(subject, &person);
         self.bump(&before, &BTreeMap::new());

@@ -29,8 +29,19 @@ pub struct Volatile {
     pub lacks: BTreeMap<EpochNo, BTreeMap<Digest, Lacks>>,
     /// Devices that can measure nothing, and the release that they were asked about.
     pub unmeasured: BTreeMap<Digest, u64>,
+    /// Who let the deadlines of rounds pass.
+    pub silent: BTreeMap<SubjectId, Silence>,
     /// When the coordinator started, in milliseconds since 1970.
     pub started_at: u64,
+}
+
+/// How long somebody has not answered rounds that they were asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silence {
+    /// Deadlines in a row that passed without their answer.
+    pub deadlines: u32,
+    /// Until this uptime they are asked only if there would be too few others.
+    pub until: u64,
 }
 
 /// Invitations of an operator that are entered into the log together.

@@ -18,9 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use super::forget::{Ask, Outcome, ask};
 use crate::desk::Desk;
+use crate::output::write_private;
 use book::{Book, Requests};
 
 pub(crate) mod book;
+mod book_key;
 pub(crate) mod callbacks;
 pub(crate) mod ddrf;
 pub(crate) mod opendsr;
@@ -230,7 +232,7 @@ pub(crate) async fn submit(
     let (known, key) = (book.read()?, reference.key());
     let subject = deletion.subject().map_or("", |s| s.as_str()).to_owned();
     if let Some(booked) = known.get(&key) {
-        booked.check(&subject)?;
+        book.check(booked, &subject)?;
     }
     if let Some(found) = all(desk, &known)
         .await?
@@ -288,7 +290,7 @@ pub(crate) async fn cancelled(desk: &Desk, home: &Path, proposal: u64) -> anyhow
     let Ok(reference) = serde_json::from_str::<Reference>(reference) else {
         return Ok(());
     };
-    let book = Book::of(home);
+    let book = Book::of(home)?;
     let _lock = book.lock()?;
     book.change(|all| {
         if let Some(b) = all.get_mut(&reference.key()) {
@@ -301,7 +303,7 @@ pub(crate) async fn cancelled(desk: &Desk, home: &Path, proposal: u64) -> anyhow
 /// Writes an answer to a file or prints it.
 pub(crate) fn deliver(text: &str, out: Option<&PathBuf>) -> anyhow::Result<()> {
     match out {
-        Some(path) => std::fs::write(path, text).with_context(|| path.display().to_string()),
+        Some(path) => write_private(path, text.as_bytes()),
         None => {
             use std::io::Write;
             Ok(writeln!(std::io::stdout(), "{text}")?)

@@ -49,6 +49,10 @@ struct Receive {
     /// Days until it has to be done, from `submitted_time` on.
     #[arg(long, default_value_t = 30)]
     days: u32,
+    /// Take requests that are to be called back inside of a network: at private, loopback and
+    /// link-local addresses.
+    #[arg(long)]
+    allow_private_callbacks: bool,
     #[command(flatten)]
     signing: Signing,
     /// Write the answer here.
@@ -86,7 +90,7 @@ pub(crate) async fn run(
     desk: &Desk,
     out: &Output,
 ) -> anyhow::Result<ExitCode> {
-    let book = Book::of(home);
+    let book = Book::of(home)?;
     let json = out.json;
     match &args.what {
         What::Receive(r) => answered(receive(r, desk, &book).await, r.out.as_ref(), json),
@@ -145,6 +149,9 @@ async fn receive(r: &Receive, desk: &Desk, book: &Book) -> anyhow::Result<ExitCo
     let body = std::fs::read(&r.body).with_context(|| r.body.display().to_string())?;
     let received = now() as i64;
     let request = Request::parse(&body, received).with_context(|| r.body.display().to_string())?;
+    if !r.allow_private_callbacks {
+        request.check_callbacks()?;
+    }
     let deletion = request.deletion(&r.identity_type)?;
     let reference = Reference {
         format: "opendsr".into(),
