@@ -47,7 +47,8 @@ pub fn run(name: &str, args: &[String]) -> ExitCode {
 fn tally(config: &Path, has: &dyn Fn(&str) -> bool) -> Result<(), lethe_tallyd::TallydError> {
     use std::io::Write;
     lethe_run::log::begin("info", true);
-    let config = lethe_tallyd::process::read_config(config)?;
+    let mut config = lethe_tallyd::process::read_config(config)?;
+    config.accept_recoverable_keys = true;
     if has("init") {
         let invitation = lethe_tallyd::process::init(&config)?;
         let _ = writeln!(std::io::stdout(), "{invitation}");
