@@ -366,11 +366,11 @@ async fn opendsr_refusals_have_the_error_object_of_the_specification() {
         (code, said, written, err)
     };
     for (field, value, reason) in [
-        ("api_version", json!("3.0"), "UnsupportedRequest"),
+        ("api_version", json!("3.0"), "UnsupportedVersion"),
         (
             "subject_request_type",
             json!("access"),
-            "UnsupportedRequest",
+            "UnsupportedRequestType",
         ),
         (
             "submitted_time",

@@ -60,6 +60,9 @@ pub enum DsrError {
     /// A callback that cannot be called.
     #[error("{0}")]
     Callback(String),
+    /// A version that is not known.
+    #[error("{0}")]
+    Version(String),
 }
 
 /// A time as RFC 3339.

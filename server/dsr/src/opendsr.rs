@@ -213,7 +213,7 @@ impl Request {
             .is_some_and(|v| !v.starts_with("1.") && !v.starts_with("2."))
         {
             let got = r.api_version.as_deref().unwrap_or_default();
-            return Err(DsrError::Unsupported(format!(
+            return Err(DsrError::Version(format!(
                 "api_version {got:?}: 1.0 and 2.0 are known"
             )));
         }
@@ -363,7 +363,8 @@ impl ErrorBody {
     pub fn of(e: &DsrError) -> Option<Self> {
         let reason = match e {
             DsrError::Format(_) => "MalformedRequest",
-            DsrError::Unsupported(_) => "UnsupportedRequest",
+            DsrError::Unsupported(_) => "UnsupportedRequestType",
+            DsrError::Version(_) => "UnsupportedVersion",
             DsrError::IdentityType { .. } => "UnsupportedIdentityType",
             DsrError::IdentityFormat(_) => "UnsupportedIdentityFormat",
             DsrError::Time(_) => "InvalidTime",

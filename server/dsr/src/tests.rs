@@ -189,11 +189,11 @@ fn lists_that_are_null_are_empty() {
 #[test]
 fn refusals_are_error_objects_that_tell_cases_apart() {
     for (field, value, reason) in [
-        ("api_version", json!("3.0"), "UnsupportedRequest"),
+        ("api_version", json!("3.0"), "UnsupportedVersion"),
         (
             "subject_request_type",
             json!("access"),
-            "UnsupportedRequest",
+            "UnsupportedRequestType",
         ),
         (
             "submitted_time",

@@ -65,7 +65,7 @@ impl Header {
                 let hint = table.hint("subject");
                 bail!(
                     "column {name:?} is not known, so what it asks for would not be done: \
-                     expected {}, separated by commas; {found}. {hint}",
+                     expected {}, separated by commas; {found}: {hint}",
                     COLUMNS.join(", ")
                 );
             };

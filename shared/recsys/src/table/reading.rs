@@ -196,12 +196,16 @@ impl FileReading {
             return out;
         }
         let mut head = format!("{file}: {} of {} rows are read", self.read, self.rows);
-        let left_out = self.count_left_out();
-        if left_out > 0 {
-            head += &format!(", {left_out} malformed rows left out");
+        if let Some(first) = self.first_left_out() {
+            let rows = match self.count_left_out() {
+                1 => "1 malformed row".to_owned(),
+                n => format!("{n} malformed rows"),
+            };
+            head += &format!(", {rows} left out, the first: {first}");
         }
         out.push(head);
-        for l in &self.left_out {
+        // With one reason all is said.
+        for l in self.left_out.iter().filter(|_| self.left_out.len() > 1) {
             let words = l.reason.words();
             out.push(format!("  {}: {words}; the first: {}", l.rows, l.first));
         }
