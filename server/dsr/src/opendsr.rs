@@ -236,7 +236,7 @@ impl Request {
     /// Refuses callback addresses inside of a network ([`callback::check`]).
     ///
     /// # Errors
-    /// [`DsrError::Unsupported`], naming the address.
+    /// [`DsrError::Callback`], naming the address.
     pub fn check_callbacks(&self) -> Result<(), DsrError> {
         let urls = self.status_callback_urls.iter();
         urls.map(String::as_str).try_for_each(callback::check)
