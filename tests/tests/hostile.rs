@@ -159,9 +159,7 @@ fn every_kind() -> Vec<Request> {
             have: 0,
             items: Digest::default(),
         },
-        Request::Watch {
-            lists: lists.clone(),
-        },
+        Request::Watch { lists },
         Request::Terms,
         Request::Epochs,
         Request::JoinEpoch {

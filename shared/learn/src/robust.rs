@@ -97,7 +97,7 @@ pub fn median(rows: &[&[f32]], out: &mut [f32]) {
         let (below, upper, _) = values.select_nth_unstable_by(n / 2, order);
         let upper = upper.0;
         let lower = below.iter().max_by(|a, b| order(a, b));
-        *out = match lower.filter(|_| n % 2 == 0) {
+        *out = match lower.filter(|_| n.is_multiple_of(2)) {
             Some((lower, _)) => 0.5 * lower + 0.5 * upper,
             None => upper,
         };

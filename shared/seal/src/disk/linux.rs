@@ -87,10 +87,11 @@ fn look_into(folder: &Path, probe: Option<&str>, depth: usize) -> Disk {
         };
         return Disk::judged(folder, kind, judge(&seen));
     };
-    if mount.kind == "overlay" && depth < DEEPEST {
-        if let Some(upper) = upper(&mount, folder, probe) {
-            return over(&mount, look_into(&upper, probe, depth + 1));
-        }
+    if mount.kind == "overlay"
+        && depth < DEEPEST
+        && let Some(upper) = upper(&mount, folder, probe)
+    {
+        return over(&mount, look_into(&upper, probe, depth + 1));
     }
     let device = PathBuf::from("/sys/dev/block").join(&mount.device);
     let flags = probe.map_or(0, |name| flags(&folder.join(name)));
