@@ -21,7 +21,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub fn config(world: &World) -> Config {
     let dir = world.dir.path();
     let mut config = Config::parse(&format!(
-        "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\ncatalogue = {:?}\nreserve_mib = 0\n",
+        "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\ncatalogue = {:?}\nreserve_mib = \
+         0\naccept_recoverable_keys = true\n",
         dir.join("tally"),
         dir.join("data")
     ))

@@ -77,7 +77,7 @@ impl World {
         let mut config = ServerConfig::parse(&format!(
             "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = \
              {:?}\nmin_subjects = {}\n\
-             reserve_mib = 0\nquarantine_hours = 0\n",
+             reserve_mib = 0\nquarantine_hours = 0\naccept_recoverable_keys = true\n",
             self.dir.path().join("server"),
             self.dir.path().join("model"),
             self.dir.path().join("data"),
@@ -196,6 +196,11 @@ impl World {
     /// What clients share.
     pub fn catalogue(&self) -> Arc<Catalogue> {
         self.catalogue.clone()
+    }
+
+    /// The device's part of the language model.
+    pub fn model(&self) -> Arc<ClientModel> {
+        self.model.clone()
     }
 
     /// What clients of a coordinator at `addr` are opened with.

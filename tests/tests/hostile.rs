@@ -1,7 +1,7 @@
 //! A hostile network: a thousand connections from few addresses, slow readers, half-open streams,
 //! and floods of every request with a valid certificate and without. The coordinator is a process
 //! of its own, so that its memory can be told.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -159,9 +159,7 @@ fn every_kind() -> Vec<Request> {
             have: 0,
             items: Digest::default(),
         },
-        Request::Watch {
-            lists: lists.clone(),
-        },
+        Request::Watch { lists },
         Request::Terms,
         Request::Epochs,
         Request::JoinEpoch {

@@ -54,6 +54,11 @@ async fn an_overdue_deletion_is_alarmed() {
         (6.0, 1.0, 0.0)
     );
     assert!(
+        m.keys().any(|k| k.starts_with("lethe_keys_disk{kind=")),
+        "where keys lie: {:?}",
+        m.keys()
+    );
+    assert!(
         m["lethe_update_bytes_total"] > 0.0
             && !m.contains_key("lethe_deletion_next_deadline_seconds")
     );

@@ -48,10 +48,16 @@ impl Desk {
     /// An OpenDSR command; its answer's body, whose signature holds.
     fn opendsr(&self, args: &[&str]) -> Value {
         let pem = fixture("test-rsa.pem").to_string_lossy().into_owned();
+        // The endpoint of these tests is on this machine.
+        let inside: &[&str] = match args[0] {
+            "receive" => &["--allow-private-callbacks"],
+            _ => &[],
+        };
         let (code, out, err) = self.run(
             &[
                 &["opendsr"],
                 args,
+                inside,
                 &["--domain", "lethe.example", "--key", &pem],
             ]
             .concat(),
@@ -201,6 +207,7 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
         "opendsr",
         "receive",
         &desk.file("other.json", &other),
+        "--allow-private-callbacks",
         "--controller",
         "shop",
         "--domain",
@@ -228,6 +235,7 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
     let call = [
         "opendsr",
         "callbacks",
+        "--allow-private-callbacks",
         "--domain",
         "lethe.example",
         "--key",
@@ -235,6 +243,24 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
         "--ca",
         &ca,
     ];
+    // Not without leave, since they are inside of a network (the audit's M7).
+    let strict: Vec<&str> = call
+        .iter()
+        .copied()
+        .filter(|a| !a.contains("private"))
+        .collect();
+    let (code, _, err) = desk.run(&strict);
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("--allow-private-callbacks") && !err.contains("person-1"),
+        "{err}"
+    );
+    let (id_again, body) = request(1, "person-1", &url);
+    let again = desk.file("again.json", &body);
+    let receive = ["opendsr", "receive", &again, "--controller", "shop"];
+    let signed = ["--domain", "lethe.example", "--key", &pem];
+    let (code, _, err) = desk.run(&[&receive[..], &signed[..]].concat());
+    assert!(code == 1 && err.contains("localhost"), "{id_again}: {err}");
     let (code, _, err) = desk.run(&call);
     assert_eq!(code, 1, "the first call fails");
     assert!(err.contains("503") && !err.contains("person-1"), "{err}");
@@ -256,6 +282,10 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
     assert!(
         !book.contains("person-1") && !book.contains("nobody"),
         "the book names nobody"
+    );
+    assert!(
+        !book.contains("localhost"),
+        "addresses are not kept after the last answer"
     );
 
     // While others have to agree, a request is pending and can be cancelled.
@@ -300,6 +330,97 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
         "completed"
     );
     fleet.abort();
+}
+
+/// Case 18 of the field test: a controller's program has to tell refusals apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn opendsr_refusals_have_the_error_object_of_the_specification() {
+    let world = World::new(6);
+    let (_c, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    op.invite(1).await;
+    let desk = Desk::enrol(&world, &op, addr, "desk").await;
+    let pem = fixture("test-rsa.pem").to_string_lossy().into_owned();
+    let out = desk.file("answer.json", "");
+    let receive = |change: &dyn Fn(&mut Value)| {
+        let (_, body) = request(7, "person-1", "https://controller.example/cb");
+        let mut body: Value = serde_json::from_str(&body).unwrap();
+        change(&mut body);
+        std::fs::remove_file(&out).ok();
+        let file = desk.file("request.json", &body.to_string());
+        let (code, said, err) = desk.run(&[
+            "--json",
+            "opendsr",
+            "receive",
+            &file,
+            "--controller",
+            "shop",
+            "--domain",
+            "lethe.example",
+            "--key",
+            &pem,
+            "--out",
+            &out,
+        ]);
+        let written = std::fs::read_to_string(&out).unwrap_or_default();
+        (code, said, written, err)
+    };
+    for (field, value, reason) in [
+        ("api_version", json!("3.0"), "UnsupportedVersion"),
+        (
+            "subject_request_type",
+            json!("access"),
+            "UnsupportedRequestType",
+        ),
+        (
+            "submitted_time",
+            json!("2026-01-20T15:00:00+0000"),
+            "InvalidTime",
+        ),
+        (
+            "status_callback_urls",
+            json!(["https://example controller.com/cb"]),
+            "InvalidCallback",
+        ),
+        ("subject_identities", json!([]), "UnsupportedIdentityType"),
+        ("subject_request_id", json!(7), "MalformedRequest"),
+    ] {
+        let (code, said, written, err) = receive(&|v| v[field] = value.clone());
+        assert_eq!(code, 1, "{field}: {err}");
+        let object: Value = serde_json::from_str(&written).expect(&err);
+        assert_eq!(object["error"]["code"], 400, "{written}");
+        assert_eq!(object["error"]["errors"][0]["reason"], reason, "{written}");
+        let printed: Value = serde_json::from_str(&said).expect(&said);
+        assert_eq!(printed, object, "--json prints it, too");
+    }
+    let AdminReply::Deletions(all) = op.ask(AdminRequest::Deletions { after: 0 }).await.unwrap()
+    else {
+        panic!()
+    };
+    assert!(all.is_empty(), "nothing was done");
+    let (code, said, err) = desk.run(&[
+        "opendsr",
+        "status",
+        "a7551968-d5d6-44b2-9831-815ac9017799",
+        "--domain",
+        "lethe.example",
+        "--key",
+        &pem,
+    ]);
+    assert_eq!(code, 1, "{err}");
+    let object: Value = serde_json::from_str(&said).expect(&said);
+    assert_eq!(object["error"]["code"], 404);
+    // Named raw and hashed, and callbacks that are null: taken.
+    let (code, _, written, err) = receive(&|v| {
+        v["status_callback_urls"] = json!(null);
+        let mut hashed = v["subject_identities"][0].clone();
+        hashed["identity_format"] = json!("sha256");
+        hashed["identity_value"] = json!("ca97");
+        v["subject_identities"].as_array_mut().unwrap().push(hashed);
+    });
+    assert_eq!(code, 0, "{err}");
+    let signed: Value = serde_json::from_str(&written).unwrap();
+    assert!(signed["body"].is_string(), "{written}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -454,9 +454,12 @@ async fn an_offline_list_expires() {
     let items: Vec<&str> = items.iter().map(String::as_str).collect();
     clients[0].recommend(&items, 3).await.unwrap();
     coordinator.shutdown();
-    let e = clients[0].recommend(&items, 3).await.unwrap_err();
+    let shown = clients[0].recommend(&items, 3).await.unwrap();
     assert!(
-        matches!(e, lethe_client::ClientError::ListExpired(_)),
-        "{e}"
+        matches!(shown.source, lethe_client::Source::OnDevice(_)),
+        "{shown:?}"
     );
+    assert_eq!(shown.items.len(), 3);
+    let met: Vec<String> = clients[0].history().into_iter().map(|e| e.item).collect();
+    assert!(shown.items.iter().all(|r| !met.contains(&r.item)));
 }

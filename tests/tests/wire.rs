@@ -20,6 +20,7 @@ use lethe_proto::admin::{
 };
 use lethe_proto::codec::{decode_reply, decode_request, encode_reply, encode_request};
 use lethe_proto::deletion::{DeletionRequest, Proposal};
+use lethe_proto::disks::{KeyDisk, KeyFate};
 use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId, SubjectId};
 use lethe_proto::lists::{
     Contributed, LIKED, ListState, ListTerms, SEEN, ServedTables, SharedEvent, SnapshotReply,
@@ -577,6 +578,7 @@ fn people_requests() -> Vec<Request> {
         Request::Admin(AdminRequest::HeldShards),
         Request::Admin(AdminRequest::HoldShard { shard: ShardId(2) }),
         Request::Admin(AdminRequest::ReleaseShard { shard: ShardId(2) }),
+        Request::Admin(AdminRequest::KeyDisks),
     ]
 }
 
@@ -657,6 +659,11 @@ fn people_replies() -> Vec<Reply> {
             damaged: true,
             since: 1_700_000_000,
             until: Some(1_700_086_400),
+        }])),
+        Reply::Admin(AdminReply::KeyDisks(vec![KeyDisk {
+            kind: "k".into(),
+            fate: KeyFate::Recoverable,
+            text: "t".into(),
         }])),
     ]
 }

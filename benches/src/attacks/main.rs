@@ -55,13 +55,13 @@ struct Args {
     #[arg(long, default_value_t = 100)]
     people: usize,
     /// Rounds.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 16)]
     rounds: usize,
     /// People of a round.
     #[arg(long, default_value_t = 20)]
     cohort: usize,
     /// Rate of the coordinator's Adam.
-    #[arg(long, default_value_t = 3e-3)]
+    #[arg(long, default_value_t = 1e-2)]
     server_lr: f32,
     /// Made-up people that the base model learns from first, as in `lethe bench unlearn`. 0: none.
     #[arg(long, default_value_t = 64)]

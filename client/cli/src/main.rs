@@ -56,23 +56,18 @@ enum Command {
     Audit(commands::audit::Args),
     /// Fine-tune on one machine without federation: the reference for every other figure.
     TrainCentral(commands::train_central::Args),
-}
-
-/// Warnings of the client library go to standard error; `LETHE_LOG` asks for more.
-fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG")
-        .unwrap_or_else(|_| "off,lethe_client=warn".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .without_time()
-        .init();
+    /// Read a model, and an adapter for it, whole, and print what they are and answer: what is not
+    /// computed is refused by name.
+    Inspect(commands::inspect::Args),
 }
 
 fn main() -> ExitCode {
-    log();
-    run().unwrap_or_else(|e| {
+    // Warnings of the client library go to standard error; `LETHE_LOG` asks for more.
+    lethe_run::log::begin("off,lethe_client=warn", false);
+    let listening = lethe_run::signals::end_cleanly().map_err(anyhow::Error::from);
+    let result = listening.and_then(|()| run());
+    lethe_run::signals::settle();
+    result.unwrap_or_else(|e| {
         let _ = writeln!(std::io::stderr(), "lethe: {}", words::said(&e));
         ExitCode::FAILURE
     })
@@ -94,5 +89,6 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Fleet(args) => commands::fleet::run(&args).map(done),
         Command::Bench(args) => commands::bench::run(&args).map(done),
         Command::TrainCentral(args) => commands::train_central::run(&args).map(done),
+        Command::Inspect(args) => commands::inspect::run(&args).map(done),
     }
 }

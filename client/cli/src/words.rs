@@ -72,13 +72,26 @@ pub(crate) fn of(e: &ClientError) -> String {
             "the coordinator's recipe has {wanted:?}, the model was loaded with {loaded:?}: give \
              the coordinator's recipe with --recipe FILE"
         ),
-        ClientError::ListExpired(cause) => format!(
-            "the coordinator cannot be reached ({}), and the last list has expired: `lethe top` \
-             makes one on the device",
-            of(cause)
-        ),
         other => other.to_string(),
     }
+}
+
+/// Characters of a title that are shown.
+const TITLE: usize = 200;
+
+/// A title as a terminal may have it: what would move its cursor, change its colours or turn the
+/// direction of its text is replaced, and a title that is very long is cut.
+pub(crate) fn title(title: &str) -> String {
+    let plain = |c: char| match c {
+        c if c.is_control() => '\u{fffd}',
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        c => c,
+    };
+    let mut shown: String = title.chars().take(TITLE).map(plain).collect();
+    if title.chars().nth(TITLE).is_some() {
+        shown += "...";
+    }
+    shown
 }
 
 /// From when on a person's data trains.
@@ -130,6 +143,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn case_09_a_title_neither_fills_a_terminal_nor_commands_it() {
+        assert_eq!(title("Heat (1995)"), "Heat (1995)");
+        assert_eq!(title("red \u{1b}[31m\n"), "red \u{fffd}[31m\u{fffd}");
+        assert_eq!(title("a\u{202e}b\u{2066}"), "a\u{fffd}b\u{fffd}");
+        let long = title(&"very long ".repeat(10_000));
+        assert_eq!(long.chars().count(), TITLE + 3);
+        assert_eq!(title(&"\u{301}".repeat(9)).chars().count(), 9);
+    }
+
+    #[test]
     fn a_shell_reads_no_names_of_functions() {
         let errors = [
             ClientError::Deleted,
@@ -147,7 +170,6 @@ mod tests {
                 at: 7,
             },
             ClientError::ConsentWithdrawn { from: 7 },
-            ClientError::ListExpired(Box::new(ClientError::NoServer)),
         ];
         for e in errors {
             let text = of(&e);

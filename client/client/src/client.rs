@@ -248,11 +248,7 @@ impl Client {
     /// a list that is not kept any more (the last 8 are).
     pub fn top(&self, query: &Query) -> Result<Page, ClientError> {
         if let Some(after) = query.after {
-            let kept = {
-                let local = self.shared().alive()?;
-                let mut ranked = local.ranked.iter();
-                ranked.find(|r| r.id == after.list).cloned()
-            };
+            let kept = self.shared().alive()?.kept_order(after.list);
             let kept = kept.ok_or(ClientError::ListGone)?;
             return Ok(kept.page(after.offset, query.n));
         }

@@ -339,6 +339,8 @@ impl Worker {
         {
             local.person.lists.until = until;
             local.save()?;
+            let Local { clock, vault, .. } = &mut *local;
+            clock.begin(vault)?;
         }
         Ok(())
     }
@@ -358,6 +360,8 @@ impl Worker {
         lists.seen = number;
         lists.until = until;
         local.save()?;
+        let Local { clock, vault, .. } = &mut *local;
+        clock.begin(vault)?;
         local.take_snapshot(Arc::new(new))
     }
 

@@ -69,7 +69,7 @@ impl Encoder {
         let mut most = TITLE;
         loop {
             let short = self.titles.shorten(&self.tokenizer, prompt, most)?;
-            let ids = self.tokenizer.encode(&self.template.render(&short))?;
+            let ids = self.tokenizer.prompt(&self.template.render(&short))?;
             if ids.len() <= self.window {
                 return Ok(ids);
             }
@@ -147,6 +147,28 @@ mod tests {
         // No spaces: cut between characters.
         let short = format!("{}...", "é".repeat(22));
         same(&prompt(&[], &"é".repeat(400)), &format!("NoneNone{short}"));
+    }
+
+    #[test]
+    fn case_09_no_title_makes_a_prompt_longer_than_the_window() {
+        let odd = [
+            "A very long product title ".repeat(4_000),
+            "x".repeat(100_000),
+            "\u{301}".repeat(50_000),
+            "\u{1}\u{7}\u{1b}[31m\r\n\u{0}".repeat(9_000),
+            "\u{10ffff}".repeat(30_000),
+            " ".repeat(100_000),
+            "{target}".repeat(20_000),
+            String::new(),
+        ];
+        let encoder = encoder(700);
+        let titles: Vec<&str> = odd.iter().map(String::as_str).collect();
+        for target in &titles {
+            let ids = encoder.ids(&prompt(&titles, target)).expect("fits");
+            assert!(ids.len() <= 700, "{} tokens", ids.len());
+            // And again, from what is remembered.
+            assert_eq!(encoder.ids(&prompt(&titles, target)).expect("fits"), ids);
+        }
     }
 
     #[test]

@@ -390,12 +390,6 @@ pub enum ClientError {
         /// Newest lineage seen.
         known: u64,
     },
-    /// The coordinator is away, and the list of the last time has expired.
-    #[error(
-        "the coordinator cannot be reached ({0}), and the last list has expired: connect to get a \
-         new one"
-    )]
-    ListExpired(#[source] Box<ClientError>),
     /// The erased client was used again.
     #[error("this client's data was erased: open the folder again to begin anew")]
     Erased,

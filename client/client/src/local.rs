@@ -8,15 +8,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use lethe_proto::people::Standing;
 use tokio::sync::Semaphore;
 
+use crate::clock::{Clock, Moment};
 use crate::conditions::Guard;
 use crate::contributed;
 use crate::epochs::{Old, Places, Told};
 use crate::erasure::PendingErasure;
 use crate::events::Events;
 use crate::history::{Cutoffs, Erasure, Joined, TrainingEvent};
-use crate::lists::{Fallback, Held, Input, KEPT_ORDERS, Lazy, Ranked};
+use crate::lists::{Fallback, Held, Input, KEPT_ORDERS, Lazy, ListId, Ranked};
 use crate::options::{Options, TimeGranularity};
 use crate::person::{KeptList, Lists, Person};
+use crate::renew::Failed;
 use crate::sealing::Sealing;
 use crate::session::{Counters, Session};
 use crate::vault::{self, EPOCHS, FolderLock, IDENTITY, LIST, SNAPSHOT, Vault};
@@ -68,6 +70,8 @@ pub(crate) struct Local {
     pub(crate) standing: Option<Standing>,
     /// Orders are not carried out yet that an older copy of this folder lacks.
     pub(crate) owes: bool,
+    /// The newest time at which the folder was used.
+    pub(crate) clock: Clock,
     /// How exactly contributions say when.
     pub(crate) times: TimeGranularity,
     pub(crate) ended: Option<Ended>,
@@ -199,8 +203,10 @@ impl Local {
             vault.write(EPOCHS, &places)?;
             changed = true;
         }
+        let clock = Clock::open(&vault)?;
         let mut local = Self {
             vault,
+            clock,
             person,
             places,
             told: Told::default(),
@@ -219,7 +225,16 @@ impl Local {
             ended: None,
             lock: Some(lock),
         };
-        local.finish_erasing()?;
+        if local.erase_files()?
+            && let Err(e) = local.renew_key()
+        {
+            if local.ended.is_some() {
+                return Err(e);
+            }
+            // Nothing of it is in the files. A full disk must not keep the app from opening them.
+            tracing::warn!("an erasure is not complete, and is tried again at the next start: {e}");
+        }
+        local.drop_expired()?;
         local.pin(pinned)?;
         if changed {
             local.save()?;
@@ -255,6 +270,31 @@ impl Local {
         self.vault.remove(LIST)
     }
 
+    /// The last list of the language model, if it may be shown now.
+    pub(crate) fn shown_list(&mut self) -> Result<Option<KeptList>, ClientError> {
+        let Some(until) = self.list.as_ref().map(|l| l.until) else {
+            return Ok(None);
+        };
+        match self.clock.ask(&self.vault, until) {
+            Moment::Before => Ok(self.list.clone().filter(|l| !l.items.is_empty())),
+            Moment::SetBack => Ok(None),
+            Moment::After => self.drop_list().map(|()| None),
+        }
+    }
+
+    /// What may not be shown any more goes, from memory and from disk: nobody may say that it is
+    /// recalled to a device that stays away.
+    fn drop_expired(&mut self) -> Result<(), ClientError> {
+        self.shown_list()?;
+        if self.snapshot.is_some() {
+            let until = self.person.lists.until;
+            if self.clock.ask(&self.vault, until) == Moment::After {
+                self.drop_snapshot()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Snapshots up to `recalled` are recalled: nothing is made from them any more.
     pub(crate) fn recall_snapshot(&mut self, recalled: u64) -> Result<(), ClientError> {
         if recalled <= self.person.lists.recalled {
@@ -278,12 +318,16 @@ impl Local {
         self.vault.remove(SNAPSHOT)
     }
 
-    /// The coordinator knows this person no longer: nobody will say any more whether the snapshot
-    /// may be used.
-    pub(crate) fn leave_lists(&mut self) -> Result<(), ClientError> {
+    /// The coordinator knows this person, or this device, no longer, and nobody will say any more
+    /// what is recalled: what came from it goes. The person's own history stays, for which they
+    /// have consented.
+    pub(crate) fn was_refused(&mut self) -> Result<(), ClientError> {
         let seen = self.person.lists.seen;
         self.person.lists.contributed = None;
         contributed::drop_all(&self.vault)?;
+        self.drop_list()?;
+        self.vault.drop_frozen()?;
+        self.vault.drop_feedback()?;
         self.recall_snapshot(seen)
     }
 
@@ -315,22 +359,39 @@ impl Local {
     }
 
     /// The snapshot that lists may be made from now, or why there is none.
-    fn tables(&self) -> Result<Arc<Lazy>, Fallback> {
-        match &self.snapshot {
-            Some(_) if now_unix_s() >= self.person.lists.until => Err(Fallback::Expired),
-            Some(held) => Ok(held.clone()),
-            None if self.person.lists.seen > 0
-                && self.person.lists.seen <= self.person.lists.recalled =>
-            {
-                Err(Fallback::Recalled)
+    fn tables(&mut self) -> Result<Arc<Lazy>, Fallback> {
+        let lists = &self.person.lists;
+        let until = lists.until;
+        let recalled = lists.seen > 0 && lists.seen <= lists.recalled;
+        // What a device had that had to give it up, and has got none since.
+        let expired = lists.seen > 0 && until > 0;
+        match (&self.snapshot, self.clock.ask(&self.vault, until)) {
+            (Some(held), Moment::Before) => Ok(held.clone()),
+            (Some(_), Moment::SetBack) => Err(Fallback::Expired),
+            (Some(_), Moment::After) => {
+                if let Err(e) = self.drop_snapshot() {
+                    tracing::warn!("tables that have expired stay for now, unused: {e}");
+                }
+                Err(Fallback::Expired)
             }
-            None => Err(Fallback::NoSnapshot),
+            (None, _) if recalled => Err(Fallback::Recalled),
+            (None, Moment::After) if expired => Err(Fallback::Expired),
+            (None, _) => Err(Fallback::NoSnapshot),
         }
+    }
+
+    /// An order that was kept for its next pages, unless what it was made from may not be shown
+    /// any more.
+    pub(crate) fn kept_order(&mut self, list: ListId) -> Option<Arc<Ranked>> {
+        if self.snapshot.is_some() && self.tables().is_err() {
+            self.ranked.clear();
+        }
+        self.ranked.iter().find(|r| r.id == list).cloned()
     }
 
     /// A copy of what a list at `at` is made from. The tables are decoded by whoever has it,
     /// without the lock.
-    pub(crate) fn input(&self, catalogue: &Arc<Catalogue>, at: Option<i64>) -> Undecoded {
+    pub(crate) fn input(&mut self, catalogue: &Arc<Catalogue>, at: Option<i64>) -> Undecoded {
         Undecoded {
             tables: self.tables(),
             events: catalogue.known(self.events.iter()),
@@ -369,8 +430,16 @@ impl Local {
 
     /// Ends an erasure that has begun, if there is one.
     pub(crate) fn finish_erasing(&mut self) -> Result<(), ClientError> {
+        match self.erase_files()? {
+            true => self.renew_key(),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes what is to be erased out of all files. False: nothing is.
+    fn erase_files(&mut self) -> Result<bool, ClientError> {
         let Some(what) = self.person.erasing.clone() else {
-            return Ok(());
+            return Ok(false);
         };
         self.ranked.clear();
         self.events.erase(&what)?;
@@ -382,8 +451,36 @@ impl Local {
         contributed::drop_all(&self.vault)?;
         self.vault.drop_frozen()?;
         self.vault.drop_feedback()?;
-        self.person.erasing = None;
-        self.save()
+        Ok(true)
+    }
+
+    /// Ends an erasure: the key under which the disk may still have what was erased is destroyed.
+    /// The erasure is over in the file of the person that is sealed under the new one.
+    fn renew_key(&mut self) -> Result<(), ClientError> {
+        let mut person = self.person.clone();
+        person.erasing = None;
+        match self.vault.renew(&person, &mut || Ok(())) {
+            Ok(()) => {}
+            // The erasure is done again, and with it this.
+            Err(Failed::Before(e)) => return Err(e),
+            Err(Failed::After(e)) => {
+                // What is written now would be replaced when the next start finishes it.
+                self.ended = Some(Ended::Closed);
+                return Err(e);
+            }
+        }
+        self.person = person;
+        match Events::open(&self.vault.history(), self.vault.key()) {
+            Ok(events) => {
+                self.events = events;
+                Ok(())
+            }
+            Err(e) => {
+                // The one that is open would write under the old key.
+                self.ended = Some(Ended::Closed);
+                Err(e)
+            }
+        }
     }
 
     /// Destroys everything.
@@ -479,7 +576,7 @@ mod tests {
         let vault = Vault::open(folder, Some(key)).expect("opens");
         let person = vault.person().expect("opens");
         let list: Option<KeptList> = vault.read(LIST).expect("opens");
-        let log = Log::open(&vault.history(), key).expect("opens");
+        let log = Log::open(&vault.history(), vault.key()).expect("opens");
         let records = log.expect("is there").1;
         let sent = contributed::sent(&vault).expect("opens");
         let places = Places::of(&vault, Old::default()).expect("opens");
@@ -556,6 +653,92 @@ mod tests {
     }
 
     #[test]
+    fn m1_an_erasure_renews_the_key_and_the_device_goes_on() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let options = Options::new(catalogue());
+        let mut local = full(dir.path(), &options);
+        let before = local.vault.key();
+        let old = std::fs::read(local.vault.history()).expect("reads");
+        local
+            .erase_some(&what(), &options.catalogue, |_| {})
+            .expect("erases");
+        let now = local.vault.key();
+        assert_ne!(now, before);
+        // It goes on under the new key, with the same name of the history, and after a start.
+        let source = local.events.source;
+        let more = vec![LocalEvent::liked("kept-item", 9)];
+        local.events.add(more).expect("adds");
+        drop(local);
+        let local = Local::open(dir.path(), &options).expect("opens");
+        assert_eq!(local.events.list().len(), 2);
+        assert_eq!(local.events.source, source);
+        assert_eq!(local.vault.key(), now);
+        // The history of before is sealed under a key that is nowhere.
+        std::fs::write(dir.path().join("old"), old).expect("writes");
+        let opened = Log::open(&dir.path().join("old"), now);
+        assert!(matches!(opened, Err(ClientError::Sealed { .. })));
+    }
+
+    #[test]
+    fn m1_what_has_expired_goes_from_the_disk_also_of_a_device_that_stays_away() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let options = Options::new(catalogue()).key([8; 32]);
+        let mut local = full(dir.path(), &options);
+        let soon = now_unix_s() + 90_000;
+        local.list = local.list.take().map(|l| KeptList { until: soon, ..l });
+        let list = local.list.clone().expect("one");
+        local.vault.write(LIST, &list).expect("writes");
+        let held = Held {
+            number: 3,
+            note: String::new(),
+            items: vec![],
+            got: 1,
+            bytes: vec![],
+        };
+        local.person.lists.seen = 3;
+        local.person.lists.until = soon;
+        local.save().expect("saves");
+        let tables = Arc::new(Lazy::new(held, options.catalogue.clone()));
+        local.take_snapshot(tables).expect("takes");
+        drop(local);
+        let open = || Local::open(dir.path(), &options).expect("opens");
+        let mut local = open();
+        assert!(local.shown_list().expect("reads").is_some());
+        assert!(local.tables().is_ok());
+        // The device stays away until everything has expired.
+        local.list = Some(KeptList {
+            until: 5,
+            ..list.clone()
+        });
+        local
+            .vault
+            .write(LIST, &KeptList { until: 5, ..list })
+            .expect("writes");
+        local.person.lists.until = 5;
+        local.save().expect("saves");
+        drop(local);
+        let mut local = open();
+        assert!(local.list.is_none() && local.snapshot.is_none());
+        assert!(!dir.path().join("list").exists() && !dir.path().join("snapshot").exists());
+        assert_eq!(local.tables().err(), Some(Fallback::Expired));
+    }
+
+    #[test]
+    fn m1_a_device_that_is_refused_keeps_nothing_of_the_coordinators_and_its_own_history() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let options = Options::new(catalogue()).key([8; 32]);
+        let mut local = full(dir.path(), &options);
+        local.was_refused().expect("drops");
+        for file in ["list", "snapshot", "contributed", "feedback", "frozen"] {
+            assert!(!dir.path().join(file).exists(), "{file}");
+        }
+        drop(local);
+        let local = Local::open(dir.path(), &options).expect("opens");
+        assert_eq!(local.events.list().len(), 2);
+        assert!(local.list.is_none());
+    }
+
+    #[test]
     fn an_erasure_that_a_crash_cut_short_ends_at_the_next_start_and_counts_once() {
         let dir = tempfile::tempdir().expect("tempdir");
         let options = Options::new(catalogue()).key([8; 32]);
@@ -578,7 +761,7 @@ mod tests {
         let options = Options::new(catalogue()).key([8; 32]);
         let kept = |local: &Local| contributed::sent(&local.vault).expect("reads").len();
         let leaves: [&dyn Fn(&mut Local); 3] = [
-            &|l| l.leave_lists().expect("leaves"),
+            &|l| l.was_refused().expect("leaves"),
             &|l| l.begin_lists().expect("begins"),
             &|l| l.erase().expect("erases"),
         ];

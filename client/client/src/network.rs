@@ -98,12 +98,12 @@ impl Client {
 
     /// Ranks `candidates` with the language model over the split, and returns the best `n`. Items
     /// of the history are left out. Without the coordinator the last list is returned, marked as
-    /// such, until it expires.
+    /// such, until it expires; then the candidates in the order of [`Self::top`], marked, too.
     ///
     /// # Errors
     /// [`ClientError::NoModel`], [`ClientError::NoRelease`], [`ClientError::ShortHistory`],
-    /// [`ClientError::UnknownItem`], [`ClientError::ListExpired`]; [`ClientError::Served`],
-    /// [`ClientError::Unlogged`]: the release is not used; as [`Self::connect`].
+    /// [`ClientError::UnknownItem`]; [`ClientError::Served`], [`ClientError::Unlogged`]: the release
+    /// is not used; as [`Self::connect`].
     pub async fn recommend(
         &self,
         candidates: impl IntoIterator<Item: AsRef<str>>,

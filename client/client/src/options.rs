@@ -109,7 +109,8 @@ impl Options {
     }
 
     /// Seals everything with this key (from the platform's key store) instead of a key file in the
-    /// folder.
+    /// folder. After an erasure of items the key follows from this one and a secret in the folder,
+    /// which each erasure replaces: the app goes on bringing the same key.
     pub fn key(mut self, key: [u8; 32]) -> Self {
         self.key = Some(key);
         self

@@ -1,6 +1,7 @@
 //! Scores and ranked lists over the split model.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use lethe_model::layout::Layout;
 use lethe_model::lora::Adapter;
@@ -11,15 +12,16 @@ use lethe_recipe::{Combination, Recipe};
 use lethe_recsys::samples::{HISTORY, Part};
 use lethe_transport::TransportError;
 
-use crate::ClientError;
 use crate::epochs;
 use crate::history::{TrainingEvent, samples};
-use crate::local::now_unix_s;
+use crate::lists::{ListSource, Listed, MAX_PAGE, Query};
+use crate::local::{Local, now_unix_s};
 use crate::logged::Given;
 use crate::person::KeptList;
 use crate::remote::RemoteMiddle;
 use crate::vault::LIST;
 use crate::worker::{Release, Worker};
+use crate::{Catalogue, ClientError};
 
 /// Tokens of one scoring pass: larger than in training, nothing is kept for a backward.
 const SCORING: Packing = Packing { max_tokens: 2000 };
@@ -37,6 +39,9 @@ pub enum Source {
     },
     /// The coordinator is away: the list of the last time.
     Cached,
+    /// The coordinator is away, and there is no list of the last time, or it has expired: the
+    /// candidates in the order of the device's own lists ([`crate::Client::top`]).
+    OnDevice(ListSource),
 }
 
 /// One recommended item.
@@ -44,7 +49,8 @@ pub enum Source {
 pub struct Ranked {
     /// Item of the catalogue.
     pub item: String,
-    /// Log-odds that the person likes it.
+    /// Log-odds that the person likes it; of [`Source::OnDevice`] the score of that list, which
+    /// cannot be compared with others.
     pub score: f32,
 }
 
@@ -55,6 +61,51 @@ pub struct Recommendation {
     pub source: Source,
     /// The items.
     pub items: Vec<Ranked>,
+    /// Candidates that could not be scored: the others are ranked all the same.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A candidate that is not in a list because something is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The candidate.
+    pub item: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// What became of candidates.
+#[derive(Debug, Default)]
+struct Order {
+    /// Best first.
+    items: Vec<Ranked>,
+    left_out: Vec<LeftOut>,
+}
+
+impl Order {
+    fn leave_out(&mut self, item: &str, why: &dyn std::fmt::Display) {
+        self.left_out.push(LeftOut {
+            item: item.to_owned(),
+            why: why.to_string(),
+        });
+    }
+
+    /// Puts what has a score in order; a score that is no number is none.
+    fn of(mut self, candidates: &[&String], scores: Vec<f32>) -> Self {
+        for (item, score) in candidates.iter().zip(scores) {
+            let item = (*item).clone();
+            match score.is_finite() {
+                true => self.items.push(Ranked { item, score }),
+                false => self.leave_out(&item, &format!("its score is {score}")),
+            }
+        }
+        self.items.sort_by(|a, b| {
+            b.score
+                .total_cmp(&a.score)
+                .then_with(|| a.item.cmp(&b.item))
+        });
+        self
+    }
 }
 
 /// A test sample's score and label.
@@ -236,7 +287,8 @@ impl Worker {
     }
 
     /// Ranks `candidates` (items of the catalogue) for this person and returns the best `n`.
-    /// Without the coordinator the last list is returned, marked as such, until it expires.
+    /// Without the coordinator the last list is returned, marked as such, until it expires, and
+    /// then the device's own order of the candidates.
     pub(crate) async fn recommend(
         &mut self,
         candidates: &[String],
@@ -250,13 +302,17 @@ impl Worker {
             ranked = self.rank(candidates).await;
         }
         match ranked {
-            Ok(items) => self.keep_list(items, n),
-            Err(e) if e.leaves_the_last_list() => self.last_list(n, e),
+            Ok(order) => self.keep_list(order, n),
+            Err(e) if e.leaves_the_last_list() => self.without_coordinator(candidates, n),
             Err(e) => Err(e),
         }
     }
 
-    fn keep_list(&self, mut items: Vec<Ranked>, n: usize) -> Result<Recommendation, ClientError> {
+    fn keep_list(&self, order: Order, n: usize) -> Result<Recommendation, ClientError> {
+        let Order {
+            mut items,
+            left_out,
+        } = order;
         items.truncate(n);
         let valid = i64::try_from(self.release.valid_s).unwrap_or(i64::MAX);
         let list = KeptList {
@@ -267,34 +323,81 @@ impl Worker {
         let mut local = self.local()?;
         local.vault.write(LIST, &list)?;
         local.list = Some(list);
+        let Local { clock, vault, .. } = &mut *local;
+        clock.begin(vault)?;
         Ok(Recommendation {
             source: Source::Live {
                 release: self.release.number,
             },
             items,
+            left_out,
         })
     }
 
-    fn last_list(&self, n: usize, why: ClientError) -> Result<Recommendation, ClientError> {
-        let mut local = self.local()?;
-        let Some(list) = local.list.clone().filter(|l| !l.items.is_empty()) else {
-            return Err(why);
+    /// The last list, or what the device ranks by itself.
+    fn without_coordinator(
+        &self,
+        candidates: &[String],
+        n: usize,
+    ) -> Result<Recommendation, ClientError> {
+        let catalogue = self.catalogue();
+        let (list, met) = {
+            let mut local = self.local()?;
+            let met = local.events.iter().filter_map(|e| catalogue.find(&e.item));
+            let met: HashSet<u32> = met.collect();
+            (local.shown_list()?, met)
         };
-        if now_unix_s() >= list.until {
-            local.drop_list()?;
-            return Err(ClientError::ListExpired(Box::new(why)));
-        }
+        let Some(list) = list else {
+            return self.on_device(&catalogue, candidates, n);
+        };
+        // What has left the catalogue, or was met since, is not shown any more.
+        let shown = |item: &str| catalogue.find(item).is_some_and(|p| !met.contains(&p));
+        let left = list.items.into_iter().filter(|(item, _)| shown(item));
         let ranked = |pair: (String, f32)| Ranked {
             item: pair.0,
             score: pair.1,
         };
         Ok(Recommendation {
             source: Source::Cached,
-            items: list.items.into_iter().take(n).map(ranked).collect(),
+            items: left.take(n).map(ranked).collect(),
+            left_out: vec![],
         })
     }
 
-    async fn rank(&mut self, candidates: &[String]) -> Result<Vec<Ranked>, ClientError> {
+    fn on_device(
+        &self,
+        catalogue: &Arc<Catalogue>,
+        candidates: &[String],
+        n: usize,
+    ) -> Result<Recommendation, ClientError> {
+        // As when the language model ranks: items that have left are shown to nobody.
+        let mut order = Order::default();
+        let mut known = vec![];
+        for item in candidates {
+            match catalogue.had(item) {
+                Ok(()) if catalogue.find(item).is_some() => known.push(item.clone()),
+                Ok(()) => {}
+                Err(e) => order.leave_out(item, &e),
+            }
+        }
+        let query = Query {
+            candidates: Some(known),
+            ..Query::first(n.min(MAX_PAGE))
+        };
+        let input = self.local()?.input(catalogue, None);
+        let page = input.decode().rank(&query)?.page(0, query.n);
+        let ranked = |place: Listed| Ranked {
+            item: place.item,
+            score: place.score as f32,
+        };
+        Ok(Recommendation {
+            source: Source::OnDevice(page.source),
+            items: page.items.into_iter().map(ranked).collect(),
+            left_out: order.left_out,
+        })
+    }
+
+    async fn rank(&mut self, candidates: &[String]) -> Result<Order, ClientError> {
         let model = self.model()?.clone();
         let catalogue = self.catalogue();
         let (events, met) = {
@@ -310,7 +413,7 @@ impl Worker {
             });
         }
         let history = &events[events.len() - HISTORY..];
-        // Items that have left are shown to nobody; what was never there is an error below.
+        // Items that have left are shown to nobody; what was never there is left out below.
         let fresh = |c: &&String| match catalogue.find(c) {
             Some(place) => !met.contains(&place),
             None => !catalogue.has_left(c),
@@ -320,16 +423,30 @@ impl Worker {
         self.ready().await?;
         self.refresh_release().await?;
         let encoder = self.encoder(&self.recipe_of(self.release.epoch)?)?;
-        let prompt = |c: &&String| {
-            let prompt = model.prompt(&catalogue, history, c)?;
-            Ok(encoder.ids(&prompt)?)
-        };
-        let prompts: Vec<Vec<u32>> = fresh
-            .iter()
-            .map(prompt)
-            .collect::<Result<_, ClientError>>()?;
-        if prompts.is_empty() {
-            return Ok(vec![]);
+        let mut order = Order::default();
+        let mut scored: Vec<&String> = vec![];
+        let mut prompts: Vec<Vec<u32>> = vec![];
+        let mut first = None;
+        for candidate in fresh {
+            let prompt = model.prompt(&catalogue, history, candidate);
+            match prompt.and_then(|p| Ok(encoder.ids(&p)?)) {
+                Ok(ids) => {
+                    scored.push(candidate);
+                    prompts.push(ids);
+                }
+                // What is wrong with one item concerns that item.
+                Err(e) => {
+                    tracing::warn!("{candidate:?} is left out of the list: {e}");
+                    order.leave_out(candidate, &e);
+                    first = first.or(Some(e));
+                }
+            }
+        }
+        match first {
+            // There is no other item, or it is not the item.
+            Some(e) if prompts.is_empty() => return Err(e),
+            _ if prompts.is_empty() => return Ok(order),
+            _ => {}
         }
         let (layout, ids) = Layout::pack(&prompts);
         // One set of weights for the person: where their history lies, which all candidates share.
@@ -340,20 +457,7 @@ impl Worker {
         };
         let omega = self.omega(shared).await?;
         let scores = self.score(prompts, omega).await?;
-        let mut ranked: Vec<Ranked> = fresh
-            .iter()
-            .zip(scores)
-            .map(|(item, score)| Ranked {
-                item: (*item).clone(),
-                score,
-            })
-            .collect();
-        ranked.sort_by(|a, b| {
-            b.score
-                .total_cmp(&a.score)
-                .then_with(|| a.item.cmp(&b.item))
-        });
-        Ok(ranked)
+        Ok(order.of(&scored, scores))
     }
 
     /// Scores this client's test samples (at most `limit`, the earliest), with the served adapters
@@ -416,4 +520,26 @@ fn shared_packs(prompts: &[Vec<u32>]) -> Vec<&[Vec<u32>]> {
         start = end;
     }
     packs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_08_a_score_that_is_no_number_leaves_its_item_out_and_ranks_the_rest() {
+        let names = ["a", "b", "c", "d"].map(String::from);
+        let candidates: Vec<&String> = names.iter().collect();
+        let scores = vec![0.5, f32::NAN, 0.7, f32::INFINITY];
+        let order = Order::default().of(&candidates, scores);
+        let ranked: Vec<&str> = order.items.iter().map(|r| r.item.as_str()).collect();
+        assert_eq!(ranked, ["c", "a"]);
+        let left: Vec<&str> = order.left_out.iter().map(|l| l.item.as_str()).collect();
+        assert_eq!(left, ["b", "d"]);
+        assert!(
+            order.left_out[0].why.contains("NaN"),
+            "{:?}",
+            order.left_out
+        );
+    }
 }

@@ -29,6 +29,25 @@ pub(crate) struct Session {
     /// Closed for good: work that goes on in the background must not open a connection again.
     closed: AtomicBool,
     pub(crate) counters: Arc<Counters>,
+    /// Is told when the coordinator knows this device no longer, whatever was asked.
+    refused: Refused,
+}
+
+/// What is done when the coordinator, whose certificate was checked, says that it knows this device
+/// no longer.
+#[derive(Clone)]
+pub(crate) struct Refused(Arc<dyn Fn() + Send + Sync>);
+
+impl Refused {
+    pub(crate) fn new(does: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(does))
+    }
+}
+
+impl std::fmt::Debug for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Refused")
+    }
 }
 
 /// What a client has exchanged so far.
@@ -49,6 +68,7 @@ impl Session {
         identity: Identity,
         extensions: Vec<Extension>,
         counters: Arc<Counters>,
+        refused: Refused,
     ) -> Self {
         Self {
             addr,
@@ -59,6 +79,7 @@ impl Session {
             opening: Mutex::new(()),
             closed: AtomicBool::new(false),
             counters,
+            refused,
         }
     }
 
@@ -71,7 +92,15 @@ impl Session {
 
     /// A certificate for a new key, in exchange for the one of this connection.
     pub(crate) async fn renew(&self) -> Result<Identity, TransportError> {
-        self.connection().await?.renew().await
+        let renewed = self.connection().await?.renew().await;
+        self.heard(renewed)
+    }
+
+    fn heard<T>(&self, answer: Result<T, TransportError>) -> Result<T, TransportError> {
+        if matches!(answer, Err(TransportError::Withdrawn)) {
+            (self.refused.0)();
+        }
+        answer
     }
 
     /// Shows this identity from the next connection on.
@@ -99,7 +128,8 @@ impl Session {
         }
         let identity = self.identity().clone();
         self.ends_when_closed()?;
-        let fresh = Connection::open(self.addr, &self.authority, Some(&identity)).await?;
+        let fresh = Connection::open(self.addr, &self.authority, Some(&identity)).await;
+        let fresh = self.heard(fresh)?;
         let fresh = Arc::new(fresh.extended(self.extensions.clone()));
         *self.live() = Some(fresh.clone());
         // It may have been closed meanwhile.
@@ -117,7 +147,8 @@ impl Session {
 
     /// One call. A lost connection is an error; the next call opens a new one.
     pub(crate) async fn call(&self, request: &Request) -> Result<Reply, TransportError> {
-        self.connection().await?.call(request).await
+        let answer = self.connection().await?.call(request).await;
+        self.heard(answer)
     }
 
     /// A call that may be sent twice: tried again, on a new connection, until `until`.

@@ -10,8 +10,10 @@
 //! | `catalogue` | versions of the catalogue beyond the app's; losing it costs a fetch |
 //! | `contributed` | the newest contributions accepted, for an audit; losing it costs that |
 //! | `sealing` | the tally that is sealed to: while it is there, nothing is contributed in clear |
+//! | `standing` | which orders to erase were carried out |
+//! | `clock` | the newest time at which the folder was used ([`crate::clock`]) |
 //! | `feedback`, `frozen/` | of training; losing them costs time |
-//! | `device.key` | unless the app brings its own key |
+//! | `device.key` | the key; where an app brings its own, a secret for it ([`crate::renew`]) |
 //! | `lock` | held by the process that has the folder open |
 
 use std::fs;
@@ -28,8 +30,8 @@ use serde::de::DeserializeOwned;
 use crate::ClientError;
 use crate::feedback::{Feedback, FeedbackV1};
 use crate::frozen::FrozenStore;
-use crate::migrate;
 use crate::person::Person;
+use crate::{migrate, renew};
 
 /// Largest sealed file, in bytes.
 const MAX_SEALED: usize = 128 << 20;
@@ -67,16 +69,33 @@ pub(crate) const STANDING: Sealed = Sealed {
     name: "standing",
     label: b"lethe-client-standing/1",
 };
+pub(crate) const CLOCK: Sealed = Sealed {
+    name: "clock",
+    label: b"lethe-client-clock/1",
+};
 const FEEDBACK: Sealed = Sealed {
     name: "feedback",
     label: b"lethe-client-feedback/2",
 };
 const FEEDBACK_V1: &[u8] = b"lethe-client-feedback/1";
-const KEY: &str = "device.key";
+/// All of them.
+pub(crate) const SEALED: [Sealed; 10] = [
+    IDENTITY,
+    EPOCHS,
+    SNAPSHOT,
+    LIST,
+    CONTRIBUTED,
+    SEALING,
+    CATALOGUE,
+    STANDING,
+    CLOCK,
+    FEEDBACK,
+];
+pub(crate) const KEY: &str = "device.key";
 const LOCK: &str = "lock";
 /// Is there while a folder is erased.
 const ERASING: &str = "erasing";
-const HISTORY: &str = "history";
+pub(crate) const HISTORY: &str = "history";
 const FROZEN: &str = "frozen";
 
 /// A sealed file.
@@ -87,11 +106,19 @@ pub(crate) struct Sealed {
     label: &'static [u8],
 }
 
+impl Sealed {
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
 /// A folder with sealed files and, unless the app brings its own key, the key beside them.
 #[derive(Debug)]
 pub(crate) struct Vault {
     folder: PathBuf,
     key: [u8; 32],
+    /// The key that the app brings, from which `key` follows.
+    app: Option<[u8; 32]>,
     /// Counts erasures: work that began before one keeps nothing after it.
     erasures: Erasures,
 }
@@ -145,15 +172,17 @@ fn same_file(_: &fs::File, path: &Path) -> bool {
 impl Vault {
     /// Opens or creates the folder, whose lock the caller has; an app should pass a key from the
     /// platform's key store.
-    pub(crate) fn open(folder: &Path, key: Option<[u8; 32]>) -> Result<Self, ClientError> {
-        let key = match key {
+    pub(crate) fn open(folder: &Path, app: Option<[u8; 32]>) -> Result<Self, ClientError> {
+        renew::settle(folder)?;
+        let key = match kept_key(folder, app)? {
             Some(key) => key,
-            None => key_file(&folder.join(KEY))?,
+            None => make_key(&folder.join(KEY))?,
         };
         remove_leftovers(folder)?;
         Ok(Self {
             folder: folder.to_owned(),
             key,
+            app,
             erasures: Erasures::default(),
         })
     }
@@ -171,14 +200,19 @@ impl Vault {
     }
 
     /// A folder that somebody else may have open, to read from only.
-    pub(crate) fn peek(folder: &Path, key: Option<[u8; 32]>) -> Result<Self, ClientError> {
-        let key = match key {
-            Some(key) => key,
-            None => existing_key(&folder.join(KEY))?,
-        };
+    pub(crate) fn peek(folder: &Path, app: Option<[u8; 32]>) -> Result<Self, ClientError> {
+        if renew::is_under_way(folder) {
+            // Half of it is under another key until the app has opened it.
+            return Err(ClientError::InUse {
+                folder: folder.to_owned(),
+            });
+        }
+        let path = folder.join(KEY);
+        let missing = || io(&path)(std::io::ErrorKind::NotFound.into());
         Ok(Self {
             folder: folder.to_owned(),
-            key,
+            key: kept_key(folder, app)?.ok_or_else(missing)?,
+            app,
             erasures: Erasures::default(),
         })
     }
@@ -202,6 +236,16 @@ impl Vault {
 
     pub(crate) fn key(&self) -> [u8; 32] {
         self.key
+    }
+
+    pub(crate) fn app(&self) -> Option<&[u8; 32]> {
+        self.app.as_ref()
+    }
+
+    /// From now on everything is sealed under this key.
+    pub(crate) fn take_key(&mut self, key: [u8; 32]) {
+        zero(&mut self.key);
+        self.key = key;
     }
 
     /// The file of the history.
@@ -229,11 +273,35 @@ impl Vault {
         value.map(Some).ok_or(ClientError::Sealed { path })
     }
 
+    /// What a sealed file holds, as bytes; none: it is not there, or it is damaged.
+    pub(crate) fn opened(&self, file: Sealed) -> Result<Option<Vec<u8>>, ClientError> {
+        let path = self.path(file);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(lethe_seal::unseal(&self.key, file.label, &bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io(&path)(e)),
+        }
+    }
+
+    /// Bytes of a sealed file under a key.
+    pub(crate) fn seal(key: &[u8; 32], file: Sealed, plain: &[u8]) -> Result<Vec<u8>, ClientError> {
+        let sealed = lethe_seal::seal(key, file.label, plain);
+        sealed.map_err(|e| ClientError::Internal(e.to_string()))
+    }
+
+    /// The same for a value.
+    pub(crate) fn sealed<T: Serialize>(
+        key: &[u8; 32],
+        file: Sealed,
+        value: &T,
+    ) -> Result<Vec<u8>, ClientError> {
+        let plain = codec::to_bytes(value).map_err(|e| ClientError::Internal(e.to_string()))?;
+        Self::seal(key, file, &plain)
+    }
+
     /// Replaces a sealed file; the old one is there until the new one is complete.
     pub(crate) fn write<T: Serialize>(&self, file: Sealed, value: &T) -> Result<(), ClientError> {
-        let internal = |e: &dyn std::fmt::Display| ClientError::Internal(e.to_string());
-        let plain = codec::to_bytes(value).map_err(|e| internal(&e))?;
-        let sealed = lethe_seal::seal(&self.key, file.label, &plain).map_err(|e| internal(&e))?;
+        let sealed = Self::sealed(&self.key, file, value)?;
         write_atomically(&self.path(file), &sealed)
     }
 
@@ -304,6 +372,9 @@ impl Vault {
     pub(crate) fn erase(&mut self) -> Result<(), ClientError> {
         self.erasures.erase(|| destroy(&self.folder))?;
         zero(&mut self.key);
+        if let Some(app) = &mut self.app {
+            zero(app);
+        }
         Ok(())
     }
 }
@@ -326,24 +397,9 @@ pub(crate) fn ends_an_erasure(folder: &Path) -> Result<bool, ClientError> {
 /// Destroys what clients keep in a folder: the key first. Other files stay.
 pub(crate) fn destroy(folder: &Path) -> Result<(), ClientError> {
     write_atomically(&folder.join(ERASING), &[])?;
-    let key = folder.join(KEY);
-    if let Ok(mut f) = fs::OpenOptions::new().write(true).open(&key) {
-        f.write_all(&[0; 32])
-            .and_then(|()| f.sync_all())
-            .map_err(io(&key))?;
-    }
-    let sealed = [
-        IDENTITY,
-        EPOCHS,
-        SNAPSHOT,
-        LIST,
-        CONTRIBUTED,
-        SEALING,
-        CATALOGUE,
-        STANDING,
-        FEEDBACK,
-    ];
-    let sealed = sealed.iter().map(|s| s.name);
+    renew::overwrite(&folder.join(KEY))?;
+    renew::destroy(folder)?;
+    let sealed = SEALED.iter().map(|s| s.name);
     for name in [KEY, HISTORY, migrate::STATE].into_iter().chain(sealed) {
         remove_file(&folder.join(name))?;
     }
@@ -356,7 +412,7 @@ pub(crate) fn destroy(folder: &Path) -> Result<(), ClientError> {
 }
 
 /// Whether it was there.
-fn remove_file(path: &Path) -> Result<bool, ClientError> {
+pub(crate) fn remove_file(path: &Path) -> Result<bool, ClientError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
@@ -415,26 +471,25 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<(), ClientError> {
     Ok(())
 }
 
-fn random() -> Result<[u8; 32], ClientError> {
+pub(crate) fn random() -> Result<[u8; 32], ClientError> {
     lethe_seal::random().map_err(|e| ClientError::Internal(e.to_string()))
 }
 
-fn existing_key(path: &Path) -> Result<[u8; 32], ClientError> {
-    let bytes = fs::read(path).map_err(io(path))?;
-    bytes.try_into().map_err(|_| ClientError::Sealed {
-        path: path.to_owned(),
-    })
+/// The key that seals a folder; none: there is no file of one, and the app brings none.
+fn kept_key(folder: &Path, app: Option<[u8; 32]>) -> Result<Option<[u8; 32]>, ClientError> {
+    let path = folder.join(KEY);
+    let secret: [u8; 32] = match fs::read(&path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| ClientError::Sealed { path })?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(app),
+        Err(e) => return Err(io(&path)(e)),
+    };
+    Ok(Some(renew::key_of(app.as_ref(), &secret)))
 }
 
-fn key_file(path: &Path) -> Result<[u8; 32], ClientError> {
-    match existing_key(path) {
-        Err(ClientError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            let key = random()?;
-            write_atomically(path, &key)?;
-            Ok(key)
-        }
-        other => other,
-    }
+fn make_key(path: &Path) -> Result<[u8; 32], ClientError> {
+    let key = random()?;
+    write_atomically(path, &key)?;
+    Ok(key)
 }
 
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {

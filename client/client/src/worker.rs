@@ -18,7 +18,7 @@ use crate::enrolment::use_invitation;
 use crate::epochs::{self, Join, Offered};
 use crate::history::{Cutoffs, Joined};
 use crate::local::{Local, Shared};
-use crate::session::Session;
+use crate::session::{Refused, Session};
 use crate::{Catalogue, ClientError, ClientModel};
 
 /// Minor version from which there are declined rounds.
@@ -170,13 +170,7 @@ impl Worker {
         let session = self.session()?;
         match session.call(request).await {
             Ok(reply) => Ok(reply),
-            Err(e) => {
-                let why = self.told(&session, e).await;
-                if matches!(why, ClientError::Deleted) {
-                    self.local()?.leave_lists()?;
-                }
-                Err(why)
-            }
+            Err(e) => Err(self.told(&session, e).await),
         }
     }
 
@@ -223,9 +217,24 @@ impl Worker {
             identity.ok_or(ClientError::NotEnrolled)?,
             self.shared.options.extensions.clone(),
             self.shared.counters.clone(),
+            self.refused(),
         ));
         *session = Some(fresh.clone());
         Ok(fresh)
+    }
+
+    /// What came from a coordinator that knows this device no longer goes, whoever hears of it.
+    fn refused(&self) -> Refused {
+        let shared = Arc::downgrade(&self.shared);
+        Refused::new(move || {
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            let done = shared.alive().and_then(|mut local| local.was_refused());
+            if let Err(e) = done {
+                tracing::warn!("what the coordinator gave stays for now: {e}");
+            }
+        })
     }
 
     /// Enrols if there is an invitation, and says hello once.

@@ -458,3 +458,59 @@ async fn another_coordinators_lists_begin_from_nothing() {
     assert_eq!(page.source, ListSource::FewEvents);
     assert_eq!(second.state().contributed.len(), 1);
 }
+
+/// A place that takes datagrams, and answers each with `answer`, if at all.
+fn place(answer: Option<&'static [u8]>) -> std::net::SocketAddr {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 2048];
+        while let Ok((_, from)) = socket.recv_from(&mut bytes) {
+            if let Some(answer) = answer {
+                let _ = socket.send_to(answer, from);
+            }
+        }
+    });
+    addr
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_07_local_functions_answer_whatever_the_coordinator_does() {
+    let real = start(ids(0..40)).await;
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let refuses = nobody.local_addr().unwrap();
+    drop(nobody);
+    let garbage: &[u8] = &[0xc3; 900];
+    for (what, addr) in [
+        ("refuses", refuses),
+        ("hangs", place(None)),
+        ("answers garbage", place(Some(garbage))),
+        ("answers nothing", place(Some(b""))),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new(catalogue(0..40))
+            .server(addr)
+            .invitation(real.invitation());
+        let client = Client::open(dir.path(), options).unwrap();
+        let online = client.clone();
+        let asked = tokio::spawn(async move { online.connect().await });
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let begun = std::time::Instant::now();
+        client.record_all(likes(0, 3)).unwrap();
+        let id = client.record(LocalEvent::liked("item-5", 9)).unwrap();
+        let page = client.top(&Query::first(5)).unwrap();
+        assert_eq!(page.items.len(), 5);
+        client.popular(3).unwrap();
+        client.similar("item-5", 3).unwrap();
+        client.explain("item-7").unwrap();
+        client.undo(id).unwrap();
+        let export = client.export().unwrap();
+        assert_eq!(client.import(&export).unwrap(), 0);
+        assert_eq!(client.status().events, 3);
+        client.erase().unwrap();
+        let took = begun.elapsed();
+        assert!(took.as_secs() < 2, "it {what}: {took:?}");
+        assert!(!dir.path().join("history").exists());
+        asked.abort();
+    }
+}

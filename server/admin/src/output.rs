@@ -1,7 +1,9 @@
 //! What people and programs read.
 
 use std::io::Write;
+use std::path::Path;
 
+use anyhow::Context;
 use serde::Serialize;
 
 /// Text or JSON on standard output.
@@ -54,4 +56,15 @@ pub(crate) fn note(text: &str) {
 /// A line on standard error.
 pub(crate) fn error(text: &str) {
     let _ = writeln!(std::io::stderr(), "lethe-admin: {text}");
+}
+
+/// Writes a file that may name people: readable by this user only, if it is new.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let place = || path.display().to_string();
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path).with_context(place)?;
+    file.write_all(bytes).with_context(place)
 }

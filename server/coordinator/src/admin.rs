@@ -116,6 +116,7 @@ impl Coordinator {
             AdminRequest::Audit { shard } => self.export(shard, by),
             AdminRequest::ListsAudit { at } => self.export_lists(at, by),
             AdminRequest::MiddleLearns => self.middle_learns(),
+            AdminRequest::KeyDisks => Ok(AdminReply::KeyDisks(self.key_disks().to_vec())),
             AdminRequest::EpochStart {
                 recipe,
                 model,

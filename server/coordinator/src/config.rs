@@ -36,6 +36,10 @@ pub struct ServerConfig {
     /// Folder of the public item catalogue (`dataset.toml` names the file), for the partition's
     /// anchors.
     pub catalogue: PathBuf,
+    /// Refuse a catalogue with rows that cannot be used, or with something that has to be guessed;
+    /// otherwise such rows are left out, and the log says which.
+    #[serde(default)]
+    pub strict_catalogue: bool,
     /// The epoch starts when this many subjects have joined.
     #[serde(default = "default_min_subjects")]
     pub min_subjects: usize,
@@ -91,6 +95,10 @@ pub struct ServerConfig {
     /// most; 0: it is trained anew at once.
     #[serde(default = "default_quarantine_hours")]
     pub quarantine_hours: u64,
+    /// The operator knows that destroyed keys can be recovered from the disk of `data_dir`, where
+    /// its file system keeps what is overwritten. Without this the server does not start there.
+    #[serde(default)]
+    pub accept_recoverable_keys: bool,
     /// Recipe of the first epoch; see `lethe_recipe::Recipe`.
     #[serde(default)]
     pub recipe: toml::Table,

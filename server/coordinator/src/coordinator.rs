@@ -9,12 +9,13 @@ use lethe_ledger::{Command, Event, Wake};
 use lethe_model::source::open;
 use lethe_proto::admin::AdminRequest;
 use lethe_proto::codec;
+use lethe_proto::disks::KeyDisk;
 use lethe_proto::ids::Digest;
 use lethe_proto::limits::{MAX_SMALL, MAX_TOKENS};
 use lethe_proto::message::{Refusal, Request, Role};
 use lethe_receipt::audit::Bundle;
 use lethe_recipe::{Recipe, model_digest};
-use lethe_recsys::data::{DataSpec, load_items};
+use lethe_recsys::data::{DataSpec, read_items};
 use lethe_store::sealed::SharedEngine;
 use lethe_store::sled_backend::SledStorage;
 use lethe_transport::identity::{Authority, Invitation, Validity};
@@ -24,6 +25,7 @@ use tokio::sync::Semaphore;
 use crate::CoordinatorError;
 use crate::arrivals::Arrivals;
 use crate::config::ServerConfig;
+use crate::disks;
 use crate::durable::NewValue;
 use crate::fatal;
 use crate::handlers::Envelope;
@@ -42,6 +44,8 @@ pub struct Coordinator(Arc<Inner>);
 
 struct Inner {
     config: ServerConfig,
+    /// Where keys lie.
+    key_disks: Vec<KeyDisk>,
     authority: Authority,
     shell: Arc<Shell>,
     middle: MiddleHost,
@@ -82,8 +86,14 @@ pub(crate) struct Signed {
 impl Coordinator {
     /// Loads the middle layers and the state in the configured folder.
     pub fn open(config: ServerConfig) -> Result<Self, CoordinatorError> {
+        let key_disks = disks::check(&config)?;
         let source = open(&config.model)?;
-        let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
+        let spec = DataSpec::of_folder(&config.catalogue)?;
+        let read = read_items(&config.catalogue, &spec, config.strict_catalogue)?;
+        if !read.reading.is_clean() {
+            tracing::warn!("the catalogue: {}", read.reading);
+        }
+        let items = read.items;
         let recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
         let model = model_digest(&config.model).map_err(CoordinatorError::ModelFile)?;
         let opening = Opening {
@@ -157,6 +167,7 @@ impl Coordinator {
                 longest_pass: AtomicUsize::new(0),
                 witnesses,
                 config,
+                key_disks,
             }
         });
         if let Some(e) = failed {
@@ -243,10 +254,14 @@ impl Coordinator {
             let view = shell.state().view(shell.clock.now());
             let lists = shell.lists.as_ref();
             let lists = lists.and_then(|l| l.status_known(shell).ok());
-            metrics::text(&view, this.traffic(), lists.as_ref())
+            metrics::text(&view, this.traffic(), lists.as_ref(), this.key_disks())
         };
         tokio::spawn(metrics::serve(listener, Arc::new(text)));
         Ok(Some(bound))
+    }
+
+    pub(crate) fn key_disks(&self) -> &[KeyDisk] {
+        &self.0.key_disks
     }
 
     pub(crate) fn traffic(&self) -> Traffic {

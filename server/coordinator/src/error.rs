@@ -60,6 +60,9 @@ pub enum CoordinatorError {
     /// A request that does not fit the state.
     #[error("{message}")]
     Refused { code: Refusal, message: String },
+    /// Destroying a key is not real where the keys lie.
+    #[error(transparent)]
+    Recoverable(#[from] lethe_seal::disk::Recoverable),
     /// Another coordinator has the folder.
     #[error(
         "another coordinator uses {folder}: end it first, or configure another folder; nothing was \

@@ -200,7 +200,7 @@ impl Coordinator {
                 aside(move || this.orders(&device, task, seen)).await
             }
             Request::Decline { round, why } => {
-                tracing::debug!(subject = %device.subject, ?round, ?why, "declined");
+                tracing::debug!(?round, ?why, "declined");
                 self.decline(&device, round).await
             }
             Request::Contribute(brought) => self.contribute(&device, brought).await,

@@ -21,6 +21,7 @@ mod content;
 mod coordinator;
 #[cfg(test)]
 mod copy;
+mod disks;
 mod durable;
 mod epochs;
 mod error;

@@ -1,7 +1,7 @@
 //! `lethe-server`: wiring only.
 
 use clap::Parser;
-use lethe_coordinator::process::{Audit, Recovery};
+use lethe_coordinator::process::{Audit, Recovery, Start};
 
 /// The coordinator of a Lethe federation.
 #[derive(Parser)]
@@ -15,6 +15,15 @@ struct Cli {
     /// End when standard input closes: for a parent that must leave nothing running.
     #[arg(long)]
     with_parent: bool,
+    /// Refuse a catalogue with malformed rows, or with something that has to be guessed, instead of
+    /// leaving rows out (`strict_catalogue` in the configuration).
+    #[arg(long)]
+    strict: bool,
+    /// Start also where the file system keeps what is overwritten, so that keys which deletions
+    /// destroy can be recovered from the disk (also `accept_recoverable_keys` in the
+    /// configuration).
+    #[arg(long)]
+    accept_recoverable_keys: bool,
     /// Train the rounds of this bundle again, for an auditor (`lethe audit` does it all).
     #[arg(long, requires = "log_key")]
     audit: Option<std::path::PathBuf>,
@@ -58,19 +67,19 @@ fn main() -> anyhow::Result<()> {
     if let Some(Command::RecoverAdmin) = cli.command {
         return recover(config);
     }
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    lethe_run::log::begin("info", true);
     let audit = cli
         .audit
         .zip(cli.log_key)
         .map(|(bundle, key)| Audit { bundle, key });
+    let start = Start {
+        with_parent: cli.with_parent,
+        accept_recoverable_keys: cli.accept_recoverable_keys,
+        strict: cli.strict,
+    };
     Ok(lethe_coordinator::process::run(
         config,
-        cli.with_parent,
+        start,
         audit.as_ref(),
     )?)
 }

@@ -15,6 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lethe_ledger::View;
 use lethe_proto::admin::ListsStatus;
+use lethe_proto::disks::KeyDisk;
 use lethe_transport::crowd::{Crowd, network_of};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -122,8 +123,21 @@ fn lists_gauges(r: &mut Registry, lists: &ListsStatus) {
 }
 
 /// The text that monitoring reads.
-pub(crate) fn text(view: &View, traffic: Traffic, lists: Option<&ListsStatus>) -> String {
+pub(crate) fn text(
+    view: &View,
+    traffic: Traffic,
+    lists: Option<&ListsStatus>,
+    key_disks: &[KeyDisk],
+) -> String {
     let mut r = Registry::with_prefix("lethe");
+    let disks = Family::<Labels, Gauge>::default();
+    for disk in key_disks {
+        let kind = ("kind".into(), disk.kind.clone());
+        let fate = ("destroyed".into(), crate::disks::label(disk.fate).into());
+        disks.get_or_create(&vec![kind, fate]).set(1);
+    }
+    let help = "1: keys lie on a file system of this kind; what becomes of destroyed ones";
+    r.register("keys_disk", help, disks);
     if let Some(lists) = lists {
         lists_gauges(&mut r, lists);
     }

@@ -400,7 +400,8 @@ impl MiddleHost {
             .filter_map(beyond)
             .min_by_key(|(since, _)| *since);
         if let Some((_, at)) = oldest {
-            tracing::info!(subject = %at.1, "a training pass without its backward made room");
+            // Whose it was, a log has no need to say.
+            tracing::info!(round = ?at.0, "a training pass without its backward made room");
             slots.close(&at);
             strikes.add(&at.1);
         }

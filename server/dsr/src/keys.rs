@@ -13,22 +13,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::DsrError;
 
-/// A random salt and the salted digest of a text, hexadecimal: to know it again without keeping it.
-pub fn blind(text: &str, salt: Option<&str>) -> Result<(String, String), DsrError> {
-    let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let salt = match salt {
-        Some(salt) => salt.to_owned(),
-        None => {
-            let mut bytes = [0; 32];
-            ring::rand::SecureRandom::fill(&SystemRandom::new(), &mut bytes)
-                .map_err(|_| DsrError::Key("no random numbers".into()))?;
-            hex(&bytes)
-        }
-    };
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The salted digest of a text, hexadecimal: SHA-256 of salt and text. Whoever has the salt can try
+/// texts, so it is kept under a key only ([`keyed`]).
+pub fn salted(salt: &str, text: &str) -> String {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     context.update(salt.as_bytes());
     context.update(text.as_bytes());
-    Ok((salt, hex(context.finish().as_ref())))
+    hex(context.finish().as_ref())
+}
+
+/// What a text is known by to whoever has the key, hexadecimal, and to nobody else: HMAC-SHA-256 of
+/// what it is (`label`, without zero bytes), a zero byte, and the text.
+pub fn keyed(key: &[u8; 32], label: &str, text: &str) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
+    let mut context = ring::hmac::Context::with_key(&key);
+    context.update(label.as_bytes());
+    context.update(&[0]);
+    context.update(text.as_bytes());
+    hex(context.sign().as_ref())
 }
 
 /// Base64url without padding.

@@ -53,18 +53,7 @@ pub(crate) struct Keyring {
 impl Keyring {
     pub(crate) fn open(folder: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(folder).map_err(StoreError::io(folder))?;
-        let mut generations: Vec<u64> = vec![];
-        for entry in fs::read_dir(folder).map_err(StoreError::io(folder))? {
-            let name = entry.map_err(StoreError::io(folder))?.file_name();
-            generations.extend(name.to_str().and_then(|n| {
-                n.trim_end_matches(COPY)
-                    .strip_prefix("keyring-")?
-                    .parse::<u64>()
-                    .ok()
-            }));
-        }
-        generations.sort_unstable();
-        generations.dedup();
+        let generations = numbers(folder, &["keyring"])?;
         let opened = generations
             .iter()
             .rev()
@@ -80,10 +69,9 @@ impl Keyring {
                 });
             }
         };
-        let stale = generations
-            .into_iter()
-            .filter(|g| *g != generation)
-            .collect();
+        // Also what is left of one without its keyring, which a crash cut short in removing it.
+        let mut stale = numbers(folder, &["keyring", "master", "added"])?;
+        stale.retain(|g| *g != generation);
         let Found {
             body: Body { keys, made },
             master,
@@ -245,6 +233,22 @@ impl Keyring {
         }
         sync_folder(&self.folder)
     }
+}
+
+/// Generations of which there is a file of one of these kinds, oldest first.
+fn numbers(folder: &Path, kinds: &[&str]) -> Result<Vec<u64>, StoreError> {
+    let mut out: Vec<u64> = vec![];
+    for entry in fs::read_dir(folder).map_err(StoreError::io(folder))? {
+        let name = entry.map_err(StoreError::io(folder))?.file_name();
+        let name = name.to_str().unwrap_or_default().trim_end_matches(COPY);
+        let parts = name
+            .split_once('-')
+            .filter(|(kind, _)| kinds.contains(kind));
+        out.extend(parts.and_then(|(_, number)| number.parse::<u64>().ok()));
+    }
+    out.sort_unstable();
+    out.dedup();
+    Ok(out)
 }
 
 fn path(folder: &Path, kind: &str, generation: u64, copy: &str) -> PathBuf {
@@ -508,6 +512,30 @@ mod tests {
         let ring = Keyring::open(dir.path()).expect("opens");
         assert!(ring.get("b").is_some());
         assert!(!dir.path().join("master-1").exists());
+    }
+
+    #[test]
+    fn l_files_of_a_generation_that_is_gone_are_removed_whatever_a_crash_left() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut ring = Keyring::open(dir.path()).expect("opens");
+        // A crash in the first write: a master key and nothing else.
+        fs::write(dir.path().join("master-1"), [7; 32]).expect("writes");
+        assert!(Keyring::open(dir.path()).is_ok());
+        assert!(!dir.path().join("master-1").exists());
+        ring.ensure(&["a", "b"]).expect("writes");
+        ring.ensure(&["c"]).expect("appends");
+        let old: Vec<_> = ["master", "keyring", "added"]
+            .iter()
+            .flat_map(|kind| COPIES.map(|copy| path(dir.path(), kind, 1, copy)))
+            .map(|p| (p.clone(), fs::read(p).expect("is there")))
+            .collect();
+        ring.destroy(&["a"]).expect("writes another generation");
+        for (left, bytes) in &old {
+            fs::write(left, bytes).expect("a crash left it");
+            let ring = Keyring::open(dir.path()).expect("opens");
+            assert!(ring.get("a").is_none() && ring.get("c").is_some());
+            assert!(!left.exists(), "{}", left.display());
+        }
     }
 
     #[test]

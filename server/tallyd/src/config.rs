@@ -29,6 +29,9 @@ pub struct Config {
     pub reserve_mib: u64,
     /// Folder of the public item catalogue (`dataset.toml` names the file): the coordinator's.
     pub catalogue: PathBuf,
+    /// Refuse a catalogue with rows that cannot be used, or with something that has to be guessed.
+    #[serde(default)]
+    pub strict_catalogue: bool,
     /// Days that the coordinator's certificate is valid; part of a day is fine. It renews in the
     /// last third.
     #[serde(
@@ -39,6 +42,10 @@ pub struct Config {
     /// Whether an auditor is told digests of who counts.
     #[serde(default)]
     pub audits: bool,
+    /// Who runs it knows that destroyed keys can be recovered from the disk of `data_dir`, where
+    /// its file system keeps what is overwritten. Without this the tally does not start there.
+    #[serde(default)]
+    pub accept_recoverable_keys: bool,
     /// How lists are made: what the coordinator cannot change.
     #[serde(default)]
     pub lists: ListsConfig,

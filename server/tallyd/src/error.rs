@@ -37,6 +37,9 @@ pub enum TallydError {
     /// The items of the folder are no catalogue.
     #[error(transparent)]
     Catalogue(#[from] lethe_proto::catalogue::CatalogueError),
+    /// Destroying a key is not real where the keys lie.
+    #[error(transparent)]
+    Recoverable(#[from] lethe_seal::disk::Recoverable),
     /// Another process has the folder.
     #[error("another process uses {folder}: end it first, or name another folder")]
     InUse {

@@ -5,17 +5,18 @@
 //! folder: whoever can write there holds all its keys, so a file proves as much as anything could.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lethe_proto::tally::{TallyReply, TallyRequest};
-use lethe_recsys::data::{DataSpec, load_items, text_vectors};
+use lethe_recsys::data::{DataSpec, read_items, text_vectors};
 use lethe_recsys::versions::entries;
+use lethe_seal::disk::{self, Disk, Verdict};
 use lethe_store::private;
 use lethe_store::sled_backend::SledStorage;
 use lethe_tally::TextVectors;
-use lethe_transport::ending::ended;
+use lethe_transport::ending::Endings;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -86,8 +87,43 @@ fn is_founded(config: &Config) -> bool {
     config.data_dir.join("keys").exists()
 }
 
+/// Where the keys lie, which deletions destroy.
+fn key_disks(config: &Config) -> Result<Vec<Disk>, TallydError> {
+    let data = &config.data_dir;
+    std::fs::create_dir_all(data).map_err(io(data))?;
+    let folders = [data.clone(), data.join("keys")];
+    Ok(disk::check(&folders, config.accept_recoverable_keys)?)
+}
+
+/// Says in the log where keys lie.
+fn log_disks(config: &Config) -> Result<(), TallydError> {
+    for disk in key_disks(config)? {
+        match disk.verdict {
+            Verdict::InPlace => tracing::info!("{disk}"),
+            _ => tracing::warn!("{}", in_words(&disk)),
+        }
+    }
+    Ok(())
+}
+
+fn in_words(disk: &Disk) -> String {
+    match disk.verdict {
+        Verdict::InPlace => disk.to_string(),
+        Verdict::Unknown => format!("whether a destroyed key is gone is not known: {disk}"),
+        Verdict::Kept => {
+            format!("destroyed keys can be recovered, as the configuration accepts: {disk}")
+        }
+    }
+}
+
 fn open(config: &Config) -> Result<Service, TallydError> {
-    let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
+    key_disks(config)?;
+    let spec = DataSpec::of_folder(&config.catalogue)?;
+    let read = read_items(&config.catalogue, &spec, config.strict_catalogue)?;
+    if !read.reading.is_clean() {
+        tracing::warn!("the catalogue: {}", read.reading);
+    }
+    let items = read.items;
     let vectors = text_vectors(&config.catalogue, items.len())?;
     let ids = items.iter().map(|i| i.id.as_str());
     Service::open(Opening {
@@ -129,14 +165,19 @@ pub fn init(config: &Config) -> Result<String, TallydError> {
 /// # Errors
 /// [`TallydError::Silent`]: that process does not answer.
 pub fn command(config: &Config, verb: Verb) -> Result<String, TallydError> {
-    match open_founded(config) {
-        Ok(service) => obey(&service, verb),
+    // Where keys lie was accepted when the folder was made, or is served.
+    let known = Config {
+        accept_recoverable_keys: true,
+        ..config.clone()
+    };
+    match open_founded(&known) {
+        Ok(service) => obey(&service, &known, verb),
         Err(TallydError::InUse { .. }) => ask(&config.data_dir, verb),
         Err(e) => Err(e),
     }
 }
 
-fn obey(service: &Service, verb: Verb) -> Result<String, TallydError> {
+fn obey(service: &Service, config: &Config, verb: Verb) -> Result<String, TallydError> {
     let now = now();
     match verb {
         Verb::Invite => Ok(service.invite(now)?.text()),
@@ -144,7 +185,13 @@ fn obey(service: &Service, verb: Verb) -> Result<String, TallydError> {
             service.rotate(now)?;
             Ok("a new sealing key; the one before opens envelopes for one day more".into())
         }
-        Verb::Status => Ok(report(service, now)),
+        Verb::Status => {
+            let mut text = report(service, now);
+            for disk in key_disks(config)? {
+                let _ = writeln!(text, "{}", in_words(&disk));
+            }
+            Ok(text)
+        }
     }
 }
 
@@ -220,7 +267,8 @@ fn ask(data_dir: &Path, verb: Verb) -> Result<String, TallydError> {
 }
 
 /// Answers what is asked by a file, if something is.
-fn answer_file(service: &Service, data_dir: &Path) -> Result<(), TallydError> {
+fn answer_file(service: &Service, config: &Config) -> Result<(), TallydError> {
+    let data_dir = &config.data_dir;
     let path = data_dir.join(ASK);
     let Some(bytes) = private::read(&path, LONGEST)? else {
         return Ok(());
@@ -229,18 +277,18 @@ fn answer_file(service: &Service, data_dir: &Path) -> Result<(), TallydError> {
     let ask: Ask = serde_json::from_slice(&bytes).map_err(|e| bad_text(&path, e))?;
     let said = Said {
         id: ask.id,
-        text: obey(service, ask.verb).map_err(|e| e.to_string()),
+        text: obey(service, config, ask.verb).map_err(|e| e.to_string()),
     };
     let bytes = serde_json::to_vec(&said).map_err(|e| bad_text(&path, e))?;
     Ok(private::write(&data_dir.join(ANSWER), &bytes)?)
 }
 
-async fn answer_files(service: Arc<Service>, data_dir: PathBuf) {
+async fn answer_files(service: Arc<Service>, config: Config) {
     loop {
         let answering = {
             let service = service.clone();
-            let data_dir = data_dir.clone();
-            tokio::task::spawn_blocking(move || answer_file(&service, &data_dir))
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || answer_file(&service, &config))
         };
         if let Ok(Err(e)) = answering.await {
             tracing::error!("a command is not answered: {e}");
@@ -256,6 +304,12 @@ async fn answer_files(service: Arc<Service>, data_dir: PathBuf) {
 /// [`TallydError`]: the folder cannot be opened, or the address not be had.
 pub fn serve(config: &Config, with_parent: bool) -> Result<(), TallydError> {
     let service = Arc::new(open_founded(config)?);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        data_dir = %config.data_dir.display(),
+        "lethe-tally starts"
+    );
+    log_disks(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -265,11 +319,12 @@ pub fn serve(config: &Config, with_parent: bool) -> Result<(), TallydError> {
         let _ = std::fs::remove_file(&address);
         let party = Party::new(service.clone(), config.certificate_life(), now)?;
         let addr = party.listen(config.listen)?;
+        let endings = Endings::listen().map_err(io(&config.data_dir))?;
         private::write(&address, addr.to_string().as_bytes())?;
-        tokio::spawn(answer_files(service.clone(), config.data_dir.clone()));
+        tokio::spawn(answer_files(service.clone(), config.clone()));
         tracing::info!(%addr, "listening");
-        ended(with_parent).await.map_err(io(&config.data_dir))?;
-        tracing::info!("ending");
+        let why = endings.first(with_parent).await;
+        tracing::info!(%why, "lethe-tally stops");
         party.shutdown();
         Ok(())
     });

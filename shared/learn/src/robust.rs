@@ -97,7 +97,7 @@ pub fn median(rows: &[&[f32]], out: &mut [f32]) {
         let (below, upper, _) = values.select_nth_unstable_by(n / 2, order);
         let upper = upper.0;
         let lower = below.iter().max_by(|a, b| order(a, b));
-        *out = match lower.filter(|_| n % 2 == 0) {
+        *out = match lower.filter(|_| n.is_multiple_of(2)) {
             Some((lower, _)) => 0.5 * lower + 0.5 * upper,
             None => upper,
         };
@@ -154,9 +154,10 @@ fn square(a: &[f32], b: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let whole = a.chunks_exact(LANES).zip(b.chunks_exact(LANES));
     for (a, b) in whole {
-        for lane in 0..LANES {
-            let d = f64::from(a[lane]) - f64::from(b[lane]);
-            lanes[lane] += d * d;
+        let pairs = a.iter().zip(b);
+        for (lane, (a, b)) in lanes.iter_mut().zip(pairs) {
+            let d = f64::from(*a) - f64::from(*b);
+            *lane += d * d;
         }
     }
     let left = a.len() - a.len() % LANES;

@@ -48,11 +48,11 @@ impl Table {
         vocab: usize,
         hidden: usize,
     ) -> Result<Self, ModelError> {
-        let (want, all) = (
-            row_bytes(dtype, hidden) * vocab,
-            file.metadata().map_err(ModelError::io(path))?.len(),
-        );
-        if !hidden.is_multiple_of(dtype.block_size()) || start + want as u64 > all {
+        let want = row_bytes(dtype, hidden) as u64 * vocab as u64;
+        let all = file.metadata().map_err(ModelError::io(path))?.len();
+        if !hidden.is_multiple_of(dtype.block_size())
+            || start.checked_add(want).is_none_or(|end| end > all)
+        {
             let got = all.saturating_sub(start);
             return Err(ModelError::tensor(
                 "token_embd.weight",
@@ -139,8 +139,45 @@ fn row_bytes(dtype: GgmlDType, hidden: usize) -> usize {
     hidden / dtype.block_size() * dtype.type_size()
 }
 
-/// `n` values of quantised blocks as f32.
+/// The values of a tensor of `bytes` bytes that lies in `file` from `start` on.
+///
+/// # Errors
+/// [`ModelError::Io`] if the file is shorter, before anything is allocated for it.
+pub(crate) fn values(
+    file: &File,
+    path: &Path,
+    start: u64,
+    bytes: u64,
+    dtype: GgmlDType,
+) -> Result<Vec<f32>, ModelError> {
+    let all = file.metadata().map_err(ModelError::io(path))?.len();
+    if start.checked_add(bytes).is_none_or(|end| end > all) {
+        let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        return Err(ModelError::io(path)(short));
+    }
+    let mut raw = vec![0; usize::try_from(bytes).unwrap_or(0)];
+    read_at(file, &mut raw, start).map_err(ModelError::io(path))?;
+    let n = raw.len() / dtype.type_size() * dtype.block_size();
+    dequantise(dtype, &raw, n)
+}
+
+/// `n` stored values as f32; those of less than 32 bits without rounding.
 pub(crate) fn dequantise(dtype: GgmlDType, bytes: &[u8], n: usize) -> Result<Vec<f32>, ModelError> {
-    let tensor = qtensor_from_ggml(dtype, bytes, vec![n], &Device::Cpu)?;
-    Ok(tensor.dequantize(&Device::Cpu)?.to_vec1()?)
+    let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+    Ok(match dtype {
+        GgmlDType::F32 => bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
+        GgmlDType::F16 => pairs
+            .map(|b| half::f16::from_le_bytes(b).to_f32())
+            .collect(),
+        GgmlDType::BF16 => pairs
+            .map(|b| half::bf16::from_le_bytes(b).to_f32())
+            .collect(),
+        _ => {
+            let tensor = qtensor_from_ggml(dtype, bytes, vec![n], &Device::Cpu)?;
+            tensor.dequantize(&Device::Cpu)?.to_vec1()?
+        }
+    })
 }

@@ -1,26 +1,85 @@
 //! A sentence encoder: MiniLM (Wang et al., NeurIPS 2020, arXiv 2002.10957) as trained by
 //! sentence-transformers. It runs once over a catalogue, so it is candle's plain operations.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
 
-use candle_core::{D, DType, Device, Tensor};
-use serde::Deserialize;
+use candle_core::{D, Device, Tensor};
+use serde_json::json;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::ModelError;
+use crate::config;
+use crate::embedding::values;
+use crate::files::keys::{Keys, WITHOUT_EFFECT};
+use crate::files::templates::Steps;
+use crate::files::tensors::{Stored, header};
+use crate::files::{quoted, read};
 
 /// Tokens of a text that are read.
 const TOKENS: usize = 64;
 /// Texts that are encoded together.
 const BATCH: usize = 64;
 
-#[derive(Deserialize)]
+/// Longest tokenizer.json that is read, in bytes; that of MiniLM has 0.5 MB.
+const TOKENIZER: u64 = 64 << 20;
+
 struct Config {
     hidden_size: usize,
+    intermediate_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
+    vocab_size: usize,
+    positions: usize,
+    kinds: usize,
     layer_norm_eps: f64,
-    model_type: String,
+}
+
+impl Config {
+    /// Reads config.json: each key is consumed, known to be without effect, or refused by name.
+    fn read(path: &Path) -> Result<Self, ModelError> {
+        let mut keys = Keys::read(path)?;
+        let kind: String = keys.need("model_type", "bert")?;
+        if kind != "bert" {
+            return Err(keys.refuse("model_type", &kind.into(), "supported: bert"));
+        }
+        keys.only("architectures", &[json!(["BertModel"])])?;
+        keys.only("hidden_act", &[json!("gelu")])?;
+        keys.only("position_embedding_type", &[json!("absolute")])?;
+        keys.nothing(&[
+            "quantization_config",
+            "auto_map",
+            "is_decoder",
+            "add_cross_attention",
+            "is_encoder_decoder",
+            "pruned_heads",
+            "chunk_size_feed_forward",
+        ])?;
+        let read = Self {
+            hidden_size: keys.need_count("hidden_size", config::WIDTH)?,
+            intermediate_size: keys.need_count("intermediate_size", config::WIDTH)?,
+            num_hidden_layers: keys.need_count("num_hidden_layers", config::LAYERS)?,
+            num_attention_heads: keys.need_count("num_attention_heads", config::HEADS)?,
+            vocab_size: keys.need_count("vocab_size", config::VOCAB)?,
+            positions: keys.need_count("max_position_embeddings", config::POSITIONS)?,
+            kinds: keys.need_count("type_vocab_size", config::VOCAB)?,
+            layer_norm_eps: keys.need("layer_norm_eps", "a number")?,
+        };
+        keys.without_effect(WITHOUT_EFFECT);
+        // There is no head to tie.
+        keys.without_effect(&["tie_word_embeddings"]);
+        keys.finish()?;
+        match read.hidden_size.is_multiple_of(read.num_attention_heads) {
+            true => Ok(read),
+            false => Err(ModelError::refused(
+                path,
+                format!("hidden_size {}", read.hidden_size),
+                format!("it does not divide over {} heads", read.num_attention_heads),
+            )),
+        }
+    }
 }
 
 /// Texts to vectors of unit length.
@@ -75,29 +134,70 @@ impl Norm {
     }
 }
 
-/// Reads named tensors.
-struct Weights(std::collections::HashMap<String, Tensor>);
+/// Reads named tensors, and knows which of them nobody has asked for.
+struct Weights {
+    path: PathBuf,
+    file: File,
+    left: BTreeMap<String, Stored>,
+}
 
 impl Weights {
-    fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
-        let found = self.0.get(name);
-        let found = found.ok_or_else(|| ModelError::tensor(name, "is missing"))?;
-        Ok(found.to_dtype(DType::F32)?)
-    }
-
-    fn linear(&self, name: &str) -> Result<Linear, ModelError> {
-        Ok(Linear {
-            weight: self.tensor(&format!("{name}.weight"))?.t()?.contiguous()?,
-            bias: self.tensor(&format!("{name}.bias"))?,
+    fn open(path: &Path) -> Result<Self, ModelError> {
+        let file = File::open(path).map_err(ModelError::io(path))?;
+        let length = file.metadata().map_err(ModelError::io(path))?.len();
+        let left = header(path, &mut BufReader::new(&file), length)?.tensors;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            left,
         })
     }
 
-    fn norm(&self, name: &str, eps: f64) -> Result<Norm, ModelError> {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        let stored = self.left.remove(name);
+        let stored = stored.ok_or_else(|| ModelError::tensor(name, "it is missing"))?;
+        if !stored
+            .shape
+            .iter()
+            .copied()
+            .eq(shape.iter().map(|d| *d as u64))
+        {
+            let why = format!("shape {:?}, expected {shape:?}", stored.shape);
+            return Err(ModelError::tensor(name, why));
+        }
+        let dtype = stored.dtype(&self.path, name)?;
+        let read = values(&self.file, &self.path, stored.start, stored.bytes, dtype)?;
+        Ok(Tensor::from_vec(read, shape, &Device::Cpu)?)
+    }
+
+    fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Linear, ModelError> {
+        let weight = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
+        Ok(Linear {
+            weight: weight.t()?.contiguous()?,
+            bias: self.tensor(&format!("{name}.bias"), &[outputs])?,
+        })
+    }
+
+    fn norm(&mut self, name: &str, width: usize, eps: f64) -> Result<Norm, ModelError> {
         Ok(Norm {
-            weight: self.tensor(&format!("{name}.weight"))?,
-            bias: self.tensor(&format!("{name}.bias"))?,
+            weight: self.tensor(&format!("{name}.weight"), &[width])?,
+            bias: self.tensor(&format!("{name}.bias"), &[width])?,
             eps,
         })
+    }
+
+    /// Refuses tensors that nobody has asked for. The pooler is not run here (vectors are means of
+    /// states), and positions are counted.
+    fn finish(self) -> Result<(), ModelError> {
+        let known = |n: &str| n.starts_with("pooler.dense.") || n == "embeddings.position_ids";
+        match self.left.iter().find(|(name, _)| !known(name)) {
+            None => Ok(()),
+            Some((name, stored)) => Err(ModelError::refused(
+                &self.path,
+                format!("tensor {} of shape {:?}", quoted(name), stored.shape),
+                "no part of the encoder that config.json describes: it would be left out",
+            )),
+        }
     }
 }
 
@@ -107,61 +207,59 @@ impl Encoder {
     /// # Errors
     /// [`ModelError`] if a file is missing or is not a BERT model.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
-        let config: Config = serde_json::from_str(&text)
-            .map_err(|e| ModelError::unsupported(&path, e.to_string()))?;
-        if config.model_type != "bert"
-            || !config
-                .hidden_size
-                .is_multiple_of(config.num_attention_heads.max(1))
-        {
-            let why = format!("model type {}, expected bert", config.model_type);
-            return Err(ModelError::unsupported(&path, why));
-        }
+        let config = Config::read(&folder.join("config.json"))?;
         let path = folder.join("tokenizer.json");
-        let mut tokenizer = Tokenizer::from_file(&path)
-            .map_err(|e| ModelError::Tokenizer(format!("{}: {e}", path.display())))?;
+        let failed = |e: tokenizers::Error| {
+            ModelError::refused(&path, e.to_string(), "expected a tokenizer that is whole")
+        };
+        let bytes = read(&path, TOKENIZER)?;
+        let steps: Steps = serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))?;
+        steps.check().map_err(|e| failed(e.into()))?;
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(failed)?;
         tokenizer.with_padding(None);
         let cut = TruncationParams {
             max_length: TOKENS,
             ..TruncationParams::default()
         };
-        tokenizer
-            .with_truncation(Some(cut))
-            .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
-        let path = folder.join("model.safetensors");
-        if !path.exists() {
-            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(ModelError::io(&path)(missing));
+        tokenizer.with_truncation(Some(cut)).map_err(failed)?;
+        let last = tokenizer.get_vocab(true).into_values().max();
+        if last.is_some_and(|id| id as usize >= config.vocab_size) {
+            let what = format!("a token has id {}", last.unwrap_or(0));
+            let why = format!("the embedding has {} rows", config.vocab_size);
+            return Err(ModelError::refused(&path, what, why));
         }
-        let weights = Weights(candle_core::safetensors::load(&path, &Device::Cpu)?);
+        let mut weights = Weights::open(&folder.join("model.safetensors"))?;
         let eps = config.layer_norm_eps;
+        let d = config.hidden_size;
+        let inner = config.intermediate_size;
         let mut layers = vec![];
         for at in 0..config.num_hidden_layers {
             let name = |part: &str| format!("encoder.layer.{at}.{part}");
             layers.push(Layer {
-                query: weights.linear(&name("attention.self.query"))?,
-                key: weights.linear(&name("attention.self.key"))?,
-                value: weights.linear(&name("attention.self.value"))?,
-                attended: weights.linear(&name("attention.output.dense"))?,
-                attended_norm: weights.norm(&name("attention.output.LayerNorm"), eps)?,
-                up: weights.linear(&name("intermediate.dense"))?,
-                down: weights.linear(&name("output.dense"))?,
-                norm: weights.norm(&name("output.LayerNorm"), eps)?,
+                query: weights.linear(&name("attention.self.query"), d, d)?,
+                key: weights.linear(&name("attention.self.key"), d, d)?,
+                value: weights.linear(&name("attention.self.value"), d, d)?,
+                attended: weights.linear(&name("attention.output.dense"), d, d)?,
+                attended_norm: weights.norm(&name("attention.output.LayerNorm"), d, eps)?,
+                up: weights.linear(&name("intermediate.dense"), d, inner)?,
+                down: weights.linear(&name("output.dense"), inner, d)?,
+                norm: weights.norm(&name("output.LayerNorm"), d, eps)?,
             });
         }
-        Ok(Self {
-            words: weights.tensor("embeddings.word_embeddings.weight")?,
-            positions: weights.tensor("embeddings.position_embeddings.weight")?,
-            kind: weights
-                .tensor("embeddings.token_type_embeddings.weight")?
-                .narrow(0, 0, 1)?,
-            norm: weights.norm("embeddings.LayerNorm", eps)?,
+        let words = "embeddings.word_embeddings.weight";
+        let positions = "embeddings.position_embeddings.weight";
+        let kinds = "embeddings.token_type_embeddings.weight";
+        let read = Self {
+            words: weights.tensor(words, &[config.vocab_size, d])?,
+            positions: weights.tensor(positions, &[config.positions, d])?,
+            kind: weights.tensor(kinds, &[config.kinds, d])?.narrow(0, 0, 1)?,
+            norm: weights.norm("embeddings.LayerNorm", d, eps)?,
             layers,
             config,
             tokenizer,
-        })
+        };
+        weights.finish()?;
+        Ok(read)
     }
 
     /// Numbers per vector.

@@ -13,20 +13,18 @@ pub enum ModelError {
         /// The cause.
         source: std::io::Error,
     },
-    /// The file is not a model of a supported family.
-    #[error(
-        "{path}: {why}; supported: a GGUF file of architecture llama, or a folder with \
-         config.json (Llama or \
-             Qwen2), tokenizer.json and *.safetensors"
-    )]
-    Unsupported {
+    /// A file says something that the engine does not compute: nothing of it is used.
+    #[error("{path}: {what}; {supported}")]
+    Refused {
         /// The file or folder.
         path: PathBuf,
-        /// What was found.
-        why: String,
+        /// The key, tensor or kind, and its value.
+        what: String,
+        /// What would be read, and what to do.
+        supported: String,
     },
-    /// A tensor is missing or has another shape than the configuration says.
-    #[error("tensor {name}: {why}; the model file is damaged or of another family")]
+    /// A tensor is missing, or has another shape than the configuration says.
+    #[error("tensor {name}: {why}; the file is damaged, or belongs to another model")]
     Tensor {
         /// Name in the file.
         name: String,
@@ -56,10 +54,16 @@ impl ModelError {
         move |source| Self::Io { path, source }
     }
 
-    pub(crate) fn unsupported(path: &Path, why: impl Into<String>) -> Self {
-        Self::Unsupported {
+    /// `what` was found in the file at `path`, `supported` is what would be read.
+    pub(crate) fn refused(
+        path: &Path,
+        what: impl Into<String>,
+        supported: impl Into<String>,
+    ) -> Self {
+        Self::Refused {
             path: path.to_owned(),
-            why: why.into(),
+            what: what.into(),
+            supported: supported.into(),
         }
     }
 

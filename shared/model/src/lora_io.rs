@@ -1,20 +1,24 @@
-//! Adapters as files: safetensors with PEFT's tensor names and the recipe in the metadata, and the
-//! `adapter_config.json` that PEFT wants beside it.
+//! Adapters as files: safetensors with PEFT's tensor names and the recipe in the metadata.
+//! [`crate::peft`] has the folders that PEFT reads and writes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use safetensors::serialize;
 use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize};
 
 use crate::ModelError;
+use crate::embedding::dequantise;
+use crate::files::quoted;
+use crate::files::tensors::{Header, header};
 use crate::lora::{Adapter, AdapterShape, Entry, LoraRecipe};
 
 /// Metadata key of the recipe.
 const RECIPE: &str = "lethe.lora_recipe";
 
-fn names(e: &Entry) -> [String; 2] {
+/// Names of A and B of a pair.
+pub(crate) fn names(e: &Entry) -> [String; 2] {
     let base = format!(
         "base_model.model.model.layers.{}.{}",
         e.layer,
@@ -45,81 +49,118 @@ pub fn to_bytes(adapter: &Adapter, recipe: &LoraRecipe) -> Result<Vec<u8>, Model
     serialize(views, Some(meta)).map_err(failed)
 }
 
-/// Reads an adapter written by [`to_bytes`] or by PEFT, for a model whose shape `shape` was made
-/// from.
+/// Reads an adapter written by [`to_bytes`], for a model whose shape `shape` was made from. The
+/// tensors of an adapter do not say how they are scaled, nor what else belongs to them: in our
+/// files the metadata does, in PEFT's folders `adapter_config.json`, which [`crate::peft::open`]
+/// reads.
+///
+/// # Errors
+/// [`ModelError`] if there is no recipe in the metadata, or one with another scale than `shape`,
+/// and if a tensor is missing, has another shape or type, or is none of the adapter's.
 pub fn from_bytes(bytes: &[u8], shape: &Arc<AdapterShape>) -> Result<Adapter, ModelError> {
-    let file = SafeTensors::deserialize(bytes).map_err(failed)?;
+    let path = Path::new("the adapter file");
+    let header = read_header(bytes)?;
+    let own = recipe_of(&header)?.ok_or_else(|| {
+        ModelError::refused(
+            path,
+            "no recipe of Lethe is in it, and its tensors do not say how they are scaled",
+            "read PEFT's folder, with its adapter_config.json (lethe_model::peft::open)",
+        )
+    })?;
+    let scale = own.alpha / own.rank.max(1) as f32;
+    if scale != shape.scale() {
+        return Err(ModelError::Shape(format!(
+            "the adapter was trained with scale {scale}, and is read for one of {}: give the \
+             recipe that it was trained with",
+            shape.scale()
+        )));
+    }
+    check(path, &header, shape)?;
     let mut data = vec![0.0; shape.len()];
     for e in shape.entries() {
         let (a, b) = shape.ranges(e);
-        let dims = [[shape.rank(), e.fan_in], [e.fan_out, shape.rank()]];
-        for ((name, range), dims) in names(e).into_iter().zip([a, b]).zip(dims) {
-            let t = file
-                .tensor(&name)
-                .map_err(|_| ModelError::tensor(&name, "the adapter file lacks it"))?;
-            if t.dtype() != Dtype::F32 || t.shape() != dims {
-                return Err(ModelError::tensor(
-                    &name,
-                    format!("{:?} {:?}, expected F32 {dims:?}", t.dtype(), t.shape()),
-                ));
-            }
-            let values = t
-                .data()
-                .chunks_exact(4)
-                .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]));
-            data[range].iter_mut().zip(values).for_each(|(d, v)| *d = v);
+        for (name, range) in names(e).into_iter().zip([a, b]) {
+            let Some(stored) = header.tensors.get(&name) else {
+                continue;
+            };
+            let start = usize::try_from(stored.start).unwrap_or(usize::MAX);
+            let raw = bytes.get(start..).unwrap_or_default();
+            let raw = raw.get(..stored.bytes as usize).unwrap_or_default();
+            let values = dequantise(stored.dtype(path, &name)?, raw, range.len())?;
+            data[range].copy_from_slice(&values);
         }
     }
     Adapter::from_data(shape, data)
 }
 
-/// The recipe in an adapter file's metadata, if it was written by Lethe.
-pub fn recipe(bytes: &[u8]) -> Result<Option<LoraRecipe>, ModelError> {
-    let (_, meta) = SafeTensors::read_metadata(bytes).map_err(failed)?;
-    let text = meta
-        .metadata()
-        .as_ref()
-        .and_then(|m| m.get(RECIPE))
-        .cloned();
-    text.map(|t| serde_json::from_str(&t).map_err(failed))
+/// Checks that the tensors of a file are those of `shape`, each with its shape and a type that is
+/// read.
+pub(crate) fn check(path: &Path, header: &Header, shape: &AdapterShape) -> Result<(), ModelError> {
+    let mut known = BTreeSet::new();
+    for e in shape.entries() {
+        let dims = [[shape.rank(), e.fan_in], [e.fan_out, shape.rank()]];
+        for (name, dims) in names(e).into_iter().zip(dims) {
+            let stored = header
+                .tensors
+                .get(&name)
+                .ok_or_else(|| ModelError::tensor(&name, "the adapter file lacks it"))?;
+            if stored.shape != dims.map(|d| d as u64) {
+                let why = format!("shape {:?}, expected {dims:?}", stored.shape);
+                return Err(ModelError::tensor(&name, why));
+            }
+            stored.dtype(path, &name)?;
+            known.insert(name);
+        }
+    }
+    match header
+        .tensors
+        .iter()
+        .find(|(name, _)| !known.contains(*name))
+    {
+        None => Ok(()),
+        Some((name, stored)) => Err(ModelError::refused(
+            path,
+            format!("tensor {} of shape {:?}", quoted(name), stored.shape),
+            "not a part of the adapter that is expected: it would be left out, and the adapter \
+             would be another one",
+        )),
+    }
+}
+
+fn read_header(bytes: &[u8]) -> Result<Header, ModelError> {
+    let path = Path::new("the adapter file");
+    header(path, &mut &bytes[..], bytes.len() as u64)
+}
+
+/// The recipe that Lethe wrote into the metadata, if it did.
+pub(crate) fn recipe_of(header: &Header) -> Result<Option<LoraRecipe>, ModelError> {
+    let text = header.metadata.get(RECIPE);
+    text.map(|t| serde_json::from_str(t).map_err(failed))
         .transpose()
 }
 
-/// Writes `adapter_model.safetensors` and `adapter_config.json` into `folder`, as PEFT expects
-/// them.
+/// The recipe in an adapter file's metadata, if it was written by Lethe.
+///
+/// # Errors
+/// [`ModelError`] if the bytes are no such file.
+pub fn recipe(bytes: &[u8]) -> Result<Option<LoraRecipe>, ModelError> {
+    recipe_of(&read_header(bytes)?)
+}
+
+/// Writes a folder as PEFT reads it: [`crate::peft::save`].
+///
+/// # Errors
+/// [`ModelError`] if it cannot be written.
 pub fn save_peft(
     folder: &Path,
     adapter: &Adapter,
     recipe: &LoraRecipe,
     base: &str,
 ) -> Result<(), ModelError> {
-    std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-    let targets: Vec<&str> = recipe
-        .targets
-        .iter()
-        .filter_map(|p| p.module().rsplit('.').next())
-        .collect();
-    let alpha = adapter.shape().scale() * adapter.shape().rank() as f32;
-    let config = serde_json::json!({
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
-        "r": adapter.shape().rank(), "lora_alpha": alpha,
-        "lora_dropout": 0.0, "bias": "none", "target_modules": targets, "inference_mode": true,
-    });
-    let files = [
-        ("adapter_model.safetensors", to_bytes(adapter, recipe)?),
-        (
-            "adapter_config.json",
-            serde_json::to_vec_pretty(&config).map_err(failed)?,
-        ),
-    ];
-    for (name, bytes) in files {
-        let path = folder.join(name);
-        std::fs::write(&path, bytes).map_err(ModelError::io(&path))?;
-    }
-    Ok(())
+    crate::peft::save(folder, adapter, recipe, base)
 }
 
-fn failed(e: impl std::fmt::Display) -> ModelError {
+pub(crate) fn failed(e: impl std::fmt::Display) -> ModelError {
     ModelError::Shape(format!("adapter file: {e}"))
 }
 

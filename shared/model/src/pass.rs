@@ -32,7 +32,7 @@ impl<'a> Pass<'a> {
             .map(|p| p.layout.max_position())
             .max()
             .unwrap_or(0);
-        let rope = RopeTable::new(config.rope_theta, config.head_dim, before + longest);
+        let rope = RopeTable::new(config, before + longest);
         let positions = parts
             .iter()
             .flat_map(|p| p.layout.positions())

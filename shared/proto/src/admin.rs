@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{CatalogueChange, CatalogueEntry};
 use crate::deletion::{DeletionRequest, Proposal};
+use crate::disks::KeyDisk;
 use crate::epochs::{EpochPlan, EpochStates};
 use crate::ids::{Digest, EpochNo, ShardId, SubjectId};
 use crate::people::{HeldShard, ReplayProgress, RestrictionState};
@@ -220,6 +221,8 @@ pub enum AdminRequest {
         /// The shard.
         shard: ShardId,
     },
+    /// Where keys lie that deletions destroy.
+    KeyDisks,
 }
 
 impl AdminRequest {
@@ -336,6 +339,8 @@ pub enum AdminReply {
     ReplayProgress(ReplayProgress),
     /// Shards in which nothing is trained.
     HeldShards(Vec<HeldShard>),
+    /// Where keys lie; two folders that are alike are told once.
+    KeyDisks(Vec<KeyDisk>),
 }
 
 /// A page of the newest version of the catalogue.

@@ -16,6 +16,7 @@ pub mod admin;
 pub mod catalogue;
 pub mod codec;
 pub mod deletion;
+pub mod disks;
 pub mod epochs;
 pub mod ids;
 pub mod limits;

@@ -1,5 +1,6 @@
 //! Authenticated encryption of records at rest (AES-256-GCM), envelopes that one key opens
-//! ([`envelope`]), masks ([`mask`]), and random bytes: shared by client and servers.
+//! ([`envelope`]), masks ([`mask`]), random bytes, and whether a key can be destroyed where it lies
+//! ([`disk`]): shared by client and servers.
 //!
 //! ```
 //! let key = lethe_seal::random()?;
@@ -10,6 +11,7 @@
 //! # Ok::<(), lethe_seal::SealError>(())
 //! ```
 
+pub mod disk;
 pub mod envelope;
 pub mod mask;
 
@@ -29,6 +31,19 @@ pub fn random<const N: usize>() -> Result<[u8; N], SealError> {
         .fill(&mut out)
         .map_err(|_| SealError("no random numbers from the system"))?;
     Ok(out)
+}
+
+/// A key that follows from another one and a secret: HMAC-SHA-256 of `label`, a zero byte, and the
+/// secret. Without either nothing is known of it.
+pub fn derive(key: &[u8; 32], label: &[u8], secret: &[u8; 32]) -> [u8; 32] {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
+    let mut context = ring::hmac::Context::with_key(&key);
+    context.update(label);
+    context.update(&[0]);
+    context.update(secret);
+    let mut out = [0; 32];
+    out.copy_from_slice(context.sign().as_ref());
+    out
 }
 
 /// Encrypts `plain`, bound to `aad`, with a fresh nonce in front.

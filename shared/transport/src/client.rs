@@ -72,7 +72,9 @@ impl Dialer {
                     limits::HANDSHAKE_TIMEOUT.as_secs()
                 ))
             })?
-            .map_err(|e| explained(&e, addr, validity).unwrap_or_else(|| refused(e.to_string())))?;
+            .map_err(|e| {
+                unconnected(&e, addr, validity).unwrap_or_else(|| refused(e.to_string()))
+            })?;
         Ok(Connection {
             validity,
             endpoint: self.0.clone(),
@@ -264,6 +266,18 @@ impl Drop for Whole {
 /// for certificates that are not valid yet.
 const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
 
+/// The same as [`explained`], of a connection that was not complete. Anybody on the way can end
+/// one with any words: nothing that says so is proof that a certificate was withdrawn, on which a
+/// device drops what it has. The coordinator says that after the handshake.
+fn unconnected(
+    e: &quinn::ConnectionError,
+    addr: SocketAddr,
+    shown: Option<Validity>,
+) -> Option<TransportError> {
+    let explained = explained(e, addr, shown)?;
+    (!matches!(explained, TransportError::Withdrawn)).then_some(explained)
+}
+
 /// What an ended connection has to do with the certificates, if anything.
 fn explained(
     e: &quinn::ConnectionError,
@@ -337,5 +351,24 @@ pub async fn enrol_as(
             subject,
         }),
         _ => Err(TransportError::UnexpectedReply { asked: "enrolment" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m1_a_refusal_before_the_handshake_is_complete_is_no_proof() {
+        let closed = quinn::ConnectionError::ApplicationClosed(quinn::ApplicationClose {
+            error_code: REVOKED.into(),
+            reason: b"revoked".as_slice().into(),
+        });
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert!(matches!(
+            explained(&closed, addr, None),
+            Some(TransportError::Withdrawn)
+        ));
+        assert!(unconnected(&closed, addr, None).is_none());
     }
 }

@@ -163,6 +163,11 @@ impl<K: Ord + Copy, T> Crowd<K, T> {
         self.lock().members.len()
     }
 
+    /// Whether nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether somebody of this group is there.
     pub fn has(&self, group: K) -> bool {
         self.lock().in_group(group) > 0

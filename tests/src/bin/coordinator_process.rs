@@ -8,9 +8,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
+    // Wherever tests run, temporary folders are as good as any.
+    let start = lethe_coordinator::process::Start {
+        with_parent: true,
+        accept_recoverable_keys: true,
+        ..Default::default()
+    };
     Ok(lethe_coordinator::process::run(
         config.as_ref(),
-        true,
+        start,
         None,
     )?)
 }

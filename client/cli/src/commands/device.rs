@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -13,6 +13,7 @@ use lethe_client::{
 };
 use lethe_recipe::Recipe;
 use lethe_recsys::samples::HISTORY;
+use lethe_seal::disk::{Disk, Verdict};
 use lethe_transport::identity::Invitation;
 
 use crate::inputs::Inputs;
@@ -125,7 +126,12 @@ pub(crate) struct ParticipateArgs {
 impl Device {
     /// What needs no model and no network.
     fn local(&self) -> anyhow::Result<Options> {
-        let mut options = Options::new(Catalogue::load(&self.inputs.data_folder()?)?);
+        let folder = self.inputs.data_folder()?;
+        let catalogue = match self.inputs.strict {
+            true => Catalogue::load_strict(&folder)?,
+            false => Catalogue::load(&folder)?,
+        };
+        let mut options = Options::new(catalogue);
         if let Some(given) = &self.invitation {
             options = options.invitation(Invitation::given(given)?.text());
         }
@@ -136,7 +142,17 @@ impl Device {
     }
 
     fn alone(&self) -> anyhow::Result<Client> {
-        Ok(Client::open(&self.home, self.local()?)?)
+        self.opened(self.local()?)
+    }
+
+    /// Says it once, with a new folder, when a key that is destroyed in it can be recovered.
+    fn opened(&self, options: Options) -> anyhow::Result<Client> {
+        let new = !self.home.join(KEY).exists();
+        let client = Client::open(&self.home, options)?;
+        if new && let Some(kept) = keeps_keys(&self.home) {
+            writeln!(std::io::stderr(), "lethe: {kept}")?;
+        }
+        Ok(client)
     }
 
     fn with_model(&self) -> anyhow::Result<Client> {
@@ -144,9 +160,10 @@ impl Device {
             bail!("the model's middle layers are the coordinator's: give --server ADDRESS");
         }
         let recipe = match &self.recipe {
-            Some(path) => Recipe::from_toml(
-                &std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-            )?,
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                Recipe::from_file(path, &text.with_context(|| path.display().to_string())?)?
+            }
             None => Recipe::default(),
         };
         let options = ModelOptions {
@@ -155,8 +172,22 @@ impl Device {
         };
         let (model, _) = self.inputs.paths()?;
         let options = self.local()?.model(ClientModel::load(&model, options)?);
-        Ok(Client::open(&self.home, options)?)
+        self.opened(options)
     }
+}
+
+/// The file of the key that seals a folder; `lethe` brings none of its own.
+const KEY: &str = "device.key";
+
+/// What there is to say of a folder in which a key that is destroyed can be recovered.
+fn keeps_keys(home: &Path) -> Option<String> {
+    let disk = Disk::of(home);
+    (disk.verdict == Verdict::Kept).then(|| {
+        format!(
+            "what is erased here can be recovered from the disk for a time: {disk}. Another \
+             folder, or a disk that is encrypted, does not have that"
+        )
+    })
 }
 
 fn block_on<T>(job: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -189,7 +220,7 @@ pub(crate) fn recommend(args: &RecommendArgs) -> anyhow::Result<()> {
         client.close().await;
         Ok(list)
     })?;
-    let list = ranked.map_err(explained)?;
+    let list = ranked?;
     let mut out = std::io::stdout().lock();
     match list.source {
         Source::Live { release } => writeln!(
@@ -198,26 +229,22 @@ pub(crate) fn recommend(args: &RecommendArgs) -> anyhow::Result<()> {
             candidates.len()
         )?,
         Source::Cached => writeln!(out, "the coordinator is away: the list of the last time")?,
+        Source::OnDevice(source) => writeln!(
+            out,
+            "the coordinator is away, and there is no last list: ranked on the device, {}",
+            stands_on(source)
+        )?,
     }
     for r in &list.items {
         let title = catalogue.item(&r.item).map(|i| i.label());
-        let title = title.unwrap_or_default();
+        let title = words::title(&title.unwrap_or_default());
         writeln!(out, "{:+.3}  {:<8} {title}", r.score, r.item)?;
     }
-    Ok(())
-}
-
-/// What else there is when the coordinator's part is missing.
-fn explained(e: ClientError) -> anyhow::Error {
-    let away = e.is_offline();
-    let e = anyhow::Error::from(e);
-    match away {
-        true => e.context(
-            "the language model needs the coordinator, and there is no last list; `lethe top` \
-             makes one on the device",
-        ),
-        false => e,
+    for left in &list.left_out {
+        let item = words::title(&left.item);
+        writeln!(std::io::stderr(), "{item} is left out: {}", left.why)?;
     }
+    Ok(())
 }
 
 pub(crate) fn top(args: &TopArgs) -> anyhow::Result<()> {
@@ -268,13 +295,14 @@ fn print(out: &mut impl Write, page: &Page) -> std::io::Result<()> {
         let like = place
             .like
             .map_or(String::new(), |p| format!("{:3.0} %", p * 100.0));
-        let title = &place.title;
+        let title = words::title(&place.title);
         write!(
             out,
             "{:+.3}  {like:<6} {:<8} {title}",
             place.score, place.item
         )?;
-        let titles: Vec<&str> = place.reasons.iter().map(|r| r.title.as_str()).collect();
+        let reasons = place.reasons.iter();
+        let titles: Vec<String> = reasons.map(|r| words::title(&r.title)).collect();
         if !titles.is_empty() {
             write!(out, "  (because of {})", titles.join(", "))?;
         }
@@ -301,6 +329,9 @@ pub(crate) fn erase(args: &EraseArgs) -> anyhow::Result<()> {
     Client::erase_folder(&args.home)?;
     let home = args.home.display();
     writeln!(std::io::stdout(), "{home}: nothing of the client is left")?;
+    if let Some(kept) = keeps_keys(&args.home) {
+        writeln!(std::io::stderr(), "lethe: {kept}")?;
+    }
     Ok(())
 }
 

@@ -9,5 +9,6 @@ pub(crate) mod device;
 pub(crate) mod encode;
 pub(crate) mod fetch;
 pub(crate) mod fleet;
+pub(crate) mod inspect;
 mod load;
 pub(crate) mod train_central;

@@ -71,6 +71,7 @@ impl Federation {
         let mut lists = toml::Table::new();
         // Often, so that nobody waits for the schedule of a real fleet.
         lists.insert("publish_s".into(), 3.into());
+        fit_cells(&mut lists, setup.users.len() + setup.listers.len());
         let mut tally = None;
         if setup.apart {
             let (process, invitation) = start_tally(setup, lists)?;
@@ -221,6 +222,24 @@ fn port(folder: &Path, name: &str) -> anyhow::Result<u16> {
     Ok(port)
 }
 
+/// People from which on the cells of a real fleet open: four times 16.
+const FLEET: usize = 64;
+
+/// Smaller cells where so few people have a history that none would open, and a run would wait for
+/// tables in vain; with fewer than 8 people everybody counts alone.
+fn fit_cells(lists: &mut toml::Table, people: usize) {
+    if people >= FLEET {
+        return;
+    }
+    if people < 8 {
+        lists.insert("cells".into(), "off".into());
+        return;
+    }
+    let cell = (people / 16).max(2) as i64;
+    lists.insert("cell".into(), cell.into());
+    lists.insert("changed".into(), 2.into());
+}
+
 /// The tally, in a folder of its own.
 fn start_tally(setup: &Setup<'_>, lists: toml::Table) -> anyhow::Result<(Server, String)> {
     let data_dir = setup.folder.join("tally");
@@ -271,4 +290,27 @@ fn invitations(
         out.extend(issued.as_array().into_iter().flatten().filter_map(text));
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_24_a_demo_with_few_people_has_cells_that_open() {
+        let fitted = |people| {
+            let mut lists = toml::Table::new();
+            fit_cells(&mut lists, people);
+            lists
+        };
+        assert!(fitted(64).is_empty(), "a fleet's own");
+        for people in 8..64 {
+            let lists = fitted(people);
+            let cell = lists["cell"].as_integer().expect("a number");
+            assert!((2..=people as i64 / 4).contains(&cell), "{people}: {cell}");
+            let changed = lists["changed"].as_integer().expect("a number");
+            assert!((2..=cell).contains(&changed), "{people}: {changed}");
+        }
+        assert_eq!(fitted(7)["cells"].as_str(), Some("off"));
+    }
 }

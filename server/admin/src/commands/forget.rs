@@ -167,9 +167,14 @@ pub(crate) async fn forecast(what: &What, desk: &Desk, out: &Output) -> anyhow::
         bail!("no plan")
     };
     let lists = super::lists::forecast(desk, what.requests()?).await?;
+    let keys = super::disks::of(desk).await;
+    let doubts = super::disks::doubts(&keys);
+    let said: String = doubts.iter().map(|d| format!("{d}\n")).collect();
     out.show(
-        &(planned.text + "\n" + &lists + "nothing was done (dry run)"),
-        &json!({ "plan": planned.plan, "deletions": [], "lists": lists }),
+        &(planned.text + "\n" + &lists + &said + "nothing was done (dry run)"),
+        &json!({
+            "plan": planned.plan, "deletions": [], "lists": lists, "key_disks": keys,
+        }),
     )?;
     Ok(ExitCode::SUCCESS)
 }

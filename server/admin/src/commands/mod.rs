@@ -2,6 +2,7 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod coverage;
+pub(crate) mod disks;
 pub(crate) mod enrol;
 pub(crate) mod epoch;
 pub(crate) mod export_audit;

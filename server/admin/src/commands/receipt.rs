@@ -4,10 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use lethe_proto::admin::{AdminReply, AdminRequest};
 
 use crate::desk::{Desk, unexpected};
+use crate::output::{note, write_private};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -28,8 +28,11 @@ pub(crate) async fn run(args: &Args, desk: &Desk) -> anyhow::Result<ExitCode> {
         AdminReply::Receipt(text) => text,
         other => return unexpected(&other),
     };
+    // The receipt's bytes are what was signed: this is said beside it.
+    let keys = super::disks::of(desk).await;
+    super::disks::doubts(&keys).iter().for_each(|d| note(d));
     match &args.out {
-        Some(path) => std::fs::write(path, &text).with_context(|| path.display().to_string())?,
+        Some(path) => write_private(path, text.as_bytes())?,
         None => std::io::stdout().write_all(text.as_bytes())?,
     }
     Ok(ExitCode::SUCCESS)

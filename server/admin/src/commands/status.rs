@@ -7,7 +7,7 @@ use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::deletion::DeletionRequest;
 
 use super::forget::{describe, state};
-use super::{epoch, lists, restriction, shard};
+use super::{disks, epoch, lists, restriction, shard};
 use crate::desk::{Desk, unexpected};
 use crate::output::Output;
 
@@ -90,7 +90,10 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
     if let Some(epochs) = &epochs {
         text += &epoch::under_way(epochs);
     }
+    let keys = disks::of(desk).await;
+    text += &disks::describe(&keys);
     let mut value = serde_json::to_value(&s)?;
+    value["key_disks"] = serde_json::to_value(&keys)?;
     value["epochs"] = serde_json::to_value(&epochs)?;
     value["lists"] = serde_json::to_value(&lists)?;
     value["held"] = serde_json::to_value(&held)?;

@@ -9,7 +9,7 @@ use lethe_receipt::receipt::{Effect, verify};
 use lethe_receipt::report;
 use serde_json::json;
 
-use crate::output::{Output, error};
+use crate::output::{Output, error, write_private};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -30,8 +30,8 @@ pub(crate) fn run(args: &Args, out: &Output) -> anyhow::Result<ExitCode> {
     match verify(&bytes, &key) {
         Ok(receipt) => {
             if let Some(path) = &args.html {
-                std::fs::write(path, report::html(&receipt))
-                    .with_context(|| path.display().to_string())?;
+                // It names the person.
+                write_private(path, report::html(&receipt).as_bytes())?;
             }
             out.show(&report::text(&receipt), &receipt.verdict())?;
             Ok(match receipt.effect() {

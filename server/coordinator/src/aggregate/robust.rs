@@ -49,7 +49,7 @@ impl Updates<'_, '_> {
                 let weights = weights(self.recipe, self.round, self.contributions);
                 self.summed(&weights)
             }
-            Robust::Median => self.by_columns(&|rows, out| median(rows, out)),
+            Robust::Median => self.by_columns(|rows, out| median(rows, out)),
             Robust::TrimmedMean(f) => {
                 let weights = weights(self.recipe, self.round, self.contributions);
                 self.averaged(&weights, trimmed(f, n))
@@ -87,13 +87,13 @@ impl Updates<'_, '_> {
     }
 
     fn averaged(&mut self, weights: &[f32], trim: usize) -> Result<Vec<f32>, CoordinatorError> {
-        self.by_columns(&|rows, out| trimmed_mean(rows, weights, trim, out))
+        self.by_columns(|rows, out| trimmed_mean(rows, weights, trim, out))
     }
 
     /// Every coordinate by itself.
     fn by_columns(
         &mut self,
-        rule: &(dyn Fn(&[&[f32]], &mut [f32]) + Sync),
+        rule: impl Fn(&[&[f32]], &mut [f32]) + Sync,
     ) -> Result<Vec<f32>, CoordinatorError> {
         let mut out = vec![0.0; self.values];
         self.blocks(|at, rows| {

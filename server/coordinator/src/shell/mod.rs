@@ -38,6 +38,7 @@ mod kit;
 mod logged;
 mod masked;
 mod meter;
+mod notable;
 mod open;
 mod roll;
 mod serve;
@@ -415,6 +416,7 @@ impl Shell {
         }
         let applied = self.apply(&mut writer, &events);
         drop(writer);
+        notable::log(&events);
         self.carry_out(applied.effects);
         // A round's updates are many: nobody waits for their end.
         if let Err(e) = self.values.delete(&applied.dropped) {

@@ -466,7 +466,7 @@ pub(super) fn apply_volatile(state: &mut State, event: &Event) {
 }
 
 /// Deadlines in a row after which somebody is not waited for in each round.
-const PATIENT: u32 = 3;
+const PATIENT: u32 = 6;
 /// For so many deadlines they are asked only where there would be too few others.
 const QUIET: u64 = 10;
 

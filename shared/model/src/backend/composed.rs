@@ -318,10 +318,7 @@ impl Layers {
                  {MAX_ATTENTION}: send smaller batches"
             );
         }
-        let rate = |i: usize| {
-            c.rope_theta
-                .powf(-((2 * (i % half)) as f32) / c.head_dim as f32)
-        };
+        let rate = |i: usize| c.rope_rate(i % half);
         let angles: Vec<f32> = layout
             .positions()
             .into_iter()

@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::math::ROWS_PER_TASK;
+use crate::config::ModelConfig;
 
 /// Cosines and sines for positions `0..n`, `[n, head_dim / 2]` each.
 #[derive(Debug)]
@@ -14,11 +15,10 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// A table for `positions` positions.
-    pub fn new(theta: f32, head_dim: usize, positions: usize) -> Self {
-        let half = head_dim / 2;
-        let angle =
-            |p: usize, i: usize| p as f32 * (1.0 / theta.powf(2.0 * i as f32 / head_dim as f32));
+    /// A table for `positions` positions of a model.
+    pub fn new(config: &ModelConfig, positions: usize) -> Self {
+        let half = config.head_dim / 2;
+        let angle = |p: usize, i: usize| p as f32 * config.rope_rate(i);
         let angles: Vec<f32> = (0..positions)
             .flat_map(|p| (0..half).map(move |i| angle(p, i)))
             .collect();
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn inverse_restores() {
-        let t = RopeTable::new(10_000.0, 6, 9);
+        let t = RopeTable::new(&ModelConfig::tiny(), 9);
         let x: Vec<f32> = (0..28).map(|i| i as f32).collect();
         let mut y = x.clone();
         t.rotate(&mut y, 14, 2, &[3, 8], false);

@@ -14,6 +14,12 @@ mod gguf;
 mod hf;
 mod merged;
 
+/// What tokenizers read of a GGUF file.
+pub(crate) mod metadata {
+    pub(crate) use super::gguf::keys::Metadata;
+    pub(crate) use super::gguf::read::Value;
+}
+
 pub use gguf::GgufFile;
 pub use hf::HfFolder;
 pub use merged::Merged;
@@ -99,6 +105,47 @@ pub(crate) enum Part {
     Gate,
     Up,
     Down,
+}
+
+impl Part {
+    /// Its dimensions, slowest first.
+    pub(crate) fn shape(self, c: &ModelConfig) -> Vec<u64> {
+        let d = c.hidden as u64;
+        let q = c.heads as u64 * c.head_dim as u64;
+        let kv = c.kv_heads as u64 * c.head_dim as u64;
+        let ff = c.intermediate as u64;
+        match self {
+            Self::AttnNorm | Self::MlpNorm => vec![d],
+            Self::Q => vec![q, d],
+            Self::K | Self::V => vec![kv, d],
+            Self::QBias => vec![q],
+            Self::KBias | Self::VBias => vec![kv],
+            Self::Out => vec![d, q],
+            Self::Gate | Self::Up => vec![ff, d],
+            Self::Down => vec![d, ff],
+        }
+    }
+}
+
+/// The tensors that every layer of `config` has.
+pub(crate) fn parts_of(config: &ModelConfig) -> impl Iterator<Item = Part> + use<> {
+    let biases = config.qkv_bias;
+    [
+        Part::AttnNorm,
+        Part::Q,
+        Part::K,
+        Part::V,
+        Part::QBias,
+        Part::KBias,
+        Part::VBias,
+        Part::Out,
+        Part::MlpNorm,
+        Part::Gate,
+        Part::Up,
+        Part::Down,
+    ]
+    .into_iter()
+    .filter(move |p| biases || !matches!(p, Part::QBias | Part::KBias | Part::VBias))
 }
 
 /// Random weights from a seed: a small real model for tests, with a byte tokenizer.

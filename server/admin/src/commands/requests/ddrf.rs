@@ -83,7 +83,7 @@ struct Publish {
 }
 
 pub(crate) async fn run(args: &Args, home: &Path, desk: &Desk) -> anyhow::Result<ExitCode> {
-    let book = Book::of(home);
+    let book = Book::of(home)?;
     match &args.what {
         What::Receive(r) => receive(r, desk, &book).await,
         What::Complete(c) => complete(c, desk, &book).await,

@@ -18,9 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use super::forget::{Ask, Outcome, ask};
 use crate::desk::Desk;
+use crate::output::write_private;
 use book::{Book, Requests};
 
 pub(crate) mod book;
+mod book_key;
 pub(crate) mod callbacks;
 pub(crate) mod ddrf;
 pub(crate) mod opendsr;
@@ -52,6 +54,33 @@ impl Reference {
     pub(crate) fn key(&self) -> String {
         format!("{} {} {}", self.format, self.controller, self.id)
     }
+}
+
+/// A request that cannot be done as it was asked, with the HTTP status of its answer.
+#[derive(Debug)]
+pub(crate) struct NotAsAsked {
+    pub(crate) code: u16,
+    /// Which case it is: one word.
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl std::fmt::Display for NotAsAsked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for NotAsAsked {}
+
+/// An id that was used for somebody else.
+pub(crate) fn used_before(id: &str) -> anyhow::Error {
+    NotAsAsked {
+        code: 400,
+        reason: "RequestIdReused",
+        message: format!("{id} was used for another person before: ids are never used twice"),
+    }
+    .into()
 }
 
 /// How answers are signed.
@@ -180,7 +209,12 @@ pub(crate) async fn find(
     let mut found = all.values().filter(fits);
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one.clone()),
-        (None, _) => bail!("no request {id} was received"),
+        (None, _) => Err(NotAsAsked {
+            code: 404,
+            reason: "UnknownRequest",
+            message: format!("no request {id} was received"),
+        }
+        .into()),
         _ => bail!("several controllers have a request {id}: name one with --controller"),
     }
 }
@@ -198,7 +232,7 @@ pub(crate) async fn submit(
     let (known, key) = (book.read()?, reference.key());
     let subject = deletion.subject().map_or("", |s| s.as_str()).to_owned();
     if let Some(booked) = known.get(&key) {
-        booked.check(&subject)?;
+        book.check(booked, &subject)?;
     }
     if let Some(found) = all(desk, &known)
         .await?
@@ -206,10 +240,7 @@ pub(crate) async fn submit(
         .filter(|f| f.status.is_some())
     {
         if found.subject.as_ref().is_some_and(|s| *s != subject) {
-            bail!(
-                "{} was used for another person before: ids are never used twice",
-                reference.id
-            );
+            return Err(used_before(&reference.id));
         }
         if !known.contains_key(&key) {
             // A crash came between the coordinator's answer and the book, or another operator took
@@ -259,7 +290,7 @@ pub(crate) async fn cancelled(desk: &Desk, home: &Path, proposal: u64) -> anyhow
     let Ok(reference) = serde_json::from_str::<Reference>(reference) else {
         return Ok(());
     };
-    let book = Book::of(home);
+    let book = Book::of(home)?;
     let _lock = book.lock()?;
     book.change(|all| {
         if let Some(b) = all.get_mut(&reference.key()) {
@@ -272,7 +303,7 @@ pub(crate) async fn cancelled(desk: &Desk, home: &Path, proposal: u64) -> anyhow
 /// Writes an answer to a file or prints it.
 pub(crate) fn deliver(text: &str, out: Option<&PathBuf>) -> anyhow::Result<()> {
     match out {
-        Some(path) => std::fs::write(path, text).with_context(|| path.display().to_string()),
+        Some(path) => write_private(path, text.as_bytes()),
         None => {
             use std::io::Write;
             Ok(writeln!(std::io::stdout(), "{text}")?)
