@@ -102,8 +102,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoModel`], [`ClientError::NoRelease`], [`ClientError::ShortHistory`],
-    /// [`ClientError::UnknownItem`]; [`ClientError::Served`], [`ClientError::Unlogged`]: the release
-    /// is not used; as [`Self::connect`].
+    /// [`ClientError::UnknownItem`]; [`ClientError::Served`], [`ClientError::Unlogged`]: the
+    /// release is not used; as [`Self::connect`].
     pub async fn recommend(
         &self,
         candidates: impl IntoIterator<Item: AsRef<str>>,
