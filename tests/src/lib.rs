@@ -6,6 +6,7 @@ pub mod desk;
 pub mod kept;
 pub mod lists;
 pub mod party;
+pub mod programs;
 pub mod proxy;
 pub mod tiny;
 pub mod world;

@@ -332,6 +332,97 @@ async fn opendsr_requests_are_taken_answered_and_called_back() {
     fleet.abort();
 }
 
+/// Case 18 of the field test: a controller's program has to tell refusals apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn opendsr_refusals_have_the_error_object_of_the_specification() {
+    let world = World::new(6);
+    let (_c, addr) = world.start("").await;
+    let op = world.operator(addr).await;
+    op.invite(1).await;
+    let desk = Desk::enrol(&world, &op, addr, "desk").await;
+    let pem = fixture("test-rsa.pem").to_string_lossy().into_owned();
+    let out = desk.file("answer.json", "");
+    let receive = |change: &dyn Fn(&mut Value)| {
+        let (_, body) = request(7, "person-1", "https://controller.example/cb");
+        let mut body: Value = serde_json::from_str(&body).unwrap();
+        change(&mut body);
+        std::fs::remove_file(&out).ok();
+        let file = desk.file("request.json", &body.to_string());
+        let (code, said, err) = desk.run(&[
+            "--json",
+            "opendsr",
+            "receive",
+            &file,
+            "--controller",
+            "shop",
+            "--domain",
+            "lethe.example",
+            "--key",
+            &pem,
+            "--out",
+            &out,
+        ]);
+        let written = std::fs::read_to_string(&out).unwrap_or_default();
+        (code, said, written, err)
+    };
+    for (field, value, reason) in [
+        ("api_version", json!("3.0"), "UnsupportedVersion"),
+        (
+            "subject_request_type",
+            json!("access"),
+            "UnsupportedRequestType",
+        ),
+        (
+            "submitted_time",
+            json!("2026-01-20T15:00:00+0000"),
+            "InvalidTime",
+        ),
+        (
+            "status_callback_urls",
+            json!(["https://example controller.com/cb"]),
+            "InvalidCallback",
+        ),
+        ("subject_identities", json!([]), "UnsupportedIdentityType"),
+        ("subject_request_id", json!(7), "MalformedRequest"),
+    ] {
+        let (code, said, written, err) = receive(&|v| v[field] = value.clone());
+        assert_eq!(code, 1, "{field}: {err}");
+        let object: Value = serde_json::from_str(&written).expect(&err);
+        assert_eq!(object["error"]["code"], 400, "{written}");
+        assert_eq!(object["error"]["errors"][0]["reason"], reason, "{written}");
+        let printed: Value = serde_json::from_str(&said).expect(&said);
+        assert_eq!(printed, object, "--json prints it, too");
+    }
+    let AdminReply::Deletions(all) = op.ask(AdminRequest::Deletions { after: 0 }).await.unwrap()
+    else {
+        panic!()
+    };
+    assert!(all.is_empty(), "nothing was done");
+    let (code, said, err) = desk.run(&[
+        "opendsr",
+        "status",
+        "a7551968-d5d6-44b2-9831-815ac9017799",
+        "--domain",
+        "lethe.example",
+        "--key",
+        &pem,
+    ]);
+    assert_eq!(code, 1, "{err}");
+    let object: Value = serde_json::from_str(&said).expect(&said);
+    assert_eq!(object["error"]["code"], 404);
+    // Named raw and hashed, and callbacks that are null: taken.
+    let (code, _, written, err) = receive(&|v| {
+        v["status_callback_urls"] = json!(null);
+        let mut hashed = v["subject_identities"][0].clone();
+        hashed["identity_format"] = json!("sha256");
+        hashed["identity_value"] = json!("ca97");
+        v["subject_identities"].as_array_mut().unwrap().push(hashed);
+    });
+    assert_eq!(code, 0, "{err}");
+    let signed: Value = serde_json::from_str(&written).unwrap();
+    assert!(signed["body"].is_string(), "{written}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn iab_tokens_are_verified_acknowledged_and_completed() {
     let world = World::new(6);

@@ -8,9 +8,11 @@ use lethe_parts::contribution::{Bounds, Contribution, MAX_CLIP};
 use lethe_parts::event::{Event, Meaning};
 use lethe_parts::history::{History, Interaction};
 use lethe_parts::sums::Sums;
-use lethe_recsys::data::{DataSpec, Dataset, load_events};
+use lethe_recsys::data::{DataSpec, Dataset, FileReading, load_events};
 use lethe_recsys::histories::{descriptions, histories, sentence};
 use ring::digest::{SHA256, digest};
+
+use crate::lab::eprint_line;
 
 /// A data set, with the order of each person's events.
 pub struct World {
@@ -38,8 +40,25 @@ impl World {
         noun: &str,
         encoder: Option<&Path>,
     ) -> anyhow::Result<Self> {
+        Self::open_with(name, folder, noun, encoder, false)
+    }
+
+    /// The same; with `strict`, malformed rows are an error.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        name: &str,
+        folder: &Path,
+        noun: &str,
+        encoder: Option<&Path>,
+        strict: bool,
+    ) -> anyhow::Result<Self> {
         let spec = DataSpec::of_folder(folder)?;
-        let data = load_events(folder, &spec, false).context("loading the data")?;
+        let data = load_events(folder, &spec, strict).context("loading the data")?;
+        for line in data.readings.iter().flat_map(FileReading::lines) {
+            eprint_line(&line);
+        }
         Self::new(name, data, &spec, noun, encoder)
     }
 

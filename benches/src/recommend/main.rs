@@ -55,6 +55,9 @@ struct Args {
     /// Do not use the sentence encoder.
     #[arg(long)]
     no_encoder: bool,
+    /// Refuse `--data` with malformed rows, or with something that has to be guessed.
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -117,12 +120,26 @@ fn measure(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     };
     let encoder = encoder.as_deref();
     let mut world = match &args.data {
-        Some(folder) => World::open(&folder.display().to_string(), folder, &args.noun, encoder)?,
+        Some(folder) => World::open_with(
+            &folder.display().to_string(),
+            folder,
+            &args.noun,
+            encoder,
+            args.strict,
+        )?,
         None => {
             let files = lethe_assets::fetch(&home, &mut eprint_line)?;
             World::open("movielens-100k", &files.movielens, "movie", encoder)?
         }
     };
+    rows.extend(read(&world));
+    let most = world.histories.iter().map(Vec::len).max().unwrap_or(0);
+    anyhow::ensure!(
+        most >= 3,
+        "nobody has a target: a person needs 3 events (the last two are held out); of {} people \
+         the most that anybody has is {most}",
+        world.histories.len()
+    );
     for run in args.runs() {
         world.set_order(*run);
         if args.wants(Section::Next) {
@@ -189,6 +206,19 @@ fn measure(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         rows.extend(peers()?);
     }
     Ok(())
+}
+
+/// What became of the rows of the data.
+fn read(world: &World) -> Vec<Row> {
+    let readings = world.data.readings.iter();
+    let row = |r: &lethe_recsys::data::FileReading| {
+        let file = r.file.file_name().unwrap_or_default().to_string_lossy();
+        Row::new("data", &world.name, file, 0)
+            .with("rows", r.rows as f64)
+            .with("read", r.read as f64)
+            .with("left out", r.count_left_out() as f64)
+    };
+    readings.map(row).collect()
 }
 
 fn costs(args: &Args, rows: &mut Vec<Row>) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use lethe_model::source::{WeightSource, open};
-use lethe_recsys::data::{DataSpec, Dataset, load};
+use lethe_recsys::data::{DataSpec, Dataset, FileReading, Item, load, read_items};
 
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Inputs {
@@ -15,7 +15,8 @@ pub(crate) struct Inputs {
     /// Folder with dataset.toml, interactions and items; fetched MovieLens-100K when absent.
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
-    /// Refuse a data set with malformed rows instead of leaving them out.
+    /// Refuse a data set with malformed rows, or with something that has to be guessed, instead of
+    /// leaving rows out and saying so.
     #[arg(long)]
     pub(crate) strict: bool,
 }
@@ -71,13 +72,21 @@ impl Inputs {
         let source = open(&model).context("loading the model")?;
         let data = load(&folder, &DataSpec::of_folder(&folder)?, self.strict)
             .context("loading the data")?;
-        if let Some(first) = data.problems.first() {
-            writeln!(
-                std::io::stderr(),
-                "{} malformed rows left out, the first: {first}",
-                data.problems.len()
-            )?;
-        }
+        say(&data.readings);
         Ok((source, data))
     }
+}
+
+/// Says on standard error what became of the rows of files, where something is to be said.
+pub(crate) fn say(readings: &[FileReading]) {
+    for line in readings.iter().flat_map(FileReading::lines) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+}
+
+/// The catalogue of a data folder; what became of its rows is said.
+pub(crate) fn items(folder: &Path, strict: bool) -> anyhow::Result<Vec<Item>> {
+    let read = read_items(folder, &DataSpec::of_folder(folder)?, strict)?;
+    say(&[read.reading]);
+    Ok(read.items)
 }

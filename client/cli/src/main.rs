@@ -61,21 +61,13 @@ enum Command {
     Inspect(commands::inspect::Args),
 }
 
-/// Warnings of the client library go to standard error; `LETHE_LOG` asks for more.
-fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG")
-        .unwrap_or_else(|_| "off,lethe_client=warn".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .without_time()
-        .init();
-}
-
 fn main() -> ExitCode {
-    log();
-    run().unwrap_or_else(|e| {
+    // Warnings of the client library go to standard error; `LETHE_LOG` asks for more.
+    lethe_run::log::begin("off,lethe_client=warn", false);
+    let listening = lethe_run::signals::end_cleanly().map_err(anyhow::Error::from);
+    let result = listening.and_then(|()| run());
+    lethe_run::signals::settle();
+    result.unwrap_or_else(|e| {
         let _ = writeln!(std::io::stderr(), "lethe: {}", words::said(&e));
         ExitCode::FAILURE
     })

@@ -9,7 +9,7 @@ use lethe_parts::event::{Event, EventTable, Kind, Meaning, Reading};
 use lethe_proto::catalogue::Versions;
 use lethe_proto::ids::Digest;
 pub use lethe_recsys::data::TEXT_VECTORS;
-use lethe_recsys::data::{DataSpec, Item, load_items, text_vectors};
+use lethe_recsys::data::{DataSpec, Item, read_items, text_vectors};
 use lethe_recsys::features::item_features;
 use lethe_recsys::versions::{entries, items_of};
 
@@ -58,14 +58,31 @@ const NAMED: usize = 1_000;
 impl Catalogue {
     /// Loads the items of a data folder (`dataset.toml`, or one of the data sets that are known
     /// without), what events count as, and text vectors if [`TEXT_VECTORS`] is there. Interactions
-    /// are not read.
+    /// are not read. Rows that cannot be used are left out; a warning names the first of each kind.
     ///
     /// # Errors
     /// [`ClientError::Data`] for a folder that cannot be read; [`ClientError::Meaning`] for a table
     /// of events that makes no sense.
     pub fn load(folder: &Path) -> Result<Arc<Self>, ClientError> {
+        Self::read(folder, false)
+    }
+
+    /// As [`Self::load`], for a catalogue in which every row can be used and nothing has to be
+    /// guessed.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and for rows that would be left out.
+    pub fn load_strict(folder: &Path) -> Result<Arc<Self>, ClientError> {
+        Self::read(folder, true)
+    }
+
+    fn read(folder: &Path, strict: bool) -> Result<Arc<Self>, ClientError> {
         let spec = DataSpec::of_folder(folder)?;
-        let items = load_items(folder, &spec)?;
+        let read = read_items(folder, &spec, strict)?;
+        if !read.reading.is_clean() {
+            tracing::warn!("{}", read.reading);
+        }
+        let items = read.items;
         let meaning = meaning_of(&spec)?;
         let vectors = text_vectors(folder, items.len())?;
         Self::with(items, meaning, vectors)

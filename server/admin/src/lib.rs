@@ -142,7 +142,9 @@ fn run_online(
             Command::Actions => commands::policy::actions(&desk, out).await,
             Command::List(args) => commands::list::run(&args, &desk, out).await,
             Command::Import(args) => commands::import::run(&args, &desk, out).await,
-            Command::Opendsr(args) => commands::requests::opendsr::run(&args, home, &desk).await,
+            Command::Opendsr(args) => {
+                commands::requests::opendsr::run(&args, home, &desk, out).await
+            }
             Command::IabDdrf(args) => commands::requests::ddrf::run(&args, home, &desk).await,
             Command::Restriction(args) => commands::restriction::run(&args, &desk, out).await,
             Command::Shard(args) => commands::shard::run(&args, &desk, out).await,

@@ -27,10 +27,48 @@ fn parse_at(text: &str, now: i64) -> Result<i64, String> {
     let Some(seconds) = seconds else {
         return Err(format!(
             "{text:?} is no time: expected a date like 2026-11-23, a date and time like \
-             2026-11-23T10:30:00Z, or seconds since 1970"
+             2026-11-23T10:30:00Z, or seconds since 1970{}",
+            reading(text)
         ));
     };
     plausible(text, seconds, now)
+}
+
+/// How a time that is none would have been read, for who wrote it; empty where nothing like a date
+/// is in it.
+fn reading(text: &str) -> String {
+    // Digits of other scripts and widths are digits to people.
+    let plain = |c: char| match u32::from(c).checked_sub(0xFF10) {
+        Some(n @ 0..=9) => char::from_digit(n, 10).unwrap_or(c),
+        _ => c,
+    };
+    let text: String = text.chars().map(plain).collect();
+    let numbers: Vec<&str> = text
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|n| !n.is_empty())
+        .collect();
+    let orders = match numbers[..] {
+        [a, b, c, ..] if a.len() == 4 => vec![[a, b, c]],
+        [a, b, c, ..] => vec![[c, b, a], [c, a, b]],
+        [n] if n.len() > 4 => {
+            return format!(". It would have been read as a number of seconds, {n}");
+        }
+        _ => return String::new(),
+    };
+    let written = |[year, month, day]: [&str; 3]| {
+        let date = format!("{year:0>4}-{month:0>2}-{day:0>2}");
+        parse_date(&date).map(|_| date)
+    };
+    let mut dates: Vec<String> = orders.into_iter().filter_map(written).collect();
+    dates.dedup();
+    match &dates[..] {
+        [] => ". It would have been read as a day that there is not".into(),
+        [date] => format!(". It would have been read as {date}"),
+        several => format!(
+            ". It would have been read as {}: write the one that is meant",
+            several.join(" or ")
+        ),
+    }
 }
 
 /// `YYYY-MM-DD`, in exactly these digits.
@@ -151,6 +189,35 @@ mod tests {
         ] {
             assert!(parse_at(bad, NOW).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn dates_in_other_spellings_are_refused_with_the_reading() {
+        for (text, says) in [
+            ("2026-11-1", "read as 2026-11-01"),
+            ("2026/11/01", "read as 2026-11-01"),
+            ("01.11.2026", "read as 2026-11-01 or 2026-01-11"),
+            ("11/01/2026", "read as 2026-01-11 or 2026-11-01"),
+            ("13.11.2026", "read as 2026-11-13"),
+            ("2026-02-30", "a day that there is not"),
+            ("2026-11-01 10:30", "read as 2026-11-01"),
+            (
+                "\u{FF12}\u{FF10}\u{FF12}\u{FF16}-11-01",
+                "read as 2026-11-01",
+            ),
+            ("+1793520000", "number of seconds, 1793520000"),
+            ("-1793520000", "number of seconds, 1793520000"),
+            ("1e9", "is no time"),
+            ("", "is no time"),
+            ("   ", "is no time"),
+        ] {
+            let why = parse_at(text, NOW).expect_err(text);
+            assert!(why.contains(says), "{text}: {why}");
+        }
+        assert!(
+            parse_at("\u{FF11}\u{FF17}93520000", NOW).is_err(),
+            "full-width digits"
+        );
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub struct ServerConfig {
     /// Folder of the public item catalogue (`dataset.toml` names the file), for the partition's
     /// anchors.
     pub catalogue: PathBuf,
+    /// Refuse a catalogue with rows that cannot be used, or with something that has to be guessed;
+    /// otherwise such rows are left out, and the log says which.
+    #[serde(default)]
+    pub strict_catalogue: bool,
     /// The epoch starts when this many subjects have joined.
     #[serde(default = "default_min_subjects")]
     pub min_subjects: usize,

@@ -15,7 +15,7 @@ use lethe_proto::limits::{MAX_SMALL, MAX_TOKENS};
 use lethe_proto::message::{Refusal, Request, Role};
 use lethe_receipt::audit::Bundle;
 use lethe_recipe::{Recipe, model_digest};
-use lethe_recsys::data::{DataSpec, load_items};
+use lethe_recsys::data::{DataSpec, read_items};
 use lethe_store::sealed::SharedEngine;
 use lethe_store::sled_backend::SledStorage;
 use lethe_transport::identity::{Authority, Invitation, Validity};
@@ -85,7 +85,12 @@ impl Coordinator {
     pub fn open(config: ServerConfig) -> Result<Self, CoordinatorError> {
         let key_disks = disks::check(&config)?;
         let source = open(&config.model)?;
-        let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
+        let spec = DataSpec::of_folder(&config.catalogue)?;
+        let read = read_items(&config.catalogue, &spec, config.strict_catalogue)?;
+        if !read.reading.is_clean() {
+            tracing::warn!("the catalogue: {}", read.reading);
+        }
+        let items = read.items;
         let recipe = Recipe::from_toml(&toml::to_string(&config.recipe).unwrap_or_default())?;
         let model = model_digest(&config.model).map_err(CoordinatorError::ModelFile)?;
         let opening = Opening {

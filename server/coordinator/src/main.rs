@@ -15,6 +15,10 @@ struct Cli {
     /// End when standard input closes: for a parent that must leave nothing running.
     #[arg(long)]
     with_parent: bool,
+    /// Refuse a catalogue with malformed rows, or with something that has to be guessed, instead of
+    /// leaving rows out (`strict_catalogue` in the configuration).
+    #[arg(long)]
+    strict: bool,
     /// Start also where the file system keeps what is overwritten, so that keys which deletions
     /// destroy can be recovered from the disk (also `accept_recoverable_keys` in the
     /// configuration).
@@ -63,12 +67,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(Command::RecoverAdmin) = cli.command {
         return recover(config);
     }
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    lethe_run::log::begin("info", true);
     let audit = cli
         .audit
         .zip(cli.log_key)
@@ -76,6 +75,7 @@ fn main() -> anyhow::Result<()> {
     let start = Start {
         with_parent: cli.with_parent,
         accept_recoverable_keys: cli.accept_recoverable_keys,
+        strict: cli.strict,
     };
     Ok(lethe_coordinator::process::run(
         config,

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
-use lethe_transport::ending::ended;
+use lethe_recipe::{Recipe, RecipeError};
+use lethe_recsys::spelling::hint;
+use lethe_transport::ending::Endings;
 use thiserror::Error;
 
 use crate::config::ServerConfig;
@@ -25,7 +27,7 @@ pub enum ProcessError {
         source: std::io::Error,
     },
     /// The configuration is not valid.
-    #[error("{path}: {source}\ndocs/operations.md explains the keys")]
+    #[error("{path}: {source}{}\ndocs/operations.md explains the keys", hint(.source))]
     Config {
         /// The file.
         path: PathBuf,
@@ -43,6 +45,9 @@ pub enum ProcessError {
     /// The log key of an audit is none.
     #[error("the log key: {0}")]
     Key(#[from] lethe_receipt::note::NoteError),
+    /// The recipe of the configuration cannot be used.
+    #[error("{0}\ndocs/operations.md explains the keys")]
+    Recipe(#[from] RecipeError),
     /// The coordinator could not start.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
@@ -75,15 +80,21 @@ pub struct Start {
     pub with_parent: bool,
     /// As [`ServerConfig::accept_recoverable_keys`], which holds as well.
     pub accept_recoverable_keys: bool,
+    /// As [`ServerConfig::strict_catalogue`], which holds as well.
+    pub strict: bool,
 }
 
-/// Runs until interrupted or terminated or, `with_parent`, until standard input closes. Writes
-/// `admin-invitation` (when nobody can administer yet) and `address` into the data folder, readable
-/// by this user only.
+/// Runs until interrupted, terminated or hung up or, `with_parent`, until standard input closes.
+/// Writes `admin-invitation` (when nobody can administer yet) and `address` into the data folder,
+/// readable by this user only.
+///
+/// # Errors
+/// [`ProcessError`]: files that cannot be read, or a coordinator that cannot start.
 pub fn run(config: &Path, start: Start, audit: Option<&Audit>) -> Result<(), ProcessError> {
     let bundle = audit.map(Audit::read).transpose()?;
     let mut parsed = read_config(config)?;
     parsed.accept_recoverable_keys |= start.accept_recoverable_keys;
+    parsed.strict_catalogue |= start.strict;
     let data_dir = parsed.data_dir.clone();
     // More threads than cores: some read or decode what is stored, and the network must not wait
     // with them.
@@ -95,6 +106,13 @@ pub fn run(config: &Path, start: Start, audit: Option<&Audit>) -> Result<(), Pro
     let runtime = runtime.map_err(io(config))?;
     let result = runtime.block_on(async {
         let coordinator = Coordinator::open(parsed)?;
+        // Not before: what keeps it from starting is the first line that is read.
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            config = %config.display(),
+            data_dir = %data_dir.display(),
+            "lethe-server starts"
+        );
         // Not before: another coordinator may use the folder, and this is its address.
         let address = data_dir.join("address");
         let _ = std::fs::remove_file(&address);
@@ -109,12 +127,14 @@ pub fn run(config: &Path, start: Start, audit: Option<&Audit>) -> Result<(), Pro
             write_private(&data_dir.join("metrics-address"), &metrics.to_string())?;
             tracing::info!(%metrics, "metrics");
         }
+        let endings = Endings::listen().map_err(io(config))?;
         // Written last: whoever waits for it finds everything else in place.
         write_private(&address, &addr.to_string())?;
         let recovers = tokio::spawn(recoveries(coordinator.clone(), data_dir.clone()));
         fatal::watch("recover-admin", recovers);
         tracing::info!(%addr, "listening");
-        ended(start.with_parent).await.map_err(io(config))?;
+        let why = endings.first(start.with_parent).await;
+        tracing::info!(%why, "lethe-server stops");
         coordinator.shutdown();
         Ok(())
     });
@@ -178,6 +198,8 @@ pub fn recover_admin(config: &Path) -> Result<Recovery, ProcessError> {
 
 fn read_config(path: &Path) -> Result<ServerConfig, ProcessError> {
     let text = std::fs::read_to_string(path).map_err(io(path))?;
+    // The recipe's own errors name the file's lines.
+    Recipe::from_configuration(path, &text)?;
     ServerConfig::parse(&text).map_err(|e| ProcessError::Config {
         path: path.into(),
         source: Box::new(e),

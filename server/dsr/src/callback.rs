@@ -16,10 +16,10 @@ pub const MAX_URL: usize = 1000;
 /// Refuses an address that is not one of the public internet, as far as can be told from its text.
 ///
 /// # Errors
-/// [`DsrError::Unsupported`] with what was found, and what is called.
+/// [`DsrError::Callback`] with what was found, and what is called.
 pub fn check(url: &str) -> Result<(), DsrError> {
     let refused = |why: String| {
-        Err(DsrError::Unsupported(format!(
+        Err(DsrError::Callback(format!(
             "callback {:?}: {why}",
             shortened(url)
         )))

@@ -151,7 +151,10 @@ pub struct Verified {
 /// identifier type, 5 incorrect identifier format, 6 invalid time.
 pub fn result_code(e: &DsrError) -> u8 {
     match e {
-        DsrError::Format(_) | DsrError::Unsupported(_) => 1,
+        DsrError::Format(_)
+        | DsrError::Unsupported(_)
+        | DsrError::Callback(_)
+        | DsrError::Version(_) => 1,
         DsrError::Signature { .. } => 2,
         DsrError::Key(_) => 3,
         DsrError::IdentityType { .. } => 4,

@@ -13,6 +13,7 @@ pub mod ddrf;
 pub mod jws;
 mod keys;
 pub mod opendsr;
+pub mod url;
 
 pub use keys::{Jwk, SigningKey, keyed, salted};
 use thiserror::Error;
@@ -56,6 +57,12 @@ pub enum DsrError {
         /// Keys tried.
         tried: usize,
     },
+    /// A callback that cannot be called.
+    #[error("{0}")]
+    Callback(String),
+    /// A version that is not known.
+    #[error("{0}")]
+    Version(String),
 }
 
 /// A time as RFC 3339.
@@ -70,7 +77,11 @@ pub(crate) fn from_rfc3339(text: &str) -> Result<i64, DsrError> {
     let parsed = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
     parsed
         .map(time::OffsetDateTime::unix_timestamp)
-        .map_err(|e| DsrError::Time(format!("{text:?}: {e}")))
+        .map_err(|e| {
+            DsrError::Time(format!(
+                "{text:?} is no time of RFC 3339, such as 2026-11-23T10:30:00Z: {e}"
+            ))
+        })
 }
 
 #[cfg(test)]

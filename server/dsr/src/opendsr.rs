@@ -7,8 +7,9 @@ use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
 use serde::{Deserialize, Serialize};
 
-use crate::callback::{self, MAX_URL};
+use crate::callback;
 use crate::keys::SigningKey;
+use crate::url::not_callable;
 use crate::{DsrError, from_rfc3339, rfc3339};
 
 /// Largest request, in bytes.
@@ -43,14 +44,23 @@ pub struct Request {
     /// When the person asked, RFC 3339.
     pub submitted_time: String,
     /// The person.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_or_all")]
     pub subject_identities: Vec<Identity>,
     /// Version wanted.
     #[serde(default)]
     pub api_version: Option<String>,
     /// Where status changes are reported.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_or_all")]
     pub status_callback_urls: Vec<String>,
+}
+
+/// A list; `null` is an empty one.
+fn none_or_all<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Where a request stands.
@@ -202,9 +212,9 @@ impl Request {
             .as_deref()
             .is_some_and(|v| !v.starts_with("1.") && !v.starts_with("2."))
         {
-            return Err(DsrError::Unsupported(format!(
-                "api_version {:?}: 1.0 and 2.0 are known",
-                r.api_version
+            let got = r.api_version.as_deref().unwrap_or_default();
+            return Err(DsrError::Version(format!(
+                "api_version {got:?}: 1.0 and 2.0 are known"
             )));
         }
         if r.status_callback_urls.len() > MAX_CALLBACKS {
@@ -212,11 +222,13 @@ impl Request {
                 "more than {MAX_CALLBACKS} status_callback_urls"
             )));
         }
-        let wrong = |u: &&String| !u.starts_with("https://") || u.len() > MAX_URL;
-        if let Some(url) = r.status_callback_urls.iter().find(wrong) {
-            return Err(DsrError::Unsupported(format!(
-                "callback {url:?}: only https is called, up to {MAX_URL} bytes"
-            )));
+        for url in &r.status_callback_urls {
+            if let Some(why) = not_callable(url) {
+                let shown: String = url.chars().take(200).collect();
+                return Err(DsrError::Callback(format!(
+                    "status_callback_urls: {shown:?}: {why}"
+                )));
+            }
         }
         Ok(r)
     }
@@ -224,7 +236,7 @@ impl Request {
     /// Refuses callback addresses inside of a network ([`callback::check`]).
     ///
     /// # Errors
-    /// [`DsrError::Unsupported`], naming the address.
+    /// [`DsrError::Callback`], naming the address.
     pub fn check_callbacks(&self) -> Result<(), DsrError> {
         let urls = self.status_callback_urls.iter();
         urls.map(String::as_str).try_for_each(callback::check)
@@ -238,11 +250,16 @@ impl Request {
                 "subject_request_type {got:?}: only erasure is done here"
             )));
         }
-        let mut of_type = self
+        let of_type = self
             .subject_identities
             .iter()
             .filter(|i| i.identity_type == known);
-        let Some(identity) = of_type.next() else {
+        let of_type: Vec<&Identity> = of_type.collect();
+        // The same person may be named hashed, too: what a hash was made of cannot be told, so the
+        // raw name counts.
+        let raw = of_type.iter().filter(|i| i.identity_format == "raw");
+        let raw: Vec<&Identity> = raw.copied().collect();
+        let Some(identity) = raw.first().or(of_type.first()) else {
             let got = self
                 .subject_identities
                 .iter()
@@ -253,7 +270,10 @@ impl Request {
                 want: known.to_owned(),
             });
         };
-        if of_type.next().is_some() {
+        if raw
+            .iter()
+            .any(|i| i.identity_value != identity.identity_value)
+        {
             return Err(DsrError::Format(format!(
                 "more than one identity of type {known}: one person to a request"
             )));
@@ -290,6 +310,68 @@ impl Request {
             encoded_request: STANDARD.encode(body),
             subject_request_id: self.subject_request_id.clone(),
         })
+    }
+}
+
+/// What is wrong with a request, as sections 7.5 to 7.7 of the specification have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ErrorObject,
+}
+
+/// The error of an [`ErrorBody`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorObject {
+    /// The HTTP status to answer with.
+    pub code: u16,
+    /// In words.
+    pub message: String,
+    /// For programs.
+    pub errors: Vec<ErrorDetail>,
+}
+
+/// One of the faults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// `Validation`: the request is at fault.
+    pub domain: String,
+    /// Which case it is: one word.
+    pub reason: String,
+    /// In words.
+    pub message: String,
+}
+
+impl ErrorBody {
+    /// An error of a request; `code` is the HTTP status.
+    pub fn new(code: u16, reason: &str, message: &str) -> Self {
+        Self {
+            error: ErrorObject {
+                code,
+                message: message.to_owned(),
+                errors: vec![ErrorDetail {
+                    domain: "Validation".into(),
+                    reason: reason.to_owned(),
+                    message: message.to_owned(),
+                }],
+            },
+        }
+    }
+
+    /// The answer to a request that cannot be taken. `None`: the request is not at fault (a key of
+    /// this installation cannot be used).
+    pub fn of(e: &DsrError) -> Option<Self> {
+        let reason = match e {
+            DsrError::Format(_) => "MalformedRequest",
+            DsrError::Unsupported(_) => "UnsupportedRequestType",
+            DsrError::Version(_) => "UnsupportedVersion",
+            DsrError::IdentityType { .. } => "UnsupportedIdentityType",
+            DsrError::IdentityFormat(_) => "UnsupportedIdentityFormat",
+            DsrError::Time(_) => "InvalidTime",
+            DsrError::Callback(_) => "InvalidCallback",
+            DsrError::Key(_) | DsrError::Signature { .. } => return None,
+        };
+        Some(Self::new(400, reason, &e.to_string()))
     }
 }
 

@@ -3,7 +3,7 @@ use lethe_proto::ids::SubjectId;
 use serde_json::json;
 
 use crate::ddrf::{self, AckClaims, IdClaims, Identifier, Party, Recipient, RequestClaims};
-use crate::opendsr::{Request, Signed, Status, StatusBody};
+use crate::opendsr::{ErrorBody, Request, Signed, Status, StatusBody};
 use crate::{DsrError, SigningKey, jws};
 
 const KEYS: [&str; 3] = [
@@ -143,6 +143,90 @@ fn requests_that_are_not_for_us_are_refused_with_the_reason() {
     assert!(refused("subject_identities", hashed).contains("sha256"));
     assert!(refused("api_version", json!("3.0")).contains("3.0"));
     assert!(Request::parse(&vec![b' '; 300 << 10], NOW).is_err());
+}
+
+/// A request of which one field is another.
+fn with(field: &str, value: serde_json::Value) -> Result<DeletionRequest, DsrError> {
+    let mut v = request();
+    v[field] = value;
+    parse(&v)?.deletion("controller_customer_id")
+}
+
+fn named(value: &str, format: &str) -> serde_json::Value {
+    json!({
+        "identity_type": "controller_customer_id",
+        "identity_value": value,
+        "identity_format": format,
+    })
+}
+
+#[test]
+fn the_raw_name_counts_where_a_person_is_named_hashed_too() {
+    let sha = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
+    for identities in [
+        json!([named("a", "raw"), named(sha, "sha256")]),
+        json!([named(sha, "sha256"), named("a", "raw")]),
+        json!([named("a", "raw"), named("a", "raw")]),
+    ] {
+        let done = with("subject_identities", identities).expect("one person");
+        assert_eq!(done, erase("a"));
+    }
+    let two = json!([named("a", "raw"), named("b", "raw")]);
+    let e = with("subject_identities", two).expect_err("two people");
+    assert!(e.to_string().contains("one person to a request"), "{e}");
+}
+
+#[test]
+fn lists_that_are_null_are_empty() {
+    assert_eq!(
+        with("status_callback_urls", json!(null)).expect("none"),
+        erase("person-1")
+    );
+    let e = with("subject_identities", json!(null)).expect_err("nobody");
+    assert!(matches!(e, DsrError::IdentityType { .. }));
+}
+
+#[test]
+fn refusals_are_error_objects_that_tell_cases_apart() {
+    for (field, value, reason) in [
+        ("api_version", json!("3.0"), "UnsupportedVersion"),
+        (
+            "subject_request_type",
+            json!("access"),
+            "UnsupportedRequestType",
+        ),
+        (
+            "submitted_time",
+            json!("2026-09-20T15:00:00+0000"),
+            "InvalidTime",
+        ),
+        ("subject_identities", json!([]), "UnsupportedIdentityType"),
+        (
+            "subject_identities",
+            json!([named("x", "md5")]),
+            "UnsupportedIdentityFormat",
+        ),
+        (
+            "status_callback_urls",
+            json!(["https://a b/"]),
+            "InvalidCallback",
+        ),
+        (
+            "status_callback_urls",
+            json!("https://a/"),
+            "MalformedRequest",
+        ),
+        ("subject_request_id", json!("7"), "MalformedRequest"),
+    ] {
+        let e = with(field, value).expect_err(field);
+        let body = ErrorBody::of(&e).expect("the request's fault");
+        assert_eq!(body.error.code, 400);
+        assert_eq!(body.error.errors[0].reason, reason, "{field}");
+        assert_eq!(body.error.message, e.to_string());
+        let json = serde_json::to_value(&body).expect("JSON");
+        assert_eq!(json["error"]["errors"][0]["domain"], "Validation");
+    }
+    assert!(ErrorBody::of(&DsrError::Key("none".into())).is_none());
 }
 
 fn tokens(first: usize, requester: usize) -> (String, Vec<Party>) {

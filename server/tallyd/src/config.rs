@@ -29,6 +29,9 @@ pub struct Config {
     pub reserve_mib: u64,
     /// Folder of the public item catalogue (`dataset.toml` names the file): the coordinator's.
     pub catalogue: PathBuf,
+    /// Refuse a catalogue with rows that cannot be used, or with something that has to be guessed.
+    #[serde(default)]
+    pub strict_catalogue: bool,
     /// Days that the coordinator's certificate is valid; part of a day is fine. It renews in the
     /// last third.
     #[serde(

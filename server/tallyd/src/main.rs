@@ -21,6 +21,10 @@ struct Cli {
     /// End when standard input closes: for a parent that must leave nothing running.
     #[arg(long, global = true)]
     with_parent: bool,
+    /// Refuse a catalogue with malformed rows, or with something that has to be guessed, instead of
+    /// leaving rows out (`strict_catalogue` in the configuration).
+    #[arg(long, global = true)]
+    strict: bool,
     /// Start also where the file system keeps what is overwritten, so that keys which deletions
     /// destroy can be recovered from the disk (also `accept_recoverable_keys` in the
     /// configuration).
@@ -46,6 +50,7 @@ enum Command {
 
 fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
     let mut config = process::read_config(&cli.config).map_err(|e| (2, e))?;
+    config.strict_catalogue |= cli.strict;
     config.accept_recoverable_keys |= cli.accept_recoverable_keys;
     let code = |e: TallydError| match e {
         TallydError::Silent { .. } => (75, e),
@@ -67,12 +72,7 @@ fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    lethe_run::log::begin("info", true);
     match run(&cli) {
         Ok(text) => {
             let text = text.unwrap_or_default();

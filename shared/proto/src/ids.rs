@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ring::digest;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::limits::MAX_ID;
@@ -141,9 +141,39 @@ pub struct RoundKey {
     pub round: u16,
 }
 
-/// A SHA-256 digest; hexadecimal as text.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+/// A SHA-256 digest; hexadecimal as text and in JSON, 32 bytes elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Digest(pub [u8; 32]);
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serializer.is_human_readable() {
+            true => serializer.serialize_str(&self.hex()),
+            false => self.0.serialize(serializer),
+        }
+    }
+}
+
+/// A digest in JSON; earlier builds wrote its bytes as numbers.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Text(String),
+    Bytes([u8; 32]),
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return <[u8; 32]>::deserialize(deserializer).map(Self);
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Bytes(bytes) => Ok(Self(bytes)),
+            Written::Text(text) => Self::parse(&text)
+                .ok_or_else(|| serde::de::Error::custom("a digest is not 64 hexadecimal digits")),
+        }
+    }
+}
 
 impl Digest {
     /// Digest of the parts, each length-prefixed.
@@ -232,5 +262,23 @@ mod tests {
     fn digests_separate_parts() {
         assert_ne!(Digest::of(&[b"ab", b"c"]), Digest::of(&[b"a", b"bc"]));
         assert_eq!(Digest::of_values(&[1.0]).hex().len(), 64);
+    }
+
+    #[test]
+    fn digests_are_hexadecimal_in_json_and_bytes_on_the_wire() {
+        let digest = Digest::of(&[b"a"]);
+        let json = serde_json::to_string(&digest).expect("JSON");
+        assert_eq!(json, format!("\"{}\"", digest.hex()));
+        let numbers = serde_json::to_string(&digest.0).expect("JSON");
+        for text in [json, numbers] {
+            assert_eq!(serde_json::from_str::<Digest>(&text).expect(&text), digest);
+        }
+        assert!(serde_json::from_str::<Digest>("\"ab\"").is_err());
+        let bytes = crate::codec::to_bytes(&digest).expect("bytes");
+        assert_eq!(bytes, digest.0);
+        assert_eq!(
+            crate::codec::from_bytes::<Digest>(&bytes, 64).expect("a digest"),
+            digest
+        );
     }
 }

@@ -10,6 +10,7 @@
 //! # Ok::<(), lethe_recipe::RecipeError>(())
 //! ```
 
+mod file;
 mod masking;
 mod robust;
 
@@ -28,6 +29,7 @@ use lethe_proto::ids::Digest;
 use lethe_proto::packed::PackedFormat;
 use lethe_proto::payload::WireFormat;
 use lethe_recsys::prompt::{MAX_TEMPLATE, Template, TemplateError};
+use lethe_recsys::spelling::hint;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -90,6 +92,12 @@ pub enum RecipeError {
         path: String,
         /// What the system says.
         why: String,
+    },
+    /// Any of them, in a file of the user's.
+    #[error("{said}")]
+    InFile {
+        /// With the file, its line and the key.
+        said: String,
     },
     /// A value out of range.
     #[error("recipe: {field} is {got}, expected {expected}")]
@@ -323,7 +331,10 @@ impl Recipe {
     /// From TOML; absent keys take their defaults, unknown ones are refused. Where `prompt` is no
     /// template it is the path of a file, and the text of that is taken.
     pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
-        let parse = |e: toml::de::Error| RecipeError::Parse(e.to_string());
+        let parse = |e: toml::de::Error| {
+            let said = e.to_string();
+            RecipeError::Parse(format!("{}{}", said.trim_end(), hint(&e)))
+        };
         let given: toml::Table = toml::from_str(text).map_err(parse)?;
         let mut recipe = toml::from_str::<Self>(text).map_err(parse)?;
         recipe.prompt = recipe.prompt.map(template_text).transpose()?;

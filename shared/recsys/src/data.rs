@@ -8,8 +8,12 @@ use lethe_parts::event::{EventTable, Kind, Meaning, TableError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::spelling::hint;
+
 pub use crate::histories::{TEXT_VECTORS, content_of, text_vectors};
-pub use crate::load::{load, load_events, load_items};
+pub use crate::load::{ItemsRead, load, load_events, load_items, read_items};
+use crate::table::{Encoding, Format, spec_text};
+pub use crate::table::{FileReading, LeftOut, Reason, Remark, RowProblem};
 
 /// An item of the public catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,8 +64,8 @@ pub struct Dataset {
     pub items: Vec<Item>,
     /// All events, in chronological order.
     pub events: Vec<Event>,
-    /// Rows that were left out.
-    pub problems: Vec<RowProblem>,
+    /// What became of the rows of each file.
+    pub readings: Vec<FileReading>,
 }
 
 impl Dataset {
@@ -93,23 +97,6 @@ impl Dataset {
     }
 }
 
-/// A row that could not be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowProblem {
-    /// The file.
-    pub file: PathBuf,
-    /// 1-based line.
-    pub line: u64,
-    /// Expected and found.
-    pub why: String,
-}
-
-impl std::fmt::Display for RowProblem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: {}", self.file.display(), self.line, self.why)
-    }
-}
-
 /// Why a data set could not be loaded.
 #[derive(Debug, Error)]
 pub enum DataError {
@@ -122,7 +109,7 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// The description is not valid TOML or has unknown keys.
-    #[error("{path}: {source}; see docs/guide.md for the keys")]
+    #[error("{path}: {source}{}\nsee docs/guide.md for the keys", hint(.source))]
     Spec {
         /// The description.
         path: PathBuf,
@@ -130,7 +117,7 @@ pub enum DataError {
         source: Box<toml::de::Error>,
     },
     /// A named column does not exist.
-    #[error("{path}: no column {column:?}; the file has {found:?}")]
+    #[error("{path}: no column {column:?}; the file has {found:?}: {hint}")]
     Column {
         /// The file.
         path: PathBuf,
@@ -138,17 +125,14 @@ pub enum DataError {
         column: String,
         /// The columns of the file.
         found: Vec<String>,
+        /// Why it may be missing.
+        hint: String,
     },
-    /// `strict` was asked for and rows are malformed.
-    #[error(
-        "{count} malformed rows, the first: {first}; mend them, or load without --strict to leave \
-         them out"
-    )]
+    /// `strict` was asked for, and rows are malformed or something had to be guessed.
+    #[error("{said}\nmend this, or leave out --strict: malformed rows are left out then")]
     Malformed {
-        /// How many.
-        count: usize,
-        /// The first.
-        first: RowProblem,
+        /// What, with the first line of each kind.
+        said: String,
     },
     /// The file of text vectors does not fit the catalogue.
     #[error(
@@ -164,10 +148,61 @@ pub enum DataError {
         items: usize,
     },
     /// No usable row is left.
-    #[error("{path}: no usable interaction")]
+    #[error("{path}: no usable {what}. {why}")]
     Empty {
         /// The file.
         path: PathBuf,
+        /// Of what: `interaction` or `item`.
+        what: &'static str,
+        /// What became of its rows.
+        why: String,
+    },
+    /// A file that is no text.
+    #[error("{path} is {what}")]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        what: &'static str,
+    },
+    /// A file without rows.
+    #[error("{path} {what}")]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        what: &'static str,
+    },
+    /// A header that is none.
+    #[error("{path}:{line}: {why}")]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// A setting of the description that cannot be.
+    #[error("{path}: {key} is {got}, expected {expected}")]
+    Setting {
+        /// The file that it is about.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        got: String,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// A folder without a description.
+    #[error(
+        "{folder} has no dataset.toml: expected one that names the files and their columns (see \
+         docs/guide.md), or MovieLens-100K or Book-Crossing as `lethe fetch` gets them"
+    )]
+    NoSpec {
+        /// The folder.
+        folder: PathBuf,
     },
 }
 
@@ -215,6 +250,13 @@ pub struct InteractionSpec {
     /// Character that takes a quotation mark's meaning away, where the file does not double it.
     #[serde(default)]
     pub escape: Option<char>,
+    /// Whether fields may stand in quotation marks. Absent: they may, but in a file with tabs only
+    /// if all its marks fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quotes: Option<bool>,
+    /// How letters are written down. Absent: UTF-8, and Windows-1252 what is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
 }
 
 /// The file of items.
@@ -237,10 +279,43 @@ pub struct ItemSpec {
     /// Character that takes a quotation mark's meaning away, where the file does not double it.
     #[serde(default)]
     pub escape: Option<char>,
+    /// Whether fields may stand in quotation marks. Absent: they may, but in a file with tabs only
+    /// if all its marks fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quotes: Option<bool>,
+    /// How letters are written down. Absent: UTF-8, and Windows-1252 what is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
 }
 
 fn comma() -> char {
     ','
+}
+
+impl InteractionSpec {
+    /// How its file is divided.
+    pub fn format(&self) -> Format {
+        Format {
+            delimiter: self.delimiter,
+            quotes: self.quotes,
+            escape: self.escape,
+            encoding: self.encoding,
+            sep_line: false,
+        }
+    }
+}
+
+impl ItemSpec {
+    /// How its file is divided.
+    pub fn format(&self) -> Format {
+        Format {
+            delimiter: self.delimiter,
+            quotes: self.quotes,
+            escape: self.escape,
+            encoding: self.encoding,
+            sep_line: false,
+        }
+    }
 }
 
 impl DataSpec {
@@ -258,6 +333,8 @@ impl DataSpec {
                 like_above: 3.0,
                 ignore_up_to: None,
                 escape: None,
+                quotes: Some(false),
+                encoding: None,
             },
             items: ItemSpec {
                 file: "ml-100k.item".into(),
@@ -267,6 +344,8 @@ impl DataSpec {
                 year: Some("release_year:token".into()),
                 tags: Some("class:token_seq".into()),
                 escape: None,
+                quotes: Some(false),
+                encoding: None,
             },
             events: None,
         }
@@ -286,6 +365,8 @@ impl DataSpec {
                 like_above: 5.0,
                 ignore_up_to: Some(0.0),
                 escape: Some('\\'),
+                quotes: None,
+                encoding: None,
             },
             items: ItemSpec {
                 file: "BX-Books.csv".into(),
@@ -295,6 +376,8 @@ impl DataSpec {
                 year: None,
                 tags: None,
                 escape: Some('\\'),
+                quotes: None,
+                encoding: None,
             },
             events: None,
         }
@@ -335,13 +418,45 @@ impl DataSpec {
         if !path.exists() && folder.join("BX-Book-Ratings.csv").exists() {
             return Ok(Self::book_crossing());
         }
-        let text = std::fs::read_to_string(&path).map_err(|source| DataError::Io {
+        if !path.exists() && folder.is_dir() {
+            return Err(DataError::NoSpec {
+                folder: folder.to_owned(),
+            });
+        }
+        let bytes = std::fs::read(&path).map_err(|source| DataError::Io {
             path: path.clone(),
             source,
         })?;
-        toml::from_str(&text).map_err(|e| DataError::Spec {
-            path,
+        Self::parse(&path, &bytes)
+    }
+
+    /// A description from the bytes of its file.
+    ///
+    /// # Errors
+    /// [`DataError`]: no TOML in UTF-8, keys that are not known, or values that cannot be.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, DataError> {
+        let text = spec_text(bytes).map_err(|what| DataError::NotText {
+            path: path.to_owned(),
+            what,
+        })?;
+        let spec: Self = toml::from_str(text).map_err(|e| DataError::Spec {
+            path: path.to_owned(),
             source: Box::new(e),
-        })
+        })?;
+        let finite = |key, value: f32| match value.is_finite() {
+            true => Ok(()),
+            false => Err(DataError::Setting {
+                path: path.to_owned(),
+                key,
+                got: value.to_string(),
+                expected: "a finite number",
+            }),
+        };
+        finite("like_above", spec.interactions.like_above)?;
+        finite(
+            "ignore_up_to",
+            spec.interactions.ignore_up_to.unwrap_or(0.0),
+        )?;
+        Ok(spec)
     }
 }

@@ -24,5 +24,7 @@ mod load;
 pub mod prompt;
 pub mod references;
 pub mod samples;
+pub mod spelling;
 pub mod synthetic;
+pub mod table;
 pub mod versions;

@@ -1,19 +1,18 @@
-//! Reading delimited text.
+//! Reading a data folder.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lethe_parts::event::Kind;
 
-use crate::data::{
-    DataError, DataSpec, Dataset, Event, InteractionSpec, Item, ItemSpec, RowProblem,
-};
+use crate::data::{DataError, DataSpec, Dataset, Event, InteractionSpec, Item, ItemSpec};
+use crate::table::{Fault, FileReading, Reason, Row, Table, values};
 
 /// Loads the opinions of a data set: ratings, thumbs and purchases. The language model is asked
 /// whether somebody likes an item; views, skips and hidden items do not answer that.
 ///
-/// With `strict`, one malformed row is an error, without it such rows are left out and listed in
-/// [`Dataset::problems`].
+/// With `strict`, one malformed row is an error, and so is what had to be guessed; without it such
+/// rows are left out and listed in [`Dataset::readings`].
 ///
 /// # Errors
 /// [`DataError`] names the file and, where it has one, the line.
@@ -24,6 +23,10 @@ pub fn load(folder: &Path, spec: &DataSpec, strict: bool) -> Result<Dataset, Dat
     if data.events.is_empty() {
         return Err(DataError::Empty {
             path: folder.join(&spec.interactions.file),
+            what: "interaction",
+            why: "All rows are views, skips or hidden items: none says whether somebody likes an \
+                  item"
+                .into(),
         });
     }
     Ok(data)
@@ -35,182 +38,225 @@ pub fn load(folder: &Path, spec: &DataSpec, strict: bool) -> Result<Dataset, Dat
 /// As [`load`].
 pub fn load_events(folder: &Path, spec: &DataSpec, strict: bool) -> Result<Dataset, DataError> {
     let mut data = Dataset::default();
-    read_items(folder, &spec.items, &mut data)?;
-    read_events(folder, &spec.interactions, &mut data)?;
-    if let (true, Some(first)) = (strict, data.problems.first()) {
-        return Err(DataError::Malformed {
-            count: data.problems.len(),
-            first: first.clone(),
-        });
-    }
+    let lost = items_of(folder, &spec.items, &mut data)?;
+    events_of(folder, &spec.interactions, &lost, &mut data)?;
+    refuse(&data.readings, strict)?;
     if data.events.is_empty() {
-        return Err(DataError::Empty {
-            path: folder.join(&spec.interactions.file),
-        });
+        let reading = data.readings.pop().unwrap_or_default();
+        return Err(nothing(&reading, "interaction"));
     }
     // Stable: ties in time keep the order of the file.
     data.events.sort_by_key(|e| e.time);
     Ok(data)
 }
 
-/// Loads the public catalogue alone.
-pub fn load_items(folder: &Path, spec: &DataSpec) -> Result<Vec<Item>, DataError> {
+/// The public catalogue alone, and what became of its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemsRead {
+    /// The items, in file order.
+    pub items: Vec<Item>,
+    /// What became of the rows.
+    pub reading: FileReading,
+}
+
+/// Loads the public catalogue alone; `strict` as in [`load`].
+///
+/// # Errors
+/// [`DataError`] names the file and, where it has one, the line.
+pub fn read_items(folder: &Path, spec: &DataSpec, strict: bool) -> Result<ItemsRead, DataError> {
     let mut data = Dataset::default();
-    read_items(folder, &spec.items, &mut data)?;
-    Ok(data.items)
+    items_of(folder, &spec.items, &mut data)?;
+    refuse(&data.readings, strict)?;
+    Ok(ItemsRead {
+        items: data.items,
+        reading: data.readings.pop().unwrap_or_default(),
+    })
 }
 
-struct Table {
-    path: PathBuf,
-    reader: csv::Reader<std::io::Cursor<Vec<u8>>>,
-    header: Vec<String>,
+/// The same for who has no place to say what became of the rows.
+///
+/// # Errors
+/// As [`read_items`].
+pub fn load_items(folder: &Path, spec: &DataSpec) -> Result<Vec<Item>, DataError> {
+    Ok(read_items(folder, spec, false)?.items)
 }
 
-impl Table {
-    fn open(path: PathBuf, delimiter: char, escape: Option<char>) -> Result<Self, DataError> {
-        let bytes = std::fs::read(&path).map_err(|source| DataError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        let mut reader = csv::ReaderBuilder::new()
-            .delimiter(u8::try_from(delimiter).unwrap_or(b','))
-            .flexible(true)
-            .quoting(delimiter != '\t')
-            .escape(escape.and_then(|c| u8::try_from(c).ok()))
-            .from_reader(std::io::Cursor::new(bytes));
-        let header = reader.byte_headers().map_err(|e| DataError::Io {
-            path: path.clone(),
-            source: e.into(),
-        })?;
-        let header = header.iter().map(|h| text(h).trim().to_owned()).collect();
-        Ok(Self {
-            path,
-            reader,
-            header,
-        })
-    }
-
-    fn column(&self, name: &str) -> Result<usize, DataError> {
-        self.header
-            .iter()
-            .position(|h| h == name)
-            .ok_or_else(|| DataError::Column {
-                path: self.path.clone(),
-                column: name.to_owned(),
-                found: self.header.clone(),
-            })
-    }
-
-    fn optional(&self, name: Option<&String>) -> Result<Option<usize>, DataError> {
-        name.map(|n| self.column(n)).transpose()
-    }
-
-    fn each(
-        mut self,
-        problems: &mut Vec<RowProblem>,
-        mut row: impl FnMut(&[String]) -> Result<(), String>,
-    ) {
-        let mut record = csv::ByteRecord::new();
-        loop {
-            let line = self.reader.position().line();
-            let outcome = match self.reader.read_byte_record(&mut record) {
-                Ok(false) => return,
-                Ok(true) if record.len() < self.header.len() => Err(format!(
-                    "{} columns, expected {}",
-                    record.len(),
-                    self.header.len()
-                )),
-                Ok(true) => row(&record.iter().map(text).collect::<Vec<_>>()),
-                Err(e) => Err(e.to_string()),
-            };
-            if let Err(why) = outcome {
-                let line = record.position().map_or(line, csv::Position::line);
-                problems.push(RowProblem {
-                    file: self.path.clone(),
-                    line,
-                    why,
-                });
-            }
-        }
+/// With `strict`, an error for readings that are not clean.
+fn refuse(readings: &[FileReading], strict: bool) -> Result<(), DataError> {
+    let unclean = readings.iter().filter(|r| strict && !r.is_clean());
+    let said: Vec<String> = unclean.map(FileReading::to_string).collect();
+    match said.is_empty() {
+        true => Ok(()),
+        false => Err(DataError::Malformed {
+            said: said.join("\n"),
+        }),
     }
 }
 
-/// UTF-8, else Latin-1 (which every byte sequence is).
-fn text(bytes: &[u8]) -> String {
-    std::str::from_utf8(bytes).map_or_else(
-        |_| bytes.iter().map(|b| char::from(*b)).collect(),
-        str::to_owned,
-    )
+fn nothing(reading: &FileReading, what: &'static str) -> DataError {
+    DataError::Empty {
+        path: reading.file.clone(),
+        what,
+        why: reading.to_string(),
+    }
 }
 
-fn read_items(folder: &Path, spec: &ItemSpec, data: &mut Dataset) -> Result<(), DataError> {
-    let table = Table::open(folder.join(&spec.file), spec.delimiter, spec.escape)?;
-    let (id, title) = (table.column(&spec.item)?, table.column(&spec.title)?);
-    let (year, tags) = (
-        table.optional(spec.year.as_ref())?,
-        table.optional(spec.tags.as_ref())?,
-    );
-    let mut seen: HashMap<String, ()> = HashMap::new();
+/// Rows of items that were left out: by identifier, in which line it stands.
+type Lost = HashMap<String, u64>;
+
+/// A title is far above the usual length: more than so many times the median, and so many letters.
+const FAR_ABOVE: usize = 10;
+const LONG_TITLE: usize = 250;
+
+struct ItemColumns {
+    id: usize,
+    title: usize,
+    year: Option<usize>,
+    tags: Option<usize>,
+}
+
+fn items_of(folder: &Path, spec: &ItemSpec, data: &mut Dataset) -> Result<Lost, DataError> {
+    let table = Table::open(&folder.join(&spec.file), &spec.format())?;
+    let columns = ItemColumns {
+        id: table.column(&spec.item)?,
+        title: table.column(&spec.title)?,
+        year: table.optional(spec.year.as_ref())?,
+        tags: table.optional(spec.tags.as_ref())?,
+    };
+    let read: Vec<usize> = [
+        Some(columns.id),
+        Some(columns.title),
+        columns.year,
+        columns.tags,
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let mut seen: HashMap<String, u64> = HashMap::new();
+    let mut lost = Lost::new();
+    let mut lines = vec![];
     let items = &mut data.items;
-    table.each(&mut data.problems, |row| {
-        if row[id].is_empty() || row[title].trim().is_empty() {
-            return Err("an item without identifier or title".into());
-        }
-        if seen.insert(row[id].clone(), ()).is_some() {
-            return Err(format!(
-                "item {:?} is listed twice; the first counts",
-                row[id]
+    let mut reading = table.each(&read, |row, reading| {
+        let id = values::identifier(row.field(columns.id), "item")?;
+        if let Some(first) = seen.get(&id) {
+            return Err(Fault::new(
+                Reason::Duplicate,
+                format!("item {id:?} is listed twice; the first, in line {first}, counts"),
             ));
         }
-        let tags = tags.map_or(vec![], |t| {
-            row[t]
-                .split([' ', '|'])
-                .filter(|t| !t.is_empty())
-                .map(str::to_owned)
-                .collect()
-        });
-        let year = year
-            .and_then(|y| row[y].trim().parse::<f64>().ok())
-            .map(|y| y as u16)
-            .filter(|y| *y > 0);
-        items.push(Item {
-            id: row[id].clone(),
-            title: row[title].trim().to_owned(),
-            year,
-            tags,
-        });
+        match item(&id, row, &columns, reading) {
+            Ok(item) => items.push(item),
+            Err(fault) => {
+                lost.insert(id, row.line);
+                return Err(fault);
+            }
+        }
+        seen.insert(id, row.line);
+        lines.push(row.line);
         Ok(())
-    });
-    Ok(())
+    })?;
+    say_of_long_titles(items, &lines, &mut reading);
+    if items.is_empty() {
+        return Err(nothing(&reading, "item"));
+    }
+    data.readings.push(reading);
+    Ok(lost)
 }
 
-fn read_events(folder: &Path, spec: &InteractionSpec, data: &mut Dataset) -> Result<(), DataError> {
-    let table = Table::open(folder.join(&spec.file), spec.delimiter, spec.escape)?;
-    let (user, item, rating) = (
-        table.column(&spec.user)?,
-        table.column(&spec.item)?,
-        table.column(&spec.rating)?,
-    );
-    let time = table.optional(spec.timestamp.as_ref())?;
-    let kind = table.optional(spec.kind.as_ref())?;
-    let index: HashMap<String, u32> = data
-        .items
-        .iter()
-        .enumerate()
-        .map(|(i, x)| (x.id.clone(), i as u32))
-        .collect();
+fn item(
+    id: &str,
+    row: &Row,
+    columns: &ItemColumns,
+    reading: &mut FileReading,
+) -> Result<Item, Fault> {
+    let title = values::title(row.field(columns.title))?;
+    let tags = columns.tags.map_or("", |t| row.field(t));
+    let tags = values::tags(tags)?;
+    let year = columns.year.map_or("", |y| row.field(y));
+    let year = values::year(year).unwrap_or_else(|_| {
+        reading.remark(row.line, "the year is no number: the item is without one");
+        None
+    });
+    Ok(Item {
+        id: id.to_owned(),
+        title,
+        year,
+        tags,
+    })
+}
+
+/// A title that has swallowed something is longer than others.
+fn say_of_long_titles(items: &[Item], lines: &[u64], reading: &mut FileReading) {
+    let length = |item: &Item| item.title.chars().count();
+    let mut lengths: Vec<usize> = items.iter().map(length).collect();
+    lengths.sort_unstable();
+    let median = lengths.get(lengths.len() / 2).copied().unwrap_or(0);
+    let most = LONG_TITLE.max(FAR_ABOVE * median);
+    for (item, line) in items.iter().zip(lines) {
+        if length(item) > most {
+            let what = format!(
+                "a title is far above the usual length ({median} letters): is a quotation mark or \
+                 a separator missing?"
+            );
+            reading.guess(*line, &what);
+        }
+    }
+}
+
+struct EventColumns {
+    user: usize,
+    item: usize,
+    rating: usize,
+    time: Option<usize>,
+    kind: Option<usize>,
+}
+
+fn events_of(
+    folder: &Path,
+    spec: &InteractionSpec,
+    lost: &Lost,
+    data: &mut Dataset,
+) -> Result<(), DataError> {
+    let table = Table::open(&folder.join(&spec.file), &spec.format())?;
+    let columns = EventColumns {
+        user: table.column(&spec.user)?,
+        item: table.column(&spec.item)?,
+        rating: table.column(&spec.rating)?,
+        time: table.optional(spec.timestamp.as_ref())?,
+        kind: table.optional(spec.kind.as_ref())?,
+    };
+    let read: Vec<usize> = [
+        Some(columns.user),
+        Some(columns.item),
+        Some(columns.rating),
+        columns.time,
+        columns.kind,
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let names = Names::new(&data.items, lost);
     let mut users: HashMap<String, u32> = HashMap::new();
-    let (names, events) = (&mut data.users, &mut data.events);
-    table.each(&mut data.problems, |row| {
-        let item = *index
-            .get(&row[item])
-            .ok_or_else(|| format!("item {:?} is not in the catalogue", row[item]))?;
-        let kind = kind.map_or(Ok(Kind::Rating), |k| kind_of(&row[k]))?;
+    let known = &mut data.users;
+    let events = &mut data.events;
+    // The line of the first event, while all times have eight digits that make a date.
+    let mut compact = None;
+    let mut others = 0_u64;
+    let mut reading = table.each(&read, |row, reading| {
+        let user = values::identifier(row.field(columns.user), "user")?;
+        let item = names.place(row.field(columns.item))?;
+        let kind = columns
+            .kind
+            .map_or(Ok(Kind::Rating), |k| values::kind(row.field(k)))?;
         // Thumbs, skips and purchases need no number.
-        let rating: f32 = match kind {
-            Kind::Rating | Kind::View => number(&row[rating], "rating")?,
+        let rating = match kind {
+            Kind::Rating | Kind::View => values::number(row.field(columns.rating), "rating")?,
             _ => 0.0,
         };
+        let time = columns
+            .time
+            .map(|t| values::time(row.field(t)))
+            .transpose()?;
         if kind == Kind::Rating && spec.ignore_up_to.is_some_and(|n| rating <= n) {
             return Ok(());
         }
@@ -218,45 +264,102 @@ fn read_events(folder: &Path, spec: &InteractionSpec, data: &mut Dataset) -> Res
             Kind::Rating => rating > spec.like_above,
             other => matches!(other, Kind::Like | Kind::Purchase),
         };
-        let time = time.map_or(Ok(0.0), |t| number::<f64>(&row[t], "timestamp"))? as i64;
-        if row[user].is_empty() {
-            return Err("an interaction without a user".into());
+        match time {
+            Some(t) if t.compact => {
+                compact.get_or_insert_with(|| {
+                    (row.line, row.field(columns.time.unwrap_or(0)).to_owned())
+                });
+            }
+            _ => others += 1,
         }
-        let user = *users.entry(row[user].clone()).or_insert_with(|| {
-            names.push(row[user].clone());
-            names.len() as u32 - 1
+        if time.is_some_and(|t| t.scaled) {
+            reading.remark(
+                row.line,
+                "times in milliseconds (or a smaller unit), as their size says",
+            );
+        }
+        let user = *users.entry(user).or_insert_with_key(|name| {
+            known.push(name.clone());
+            known.len() as u32 - 1
         });
         events.push(Event {
             user,
             item,
             rating,
-            time,
+            time: time.map_or(0, |t| t.seconds),
             liked,
             kind,
         });
         Ok(())
-    });
+    })?;
+    if let (Some(first), 0) = (compact, others) {
+        let (line, text) = first;
+        let day = |from: usize, to: usize| text.get(from..to).unwrap_or_default();
+        let why = format!(
+            "time {text:?} would be read as seconds since 1970, a day in August 1970: write \
+             {}-{}-{}",
+            day(0, 4),
+            day(4, 6),
+            day(6, 8)
+        );
+        for _ in 0..reading.read {
+            reading.leave_out(line, Fault::new(Reason::Time, why.clone()));
+        }
+        reading.read = 0;
+        events.clear();
+        known.clear();
+    }
+    data.readings.push(reading);
     Ok(())
 }
 
-fn kind_of(name: &str) -> Result<Kind, String> {
-    let name = name.trim().to_lowercase();
-    let found = Kind::ALL.into_iter().find(|k| k.name() == name);
-    found.ok_or_else(|| {
-        let known = Kind::ALL.map(Kind::name).join(", ");
-        format!("kind {name:?}, expected one of {known}")
-    })
+/// The items by name, and what a name that is none may have been.
+struct Names<'a> {
+    places: HashMap<&'a str, u32>,
+    /// Names without capitals, leading zeros and a fraction of zero.
+    alike: HashMap<String, &'a str>,
+    lost: &'a Lost,
 }
 
-fn number<T: std::str::FromStr + Into<f64> + Copy>(s: &str, what: &str) -> Result<T, String> {
-    let n: T = s
-        .trim()
-        .parse()
-        .map_err(|_| format!("{what} {s:?} is not a number"))?;
-    if n.into().is_finite() {
-        Ok(n)
+fn bare(name: &str) -> String {
+    let name = name.to_lowercase();
+    let whole = name.strip_suffix(".0").unwrap_or(&name);
+    let rest = whole.trim_start_matches('0');
+    if rest.is_empty() {
+        "0".into()
     } else {
-        Err(format!("{what} {s:?} is not finite"))
+        rest.into()
+    }
+}
+
+impl<'a> Names<'a> {
+    fn new(items: &'a [Item], lost: &'a Lost) -> Self {
+        let mut alike: HashMap<String, &'a str> = HashMap::new();
+        for item in items {
+            alike.entry(bare(&item.id)).or_insert(&item.id);
+        }
+        Self {
+            places: (0..).zip(items).map(|(i, x)| (x.id.as_str(), i)).collect(),
+            alike,
+            lost,
+        }
+    }
+
+    fn place(&self, name: &str) -> Result<u32, Fault> {
+        let name = values::identifier(name, "item")?;
+        if let Some(place) = self.places.get(name.as_str()) {
+            return Ok(*place);
+        }
+        let mut why = format!("item {name:?} is not in the catalogue");
+        if let Some(line) = self.lost.get(&name) {
+            why += &format!(": its row there, line {line}, was left out");
+        } else if let Some(other) = self.alike.get(&bare(&name)) {
+            why += &format!(
+                ", which has {other:?}: were leading zeros, capitals or a fraction lost or added \
+                 (spreadsheets do that)?"
+            );
+        }
+        Err(Fault::new(Reason::UnknownItem, why))
     }
 }
 
@@ -296,7 +399,9 @@ mod tests {
         let dir = folder("who,what,stars,when\na,1,5,20\na,2,nan,10\nb,9,1,5\nb,2,1\na,2,3,10\n");
         let spec = DataSpec::of_folder(dir.path()).expect("spec");
         let data = load(dir.path(), &spec, false).expect("loads");
-        let lines: Vec<u64> = data.problems.iter().map(|p| p.line).collect();
+        let problems = &data.readings[1].left_out;
+        let mut lines: Vec<u64> = problems.iter().map(|l| l.first.line).collect();
+        lines.sort_unstable();
         assert_eq!(lines, [3, 4, 5]);
         assert_eq!(data.items[0].title, "Amélie");
         assert_eq!(data.items[1].title, "Heat; a film");
@@ -325,8 +430,9 @@ mod tests {
         let all = load_events(dir.path(), &spec, false).expect("loads");
         let kinds: Vec<Kind> = all.events.iter().map(|e| e.kind).collect();
         assert_eq!(kinds, [Kind::Rating, Kind::View, Kind::Like, Kind::Hide]);
-        assert_eq!(all.problems.len(), 1);
-        assert!(all.problems[0].why.contains("loved"));
+        let problems = &all.readings[1].left_out;
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].first.why.contains("loved"));
         let histories = crate::histories::histories(&all);
         let meaning = spec.meaning(&all).expect("a valid table");
         let history = lethe_parts::history::History::of_events(&histories[0], &meaning);
@@ -378,5 +484,106 @@ mod tests {
             DataSpec::of_folder(dir.path()),
             Err(DataError::Spec { .. })
         ));
+    }
+
+    /// A folder whose ratings have been changed in some way, and what became of them.
+    fn read(ratings: &str) -> Result<Dataset, DataError> {
+        let dir = folder(ratings);
+        let spec = DataSpec::of_folder(dir.path()).expect("spec");
+        load(dir.path(), &spec, false)
+    }
+
+    #[test]
+    fn no_usable_interaction_says_how_many_rows_and_why() {
+        for (rows, says) in [
+            ("a,1,True,20\na,2,False,10\n", "like_above = 0.5"),
+            ("a,01,5,20\na,2.0,3,10\n", "leading zeros"),
+            ("a,1,\"4,5\",20\na,2,\"3,5\",10\n", "decimal comma"),
+            (
+                "a,1,5,01.11.2026\na,2,3,2026-11-01 10:00:00\n",
+                "expected seconds",
+            ),
+            ("a,1,5,20261101\na,2,3,20261102\n", "write 2026-11-01"),
+            ("NULL,1,5,20\n\\N,2,3,10\n", "the user is missing"),
+            ("a,1,inf,20\na,2,NaN,10\n", "not finite"),
+        ] {
+            let e = read(&format!("who,what,stars,when\n{rows}")).expect_err(rows);
+            let said = e.to_string();
+            assert!(said.contains("no usable interaction"), "{said}");
+            assert!(said.contains("0 of 2 rows are read, 2 malformed"), "{said}");
+            assert!(
+                said.contains(says) && said.contains("ratings.csv:2"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn blanks_iso_times_and_milliseconds_are_read() {
+        let rows = "a, 1 ,5,2026-11-01T10:30:00Z\n a,2, 3 ,1793529001000\n";
+        let data = read(&format!("who, what,stars,when\n{rows}")).expect("reads");
+        assert_eq!(data.users, ["a"]);
+        let times: Vec<i64> = data.events.iter().map(|e| e.time).collect();
+        assert_eq!(times, [1_793_529_000, 1_793_529_001]);
+        assert!(data.readings[1].is_clean());
+        assert_eq!(data.readings[1].remarks.len(), 1);
+    }
+
+    #[test]
+    fn items_are_reported_with_their_line_and_strict_refuses_them() {
+        let dir = folder("who,what,stars,when\na,1,5,20\na,3,5,21\n");
+        let films = "id;name\n1;A\n2;B;C\n3;\n1;D\n4;\"open\n5;E\n\\N;F\n";
+        std::fs::write(dir.path().join("films.csv"), films).expect("writes");
+        let spec = DataSpec::of_folder(dir.path()).expect("spec");
+        let read = read_items(dir.path(), &spec, false).expect("reads");
+        let ids: Vec<&str> = read.items.iter().map(|i| i.id.as_str()).collect();
+        assert_eq!(ids, ["1", "5"]);
+        let said = read.reading.to_string();
+        for line in ["films.csv:3", "films.csv:4", "films.csv:5", "films.csv:6"] {
+            assert!(said.contains(line), "{line}: {said}");
+        }
+        assert!(said.contains("2 of 7 rows are read, 5 malformed"), "{said}");
+        let e = read_items(dir.path(), &spec, true).expect_err("strict");
+        assert!(e.to_string().contains("films.csv:3"), "{e}");
+        // The rating of an item whose row was left out says so.
+        let data = load(dir.path(), &spec, false).expect("reads");
+        let why = &data.readings[1].left_out[0].first.why;
+        assert!(why.contains("its row there, line 4, was left out"), "{why}");
+        let json = serde_json::to_string(&data.readings).expect("JSON");
+        assert!(json.contains("\"reason\":\"unknown-item\""), "{json}");
+    }
+
+    #[test]
+    fn a_title_that_swallowed_something_is_said() {
+        let dir = folder("who,what,stars,when\na,1,5,20\n");
+        let long = "x".repeat(400);
+        let films = format!("id;name\n1;{long}\n2;B\n3;C\n");
+        std::fs::write(dir.path().join("films.csv"), films).expect("writes");
+        let spec = DataSpec::of_folder(dir.path()).expect("spec");
+        let read = read_items(dir.path(), &spec, false).expect("reads");
+        assert_eq!(read.items.len(), 3, "prompts shorten it");
+        assert!(read.reading.to_string().contains("far above the usual"));
+        assert!(read_items(dir.path(), &spec, true).is_err());
+    }
+
+    #[test]
+    fn descriptions_have_byte_order_marks_and_finite_numbers() {
+        let path = Path::new("dataset.toml");
+        let parse = |text: &[u8]| DataSpec::parse(path, text);
+        let marked = [b"\xEF\xBB\xBF", SPEC.as_bytes()].concat();
+        assert!(parse(&marked).is_ok());
+        assert!(parse(b"\xFF\xFE[\0").is_err());
+        assert!(parse(b"[items]\n# \xE9\n").is_err());
+        let nan = SPEC.replace("like_above = 3", "like_above = nan");
+        let e = parse(nan.as_bytes()).expect_err("no number");
+        assert!(e.to_string().contains("like_above is NaN"), "{e}");
+        let encoded = SPEC.replace(
+            "delimiter = \";\"",
+            "delimiter = \";\"\nencoding = \"latin-1\"",
+        );
+        assert!(parse(encoded.as_bytes()).is_ok());
+        let dir = tempfile::tempdir().expect("a folder");
+        let none = DataSpec::of_folder(dir.path()).expect_err("none");
+        assert!(none.to_string().contains("has no dataset.toml"), "{none}");
     }
 }

@@ -187,7 +187,7 @@ mod tests {
             users: vec!["a".into(), "b".into()],
             items,
             events: (0..80).map(event).collect(),
-            problems: vec![],
+            readings: vec![],
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use lethe_proto::catalogue::CatalogueEntry;
 
 use crate::data::{DataError, Item};
+use crate::table::{Format, Table, values};
 
 /// File of renamed items in a data folder, with a header and two columns: `old,new`.
 pub const RENAMED: &str = "renamed.csv";
@@ -41,42 +42,28 @@ pub fn items_of(entries: &[CatalogueEntry]) -> Vec<Item> {
 /// [`DataError`]: the file cannot be read, or lacks a column or a value.
 pub fn load_renamed(folder: &Path) -> Result<Vec<(String, String)>, DataError> {
     let path = folder.join(RENAMED);
-    let io = |source: std::io::Error| DataError::Io {
-        path: path.clone(),
-        source,
-    };
-    let bytes = match std::fs::read(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(e) => return Err(io(e)),
-        Ok(bytes) => bytes,
-    };
-    let mut reader = csv::ReaderBuilder::new().from_reader(bytes.as_slice());
-    let header = reader.headers().map_err(|e| io(e.into()))?.clone();
-    let column = |name: &str| {
-        let found = header.iter().position(|h| h.trim() == name);
-        found.ok_or_else(|| DataError::Column {
-            path: path.clone(),
-            column: name.to_owned(),
-            found: header.iter().map(str::to_owned).collect(),
-        })
-    };
-    let old = column("old")?;
-    let new = column("new")?;
-    let mut out = vec![];
-    for (at, row) in reader.records().enumerate() {
-        let row = row.map_err(|e| io(e.into()))?;
-        let value = |column: usize| row.get(column).map(str::trim).unwrap_or_default();
-        if value(old).is_empty() || value(new).is_empty() {
-            let first = crate::data::RowProblem {
-                file: path.clone(),
-                line: at as u64 + 2,
-                why: "expected an identifier in both columns, old and new".into(),
-            };
-            return Err(DataError::Malformed { count: 1, first });
-        }
-        out.push((value(old).to_owned(), value(new).to_owned()));
+    if !path.exists() {
+        return Ok(vec![]);
     }
-    Ok(out)
+    let table = Table::open(&path, &Format::default())?;
+    let old = table.column("old")?;
+    let new = table.column("new")?;
+    let mut out = vec![];
+    let read = table.each(&[old, new], |row, _| {
+        let before = values::identifier(row.field(old), "identifier in column old")?;
+        let after = values::identifier(row.field(new), "identifier in column new")?;
+        out.push((before, after));
+        Ok(())
+    });
+    match read {
+        // A header alone renames nothing.
+        Err(DataError::NoRows { .. }) => Ok(vec![]),
+        Err(e) => Err(e),
+        Ok(reading) if reading.is_clean() => Ok(out),
+        Ok(reading) => Err(DataError::Malformed {
+            said: reading.to_string(),
+        }),
+    }
 }
 
 #[cfg(test)]

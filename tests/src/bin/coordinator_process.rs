@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = lethe_coordinator::process::Start {
         with_parent: true,
         accept_recoverable_keys: true,
+        ..Default::default()
     };
     Ok(lethe_coordinator::process::run(
         config.as_ref(),

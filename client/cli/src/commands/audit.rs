@@ -15,14 +15,13 @@ use lethe_proto::catalogue::Versions;
 use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
 use lethe_recipe::Recipe;
-use lethe_recsys::data::{DataSpec, load_items};
 use lethe_recsys::versions::entries;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::commands::audit_lists;
 use crate::demo::processes::{Admin, Server};
-use crate::inputs::Inputs;
+use crate::inputs::{self, Inputs};
 
 #[derive(clap::Args)]
 pub(crate) struct ExportArgs {
@@ -106,6 +105,7 @@ pub(crate) fn audit(args: &Args) -> anyhow::Result<ExitCode> {
             key: &args.key,
             exports: &args.exports,
             data: &args.inputs.data_folder()?,
+            strict: args.inputs.strict,
             json: args.json,
         });
     }
@@ -120,7 +120,7 @@ fn audit_shard(args: &Args, file: &Path) -> anyhow::Result<ExitCode> {
     let key = VerifierKey::parse(&args.key).context("--key")?;
     let bundle = Bundle::verify(&bytes, &key).with_context(|| file.display().to_string())?;
     let people = people(&bundle, &args.exports)?;
-    let temporary = tempfile::tempdir()?;
+    let temporary = lethe_run::files::Temporary::new()?;
     let home = args
         .home
         .clone()
@@ -141,7 +141,7 @@ fn audit_shard(args: &Args, file: &Path) -> anyhow::Result<ExitCode> {
             "note: trained with {theirs}, this machine computes with {mine}: last bits may differ"
         )?;
     }
-    if let Some(note) = other_catalogue(&bundle, &data)? {
+    if let Some(note) = other_catalogue(&bundle, &data, args.inputs.strict)? {
         writeln!(std::io::stderr(), "note: {note}")?;
     }
     let more = Given {
@@ -176,11 +176,11 @@ fn audit_shard(args: &Args, file: &Path) -> anyhow::Result<ExitCode> {
 }
 
 /// What to know of the catalogue, if the folder may be another version than the epoch has.
-fn other_catalogue(bundle: &Bundle, data: &Path) -> anyhow::Result<Option<String>> {
+fn other_catalogue(bundle: &Bundle, data: &Path, strict: bool) -> anyhow::Result<Option<String>> {
     let Some(of) = &bundle.catalogue else {
         return Ok(None);
     };
-    let items = load_items(data, &DataSpec::of_folder(data)?)?;
+    let items = inputs::items(data, strict)?;
     let here = Versions::founded(entries(&items))?.digest().hex();
     let number = of.number;
     Ok((here != of.digest).then(|| {

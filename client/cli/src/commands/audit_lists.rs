@@ -21,12 +21,13 @@ use lethe_proto::lists::{Placed, PlacedEvent};
 use lethe_receipt::hex::hex;
 use lethe_receipt::lists_audit::{ListsBundle, MAX_BUNDLE, Opened};
 use lethe_receipt::note::VerifierKey;
-use lethe_recsys::data::{DataSpec, Item, content_of, load_items, text_vectors};
+use lethe_recsys::data::{Item, content_of, text_vectors};
 use lethe_recsys::versions::load_renamed;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::audit_devices::Devices;
+use crate::inputs;
 
 /// Largest export that is read, in bytes.
 const MAX_EXPORT: u64 = 256 << 20;
@@ -45,6 +46,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) exports: &'a Path,
     /// The catalogue's folder.
     pub(crate) data: &'a Path,
+    /// Refuse a catalogue with malformed rows.
+    pub(crate) strict: bool,
     /// JSON instead of text.
     pub(crate) json: bool,
 }
@@ -74,7 +77,7 @@ pub(crate) fn run(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     let name = || asked.bundle.display().to_string();
     let bundle = ListsBundle::open(&bytes, &key).with_context(name)?;
     let method = method_of(&bundle).with_context(name)?;
-    let content = catalogue(&bundle, asked.data)?;
+    let content = catalogue(&bundle, asked)?;
     let places = places_of(&bundle, asked.data)?;
     let found = people(&bundle, asked.exports, &places, &method)?;
     let here = found.counting.len();
@@ -206,10 +209,10 @@ fn noise_fits(bundle: &Opened, drawn: Option<&Drawn>) -> anyhow::Result<()> {
 
 /// What is public about the items, if the folder has those of the tables, in their order; with text
 /// vectors where the folder has them, as the coordinator does it.
-fn catalogue(bundle: &Opened, folder: &Path) -> anyhow::Result<Content> {
+fn catalogue(bundle: &Opened, asked: &Asked<'_>) -> anyhow::Result<Content> {
+    let folder = asked.data;
     let name = || folder.display().to_string();
-    let spec = DataSpec::of_folder(folder).with_context(name)?;
-    let items = load_items(folder, &spec).with_context(name)?;
+    let items = inputs::items(folder, asked.strict).with_context(name)?;
     let same = items.iter().zip(&bundle.items);
     let first = same.take_while(|pair| pair.0.id == *pair.1).count();
     if first < items.len().max(bundle.items.len()) {

@@ -1,8 +1,11 @@
 //! `lethe bench`: benchmark programs that are built beside this one.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, bail};
+use lethe_run::children::Running;
+use lethe_run::files::Temporary;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -86,9 +89,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Attacks { args } => ("bench-attacks", args),
     };
     let program: PathBuf = std::env::current_exe()?.with_file_name(name);
-    let status = std::process::Command::new(&program).args(args).status();
-    let status = status
+    let mut command = Command::new(&program);
+    // A folder for all temporary ones: gone with the process, whatever ends it.
+    let temporary = Temporary::new()?;
+    command.args(args).env("TMPDIR", temporary.path());
+    // A group of its own: a signal reaches the processes that it starts, too.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let running = Running::start(&mut command)
         .with_context(|| format!("{}: build with `cargo build --release`", program.display()))?;
+    let status = running.wait()?;
     if !status.success() {
         bail!("{name} ended with {status}");
     }

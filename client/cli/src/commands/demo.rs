@@ -19,7 +19,7 @@ use crate::demo::lists::{self, Lists, Measured};
 use crate::demo::processes::third_party;
 use crate::demo::report::Report;
 use crate::demo::table;
-use crate::inputs::Inputs;
+use crate::inputs::{self, Inputs};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -99,6 +99,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (model, folder) = (std::path::absolute(model)?, std::path::absolute(folder)?);
     let spec = DataSpec::of_folder(&folder)?;
     let data = load(&folder, &spec, args.inputs.strict)?;
+    inputs::say(&data.readings);
     let home = home(args)?;
     let disk = Disk::of(&home);
     if disk.verdict == Verdict::Kept {
@@ -154,7 +155,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         home: &home,
         victim: String::new(),
         trained_samples: 0,
-        out: json!({}),
+        out: json!({ "data": data.readings }),
     };
     let mut rest = story.tell(&mut federation, &setup)?;
     drop(federation);
@@ -250,6 +251,7 @@ fn recipe(args: &Args, sizes: &Sizes) -> anyhow::Result<toml::Table> {
     table.insert("seed".into(), (args.seed as i64).into());
     if let Some(path) = &args.recipe {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        lethe_recipe::Recipe::from_file(path, &text)?;
         table.extend(
             text.parse::<toml::Table>()
                 .with_context(|| path.display().to_string())?,
@@ -630,7 +632,7 @@ impl Story<'_> {
 
     fn write(&self, rest: &Rest) -> anyhow::Result<()> {
         if let Some(path) = &self.args.json {
-            std::fs::write(path, serde_json::to_vec_pretty(&self.out)?)
+            lethe_run::files::write(path, &serde_json::to_vec_pretty(&self.out)?)
                 .with_context(|| path.display().to_string())?;
         }
         if let Some(path) = &self.args.report {
@@ -641,7 +643,8 @@ impl Story<'_> {
                 receipt: &rest.receipt,
             };
             let page = report.page();
-            std::fs::write(path, page).with_context(|| path.display().to_string())?;
+            lethe_run::files::write(path, page.as_bytes())
+                .with_context(|| path.display().to_string())?;
             say(&format!("report: {}", path.display()));
         }
         let must = [
@@ -660,18 +663,11 @@ impl Story<'_> {
 
 /// Hash of every shard before and after, as hexadecimal.
 fn hash_pairs(state: &Value) -> Vec<Value> {
-    let hex = |v: &Value| -> String {
-        v.as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_u64)
-            .map(|b| format!("{b:02x}"))
-            .collect()
-    };
-    let (before, now) = (state["before"].as_array(), state["now"].as_array());
+    let before = state["before"].as_array();
+    let now = state["now"].as_array();
     let pairs = before.into_iter().flatten().zip(now.into_iter().flatten());
     pairs
         .enumerate()
-        .map(|(k, (b, n))| json!({ "shard": k, "before": hex(b), "after": hex(n) }))
+        .map(|(k, (b, n))| json!({ "shard": k, "before": b, "after": n }))
         .collect()
 }

@@ -126,7 +126,12 @@ pub(crate) struct ParticipateArgs {
 impl Device {
     /// What needs no model and no network.
     fn local(&self) -> anyhow::Result<Options> {
-        let mut options = Options::new(Catalogue::load(&self.inputs.data_folder()?)?);
+        let folder = self.inputs.data_folder()?;
+        let catalogue = match self.inputs.strict {
+            true => Catalogue::load_strict(&folder)?,
+            false => Catalogue::load(&folder)?,
+        };
+        let mut options = Options::new(catalogue);
         if let Some(given) = &self.invitation {
             options = options.invitation(Invitation::given(given)?.text());
         }
@@ -155,9 +160,10 @@ impl Device {
             bail!("the model's middle layers are the coordinator's: give --server ADDRESS");
         }
         let recipe = match &self.recipe {
-            Some(path) => Recipe::from_toml(
-                &std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-            )?,
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                Recipe::from_file(path, &text.with_context(|| path.display().to_string())?)?
+            }
             None => Recipe::default(),
         };
         let options = ModelOptions {

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use lethe_model::encoder::Encoder;
-use lethe_recsys::data::{DataSpec, TEXT_VECTORS, load_items};
+use lethe_recsys::data::TEXT_VECTORS;
 use lethe_recsys::histories::sentence;
+
+use crate::inputs;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -21,10 +23,13 @@ pub(crate) struct Args {
     /// BERT model); fetched MiniLM-L6-v2 when absent.
     #[arg(long)]
     encoder: Option<PathBuf>,
+    /// Refuse a catalogue with malformed rows, or with something that has to be guessed.
+    #[arg(long)]
+    strict: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let items = load_items(&args.data, &DataSpec::of_folder(&args.data)?)?;
+    let items = inputs::items(&args.data, args.strict)?;
     let mut said = std::io::stderr();
     let folder = match &args.encoder {
         Some(folder) => folder.clone(),
@@ -38,10 +43,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let path = args.data.join(TEXT_VECTORS);
     // Whole or not at all: a coordinator may be starting.
     let context = || path.display().to_string();
-    let mut file = tempfile::NamedTempFile::new_in(&args.data).with_context(context)?;
-    file.write_all(&bytes).with_context(context)?;
-    file.as_file().sync_all().with_context(context)?;
-    file.persist(&path).with_context(context)?;
+    lethe_run::files::write(&path, &bytes).with_context(context)?;
     writeln!(
         std::io::stdout(),
         "{}: {} items, {} numbers each",

@@ -3,6 +3,9 @@
 use std::io::Write;
 
 use lethe_assets::{CATALOGUE, ENCODER};
+use lethe_recsys::data::{DataSpec, load_events};
+
+use crate::inputs;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -13,6 +16,9 @@ pub(crate) struct Args {
     /// nobody has met yet and for the probability of a like.
     #[arg(long)]
     encoder: bool,
+    /// Refuse fetched data with malformed rows, or with something that has to be guessed.
+    #[arg(long)]
+    strict: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -37,7 +43,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut say = |line: &str| {
         let _ = writeln!(out, "{line}");
     };
-    lethe_assets::fetch(&home, &mut say)?;
+    let files = lethe_assets::fetch(&home, &mut say)?;
+    let spec = DataSpec::of_folder(&files.movielens)?;
+    let data = load_events(&files.movielens, &spec, args.strict)?;
+    inputs::say(&data.readings);
     if args.encoder {
         lethe_assets::fetch_encoder(&home, &mut say)?;
     }

@@ -235,6 +235,7 @@ impl Shared<'_> {
 
 /// Opens all clients, each with its own user's rows, as if they had been recorded on the device.
 fn open(config: &FleetConfig, model: &Arc<ClientModel>) -> anyhow::Result<Fleet> {
+    // Whoever starts a fleet has read the folder, and said what became of its rows.
     let data = load(&config.data, &DataSpec::of_folder(&config.data)?, false)?;
     let shared = Shared {
         config,

@@ -13,6 +13,7 @@ use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::message::{Reply, Request};
 use lethe_puppet::{Did, Puppet, PuppetError, Role, identity};
+use lethe_run::files::Temporary;
 use lethe_transport::TransportError;
 use lethe_transport::client::{Connection, Dialer, enrol};
 use lethe_transport::identity::Invitation;
@@ -64,7 +65,7 @@ impl LoadArgs {
 
 pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
     let clients = args.clients.context("--clients is missing")?;
-    let dir = tempfile::tempdir()?;
+    let dir = Temporary::new()?;
     let files = lethe_assets::fetch(&lethe_assets::default_home()?, &mut |_| {})?;
     let source = lethe_model::source::open(&files.model)?;
     let (config, layers) = (source.config().clone(), source.config().layers);

@@ -110,7 +110,7 @@ struct Job {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let out = figures_of(args)?;
     if let Some(path) = &args.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&out)?)
+        lethe_run::files::write(path, &serde_json::to_vec_pretty(&out)?)
             .with_context(|| path.display().to_string())?;
     }
     Ok(())
@@ -186,6 +186,7 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
 
     let mut out =
         serde_json::json!({ "seed": args.seed, "samples": train.len(), "test": job.test.len() });
+    out["data"] = serde_json::to_value(&job.data.readings)?;
     out["references"] = references(&job, &seed, split)?;
     if !args.no_untrained {
         out["untrained"] = evaluate(&job, "untrained", None)?;
@@ -235,6 +236,8 @@ fn figures_of(args: &Args) -> anyhow::Result<serde_json::Value> {
     out["seconds"] = seconds.into();
     out["seconds_per_sample"] = per_sample.into();
     if let Some(folder) = &args.save {
+        // Two files, which belong together.
+        let _unbroken = lethe_run::files::unbroken();
         lethe_model::peft::save(folder, &trained, &recipe, &args.inputs.base()?)?;
     }
     Ok(out)

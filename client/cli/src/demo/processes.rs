@@ -1,13 +1,15 @@
 //! The processes of the demo. Each ends when its standard input closes, so nothing is left running
-//! whatever happens to the demo itself.
+//! whatever happens to the demo itself; a signal that ends the demo ends them first
+//! (`lethe_run::children`).
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use lethe_run::children::{Running, output};
 use serde_json::Value;
 
 /// A program that was built beside this one.
@@ -25,7 +27,7 @@ pub(crate) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
 
 /// A running coordinator, or a running tally.
 pub(crate) struct Server {
-    child: Child,
+    child: Running,
     /// Where it listens.
     pub(crate) address: String,
 }
@@ -102,7 +104,8 @@ impl Server {
         let address = data_dir.join("address");
         let _ = std::fs::remove_file(&address);
         let log = config.with_extension("log");
-        let child = Command::new(sibling(program)?)
+        let mut command = Command::new(sibling(program)?);
+        command
             .args([
                 "--with-parent".as_ref(),
                 // What a demonstration, a load test or an audit deletes is nobody's.
@@ -112,9 +115,8 @@ impl Server {
             ])
             .args(more)
             .stdin(Stdio::piped())
-            .stderr(std::fs::File::create(&log)?)
-            .spawn()
-            .with_context(|| format!("starting {program}"))?;
+            .stderr(std::fs::File::create(&log)?);
+        let child = Running::start(&mut command).with_context(|| format!("starting {program}"))?;
         let mut server = Self {
             child,
             address: String::new(),
@@ -172,34 +174,28 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        end(&mut self.child, None);
-    }
-}
-
 /// A running fleet.
 pub(crate) struct Fleet {
-    child: Child,
+    // Closed before its process is waited for, which ends when it is.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
+    _child: Running,
 }
 
 impl Fleet {
     /// Starts `lethe fleet` and waits until all clients have joined; returns its first line too.
     pub(crate) fn start(config: &Path) -> anyhow::Result<(Self, Value)> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        command
             .args(["fleet".as_ref(), "--config".as_ref(), config.as_os_str()])
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting the fleet")?;
-        let input = child.stdin.take();
-        let output = BufReader::new(child.stdout.take().context("the fleet has no output")?);
+            .stdout(Stdio::piped());
+        let child = Running::start(&mut command).context("starting the fleet")?;
+        let output = child.take_stdout().context("the fleet has no output")?;
         let mut fleet = Self {
-            child,
-            input,
-            output,
+            input: child.take_stdin(),
+            output: BufReader::new(output),
+            _child: child,
         };
         let ready = fleet.read()?;
         Ok((fleet, ready))
@@ -230,29 +226,9 @@ impl Fleet {
     }
 }
 
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        end(&mut self.child, self.input.take());
-    }
-}
-
-/// Closes the input, waits a little, then kills.
-fn end(child: &mut Child, input: Option<ChildStdin>) {
-    drop(input);
-    drop(child.stdin.take());
-    for _ in 0..60 {
-        if matches!(child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
 /// Whether a command succeeded, and its standard output (its errors when there is none).
 fn said(command: &mut Command) -> anyhow::Result<(bool, String)> {
-    let out = command.output()?;
+    let out = output(command)?;
     let text = if out.stdout.is_empty() {
         out.stderr
     } else {

@@ -10,12 +10,12 @@ use lethe_proto::catalogue::{
     CatalogueChange, CatalogueEntry, Difference, difference, page, version_digest,
 };
 use lethe_proto::ids::Digest;
-use lethe_recsys::data::{DataSpec, load_items};
+use lethe_recsys::data::{DataSpec, read_items};
 use lethe_recsys::versions::{entries, load_renamed};
 use serde_json::json;
 
 use crate::desk::{Desk, unexpected};
-use crate::output::{Output, table};
+use crate::output::{Output, note, table};
 use crate::when::show_time;
 
 /// Items of each kind that are shown by name.
@@ -40,6 +40,10 @@ pub(crate) struct Apply {
     /// Do it: without this the difference is shown, and nothing is done where items are removed.
     #[arg(long)]
     yes: bool,
+    /// Refuse a folder with malformed rows, or with something that has to be guessed, instead of
+    /// leaving rows out.
+    #[arg(long)]
+    strict: bool,
 }
 
 pub(crate) async fn run(what: &What, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
@@ -87,10 +91,11 @@ async fn in_force(desk: &Desk) -> anyhow::Result<InForce> {
 async fn apply(args: &Apply, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
     let folder = &args.folder;
     let spec = DataSpec::of_folder(folder)?;
-    let items = load_items(folder, &spec)?;
-    if items.is_empty() {
-        bail!("{}: the folder lists no item", folder.display());
+    let read = read_items(folder, &spec, args.strict)?;
+    for line in read.reading.lines() {
+        note(&line);
     }
+    let items = read.items;
     let renamed = load_renamed(folder)?;
     let known = in_force(desk).await?;
     let version = known.version + 1;
@@ -101,7 +106,7 @@ async fn apply(args: &Apply, desk: &Desk, out: &Output) -> anyhow::Result<ExitCo
         json!({
             "in_force": known.version, "applied": applied, "added": said.added,
             "restored": said.restored, "renamed": said.renamed, "retitled": said.retitled,
-            "retagged": said.retagged, "removed": said.removed,
+            "retagged": said.retagged, "removed": said.removed, "data": read.reading,
         })
     };
     if changes.is_empty() {

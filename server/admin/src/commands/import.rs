@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::SubjectId;
+use lethe_recsys::table::{Checked, Encoding, Format, Row, Table};
 use serde::Serialize;
 
 use super::forget::{Ask, Outcome, ask};
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Take items that are not in the catalogue (any more).
     #[arg(long)]
     yes: bool,
+    /// All or nothing: carry out no row if one is not good.
+    #[arg(long)]
+    strict: bool,
 }
 
 /// Which column is where.
@@ -46,26 +50,34 @@ struct Header {
 }
 
 impl Header {
-    fn parse(names: &csv::StringRecord) -> anyhow::Result<Self> {
-        let found: Vec<String> = names.iter().map(|n| format!("{:?}", n.trim())).collect();
-        let found = found.join(", ");
+    /// What the columns are; one error for a file that has others, with what was found.
+    fn parse(table: &Table) -> anyhow::Result<Self> {
+        let names = table.header();
+        let found: Vec<String> = names.iter().map(|n| format!("{n:?}")).collect();
+        let mut found = format!("found {}", found.join(", "));
+        if let Some(row) = table.first_row() {
+            found += &format!("; the first row is {row:?}");
+        }
         let mut places = vec![];
         for name in names {
-            let known = COLUMNS.iter().find(|c| c.eq_ignore_ascii_case(name.trim()));
+            let known = COLUMNS.iter().find(|c| c.eq_ignore_ascii_case(name));
             let Some(known) = known else {
+                let hint = table.hint("subject");
                 bail!(
-                    "column {:?} is not known, so what it asks for would not be done: expected \
-                     {}, separated by commas; found {found}",
-                    name.trim(),
+                    "column {name:?} is not known, so what it asks for would not be done: \
+                     expected {}, separated by commas; {found}: {hint}",
                     COLUMNS.join(", ")
                 );
             };
-            ensure!(!places.contains(known), "column {known} is there twice");
+            ensure!(
+                !places.contains(known),
+                "column {known} is there twice; {found}"
+            );
             places.push(*known);
         }
         ensure!(
             places.contains(&"subject"),
-            "there is no column subject; found {found}"
+            "there is no column subject; {found}"
         );
         Ok(Self { places })
     }
@@ -74,21 +86,31 @@ impl Header {
         self.places.contains(&column)
     }
 
-    /// A row's field; empty where there is no such column.
-    fn field<'a>(&self, row: &'a csv::StringRecord, column: &str) -> &'a str {
+    /// A row's field as it stands; empty where there is no such column.
+    fn exactly<'a>(&self, row: &'a Row, column: &str) -> &'a str {
         let place = self.places.iter().position(|p| *p == column);
-        place.and_then(|i| row.get(i)).unwrap_or_default().trim()
+        place.map_or("", |i| row.field(i))
+    }
+
+    /// The same without blanks around it.
+    fn field<'a>(&self, row: &'a Row, column: &str) -> &'a str {
+        self.exactly(row, column).trim()
     }
 
     /// What a row asks for. What can be read in two ways is refused: erasing cannot be undone.
-    fn request(&self, row: &csv::StringRecord) -> anyhow::Result<DeletionRequest> {
-        let (got, expected) = (row.len(), self.places.len());
-        ensure!(
-            got == expected,
-            "{got} fields, the header has {expected}: separate several items by blanks, and put \
-             a field with a comma in quotes"
-        );
-        let subject = SubjectId::new(self.field(row, "subject"))?;
+    fn request(&self, checked: &Checked) -> anyhow::Result<DeletionRequest> {
+        let row = &checked.row;
+        if let Some(fault) = &checked.fault {
+            bail!(
+                "{}. Several items are separated by blanks, and a field with a comma in it stands \
+                 in quotation marks",
+                fault.why
+            );
+        }
+        // In quotation marks blanks are the subject's own.
+        let subject = self.exactly(row, "subject");
+        ensure!(!subject.trim().is_empty(), "no subject: it would be nobody");
+        let subject = SubjectId::new(subject)?;
         let action = self.field(row, "action");
         let items: Vec<String> = self
             .field(row, "items")
@@ -154,66 +176,75 @@ struct Good {
 /// hold up the others.
 async fn check(args: &Args, desk: &Desk) -> anyhow::Result<(Vec<RowResult>, Vec<Good>)> {
     let name = || args.csv.display().to_string();
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(true)
-        .from_path(&args.csv)
-        .with_context(name)?;
-    let header = Header::parse(reader.headers().with_context(name)?).with_context(name)?;
-    let (mut results, mut good) = (vec![], vec![]);
+    let format = Format {
+        // A name that is read otherwise than it was meant is somebody else's.
+        encoding: Some(Encoding::Utf8),
+        sep_line: true,
+        ..Format::default()
+    };
+    let table = Table::open(&args.csv, &format)?;
+    let header = Header::parse(&table).with_context(name)?;
+    let mut results = vec![];
+    let mut good = vec![];
     let mut seen = BTreeSet::new();
-    for row in reader.records() {
+    for checked in table.all()? {
+        let row = &checked.row;
         let mut r = RowResult {
-            request_id: String::new(),
-            subject: String::new(),
+            request_id: header.field(row, "request_id").to_owned(),
+            subject: header.exactly(row, "subject").to_owned(),
             code: "invalid",
             deletion: None,
             message: String::new(),
         };
-        match row {
-            Err(e) => r.message = e.to_string(),
-            Ok(row) => {
-                r.request_id = header.field(&row, "request_id").to_owned();
-                r.subject = header.field(&row, "subject").to_owned();
-                match header.request(&row) {
-                    Err(e) => r.message = format!("{e:#}"),
-                    Ok(_) if !seen.insert(r.subject.clone()) => {
-                        r.code = "duplicate";
-                        r.message =
-                            "the subject is in an earlier row; ask again when that one is done"
-                                .into();
+        match header.request(&checked) {
+            Err(e) => r.message = format!("line {}: {e:#}", row.line),
+            Ok(_) if !seen.insert(r.subject.clone()) => {
+                r.code = "duplicate";
+                r.message =
+                    "the subject is in an earlier row; ask again when that one is done".into();
+            }
+            Ok(request) => {
+                let dry = Ask::new(vec![request.clone()])
+                    .dry_run()
+                    .confirmed(args.yes);
+                match ask(desk, dry).await {
+                    Err(e) => {
+                        r.code = "refused";
+                        r.message = format!("{e:#}{}", blanks_of(&r.subject));
                     }
-                    Ok(request) => {
-                        let dry = Ask::new(vec![request.clone()])
-                            .dry_run()
-                            .confirmed(args.yes);
-                        match ask(desk, dry).await {
-                            Err(e) => {
-                                r.code = "refused";
-                                r.message = format!("{e:#}");
-                            }
-                            Ok(_) => {
-                                r.code = "would-accept";
-                                let at = results.len();
-                                good.push(Good { at, request });
-                            }
-                        }
+                    Ok(_) => {
+                        r.code = "would-accept";
+                        let at = results.len();
+                        good.push(Good { at, request });
                     }
                 }
             }
         }
         results.push(r);
     }
-    ensure!(
-        !results.is_empty(),
-        "{} has a header and no row: nothing was asked for",
-        name()
-    );
     Ok((results, good))
+}
+
+/// A subject in quotation marks may have blanks that nobody meant.
+fn blanks_of(subject: &str) -> String {
+    match subject.trim() == subject {
+        true => String::new(),
+        false => format!(
+            ". The subject stands in quotation marks with blanks around it: write {:?} if they \
+             are not its own",
+            subject.trim()
+        ),
+    }
 }
 
 pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Result<ExitCode> {
     let (mut results, good) = check(args, desk).await?;
-    if !args.dry_run {
+    let bad = results.len() - good.len();
+    if args.strict && bad > 0 && !args.dry_run {
+        for r in results.iter_mut().filter(|r| r.code == "would-accept") {
+            r.message = format!("not carried out: --strict, and {bad} row(s) are not good");
+        }
+    } else if !args.dry_run {
         for batch in good.chunks(BATCH) {
             let requests = batch.iter().map(|g| g.request.clone()).collect();
             match ask(desk, Ask::new(requests).confirmed(args.yes)).await? {
@@ -264,16 +295,65 @@ mod tests {
     use super::*;
 
     fn rows(text: &str) -> anyhow::Result<Vec<Result<DeletionRequest, String>>> {
-        let mut reader = csv::ReaderBuilder::new()
-            .flexible(true)
-            .from_reader(text.as_bytes());
-        let header = Header::parse(reader.headers()?)?;
-        let request = |r: csv::Result<csv::StringRecord>| {
-            header
-                .request(&r.expect("reads"))
-                .map_err(|e| e.to_string())
+        let format = Format {
+            encoding: Some(Encoding::Utf8),
+            sep_line: true,
+            ..Format::default()
         };
-        Ok(reader.records().map(request).collect())
+        let path = std::path::Path::new("rows.csv");
+        let table = Table::of_bytes(path, text.as_bytes().to_vec(), &format)?;
+        let header = Header::parse(&table)?;
+        let request = |c: Checked| header.request(&c).map_err(|e| e.to_string());
+        Ok(table.all()?.into_iter().map(request).collect())
+    }
+
+    /// The subjects that rows name.
+    fn subjects(text: &str) -> Vec<String> {
+        let all = rows(text).expect(text).into_iter();
+        let name = |r: Result<DeletionRequest, String>| {
+            let request = r.expect(text);
+            request.subject().map_or("", |s| s.as_str()).to_owned()
+        };
+        all.map(name).collect()
+    }
+
+    #[test]
+    fn subjects_are_read_as_they_stand() {
+        let bom = "\u{FEFF}subject\r\nu4\r\n";
+        assert_eq!(subjects(bom), ["u4"]);
+        assert_eq!(subjects("request_id, subject\n1, u4 \n"), ["u4"]);
+        assert_eq!(subjects("subject\n\"u4\"\n"), ["u4"]);
+        assert_eq!(subjects("subject\n\"a, b\"\n"), ["a, b"]);
+        assert_eq!(subjects("subject\n\"  padded  \"\n"), ["  padded  "]);
+        assert_eq!(subjects("sep=;\nsubject;action\nu4;erase\n"), ["u4"]);
+        assert_eq!(subjects("subject\ru4\ru5\r"), ["u4", "u5"]);
+        for bad in ["subject\n\" \"\n", "subject\n\"u4\nu5\n"] {
+            assert!(rows(bad).expect("a header")[0].is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_one_error_with_what_was_found() {
+        for (text, says) in [
+            ("", "is empty"),
+            ("subject\n", "has a header and no rows"),
+            ("u4\n", "found \"u4\""),
+            ("u4\nu5\n", "the first row is \"u5\""),
+            (
+                "request_id;subject;action\n1;u4;erase\n",
+                "separated by \";\"",
+            ),
+            ("request_id;subject;action\n1;u4;erase\n", "\"1;u4;erase\""),
+            ("request_id\tsubject\n1\tu4\n", "separated by \"\\t\""),
+            ("name,action\nu4,erase\n", "column \"name\" is not known"),
+            (
+                "action\nerase\n",
+                "there is no column subject; found \"action\"",
+            ),
+        ] {
+            let why = format!("{:#}", rows(text).expect_err(text));
+            assert!(why.contains(says), "{text:?}: {why}");
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod jobs;
 mod kit;
 mod masked;
 mod meter;
+mod notable;
 mod open;
 mod roll;
 mod serve;
@@ -414,6 +415,7 @@ impl Shell {
         }
         let applied = self.apply(&mut writer, &events);
         drop(writer);
+        notable::log(&events);
         self.carry_out(applied.effects);
         // A round's updates are many: nobody waits for their end.
         if let Err(e) = self.values.delete(&applied.dropped) {

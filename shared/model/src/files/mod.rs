@@ -2,6 +2,7 @@
 //! is compared with the file's length before anything is allocated.
 
 pub(crate) mod keys;
+pub(crate) mod templates;
 pub(crate) mod tensors;
 
 use std::fs::File;

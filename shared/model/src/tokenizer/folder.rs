@@ -11,7 +11,7 @@ use tokenizers::Tokenizer as Inner;
 use super::Tokenizer;
 use crate::ModelError;
 use crate::files::keys::Keys;
-use crate::files::{quoted, read};
+use crate::files::{quoted, read, templates};
 
 /// Longest tokenizer.json that is read, in bytes; that of 262,144 tokens has 33 MB.
 const LONGEST: u64 = 128 << 20;
@@ -94,9 +94,13 @@ impl Tokenizer {
         let bytes = read(&path, LONGEST)?;
         let whole = "expected a tokenizer.json that is whole: ids without a gap, one for a token";
         let damaged = |what: String| ModelError::refused(&path, what, whole);
+        let steps: templates::Steps = serde_json::from_slice(&bytes)
+            .map_err(|e| damaged(format!("it cannot be read ({e})")))?;
         let said: Said = serde_json::from_slice(&bytes)
             .map_err(|e| damaged(format!("it cannot be read ({e})")))?;
         supported(&path, &said)?;
+        steps.check().map_err(&damaged)?;
+        drop(steps);
         let mut inner =
             Inner::from_bytes(&bytes).map_err(|e| damaged(format!("it cannot be read ({e})")))?;
         drop(bytes);

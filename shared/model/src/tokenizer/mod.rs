@@ -38,6 +38,13 @@ impl Tokenizer {
 
     /// A tokenizer whose ids are rows of an embedding with `rows` rows.
     fn of(path: &Path, inner: Inner, prefix: Vec<u32>, rows: usize) -> Result<Self, ModelError> {
+        if let Some(id) = prefix.iter().find(|id| **id as usize >= rows) {
+            return Err(ModelError::refused(
+                path,
+                format!("token {id} stands before every prompt"),
+                format!("the embedding has {rows} rows"),
+            ));
+        }
         let vocabulary = inner.get_vocab(true);
         let last = vocabulary.iter().max_by_key(|(_, id)| **id);
         if let Some((token, id)) = last.filter(|(_, id)| **id as usize >= rows) {

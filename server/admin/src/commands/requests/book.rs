@@ -12,8 +12,8 @@ use lethe_dsr::opendsr::Status;
 use lethe_dsr::salted;
 use serde::{Deserialize, Serialize};
 
-use super::Reference;
 use super::book_key::BookKey;
+use super::{Reference, used_before};
 
 /// Largest book, in bytes: a million requests.
 const LONGEST: u64 = 1 << 30;
@@ -183,10 +183,7 @@ impl Book {
     /// Refuses an id that was used for somebody else.
     pub(crate) fn check(&self, booked: &Booked, subject: &str) -> anyhow::Result<()> {
         if !booked.about.is(&self.key, subject) {
-            bail!(
-                "{} was used for another person before: ids are never used twice",
-                booked.reference.id
-            );
+            return Err(used_before(&booked.reference.id));
         }
         Ok(())
     }

@@ -56,6 +56,33 @@ impl Reference {
     }
 }
 
+/// A request that cannot be done as it was asked, with the HTTP status of its answer.
+#[derive(Debug)]
+pub(crate) struct NotAsAsked {
+    pub(crate) code: u16,
+    /// Which case it is: one word.
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl std::fmt::Display for NotAsAsked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for NotAsAsked {}
+
+/// An id that was used for somebody else.
+pub(crate) fn used_before(id: &str) -> anyhow::Error {
+    NotAsAsked {
+        code: 400,
+        reason: "RequestIdReused",
+        message: format!("{id} was used for another person before: ids are never used twice"),
+    }
+    .into()
+}
+
 /// How answers are signed.
 #[derive(clap::Args)]
 pub(crate) struct Signing {
@@ -182,7 +209,12 @@ pub(crate) async fn find(
     let mut found = all.values().filter(fits);
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one.clone()),
-        (None, _) => bail!("no request {id} was received"),
+        (None, _) => Err(NotAsAsked {
+            code: 404,
+            reason: "UnknownRequest",
+            message: format!("no request {id} was received"),
+        }
+        .into()),
         _ => bail!("several controllers have a request {id}: name one with --controller"),
     }
 }
@@ -208,10 +240,7 @@ pub(crate) async fn submit(
         .filter(|f| f.status.is_some())
     {
         if found.subject.as_ref().is_some_and(|s| *s != subject) {
-            bail!(
-                "{} was used for another person before: ids are never used twice",
-                reference.id
-            );
+            return Err(used_before(&reference.id));
         }
         if !known.contains_key(&key) {
             // A crash came between the coordinator's answer and the book, or another operator took

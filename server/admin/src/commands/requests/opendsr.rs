@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use lethe_dsr::opendsr::{Cancelled, Discovery, Request, Signed, Status, StatusBody};
+use lethe_dsr::DsrError;
+use lethe_dsr::opendsr::{Cancelled, Discovery, ErrorBody, Request, Signed, Status, StatusBody};
 use lethe_proto::admin::{AdminReply, AdminRequest};
 
 use super::book::Book;
-use super::{Reference, Signing, callbacks, cancelled, deliver, find, submit};
+use super::{NotAsAsked, Reference, Signing, callbacks, cancelled, deliver, find, submit};
 use crate::desk::Desk;
+use crate::output::Output;
 use crate::when::now;
 
 #[derive(clap::Args)]
@@ -20,7 +22,8 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Take a request; writes the answer for status 201, with its headers, as JSON.
+    /// Take a request; writes the answer for status 201, with its headers, as JSON. For a request
+    /// that is at fault it is the error object of the specification, whose `code` is the status.
     Receive(Receive),
     /// The signed status of a request.
     Status(Which),
@@ -81,12 +84,18 @@ struct About {
     certificate: String,
 }
 
-pub(crate) async fn run(args: &Args, home: &Path, desk: &Desk) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    args: &Args,
+    home: &Path,
+    desk: &Desk,
+    out: &Output,
+) -> anyhow::Result<ExitCode> {
     let book = Book::of(home)?;
+    let json = out.json;
     match &args.what {
-        What::Receive(r) => receive(r, desk, &book).await,
-        What::Status(w) => status(w, desk, &book).await,
-        What::Cancel(w) => cancel(w, home, desk, &book).await,
+        What::Receive(r) => answered(receive(r, desk, &book).await, r.out.as_ref(), json),
+        What::Status(w) => answered(status(w, desk, &book).await, w.out.as_ref(), json),
+        What::Cancel(w) => answered(cancel(w, home, desk, &book).await, w.out.as_ref(), json),
         What::Callbacks(c) => callbacks::run(c, home, desk, &book).await,
         What::Discovery(a) => {
             let body = Discovery::new(&a.identity_type, &a.certificate);
@@ -94,6 +103,40 @@ pub(crate) async fn run(args: &Args, home: &Path, desk: &Desk) -> anyhow::Result
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// What is said of a request that is at fault, instead of an answer.
+fn fault(e: &anyhow::Error) -> Option<ErrorBody> {
+    let of_request = |c: &(dyn std::error::Error + 'static)| {
+        c.downcast_ref::<DsrError>().and_then(ErrorBody::of)
+    };
+    e.chain().find_map(of_request).or_else(|| {
+        let found = e.chain().find_map(|c| c.downcast_ref::<NotAsAsked>());
+        found.map(|n| ErrorBody::new(n.code, n.reason, &n.message))
+    })
+}
+
+/// Writes the error object of a request that is at fault: into the file that was asked for, and on
+/// standard output with `--json`, or where there is no file. Other errors are this installation's
+/// own, and nobody is answered.
+fn answered(
+    done: anyhow::Result<ExitCode>,
+    out: Option<&PathBuf>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let Err(e) = done else {
+        return done;
+    };
+    if let Some(body) = fault(&e) {
+        let text = serde_json::to_string_pretty(&body)?;
+        if out.is_some() {
+            deliver(&text, out)?;
+        }
+        if json || out.is_none() {
+            deliver(&text, None)?;
+        }
+    }
+    Err(e)
 }
 
 fn write(signed: &Signed, out: Option<&PathBuf>) -> anyhow::Result<ExitCode> {
@@ -155,10 +198,17 @@ async fn cancel(w: &Which, home: &Path, desk: &Desk, book: &Book) -> anyhow::Res
             }
         }
         (Status::Cancelled, _) => {}
-        (status, _) => bail!(
-            "the request is {status:?}: only a pending one can be cancelled; a deletion that was \
-             accepted is executed at once"
-        ),
+        (status, _) => {
+            return Err(NotAsAsked {
+                code: 409,
+                reason: "NotPending",
+                message: format!(
+                    "the request is {status:?}: only a pending one can be cancelled; a deletion \
+                     that was accepted is executed at once"
+                ),
+            }
+            .into());
+        }
     }
     let body = Cancelled::new(&w.id, &found.reference.controller, now() as i64)?;
     write(

@@ -1,0 +1,7 @@
+//! How our programs run: what they log ([`log`]), and that they leave nothing behind when they are
+//! told to end ([`children`], [`signals`], [`files`]).
+
+pub mod children;
+pub mod files;
+pub mod log;
+pub mod signals;
