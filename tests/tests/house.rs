@@ -154,7 +154,8 @@ fn arrows_point_down() {
         "lethe-plan" | "lethe-model" | "lethe-dsr" | "lethe-unlearn" | "lethe-parts" => 1,
         "lethe-recsys" | "lethe-transport" | "lethe-recipe" | "lethe-store" | "lethe-ledger" => 2,
         "lethe-tally" => 3,
-        "lethe-coordinator" | "lethe-tallyd" | "lethe-client" | "lethe-puppet" => 4,
+        "lethe-coordinator" | "lethe-tallyd" | "lethe-witness" | "lethe-client"
+        | "lethe-puppet" => 4,
         "lethe-admin" | "lethe-cli" => 5,
         "lethe-tests" | "lethe-benches" => 6,
         other => panic!("{other} has no layer: add it here and to docs/ARCHITECTURE.md"),
@@ -164,6 +165,7 @@ fn arrows_point_down() {
         "lethe-store",
         "lethe-tally",
         "lethe-tallyd",
+        "lethe-witness",
         "lethe-plan",
         "lethe-ledger",
         "lethe-dsr",
@@ -209,6 +211,7 @@ fn libraries_are_named_in_one_place() {
         ("gemm::gemm", "shared/model/src/kernels/gemm.rs"),
         ("bincode", "shared/proto/src/codec.rs"),
         ("hpke", "shared/seal/src/envelope.rs"),
+        ("ml_dsa", "shared/receipt/src/mldsa.rs"),
     ];
     for (file, text) in sources() {
         for (library, owner) in owners {

@@ -5,6 +5,8 @@
 mod catalogue;
 #[path = "wire/epochs.rs"]
 mod epochs;
+#[path = "wire/logged.rs"]
+mod logged;
 #[path = "wire/party.rs"]
 mod party;
 
@@ -731,6 +733,7 @@ fn golden_bytes_of_every_message() {
     all_bytes(&mut now, catalogue::requests(), catalogue::replies());
     all_bytes(&mut now, people_requests(), people_replies());
     all_bytes(&mut now, epochs::requests(), epochs::replies());
+    all_bytes(&mut now, logged::requests(), logged::replies());
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden-bytes.txt");
     if std::env::var_os("LETHE_BLESS").is_some() {
         std::fs::write(file, &now).unwrap();
@@ -764,6 +767,7 @@ fn mutated_messages_never_panic() {
         catalogue::requests(),
         people_requests(),
         epochs::requests(),
+        logged::requests(),
     ];
     let valid: Vec<Vec<u8>> = all
         .iter()

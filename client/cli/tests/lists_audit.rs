@@ -116,7 +116,8 @@ fn changed(bundle: &Path, change: impl Fn(&mut Value)) -> PathBuf {
     let mut value = read(bundle);
     change(&mut value);
     let path = bundle.with_extension("changed");
-    std::fs::write(&path, value.to_string()).unwrap();
+    let changed: ListsBundle = serde_json::from_value(value).unwrap();
+    std::fs::write(&path, changed.bytes()).unwrap();
     path
 }
 

@@ -251,6 +251,10 @@ impl Worker {
                 tracing::info!("{why}; the whole snapshot is fetched");
                 self.ask_for_snapshot(None).await
             }
+            // Another one is served since it was given.
+            Err(e) if e.refusal() == Some(Refusal::StaleRelease) => {
+                self.ask_for_snapshot(held).await
+            }
             other => other,
         }
     }
@@ -283,7 +287,10 @@ impl Worker {
         let until = now_unix_s().saturating_add(i64::try_from(terms.valid_s).unwrap_or(i64::MAX));
         match (&reply.tables, &held) {
             (ServedTables::None, _) => Ok(false),
-            (ServedTables::Same, Some(held)) => self.still_valid(held, until).map(|()| false),
+            (ServedTables::Same, Some(held)) => {
+                self.held_is_logged(&held.held).await?;
+                self.still_valid(held, until).map(|()| false)
+            }
             (ServedTables::Same, None) => Err(ClientError::BadSnapshot(
                 "no tables, for a device with none".into(),
             )),
@@ -292,9 +299,15 @@ impl Worker {
                 let catalogue = self.catalogue();
                 let new = self.blocking(move || opened(reply, held, ids, &catalogue));
                 let new = new.await?;
+                self.held_is_logged(&new.held).await?;
                 self.keep_snapshot(new, &state, until).map(|()| true)
             }
         }
+    }
+
+    async fn held_is_logged(&mut self, held: &Held) -> Result<(), ClientError> {
+        let sha256 = Digest(snapshot::digest(&held.bytes));
+        self.snapshot_is_logged(held.number, sha256).await
     }
 
     /// Keeps the key at first use, unless the app pins another one, and the terms.

@@ -163,7 +163,7 @@ impl Worker {
             checkpoint,
             consistency,
         } = orders;
-        let mut local = self.local()?;
+        let local = self.local()?;
         let key = VerifierKey::parse(local.person.log_key.as_deref().unwrap_or_default())?;
         // A device that enrolled with an older version does not know whose it is.
         let named = orders
@@ -180,8 +180,8 @@ impl Worker {
             local.person.head,
             &consistency,
         )?;
-        local.person.head = Some(head);
-        local.save()?;
+        drop(local);
+        self.see(head)?;
         let items = orders.iter().flat_map(|o| o.items.clone()).collect();
         let from = orders.iter().filter_map(|o| o.from).min();
         let what = Erasure { items, from };

@@ -6,6 +6,7 @@ use lethe_proto::message::{Declined, Refusal};
 use lethe_proto::packed::PackedFormat;
 use lethe_receipt::note::NoteError;
 use lethe_receipt::order::OrderError;
+use lethe_receipt::served::ServedError;
 use lethe_recipe::RecipeError;
 use lethe_recsys::data::DataError;
 use lethe_transport::TransportError;
@@ -270,6 +271,21 @@ pub enum ClientError {
     /// The coordinator ordered to erase something, and cannot show that its log holds the order.
     #[error("an order to erase is not obeyed: {0}; tell the operator")]
     Order(#[from] OrderError),
+    /// The coordinator serves something that it cannot show to be in its log.
+    #[error("{0}; tell the operator")]
+    Served(#[from] ServedError),
+    /// The app uses only what is in the log, and this coordinator enters nothing.
+    #[error(
+        "the coordinator speaks minor version {minor}, and enters into its log what it serves from \
+         6 on: nothing of it is used (`Options::logged_only`); the operator has to update it"
+    )]
+    Unlogged {
+        /// What it speaks.
+        minor: u16,
+    },
+    /// A file is not what a device exports for an audit.
+    #[error("not an export for an audit: {0}")]
+    AuditExport(String),
     /// The log's key that this device knows does not parse.
     #[error("the log's key: {0}")]
     LogKey(#[from] NoteError),

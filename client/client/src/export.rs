@@ -70,6 +70,27 @@ impl TrainingData {
         })
     }
 
+    /// Reads what [`Self::bytes`] wrote: nothing else, down to the last byte.
+    ///
+    /// # Errors
+    /// [`ClientError::AuditExport`] says what was expected.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ClientError> {
+        let read: Self =
+            serde_json::from_slice(bytes).map_err(|e| ClientError::AuditExport(e.to_string()))?;
+        match read.bytes() == bytes {
+            true => Ok(read),
+            false => Err(ClientError::AuditExport(
+                "its bytes differ from what a device writes".into(),
+            )),
+        }
+    }
+
+    /// The file: JSON without blanks, fields in the order of declaration.
+    pub fn bytes(&self) -> Vec<u8> {
+        // Structs of strings, integers and lists do not fail to serialise.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
     /// The salted commitment that the coordinator was given; `None` when the salt is not 32 bytes,
     /// hexadecimal.
     pub fn commitment(&self) -> Option<Digest> {
@@ -84,12 +105,40 @@ mod tests {
     #[test]
     fn files_of_before_are_read() {
         let old = r#"{"salt":"00","events":[{"item":"i1","liked":true,"time":5}]}"#;
-        let read: TrainingData = serde_json::from_str(old).expect("reads");
+        let read = TrainingData::parse(old.as_bytes()).expect("reads");
         assert!(read.contributed.is_empty() && read.events.len() == 1);
         let written = serde_json::to_string(&read).expect("writes");
         assert_eq!(
             written, old,
             "and builds of before read those without contributions"
         );
+    }
+
+    /// Audit M5: what differs in a byte is refused, or is other data, which opens no commitment.
+    #[test]
+    fn no_byte_of_an_export_may_change_unnoticed() {
+        let good = TrainingData {
+            salt: Digest([7; 32]).hex(),
+            events: vec![TrainingEvent {
+                item: "i1".into(),
+                liked: true,
+                time: 5,
+            }],
+            contributed: vec![],
+        };
+        let file = good.bytes();
+        for at in 0..file.len() {
+            for flip in [1, 2, 0x20, 0x80] {
+                let mut edited = file.clone();
+                edited[at] ^= flip;
+                if let Ok(read) = TrainingData::parse(&edited) {
+                    assert_ne!(read.commitment(), good.commitment(), "byte {at} ^ {flip}");
+                }
+            }
+        }
+        for end in ["\n", " ", "{}", "\r\n"] {
+            let longer = [&file[..], end.as_bytes()].concat();
+            assert!(TrainingData::parse(&longer).is_err(), "{end:?}");
+        }
     }
 }

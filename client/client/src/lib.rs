@@ -78,6 +78,7 @@ mod history;
 mod lists;
 mod local;
 mod log;
+mod logged;
 mod masking;
 mod migrate;
 mod model;

@@ -77,7 +77,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::connect`]; [`ClientError::NoLists`]; [`ClientError::OtherListKey`],
-    /// [`ClientError::OldSnapshot`], [`ClientError::BadSnapshot`]: the tables are not used;
+    /// [`ClientError::OldSnapshot`], [`ClientError::BadSnapshot`], [`ClientError::Served`],
+    /// [`ClientError::Unlogged`]: the tables are not used;
     /// [`ClientError::WouldContributeInClear`], [`ClientError::OtherHandle`],
     /// [`ClientError::SealingDamaged`], [`ClientError::BadSealing`], [`ClientError::BadAnswer`],
     /// [`ClientError::ContributionRefused`]: the tables are, and nothing is contributed.
@@ -101,7 +102,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoModel`], [`ClientError::NoRelease`], [`ClientError::ShortHistory`],
-    /// [`ClientError::UnknownItem`]; as [`Self::connect`].
+    /// [`ClientError::UnknownItem`]; [`ClientError::Served`], [`ClientError::Unlogged`]: the
+    /// release is not used; as [`Self::connect`].
     pub async fn recommend(
         &self,
         candidates: impl IntoIterator<Item: AsRef<str>>,

@@ -30,6 +30,7 @@ pub struct Options {
     pub(crate) tally_key: Option<String>,
     pub(crate) times: TimeGranularity,
     pub(crate) masked_only: bool,
+    pub(crate) logged_only: bool,
     pub(crate) runtime: Option<Handle>,
     pub(crate) minor: u16,
     pub(crate) extensions: Vec<Extension>,
@@ -87,6 +88,7 @@ impl Options {
             tally_key: None,
             times: TimeGranularity::default(),
             masked_only: false,
+            logged_only: false,
             runtime: None,
             minor: MINOR,
             extensions: vec![],
@@ -187,6 +189,15 @@ impl Options {
     /// decides.
     pub fn masked_updates_only(mut self, only: bool) -> Self {
         self.masked_only = only;
+        self
+    }
+
+    /// Uses no release and no tables unless the coordinator shows that its log holds them. Newer
+    /// coordinators always do; without this call what an older one serves is used all the same, and
+    /// the log says so once. Set it when no coordinator of the app is older than minor version 6: a
+    /// coordinator could otherwise say that it is, and give one device what it shows nobody else.
+    pub fn logged_only(mut self, only: bool) -> Self {
+        self.logged_only = only;
         self
     }
 

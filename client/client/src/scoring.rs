@@ -16,6 +16,7 @@ use crate::epochs;
 use crate::history::{TrainingEvent, samples};
 use crate::lists::{ListSource, Listed, MAX_PAGE, Query};
 use crate::local::{Local, now_unix_s};
+use crate::logged::Given;
 use crate::person::KeptList;
 use crate::remote::RemoteMiddle;
 use crate::vault::LIST;
@@ -123,7 +124,12 @@ pub struct Scored {
 impl Worker {
     /// Fetches the current release if the client has another.
     pub(crate) async fn refresh_release(&mut self) -> Result<(), ClientError> {
-        if self.fetch_release().await? {
+        let fetched = match self.fetch_release().await {
+            // Another one is served since it was given.
+            Err(e) if e.refusal() == Some(Refusal::StaleRelease) => self.fetch_release().await?,
+            other => other?,
+        };
+        if fetched {
             return Ok(());
         }
         // It is of an epoch with another recipe: a part of the old one that has the same bytes
@@ -200,6 +206,13 @@ impl Worker {
                 adapters.push(adapter);
                 digests.push(digest);
             }
+            let given = Given {
+                release: info.release,
+                epoch,
+                recipe: &recipe,
+                parts: &digests,
+            };
+            self.release_is_logged(&given).await?;
             (self.release.adapters, self.release.digests) = (adapters, digests);
             self.release.number = info.release;
             self.release.recipe = recipe.digest();

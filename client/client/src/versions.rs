@@ -233,6 +233,9 @@ impl Worker {
         let Some(next) = self.blocking(check).await? else {
             return self.learn_versions_of(epochs);
         };
+        let manifest = Manifest::open(&next.note, &VerifierKey::parse(&next.key)?);
+        let manifest = manifest.map_err(|e| ClientError::BadCatalogue(e.to_string()))?;
+        self.catalogue_is_logged(&manifest).await?;
         let catalogue = next.catalogue.clone();
         tracing::info!(version = next.versions.newest(), "a newer catalogue");
         let mut local = self.local()?;

@@ -114,6 +114,8 @@ pub(crate) struct Worker {
     pub(crate) follow_at: i64,
     /// The catalogue of the epoch that was asked for last, and the digest of its version.
     pub(crate) of_epoch: Option<(Digest, Arc<Catalogue>)>,
+    /// It was said that the coordinator's log does not hold what it serves.
+    pub(crate) said_unlogged: bool,
 }
 
 impl Worker {
@@ -133,6 +135,7 @@ impl Worker {
             heard: None,
             follow_at: 0,
             of_epoch: None,
+            said_unlogged: false,
         }
     }
 

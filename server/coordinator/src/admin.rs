@@ -237,6 +237,7 @@ impl Coordinator {
         let now = shell.clock.now();
         let at = admin::receipt_at(&shell.state(), id, now)?;
         let content = shell.values().get(&at)?;
+        let content = content.map(|issued| shell.evidence().with_witnesses(issued));
         admin::receipt(id, content.as_deref())
     }
 

@@ -70,6 +70,9 @@ pub struct ServerConfig {
     /// Name of the transparency log, as it appears in checkpoints.
     #[serde(default = "default_log_name")]
     pub log_name: String,
+    /// Witnesses of the transparency log.
+    #[serde(default)]
+    pub log: LogConfig,
     /// Who holds what people contribute to the sums of the lists: `off`, `embedded` or `tally`. In
     /// mode `embedded` this server holds and computes with histories.
     #[serde(default)]
@@ -99,6 +102,32 @@ pub struct ServerConfig {
     /// Recipe of the first epoch; see `lethe_recipe::Recipe`.
     #[serde(default)]
     pub recipe: toml::Table,
+}
+
+/// The table `[log]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// Policy file (C2SP tlog-policy) with the log's key, and witnesses with their addresses: they
+    /// are asked to sign each new head. Absent: nobody is.
+    #[serde(default)]
+    pub policy: Option<PathBuf>,
+    /// Seconds between two heads that are shown to witnesses, 1 at least.
+    #[serde(default = "default_cosign")]
+    pub cosign_s: u64,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            policy: None,
+            cosign_s: default_cosign(),
+        }
+    }
+}
+
+fn default_cosign() -> u64 {
+    5
 }
 
 /// The table `[roll]`.

@@ -36,6 +36,7 @@ use crate::quota::{InWork, Paces, Shares, enough, is_heavy};
 use crate::rounds::internal;
 use crate::shell::{BaseModel, Clock, Kit, Opening, Shell, Told, over_quic};
 use crate::waiters::Waiters;
+use crate::witnesses::{self, Witnesses};
 
 /// A running coordinator; cloning shares it.
 #[derive(Clone)]
@@ -63,6 +64,8 @@ struct Inner {
     longest_update: AtomicUsize,
     /// Longest activations.
     longest_pass: AtomicUsize,
+    /// Whoever asks witnesses; none: there is no policy.
+    witnesses: Option<Arc<Witnesses>>,
 }
 
 impl std::fmt::Debug for Coordinator {
@@ -108,6 +111,13 @@ impl Coordinator {
         let authority = Authority::restore(foundation.authority)?;
         let threads = |source| CoordinatorError::Threads { source };
         drop(source);
+        let witnesses = match witnesses::policy(&config.log, &shell.log_key)? {
+            None => None,
+            Some(policy) => {
+                shell.evidence().recall_cosigned(&policy)?;
+                Some(Arc::new(Witnesses::new(&config.log, &policy)?))
+            }
+        };
         let middle = MiddleHost::new(config.passes, config.tapes);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut failed = None;
@@ -155,6 +165,7 @@ impl Coordinator {
                 activation_bytes: AtomicU64::new(0),
                 longest_update: AtomicUsize::new(0),
                 longest_pass: AtomicUsize::new(0),
+                witnesses,
                 config,
                 key_disks,
             }
@@ -197,6 +208,17 @@ impl Coordinator {
                         if let Some(lists) = &shell.lists {
                             lists.look_after(&shell);
                         }
+                    })
+                })?;
+        }
+        if let Some(witnesses) = &self.0.witnesses {
+            let witnesses = witnesses.clone();
+            let shell = self.0.shell.clone();
+            std::thread::Builder::new()
+                .name("lethe-witnesses".into())
+                .spawn(move || {
+                    fatal::guarded("the thread that asks witnesses", || {
+                        witnesses.look_after(&shell);
                     })
                 })?;
         }
@@ -299,6 +321,9 @@ impl Coordinator {
         self.0.shell.jobs.end();
         if let Some(lists) = &self.0.shell.lists {
             lists.end();
+        }
+        if let Some(witnesses) = &self.0.witnesses {
+            witnesses.end();
         }
     }
 

@@ -48,6 +48,11 @@ pub enum CoordinatorError {
         addr: std::net::SocketAddr,
         source: std::io::Error,
     },
+    #[error("the policy of witnesses, {}: {why}", path.display())]
+    Policy {
+        path: std::path::PathBuf,
+        why: String,
+    },
     #[error("a thread cannot be started: {source}; raise the limit on processes")]
     Threads { source: std::io::Error },
     #[error("cannot read the model to identify it: {0}")]

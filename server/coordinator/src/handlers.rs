@@ -226,6 +226,10 @@ impl Coordinator {
                 let standing = self.shell().state().standing(&device.certificate)?;
                 Ok(Reply::Standing(standing))
             }
+            Request::Logged { of, seen } => {
+                let this = self.clone();
+                aside(move || this.shell().proven(of, seen).map(Reply::Logged)).await
+            }
             Request::Watch { lists } => Ok(Reply::Watched(self.watch(&device, lists).await?)),
             Request::Enrol { .. }
             | Request::Renew { .. }

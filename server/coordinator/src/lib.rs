@@ -41,6 +41,7 @@ mod shell;
 mod slots;
 mod terms;
 mod waiters;
+mod witnesses;
 #[cfg(any(test, feature = "simulation"))]
 pub use shell::year;
 

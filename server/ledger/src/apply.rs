@@ -154,6 +154,14 @@ fn apply_public(state: &mut State, event: &Event) {
                 c.quarantined.remove(shard);
             });
         }
+        Event::ReleaseLogged { part } => {
+            state.logged.release = Some(part.clone());
+            state.touch(SliceId::Logged);
+        }
+        Event::SnapshotLogged { part } => {
+            state.logged.snapshot = Some(part.clone());
+            state.touch(SliceId::Logged);
+        }
         Event::ReplayScoped { .. } | Event::StageReplayed { .. } | Event::StageUnproven { .. } => {
             proofs::apply_proof(state, event);
         }

@@ -11,7 +11,7 @@ use crate::event::StoredUpdate;
 use crate::ids::{
     CatalogueVersion, Contributor, EpochNo, Fresh, Owner, RunKey, ShardKey, StageKey, ValueRef,
 };
-use crate::state::{Deletion, ListsLeft, LogHead, SnapshotRef};
+use crate::state::{Deletion, ListsLeft, LogHead, LoggedPart, SnapshotRef};
 use crate::terms::{Rules, Terms};
 
 /// Plans of one request, one per epoch.
@@ -365,6 +365,16 @@ pub enum Command {
         shard: ShardKey,
         by: Digest,
         fresh: Fresh,
+    },
+    /// The log holds this release.
+    ReleaseLogged {
+        part: LoggedPart,
+        head: LogHead,
+    },
+    /// The log holds this snapshot of the lists' tables.
+    SnapshotLogged {
+        part: LoggedPart,
+        head: LogHead,
     },
 }
 

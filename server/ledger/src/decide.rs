@@ -16,6 +16,7 @@ mod execution;
 mod holds;
 mod identities;
 mod lists;
+mod logged;
 mod policy;
 mod proofs;
 mod replays;
@@ -125,6 +126,9 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
         }
         Command::HoldShard { shard, by, fresh } => holds::hold(state, shard, by, fresh, now),
         Command::ReleaseShard { shard, by, fresh } => holds::release(state, shard, by, fresh, now),
+        Command::ReleaseLogged { .. } | Command::SnapshotLogged { .. } => {
+            logged::decide(state, command)
+        }
         Command::ReplayFailed { shard, why } => Ok(replays::fail(state, shard, why, now)),
     }
 }

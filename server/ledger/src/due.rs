@@ -57,6 +57,9 @@ pub enum Duty {
     Finish(u64),
     /// Make the receipt of `State::receipt_parts`, then `Command::ReceiptIssued`.
     IssueReceipt(u64),
+    /// Enter `State::release_statement` into the log unless it is there, then
+    /// `Command::ReleaseLogged`. Until then nothing is served.
+    LogRelease(u64),
 }
 
 /// Everything that is due now.
@@ -89,6 +92,7 @@ pub fn due(state: &State, now: Now) -> Vec<Duty> {
             }
         }
     }
+    out.extend(state.release_to_log().map(Duty::LogRelease));
     if state.has_invitations_to_note(now) {
         out.push(Duty::NoteInvitations);
     }

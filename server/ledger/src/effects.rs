@@ -107,6 +107,8 @@ pub fn effects(state_after: &State, event: &Event, out: &mut Effects) {
         Event::EpochFounded { .. }
         | Event::EpochBegan { .. }
         | Event::Released { .. }
+        | Event::ReleaseLogged { .. }
+        | Event::SnapshotLogged { .. }
         | Event::Excluded { .. } => {
             out.wake.everybody = true;
         }

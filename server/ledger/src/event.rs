@@ -13,8 +13,8 @@ use crate::ids::{
 };
 use crate::state::{
     Action, CatalogueRecord, Checkpoint, Deletion, Epoch, Execution, Kept, Life, ListsLeft,
-    LogHead, Moving, Numbers, Operator, Partition, PendingErase, Person, Place, ProposalRecord,
-    Release, RemovedRecord, RolledShard, RoundSum, ShardHold, SnapshotRef, Step,
+    LogHead, LoggedPart, Moving, Numbers, Operator, Partition, PendingErase, Person, Place,
+    ProposalRecord, Release, RemovedRecord, RolledShard, RoundSum, ShardHold, SnapshotRef, Step,
 };
 
 /// An update whose value is stored with this event.
@@ -400,6 +400,12 @@ pub enum Event {
     InvitationCounted { by: Digest },
     /// The log is to hold how many, from an entry that was made at this uptime on.
     InvitationsNoted { by: Digest, at: u64 },
+
+    // Public.
+    /// The log holds a release: devices may be given it.
+    ReleaseLogged { part: LoggedPart },
+    /// The log holds a snapshot of the lists' tables: devices may be given it.
+    SnapshotLogged { part: LoggedPart },
 }
 
 /// A statement in an event.

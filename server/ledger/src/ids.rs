@@ -150,6 +150,8 @@ pub enum SliceId {
     Proof(ShardKey),
     /// That a shard waits for an operator.
     Hold(ShardKey),
+    /// What the log holds of what is served.
+    Logged,
 }
 
 impl SliceId {
@@ -165,7 +167,8 @@ impl SliceId {
             | Self::Catalogue(_)
             | Self::Lifted(_)
             | Self::Proof(_)
-            | Self::Hold(_) => Owner::Public,
+            | Self::Hold(_)
+            | Self::Logged => Owner::Public,
             Self::Person(s) => Owner::Person(s.clone()),
             Self::Stage(k) => Owner::Stage(*k),
             Self::Deletion(id) => Owner::Deletion(*id),

@@ -199,7 +199,7 @@ impl State {
     pub fn validation_due(&self, subject: &SubjectId) -> Option<Work> {
         let profile = self.profile(subject);
         let unused = profile.is_some_and(|r| r.erase.is_some() || r.restricted);
-        let (no, release) = self.current_release()?;
+        let (no, release) = self.served_release()?;
         // Who has nothing to train on has nothing to measure with either.
         let place = profile.and_then(|p| p.places.get(&release.epoch));
         let unused = unused || place.is_none_or(|p| p.samples == 0);
@@ -262,7 +262,7 @@ impl State {
     /// Whether all people have measured what is served, but for those none of whose devices can.
     pub fn validated(&self) -> bool {
         let mut joined = self.people.iter().filter(|(_, p)| p.profile.is_some());
-        self.current_release().is_some()
+        self.served_release().is_some()
             && joined.all(|(s, person)| {
                 self.validation_due(s).is_none()
                     || person.devices.keys().all(|d| self.measures_nothing(d))

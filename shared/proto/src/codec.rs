@@ -41,6 +41,8 @@ pub const TALLY: u16 = 22;
 pub const STANDING: u16 = 29;
 /// Type of [`Request::OrdersSince`].
 pub const ORDERS_SINCE: u16 = 30;
+/// Type of [`Request::Logged`].
+pub const LOGGED: u16 = 31;
 const BINCODE: u8 = 1;
 
 /// Why bytes are not a message.
@@ -161,6 +163,7 @@ fn request_kind(r: &Request) -> u16 {
         Request::Catalogue { .. } => 28,
         Request::Standing => STANDING,
         Request::OrdersSince { .. } => ORDERS_SINCE,
+        Request::Logged { .. } => LOGGED,
     }
 }
 
@@ -188,6 +191,7 @@ fn reply_kind(r: &Reply) -> u16 {
         Reply::Served(_) => 120,
         Reply::Catalogue(_) => 121,
         Reply::Standing(_) => 122,
+        Reply::Logged(_) => 123,
     }
 }
 
@@ -196,12 +200,14 @@ pub fn limit(kind: u16) -> Option<usize> {
     match kind {
         1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 23..=28 => Some(MAX_SMALL),
         101 | 103 | 106 | 108 | 110 | 114 | 115 | 118 => Some(MAX_SMALL),
-        STANDING | ORDERS_SINCE | 122 => Some(MAX_SMALL),
+        STANDING | ORDERS_SINCE | LOGGED | 122 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
         7 | 104 | 107 | 112 | 113 | 119 | 120 => Some(MAX_ADAPTER),
         // Several contributions to the tally; its tables, with what leads to them from before.
         TALLY => Some(16 << 20),
         116 => Some(4 * MAX_ADAPTER),
+        // A statement, and a head with the signatures of witnesses.
+        123 => Some(512 << 10),
         12 | 16 => Some(1 << 20),
         CONTRIBUTE_SEALED => Some(MAX_ENVELOPE + MAX_SMALL),
         10 | 102 | 109 | 111 | 117 | 121 => Some(4 << 20),

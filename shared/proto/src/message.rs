@@ -2,6 +2,7 @@
 
 use lethe_receipt::merkle::Hash;
 pub use lethe_receipt::order::EraseOrder;
+pub use lethe_receipt::served::Proven;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminReply, AdminRequest};
@@ -210,6 +211,24 @@ pub enum Request {
         /// As in [`Request::Orders`].
         seen: u64,
     },
+    /// Asks for the proof that the log holds something that is served. From minor version 6 on.
+    Logged {
+        /// What.
+        of: ServedPart,
+        /// As in [`Request::Orders`].
+        seen: u64,
+    },
+}
+
+/// Something that devices are given to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServedPart {
+    /// The release of this number.
+    Release(u64),
+    /// The snapshot of this number.
+    Snapshot(u64),
+    /// The version of the catalogue of this number; the statement is its manifest's text.
+    Catalogue(u32),
 }
 
 /// What a device did with an order to erase.
@@ -357,6 +376,8 @@ pub enum Reply {
     Catalogue(CatalogueReply),
     /// Answer to [`Request::Standing`].
     Standing(crate::people::Standing),
+    /// Answer to [`Request::Logged`].
+    Logged(Proven),
 }
 
 /// What a client checks before it erases anything.

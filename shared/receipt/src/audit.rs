@@ -1,16 +1,19 @@
 //! What an auditor needs to train a shard again on another machine and compare every byte. It names
 //! nobody: people are keys of records, in the coordinator's order; their data comes from their
-//! devices, by those who agree.
+//! devices, by those who agree. The log's key signs all of it: what the records and the log's entry
+//! do not fix (rounds, adapter, engine) is what the operator said, and nobody else.
 
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
-use crate::hex::unhex32;
-use crate::note::VerifierKey;
+use crate::hex::{hex, unhex32};
+use crate::note::{NoteError, SignedNote, Signer, VerifierKey, open_note};
 use crate::receipt::{Logged, VerifyError, check_logged};
 use crate::records::Records;
+use crate::statement::canonical;
 
-/// Version of the format.
-pub const VERSION: u32 = 1;
+/// Version of the format. Version 1 was not signed as a whole, and is refused.
+pub const VERSION: u32 = 2;
 /// Largest bundle that is read, in bytes.
 pub const MAX_BUNDLE: usize = 4 << 20;
 
@@ -75,11 +78,37 @@ pub struct Bundle {
     /// The version of the catalogue; none where no version was ever applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catalogue: Option<CatalogueOf>,
+    /// Note of the log's key about the SHA-256 of this bundle with an empty string in this place.
+    /// None in version 1.
+    #[serde(default)]
+    pub signed: String,
 }
 
 impl Bundle {
-    /// Reads a bundle and checks that the log, under this key, committed to exactly these records
-    /// before training.
+    /// The text that is signed.
+    fn text(&self) -> String {
+        let unsigned = Self {
+            signed: String::new(),
+            ..self.clone()
+        };
+        let sha256 = hex(digest(&SHA256, &canonical(&unsigned)).as_ref());
+        format!("lethe audit bundle {VERSION}\nsha256 {sha256}\n")
+    }
+
+    /// The bundle with the log's signature.
+    ///
+    /// # Errors
+    /// [`NoteError`] for a signer whose name is the first line.
+    pub fn signed_by(self, signer: &Signer) -> Result<Self, NoteError> {
+        let signed = signer.note(&self.text())?;
+        Ok(Self { signed, ..self })
+    }
+
+    /// Reads a bundle and checks that the log, under this key, has signed all of it, and committed
+    /// to exactly these records before training. The bytes must be exactly as issued.
+    ///
+    /// # Errors
+    /// [`VerifyError`].
     pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Self, VerifyError> {
         if bytes.len() > MAX_BUNDLE {
             return Err(VerifyError::Format(format!(
@@ -91,10 +120,22 @@ impl Bundle {
             serde_json::from_slice(bytes).map_err(|e| VerifyError::Format(e.to_string()))?;
         if b.version != VERSION {
             return Err(VerifyError::Format(format!(
-                "version {}, this build knows {VERSION}",
+                "version {}, this build knows {VERSION}: `lethe-admin export-audit` of this \
+                 version makes one",
                 b.version
             )));
         }
+        if canonical(&b) != bytes {
+            return Err(VerifyError::Format(
+                "its bytes differ from the canonical form".into(),
+            ));
+        }
+        if open_note(&b.signed, key)? != b.text() {
+            return Err(VerifyError::Format(
+                "the log's key has signed another bundle".into(),
+            ));
+        }
+        SignedNote::parse(&b.checkpoint)?.only(&[key])?;
         let shard = b.training.training.shard;
         let bad = |why| VerifyError::Records { shard, why };
         let root = check_logged(&b.training, &b.checkpoint, key)?;
@@ -139,11 +180,9 @@ impl Bundle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hex::hex;
     use crate::merkle::Tree;
-    use crate::note::Signer;
     use crate::receipt::logged;
-    use crate::statement::{Kind, Training, canonical, entry};
+    use crate::statement::{Kind, Training, entry};
 
     fn bundle() -> (Bundle, VerifierKey) {
         let member = |i: u8| Member {
@@ -184,7 +223,9 @@ mod tests {
             engine: "e".into(),
             checkpoint: signer.checkpoint(tree.len(), &tree.root()),
             catalogue: None,
+            signed: String::new(),
         };
+        let b = b.signed_by(&signer).expect("signs");
         (b, signer.verifier().clone())
     }
 
@@ -193,7 +234,12 @@ mod tests {
         let (good, key) = bundle();
         let verify = |b: &Bundle| Bundle::verify(&canonical(b), &key);
         assert_eq!(verify(&good).expect("verifies"), good);
-        let changes: [&dyn Fn(&mut Bundle); 9] = [
+        // Who has the key can sign what does not fit; everybody else can change nothing.
+        let signer = Signer::from_seed("log", &[7; 32]).expect("a signer");
+        let changes: [&dyn Fn(&mut Bundle); 12] = [
+            &|b| b.adapter = hex(&[6; 32]),
+            &|b| b.engine = "another".into(),
+            &|b| b.recipe = "{ }".into(),
             &|b| b.members[0].data = hex(&[0; 32]),
             &|b| drop(b.members.pop()),
             &|b| b.training.training.count = 2,
@@ -208,6 +254,8 @@ mod tests {
             let mut b = good.clone();
             change(&mut b);
             assert!(verify(&b).is_err(), "change {i}");
+            let signed = b.signed_by(&signer).expect("signs");
+            assert_eq!(verify(&signed).is_ok(), i < 3, "change {i}, signed");
         }
         let other = Signer::from_seed("log", &[8; 32]).expect("a signer");
         assert!(Bundle::verify(&canonical(&good), other.verifier()).is_err());

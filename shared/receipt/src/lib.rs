@@ -8,9 +8,11 @@
 //! statement, proofs that it and the commitments before and after are in the log, that the person's
 //! record was trained on before and is not now, and the signed checkpoint. [`receipt::verify`]
 //! works offline with the log's public key alone and fails on any altered byte; [`report`] says in
-//! words what that proves and what not. [`snapshot`] is what is signed about the tables that
-//! devices rank with; [`lists_audit`] is what folds the sums behind them again. The program
-//! `lethe-verify` is this crate and nothing else.
+//! words what that proves and what not. Before anything is served, the log holds what devices are
+//! to use ([`served`]). A [`policy`] says which witnesses have to have signed a head, and [`proof`]
+//! is a proof of inclusion as other tools of transparency logs read it. [`snapshot`] is what is
+//! signed about the tables that devices rank with; [`lists_audit`] is what folds the sums behind
+//! them again. The program `lethe-verify` is this crate and nothing else.
 //!
 //! ```
 //! use lethe_receipt::merkle::{Tree, verify_inclusion};
@@ -21,16 +23,21 @@
 //! ```
 
 pub mod audit;
+pub mod head;
 pub mod hex;
 pub mod lists_audit;
 pub mod manifest;
 pub mod merkle;
+mod mldsa;
 pub mod note;
 pub mod order;
+pub mod policy;
+pub mod proof;
 pub mod receipt;
 pub mod records;
 pub mod report;
 pub mod sealing;
+pub mod served;
 pub mod snapshot;
 pub mod statement;
 pub mod tiles;

@@ -110,19 +110,31 @@ impl Tree {
     /// Proof that the tree of the first `size` entries is a prefix of this one (RFC 6962, section
     /// 2.1.2).
     pub fn consistency(&self, size: u64) -> Option<Vec<Hash>> {
+        self.consistency_of(size, self.len())
+    }
+
+    /// The same for the trees of the first `old` and the first `size` entries.
+    pub fn consistency_of(&self, old: u64, size: u64) -> Option<Vec<Hash>> {
         let size = self.within(size)?;
+        let old = self.within(old).filter(|old| *old <= size)?;
         let mut path = vec![];
-        if size > 0 && size < self.leaves().len() {
-            self.subproof(0, self.leaves().len(), size, &mut path);
+        if old > 0 && old < size {
+            self.subproof(0, size, old, &mut path);
         }
         Some(path)
     }
 
     /// Audit path of an entry in the whole tree.
     pub fn inclusion(&self, index: u64) -> Option<Vec<Hash>> {
-        let index = self.within(index).filter(|i| *i < self.leaves().len())?;
+        self.inclusion_of(index, self.len())
+    }
+
+    /// The same in the tree of the first `size` entries.
+    pub fn inclusion_of(&self, index: u64, size: u64) -> Option<Vec<Hash>> {
+        let size = self.within(size)?;
+        let index = self.within(index).filter(|i| *i < size)?;
         let mut path = vec![];
-        self.audit_path(0, self.leaves().len(), index, &mut path);
+        self.audit_path(0, size, index, &mut path);
         Some(path)
     }
 
@@ -345,6 +357,11 @@ mod tests {
                 assert_eq!(grown.root_of(m), Some(first));
                 assert_eq!(grown.first(m).root(), first);
                 assert_eq!(grown.first(m).len(), m);
+                for old in 0..=m {
+                    let alone = grown.first(m);
+                    assert_eq!(grown.consistency_of(old, m), alone.consistency(old));
+                    assert_eq!(grown.inclusion_of(old, m), alone.inclusion(old));
+                }
             }
             assert_eq!(grown.root_of(n + 1), None);
             assert_eq!(grown.first(n + 1), grown);

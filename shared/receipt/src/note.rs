@@ -1,4 +1,8 @@
-//! Signed notes and checkpoints in the C2SP formats (signed-note and tlog-checkpoint), Ed25519.
+//! Signed notes and checkpoints in the C2SP formats (signed-note and tlog-checkpoint).
+//!
+//! A note has one form: what is not of it is refused, down to the last byte. Signatures of keys
+//! that nobody asked for are skipped, as the specification demands; whoever needs every byte
+//! checked asks for all keys ([`SignedNote::only`]).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -20,68 +24,127 @@ pub enum NoteError {
     /// No signature by the given key.
     #[error("the checkpoint carries no valid signature of {0}")]
     Signature(String),
+    /// This build does not verify signatures of this kind.
+    #[error(
+        "the key of {0} signs with ML-DSA-44, which this build does not verify: use `lethe-verify`"
+    )]
+    Algorithm(String),
+    /// A signature of a key that nobody named.
+    #[error("it carries a signature of {0}, whose key is not known here")]
+    Unknown(String),
 }
 
-/// Signature types of C2SP signed-note: Ed25519, and timestamped Ed25519 cosignatures of witnesses.
-const ED25519_NOTE: u8 = 1;
-const COSIGNATURE: u8 = 4;
+/// Most signatures of a note: the log, and the most witnesses of a policy.
+pub const MOST_SIGNATURES: usize = 65;
+/// Longest note that is read, in bytes.
+pub const MAX_NOTE: usize = 1 << 20;
+
+/// How a key signs: the signature types of C2SP signed-note that are known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Ed25519 over the text: a log, or a tally.
+    Ed25519,
+    /// Ed25519 with a time: a witness.
+    Cosignature,
+    /// ML-DSA-44 with a time: a witness.
+    MlDsa44,
+}
+
+impl Algorithm {
+    fn of(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Ed25519),
+            4 => Some(Self::Cosignature),
+            6 => Some(Self::MlDsa44),
+            _ => None,
+        }
+    }
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Ed25519 => 1,
+            Self::Cosignature => 4,
+            Self::MlDsa44 => 6,
+        }
+    }
+
+    /// Length of a public key, in bytes.
+    fn key_len(self) -> usize {
+        match self {
+            Self::Ed25519 | Self::Cosignature => 32,
+            Self::MlDsa44 => 1312,
+        }
+    }
+}
 
 /// The public key of a log or of a witness: `NAME+KEYID+BASE64`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifierKey {
     name: String,
-    algorithm: u8,
-    public: [u8; 32],
+    algorithm: Algorithm,
+    public: Vec<u8>,
 }
 
 impl VerifierKey {
-    /// Parses the text form.
+    /// Parses the text form. Blanks around it do not matter; everything else does.
+    ///
+    /// # Errors
+    /// [`NoteError::Key`].
     pub fn parse(text: &str) -> Result<Self, NoteError> {
-        let mut parts = text.trim().splitn(3, '+');
-        let (name, id, key) = (parts.next(), parts.next(), parts.next());
-        let bytes = key
-            .and_then(|k| BASE64.decode(k).ok())
-            .filter(|b| b.len() == 33);
-        let bytes = bytes.filter(|b| [ED25519_NOTE, COSIGNATURE].contains(&b[0]));
-        let (Some(name), Some(id), Some(bytes)) = (name, id, bytes) else {
-            return Err(NoteError::Key);
-        };
-        let mut public = [0; 32];
-        public.copy_from_slice(&bytes[1..]);
-        let key = Self {
-            name: name.to_owned(),
-            algorithm: bytes[0],
-            public,
-        };
-        if name.is_empty() || u32::from_str_radix(id, 16) != Ok(u32::from_be_bytes(key.id())) {
-            return Err(NoteError::Key);
+        let text = text.trim_matches([' ', '\t', '\n', '\r']);
+        let mut parts = text.splitn(3, '+');
+        let name = parts.next().unwrap_or_default();
+        let key = parts.nth(1).ok_or(NoteError::Key)?;
+        let bytes = BASE64.decode(key).map_err(|_| NoteError::Key)?;
+        let (first, public) = bytes.split_first().ok_or(NoteError::Key)?;
+        let algorithm = Algorithm::of(*first).ok_or(NoteError::Key)?;
+        let key = Self::new(name, algorithm, public.to_vec())?;
+        // One key has one text.
+        if key.text() == text {
+            Ok(key)
+        } else {
+            Err(NoteError::Key)
         }
-        Ok(key)
     }
 
-    /// A witness's key.
-    pub(crate) fn cosigner(name: &str, public: [u8; 32]) -> Result<Self, NoteError> {
+    /// From its parts.
+    pub(crate) fn new(
+        name: &str,
+        algorithm: Algorithm,
+        public: Vec<u8>,
+    ) -> Result<Self, NoteError> {
         check_name(name)?;
+        if public.len() != algorithm.key_len() {
+            return Err(NoteError::Key);
+        }
         Ok(Self {
             name: name.to_owned(),
-            algorithm: COSIGNATURE,
+            algorithm,
             public,
         })
     }
 
-    pub(crate) fn public(&self) -> &[u8; 32] {
+    /// The public key.
+    pub fn public(&self) -> &[u8] {
         &self.public
     }
 
-    pub(crate) fn id(&self) -> [u8; 4] {
-        let data = [self.name.as_bytes(), b"\n", &[self.algorithm], &self.public].concat();
+    /// How it signs.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The first four bytes of the signatures of this key.
+    pub fn id(&self) -> [u8; 4] {
+        let kind = [self.algorithm.byte()];
+        let data = [self.name.as_bytes(), b"\n", &kind, &self.public].concat();
         let d = digest(&SHA256, &data);
         [d.as_ref()[0], d.as_ref()[1], d.as_ref()[2], d.as_ref()[3]]
     }
 
     /// The text form.
     pub fn text(&self) -> String {
-        let key = [&[self.algorithm][..], &self.public].concat();
+        let key = [&[self.algorithm.byte()][..], &self.public].concat();
         format!(
             "{}+{:08x}+{}",
             self.name,
@@ -94,24 +157,141 @@ impl VerifierKey {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// Whether a line is a signature of this key, as far as its name and identifier say.
+    fn made(&self, line: &SignatureLine<'_>) -> bool {
+        line.name == self.name && line.id == self.id()
+    }
 }
 
 fn check_name(name: &str) -> Result<(), NoteError> {
-    if name.is_empty() || name.contains(['+', ' ', '\n']) {
+    let bad = |c: char| c == '+' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.contains(bad) {
         Err(NoteError::Key)
     } else {
         Ok(())
     }
 }
 
-/// The decoded signatures under `name` in a signed note.
-pub(crate) fn signatures(text: &str, name: &str) -> Vec<Vec<u8>> {
-    let prefix = format!("\u{2014} {name} ");
-    let lines = text.split_once("\n\n").map_or("", |(_, s)| s).lines();
-    lines
-        .filter_map(|l| l.strip_prefix(&prefix))
-        .filter_map(|s| BASE64.decode(s).ok())
-        .collect()
+/// A signature line of a note.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignatureLine<'a> {
+    /// The line, with its line feed.
+    pub text: &'a str,
+    /// Name of the key.
+    pub name: &'a str,
+    /// Identifier of the key.
+    pub id: [u8; 4],
+    /// The signature.
+    pub signature: Vec<u8>,
+}
+
+impl<'a> SignatureLine<'a> {
+    /// Reads a line that ends with a line feed.
+    ///
+    /// # Errors
+    /// [`NoteError::Format`].
+    pub fn parse(text: &'a str) -> Result<Self, NoteError> {
+        const WRONG: NoteError =
+            NoteError::Format("a signature line is not `\u{2014} NAME BASE64` and a line feed");
+        let rest = text.strip_prefix("\u{2014} ").ok_or(WRONG)?;
+        let rest = rest.strip_suffix('\n').ok_or(WRONG)?;
+        let (name, signature) = rest.split_once(' ').ok_or(WRONG)?;
+        check_name(name).map_err(|_| WRONG)?;
+        // The engine refuses blanks, missing padding, and bits behind the last byte.
+        let bytes = BASE64.decode(signature).map_err(|_| WRONG)?;
+        let (id, signature) = bytes.split_first_chunk().ok_or(WRONG)?;
+        if signature.is_empty() {
+            return Err(WRONG);
+        }
+        Ok(Self {
+            text,
+            name,
+            id: *id,
+            signature: signature.to_vec(),
+        })
+    }
+}
+
+/// A note whose form was checked. Its signatures were not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedNote<'a> {
+    /// The text that is signed, with its last line feed.
+    pub text: &'a str,
+    /// The signatures.
+    pub signatures: Vec<SignatureLine<'a>>,
+}
+
+impl<'a> SignedNote<'a> {
+    /// Reads a note.
+    ///
+    /// # Errors
+    /// [`NoteError::Format`]: a byte of it is not as the format has it, a key has signed it twice,
+    /// or it is too long.
+    pub fn parse(note: &'a str) -> Result<Self, NoteError> {
+        if note.len() > MAX_NOTE {
+            return Err(NoteError::Format("it is too long"));
+        }
+        if note.bytes().any(|b| b < 0x20 && b != b'\n') {
+            return Err(NoteError::Format("it has control characters"));
+        }
+        // The last empty line: the text may have others.
+        let at = note
+            .rfind("\n\n")
+            .ok_or(NoteError::Format("no signature part"))?;
+        let (text, lines) = note.split_at(at + 1);
+        if text == "\n" {
+            return Err(NoteError::Format("no text"));
+        }
+        let mut signatures: Vec<SignatureLine<'a>> = vec![];
+        for line in lines[1..].split_inclusive('\n') {
+            let line = SignatureLine::parse(line)?;
+            let same = |s: &SignatureLine<'_>| s.name == line.name && s.id == line.id;
+            if signatures.iter().any(same) {
+                return Err(NoteError::Format("it has two signatures of one key"));
+            }
+            signatures.push(line);
+            if signatures.len() > MOST_SIGNATURES {
+                return Err(NoteError::Format("it has too many signatures"));
+            }
+        }
+        if signatures.is_empty() {
+            return Err(NoteError::Format("no signature"));
+        }
+        Ok(Self { text, signatures })
+    }
+
+    /// The signature of a key, if there is one. It was not verified.
+    pub fn of(&self, key: &VerifierKey) -> Option<&SignatureLine<'a>> {
+        self.signatures.iter().find(|line| key.made(line))
+    }
+
+    /// Verifies the signature of a log or a tally.
+    ///
+    /// # Errors
+    /// [`NoteError::Signature`].
+    pub fn verify(&self, key: &VerifierKey) -> Result<(), NoteError> {
+        let missing = || NoteError::Signature(key.name.clone());
+        let line = self.of(key).ok_or_else(missing)?;
+        if key.algorithm != Algorithm::Ed25519 {
+            return Err(missing());
+        }
+        UnparsedPublicKey::new(&ED25519, &key.public)
+            .verify(self.text.as_bytes(), &line.signature)
+            .map_err(|_| missing())
+    }
+
+    /// Refuses signatures of other keys than these.
+    ///
+    /// # Errors
+    /// [`NoteError::Unknown`].
+    pub fn only(&self, keys: &[&VerifierKey]) -> Result<(), NoteError> {
+        let known = |line: &SignatureLine<'_>| keys.iter().any(|key| key.made(line));
+        match self.signatures.iter().find(|line| !known(line)) {
+            None => Ok(()),
+            Some(line) => Err(NoteError::Unknown(line.name.to_owned())),
+        }
+    }
 }
 
 /// The log's private key.
@@ -124,18 +304,10 @@ pub struct Signer {
 impl Signer {
     /// From a 32-byte seed; `name` must hold no space or plus.
     pub fn from_seed(name: &str, seed: &[u8; 32]) -> Result<Self, NoteError> {
-        check_name(name)?;
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| NoteError::Key)?;
-        let mut public = [0; 32];
-        public.copy_from_slice(pair.public_key().as_ref());
-        Ok(Self {
-            pair,
-            key: VerifierKey {
-                name: name.to_owned(),
-                algorithm: ED25519_NOTE,
-                public,
-            },
-        })
+        let public = pair.public_key().as_ref().to_vec();
+        let key = VerifierKey::new(name, Algorithm::Ed25519, public)?;
+        Ok(Self { pair, key })
     }
 
     /// The public key.
@@ -165,50 +337,100 @@ impl Signer {
     }
 
     fn sign(&self, body: &str) -> String {
-        let signature = [&self.key.id()[..], self.pair.sign(body.as_bytes()).as_ref()].concat();
-        format!(
-            "{body}\n\u{2014} {} {}\n",
-            self.key.name,
-            BASE64.encode(signature)
-        )
+        let signature = self.pair.sign(body.as_bytes());
+        let line = signature_line(&self.key, signature.as_ref());
+        format!("{body}\n{line}")
     }
 }
 
-/// Verifies the signature of a note ([`Signer::note`]); returns its text.
+/// The line of a signature.
+pub(crate) fn signature_line(key: &VerifierKey, signature: &[u8]) -> String {
+    let bytes = [&key.id()[..], signature].concat();
+    format!("\u{2014} {} {}\n", key.name, BASE64.encode(bytes))
+}
+
+/// Verifies the signature of a note ([`Signer::note`]), which is the only one; returns its text.
 ///
 /// # Errors
-/// [`NoteError::Signature`] when the key has not signed it.
+/// [`NoteError::Signature`] when the key has not signed it; [`NoteError::Unknown`] when somebody
+/// else has, too; [`NoteError::Format`].
 pub fn open_note(text: &str, key: &VerifierKey) -> Result<String, NoteError> {
-    let (body, _) = text
-        .split_once("\n\n")
-        .ok_or(NoteError::Format("no signature part"))?;
-    let body = format!("{body}\n");
-    let public = UnparsedPublicKey::new(&ED25519, &key.public);
-    let valid = |s: &Vec<u8>| {
-        s.len() == 68 && s[..4] == key.id() && public.verify(body.as_bytes(), &s[4..]).is_ok()
-    };
-    if key.algorithm != ED25519_NOTE || !signatures(text, &key.name).iter().any(valid) {
-        return Err(NoteError::Signature(key.name.clone()));
-    }
-    Ok(body)
+    let note = SignedNote::parse(text)?;
+    note.verify(key)?;
+    note.only(&[key])?;
+    Ok(note.text.to_owned())
 }
 
-/// Verifies a checkpoint's signature and origin; returns its size and root.
+/// What a checkpoint says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head<'a> {
+    /// The log's name.
+    pub origin: &'a str,
+    /// Entries.
+    pub size: u64,
+    /// Root of their tree.
+    pub root: Hash,
+    /// It has more lines than these.
+    pub extended: bool,
+}
+
+impl<'a> Head<'a> {
+    /// Reads the text of a checkpoint.
+    ///
+    /// # Errors
+    /// [`NoteError::Format`].
+    pub fn parse(text: &'a str) -> Result<Self, NoteError> {
+        let mut lines = text.split_inclusive('\n');
+        let mut line = |what| {
+            let line = lines.next().and_then(|l| l.strip_suffix('\n'));
+            line.filter(|l| !l.is_empty())
+                .ok_or(NoteError::Format(what))
+        };
+        let origin = line("no origin")?;
+        let size = decimal(line("no tree size")?).ok_or(NoteError::Format("no tree size"))?;
+        let root = BASE64.decode(line("no root hash")?).ok();
+        let root = root.and_then(|b| b.try_into().ok());
+        let root = root.ok_or(NoteError::Format("no root hash"))?;
+        let mut extended = false;
+        for more in lines {
+            if more == "\n" || !more.ends_with('\n') {
+                return Err(NoteError::Format("an extension line is empty"));
+            }
+            extended = true;
+        }
+        Ok(Self {
+            origin,
+            size,
+            root,
+            extended,
+        })
+    }
+}
+
+/// A decimal number without a sign or leading zeros.
+pub(crate) fn decimal(text: &str) -> Option<u64> {
+    let plain = text == "0" || !text.starts_with('0');
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| plain && digits)
+}
+
+/// Verifies a checkpoint's signature and origin; returns its size and root. Signatures of witnesses
+/// may follow; whoever knows their keys verifies them ([`crate::witness`]).
+///
+/// # Errors
+/// [`NoteError::Signature`], [`NoteError::Format`]: its origin is another log, or it has lines that
+/// checkpoints of this kind of log do not have.
 pub fn open_checkpoint(text: &str, key: &VerifierKey) -> Result<(u64, Hash), NoteError> {
-    let body = open_note(text, key)?;
-    let mut lines = body.lines();
-    if lines.next() != Some(key.name()) {
+    let note = SignedNote::parse(text)?;
+    note.verify(key)?;
+    let head = Head::parse(note.text)?;
+    if head.origin != key.name() {
         return Err(NoteError::Format("its origin is another log"));
     }
-    let size = lines
-        .next()
-        .and_then(|l| l.parse().ok())
-        .ok_or(NoteError::Format("no tree size"))?;
-    let root = lines
-        .next()
-        .and_then(|l| BASE64.decode(l).ok())
-        .and_then(|b| b.try_into().ok());
-    Ok((size, root.ok_or(NoteError::Format("no root hash"))?))
+    if head.extended {
+        return Err(NoteError::Format("it has more than three lines"));
+    }
+    Ok((head.size, head.root))
 }
 
 #[cfg(test)]

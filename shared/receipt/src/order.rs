@@ -7,8 +7,10 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::merkle::{Hash, verify_consistency, verify_inclusion};
-use crate::note::{NoteError, VerifierKey, open_checkpoint};
+use crate::head::HeadError;
+pub use crate::head::SeenHead;
+use crate::merkle::Hash;
+use crate::note::{NoteError, VerifierKey};
 use crate::statement::{Kind, canonical, commitment, entry};
 
 /// Version of the format of orders.
@@ -73,15 +75,6 @@ pub struct EraseOrder {
     pub proof: Vec<Hash>,
 }
 
-/// A head of the log that a device has seen: number of entries and root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SeenHead {
-    /// Entries.
-    pub size: u64,
-    /// Root.
-    pub root: Hash,
-}
-
 /// Why an order is not obeyed.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum OrderError {
@@ -121,6 +114,15 @@ pub enum OrderError {
     },
 }
 
+impl From<HeadError> for OrderError {
+    fn from(e: HeadError) -> Self {
+        match e {
+            HeadError::Note(e) => Self::Head(e),
+            HeadError::OtherLog { got, seen } => Self::OtherLog { got, seen },
+        }
+    }
+}
+
 /// Checks orders for `subject` under a signed head; returns the head, for the next time.
 ///
 /// # Errors
@@ -134,16 +136,7 @@ pub fn check(
     seen: Option<SeenHead>,
     consistency: &[Hash],
 ) -> Result<SeenHead, OrderError> {
-    let (size, root) = open_checkpoint(checkpoint, key)?;
-    if let Some(seen) = seen {
-        let old = (seen.size, &seen.root);
-        if !verify_consistency(old, (size, &root), consistency) {
-            return Err(OrderError::OtherLog {
-                got: size,
-                seen: seen.size,
-            });
-        }
-    }
+    let head = SeenHead::next(seen, checkpoint, key, consistency)?;
     for o in orders {
         let deletion = o.deletion;
         if !o.subject.is_empty() && o.subject != subject {
@@ -161,11 +154,11 @@ pub fn check(
             return Err(OrderError::Kind { deletion, kind });
         }
         let order = Order::new(deletion, &o.kind, &o.salt, &o.subject, &o.items, o.from);
-        if !verify_inclusion(&order.entry(&o.salt), o.index, size, &o.proof, &root) {
+        if !head.includes(&order.entry(&o.salt), o.index, &o.proof) {
             return Err(OrderError::NotLogged { deletion });
         }
     }
-    Ok(SeenHead { size, root })
+    Ok(head)
 }
 
 #[cfg(test)]

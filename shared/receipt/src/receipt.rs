@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::hex::{hex, unhex32};
 use crate::merkle::{Hash, Tree, verify_inclusion};
-use crate::note::{NoteError, Signer, VerifierKey, open_checkpoint};
+use crate::note::{Algorithm, NoteError, SignedNote, Signer, VerifierKey, open_checkpoint};
 use crate::records::{Leaf, record_key, verify_absent};
 use crate::snapshot::SnapshotStatement;
 use crate::statement::{
@@ -16,6 +16,7 @@ use crate::statement::{
     entry,
 };
 use crate::vouch::{SnapshotName, VouchStatement};
+use crate::witness::time_of;
 
 /// Largest receipt that is read.
 pub const MAX_RECEIPT: usize = 4 << 20;
@@ -127,6 +128,11 @@ pub struct Receipt {
     /// have spent. None: there is no noise.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub noise: Option<String>,
+    /// Keys of the witnesses whose signatures the head carries (verifier key text), in the order of
+    /// the signatures: so every byte of the receipt is checked. Whether these witnesses are to be
+    /// trusted a policy says ([`crate::policy`]). Empty: none has signed.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub witnesses: Vec<String>,
 }
 
 /// What whoever holds the sums has signed, for a receipt.
@@ -194,10 +200,47 @@ pub fn issue(
         checkpoint: signer.checkpoint(tree.len(), &tree.root()),
         tally: tally.vouch,
         noise: tally.noise,
+        witnesses: vec![],
     };
-    let mut bytes = canonical(&receipt);
-    bytes.push(b'\n');
-    Ok(bytes)
+    Ok(receipt.bytes())
+}
+
+/// A head that witnesses have signed, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cosigned {
+    /// Entries.
+    pub size: u64,
+    /// The checkpoint, with the signatures of the log and of these witnesses alone.
+    pub checkpoint: String,
+    /// Their keys (verifier key text), in the order of their signatures.
+    pub witnesses: Vec<String>,
+}
+
+impl Receipt {
+    /// The same receipt under a head that witnesses have signed, if that head holds all that the
+    /// receipt names. `tree` is the log's, of that size or larger.
+    pub fn under(&self, head: &Cosigned, tree: &Tree) -> Option<Self> {
+        let path = |index: u64| {
+            let path = tree.inclusion_of(index, head.size)?;
+            Some(path.iter().map(|h| hex(h)).collect::<Vec<String>>())
+        };
+        let mut out = self.clone();
+        out.proof = path(out.index)?;
+        if let Some(records) = &mut out.records {
+            records.before.proof = path(records.before.index)?;
+            records.after.proof = path(records.after.index)?;
+        }
+        out.checkpoint.clone_from(&head.checkpoint);
+        out.witnesses.clone_from(&head.witnesses);
+        Some(out)
+    }
+
+    /// The receipt as a file has it.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = canonical(self);
+        bytes.push(b'\n');
+        bytes
+    }
 }
 
 /// A signed head: size and root.
@@ -226,16 +269,13 @@ pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
     }
     let receipt: Receipt =
         serde_json::from_slice(bytes).map_err(|e| VerifyError::Format(e.to_string()))?;
-    let mut again = canonical(&receipt);
-    again.push(b'\n');
-    if again != bytes {
+    if receipt.bytes() != bytes {
         return Err(VerifyError::Format(
             "its bytes differ from the canonical form".into(),
         ));
     }
     check_version(&receipt.statement)?;
-    let (size, root) = open_checkpoint(&receipt.checkpoint, key)?;
-    let head = Head(size, root);
+    let head = open_head(&receipt, key)?;
     let salt = unhex32(&receipt.salt).ok_or(VerifyError::Subject)?;
     head.includes(
         &entry(Kind::Deletion, &salt, &canonical(&receipt.statement)),
@@ -266,6 +306,32 @@ pub fn verify(bytes: &[u8], key: &VerifierKey) -> Result<Receipt, VerifyError> {
     receipt.vouched()?;
     receipt.noise_stated()?;
     Ok(receipt)
+}
+
+/// The head of a receipt: signed by the log, by the witnesses that the receipt names, and by nobody
+/// else, in this order.
+fn open_head(receipt: &Receipt, key: &VerifierKey) -> Result<Head, VerifyError> {
+    let (size, root) = open_checkpoint(&receipt.checkpoint, key)?;
+    let note = SignedNote::parse(&receipt.checkpoint)?;
+    let mut keys = vec![key.clone()];
+    for text in &receipt.witnesses {
+        let witness = VerifierKey::parse(text)?;
+        if witness.text() != *text || witness.algorithm() == Algorithm::Ed25519 {
+            return Err(NoteError::Key.into());
+        }
+        time_of(&note, &witness)?;
+        keys.push(witness);
+    }
+    note.only(&keys.iter().collect::<Vec<_>>())?;
+    let signed = note.signatures.iter().map(|s| (s.name, s.id));
+    if !signed.eq(keys.iter().map(|k| (k.name(), k.id()))) {
+        return Err(VerifyError::Format(
+            "its head has not the signatures of the log and of the witnesses that it names, in \
+             this order"
+                .into(),
+        ));
+    }
+    Ok(Head(size, root))
 }
 
 /// Which fields a statement has follows from its version and kind.

@@ -186,6 +186,17 @@ fn noise(r: &Receipt) -> Option<(String, String)> {
     Some(("noise on the sums".to_owned(), text))
 }
 
+/// Whose signatures the head carries, beside the log's.
+fn witnesses(r: &Receipt) -> Option<(String, String)> {
+    let names = r.witnesses.iter().filter_map(|key| key.split('+').next());
+    let names: Vec<&str> = names.collect();
+    let text = format!(
+        "{}; whether they are to be trusted, a policy says (`lethe-verify receipt --policy`)",
+        names.join(", ")
+    );
+    (!names.is_empty()).then(|| ("the head is also signed by".to_owned(), text))
+}
+
 /// Each epoch that the deletion is about, with recipe, base model and version of the catalogue.
 fn epochs_facts(s: &Statement) -> Vec<(String, String)> {
     let mut out = vec![];
@@ -253,6 +264,7 @@ fn facts(r: &Receipt) -> Vec<(String, String)> {
     for (shard, hash) in &s.untouched {
         out.push((format!("shard {shard}"), format!("{hash:.8} untouched")));
     }
+    out.extend(witnesses(r));
     out.extend(epochs_facts(s));
     match r.records.as_ref().map(|p| (&p.fate, p)) {
         Some((fate, p)) => {

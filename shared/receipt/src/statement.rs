@@ -235,6 +235,10 @@ pub enum Kind {
     Order,
     /// A [`crate::manifest::Manifest`].
     Catalogue,
+    /// A [`crate::served::ReleaseStatement`].
+    Release,
+    /// A [`crate::served::SnapshotNamed`].
+    Snapshot,
 }
 
 impl Kind {
@@ -245,6 +249,8 @@ impl Kind {
             Self::Action => "action",
             Self::Order => "order",
             Self::Catalogue => "catalogue",
+            Self::Release => "release",
+            Self::Snapshot => "snapshot",
         }
     }
 }

@@ -130,7 +130,8 @@ pub struct Audited {
 /// Reads a published log and checks all of it: signature, root, every tile.
 pub fn audit(folder: &Path, key: &VerifierKey) -> Result<Audited, TileError> {
     let bytes = read(folder, "checkpoint")?;
-    let checkpoint = String::from_utf8_lossy(&bytes).into_owned();
+    let text = String::from_utf8(bytes);
+    let checkpoint = text.map_err(|_| NoteError::Format("it is not UTF-8"))?;
     let (size, root) = open_checkpoint(&checkpoint, key)?;
     let mut entries: Vec<Vec<u8>> = vec![];
     for i in 0..size.div_ceil(WIDTH) {

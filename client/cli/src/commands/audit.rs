@@ -54,10 +54,10 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options
+    let mut file = options
         .open(&args.out)
         .with_context(|| args.out.display().to_string())?;
-    serde_json::to_writer(file, &data)?;
+    file.write_all(&data.bytes())?;
     let events = data.events.len();
     let contributions = data.contributed.len();
     writeln!(
@@ -197,8 +197,7 @@ fn people(bundle: &Bundle, folder: &Path) -> anyhow::Result<Vec<TrainingData>> {
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
         let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        let data: TrainingData =
-            serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        let data = TrainingData::parse(&text).with_context(|| path.display().to_string())?;
         let commitment = data
             .commitment()
             .with_context(|| format!("{}: its salt is not 32 bytes", path.display()))?;

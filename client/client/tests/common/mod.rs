@@ -18,17 +18,23 @@ use lethe_parts::history::Interaction;
 use lethe_parts::snapshot::{self, Packing};
 use lethe_parts::solve::{Settings, solve};
 use lethe_parts::sums::Sums;
-use lethe_proto::ids::{Digest, SubjectId};
+use lethe_proto::catalogue::CatalogueReply;
+use lethe_proto::epochs::{EpochInfo, JoinedEpoch, TrainsFrom};
+use lethe_proto::ids::{Digest, EpochNo, SubjectId};
 use lethe_proto::lists::{
     Contributed, ListState, ListTerms, ServedTables, SnapshotReply, Watched, items_digest,
 };
-use lethe_proto::message::{Refusal, Reply, Request, Task};
+use lethe_proto::message::{Refusal, Reply, Request, ServedPart, Task};
+use lethe_proto::people::Standing;
 use lethe_proto::tally::{
     ANSWER, CONTRIBUTION, Confided, SealedContribution, SealingTerms, bound_to, unpadded,
 };
+use lethe_receipt::merkle::Tree;
 use lethe_receipt::note::Signer;
 use lethe_receipt::sealing::SealingStatement;
+use lethe_receipt::served::{Proven, SERVED_VERSION, SnapshotNamed, public_entry};
 use lethe_receipt::snapshot::SnapshotStatement;
+use lethe_receipt::statement::Kind;
 use lethe_seal::envelope::SecretKey;
 use lethe_transport::identity::{Authority, Invitation};
 use lethe_transport::server::{Handler, ReplyFuture, Server};
@@ -122,6 +128,14 @@ pub(crate) struct State {
     pub(crate) tally: Option<Tally>,
     pub(crate) terms_asked: usize,
     pub(crate) sealed: Vec<SealedContribution>,
+    /// The log.
+    pub(crate) tree: Tree,
+    /// What the log holds of snapshots, by number: the statement, and where it is.
+    pub(crate) logged: Vec<(u64, String, u64)>,
+    /// It shows another head than the log's: of this log, under its own key.
+    pub(crate) other_log: Option<Tree>,
+    /// Proofs that it was asked for.
+    pub(crate) proofs_asked: usize,
 }
 
 /// A tally of its own: what it shows, what it was brought, and what it says.
@@ -220,10 +234,11 @@ impl Running {
         self.coordinator.state.lock().unwrap()
     }
 
-    /// Serves another snapshot.
+    /// Serves another snapshot, which its log holds.
     pub(crate) fn publish(&self, number: u64, shift: usize) {
         let mut state = self.state();
         let bytes = snapshot_of(&state.ids, shift);
+        state.log(number, &bytes);
         state.snapshots.push((number, bytes));
         state.lists.served = Some(number);
     }
@@ -285,6 +300,10 @@ pub(crate) async fn start(ids: Vec<String>) -> Running {
         tally: None,
         terms_asked: 0,
         sealed: vec![],
+        tree: Tree::default(),
+        logged: vec![],
+        other_log: None,
+        proofs_asked: 0,
     };
     let coordinator = Arc::new(Coordinator {
         state: Mutex::new(state),
@@ -317,6 +336,43 @@ pub(crate) fn note(signer: &Signer, number: u64, bytes: &[u8]) -> String {
         noise: None,
     };
     statement.sign(signer).unwrap()
+}
+
+impl State {
+    /// Enters a snapshot into the log.
+    pub(crate) fn log(&mut self, number: u64, bytes: &[u8]) {
+        let named = SnapshotNamed {
+            version: SERVED_VERSION,
+            number,
+            sha256: Digest(snapshot::digest(bytes)).hex(),
+            key: self.signer.verifier().text(),
+        };
+        let index = self
+            .tree
+            .push(&public_entry(Kind::Snapshot, &named.bytes()));
+        let statement = String::from_utf8(named.bytes()).unwrap();
+        self.logged.retain(|l| l.0 != number);
+        self.logged.push((number, statement, index));
+    }
+
+    fn proven(&mut self, number: u64, seen: u64, log: &Signer) -> Reply {
+        self.proofs_asked += 1;
+        let logged = self.logged.iter().find(|l| l.0 == number);
+        let Some((_, statement, index)) = logged else {
+            return Reply::Refused {
+                code: Refusal::StaleRelease,
+                message: "not in the log".into(),
+            };
+        };
+        let tree = self.other_log.as_ref().unwrap_or(&self.tree);
+        Reply::Logged(Proven {
+            statement: statement.clone(),
+            index: *index,
+            proof: tree.inclusion(*index).unwrap_or_default(),
+            checkpoint: log.checkpoint(tree.len(), &tree.root()),
+            consistency: tree.consistency(seen).unwrap_or_default(),
+        })
+    }
 }
 
 impl Coordinator {
@@ -384,6 +440,33 @@ impl Coordinator {
                 lists: self.state.lock().unwrap().lists,
             }),
             Request::Snapshot { have, items } => self.snapshot(have, items),
+            Request::Logged {
+                of: ServedPart::Snapshot(number),
+                seen,
+            } => self.state.lock().unwrap().proven(number, seen, &self.log),
+            Request::Epochs => Reply::Epochs(vec![EpochInfo {
+                no: EpochNo::FIRST,
+                recipe: lethe_recipe::Recipe::default().to_json(),
+                anchors: vec![],
+                model: Digest::default(),
+                begun: false,
+                serving: true,
+            }]),
+            Request::JoinEpoch { commitment, .. } => Reply::JoinedEpoch(JoinedEpoch {
+                shard: None,
+                commitment,
+                trains: TrainsFrom::NoSamples,
+            }),
+            Request::Standing => Reply::Standing(Standing::default()),
+            Request::Catalogue { at, .. } => Reply::Catalogue(CatalogueReply {
+                version: 1,
+                note: String::new(),
+                whole: false,
+                at,
+                changes: vec![],
+                more: false,
+                epochs: vec![],
+            }),
             Request::Contribute(one) => {
                 let mut state = self.state.lock().unwrap();
                 if !state.refusals.is_empty() {

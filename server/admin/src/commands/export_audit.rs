@@ -67,7 +67,7 @@ async fn of_lists(to: &Path, desk: &Desk, out: &Output) -> anyhow::Result<ExitCo
     let file = options
         .open(to)
         .with_context(|| format!("{}: expected a file that is not there yet", to.display()))?;
-    serde_json::to_writer(&file, &bundle)?;
+    std::io::Write::write_all(&mut &file, &bundle.bytes())?;
     file.sync_all()?;
     let people = bundle.people.len();
     let items = bundle.items.len();

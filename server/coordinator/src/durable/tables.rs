@@ -247,6 +247,7 @@ fn slice_key(id: &SliceId) -> String {
         SliceId::Lifted(id) => format!("lifted/{id}"),
         SliceId::Hold(key) => format!("hold/{}/{}", key.epoch.0, key.shard.0),
         SliceId::Proof(key) => format!("proof/{}/{}", key.epoch.0, key.shard.0),
+        SliceId::Logged => "logged".into(),
     }
 }
 

@@ -316,7 +316,7 @@ pub(crate) fn status(state: &State, facts: &Facts) -> CoordinatorStatus {
         build: state.rules().build.clone(),
         subjects: joined.count() as u32,
         started: known.is_some_and(|e| e.partition.is_some()),
-        release: state.current_release().map_or(0, |(no, _)| no),
+        release: state.served_release().map_or(0, |(no, _)| no),
         validated: state.validated(),
         shards: views.map(shard_status).collect(),
         connections: facts.connections,

@@ -9,14 +9,13 @@
 //! [`proofs`] has what is made from the log for devices, people who asked, and auditors; [`admin`]
 //! has what operators read.
 
-use std::path::Path;
-#[cfg(test)]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lethe_ledger::{Accepted, Before, Event, LogHead, Refused, State};
 use lethe_proto::limits::MAX_SMALL;
 use lethe_receipt::manifest::Manifest;
 use lethe_receipt::note::Signer;
+use lethe_receipt::receipt::Cosigned;
 use lethe_store::StoreError;
 use lethe_store::head::Floor;
 use lethe_store::transparency::Transparency;
@@ -24,10 +23,12 @@ use lethe_store::transparency::Transparency;
 use crate::CoordinatorError;
 
 pub(crate) mod admin;
+mod cosigned;
 #[cfg(test)]
 pub(crate) mod failing;
 mod journal;
 mod proofs;
+mod served;
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +40,6 @@ pub(crate) const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
 /// The evidence folder, open. Whoever writes has it alone.
 #[derive(Debug)]
 pub(crate) struct Evidence {
-    #[cfg(test)]
     folder: PathBuf,
     log: Transparency,
     signer: Signer,
@@ -47,6 +47,8 @@ pub(crate) struct Evidence {
     floor: Floor,
     /// What [`Self::floor`] says.
     used: Option<u64>,
+    /// The newest head that witnesses have signed.
+    pub(crate) cosigned: Option<Cosigned>,
 }
 
 /// What the folder held when it was opened: for `Command::Started`.
@@ -93,13 +95,13 @@ impl Evidence {
         let (journal, accepted) = Journal::open(folder)?;
         let (floor, used) = Floor::open(&folder.join("releases"))?;
         let evidence = Self {
-            #[cfg(test)]
             folder: folder.to_owned(),
             log,
             signer,
             journal,
             floor,
             used,
+            cosigned: None,
         };
         let opened = Opened {
             floor: used,
@@ -240,7 +242,7 @@ impl Evidence {
         let entries = all[from..].iter().take_while(fits).cloned().collect();
         LogPage {
             entries,
-            checkpoint: self.checkpoint(),
+            checkpoint: self.published_head(),
         }
     }
 }

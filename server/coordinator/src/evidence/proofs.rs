@@ -164,7 +164,9 @@ impl Evidence {
             engine: lethe_model::engine(),
             checkpoint: self.checkpoint(),
             catalogue: catalogue_of(state, epoch.catalogue),
+            signed: String::new(),
         };
+        let bundle = bundle.signed_by(&self.signer)?;
         let text = String::from_utf8_lossy(&canonical(&bundle)).into_owned();
         if text.len() > MAX_BUNDLE - 1024 {
             let got = text.len();

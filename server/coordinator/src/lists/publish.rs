@@ -90,6 +90,7 @@ impl Lists {
         let seconds = now.unix_ms / 1000;
         {
             let _shared = fatal::read(&self.gate);
+            self.see_to_the_log(shell)?;
             // What was left behind by a crash: deletions wait for a snapshot that is there.
             if let Some(snapshot) = self.newest().filter(|_| shell.state().lists_wait()) {
                 shell.execute(Command::ListsPublished { snapshot }, vec![])?;
@@ -129,6 +130,7 @@ impl Lists {
             self.newest()
         };
         if let Some(snapshot) = published {
+            shell.log_snapshot(&snapshot, self.key())?;
             say_published(shell, snapshot)?;
         }
         wake_everybody(shell);
@@ -159,6 +161,7 @@ impl Lists {
         }
         {
             let _shared = fatal::read(&self.gate);
+            self.see_to_the_log(shell)?;
             if let Some(snapshot) = self.newest().filter(|_| shell.state().lists_wait()) {
                 shell.execute(Command::ListsPublished { snapshot }, vec![])?;
             }
@@ -189,9 +192,21 @@ impl Lists {
             fatal::lock(&self.publishing).last = Some(shell.clock.now().uptime_ms);
             snapshot
         };
+        shell.log_snapshot(&snapshot, self.key())?;
         say_published(shell, snapshot)?;
         wake_everybody(shell);
         Ok(true)
+    }
+
+    /// A snapshot that was published just before the end, or by a version without entries for
+    /// them, is entered now: nobody is given it before.
+    fn see_to_the_log(&self, shell: &Shell) -> Result<(), CoordinatorError> {
+        match self.newest().filter(|_| self.serves) {
+            Some(snapshot) if !shell.state().holds_serving() => {
+                shell.log_snapshot(&snapshot, self.key())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn is_due(&self, tally: &Tally, uptime_ms: u64, day: i32) -> bool {

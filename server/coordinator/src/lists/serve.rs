@@ -12,11 +12,13 @@ impl Lists {
     /// What is served and recalled now.
     pub(crate) fn state(&self, shell: &Shell) -> ListState {
         let now = self.keeper.now();
-        let served = now.snapshot().map(|s| s.number);
         // A deletion that was accepted is not executed yet.
         let serves = self.serves && shell.may_serve().is_ok();
+        let served = now.snapshot().filter(|_| serves);
         ListState {
-            served: served.filter(|_| serves),
+            served: served
+                .filter(|s| shell.snapshot_is_logged(s))
+                .map(|s| s.number),
             recalled: now.recalled,
         }
     }

@@ -150,6 +150,7 @@ impl Shell {
             }
             Duty::HashMembers(shard) => self.hash_members(shard)?,
             Duty::Log { about, entry } => self.log(about, &entry)?,
+            Duty::LogRelease(no) => return self.log_release(no),
             Duty::Publish(epoch) => Command::Publish { epoch },
             Duty::Retire(epoch) => return self.retire(epoch),
             Duty::BeginEpoch(epoch) => {
@@ -279,7 +280,7 @@ fn name(duty: &Duty) -> &'static str {
         Duty::BeginExecution | Duty::DestroyKeys(_) => "execute deletions",
         Duty::DestroySpent(_) => "destroy keys without use",
         Duty::HashMembers(_) => "hash members",
-        Duty::Log { .. } => "enter into the log",
+        Duty::Log { .. } | Duty::LogRelease(_) => "enter into the log",
         Duty::Publish(_) => "publish",
         Duty::Retire(_) => "retire an epoch",
         Duty::BeginEpoch(_) => "begin an epoch",

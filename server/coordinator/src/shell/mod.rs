@@ -35,6 +35,7 @@ mod clock;
 mod duties;
 mod jobs;
 mod kit;
+mod logged;
 mod masked;
 mod meter;
 mod notable;
@@ -594,6 +595,8 @@ fn is_of_deletion(command: &Command) -> bool {
             | Command::KeysDestroyed
             | Command::SpentDestroyed { .. }
             | Command::Logged { .. }
+            | Command::ReleaseLogged { .. }
+            | Command::SnapshotLogged { .. }
             | Command::Finish { .. }
             | Command::ReceiptIssued { .. }
     )

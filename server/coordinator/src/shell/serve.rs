@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lethe_learn::apa::ErrorRow;
-use lethe_ledger::{EpochNo, Owner, RunKey, ValueRef};
+use lethe_ledger::{CatalogueVersion, EpochNo, Owner, Release, RunKey, ValueRef};
 use lethe_proto::codec;
 use lethe_proto::ids::{ShardId, SubjectId};
 use lethe_proto::message::{ErrorReport, Refusal};
@@ -14,6 +14,13 @@ use crate::content::{ErrorRows, Personal, TrainState};
 use crate::durable::{NewValue, error_rows_ref};
 use crate::rounds::{Parts, internal, parts};
 use crate::rows::together;
+
+/// By shard; none: what everybody starts from.
+type Values = Vec<Option<ValueRef>>;
+
+fn values(release: &Release) -> Values {
+    release.shards.iter().map(|s| s.value.clone()).collect()
+}
 
 fn no_release() -> CoordinatorError {
     CoordinatorError::refuse(
@@ -40,6 +47,7 @@ impl Shell {
     pub(crate) fn serving(&self) -> Result<EpochNo, CoordinatorError> {
         let state = self.state();
         let (_, release) = state.current_release().ok_or_else(no_release)?;
+        state.release_is_logged()?;
         Ok(release.epoch)
     }
 
@@ -76,12 +84,32 @@ impl Shell {
         let (no, epoch, values) = {
             let state = self.state();
             let (no, release) = state.current_release().ok_or_else(no_release)?;
-            let values: Vec<_> = release.shards.iter().map(|s| s.value.clone()).collect();
-            (no, release.epoch, values)
+            state.release_is_logged()?;
+            (no, release.epoch, values(release))
         };
         if let Some(known) = self.caches.served(no) {
             return Ok(known);
         }
+        let served = self.made(no, epoch, values)?;
+        self.caches.keep_served(served.clone(), seen);
+        Ok(served)
+    }
+
+    /// Epoch, version of the catalogue, and values of the current release, if it has this number.
+    pub(super) fn values_of(&self, no: u64) -> Option<(EpochNo, CatalogueVersion, Values)> {
+        let state = self.state();
+        let (_, release) = state.current_release().filter(|(now, _)| *now == no)?;
+        let version = state.epoch(release.epoch)?.catalogue;
+        Some((release.epoch, version, values(release)))
+    }
+
+    /// A release, decoded and packed.
+    pub(super) fn made(
+        &self,
+        no: u64,
+        epoch: EpochNo,
+        values: Values,
+    ) -> Result<Arc<Served>, CoordinatorError> {
         let kit = self.kit(epoch)?;
         let mut all = vec![];
         for at in values {
@@ -91,12 +119,10 @@ impl Shell {
             };
             all.push(Arc::new(parts(&kit.recipe, &kit.whole, theta)?));
         }
-        let served = Arc::new(Served {
+        Ok(Arc::new(Served {
             release: no,
             parts: all,
-        });
-        self.caches.keep_served(served.clone(), seen);
-        Ok(served)
+        }))
     }
 
     /// What is served to a subject: every shard's part, its own in place of its shard's in mode

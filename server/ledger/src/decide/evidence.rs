@@ -32,9 +32,7 @@ pub(super) fn decide(state: &State, command: Command, _now: Now) -> Decided {
         } => Ok(hashed(state, shard, version, root, count, fresh)),
         Command::Logged { about, index, head } => {
             let mut events = logged(state, &about, index);
-            if head != state.core.log && head.entries >= state.core.log.entries {
-                events.push(Event::LogGrew { head });
-            }
+            events.extend(super::logged::grew(state, head));
             Ok(events)
         }
         _ => Ok(vec![]),

@@ -74,7 +74,19 @@ impl State {
                 format!("release {release} was withdrawn, the current one is {now}: fetch it");
             return Err(Refused::new(Refusal::StaleRelease, message));
         }
-        Ok(())
+        self.release_is_logged()
+    }
+
+    /// Refuses to serve a release that the log does not hold yet.
+    pub fn release_is_logged(&self) -> Result<(), Refused> {
+        match (self.current_release(), self.served_release()) {
+            (Some((no, _)), None) => {
+                let message =
+                    format!("the log does not hold release {no} yet: try again in a moment");
+                Err(Refused::new(Refusal::Busy, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Releases up to this number are recalled: nothing made with them may be shown.

@@ -13,6 +13,7 @@ mod index;
 mod life;
 mod lifted;
 mod lists;
+mod logged;
 mod members;
 mod person;
 mod proof;
@@ -31,6 +32,7 @@ pub use index::{Holder, Index, RunRef};
 pub use life::{Life, Step};
 pub use lifted::Lifted;
 pub use lists::{ListsLeft, ListsRecord, SnapshotRef};
+pub use logged::{Logged, LoggedPart};
 pub use members::{Member, TreeInput};
 pub use person::{Device, Errors, Measured, Moving, PendingErase, Person, Place, Profile};
 pub use proof::{Proof, StageFound};
@@ -71,6 +73,8 @@ pub struct State {
     pub(crate) proofs: BTreeMap<ShardKey, Proof>,
     /// Shards that wait for an operator.
     pub(crate) holds: BTreeMap<ShardKey, ShardHold>,
+    /// What the log holds of what is served.
+    pub(crate) logged: Logged,
     pub(crate) rules: Rules,
     pub(crate) volatile: Volatile,
     pub(crate) index: Index,

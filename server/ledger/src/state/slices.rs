@@ -6,7 +6,7 @@ use lethe_proto::codec;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::State;
+use super::{Logged, State};
 use crate::ids::{Owner, SliceId, Table, ValueRef};
 
 /// Largest slice.
@@ -47,6 +47,8 @@ impl State {
         out.extend(self.lifted.keys().copied().map(SliceId::Lifted));
         out.extend(self.proofs.keys().copied().map(SliceId::Proof));
         out.extend(self.holds.keys().copied().map(SliceId::Hold));
+        let logged = self.logged != Logged::default();
+        out.extend(logged.then_some(SliceId::Logged));
         out
     }
 
@@ -68,6 +70,7 @@ impl State {
             SliceId::Lifted(no) => codec::to_bytes(self.lifted.get(no)?),
             SliceId::Proof(key) => codec::to_bytes(self.proofs.get(key)?),
             SliceId::Hold(key) => codec::to_bytes(self.holds.get(key)?),
+            SliceId::Logged => codec::to_bytes(&self.logged),
         };
         bytes.ok()
     }
@@ -93,6 +96,7 @@ impl State {
             SliceId::Lifted(no) => drop(self.lifted.insert(*no, read(&id, bytes)?)),
             SliceId::Proof(key) => drop(self.proofs.insert(*key, read(&id, bytes)?)),
             SliceId::Hold(key) => drop(self.holds.insert(*key, read(&id, bytes)?)),
+            SliceId::Logged => self.logged = read(&id, bytes)?,
         }
         Ok(())
     }

@@ -266,6 +266,18 @@ impl House {
                     head,
                 }
             }
+            Duty::LogRelease(no) => {
+                let head = LogHead {
+                    entries: self.state.core().log.entries + 1,
+                    root: [1; 32],
+                };
+                let part = LoggedPart {
+                    number: no,
+                    statement: no.to_string(),
+                    index: head.entries - 1,
+                };
+                Command::ReleaseLogged { part, head }
+            }
             Duty::Publish(epoch) => Command::Publish { epoch },
             Duty::Retire(epoch) => Command::Retire { epoch },
             Duty::BeginEpoch(epoch) => Command::BeginEpoch { epoch },

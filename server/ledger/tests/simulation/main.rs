@@ -2,7 +2,8 @@
 //! are late, lost or done twice, devices that follow the client's rules, operators, backups.
 //!
 //! Invariants, after every event (the costly ones now and then):
-//! 1. Nothing is served without its record, and what is served can be read.
+//! 1. Nothing is served without its record and its entry in the log, and what is served can be
+//!    read.
 //! 2. Nothing of a deleted person is in a live part, checkpoint, contribution or slice; what the
 //!    state refers to is sealed under living keys.
 //! 3. Every acknowledged write survives.
@@ -41,6 +42,15 @@ fn served_with_its_record(w: &World) {
     else {
         return;
     };
+    // The log holds it, too, word for word.
+    if w.state.served_release().is_none() {
+        return;
+    }
+    assert!(
+        w.log_holds_what_is_served(),
+        "{}: {no} is not in the log",
+        w.tell()
+    );
     assert!(no <= w.floor, "{}: a release above the floor", w.tell());
     assert!(
         !release.recalled,

@@ -11,6 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use lethe_receipt::hex::{hex, unhex};
 use lethe_receipt::merkle::verify_consistency;
 use lethe_receipt::note::{VerifierKey, open_checkpoint};
+use lethe_receipt::policy::{Accepted, Policy};
+use lethe_receipt::proof::{TlogProof, entry_of};
 use lethe_receipt::receipt::{Effect, Receipt, verify};
 use lethe_receipt::report;
 use lethe_receipt::tiles::audit;
@@ -20,18 +22,27 @@ const USAGE: &str = "\
 Check deletion receipts and transparency logs of Lethe. Works offline; needs no account and no \
 server.
 
-  lethe-verify receipt FILE --log-key KEY [--witness-key KEY] [--tally-key KEY] [--html FILE] \
-      [--json]
-      Verify a receipt and say what it proves. With --witness-key the head must carry that \
-      witness's signature; with --tally-key a
-      tally of its own must have signed that it has nothing of the person; with --html a page to \
-      print is written.
+  lethe-verify receipt FILE --log-key KEY [--policy FILE] [--log FOLDER] [--witness-key KEY] \
+      [--tally-key KEY] [--html FILE] [--json]
+      Verify a receipt and say what it proves. With --policy (C2SP tlog-policy) enough witnesses \
+      must have signed its head;
+      the policy's log keys do in place of --log-key. With --log the published log in FOLDER must \
+      hold all that the receipt names.
+      With --witness-key the head must carry that witness's signature; with --tally-key a tally of \
+      its own must have signed that it
+      has nothing of the person; with --html a page to print is written.
+  lethe-verify proof RECEIPT --log-key KEY --out FILE.tlog-proof
+      Verify a receipt, and write the proof of its entry as other tools read it (C2SP tlog-proof). \
+      The file names nobody.
+  lethe-verify tlog-proof FILE --policy FILE [--receipt RECEIPT]
+      Verify such a file under a policy; with --receipt, that it is about this receipt's entry.
   lethe-verify log FOLDER --log-key KEY [--since CHECKPOINT]
       Check a published log (tlog-tiles): every entry, tile and the signed head; with --since, \
       that it extends an older
       checkpoint kept in a file.
   lethe-verify witness-key --name NAME --key FILE
-      Make a key for a witness in FILE and print its public key.
+      Make a key for a witness in FILE and print its public key; with --ml-dsa, the one of \
+      ML-DSA-44, too.
   lethe-verify witness FOLDER --log-key KEY --name NAME --key FILE --state FILE [--out FILE]
       Check a published log, check that it extends what this witness saw before, and cosign its \
       head.
@@ -120,16 +131,67 @@ fn say(text: &str) -> Result<(), Failure> {
     writeln!(std::io::stdout().lock(), "{text}").map_err(failure)
 }
 
+/// A policy file.
+fn policy(args: &Args) -> Result<Policy, Failure> {
+    let path = args.option("--policy")?;
+    Policy::parse(&read(Path::new(path))?).map_err(|e| failure(format!("{path}: {e}")))
+}
+
+/// The receipt, verified with the key that is named or, without one, with a log key of the policy.
+fn verified(bytes: &[u8], args: &Args, policy: Option<&Policy>) -> Result<Receipt, Failure> {
+    if args.options.contains_key("--log-key") {
+        return verify(bytes, &args.key("--log-key")?).map_err(refused);
+    }
+    let logs = policy.iter().flat_map(|p| &p.logs);
+    let mut refusal = usage("--log-key, or --policy with a log, is needed");
+    for log in logs {
+        match verify(bytes, &log.key) {
+            Ok(receipt) => return Ok(receipt),
+            Err(e) => refusal = refused(e),
+        }
+    }
+    Err(refusal)
+}
+
+/// What else is said of a receipt's head.
+#[derive(Default)]
+struct Witnessed {
+    /// When the witness of `--witness-key` signed it.
+    at: Option<u64>,
+    /// Who of the policy has.
+    policy: Option<Accepted>,
+    /// Entries of the published log that holds all of it.
+    log: Option<u64>,
+}
+
 fn receipt(args: &[String]) -> Result<(), Failure> {
-    let known = ["--log-key", "--witness-key", "--tally-key", "--html"];
+    let known = [
+        "--log-key",
+        "--witness-key",
+        "--tally-key",
+        "--html",
+        "--policy",
+        "--log",
+    ];
     let args = Args::parse(args, &known, &["--json"])?;
-    let (path, key) = (args.path("receipt file")?, args.key("--log-key")?);
-    let receipt = verify(&read(path)?, &key).map_err(refused)?;
-    let mut witnessed = None;
+    let path = args.path("receipt file")?;
+    let policy = match args.options.contains_key("--policy") {
+        true => Some(policy(&args)?),
+        false => None,
+    };
+    let receipt = verified(&read(path)?, &args, policy.as_ref())?;
+    let mut witnessed = Witnessed::default();
     if args.options.contains_key("--witness-key") {
-        let time = verify_cosignature(&receipt.checkpoint, &args.key("--witness-key")?)
-            .map_err(refused)?;
-        witnessed = Some(time);
+        let key = args.key("--witness-key")?;
+        let time = verify_cosignature(&receipt.checkpoint, &key).map_err(refused)?;
+        witnessed.at = Some(time);
+    }
+    if let Some(policy) = &policy {
+        witnessed.policy = Some(policy.check(&receipt.checkpoint).map_err(refused)?);
+    }
+    if let Some(folder) = args.options.get("--log") {
+        let key = log_key(&args, policy.as_ref(), &receipt)?;
+        witnessed.log = Some(in_the_log(&receipt, Path::new(folder), &key)?);
     }
     if args.options.contains_key("--tally-key") {
         signed_by_tally(&receipt, &args.key("--tally-key")?)?;
@@ -139,20 +201,132 @@ fn receipt(args: &[String]) -> Result<(), Failure> {
     }
     if args.options.contains_key("--json") {
         let mut value = receipt.verdict();
-        value["witnessed_at"] = serde_json::json!(witnessed);
+        value["witnessed_at"] = serde_json::json!(witnessed.at);
+        if let Some(accepted) = &witnessed.policy {
+            let names: Vec<&String> = accepted.witnessed.iter().map(|(name, _)| name).collect();
+            value["witnesses"] = serde_json::json!({ "signed": names, "of": accepted.of });
+        }
+        value["log_entries"] = serde_json::json!(witnessed.log);
         say(&serde_json::to_string_pretty(&value).map_err(failure)?)?;
     } else {
         say(&report::text(&receipt))?;
-        if let Some(t) = witnessed {
-            say(&format!(
-                "the head was cosigned by the witness at {t} (seconds since 1970)"
-            ))?;
-        }
+        say_witnessed(&witnessed)?;
     }
     match receipt.effect() {
         Effect::Done => Ok(()),
         Effect::NothingRemoved => Err((NOTHING_REMOVED, "the request removed nothing".into())),
     }
+}
+
+fn say_witnessed(witnessed: &Witnessed) -> Result<(), Failure> {
+    if let Some(t) = witnessed.at {
+        say(&format!(
+            "the head was cosigned by the witness at {t} (seconds since 1970)"
+        ))?;
+    }
+    if let Some(accepted) = &witnessed.policy {
+        say(&signed_by(accepted))?;
+    }
+    if let Some(entries) = witnessed.log {
+        say(&format!(
+            "the published log of {entries} entries holds all that the receipt names"
+        ))?;
+    }
+    Ok(())
+}
+
+/// Who of the policy has signed.
+fn signed_by(accepted: &Accepted) -> String {
+    let names = accepted.witnessed.iter();
+    let names: Vec<String> = names.map(|(name, at)| format!("{name} at {at}")).collect();
+    format!(
+        "{} of the policy's {} witnesses have signed the head{}{}: the quorum is reached",
+        accepted.witnessed.len(),
+        accepted.of,
+        if names.is_empty() { "" } else { ": " },
+        names.join(", ")
+    )
+}
+
+/// The key that a published log is checked with: the one that was named, or the policy's of the
+/// receipt's origin.
+fn log_key(
+    args: &Args,
+    policy: Option<&Policy>,
+    receipt: &Receipt,
+) -> Result<VerifierKey, Failure> {
+    if args.options.contains_key("--log-key") {
+        return args.key("--log-key");
+    }
+    let accepted = policy.map(|p| p.check(&receipt.checkpoint));
+    let accepted = accepted.ok_or_else(|| usage("--log-key is needed"))?;
+    accepted.map(|a| a.log).map_err(refused)
+}
+
+/// Checks that a published log extends the receipt's head, and holds its entries where the receipt
+/// says. Returns the log's entries.
+fn in_the_log(receipt: &Receipt, folder: &Path, key: &VerifierKey) -> Result<u64, Failure> {
+    let log = audit(folder, key).map_err(refused)?;
+    let (size, root) = open_checkpoint(&receipt.checkpoint, key).map_err(refused)?;
+    let size_of_log = log.tree.len();
+    if size > size_of_log {
+        return Err(refused(format!(
+            "the published log has {size_of_log} entries, the receipt's head {size}: fetch the log \
+             again; if it stays so, the log was put back"
+        )));
+    }
+    if log.tree.root_of(size) != Some(root) {
+        return Err((
+            4,
+            format!(
+                "SPLIT VIEW: the published log is not the one of the receipt's head of size \
+                 {size}; keep both"
+            ),
+        ));
+    }
+    let entry = entry_of(receipt).map_err(refused)?;
+    let at = usize::try_from(receipt.index).unwrap_or(usize::MAX);
+    match log.entries.get(at) == Some(&entry) {
+        true => Ok(size_of_log),
+        false => Err(refused("the published log has another entry in its place")),
+    }
+}
+
+fn proof(args: &[String]) -> Result<(), Failure> {
+    let args = Args::parse(args, &["--log-key", "--out"], &[])?;
+    let bytes = read(args.path("receipt file")?)?;
+    let receipt = verify(&bytes, &args.key("--log-key")?).map_err(refused)?;
+    let proof = TlogProof::of_receipt(&receipt).map_err(refused)?;
+    write(args.option("--out")?, proof.text().as_bytes())
+}
+
+fn tlog_proof(args: &[String]) -> Result<(), Failure> {
+    let args = Args::parse(args, &["--policy", "--receipt"], &[])?;
+    let file = read(args.path("tlog-proof file")?)?;
+    let policy = policy(&args)?;
+    let proof = TlogProof::parse(&file).map_err(refused)?;
+    let entry = match args.options.get("--receipt") {
+        Some(path) => {
+            let receipt = verified(&read(Path::new(path))?, &args, Some(&policy))?;
+            let entry = entry_of(&receipt).map_err(refused)?;
+            if proof.extra.as_ref().is_some_and(|extra| *extra != entry) {
+                return Err(refused("the proof is about another entry than the receipt"));
+            }
+            entry
+        }
+        None => proof.extra.clone().ok_or_else(|| {
+            usage("the file does not have the entry: name its receipt with --receipt")
+        })?,
+    };
+    let accepted = proof.verify(&entry, &policy).map_err(refused)?;
+    say(&format!(
+        "VERIFIED: entry {} of the log {}, which has {} entries: {}",
+        proof.index,
+        accepted.log.name(),
+        accepted.size,
+        String::from_utf8_lossy(&entry).trim_end()
+    ))?;
+    say(&signed_by(&accepted))
 }
 
 /// Both parties must have signed.
@@ -177,7 +351,8 @@ fn log(args: &[String]) -> Result<(), Failure> {
     let (folder, key) = (args.path("log folder")?, args.key("--log-key")?);
     let log = audit(folder, &key).map_err(refused)?;
     if let Some(since) = args.options.get("--since") {
-        let text = String::from_utf8_lossy(&read(Path::new(since))?).into_owned();
+        let text = String::from_utf8(read(Path::new(since))?)
+            .map_err(|_| refused(format!("{since}: a checkpoint is UTF-8")))?;
         let (size, root) = open_checkpoint(&text, &key).map_err(refused)?;
         let proof = log.tree.consistency(size).unwrap_or_default();
         if !verify_consistency((size, &root), (log.tree.len(), &log.tree.root()), &proof) {
@@ -207,13 +382,16 @@ fn seed(path: &str) -> Result<[u8; 32], Failure> {
 }
 
 fn witness_key(args: &[String]) -> Result<(), Failure> {
-    let args = Args::parse(args, &["--name", "--key"], &[])?;
+    let args = Args::parse(args, &["--name", "--key"], &["--ml-dsa"])?;
     let (name, path) = (args.option("--name")?, args.option("--key")?);
     let mut seed = [0; 32];
     let random = ring::rand::SystemRandom::new();
     ring::rand::SecureRandom::fill(&random, &mut seed)
         .map_err(|_| failure("the system gave no random bytes"))?;
-    let witness = Witness::from_seed(name, &seed).map_err(failure)?;
+    let mut witness = Witness::from_seed(name, &seed).map_err(failure)?;
+    if args.options.contains_key("--ml-dsa") {
+        witness = witness.with_ml_dsa(&seed).map_err(failure)?;
+    }
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -222,7 +400,10 @@ fn witness_key(args: &[String]) -> Result<(), Failure> {
         .open(path)
         .and_then(|mut f| f.write_all(format!("{}\n", hex(&seed)).as_bytes()));
     file.map_err(|e| failure(format!("{path}: {e}")))?;
-    say(&witness.verifier().text())
+    for key in witness.verifiers() {
+        say(&key.text())?;
+    }
+    Ok(())
 }
 
 fn witness(args: &[String]) -> Result<(), Failure> {
@@ -272,6 +453,8 @@ fn main() -> ExitCode {
     let rest = args.get(1..).unwrap_or_default();
     let result = match args.first().map(String::as_str) {
         Some("receipt") => receipt(rest),
+        Some("proof") => proof(rest),
+        Some("tlog-proof") => tlog_proof(rest),
         Some("log") => log(rest),
         Some("witness-key") => witness_key(rest),
         Some("witness") => witness(rest),

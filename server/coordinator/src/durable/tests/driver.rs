@@ -452,6 +452,19 @@ impl Driver {
                     head: LogHead { entries, root },
                 }
             }
+            Duty::LogRelease(no) => {
+                let statement = format!("release {no}");
+                self.log.push(statement.clone().into_bytes());
+                let entries = self.log.len() as u64;
+                let root = [0; 32];
+                let part = LoggedPart {
+                    number: no,
+                    statement,
+                    index: entries - 1,
+                };
+                let head = LogHead { entries, root };
+                Command::ReleaseLogged { part, head }
+            }
             Duty::Publish(epoch) => Command::Publish { epoch },
             Duty::Retire(epoch) => Command::Retire { epoch },
             Duty::BeginEpoch(epoch) => Command::BeginEpoch { epoch },

@@ -308,6 +308,17 @@ impl Driver {
                     head: entered.head,
                 }
             }
+            Duty::LogRelease(no) => {
+                let statement = format!("release {no}");
+                let entered = self.evidence.enter(statement.as_bytes()).unwrap();
+                let part = LoggedPart {
+                    number: no,
+                    statement,
+                    index: entered.index,
+                };
+                let head = entered.head;
+                Command::ReleaseLogged { part, head }
+            }
             Duty::Publish(epoch) => Command::Publish { epoch },
             Duty::Retire(epoch) => Command::Retire { epoch },
             Duty::BeginEpoch(epoch) => Command::BeginEpoch { epoch },

@@ -8,7 +8,9 @@ use lethe_proto::message::Refusal;
 use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::order;
-use lethe_receipt::receipt::{Effect, Fate, Receipt, SignedByTally, VerifyError, verify};
+use lethe_receipt::policy::Policy;
+use lethe_receipt::receipt::{Cosigned, Effect, Fate, Receipt, SignedByTally, VerifyError, verify};
+use lethe_receipt::witness::{Seen, Witness};
 
 use super::driver::{Driver, PEOPLE, digest, erase, erase_item, subject};
 use crate::CoordinatorError;
@@ -54,6 +56,49 @@ fn receipts_of_a_driven_history_verify_offline() {
     // A later one, about a log that has grown.
     d.forget(vec![erase("cleo")]);
     assert_eq!(finish(&mut d).len(), 4);
+}
+
+#[test]
+fn receipts_that_are_handed_out_later_carry_what_witnesses_have_signed() {
+    let mut d = Driver::trained();
+    d.forget(vec![erase("ada")]);
+    finish(&mut d);
+    let issued = d.receipts[&1].clone();
+    assert_eq!(d.evidence.with_witnesses(issued.clone()), issued);
+    let witness = Witness::from_seed("witness.example", &[9; 32]).unwrap();
+    let (log, signs) = (d.evidence.log_key(), witness.verifier().text());
+    let policy = format!("log {log}\nwitness W {signs}\nquorum W\n");
+    let policy = Policy::parse(policy.as_bytes()).unwrap();
+    let sign = |d: &Driver| {
+        let head = d.evidence.to_cosign(1, false).unwrap();
+        let signed = witness.cosign(&head.checkpoint, &key(d), &Seen::default(), &[], 5);
+        Cosigned {
+            size: head.size,
+            checkpoint: signed.unwrap().0,
+            witnesses: vec![signs.clone()],
+        }
+    };
+    let signed = sign(&d);
+    d.evidence.take_cosigned(signed).unwrap();
+    let given = d.evidence.with_witnesses(issued.clone());
+    let read = verify(&given, &key(&d)).unwrap();
+    assert_eq!(policy.check(&read.checkpoint).unwrap().witnessed.len(), 1);
+    // The log has grown since: the head that was signed stays good, also after a restart.
+    d.evidence.enter(b"later\n").unwrap();
+    assert_eq!(d.evidence.with_witnesses(issued.clone()), given);
+    d.reopen();
+    d.evidence.recall_cosigned(&policy).unwrap();
+    assert_eq!(d.evidence.with_witnesses(issued.clone()), given);
+    // One that the head does not hold is given out as it was issued.
+    d.forget(vec![erase("ben")]);
+    finish(&mut d);
+    let newer = d.receipts[&2].clone();
+    assert_eq!(d.evidence.with_witnesses(newer.clone()), newer);
+    // The policy names another witness now.
+    let other = format!("log {log}\nquorum none\n");
+    let other = Policy::parse(other.as_bytes()).unwrap();
+    d.evidence.recall_cosigned(&other).unwrap();
+    assert_eq!(d.evidence.with_witnesses(issued.clone()), issued);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use lethe_proto::admin::DeletionPhase;
 use lethe_proto::codec;
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::{Digest, SubjectId};
+use lethe_proto::message::ServedPart;
 
 use super::super::Shell;
 use super::people;
@@ -89,6 +90,9 @@ impl Simulation {
         }
         self.log(&shell);
         self.look_at_lists(&shell);
+        if self.events.is_multiple_of(8) {
+            self.given(&shell);
+        }
         if self.events.is_multiple_of(16) {
             self.acknowledged(&shell.state());
         }
@@ -253,6 +257,36 @@ impl Simulation {
         );
         let hashes = state.served_hashes();
         assert_eq!(release.digests(), hashes, "{}: release {no}", self.story());
+    }
+
+    /// What devices are given is in the log, word for word, and they can check that.
+    fn given(&mut self, shell: &Shell) {
+        let key = self.common.log_key.clone();
+        if let Ok(served) = shell.served() {
+            let no = served.release;
+            let proven = shell.proven(ServedPart::Release(no), 0);
+            let proven = proven.unwrap_or_else(|e| panic!("{}: {no}: {e}", self.story()));
+            let stated = proven.release(&key, None);
+            let (stated, _) = stated.unwrap_or_else(|e| panic!("{}: {e}", self.story()));
+            let parts = served.parts.iter().map(|p| p.device.digest().hex());
+            assert!(parts.eq(stated.parts), "{}: release {no}", self.story());
+            let adapters = shell.state().served_hashes();
+            let adapters = adapters.iter().map(Digest::hex);
+            assert!(adapters.eq(stated.adapters), "{}: {no}", self.story());
+            self.count.one("releases in the log");
+        }
+        let Some(lists) = &shell.lists else {
+            return;
+        };
+        if let Some(number) = lists.state(shell).served {
+            let proven = shell.proven(ServedPart::Snapshot(number), 0);
+            let proven = proven.unwrap_or_else(|e| panic!("{}: {number}: {e}", self.story()));
+            let named = proven.snapshot(&key, None);
+            let (named, _) = named.unwrap_or_else(|e| panic!("{}: {e}", self.story()));
+            let digest = lists.newest().map(|s| s.digest.hex());
+            assert_eq!(Some(named.sha256), digest, "{}", self.story());
+            self.count.one("snapshots in the log");
+        }
     }
 
     /// The log goes on from what it was, and holds what the state says it holds.

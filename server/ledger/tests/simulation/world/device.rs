@@ -46,7 +46,7 @@ impl World {
             Some(Work::Train { run, .. }) => self.train(n, run, soon),
             Some(Work::Validate { release, shards }) => self.validate(n, release, &shards, soon),
             None => {
-                if let Some((no, _)) = self.state.current_release() {
+                if let Some((no, _)) = self.state.served_release() {
                     let _ = self.run(
                         Command::Fetched {
                             devices: vec![d.certificate],

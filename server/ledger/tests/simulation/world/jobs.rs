@@ -3,6 +3,8 @@
 use lethe_ledger::*;
 use lethe_proto::ids::Digest;
 use lethe_receipt::records::Records;
+use lethe_receipt::served::{ReleaseStatement, public_entry};
+use lethe_receipt::statement::Kind;
 
 use super::{Ev, QUIET, World, add_up, digest, initial};
 
@@ -113,6 +115,52 @@ impl World {
         left_out
     }
 
+    /// Enters something into the log, unless it is there.
+    pub(super) fn enter(&mut self, entry: Vec<u8>) -> (u64, LogHead) {
+        let known = self.log.iter().position(|e| *e == entry);
+        let index = known.unwrap_or_else(|| {
+            self.log.push(entry);
+            self.log.len() - 1
+        });
+        let head = LogHead {
+            entries: self.log.len() as u64,
+            root: [0; 32],
+        };
+        (index as u64, head)
+    }
+
+    fn log_release(&mut self, no: u64) -> Option<(LoggedPart, LogHead)> {
+        let parts: Vec<Digest> = self.state.releases().get(&no)?.digests();
+        let statement = self
+            .state
+            .release_statement(no, &parts, &digest(&["items"]))?;
+        let bytes = statement.bytes();
+        let (index, head) = self.enter(public_entry(Kind::Release, &bytes));
+        let part = LoggedPart {
+            number: no,
+            statement: String::from_utf8(bytes).unwrap(),
+            index,
+        };
+        Some((part, head))
+    }
+
+    /// Whether the log has the entry of the release that devices are given, and that entry is about
+    /// the adapters that they get.
+    pub(crate) fn log_holds_what_is_served(&self) -> bool {
+        let Some((no, release)) = self.state.served_release() else {
+            return true;
+        };
+        let Some(part) = &self.state.logged().release else {
+            return false;
+        };
+        let entry = public_entry(Kind::Release, part.statement.as_bytes());
+        let read: ReleaseStatement = serde_json::from_str(&part.statement).unwrap();
+        let adapters: Vec<String> = release.digests().iter().map(Digest::hex).collect();
+        self.log.get(part.index as usize) == Some(&entry)
+            && read.release == no
+            && read.adapters == adapters
+    }
+
     pub(super) fn tick(&mut self) {
         for duty in due(&self.state, self.time()) {
             if self.now < QUIET && self.dice.below(12) == 0 {
@@ -161,20 +209,14 @@ impl World {
                 return self.at(self.now + delay, Ev::Job(command, vec![]));
             }
             Duty::Log { about, entry } => {
-                let known = self.log.iter().position(|e| *e == entry);
-                let index = known.unwrap_or_else(|| {
-                    self.log.push(entry);
-                    self.log.len() - 1
-                });
-                let head = LogHead {
-                    entries: self.log.len() as u64,
-                    root: [0; 32],
+                let (index, head) = self.enter(entry);
+                Command::Logged { about, index, head }
+            }
+            Duty::LogRelease(no) => {
+                let Some((part, head)) = self.log_release(no) else {
+                    return;
                 };
-                Command::Logged {
-                    about,
-                    index: index as u64,
-                    head,
-                }
+                Command::ReleaseLogged { part, head }
             }
             Duty::Publish(epoch) => Command::Publish { epoch },
             Duty::Retire(epoch) => Command::Retire { epoch },

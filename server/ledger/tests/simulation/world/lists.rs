@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use lethe_ledger::*;
 use lethe_proto::ids::SubjectId;
+use lethe_receipt::served::{SERVED_VERSION, SnapshotNamed, public_entry};
+use lethe_receipt::statement::Kind;
 
 use super::{Ev, World, digest};
 
@@ -51,11 +53,37 @@ impl World {
         self.lists.served = true;
         self.lists.shown = self.lists.people.clone();
         let snapshot = self.snapshot();
+        self.log_snapshot(&snapshot);
         let delay = self.dice.below(400) as u64;
         self.at(
             self.now + delay,
             Ev::Job(Command::ListsPublished { snapshot }, vec![]),
         );
+    }
+
+    /// Before a device is given it. The write may fail: then it is given to nobody until a start.
+    fn log_snapshot(&mut self, snapshot: &SnapshotRef) {
+        let statement = SnapshotNamed {
+            version: SERVED_VERSION,
+            number: snapshot.number,
+            sha256: snapshot.digest.hex(),
+            key: "key".into(),
+        };
+        let bytes = statement.bytes();
+        let (index, head) = self.enter(public_entry(Kind::Snapshot, &bytes));
+        let part = LoggedPart {
+            number: snapshot.number,
+            statement: String::from_utf8(bytes).unwrap(),
+            index,
+        };
+        let command = Command::SnapshotLogged {
+            part: part.clone(),
+            head,
+        };
+        if self.run(command, vec![]).is_ok() {
+            let logged = self.state.logged().snapshot.as_ref();
+            assert_eq!(logged, Some(&part), "{}", self.tell());
+        }
     }
 
     fn snapshot(&self) -> SnapshotRef {
@@ -137,6 +165,7 @@ impl World {
     pub(super) fn say_lists(&mut self) {
         if self.lists.served {
             let snapshot = self.snapshot();
+            self.log_snapshot(&snapshot);
             let _ = self.run(Command::ListsPublished { snapshot }, vec![]);
         }
     }
