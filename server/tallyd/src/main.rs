@@ -44,6 +44,8 @@ enum Command {
     Status,
     /// Make a new sealing key. The one before opens envelopes for one day more.
     Rotate,
+    /// Write all keys under fresh master keys, and destroy those before.
+    RotateMaster,
     /// Print a new invitation. When it is used, the coordinator of before is let in no more.
     Invite,
 }
@@ -66,6 +68,7 @@ fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
         Command::Status => Verb::Status,
         Command::Rotate => Verb::Rotate,
         Command::Invite => Verb::Invite,
+        Command::RotateMaster => Verb::Master,
     };
     process::command(&config, verb).map(Some).map_err(code)
 }
@@ -73,6 +76,9 @@ fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     lethe_run::log::begin("info", true);
+    if let Err(e) = lethe_seal::process::no_dumps() {
+        tracing::warn!("the system may write this process's memory to disk: {e}");
+    }
     match run(&cli) {
         Ok(text) => {
             let text = text.unwrap_or_default();

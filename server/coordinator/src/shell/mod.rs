@@ -34,6 +34,7 @@ mod caches;
 mod clock;
 mod duties;
 mod jobs;
+mod keys;
 mod kit;
 mod logged;
 mod masked;
