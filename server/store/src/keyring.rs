@@ -78,6 +78,17 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
+/// Bytes of the stack that are overwritten after work with secrets.
+const SCRUBBED: usize = 64 << 10;
+
+/// Overwrites what calls that have returned left on the stack: code of others (ciphers, codecs)
+/// moves secrets through it.
+#[inline(never)]
+fn scrub() {
+    let mut below = [0_u8; SCRUBBED];
+    below.zeroize();
+}
+
 /// A key and the random handle that records carry instead of its name.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct Key {
@@ -230,6 +241,7 @@ impl Keyring {
         if !whole {
             ring.replace(ring.ring.clone(), ring.made)?;
         }
+        scrub();
         Ok(ring)
     }
 
@@ -307,9 +319,12 @@ impl Keyring {
         if self.generation == 0 || self.torn || many {
             let made = self.made + missing.len() as u64;
             let keys = self.ring.clone().into_iter().chain(missing).collect();
-            return self.replace(keys, made);
+            self.replace(keys, made)?;
+        } else {
+            self.append(missing)?;
         }
-        self.append(missing)
+        scrub();
+        Ok(())
     }
 
     /// Adds keys to the present generation.
@@ -351,6 +366,7 @@ impl Keyring {
         if gone > 0 {
             self.replace(keys, self.made)?;
         }
+        scrub();
         Ok(gone)
     }
 

@@ -190,7 +190,7 @@ fn memory(mut see: impl FnMut(&[u8])) {
     use std::io::{Read, Seek, SeekFrom};
     let maps = fs::read_to_string("/proc/self/maps").expect("reads");
     let mut file = File::open("/proc/self/mem").expect("opens");
-    let mut piece = vec![0; 1 << 20];
+    let mut piece = vec![0_u8; 1 << 20];
     for line in maps.lines() {
         let mut parts = line.split_whitespace();
         let range = parts.next().unwrap_or_default();
@@ -207,9 +207,10 @@ fn memory(mut see: impl FnMut(&[u8])) {
             if file.read_exact(&mut piece[..length]).is_ok() {
                 see(&piece[..length]);
             }
+            // What was read is in memory itself: it is not to be found by the next search.
+            piece[..].zeroize();
             at += length as u64;
         }
-        piece.fill(0);
     }
 }
 
