@@ -153,3 +153,54 @@ async fn a_receipt_before_the_first_epoch() {
     let said = desk.run(&["receipt", "--deletion", "1"]);
     assert_eq!(said.code, 0, "{}", said.err);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_16_host_names_work_and_a_moved_server_is_given_to_any_command() {
+    let world = World::new(6);
+    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_coordinator-process"));
+    let log = world.dir.path().join("log");
+    let (mut child, addr) = world.spawn(binary, &world.config(""), &log);
+    let desk = Desk::new(ADMIN, &world.dir.path().join("desk"));
+    let text = std::fs::read_to_string(world.dir.path().join("server/admin-invitation")).unwrap();
+    let without = desk.run(&["enrol", "--invitation", text.trim()]);
+    assert_eq!(without.code, 2, "{}", without.err);
+    assert!(
+        without.err.contains("--server HOST:PORT"),
+        "{}",
+        without.err
+    );
+    let named = format!("localhost:{}", addr.port());
+    let said = desk.run(&["enrol", "--server", &named, "--invitation", text.trim()]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let invitation = invited(&desk, &["--subject", "person-0"]);
+    let named: lethe_client::Place = named.parse().unwrap();
+    let options = world.options(addr).server(named).invitation(invitation);
+    let client = Client::open(world.client_folder(0), options).unwrap();
+    client.record_all(tiny::history(0)).unwrap();
+    client.join().await.unwrap();
+    client.close().await;
+
+    // The server moves to another port: nothing else of it changes.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (mut child, moved) = world.spawn(binary, &world.config(""), &log);
+    assert_ne!(moved, addr);
+    let server = format!("localhost:{}", moved.port());
+    assert_eq!(desk.run(&["--server", &server, "status"]).code, 0);
+    let remembered = desk.run(&["status"]);
+    assert_eq!(remembered.code, 0, "{}", remembered.err);
+    let again = desk.run(&["enrol", "--server", &server, "--invitation", text.trim()]);
+    refused(&again, "--server localhost:");
+    let wrong = desk.run(&["status", "--server", "nobody.invalid:1"]);
+    refused(&wrong, "nobody.invalid");
+    assert_eq!(
+        desk.run(&["status"]).code,
+        0,
+        "a wrong place is not remembered"
+    );
+    let client = Client::open(world.client_folder(0), world.options(moved)).unwrap();
+    client.connect().await.unwrap();
+    client.close().await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

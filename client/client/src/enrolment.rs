@@ -1,12 +1,11 @@
 //! The device's identity: where it comes from, and how it stays valid.
 
-use std::net::SocketAddr;
-
 use lethe_proto::ids::Digest;
 use lethe_proto::message::Refusal;
 use lethe_transport::TransportError;
-use lethe_transport::client::{Dialer, enrol_as};
+use lethe_transport::client::enrol_for;
 use lethe_transport::identity::Invitation;
+use lethe_transport::place::Place;
 
 use crate::ClientError;
 use crate::local::Shared;
@@ -41,7 +40,7 @@ fn name(invitation: &Invitation) -> Digest {
 /// Enrols with the invitation that is kept, if there is one; returns whether it did. The history
 /// stays. With an identity already there, an invitation that the coordinator does not know, and a
 /// coordinator that is away, change nothing.
-pub(crate) async fn use_invitation(shared: &Shared, addr: SocketAddr) -> Result<bool, ClientError> {
+pub(crate) async fn use_invitation(shared: &Shared, place: Place) -> Result<bool, ClientError> {
     let (text, subject, known) = {
         let local = shared.alive()?;
         let person = &local.person;
@@ -58,8 +57,7 @@ pub(crate) async fn use_invitation(shared: &Shared, addr: SocketAddr) -> Result<
         }
         Err(e) => return Err(e.into()),
     };
-    let dialer = Dialer::bind(addr)?;
-    let enrolled = match enrol_as(&dialer, addr, &invitation, subject).await {
+    let enrolled = match enrol_for(place, &invitation, subject).await {
         Ok(enrolled) => enrolled,
         Err(e) if known && e.is_transient() => {
             tracing::info!("the invitation is tried again later: {e}");

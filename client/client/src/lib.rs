@@ -38,10 +38,10 @@
 //! With a coordinator and a model:
 //!
 //! ```no_run
-//! use lethe_client::{Catalogue, Client, ClientModel, Options};
+//! use lethe_client::{Catalogue, Client, ClientModel, Options, Place};
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let options = Options::new(Catalogue::load("catalogue".as_ref())?)
-//!     .server("203.0.113.7:4433".parse()?)
+//!     .server("recommend.example.org:4433".parse::<Place>()?)
 //!     .invitation("lethe1:...")
 //!     .model(ClientModel::load("model.gguf".as_ref(), Default::default())?);
 //! let client = Client::open("app-data/lethe", options)?;
@@ -114,6 +114,7 @@ pub use lethe_parts::event::{EventTable, Kind, Meaning};
 pub use lethe_proto::epochs::{Lacks, TrainsFrom};
 pub use lethe_proto::message::Declined;
 pub use lethe_recsys::data::Item;
+pub use lethe_transport::place::Place;
 pub use lists::{
     Allows, Boosts, Cursor, Explanation, Fallback, Filter, ListId, ListSource, Listed, MAX_PAGE,
     Page, Query, Reason, Shelf, Shown,

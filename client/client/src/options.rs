@@ -1,11 +1,11 @@
 //! What a client is opened with.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lethe_proto::codec::Extension;
 use lethe_proto::limits::MINOR;
+use lethe_transport::place::Place;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -18,7 +18,7 @@ use crate::{Catalogue, ClientModel, Cutoffs};
 #[derive(Clone)]
 pub struct Options {
     pub(crate) catalogue: Arc<Catalogue>,
-    pub(crate) server: Option<SocketAddr>,
+    pub(crate) server: Option<Place>,
     pub(crate) model: Option<Arc<ClientModel>>,
     pub(crate) key: Option<[u8; 32]>,
     pub(crate) invitation: Option<String>,
@@ -96,9 +96,11 @@ impl Options {
         }
     }
 
-    /// Talks to the coordinator at `addr`.
-    pub fn server(mut self, addr: SocketAddr) -> Self {
-        self.server = Some(addr);
+    /// Talks to the coordinator at this place: an address, or the name of a host, which is looked
+    /// up at each connection. The folder keeps none: a coordinator that has moved is found by who
+    /// is opened with its new place.
+    pub fn server(mut self, place: impl Into<Place>) -> Self {
+        self.server = Some(place.into());
         self
     }
 

@@ -1,6 +1,5 @@
 //! The connection, opened when needed and again after a loss.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -9,6 +8,7 @@ use lethe_proto::message::{Reply, Request};
 use lethe_transport::TransportError;
 use lethe_transport::client::Connection;
 use lethe_transport::identity::Identity;
+use lethe_transport::place::Place;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::backoff::Backoff;
 /// Calls the coordinator, connecting when there is no connection.
 #[derive(Debug)]
 pub(crate) struct Session {
-    addr: SocketAddr,
+    place: Place,
     authority: Vec<u8>,
     /// Shown with the next connection.
     identity: std::sync::Mutex<Identity>,
@@ -63,7 +63,7 @@ pub(crate) struct Counters {
 
 impl Session {
     pub(crate) fn new(
-        addr: SocketAddr,
+        place: Place,
         authority: Vec<u8>,
         identity: Identity,
         extensions: Vec<Extension>,
@@ -71,7 +71,7 @@ impl Session {
         refused: Refused,
     ) -> Self {
         Self {
-            addr,
+            place,
             authority,
             identity: std::sync::Mutex::new(identity),
             extensions,
@@ -128,7 +128,7 @@ impl Session {
         }
         let identity = self.identity().clone();
         self.ends_when_closed()?;
-        let fresh = Connection::open(self.addr, &self.authority, Some(&identity)).await;
+        let fresh = Connection::open(self.place.clone(), &self.authority, Some(&identity)).await;
         let fresh = self.heard(fresh)?;
         let fresh = Arc::new(fresh.extended(self.extensions.clone()));
         *self.live() = Some(fresh.clone());

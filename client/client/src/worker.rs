@@ -209,10 +209,11 @@ impl Worker {
         if let Some(session) = session.as_ref() {
             return Ok(session.clone());
         }
-        let addr = self.shared.options.server.ok_or(ClientError::NoServer)?;
+        let server = self.shared.options.server.clone();
+        let place = server.ok_or(ClientError::NoServer)?;
         let identity = local.person.identity.clone();
         let fresh = Arc::new(Session::new(
-            addr,
+            place,
             local.person.authority.clone(),
             identity.ok_or(ClientError::NotEnrolled)?,
             self.shared.options.extensions.clone(),
@@ -239,8 +240,9 @@ impl Worker {
 
     /// Enrols if there is an invitation, and says hello once.
     pub(crate) async fn ready(&mut self) -> Result<(), ClientError> {
-        let server = self.shared.options.server.ok_or(ClientError::NoServer)?;
-        if use_invitation(&self.shared, server).await? {
+        let server = self.shared.options.server.clone();
+        let place = server.ok_or(ClientError::NoServer)?;
+        if use_invitation(&self.shared, place).await? {
             // Somebody new, as far as the coordinator knows.
             self.shared.cut_off();
             self.welcome = None;

@@ -306,7 +306,8 @@ fn network_functions_say_what_they_lack() {
     let asked = common::block_on(client.step());
     assert!(matches!(asked, Err(ClientError::NoServer)), "{asked:?}");
     drop(client);
-    let options = Options::new(catalogue(0..10)).server("127.0.0.1:9".parse().unwrap());
+    let options = Options::new(catalogue(0..10))
+        .server("127.0.0.1:9".parse::<lethe_client::Place>().unwrap());
     let client = Client::open(dir.path(), options).unwrap();
     let asked = common::block_on(client.connect());
     assert!(matches!(asked, Err(ClientError::NotEnrolled)), "{asked:?}");

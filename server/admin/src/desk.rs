@@ -1,13 +1,14 @@
 //! The operator's connection to the coordinator.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use lethe_proto::admin::{AdminReply, AdminRequest, DeletionSummary, ProposalState};
 use lethe_proto::message::{Reply, Request};
+use lethe_transport::TransportError;
 use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::{Identity, Invitation};
+use lethe_transport::place::Place;
 use serde::{Deserialize, Serialize};
 
 use crate::output::error;
@@ -15,7 +16,7 @@ use crate::when::{now, show_time};
 
 #[derive(Serialize, Deserialize)]
 struct Saved {
-    server: SocketAddr,
+    server: Place,
     authority: Vec<u8>,
     identity: Identity,
 }
@@ -55,7 +56,7 @@ impl Desk {
     /// replaced when it has expired, or when `replace` says so; what else is in the folder stays.
     pub(crate) async fn enrol(
         home: &Path,
-        server: SocketAddr,
+        server: Place,
         invitation: &Invitation,
         replace: bool,
     ) -> anyhow::Result<()> {
@@ -65,7 +66,8 @@ impl Desk {
             if valid.until > now() as i64 {
                 bail!(
                     "{} exists and is valid until {} (UTC): this operator is enrolled already; \
-                     use another --home, or --replace",
+                     use another --home, or --replace. If the coordinator has moved, give its new \
+                     place to any command: lethe-admin --server {server} status",
                     file.display(),
                     show_time(valid.until as u64)
                 );
@@ -73,7 +75,7 @@ impl Desk {
         }
         let authority = invitation.authority()?;
         std::fs::create_dir_all(home).with_context(|| home.display().to_string())?;
-        let identity = enrol(server, invitation).await?;
+        let identity = enrol(server.clone(), invitation).await?;
         let saved = Saved {
             server,
             authority,
@@ -82,12 +84,24 @@ impl Desk {
         saved.write(&file)
     }
 
-    /// Connects with the stored identity, and renews it in the last third of its life.
-    pub(crate) async fn open(home: &Path) -> anyhow::Result<Self> {
+    /// Connects with the stored identity, and renews it in the last third of its life. A place that
+    /// is given takes that of the stored one, and is kept once the coordinator has answered there:
+    /// its certificate is checked as ever, so that another one is not taken for it.
+    pub(crate) async fn open(home: &Path, moved: Option<&Place>) -> anyhow::Result<Self> {
         let file = home.join("identity.json");
         let mut saved = Saved::read(&file)?;
-        let connection =
-            Connection::open(saved.server, &saved.authority, Some(&saved.identity)).await?;
+        let place = moved.unwrap_or(&saved.server).clone();
+        let opened = Connection::open(place.clone(), &saved.authority, Some(&saved.identity));
+        let connection = match opened.await {
+            Err(e @ (TransportError::Connect { .. } | TransportError::Resolve { .. })) => {
+                bail!("{e}. If the coordinator has moved, give its new place: --server HOST:PORT")
+            }
+            opened => opened?,
+        };
+        if saved.server != place {
+            saved.server = place;
+            saved.write(&file)?;
+        }
         if saved.identity.is_due() {
             match connection.renew().await {
                 // The old certificate goes when the new one is first used: at the next command.

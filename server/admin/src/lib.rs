@@ -4,7 +4,9 @@
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
+use lethe_transport::place::Place;
 
 mod commands;
 mod desk;
@@ -26,6 +28,10 @@ struct Cli {
         env = "LETHE_ADMIN_HOME"
     )]
     home: std::path::PathBuf,
+    /// Where the coordinator is. `enrol` needs it; later it is remembered, and giving another one
+    /// is for a coordinator that has moved.
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    server: Option<Place>,
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     json: bool,
@@ -107,7 +113,7 @@ pub fn run(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Verify(args) => commands::verify::run(&args, &out),
         Command::Completion(args) => commands::shell::completion(&args, Cli::command()),
         Command::Man(args) => commands::shell::man(&args, Cli::command()),
-        command => run_online(&cli.home, command, &out),
+        command => run_online(&cli.home, cli.server, command, &out),
     };
     result.unwrap_or_else(|e| {
         output::error(&format!("{e:#}"));
@@ -117,6 +123,7 @@ pub fn run(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
 
 fn run_online(
     home: &std::path::Path,
+    server: Option<Place>,
     command: Command,
     out: &output::Output,
 ) -> anyhow::Result<ExitCode> {
@@ -125,12 +132,19 @@ fn run_online(
         .build()?;
     runtime.block_on(async {
         if let Command::Scan(args) = &command {
-            return commands::scan::run(args, home, out).await;
+            return commands::scan::run(args, home, server.as_ref(), out).await;
         }
         if let Command::Enrol(args) = command {
-            return commands::enrol::run(&args, home, out).await;
+            let lacks = || {
+                let why = "`enrol` needs --server HOST:PORT: where the coordinator is\n";
+                Cli::command()
+                    .error(ErrorKind::MissingRequiredArgument, why)
+                    .exit()
+            };
+            let server = server.unwrap_or_else(lacks);
+            return commands::enrol::run(&args, home, server, out).await;
         }
-        let desk = desk::Desk::open(home).await?;
+        let desk = desk::Desk::open(home, server.as_ref()).await?;
         let code = match command {
             Command::Status(args) => commands::status::run(&args, &desk, out).await,
             Command::Forget(args) => commands::forget::run(&args, &desk, out).await,

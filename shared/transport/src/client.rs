@@ -9,12 +9,17 @@ use lethe_proto::codec::{self, Extension};
 use lethe_proto::ids::SubjectId;
 use lethe_proto::limits;
 use lethe_proto::message::{Reply, Request};
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use crate::error::utc;
 use crate::identity::{ClientKey, Identity, Invitation, SERVER_NAME, Validity, now};
+use crate::place::Place;
 use crate::server::REVOKED;
 use crate::{TransportError, config, frame};
+
+/// A moment after which the next address of a name is tried (RFC 8305, 5).
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// A local socket, which several connections may share.
 #[derive(Clone, Debug)]
@@ -58,7 +63,10 @@ impl Dialer {
         authority: &[u8],
         identity: Option<&Identity>,
     ) -> Result<Connection, TransportError> {
-        let refused = |why: String| TransportError::Connect { addr, why };
+        let refused = |why: String| TransportError::Connect {
+            place: addr.to_string(),
+            why,
+        };
         let validity = identity.and_then(|i| i.validity().ok());
         let connecting = self
             .0
@@ -99,14 +107,62 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to `addr`, trusting only `authority` (DER), with a client certificate unless the
-    /// call is to enrol.
+    /// Connects to `place`, trusting only `authority` (DER), with a client certificate unless the
+    /// call is to enrol. A name is looked up, and of its addresses the first that answers counts.
+    ///
+    /// # Errors
+    /// [`TransportError::Resolve`] for a name without an address; else what kept the last address
+    /// that was tried from answering, with the name.
     pub async fn open(
-        addr: SocketAddr,
+        place: impl Into<Place>,
         authority: &[u8],
         identity: Option<&Identity>,
     ) -> Result<Self, TransportError> {
-        Dialer::bind(addr)?.connect(addr, authority, identity).await
+        let place = place.into();
+        let addresses = place.addresses().await?;
+        let opened = Self::open_any(&addresses, authority, identity).await;
+        opened.map_err(|e| named(e, &place))
+    }
+
+    /// Connects to the first of these addresses that answers; each is tried a moment after the one
+    /// before.
+    ///
+    /// # Errors
+    /// What kept the last one that was tried from answering.
+    pub async fn open_any(
+        addresses: &[SocketAddr],
+        authority: &[u8],
+        identity: Option<&Identity>,
+    ) -> Result<Self, TransportError> {
+        if let [only] = addresses {
+            return Dialer::bind(*only)?
+                .connect(*only, authority, identity)
+                .await;
+        }
+        let mut tries = JoinSet::new();
+        let mut left = addresses.iter().copied();
+        let mut last = TransportError::Lost("there is no address to try".into());
+        loop {
+            if let Some(addr) = left.next() {
+                let (authority, identity) = (authority.to_vec(), identity.cloned());
+                tries.spawn(async move {
+                    let dialer = Dialer::bind(addr)?;
+                    dialer.connect(addr, &authority, identity.as_ref()).await
+                });
+            }
+            let more = left.len() > 0;
+            let ended = tokio::select! {
+                ended = tries.join_next() => ended,
+                () = sleep(STAGGER), if more => continue,
+            };
+            match ended {
+                Some(Ok(Ok(connection))) => return Ok(connection),
+                Some(Ok(Err(e))) => last = e,
+                Some(Err(e)) => last = TransportError::Lost(e.to_string()),
+                None if more => {}
+                None => return Err(last),
+            }
+        }
     }
 
     /// Sends these with every request: what a newer minor version adds, which an older coordinator
@@ -310,6 +366,19 @@ fn explained(
     }
 }
 
+/// An error that says which place was meant, where that is a name.
+fn named(e: TransportError, meant: &Place) -> TransportError {
+    match e {
+        TransportError::Connect { place, why } if place != meant.to_string() => {
+            TransportError::Connect {
+                place: format!("{meant} ({place})"),
+                why,
+            }
+        }
+        other => other,
+    }
+}
+
 /// What an invitation was exchanged for.
 #[derive(Clone, Debug)]
 pub struct Enrolment {
@@ -320,22 +389,41 @@ pub struct Enrolment {
 }
 
 /// Exchanges an invitation for an identity.
-pub async fn enrol(addr: SocketAddr, invitation: &Invitation) -> Result<Identity, TransportError> {
-    Ok(enrol_as(&Dialer::bind(addr)?, addr, invitation, None)
-        .await?
-        .identity)
+pub async fn enrol(
+    place: impl Into<Place>,
+    invitation: &Invitation,
+) -> Result<Identity, TransportError> {
+    Ok(enrol_for(place, invitation, None).await?.identity)
 }
 
-/// Exchanges an invitation for an identity, over a socket that others may use too. `subject` is
-/// whose device it is, if that is known: an invitation for somebody else is refused and not spent.
+/// Exchanges an invitation for an identity. `subject` is whose device it is, if that is known: an
+/// invitation for somebody else is refused and not spent.
+pub async fn enrol_for(
+    place: impl Into<Place>,
+    invitation: &Invitation,
+    subject: Option<SubjectId>,
+) -> Result<Enrolment, TransportError> {
+    let connection = Connection::open(place, &invitation.authority()?, None).await?;
+    exchange(&connection, invitation, subject).await
+}
+
+/// The same, over a socket that others may use too.
 pub async fn enrol_as(
     dialer: &Dialer,
     addr: SocketAddr,
     invitation: &Invitation,
     subject: Option<SubjectId>,
 ) -> Result<Enrolment, TransportError> {
-    let key = ClientKey::generate()?;
     let connection = dialer.connect(addr, &invitation.authority()?, None).await?;
+    exchange(&connection, invitation, subject).await
+}
+
+async fn exchange(
+    connection: &Connection,
+    invitation: &Invitation,
+    subject: Option<SubjectId>,
+) -> Result<Enrolment, TransportError> {
+    let key = ClientKey::generate()?;
     let request = Request::Enrol {
         token: invitation.secret.clone(),
         csr: key.request()?,

@@ -36,11 +36,30 @@ pub enum TransportError {
         source: std::io::Error,
     },
     /// The coordinator cannot be reached, or it refused the handshake.
-    #[error("no connection to {addr}: {why}")]
+    #[error("no connection to {place}: {why}")]
     Connect {
-        /// The address.
-        addr: SocketAddr,
+        /// Host and port, with the address that was tried where the host is a name.
+        place: String,
         /// What happened.
+        why: String,
+    },
+    /// What stands for a place on a command line or in a file is none.
+    #[error(
+        "{given:?}: {why}; expected HOST:PORT, such as recommend.example.org:4433, \
+         203.0.113.7:4433 or [2001:db8::1]:4433"
+    )]
+    Place {
+        /// What was given.
+        given: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The name of a host has no address.
+    #[error("the host {host} is not found: {why}. Check the name, and this machine's name service")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
         why: String,
     },
     /// The coordinator's certificate is not valid by this machine's clock.
@@ -107,6 +126,7 @@ impl TransportError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Lost(_) | Self::Timeout { .. } => true,
+            Self::Resolve { .. } => true,
             // Nothing is wrong with what is here: the local functions work.
             Self::Clock { .. } | Self::Expired { .. } => true,
             Self::Refused { code, .. } => matches!(code, Refusal::Busy),

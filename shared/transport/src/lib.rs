@@ -25,6 +25,7 @@ mod exchange;
 mod frame;
 pub mod identity;
 mod pace;
+pub mod place;
 pub mod rate;
 pub mod server;
 

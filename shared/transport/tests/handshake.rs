@@ -11,6 +11,7 @@ use lethe_proto::packed::{Packed, PackedFormat};
 use lethe_transport::TransportError;
 use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::{Authority, ClientKey, Identity, Invitation};
+use lethe_transport::place::Place;
 use lethe_transport::server::{Handler, ReplyFuture, Server};
 
 fn wait() -> Reply {
@@ -373,4 +374,31 @@ async fn an_expired_certificate_is_said_to_be_that() {
     assert!(matches!(e, TransportError::Expired { .. }), "{e}");
     assert!(e.to_string().contains("recover-admin"), "{e}");
     server.close();
+}
+
+#[tokio::test]
+async fn case_16_a_server_is_reached_by_its_name_and_an_error_names_it() {
+    let (desk, server, addr) = start();
+    let ca = desk.authority.certificate().to_vec();
+    let named: Place = format!("localhost:{}", addr.port()).parse().unwrap();
+    let invitation = Invitation::new("secret".into(), &desk.authority);
+    let identity = enrol(named.clone(), &invitation).await.unwrap();
+    let c = Connection::open(named.clone(), &ca, Some(&identity)).await;
+    let reply = c.unwrap().call(&Request::Poll).await.unwrap();
+    assert_eq!(reply, wait());
+    // Of several addresses the one that answers counts, also when it is the last.
+    let nobody: std::net::SocketAddr = "127.0.0.1:9".parse().unwrap();
+    let c = Connection::open_any(&[nobody, nobody, addr], &ca, Some(&identity)).await;
+    let reply = c.unwrap().call(&Request::Poll).await.unwrap();
+    assert_eq!(reply, wait());
+    server.close();
+    let unknown: Place = "nobody.invalid:4433".parse().unwrap();
+    let e = Connection::open(unknown, &ca, None).await.unwrap_err();
+    assert!(matches!(e, TransportError::Resolve { .. }), "{e}");
+    assert!(e.to_string().contains("nobody.invalid"), "{e}");
+    let other = Authority::create().unwrap();
+    let e = Connection::open(named, other.certificate(), None)
+        .await
+        .unwrap_err();
+    assert!(e.to_string().contains("localhost:"), "{e}");
 }

@@ -281,7 +281,7 @@ fn train(
     };
     let loaded = ClientModel::load(model, options)?;
     let catalogue = Catalogue::load(data)?;
-    let addr = server.address.parse()?;
+    let addr: std::net::SocketAddr = server.address.parse()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

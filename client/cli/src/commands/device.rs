@@ -2,7 +2,6 @@
 //! app around it.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use lethe_recipe::Recipe;
 use lethe_recsys::samples::HISTORY;
 use lethe_seal::disk::{Disk, Verdict};
 use lethe_transport::identity::Invitation;
+use lethe_transport::place::Place;
 
 use crate::inputs::Inputs;
 use crate::words;
@@ -27,9 +27,9 @@ pub(crate) struct Device {
     /// Folder of the client's sealed state (also --folder).
     #[arg(long, alias = "folder")]
     home: PathBuf,
-    /// Address of the coordinator; what works on the device alone needs none.
-    #[arg(long)]
-    server: Option<SocketAddr>,
+    /// Where the coordinator is; what works on the device alone needs none.
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<Place>,
     /// Invitation, needed the first time only: its text (lethe1:...), or a file that holds it. It
     /// is kept until it was used.
     #[arg(long, value_name = "TEXT|FILE")]
@@ -135,8 +135,8 @@ impl Device {
         if let Some(given) = &self.invitation {
             options = options.invitation(Invitation::given(given)?.text());
         }
-        if let Some(addr) = self.server {
-            options = options.server(addr);
+        if let Some(place) = &self.server {
+            options = options.server(place.clone());
         }
         Ok(options)
     }

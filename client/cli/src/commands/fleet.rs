@@ -4,14 +4,14 @@
 //! input closes.
 
 use std::io::{BufRead, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lethe_client::{
-    Catalogue, Client, ClientError, ClientModel, Cutoffs, LocalEvent, ModelOptions, Options, Source,
+    Catalogue, Client, ClientError, ClientModel, Cutoffs, LocalEvent, ModelOptions, Options, Place,
+    Source,
 };
 use lethe_recipe::Recipe;
 use lethe_recsys::data::{DataSpec, Dataset, load};
@@ -40,7 +40,7 @@ pub(crate) struct Args {
 #[serde(deny_unknown_fields)]
 pub(crate) struct FleetConfig {
     /// The coordinator.
-    pub(crate) server: SocketAddr,
+    pub(crate) server: Place,
     /// Base model.
     pub(crate) model: PathBuf,
     /// Data set: each client takes its own user's rows and no others.
@@ -222,7 +222,7 @@ struct Shared<'a> {
 impl Shared<'_> {
     fn options(&self, invitation: &str) -> Options {
         Options::new(self.catalogue.clone())
-            .server(self.config.server)
+            .server(self.config.server.clone())
             .invitation(invitation)
             .passes(self.passes.clone())
             .runtime(tokio::runtime::Handle::current())

@@ -1,10 +1,10 @@
 //! `lethe-admin enrol`.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
 use lethe_transport::identity::Invitation;
+use lethe_transport::place::Place;
 use serde_json::json;
 
 use crate::desk::Desk;
@@ -12,9 +12,6 @@ use crate::output::Output;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Address of the coordinator.
-    #[arg(long)]
-    server: SocketAddr,
     /// The invitation: a file (`admin-invitation` in the coordinator's data folder), or the text
     /// that `lethe-admin invite` prints, beginning with lethe1:.
     #[arg(long, value_name = "FILE|TEXT")]
@@ -24,9 +21,14 @@ pub(crate) struct Args {
     replace: bool,
 }
 
-pub(crate) async fn run(args: &Args, home: &Path, out: &Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    args: &Args,
+    home: &Path,
+    server: Place,
+    out: &Output,
+) -> anyhow::Result<ExitCode> {
     let invitation = Invitation::given(&args.invitation)?;
-    Desk::enrol(home, args.server, &invitation, args.replace).await?;
+    Desk::enrol(home, server, &invitation, args.replace).await?;
     out.show(
         &format!("enrolled; the identity is in {}", home.display()),
         &json!({ "home": home }),

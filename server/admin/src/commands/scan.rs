@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use lethe_proto::admin::{AdminReply, AdminRequest, Scanned};
 use lethe_scan::{Report, ScanError, Scanner, Secret};
+use lethe_transport::place::Place;
 use serde_json::json;
 
 use crate::desk::{Desk, unexpected};
@@ -33,6 +34,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(
     args: &Args,
     home: &std::path::Path,
+    server: Option<&Place>,
     out: &Output,
 ) -> anyhow::Result<ExitCode> {
     let texts: Vec<String> = args.subject.iter().chain(&args.text).cloned().collect();
@@ -55,7 +57,7 @@ pub(crate) async fn run(
     let records = if args.offline || texts.is_empty() {
         None
     } else {
-        let desk = Desk::open(home).await?;
+        let desk = Desk::open(home, server).await?;
         let reply = desk.ask(AdminRequest::Scan { texts }).await?;
         desk.close().await;
         match reply {

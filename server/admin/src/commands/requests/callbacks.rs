@@ -123,7 +123,7 @@ pub(crate) async fn run(
     };
     loop {
         // A connection of its own each time: the coordinator may have been restarted meanwhile.
-        let told = match Desk::open(home).await {
+        let told = match Desk::open(home, None).await {
             Ok(desk) => tell(&caller, &desk, book).await,
             Err(e) => Err(e),
         };
