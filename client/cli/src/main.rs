@@ -64,6 +64,10 @@ enum Command {
 fn main() -> ExitCode {
     // Warnings of the client library go to standard error; `LETHE_LOG` asks for more.
     lethe_run::log::begin("off,lethe_client=warn", false);
+    if let Err(e) = lethe_seal::process::no_dumps() {
+        let text = "the system may write this process's memory to disk";
+        let _ = writeln!(std::io::stderr(), "lethe: {text}: {e}");
+    }
     let listening = lethe_run::signals::end_cleanly().map_err(anyhow::Error::from);
     let result = listening.and_then(|()| run());
     lethe_run::signals::settle();

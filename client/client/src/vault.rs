@@ -26,6 +26,7 @@ use lethe_proto::ids::Digest;
 use lethe_proto::payload::WireFormat;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::ClientError;
 use crate::feedback::{Feedback, FeedbackV1};
@@ -116,7 +117,7 @@ impl Sealed {
 #[derive(Debug)]
 pub(crate) struct Vault {
     folder: PathBuf,
-    key: [u8; 32],
+    key: Zeroizing<[u8; 32]>,
     /// The key that the app brings, from which `key` follows.
     app: Option<[u8; 32]>,
     /// Counts erasures: work that began before one keeps nothing after it.
@@ -181,7 +182,7 @@ impl Vault {
         remove_leftovers(folder)?;
         Ok(Self {
             folder: folder.to_owned(),
-            key,
+            key: Zeroizing::new(key),
             app,
             erasures: Erasures::default(),
         })
@@ -211,7 +212,7 @@ impl Vault {
         let missing = || io(&path)(std::io::ErrorKind::NotFound.into());
         Ok(Self {
             folder: folder.to_owned(),
-            key: kept_key(folder, app)?.ok_or_else(missing)?,
+            key: Zeroizing::new(kept_key(folder, app)?.ok_or_else(missing)?),
             app,
             erasures: Erasures::default(),
         })
@@ -235,7 +236,7 @@ impl Vault {
     }
 
     pub(crate) fn key(&self) -> [u8; 32] {
-        self.key
+        *self.key
     }
 
     pub(crate) fn app(&self) -> Option<&[u8; 32]> {
@@ -244,8 +245,7 @@ impl Vault {
 
     /// From now on everything is sealed under this key.
     pub(crate) fn take_key(&mut self, key: [u8; 32]) {
-        zero(&mut self.key);
-        self.key = key;
+        self.key = Zeroizing::new(key);
     }
 
     /// The file of the history.
@@ -326,7 +326,7 @@ impl Vault {
     ) -> Result<FrozenStore, ClientError> {
         FrozenStore::open(
             &self.frozen_folder(),
-            self.key,
+            *self.key,
             under,
             width,
             format,
@@ -379,9 +379,9 @@ impl Vault {
     }
 }
 
-/// Overwrites a key.
+/// Overwrites a key: a plain write may be left out by the compiler.
 pub(crate) fn zero(key: &mut [u8; 32]) {
-    key.fill(0);
+    key.zeroize();
 }
 
 /// Ends an erasure that a crash has cut short; returns whether there was one. The folder's lock is

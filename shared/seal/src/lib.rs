@@ -14,6 +14,7 @@
 pub mod disk;
 pub mod envelope;
 pub mod mask;
+pub mod process;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
