@@ -68,6 +68,9 @@ fn main() -> anyhow::Result<()> {
         return recover(config);
     }
     lethe_run::log::begin("info", true);
+    if let Err(e) = lethe_seal::process::no_dumps() {
+        tracing::warn!("the system may write this process's memory to disk: {e}");
+    }
     let audit = cli
         .audit
         .zip(cli.log_key)

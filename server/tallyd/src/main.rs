@@ -73,6 +73,9 @@ fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     lethe_run::log::begin("info", true);
+    if let Err(e) = lethe_seal::process::no_dumps() {
+        tracing::warn!("the system may write this process's memory to disk: {e}");
+    }
     match run(&cli) {
         Ok(text) => {
             let text = text.unwrap_or_default();
