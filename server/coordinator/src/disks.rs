@@ -10,9 +10,8 @@ use crate::config::ServerConfig;
 
 /// Folders in which keys are destroyed: one that is not there yet will be on its parent's disk.
 fn folders(config: &ServerConfig) -> Vec<PathBuf> {
-    let keys = config.keys_dir();
-    let tally = keys.join("tally");
-    vec![config.data_dir.clone(), keys, tally]
+    let data = &config.data_dir;
+    vec![data.clone(), data.join("keys"), data.join("tally/keys")]
 }
 
 /// Looks at the folders, before anything else is written to them, and says in the log what they
@@ -27,7 +26,6 @@ pub(crate) fn check(config: &ServerConfig) -> Result<Vec<KeyDisk>, CoordinatorEr
         path: data.clone(),
         source,
     })?;
-    lethe_store::keys::make_private(&config.keys_dir())?;
     let disks = disk::check(&folders(config), config.accept_recoverable_keys)?;
     disks.iter().for_each(log);
     Ok(disks.iter().map(told).collect())

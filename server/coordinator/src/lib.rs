@@ -34,7 +34,6 @@ mod metrics;
 mod middle;
 pub mod process;
 mod quota;
-pub mod rotation;
 mod rounds;
 pub mod rounds_alone;
 mod rows;

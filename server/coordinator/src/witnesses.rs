@@ -139,7 +139,7 @@ impl Witnesses {
             round += 1;
             let head = shell
                 .evidence()
-                .to_cosign(self.all.len(), round % AGAIN == 0);
+                .to_cosign(self.all.len(), round.is_multiple_of(AGAIN));
             let Some(head) = head else {
                 continue;
             };

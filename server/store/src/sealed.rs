@@ -14,8 +14,7 @@ pub use crate::batch::{Batch, KeyName};
 pub use crate::database::Quarantined;
 use crate::database::{self, set_aside};
 use crate::head::Head;
-use crate::keyring::{Key, Keyring, take_over};
-use crate::keys::Folders;
+use crate::keyring::{Key, Keyring};
 use crate::memory::MemoryStorage;
 use crate::mirror::Mirror;
 use crate::part::{
@@ -23,7 +22,7 @@ use crate::part::{
 };
 use crate::{Class, Persisted, Storage, StoreError, Write};
 
-pub(crate) const INDEX_KEY: &str = "store:index";
+const INDEX_KEY: &str = "store:index";
 
 /// Opens or creates the database in a folder.
 pub type Engine = dyn Fn(&Path) -> Result<Box<dyn Storage>, StoreError>;
@@ -73,34 +72,12 @@ impl std::fmt::Debug for SealedStore {
 }
 
 impl SealedStore {
-    /// Opens the records of a folder with its keys, and checks that none is lost or altered. Keys
-    /// that an earlier build kept in the folder are moved out of it first. Besides `databases`,
-    /// those are opened that keys exist for. What one copy of the main database lost comes from
-    /// the other. A shard's database that is damaged is renamed, its keys are destroyed and the
-    /// shard is empty ([`Self::quarantined`]).
-    ///
-    /// # Errors
-    /// [`StoreError::NoKeys`]: there are records, and no keys for them. [`StoreError::OldKeys`]:
-    /// the keys were put back from an older copy. [`StoreError::Corrupt`], [`StoreError::Io`].
-    pub fn open(
-        engine: &Engine,
-        folders: impl Into<Folders>,
-        databases: &[String],
-    ) -> Result<Self, StoreError> {
-        let Folders {
-            records: folder,
-            keys: source,
-        } = folders.into();
-        let folder = folder.as_path();
-        take_over(&folder.join("keys"), &source)?;
-        if folder.join("db").exists() && !source.has_keyring()? {
-            return Err(StoreError::NoKeys {
-                folder: folder.to_owned(),
-                place: source.place().into(),
-            });
-        }
-        std::fs::create_dir_all(folder).map_err(StoreError::io(folder))?;
-        let mut keys = Keyring::open(&source, Some(folder))?;
+    /// Opens the records of a folder with the keys in it, and checks that none is lost or altered.
+    /// Besides `databases` those are opened that keys exist for. What one copy of the main database
+    /// lost comes from the other. A shard's database that is damaged is renamed, its keys are
+    /// destroyed and the shard is empty ([`Self::quarantined`]).
+    pub fn open(engine: &Engine, folder: &Path, databases: &[String]) -> Result<Self, StoreError> {
+        let mut keys = Keyring::open(&folder.join("keys"))?;
         database::end_removals(folder)?;
         keys.ensure(&[INDEX_KEY, "public"])?;
         let key = index_key(folder, &keys)?;
@@ -360,7 +337,7 @@ impl SealedStore {
             .get(..16)
             .and_then(|h| h.try_into().ok())
             .unwrap_or(entry.owner);
-        let key = self.index().keys.by_handle(&handle).map(|(_, k)| k.clone());
+        let key = self.index().keys.by_handle(&handle).map(|(_, k)| *k);
         Ok(key.map(|key| Raw {
             part,
             entry,
@@ -494,15 +471,6 @@ impl SealedStore {
         Ok(())
     }
 
-    /// Writes all keys under a fresh master key, and destroys the master key of before.
-    ///
-    /// # Errors
-    /// The key source cannot be written; after that it may be repeated.
-    pub fn rotate_master(&self) -> Result<(), StoreError> {
-        let _nobody_writes = self.written();
-        self.index_mut().keys.rotate()
-    }
-
     /// How many of these keys exist.
     pub fn existing(&self, owners: &[KeyName]) -> usize {
         let index = self.index();
@@ -553,7 +521,7 @@ impl Index {
 }
 
 fn index_key(folder: &Path, keys: &Keyring) -> Result<Key, StoreError> {
-    let key = keys.get(INDEX_KEY).cloned();
+    let key = keys.get(INDEX_KEY).copied();
     key.ok_or_else(|| damaged(folder, "its index key is gone"))
 }
 
@@ -642,7 +610,7 @@ fn open_main(
                     .iter()
                     .any(|(n, _)| KeyName::class_of(n) != Class::Public && n != INDEX_KEY)
             {
-                return Err(sealer.corrupt(NO_RECORDS));
+                return Err(sealer.corrupt("there are keys for its records, and no records"));
             }
             // The second is written last: where it is newer, the first has lost something.
             if in_b.root.writes > in_a.root.writes {
@@ -666,10 +634,6 @@ fn open_main(
     }
     Ok(opened)
 }
-
-/// A folder that was lost as a whole, or was to be begun anew.
-const NO_RECORDS: &str = "there are keys for its records, and no records: put the data folder back \
-                          from its newest backup; to begin anew, remove the folder of its keys too";
 
 /// An empty database in the place of a damaged one.
 fn remake(

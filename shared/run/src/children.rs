@@ -79,7 +79,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        end(&[self.child.clone()], false);
+        end(std::slice::from_ref(&self.child), false);
     }
 }
 

@@ -49,7 +49,7 @@ impl Updates<'_, '_> {
                 let weights = weights(self.recipe, self.round, self.contributions);
                 self.summed(&weights)
             }
-            Robust::Median => self.by_columns(|rows, out| median(rows, out)),
+            Robust::Median => self.by_columns(median),
             Robust::TrimmedMean(f) => {
                 let weights = weights(self.recipe, self.round, self.contributions);
                 self.averaged(&weights, trimmed(f, n))

@@ -11,12 +11,12 @@
 //! event of an owner makes the key; all others, and all values, fail where it is missing.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use lethe_ledger::{EpochNo, Event, Owner, ShardKey, State};
 use lethe_proto::ids::ShardId;
 use lethe_store::StoreError;
-use lethe_store::keys::{Folders, Keys};
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 
 use crate::CoordinatorError;
@@ -32,9 +32,7 @@ mod tests;
 
 pub(crate) use migrate::{Base, migrate};
 use tables::ListsMode;
-use tables::{
-    EventsHead, Format, Founded, Missing, database, key_of, put_event, put_slice, shard_of,
-};
+use tables::{EventsHead, Format, Missing, database, key_of, put_event, put_slice, shard_of};
 pub(crate) use tables::{Foundation, ListsFoundation};
 #[cfg(test)]
 use values::update_ref;
@@ -81,29 +79,21 @@ pub(crate) struct Opened {
 /// What a folder is, by its records.
 enum Found {
     Nothing,
-    Founded,
+    Foundation(Foundation),
 }
 
 impl Durable {
     /// Opens a folder. None: there is nothing in it yet. A folder of another format is an error
-    /// ([`StoreError::Format`]); one of format 1 can be migrated. Keys that an earlier build has
-    /// left in the folder are moved into the key source.
-    pub(crate) fn open(
-        engine: &Engine,
-        folders: impl Into<Folders>,
-    ) -> Result<Option<Opened>, CoordinatorError> {
-        let folders = folders.into();
-        if is_new(&folders)? {
+    /// ([`StoreError::Format`]); one of format 1 can be migrated.
+    pub(crate) fn open(engine: &Engine, folder: &Path) -> Result<Option<Opened>, CoordinatorError> {
+        if !folder.join("keys").exists() {
             return Ok(None);
         }
-        let databases = SealedStore::databases_in(&folders.records)?;
-        let store = SealedStore::open(engine, folders.clone(), &databases)?;
+        let databases = SealedStore::databases_in(folder)?;
+        let store = SealedStore::open(engine, folder, &databases)?;
         match found(&store)? {
             Found::Nothing => Ok(None),
-            Found::Founded => {
-                let foundation = moved_out(&store, &folders.keys)?;
-                Self::read(engine, store, foundation).map(Some)
-            }
+            Found::Foundation(foundation) => Self::read(engine, store, foundation).map(Some),
         }
     }
 
@@ -111,25 +101,23 @@ impl Durable {
     /// epoch.
     pub(crate) fn found(
         engine: &Engine,
-        folders: impl Into<Folders>,
+        folder: &Path,
         foundation: Foundation,
         shards: usize,
     ) -> Result<Opened, CoordinatorError> {
-        let folders = folders.into();
         let first = (0..shards).map(|k| {
             database(ShardKey {
                 epoch: EpochNo::FIRST,
                 shard: ShardId(k as u16),
             })
         });
-        let store = SealedStore::open(engine, folders.clone(), &first.collect::<Vec<_>>())?;
-        if let Found::Founded = found(&store)? {
+        let store = SealedStore::open(engine, folder, &first.collect::<Vec<_>>())?;
+        if let Found::Foundation(_) = found(&store)? {
             let message = "this data folder was started before";
             let code = lethe_proto::message::Refusal::Internal;
             return Err(CoordinatorError::refuse(code, message));
         }
-        foundation.keep(&folders.keys)?;
-        store.write(founding(Batch::new())?)?;
+        store.write(founding(Batch::new(), &foundation)?)?;
         Self::read(engine, store, foundation)
     }
 
@@ -353,50 +341,17 @@ impl Durable {
     }
 }
 
-/// Whether nothing was ever kept there. A keyring without records is no such folder: they are lost.
-fn is_new(folders: &Folders) -> Result<bool, CoordinatorError> {
-    let records = &folders.records;
-    let kept = records.join("db").exists() || records.join("keys").is_dir();
-    Ok(!kept && !folders.keys.has_keyring()?)
-}
-
-/// Who the coordinator is, from the key source. What an earlier build has kept in the folder goes
-/// there first, unless that is an older copy.
-fn moved_out(store: &SealedStore, keys: &Keys) -> Result<Foundation, CoordinatorError> {
-    if let Some(before) = store.get::<Foundation>("")? {
-        before.keep(keys)?;
-        let batch = founded(Batch::new().delete::<Foundation>(""))?;
-        store.write(batch)?;
-        tracing::info!(
-            place = keys.place(),
-            "the keys were moved out of the data folder"
-        );
-    }
-    let lacks = || StoreError::Keys {
-        place: keys.place().into(),
-        why: "it has a keyring, and neither the authority nor the log's key (authority-NUMBER, \
-              log-NUMBER): put the newest copy of the keys there"
-            .into(),
-    };
-    Ok(Foundation::of(keys)?.ok_or_else(lacks)?)
-}
-
-fn founded(batch: Batch) -> Result<Batch, StoreError> {
-    let founded = Founded {
-        build: BUILD.into(),
-    };
-    batch.put(&KeyName::public(), "", &founded)
-}
-
 /// What begins a folder of this format.
-fn founding(batch: Batch) -> Result<Batch, StoreError> {
+fn founding(batch: Batch, foundation: &Foundation) -> Result<Batch, StoreError> {
     let public = KeyName::public();
     let format = Format {
         number: FORMAT,
         build: BUILD.into(),
     };
     let batch = batch.put(&public, "", &EventsHead::default())?;
-    founded(batch)?.put(&public, "", &format)
+    batch
+        .put(&public, "", foundation)?
+        .put(&public, "", &format)
 }
 
 fn found(store: &SealedStore) -> Result<Found, CoordinatorError> {
@@ -420,8 +375,6 @@ fn found(store: &SealedStore) -> Result<Found, CoordinatorError> {
         name: "the data folder".into(),
         why: "it has a format and no foundation".into(),
     };
-    if store.get::<Founded>("")?.is_none() && store.keys::<Foundation>().is_empty() {
-        return Err(lacks().into());
-    }
-    Ok(Found::Founded)
+    let foundation = store.get::<Foundation>("")?.ok_or_else(lacks)?;
+    Ok(Found::Foundation(foundation))
 }

@@ -33,7 +33,6 @@ use lethe_parts::content::Content;
 use lethe_proto::catalogue::Versions;
 use lethe_proto::ids::SubjectId;
 use lethe_store::head::Floor;
-use lethe_store::keys::{Folders, Keys};
 use lethe_store::sealed::Engine;
 pub(crate) use lethe_tally::Catalogue;
 use lethe_tally::{Handle, Served, Tally};
@@ -93,7 +92,6 @@ pub(crate) struct Lists {
 pub(crate) struct Opening<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) data_dir: &'a Path,
-    pub(crate) keys: &'a Keys,
     pub(crate) evidence: &'a Path,
     pub(crate) config: ListsConfig,
     pub(crate) serves: bool,
@@ -240,14 +238,6 @@ impl Lists {
         }
     }
 
-    /// Exchanges the master key of a tally in this process. One of its own has its own command.
-    pub(crate) fn rotate_master(&self) -> Result<(), CoordinatorError> {
-        match &self.keeper {
-            Keeper::Embedded(tally) => Ok(tally.rotate_master()?),
-            Keeper::Party(_) => Ok(()),
-        }
-    }
-
     /// Key that verifies snapshots (verifier key text).
     pub(crate) fn key(&self) -> String {
         self.keeper.key()
@@ -290,15 +280,12 @@ pub(crate) fn check_mode(data_dir: &Path, sums: Sums, apart: bool) -> Result<(),
 fn embedded(opening: &Opening<'_>, highest: u64) -> Result<Tally, CoordinatorError> {
     let options = opening.config.options();
     let gives_away = options.cells.gives_away();
-    let folder = Folders {
-        records: opening.data_dir.join(FOLDER),
-        keys: opening.keys.within(FOLDER),
-    };
+    let folder = opening.data_dir.join(FOLDER);
     let content = opening.content.clone();
     let tally = match opening.seed {
-        None => Tally::open(opening.engine, folder, content, options, opening.now)?,
+        None => Tally::open(opening.engine, &folder, content, options, opening.now)?,
         Some(seed) => {
-            Tally::open_seeded(opening.engine, folder, content, options, seed, opening.now)?
+            Tally::open_seeded(opening.engine, &folder, content, options, seed, opening.now)?
         }
     };
     // An older data folder came back: devices have seen these numbers.

@@ -34,7 +34,6 @@ mod caches;
 mod clock;
 mod duties;
 mod jobs;
-mod keys;
 mod kit;
 mod logged;
 mod masked;

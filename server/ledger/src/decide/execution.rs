@@ -334,10 +334,7 @@ pub(super) fn started(
         .into_iter()
         .filter(|k| state.shard(*k).is_some())
         .collect();
-    // Keys are not put back with a data folder: what it has under destroyed ones is lost with them.
-    let closed: Vec<ShardKey> = state.closed_shards();
     let mut events = vec![Event::Started { at: now.unix_ms }];
-    events.extend(state.closed_replays(now));
     let lacks = journal
         .iter()
         .filter(|a| !state.deletions.contains_key(&a.id));
@@ -362,9 +359,8 @@ pub(super) fn started(
     if state.core.numbers.max(numbers) != state.core.numbers {
         events.push(Event::NumbersTaken { numbers });
     }
-    let all: BTreeSet<ShardKey> = lost.iter().chain(&closed).copied().collect();
-    if all != state.core.quarantined || !all.is_empty() {
-        let shards = all.into_iter().collect();
+    if lost != state.core.quarantined.iter().copied().collect::<Vec<_>>() || !lost.is_empty() {
+        let shards = lost.clone();
         events.push(Event::ShardsLost { shards });
     }
     events.extend(holds::started(state, &lost, now));

@@ -7,7 +7,6 @@ use lethe_proto::ids::SubjectId;
 use lethe_proto::message::Role;
 
 mod catalogue;
-mod closed;
 mod epoch;
 mod hold;
 mod index;

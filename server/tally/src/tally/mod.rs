@@ -3,6 +3,7 @@
 //! Whoever changes something holds one lock: decide, write, destroy keys, change the sums. Solving
 //! needs no lock ([`Job`]); nor does reading what is served.
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -12,7 +13,6 @@ use lethe_parts::contribution::Contribution;
 use lethe_parts::noise::Mechanism;
 use lethe_parts::sums::Sums;
 use lethe_receipt::note::{Signer, VerifierKey};
-use lethe_store::keys::Folders;
 use lethe_store::sealed::Engine;
 
 use crate::Statement;
@@ -131,17 +131,17 @@ impl Tally {
     /// [`TallyError`]: the folder is damaged or of another format, or the options do not fit.
     pub fn open(
         engine: &Engine,
-        folders: impl Into<Folders>,
+        folder: &Path,
         content: Arc<Content>,
         options: Options,
         now: u64,
     ) -> Result<Self, TallyError> {
-        Self::open_with(engine, folders.into(), content, options, None, now)
+        Self::open_with(engine, folder, content, options, None, now)
     }
 
     fn open_with(
         engine: &Engine,
-        folders: Folders,
+        folder: &Path,
         content: Arc<Content>,
         options: Options,
         seed: Option<Seed>,
@@ -149,7 +149,7 @@ impl Tally {
     ) -> Result<Self, TallyError> {
         options.check()?;
         let basis = Basis::new(content, &options)?;
-        let vault = Vault::open(engine, folders, seed.as_ref())?;
+        let vault = Vault::open(engine, folder, seed.as_ref())?;
         let secrets = vault.secrets()?;
         let tally = Self {
             signer: Arc::new(Signer::from_seed(&options.name, &secrets.signer)?),
@@ -196,14 +196,6 @@ impl Tally {
     /// Signs what is said beside snapshots: whoever runs the tally has the key anyway.
     pub fn signer(&self) -> &Signer {
         &self.signer
-    }
-
-    /// Writes all keys under a fresh master key, and destroys the one before.
-    ///
-    /// # Errors
-    /// [`TallyError::Store`]: repeat it.
-    pub fn rotate_master(&self) -> Result<(), TallyError> {
-        self.vault.rotate_master()
     }
 
     /// Items of the catalogue.

@@ -152,7 +152,7 @@ pub(crate) fn year(text: &str) -> Result<Option<u16>, String> {
     let of_date = date(text).map(|d| f64::from(d.year()));
     let number = text.parse::<f64>().ok().or(of_date);
     match number {
-        Some(y) if y == 0.0 => Ok(None),
+        Some(0.0) => Ok(None),
         Some(y) if y.fract() == 0.0 && (1.0..=9999.0).contains(&y) => Ok(Some(y as u16)),
         _ => Err(format!("{text:?} is no year")),
     }

@@ -141,6 +141,11 @@ impl Device {
         self.phase = Phase::Joining;
     }
 
+    /// It was turned away, and has given up.
+    pub(super) fn is_stopped(&self) -> bool {
+        matches!(self.phase, Phase::Stopped)
+    }
+
     /// Its coordinator may not know any more that it joined.
     pub(super) fn join_again(&mut self) {
         if !matches!(self.phase, Phase::Stopped) {

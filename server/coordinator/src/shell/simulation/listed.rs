@@ -85,8 +85,6 @@ struct Model {
     taken_down: BTreeSet<String>,
     /// The snapshot that was served when this was looked at last.
     newest: Option<u64>,
-    /// As [`Listed::moves`], when the folder was copied.
-    moves: BTreeMap<SubjectId, u64>,
 }
 
 struct Shown {
@@ -163,16 +161,11 @@ impl Listed {
     }
 
     pub(super) fn back_up(&mut self) {
-        let moves = self.moves.clone();
-        self.saved = Some(Model {
-            moves,
-            ..self.model.clone()
-        });
+        self.saved = Some(self.model.clone());
     }
 
     /// An older folder came back. Numbers, and what must not be served, are what they were; and so
-    /// is what a tally of its own has. Keys are those of now: who left since is not there any more,
-    /// and neither is what was recalled.
+    /// is what a tally of its own has.
     pub(super) fn restore(&mut self) {
         let before = std::mem::take(&mut self.model);
         self.model = self.saved.take().unwrap_or_default();
@@ -180,13 +173,6 @@ impl Listed {
             self.model.stands = before.stands;
             self.model.same_second = before.same_second;
             self.model.taken_down.extend(before.taken_down);
-            return;
-        }
-        self.model.newest = None;
-        for (subject, stands) in &mut self.model.stands {
-            if self.model.moves.get(subject) != self.moves.get(subject) {
-                *stands = Stands::Perhaps;
-            }
         }
     }
 

@@ -235,6 +235,15 @@ impl Simulation {
         let of = |d: &Device| d.subject == subject && away(&d.certificate);
         let all = self.devices.iter().enumerate().filter(|(_, d)| of(d));
         let all: Vec<usize> = all.map(|(i, _)| i).collect();
+        // A backup from before they were refused was put back: their apps find that they are known.
+        for i in 0..self.devices.len() {
+            let d = &self.devices[i];
+            if d.subject == subject && !away(&d.certificate) && d.is_stopped() {
+                let certificate = d.certificate;
+                self.devices[i].enrolled(certificate);
+                self.act(i, Act::Wait(100));
+            }
+        }
         for i in all {
             let certificate = self.certificate(i);
             let secret = digest(&["secret", &certificate.hex()]);
