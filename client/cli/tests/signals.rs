@@ -163,7 +163,8 @@ mod unix {
         std::fs::write(at("recipe.toml"), recipe).unwrap();
         let mut command = Command::new(programs(dir.path()).join("lethe"));
         command.args(["demo", "--quick", "--clients", "3", "--tests", "1"]);
-        command.args(["--rounds", "50"]);
+        // More than it comes to before the signal, on any machine.
+        command.args(["--rounds", "10000"]);
         command
             .arg("--model")
             .arg(at("model"))
