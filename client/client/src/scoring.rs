@@ -303,7 +303,7 @@ impl Worker {
         }
         match ranked {
             Ok(order) => self.keep_list(order, n),
-            Err(e) if e.leaves_the_last_list() => self.without_coordinator(candidates, n),
+            Err(e) if e.leaves_the_last_list() => self.without_coordinator(candidates, n, e),
             Err(e) => Err(e),
         }
     }
@@ -334,11 +334,14 @@ impl Worker {
         })
     }
 
-    /// The last list, or what the device ranks by itself.
+    /// The last list, or what the device ranks by itself where nobody is reached. A coordinator
+    /// that answers "busy" says so for a reason (a deletion is to be executed first): without a
+    /// last list that is the answer.
     fn without_coordinator(
         &self,
         candidates: &[String],
         n: usize,
+        why: ClientError,
     ) -> Result<Recommendation, ClientError> {
         let catalogue = self.catalogue();
         let (list, met) = {
@@ -348,6 +351,9 @@ impl Worker {
             (local.shown_list()?, met)
         };
         let Some(list) = list else {
+            if why.refusal().is_some() {
+                return Err(why);
+            }
             return self.on_device(&catalogue, candidates, n);
         };
         // What has left the catalogue, or was met since, is not shown any more.
