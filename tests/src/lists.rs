@@ -65,6 +65,13 @@ pub fn seal(terms: &SealingTerms, body: &Contributed) -> Sealed {
 impl Lister {
     /// Enrols, says hello and joins without samples.
     pub async fn new(addr: SocketAddr, operator: &Operator, subject: u32) -> Self {
+        let this = Self::enrolled(addr, operator, subject).await;
+        this.join().await;
+        this
+    }
+
+    /// Enrols and says hello: it takes part in no epoch, and none waits for it.
+    pub async fn enrolled(addr: SocketAddr, operator: &Operator, subject: u32) -> Self {
         let text = operator.invite(subject).await;
         let invitation = Invitation::parse(&text).expect("parses");
         let identity = enrol(addr, &invitation).await.expect("enrols");
@@ -75,7 +82,6 @@ impl Lister {
             subject,
         };
         this.hello().await;
-        this.join().await;
         this
     }
 
