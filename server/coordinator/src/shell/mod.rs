@@ -17,6 +17,7 @@ use lethe_ledger::{
     Accepted, Before, Command, Effect, Effects, Event, Fresh, Owner, Rules, RunKey, ShardKey,
     State, ValueRef, Wake, apply, decide, effects, withdrawn,
 };
+use lethe_proto::deletion::Proposal;
 use lethe_proto::ids::{Digest, EpochNo};
 use lethe_proto::message::Refusal;
 use lethe_store::reserve::Reserve;
@@ -584,12 +585,16 @@ impl Shell {
     }
 }
 
-/// Commands that may use the space that was set aside for deletions.
+/// Commands that may use the space that was set aside for deletions. Of what operators propose
+/// only deletions: invitations would use it up.
 fn is_of_deletion(command: &Command) -> bool {
     matches!(
         command,
         Command::Forget { .. }
-            | Command::Propose { .. }
+            | Command::Propose {
+                what: Proposal::Forget { .. },
+                ..
+            }
             | Command::Approve { .. }
             | Command::BeginExecution { .. }
             | Command::KeysDestroyed
