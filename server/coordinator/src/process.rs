@@ -9,7 +9,7 @@ use lethe_receipt::audit::Bundle;
 use lethe_receipt::note::VerifierKey;
 use lethe_recipe::{Recipe, RecipeError};
 use lethe_recsys::spelling::hint;
-use lethe_transport::ending::Endings;
+use lethe_run::ending::Endings;
 use thiserror::Error;
 
 use crate::config::ServerConfig;

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant, SystemTime};
 use lethe_proto::tally::{TallyReply, TallyRequest};
 use lethe_recsys::data::{DataSpec, read_items, text_vectors};
 use lethe_recsys::versions::entries;
+use lethe_run::ending::Endings;
 use lethe_seal::disk::{self, Disk, Verdict};
 use lethe_store::private;
 use lethe_store::sled_backend::SledStorage;
 use lethe_tally::TextVectors;
-use lethe_transport::ending::Endings;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;

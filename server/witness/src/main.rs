@@ -10,6 +10,7 @@ use clap::Parser;
 use lethe_receipt::hex::unhex;
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::witness::Witness;
+use lethe_run::ending::Endings;
 use lethe_witness::{Service, State, bind, serve};
 
 /// A witness of transparency logs: it signs heads that extend what it signed before (C2SP
@@ -62,6 +63,8 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
     let logs: Result<Vec<VerifierKey>, _> = cli.log.iter().map(|k| VerifierKey::parse(k)).collect();
     let logs = logs?;
     let state = State::open(&cli.state, &logs)?;
+    // Before anybody is told where it is: who knows may end it.
+    let endings = Endings::listen()?;
     let listener = bind(cli.listen)
         .await
         .map_err(|e| format!("{}: {e}", cli.listen))?;
@@ -73,38 +76,15 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
     let service = Arc::new(Service::new(witness, logs, state));
     tokio::select! {
         () = serve(listener, service) => {}
-        ended = ended() => ended?,
+        why = endings.first(false) => tracing::info!("the witness ends: {why}"),
     }
     Ok(())
-}
-
-#[cfg(unix)]
-async fn ended() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
-        _ = hangup.recv() => Ok(()),
-    }
-}
-
-#[cfg(not(unix))]
-async fn ended() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("LETHE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .init();
+    lethe_run::log::begin("info", true);
     match run(&cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

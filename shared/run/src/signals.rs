@@ -4,6 +4,8 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::ending::Signals;
+
 /// Whether a signal has come.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -23,7 +25,6 @@ pub fn settle() {
 ///
 /// # Errors
 /// The system does not tell of signals.
-#[cfg(unix)]
 pub fn end_cleanly() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -38,78 +39,15 @@ pub fn end_cleanly() -> std::io::Result<()> {
             let _ = ready.send(Ok(()));
             let first = signals.next().await;
             ENDING.store(true, Ordering::Release);
-            let name = first.name;
-            let _ = writeln!(std::io::stderr(), "{name}: ending");
+            let _ = writeln!(std::io::stderr(), "{first}: ending");
             std::thread::spawn(move || {
                 crate::children::end_all();
                 crate::files::clear();
-                std::process::exit(128 + first.number);
+                std::process::exit(first.code());
             });
             let second = signals.next().await;
-            std::process::exit(128 + second.number);
+            std::process::exit(second.code());
         });
     });
     listening.recv().unwrap_or(Ok(()))
-}
-
-/// Elsewhere the system's way has to do.
-///
-/// # Errors
-/// None.
-#[cfg(not(unix))]
-pub fn end_cleanly() -> std::io::Result<()> {
-    let _ = std::io::stderr().flush();
-    Ok(())
-}
-
-/// A signal that ends processes.
-#[cfg(unix)]
-#[derive(Clone, Copy)]
-struct Ending {
-    name: &'static str,
-    number: i32,
-}
-
-#[cfg(unix)]
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hangup: Option<tokio::signal::unix::Signal>,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: match is_hangup_ignored() {
-                true => None,
-                false => Some(signal(SignalKind::hangup())?),
-            },
-        })
-    }
-
-    async fn next(&mut self) -> Ending {
-        let hangup = async {
-            match &mut self.hangup {
-                Some(signal) => signal.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = self.interrupt.recv() => Ending { name: "SIGINT", number: 2 },
-            _ = self.terminate.recv() => Ending { name: "SIGTERM", number: 15 },
-            _ = hangup => Ending { name: "SIGHUP", number: 1 },
-        }
-    }
-}
-
-/// Whether this process was started so that it ignores SIGHUP (Linux; elsewhere it is not known).
-pub fn is_hangup_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok());
-    mask.is_some_and(|m| m & 1 == 1)
 }

@@ -19,7 +19,6 @@
 pub mod client;
 mod config;
 pub mod crowd;
-pub mod ending;
 mod error;
 mod exchange;
 mod frame;

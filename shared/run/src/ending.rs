@@ -15,6 +15,18 @@ pub enum Ending {
     ParentGone,
 }
 
+impl Ending {
+    /// What a process that is ended by it exits with: 128 and the signal's number. A parent that is
+    /// gone counts as SIGTERM.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::HungUp => 129,
+            Self::Interrupted => 130,
+            Self::Terminated | Self::ParentGone => 143,
+        }
+    }
+}
+
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -80,21 +92,15 @@ fn again() {
     let Ok(runtime) = runtime else {
         return;
     };
-    let number = runtime.block_on(async {
-        let signal = Signals::new().ok()?.next().await;
-        Some(match signal {
-            Ending::Interrupted => 130,
-            Ending::HungUp => 129,
-            Ending::Terminated | Ending::ParentGone => 143,
-        })
-    });
-    if let Some(code) = number {
-        std::process::exit(code);
+    let next = runtime.block_on(async { Some(Signals::new().ok()?.next().await) });
+    if let Some(ending) = next {
+        std::process::exit(ending.code());
     }
 }
 
+/// Signals that end processes.
 #[cfg(unix)]
-struct Signals {
+pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hangup: Option<tokio::signal::unix::Signal>,
@@ -102,7 +108,7 @@ struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -114,7 +120,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Ending {
+    pub(crate) async fn next(&mut self) -> Ending {
         let hangup = async {
             match &mut self.hangup {
                 Some(signal) => signal.recv().await,
@@ -139,16 +145,17 @@ fn is_hangup_ignored() -> bool {
     mask.is_some_and(|m| m & 1 == 1)
 }
 
+/// Elsewhere there is an interruption only.
 #[cfg(not(unix))]
-struct Signals;
+pub(crate) struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self)
     }
 
-    async fn next(&mut self) -> Ending {
+    pub(crate) async fn next(&mut self) -> Ending {
         match tokio::signal::ctrl_c().await {
             Ok(()) => Ending::Interrupted,
             Err(_) => std::future::pending().await,
