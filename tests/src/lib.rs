@@ -3,6 +3,7 @@
 pub mod canary;
 pub mod corruption;
 pub mod desk;
+pub mod files;
 pub mod kept;
 pub mod lists;
 pub mod party;

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use lethe_tests::files::write_data;
 use serde_json::Value;
 
 fn lethe(args: &[&str]) -> (bool, String, String) {
@@ -25,7 +26,7 @@ fn case_20_an_adapter_is_of_the_model_that_was_given_and_is_read_again() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
     lethe_tests::tiny::write_model(Path::new(&at("model"))).unwrap();
-    write_data(Path::new(&at("data")));
+    write_data(Path::new(&at("data")), 5, 40);
     let (success, _, err) = lethe(&[
         "train-central",
         "--model",
@@ -97,23 +98,4 @@ fn case_10_and_21_what_is_not_computed_is_an_error_that_names_it() {
     let read: Value = serde_json::from_str(&out).unwrap();
     // The token that begins a text, and "a".
     assert_eq!(read["tokens"], serde_json::json!([0, 65]));
-}
-
-fn write_data(folder: &Path) {
-    std::fs::create_dir_all(folder).unwrap();
-    let spec = "[interactions]\nfile = \"ratings.csv\"\nuser = \"user\"\nitem = \"item\"\n\
-                rating = \"stars\"\ntimestamp = \"when\"\nlike_above = 3.0\n\
-                [items]\nfile = \"items.csv\"\nitem = \"id\"\ntitle = \"title\"\n";
-    std::fs::write(folder.join("dataset.toml"), spec).unwrap();
-    let mut items = String::from("id,title\n");
-    let mut ratings = String::from("user,item,stars,when\n");
-    for i in 0..40 {
-        items += &format!("{i},Film {i}\n");
-        for u in 0..5 {
-            let when = 1_700_000_000 + 1000 * i + u;
-            ratings += &format!("u{u},{i},{},{when}\n", 1 + (u + i) % 5);
-        }
-    }
-    std::fs::write(folder.join("items.csv"), items).unwrap();
-    std::fs::write(folder.join("ratings.csv"), ratings).unwrap();
 }

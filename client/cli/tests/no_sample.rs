@@ -2,29 +2,9 @@
 //! numbers.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::fmt::Write;
-use std::path::Path;
 use std::process::Command;
 
-/// People with so many events each, as a user's own data set.
-fn write_data(folder: &Path, people: u32, events: u32) {
-    std::fs::create_dir_all(folder).unwrap();
-    let spec = "[interactions]\nfile = \"ratings.csv\"\nuser = \"user\"\nitem = \"item\"\n\
-                rating = \"stars\"\ntimestamp = \"when\"\nlike_above = 3.0\n\
-                [items]\nfile = \"items.csv\"\nitem = \"id\"\ntitle = \"title\"\n";
-    std::fs::write(folder.join("dataset.toml"), spec).unwrap();
-    let mut items = String::from("id,title\n");
-    let mut ratings = String::from("user,item,stars,when\n");
-    for i in 0..events {
-        writeln!(items, "{i},Film {i}").unwrap();
-        for u in 0..people {
-            let when = 1_700_000_000 + 1000 * i + u;
-            writeln!(ratings, "u{u},{i},{},{when}", 1 + (u + i) % 5).unwrap();
-        }
-    }
-    std::fs::write(folder.join("items.csv"), items).unwrap();
-    std::fs::write(folder.join("ratings.csv"), ratings).unwrap();
-}
+use lethe_tests::files::write_data;
 
 #[test]
 fn training_without_a_sample_is_an_error_that_says_how_many_events_it_takes() {

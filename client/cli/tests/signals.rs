@@ -20,7 +20,6 @@ fn main() -> std::process::ExitCode {
 #[cfg(unix)]
 mod unix {
     use std::collections::BTreeMap;
-    use std::fmt::Write;
     use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
     use std::path::{Path, PathBuf};
@@ -66,25 +65,6 @@ mod unix {
             put(&own, name);
         }
         bin
-    }
-
-    fn write_data(folder: &Path) {
-        std::fs::create_dir_all(folder).unwrap();
-        let spec = "[interactions]\nfile = \"ratings.csv\"\nuser = \"user\"\nitem = \"item\"\n\
-                    rating = \"stars\"\ntimestamp = \"when\"\nlike_above = 3.0\n\
-                    [items]\nfile = \"items.csv\"\nitem = \"id\"\ntitle = \"title\"\n";
-        std::fs::write(folder.join("dataset.toml"), spec).unwrap();
-        let mut items = String::from("id,title\n");
-        let mut ratings = String::from("user,item,stars,when\n");
-        for i in 0..60 {
-            writeln!(items, "{i},Film {i}").unwrap();
-            for u in 0..6 {
-                let when = 1_700_000_000 + 1000 * i + u;
-                writeln!(ratings, "u{u},{i},{},{when}", 1 + (u + i) % 5).unwrap();
-            }
-        }
-        std::fs::write(folder.join("items.csv"), items).unwrap();
-        std::fs::write(folder.join("ratings.csv"), ratings).unwrap();
     }
 
     /// Parents of all processes.
@@ -157,7 +137,7 @@ mod unix {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let at = |name: &str| dir.path().join(name);
         lethe_tests::tiny::write_model(&at("model")).unwrap();
-        write_data(&at("data"));
+        lethe_tests::files::write_data(&at("data"), 6, 60);
         std::fs::create_dir(at("tmp")).unwrap();
         let recipe = "shards = 1\nanchors = 1\nsplit = { k_in = 1, k_out = 1 }\ncohort = 2\n";
         std::fs::write(at("recipe.toml"), recipe).unwrap();
@@ -223,7 +203,7 @@ mod unix {
     fn listening(dir: &Path, more: &[(&str, &str)]) -> Child {
         let at = |name: &str| dir.join(name);
         lethe_tests::tiny::write_model(&at("model")).unwrap();
-        write_data(&at("data"));
+        lethe_tests::files::write_data(&at("data"), 6, 60);
         let config = format!(
             "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\nmodel = {:?}\ncatalogue = {:?}\n\
              reserve_mib = 0\n[recipe]\nsplit = {{ k_in = 1, k_out = 1 }}\n",
