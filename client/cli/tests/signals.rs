@@ -104,6 +104,14 @@ mod unix {
         }
     }
 
+    /// A program that no signal is kept from: what runs these tests may ignore some (`nohup`, a
+    /// shell's background), and a child would then do so, too.
+    fn hearing(program: &Path) -> Command {
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP,INT,TERM").arg(program);
+        command
+    }
+
     fn signal(child: &Child, name: &str) {
         let pid = child.id().to_string();
         let sent = Command::new("kill")
@@ -141,7 +149,7 @@ mod unix {
         std::fs::create_dir(at("tmp")).unwrap();
         let recipe = "shards = 1\nanchors = 1\nsplit = { k_in = 1, k_out = 1 }\ncohort = 2\n";
         std::fs::write(at("recipe.toml"), recipe).unwrap();
-        let mut command = Command::new(programs(dir.path()).join("lethe"));
+        let mut command = hearing(&programs(dir.path()).join("lethe"));
         command.args(["demo", "--quick", "--clients", "3", "--tests", "1"]);
         // More than it comes to before the signal, on any machine.
         command.args(["--rounds", "10000"]);
@@ -185,7 +193,7 @@ mod unix {
         let program = bin.join("bench-forget");
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut command = Command::new(bin.join("lethe"));
+        let mut command = hearing(&bin.join("lethe"));
         command.args(["bench", "forget"]).env("TMPDIR", &tmp);
         let child = command.stderr(Stdio::piped()).spawn().unwrap();
         let id = child.id();
@@ -212,7 +220,7 @@ mod unix {
             at("data")
         );
         std::fs::write(at("server.toml"), config).unwrap();
-        let mut command = Command::new(programs(dir).join("lethe-server"));
+        let mut command = hearing(&programs(dir).join("lethe-server"));
         command.arg("--config").arg(at("server.toml"));
         command.env_remove("NO_COLOR").envs(more.iter().copied());
         let child = command.stderr(Stdio::piped()).spawn().unwrap();
