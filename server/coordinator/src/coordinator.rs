@@ -108,6 +108,7 @@ impl Coordinator {
         };
         let engine: SharedEngine = Arc::new(SledStorage::engine);
         let (shell, foundation) = opening.open(&engine, Clock::default())?;
+        let key_disks = disks::said(&key_disks);
         let authority = Authority::restore(foundation.authority)?;
         let threads = |source| CoordinatorError::Threads { source };
         drop(source);

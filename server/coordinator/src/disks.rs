@@ -14,21 +14,28 @@ fn folders(config: &ServerConfig) -> Vec<PathBuf> {
     vec![data.clone(), data.join("keys"), data.join("tally/keys")]
 }
 
-/// Looks at the folders, before anything else is written to them, and says in the log what they
-/// are.
+/// Looks at the folders, before anything else is written to them.
 ///
 /// # Errors
 /// [`CoordinatorError::Recoverable`]: one keeps keys that are destroyed, and the configuration does
 /// not say that this is known.
-pub(crate) fn check(config: &ServerConfig) -> Result<Vec<KeyDisk>, CoordinatorError> {
+pub(crate) fn check(config: &ServerConfig) -> Result<Vec<Disk>, CoordinatorError> {
     let data = &config.data_dir;
     std::fs::create_dir_all(data).map_err(|source| lethe_store::StoreError::Io {
         path: data.clone(),
         source,
     })?;
-    let disks = disk::check(&folders(config), config.accept_recoverable_keys)?;
+    Ok(disk::check(
+        &folders(config),
+        config.accept_recoverable_keys,
+    )?)
+}
+
+/// Says in the log what they are, and gives it for operators to read. Once the folder is ours: what
+/// keeps a start from it comes first in the log.
+pub(crate) fn said(disks: &[Disk]) -> Vec<KeyDisk> {
     disks.iter().for_each(log);
-    Ok(disks.iter().map(told).collect())
+    disks.iter().map(told).collect()
 }
 
 fn log(disk: &Disk) {

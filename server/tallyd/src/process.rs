@@ -95,7 +95,7 @@ fn key_disks(config: &Config) -> Result<Vec<Disk>, TallydError> {
     Ok(disk::check(&folders, config.accept_recoverable_keys)?)
 }
 
-/// Says in the log where keys lie.
+/// Says in the log where keys lie: once the folder is ours.
 fn log_disks(config: &Config) -> Result<(), TallydError> {
     for disk in key_disks(config)? {
         match disk.verdict {

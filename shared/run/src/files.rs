@@ -92,7 +92,10 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         let path = self.0.path();
-        lock(&FOLDERS).retain(|p| p != path);
+        // Under the lock: a signal's handler waits, and does not end the process half-way.
+        let mut folders = lock(&FOLDERS);
+        let _ = std::fs::remove_dir_all(path);
+        folders.retain(|p| p != path);
     }
 }
 
