@@ -244,7 +244,7 @@ async fn damages(tries: u32) -> anyhow::Result<Value> {
     let config = world.config("");
     let mut sum = corruption::Outcome::default();
     for how in [Damage::Bit, Damage::Page, Damage::Truncate] {
-        let o = corruption::run(&config.data_dir, &config.evidence(), how, tries, 1);
+        let o = corruption::run(&config, how, tries, 1);
         say(&format!("{how:?}: {o:?}"));
         sum.tried += o.tried;
         sum.harmless += o.harmless;

@@ -90,6 +90,7 @@ fn open(args: &Args, folder: &std::path::Path) -> anyhow::Result<Service> {
         ..ListsConfig::default()
     };
     Ok(Service::open(Opening {
+        keys: lethe_store::keys::Keys::in_folder(&folder.join("keys")),
         engine: &SledStorage::engine,
         folder: &folder.join("data"),
         evidence: &folder.join("evidence"),

@@ -126,7 +126,13 @@ pub async fn run(binary: &Path, canaries: u32, kills: u32, seed: u64) -> Left {
     child.kill().expect("is running");
     child.wait().expect("ends");
     let secrets: Vec<Secret> = texts(&order).into_iter().map(Secret::Text).collect();
-    let paths: Vec<PathBuf> = vec![config.data_dir.clone(), config.evidence(), backup, log];
+    let paths: Vec<PathBuf> = vec![
+        config.data_dir.clone(),
+        config.evidence(),
+        config.keys_dir(),
+        backup,
+        log,
+    ];
     let paths: Vec<PathBuf> = paths.into_iter().filter(|p| p.exists()).collect();
     let report = Scanner::new(&secrets)
         .expect("long names")

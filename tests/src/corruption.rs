@@ -5,8 +5,10 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use lethe_coordinator::config::ServerConfig;
 use lethe_learn::seed::Seed;
 use lethe_store::head::Floor;
+use lethe_store::keys::{Folders, Keys};
 use lethe_store::sealed::SealedStore;
 use lethe_store::sled_backend::SledStorage;
 use lethe_store::{StoreError, keyfile, logfile::LogFile};
@@ -71,9 +73,14 @@ struct Content {
 }
 
 /// What the folders hold, and which shards were set aside.
-fn content(data: &Path, evidence: &Path) -> Result<(Content, Vec<String>), StoreError> {
+fn content(folder: &Path) -> Result<(Content, Vec<String>), StoreError> {
     let names = SHARDS.map(str::to_owned);
-    let store = SealedStore::open(&SledStorage::engine, data, &names)?;
+    let folders = Folders {
+        records: folder.join("data"),
+        keys: Keys::in_folder(&folder.join("keys")),
+    };
+    let evidence = folder.join("evidence");
+    let store = SealedStore::open(&SledStorage::engine, folders, &names)?;
     let log =
         |name: &str| Ok::<_, StoreError>(LogFile::open(&evidence.join(name))?.entries().to_vec());
     let content = Content {
@@ -113,12 +120,15 @@ fn damage(path: &Path, at: u64, how: Damage) {
 
 /// Damages copies of a stopped coordinator's folders `tries` times in one way. Places are uniform
 /// over the bytes of the store (database, count and keys) and of the log.
-pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> Outcome {
+pub fn run(config: &ServerConfig, how: Damage, tries: u32, seed: u64) -> Outcome {
     let dir = tempfile::tempdir().expect("tempdir");
     let (pristine, trial) = (dir.path().join("pristine"), dir.path().join("trial"));
-    copy_folder(data, &pristine.join("data"));
-    copy_folder(evidence, &pristine.join("evidence"));
-    let want = content(&pristine.join("data"), &pristine.join("evidence")).expect("undamaged");
+    copy_folder(&config.data_dir, &pristine.join("data"));
+    copy_folder(&config.evidence(), &pristine.join("evidence"));
+    copy_folder(&config.keys_dir(), &pristine.join("keys"));
+    // The tally's keyring is not looked at here.
+    let _ = std::fs::remove_dir_all(pristine.join("keys/tally"));
+    let want = content(&pristine).expect("undamaged");
     let mut all = vec![];
     let evidence_files = ["log", "journal"]
         .map(|n| ["", ".count", ".copy", ".copy.count"].map(|e| format!("evidence/{n}{e}")));
@@ -132,7 +142,7 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
         "data/db",
         "data/db-copy",
         "data/shards",
-        "data/keys",
+        "keys",
         "data/head",
     ];
     for part in folders
@@ -180,9 +190,7 @@ pub fn run(data: &Path, evidence: &Path, how: Damage, tries: u32, seed: u64) -> 
             how,
         );
         out.tried += 1;
-        match catch_unwind(AssertUnwindSafe(|| {
-            content(&trial.join("data"), &trial.join("evidence"))
-        })) {
+        match catch_unwind(AssertUnwindSafe(|| content(&trial))) {
             Err(_) => out.panics += 1,
             Ok(Err(e)) => {
                 let _ = writeln!(

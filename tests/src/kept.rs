@@ -9,8 +9,9 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 /// Folders of a [`crate::world::World`] that are kept.
-pub const FOLDERS: [&str; 7] = [
+pub const FOLDERS: [&str; 8] = [
     "server",
+    "server-keys",
     "server-evidence",
     "client-0",
     "client-1",

@@ -38,7 +38,7 @@ pub fn of_coordinator(world: &World, tally: SocketAddr, invitation: &str) -> Ser
     let mut config = world.config("");
     config.sums = Sums::Tally;
     config.tally = Some(TallyConfig {
-        address: tally,
+        address: tally.into(),
         invitation: Some(invitation.to_owned()),
     });
     config

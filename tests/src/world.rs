@@ -621,6 +621,20 @@ pub fn id(subject: u32) -> SubjectId {
     SubjectId::new(format!("person-{subject}")).expect("a valid id")
 }
 
+/// A coordinator's folders copied into another one, as if it had been killed: its keys and its
+/// evidence as they are now, and this data folder, which may be an older one. Returns the
+/// configuration of a coordinator on the copies.
+pub fn copied(config: &ServerConfig, data: &Path, to: &Path) -> ServerConfig {
+    copy_folder(data, &to.join("data"));
+    copy_folder(&config.evidence(), &to.join("evidence"));
+    copy_folder(&config.keys_dir(), &to.join("keys"));
+    let mut config = config.clone();
+    config.data_dir = to.join("data");
+    config.evidence_dir = Some(to.join("evidence"));
+    config.keys.folder = Some(to.join("keys"));
+    config
+}
+
 /// Copies a folder with all below it; a file that vanishes meanwhile is not part of the copy.
 pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("creates");

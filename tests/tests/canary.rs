@@ -40,7 +40,7 @@ async fn no_damage_is_silent_and_no_panic_gets_out() {
     coordinator.shutdown();
     drop((coordinator, op));
     for how in [Damage::Bit, Damage::Page, Damage::Truncate] {
-        let o = corruption::run(&config.data_dir, &config.evidence(), how, 40, 1);
+        let o = corruption::run(&config, how, 40, 1);
         assert_eq!(
             (o.silent, o.panics, o.refused, o.tried),
             (0, 0, 0, 40),

@@ -14,7 +14,7 @@ use lethe_proto::deletion::DeletionRequest;
 use lethe_tests::desk::{Desk, Said};
 use lethe_tests::party;
 use lethe_tests::tiny::{ITEMS, time};
-use lethe_tests::world::{Fleet, Operator, PATIENCE, World, copy_folder};
+use lethe_tests::world::{Fleet, Operator, PATIENCE, World, copied};
 
 /// The folder of the tiny catalogue with changes; `renamed` as the file has it.
 fn folder(world: &World, name: &str, rows: &[String], renamed: &str) -> PathBuf {
@@ -196,15 +196,13 @@ async fn items_change_while_people_train_and_a_replay_is_equal() {
 async fn taken_over(
     world: &World,
     coordinator: Coordinator,
-    mut config: ServerConfig,
+    config: ServerConfig,
 ) -> (Coordinator, SocketAddr) {
     coordinator.shutdown();
     let copy = world.dir.path().join("again");
-    copy_folder(&config.data_dir, &copy.join("data"));
-    copy_folder(&config.evidence(), &copy.join("evidence"));
-    config.data_dir = copy.join("data");
-    config.evidence_dir = Some(copy.join("evidence"));
-    world.start_with(config).await
+    world
+        .start_with(copied(&config, &config.data_dir, &copy))
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

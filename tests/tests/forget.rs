@@ -180,7 +180,7 @@ async fn while_an_accepted_deletion_cannot_be_executed_nothing_is_served() {
 
 /// A folder in the place of a key ring to come: writing that one fails.
 fn block_keyring(world: &World, ahead: u64) -> std::path::PathBuf {
-    let keys = world.dir.path().join("server/keys");
+    let keys = world.dir.path().join("server-keys");
     let number = |name: String| name.strip_prefix("keyring-")?.parse::<u64>().ok();
     let names = std::fs::read_dir(&keys)
         .unwrap()

@@ -15,7 +15,7 @@ use lethe_proto::lists::{Contributed, ListState, ServedTables};
 use lethe_proto::message::{Erased, Refusal, Request, Task};
 use lethe_receipt::receipt::Receipt;
 use lethe_tests::lists::{Lister, events};
-use lethe_tests::world::{Operator, World, copy_folder, id};
+use lethe_tests::world::{Operator, World, copied, copy_folder, id};
 use lethe_transport::TransportError;
 
 const PEOPLE: u32 = 80;
@@ -45,14 +45,8 @@ async fn killed(world: &World) -> (Coordinator, SocketAddr) {
 
 /// The same, on a copy of this data folder: an older one, with the evidence as it is now.
 async fn restored(world: &World, data: &Path) -> (Coordinator, SocketAddr) {
-    let mut config = config(world);
-    let evidence = config.evidence();
     let copy = world.dir.path().join("again");
-    copy_folder(data, &copy.join("data"));
-    copy_folder(&evidence, &copy.join("evidence"));
-    config.data_dir = copy.join("data");
-    config.evidence_dir = Some(copy.join("evidence"));
-    world.start_with(config).await
+    world.start_with(copied(&config(world), data, &copy)).await
 }
 
 async fn listing(people: u32) -> Listing {

@@ -9,7 +9,7 @@ async fn a_second_coordinator_is_refused_before_it_touches_anything() {
     let world = World::new(2);
     let (_first, addr) = world.start("").await;
     let op = world.operator(addr).await;
-    let keys = world.config("").data_dir.join("keys");
+    let keys = world.config("").keys_dir();
     let files = || {
         let names = std::fs::read_dir(&keys).unwrap();
         let mut all: Vec<_> = names.map(|e| e.unwrap().file_name()).collect();

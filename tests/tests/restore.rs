@@ -3,10 +3,15 @@
 
 use std::path::Path;
 
+use lethe_coordinator::config::ServerConfig;
+use lethe_coordinator::rotation::{self, Which};
 use lethe_coordinator::{Coordinator, CoordinatorError};
 use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::ids::Digest;
+use lethe_scan::{Scanner, Secret};
+use lethe_store::StoreError;
+use lethe_store::keys::Keys;
 use lethe_store::logfile::LogFile;
 use lethe_tests::world::{Fleet, Operator, World, copy_folder, id};
 
@@ -150,4 +155,127 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
         Coordinator::open(config),
         Err(CoordinatorError::Evidence { has: 0, .. })
     ));
+}
+
+/// Whether a file somewhere in a folder has these bytes in it.
+fn holds(folder: &Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds(&path, bytes);
+        }
+        let content = std::fs::read(&path).unwrap();
+        content.windows(bytes.len()).any(|w| w == bytes)
+    })
+}
+
+/// Everything in the folder of the keys that opens, signs or certifies something.
+fn secrets(config: &ServerConfig) -> Vec<Vec<u8>> {
+    let keys = Keys::open(&config.keys, &config.data_dir).unwrap();
+    let named = ["authority-1", "log-1"].map(|n| keys.secret(n).unwrap().unwrap().to_vec());
+    let mut all = named.to_vec();
+    for folder in [keys.folder().to_owned(), keys.folder().join("tally")] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with("master-") {
+                all.push(std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h1_a_copy_of_the_data_folder_opens_nothing_and_starts_no_coordinator() {
+    let world = World::new(6);
+    let config = world.config_with_lists("");
+    let (coordinator, addr) = world.start_with(config.clone()).await;
+    let op = world.operator(addr).await;
+    let fleet = world.fleet(addr, &op).await;
+    op.trained().await;
+    op.forget(1, &[]).await;
+    fleet.abort();
+    coordinator.shutdown();
+    drop((coordinator, op));
+    let stolen = world.dir.path().join("stolen");
+    copy_folder(&config.data_dir, &stolen.join("data"));
+    let all = secrets(&config);
+    assert!(all.len() > 4, "two masters, twice each");
+    for secret in &all {
+        assert!(holds(&config.keys_dir(), secret), "the search finds it");
+        assert!(!holds(&stolen, secret), "a key is in the data folder");
+    }
+    let names: Vec<Secret> = (0..6)
+        .map(|s| Secret::Text(id(s).as_str().into()))
+        .collect();
+    let found = Scanner::new(&names)
+        .unwrap()
+        .scan(&[stolen.clone()])
+        .unwrap();
+    assert_eq!(found.found, 0, "plain content in the data folder");
+    // The log and the journal are public, or name nobody: they help a thief to nothing.
+    copy_folder(&config.evidence(), &stolen.join("data-evidence"));
+    let mut thief = config.clone();
+    thief.data_dir = stolen.join("data");
+    thief.evidence_dir = None;
+    let refused = Coordinator::open(thief.clone()).unwrap_err();
+    assert!(
+        matches!(refused, CoordinatorError::Store(StoreError::NoKeys { .. })),
+        "{refused:?}"
+    );
+    let said = refused.to_string();
+    assert!(
+        said.contains("has no keys") && said.contains("stolen"),
+        "{said}"
+    );
+    // Keys of another coordinator open it no more than none.
+    let other = World::new(2);
+    let (another, _) = other.start("").await;
+    another.shutdown();
+    copy_folder(&other.config("").keys_dir(), &thief.keys_dir());
+    let refused = Coordinator::open(thief).unwrap_err();
+    // Its keyring is a younger one, or does not fit.
+    assert!(
+        matches!(
+            refused,
+            CoordinatorError::Store(StoreError::OldKeys { .. } | StoreError::Corrupt { .. })
+        ),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h1_master_keys_are_exchanged_by_a_command() {
+    let world = World::new(2);
+    let binary = Path::new(env!("CARGO_BIN_EXE_coordinator-process"));
+    let config = world.config_with_lists("");
+    let log = world.dir.path().join("log");
+    let (mut child, addr) = world.spawn(binary, &config, &log);
+    let op = world.operator(addr).await;
+    op.invite(0).await;
+    let before = secrets(&config);
+    let said = rotation::ask(&config.data_dir, Which::Master).unwrap();
+    assert!(said.contains("fresh master keys"), "{said}");
+    let after = secrets(&config);
+    assert_eq!(before[..2], after[..2], "authority and log stay");
+    assert_eq!(before.len(), after.len());
+    for old in &before[2..] {
+        assert!(!holds(&config.keys_dir(), old), "a master key of before");
+    }
+    let AdminReply::Actions(actions) = op.ask(AdminRequest::Actions).await.unwrap() else {
+        panic!("no actions");
+    };
+    assert!(actions.iter().any(|a| a.what.contains("master keys")));
+    for which in [Which::Log, Which::Authority] {
+        let refused = rotation::ask(&config.data_dir, which)
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("cannot be exchanged"), "{refused}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    (child, _) = world.spawn(binary, &config, &log);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

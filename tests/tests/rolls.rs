@@ -17,17 +17,13 @@ use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::epochs::{EpochPhase, EpochPlan, EpochState, EpochStates};
 use lethe_proto::ids::EpochNo;
 use lethe_tests::tiny;
-use lethe_tests::world::{Fleet, Operator, PATIENCE, World, copy_folder};
+use lethe_tests::world::{Fleet, Operator, PATIENCE, World, copied};
 
 /// Kills a coordinator and starts another with what its folders hold: the first one's threads may
 /// still have them open.
-async fn killed(coordinator: Coordinator, mut config: ServerConfig, dir: &Path) -> Started {
+async fn killed(coordinator: Coordinator, config: ServerConfig, dir: &Path) -> Started {
     coordinator.shutdown();
-    let copy = dir.join("again");
-    copy_folder(&config.data_dir, &copy.join("server"));
-    copy_folder(&config.evidence(), &copy.join("evidence"));
-    config.data_dir = copy.join("server");
-    config.evidence_dir = Some(copy.join("evidence"));
+    let config = copied(&config, &config.data_dir, &dir.join("again"));
     let coordinator = Coordinator::open(config).unwrap();
     let addr = coordinator.listen().unwrap();
     Started { coordinator, addr }

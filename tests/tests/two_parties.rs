@@ -333,13 +333,7 @@ async fn a_restart_while_the_tally_is_away_still_names_the_snapshot_that_devices
     let config = config(&p.world, &p.tally, p.tally_at);
     // As if the process had been killed: on a copy.
     let copy = p.world.dir.path().join("again");
-    lethe_tests::world::copy_folder(&config.data_dir, &copy.join("data"));
-    lethe_tests::world::copy_folder(&config.evidence(), &copy.join("evidence"));
-    let config = ServerConfig {
-        data_dir: copy.join("data"),
-        evidence_dir: Some(copy.join("evidence")),
-        ..config
-    };
+    let config = lethe_tests::world::copied(&config, &config.data_dir, &copy);
     let (coordinator, addr) = p.world.start_with(config).await;
     p.op = p.op.reconnect(addr).await;
     p.coordinator = coordinator;
@@ -359,12 +353,9 @@ async fn a_folder_stays_with_its_mode() {
     p.coordinator.shutdown();
     let config = config(&p.world, &p.tally, p.tally_at);
     let copy = p.world.dir.path().join("again");
-    lethe_tests::world::copy_folder(&config.data_dir, &copy.join("data"));
-    lethe_tests::world::copy_folder(&config.evidence(), &copy.join("evidence"));
+    let config = lethe_tests::world::copied(&config, &config.data_dir, &copy);
     for sums in [Sums::Embedded, Sums::Off] {
         let other = ServerConfig {
-            data_dir: copy.join("data"),
-            evidence_dir: Some(copy.join("evidence")),
             sums,
             tally: None,
             ..config.clone()
@@ -377,8 +368,6 @@ async fn a_folder_stays_with_its_mode() {
     }
     // Settings of lists are the tally's.
     let mut own = config.clone();
-    own.data_dir = copy.join("data");
-    own.evidence_dir = Some(copy.join("evidence"));
     own.lists.cell = 2;
     let opened = Coordinator::open(own);
     assert!(

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use lethe_ledger::Roll;
+use lethe_store::keys::{KeysConfig, folder_of};
 use serde::{Deserialize, Serialize};
 
 use crate::CoordinatorError;
@@ -28,6 +29,9 @@ pub struct ServerConfig {
     /// data folder what to forget again.
     #[serde(default)]
     pub evidence_dir: Option<PathBuf>,
+    /// Where keys are: not in the data folder (docs/operations.md).
+    #[serde(default)]
+    pub keys: KeysConfig,
     /// Space that is set aside for deletions when the disk is full, in MiB.
     #[serde(default = "default_reserve")]
     pub reserve_mib: u64,
@@ -272,6 +276,11 @@ impl ServerConfig {
             name.push("-evidence");
             PathBuf::from(name)
         })
+    }
+
+    /// Folder of the keys.
+    pub fn keys_dir(&self) -> PathBuf {
+        folder_of(&self.keys, &self.data_dir)
     }
 
     /// The tally of its own; none: there is none.

@@ -10,8 +10,9 @@ use crate::config::ServerConfig;
 
 /// Folders in which keys are destroyed: one that is not there yet will be on its parent's disk.
 fn folders(config: &ServerConfig) -> Vec<PathBuf> {
-    let data = &config.data_dir;
-    vec![data.clone(), data.join("keys"), data.join("tally/keys")]
+    let keys = config.keys_dir();
+    let tally = keys.join("tally");
+    vec![config.data_dir.clone(), keys, tally]
 }
 
 /// Looks at the folders, before anything else is written to them.
@@ -25,6 +26,7 @@ pub(crate) fn check(config: &ServerConfig) -> Result<Vec<Disk>, CoordinatorError
         path: data.clone(),
         source,
     })?;
+    lethe_store::keys::make_private(&config.keys_dir())?;
     Ok(disk::check(
         &folders(config),
         config.accept_recoverable_keys,

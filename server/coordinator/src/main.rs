@@ -38,6 +38,39 @@ enum Command {
     /// runs with this configuration on this machine writes an invitation into its data folder. The
     /// transparency log says that this was done.
     RecoverAdmin,
+    /// Keys of the server that runs with this configuration on this machine.
+    #[command(subcommand)]
+    Keys(Keys),
+}
+
+#[derive(clap::Subcommand)]
+enum Keys {
+    /// Exchange a key for a fresh one. The transparency log says that it was done.
+    Rotate {
+        /// master: all keys are written under fresh master keys.
+        which: Which,
+    },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Which {
+    /// The master keys that all other keys are sealed under.
+    Master,
+    /// The key that signs the log.
+    Log,
+    /// The authority that signs certificates.
+    Authority,
+}
+
+fn rotate(config: &std::path::Path, which: Which) -> anyhow::Result<()> {
+    use std::io::Write;
+    let which = match which {
+        Which::Master => lethe_coordinator::rotation::Which::Master,
+        Which::Log => lethe_coordinator::rotation::Which::Log,
+        Which::Authority => lethe_coordinator::rotation::Which::Authority,
+    };
+    let said = lethe_coordinator::process::rotate(config, which)?;
+    Ok(writeln!(std::io::stdout().lock(), "{said}")?)
 }
 
 fn recover(config: &std::path::Path) -> anyhow::Result<()> {
@@ -64,8 +97,10 @@ fn main() -> anyhow::Result<()> {
     let Some(config) = &cli.config else {
         anyhow::bail!("give --config FILE; docs/operations.md explains the keys");
     };
-    if let Some(Command::RecoverAdmin) = cli.command {
-        return recover(config);
+    match cli.command {
+        Some(Command::RecoverAdmin) => return recover(config),
+        Some(Command::Keys(Keys::Rotate { which })) => return rotate(config, which),
+        None => {}
     }
     lethe_run::log::begin("info", true);
     if let Err(e) = lethe_seal::process::no_dumps() {

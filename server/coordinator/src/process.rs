@@ -13,6 +13,7 @@ use lethe_run::ending::Endings;
 use thiserror::Error;
 
 use crate::config::ServerConfig;
+use crate::rotation::{self, RotationError, Which};
 use crate::{Coordinator, CoordinatorError, fatal};
 
 /// Why the process ended.
@@ -51,6 +52,9 @@ pub enum ProcessError {
     /// The coordinator could not start.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
+    /// Keys were not exchanged.
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
 }
 
 /// A bundle for an audit, and the log key under which it must verify.
@@ -132,6 +136,8 @@ pub fn run(config: &Path, start: Start, audit: Option<&Audit>) -> Result<(), Pro
         write_private(&address, &addr.to_string())?;
         let recovers = tokio::spawn(recoveries(coordinator.clone(), data_dir.clone()));
         fatal::watch("recover-admin", recovers);
+        let rotates = tokio::spawn(rotations(coordinator.clone(), data_dir.clone()));
+        fatal::watch("keys rotate", rotates);
         tracing::info!(%addr, "listening");
         let why = endings.first(start.with_parent).await;
         tracing::info!(%why, "lethe-server stops");
@@ -168,6 +174,30 @@ async fn recoveries(coordinator: Coordinator, data_dir: PathBuf) {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Answers `keys rotate`.
+async fn rotations(coordinator: Coordinator, data_dir: PathBuf) {
+    loop {
+        let asked = {
+            let coordinator = coordinator.clone();
+            let data_dir = data_dir.clone();
+            tokio::task::spawn_blocking(move || rotation::answer(&coordinator, &data_dir))
+        };
+        if let Ok(Err(e)) = asked.await {
+            tracing::error!("keys rotate: {e}");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Asks the server of this configuration, which has to run on this machine, for new keys.
+///
+/// # Errors
+/// The configuration cannot be read, or the keys were not exchanged.
+pub fn rotate(config: &Path, which: Which) -> Result<String, ProcessError> {
+    let data_dir = read_config(config)?.data_dir;
+    Ok(rotation::ask(&data_dir, which)?)
 }
 
 /// What became of [`recover_admin`].

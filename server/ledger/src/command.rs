@@ -11,7 +11,7 @@ use crate::event::StoredUpdate;
 use crate::ids::{
     CatalogueVersion, Contributor, EpochNo, Fresh, Owner, RunKey, ShardKey, StageKey, ValueRef,
 };
-use crate::state::{Deletion, ListsLeft, LogHead, LoggedPart, SnapshotRef};
+use crate::state::{Deletion, Identity, ListsLeft, LogHead, LoggedPart, SnapshotRef};
 use crate::terms::{Rules, Terms};
 
 /// Plans of one request, one per epoch.
@@ -111,6 +111,8 @@ pub enum Command {
         journal: Vec<Accepted>,
         /// Shards whose databases were damaged.
         lost: Vec<ShardKey>,
+        /// Those who stayed when their keys were destroyed.
+        stayed: Vec<Identity>,
         fresh: Fresh,
     },
     FoundEpoch {

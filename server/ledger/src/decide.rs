@@ -84,8 +84,17 @@ fn route(state: &State, command: Command, now: Now) -> Decided {
             floor,
             journal,
             lost,
+            stayed,
             fresh: _,
-        } => execution::started(state, floor, journal, lost, now),
+        } => {
+            let outside = execution::Outside {
+                floor,
+                journal,
+                lost,
+                stayed,
+            };
+            execution::started(state, outside, now)
+        }
         Command::Forget {
             requests,
             reference,

@@ -191,6 +191,7 @@ fn a_proposal_that_the_journal_has_carried_out_cannot_be_approved_again() {
         floor: 0,
         journal: accepted.collect(),
         lost: vec![],
+        stayed: vec![],
         fresh: Fresh::default(),
     };
     run(&mut state, started).unwrap();

@@ -34,6 +34,7 @@ fn damaged(house: &mut House) {
         floor: house.state.core().numbers.release,
         journal: vec![],
         lost: vec![shard(house)],
+        stayed: vec![],
         fresh: house.fresh(),
     };
     house.run(command).unwrap();

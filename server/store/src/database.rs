@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::StoreError;
 use crate::batch::KeyName;
 use crate::head::Head;
-use crate::keyring::{Key, Keyring};
+use crate::keyring::{Key, Keyring, Notes};
 use crate::part::{Acknowledged, Loaded, Sealer};
 use crate::sealed::{Engine, Opened};
 
@@ -165,7 +165,7 @@ fn forget_keys(keys: &mut Keyring, name: &str) -> Result<(), StoreError> {
     let names = keys.iter().map(|(n, _)| n.clone());
     let names: Vec<String> = names.filter(|n| n.starts_with(&prefix)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    keys.destroy(&names).map(drop)
+    keys.destroy(&names, &Notes::new()).map(drop)
 }
 
 /// Whether there are keys for records of a database.

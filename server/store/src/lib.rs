@@ -32,6 +32,7 @@ pub mod head;
 mod hold;
 pub mod keyfile;
 mod keyring;
+pub mod keys;
 pub mod logfile;
 pub mod memory;
 mod mirror;

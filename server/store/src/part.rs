@@ -10,7 +10,7 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use crate::head::Head;
-use crate::keyring::{Key, Keyring};
+use crate::keyring::{Key, Keyring, Secret};
 use crate::{Storage, StoreError, Write};
 
 /// Largest record, in bytes.
@@ -93,7 +93,7 @@ pub(crate) enum Acknowledged {
 #[derive(Clone)]
 pub(crate) struct Sealer {
     name: String,
-    secret: [u8; 32],
+    secret: Secret,
 }
 
 impl Sealer {
@@ -101,7 +101,7 @@ impl Sealer {
     pub(crate) fn new(name: String, index: &Key) -> Self {
         Self {
             name,
-            secret: index.secret,
+            secret: index.secret.clone(),
         }
     }
 
@@ -113,7 +113,7 @@ impl Sealer {
     }
 
     fn mac(&self) -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, &self.secret)
+        hmac::Key::new(hmac::HMAC_SHA256, &*self.secret)
     }
 
     fn mark(&self, raw_key: &[u8], raw: &[u8]) -> [u8; 32] {
@@ -226,7 +226,7 @@ impl Loaded {
                 if want.keys > keys.made() {
                     let lost = want.keys - keys.made();
                     return Err(sealer.corrupt(format!(
-                        "the newest {lost} keys of the keyring are lost: restore `keys` with it"
+                        "the newest {lost} keys of the keyring are lost: put its newest copy back"
                     )));
                 }
                 if want != found {

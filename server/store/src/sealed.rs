@@ -14,7 +14,8 @@ pub use crate::batch::{Batch, KeyName};
 pub use crate::database::Quarantined;
 use crate::database::{self, set_aside};
 use crate::head::Head;
-use crate::keyring::{Key, Keyring};
+use crate::keyring::{Key, Keyring, Notes, take_over};
+use crate::keys::Folders;
 use crate::memory::MemoryStorage;
 use crate::mirror::Mirror;
 use crate::part::{
@@ -22,7 +23,7 @@ use crate::part::{
 };
 use crate::{Class, Persisted, Storage, StoreError, Write};
 
-const INDEX_KEY: &str = "store:index";
+pub(crate) const INDEX_KEY: &str = "store:index";
 
 /// Opens or creates the database in a folder.
 pub type Engine = dyn Fn(&Path) -> Result<Box<dyn Storage>, StoreError>;
@@ -72,12 +73,34 @@ impl std::fmt::Debug for SealedStore {
 }
 
 impl SealedStore {
-    /// Opens the records of a folder with the keys in it, and checks that none is lost or altered.
-    /// Besides `databases` those are opened that keys exist for. What one copy of the main database
-    /// lost comes from the other. A shard's database that is damaged is renamed, its keys are
-    /// destroyed and the shard is empty ([`Self::quarantined`]).
-    pub fn open(engine: &Engine, folder: &Path, databases: &[String]) -> Result<Self, StoreError> {
-        let mut keys = Keyring::open(&folder.join("keys"))?;
+    /// Opens the records of a folder with its keys, and checks that none is lost or altered. Keys
+    /// that an earlier build kept in the folder are moved out of it first. Besides `databases`,
+    /// those are opened that keys exist for. What one copy of the main database lost comes from
+    /// the other. A shard's database that is damaged is renamed, its keys are destroyed and the
+    /// shard is empty ([`Self::quarantined`]).
+    ///
+    /// # Errors
+    /// [`StoreError::NoKeys`]: there are records, and no keys for them. [`StoreError::OldKeys`]:
+    /// the keys were put back from an older copy. [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn open(
+        engine: &Engine,
+        folders: impl Into<Folders>,
+        databases: &[String],
+    ) -> Result<Self, StoreError> {
+        let Folders {
+            records: folder,
+            keys: source,
+        } = folders.into();
+        let folder = folder.as_path();
+        take_over(&folder.join("keys"), &source)?;
+        if folder.join("db").exists() && !source.has_keyring()? {
+            return Err(StoreError::NoKeys {
+                folder: folder.to_owned(),
+                place: source.place().into(),
+            });
+        }
+        std::fs::create_dir_all(folder).map_err(StoreError::io(folder))?;
+        let mut keys = Keyring::open(&source, Some(folder))?;
         database::end_removals(folder)?;
         keys.ensure(&[INDEX_KEY, "public"])?;
         let key = index_key(folder, &keys)?;
@@ -337,7 +360,7 @@ impl SealedStore {
             .get(..16)
             .and_then(|h| h.try_into().ok())
             .unwrap_or(entry.owner);
-        let key = self.index().keys.by_handle(&handle).map(|(_, k)| *k);
+        let key = self.index().keys.by_handle(&handle).map(|(_, k)| k.clone());
         Ok(key.map(|key| Raw {
             part,
             entry,
@@ -393,9 +416,22 @@ impl SealedStore {
     /// Destroys keys first (from then on their records cannot be read by anybody), then removes the
     /// records. Returns how many keys existed. After an error it may be repeated until it succeeds.
     pub fn destroy(&self, owners: &[KeyName]) -> Result<usize, StoreError> {
+        self.destroy_noting(owners, vec![])
+    }
+
+    /// The same, with notes about those who stay, each under the name of a key: in the same step
+    /// they are kept with the keys, outside of the folder ([`Self::notes`]). A note goes when a key
+    /// of its name is destroyed again.
+    pub fn destroy_noting(
+        &self,
+        owners: &[KeyName],
+        notes: Vec<(KeyName, Vec<u8>)>,
+    ) -> Result<usize, StoreError> {
         let mut written = self.written();
         let names: Vec<&str> = owners.iter().map(|o| o.name.as_str()).collect();
-        let gone = self.index_mut().keys.destroy(&names)?;
+        let notes = notes.into_iter().map(|(key, note)| (key.name, note));
+        let notes: Notes = notes.collect();
+        let gone = self.index_mut().keys.destroy(&names, &notes)?;
         self.settle(&mut written)?;
         {
             let mut index = self.index_mut();
@@ -414,6 +450,11 @@ impl SealedStore {
             own.remove_orphans(part)?;
         }
         Ok(gone)
+    }
+
+    /// Notes about those who stayed when their keys were destroyed, in the order of their names.
+    pub fn notes(&self) -> Vec<Vec<u8>> {
+        self.index().keys.notes().values().cloned().collect()
     }
 
     /// Digest over all records, decrypted, in order: two stores with the same digest hold the same.
@@ -471,6 +512,15 @@ impl SealedStore {
         Ok(())
     }
 
+    /// Writes all keys under a fresh master key, and destroys the master key of before.
+    ///
+    /// # Errors
+    /// The key source cannot be written; after that it may be repeated.
+    pub fn rotate_master(&self) -> Result<(), StoreError> {
+        let _nobody_writes = self.written();
+        self.index_mut().keys.rotate()
+    }
+
     /// How many of these keys exist.
     pub fn existing(&self, owners: &[KeyName]) -> usize {
         let index = self.index();
@@ -521,7 +571,7 @@ impl Index {
 }
 
 fn index_key(folder: &Path, keys: &Keyring) -> Result<Key, StoreError> {
-    let key = keys.get(INDEX_KEY).copied();
+    let key = keys.get(INDEX_KEY).cloned();
     key.ok_or_else(|| damaged(folder, "its index key is gone"))
 }
 
@@ -610,7 +660,7 @@ fn open_main(
                     .iter()
                     .any(|(n, _)| KeyName::class_of(n) != Class::Public && n != INDEX_KEY)
             {
-                return Err(sealer.corrupt("there are keys for its records, and no records"));
+                return Err(sealer.corrupt(NO_RECORDS));
             }
             // The second is written last: where it is newer, the first has lost something.
             if in_b.root.writes > in_a.root.writes {
@@ -634,6 +684,10 @@ fn open_main(
     }
     Ok(opened)
 }
+
+/// A folder that was lost as a whole, or was to be begun anew.
+const NO_RECORDS: &str = "there are keys for its records, and no records: put the data folder back \
+                          from its newest backup; to begin anew, remove the folder of its keys too";
 
 /// An empty database in the place of a damaged one.
 fn remake(

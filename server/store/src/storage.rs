@@ -29,6 +29,42 @@ pub enum StoreError {
         /// What was found.
         why: String,
     },
+    /// Records are here, and the keys that open them are not.
+    #[error(
+        "the data folder {folder} holds records, and {place} has no keys for them: put the folder \
+         of the keys where the table [keys] says, or name there where it is. A copy of the data \
+         folder alone opens nothing"
+    )]
+    NoKeys {
+        /// The data folder.
+        folder: PathBuf,
+        /// Where keys are looked for.
+        place: String,
+    },
+    /// The keys were put back from an older copy.
+    #[error(
+        "the keyring in {place} is an older copy: its generation is {has}, and the data folder \
+         has seen {seen}. Keys that were destroyed would be back: put the newest keyring there. \
+         If there is none, remove {file}, and ask for the deletions since then again"
+    )]
+    OldKeys {
+        /// Where the keys are.
+        place: String,
+        /// Generation that is there.
+        has: u64,
+        /// The newest that was seen.
+        seen: u64,
+        /// File that says so.
+        file: PathBuf,
+    },
+    /// The key source is not what the configuration says, cannot be asked, or is damaged.
+    #[error("keys: {place}: {why}")]
+    Keys {
+        /// Folder, file or command.
+        place: String,
+        /// Expected, got, what to do.
+        why: String,
+    },
     /// A record was to be sealed under a key that is gone, or was never made.
     #[error("a record of table {table} was to be sealed under a key that does not exist")]
     NoKey {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lethe_store::keys::{KeysConfig, folder_of};
 use lethe_tally::settings::ListsConfig;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,9 @@ pub struct Config {
     /// together with the data folder.
     #[serde(default)]
     pub evidence_dir: Option<PathBuf>,
+    /// Where keys are: not in the data folder (docs/operations.md).
+    #[serde(default)]
+    pub keys: KeysConfig,
     /// Space that is set aside for deletions when the disk is full, in MiB.
     #[serde(default = "default_reserve")]
     pub reserve_mib: u64,
@@ -91,6 +95,11 @@ impl Config {
             name.push("-evidence");
             PathBuf::from(name)
         })
+    }
+
+    /// Folder of the keys.
+    pub fn keys_dir(&self) -> PathBuf {
+        folder_of(&self.keys, &self.data_dir)
     }
 
     /// Life of the coordinator's certificate.

@@ -44,6 +44,8 @@ enum Command {
     Status,
     /// Make a new sealing key. The one before opens envelopes for one day more.
     Rotate,
+    /// Write all keys under fresh master keys, and destroy those before.
+    RotateMaster,
     /// Print a new invitation. When it is used, the coordinator of before is let in no more.
     Invite,
 }
@@ -66,6 +68,7 @@ fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
         Command::Status => Verb::Status,
         Command::Rotate => Verb::Rotate,
         Command::Invite => Verb::Invite,
+        Command::RotateMaster => Verb::Master,
     };
     process::command(&config, verb).map(Some).map_err(code)
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use lethe_proto::catalogue::{CatalogueChange, Versions};
 use lethe_proto::ids::Digest;
+use lethe_store::keys::Folders;
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 use lethe_store::{Class, Persisted, StoreError};
 use lethe_transport::identity::{Authority, AuthorityRecord};
@@ -165,8 +166,8 @@ fn parse_sums_row(key: &str) -> Option<(StageId, u16)> {
 
 impl Office {
     /// Opens the folder, or founds it.
-    pub(crate) fn open(engine: &Engine, folder: &Path) -> Result<Self, TallydError> {
-        let office = Self(SealedStore::open(engine, folder, &[])?);
+    pub(crate) fn open(engine: &Engine, folders: Folders) -> Result<Self, TallydError> {
+        let office = Self(SealedStore::open(engine, folders, &[])?);
         match office.0.get::<Format>("")? {
             None => office.found()?,
             Some(Format { number: FORMAT }) => {}
@@ -186,6 +187,11 @@ impl Office {
         let batch = Batch::new().put(&public, "", &authority)?;
         let format = Format { number: FORMAT };
         Ok(self.0.write(batch.put(&public, "", &format)?)?)
+    }
+
+    /// Writes all keys under a fresh master key, and destroys the one before.
+    pub(crate) fn rotate_master(&self) -> Result<(), StoreError> {
+        self.0.rotate_master()
     }
 
     /// The authority of certificates.

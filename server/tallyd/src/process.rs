@@ -14,6 +14,7 @@ use lethe_recsys::data::{DataSpec, read_items, text_vectors};
 use lethe_recsys::versions::entries;
 use lethe_run::ending::Endings;
 use lethe_seal::disk::{self, Disk, Verdict};
+use lethe_store::keys::{self, Keys};
 use lethe_store::private;
 use lethe_store::sled_backend::SledStorage;
 use lethe_tally::TextVectors;
@@ -42,6 +43,8 @@ pub enum Verb {
     Rotate,
     /// A new invitation.
     Invite,
+    /// Fresh master keys.
+    Master,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -83,15 +86,20 @@ pub fn read_config(path: &Path) -> Result<Config, TallydError> {
     Config::parse(&text).map_err(|e| bad_text(path, e))
 }
 
-fn is_founded(config: &Config) -> bool {
-    config.data_dir.join("keys").exists()
+/// A keyring without records is a folder, too: they are lost, and nothing takes their place.
+fn is_founded(config: &Config) -> Result<bool, TallydError> {
+    let data = &config.data_dir;
+    let kept = data.join("db").exists() || data.join("keys").is_dir();
+    let keys = Keys::in_folder(&config.keys_dir());
+    Ok(kept || keys.has_keyring()?)
 }
 
 /// Where the keys lie, which deletions destroy.
 fn key_disks(config: &Config) -> Result<Vec<Disk>, TallydError> {
     let data = &config.data_dir;
     std::fs::create_dir_all(data).map_err(io(data))?;
-    let folders = [data.clone(), data.join("keys")];
+    keys::make_private(&config.keys_dir())?;
+    let folders = [data.clone(), config.keys_dir()];
     Ok(disk::check(&folders, config.accept_recoverable_keys)?)
 }
 
@@ -118,6 +126,7 @@ fn in_words(disk: &Disk) -> String {
 
 fn open(config: &Config) -> Result<Service, TallydError> {
     key_disks(config)?;
+    let keys = Keys::open(&config.keys, &config.data_dir)?;
     let spec = DataSpec::of_folder(&config.catalogue)?;
     let read = read_items(&config.catalogue, &spec, config.strict_catalogue)?;
     if !read.reading.is_clean() {
@@ -129,6 +138,7 @@ fn open(config: &Config) -> Result<Service, TallydError> {
     Service::open(Opening {
         engine: &SledStorage::engine,
         folder: &config.data_dir,
+        keys,
         evidence: &config.evidence(),
         vectors: vectors.map(|v| TextVectors::new(ids, &v)),
         items: entries(&items),
@@ -140,7 +150,7 @@ fn open(config: &Config) -> Result<Service, TallydError> {
 }
 
 fn open_founded(config: &Config) -> Result<Service, TallydError> {
-    match is_founded(config) {
+    match is_founded(config)? {
         true => open(config),
         false => Err(TallydError::NotFounded {
             folder: config.data_dir.clone(),
@@ -153,7 +163,7 @@ fn open_founded(config: &Config) -> Result<Service, TallydError> {
 /// # Errors
 /// [`TallydError::Founded`] for a folder that holds a tally.
 pub fn init(config: &Config) -> Result<String, TallydError> {
-    if is_founded(config) {
+    if is_founded(config)? {
         let folder = config.data_dir.clone();
         return Err(TallydError::Founded { folder });
     }
@@ -184,6 +194,10 @@ fn obey(service: &Service, config: &Config, verb: Verb) -> Result<String, Tallyd
         Verb::Rotate => {
             service.rotate(now)?;
             Ok("a new sealing key; the one before opens envelopes for one day more".into())
+        }
+        Verb::Master => {
+            service.rotate_master()?;
+            Ok("all keys are under fresh master keys; the ones before are destroyed".into())
         }
         Verb::Status => {
             let mut text = report(service, now);

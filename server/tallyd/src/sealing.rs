@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lethe_receipt::note::Signer;
 use lethe_receipt::sealing::SealingStatement;
 use lethe_seal::envelope::{Opened, SecretKey};
+use zeroize::Zeroize;
 
 use crate::TallydError;
 use crate::office::{Office, SealingRow};
@@ -17,6 +18,12 @@ const LIFE_S: u64 = 400 * 86_400;
 struct Key {
     secret: SecretKey,
     row: SealingRow,
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.row.seed.zeroize();
+    }
 }
 
 impl Key {

@@ -105,6 +105,14 @@ pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     bincode::serde::encode_to_vec(value, config()).map_err(|e| CodecError::Malformed(e.to_string()))
 }
 
+/// Appends a value's bytes. Where the buffer has room for them, it does not move: for secrets.
+pub fn append_bytes<T: Serialize>(to: &mut Vec<u8>, value: &T) -> Result<(), CodecError> {
+    let written = bincode::serde::encode_into_std_write(value, to, config());
+    written
+        .map(drop)
+        .map_err(|e| CodecError::Malformed(e.to_string()))
+}
+
 /// A value from exactly these bytes, at most `limit` of them (also bounding what is allocated).
 pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, CodecError> {
     let (value, used) = prefix_from(bytes, limit)?;

@@ -7,13 +7,13 @@
 //! under names that have the generation in them, and the old ones are destroyed.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use lethe_ledger::{EpochNo, ShardKey, SliceId};
 use lethe_proto::codec;
 use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_recipe::Recipe;
+use lethe_store::keys::Folders;
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 use lethe_store::{Class, Persisted, StoreError};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::format1 as old;
 use super::tables::{Foundation, Missing, put_slice};
 use super::values::{NewValue, Values};
-use super::{Found, found, founding};
+use super::{Found, found, founding, is_new};
 use crate::CoordinatorError;
 
 mod evidence;
@@ -110,18 +110,19 @@ impl Source {
 /// the marks of databases that were set aside: the next opening says that they are lost.
 pub(crate) fn migrate(
     engine: &Engine,
-    folder: &Path,
+    folders: impl Into<Folders>,
     base_of: impl FnOnce(&Recipe, Digest) -> Result<Base, CoordinatorError>,
 ) -> Result<bool, CoordinatorError> {
-    if !folder.join("keys").exists() {
+    let folders = folders.into();
+    if is_new(&folders)? {
         return Ok(false);
     }
-    let databases = SealedStore::databases_in(folder)?;
-    let store = SealedStore::open(engine, folder, &databases)?;
+    let databases = SealedStore::databases_in(&folders.records)?;
+    let store = SealedStore::open(engine, folders.clone(), &databases)?;
     let needed = match found(&store) {
         Err(CoordinatorError::Store(StoreError::Format { found: 1, .. })) => true,
         Err(e) => return Err(e),
-        Ok(Found::Nothing | Found::Foundation(_)) => false,
+        Ok(Found::Nothing | Found::Founded) => false,
     };
     let Some(foundation) = store.get::<old::Foundation>("")?.filter(|_| needed) else {
         return Ok(false);
@@ -146,9 +147,10 @@ pub(crate) fn migrate(
         authority: source.foundation.authority,
         log_seed: source.foundation.log_seed,
     };
+    foundation.keep(&folders.keys)?;
     let last = Batch::new().delete::<Migrated>("");
     let last = last.delete::<old::Foundation>("");
-    source.store.write(founding(last, &foundation)?)?;
+    source.store.write(founding(last)?)?;
     tracing::info!("the data folder was migrated from format 1 to format 2");
     Ok(true)
 }

@@ -11,12 +11,13 @@
 //! event of an owner makes the key; all others, and all values, fail where it is missing.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
-use lethe_ledger::{EpochNo, Event, Owner, ShardKey, State};
+use lethe_ledger::{EpochNo, Event, Identity, Owner, ShardKey, State};
+use lethe_proto::codec;
 use lethe_proto::ids::ShardId;
 use lethe_store::StoreError;
+use lethe_store::keys::{Folders, Keys};
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 
 use crate::CoordinatorError;
@@ -32,7 +33,9 @@ mod tests;
 
 pub(crate) use migrate::{Base, migrate};
 use tables::ListsMode;
-use tables::{EventsHead, Format, Missing, database, key_of, put_event, put_slice, shard_of};
+use tables::{
+    EventsHead, Format, Founded, Missing, database, key_of, put_event, put_slice, shard_of,
+};
 pub(crate) use tables::{Foundation, ListsFoundation};
 #[cfg(test)]
 use values::update_ref;
@@ -49,6 +52,9 @@ const BUILD: &str = concat!("lethe ", env!("CARGO_PKG_VERSION"));
 
 /// Events after which a snapshot is worth its bytes.
 const SNAPSHOT: u64 = 512;
+
+/// Longest note about somebody who stays, in bytes.
+const MAX_NOTE: usize = 1 << 20;
 
 /// The data folder, as who holds the writer's lock has it.
 pub(crate) struct Durable {
@@ -79,21 +85,29 @@ pub(crate) struct Opened {
 /// What a folder is, by its records.
 enum Found {
     Nothing,
-    Foundation(Foundation),
+    Founded,
 }
 
 impl Durable {
     /// Opens a folder. None: there is nothing in it yet. A folder of another format is an error
-    /// ([`StoreError::Format`]); one of format 1 can be migrated.
-    pub(crate) fn open(engine: &Engine, folder: &Path) -> Result<Option<Opened>, CoordinatorError> {
-        if !folder.join("keys").exists() {
+    /// ([`StoreError::Format`]); one of format 1 can be migrated. Keys that an earlier build has
+    /// left in the folder are moved into the key source.
+    pub(crate) fn open(
+        engine: &Engine,
+        folders: impl Into<Folders>,
+    ) -> Result<Option<Opened>, CoordinatorError> {
+        let folders = folders.into();
+        if is_new(&folders)? {
             return Ok(None);
         }
-        let databases = SealedStore::databases_in(folder)?;
-        let store = SealedStore::open(engine, folder, &databases)?;
+        let databases = SealedStore::databases_in(&folders.records)?;
+        let store = SealedStore::open(engine, folders.clone(), &databases)?;
         match found(&store)? {
             Found::Nothing => Ok(None),
-            Found::Foundation(foundation) => Self::read(engine, store, foundation).map(Some),
+            Found::Founded => {
+                let foundation = moved_out(&store, &folders.keys)?;
+                Self::read(engine, store, foundation).map(Some)
+            }
         }
     }
 
@@ -101,23 +115,25 @@ impl Durable {
     /// epoch.
     pub(crate) fn found(
         engine: &Engine,
-        folder: &Path,
+        folders: impl Into<Folders>,
         foundation: Foundation,
         shards: usize,
     ) -> Result<Opened, CoordinatorError> {
+        let folders = folders.into();
         let first = (0..shards).map(|k| {
             database(ShardKey {
                 epoch: EpochNo::FIRST,
                 shard: ShardId(k as u16),
             })
         });
-        let store = SealedStore::open(engine, folder, &first.collect::<Vec<_>>())?;
-        if let Found::Foundation(_) = found(&store)? {
+        let store = SealedStore::open(engine, folders.clone(), &first.collect::<Vec<_>>())?;
+        if let Found::Founded = found(&store)? {
             let message = "this data folder was started before";
             let code = lethe_proto::message::Refusal::Internal;
             return Err(CoordinatorError::refuse(code, message));
         }
-        store.write(founding(Batch::new(), &foundation)?)?;
+        foundation.keep(&folders.keys)?;
+        store.write(founding(Batch::new())?)?;
         Self::read(engine, store, foundation)
     }
 
@@ -291,8 +307,13 @@ impl Durable {
     }
 
     /// Destroys keys: from then on nobody can read what they have sealed. Then removes the records.
-    /// After an error it may be repeated. Returns how many of the keys existed.
-    pub(crate) fn destroy(&mut self, owners: &[Owner]) -> Result<usize, CoordinatorError> {
+    /// With the keys it is noted who of these people stays: see [`Self::stayed`]. After an error it
+    /// may be repeated. Returns how many of the keys existed.
+    pub(crate) fn destroy(
+        &mut self,
+        owners: &[Owner],
+        stay: &[Identity],
+    ) -> Result<usize, CoordinatorError> {
         let owners: Vec<&Owner> = owners.iter().filter(|o| **o != Owner::Public).collect();
         for owner in &owners {
             // People who stay come back under their names, with fresh keys.
@@ -304,7 +325,31 @@ impl Durable {
             }
         }
         let names: Vec<KeyName> = owners.into_iter().map(key_of).collect();
-        Ok(self.store.destroy(&names)?)
+        let notes = stay.iter().map(|identity| {
+            let note = codec::to_bytes(identity).map_err(|e| StoreError::Encode {
+                table: "people who stay",
+                why: e.to_string(),
+            })?;
+            let key = key_of(&Owner::Person(identity.subject.clone()));
+            Ok((key, note))
+        });
+        let notes: Result<Vec<(KeyName, Vec<u8>)>, StoreError> = notes.collect();
+        Ok(self.store.destroy_noting(&names, notes?)?)
+    }
+
+    /// Those who stayed when their keys were destroyed. It is kept with the keys: a folder that
+    /// came back from a backup may not know them any more.
+    pub(crate) fn stayed(&self) -> Result<Vec<Identity>, CoordinatorError> {
+        let read = |note: Vec<u8>| {
+            codec::from_bytes(&note, MAX_NOTE).map_err(|e| StoreError::Corrupt {
+                // Whose it is stays out of messages.
+                name: "the keyring's notes".into(),
+                why: e.to_string(),
+            })
+        };
+        let all: Result<Vec<Identity>, StoreError> =
+            self.store.notes().into_iter().map(read).collect();
+        Ok(all?)
     }
 
     /// What is known beside the tally; none: there never were lists.
@@ -341,17 +386,50 @@ impl Durable {
     }
 }
 
+/// Whether nothing was ever kept there. A keyring without records is no such folder: they are lost.
+fn is_new(folders: &Folders) -> Result<bool, CoordinatorError> {
+    let records = &folders.records;
+    let kept = records.join("db").exists() || records.join("keys").is_dir();
+    Ok(!kept && !folders.keys.has_keyring()?)
+}
+
+/// Who the coordinator is, from the key source. What an earlier build has kept in the folder goes
+/// there first, unless that is an older copy.
+fn moved_out(store: &SealedStore, keys: &Keys) -> Result<Foundation, CoordinatorError> {
+    if let Some(before) = store.get::<Foundation>("")? {
+        before.keep(keys)?;
+        let batch = founded(Batch::new().delete::<Foundation>(""))?;
+        store.write(batch)?;
+        tracing::info!(
+            place = keys.place(),
+            "the keys were moved out of the data folder"
+        );
+    }
+    let lacks = || StoreError::Keys {
+        place: keys.place().into(),
+        why: "it has a keyring, and neither the authority nor the log's key (authority-NUMBER, \
+              log-NUMBER): put the newest copy of the keys there"
+            .into(),
+    };
+    Ok(Foundation::of(keys)?.ok_or_else(lacks)?)
+}
+
+fn founded(batch: Batch) -> Result<Batch, StoreError> {
+    let founded = Founded {
+        build: BUILD.into(),
+    };
+    batch.put(&KeyName::public(), "", &founded)
+}
+
 /// What begins a folder of this format.
-fn founding(batch: Batch, foundation: &Foundation) -> Result<Batch, StoreError> {
+fn founding(batch: Batch) -> Result<Batch, StoreError> {
     let public = KeyName::public();
     let format = Format {
         number: FORMAT,
         build: BUILD.into(),
     };
     let batch = batch.put(&public, "", &EventsHead::default())?;
-    batch
-        .put(&public, "", foundation)?
-        .put(&public, "", &format)
+    founded(batch)?.put(&public, "", &format)
 }
 
 fn found(store: &SealedStore) -> Result<Found, CoordinatorError> {
@@ -375,6 +453,8 @@ fn found(store: &SealedStore) -> Result<Found, CoordinatorError> {
         name: "the data folder".into(),
         why: "it has a format and no foundation".into(),
     };
-    let foundation = store.get::<Foundation>("")?.ok_or_else(lacks)?;
-    Ok(Found::Foundation(foundation))
+    if store.get::<Founded>("")?.is_none() && store.keys::<Foundation>().is_empty() {
+        return Err(lacks().into());
+    }
+    Ok(Found::Founded)
 }

@@ -4,11 +4,14 @@
 //! [`lethe_ledger::Table`]. What a slice is about stands in the record, under the key of its owner.
 
 use lethe_ledger::{EpochNo, Event, Owner, ShardKey, SliceId, StageKey};
+use lethe_proto::codec;
 use lethe_proto::ids::{Digest, ShardId};
+use lethe_store::keys::{Keys, LONGEST};
 use lethe_store::sealed::{Batch, KeyName};
 use lethe_store::{Class, Persisted, StoreError};
 use lethe_transport::identity::{Authority, AuthorityRecord};
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::CoordinatorError;
 
@@ -30,7 +33,16 @@ pub(super) struct Format {
 }
 persisted!(Format, "format", Public);
 
-/// What identifies the coordinator and its log, whatever is trained. Key: empty.
+/// The folder is founded: who the coordinator is, the key source has. Key: empty.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Founded {
+    /// Which build has founded it, or moved its keys out.
+    pub(super) build: String,
+}
+persisted!(Founded, "founded", Public);
+
+/// What identifies the coordinator and its log, whatever is trained. Earlier builds kept it in the
+/// data folder. Key: empty.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Foundation {
     /// The authority that signs certificates.
@@ -48,7 +60,61 @@ impl Foundation {
             log_seed: lethe_seal::random()?,
         })
     }
+
+    /// What the key source has; none: nothing yet.
+    pub(crate) fn of(keys: &Keys) -> Result<Option<Self>, CoordinatorError> {
+        let newest = |name: &str| -> Result<Option<(String, Secret)>, CoordinatorError> {
+            let Some(number) = keys.numbers(name)?.last().copied() else {
+                return Ok(None);
+            };
+            let name = format!("{name}-{number}");
+            let secret = keys.secret(&name)?;
+            Ok(secret.map(|s| (name, s)))
+        };
+        let (Some((of_authority, authority)), Some((of_log, seed))) =
+            (newest(AUTHORITY)?, newest(LOG)?)
+        else {
+            return Ok(None);
+        };
+        let wrong = |name: &str, why: String| StoreError::Keys {
+            place: keys.place().into(),
+            why: format!("{name}: {why}"),
+        };
+        let authority = codec::from_bytes(&authority, LONGEST);
+        let authority = authority.map_err(|e| wrong(&of_authority, e.to_string()))?;
+        let log_seed: Result<[u8; 32], _> = seed.as_slice().try_into();
+        let log_seed = log_seed.map_err(|_| {
+            let got = seed.len();
+            wrong(&of_log, format!("{got} bytes, expected 32"))
+        })?;
+        Ok(Some(Self {
+            authority,
+            log_seed,
+        }))
+    }
+
+    /// Keeps it in the key source, as far as that has none.
+    pub(crate) fn keep(&self, keys: &Keys) -> Result<(), CoordinatorError> {
+        if keys.numbers(AUTHORITY)?.is_empty() {
+            let bytes = codec::to_bytes(&self.authority).map_err(|e| StoreError::Encode {
+                table: "authority",
+                why: e.to_string(),
+            })?;
+            keys.keep(&format!("{AUTHORITY}-1"), &Zeroizing::new(bytes))?;
+        }
+        if keys.numbers(LOG)?.is_empty() {
+            keys.keep(&format!("{LOG}-1"), &self.log_seed)?;
+        }
+        Ok(())
+    }
 }
+
+/// Secrets are `NAME-NUMBER` in the key source; the highest number counts.
+pub(crate) const AUTHORITY: &str = "authority";
+/// The same of the seed of the log's key.
+pub(crate) const LOG: &str = "log";
+
+type Secret = Zeroizing<Vec<u8>>;
 
 /// What the coordinator knows beside the tally of its lists. Key: empty.
 #[derive(Clone, Serialize, Deserialize)]
@@ -81,6 +147,12 @@ persisted!(EventsHead, "events-head", Public);
 /// Key of the updates of a stage; made with its first update. Key: [`stage_id`].
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct StageUpdateKey(pub(super) [u8; 32]);
+
+impl Drop for StageUpdateKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 persisted!(StageUpdateKey, "stage-update-keys", Shard);
 
 /// A slice of the state.

@@ -153,9 +153,11 @@ fn an_update_needs_both_keys_and_a_destroyed_stage_stays_away() {
     }
     let read = |i: usize| values.get(&refs[i]).unwrap().is_some();
     assert!(read(0) && read(1) && read(2));
-    durable.destroy(&[Owner::Stage(stage(3))]).unwrap();
+    durable.destroy(&[Owner::Stage(stage(3))], &[]).unwrap();
     assert!(!read(0) && read(1) && read(2));
-    durable.destroy(&[Owner::Person(person("ada"))]).unwrap();
+    durable
+        .destroy(&[Owner::Person(person("ada"))], &[])
+        .unwrap();
     assert!(!read(0) && !read(1) && read(2));
     // A late write about either brings nobody back.
     let late = update_ref(&stage(3), &person("bob"), 0, b"late");

@@ -11,6 +11,8 @@ use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use lethe_store::sealed::{Batch, SealedStore};
 use lethe_store::{Persisted, StoreError};
 
+use zeroize::Zeroizing;
+
 use super::tables::{
     CatalogueValue, CheckpointValue, ErrorRowsValue, Missing, PersonalValue, ReceiptValue,
     RunStateValue, StageUpdateKey, UpdateValue, ValueRow, key_of, put, stage_id,
@@ -120,10 +122,13 @@ pub(crate) fn catalogue_ref(version: CatalogueVersion, content: &[u8]) -> ValueR
 /// Keys of updates that this process has made or read. There is one of a stage: whoever seals first
 /// decides which.
 #[derive(Default)]
-pub(super) struct Secrets(Mutex<BTreeMap<StageKey, [u8; 32]>>);
+pub(super) struct Secrets(Mutex<BTreeMap<StageKey, UpdateKey>>);
+
+/// In one place, which is overwritten when the last holder lets go of it.
+type UpdateKey = Arc<Zeroizing<[u8; 32]>>;
 
 impl Secrets {
-    fn known(&self) -> MutexGuard<'_, BTreeMap<StageKey, [u8; 32]>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<StageKey, UpdateKey>> {
         // Each change is one step: a panic leaves nothing half-done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,7 +142,7 @@ impl Secrets {
 #[derive(Clone)]
 pub(crate) struct StageSecret {
     stage: StageKey,
-    secret: [u8; 32],
+    secret: UpdateKey,
 }
 
 impl StageSecret {
@@ -221,9 +226,9 @@ impl Values {
         Ok(secret.and_then(|secret| lethe_seal::unseal(&secret, id.as_bytes(), &sealed)))
     }
 
-    fn stored_secret(&self, stage: &StageKey) -> Result<Option<[u8; 32]>, StoreError> {
+    fn stored_secret(&self, stage: &StageKey) -> Result<Option<UpdateKey>, StoreError> {
         let row = self.store.get::<StageUpdateKey>(&stage_id(stage))?;
-        Ok(row.map(|k| k.0))
+        Ok(row.map(|k| Arc::new(Zeroizing::new(k.0))))
     }
 
     /// The key of a stage's updates; it is stored with the first of them.
@@ -233,14 +238,19 @@ impl Values {
             secret,
         };
         if let Some(known) = self.secrets.known().get(stage) {
-            return Ok(of(*known));
+            return Ok(of(known.clone()));
         }
         let new = match self.stored_secret(stage)? {
             Some(stored) => stored,
-            None => lethe_seal::random()?,
+            None => Arc::new(Zeroizing::new(lethe_seal::random()?)),
         };
         // Somebody else may have made one meanwhile: theirs counts.
-        Ok(of(*self.secrets.known().entry(*stage).or_insert(new)))
+        Ok(of(self
+            .secrets
+            .known()
+            .entry(*stage)
+            .or_insert(new)
+            .clone()))
     }
 
     /// Adds values to a batch, each under the key of its owner, which must exist or be made by the
@@ -274,7 +284,7 @@ impl Values {
         if self.stored_secret(&secret.stage)?.is_some() {
             return Ok(batch);
         }
-        let row = StageUpdateKey(secret.secret);
+        let row = StageUpdateKey(**secret.secret);
         let owner = key_of(&Owner::Stage(secret.stage));
         put(batch, &owner, &stage_id(&secret.stage), &row, Missing::Fail)
     }

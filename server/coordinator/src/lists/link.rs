@@ -1,7 +1,6 @@
 //! The line to a tally of its own: QUIC, with certificates on both sides.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
@@ -11,20 +10,27 @@ use lethe_ledger::SnapshotRef;
 use lethe_proto::limits::HANDSHAKE_TIMEOUT;
 use lethe_proto::message::{Reply, Request};
 use lethe_proto::tally::{TallyReply, TallyRequest};
+use lethe_store::keys::Keys;
 use lethe_store::{StoreError, private};
 use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::{Identity, Invitation};
+use lethe_transport::place::Place;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
+use zeroize::Zeroizing;
 
 use crate::CoordinatorError;
 use crate::fatal;
 use crate::rounds::internal;
 
-/// File of the coordinator's identity at the tally, in the data folder.
-const FILE: &str = "tally-identity.json";
+/// File of what is known of the tally, in the data folder.
+const FILE: &str = "tally.json";
+/// The coordinator's identity at the tally, in the key source.
+const IDENTITY: &str = "tally-identity";
+/// File of both, in the data folders of earlier builds.
+const OLD_FILE: &str = "tally-identity.json";
 
-/// Longest such file, in bytes.
+/// Longest of these files, in bytes.
 const MOST: usize = 1 << 20;
 
 /// Longest wait for a connection: a handshake, and the renewal of a certificate.
@@ -34,8 +40,8 @@ const CONNECT: Duration = Duration::from_secs(2 * HANDSHAKE_TIMEOUT.as_secs());
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TallyConfig {
-    /// UDP address of `lethe-tally`.
-    pub address: SocketAddr,
+    /// Where `lethe-tally` listens (UDP): `HOST:PORT`. A name is looked up at each connection.
+    pub address: Place,
     /// The text that `lethe-tally init` or `lethe-tally invite` printed. It is used once, at the
     /// first start; it may stay.
     #[serde(default)]
@@ -76,10 +82,18 @@ pub(crate) struct Remembered {
     pub(crate) last: Option<SnapshotRef>,
 }
 
-/// What is kept, in a file that only this user reads.
+/// Who the coordinator is at the tally: a secret.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
+    authority: Vec<u8>,
+    identity: Identity,
+}
+
+/// What earlier builds kept in one file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Old {
     authority: Vec<u8>,
     identity: Identity,
     of_tally: Remembered,
@@ -88,10 +102,12 @@ struct Saved {
 /// The line over QUIC. Its packets are moved by a thread of its own, so that any thread may wait
 /// for an answer.
 pub(crate) struct Link {
-    address: SocketAddr,
+    address: Place,
     file: PathBuf,
+    keys: Keys,
     runtime: Option<Runtime>,
     saved: Mutex<Saved>,
+    of_tally: Mutex<Remembered>,
     connection: Mutex<Option<Arc<Connection>>>,
 }
 
@@ -103,19 +119,51 @@ impl Drop for Link {
     }
 }
 
-fn write(file: &Path, saved: &Saved) -> Result<(), CoordinatorError> {
+fn keep(keys: &Keys, saved: &Saved) -> Result<(), CoordinatorError> {
     let bytes = serde_json::to_vec(saved).map_err(|e| internal(&e))?;
+    Ok(keys.keep(IDENTITY, &Zeroizing::new(bytes))?)
+}
+
+fn write(file: &Path, of_tally: &Remembered) -> Result<(), CoordinatorError> {
+    let bytes = serde_json::to_vec(of_tally).map_err(|e| internal(&e))?;
     Ok(private::write(file, &bytes)?)
 }
 
+/// What an earlier build has kept in the data folder goes where it belongs. An identity that is in
+/// the key source is newer: the file came back with a backup.
+fn move_out(data_dir: &Path, keys: &Keys) -> Result<(), CoordinatorError> {
+    let file = data_dir.join(OLD_FILE);
+    let Some(bytes) = private::read(&file, MOST)?.map(Zeroizing::new) else {
+        return Ok(());
+    };
+    // One that was cut off while it was overwritten holds nothing any more.
+    if let Ok(old) = serde_json::from_slice::<Old>(&bytes) {
+        if keys.secret(IDENTITY)?.is_none() {
+            let saved = Saved {
+                authority: old.authority,
+                identity: old.identity,
+            };
+            keep(keys, &saved)?;
+        }
+        if !data_dir.join(FILE).exists() {
+            write(&data_dir.join(FILE), &old.of_tally)?;
+        }
+    }
+    Ok(lethe_store::keys::destroy_file(&file)?)
+}
+
 impl Link {
-    /// With the identity in the data folder. Where there is none, the invitation is exchanged for
+    /// With the identity in the key source. Where there is none, the invitation is exchanged for
     /// one: the tally has to answer then.
     ///
     /// # Errors
     /// [`CoordinatorError::NoInvitation`] for a first start without an invitation, and what keeps
     /// the tally from enrolling this coordinator.
-    pub(crate) fn open(config: &TallyConfig, data_dir: &Path) -> Result<Self, CoordinatorError> {
+    pub(crate) fn open(
+        config: &TallyConfig,
+        data_dir: &Path,
+        keys: &Keys,
+    ) -> Result<Self, CoordinatorError> {
         let threads = |source| CoordinatorError::Threads { source };
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder
@@ -124,23 +172,34 @@ impl Link {
             .enable_all()
             .build()
             .map_err(threads)?;
-        let file = data_dir.join(FILE);
-        let saved = match private::read(&file, MOST)? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StoreError::Corrupt {
-                name: file.display().to_string(),
+        move_out(data_dir, keys)?;
+        let saved = match keys.secret(IDENTITY)? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StoreError::Keys {
+                place: keys.place().into(),
                 why: format!(
-                    "{e}; remove it, and give `invitation` a new text of `lethe-tally invite`"
+                    "{IDENTITY}: {e}; remove it, and give `invitation` a new text of \
+                     `lethe-tally invite`"
                 ),
             })?,
             None => {
                 let saved = first(config, &runtime)?;
-                write(&file, &saved)?;
+                keep(keys, &saved)?;
                 saved
             }
         };
+        let file = data_dir.join(FILE);
+        let of_tally = match private::read(&file, MOST)? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StoreError::Corrupt {
+                name: file.display().to_string(),
+                why: format!("{e}; remove it: what it held is asked again"),
+            })?,
+            None => Remembered::default(),
+        };
         Ok(Self {
-            address: config.address,
+            address: config.address.clone(),
             file,
+            keys: keys.clone(),
+            of_tally: Mutex::new(of_tally),
             runtime: Some(runtime),
             saved: Mutex::new(saved),
             connection: Mutex::new(None),
@@ -182,20 +241,20 @@ fn first(config: &TallyConfig, runtime: &Runtime) -> Result<Saved, CoordinatorEr
         .as_deref()
         .ok_or(CoordinatorError::NoInvitation)?;
     let invitation = Invitation::parse(text)?;
-    let address = config.address;
+    let address = config.address.clone();
     let authority = invitation.authority()?;
+    let place = address.to_string();
     let enrolled = wait_for(runtime, CONNECT, async move {
         enrol(address, &invitation).await
     });
     let away = |e: Broken| CoordinatorError::TallyAway {
-        place: address.to_string(),
+        place: place.clone(),
         why: e.0,
     };
     let identity = enrolled.map_err(away)??;
     Ok(Saved {
         authority,
         identity,
-        of_tally: Remembered::default(),
     })
 }
 
@@ -203,12 +262,11 @@ impl Line for Link {
     fn connect(&self) -> Result<(), Broken> {
         *fatal::lock(&self.connection) = None;
         let saved = fatal::lock(&self.saved).clone();
-        let address = self.address;
+        let address = self.address.clone();
         let connected = self.run(CONNECT, async move {
             let Saved {
                 authority,
                 identity,
-                of_tally,
             } = saved;
             let connection = Connection::open(address, &authority, Some(&identity)).await?;
             if !identity.is_due() {
@@ -219,7 +277,6 @@ impl Line for Link {
                     let renewed = Saved {
                         authority,
                         identity,
-                        of_tally,
                     };
                     Ok((connection, Some(renewed)))
                 }
@@ -234,13 +291,8 @@ impl Line for Link {
         if let Some(renewed) = renewed {
             // The old certificate is withdrawn when the new one is first used: not before it is
             // kept.
-            write(&self.file, &renewed).map_err(|e| Broken(e.to_string()))?;
-            let mut saved = fatal::lock(&self.saved);
-            let of_tally = saved.of_tally.clone();
-            *saved = Saved {
-                of_tally,
-                ..renewed
-            };
+            keep(&self.keys, &renewed).map_err(|e| Broken(e.to_string()))?;
+            *fatal::lock(&self.saved) = renewed;
         }
         *fatal::lock(&self.connection) = Some(Arc::new(connection));
         Ok(())
@@ -268,17 +320,13 @@ impl Line for Link {
     }
 
     fn remembered(&self) -> Remembered {
-        fatal::lock(&self.saved).of_tally.clone()
+        fatal::lock(&self.of_tally).clone()
     }
 
     fn remember(&self, what: &Remembered) -> Result<(), CoordinatorError> {
-        let mut saved = fatal::lock(&self.saved);
-        let next = Saved {
-            of_tally: what.clone(),
-            ..saved.clone()
-        };
-        write(&self.file, &next)?;
-        *saved = next;
+        let mut of_tally = fatal::lock(&self.of_tally);
+        write(&self.file, what)?;
+        *of_tally = what.clone();
         Ok(())
     }
 }

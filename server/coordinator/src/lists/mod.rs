@@ -33,6 +33,7 @@ use lethe_parts::content::Content;
 use lethe_proto::catalogue::Versions;
 use lethe_proto::ids::SubjectId;
 use lethe_store::head::Floor;
+use lethe_store::keys::{Folders, Keys};
 use lethe_store::sealed::Engine;
 pub(crate) use lethe_tally::Catalogue;
 use lethe_tally::{Handle, Served, Tally};
@@ -92,6 +93,7 @@ pub(crate) struct Lists {
 pub(crate) struct Opening<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) data_dir: &'a Path,
+    pub(crate) keys: &'a Keys,
     pub(crate) evidence: &'a Path,
     pub(crate) config: ListsConfig,
     pub(crate) serves: bool,
@@ -238,6 +240,14 @@ impl Lists {
         }
     }
 
+    /// Exchanges the master key of a tally in this process. One of its own has its own command.
+    pub(crate) fn rotate_master(&self) -> Result<(), CoordinatorError> {
+        match &self.keeper {
+            Keeper::Embedded(tally) => Ok(tally.rotate_master()?),
+            Keeper::Party(_) => Ok(()),
+        }
+    }
+
     /// Key that verifies snapshots (verifier key text).
     pub(crate) fn key(&self) -> String {
         self.keeper.key()
@@ -280,12 +290,15 @@ pub(crate) fn check_mode(data_dir: &Path, sums: Sums, apart: bool) -> Result<(),
 fn embedded(opening: &Opening<'_>, highest: u64) -> Result<Tally, CoordinatorError> {
     let options = opening.config.options();
     let gives_away = options.cells.gives_away();
-    let folder = opening.data_dir.join(FOLDER);
+    let folder = Folders {
+        records: opening.data_dir.join(FOLDER),
+        keys: opening.keys.within(FOLDER),
+    };
     let content = opening.content.clone();
     let tally = match opening.seed {
-        None => Tally::open(opening.engine, &folder, content, options, opening.now)?,
+        None => Tally::open(opening.engine, folder, content, options, opening.now)?,
         Some(seed) => {
-            Tally::open_seeded(opening.engine, &folder, content, options, seed, opening.now)?
+            Tally::open_seeded(opening.engine, folder, content, options, seed, opening.now)?
         }
     };
     // An older data folder came back: devices have seen these numbers.

@@ -35,6 +35,7 @@ mod caches;
 mod clock;
 mod duties;
 mod jobs;
+mod keys;
 mod kit;
 mod logged;
 mod masked;
@@ -196,6 +197,7 @@ impl Shell {
             floor: parts.outside.floor.unwrap_or(0),
             journal: parts.outside.journal,
             lost: parts.lost,
+            stayed: fatal::lock(&shell.writer).durable.stayed()?,
             fresh: fresh()?,
         };
         shell.execute(started, vec![])?;
@@ -495,6 +497,7 @@ impl Shell {
             floor: outside.floor.unwrap_or(0),
             journal: outside.journal,
             lost: vec![],
+            stayed: writer.durable.stayed()?,
             fresh: fresh()?,
         };
         let mut events = decide(&state, started, self.clock.now())?;
@@ -549,14 +552,14 @@ impl Shell {
             // A write that failed may be there: then a key of this name may be the fresh one of
             // somebody who stays.
             self.settle(&mut writer)?;
-            let go = {
-                let state = self.state();
-                let going = state.keys_to_destroy();
-                let spent = &state.core().spent;
-                keys.iter().all(|k| going.contains(k) || spent.contains(k))
-            };
+            let state = self.state();
+            let going = state.keys_to_destroy();
+            let spent = &state.core().spent;
+            let go = keys.iter().all(|k| going.contains(k) || spent.contains(k));
+            let stay = state.who_stays();
+            drop(state);
             if go {
-                writer.durable.destroy(keys)?;
+                writer.durable.destroy(keys, &stay)?;
             }
             Ok(go)
         })

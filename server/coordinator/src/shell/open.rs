@@ -12,6 +12,7 @@ use lethe_proto::ids::Digest;
 use lethe_recipe::Recipe;
 use lethe_recsys::data::Item;
 use lethe_store::StoreError;
+use lethe_store::keys::{Folders, Keys, make_private};
 use lethe_store::reserve::Reserve;
 use lethe_store::sealed::{Engine, SharedEngine};
 
@@ -42,15 +43,17 @@ pub(crate) struct Opening<'a> {
 /// Reads a base model from a file or folder.
 pub(crate) type ModelOf = dyn Fn(&Path) -> Result<BaseModel, CoordinatorError>;
 
-/// Makes the way to a tally of its own, from its configuration and the data folder.
-pub(crate) type LineOf = dyn Fn(&TallyConfig, &Path) -> Result<Box<dyn Line>, CoordinatorError>;
+/// Makes the way to a tally of its own, from its configuration, the data folder and its keys.
+pub(crate) type LineOf =
+    dyn Fn(&TallyConfig, &Path, &Keys) -> Result<Box<dyn Line>, CoordinatorError>;
 
 /// The way over QUIC.
 pub(crate) fn over_quic(
     config: &TallyConfig,
     data_dir: &Path,
+    keys: &Keys,
 ) -> Result<Box<dyn Line>, CoordinatorError> {
-    Ok(Box::new(Link::open(config, data_dir)?))
+    Ok(Box::new(Link::open(config, data_dir, keys)?))
 }
 
 /// Holds a folder, which is made if it is not there.
@@ -84,20 +87,29 @@ impl Opening<'_> {
     }
 
     /// What is in the folder; a folder of format 1 is migrated first.
-    fn durable(&self, engine: &Engine) -> Result<Opened, CoordinatorError> {
-        let folder = &self.config.data_dir;
-        let opened = match Durable::open(engine, folder) {
+    fn durable(&self, engine: &Engine, keys: &Keys) -> Result<Opened, CoordinatorError> {
+        let folders = Folders {
+            records: self.config.data_dir.clone(),
+            keys: keys.clone(),
+        };
+        let opened = match Durable::open(engine, folders.clone()) {
             Err(CoordinatorError::Store(StoreError::Format { found: 1, .. })) => {
-                migrate(engine, folder, |recipe, model| self.base(recipe, model))?;
-                Durable::open(engine, folder)?
+                migrate(engine, folders.clone(), |recipe, model| {
+                    self.base(recipe, model)
+                })?;
+                Durable::open(engine, folders.clone())?
             }
             opened => opened?,
         };
         match opened {
             Some(opened) => Ok(opened),
             None => {
-                let foundation = Foundation::create()?;
-                Durable::found(engine, folder, foundation, self.recipe.shards)
+                // A first start that was cut off has made it.
+                let foundation = match Foundation::of(keys)? {
+                    Some(known) => known,
+                    None => Foundation::create()?,
+                };
+                Durable::found(engine, folders, foundation, self.recipe.shards)
             }
         }
     }
@@ -182,10 +194,13 @@ impl Opening<'_> {
         let engine: &Engine = shared.as_ref();
         // Before anything is read: keys are written when a folder is opened.
         let evidence = self.config.evidence();
+        make_private(&self.config.keys_dir())?;
         let locks = vec![
             lock(&self.config.data_dir, "lock")?,
             lock(&evidence, "lock-evidence")?,
+            lock(&self.config.keys_dir(), "lock-keys")?,
         ];
+        let keys = Keys::open(&self.config.keys, &self.config.data_dir)?;
         let reserve = self.config.data_dir.join("reserve");
         let reserve = Reserve::new(&reserve, self.config.reserve_mib << 20);
         let Opened {
@@ -194,12 +209,12 @@ impl Opening<'_> {
             foundation,
             lost,
             ..
-        } = match self.durable(engine) {
+        } = match self.durable(engine, &keys) {
             Err(e) if is_full(&e) && reserve.release() => {
                 tracing::warn!(
                     "{e}; the space that was set aside for deletions is used now: make room"
                 );
-                self.durable(engine)?
+                self.durable(engine, &keys)?
             }
             opened => opened?,
         };
@@ -220,7 +235,7 @@ impl Opening<'_> {
         let masked = kits.iter().find(|(_, kit)| kit.recipe.grid().is_some());
         // The configured recipe may be that of an epoch which is started later.
         let masks = masked.is_some() || self.recipe.grid().is_some();
-        let lists = self.lists(engine, &durable, &clock, masks, &catalogue)?;
+        let lists = self.lists(engine, &keys, &durable, &clock, masks, &catalogue)?;
         if let Some(masked) = masked
             && !lists.as_ref().is_some_and(Lists::is_sealed)
         {
@@ -261,6 +276,7 @@ impl Opening<'_> {
     fn lists(
         &self,
         engine: &Engine,
+        keys: &Keys,
         durable: &Durable,
         clock: &Clock,
         masks: bool,
@@ -303,12 +319,13 @@ impl Opening<'_> {
         let lists = Lists::open(crate::lists::Opening {
             engine,
             data_dir: &self.config.data_dir,
+            keys,
             evidence: &self.config.evidence(),
             config: self.config.lists.clone(),
             serves,
             release_hours: self.config.release_hours,
             line: match party {
-                Some(party) => Some((self.line)(party, &self.config.data_dir)?),
+                Some(party) => Some((self.line)(party, &self.config.data_dir, keys)?),
                 None => None,
             },
             masks,

@@ -14,7 +14,7 @@ use crate::command::Accepted;
 use crate::event::Event;
 use crate::ids::{Now, Owner, ShardKey};
 use crate::state::{
-    Deletion, Execution, Kept, ListsLeft, Moving, Numbers, PendingErase, Person, Profile,
+    Deletion, Execution, Identity, Kept, ListsLeft, Moving, Numbers, PendingErase, Person, Profile,
     ProposalRecord, RolledShard, State,
 };
 
@@ -320,21 +320,32 @@ impl State {
     }
 }
 
+/// What lies outside the data folder, as [`Command::Started`](crate::Command::Started) has it.
+pub(super) struct Outside {
+    pub(super) floor: u64,
+    pub(super) journal: Vec<Accepted>,
+    pub(super) lost: Vec<ShardKey>,
+    pub(super) stayed: Vec<Identity>,
+}
+
 /// What lies outside the data folder, which may have come back from a backup: numbers, lost shards,
-/// and deletions that it lacks.
-pub(super) fn started(
-    state: &State,
-    floor: u64,
-    journal: Vec<Accepted>,
-    lost: Vec<ShardKey>,
-    now: Now,
-) -> Decided {
+/// people whom it knows under destroyed keys only, and deletions that it lacks.
+pub(super) fn started(state: &State, outside: Outside, now: Now) -> Decided {
+    let Outside {
+        floor,
+        journal,
+        lost,
+        stayed,
+    } = outside;
     // Files of an epoch that a restored backup does not know are of no use to it.
     let lost: Vec<ShardKey> = lost
         .into_iter()
         .filter(|k| state.shard(*k).is_some())
         .collect();
+    // Keys are not put back with a data folder: what it has under destroyed ones is lost with them.
+    let closed: Vec<ShardKey> = state.closed_shards();
     let mut events = vec![Event::Started { at: now.unix_ms }];
+    events.extend(state.closed_replays(now));
     let lacks = journal
         .iter()
         .filter(|a| !state.deletions.contains_key(&a.id));
@@ -359,8 +370,10 @@ pub(super) fn started(
     if state.core.numbers.max(numbers) != state.core.numbers {
         events.push(Event::NumbersTaken { numbers });
     }
-    if lost != state.core.quarantined.iter().copied().collect::<Vec<_>>() || !lost.is_empty() {
-        let shards = lost.clone();
+    events.extend(stayed_on(state, &stayed));
+    let all: BTreeSet<ShardKey> = lost.iter().chain(&closed).copied().collect();
+    if all != state.core.quarantined || !all.is_empty() {
+        let shards = all.into_iter().collect();
         events.push(Event::ShardsLost { shards });
     }
     events.extend(holds::started(state, &lost, now));
@@ -379,6 +392,42 @@ pub(super) fn started(
         events.extend(serving::again(&next, now));
     }
     Ok(events)
+}
+
+/// People whom a restored backup does not know any more, since their keys were destroyed after it
+/// was made. They are known as after their enrolment: their devices join again, and are told what
+/// they have to erase.
+fn stayed_on(state: &State, stayed: &[Identity]) -> Vec<Event> {
+    // Whoever stays in an execution that is under way comes back with its end.
+    let executing = state.core.executing.as_ref().and_then(|e| e.kept);
+    let kept = executing.and_then(|id| state.kept.get(&id));
+    let returns = |s: &SubjectId| kept.is_some_and(|k| k.0.contains_key(s));
+    let unknown = |i: &&Identity| !state.people.contains_key(&i.subject) && !returns(&i.subject);
+    let unknown: Vec<&Identity> = stayed.iter().filter(unknown).collect();
+    // Nobody else gets the number of one of them.
+    let Some(person) = unknown.iter().map(|i| i.number.0).max() else {
+        return vec![];
+    };
+    let numbers = Numbers {
+        person,
+        ..Numbers::default()
+    };
+    let mut events = vec![Event::NumbersTaken { numbers }];
+    events.extend(unknown.into_iter().map(|i| Event::PersonKept {
+        subject: i.subject.clone(),
+        person: Box::new(i.person()),
+    }));
+    events
+}
+
+impl State {
+    /// Those who stay when the keys of the execution that is under way are destroyed.
+    pub fn who_stays(&self) -> Vec<Identity> {
+        let kept = self.core.executing.as_ref().and_then(|e| e.kept);
+        let kept = kept.and_then(|id| self.kept.get(&id));
+        let people = kept.into_iter().flat_map(|k| &k.0);
+        people.map(|(s, person)| person.identity(s)).collect()
+    }
 }
 
 /// Proposals that were carried out, as far as the journal got: what was to be written after it was

@@ -7,6 +7,7 @@ use lethe_proto::ids::SubjectId;
 use lethe_proto::message::Role;
 
 mod catalogue;
+mod closed;
 mod epoch;
 mod hold;
 mod index;
@@ -34,7 +35,9 @@ pub use lifted::Lifted;
 pub use lists::{ListsLeft, ListsRecord, SnapshotRef};
 pub use logged::{Logged, LoggedPart};
 pub use members::{Member, TreeInput};
-pub use person::{Device, Errors, Measured, Moving, PendingErase, Person, Place, Profile};
+pub use person::{
+    Device, Errors, Identity, Measured, Moving, PendingErase, Person, Place, Profile,
+};
 pub use proof::{Proof, StageFound};
 pub use records::{
     Action, ActionRecord, Core, Deletion, Execution, Kept, LogHead, Numbers, Operator,

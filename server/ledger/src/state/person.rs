@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lethe_proto::deletion::DeletionRequest;
-use lethe_proto::ids::{Digest, ShardId};
+use lethe_proto::ids::{Digest, ShardId, SubjectId};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{EpochNo, PersonNo, ShardKey, ValueRef};
@@ -23,6 +23,34 @@ pub struct Person {
     pub errors: Option<Errors>,
     /// What remains of the person goes to another shard, which has to be rolled back first.
     pub moving: Option<Moving>,
+}
+
+/// Who somebody is: what is known outside the data folder of people whose key was destroyed and who
+/// stay. A data folder that comes back from a backup knows them under that key only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The person.
+    pub subject: SubjectId,
+    /// Number in lineages.
+    pub number: PersonNo,
+    /// As [`Person::devices`]: each device's certificates.
+    pub devices: BTreeMap<Digest, BTreeMap<Digest, Option<Digest>>>,
+}
+
+impl Identity {
+    /// Somebody who enrolled, and is to join again.
+    pub(crate) fn person(&self) -> Person {
+        let device = |certificates: &BTreeMap<Digest, Option<Digest>>| Device {
+            certificates: certificates.clone(),
+            ..Device::default()
+        };
+        let devices = self.devices.iter();
+        Person {
+            number: self.number,
+            devices: devices.map(|(first, all)| (*first, device(all))).collect(),
+            ..Person::default()
+        }
+    }
 }
 
 /// Where a person who joined stands.
@@ -185,6 +213,18 @@ impl Person {
         self.errors
             .iter()
             .flat_map(|e| e.shards.values().map(|m| &m.value))
+    }
+
+    /// Who this is.
+    pub(crate) fn identity(&self, subject: &SubjectId) -> Identity {
+        let devices = self.devices.iter();
+        Identity {
+            subject: subject.clone(),
+            number: self.number,
+            devices: devices
+                .map(|(first, d)| (*first, d.certificates.clone()))
+                .collect(),
+        }
     }
 
     /// What is sealed anew under a fresh key: nothing that was measured, and no release.

@@ -513,6 +513,7 @@ impl World {
             floor,
             journal,
             lost,
+            stayed: vec![],
             fresh,
         });
         self.say_lists();

@@ -302,7 +302,7 @@ fn a_crash_between_key_and_records_is_finished_at_open() {
     let s = filled(dir.path());
     s.index_mut()
         .keys
-        .destroy(&["subject:canary-0"])
+        .destroy(&["subject:canary-0"], &Notes::new())
         .expect("destroys");
     drop(s);
     assert_eq!(open(dir.path()).expect("opens").keys::<Row>(), ["1", "3"]);

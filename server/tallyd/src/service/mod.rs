@@ -12,12 +12,13 @@ mod versions;
 mod work;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lethe_proto::catalogue::CatalogueEntry;
 use lethe_proto::ids::Digest;
 use lethe_proto::tally::{TallyRefusal, TallyReply, TallyRequest, TallyState};
+use lethe_store::keys::{Folders, Keys};
 use lethe_store::reserve::Reserve;
 use lethe_store::sealed::Engine;
 use lethe_tally::settings::ListsConfig;
@@ -48,6 +49,8 @@ pub struct Opening<'a> {
     pub engine: &'a Engine,
     /// Data folder.
     pub folder: &'a Path,
+    /// Its keys.
+    pub keys: Keys,
     /// Evidence folder.
     pub evidence: &'a Path,
     /// Items of the configured catalogue, in their order: version 1, or what was in force when the
@@ -93,7 +96,7 @@ pub struct Service {
     reserve: Reserve,
     /// When space was set aside last, or was to be.
     set_aside: Mutex<u64>,
-    _locks: [File; 2],
+    _locks: [File; 3],
 }
 
 /// How many more of something there may be.
@@ -194,6 +197,7 @@ impl Service {
         let locks = [
             lock(opening.folder, "lock")?,
             lock(opening.evidence, "lock-evidence")?,
+            lock(opening.keys.folder(), "lock-keys")?,
         ];
         let reserve = Reserve::new(&opening.folder.join("reserve"), opening.reserve);
         let parts = match Parts::open(&opening) {
@@ -241,6 +245,15 @@ impl Service {
         };
         service.set_aside_space();
         Ok(service)
+    }
+
+    /// Writes all keys under fresh master keys, and destroys those before.
+    ///
+    /// # Errors
+    /// The key source cannot be written: repeat it.
+    pub fn rotate_master(&self) -> Result<(), TallydError> {
+        self.office.rotate_master()?;
+        Ok(self.tally.rotate_master()?)
     }
 
     /// Answers a request. Whoever calls it sees to it that `Open` comes first in a connection.
@@ -484,7 +497,9 @@ struct Parts {
 impl Parts {
     fn open(opening: &Opening<'_>) -> Result<Self, TallydError> {
         let now = opening.now;
-        let office = Office::open(opening.engine, opening.folder)?;
+        let folders = |records: PathBuf, keys: Keys| Folders { records, keys };
+        let own = folders(opening.folder.to_owned(), opening.keys.clone());
+        let office = Office::open(opening.engine, own)?;
         let mut evidence = Evidence::open(opening.evidence, &office.log()?)?;
         let known = Known::open(opening, &office)?;
         let catalogue = known.catalogue();
@@ -499,7 +514,7 @@ impl Parts {
         })?;
         let tally = Tally::open(
             opening.engine,
-            &opening.folder.join(FOLDER),
+            folders(opening.folder.join(FOLDER), opening.keys.within(FOLDER)),
             known.newest_content(),
             opening.lists.options(),
             now,

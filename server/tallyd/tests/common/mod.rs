@@ -17,6 +17,7 @@ use lethe_receipt::note::VerifierKey;
 use lethe_receipt::sealing::SealingStatement;
 use lethe_receipt::vouch::VouchStatement;
 use lethe_seal::envelope::{AnswerKey, PublicKey, seal_to};
+use lethe_store::keys::{Folders, Keys};
 use lethe_store::memory::MemoryStorage;
 use lethe_store::sealed::{KeyName, SealedStore};
 use lethe_store::transparency::Transparency;
@@ -169,6 +170,10 @@ impl Disk {
         self.dir.path().join("data")
     }
 
+    pub fn keys(&self) -> Keys {
+        Keys::in_folder(&self.dir.path().join("keys"))
+    }
+
     pub fn evidence(&self) -> PathBuf {
         self.dir.path().join("evidence")
     }
@@ -198,8 +203,11 @@ impl Disk {
 
     /// How many keys of these people exist; nobody has the folder open.
     pub fn keys_of(&self, who: &[u8]) -> usize {
-        let folder = self.data().join("tally");
-        let store = SealedStore::open(&self.engine(), &folder, &["0".into()]).unwrap();
+        let folders = Folders {
+            records: self.data().join("tally"),
+            keys: self.keys().within("tally"),
+        };
+        let store = SealedStore::open(&self.engine(), folders, &["0".into()]).unwrap();
         let name = |w: &u8| KeyName::subject(&lethe_tally::Handle(handle(*w)).hex());
         store.existing(&who.iter().map(name).collect::<Vec<_>>())
     }
@@ -212,6 +220,7 @@ impl Disk {
         Service::open(Opening {
             engine: &self.engine(),
             folder: &self.data(),
+            keys: self.keys(),
             evidence: &self.evidence(),
             items,
             vectors: None,

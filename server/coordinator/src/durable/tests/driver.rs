@@ -163,6 +163,7 @@ impl Driver {
             floor: self.floor,
             journal: self.journal.values().cloned().collect(),
             lost: vec![],
+            stayed: self.opened().durable.stayed().unwrap(),
             fresh: self.fresh(),
         };
         self.must(started);
@@ -483,7 +484,8 @@ impl Driver {
     }
 
     fn destroy_all(&mut self, keys: &[Owner]) -> bool {
-        let done = self.opened().durable.destroy(keys).is_ok();
+        let stay = self.state().who_stays();
+        let done = self.opened().durable.destroy(keys, &stay).is_ok();
         if !done {
             self.disk.mend();
         }

@@ -274,7 +274,7 @@ fn a_stage_goes_on_in_its_middle_under_a_fresh_key() {
     let own = &held.personal[&person("ada")];
     assert!(values.get(own).unwrap().is_some());
     let mut durable = opened.durable;
-    assert_eq!(durable.destroy(&[Owner::Stage(stage)]).unwrap(), 1);
+    assert_eq!(durable.destroy(&[Owner::Stage(stage)], &[]).unwrap(), 1);
     assert_eq!(values.get(waits).unwrap(), None);
     assert_eq!(values.get(own).unwrap(), None);
 }

@@ -327,6 +327,7 @@ fn goes_on(folder: &Path) {
         floor: 0,
         journal: vec![],
         lost: vec![],
+        stayed: vec![],
         fresh: Fresh([1; 32]),
     };
     let now = Now {
@@ -356,7 +357,7 @@ fn goes_on(folder: &Path) {
         .map(|v| v.0.clone())
         .collect();
     assert!(!values.is_empty());
-    assert_eq!(opened.durable.destroy(&owners).unwrap(), owners.len());
+    assert_eq!(opened.durable.destroy(&owners, &[]).unwrap(), owners.len());
     for value in values {
         assert_eq!(opened.durable.values().get(&value).unwrap(), None);
     }

@@ -127,6 +127,7 @@ impl Driver {
             floor: held.floor.unwrap_or(0),
             journal: held.journal,
             lost: vec![],
+            stayed: vec![],
             fresh,
         })
     }

@@ -13,6 +13,7 @@ use lethe_proto::ids::{Digest, SubjectId};
 use lethe_receipt::note::VerifierKey;
 use lethe_recipe::Recipe;
 use lethe_recsys::data::Item;
+use lethe_store::keys::Keys;
 use lethe_store::sealed::SharedEngine;
 
 use super::super::{BaseModel, Clock, Opening, Shell, fresh, over_quic};
@@ -103,7 +104,7 @@ fn is_noisy(seed: u64) -> bool {
 /// Nobody listens there: the line of a simulation leads elsewhere.
 fn tally_config() -> TallyConfig {
     TallyConfig {
-        address: ([127, 0, 0, 1], 9).into(),
+        address: std::net::SocketAddr::from(([127, 0, 0, 1], 9)).into(),
         invitation: None,
     }
 }
@@ -498,9 +499,9 @@ fn open(
     apart: Option<&Apart>,
 ) -> Result<Arc<Shell>, CoordinatorError> {
     let far = apart.map(|a| a.far.clone());
-    let line = move |tally: &TallyConfig, data: &Path| match &far {
+    let line = move |tally: &TallyConfig, data: &Path, keys: &Keys| match &far {
         Some(far) => far.line(data),
-        None => over_quic(tally, data),
+        None => over_quic(tally, data, keys),
     };
     let opening = Opening {
         config,

@@ -17,6 +17,7 @@ use lethe_proto::lists::{Contributed, LIKED, SEEN, SharedEvent};
 use lethe_recsys::histories::content_of;
 use lethe_recsys::versions::entries;
 use lethe_store::Storage;
+use lethe_store::keys::Keys;
 use lethe_store::memory::MemoryStorage;
 
 use super::begin::{items, lists_config};
@@ -161,6 +162,7 @@ impl WayIn {
         let lists = Lists::open(Opening {
             engine: &engine,
             data_dir: &folder.path().join("data"),
+            keys: &Keys::in_folder(&folder.path().join("keys")),
             evidence: folder.path(),
             config: lists_config(false, false),
             serves: true,

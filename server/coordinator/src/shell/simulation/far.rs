@@ -16,6 +16,7 @@ use lethe_proto::tally::{
 };
 use lethe_receipt::note::Signer;
 use lethe_recsys::versions::entries;
+use lethe_store::keys::Keys;
 use lethe_tally::Tally;
 use lethe_tally::settings::ListsConfig;
 use lethe_tallyd::{Opening, Service, TallydError};
@@ -139,6 +140,7 @@ impl Machine {
         let service = Service::open(Opening {
             engine: &engine,
             folder: &self.data(),
+            keys: Keys::in_folder(&self.folder.path().join("keys")),
             evidence: &self.folder.path().join("evidence"),
             items: entries(&items()),
             vectors: None,

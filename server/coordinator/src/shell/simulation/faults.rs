@@ -139,8 +139,10 @@ impl Simulation {
 
     /// Folders with keys: the coordinator's, and the tally's.
     fn keys(&self) -> Vec<PathBuf> {
-        let all = [self.data().join("keys"), self.data().join("tally/keys")];
-        all.into_iter().filter(|k| k.exists()).collect()
+        let keys = self.config.keys_dir();
+        let all = [keys.join("tally"), keys];
+        let has_ring = |k: &PathBuf| k.exists() && Self::keyring(k) > 0;
+        all.into_iter().rev().filter(has_ring).collect()
     }
 
     /// Generation of the keys in a folder.
@@ -186,7 +188,7 @@ impl Simulation {
         let newest = Self::keyring(keys);
         for entry in std::fs::read_dir(keys).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            if path.is_dir() && !path.ends_with("tally") {
                 std::fs::remove_dir(&path).unwrap();
             }
         }

@@ -85,6 +85,8 @@ struct Model {
     taken_down: BTreeSet<String>,
     /// The snapshot that was served when this was looked at last.
     newest: Option<u64>,
+    /// As [`Listed::moves`], when the folder was copied.
+    moves: BTreeMap<SubjectId, u64>,
 }
 
 struct Shown {
@@ -161,11 +163,16 @@ impl Listed {
     }
 
     pub(super) fn back_up(&mut self) {
-        self.saved = Some(self.model.clone());
+        let moves = self.moves.clone();
+        self.saved = Some(Model {
+            moves,
+            ..self.model.clone()
+        });
     }
 
     /// An older folder came back. Numbers, and what must not be served, are what they were; and so
-    /// is what a tally of its own has.
+    /// is what a tally of its own has. Keys are those of now: who left since is not there any more,
+    /// and neither is what was recalled.
     pub(super) fn restore(&mut self) {
         let before = std::mem::take(&mut self.model);
         self.model = self.saved.take().unwrap_or_default();
@@ -173,6 +180,18 @@ impl Listed {
             self.model.stands = before.stands;
             self.model.same_second = before.same_second;
             self.model.taken_down.extend(before.taken_down);
+            return;
+        }
+        self.model.newest = None;
+        // What was executed since is executed again, and finds nothing.
+        let waiting = self.model.owed.iter_mut();
+        for (_, owed) in waiting.filter(|o| before.executed.contains(o.0)) {
+            *owed = Owed::default();
+        }
+        for (subject, stands) in &mut self.model.stands {
+            if self.model.moves.get(subject) != self.moves.get(subject) {
+                *stands = Stands::Perhaps;
+            }
         }
     }
 

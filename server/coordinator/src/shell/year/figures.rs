@@ -116,12 +116,12 @@ impl Year {
             {
                 "db" | "db-copy" => &mut out.ledger,
                 "shards" => &mut out.shards,
-                "keys" => &mut out.keys,
                 "tally" => &mut out.tally,
                 _ => &mut out.other,
             };
             *part += n;
         }
+        out.keys += bytes(&self.config.keys_dir());
         for entry in std::fs::read_dir(self.config.evidence())? {
             let path = entry?.path();
             let n = bytes(&path);

@@ -1,0 +1,156 @@
+//! `lethe-server keys rotate`: asks the server that has the data folder for new keys, by a file in
+//! it. Whoever can write there runs the server.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lethe_ledger::Command;
+use lethe_proto::ids::Digest;
+use lethe_store::private;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{Coordinator, CoordinatorError};
+
+/// File by which is asked, and the one that answers; in the data folder.
+const ASK: &str = "keys-ask";
+const ANSWER: &str = "keys-answer";
+/// Longest of them, in bytes.
+const LONGEST: usize = 4096;
+/// How often they are looked for, and how long is waited for an answer.
+const LOOK: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Which {
+    /// The master keys of all keyrings.
+    Master,
+    /// The key that signs the log.
+    Log,
+    /// The authority that signs certificates.
+    Authority,
+}
+
+/// Why keys were not exchanged.
+#[derive(Debug, Error)]
+pub enum RotationError {
+    /// There is no safe way to do it in this build.
+    #[error(
+        "the key {0} cannot be exchanged by this build: devices and receipts that know the old one \
+         would not follow. docs/operations.md (Keys) says what to do when it is known to somebody \
+         else"
+    )]
+    NotBuilt(&'static str),
+    /// It was tried.
+    #[error(transparent)]
+    Coordinator(#[from] CoordinatorError),
+    /// The files cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] lethe_store::StoreError),
+    /// The server did not do it.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody answers.
+    #[error(
+        "no server answers on {folder} within {seconds} s: start it, and ask again",
+        seconds = PATIENCE.as_secs()
+    )]
+    Silent {
+        /// The data folder.
+        folder: std::path::PathBuf,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Ask {
+    id: String,
+    which: Which,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Said {
+    id: String,
+    text: Result<String, String>,
+}
+
+impl Coordinator {
+    /// Exchanges keys, and enters into the log that it was done.
+    ///
+    /// # Errors
+    /// [`RotationError::NotBuilt`], and what kept the key source from being written: repeat it.
+    pub fn rotate(&self, which: Which) -> Result<String, RotationError> {
+        match which {
+            Which::Master => {}
+            Which::Log => return Err(RotationError::NotBuilt("that signs the log")),
+            Which::Authority => return Err(RotationError::NotBuilt("of the authority")),
+        }
+        self.shell().rotate_master()?;
+        let command = Command::Note {
+            // As other actions on the server's own machine.
+            by: Digest([0; 32]),
+            line: "exchange the master keys on the server's machine".into(),
+            fresh: crate::shell::fresh()?,
+        };
+        self.shell()
+            .execute(command, vec![])
+            .map_err(RotationError::from)?;
+        self.shell().do_duties();
+        Ok("all keys are under fresh master keys; the ones before are destroyed".into())
+    }
+}
+
+/// Asks the server that has this data folder, and waits for its answer.
+///
+/// # Errors
+/// [`RotationError::Silent`]: there is none. [`RotationError::Refused`]: why it was not done.
+pub fn ask(data_dir: &Path, which: Which) -> Result<String, RotationError> {
+    let id: [u8; 16] = lethe_seal::random().map_err(CoordinatorError::from)?;
+    let id = lethe_receipt::hex::hex(&id);
+    let ask = Ask {
+        id: id.clone(),
+        which,
+    };
+    let path = data_dir.join(ASK);
+    private::write(&path, &encoded(&ask)?)?;
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        let said = private::read(&data_dir.join(ANSWER), LONGEST)?;
+        let said = said.and_then(|b| serde_json::from_slice::<Said>(&b).ok());
+        if let Some(said) = said.filter(|s| s.id == id) {
+            let _ = std::fs::remove_file(data_dir.join(ANSWER));
+            return said.text.map_err(RotationError::Refused);
+        }
+        std::thread::sleep(LOOK);
+    }
+    let _ = std::fs::remove_file(&path);
+    let folder = data_dir.to_owned();
+    Err(RotationError::Silent { folder })
+}
+
+fn encoded<T: Serialize>(value: &T) -> Result<Vec<u8>, RotationError> {
+    let failed = |e: serde_json::Error| RotationError::Refused(e.to_string());
+    serde_json::to_vec(value).map_err(failed)
+}
+
+/// Answers what is asked by a file, if something is.
+pub(crate) fn answer(coordinator: &Coordinator, data_dir: &Path) -> Result<(), RotationError> {
+    let path = data_dir.join(ASK);
+    let Some(bytes) = private::read(&path, LONGEST)? else {
+        return Ok(());
+    };
+    std::fs::remove_file(&path).map_err(|source| lethe_store::StoreError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    let ask: Ask = match serde_json::from_slice(&bytes) {
+        Ok(ask) => ask,
+        Err(e) => return Err(RotationError::Refused(format!("{}: {e}", path.display()))),
+    };
+    let said = Said {
+        id: ask.id,
+        text: coordinator.rotate(ask.which).map_err(|e| e.to_string()),
+    };
+    Ok(private::write(&data_dir.join(ANSWER), &encoded(&said)?)?)
+}

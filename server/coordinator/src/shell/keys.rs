@@ -1,0 +1,16 @@
+//! Keys that are exchanged while the coordinator runs.
+
+use super::Shell;
+use crate::{CoordinatorError, fatal};
+
+impl Shell {
+    /// Writes all keys under fresh master keys, those of the tally in this process too, and
+    /// destroys the master keys of before. After an error it may be repeated.
+    pub(crate) fn rotate_master(&self) -> Result<(), CoordinatorError> {
+        fatal::lock(&self.writer).durable.store().rotate_master()?;
+        match &self.lists {
+            Some(lists) => lists.rotate_master(),
+            None => Ok(()),
+        }
+    }
+}
