@@ -24,7 +24,8 @@ pub(super) struct Publishing {
     /// Somebody asked to look.
     look: bool,
     ended: bool,
-    /// Cells were opened or renewed since the last snapshot.
+    /// Settings, titles or tags may have changed since the last snapshot. Whether cells were opened
+    /// or renewed, the tally knows.
     pub(super) changed: bool,
     /// When the last one was published, in milliseconds of uptime.
     pub(super) last: Option<u64>,
@@ -33,9 +34,9 @@ pub(super) struct Publishing {
 }
 
 impl Publishing {
-    /// At a start. Cells may have been opened just before the end, and were not published. Where a
-    /// snapshot is served, the next is made all the same: settings, titles and tags may have
-    /// changed. Not with noise, where each costs: the day of what is served is given then.
+    /// At a start. Where a snapshot is served, the next is made all the same: settings, titles and
+    /// tags may have changed. Not with noise, where each costs: the day of what is served is given
+    /// then.
     pub(super) fn after_start(anybody_counts: bool, costly: Option<i32>) -> Self {
         Self {
             changed: anybody_counts && costly.is_none(),
@@ -98,8 +99,7 @@ impl Lists {
             if shell.state().holds_serving() {
                 return Ok(false);
             }
-            let opened = tally.open_cells(seconds)?;
-            fatal::lock(&self.publishing).changed |= opened > 0;
+            tally.open_cells(seconds)?;
         }
         let day = day_of(i64::try_from(seconds).unwrap_or(i64::MAX));
         if !self.is_due(tally, now.uptime_ms, day) {
@@ -210,15 +210,17 @@ impl Lists {
     }
 
     fn is_due(&self, tally: &Tally, uptime_ms: u64, day: i32) -> bool {
+        let behind = tally.is_behind();
         let publishing = fatal::lock(&self.publishing);
+        let changed = behind || publishing.changed;
         match tally.lists().served {
             Served::Out { .. } => true,
-            Served::Nothing => publishing.changed,
+            Served::Nothing => changed,
             Served::Snapshot(_) => {
                 let wait = self.config.publish_s.saturating_mul(1000);
                 let waited = publishing.last.unwrap_or(0).saturating_add(wait) <= uptime_ms;
                 // Tables are of a day: what was met lately changes with it.
-                let stale = publishing.changed || publishing.day != Some(day);
+                let stale = changed || publishing.day != Some(day);
                 waited && stale && !tally.is_too_soon(day, self.config.publish_s)
             }
         }

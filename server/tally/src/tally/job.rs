@@ -254,6 +254,7 @@ impl Tally {
         self.vault
             .publish(&inner.state, &changed, &new, &keep, before, &last)?;
         inner.last = Some(last);
+        inner.behind = inner.state.fold().cells != done.fold.cells;
         inner.solved = Some((done.fold.number, done.content));
         inner.kept.push(new);
         inner.doubt = false;

@@ -3,7 +3,6 @@
 //! Whoever changes something holds one lock: decide, write, destroy keys, change the sums. Solving
 //! needs no lock ([`Job`]); nor does reading what is served.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -13,6 +12,7 @@ use lethe_parts::contribution::Contribution;
 use lethe_parts::noise::Mechanism;
 use lethe_parts::sums::Sums;
 use lethe_receipt::note::{Signer, VerifierKey};
+use lethe_store::keys::Folders;
 use lethe_store::sealed::Engine;
 
 use crate::Statement;
@@ -106,6 +106,8 @@ struct Inner {
     kept: Vec<Kept>,
     /// What was published last, also if it was recalled.
     last: Option<Last>,
+    /// Cells that count are not those of [`Self::last`].
+    behind: bool,
     /// Number of the snapshot that this process published last, and the digest of the content that
     /// it was solved with.
     solved: Option<(u64, [u8; 32])>,
@@ -131,17 +133,17 @@ impl Tally {
     /// [`TallyError`]: the folder is damaged or of another format, or the options do not fit.
     pub fn open(
         engine: &Engine,
-        folder: &Path,
+        folders: impl Into<Folders>,
         content: Arc<Content>,
         options: Options,
         now: u64,
     ) -> Result<Self, TallyError> {
-        Self::open_with(engine, folder, content, options, None, now)
+        Self::open_with(engine, folders.into(), content, options, None, now)
     }
 
     fn open_with(
         engine: &Engine,
-        folder: &Path,
+        folders: Folders,
         content: Arc<Content>,
         options: Options,
         seed: Option<Seed>,
@@ -149,7 +151,7 @@ impl Tally {
     ) -> Result<Self, TallyError> {
         options.check()?;
         let basis = Basis::new(content, &options)?;
-        let vault = Vault::open(engine, folder, seed.as_ref())?;
+        let vault = Vault::open(engine, folders, seed.as_ref())?;
         let secrets = vault.secrets()?;
         let tally = Self {
             signer: Arc::new(Signer::from_seed(&options.name, &secrets.signer)?),
@@ -163,6 +165,7 @@ impl Tally {
                 doomed: Doomed::default(),
                 kept: vec![],
                 last: None,
+                behind: false,
                 solved: None,
             }),
             keeping: Mutex::new(()),
@@ -196,6 +199,14 @@ impl Tally {
     /// Signs what is said beside snapshots: whoever runs the tally has the key anyway.
     pub fn signer(&self) -> &Signer {
         &self.signer
+    }
+
+    /// Writes all keys under a fresh master key, and destroys the one before.
+    ///
+    /// # Errors
+    /// [`TallyError::Store`]: repeat it.
+    pub fn rotate_master(&self) -> Result<(), TallyError> {
+        self.vault.rotate_master()
     }
 
     /// Items of the catalogue.
@@ -280,7 +291,14 @@ impl Tally {
                 return Ok(count);
             }
             self.commit(inner, change)?;
+            inner.behind = true;
         }
+    }
+
+    /// Whether cells were opened or renewed since the last snapshot, in this process or an earlier
+    /// one: the next snapshot says more than that one.
+    pub fn is_behind(&self) -> bool {
+        self.lock().behind
     }
 
     fn execute(&self, command: &Command, now: u64) -> Result<(), TallyError> {
@@ -315,6 +333,10 @@ impl Tally {
             change.step(&mut inner.state, &Command::Lost, now)?;
         }
         self.commit(inner, change)?;
+        inner.behind = match &inner.last {
+            Some(last) => last.fold.cells != inner.state.fold().cells,
+            None => !inner.state.cells().is_empty(),
+        };
         self.load_served(inner)
     }
 

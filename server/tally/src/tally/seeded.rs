@@ -1,11 +1,11 @@
 //! Measurements: cells that are drawn the same way in every run, and who counts.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use lethe_learn::seed::Seed;
 use lethe_parts::content::Content;
+use lethe_store::keys::Folders;
 use lethe_store::sealed::Engine;
 
 use super::{Options, Tally};
@@ -21,13 +21,13 @@ impl Tally {
     /// As [`Self::open`].
     pub fn open_seeded(
         engine: &Engine,
-        folder: &Path,
+        folders: impl Into<Folders>,
         content: Arc<Content>,
         options: Options,
         seed: Seed,
         now: u64,
     ) -> Result<Self, TallyError> {
-        Self::open_with(engine, folder, content, options, Some(seed), now)
+        Self::open_with(engine, folders.into(), content, options, Some(seed), now)
     }
 
     /// What a membership that begins `at` is numbered and salted from.

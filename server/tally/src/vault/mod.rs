@@ -6,12 +6,12 @@
 //! left.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use lethe_learn::seed::Seed;
 use lethe_parts::noise::Drawn;
 use lethe_store::StoreError;
+use lethe_store::keys::Folders;
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 
 use crate::cells::{CellSettings, Fold, Row, RowId, State};
@@ -120,10 +120,10 @@ impl Vault {
     /// folder's secrets follow from `seed`, if there is one.
     pub(crate) fn open(
         engine: &Engine,
-        folder: &Path,
+        folders: impl Into<Folders>,
         seed: Option<&Seed>,
     ) -> Result<Self, TallyError> {
-        let store = SealedStore::open(engine, folder, &[DERIVED.into()])?;
+        let store = SealedStore::open(engine, folders, &[DERIVED.into()])?;
         for lost in store.quarantined() {
             tracing::error!(
                 why = lost.why,
@@ -176,6 +176,11 @@ impl Vault {
     pub(crate) fn each(&self, mut visit: impl FnMut(&str, &str, &[u8])) -> Result<(), TallyError> {
         let see = |_, table: &str, key: &str, value: &[u8]| visit(table, key, value);
         Ok(self.store.each(see)?)
+    }
+
+    /// Writes all keys under a fresh master key, and destroys the one before.
+    pub(crate) fn rotate_master(&self) -> Result<(), TallyError> {
+        Ok(self.store.rotate_master()?)
     }
 
     /// What only the tally knows.

@@ -17,7 +17,8 @@ const AGAIN: usize = 2;
 /// What is known between two looks.
 #[derive(Default)]
 pub(super) struct Publishing {
-    /// Cells were opened or renewed since the last snapshot.
+    /// Settings, titles or tags may have changed since the last snapshot. Whether cells were opened
+    /// or renewed, the tally knows.
     pub(super) changed: bool,
     /// When the last one was published by this process, in seconds since 1970.
     pub(super) last: Option<u64>,
@@ -26,9 +27,9 @@ pub(super) struct Publishing {
 }
 
 impl Publishing {
-    /// At a start. Cells may have been opened just before the end, and were not published. Where a
-    /// snapshot is served, the next is made all the same: settings, titles and tags may have
-    /// changed. Not with noise, where each costs: the day of what is served is given then.
+    /// At a start. Where a snapshot is served, the next is made all the same: settings, titles and
+    /// tags may have changed. Not with noise, where each costs: the day of what is served is given
+    /// then.
     pub(super) fn after_start(counting: usize, costly: Option<i32>) -> Self {
         Self {
             changed: counting > 0 && costly.is_none(),
@@ -67,8 +68,7 @@ impl Service {
             Err(TryLockError::WouldBlock) => return Ok(TallyReply::State(self.state())),
         };
         self.tend(now)?;
-        let opened = self.tally.open_cells(now)?;
-        locked(&self.publishing).changed |= opened > 0;
+        self.tally.open_cells(now)?;
         for _ in 0..AGAIN {
             if self.publish_if_due(now)? != Some(Finished::TooLate) {
                 break;
@@ -123,19 +123,21 @@ impl Service {
     }
 
     fn is_due(&self, now: u64, day: i32) -> bool {
+        let behind = self.tally.is_behind();
         let publishing = locked(&self.publishing);
+        let changed = behind || publishing.changed;
         match self.tally.lists().served {
             Served::Out { .. } => true,
             // Numbers were recalled that this folder does not know, it is an older one: devices get
             // what comes after them, also if nobody counts.
-            Served::Nothing => publishing.changed || self.tally.lists().recalled > 0,
+            Served::Nothing => changed || self.tally.lists().recalled > 0,
             Served::Snapshot(_) => {
                 let waited = publishing.last.is_none_or(|last| {
                     // A clock that was set back does not hold snapshots for long.
                     now < last || last.saturating_add(self.lists.publish_s) <= now
                 });
                 // Tables are of a day: what was met lately changes with it.
-                let stale = publishing.changed || publishing.day != Some(day);
+                let stale = changed || publishing.day != Some(day);
                 waited && stale && !self.tally.is_too_soon(day, self.lists.publish_s)
             }
         }
