@@ -130,6 +130,8 @@ pub(super) struct Listed {
     /// Who left by a deletion, and not only by a withdrawal.
     deleted: BTreeSet<SubjectId>,
     tally_saved: Option<TallySaved>,
+    /// An older folder came back, with the contributions in it.
+    is_older: bool,
 }
 
 impl Listed {
@@ -150,6 +152,7 @@ impl Listed {
             deleted_in: BTreeMap::new(),
             deleted: BTreeSet::new(),
             tally_saved: None,
+            is_older: false,
         }
     }
 
@@ -182,6 +185,7 @@ impl Listed {
             self.model.taken_down.extend(before.taken_down);
             return;
         }
+        self.is_older = true;
         self.model.newest = None;
         // What was executed since is executed again, and finds nothing.
         let waiting = self.model.owed.iter_mut();
@@ -500,7 +504,7 @@ impl Simulation {
         match self.listed.shown.get(&snapshot.number) {
             // Of an older folder the number is known, and no more.
             Some(_) if snapshot.bytes == 0 && snapshot.digest == Digest::default() => {
-                self.apart.is_some()
+                self.apart.is_some() || self.listed.is_older
             }
             Some(shown) => shown.digest == snapshot.digest,
             None => snapshot.bytes == 0,
