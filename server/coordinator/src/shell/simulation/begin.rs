@@ -221,7 +221,7 @@ impl Simulation {
             )
         };
         let apart = kind.is_apart().then(|| Apart::new(far()));
-        let begin = || open(&config, &recipe, &disk, &clock, apart.as_ref());
+        let begin = || open(seed, &config, &recipe, &disk, &clock, apart.as_ref());
         let shell = match steady {
             true => begin().unwrap(),
             false => first(&mut dice, &disk, &begin),
@@ -271,7 +271,14 @@ impl Simulation {
 
     pub(super) fn open(&self) -> Result<Arc<Shell>, CoordinatorError> {
         let apart = self.apart.as_ref();
-        open(&self.config, &self.recipe, &self.disk, &self.clock, apart)
+        open(
+            self.seed,
+            &self.config,
+            &self.recipe,
+            &self.disk,
+            &self.clock,
+            apart,
+        )
     }
 
     fn must(&self, command: Command) {
@@ -492,6 +499,7 @@ fn first(
 }
 
 fn open(
+    seed: u64,
     config: &ServerConfig,
     recipe: &Recipe,
     disk: &Disk,
@@ -511,7 +519,8 @@ fn open(
         items: &items(),
         other_model: &no_other,
         line: &line,
-        seed: None,
+        // Cells, too: what fails once fails again.
+        seed: Some(Seed::from_u64(seed).derive("cells", &[])),
     };
     let on = disk.clone();
     let engine: SharedEngine = Arc::new(move |path: &Path| on.open(path));
