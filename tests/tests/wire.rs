@@ -579,6 +579,8 @@ fn people_requests() -> Vec<Request> {
         Request::Admin(AdminRequest::HoldShard { shard: ShardId(2) }),
         Request::Admin(AdminRequest::ReleaseShard { shard: ShardId(2) }),
         Request::Admin(AdminRequest::KeyDisks),
+        Request::LogKeys,
+        Request::Admin(AdminRequest::LogKeys),
     ]
 }
 
@@ -660,6 +662,8 @@ fn people_replies() -> Vec<Reply> {
             since: 1_700_000_000,
             until: Some(1_700_086_400),
         }])),
+        Reply::LogKeys(vec!["note".into()]),
+        Reply::Admin(AdminReply::LogKeys(vec!["note".into()])),
         Reply::Admin(AdminReply::KeyDisks(vec![KeyDisk {
             kind: "k".into(),
             fate: KeyFate::Recoverable,

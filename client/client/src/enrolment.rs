@@ -1,16 +1,19 @@
 //! The device's identity: where it comes from, and how it stays valid.
 
 use lethe_proto::ids::Digest;
-use lethe_proto::message::Refusal;
+use lethe_proto::message::{Refusal, Reply, Request};
+use lethe_receipt::note::{SignedNote, VerifierKey};
+use lethe_receipt::succession::{MOST_CHANGES, Succession};
 use lethe_transport::TransportError;
 use lethe_transport::client::enrol_for;
 use lethe_transport::identity::Invitation;
 use lethe_transport::place::Place;
 
 use crate::ClientError;
-use crate::local::Shared;
+use crate::local::{Local, Shared};
 use crate::options::Options;
 use crate::person::Person;
+use crate::vault::LOG_KEYS;
 use crate::worker::Worker;
 
 /// The invitation that a client is opened with, if there is one.
@@ -112,6 +115,21 @@ fn drop_invitation(shared: &Shared, refused: Option<Digest>) -> Result<(), Clien
     local.save()
 }
 
+/// First minor version that says which keys a log has had.
+const LOG_KEYS_MINOR: u16 = 7;
+
+impl Local {
+    /// Keys of before of the coordinator's log, the newest last.
+    pub(crate) fn former_log_keys(&self) -> Result<Vec<String>, ClientError> {
+        match self.vault.read(LOG_KEYS) {
+            Ok(keys) => Ok(keys.unwrap_or_default()),
+            // Losing them costs a fetch.
+            Err(ClientError::Sealed { .. }) => Ok(vec![]),
+            Err(e) => Err(e),
+        }
+    }
+}
+
 impl Worker {
     /// Exchanges the certificate for a new one in the last third of its life. A failure is no
     /// reason to stop: there is time to try again.
@@ -135,19 +153,72 @@ impl Worker {
     }
 
     /// The log's key comes with the invitation; a device that enrolled with an older version takes
-    /// the first that it is told, and keeps to it.
-    pub(crate) fn learn_log_key(&mut self, key: String) -> Result<(), ClientError> {
-        let mut local = self.local()?;
-        match &local.person.log_key {
-            Some(known) if *known != key => {
-                tracing::error!("the coordinator's log has another key than this device knows");
+    /// the first that it is told. It keeps to it until that key itself has signed which one
+    /// succeeds it ([`lethe_receipt::succession`]).
+    pub(crate) async fn learn_log_key(&mut self, key: String) -> Result<(), ClientError> {
+        let known = {
+            let mut local = self.local()?;
+            match local.person.log_key.clone() {
+                Some(known) if known != key => known,
+                Some(_) => return Ok(()),
+                None => {
+                    local.person.log_key = Some(key);
+                    return local.save();
+                }
+            }
+        };
+        match self.follow_log(&known).await {
+            Ok(newest) if newest.text() == key => Ok(()),
+            // Nothing that this log holds is believed, and so nothing of it used.
+            followed => {
+                let why = followed.err().map(|e| e.to_string()).unwrap_or_default();
+                tracing::error!(
+                    "the coordinator's log has another key than this device knows, and that one \
+                     does not say so {why}"
+                );
                 Ok(())
             }
-            Some(_) => Ok(()),
-            None => {
-                local.person.log_key = Some(key);
-                local.save()
-            }
         }
+    }
+
+    /// The key that a note of the log is to be verified with: the one that is known or, where that
+    /// has not signed it, the one that succeeds it. Whether it has signed is not verified here.
+    pub(crate) async fn log_key_of(&mut self, note: &str) -> Result<VerifierKey, ClientError> {
+        let known = self.local()?.person.log_key.clone().unwrap_or_default();
+        let key = VerifierKey::parse(&known)?;
+        // What is no note is refused where it is verified.
+        let by_another = SignedNote::parse(note).is_ok_and(|n| n.of(&key).is_none());
+        match by_another {
+            true => self.follow_log(&known).await,
+            false => Ok(key),
+        }
+    }
+
+    /// Goes over from the key that is known to the newest that it, and those after it, have signed
+    /// as succeeding it. Without one it stays.
+    async fn follow_log(&mut self, known: &str) -> Result<VerifierKey, ClientError> {
+        let key = VerifierKey::parse(known)?;
+        if self.minor() < LOG_KEYS_MINOR {
+            return Ok(key);
+        }
+        let Reply::LogKeys(notes) = self.call(&Request::LogKeys).await? else {
+            return Err(TransportError::UnexpectedReply { asked: "log keys" }.into());
+        };
+        let newest = Succession::open(notes.iter().map(String::as_str))?.newest(&key);
+        if newest == key {
+            return Ok(key);
+        }
+        let mut local = self.local()?;
+        // What the old key has signed of the catalogue stays good.
+        let mut former = local.former_log_keys()?;
+        former.retain(|k| k != known);
+        former.push(known.to_owned());
+        let surplus = former.len().saturating_sub(MOST_CHANGES);
+        former.drain(..surplus);
+        local.vault.write(LOG_KEYS, &former)?;
+        local.person.log_key = Some(newest.text());
+        local.save()?;
+        tracing::info!("the coordinator's log has another key: the one before says so");
+        Ok(newest)
     }
 }

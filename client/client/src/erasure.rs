@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use lethe_proto::message::{Erased, Orders, Refusal, Reply, Request};
-use lethe_receipt::note::VerifierKey;
 use lethe_receipt::order::{EraseOrder, check};
 use lethe_transport::TransportError;
 
@@ -163,8 +162,8 @@ impl Worker {
             checkpoint,
             consistency,
         } = orders;
+        let key = self.log_key_of(&checkpoint).await?;
         let local = self.local()?;
-        let key = VerifierKey::parse(local.person.log_key.as_deref().unwrap_or_default())?;
         // A device that enrolled with an older version does not know whose it is.
         let named = orders
             .iter()

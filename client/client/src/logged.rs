@@ -120,9 +120,9 @@ impl Worker {
         let Reply::Logged(proven) = self.call(&Request::Logged { of, seen }).await? else {
             return Err(TransportError::UnexpectedReply { asked: "logged" }.into());
         };
-        let local = self.local()?;
-        let key = VerifierKey::parse(local.person.log_key.as_deref().unwrap_or_default())?;
-        Ok((proven, key, local.person.head))
+        let key = self.log_key_of(&proven.checkpoint).await?;
+        let head = self.local()?.person.head;
+        Ok((proven, key, head))
     }
 
     /// Remembers the newest head of the log that was shown.

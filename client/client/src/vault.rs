@@ -10,6 +10,7 @@
 //! | `catalogue` | versions of the catalogue beyond the app's; losing it costs a fetch |
 //! | `contributed` | the newest contributions accepted, for an audit; losing it costs that |
 //! | `sealing` | the tally that is sealed to: while it is there, nothing is contributed in clear |
+//! | `log-keys` | keys of before of the coordinator's log; losing it costs a fetch |
 //! | `standing` | which orders to erase were carried out |
 //! | `clock` | the newest time at which the folder was used ([`crate::clock`]) |
 //! | `feedback`, `frozen/` | of training; losing them costs time |
@@ -70,6 +71,10 @@ pub(crate) const STANDING: Sealed = Sealed {
     name: "standing",
     label: b"lethe-client-standing/1",
 };
+pub(crate) const LOG_KEYS: Sealed = Sealed {
+    name: "log-keys",
+    label: b"lethe-client-log-keys/1",
+};
 pub(crate) const CLOCK: Sealed = Sealed {
     name: "clock",
     label: b"lethe-client-clock/1",
@@ -80,7 +85,7 @@ const FEEDBACK: Sealed = Sealed {
 };
 const FEEDBACK_V1: &[u8] = b"lethe-client-feedback/1";
 /// All of them.
-pub(crate) const SEALED: [Sealed; 10] = [
+pub(crate) const SEALED: [Sealed; 11] = [
     IDENTITY,
     EPOCHS,
     SNAPSHOT,
@@ -89,6 +94,7 @@ pub(crate) const SEALED: [Sealed; 10] = [
     SEALING,
     CATALOGUE,
     STANDING,
+    LOG_KEYS,
     CLOCK,
     FEEDBACK,
 ];

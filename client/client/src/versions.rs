@@ -214,7 +214,11 @@ impl Worker {
         let Some(answer) = self.ask_for_versions(&here).await? else {
             return Ok(false);
         };
-        let log = VerifierKey::parse(&key)?;
+        let log = match answer.note.is_empty() {
+            true => VerifierKey::parse(&key)?,
+            false => self.log_key_of(&answer.note).await?,
+        };
+        let key = log.text();
         let epochs: BTreeMap<EpochNo, u32> = answer.epochs.iter().copied().collect();
         let own = here.clone();
         let check = move || {
@@ -250,7 +254,9 @@ impl Worker {
     fn leave_other_catalogue(&mut self) -> Result<(), ClientError> {
         let mut local = self.local()?;
         let own = local.person.log_key.clone().unwrap_or_default();
-        if local.known.as_ref().is_none_or(|k| k.key == own) {
+        let former = local.former_log_keys()?;
+        let ours = |key: &String| *key == own || former.contains(key);
+        if local.known.as_ref().is_none_or(|k| ours(&k.key)) {
             return Ok(());
         }
         let shipped = self.shared.options.catalogue.clone();

@@ -281,7 +281,6 @@ impl Worker {
         else {
             return Err(TransportError::UnexpectedReply { asked: "hello" }.into());
         };
-        self.learn_log_key(log_key)?;
         self.forget_recalled(recalled)?;
         // What it lacks is said again: the coordinator may have been started anew.
         self.followed = None;
@@ -297,6 +296,7 @@ impl Worker {
             minor,
         };
         self.welcome = Some(welcome);
+        self.learn_log_key(log_key).await?;
         if self.minor() >= epochs::MINOR {
             // What the model lacks for an epoch concerns the model alone: lists go on.
             return self.learn_epochs().await;

@@ -116,6 +116,7 @@ impl Coordinator {
             AdminRequest::Audit { shard } => self.export(shard, by),
             AdminRequest::ListsAudit { at } => self.export_lists(at, by),
             AdminRequest::MiddleLearns => self.middle_learns(),
+            AdminRequest::LogKeys => Ok(AdminReply::LogKeys(self.shell().evidence().changes())),
             AdminRequest::KeyDisks => Ok(AdminReply::KeyDisks(self.key_disks().to_vec())),
             AdminRequest::EpochStart {
                 recipe,
@@ -170,7 +171,7 @@ impl Coordinator {
             connections: traffic.connections as u32,
             update_bytes: traffic.update_bytes,
             activation_bytes: traffic.activation_bytes,
-            log_key: shell.log_key.clone(),
+            log_key: shell.log_key(),
         };
         let now = shell.clock.now();
         admin::read(&shell.state(), request, by, now, &facts)

@@ -112,7 +112,8 @@ impl Coordinator {
         let authority = Authority::restore(foundation.authority)?;
         let threads = |source| CoordinatorError::Threads { source };
         drop(source);
-        let witnesses = match witnesses::policy(&config.log, &shell.log_key)? {
+        let own_keys = shell.evidence().own_keys();
+        let witnesses = match witnesses::policy(&config.log, &own_keys)? {
             None => None,
             Some(policy) => {
                 shell.evidence().recall_cosigned(&policy)?;
@@ -379,7 +380,7 @@ impl Coordinator {
     }
 
     pub(crate) fn invitation(&self, secret: String) -> Invitation {
-        let log_key = self.shell().log_key.clone();
+        let log_key = self.shell().log_key();
         Invitation::new(secret, &self.0.authority).with_log_key(log_key)
     }
 

@@ -230,6 +230,10 @@ impl Coordinator {
                 let this = self.clone();
                 aside(move || this.shell().proven(of, seen).map(Reply::Logged)).await
             }
+            Request::LogKeys => {
+                let this = self.clone();
+                aside(move || Ok(Reply::LogKeys(this.shell().evidence().changes()))).await
+            }
             Request::Watch { lists } => Ok(Reply::Watched(self.watch(&device, lists).await?)),
             Request::Enrol { .. }
             | Request::Renew { .. }
@@ -321,7 +325,7 @@ impl Coordinator {
             anchors: kit.anchors.clone(),
             engine: lethe_model::engine(),
             minor: MINOR,
-            log_key: shell.log_key.clone(),
+            log_key: shell.log_key(),
             recalled: shell.state().recalled(),
         })
     }

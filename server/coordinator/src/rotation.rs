@@ -81,23 +81,38 @@ impl Coordinator {
     /// # Errors
     /// [`RotationError::NotBuilt`], and what kept the key source from being written: repeat it.
     pub fn rotate(&self, which: Which) -> Result<String, RotationError> {
-        match which {
-            Which::Master => {}
-            Which::Log => return Err(RotationError::NotBuilt("that signs the log")),
+        let (line, done) = match which {
+            Which::Master => {
+                self.shell().rotate_master()?;
+                (
+                    "exchange the master keys on the server's machine".to_owned(),
+                    "all keys are under fresh master keys; the ones before are destroyed".into(),
+                )
+            }
+            Which::Log => {
+                let now = self.shell().rotate_log()?;
+                (
+                    format!("exchange the log's key on the server's machine: now {now}"),
+                    format!(
+                        "the log's key is {now} from now on, and the one before is destroyed. Tell \
+                         witnesses and whoever verifies receipts; `lethe-admin log-keys` has the \
+                         signed note of it"
+                    ),
+                )
+            }
             Which::Authority => return Err(RotationError::NotBuilt("of the authority")),
-        }
-        self.shell().rotate_master()?;
+        };
         let command = Command::Note {
             // As other actions on the server's own machine.
             by: Digest([0; 32]),
-            line: "exchange the master keys on the server's machine".into(),
+            line,
             fresh: crate::shell::fresh()?,
         };
         self.shell()
             .execute(command, vec![])
             .map_err(RotationError::from)?;
         self.shell().do_duties();
-        Ok("all keys are under fresh master keys; the ones before are destroyed".into())
+        Ok(done)
     }
 }
 

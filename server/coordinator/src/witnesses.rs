@@ -58,13 +58,15 @@ fn wrong(config: &LogConfig, why: String) -> CoordinatorError {
     CoordinatorError::Policy { path, why }
 }
 
-/// The policy of the configuration, checked against the log's key; none: there is none.
+/// The policy of the configuration, checked against the log's keys, the last of which signs now;
+/// none: there is none. One that names an earlier key only is used all the same: witnesses and keys
+/// change at different times.
 ///
 /// # Errors
 /// [`CoordinatorError::Policy`].
 pub(crate) fn policy(
     config: &LogConfig,
-    log_key: &str,
+    keys: &[VerifierKey],
 ) -> Result<Option<Policy>, CoordinatorError> {
     let Some(path) = &config.policy else {
         return Ok(None);
@@ -74,11 +76,20 @@ pub(crate) fn policy(
         return Err(wrong(config, format!("more than {MAX_POLICY} bytes")));
     }
     let policy = Policy::parse(&bytes).map_err(|e| wrong(config, e.to_string()))?;
-    let named = policy.logs.iter().any(|l| l.key.text() == log_key);
-    if !policy.logs.is_empty() && !named {
-        let why = format!("it names logs, and this one is not among them: add `log {log_key}`");
+    let Some(now) = keys.last().map(VerifierKey::text) else {
+        return Ok(Some(policy));
+    };
+    let named = |key: &VerifierKey| policy.logs.iter().any(|l| l.key == *key);
+    if policy.logs.is_empty() || keys.last().is_some_and(named) {
+        return Ok(Some(policy));
+    }
+    if !keys.iter().any(named) {
+        let why = format!("it names logs, and this one is not among them: add `log {now}`");
         return Err(wrong(config, why));
     }
+    let path = config.policy.clone().unwrap_or_default();
+    let path = path.display();
+    tracing::warn!("{path} names an earlier key of this log: add `log {now}`");
     Ok(Some(policy))
 }
 

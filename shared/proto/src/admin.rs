@@ -223,6 +223,8 @@ pub enum AdminRequest {
     },
     /// Where keys lie that deletions destroy.
     KeyDisks,
+    /// Which keys the log has had. From minor version 7 on.
+    LogKeys,
 }
 
 impl AdminRequest {
@@ -341,6 +343,8 @@ pub enum AdminReply {
     HeldShards(Vec<HeldShard>),
     /// Where keys lie; two folders that are alike are told once.
     KeyDisks(Vec<KeyDisk>),
+    /// The signed notes of exchanges of the log's key, the oldest first.
+    LogKeys(Vec<String>),
 }
 
 /// A page of the newest version of the catalogue.

@@ -43,6 +43,8 @@ pub const STANDING: u16 = 29;
 pub const ORDERS_SINCE: u16 = 30;
 /// Type of [`Request::Logged`].
 pub const LOGGED: u16 = 31;
+/// Type of [`Request::LogKeys`].
+pub const LOG_KEYS: u16 = 32;
 const BINCODE: u8 = 1;
 
 /// Why bytes are not a message.
@@ -172,6 +174,7 @@ fn request_kind(r: &Request) -> u16 {
         Request::Standing => STANDING,
         Request::OrdersSince { .. } => ORDERS_SINCE,
         Request::Logged { .. } => LOGGED,
+        Request::LogKeys => LOG_KEYS,
     }
 }
 
@@ -200,6 +203,7 @@ fn reply_kind(r: &Reply) -> u16 {
         Reply::Catalogue(_) => 121,
         Reply::Standing(_) => 122,
         Reply::Logged(_) => 123,
+        Reply::LogKeys(_) => 124,
     }
 }
 
@@ -208,7 +212,7 @@ pub fn limit(kind: u16) -> Option<usize> {
     match kind {
         1..=4 | 8..=9 | 11 | 13..=15 | 17..=20 | 23..=28 => Some(MAX_SMALL),
         101 | 103 | 106 | 108 | 110 | 114 | 115 | 118 => Some(MAX_SMALL),
-        STANDING | ORDERS_SINCE | LOGGED | 122 => Some(MAX_SMALL),
+        STANDING | ORDERS_SINCE | LOGGED | LOG_KEYS | 122 => Some(MAX_SMALL),
         5 | 6 | 105 => Some(MAX_ACTIVATIONS),
         7 | 104 | 107 | 112 | 113 | 119 | 120 => Some(MAX_ADAPTER),
         // Several contributions to the tally; its tables, with what leads to them from before.
@@ -216,6 +220,8 @@ pub fn limit(kind: u16) -> Option<usize> {
         116 => Some(4 * MAX_ADAPTER),
         // A statement, and a head with the signatures of witnesses.
         123 => Some(512 << 10),
+        // At most 64 notes of at most 4 KiB.
+        124 => Some(512 << 10),
         12 | 16 => Some(1 << 20),
         CONTRIBUTE_SEALED => Some(MAX_ENVELOPE + MAX_SMALL),
         10 | 102 | 109 | 111 | 117 | 121 => Some(4 << 20),

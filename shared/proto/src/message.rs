@@ -218,6 +218,8 @@ pub enum Request {
         /// As in [`Request::Orders`].
         seen: u64,
     },
+    /// Asks which keys the log has had. From minor version 7 on.
+    LogKeys,
 }
 
 /// Something that devices are given to use.
@@ -378,6 +380,9 @@ pub enum Reply {
     Standing(crate::people::Standing),
     /// Answer to [`Request::Logged`].
     Logged(Proven),
+    /// Answer to [`Request::LogKeys`]: the signed notes of exchanges of the log's key, the oldest
+    /// first.
+    LogKeys(Vec<String>),
 }
 
 /// What a client checks before it erases anything.

@@ -24,6 +24,17 @@ pub enum NoteError {
     /// No signature by the given key.
     #[error("the checkpoint carries no valid signature of {0}")]
     Signature(String),
+    /// A key has signed it that was not the log's any more.
+    #[error(
+        "its head has {size} entries and is signed with a key of the log that was exchanged after \
+         {most}: whoever signed it was not to have that key any more"
+    )]
+    Outlived {
+        /// Entries of the head.
+        size: u64,
+        /// Entries of the last head of that key.
+        most: u64,
+    },
     /// This build does not verify signatures of this kind.
     #[error(
         "the key of {0} signs with ML-DSA-44, which this build does not verify: use `lethe-verify`"
@@ -337,9 +348,13 @@ impl Signer {
     }
 
     fn sign(&self, body: &str) -> String {
+        format!("{body}\n{}", self.signature(body))
+    }
+
+    /// The line of a signature of this text.
+    pub(crate) fn signature(&self, body: &str) -> String {
         let signature = self.pair.sign(body.as_bytes());
-        let line = signature_line(&self.key, signature.as_ref());
-        format!("{body}\n{line}")
+        signature_line(&self.key, signature.as_ref())
     }
 }
 

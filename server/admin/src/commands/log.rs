@@ -9,7 +9,7 @@ use lethe_receipt::tiles::files;
 use serde_json::json;
 
 use crate::desk::{Desk, unexpected};
-use crate::output::Output;
+use crate::output::{Output, note};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -66,6 +66,15 @@ pub(crate) async fn run(args: &Args, desk: &Desk, out: &Output) -> anyhow::Resul
         .iter()
         .try_for_each(|(path, bytes)| write(&args.out, path, bytes))?;
     write(&args.out, "checkpoint", head.as_bytes())?;
+    // How its key was exchanged: heads and receipts of earlier keys verify with it.
+    match desk.ask(AdminRequest::LogKeys).await {
+        Ok(AdminReply::LogKeys(changes)) if changes.is_empty() => {}
+        Ok(AdminReply::LogKeys(changes)) => {
+            write(&args.out, "log-keys", changes.concat().as_bytes())?;
+        }
+        Ok(other) => return unexpected(&other),
+        Err(e) => note(&format!("which keys the log had is not known: {e}")),
+    }
     let text = format!(
         "{} entries in {}\n{}",
         all.len(),

@@ -36,7 +36,7 @@ use tables::ListsMode;
 use tables::{
     EventsHead, Format, Founded, Missing, database, key_of, put_event, put_slice, shard_of,
 };
-pub(crate) use tables::{Foundation, ListsFoundation};
+pub(crate) use tables::{Foundation, LOG, ListsFoundation};
 #[cfg(test)]
 use values::update_ref;
 pub(crate) use values::{

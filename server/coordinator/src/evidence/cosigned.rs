@@ -58,6 +58,10 @@ impl Evidence {
         if self.cosigned.as_ref().is_some_and(newer) {
             return Ok(());
         }
+        // Meanwhile the log's key may have been exchanged.
+        if open_checkpoint(&signed.checkpoint, self.signer.verifier()).is_err() {
+            return Ok(());
+        }
         let path = self.folder.join(FILE);
         replace(&path, &signed.checkpoint)?;
         let grown = self.log.tree().len() > signed.size;

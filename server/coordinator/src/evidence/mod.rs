@@ -29,6 +29,7 @@ pub(crate) mod failing;
 mod journal;
 mod proofs;
 mod served;
+pub(crate) mod succession;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +48,8 @@ pub(crate) struct Evidence {
     floor: Floor,
     /// What [`Self::floor`] says.
     used: Option<u64>,
+    /// Notes of exchanges of the log's key.
+    changes: Vec<String>,
     /// The newest head that witnesses have signed.
     pub(crate) cosigned: Option<Cosigned>,
 }
@@ -101,6 +104,7 @@ impl Evidence {
             journal,
             floor,
             used,
+            changes: vec![],
             cosigned: None,
         };
         let opened = Opened {

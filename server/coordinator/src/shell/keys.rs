@@ -13,4 +13,20 @@ impl Shell {
             None => Ok(()),
         }
     }
+
+    /// Public key of the log (verifier key text).
+    pub(crate) fn log_key(&self) -> String {
+        fatal::read(&self.log_key).clone()
+    }
+
+    /// Another key signs the log from now on. Returns it as text.
+    pub(crate) fn rotate_log(&self) -> Result<String, CoordinatorError> {
+        let mut evidence = self.evidence();
+        let exchanged = evidence.exchange(&self.keys);
+        // Also where only the destruction of the old one failed.
+        let now = evidence.log_key();
+        *fatal::write(&self.log_key) = now.clone();
+        exchanged?;
+        Ok(now)
+    }
 }

@@ -20,6 +20,7 @@ use lethe_ledger::{
 use lethe_proto::deletion::Proposal;
 use lethe_proto::ids::{Digest, EpochNo};
 use lethe_proto::message::Refusal;
+use lethe_store::keys::Keys;
 use lethe_store::reserve::Reserve;
 
 use crate::CoordinatorError;
@@ -85,8 +86,9 @@ pub(crate) struct Shell {
     writer: Mutex<Writer>,
     state: RwLock<State>,
     evidence: Mutex<Evidence>,
-    /// Public key of the log (verifier key text).
-    pub(crate) log_key: String,
+    /// Public key of the log (verifier key text): read without waiting for the log.
+    log_key: RwLock<String>,
+    keys: Keys,
     values: Values,
     reserve: Reserve,
     /// An audit changes them once, before anything else happens.
@@ -134,6 +136,7 @@ pub(crate) struct Parts {
     pub(crate) durable: Durable,
     pub(crate) state: State,
     pub(crate) evidence: Evidence,
+    pub(crate) keys: Keys,
     pub(crate) reserve: Reserve,
     pub(crate) rules: Rules,
     pub(crate) kits: Kits,
@@ -170,7 +173,8 @@ impl Shell {
                 doubt: false,
             }),
             state: RwLock::new(state),
-            log_key: parts.evidence.log_key(),
+            log_key: RwLock::new(parts.evidence.log_key()),
+            keys: parts.keys,
             evidence: Mutex::new(parts.evidence),
             reserve: parts.reserve,
             rules: Mutex::new(parts.rules),

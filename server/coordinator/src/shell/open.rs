@@ -21,7 +21,7 @@ use crate::CoordinatorError;
 use crate::catalogue::Catalogues;
 use crate::config::ServerConfig;
 use crate::durable::{Base, Durable, Foundation, ListsFoundation, Opened, migrate};
-use crate::evidence::{BUILD, Evidence};
+use crate::evidence::{BUILD, Evidence, succession};
 use crate::lists::{Catalogue, Line, Link, Lists, Sums, TallyConfig, check_mode};
 
 /// What a shell is opened with.
@@ -219,8 +219,9 @@ impl Opening<'_> {
             opened => opened?,
         };
         let folder = self.config.evidence();
-        let (evidence, outside) =
+        let (mut evidence, outside) =
             Evidence::open(&folder, &self.config.log_name, &foundation.log_seed)?;
+        evidence.remember(succession::changes(&keys)?)?;
         evidence.check(&state.core().log, &folder)?;
         let folder = &self.config.catalogue;
         let catalogue = Catalogues::open(&durable.values(), &state, folder, self.items)?;
@@ -248,6 +249,7 @@ impl Opening<'_> {
             durable,
             state,
             evidence,
+            keys,
             reserve,
             rules,
             kits,

@@ -134,9 +134,9 @@ fn a_policy_that_does_not_name_the_log_is_refused() {
     };
     let text = format!("log {}\nquorum none\n", other.verifier().text());
     std::fs::write(&path, text).expect("writes");
-    let refused = policy(&config, &evidence.log_key()).expect_err("another log");
+    let refused = policy(&config, &evidence.own_keys()).expect_err("another log");
     assert!(refused.to_string().contains("not among them"), "{refused}");
     std::fs::write(&path, "quorum nobody\n").expect("writes");
-    let refused = policy(&config, &evidence.log_key()).expect_err("no quorum");
+    let refused = policy(&config, &evidence.own_keys()).expect_err("no quorum");
     assert!(refused.to_string().contains("line 1"), "{refused}");
 }

@@ -94,4 +94,13 @@ impl Transparency {
         self.published = size;
         Ok(())
     }
+
+    /// Writes the signed head again: another key signs from now on.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn resign(&mut self, signer: &Signer) -> std::io::Result<()> {
+        self.published = 0;
+        self.publish(signer)
+    }
 }

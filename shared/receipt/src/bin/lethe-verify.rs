@@ -10,11 +10,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lethe_receipt::hex::{hex, unhex};
 use lethe_receipt::merkle::verify_consistency;
-use lethe_receipt::note::{VerifierKey, open_checkpoint};
+use lethe_receipt::note::VerifierKey;
 use lethe_receipt::policy::{Accepted, Policy};
 use lethe_receipt::proof::{TlogProof, entry_of};
-use lethe_receipt::receipt::{Effect, Receipt, verify};
+use lethe_receipt::receipt::{Effect, Receipt};
 use lethe_receipt::report;
+use lethe_receipt::succession::Succession;
 use lethe_receipt::tiles::audit;
 use lethe_receipt::witness::{Seen, Witness, WitnessError, verify_cosignature};
 
@@ -49,6 +50,8 @@ server.
 
 KEY is a verifier key (NAME+ID+BASE64), obtained from the operator before there was anything to \
 verify.
+With --key-changes FILE (of `lethe-admin log`, or the published log's file log-keys) receipts and \
+heads of the log's earlier and later keys verify, too, as far as KEY is one of them.
 Exit codes: 0 verified, 1 failure, 2 usage, 3 not verified, 4 split view, 5 a genuine receipt of a
 request that removed nothing.
 ";
@@ -137,15 +140,33 @@ fn policy(args: &Args) -> Result<Policy, Failure> {
     Policy::parse(&read(Path::new(path))?).map_err(|e| failure(format!("{path}: {e}")))
 }
 
-/// The receipt, verified with the key that is named or, without one, with a log key of the policy.
+/// How the log's key was exchanged: as `--key-changes` says, or the published log of `--log`.
+fn succession(args: &Args, log: Option<&Path>) -> Result<Succession, Failure> {
+    let path = match (args.options.get("--key-changes"), log) {
+        (Some(path), _) => Path::new(path).to_owned(),
+        (None, Some(folder)) if folder.join("log-keys").exists() => folder.join("log-keys"),
+        (None, _) => return Ok(Succession::default()),
+    };
+    let text = String::from_utf8(read(&path)?);
+    let text = text.map_err(|_| refused(format!("{}: a note is UTF-8", path.display())))?;
+    Succession::parse(&text).map_err(|e| refused(format!("{}: {e}", path.display())))
+}
+
+/// The receipt, verified with the key that is named, or another one of the same log, or, without
+/// one, with a log key of the policy.
 fn verified(bytes: &[u8], args: &Args, policy: Option<&Policy>) -> Result<Receipt, Failure> {
-    if args.options.contains_key("--log-key") {
-        return verify(bytes, &args.key("--log-key")?).map_err(refused);
-    }
-    let logs = policy.iter().flat_map(|p| &p.logs);
+    let log = args.options.get("--log").map(Path::new);
+    let succession = succession(args, log)?;
+    let named = match args.options.contains_key("--log-key") {
+        true => vec![args.key("--log-key")?],
+        false => policy
+            .iter()
+            .flat_map(|p| p.logs.iter().map(|l| l.key.clone()))
+            .collect(),
+    };
     let mut refusal = usage("--log-key, or --policy with a log, is needed");
-    for log in logs {
-        match verify(bytes, &log.key) {
+    for key in &named {
+        match succession.verify(bytes, key) {
             Ok(receipt) => return Ok(receipt),
             Err(e) => refusal = refused(e),
         }
@@ -172,6 +193,7 @@ fn receipt(args: &[String]) -> Result<(), Failure> {
         "--html",
         "--policy",
         "--log",
+        "--key-changes",
     ];
     let args = Args::parse(args, &known, &["--json"])?;
     let path = args.path("receipt file")?;
@@ -191,7 +213,9 @@ fn receipt(args: &[String]) -> Result<(), Failure> {
     }
     if let Some(folder) = args.options.get("--log") {
         let key = log_key(&args, policy.as_ref(), &receipt)?;
-        witnessed.log = Some(in_the_log(&receipt, Path::new(folder), &key)?);
+        let folder = Path::new(folder);
+        let succession = succession(&args, Some(folder))?;
+        witnessed.log = Some(in_the_log(&receipt, folder, &key, &succession)?);
     }
     if args.options.contains_key("--tally-key") {
         signed_by_tally(&receipt, &args.key("--tally-key")?)?;
@@ -265,9 +289,16 @@ fn log_key(
 
 /// Checks that a published log extends the receipt's head, and holds its entries where the receipt
 /// says. Returns the log's entries.
-fn in_the_log(receipt: &Receipt, folder: &Path, key: &VerifierKey) -> Result<u64, Failure> {
-    let log = audit(folder, key).map_err(refused)?;
-    let (size, root) = open_checkpoint(&receipt.checkpoint, key).map_err(refused)?;
+fn in_the_log(
+    receipt: &Receipt,
+    folder: &Path,
+    key: &VerifierKey,
+    succession: &Succession,
+) -> Result<u64, Failure> {
+    let log = audit(folder, &succession.newest(key)).map_err(refused)?;
+    let (size, root) = succession
+        .open_checkpoint(&receipt.checkpoint, key)
+        .map_err(refused)?;
     let size_of_log = log.tree.len();
     if size > size_of_log {
         return Err(refused(format!(
@@ -293,9 +324,10 @@ fn in_the_log(receipt: &Receipt, folder: &Path, key: &VerifierKey) -> Result<u64
 }
 
 fn proof(args: &[String]) -> Result<(), Failure> {
-    let args = Args::parse(args, &["--log-key", "--out"], &[])?;
+    let args = Args::parse(args, &["--log-key", "--key-changes", "--out"], &[])?;
     let bytes = read(args.path("receipt file")?)?;
-    let receipt = verify(&bytes, &args.key("--log-key")?).map_err(refused)?;
+    args.key("--log-key")?;
+    let receipt = verified(&bytes, &args, None)?;
     let proof = TlogProof::of_receipt(&receipt).map_err(refused)?;
     write(args.option("--out")?, proof.text().as_bytes())
 }
@@ -347,13 +379,16 @@ fn signed_by_tally(receipt: &Receipt, key: &VerifierKey) -> Result<(), Failure> 
 }
 
 fn log(args: &[String]) -> Result<(), Failure> {
-    let args = Args::parse(args, &["--log-key", "--since"], &[])?;
-    let (folder, key) = (args.path("log folder")?, args.key("--log-key")?);
-    let log = audit(folder, &key).map_err(refused)?;
+    let args = Args::parse(args, &["--log-key", "--since", "--key-changes"], &[])?;
+    let folder = args.path("log folder")?;
+    let key = args.key("--log-key")?;
+    let succession = succession(&args, Some(folder))?;
+    let newest = succession.newest(&key);
+    let log = audit(folder, &newest).map_err(refused)?;
     if let Some(since) = args.options.get("--since") {
         let text = String::from_utf8(read(Path::new(since))?)
             .map_err(|_| refused(format!("{since}: a checkpoint is UTF-8")))?;
-        let (size, root) = open_checkpoint(&text, &key).map_err(refused)?;
+        let (size, root) = succession.open_checkpoint(&text, &key).map_err(refused)?;
         let proof = log.tree.consistency(size).unwrap_or_default();
         if !verify_consistency((size, &root), (log.tree.len(), &log.tree.root()), &proof) {
             return Err((
@@ -366,7 +401,14 @@ fn log(args: &[String]) -> Result<(), Failure> {
         "VERIFIED: {} entries, root {}",
         log.tree.len(),
         hex(&log.tree.root())
-    ))
+    ))?;
+    match newest == key {
+        true => Ok(()),
+        false => say(&format!(
+            "the log's key was exchanged: it is {} now",
+            newest.text()
+        )),
+    }
 }
 
 fn seed(path: &str) -> Result<[u8; 32], Failure> {

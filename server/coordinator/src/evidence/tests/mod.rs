@@ -5,3 +5,4 @@ mod driver;
 mod journal;
 mod log;
 mod proofs;
+mod succession;

@@ -547,7 +547,7 @@ fn common(shell: &Shell, recipe: &Recipe, steady: bool, wanders: bool) -> Common
         hidden: 4,
         anchors: kit.anchors.len(),
         model: Digest::of(&[b"weights"]),
-        log_key: VerifierKey::parse(&shell.log_key).unwrap(),
+        log_key: VerifierKey::parse(&shell.log_key()).unwrap(),
         steady,
         wanders,
         erased: BTreeMap::new(),

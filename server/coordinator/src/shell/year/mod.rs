@@ -233,7 +233,7 @@ impl Year {
         });
         let mut year = Self {
             people: Vec::with_capacity(plan.people),
-            log_key: VerifierKey::parse(&shell.log_key).context("the key of the log")?,
+            log_key: VerifierKey::parse(&shell.log_key()).context("the key of the log")?,
             plan,
             seed,
             recipe,

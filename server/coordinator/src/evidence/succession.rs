@@ -1,0 +1,136 @@
+//! The log's key is exchanged: the key source has the key of now and, of each one before, the note
+//! that both have signed ([`lethe_receipt::succession`]).
+
+use lethe_receipt::note::{Signer, VerifierKey};
+use lethe_receipt::succession::{KeyChange, MOST_CHANGES};
+use lethe_store::keys::Keys;
+use lethe_store::{StoreError, private};
+use zeroize::Zeroizing;
+
+use super::Evidence;
+use crate::CoordinatorError;
+use crate::durable::LOG;
+
+/// `log-past-N` is the note of the exchange of `log-N`.
+const PAST: &str = "log-past";
+
+/// File with the notes, beside those that auditors copy.
+const FILE: &str = "tiles/log-keys";
+
+/// Notes of all exchanges, the oldest first. Of an exchange that was cut off, what is left is put
+/// in order.
+pub(crate) fn changes(keys: &Keys) -> Result<Vec<String>, CoordinatorError> {
+    let all = keys.numbers(LOG)?;
+    let Some((now, before)) = all.split_last() else {
+        return Ok(vec![]);
+    };
+    for number in before {
+        keys.destroy(&format!("{LOG}-{number}"))?;
+    }
+    let mut notes = vec![];
+    for number in keys.numbers(PAST)? {
+        let name = format!("{PAST}-{number}");
+        if number >= *now {
+            // The key that it names was never kept, and nobody was told of it.
+            keys.destroy(&name)?;
+            continue;
+        }
+        let note = keys.secret(&name)?;
+        let note = note.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+        notes.push(note.ok_or_else(|| wrong(keys, format!("{name} is no text")))?);
+    }
+    Ok(notes)
+}
+
+fn wrong(keys: &Keys, why: String) -> CoordinatorError {
+    let place = keys.place().into();
+    StoreError::Keys { place, why }.into()
+}
+
+impl Evidence {
+    /// Says which keys the log had before: once, after the opening.
+    pub(crate) fn remember(&mut self, changes: Vec<String>) -> Result<(), CoordinatorError> {
+        self.changes = changes;
+        self.publish_changes()
+    }
+
+    /// Notes of exchanges of the log's key, the oldest first.
+    pub(crate) fn changes(&self) -> Vec<String> {
+        self.changes.clone()
+    }
+
+    /// Every key that the log has had.
+    pub(crate) fn own_keys(&self) -> Vec<VerifierKey> {
+        let notes = self.changes.iter();
+        let before = notes.filter_map(|note| Some(KeyChange::open(note).ok()?.old));
+        before.chain([self.signer.verifier().clone()]).collect()
+    }
+
+    /// From now on another key signs, and the one of before is destroyed. A crash leaves the one or
+    /// the other; the next start puts the rest in order. Returns the new key.
+    ///
+    /// # Errors
+    /// The key source cannot be written. Where only the destruction failed, the message says so.
+    pub(crate) fn exchange(&mut self, keys: &Keys) -> Result<VerifierKey, CoordinatorError> {
+        let number = keys.numbers(LOG)?.last().copied().unwrap_or(0);
+        self.is_signer(keys, number)?;
+        let seed: Zeroizing<[u8; 32]> = Zeroizing::new(lethe_seal::random()?);
+        let next = Signer::from_seed(self.signer.verifier().name(), &seed)?;
+        let tree = self.log.tree();
+        let note = KeyChange::sign(&self.signer, &next, tree.len(), &tree.root())?;
+        keys.keep(&format!("{PAST}-{number}"), note.as_bytes())?;
+        // From here on the new key is the log's.
+        keys.keep(&format!("{LOG}-{}", number + 1), &*seed)?;
+        self.signer = next;
+        // Witnesses have signed a head that the old key did.
+        self.cosigned = None;
+        self.changes.push(note);
+        while self.changes.len() > MOST_CHANGES {
+            self.changes.remove(0);
+            let oldest = keys.numbers(PAST)?.first().copied();
+            if let Some(oldest) = oldest {
+                keys.destroy(&format!("{PAST}-{oldest}"))?;
+            }
+        }
+        self.log.resign(&self.signer).map_err(|source| {
+            let path = self.folder.join("tiles/checkpoint");
+            StoreError::Io { path, source }
+        })?;
+        self.publish_changes()?;
+        keys.destroy(&format!("{LOG}-{number}"))?;
+        Ok(self.signer.verifier().clone())
+    }
+
+    /// The key that is in the source is the one that signs.
+    fn is_signer(&self, keys: &Keys, number: u64) -> Result<(), CoordinatorError> {
+        let own = self.signer.verifier();
+        let seed = keys.secret(&format!("{LOG}-{number}"))?;
+        let seed = seed.and_then(|s| <[u8; 32]>::try_from(s.as_slice()).ok());
+        let kept = seed.map(Zeroizing::new);
+        let kept = kept.and_then(|seed| Signer::from_seed(own.name(), &seed).ok());
+        match kept.is_some_and(|kept| kept.verifier() == own) {
+            true => Ok(()),
+            false => Err(wrong(
+                keys,
+                format!(
+                    "{LOG}-{number} is not the key that this process signs the log with: an \
+                     earlier exchange was cut off; restart the server, and repeat it"
+                ),
+            )),
+        }
+    }
+
+    fn publish_changes(&self) -> Result<(), CoordinatorError> {
+        if self.changes.is_empty() {
+            return Ok(());
+        }
+        let path = self.folder.join(FILE);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|source| StoreError::Io {
+                path: folder.to_owned(),
+                source,
+            })?;
+        }
+        Ok(private::write(&path, self.changes.concat().as_bytes())?)
+    }
+}
