@@ -215,7 +215,7 @@ async fn h1_a_copy_of_the_data_folder_opens_nothing_and_starts_no_coordinator() 
         .collect();
     let found = Scanner::new(&names)
         .unwrap()
-        .scan(&[stolen.clone()])
+        .scan(std::slice::from_ref(&stolen))
         .unwrap();
     assert_eq!(found.found, 0, "plain content in the data folder");
     // The log and the journal are public, or name nobody: they help a thief to nothing.

@@ -13,8 +13,8 @@
 //! generation: one that was put back from an older copy, and has destroyed keys in it again, is
 //! refused.
 //!
-//! A **note** is a few bytes about somebody whose key was destroyed and who stays: a data folder from
-//! before, which is sealed under the destroyed key, does not know them. Notes are in `notes-n`,
+//! A **note** is a few bytes about somebody whose key was destroyed and who stays: a data folder
+//! from before, which is sealed under the destroyed key, does not know them. Notes are in `notes-n`,
 //! sealed under the same master key, and written in one step with the destruction; a note goes with
 //! the next destruction of its name.
 //!

@@ -12,7 +12,8 @@
 //! to use ([`served`]). A [`policy`] says which witnesses have to have signed a head, and [`proof`]
 //! is a proof of inclusion as other tools of transparency logs read it. [`snapshot`] is what is
 //! signed about the tables that devices rank with; [`lists_audit`] is what folds the sums behind
-//! them again. [`succession`] is how a log's key is exchanged. The program `lethe-verify` is this crate and nothing else.
+//! them again. [`succession`] is how a log's key is exchanged. The program `lethe-verify` is this
+//! crate and nothing else.
 //!
 //! ```
 //! use lethe_receipt::merkle::{Tree, verify_inclusion};
