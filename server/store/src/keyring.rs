@@ -14,9 +14,9 @@
 //! refused.
 //!
 //! A **note** is a few bytes about somebody whose key was destroyed and who stays: a data folder
-//! from before, which is sealed under the destroyed key, does not know them. Notes are in `notes-n`,
-//! sealed under the same master key, and written in one step with the destruction; a note goes with
-//! the next destruction of its name.
+//! from before, which is sealed under the destroyed key, does not know them. Notes are in
+//! `notes-n`, sealed under the same master key, and written in one step with the destruction; a
+//! note goes with the next destruction of its name.
 //!
 //! In memory a key has one place, which is overwritten when the last holder lets go of it.
 
