@@ -10,6 +10,7 @@ use lethe_store::private;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::coordinator::Exchanged;
 use crate::{Coordinator, CoordinatorError};
 
 /// File by which is asked, and the one that answers; in the data folder.
@@ -39,10 +40,17 @@ pub enum RotationError {
     /// There is no safe way to do it in this build.
     #[error(
         "the key {0} cannot be exchanged by this build: devices and receipts that know the old one \
-         would not follow. docs/operations.md (Keys) says what to do when it is known to somebody \
+         would not follow. docs/keys.md (Exchange) says what to do when it is known to somebody \
          else"
     )]
     NotBuilt(&'static str),
+    /// The authority was exchanged, and there is more to do.
+    #[error(
+        "the new authority signs certificates already, but the private key of the one before may \
+         be in the key source still: {0}. Ask again when the key source can be written; a start of \
+         the server destroys it, too"
+    )]
+    Left(#[source] CoordinatorError),
     /// It was tried.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
@@ -75,29 +83,52 @@ struct Said {
     text: Result<String, String>,
 }
 
+/// What is said of the authority.
+const EXCHANGED: &str = "a new authority signs certificates, and the private key of the one before \
+                         is destroyed. Devices and operators follow when they connect next";
+const COMPLETED: &str = "an exchange of the authority that was cut off is complete: the newest one \
+                         signs certificates, and the private keys of those before are destroyed. \
+                         Ask again for another exchange";
+
 impl Coordinator {
     /// Exchanges keys, and enters into the log that it was done.
     ///
     /// # Errors
-    /// [`RotationError::NotBuilt`], and what kept the key source from being written: repeat it.
+    /// [`RotationError::NotBuilt`], [`RotationError::Left`], and what kept the key source from
+    /// being written: repeat it.
     pub fn rotate(&self, which: Which) -> Result<String, RotationError> {
+        let _one = self.rotating();
         match which {
-            Which::Master => {}
-            Which::Log => return Err(RotationError::NotBuilt("that signs the log")),
-            Which::Authority => return Err(RotationError::NotBuilt("of the authority")),
+            Which::Master => {
+                self.shell().rotate_master()?;
+                self.note("exchange the master keys on the server's machine")?;
+                Ok("all keys are under fresh master keys; the ones before are destroyed".into())
+            }
+            Which::Log => Err(RotationError::NotBuilt("that signs the log")),
+            Which::Authority => {
+                let Exchanged { completes, left } = self.rotate_authority()?;
+                // Whatever is left: the new one signs.
+                self.note("exchange the certificate authority on the server's machine")?;
+                match left {
+                    Some(why) => Err(RotationError::Left(why)),
+                    None if completes => Ok(COMPLETED.into()),
+                    None => Ok(EXCHANGED.into()),
+                }
+            }
         }
-        self.shell().rotate_master()?;
+    }
+
+    /// An entry of the log, and what follows from it.
+    fn note(&self, line: &str) -> Result<(), RotationError> {
         let command = Command::Note {
             // As other actions on the server's own machine.
             by: Digest([0; 32]),
-            line: "exchange the master keys on the server's machine".into(),
+            line: line.into(),
             fresh: crate::shell::fresh()?,
         };
-        self.shell()
-            .execute(command, vec![])
-            .map_err(RotationError::from)?;
+        self.shell().execute(command, vec![])?;
         self.shell().do_duties();
-        Ok("all keys are under fresh master keys; the ones before are destroyed".into())
+        Ok(())
     }
 }
 

@@ -1,9 +1,16 @@
 //! Keys that are exchanged while the coordinator runs.
 
+use lethe_store::keys::Keys;
+
 use super::Shell;
 use crate::{CoordinatorError, fatal};
 
 impl Shell {
+    /// Where the keys lie.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Writes all keys under fresh master keys, those of the tally in this process too, and
     /// destroys the master keys of before. After an error it may be repeated.
     pub(crate) fn rotate_master(&self) -> Result<(), CoordinatorError> {

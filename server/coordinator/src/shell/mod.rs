@@ -20,6 +20,7 @@ use lethe_ledger::{
 use lethe_proto::deletion::Proposal;
 use lethe_proto::ids::{Digest, EpochNo};
 use lethe_proto::message::Refusal;
+use lethe_store::keys::Keys;
 use lethe_store::reserve::Reserve;
 
 use crate::CoordinatorError;
@@ -113,6 +114,8 @@ pub(crate) struct Shell {
     failures: AtomicU64,
     /// The journal may have a deletion that the state does not know yet: nothing is served.
     unsettled: AtomicBool,
+    /// Where the keys lie.
+    keys: Keys,
     /// Nobody else opens these folders meanwhile.
     _locks: Vec<File>,
     /// The last number that [`Self::sequence`] gave.
@@ -144,6 +147,7 @@ pub(crate) struct Parts {
     /// Shards whose databases were damaged.
     pub(crate) lost: Vec<ShardKey>,
     pub(crate) clock: Clock,
+    pub(crate) keys: Keys,
     /// Of the folders.
     pub(crate) locks: Vec<File>,
 }
@@ -188,6 +192,7 @@ impl Shell {
             minute: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             unsettled: AtomicBool::new(false),
+            keys: parts.keys,
             _locks: parts.locks,
             sequence: AtomicU64::new(0),
             outlet: OnceLock::new(),
