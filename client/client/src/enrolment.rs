@@ -140,8 +140,8 @@ struct Due {
 
 impl Worker {
     /// Exchanges the certificate for a new one in the last third of its life, and when another
-    /// authority is trusted now than the one that has signed it (tried once a connection). A failure
-    /// is no reason to stop: there is time to try again.
+    /// authority is trusted now than the one that has signed it (tried once a connection). A
+    /// failure is no reason to stop: there is time to try again.
     pub(crate) async fn renew_if_due(&mut self) -> Result<(), ClientError> {
         let due = {
             let local = self.local()?;

@@ -40,8 +40,8 @@ impl Shown {
         self.leads(authority, self.0.get(1..).unwrap_or_default())
     }
 
-    /// The authority (DER) to trust from now on in place of the one that is `trusted` (DER). `None`:
-    /// it is the present one, or it is none of this coordinator's.
+    /// The authority (DER) to trust from now on in place of the one that is `trusted` (DER).
+    /// `None`: it is the present one, or it is none of this coordinator's.
     pub fn successor(&self, trusted: &[u8]) -> Option<Vec<u8>> {
         let own = parsed(self.0.first()?)?;
         if own.issuer().as_raw() == parsed(trusted)?.subject().as_raw() {
