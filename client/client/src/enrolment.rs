@@ -87,10 +87,13 @@ pub(crate) async fn use_invitation(shared: &Shared, place: Place) -> Result<bool
         Err(e) => return Err(e.into()),
     };
     let mut local = shared.alive()?;
-    let authority = invitation.authority()?;
-    if known && authority != local.person.authority {
+    let invited = invitation.authority()?;
+    // An invitation from before or after an exchange of the authority is of the same coordinator.
+    let same = invited == local.person.authority || enrolled.shown.proves(&local.person.authority);
+    if known && !same {
         local.begin_lists()?;
     }
+    let authority = enrolled.shown.successor(&invited).unwrap_or(invited);
     let person = &mut local.person;
     // It may know nothing of this person: what was contributed is offered again.
     person.lists.contributed = None;
@@ -128,17 +131,52 @@ impl Local {
             Err(e) => Err(e),
         }
     }
+
+    /// Trusts `next` in place of the authority `before` (DER), if that is trusted still. After an
+    /// error it is tried again at the next connection.
+    pub(crate) fn follow(&mut self, before: &[u8], next: &[u8]) -> Result<bool, ClientError> {
+        if self.person.authority != before {
+            return Ok(false);
+        }
+        self.person.authority = next.to_vec();
+        if let Err(e) = self.save() {
+            self.person.authority = before.to_vec();
+            return Err(e);
+        }
+        tracing::info!("the coordinator has another authority now, and this device trusts it");
+        Ok(true)
+    }
+}
+
+/// Why a certificate is renewed.
+struct Due {
+    by_age: bool,
+    by_authority: bool,
 }
 
 impl Worker {
-    /// Exchanges the certificate for a new one in the last third of its life. A failure is no
-    /// reason to stop: there is time to try again.
+    /// Exchanges the certificate for a new one in the last third of its life, and when another
+    /// authority is trusted now than the one that has signed it (tried once a connection). A
+    /// failure is no reason to stop: there is time to try again.
     pub(crate) async fn renew_if_due(&mut self) -> Result<(), ClientError> {
-        let identity = self.local()?.person.identity.clone();
-        if !identity.is_some_and(|i| i.is_due()) {
+        let due = {
+            let local = self.local()?;
+            let Some(identity) = &local.person.identity else {
+                return Ok(());
+            };
+            Due {
+                by_age: identity.is_due(),
+                by_authority: !identity.is_of(&local.person.authority),
+            }
+        };
+        if !due.by_age && !due.by_authority {
             return Ok(());
         }
         let session = self.session()?;
+        let first = session.has_opened();
+        if !due.by_age && !first {
+            return Ok(());
+        }
         match session.renew().await {
             Ok(identity) => {
                 // On disk before it is used: the old certificate goes when the new one is shown.

@@ -18,12 +18,15 @@ use crate::backoff::Backoff;
 #[derive(Debug)]
 pub(crate) struct Session {
     place: Place,
-    authority: Vec<u8>,
+    /// Trusted, and no other.
+    authority: std::sync::Mutex<Vec<u8>>,
     /// Shown with the next connection.
     identity: std::sync::Mutex<Identity>,
     /// Sent with every request, by a newer minor version.
     extensions: Vec<Extension>,
     live: std::sync::Mutex<Option<Arc<Connection>>>,
+    /// A connection was opened since it was asked for the last time.
+    opened: AtomicBool,
     /// Held while a connection is opened.
     opening: Mutex<()>,
     /// Closed for good: work that goes on in the background must not open a connection again.
@@ -31,6 +34,27 @@ pub(crate) struct Session {
     pub(crate) counters: Arc<Counters>,
     /// Is told when the coordinator knows this device no longer, whatever was asked.
     refused: Refused,
+    /// Keeps the authority that took the place of the one that is trusted.
+    follows: Follows,
+}
+
+/// Keeps an authority (DER) in place of another one, durably; returns whether it did.
+#[derive(Clone)]
+pub(crate) struct Follows(Arc<Keeps>);
+
+type Keeps = dyn Fn(&[u8], &[u8]) -> bool + Send + Sync;
+
+impl Follows {
+    /// `keeps` is given the authority of before, and the present one.
+    pub(crate) fn new(keeps: impl Fn(&[u8], &[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(keeps))
+    }
+}
+
+impl std::fmt::Debug for Follows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Follows")
+    }
 }
 
 /// What is done when the coordinator, whose certificate was checked, says that it knows this device
@@ -69,18 +93,28 @@ impl Session {
         extensions: Vec<Extension>,
         counters: Arc<Counters>,
         refused: Refused,
+        follows: Follows,
     ) -> Self {
         Self {
             place,
-            authority,
+            authority: std::sync::Mutex::new(authority),
             identity: std::sync::Mutex::new(identity),
             extensions,
             live: std::sync::Mutex::new(None),
+            opened: AtomicBool::new(false),
             opening: Mutex::new(()),
             closed: AtomicBool::new(false),
             counters,
             refused,
+            follows,
         }
+    }
+
+    fn authority(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        // A whole value is put there or none.
+        self.authority
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn identity(&self) -> std::sync::MutexGuard<'_, Identity> {
@@ -101,6 +135,11 @@ impl Session {
             (self.refused.0)();
         }
         answer
+    }
+
+    /// Whether a connection was opened since this was asked last: what is tried once a connection.
+    pub(crate) fn has_opened(&self) -> bool {
+        self.opened.swap(false, Ordering::SeqCst)
     }
 
     /// Shows this identity from the next connection on.
@@ -128,13 +167,27 @@ impl Session {
         }
         let identity = self.identity().clone();
         self.ends_when_closed()?;
-        let fresh = Connection::open(self.place.clone(), &self.authority, Some(&identity)).await;
+        let authority = self.authority().clone();
+        let fresh = Connection::open(self.place.clone(), &authority, Some(&identity)).await;
         let fresh = self.heard(fresh)?;
+        self.follow(&fresh, &authority);
         let fresh = Arc::new(fresh.extended(self.extensions.clone()));
         *self.live() = Some(fresh.clone());
+        self.opened.store(true, Ordering::SeqCst);
         // It may have been closed meanwhile.
         self.ends_when_closed()?;
         Ok(fresh)
+    }
+
+    /// Goes over to the authority that took the place of the one under which the coordinator was
+    /// verified just now, if one did.
+    fn follow(&self, connection: &Connection, authority: &[u8]) {
+        let Some(next) = connection.shown().successor(authority) else {
+            return;
+        };
+        if (self.follows.0)(authority, &next) {
+            *self.authority() = next;
+        }
     }
 
     fn ends_when_closed(&self) -> Result<(), TransportError> {

@@ -18,7 +18,7 @@ use crate::enrolment::use_invitation;
 use crate::epochs::{self, Join, Offered};
 use crate::history::{Cutoffs, Joined};
 use crate::local::{Local, Shared};
-use crate::session::{Refused, Session};
+use crate::session::{Follows, Refused, Session};
 use crate::{Catalogue, ClientError, ClientModel};
 
 /// Minor version from which there are declined rounds.
@@ -219,6 +219,7 @@ impl Worker {
             self.shared.options.extensions.clone(),
             self.shared.counters.clone(),
             self.refused(),
+            self.follows(),
         ));
         *session = Some(fresh.clone());
         Ok(fresh)
@@ -234,6 +235,24 @@ impl Worker {
             let done = shared.alive().and_then(|mut local| local.was_refused());
             if let Err(e) = done {
                 tracing::warn!("what the coordinator gave stays for now: {e}");
+            }
+        })
+    }
+
+    /// The authority that took the place of the one that is trusted is trusted from then on. It is
+    /// on disk before it is used: those of before do not lead to the coordinator for ever.
+    fn follows(&self) -> Follows {
+        let shared = Arc::downgrade(&self.shared);
+        Follows::new(move |before, next| {
+            let Some(shared) = shared.upgrade() else {
+                return false;
+            };
+            match shared.alive().and_then(|mut l| l.follow(before, next)) {
+                Ok(followed) => followed,
+                Err(e) => {
+                    tracing::warn!("the coordinator's new authority is not kept yet: {e}");
+                    false
+                }
             }
         })
     }

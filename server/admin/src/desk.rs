@@ -102,7 +102,12 @@ impl Desk {
             saved.server = place;
             saved.write(&file)?;
         }
-        if saved.identity.is_due() {
+        // The authority may have been exchanged since: the one that was trusted leads to it.
+        if let Some(next) = connection.shown().successor(&saved.authority) {
+            saved.authority = next;
+            saved.write(&file)?;
+        }
+        if saved.identity.is_due() || !saved.identity.is_of(&saved.authority) {
             match connection.renew().await {
                 // The old certificate goes when the new one is first used: at the next command.
                 Ok(identity) => {

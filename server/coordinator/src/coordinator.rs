@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use lethe_ledger::{Command, Event, Wake};
@@ -26,7 +26,7 @@ use crate::CoordinatorError;
 use crate::arrivals::Arrivals;
 use crate::config::ServerConfig;
 use crate::disks;
-use crate::durable::NewValue;
+use crate::durable::{NewValue, authorities};
 use crate::fatal;
 use crate::handlers::Envelope;
 use crate::lists::Contributions;
@@ -46,7 +46,10 @@ struct Inner {
     config: ServerConfig,
     /// Where keys lie.
     key_disks: Vec<KeyDisk>,
-    authority: Authority,
+    /// Whoever signs with it, or takes its certificate for the listener, holds it meanwhile.
+    authority: RwLock<Authority>,
+    /// Whoever exchanges keys.
+    rotating: Mutex<()>,
     shell: Arc<Shell>,
     middle: MiddleHost,
     server: OnceLock<Server>,
@@ -83,6 +86,14 @@ pub(crate) struct Signed {
     pub(crate) expires: u64,
 }
 
+/// The authority was exchanged.
+pub(crate) struct Exchanged {
+    /// It was an exchange that had been cut off.
+    pub(crate) completes: bool,
+    /// Why the private key of before may be there still.
+    pub(crate) left: Option<CoordinatorError>,
+}
+
 impl Coordinator {
     /// Loads the middle layers and the state in the configured folder.
     pub fn open(config: ServerConfig) -> Result<Self, CoordinatorError> {
@@ -107,9 +118,15 @@ impl Coordinator {
             seed: None,
         };
         let engine: SharedEngine = Arc::new(SledStorage::engine);
-        let (shell, foundation) = opening.open(&engine, Clock::default())?;
+        let shell = opening.open(&engine, Clock::default())?;
         let key_disks = disks::said(&key_disks);
-        let authority = Authority::restore(foundation.authority)?;
+        if let Err(e) = authorities::destroy_earlier(shell.keys()) {
+            tracing::error!(
+                "the private key of an authority that was exchanged may be there still: {e}; the \
+                 next start, or `keys rotate authority`, destroys it"
+            );
+        }
+        let authority = RwLock::new(authorities::present(shell.keys())?);
         let threads = |source| CoordinatorError::Threads { source };
         drop(source);
         let own_keys = shell.evidence().own_keys();
@@ -154,6 +171,7 @@ impl Coordinator {
             });
             Inner {
                 authority,
+                rotating: Mutex::default(),
                 shell,
                 middle,
                 server: OnceLock::new(),
@@ -279,7 +297,7 @@ impl Coordinator {
 
     /// Listens and serves in the background until [`Self::shutdown`]. Returns the bound address.
     pub fn listen(&self) -> Result<SocketAddr, CoordinatorError> {
-        let server = Server::bind(self.0.config.listen, &self.0.authority)?;
+        let server = Server::bind(self.0.config.listen, &self.authority())?;
         let addr = server.local_addr()?;
         let _ = self.0.server.set(server.clone());
         let handler: Arc<dyn Handler> = Arc::new(self.clone());
@@ -300,7 +318,8 @@ impl Coordinator {
     fn tick(&self) {
         self.0.middle.expire();
         if let Some(server) = self.0.server.get() {
-            match server.renew(&self.0.authority) {
+            // Held meanwhile: an exchange comes before or after it.
+            match server.renew(&self.authority()) {
                 Ok(true) => tracing::info!("the listener's certificate was renewed"),
                 Ok(false) => {}
                 Err(e) => tracing::error!("the listener's certificate is not renewed: {e}"),
@@ -370,7 +389,7 @@ impl Coordinator {
             CoordinatorError::refuse(Refusal::Invalid, e.to_string())
         };
         let lifetime = Duration::from_secs_f64(self.0.config.certificate_days * 86_400.0);
-        let certificate = self.0.authority.sign(csr, lifetime).map_err(invalid)?;
+        let certificate = self.authority().sign(csr, lifetime).map_err(invalid)?;
         let validity = Validity::of(&certificate).map_err(invalid)?;
         Ok(Signed {
             fingerprint: Digest::of(&[&certificate]),
@@ -381,7 +400,48 @@ impl Coordinator {
 
     pub(crate) fn invitation(&self, secret: String) -> Invitation {
         let log_key = self.shell().log_key();
-        Invitation::new(secret, &self.0.authority).with_log_key(log_key)
+        Invitation::new(secret, &self.authority()).with_log_key(log_key)
+    }
+
+    /// Who signs certificates now. Whole before it is put there: as good after a panic.
+    fn authority(&self) -> RwLockReadGuard<'_, Authority> {
+        let held = self.0.authority.read();
+        held.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Exchanges the authority, or completes an exchange that was cut off. New connections are met
+    /// with the new one from then on.
+    ///
+    /// # Errors
+    /// The key source, or the listener: the one before goes on, and it may be asked again.
+    pub(crate) fn rotate_authority(&self) -> Result<Exchanged, CoordinatorError> {
+        let keys = self.shell().keys();
+        let completes = authorities::is_cut_off(keys)?;
+        if !completes {
+            authorities::succeed(keys)?;
+        }
+        // As it is read again: what signs is durable.
+        let fresh = authorities::present(keys)?;
+        {
+            let held = self.0.authority.write();
+            let mut held = held.unwrap_or_else(PoisonError::into_inner);
+            if let Some(server) = self.0.server.get() {
+                server.go_over(&fresh)?;
+            }
+            *held = fresh;
+        }
+        Ok(Exchanged {
+            completes,
+            left: authorities::destroy_earlier(keys).err(),
+        })
+    }
+
+    /// Held by whoever exchanges keys.
+    pub(crate) fn rotating(&self) -> MutexGuard<'_, ()> {
+        self.0
+            .rotating
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn shell(&self) -> &Shell {

@@ -10,6 +10,7 @@ use lethe_store::private;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::coordinator::Exchanged;
 use crate::{Coordinator, CoordinatorError};
 
 /// File by which is asked, and the one that answers; in the data folder.
@@ -36,13 +37,18 @@ pub enum Which {
 /// Why keys were not exchanged.
 #[derive(Debug, Error)]
 pub enum RotationError {
-    /// There is no safe way to do it in this build.
+    /// A key was exchanged, and there is more to do.
     #[error(
-        "the key {0} cannot be exchanged by this build: devices and receipts that know the old one \
-         would not follow. docs/operations.md (Keys) says what to do when it is known to somebody \
-         else"
+        "the new {what} already, but the one before may be in the key source still: {why}. Ask \
+         again when the key source can be written; a start of the server destroys it, too"
     )]
-    NotBuilt(&'static str),
+    Left {
+        /// What the new one does.
+        what: &'static str,
+        /// Why the private key of before is not destroyed for certain.
+        #[source]
+        why: CoordinatorError,
+    },
     /// It was tried.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
@@ -75,44 +81,71 @@ struct Said {
     text: Result<String, String>,
 }
 
+/// What is said of the authority.
+const EXCHANGED: &str = "a new authority signs certificates, and the private key of the one before \
+                         is destroyed. Devices and operators follow when they connect next";
+const COMPLETED: &str = "an exchange of the authority that was cut off is complete: the newest one \
+                         signs certificates, and the private keys of those before are destroyed. \
+                         Ask again for another exchange";
+
 impl Coordinator {
     /// Exchanges keys, and enters into the log that it was done.
     ///
     /// # Errors
-    /// [`RotationError::NotBuilt`], and what kept the key source from being written: repeat it.
+    /// [`RotationError::Left`], and what kept the key source from being written: repeat it.
     pub fn rotate(&self, which: Which) -> Result<String, RotationError> {
-        let (line, done) = match which {
+        let _one = self.rotating();
+        match which {
             Which::Master => {
                 self.shell().rotate_master()?;
-                (
-                    "exchange the master keys on the server's machine".to_owned(),
-                    "all keys are under fresh master keys; the ones before are destroyed".into(),
-                )
+                self.note("exchange the master keys on the server's machine")?;
+                Ok("all keys are under fresh master keys; the ones before are destroyed".into())
             }
             Which::Log => {
-                let now = self.shell().rotate_log()?;
-                (
-                    format!("exchange the log's key on the server's machine: now {now}"),
-                    format!(
+                let exchanged = self.shell().rotate_log()?;
+                let now = exchanged.key.text();
+                self.note(&format!(
+                    "exchange the log's key on the server's machine: now {now}"
+                ))?;
+                match exchanged.left {
+                    Some(why) => Err(RotationError::Left {
+                        what: "key signs the log",
+                        why,
+                    }),
+                    None => Ok(format!(
                         "the log's key is {now} from now on, and the one before is destroyed. Tell \
-                         witnesses and whoever verifies receipts; `lethe-admin log-keys` has the \
+                         witnesses and whoever verifies receipts; `lethe-admin log` writes the \
                          signed note of it"
-                    ),
-                )
+                    )),
+                }
             }
-            Which::Authority => return Err(RotationError::NotBuilt("of the authority")),
-        };
+            Which::Authority => {
+                let Exchanged { completes, left } = self.rotate_authority()?;
+                // Whatever is left: the new one signs.
+                self.note("exchange the certificate authority on the server's machine")?;
+                match left {
+                    Some(why) => Err(RotationError::Left {
+                        what: "authority signs certificates",
+                        why,
+                    }),
+                    None if completes => Ok(COMPLETED.into()),
+                    None => Ok(EXCHANGED.into()),
+                }
+            }
+        }
+    }
+
+    /// An entry of the log, and what follows from it.
+    fn note(&self, line: &str) -> Result<(), RotationError> {
         let command = Command::Note {
             // As other actions on the server's own machine.
             by: Digest([0; 32]),
-            line,
+            line: line.into(),
             fresh: crate::shell::fresh()?,
         };
-        self.shell()
-            .execute(command, vec![])
-            .map_err(RotationError::from)?;
+        self.shell().execute(command, vec![])?;
         self.shell().do_duties();
-        Ok(done)
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use crate::error::utc;
 use crate::identity::{ClientKey, Identity, Invitation, SERVER_NAME, Validity, now};
 use crate::place::Place;
 use crate::server::REVOKED;
+use crate::shown::Shown;
 use crate::{TransportError, config, frame};
 
 /// A moment after which the next address of a name is tried (RFC 8305, 5).
@@ -262,6 +263,11 @@ impl Connection {
         })
     }
 
+    /// The certificates that the coordinator has shown.
+    pub fn shown(&self) -> Shown {
+        Shown::by(&self.connection)
+    }
+
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         self.connection.close_reason().is_some()
@@ -386,6 +392,9 @@ pub struct Enrolment {
     pub identity: Identity,
     /// Whose device it is; `None` for an operator.
     pub subject: Option<SubjectId>,
+    /// The certificates that the coordinator has shown to whoever trusts the invitation's
+    /// authority.
+    pub shown: Shown,
 }
 
 /// Exchanges an invitation for an identity.
@@ -437,6 +446,7 @@ async fn exchange(
         } => Ok(Enrolment {
             identity: key.with_certificate(certificate),
             subject,
+            shown: connection.shown(),
         }),
         _ => Err(TransportError::UnexpectedReply { asked: "enrolment" }),
     }

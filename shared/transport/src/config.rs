@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use crate::TransportError;
-use crate::identity::Identity;
+use crate::identity::{Authority, Identity};
 
 /// What the kernel holds for a socket between two looks at it, in bytes; a full buffer drops
 /// packets. Linux gives at most `net.core.rmem_max` and `wmem_max`.
@@ -38,11 +38,15 @@ fn failed(e: impl std::fmt::Display) -> TransportError {
     TransportError::Certificate(e.to_string())
 }
 
-fn roots(authority: &[u8]) -> Result<Arc<RootCertStore>, TransportError> {
+/// Who is trusted: these authorities (DER).
+pub(crate) fn roots<'a>(
+    authorities: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Arc<RootCertStore>, TransportError> {
     let mut store = RootCertStore::empty();
-    store
-        .add(CertificateDer::from(authority.to_vec()))
-        .map_err(failed)?;
+    for authority in authorities {
+        let certificate = CertificateDer::from(authority.to_vec());
+        store.add(certificate).map_err(failed)?;
+    }
     Ok(Arc::new(store))
 }
 
@@ -60,13 +64,21 @@ fn transport(receive: u64, send: u64) -> Arc<TransportConfig> {
 }
 
 pub(crate) fn server(
-    authority: &[u8],
+    authority: &Authority,
     identity: &Identity,
 ) -> Result<quinn::ServerConfig, TransportError> {
     let provider = Arc::new(default_provider());
     // Only enrolment is allowed without a certificate; a certificate that is presented must be
-    // valid.
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider.clone())
+    // valid. Those that authorities of before have signed are: the handler knows every certificate
+    // that may connect by itself.
+    let past = authority.past();
+    let before = past.iter().map(|p| &p.certificate[..]);
+    let trusted = roots(std::iter::once(authority.certificate()).chain(before))?;
+    // For those who trust an authority of before.
+    let mut chain = identity.chain();
+    let crosses = past.iter().map(|p| CertificateDer::from(p.cross.clone()));
+    chain.extend(crosses);
+    let verifier = WebPkiClientVerifier::builder_with_provider(trusted, provider.clone())
         .allow_unauthenticated()
         .build()
         .map_err(failed)?;
@@ -74,7 +86,7 @@ pub(crate) fn server(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(failed)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(identity.chain(), identity.private_key())
+        .with_single_cert(chain, identity.private_key())
         .map_err(failed)?;
     tls.alpn_protocols = vec![limits::ALPN.to_vec()];
     tls.session_storage = Arc::new(NoServerSessionStorage {});
@@ -94,7 +106,7 @@ pub(crate) fn client(
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(failed)?
-        .with_root_certificates(roots(authority)?);
+        .with_root_certificates(roots([authority])?);
     let mut tls = match identity {
         Some(i) => builder
             .with_client_auth_cert(i.chain(), i.private_key())

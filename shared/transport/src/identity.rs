@@ -87,6 +87,18 @@ impl Identity {
             .is_ok_and(|v| v.is_due(now) && now <= v.until)
     }
 
+    /// Whether it names this authority (DER) as the one that has signed it. One of an authority of
+    /// before is good as long as the coordinator keeps that one; renew it. What does not parse is
+    /// said to be: nothing is gained by trying.
+    pub fn is_of(&self, authority: &[u8]) -> bool {
+        let own = x509_parser::parse_x509_certificate(&self.certificate);
+        let its = x509_parser::parse_x509_certificate(authority);
+        match (own, its) {
+            (Ok((_, own)), Ok((_, its))) => own.issuer().as_raw() == its.subject().as_raw(),
+            _ => true,
+        }
+    }
+
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![CertificateDer::from(self.certificate.clone())]
     }
@@ -103,10 +115,26 @@ pub(crate) const SERVER_LIFE: Duration = Duration::from_secs(800 * 86_400);
 /// A device whose clock is behind by less than this connects all the same.
 const SERVER_BACKDATED: Duration = Duration::from_secs(30 * 86_400);
 
+/// Most authorities of before that are kept. `rustls` (webpki) follows six certificates from a
+/// coordinator's own to the authority that a device trusts, and no more.
+pub const MAX_PAST: usize = 6;
+
 /// The coordinator's certificate authority.
 pub struct Authority {
     key: KeyPair,
     certificate: Vec<u8>,
+    /// Newest first; at most [`MAX_PAST`].
+    past: Vec<Past>,
+}
+
+/// What is kept of an authority whose private key is destroyed. Nothing of it is secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// Its certificate, DER: certificates that it has signed are accepted on.
+    pub certificate: Vec<u8>,
+    /// A certificate of the authority after it that it has signed, DER: whoever trusts this one
+    /// gets to the next by it (RFC 5280, 3.2: a cross-certificate).
+    pub cross: Vec<u8>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -122,12 +150,16 @@ pub struct AuthorityRecord {
     certificate: Vec<u8>,
 }
 
-fn authority_params() -> Result<CertificateParams, TransportError> {
+/// What a certificate of the authority with this key says. Each authority has a name of its own,
+/// so that a way from one to another is found by names, without trying signatures.
+fn authority_params(key: &KeyPair) -> Result<CertificateParams, TransportError> {
     let mut params = CertificateParams::new(vec![]).map_err(failed)?;
     let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, "Lethe authority");
+    let mut digits = Digest::of(&[key.public_key_raw()]).hex();
+    digits.truncate(16);
+    name.push(DnType::CommonName, format!("Lethe authority {digits}"));
     params.distinguished_name = name;
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(MAX_PAST as u8));
     params.key_usages = vec![
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::DigitalSignature,
@@ -158,12 +190,54 @@ impl Authority {
     /// A new authority with a key of its own.
     pub fn create() -> Result<Self, TransportError> {
         let key = KeyPair::generate().map_err(failed)?;
-        let certificate = authority_params()?
+        let certificate = authority_params(&key)?
             .self_signed(&key)
             .map_err(failed)?
             .der()
             .to_vec();
-        Ok(Self { key, certificate })
+        Ok(Self {
+            key,
+            certificate,
+            past: vec![],
+        })
+    }
+
+    /// A new authority to take the place of this one, which vouches for it. What is kept of this
+    /// one is the first of [`Self::past`]; the oldest goes when there are more than [`MAX_PAST`].
+    ///
+    /// # Errors
+    /// [`TransportError::Certificate`]: no key could be made, or this authority's certificate does
+    /// not parse.
+    pub fn succeed(&self) -> Result<Self, TransportError> {
+        let mut next = Self::create()?;
+        let cross = authority_params(&next.key)?
+            .signed_by(&next.key, &self.issuer()?)
+            .map_err(failed)?;
+        next.past.push(Past {
+            certificate: self.certificate.clone(),
+            cross: cross.der().to_vec(),
+        });
+        next.past.extend(self.past.iter().cloned());
+        next.past.truncate(MAX_PAST);
+        Ok(next)
+    }
+
+    /// With what is kept of the authorities of before, newest first.
+    pub fn with_past(mut self, past: Vec<Past>) -> Self {
+        self.past = past;
+        self.past.truncate(MAX_PAST);
+        self
+    }
+
+    /// What is kept of the authorities of before, newest first.
+    pub fn past(&self) -> &[Past] {
+        &self.past
+    }
+
+    /// What its certificates are signed with: its key, and the name in its certificate.
+    fn issuer(&self) -> Result<Issuer<'static, &KeyPair>, TransportError> {
+        let certificate = CertificateDer::from(self.certificate.clone());
+        Issuer::from_ca_cert_der(&certificate, &self.key).map_err(failed)
     }
 
     /// For storing.
@@ -180,6 +254,7 @@ impl Authority {
         Ok(Self {
             key,
             certificate: record.certificate,
+            past: vec![],
         })
     }
 
@@ -202,9 +277,8 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             vec![SERVER_NAME.into()],
         )?;
-        let issuer = Issuer::new(authority_params()?, &self.key);
         let certificate = params
-            .signed_by(&key, &issuer)
+            .signed_by(&key, &self.issuer()?)
             .map_err(failed)?
             .der()
             .to_vec();
@@ -237,7 +311,7 @@ impl Authority {
         let backdated = (lifetime / 10).min(Duration::from_secs(3600));
         let usage = ExtendedKeyUsagePurpose::ClientAuth;
         request.params = leaf_params(backdated, lifetime, usage, vec![])?;
-        let issuer = Issuer::new(authority_params()?, &self.key);
+        let issuer = self.issuer()?;
         Ok(request.signed_by(&issuer).map_err(failed)?.der().to_vec())
     }
 }

@@ -27,5 +27,6 @@ mod pace;
 pub mod place;
 pub mod rate;
 pub mod server;
+pub mod shown;
 
 pub use error::{TransportError, utc};

@@ -122,7 +122,7 @@ impl Server {
         life: Duration,
     ) -> Result<Self, TransportError> {
         let identity = authority.server_identity(life)?;
-        let config = config::server(authority.certificate(), &identity)?;
+        let config = config::server(authority, &identity)?;
         let bind = |source| TransportError::Bind { addr, source };
         let socket = config::socket(addr).map_err(bind)?;
         let (reset_key, cid_key) = authority.endpoint_keys();
@@ -168,11 +168,26 @@ impl Server {
         if !own.is_due() {
             return Ok(false);
         }
+        self.take(&mut own, authority)?;
+        Ok(true)
+    }
+
+    /// Goes over to another authority at once: with a fresh certificate of it, and the certificates
+    /// by which those who trust one of before get to it. Connections that are open stay.
+    ///
+    /// # Errors
+    /// [`TransportError::Certificate`]: none could be made; the listener goes on as it was.
+    pub fn go_over(&self, authority: &Authority) -> Result<(), TransportError> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        self.take(&mut own, authority)
+    }
+
+    fn take(&self, own: &mut Own, authority: &Authority) -> Result<(), TransportError> {
         let identity = authority.server_identity(own.life)?;
-        let config = config::server(authority.certificate(), &identity)?;
+        let config = config::server(authority, &identity)?;
         self.endpoint.set_server_config(Some(config));
         own.issued = SystemTime::now();
-        Ok(true)
+        Ok(())
     }
 
     /// Where it listens.

@@ -22,6 +22,7 @@ use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
 
 use crate::CoordinatorError;
 
+pub(crate) mod authorities;
 mod format1;
 mod migrate;
 mod read;

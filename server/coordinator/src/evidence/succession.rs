@@ -47,6 +47,15 @@ fn wrong(keys: &Keys, why: String) -> CoordinatorError {
     StoreError::Keys { place, why }.into()
 }
 
+/// Another key signs the log.
+#[derive(Debug)]
+pub(crate) struct Exchanged {
+    /// Which.
+    pub(crate) key: VerifierKey,
+    /// Why the one of before may be there still, or why files for auditors are behind.
+    pub(crate) left: Option<CoordinatorError>,
+}
+
 impl Evidence {
     /// Says which keys the log had before: once, after the opening.
     pub(crate) fn remember(&mut self, changes: Vec<String>) -> Result<(), CoordinatorError> {
@@ -67,11 +76,11 @@ impl Evidence {
     }
 
     /// From now on another key signs, and the one of before is destroyed. A crash leaves the one or
-    /// the other; the next start puts the rest in order. Returns the new key.
+    /// the other; the next start puts the rest in order.
     ///
     /// # Errors
-    /// The key source cannot be written. Where only the destruction failed, the message says so.
-    pub(crate) fn exchange(&mut self, keys: &Keys) -> Result<VerifierKey, CoordinatorError> {
+    /// The key source cannot be written: the key of before goes on signing.
+    pub(crate) fn exchange(&mut self, keys: &Keys) -> Result<Exchanged, CoordinatorError> {
         let number = keys.numbers(LOG)?.last().copied().unwrap_or(0);
         self.is_signer(keys, number)?;
         let seed: Zeroizing<[u8; 32]> = Zeroizing::new(lethe_seal::random()?);
@@ -85,20 +94,33 @@ impl Evidence {
         // Witnesses have signed a head that the old key did.
         self.cosigned = None;
         self.changes.push(note);
-        while self.changes.len() > MOST_CHANGES {
-            self.changes.remove(0);
-            let oldest = keys.numbers(PAST)?.first().copied();
-            if let Some(oldest) = oldest {
-                keys.destroy(&format!("{PAST}-{oldest}"))?;
-            }
-        }
+        let left = self.put_in_order(keys).err();
+        Ok(Exchanged {
+            key: self.signer.verifier().clone(),
+            left,
+        })
+    }
+
+    /// What follows from an exchange; it may be repeated.
+    fn put_in_order(&mut self, keys: &Keys) -> Result<(), CoordinatorError> {
+        let surplus = self.changes.len().saturating_sub(MOST_CHANGES);
+        self.changes.drain(..surplus);
         self.log.resign(&self.signer).map_err(|source| {
             let path = self.folder.join("tiles/checkpoint");
             StoreError::Io { path, source }
         })?;
         self.publish_changes()?;
-        keys.destroy(&format!("{LOG}-{number}"))?;
-        Ok(self.signer.verifier().clone())
+        let all = keys.numbers(LOG)?;
+        let before = all.split_last().map(|(_, before)| before);
+        for number in before.unwrap_or_default() {
+            keys.destroy(&format!("{LOG}-{number}"))?;
+        }
+        let past = keys.numbers(PAST)?;
+        let surplus = past.len().saturating_sub(MOST_CHANGES);
+        for number in &past[..surplus] {
+            keys.destroy(&format!("{PAST}-{number}"))?;
+        }
+        Ok(())
     }
 
     /// The key that is in the source is the one that signs.

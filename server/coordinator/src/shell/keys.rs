@@ -1,9 +1,17 @@
 //! Keys that are exchanged while the coordinator runs.
 
+use lethe_store::keys::Keys;
+
 use super::Shell;
+use crate::evidence::succession::Exchanged;
 use crate::{CoordinatorError, fatal};
 
 impl Shell {
+    /// Where the keys lie.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Writes all keys under fresh master keys, those of the tally in this process too, and
     /// destroys the master keys of before. After an error it may be repeated.
     pub(crate) fn rotate_master(&self) -> Result<(), CoordinatorError> {
@@ -19,14 +27,10 @@ impl Shell {
         fatal::read(&self.log_key).clone()
     }
 
-    /// Another key signs the log from now on. Returns it as text.
-    pub(crate) fn rotate_log(&self) -> Result<String, CoordinatorError> {
-        let mut evidence = self.evidence();
-        let exchanged = evidence.exchange(&self.keys);
-        // Also where only the destruction of the old one failed.
-        let now = evidence.log_key();
-        *fatal::write(&self.log_key) = now.clone();
-        exchanged?;
-        Ok(now)
+    /// Another key signs the log from now on.
+    pub(crate) fn rotate_log(&self) -> Result<Exchanged, CoordinatorError> {
+        let exchanged = self.evidence().exchange(&self.keys)?;
+        *fatal::write(&self.log_key) = exchanged.key.text();
+        Ok(exchanged)
     }
 }

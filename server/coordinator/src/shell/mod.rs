@@ -88,6 +88,7 @@ pub(crate) struct Shell {
     evidence: Mutex<Evidence>,
     /// Public key of the log (verifier key text): read without waiting for the log.
     log_key: RwLock<String>,
+    /// Where the keys lie.
     keys: Keys,
     values: Values,
     reserve: Reserve,

@@ -190,7 +190,7 @@ impl Opening<'_> {
         &self,
         shared: &SharedEngine,
         clock: Clock,
-    ) -> Result<(Arc<Shell>, Foundation), CoordinatorError> {
+    ) -> Result<Arc<Shell>, CoordinatorError> {
         let engine: &Engine = shared.as_ref();
         // Before anything is read: keys are written when a folder is opened.
         let evidence = self.config.evidence();
@@ -271,7 +271,7 @@ impl Opening<'_> {
         if let Err(e) = shell.remove_databases() {
             tracing::warn!("databases of epochs that have ended stay for now: {e}");
         }
-        Ok((shell, foundation))
+        Ok(shell)
     }
 
     /// The tally of the lists: where the configuration asks for it, or people contributed before.

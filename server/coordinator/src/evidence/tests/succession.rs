@@ -60,7 +60,7 @@ fn h1_the_log_goes_on_under_another_key_and_the_old_one_is_nowhere() {
     evidence.enter(b"one").unwrap();
     let first = key(&evidence);
     let old_head = evidence.checkpoint();
-    let second = evidence.exchange(&keys(dir.path())).unwrap();
+    let second = evidence.exchange(&keys(dir.path())).unwrap().key;
     assert_eq!(key(&evidence), second);
     assert_eq!(names(dir.path()), ["log-2", "log-past-1"]);
     for file in std::fs::read_dir(dir.path().join("keys")).unwrap() {
@@ -70,7 +70,7 @@ fn h1_the_log_goes_on_under_another_key_and_the_old_one_is_nowhere() {
     let published = std::fs::read_to_string(dir.path().join("evidence/tiles/checkpoint"));
     assert!(open_checkpoint(&published.unwrap(), &second).is_ok());
     evidence.enter(b"two").unwrap();
-    let third = evidence.exchange(&keys(dir.path())).unwrap();
+    let third = evidence.exchange(&keys(dir.path())).unwrap().key;
     drop(evidence);
     // A start knows all of it; so does whoever has the published files.
     let evidence = open(dir.path());
@@ -97,7 +97,7 @@ fn h1_an_exchange_that_is_cut_off_is_undone_or_ended() {
     let first = key(&evidence);
     drop(evidence);
     copy(&before, &after);
-    let second = open(&after).exchange(&keys(&after)).unwrap();
+    let second = open(&after).exchange(&keys(&after)).unwrap().key;
     let put = |folder: &Path, name: &str| {
         let secret = keys(&after).secret(name).unwrap().unwrap();
         keys(folder).keep(name, &secret).unwrap();
@@ -139,7 +139,7 @@ fn h1_only_so_many_exchanges_are_kept() {
     let mut evidence = begin(dir.path());
     evidence.enter(b"one").unwrap();
     for _ in 0..MOST_CHANGES + 2 {
-        evidence.exchange(&keys(dir.path())).unwrap();
+        evidence.exchange(&keys(dir.path())).unwrap().key;
     }
     let third = evidence.own_keys()[0].clone();
     let now = key(&evidence);

@@ -524,8 +524,7 @@ fn open(
     };
     let on = disk.clone();
     let engine: SharedEngine = Arc::new(move |path: &Path| on.open(path));
-    let opened = opening.open(&engine, Clock::set_by(clock.clone()))?;
-    Ok(opened.0)
+    opening.open(&engine, Clock::set_by(clock.clone()))
 }
 
 /// Every epoch of a simulation has the configured base model.

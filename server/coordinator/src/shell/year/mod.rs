@@ -223,7 +223,7 @@ impl Year {
             seed: Some(seed.derive("lists", &[])),
         };
         let engine: SharedEngine = Arc::new(SledStorage::engine);
-        let shell = opening.open(&engine, Clock::set_by(clock.clone()))?.0;
+        let shell = opening.open(&engine, Clock::set_by(clock.clone()))?;
         let woken = Arc::new(Mutex::new(Woken::default()));
         let told = woken.clone();
         shell.tell(move |Told { wake, .. }| {

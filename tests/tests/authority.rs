@@ -1,0 +1,151 @@
+//! The authority is exchanged under devices and operators that trust it.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use lethe_client::Client;
+use lethe_coordinator::config::ServerConfig;
+use lethe_coordinator::rotation::Which;
+use lethe_proto::admin::{AdminReply, AdminRequest};
+use lethe_store::keys::Keys;
+use lethe_tests::desk::Desk;
+use lethe_tests::tiny;
+use lethe_tests::world::{Operator, World, copy_folder};
+use lethe_transport::TransportError;
+use lethe_transport::client::Connection;
+use lethe_transport::identity::Invitation;
+
+const ADMIN: &str = env!("CARGO_BIN_EXE_admin-process");
+
+fn keys(config: &ServerConfig) -> Keys {
+    Keys::open(&config.keys, &config.data_dir).unwrap()
+}
+
+/// Whether a file of a folder has these bytes in it.
+fn holds(folder: &Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds(&path, bytes);
+        }
+        let content = std::fs::read(&path).unwrap();
+        content.windows(bytes.len()).any(|w| w == bytes)
+    })
+}
+
+/// What was enrolled once works, with the history that it had.
+async fn works(world: &World, addr: SocketAddr, op: &Operator, subject: u32) {
+    let device = world.client(addr, op, subject).await;
+    assert_eq!(device.history(), tiny::history(subject));
+    device.close().await;
+}
+
+fn status(desk: &Desk, addr: SocketAddr) {
+    let server = addr.to_string();
+    let said = desk.run(&["--server", &server, "status"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+}
+
+async fn actions(op: &Operator) -> usize {
+    let AdminReply::Actions(all) = op.ask(AdminRequest::Actions).await.unwrap() else {
+        panic!("no actions");
+    };
+    let exchanges = all.iter().filter(|a| a.what.contains("authority"));
+    exchanges.count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h1_devices_and_operators_follow_when_the_authority_is_exchanged() {
+    let world = World::new(3);
+    let config = world.config_with_lists("");
+    let (coordinator, addr) = world.start_with(config.clone()).await;
+    let op = world.operator(addr).await;
+    let desk = Desk::enrolled(ADMIN, &world, &op, addr, "desk").await;
+    for subject in 0..2 {
+        works(&world, addr, &op, subject).await;
+    }
+    let early = op.invite(2).await;
+    let again = op.invite(0).await;
+    let before = keys(&config).secret("authority-1").unwrap().unwrap();
+    // The private key, as it was stored: the first field.
+    assert!(before.len() > 200 && holds(&config.keys_dir(), &before[..100]));
+
+    let said = coordinator.rotate(Which::Authority).unwrap();
+    assert!(said.contains("a new authority signs"), "{said}");
+    assert!(
+        !holds(&config.keys_dir(), &before[..100]),
+        "it is destroyed"
+    );
+    assert_eq!(actions(&op).await, 1, "over a connection that is open");
+    works(&world, addr, &op, 0).await;
+    status(&desk, addr);
+    coordinator.rotate(Which::Authority).unwrap();
+    assert_eq!(keys(&config).numbers("authority").unwrap(), [3]);
+    assert_eq!(actions(&op).await, 2);
+    // One that has followed once, and a phone that was offline all the time.
+    works(&world, addr, &op, 0).await;
+    works(&world, addr, &op, 1).await;
+    status(&desk, addr);
+    op.try_reconnect(addr).await.unwrap();
+    // Invitations from before the exchanges let in whom they were for, new devices and known ones.
+    for (subject, text) in [(2, early), (0, again)] {
+        let options = world.options(addr).invitation(text);
+        let device = Client::open(world.client_folder(subject), options).unwrap();
+        device.connect().await.unwrap();
+        if subject == 2 {
+            device.record_all(tiny::history(2)).unwrap();
+        }
+        device.close().await;
+    }
+    let text = op.invite(1).await;
+    let named = Invitation::parse(&text).unwrap().authority().unwrap();
+    coordinator.shutdown();
+    drop(coordinator);
+
+    // Without anything that leads to the present authority: they trust it by itself, and
+    // their certificates are of it.
+    let keys = keys(&config);
+    assert_eq!(keys.numbers("authority-past").unwrap(), [1, 2]);
+    for number in [1, 2] {
+        keys.destroy(&format!("authority-past-{number}")).unwrap();
+    }
+    let (coordinator, addr) = world.start_with(config).await;
+    let stale = op.try_reconnect(addr).await.unwrap_err();
+    assert!(matches!(stale, TransportError::Connect { .. }), "{stale}");
+    Connection::open(addr, &named, None).await.unwrap();
+    status(&desk, addr);
+    for subject in 0..3 {
+        works(&world, addr, &op, subject).await;
+    }
+    coordinator.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h1_a_data_folder_from_before_an_exchange_works_with_the_authority_of_now() {
+    let world = World::new(2);
+    let config = world.config("");
+    let (coordinator, addr) = world.start_with(config.clone()).await;
+    let op = world.operator(addr).await;
+    works(&world, addr, &op, 0).await;
+    coordinator.shutdown();
+    drop(coordinator);
+    let backup = world.dir.path().join("backup");
+    copy_folder(&config.data_dir, &backup);
+    let (coordinator, addr) = world.start_with(config.clone()).await;
+    coordinator.rotate(Which::Authority).unwrap();
+    works(&world, addr, &op, 0).await;
+    coordinator.shutdown();
+    drop(coordinator);
+    // The folder is free when the last poll has ended; only then it may be replaced.
+    let (coordinator, _) = world.start_with(config.clone()).await;
+    coordinator.shutdown();
+    drop(coordinator);
+    std::fs::remove_dir_all(&config.data_dir).unwrap();
+    copy_folder(&backup, &config.data_dir);
+    let (coordinator, addr) = world.start_with(config.clone()).await;
+    assert_eq!(keys(&config).numbers("authority").unwrap(), [2]);
+    works(&world, addr, &op, 0).await;
+    op.try_reconnect(addr).await.unwrap();
+    coordinator.shutdown();
+}
