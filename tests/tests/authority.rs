@@ -6,17 +6,34 @@ use std::path::Path;
 
 use lethe_client::Client;
 use lethe_coordinator::config::ServerConfig;
-use lethe_coordinator::rotation::Which;
+use lethe_coordinator::rotation::{self, Which};
 use lethe_proto::admin::{AdminReply, AdminRequest};
-use lethe_store::keys::Keys;
+use lethe_proto::codec;
+use lethe_store::keys::{Keys, LONGEST};
 use lethe_tests::desk::Desk;
 use lethe_tests::tiny;
 use lethe_tests::world::{Operator, World, copy_folder};
 use lethe_transport::TransportError;
 use lethe_transport::client::Connection;
-use lethe_transport::identity::Invitation;
+use lethe_transport::identity::{Invitation, Past};
 
 const ADMIN: &str = env!("CARGO_BIN_EXE_admin-process");
+
+fn start(world: &World, config: &ServerConfig) -> (std::process::Child, SocketAddr) {
+    let binary = Path::new(env!("CARGO_BIN_EXE_coordinator-process"));
+    world.spawn(binary, config, &world.dir.path().join("log"))
+}
+
+fn stop(mut child: std::process::Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// `lethe-server keys rotate authority`.
+fn rotate(config: &ServerConfig) {
+    let said = rotation::ask(&config.data_dir, Which::Authority).unwrap();
+    assert!(said.contains("a new authority signs"), "{said}");
+}
 
 fn keys(config: &ServerConfig) -> Keys {
     Keys::open(&config.keys, &config.data_dir).unwrap()
@@ -59,7 +76,7 @@ async fn actions(op: &Operator) -> usize {
 async fn h1_devices_and_operators_follow_when_the_authority_is_exchanged() {
     let world = World::new(3);
     let config = world.config_with_lists("");
-    let (coordinator, addr) = world.start_with(config.clone()).await;
+    let (child, addr) = start(&world, &config);
     let op = world.operator(addr).await;
     let desk = Desk::enrolled(ADMIN, &world, &op, addr, "desk").await;
     for subject in 0..2 {
@@ -71,8 +88,7 @@ async fn h1_devices_and_operators_follow_when_the_authority_is_exchanged() {
     // The private key, as it was stored: the first field.
     assert!(before.len() > 200 && holds(&config.keys_dir(), &before[..100]));
 
-    let said = coordinator.rotate(Which::Authority).unwrap();
-    assert!(said.contains("a new authority signs"), "{said}");
+    rotate(&config);
     assert!(
         !holds(&config.keys_dir(), &before[..100]),
         "it is destroyed"
@@ -80,7 +96,7 @@ async fn h1_devices_and_operators_follow_when_the_authority_is_exchanged() {
     assert_eq!(actions(&op).await, 1, "over a connection that is open");
     works(&world, addr, &op, 0).await;
     status(&desk, addr);
-    coordinator.rotate(Which::Authority).unwrap();
+    rotate(&config);
     assert_eq!(keys(&config).numbers("authority").unwrap(), [3]);
     assert_eq!(actions(&op).await, 2);
     // One that has followed once, and a phone that was offline all the time.
@@ -100,17 +116,19 @@ async fn h1_devices_and_operators_follow_when_the_authority_is_exchanged() {
     }
     let text = op.invite(1).await;
     let named = Invitation::parse(&text).unwrap().authority().unwrap();
-    coordinator.shutdown();
-    drop(coordinator);
+    stop(child);
 
-    // Without anything that leads to the present authority: they trust it by itself, and
-    // their certificates are of it.
+    // Without anything that leads to the present authority: they trust it by itself.
     let keys = keys(&config);
     assert_eq!(keys.numbers("authority-past").unwrap(), [1, 2]);
     for number in [1, 2] {
-        keys.destroy(&format!("authority-past-{number}")).unwrap();
+        let name = format!("authority-past-{number}");
+        let kept = keys.secret(&name).unwrap().unwrap();
+        let mut past: Past = codec::from_bytes(&kept, LONGEST).unwrap();
+        past.cross = past.certificate.clone();
+        keys.keep(&name, &codec::to_bytes(&past).unwrap()).unwrap();
     }
-    let (coordinator, addr) = world.start_with(config).await;
+    let (child, addr) = start(&world, &config);
     let stale = op.try_reconnect(addr).await.unwrap_err();
     assert!(matches!(stale, TransportError::Connect { .. }), "{stale}");
     Connection::open(addr, &named, None).await.unwrap();
@@ -118,34 +136,28 @@ async fn h1_devices_and_operators_follow_when_the_authority_is_exchanged() {
     for subject in 0..3 {
         works(&world, addr, &op, subject).await;
     }
-    coordinator.shutdown();
+    stop(child);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h1_a_data_folder_from_before_an_exchange_works_with_the_authority_of_now() {
     let world = World::new(2);
     let config = world.config("");
-    let (coordinator, addr) = world.start_with(config.clone()).await;
+    let (child, addr) = start(&world, &config);
     let op = world.operator(addr).await;
     works(&world, addr, &op, 0).await;
-    coordinator.shutdown();
-    drop(coordinator);
+    stop(child);
     let backup = world.dir.path().join("backup");
     copy_folder(&config.data_dir, &backup);
-    let (coordinator, addr) = world.start_with(config.clone()).await;
-    coordinator.rotate(Which::Authority).unwrap();
+    let (child, addr) = start(&world, &config);
+    rotate(&config);
     works(&world, addr, &op, 0).await;
-    coordinator.shutdown();
-    drop(coordinator);
-    // The folder is free when the last poll has ended; only then it may be replaced.
-    let (coordinator, _) = world.start_with(config.clone()).await;
-    coordinator.shutdown();
-    drop(coordinator);
+    stop(child);
     std::fs::remove_dir_all(&config.data_dir).unwrap();
     copy_folder(&backup, &config.data_dir);
-    let (coordinator, addr) = world.start_with(config.clone()).await;
+    let (child, addr) = start(&world, &config);
     assert_eq!(keys(&config).numbers("authority").unwrap(), [2]);
     works(&world, addr, &op, 0).await;
     op.try_reconnect(addr).await.unwrap();
-    coordinator.shutdown();
+    stop(child);
 }

@@ -148,35 +148,17 @@ impl Local {
     }
 }
 
-/// Why a certificate is renewed.
-struct Due {
-    by_age: bool,
-    by_authority: bool,
-}
-
 impl Worker {
-    /// Exchanges the certificate for a new one in the last third of its life, and when another
-    /// authority is trusted now than the one that has signed it (tried once a connection). A
-    /// failure is no reason to stop: there is time to try again.
+    /// Exchanges the certificate for a new one in the last third of its life. A failure is no
+    /// reason to stop: there is time to try again. When another authority is trusted than the one
+    /// that has signed it, it waits all the same: an older data folder of the coordinator, put
+    /// back, would not know the new one.
     pub(crate) async fn renew_if_due(&mut self) -> Result<(), ClientError> {
-        let due = {
-            let local = self.local()?;
-            let Some(identity) = &local.person.identity else {
-                return Ok(());
-            };
-            Due {
-                by_age: identity.is_due(),
-                by_authority: !identity.is_of(&local.person.authority),
-            }
-        };
-        if !due.by_age && !due.by_authority {
+        let identity = self.local()?.person.identity.clone();
+        if !identity.is_some_and(|i| i.is_due()) {
             return Ok(());
         }
         let session = self.session()?;
-        let first = session.has_opened();
-        if !due.by_age && !first {
-            return Ok(());
-        }
         match session.renew().await {
             Ok(identity) => {
                 // On disk before it is used: the old certificate goes when the new one is shown.

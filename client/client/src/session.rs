@@ -25,8 +25,6 @@ pub(crate) struct Session {
     /// Sent with every request, by a newer minor version.
     extensions: Vec<Extension>,
     live: std::sync::Mutex<Option<Arc<Connection>>>,
-    /// A connection was opened since it was asked for the last time.
-    opened: AtomicBool,
     /// Held while a connection is opened.
     opening: Mutex<()>,
     /// Closed for good: work that goes on in the background must not open a connection again.
@@ -101,7 +99,6 @@ impl Session {
             identity: std::sync::Mutex::new(identity),
             extensions,
             live: std::sync::Mutex::new(None),
-            opened: AtomicBool::new(false),
             opening: Mutex::new(()),
             closed: AtomicBool::new(false),
             counters,
@@ -137,11 +134,6 @@ impl Session {
         answer
     }
 
-    /// Whether a connection was opened since this was asked last: what is tried once a connection.
-    pub(crate) fn has_opened(&self) -> bool {
-        self.opened.swap(false, Ordering::SeqCst)
-    }
-
     /// Shows this identity from the next connection on.
     pub(crate) fn show(&self, identity: Identity) {
         *self.identity() = identity;
@@ -173,7 +165,6 @@ impl Session {
         self.follow(&fresh, &authority);
         let fresh = Arc::new(fresh.extended(self.extensions.clone()));
         *self.live() = Some(fresh.clone());
-        self.opened.store(true, Ordering::SeqCst);
         // It may have been closed meanwhile.
         self.ends_when_closed()?;
         Ok(fresh)

@@ -87,18 +87,6 @@ impl Identity {
             .is_ok_and(|v| v.is_due(now) && now <= v.until)
     }
 
-    /// Whether it names this authority (DER) as the one that has signed it. One of an authority of
-    /// before is good as long as the coordinator keeps that one; renew it. What does not parse is
-    /// said to be: nothing is gained by trying.
-    pub fn is_of(&self, authority: &[u8]) -> bool {
-        let own = x509_parser::parse_x509_certificate(&self.certificate);
-        let its = x509_parser::parse_x509_certificate(authority);
-        match (own, its) {
-            (Ok((_, own)), Ok((_, its))) => own.issuer().as_raw() == its.subject().as_raw(),
-            _ => true,
-        }
-    }
-
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![CertificateDer::from(self.certificate.clone())]
     }

@@ -159,7 +159,7 @@ async fn connection() -> (quinn::Endpoint, quinn::Endpoint, Connection, Connecti
         .server_identity(crate::identity::SERVER_LIFE)
         .expect("an identity");
     let any = "127.0.0.1:0".parse().expect("an address");
-    let server = config::server(authority.certificate(), &identity).expect("settings");
+    let server = config::server(&authority, &identity).expect("settings");
     let server = quinn::Endpoint::server(server, any).expect("a socket");
     let client = quinn::Endpoint::client(any).expect("a socket");
     let settings = config::client(authority.certificate(), None).expect("settings");
