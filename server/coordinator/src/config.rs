@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use lethe_ledger::Roll;
+use lethe_receipt::note::Signer;
 use lethe_store::keys::{KeysConfig, folder_of};
 use serde::{Deserialize, Serialize};
 
@@ -304,8 +305,44 @@ impl ServerConfig {
     }
 
     /// Parses TOML.
+    ///
+    /// # Errors
+    /// It is no TOML, has a key that is not known or lacks one, or a number is out of its range.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
-        toml::from_str(text)
+        let config: Self = toml::from_str(text)?;
+        config.check().map_err(serde::de::Error::custom)?;
+        Ok(config)
+    }
+
+    /// Every number is in its range, and the log's name can stand in a checkpoint.
+    fn check(&self) -> Result<(), String> {
+        const YEARS_S: u64 = 10 * 365 * 86_400;
+        const YEARS_H: u64 = YEARS_S / 3600;
+        let numbers = [
+            ("reserve_mib", self.reserve_mib, 0, 1 << 20),
+            ("min_subjects", self.min_subjects as u64, 1, 1_000_000_000),
+            ("passes", self.passes as u64, 1, 4096),
+            ("tapes", self.tapes as u64, 1, 4096),
+            ("erase_wait_s", self.erase_wait_s, 0, YEARS_S),
+            ("erase_window_s", self.erase_window_s, 0, YEARS_S),
+            ("deadline_days", self.deadline_days, 0, 3650),
+            ("release_hours", self.release_hours, 0, YEARS_H),
+            ("quarantine_hours", self.quarantine_hours, 0, YEARS_H),
+            ("log.cosign_s", self.log.cosign_s, 1, 86_400),
+        ];
+        for (name, got, least, most) in numbers {
+            if !(least..=most).contains(&got) {
+                return Err(format!("{name} is {got}, expected {least} to {most}"));
+            }
+        }
+        let name = &self.log_name;
+        match Signer::from_seed(name, &[0; 32]) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!(
+                "log_name is {name:?}, expected a name without blanks, + and control characters, \
+                 such as \"example.org/lethe\""
+            )),
+        }
     }
 }
 
@@ -327,5 +364,65 @@ mod tests {
         for days in ["0.001", "90", "3650"] {
             assert!(with(days).is_ok(), "{days}");
         }
+    }
+
+    #[test]
+    fn numbers_out_of_range_and_names_that_no_checkpoint_has_are_refused() {
+        let with = |line: &str| {
+            let head = "data_dir = \"d\"\nmodel = \"m\"\ncatalogue = \"c\"\n";
+            ServerConfig::parse(&format!("{head}{line}\n"))
+        };
+        let wrong = [
+            "passes = 0",
+            "tapes = 0",
+            "min_subjects = 0",
+            "reserve_mib = 99999999999",
+            "release_hours = 9223372036854775807",
+            "erase_wait_s = 9223372036854775807",
+            "log_name = \"\"",
+            "log_name = \"a b\"",
+            "log_name = \"a+b\"",
+            "log = { cosign_s = 0 }",
+        ];
+        for line in wrong {
+            let refused = with(line).expect_err(line).to_string();
+            let key = line.split([' ', '=']).next().unwrap_or_default();
+            assert!(
+                refused.contains(key) && refused.contains("expected"),
+                "{line}: {refused}"
+            );
+        }
+        for line in ["", "passes = 1", "release_hours = 0", "log_name = \"a/b\""] {
+            assert!(with(line).is_ok(), "{line}");
+        }
+    }
+
+    /// `server.toml` is written by hand. A fuzz target, too: `cargo bolero test -p
+    /// lethe-coordinator config::tests::mutated_configurations_never_panic`.
+    #[test]
+    fn mutated_configurations_never_panic() {
+        let sample = include_bytes!("../../../docs/samples/server.toml");
+        bolero::check!()
+            .with_iterations(2_000)
+            .with_type::<Vec<(u16, u8)>>()
+            .for_each(|edits| {
+                let mut bytes = sample.to_vec();
+                for (at, value) in edits.iter().take(16) {
+                    let i = usize::from(*at) % bytes.len();
+                    bytes[i] = *value;
+                }
+                let Ok(config) = ServerConfig::parse(&String::from_utf8_lossy(&bytes)) else {
+                    return;
+                };
+                // What every start does with it.
+                let _ = config.evidence();
+                assert_ne!(config.keys_dir(), PathBuf::new());
+                let _ = config.party();
+                let rule = config.roll.rule();
+                assert!(rule.join_ms > 0);
+                let written = toml::to_string(&config).expect("a configuration can be written");
+                let again = ServerConfig::parse(&written).expect("and read again");
+                assert_eq!(format!("{again:?}"), format!("{config:?}"));
+            });
     }
 }

@@ -88,8 +88,16 @@ impl Evidence {
         let tree = self.log.tree();
         let note = KeyChange::sign(&self.signer, &next, tree.len(), &tree.root())?;
         keys.keep(&format!("{PAST}-{number}"), note.as_bytes())?;
-        // From here on the new key is the log's.
-        keys.keep(&format!("{LOG}-{}", number + 1), &*seed)?;
+        // With it the new key is the log's.
+        let name = format!("{LOG}-{}", number + 1);
+        if let Err(e) = keys.keep(&name, &*seed) {
+            // It may be there all the same, and would count from the next start on.
+            let kept = keys.secret(&name)?;
+            if kept.is_none_or(|kept| kept.as_slice() != &*seed) {
+                keys.destroy(&name)?;
+                return Err(e.into());
+            }
+        }
         self.signer = next;
         // Witnesses have signed a head that the old key did.
         self.cosigned = None;
