@@ -94,6 +94,7 @@ pub(crate) async fn use_invitation(shared: &Shared, place: Place) -> Result<bool
         local.begin_lists()?;
     }
     let authority = enrolled.shown.successor(&invited).unwrap_or(invited);
+    let former = local.former_log_keys()?;
     let person = &mut local.person;
     // It may know nothing of this person: what was contributed is offered again.
     person.lists.contributed = None;
@@ -102,10 +103,14 @@ pub(crate) async fn use_invitation(shared: &Shared, place: Place) -> Result<bool
     person.subject = enrolled.subject;
     person.invited = Some(name(&invitation));
     person.invitation = None;
-    if invitation.log_key.is_some() && invitation.log_key != person.log_key {
+    let outlived = |key: &String| same && former.contains(key);
+    let changes = invitation.log_key.is_some() && invitation.log_key != person.log_key;
+    if changes && !invitation.log_key.as_ref().is_some_and(outlived) {
         // The person who invites vouches for this log; heads of another one say nothing about it.
         person.log_key = invitation.log_key;
-        person.head = None;
+        if !same {
+            person.head = None;
+        }
     }
     local.save()?;
     Ok(true)

@@ -418,6 +418,9 @@ impl Coordinator {
         let keys = self.shell().keys();
         let completes = authorities::is_cut_off(keys)?;
         if !completes {
+            let life = (self.0.config.certificate_days * 86_400.0).ceil() as u64;
+            let now = self.shell().clock.now().unix_ms / 1000;
+            authorities::may_drop(keys, life, now)?;
             authorities::succeed(keys)?;
         }
         // As it is read again: what signs is durable.

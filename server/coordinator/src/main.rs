@@ -47,8 +47,8 @@ enum Command {
 enum Keys {
     /// Exchange a key for a fresh one. The transparency log says that it was done.
     Rotate {
-        /// master: all keys are written under fresh master keys. authority: a new one signs
-        /// certificates, and devices and operators follow.
+        /// master: all keys are written under fresh master keys. log: another key signs the log.
+        /// authority: a new one signs certificates. Devices and operators follow.
         which: Which,
     },
 }

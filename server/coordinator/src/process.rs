@@ -178,6 +178,7 @@ async fn recoveries(coordinator: Coordinator, data_dir: PathBuf) {
 
 /// Answers `keys rotate`.
 async fn rotations(coordinator: Coordinator, data_dir: PathBuf) {
+    rotation::forget(&data_dir);
     loop {
         let asked = {
             let coordinator = coordinator.clone();

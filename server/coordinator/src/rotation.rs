@@ -39,8 +39,8 @@ pub enum Which {
 pub enum RotationError {
     /// A key was exchanged, and there is more to do.
     #[error(
-        "the new {what} already, but the one before may be in the key source still: {why}. Ask \
-         again when the key source can be written; a start of the server destroys it, too"
+        "the new {what} already, but the one before may be in the key source still: {why}. A start \
+         of the server destroys it, when the key source can be written"
     )]
     Left {
         /// What the new one does.
@@ -58,6 +58,17 @@ pub enum RotationError {
     /// The server did not do it.
     #[error("{0}")]
     Refused(String),
+    /// The server is at it.
+    #[error(
+        "the server of {folder} has taken the request and has not answered within {seconds} s: its \
+         log, and `lethe-admin actions`, say what became of it. Do not ask again before that: it \
+         would be another exchange",
+        seconds = PATIENCE.as_secs()
+    )]
+    Slow {
+        /// The data folder.
+        folder: std::path::PathBuf,
+    },
     /// Nobody answers.
     #[error(
         "no server answers on {folder} within {seconds} s: start it, and ask again",
@@ -172,14 +183,23 @@ pub fn ask(data_dir: &Path, which: Which) -> Result<String, RotationError> {
         }
         std::thread::sleep(LOOK);
     }
-    let _ = std::fs::remove_file(&path);
     let folder = data_dir.to_owned();
-    Err(RotationError::Silent { folder })
+    // Whoever takes the file answers it.
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(RotationError::Slow { folder }),
+        _ => Err(RotationError::Silent { folder }),
+    }
 }
 
 fn encoded<T: Serialize>(value: &T) -> Result<Vec<u8>, RotationError> {
     let failed = |e: serde_json::Error| RotationError::Refused(e.to_string());
     serde_json::to_vec(value).map_err(failed)
+}
+
+/// Forgets what was asked before the server started: whoever asked was told that nobody answers, or
+/// the file came with a backup.
+pub(crate) fn forget(data_dir: &Path) {
+    let _ = std::fs::remove_file(data_dir.join(ASK));
 }
 
 /// Answers what is asked by a file, if something is.

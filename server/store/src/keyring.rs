@@ -149,7 +149,7 @@ fn newest(keys: &Keys) -> Result<Option<(u64, Found)>, StoreError> {
 /// be repeated. Where a keyring is in its place already, `old` came with a backup from before: it
 /// is overwritten, too, and brings no destroyed key back.
 pub(crate) fn take_over(old: &Path, keys: &Keys) -> Result<(), StoreError> {
-    if !old.is_dir() || old == keys.folder() {
+    if !old.is_dir() || is_same(old, keys.folder()) {
         return Ok(());
     }
     let from = Keys::in_folder(old);
@@ -170,6 +170,10 @@ pub(crate) fn take_over(old: &Path, keys: &Keys) -> Result<(), StoreError> {
         }
         (Some((generation, found)), None) => {
             let partial = generations(keys.folder())?;
+            // Not what a move that was cut off has left: the keys were here, and do not open.
+            if !partial.is_empty() && !keys.numbers("authority")?.is_empty() {
+                return Err(unopened(keys.folder()));
+            }
             let last = partial.iter().copied().max().unwrap_or(0);
             let mut ring = Keyring::empty(keys.clone(), None);
             ring.generation = generation.max(last);
@@ -179,7 +183,9 @@ pub(crate) fn take_over(old: &Path, keys: &Keys) -> Result<(), StoreError> {
         (None, None) if !generations(old)?.is_empty() => return Err(unopened(old)),
         (None, _) => {}
     }
-    wipe_folder(old)?;
+    if !wipe_folder(old)? {
+        return Ok(());
+    }
     let text = format!(
         "The keys of this folder are not in it any more: they are in {}.\n\
          docs/operations.md says how both are backed up.\n",
@@ -188,16 +194,26 @@ pub(crate) fn take_over(old: &Path, keys: &Keys) -> Result<(), StoreError> {
     crate::private::write(old, text.as_bytes())
 }
 
-/// Overwrites and removes all files of a folder, and the folder.
-fn wipe_folder(folder: &Path) -> Result<(), StoreError> {
+/// Whether both are one folder, whatever their paths are called.
+pub(crate) fn is_same(a: &Path, b: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    a == b || real(a).is_some_and(|a| Some(a) == real(b))
+}
+
+/// Overwrites and removes all files of a folder, and the folder. False: it is empty, and stays: it
+/// is a link, or something is mounted there.
+fn wipe_folder(folder: &Path) -> Result<bool, StoreError> {
     let entries = fs::read_dir(folder).map_err(StoreError::io(folder))?;
     for entry in entries {
         let path = entry.map_err(StoreError::io(folder))?.path();
         crate::keys::destroy_file(&path)?;
     }
     sync_folder(folder)?;
-    fs::remove_dir(folder).map_err(StoreError::io(folder))?;
-    folder.parent().map_or(Ok(()), sync_folder)
+    if fs::remove_dir(folder).is_err() {
+        return Ok(false);
+    }
+    folder.parent().map_or(Ok(()), sync_folder)?;
+    Ok(true)
 }
 
 fn unopened(folder: &Path) -> StoreError {
@@ -388,6 +404,18 @@ impl Keyring {
         Ok(gone)
     }
 
+    /// Drops notes of these names; what is not there is dropped.
+    pub(crate) fn drop_notes(&mut self, names: &[&str]) -> Result<(), StoreError> {
+        self.wipe_stale()?;
+        let mut notes = self.notes.clone();
+        notes.retain(|name, _| !names.contains(&name.as_str()));
+        if notes != self.notes {
+            self.replace(self.ring.clone(), notes, self.made)?;
+        }
+        scrub();
+        Ok(())
+    }
+
     /// What was noted.
     pub(crate) fn notes(&self) -> &Notes {
         &self.notes
@@ -396,7 +424,9 @@ impl Keyring {
     /// Writes all keys under a fresh master key, and destroys the one before.
     pub(crate) fn rotate(&mut self) -> Result<(), StoreError> {
         self.wipe_stale()?;
-        self.replace(self.ring.clone(), self.notes.clone(), self.made)
+        let rotated = self.replace(self.ring.clone(), self.notes.clone(), self.made);
+        scrub();
+        rotated
     }
 
     fn replace(
@@ -406,6 +436,9 @@ impl Keyring {
         made: u64,
     ) -> Result<(), StoreError> {
         let next = self.generation + 1;
+        // Cut off, it may have left a newer generation, which counts at the next start: nothing is
+        // added to this one any more.
+        self.torn = true;
         let master = Secret::fresh()?;
         let room = room_for(&keys);
         let body = Body { keys, made };

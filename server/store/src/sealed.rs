@@ -452,6 +452,16 @@ impl SealedStore {
         Ok(gone)
     }
 
+    /// Drops the notes under these names.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: repeat it.
+    pub fn drop_notes(&self, names: &[KeyName]) -> Result<(), StoreError> {
+        let _nobody_writes = self.written();
+        let names: Vec<&str> = names.iter().map(|n| n.name.as_str()).collect();
+        self.index_mut().keys.drop_notes(&names)
+    }
+
     /// Notes about those who stayed when their keys were destroyed, in the order of their names.
     pub fn notes(&self) -> Vec<Vec<u8>> {
         self.index().keys.notes().values().cloned().collect()

@@ -45,7 +45,8 @@ pub enum StoreError {
     #[error(
         "the keyring in {place} is an older copy: its generation is {has}, and the data folder \
          has seen {seen}. Keys that were destroyed would be back: put the newest keyring there. \
-         If there is none, remove {file}, and ask for the deletions since then again"
+         If there is none, remove {file} and {file}.copy, and ask for the deletions since then \
+         again"
     )]
     OldKeys {
         /// Where the keys are.

@@ -25,7 +25,7 @@ pub struct Config {
     /// together with the data folder.
     #[serde(default)]
     pub evidence_dir: Option<PathBuf>,
-    /// Where keys are: not in the data folder (docs/operations.md).
+    /// Where keys are: not in the data folder (docs/keys.md).
     #[serde(default)]
     pub keys: KeysConfig,
     /// Space that is set aside for deletions when the disk is full, in MiB.

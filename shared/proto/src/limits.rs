@@ -8,6 +8,7 @@ pub const VERSION: u8 = 7;
 /// one. 1: declined rounds. 2: contributions and snapshots. 3: contributions that are sealed to a
 /// tally of its own. 4: updates under masks. 5: epochs that follow one another, versions of the
 /// catalogue, how a person stands ([`crate::people`]). 6: proofs that the log holds what is served.
+/// 7: which keys the log has had.
 pub const MINOR: u16 = 7;
 /// Application protocol of the TLS handshake.
 pub const ALPN: &[u8] = b"lethe/7";

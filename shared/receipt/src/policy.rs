@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::merkle::Hash;
 use crate::note::{Algorithm, Head, NoteError, SignedNote, VerifierKey};
+use crate::succession::Succession;
 use crate::witness::time_of;
 
 /// Longest policy file that is read, in bytes: the most lines, with ML-DSA-44 keys.
@@ -92,6 +93,27 @@ pub struct Policy {
     groups: Vec<Group>,
     /// None: no witness is needed.
     quorum: Option<Member>,
+}
+
+impl Policy {
+    /// Accepts the other keys of its logs, too, as these exchanges say. Up to which head each
+    /// counts, [`Succession::verify`] and [`Succession::open_checkpoint`] check.
+    pub fn follow(&mut self, succession: &Succession) {
+        let mut more = vec![];
+        for log in &self.logs {
+            for (key, _) in succession.keys(&log.key) {
+                more.push(PolicyLog {
+                    key,
+                    url: log.url.clone(),
+                });
+            }
+        }
+        for log in more {
+            if !self.logs.iter().any(|known| known.key == log.key) {
+                self.logs.push(log);
+            }
+        }
+    }
 }
 
 /// A checkpoint that a policy accepts.

@@ -107,6 +107,9 @@ const SERVER_BACKDATED: Duration = Duration::from_secs(30 * 86_400);
 /// coordinator's own to the authority that a device trusts, and no more.
 pub const MAX_PAST: usize = 6;
 
+/// How long a certificate of an authority is valid.
+const AUTHORITY_LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
+
 /// The coordinator's certificate authority.
 pub struct Authority {
     key: KeyPair,
@@ -123,6 +126,18 @@ pub struct Past {
     /// A certificate of the authority after it that it has signed, DER: whoever trusts this one
     /// gets to the next by it (RFC 5280, 3.2: a cross-certificate).
     pub cross: Vec<u8>,
+}
+
+impl Past {
+    /// When the authority was exchanged, in seconds since 1970: until then it has signed.
+    ///
+    /// # Errors
+    /// The cross-certificate does not parse.
+    pub fn exchanged_at(&self) -> Result<u64, TransportError> {
+        let until = Validity::of(&self.cross)?.until;
+        let life = AUTHORITY_LIFE.as_secs();
+        Ok(u64::try_from(until).unwrap_or(0).saturating_sub(life))
+    }
 }
 
 impl std::fmt::Debug for Authority {
@@ -152,7 +167,7 @@ fn authority_params(key: &KeyPair) -> Result<CertificateParams, TransportError> 
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::DigitalSignature,
     ];
-    params.not_after = after(Duration::from_secs(20 * 365 * 86_400));
+    params.not_after = after(AUTHORITY_LIFE);
     Ok(params)
 }
 

@@ -84,6 +84,32 @@ pub(crate) fn is_cut_off(keys: &Keys) -> Result<bool, CoordinatorError> {
     Ok(keys.numbers(AUTHORITY)?.len() > 1)
 }
 
+/// Refuses an exchange that would lock holders of certificates out: the oldest authority that
+/// certificates are accepted of is dropped with it, and the last that it has signed are valid
+/// still. `life_s`: how long certificates live, `now`: both in seconds.
+///
+/// # Errors
+/// A refusal that says when it may be asked again; the source cannot be asked.
+pub(crate) fn may_drop(keys: &Keys, life_s: u64, now: u64) -> Result<(), CoordinatorError> {
+    let present = present(keys)?;
+    let Some(oldest) = present.past().get(MAX_PAST - 1) else {
+        return Ok(());
+    };
+    // Until then it has signed certificates.
+    let until = oldest.exchanged_at()?.saturating_add(life_s);
+    if now >= until {
+        return Ok(());
+    }
+    let message = format!(
+        "certificates of {MAX_PAST} authorities of before are accepted, and the oldest of these \
+         has signed some that are valid for {} more hours: exchanged now, their holders would be \
+         locked out. Ask again then",
+        (until - now).div_ceil(3600)
+    );
+    let code = lethe_proto::message::Refusal::Busy;
+    Err(CoordinatorError::refuse(code, message))
+}
+
 /// Makes the next authority, durable, with what leads to it. The private keys of before stay until
 /// [`destroy_earlier`].
 ///
@@ -220,6 +246,22 @@ mod tests {
         assert_eq!(present(&keys).unwrap().fingerprint(), second.fingerprint());
         assert_ne!(first.fingerprint(), second.fingerprint());
         assert!(!is_cut_off(&keys).unwrap());
+    }
+
+    #[test]
+    fn h1_no_exchange_locks_holders_of_valid_certificates_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Keys::in_folder(&dir.path().join("keys"));
+        begin(&keys);
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let life = 90 * 86_400;
+        for _ in 0..MAX_PAST {
+            may_drop(&keys, life, now).unwrap();
+            exchange(&keys).unwrap();
+        }
+        let refused = may_drop(&keys, life, now).unwrap_err().to_string();
+        assert!(refused.contains("2160 more hours"), "{refused}");
+        may_drop(&keys, life, now + life + 60).unwrap();
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use lethe_ledger::{EpochNo, Event, Identity, Owner, ShardKey, State};
 use lethe_proto::codec;
-use lethe_proto::ids::ShardId;
+use lethe_proto::ids::{ShardId, SubjectId};
 use lethe_store::StoreError;
 use lethe_store::keys::{Folders, Keys};
 use lethe_store::sealed::{Batch, Engine, KeyName, SealedStore};
@@ -336,6 +336,20 @@ impl Durable {
         });
         let notes: Result<Vec<(KeyName, Vec<u8>)>, StoreError> = notes.collect();
         Ok(self.store.destroy_noting(&names, notes?)?)
+    }
+
+    /// Nothing is known any more of these people but what the folder says: their certificates were
+    /// withdrawn.
+    pub(crate) fn drop_notes<'a>(
+        &self,
+        people: impl Iterator<Item = &'a SubjectId>,
+    ) -> Result<(), CoordinatorError> {
+        let names = people.map(|s| key_of(&Owner::Person(s.clone())));
+        let names: Vec<KeyName> = names.collect();
+        match names.is_empty() {
+            true => Ok(()),
+            false => Ok(self.store.drop_notes(&names)?),
+        }
     }
 
     /// Those who stayed when their keys were destroyed. It is kept with the keys: a folder that

@@ -6,6 +6,7 @@ use lethe_receipt::merkle::Hash;
 use lethe_receipt::note::{SignedNote, VerifierKey, open_checkpoint};
 use lethe_receipt::policy::Policy;
 use lethe_receipt::receipt::{Cosigned, verify};
+use lethe_receipt::succession::Succession;
 use lethe_receipt::witness::add_cosignatures;
 use lethe_store::StoreError;
 
@@ -124,7 +125,9 @@ impl Evidence {
             return issued;
         };
         let key = self.signer.verifier();
-        let Ok(receipt) = verify(&issued, key) else {
+        let changes = self.changes.iter().map(String::as_str);
+        let succession = Succession::open(changes).unwrap_or_default();
+        let Ok(receipt) = succession.verify(&issued, key) else {
             return issued;
         };
         let under = receipt.under(signed, self.log.tree()).map(|r| r.bytes());

@@ -8,8 +8,8 @@ use lethe_store::{StoreError, private};
 use zeroize::Zeroizing;
 
 use super::Evidence;
-use crate::CoordinatorError;
 use crate::durable::LOG;
+use crate::{CoordinatorError, fatal};
 
 /// `log-past-N` is the note of the exchange of `log-N`.
 const PAST: &str = "log-past";
@@ -28,10 +28,16 @@ pub(crate) fn changes(keys: &Keys) -> Result<Vec<String>, CoordinatorError> {
         keys.destroy(&format!("{LOG}-{number}"))?;
     }
     let mut notes = vec![];
-    for number in keys.numbers(PAST)? {
+    let past = keys.numbers(PAST)?;
+    let before = past.iter().filter(|n| *n < now).count();
+    for (place, number) in past.into_iter().enumerate() {
         let name = format!("{PAST}-{number}");
         if number >= *now {
             // The key that it names was never kept, and nobody was told of it.
+            keys.destroy(&name)?;
+            continue;
+        }
+        if place + MOST_CHANGES < before {
             keys.destroy(&name)?;
             continue;
         }
@@ -92,10 +98,19 @@ impl Evidence {
         let name = format!("{LOG}-{}", number + 1);
         if let Err(e) = keys.keep(&name, &*seed) {
             // It may be there all the same, and would count from the next start on.
-            let kept = keys.secret(&name)?;
-            if kept.is_none_or(|kept| kept.as_slice() != &*seed) {
-                keys.destroy(&name)?;
-                return Err(e.into());
+            let gone = match keys.secret(&name) {
+                Ok(Some(kept)) if kept.as_slice() == &*seed => Ok(false),
+                Ok(_) => keys.destroy(&name).map(|()| true),
+                Err(e) => Err(e),
+            };
+            match gone {
+                Ok(false) => {}
+                Ok(true) => return Err(e.into()),
+                // Going on with the old key would sign heads that nobody believes, should the next
+                // start find the new one.
+                Err(_) => fatal::broken(&format!(
+                    "the key source does not say whether it has another key of the log: {e}"
+                )),
             }
         }
         self.signer = next;

@@ -441,6 +441,12 @@ impl Shell {
         values: Vec<NewValue>,
     ) -> Result<(), CoordinatorError> {
         self.evidence().before(events)?;
+        // A restored folder does not let withdrawn certificates in.
+        let withdrawn = events.iter().filter_map(|event| match event {
+            Event::Withdrawn { subject } => Some(subject),
+            _ => None,
+        });
+        writer.durable.drop_notes(withdrawn)?;
         writer.durable.write(events, values)
     }
 

@@ -6,7 +6,7 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
-use std::thread::JoinHandle;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -20,6 +20,8 @@ use crate::StoreError;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often is looked whether it has ended.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long its output may stay open after its end.
+const LEFT: Duration = Duration::from_secs(5);
 /// Longest output, in bytes: a secret in base64, or names.
 const MOST: u64 = 1 << 20;
 /// Code with which `get` says that there is no such secret.
@@ -73,7 +75,7 @@ impl Command {
         let mut child = command.spawn().map_err(|e| self.failed(call, e))?;
         let given = input.map(|bytes| Zeroizing::new(bytes.to_vec()));
         let stdin = child.stdin.take();
-        let writing = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             if let Some((mut to, bytes)) = stdin.zip(given) {
                 // Whoever does not read it to its end says so with its code.
                 let _ = to.write_all(&bytes);
@@ -82,9 +84,10 @@ impl Command {
         let out = reads(child.stdout.take());
         let complaint = reads(child.stderr.take());
         let code = self.wait(&mut child, call)?;
-        let _ = writing.join();
-        let out = out.join().unwrap_or_default();
-        let complaint = complaint.join().unwrap_or_default();
+        // A process that the program has left behind may hold its output open.
+        let late = |_| self.failed(call, "its output is still open, though it has ended");
+        let out = out.recv_timeout(LEFT).map_err(late)?;
+        let complaint = complaint.recv_timeout(LEFT).map_err(late)?;
         if out.len() as u64 > MOST {
             return Err(self.failed(call, format!("more than {MOST} bytes of output")));
         }
@@ -132,14 +135,16 @@ fn ending(code: Option<i32>, complaint: &str) -> String {
 }
 
 /// Reads to the end, or to one byte more than may be.
-fn reads(from: Option<impl Read + Send + 'static>) -> JoinHandle<Zeroizing<Vec<u8>>> {
+fn reads(from: Option<impl Read + Send + 'static>) -> Receiver<Zeroizing<Vec<u8>>> {
+    let (done, read) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut bytes = Zeroizing::new(Vec::with_capacity(64 << 10));
         if let Some(from) = from {
             let _ = from.take(MOST + 1).read_to_end(&mut bytes);
         }
-        bytes
-    })
+        let _ = done.send(bytes);
+    });
+    read
 }
 
 impl KeySource for Command {

@@ -91,6 +91,18 @@ impl Folder {
         Ok(false)
     }
 
+    /// Whether a secret is there that is sealed under a passphrase.
+    pub(super) fn has_sealed(&self) -> Result<bool, StoreError> {
+        for path in self.list()?.iter().flat_map(|name| self.paths(name)) {
+            if let Some(Ok(found)) = read(&path)?
+                && found.form == SEALED
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Destroys what is plain of a secret: the source has it now.
     pub(super) fn drop_plain(&self, name: &str) -> Result<(), StoreError> {
         for path in self.paths(name) {

@@ -76,7 +76,7 @@ pub struct KeysConfig {
     #[serde(default)]
     pub passphrase_env: Option<String>,
     /// Program, and its first arguments, that keeps secrets elsewhere: it is called with `get
-    /// NAME`, `put NAME`, `destroy NAME` or `list` (docs/operations.md).
+    /// NAME`, `put NAME`, `destroy NAME` or `list` (docs/keys.md).
     #[serde(default)]
     pub command: Vec<String>,
 }
@@ -132,12 +132,14 @@ impl Keys {
                        others";
             return Err(wrong(why));
         }
-        if folder.starts_with(data_dir) {
-            let why = "its folder lies in the data folder: whoever copies that would have the \
-                       keys; choose one outside";
-            return Err(wrong(why));
+        if lies_in(&folder, data_dir) {
+            return Err(wrong(INSIDE));
         }
         make_private(&folder)?;
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if lies_in(&real(&folder), &real(data_dir)) {
+            return Err(wrong(INSIDE));
+        }
         let plain = Self::in_folder(&folder);
         let place = &plain.place;
         let source: Arc<dyn KeySource> = if !config.command.is_empty() {
@@ -263,10 +265,22 @@ impl Keys {
     }
 }
 
+const INSIDE: &str = "its folder lies in the data folder: whoever copies that would have the keys; \
+                      choose one outside";
+
+/// Whether a folder is the data folder, or in it.
+fn lies_in(folder: &Path, data_dir: &Path) -> bool {
+    folder
+        .components()
+        .as_path()
+        .starts_with(data_dir.components().as_path())
+}
+
 /// The folder that a configuration names.
 pub fn folder_of(config: &KeysConfig, data_dir: &Path) -> PathBuf {
     config.folder.clone().unwrap_or_else(|| {
-        let mut name = data_dir.to_owned().into_os_string();
+        // Without a slash at its end.
+        let mut name = data_dir.components().as_path().to_owned().into_os_string();
         name.push("-keys");
         PathBuf::from(name)
     })

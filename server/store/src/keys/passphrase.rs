@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::KeysConfig;
+use super::folder::Folder;
 use crate::{StoreError, private};
 
 const FILE: &str = "passphrase.json";
+/// The same once more: without its salt nothing is opened.
+const COPY: &str = "passphrase.json.copy";
 /// Longest such file, in bytes.
 const LONGEST_FILE: usize = 4096;
 /// What is sealed to tell a wrong passphrase from damage.
@@ -91,9 +94,25 @@ pub(super) fn of(config: &KeysConfig) -> Result<Option<Zeroizing<Vec<u8>>>, Stor
 pub(super) fn unlock(folder: &Path, phrase: &[u8]) -> Result<Zeroizing<[u8; 32]>, StoreError> {
     let path = folder.join(FILE);
     let place = path.display().to_string();
-    let Some(bytes) = private::read(&path, LONGEST_FILE)? else {
-        return first(&path, phrase);
+    let copy = folder.join(COPY);
+    let found = match private::read(&path, LONGEST_FILE)? {
+        Some(bytes) => Some(bytes),
+        None => private::read(&copy, LONGEST_FILE)?,
     };
+    let Some(bytes) = found else {
+        if Folder::plain(folder).has_sealed()? {
+            let why = "it is lost, and its copy, and sealed secrets are here: without its salt \
+                       nothing opens them; put the newest copy of it back";
+            return Err(wrong(&place, why));
+        }
+        return first([&path, &copy], phrase);
+    };
+    // One of them may be lost: whichever is there is there twice.
+    for path in [&path, &copy] {
+        if !path.exists() {
+            private::write(path, &bytes)?;
+        }
+    }
     let made: Made = serde_json::from_slice(&bytes).map_err(|e| wrong(&place, e.to_string()))?;
     let fits = made.version == 1
         && made.kdf == "argon2id"
@@ -128,7 +147,7 @@ pub(super) fn unlock(folder: &Path, phrase: &[u8]) -> Result<Zeroizing<[u8; 32]>
     }
 }
 
-fn first(path: &Path, phrase: &[u8]) -> Result<Zeroizing<[u8; 32]>, StoreError> {
+fn first(paths: [&Path; 2], phrase: &[u8]) -> Result<Zeroizing<[u8; 32]>, StoreError> {
     let salt: [u8; 16] = lethe_seal::random()?;
     let mut made = Made {
         version: 1,
@@ -139,11 +158,13 @@ fn first(path: &Path, phrase: &[u8]) -> Result<Zeroizing<[u8; 32]>, StoreError> 
         salt: hex(&salt),
         check: String::new(),
     };
-    let place = path.display().to_string();
+    let place = paths[0].display().to_string();
     let key = derive(&made, &salt, phrase, &place)?;
     made.check = hex(&seal(&key, CHECK, CHECK)?);
     let bytes = serde_json::to_vec_pretty(&made).map_err(|e| wrong(&place, e.to_string()))?;
-    private::write(path, &bytes)?;
+    for path in paths {
+        private::write(path, &bytes)?;
+    }
     Ok(key)
 }
 

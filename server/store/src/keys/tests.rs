@@ -15,7 +15,7 @@ fn phrase(dir: &Path, text: &str) -> KeysConfig {
     }
 }
 
-/// A vault made of files, as docs/operations.md has one.
+/// A vault made of files, as docs/keys.md has one.
 fn vault(dir: &Path) -> KeysConfig {
     let program = dir.join("vault.sh");
     let vault = dir.join("vault");

@@ -197,10 +197,14 @@ fn receipt(args: &[String]) -> Result<(), Failure> {
     ];
     let args = Args::parse(args, &known, &["--json"])?;
     let path = args.path("receipt file")?;
-    let policy = match args.options.contains_key("--policy") {
+    let mut policy = match args.options.contains_key("--policy") {
         true => Some(policy(&args)?),
         false => None,
     };
+    if let Some(policy) = &mut policy {
+        let log = args.options.get("--log").map(Path::new);
+        policy.follow(&succession(&args, log)?);
+    }
     let receipt = verified(&read(path)?, &args, policy.as_ref())?;
     let mut witnessed = Witnessed::default();
     if args.options.contains_key("--witness-key") {
