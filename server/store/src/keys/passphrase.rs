@@ -95,10 +95,20 @@ pub(super) fn unlock(folder: &Path, phrase: &[u8]) -> Result<Zeroizing<[u8; 32]>
     let path = folder.join(FILE);
     let place = path.display().to_string();
     let copy = folder.join(COPY);
-    let found = match private::read(&path, LONGEST_FILE)? {
-        Some(bytes) => Some(bytes),
-        None => private::read(&copy, LONGEST_FILE)?,
-    };
+    let mut found: Option<Vec<u8>> = None;
+    for path in [&path, &copy] {
+        let Some(bytes) = private::read(path, LONGEST_FILE)? else {
+            continue;
+        };
+        let is_whole = serde_json::from_slice::<Made>(&bytes).is_ok();
+        // A damaged one counts where there is no other: its error says so.
+        if is_whole || found.is_none() {
+            found = Some(bytes);
+        }
+        if is_whole {
+            break;
+        }
+    }
     let Some(bytes) = found else {
         if Folder::plain(folder).has_sealed()? {
             let why = "it is lost, and its copy, and sealed secrets are here: without its salt \
@@ -107,13 +117,13 @@ pub(super) fn unlock(folder: &Path, phrase: &[u8]) -> Result<Zeroizing<[u8; 32]>
         }
         return first([&path, &copy], phrase);
     };
-    // One of them may be lost: whichever is there is there twice.
+    let made: Made = serde_json::from_slice(&bytes).map_err(|e| wrong(&place, e.to_string()))?;
+    // One of them may be lost or damaged: whichever is whole is there twice.
     for path in [&path, &copy] {
-        if !path.exists() {
+        if private::read(path, LONGEST_FILE)?.is_none_or(|there| there != bytes) {
             private::write(path, &bytes)?;
         }
     }
-    let made: Made = serde_json::from_slice(&bytes).map_err(|e| wrong(&place, e.to_string()))?;
     let fits = made.version == 1
         && made.kdf == "argon2id"
         && (8..=MOST_KIB).contains(&made.memory_kib)

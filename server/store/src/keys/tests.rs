@@ -5,6 +5,8 @@ use std::path::Path;
 use super::*;
 use crate::keyring::{Keyring, Notes, take_over};
 
+mod found;
+
 fn phrase(dir: &Path, text: &str) -> KeysConfig {
     let file = dir.join(format!("phrase-{}", text.len()));
     fs::write(&file, text).expect("writes");
