@@ -165,7 +165,7 @@ async fn the_next_epoch_trains_beside_the_one_that_serves_and_takes_its_place() 
     let now = states(&op).await;
     assert_eq!(phases(&now.epochs), SWITCHED);
     assert_eq!(op.status().await.release, op.trained().await.release);
-    let shards = world.dir.path().join("again/server/shards");
+    let shards = world.dir.path().join("again/data/shards");
     let names: Vec<String> = std::fs::read_dir(shards)
         .unwrap()
         .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())

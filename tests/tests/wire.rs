@@ -579,8 +579,6 @@ fn people_requests() -> Vec<Request> {
         Request::Admin(AdminRequest::HoldShard { shard: ShardId(2) }),
         Request::Admin(AdminRequest::ReleaseShard { shard: ShardId(2) }),
         Request::Admin(AdminRequest::KeyDisks),
-        Request::LogKeys,
-        Request::Admin(AdminRequest::LogKeys),
     ]
 }
 
@@ -662,8 +660,6 @@ fn people_replies() -> Vec<Reply> {
             since: 1_700_000_000,
             until: Some(1_700_086_400),
         }])),
-        Reply::LogKeys(vec!["note".into()]),
-        Reply::Admin(AdminReply::LogKeys(vec!["note".into()])),
         Reply::Admin(AdminReply::KeyDisks(vec![KeyDisk {
             kind: "k".into(),
             fate: KeyFate::Recoverable,
@@ -738,6 +734,7 @@ fn golden_bytes_of_every_message() {
     all_bytes(&mut now, people_requests(), people_replies());
     all_bytes(&mut now, epochs::requests(), epochs::replies());
     all_bytes(&mut now, logged::requests(), logged::replies());
+    all_bytes(&mut now, logged::key_requests(), logged::key_replies());
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden-bytes.txt");
     if std::env::var_os("LETHE_BLESS").is_some() {
         std::fs::write(file, &now).unwrap();

@@ -22,3 +22,16 @@ pub(super) fn replies() -> Vec<Reply> {
         consistency: vec![[6; 32]],
     })]
 }
+
+/// Which keys the log has had, from minor version 7 on.
+pub(super) fn key_requests() -> Vec<Request> {
+    vec![Request::LogKeys, Request::Admin(AdminRequest::LogKeys)]
+}
+
+pub(super) fn key_replies() -> Vec<Reply> {
+    let notes = || vec!["note".to_owned()];
+    vec![
+        Reply::LogKeys(notes()),
+        Reply::Admin(AdminReply::LogKeys(notes())),
+    ]
+}
