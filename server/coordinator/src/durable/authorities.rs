@@ -147,6 +147,7 @@ pub(crate) fn destroy_earlier(keys: &Keys) -> Result<(), CoordinatorError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::path::Path;
 

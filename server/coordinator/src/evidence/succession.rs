@@ -99,7 +99,7 @@ impl Evidence {
         if let Err(e) = keys.keep(&name, &*seed) {
             // It may be there all the same, and would count from the next start on.
             let gone = match keys.secret(&name) {
-                Ok(Some(kept)) if kept.as_slice() == &*seed => Ok(false),
+                Ok(Some(kept)) if kept.as_slice() == *seed => Ok(false),
                 Ok(_) => keys.destroy(&name).map(|()| true),
                 Err(e) => Err(e),
             };

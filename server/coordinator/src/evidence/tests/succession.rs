@@ -139,7 +139,7 @@ fn h1_only_so_many_exchanges_are_kept() {
     let mut evidence = begin(dir.path());
     evidence.enter(b"one").unwrap();
     for _ in 0..MOST_CHANGES + 2 {
-        evidence.exchange(&keys(dir.path())).unwrap().key;
+        evidence.exchange(&keys(dir.path())).unwrap();
     }
     let third = evidence.own_keys()[0].clone();
     let now = key(&evidence);
