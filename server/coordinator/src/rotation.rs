@@ -2,24 +2,19 @@
 //! it. Whoever can write there runs the server.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lethe_ledger::Command;
 use lethe_proto::ids::Digest;
-use lethe_store::private;
+use lethe_store::StoreError;
+use lethe_store::asking::{AskError, Asking};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::coordinator::Exchanged;
 use crate::{Coordinator, CoordinatorError};
 
-/// File by which is asked, and the one that answers; in the data folder.
-const ASK: &str = "keys-ask";
-const ANSWER: &str = "keys-answer";
-/// Longest of them, in bytes.
-const LONGEST: usize = 4096;
-/// How often they are looked for, and how long is waited for an answer.
-const LOOK: Duration = Duration::from_millis(100);
+/// How long a command waits for the server.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is exchanged.
@@ -52,44 +47,9 @@ pub enum RotationError {
     /// It was tried.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
-    /// The files cannot be read or written.
+    /// The server does not answer, or has not done it.
     #[error(transparent)]
-    Store(#[from] lethe_store::StoreError),
-    /// The server did not do it.
-    #[error("{0}")]
-    Refused(String),
-    /// The server is at it.
-    #[error(
-        "the server of {folder} has taken the request and has not answered within {seconds} s: its \
-         log, and `lethe-admin actions`, say what became of it. Do not ask again before that: it \
-         would be another exchange",
-        seconds = PATIENCE.as_secs()
-    )]
-    Slow {
-        /// The data folder.
-        folder: std::path::PathBuf,
-    },
-    /// Nobody answers.
-    #[error(
-        "no server answers on {folder} within {seconds} s: start it, and ask again",
-        seconds = PATIENCE.as_secs()
-    )]
-    Silent {
-        /// The data folder.
-        folder: std::path::PathBuf,
-    },
-}
-
-#[derive(Serialize, Deserialize)]
-struct Ask {
-    id: String,
-    which: Which,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Said {
-    id: String,
-    text: Result<String, String>,
+    Asking(#[from] AskError),
 }
 
 /// What is said of the authority.
@@ -160,65 +120,26 @@ impl Coordinator {
     }
 }
 
+/// The files by which is asked; in the data folder.
+fn asking(data_dir: &Path) -> Asking {
+    Asking::new(data_dir, "keys-")
+}
+
 /// Asks the server that has this data folder, and waits for its answer.
 ///
 /// # Errors
-/// [`RotationError::Silent`]: there is none. [`RotationError::Refused`]: why it was not done.
+/// [`RotationError::Asking`]: there is none, or why it was not done.
 pub fn ask(data_dir: &Path, which: Which) -> Result<String, RotationError> {
-    let id: [u8; 16] = lethe_seal::random().map_err(CoordinatorError::from)?;
-    let id = lethe_receipt::hex::hex(&id);
-    let ask = Ask {
-        id: id.clone(),
-        which,
-    };
-    let path = data_dir.join(ASK);
-    private::write(&path, &encoded(&ask)?)?;
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        let said = private::read(&data_dir.join(ANSWER), LONGEST)?;
-        let said = said.and_then(|b| serde_json::from_slice::<Said>(&b).ok());
-        if let Some(said) = said.filter(|s| s.id == id) {
-            let _ = std::fs::remove_file(data_dir.join(ANSWER));
-            return said.text.map_err(RotationError::Refused);
-        }
-        std::thread::sleep(LOOK);
-    }
-    let folder = data_dir.to_owned();
-    // Whoever takes the file answers it.
-    match std::fs::remove_file(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(RotationError::Slow { folder }),
-        _ => Err(RotationError::Silent { folder }),
-    }
+    Ok(asking(data_dir).ask(which, PATIENCE)?)
 }
 
-fn encoded<T: Serialize>(value: &T) -> Result<Vec<u8>, RotationError> {
-    let failed = |e: serde_json::Error| RotationError::Refused(e.to_string());
-    serde_json::to_vec(value).map_err(failed)
-}
-
-/// Forgets what was asked before the server started: whoever asked was told that nobody answers, or
-/// the file came with a backup.
+/// Forgets what was asked before the server started.
 pub(crate) fn forget(data_dir: &Path) {
-    let _ = std::fs::remove_file(data_dir.join(ASK));
+    asking(data_dir).forget();
 }
 
 /// Answers what is asked by a file, if something is.
-pub(crate) fn answer(coordinator: &Coordinator, data_dir: &Path) -> Result<(), RotationError> {
-    let path = data_dir.join(ASK);
-    let Some(bytes) = private::read(&path, LONGEST)? else {
-        return Ok(());
-    };
-    std::fs::remove_file(&path).map_err(|source| lethe_store::StoreError::Io {
-        path: path.clone(),
-        source,
-    })?;
-    let ask: Ask = match serde_json::from_slice(&bytes) {
-        Ok(ask) => ask,
-        Err(e) => return Err(RotationError::Refused(format!("{}: {e}", path.display()))),
-    };
-    let said = Said {
-        id: ask.id,
-        text: coordinator.rotate(ask.which).map_err(|e| e.to_string()),
-    };
-    Ok(private::write(&data_dir.join(ANSWER), &encoded(&said)?)?)
+pub(crate) fn answer(coordinator: &Coordinator, data_dir: &Path) -> Result<(), StoreError> {
+    let rotates = |which| coordinator.rotate(which).map_err(|e| e.to_string());
+    asking(data_dir).answer(rotates)
 }

@@ -6,6 +6,7 @@ use lethe_receipt::note::NoteError;
 use lethe_recsys::data::DataError;
 use lethe_seal::SealError;
 use lethe_store::StoreError;
+use lethe_store::asking::AskError;
 use lethe_tally::{OtherCatalogue, TallyError};
 use lethe_transport::TransportError;
 use thiserror::Error;
@@ -127,14 +128,9 @@ pub enum TallydError {
         /// The most.
         most: usize,
     },
-    /// The process that has the folder does not answer.
-    #[error("the process that has {folder} does not answer within {seconds} s: look at its log")]
-    Silent {
-        /// The folder.
-        folder: PathBuf,
-        /// How long it was waited for.
-        seconds: u64,
-    },
+    /// The process that has the folder does not answer, or has not done it.
+    #[error(transparent)]
+    Asking(#[from] AskError),
 }
 
 impl TallydError {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lethe_store::asking::AskError;
 use lethe_tallyd::TallydError;
 use lethe_tallyd::process::{self, Verb};
 
@@ -55,7 +56,7 @@ fn run(cli: &Cli) -> Result<Option<String>, (u8, TallydError)> {
     config.strict_catalogue |= cli.strict;
     config.accept_recoverable_keys |= cli.accept_recoverable_keys;
     let code = |e: TallydError| match e {
-        TallydError::Silent { .. } => (75, e),
+        TallydError::Asking(AskError::Silent { .. } | AskError::Slow { .. }) => (75, e),
         other => (1, other),
     };
     let verb = match cli.command {

@@ -7,13 +7,14 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use lethe_proto::tally::{TallyReply, TallyRequest};
 use lethe_recsys::data::{DataSpec, read_items, text_vectors};
 use lethe_recsys::versions::entries;
 use lethe_run::ending::Endings;
 use lethe_seal::disk::{self, Disk, Verdict};
+use lethe_store::asking::{Asking, LOOK};
 use lethe_store::keys::{self, Keys};
 use lethe_store::private;
 use lethe_store::sled_backend::SledStorage;
@@ -24,13 +25,7 @@ use crate::config::Config;
 use crate::party::Party;
 use crate::{Opening, Service, TallydError};
 
-/// File by which a command asks the process that has the folder, and the one that answers.
-const ASK: &str = "ask";
-const ANSWER: &str = "answer";
-/// Longest of them, in bytes.
-const LONGEST: usize = 64 << 10;
-/// How often they are looked for, and how long is waited for an answer.
-const LOOK: Duration = Duration::from_millis(300);
+/// How long a command waits for the process that has the folder.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What whoever runs a tally asks of it.
@@ -45,18 +40,6 @@ pub enum Verb {
     Invite,
     /// Fresh master keys.
     Master,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Ask {
-    id: String,
-    verb: Verb,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Said {
-    id: String,
-    text: Result<String, String>,
 }
 
 /// Seconds since 1970.
@@ -173,7 +156,7 @@ pub fn init(config: &Config) -> Result<String, TallydError> {
 /// Does what is asked: in the folder, or through the process that has it.
 ///
 /// # Errors
-/// [`TallydError::Silent`]: that process does not answer.
+/// [`TallydError::Asking`]: that process does not answer.
 pub fn command(config: &Config, verb: Verb) -> Result<String, TallydError> {
     // Where keys lie was accepted when the folder was made, or is served.
     let known = Config {
@@ -182,7 +165,7 @@ pub fn command(config: &Config, verb: Verb) -> Result<String, TallydError> {
     };
     match open_founded(&known) {
         Ok(service) => obey(&service, &known, verb),
-        Err(TallydError::InUse { .. }) => ask(&config.data_dir, verb),
+        Err(TallydError::InUse { .. }) => Ok(asking(config).ask(verb, PATIENCE)?),
         Err(e) => Err(e),
     }
 }
@@ -253,51 +236,19 @@ fn report(service: &Service, now: u64) -> String {
     out
 }
 
-fn ask(data_dir: &Path, verb: Verb) -> Result<String, TallydError> {
-    let id: [u8; 16] = lethe_seal::random()?;
-    let id = lethe_receipt::hex::hex(&id);
-    let ask = Ask {
-        id: id.clone(),
-        verb,
-    };
-    let path = data_dir.join(ASK);
-    let bytes = serde_json::to_vec(&ask).map_err(|e| bad_text(&path, e))?;
-    private::write(&path, &bytes)?;
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        let said = private::read(&data_dir.join(ANSWER), LONGEST)?;
-        let said = said.and_then(|b| serde_json::from_slice::<Said>(&b).ok());
-        if let Some(said) = said.filter(|s| s.id == id) {
-            let _ = std::fs::remove_file(data_dir.join(ANSWER));
-            return said.text.map_err(|e| bad_text(data_dir, e));
-        }
-        std::thread::sleep(LOOK);
-    }
-    let _ = std::fs::remove_file(&path);
-    Err(TallydError::Silent {
-        folder: data_dir.to_owned(),
-        seconds: PATIENCE.as_secs(),
-    })
+/// How a command asks the process that has the folder.
+fn asking(config: &Config) -> Asking {
+    Asking::new(&config.data_dir, "")
 }
 
 /// Answers what is asked by a file, if something is.
 fn answer_file(service: &Service, config: &Config) -> Result<(), TallydError> {
-    let data_dir = &config.data_dir;
-    let path = data_dir.join(ASK);
-    let Some(bytes) = private::read(&path, LONGEST)? else {
-        return Ok(());
-    };
-    std::fs::remove_file(&path).map_err(io(&path))?;
-    let ask: Ask = serde_json::from_slice(&bytes).map_err(|e| bad_text(&path, e))?;
-    let said = Said {
-        id: ask.id,
-        text: obey(service, config, ask.verb).map_err(|e| e.to_string()),
-    };
-    let bytes = serde_json::to_vec(&said).map_err(|e| bad_text(&path, e))?;
-    Ok(private::write(&data_dir.join(ANSWER), &bytes)?)
+    let obeys = |verb| obey(service, config, verb).map_err(|e| e.to_string());
+    Ok(asking(config).answer(obeys)?)
 }
 
 async fn answer_files(service: Arc<Service>, config: Config) {
+    asking(&config).forget();
     loop {
         let answering = {
             let service = service.clone();
