@@ -648,6 +648,23 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// Ends a process as a power cut does.
+pub fn kill(child: &mut std::process::Child) {
+    child.kill().expect("is running");
+    child.wait().expect("ends");
+}
+
+/// An older copy of a folder takes its place.
+pub fn put_back(backup: &Path, folder: &Path) {
+    std::fs::remove_dir_all(folder).expect("is there");
+    copy_folder(backup, folder);
+}
+
+/// Whether a file below a folder has these bytes in it.
+pub fn holds(folder: &Path, bytes: &[u8]) -> bool {
+    all_bytes(folder).windows(bytes.len()).any(|w| w == bytes)
+}
+
 /// Every byte below a folder, for scans.
 pub fn all_bytes(folder: &Path) -> Vec<u8> {
     let mut out = vec![];

@@ -12,7 +12,7 @@ use lethe_proto::codec;
 use lethe_store::keys::{Keys, LONGEST};
 use lethe_tests::desk::Desk;
 use lethe_tests::tiny;
-use lethe_tests::world::{Operator, World, copy_folder};
+use lethe_tests::world::{Operator, World, copy_folder, holds, kill, put_back};
 use lethe_transport::TransportError;
 use lethe_transport::client::Connection;
 use lethe_transport::identity::{Invitation, Past};
@@ -24,11 +24,6 @@ fn start(world: &World, config: &ServerConfig) -> (std::process::Child, SocketAd
     world.spawn(binary, config, &world.dir.path().join("log"))
 }
 
-fn stop(mut child: std::process::Child) {
-    child.kill().unwrap();
-    child.wait().unwrap();
-}
-
 /// `lethe-server keys rotate authority`.
 fn rotate(config: &ServerConfig) {
     let said = rotation::ask(&config.data_dir, Which::Authority).unwrap();
@@ -37,18 +32,6 @@ fn rotate(config: &ServerConfig) {
 
 fn keys(config: &ServerConfig) -> Keys {
     Keys::open(&config.keys, &config.data_dir).unwrap()
-}
-
-/// Whether a file of a folder has these bytes in it.
-fn holds(folder: &Path, bytes: &[u8]) -> bool {
-    std::fs::read_dir(folder).unwrap().any(|entry| {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            return holds(&path, bytes);
-        }
-        let content = std::fs::read(&path).unwrap();
-        content.windows(bytes.len()).any(|w| w == bytes)
-    })
 }
 
 /// What was enrolled once works, with the history that it had.
@@ -76,7 +59,7 @@ async fn actions(op: &Operator) -> usize {
 async fn h1_devices_and_operators_follow_when_the_authority_is_exchanged() {
     let world = World::new(3);
     let config = world.config_with_lists("");
-    let (child, addr) = start(&world, &config);
+    let (mut child, addr) = start(&world, &config);
     let op = world.operator(addr).await;
     let desk = Desk::enrolled(ADMIN, &world, &op, addr, "desk").await;
     for subject in 0..2 {
@@ -116,7 +99,7 @@ async fn h1_devices_and_operators_follow_when_the_authority_is_exchanged() {
     }
     let text = op.invite(1).await;
     let named = Invitation::parse(&text).unwrap().authority().unwrap();
-    stop(child);
+    kill(&mut child);
 
     // Without anything that leads to the present authority: they trust it by itself.
     let keys = keys(&config);
@@ -128,7 +111,7 @@ async fn h1_devices_and_operators_follow_when_the_authority_is_exchanged() {
         past.cross = past.certificate.clone();
         keys.keep(&name, &codec::to_bytes(&past).unwrap()).unwrap();
     }
-    let (child, addr) = start(&world, &config);
+    let (mut child, addr) = start(&world, &config);
     let stale = op.try_reconnect(addr).await.unwrap_err();
     assert!(matches!(stale, TransportError::Connect { .. }), "{stale}");
     Connection::open(addr, &named, None).await.unwrap();
@@ -136,28 +119,27 @@ async fn h1_devices_and_operators_follow_when_the_authority_is_exchanged() {
     for subject in 0..3 {
         works(&world, addr, &op, subject).await;
     }
-    stop(child);
+    kill(&mut child);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h1_a_data_folder_from_before_an_exchange_works_with_the_authority_of_now() {
     let world = World::new(2);
     let config = world.config("");
-    let (child, addr) = start(&world, &config);
+    let (mut child, addr) = start(&world, &config);
     let op = world.operator(addr).await;
     works(&world, addr, &op, 0).await;
-    stop(child);
+    kill(&mut child);
     let backup = world.dir.path().join("backup");
     copy_folder(&config.data_dir, &backup);
-    let (child, addr) = start(&world, &config);
+    let (mut child, addr) = start(&world, &config);
     rotate(&config);
     works(&world, addr, &op, 0).await;
-    stop(child);
-    std::fs::remove_dir_all(&config.data_dir).unwrap();
-    copy_folder(&backup, &config.data_dir);
-    let (child, addr) = start(&world, &config);
+    kill(&mut child);
+    put_back(&backup, &config.data_dir);
+    let (mut child, addr) = start(&world, &config);
     assert_eq!(keys(&config).numbers("authority").unwrap(), [2]);
     works(&world, addr, &op, 0).await;
     op.try_reconnect(addr).await.unwrap();
-    stop(child);
+    kill(&mut child);
 }

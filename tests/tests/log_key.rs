@@ -8,7 +8,7 @@ use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_receipt::note::VerifierKey;
 use lethe_receipt::receipt::verify;
 use lethe_receipt::succession::Succession;
-use lethe_tests::world::{Operator, World, copy_folder};
+use lethe_tests::world::{Operator, World, copy_folder, kill, put_back};
 
 async fn key(op: &Operator) -> VerifierKey {
     VerifierKey::parse(&op.status().await.log_key).unwrap()
@@ -82,11 +82,7 @@ async fn h1_a_restored_folder_has_no_older_key_of_the_log() {
     config.listen = addr;
     let op = world.operator(addr).await;
     let first = key(&op).await;
-    let stop = |child: &mut std::process::Child| {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    };
-    stop(&mut child);
+    kill(&mut child);
     let backup = world.dir.path().join("backup");
     copy_folder(&config.data_dir, &backup);
     (child, _) = world.spawn(binary, &config, &log);
@@ -95,13 +91,12 @@ async fn h1_a_restored_folder_has_no_older_key_of_the_log() {
     let second = key(&op).await;
     assert!(first != second && said.contains(&second.text()), "{said}");
     let keys = succession(&op).await;
-    stop(&mut child);
-    std::fs::remove_dir_all(&config.data_dir).unwrap();
-    copy_folder(&backup, &config.data_dir);
+    kill(&mut child);
+    put_back(&backup, &config.data_dir);
     (child, _) = world.spawn(binary, &config, &log);
     let op = op.reconnect(addr).await;
     assert_eq!(key(&op).await, second);
     assert_eq!(succession(&op).await, keys);
     assert_eq!(keys.newest(&first), second);
-    stop(&mut child);
+    kill(&mut child);
 }

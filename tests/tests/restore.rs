@@ -14,7 +14,7 @@ use lethe_scan::{Scanner, Secret};
 use lethe_store::StoreError;
 use lethe_store::keys::Keys;
 use lethe_store::logfile::LogFile;
-use lethe_tests::world::{Fleet, Operator, World, copy_folder, id};
+use lethe_tests::world::{Fleet, Operator, World, copy_folder, holds, id, kill, put_back};
 
 const LOG: [&str; 4] = ["log", "log.count", "log.copy", "log.copy.count"];
 
@@ -41,11 +41,7 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     let clients = fleet.stop().await;
-    let stop = |child: &mut std::process::Child| {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    };
-    stop(&mut child);
+    kill(&mut child);
     let backup = world.dir.path().join("backup");
     copy_folder(&config.data_dir, &backup);
 
@@ -70,9 +66,8 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
         .unwrap()[0];
     let now = served(&op, ids[1]).await;
     let release = op.status().await.release;
-    stop(&mut child);
-    std::fs::remove_dir_all(&config.data_dir).unwrap();
-    copy_folder(&backup, &config.data_dir);
+    kill(&mut child);
+    put_back(&backup, &config.data_dir);
 
     (child, _) = world.spawn(binary, &config, &log);
     let op = op.reconnect(addr).await;
@@ -98,7 +93,7 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
         let _ = std::fs::remove_dir_all(world.client_folder(s));
         world.client(addr, &op, s).await.join().await.unwrap();
     }
-    stop(&mut child);
+    kill(&mut child);
     (child, _) = world.spawn(binary, &config, &log);
     let op = op.reconnect(addr).await;
     assert!(!op.lineage(8).await.unwrap().idle.starts_with("restricted"));
@@ -123,7 +118,7 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
         .await;
     op.replays_equal().await;
     fleet.abort();
-    stop(&mut child);
+    kill(&mut child);
 
     // An evidence folder that went on from an old copy is refused: two logs would claim the same
     // entries.
@@ -159,18 +154,6 @@ async fn a_restored_backup_forgets_again_before_it_serves() {
         Coordinator::open(config),
         Err(CoordinatorError::Evidence { has: 0, .. })
     ));
-}
-
-/// Whether a file somewhere in a folder has these bytes in it.
-fn holds(folder: &Path, bytes: &[u8]) -> bool {
-    std::fs::read_dir(folder).unwrap().any(|entry| {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            return holds(&path, bytes);
-        }
-        let content = std::fs::read(&path).unwrap();
-        content.windows(bytes.len()).any(|w| w == bytes)
-    })
 }
 
 /// Everything in the folder of the keys that opens, signs or certifies something.
@@ -273,11 +256,9 @@ async fn h1_master_keys_are_exchanged_by_a_command() {
     assert!(actions.iter().any(|a| a.what.contains("master keys")));
     let said = rotation::ask(&config.data_dir, Which::Authority).unwrap();
     assert!(said.contains("a new authority signs"), "{said}");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(&mut child);
     (child, _) = world.spawn(binary, &config, &log);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(&mut child);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,11 +273,7 @@ async fn h1_people_whose_items_were_erased_after_a_backup_are_known_after_its_re
     let fleet = world.fleet(addr, &op).await;
     op.trained().await;
     let mut clients = fleet.stop().await;
-    let stop = |child: &mut std::process::Child| {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    };
-    stop(&mut child);
+    kill(&mut child);
     let backup = world.dir.path().join("backup");
     copy_folder(&config.data_dir, &backup);
 
@@ -315,9 +292,8 @@ async fn h1_people_whose_items_were_erased_after_a_backup_are_known_after_its_re
     let ids = op.ask_for(vec![DeletionRequest::Takedown { items }]).await;
     op.deleted(ids.unwrap()[0]).await;
     let clients = fleet.stop().await;
-    stop(&mut child);
-    std::fs::remove_dir_all(&config.data_dir).unwrap();
-    copy_folder(&backup, &config.data_dir);
+    kill(&mut child);
+    put_back(&backup, &config.data_dir);
 
     // Nobody but the one who was erased is turned away.
     (child, _) = world.spawn(binary, &config, &log);
@@ -337,5 +313,5 @@ async fn h1_people_whose_items_were_erased_after_a_backup_are_known_after_its_re
     assert!(op.lineage(4).await.is_err(), "who was erased stays so");
     op.trained().await;
     fleet.abort();
-    stop(&mut child);
+    kill(&mut child);
 }
