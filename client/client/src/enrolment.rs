@@ -196,10 +196,11 @@ impl Worker {
             Ok(newest) if newest.text() == key => Ok(()),
             // Nothing that this log holds is believed, and so nothing of it used.
             followed => {
-                let why = followed.err().map(|e| e.to_string()).unwrap_or_default();
+                let why = followed.err().map(|e| format!(": {e}"));
                 tracing::error!(
                     "the coordinator's log has another key than this device knows, and that one \
-                     does not say so {why}"
+                     does not say so{}",
+                    why.unwrap_or_default()
                 );
                 Ok(())
             }
