@@ -132,6 +132,24 @@ def rank100(job, _):
     serve(run)
 
 
+def plain_weights():
+    """llama.cpp leaves the weights as they lie in the file: no repacking, so no AMX either."""
+    import llama_cpp
+
+    default = llama_cpp.llama_cpp.llama_model_default_params
+
+    def params():
+        made = default()
+        if "use_extra_bufts" not in {name for name, _ in made._fields_}:
+            raise SystemExit("this llama.cpp has no switch for repacking: its default form is its only one")
+        made.use_extra_bufts = False
+        return made
+
+    # The module's own classes look it up there, our code in the package.
+    llama_cpp.llama_cpp.llama_model_default_params = params
+    llama_cpp.llama_model_default_params = params
+
+
 def llama(job, **options):
     from llama_cpp import Llama
 
@@ -216,4 +234,6 @@ def generate64(job, _):
 if __name__ == "__main__":
     directory = Path(sys.argv[1])
     works = {f.__name__: f for f in (lora_step, tallrec_epoch, rank100, rank100_quant, generate64)}
+    if sys.argv[3:] == ["plain"]:
+        plain_weights()
     works[sys.argv[2]](json.loads((directory / "job.json").read_text()), directory)
