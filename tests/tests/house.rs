@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -197,6 +198,23 @@ fn arrows_point_down() {
                 "{name} depends on {d}: client and server"
             );
         }
+    }
+}
+
+/// What an app embeds, and the coordinator, are built without candle: it is a feature.
+#[test]
+fn clients_and_coordinators_are_built_without_candle() {
+    for package in ["lethe-client", "lethe-coordinator"] {
+        let out = Command::new(env!("CARGO"))
+            .args(["tree", "--offline", "--package", package])
+            .args(["--edges", "normal", "--prefix", "none"])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let tree = String::from_utf8_lossy(&out.stdout);
+        let why = String::from_utf8_lossy(&out.stderr);
+        assert!(tree.contains("lethe-model"), "no tree of {package}: {why}");
+        assert!(!tree.contains("candle"), "{package} depends on candle");
     }
 }
 

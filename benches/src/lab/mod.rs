@@ -137,7 +137,11 @@ impl Lab {
             .with_context(|| model.display().to_string())?
             .len()
             .to_le_bytes();
-        let engine = format!("{} {:?}", lethe_model::engine(), setting.compute);
+        let engine = format!(
+            "{} {:?}",
+            lethe_model::engine::kind_from_env(),
+            setting.compute
+        );
         let mut what = format!("{} {engine}", setting.last_layers);
         if setting.wire != WireFormat::F32 {
             what += &format!(" {:?} {:?}", setting.wire, setting.split);

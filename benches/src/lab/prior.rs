@@ -92,7 +92,7 @@ fn name(model: &Path, samples: &[Sample], compute: Compute) -> anyhow::Result<St
         .to_le_bytes();
     let mut what = format!(
         "{} {compute:?} {SEED} {RANK} {LR} {BATCH}",
-        lethe_model::engine()
+        lethe_model::engine::kind_from_env()
     )
     .into_bytes();
     for s in samples {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use lethe_model::engine::Engine;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::source::open;
 use lethe_model::split::{DeviceModel, SplitSpec};
@@ -42,11 +43,27 @@ impl Default for ModelOptions {
 }
 
 impl ClientModel {
-    /// Loads the device's part of `model` (GGUF file or Hugging Face folder). The options must be
-    /// those of the coordinator's recipe.
+    /// Loads the device's part of `model` (GGUF file or Hugging Face folder), on the engine that
+    /// the environment variable `LETHE_DEVICE` names. The options must be those of the
+    /// coordinator's recipe.
+    ///
+    /// # Errors
+    /// As [`Self::load_on`]; [`ClientError::Model`] if there is no such engine.
     pub fn load(model: &Path, options: ModelOptions) -> Result<Arc<Self>, ClientError> {
+        Self::load_on(&Engine::from_env()?, model, options)
+    }
+
+    /// Like [`Self::load`], on an engine that the app chooses.
+    ///
+    /// # Errors
+    /// [`ClientError::Model`] if the model cannot be read, or not run so; [`ClientError::Io`].
+    pub fn load_on(
+        engine: &Engine,
+        model: &Path,
+        options: ModelOptions,
+    ) -> Result<Arc<Self>, ClientError> {
         let source = open(model)?;
-        let device = DeviceModel::load(source.as_ref(), options.split, options.compute)?;
+        let device = DeviceModel::load_on(engine, source.as_ref(), options.split, options.compute)?;
         let digest = model_digest(model).map_err(|source| ClientError::Io {
             path: model.to_owned(),
             source,

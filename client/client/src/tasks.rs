@@ -50,7 +50,7 @@ impl Worker {
         }
         // Other arithmetic, here or on the coordinator, gives other bits.
         let theirs = self.welcome.as_ref().map_or("", |w| &w.engine);
-        let engines = [theirs, &lethe_model::engine()].join("\0");
+        let engines = [theirs, &model.device.engine().kind()].join("\0");
         let under = Digest::of(&[&recipe.digest().0, &model.digest.0, engines.as_bytes()]);
         let states = local.vault.frozen(under, config.hidden, recipe.wire)?;
         Ok(Box::new(states))

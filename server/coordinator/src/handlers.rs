@@ -323,7 +323,7 @@ impl Coordinator {
         Ok(Reply::Welcome {
             recipe: kit.recipe.to_json(),
             anchors: kit.anchors.clone(),
-            engine: lethe_model::engine(),
+            engine: lethe_model::engine::kind_from_env(),
             minor: MINOR,
             log_key: shell.log_key(),
             recalled: shell.state().recalled(),

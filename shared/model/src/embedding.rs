@@ -3,11 +3,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::ggml_file::qtensor_from_ggml;
-
 use crate::ModelError;
+use crate::dtype::{Dtype, dequantise};
 
 /// A `[vocab, hidden]` table whose rows are read on demand: a device needs a few hundred of 49,152
 /// of them.
@@ -23,7 +20,7 @@ enum Rows {
     Dense(Vec<f32>),
     /// Left in the file; rows are read when asked for. The system caches what is asked for often.
     Stored {
-        dtype: GgmlDType,
+        dtype: Dtype,
         file: File,
         start: u64,
         path: PathBuf,
@@ -44,13 +41,13 @@ impl Table {
         file: File,
         path: &Path,
         start: u64,
-        dtype: GgmlDType,
+        dtype: Dtype,
         vocab: usize,
         hidden: usize,
     ) -> Result<Self, ModelError> {
         let want = row_bytes(dtype, hidden) as u64 * vocab as u64;
         let all = file.metadata().map_err(ModelError::io(path))?.len();
-        if !hidden.is_multiple_of(dtype.block_size())
+        if !hidden.is_multiple_of(dtype.block_values())
             || start.checked_add(want).is_none_or(|end| end > all)
         {
             let got = all.saturating_sub(start);
@@ -135,8 +132,8 @@ fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Resul
     Ok(())
 }
 
-fn row_bytes(dtype: GgmlDType, hidden: usize) -> usize {
-    hidden / dtype.block_size() * dtype.type_size()
+fn row_bytes(dtype: Dtype, hidden: usize) -> usize {
+    hidden / dtype.block_values() * dtype.block_bytes()
 }
 
 /// The values of a tensor of `bytes` bytes that lies in `file` from `start` on.
@@ -148,7 +145,7 @@ pub(crate) fn values(
     path: &Path,
     start: u64,
     bytes: u64,
-    dtype: GgmlDType,
+    dtype: Dtype,
 ) -> Result<Vec<f32>, ModelError> {
     let all = file.metadata().map_err(ModelError::io(path))?.len();
     if start.checked_add(bytes).is_none_or(|end| end > all) {
@@ -157,27 +154,6 @@ pub(crate) fn values(
     }
     let mut raw = vec![0; usize::try_from(bytes).unwrap_or(0)];
     read_at(file, &mut raw, start).map_err(ModelError::io(path))?;
-    let n = raw.len() / dtype.type_size() * dtype.block_size();
+    let n = raw.len() / dtype.block_bytes() * dtype.block_values();
     dequantise(dtype, &raw, n)
-}
-
-/// `n` stored values as f32; those of less than 32 bits without rounding.
-pub(crate) fn dequantise(dtype: GgmlDType, bytes: &[u8], n: usize) -> Result<Vec<f32>, ModelError> {
-    let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-    Ok(match dtype {
-        GgmlDType::F32 => bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect(),
-        GgmlDType::F16 => pairs
-            .map(|b| half::f16::from_le_bytes(b).to_f32())
-            .collect(),
-        GgmlDType::BF16 => pairs
-            .map(|b| half::bf16::from_le_bytes(b).to_f32())
-            .collect(),
-        _ => {
-            let tensor = qtensor_from_ggml(dtype, bytes, vec![n], &Device::Cpu)?;
-            tensor.dequantize(&Device::Cpu)?.to_vec1()?
-        }
-    })
 }

@@ -41,6 +41,7 @@ pub enum ModelError {
     #[error("{0}")]
     Device(String),
     /// A library below failed.
+    #[cfg(feature = "candle")]
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),
     /// The middle layers, wherever they run, failed.

@@ -5,12 +5,12 @@
 //! k_in)`), the **coordinator middle**, and the **device top** (the last `k_out` layers, final norm
 //! and head). The unsplit model is the same three pieces in one process ([`split::DeviceModel`]
 //! with a [`segment::Segment`] as its [`split::Middle`]), so there is one code path to test. The
-//! forward and backward passes are our own kernels over plain buffers; candle reads and dequantises
-//! the weights, and runs the layers on other devices.
+//! forward and backward passes are our own kernels over plain buffers.
 //!
-//! `LETHE_DEVICE` names what runs the layers: `cpu` (our kernels; the default), or `cuda`,
-//! `cuda:N`, `metal` (candle's operations, in builds with the feature of that name). What it does
-//! not do: dropout. Every result of our kernels is independent of the number of threads.
+//! An [`engine::Engine`] runs the layers: our kernels on the CPU, or, in builds with the feature of
+//! that name, candle's operations (`candle`; on GPUs `cuda`, `metal`). It is chosen for each
+//! instance; `LETHE_DEVICE` names the default. What it does not do: dropout. Every result of our
+//! kernels is independent of the number of threads.
 //!
 //! ```
 //! use lethe_model::config::ModelConfig;
@@ -31,8 +31,11 @@
 mod backend;
 mod buffers;
 pub mod config;
+mod dtype;
 pub mod embedding;
+#[cfg(feature = "candle")]
 pub mod encoder;
+pub mod engine;
 mod error;
 mod files;
 pub mod frozen;
@@ -50,7 +53,6 @@ pub mod split;
 pub mod tokenizer;
 pub mod train;
 
-pub use backend::engine;
 pub use error::ModelError;
 
 /// Runs `f` on a thread of the pool, so that its products divide their work without changing

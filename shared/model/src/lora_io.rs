@@ -9,7 +9,7 @@ use safetensors::serialize;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::ModelError;
-use crate::embedding::dequantise;
+use crate::dtype::dequantise;
 use crate::files::quoted;
 use crate::files::tensors::{Header, header};
 use crate::lora::{Adapter, AdapterShape, Entry, LoraRecipe};

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::ModelError;
 pub use crate::backend::Part;
-use crate::backend::{self, Engine, EngineCache, EngineTape};
+use crate::backend::{First, Kept, Layers};
 use crate::config::ModelConfig;
+use crate::engine::Engine;
 use crate::kernels::panels::Compute;
 use crate::layout::Layout;
 use crate::lora::Adapter;
@@ -19,6 +20,7 @@ pub struct Segment {
     range: Range<usize>,
     compute: Compute,
     engine: Engine,
+    layers: Arc<dyn Layers>,
 }
 
 /// What a forward pass keeps for the backward pass of the same batch.
@@ -28,7 +30,7 @@ pub struct Tape {
     range: Range<usize>,
     /// Only the last rows came out.
     last: bool,
-    kept: EngineTape,
+    kept: Kept,
 }
 
 impl Tape {
@@ -41,25 +43,32 @@ impl Tape {
 /// Keys and values of the tokens of one sequence so far.
 #[derive(Debug)]
 pub struct Cache {
-    kept: EngineCache,
+    kept: Kept,
     range: Range<usize>,
     rows: usize,
 }
 
 impl Segment {
-    /// Loads layers `range` for products in `compute` arithmetic, on the device that the
+    /// Loads layers `range` for products in `compute` arithmetic, on the engine that the
     /// environment variable `LETHE_DEVICE` names.
+    ///
+    /// # Errors
+    /// As [`Self::load_on`], and of [`Engine::from_env`].
     pub fn load(
         source: &dyn WeightSource,
         range: Range<usize>,
         compute: Compute,
     ) -> Result<Self, ModelError> {
-        Self::load_on(&backend::chosen()?, source, range, compute)
+        Self::load_on(&Engine::from_env()?, source, range, compute)
     }
 
-    /// Loads layers `range` on a certain device.
-    pub(crate) fn load_on(
-        on: &backend::On,
+    /// Loads layers `range` on a certain engine.
+    ///
+    /// # Errors
+    /// [`ModelError::Shape`] if the model has fewer layers, [`ModelError::Device`] if the engine
+    /// does not compute so, and what reading the source gives.
+    pub fn load_on(
+        engine: &Engine,
         source: &dyn WeightSource,
         range: Range<usize>,
         compute: Compute,
@@ -71,12 +80,13 @@ impl Segment {
                 config.layers
             )));
         }
-        let engine = Engine::load(on, source, range.clone(), compute)?;
+        let layers = engine.backend().load(source, range.clone(), compute)?;
         Ok(Self {
             config,
             range,
             compute,
-            engine,
+            engine: engine.clone(),
+            layers,
         })
     }
 
@@ -88,6 +98,11 @@ impl Segment {
     /// Arithmetic of its products.
     pub fn compute(&self) -> Compute {
         self.compute
+    }
+
+    /// What runs the layers.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// Which layers these are.
@@ -102,19 +117,19 @@ impl Segment {
             clamp(layers.start),
             clamp(layers.end).max(clamp(layers.start)),
         );
-        let engine = self
-            .engine
+        let layers = self
+            .layers
             .part(start - self.range.start..end - self.range.start);
         Self {
             range: start..end,
-            engine,
+            layers,
             ..self.clone()
         }
     }
 
     /// Memory of the weights, in bytes.
     pub fn weight_bytes(&self) -> usize {
-        self.engine.bytes()
+        self.layers.bytes()
     }
 
     fn check(&self, layout: &Layout, x: &[f32]) -> Result<(), ModelError> {
@@ -167,7 +182,7 @@ impl Segment {
                 rest.len()
             )));
         }
-        self.engine.forward(self.first(), parts, x, &mut |_, _| {})
+        self.layers.forward(self.first(), parts, x, &mut |_, _| {})
     }
 
     /// Like [`Self::forward`], showing the hidden states after each layer (`[rows, hidden]`) to
@@ -180,12 +195,12 @@ impl Segment {
         mut see: impl FnMut(usize, &[f32]) + Send,
     ) -> Result<Vec<f32>, ModelError> {
         self.check(layout, &x)?;
-        self.engine
+        self.layers
             .forward(self.first(), &[Part { layout, adapter }], x, &mut see)
     }
 
-    fn first(&self) -> backend::First<'_> {
-        backend::First {
+    fn first(&self) -> First<'_> {
+        First {
             config: &self.config,
             layer: self.range.start,
         }
@@ -210,7 +225,7 @@ impl Segment {
         adapter: Option<&Adapter>,
     ) -> Result<Vec<f32>, ModelError> {
         self.check(layout, &x)?;
-        self.engine
+        self.layers
             .forward_last(self.first(), Part { layout, adapter }, x)
     }
 
@@ -237,7 +252,7 @@ impl Segment {
             layout,
             adapter: Some(adapter),
         };
-        let (y, kept) = self.engine.forward_train(self.first(), part, x, last)?;
+        let (y, kept) = self.layers.forward_train(self.first(), part, x, last)?;
         Ok((
             y,
             Tape {
@@ -307,14 +322,14 @@ impl Segment {
             layout: &tape.layout,
             adapter: Some(adapter),
         };
-        self.engine
+        self.layers
             .backward(self.first(), part, last, &tape.kept, dy, grads)
     }
 
     /// An empty cache for one sequence of at most `positions` tokens.
     pub fn cache(&self, positions: usize) -> Cache {
         Cache {
-            kept: self.engine.cache(&self.config, positions),
+            kept: self.layers.cache(&self.config, positions),
             range: self.range(),
             rows: 0,
         }
@@ -344,7 +359,7 @@ impl Segment {
             adapter,
         };
         let y = self
-            .engine
+            .layers
             .extend(self.first(), part, &mut cache.kept, cache.rows, x)?;
         cache.rows += layout.rows();
         Ok(y)

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
-use crate::backend;
 use crate::config::ModelConfig;
 use crate::embedding::Table;
+use crate::engine::Engine;
 use crate::kernels::gemm::{Mat, Threads, matmul};
 use crate::kernels::norm::{rms_norm, rms_norm_backward};
 use crate::kernels::panels::Compute;
@@ -212,17 +212,21 @@ pub struct BatchLoss {
 }
 
 impl DeviceModel {
-    /// Loads the device's part.
+    /// Loads the device's part, on the engine that the environment variable `LETHE_DEVICE` names.
     pub fn load(
         source: &dyn WeightSource,
         spec: SplitSpec,
         compute: Compute,
     ) -> Result<Self, ModelError> {
-        Self::load_on(&backend::chosen()?, source, spec, compute)
+        Self::load_on(&Engine::from_env()?, source, spec, compute)
     }
 
-    pub(crate) fn load_on(
-        on: &backend::On,
+    /// Loads the device's part on a certain engine.
+    ///
+    /// # Errors
+    /// As [`Segment::load_on`]; [`ModelError::Shape`] if the split does not fit the model.
+    pub fn load_on(
+        engine: &Engine,
         source: &dyn WeightSource,
         spec: SplitSpec,
         compute: Compute,
@@ -236,36 +240,45 @@ impl DeviceModel {
             Arc::new(source.head()?)
         };
         Ok(Self {
-            bottom: Segment::load_on(on, source, 0..spec.k_in, compute)?,
-            top: Segment::load_on(on, source, layers - spec.k_out..layers, compute)?,
+            bottom: Segment::load_on(engine, source, 0..spec.k_in, compute)?,
+            top: Segment::load_on(engine, source, layers - spec.k_out..layers, compute)?,
             norm: Arc::new(source.final_norm()?),
             embedding,
             head,
         })
     }
 
-    /// Loads the middle that belongs to `spec`.
+    /// Loads the middle that belongs to `spec`, on the engine that `LETHE_DEVICE` names.
     pub fn load_middle(
         source: &dyn WeightSource,
         spec: SplitSpec,
         compute: Compute,
     ) -> Result<Segment, ModelError> {
-        Self::load_middle_on(&backend::chosen()?, source, spec, compute)
+        Self::load_middle_on(&Engine::from_env()?, source, spec, compute)
     }
 
-    pub(crate) fn load_middle_on(
-        on: &backend::On,
+    /// Loads the middle that belongs to `spec` on a certain engine.
+    ///
+    /// # Errors
+    /// As [`Self::load_on`].
+    pub fn load_middle_on(
+        engine: &Engine,
         source: &dyn WeightSource,
         spec: SplitSpec,
         compute: Compute,
     ) -> Result<Segment, ModelError> {
         spec.check(source.config().layers)?;
         Segment::load_on(
-            on,
+            engine,
             source,
             spec.k_in..source.config().layers - spec.k_out,
             compute,
         )
+    }
+
+    /// What runs its layers.
+    pub fn engine(&self) -> &Engine {
+        self.bottom.engine()
     }
 
     /// The whole model's shape.

@@ -134,8 +134,8 @@ fn audit_shard(args: &Args, file: &Path) -> anyhow::Result<ExitCode> {
     }
     let (model, data) = args.inputs.paths()?;
     let (model, data) = (std::path::absolute(model)?, std::path::absolute(data)?);
-    if bundle.engine != lethe_model::engine() {
-        let (theirs, mine) = (&bundle.engine, lethe_model::engine());
+    if bundle.engine != lethe_model::engine::kind_from_env() {
+        let (theirs, mine) = (&bundle.engine, lethe_model::engine::kind_from_env());
         writeln!(
             std::io::stderr(),
             "note: trained with {theirs}, this machine computes with {mine}: last bits may differ"

@@ -161,7 +161,7 @@ impl Evidence {
             members: all.iter().map(member).collect(),
             rounds: rounds(state, shard, &all)?,
             adapter: known.run.hash.hex(),
-            engine: lethe_model::engine(),
+            engine: lethe_model::engine::kind_from_env(),
             checkpoint: self.checkpoint(),
             catalogue: catalogue_of(state, epoch.catalogue),
             signed: String::new(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::ops::{sigmoid, softmax};
 
-use super::{First, Part};
+use super::{Backend, First, Kept, Part, See};
 use crate::ModelError;
 use crate::config::ModelConfig;
 use crate::kernels::panels::Compute;
@@ -248,45 +248,52 @@ impl Pass<'_> {
     }
 }
 
-impl Layers {
-    pub(super) fn load(
-        device: &Device,
+/// Candle's operations on one of its devices.
+#[derive(Clone, Debug)]
+pub(crate) struct Candle(Device);
+
+impl Candle {
+    /// The device of that kind and number: `candle-cpu`, `cuda` or `metal`.
+    pub(crate) fn open(kind: &str, number: usize) -> Result<Self> {
+        match kind {
+            "cuda" => Device::new_cuda(number).map(Self),
+            "metal" => Device::new_metal(number).map(Self),
+            _ => Ok(Self(Device::Cpu)),
+        }
+    }
+}
+
+impl Backend for Candle {
+    fn kind(&self) -> String {
+        format!("candle {:?}", self.0.location())
+    }
+
+    fn load(
+        &self,
         source: &dyn WeightSource,
         range: Range<usize>,
         compute: Compute,
-    ) -> std::result::Result<Self, ModelError> {
+    ) -> std::result::Result<Arc<dyn super::Layers>, ModelError> {
         if compute != Compute::F32 {
             return Err(ModelError::Device(format!(
                 "layers on {:?} compute in f32, not in {compute:?}: set compute = \"f32\"",
-                device.location()
+                self.0.location()
             )));
         }
         let layer = |l| {
-            Ok(Arc::new(Weights::new(
-                source.config(),
-                &source.layer(l)?,
-                device,
-            )?))
+            let weights = Weights::new(source.config(), &source.layer(l)?, &self.0)?;
+            Ok(Arc::new(weights))
         };
-        Ok(Self {
-            device: device.clone(),
+        Ok(Arc::new(Layers {
+            device: self.0.clone(),
             layers: range
                 .map(layer)
                 .collect::<std::result::Result<_, ModelError>>()?,
-        })
+        }))
     }
+}
 
-    pub(super) fn part(&self, layers: Range<usize>) -> Self {
-        Self {
-            device: self.device.clone(),
-            layers: self.layers[layers].to_vec(),
-        }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.layers.iter().map(|l| l.bytes()).sum()
-    }
-
+impl Layers {
     fn numbered(&self, first: First<'_>) -> impl Iterator<Item = (usize, &Weights)> {
         self.layers
             .iter()
@@ -336,13 +343,26 @@ impl Layers {
     fn rows(&self, x: &[f32], c: &ModelConfig) -> Result<Tensor> {
         Tensor::from_slice(x, (x.len() / c.hidden, c.hidden), &self.device)
     }
+}
 
-    pub(super) fn forward(
+impl super::Layers for Layers {
+    fn part(&self, layers: Range<usize>) -> Arc<dyn super::Layers> {
+        Arc::new(Self {
+            device: self.device.clone(),
+            layers: self.layers[layers].to_vec(),
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        self.layers.iter().map(|l| l.bytes()).sum()
+    }
+
+    fn forward(
         &self,
         first: First<'_>,
         parts: &[Part<'_>],
         x: Vec<f32>,
-        see: &mut (dyn FnMut(usize, &[f32]) + Send),
+        see: See<'_>,
     ) -> std::result::Result<Vec<f32>, ModelError> {
         let (mut out, mut start) = (Vec::with_capacity(x.len()), 0);
         for part in parts {
@@ -360,7 +380,7 @@ impl Layers {
         Ok(out)
     }
 
-    pub(super) fn forward_last(
+    fn forward_last(
         &self,
         first: First<'_>,
         part: Part<'_>,
@@ -376,13 +396,13 @@ impl Layers {
             .collect())
     }
 
-    pub(super) fn forward_train(
+    fn forward_train(
         &self,
         first: First<'_>,
         part: Part<'_>,
         x: Vec<f32>,
         last: bool,
-    ) -> std::result::Result<(Vec<f32>, Tape), ModelError> {
+    ) -> std::result::Result<(Vec<f32>, Kept), ModelError> {
         let x = Var::from_tensor(&self.rows(&x, first.config)?)?;
         let lora = self.lora(first, part.adapter)?;
         let pass = self.pass(first, part.layout, 0, &lora)?;
@@ -394,17 +414,20 @@ impl Layers {
             let rows: Vec<u32> = part.layout.last_rows().iter().map(|r| *r as u32).collect();
             y = y.index_select(&Tensor::new(rows, &self.device)?, 0)?;
         }
-        Ok((flat(&y)?, Tape { x, y, lora }))
+        Ok((flat(&y)?, Kept::new(Tape { x, y, lora })))
     }
 
-    pub(super) fn backward(
+    fn backward(
         &self,
+        _first: First<'_>,
         part: Part<'_>,
-        tape: &Tape,
-        dy: &[f32],
+        _last: bool,
+        tape: &Kept,
+        dy: Vec<f32>,
         grads: &mut [f32],
     ) -> std::result::Result<Vec<f32>, ModelError> {
-        let dy = Tensor::from_slice(dy, tape.y.shape(), &self.device)?;
+        let tape: &Tape = tape.get()?;
+        let dy = Tensor::from_vec(dy, tape.y.shape(), &self.device)?;
         let all = (&tape.y * dy)?.sum_all()?.backward()?;
         let of = |v: &Var| all.get(v).map(flat).transpose();
         if let Some(shape) = part.adapter.map(Adapter::shape) {
@@ -425,22 +448,24 @@ impl Layers {
         Ok(of(&tape.x)?.unwrap_or_else(|| vec![0.0; tape.x.elem_count()]))
     }
 
-    pub(super) fn cache(&self) -> Vec<LayerCache> {
-        self.layers.iter().map(|_| LayerCache::default()).collect()
+    fn cache(&self, _config: &ModelConfig, _positions: usize) -> Kept {
+        let caches: Vec<LayerCache> = self.layers.iter().map(|_| LayerCache::default()).collect();
+        Kept::new(caches)
     }
 
-    pub(super) fn extend(
+    fn extend(
         &self,
         first: First<'_>,
         part: Part<'_>,
-        cache: &mut [LayerCache],
+        cache: &mut Kept,
         before: usize,
         x: Vec<f32>,
     ) -> std::result::Result<Vec<f32>, ModelError> {
         let lora = self.lora(first, part.adapter)?;
         let pass = self.pass(first, part.layout, before, &lora)?;
+        let caches: &mut Vec<LayerCache> = cache.get_mut()?;
         let mut h = self.rows(&x, first.config)?;
-        for ((l, w), cache) in self.numbered(first).zip(cache) {
+        for ((l, w), cache) in self.numbered(first).zip(caches) {
             let [q, k, v] = pass.project(w, l, &pass.norm(&h, &w.attn_norm)?)?;
             let (k, v) = match &cache.0 {
                 Some((keys, values)) => {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{First, Part};
+use super::{Backend, First, Kept, Part, See};
 use crate::ModelError;
 use crate::buffers::{Buffer, Pool};
 use crate::config::ModelConfig;
@@ -19,37 +19,35 @@ pub(crate) struct Layers {
     pool: Pool,
 }
 
-impl Layers {
-    pub(super) fn load(
+/// Our kernels on the cores of this computer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cpu;
+
+impl Backend for Cpu {
+    fn kind(&self) -> String {
+        let units = crate::kernels::tile::units();
+        format!("{units:?} {}", std::env::consts::ARCH)
+    }
+
+    fn load(
+        &self,
         source: &dyn WeightSource,
         range: Range<usize>,
         compute: Compute,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<Arc<dyn super::Layers>, ModelError> {
         let layer = |l| {
-            Ok(Arc::new(Layer::new(
-                source.config(),
-                source.layer(l)?,
-                compute,
-            )))
+            let weights = source.layer(l)?;
+            Ok(Arc::new(Layer::new(source.config(), weights, compute)))
         };
         let layers = range.map(layer).collect::<Result<Vec<_>, ModelError>>()?;
-        Ok(Self {
+        Ok(Arc::new(Layers {
             layers: Arc::new(layers),
             pool: Pool::default(),
-        })
+        }))
     }
+}
 
-    pub(super) fn part(&self, layers: Range<usize>) -> Self {
-        Self {
-            layers: Arc::new(self.layers[layers].to_vec()),
-            pool: self.pool.clone(),
-        }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.layers.iter().map(|l| l.bytes()).sum()
-    }
-
+impl Layers {
     fn numbered(
         &self,
         first: First<'_>,
@@ -64,12 +62,12 @@ impl Layers {
         Pass::many(first.config, vec![part], before, &self.pool)
     }
 
-    pub(super) fn forward(
+    fn all_rows(
         &self,
         first: First<'_>,
         parts: &[Part<'_>],
         x: Vec<f32>,
-        see: &mut (dyn FnMut(usize, &[f32]) + Send),
+        see: See<'_>,
     ) -> Vec<f32> {
         let pass = Pass::many(first.config, parts.to_vec(), 0, &self.pool);
         let mut x = self.pool.adopt(x);
@@ -82,7 +80,7 @@ impl Layers {
         x.into_vec()
     }
 
-    pub(super) fn forward_train(
+    fn train_all_rows(
         &self,
         first: First<'_>,
         part: Part<'_>,
@@ -98,7 +96,7 @@ impl Layers {
         (x.into_vec(), tapes)
     }
 
-    pub(super) fn forward_last(
+    fn last_rows(
         &self,
         first: First<'_>,
         part: Part<'_>,
@@ -128,7 +126,7 @@ impl Layers {
         (y.into_vec(), tapes)
     }
 
-    pub(super) fn backward(
+    fn back(
         &self,
         first: First<'_>,
         part: Part<'_>,
@@ -145,7 +143,7 @@ impl Layers {
         dy
     }
 
-    pub(super) fn backward_last(
+    fn back_last(
         &self,
         first: First<'_>,
         part: Part<'_>,
@@ -176,31 +174,95 @@ impl Layers {
         });
         dx.into_vec()
     }
+}
 
-    pub(super) fn cache(&self, config: &ModelConfig, positions: usize) -> Vec<LayerCache> {
+impl super::Layers for Layers {
+    fn part(&self, layers: Range<usize>) -> Arc<dyn super::Layers> {
+        Arc::new(Self {
+            layers: Arc::new(self.layers[layers].to_vec()),
+            pool: self.pool.clone(),
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        self.layers.iter().map(|l| l.bytes()).sum()
+    }
+
+    fn forward(
+        &self,
+        first: First<'_>,
+        parts: &[Part<'_>],
+        x: Vec<f32>,
+        see: See<'_>,
+    ) -> Result<Vec<f32>, ModelError> {
+        Ok(self.all_rows(first, parts, x, see))
+    }
+
+    fn forward_last(
+        &self,
+        first: First<'_>,
+        part: Part<'_>,
+        x: Vec<f32>,
+    ) -> Result<Vec<f32>, ModelError> {
+        Ok(self.last_rows(first, part, x, false).0)
+    }
+
+    fn forward_train(
+        &self,
+        first: First<'_>,
+        part: Part<'_>,
+        x: Vec<f32>,
+        last: bool,
+    ) -> Result<(Vec<f32>, Kept), ModelError> {
+        let (y, tapes) = match last {
+            true => self.last_rows(first, part, x, true),
+            false => self.train_all_rows(first, part, x),
+        };
+        Ok((y, Kept::new(tapes)))
+    }
+
+    fn backward(
+        &self,
+        first: First<'_>,
+        part: Part<'_>,
+        last: bool,
+        tape: &Kept,
+        dy: Vec<f32>,
+        grads: &mut [f32],
+    ) -> Result<Vec<f32>, ModelError> {
+        let tapes: &Vec<LayerTape> = tape.get()?;
+        Ok(match last {
+            true => self.back_last(first, part, tapes, dy, grads),
+            false => self.back(first, part, tapes, dy, grads),
+        })
+    }
+
+    fn cache(&self, config: &ModelConfig, positions: usize) -> Kept {
         let width = config.kv_heads * config.head_dim;
         let layer = || LayerCache {
             keys: Vec::with_capacity(positions * width),
             values: vec![],
         };
-        self.layers.iter().map(|_| layer()).collect()
+        let caches: Vec<LayerCache> = self.layers.iter().map(|_| layer()).collect();
+        Kept::new(caches)
     }
 
-    pub(super) fn extend(
+    fn extend(
         &self,
         first: First<'_>,
         part: Part<'_>,
-        cache: &mut [LayerCache],
+        cache: &mut Kept,
         before: usize,
         x: Vec<f32>,
-    ) -> Vec<f32> {
+    ) -> Result<Vec<f32>, ModelError> {
+        let caches: &mut Vec<LayerCache> = cache.get_mut()?;
         let pass = self.pass(first, part, before);
         let mut x = self.pool.adopt(x);
         crate::in_pool(|| {
-            for ((l, layer), cache) in self.numbered(first).zip(cache) {
+            for ((l, layer), cache) in self.numbered(first).zip(caches) {
                 layer.extend(&pass, l, &mut x, cache);
             }
         });
-        x.into_vec()
+        Ok(x.into_vec())
     }
 }

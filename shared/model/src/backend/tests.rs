@@ -1,10 +1,9 @@
 //! Our kernels against candle's operations and autograd, on everything that an engine does.
 
-use candle_core::Device;
 use lethe_learn::seed::Seed;
 
-use super::On;
 use crate::config::ModelConfig;
+use crate::engine::Engine;
 use crate::generate::Generator;
 use crate::kernels::panels::Compute;
 use crate::layout::Layout;
@@ -13,7 +12,9 @@ use crate::segment::{Part, Segment};
 use crate::source::RandomWeights;
 use crate::split::{Batch, DeviceModel, Labels, LocalMiddle, SplitSpec};
 
-const CANDLE: On = On::Candle(Device::Cpu);
+fn candle() -> Engine {
+    Engine::named("candle-cpu").expect("built in")
+}
 
 fn adapter(c: &ModelConfig) -> Adapter {
     let recipe = LoraRecipe {
@@ -70,7 +71,7 @@ fn shapes() -> Vec<(ModelConfig, Vec<Vec<u32>>)> {
 
 /// Loss and gradients with a device's layers and a middle.
 fn train(
-    on: &On,
+    on: &Engine,
     c: &ModelConfig,
     sequences: &[Vec<u32>],
     adapter: &Adapter,
@@ -102,8 +103,8 @@ fn training_agrees() {
     for (c, sequences) in shapes() {
         let adapter = adapter(&c);
         let (ours, candles) = (
-            train(&On::Cpu, &c, &sequences, &adapter),
-            train(&CANDLE, &c, &sequences, &adapter),
+            train(&Engine::cpu(), &c, &sequences, &adapter),
+            train(&candle(), &c, &sequences, &adapter),
         );
         assert!(
             (ours.0 - candles.0).abs() < 1e-5,
@@ -122,7 +123,7 @@ fn all_forms_of_the_forward_pass_agree() {
         let source = RandomWeights::new(c.clone(), 5);
         let adapter = adapter(&c);
         let load =
-            |on: &On| Segment::load_on(on, &source, 0..c.layers, Compute::F32).expect("loads");
+            |on: &Engine| Segment::load_on(on, &source, 0..c.layers, Compute::F32).expect("loads");
         let (layout, ids) = Layout::pack(&sequences);
         let rows = DeviceModel::load(&source, SplitSpec { k_in: 0, k_out: 0 }, Compute::F32)
             .expect("loads");
@@ -153,7 +154,10 @@ fn all_forms_of_the_forward_pass_agree() {
                 .expect("runs");
             [many, last, all, few]
         };
-        for (ours, candles) in run(&load(&On::Cpu)).iter().zip(&run(&load(&CANDLE))) {
+        for (ours, candles) in run(&load(&Engine::cpu()))
+            .iter()
+            .zip(&run(&load(&candle())))
+        {
             near("states", ours, candles);
         }
     }
@@ -163,7 +167,7 @@ fn all_forms_of_the_forward_pass_agree() {
 fn generation_agrees() {
     let source = RandomWeights::new(ModelConfig::tiny(), 9);
     let spec = SplitSpec { k_in: 1, k_out: 1 };
-    let generate = |on: &On| {
+    let generate = |on: &Engine| {
         let device = DeviceModel::load_on(on, &source, spec, Compute::F32).expect("loads");
         let middle = DeviceModel::load_middle_on(on, &source, spec, Compute::F32).expect("loads");
         let generator = Generator::new(device, middle, Compute::F32).expect("loads");
@@ -171,22 +175,23 @@ fn generation_agrees() {
             .generate(&[5, 9, 2], 8, None, None)
             .expect("generates")
     };
-    assert_eq!(generate(&On::Cpu), generate(&CANDLE));
+    assert_eq!(generate(&Engine::cpu()), generate(&candle()));
 }
 
 #[test]
 fn devices_are_named_and_refused() {
-    assert!(matches!(On::named("cpu"), Ok(On::Cpu)));
+    assert_eq!(Engine::named("cpu").expect("always there"), Engine::cpu());
+    assert_ne!(candle(), Engine::cpu());
     for (name, part) in [
         ("gpu", "expected cpu"),
         ("cuda:x", "no device number"),
-        ("cuda:99", "LETHE_DEVICE=cuda:99"),
+        ("cuda:99", "engine \"cuda:99\""),
     ] {
-        let e = On::named(name).expect_err(name);
+        let e = Engine::named(name).expect_err(name).to_string();
         assert!(e.contains(part), "{e}");
     }
     let source = RandomWeights::new(ModelConfig::tiny(), 9);
-    let e = Segment::load_on(&CANDLE, &source, 0..1, Compute::Bf16)
+    let e = Segment::load_on(&candle(), &source, 0..1, Compute::Bf16)
         .expect_err("f32 only")
         .to_string();
     assert!(e.contains("set compute"), "{e}");

@@ -6,12 +6,12 @@ use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
-use candle_core::quantized::GgmlDType;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::quoted;
 use crate::ModelError;
+use crate::dtype::Dtype;
 
 /// Longest header, in bytes, as the format's own reader has it.
 const LONGEST: u64 = 100_000_000;
@@ -36,11 +36,11 @@ impl Stored {
     ///
     /// # Errors
     /// [`ModelError::Refused`].
-    pub(crate) fn dtype(&self, path: &Path, name: &str) -> Result<GgmlDType, ModelError> {
+    pub(crate) fn dtype(&self, path: &Path, name: &str) -> Result<Dtype, ModelError> {
         match self.dtype.as_str() {
-            "F32" => Ok(GgmlDType::F32),
-            "F16" => Ok(GgmlDType::F16),
-            "BF16" => Ok(GgmlDType::BF16),
+            "F32" => Ok(Dtype::F32),
+            "F16" => Ok(Dtype::F16),
+            "BF16" => Ok(Dtype::Bf16),
             other => Err(ModelError::refused(
                 path,
                 format!("tensor {} is of type {}", quoted(name), quoted(other)),

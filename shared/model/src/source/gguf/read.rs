@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
-use candle_core::quantized::GgmlDType;
-
 use super::types::{SUPPORTED, kind};
 use crate::ModelError;
+use crate::dtype::Dtype;
 use crate::files::quoted;
 
 /// Longest name of a key or a tensor, in bytes, as the format has it.
@@ -42,7 +41,7 @@ pub(crate) enum Value {
 /// Where one tensor lies.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stored {
-    pub(super) dtype: GgmlDType,
+    pub(super) dtype: Dtype,
     /// Its dimensions, slowest first.
     pub(super) shape: Vec<u64>,
     /// First byte, counted from the beginning of the file.
@@ -390,10 +389,10 @@ impl<R: Read> Reader<'_, R> {
             };
             ModelError::refused(self.path, what, format!("{SUPPORTED}: convert the model"))
         })?;
-        let block = dtype.block_size() as u64;
+        let block = dtype.block_values() as u64;
         let row = shape.first().copied().unwrap_or(0);
         let values = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
-        let bytes = values.and_then(|v| (v / block).checked_mul(dtype.type_size() as u64));
+        let bytes = values.and_then(|v| (v / block).checked_mul(dtype.block_bytes() as u64));
         match bytes {
             Some(bytes) if bytes > 0 && row.is_multiple_of(block) => {
                 shape.reverse();

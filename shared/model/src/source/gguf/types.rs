@@ -1,12 +1,12 @@
 //! How GGUF files store values (ggml.h of ggml-org/ggml), by number.
 
-use candle_core::quantized::GgmlDType;
+use crate::dtype::Dtype;
 
 /// A type: its name, values and bytes of a block, and how it is read, if it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kind {
     pub(super) name: &'static str,
-    pub(super) read: Option<GgmlDType>,
+    pub(super) read: Option<Dtype>,
 }
 
 /// The types that are read, for errors.
@@ -23,21 +23,21 @@ pub(super) fn kind(id: u32) -> Option<Kind> {
     };
     let other = |name| Some(Kind { name, read: None });
     match id {
-        0 => read("F32", GgmlDType::F32),
-        1 => read("F16", GgmlDType::F16),
-        2 => read("Q4_0", GgmlDType::Q4_0),
-        3 => read("Q4_1", GgmlDType::Q4_1),
+        0 => read("F32", Dtype::F32),
+        1 => read("F16", Dtype::F16),
+        2 => read("Q4_0", Dtype::Q4_0),
+        3 => read("Q4_1", Dtype::Q4_1),
         4 => other("Q4_2"),
         5 => other("Q4_3"),
-        6 => read("Q5_0", GgmlDType::Q5_0),
-        7 => read("Q5_1", GgmlDType::Q5_1),
-        8 => read("Q8_0", GgmlDType::Q8_0),
+        6 => read("Q5_0", Dtype::Q5_0),
+        7 => read("Q5_1", Dtype::Q5_1),
+        8 => read("Q8_0", Dtype::Q8_0),
         9 => other("Q8_1"),
-        10 => read("Q2_K", GgmlDType::Q2K),
-        11 => read("Q3_K", GgmlDType::Q3K),
-        12 => read("Q4_K", GgmlDType::Q4K),
-        13 => read("Q5_K", GgmlDType::Q5K),
-        14 => read("Q6_K", GgmlDType::Q6K),
+        10 => read("Q2_K", Dtype::Q2K),
+        11 => read("Q3_K", Dtype::Q3K),
+        12 => read("Q4_K", Dtype::Q4K),
+        13 => read("Q5_K", Dtype::Q5K),
+        14 => read("Q6_K", Dtype::Q6K),
         15 => other("Q8_K"),
         16 => other("IQ2_XXS"),
         17 => other("IQ2_XS"),
@@ -53,7 +53,7 @@ pub(super) fn kind(id: u32) -> Option<Kind> {
         27 => other("I64"),
         28 => other("F64"),
         29 => other("IQ1_M"),
-        30 => read("BF16", GgmlDType::BF16),
+        30 => read("BF16", Dtype::Bf16),
         31 => other("Q4_0_4_4"),
         32 => other("Q4_0_4_8"),
         33 => other("Q4_0_8_8"),

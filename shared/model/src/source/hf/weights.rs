@@ -6,12 +6,12 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::GgmlDType;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::ModelError;
 use crate::config::ModelConfig;
+use crate::dtype::Dtype;
 use crate::embedding::Table;
 use crate::files::tensors::{Stored, header};
 use crate::files::{quoted, read};
@@ -145,7 +145,7 @@ impl Weights {
         Ok(())
     }
 
-    fn find(&self, name: &str, shape: &[u64]) -> Result<(&Path, &Stored, GgmlDType), ModelError> {
+    fn find(&self, name: &str, shape: &[u64]) -> Result<(&Path, &Stored, Dtype), ModelError> {
         let (file, stored) = self.tensors.get(name).ok_or_else(|| {
             let hint = match name == HEAD {
                 true => " (tie_word_embeddings is false)",

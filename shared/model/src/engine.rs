@@ -1,0 +1,122 @@
+//! Which engine runs a model's layers: chosen for each instance, by default the one that the
+//! environment variable `LETHE_DEVICE` names.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::ModelError;
+use crate::backend::{Backend, cpu};
+
+/// What runs layers. Cloning shares it; layers on one GPU share its device.
+///
+/// ```
+/// use lethe_model::config::ModelConfig;
+/// use lethe_model::engine::Engine;
+/// use lethe_model::kernels::panels::Compute;
+/// use lethe_model::segment::Segment;
+/// use lethe_model::source::RandomWeights;
+/// let source = RandomWeights::new(ModelConfig::tiny(), 7);
+/// let segment = Segment::load_on(&Engine::cpu(), &source, 0..2, Compute::F32)?;
+/// assert_eq!(segment.engine(), &Engine::named("cpu")?);
+/// # Ok::<(), lethe_model::ModelError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<dyn Backend>);
+
+/// Engines are equal if their results are, bit for bit.
+impl PartialEq for Engine {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind() == other.kind()
+    }
+}
+
+/// The names that [`Engine::named`] knows, for errors.
+const NAMES: &str = "cpu, cuda, cuda:N, metal or candle-cpu";
+
+impl Engine {
+    /// Our kernels on this computer's cores.
+    pub fn cpu() -> Self {
+        Self(Arc::new(cpu::Cpu))
+    }
+
+    /// The engine of that name: `cpu`; in builds with the feature `candle`: `candle-cpu` (for
+    /// comparisons), with `cuda`: `cuda`, `cuda:N`, with `metal`: `metal`.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`] for other names, and if this build or this computer has no such
+    /// engine.
+    pub fn named(name: &str) -> Result<Self, ModelError> {
+        let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+        let number = number.parse::<usize>().map_err(|_| {
+            ModelError::Device(format!(
+                "engine {name:?}: no device number {number:?}, expected one of {NAMES}"
+            ))
+        })?;
+        match kind {
+            "cpu" => Ok(Self::cpu()),
+            "candle-cpu" | "cuda" | "metal" => candle(name, kind, number),
+            _ => Err(ModelError::Device(format!(
+                "engine {name:?}: expected {NAMES}"
+            ))),
+        }
+    }
+
+    /// The engine that the environment variable `LETHE_DEVICE` names, `cpu` if it is not set. It is
+    /// opened once in a process.
+    ///
+    /// # Errors
+    /// As [`Self::named`].
+    pub fn from_env() -> Result<Self, ModelError> {
+        static CHOSEN: OnceLock<Result<Engine, String>> = OnceLock::new();
+        let open = || {
+            let name = std::env::var("LETHE_DEVICE").unwrap_or_else(|_| "cpu".into());
+            Engine::named(&name).map_err(|e| format!("LETHE_DEVICE: {e}"))
+        };
+        CHOSEN.get_or_init(open).clone().map_err(ModelError::Device)
+    }
+
+    /// What it computes with: version, device and vector units. Where it is equal, results are
+    /// equal bit for bit; where it differs they may not be. It is recorded with each round.
+    pub fn kind(&self) -> String {
+        format!(
+            "lethe-model {} {}",
+            env!("CARGO_PKG_VERSION"),
+            self.0.kind()
+        )
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.0
+    }
+
+    #[cfg(any(feature = "candle", test))]
+    #[allow(dead_code)]
+    pub(crate) fn of(backend: impl Backend + 'static) -> Self {
+        Self(Arc::new(backend))
+    }
+}
+
+/// The kind of the engine that `LETHE_DEVICE` names; if there is none, why.
+pub fn kind_from_env() -> String {
+    match Engine::from_env() {
+        Ok(engine) => engine.kind(),
+        Err(e) => e.to_string(),
+    }
+}
+
+#[cfg(feature = "candle")]
+fn candle(name: &str, kind: &str, number: usize) -> Result<Engine, ModelError> {
+    let backend = crate::backend::candle::Candle::open(kind, number).map_err(|e| {
+        ModelError::Device(format!(
+            "engine {name:?}: {e}; builds with the feature `cuda` or `metal` can use one"
+        ))
+    })?;
+    Ok(Engine::of(backend))
+}
+
+#[cfg(not(feature = "candle"))]
+fn candle(name: &str, _: &str, _: usize) -> Result<Engine, ModelError> {
+    Err(ModelError::Device(format!(
+        "engine {name:?}: this program was built without candle; build it with the feature \
+         `candle`, `cuda` or `metal`"
+    )))
+}
