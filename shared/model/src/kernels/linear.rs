@@ -1,15 +1,13 @@
 //! A frozen linear map with the products that a layer needs, in the form that is fastest on this
 //! CPU.
 
-use std::sync::OnceLock;
-
 use super::gemm::{Mat, Threads, matmul};
 use super::panels::{Compute, Panels, to_bf16};
 use super::quant::Quantised;
 use super::tile;
 
-/// Frozen weights `[outputs, inputs]`. On a CPU with the tile kernels the backward form is made
-/// when first needed.
+/// Frozen weights `[outputs, inputs]`, held once: on a CPU with the tile kernels a backward product
+/// makes the form that it needs, and throws it away.
 #[derive(Debug)]
 pub struct Linear {
     outputs: usize,
@@ -25,10 +23,7 @@ enum Form {
     /// Quantised panels, for scoring.
     Quantised(Quantised),
     /// Panels for the tile kernels.
-    Packed {
-        forward: Panels,
-        backward: OnceLock<Panels>,
-    },
+    Packed(Panels),
 }
 
 impl Linear {
@@ -49,11 +44,8 @@ impl Linear {
         let form = if let Some(q) = quantised {
             Form::Quantised(q)
         } else if tile::supported(compute) {
-            let forward = Panels::pack(compute, outputs, inputs, |n, k| weights[n * inputs + k]);
-            Form::Packed {
-                forward,
-                backward: OnceLock::new(),
-            }
+            let weight = |n, k| weights[n * inputs + k];
+            Form::Packed(Panels::pack(compute, outputs, inputs, weight))
         } else {
             Self::plain(weights, compute)
         };
@@ -83,21 +75,19 @@ impl Linear {
         Form::Plain { weights, compute }
     }
 
-    /// Memory of the weights in all forms that exist now, in bytes.
+    /// Memory of the weights, in bytes.
     pub fn bytes(&self) -> usize {
         match &self.form {
             Form::Plain { weights, .. } => weights.len() * size_of::<f32>(),
             Form::Quantised(q) => q.bytes(),
-            Form::Packed { forward, backward } => {
-                forward.bytes() + backward.get().map_or(0, Panels::bytes)
-            }
+            Form::Packed(panels) => panels.bytes(),
         }
     }
 
     /// `dst[rows, outputs] (+)= x[rows, inputs] * W^T`.
     pub fn forward(&self, x: &[f32], rows: usize, dst: &mut [f32], add: bool) {
         match &self.form {
-            Form::Packed { forward, .. } => forward.multiply(x, rows, dst, add),
+            Form::Packed(panels) => panels.multiply(x, rows, dst, add),
             Form::Quantised(q) => q.multiply(x, rows, dst, add),
             Form::Plain { weights, compute } => {
                 let w = Mat::new(weights, self.outputs, self.inputs, self.inputs).t();
@@ -116,16 +106,7 @@ impl Linear {
     /// to this.
     pub fn backward(&self, dy: &[f32], rows: usize, dst: &mut [f32], add: bool) {
         match &self.form {
-            Form::Packed { forward, backward } => {
-                // Not `get_or_init`: making the form waits for the pool, and a thread that waits
-                // there may take up another pass that wants this very form. Two that make it at
-                // once make the same.
-                let made = backward.get().is_none().then(|| forward.transposed());
-                made.into_iter().for_each(|m| drop(backward.set(m)));
-                if let Some(b) = backward.get() {
-                    b.multiply(dy, rows, dst, add);
-                }
-            }
+            Form::Packed(panels) => panels.multiply_transposed(dy, rows, dst, add),
             Form::Quantised(_) => unreachable!("quantised weights have no backward pass"),
             Form::Plain { weights, compute } => {
                 let w = Mat::new(weights, self.outputs, self.inputs, self.inputs);

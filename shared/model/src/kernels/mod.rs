@@ -15,3 +15,4 @@ mod quant;
 pub mod rope;
 pub(crate) mod tile;
 mod tiled;
+mod transpose;

@@ -12,6 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::tile::{self, Rows, TILE_ROWS, Tile, WIDTH};
+use super::transpose::transpose;
 
 /// Arithmetic of the products with frozen weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -123,26 +124,33 @@ impl Panels {
         }
     }
 
-    fn get(&self, output: usize, input: usize) -> f32 {
-        let depth = self.compute.depth(self.k);
-        let (u, high) = match self.compute {
-            Compute::F32 | Compute::Int8 => (input, false),
-            Compute::Bf16 => (input / 2, input % 2 == 1),
-        };
-        let line = (output / WIDTH * depth + u) * LINES + output % WIDTH / 16;
-        let bits = self.lines[line].0[output % 16];
-        match (self.compute, high) {
-            (Compute::F32 | Compute::Int8, _) => f32::from_bits(bits),
-            (Compute::Bf16, false) => f32::from_bits(bits << 16),
-            (Compute::Bf16, true) => f32::from_bits(bits & 0xffff_0000),
+    /// `dst[rows, k] (+)= dy[rows, n] * self`: the product of the other direction, with panels that
+    /// are made for it and thrown away.
+    pub(crate) fn multiply_transposed(&self, dy: &[f32], rows: usize, dst: &mut [f32], add: bool) {
+        thread_local! {
+            static MADE: RefCell<Vec<Line>> = const { RefCell::new(vec![]) };
         }
+        let len = self.k.div_ceil(WIDTH) * self.compute.depth(self.n) * LINES;
+        // Taken, not borrowed: a thread that waits for others in here may take up another product
+        // of this kind.
+        let mut lines = MADE.take();
+        if lines.len() < len {
+            lines.resize(len, Line([0; 16]));
+        }
+        transpose(self.compute, self.n, self.k, &self.lines, &mut lines[..len]);
+        let other = Self {
+            compute: self.compute,
+            n: self.k,
+            k: self.n,
+            lines,
+        };
+        other.multiply(dy, rows, dst, add);
+        MADE.set(other.lines);
     }
 
-    /// The transpose `[inputs, outputs]`, for the backward pass.
-    pub(crate) fn transposed(&self) -> Self {
-        Self::pack(self.compute, self.k, self.n, |output, input| {
-            self.get(input, output)
-        })
+    #[cfg(test)]
+    pub(crate) fn lines(&self) -> &[Line] {
+        &self.lines
     }
 
     pub(crate) fn bytes(&self) -> usize {
