@@ -53,7 +53,7 @@ impl Bits {
 pub(crate) fn supported() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        super::tile::supported(super::panels::Compute::Int8)
+        super::tile::units() >= super::tile::Units::Avx512
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vnni")
     }

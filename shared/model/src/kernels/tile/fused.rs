@@ -1,60 +1,107 @@
 //! Fused multiply-adds that the compiler turns into vectors: AVX2 and NEON. Blocks of at most
 //! [`ROWS`] rows of half a panel keep to 16 registers of 256 bits, or to 32 of 128.
+//!
+//! Weights of bf16 lie in pairs and are widened in registers: a shift or a mask for 8 outputs is
+//! little beside the multiply-adds of all rows, and memory holds half of what f32 takes.
 #![allow(unsafe_code)]
 
 use super::{Line, Rows, Tile};
+use crate::kernels::panels::to_bf16;
 
 /// Rows of a block.
-const ROWS: usize = 6;
+pub(super) const ROWS: usize = 6;
 
 /// One half of a panel is 16 outputs.
 const HALF: usize = 16;
 
+/// Packs rows of values rounded to bf16, side by side: `[value][row]`, zeros past an odd end.
+pub(super) fn pack_rounded(x: &[f32], k: usize, into: &mut [u32]) {
+    let count = x.len() / k;
+    for (i, row) in x.chunks_exact(k).enumerate() {
+        for (u, v) in row.iter().enumerate() {
+            into[u * count + i] = to_bf16(*v) << 16;
+        }
+    }
+    into[k * count..].fill(0);
+}
+
+/// Products of f32.
+///
 /// # Safety
 /// As [`super::run`].
 pub(super) unsafe fn run(rows: Rows<'_>, panel: &[Line], out: Tile) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: `units()` is at least `Fused`: the CPU has both; the caller's promises.
     unsafe {
-        x86(rows, panel, out);
+        x86::<false>(rows, panel, out);
     }
     #[cfg(not(target_arch = "x86_64"))]
     // SAFETY: the caller's promises.
     unsafe {
-        blocks(rows, panel, out);
+        blocks::<false>(rows, panel, out);
+    }
+}
+
+/// Products of pairs of bf16 with rows of rounded f32.
+///
+/// # Safety
+/// As [`super::run_with`].
+pub(super) unsafe fn run_widened(rows: Rows<'_>, panel: &[Line], out: Tile) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `run`.
+    unsafe {
+        x86::<true>(rows, panel, out);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: the caller's promises.
+    unsafe {
+        blocks::<true>(rows, panel, out);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn x86(rows: Rows<'_>, panel: &[Line], out: Tile) {
+unsafe fn x86<const PAIRS: bool>(rows: Rows<'_>, panel: &[Line], out: Tile) {
     // SAFETY: the caller's promises.
-    unsafe { blocks(rows, panel, out) }
+    unsafe { blocks::<PAIRS>(rows, panel, out) }
 }
 
 #[inline(always)]
-unsafe fn blocks(rows: Rows<'_>, panel: &[Line], out: Tile) {
-    let mut start = 0;
-    while start < rows.count {
+unsafe fn blocks<const PAIRS: bool>(rows: Rows<'_>, panel: &[Line], out: Tile) {
+    // As even as possible: fewer than 4 rows are too few sums to keep the units busy.
+    let parts = rows.count.div_ceil(ROWS);
+    for p in 0..parts {
+        let start = rows.count * p / parts;
+        let end = rows.count * (p + 1) / parts;
         for half in 0..out.cols.div_ceil(HALF) {
-            // SAFETY: rows `start..start + M` are among `rows.count`; the caller's promises.
+            // SAFETY: rows `start..end` are among `rows.count`; the caller's promises.
             unsafe {
-                match rows.count - start {
-                    1 => block::<1>(rows, start, panel, half, out),
-                    2 => block::<2>(rows, start, panel, half, out),
-                    3 => block::<3>(rows, start, panel, half, out),
-                    4 => block::<4>(rows, start, panel, half, out),
-                    5 => block::<5>(rows, start, panel, half, out),
-                    _ => block::<ROWS>(rows, start, panel, half, out),
+                match end - start {
+                    1 => block::<1, PAIRS>(rows, start, panel, half, out),
+                    2 => block::<2, PAIRS>(rows, start, panel, half, out),
+                    3 => block::<3, PAIRS>(rows, start, panel, half, out),
+                    4 => block::<4, PAIRS>(rows, start, panel, half, out),
+                    5 => block::<5, PAIRS>(rows, start, panel, half, out),
+                    _ => block::<ROWS, PAIRS>(rows, start, panel, half, out),
                 }
             }
         }
-        start += ROWS;
+    }
+}
+
+/// Adds the products of one input: `M` rows by half a panel.
+#[inline(always)]
+fn step<const M: usize>(acc: &mut [[f32; HALF]; M], units: &[u32], weights: &[f32; HALF]) {
+    for (acc, x) in acc.iter_mut().zip(units) {
+        let x = f32::from_bits(*x);
+        for (a, w) in acc.iter_mut().zip(weights) {
+            *a = x.mul_add(*w, *a);
+        }
     }
 }
 
 #[inline(always)]
-unsafe fn block<const M: usize>(
+unsafe fn block<const M: usize, const PAIRS: bool>(
     rows: Rows<'_>,
     start: usize,
     panel: &[Line],
@@ -64,19 +111,25 @@ unsafe fn block<const M: usize>(
     let mut acc = [[0.0f32; HALF]; M];
     let depth = panel.len() / 2;
     for u in 0..depth {
-        // SAFETY: the panel holds `2 * depth` lines, the block `rows.count * depth` units.
+        // SAFETY: the panel holds `2 * depth` lines, the block `rows.count` units of each input.
         let (line, units) = unsafe {
+            let first = u * if PAIRS { 2 } else { 1 } * rows.count + start;
             (
                 &panel.get_unchecked(2 * u + half).0,
-                rows.units
-                    .get_unchecked(u * rows.count + start..)
-                    .get_unchecked(..M),
+                rows.units.get_unchecked(first..),
             )
         };
-        for (acc, x) in acc.iter_mut().zip(units) {
-            let x = f32::from_bits(*x);
-            for (a, w) in acc.iter_mut().zip(line) {
-                *a = x.mul_add(f32::from_bits(*w), *a);
+        // SAFETY: as above; with pairs, the second input's units follow those of the first.
+        unsafe {
+            if PAIRS {
+                let low = line.map(|w| f32::from_bits(w << 16));
+                let high = line.map(|w| f32::from_bits(w & 0xffff_0000));
+                step(&mut acc, units.get_unchecked(..M), &low);
+                let second = units.get_unchecked(rows.count..rows.count + M);
+                step(&mut acc, second, &high);
+            } else {
+                let weights = line.map(f32::from_bits);
+                step(&mut acc, units.get_unchecked(..M), &weights);
             }
         }
     }
