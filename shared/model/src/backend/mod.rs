@@ -150,5 +150,5 @@ fn other() -> ModelError {
     )
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "candle"))]
 mod tests;

@@ -4,7 +4,7 @@
 use super::gemm::{Mat, Threads, matmul};
 use super::panels::{Compute, Panels, to_bf16};
 use super::quant::Quantised;
-use super::tile;
+use super::tile::Kernel;
 
 /// Frozen weights `[outputs, inputs]`, held once: on a CPU with the tile kernels a backward product
 /// makes the form that it needs, and throws it away.
@@ -43,9 +43,8 @@ impl Linear {
             .flatten();
         let form = if let Some(q) = quantised {
             Form::Quantised(q)
-        } else if tile::supported(compute) {
-            let weight = |n, k| weights[n * inputs + k];
-            Form::Packed(Panels::pack(compute, outputs, inputs, weight))
+        } else if let Some(kernel) = Kernel::best(compute) {
+            Self::packed(&weights, outputs, inputs, kernel)
         } else {
             Self::plain(weights, compute)
         };
@@ -68,6 +67,11 @@ impl Linear {
             inputs,
             form: Self::plain(weights, compute),
         }
+    }
+
+    fn packed(weights: &[f32], outputs: usize, inputs: usize, kernel: Kernel) -> Form {
+        let weight = |n, k| weights[n * inputs + k];
+        Form::Packed(Panels::pack(kernel, outputs, inputs, weight))
     }
 
     fn plain(mut weights: Vec<f32>, compute: Compute) -> Form {
@@ -143,6 +147,23 @@ mod tests {
     use lethe_learn::seed::Seed;
 
     use super::*;
+    use crate::kernels::tile;
+
+    /// One of every kernel that runs here, AMX through its emulator, and the portable form.
+    fn forms(w: &[f32], n: usize, k: usize, compute: Compute) -> Vec<Linear> {
+        let mut kernels = Kernel::all(compute);
+        #[cfg(target_arch = "x86_64")]
+        if compute == Compute::Bf16 && tile::amx::emulator::install() {
+            kernels.push(Kernel::Amx);
+        }
+        let form = |kernel| Linear {
+            outputs: n,
+            inputs: k,
+            form: Linear::packed(w, n, k, kernel),
+        };
+        let portable = Linear::portable(w.to_vec(), n, k, compute);
+        kernels.into_iter().map(form).chain([portable]).collect()
+    }
 
     fn random(name: &str, n: usize) -> Vec<f32> {
         let mut rng = Seed::from_u64(5).derive(name, &[&n.to_le_bytes()]).rng();
@@ -189,10 +210,7 @@ mod tests {
             );
             let wt: Vec<f32> = (0..k * n).map(|i| w[i % n * k + i / n]).collect();
             for compute in [Compute::F32, Compute::Bf16] {
-                for linear in [
-                    Linear::new(w.clone(), n, k, compute),
-                    Linear::portable(w.clone(), n, k, compute),
-                ] {
+                for linear in forms(&w, n, k, compute) {
                     let mut y = vec![f32::NAN; rows * n];
                     linear.forward(&x, rows, &mut y, false);
                     let want = exact(&x, &w, rows, n, k, compute);
@@ -211,29 +229,46 @@ mod tests {
     #[test]
     fn the_number_of_threads_changes_no_bit() {
         let (rows, n, k) = (317, 200, 96);
-        let (x, linear) = (
-            random("x", rows * k),
-            Linear::new(random("w", n * k), n, k, Compute::Bf16),
-        );
-        let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .expect("a pool");
-            let mut y = vec![0.0; rows * n];
-            pool.install(|| linear.forward(&x, rows, &mut y, false));
-            y
-        };
-        let one = run(1);
-        assert!(one == run(2) && one == run(3) && one == run(7));
-        // A row's result does not depend on the rows beside it (the tile kernels promise it, `gemm`
-        // does not).
-        if !tile::supported(Compute::Bf16) {
+        let x = random("x", rows * k);
+        for linear in forms(&random("w", n * k), n, k, Compute::Bf16) {
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .expect("a pool");
+                let mut y = vec![0.0; rows * n];
+                pool.install(|| linear.forward(&x, rows, &mut y, false));
+                y
+            };
+            let one = run(1);
+            assert!(one == run(2) && one == run(3) && one == run(7));
+            // A row's result does not depend on the rows beside it (the tile kernels promise it,
+            // `gemm` does not).
+            if matches!(linear.form, Form::Plain { .. }) {
+                continue;
+            }
+            for row in [0, 100, 316] {
+                let mut alone = vec![0.0; n];
+                linear.forward(&x[row * k..(row + 1) * k], 1, &mut alone, false);
+                assert_eq!(alone, one[row * n..(row + 1) * n]);
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_task_leaves_no_tiles_in_use() {
+        if !tile::amx::emulator::install() {
             return;
         }
-        let mut alone = vec![0.0; n];
-        linear.forward(&x[100 * k..101 * k], 1, &mut alone, false);
-        assert_eq!(alone, one[100 * n..101 * n]);
+        let linear = Linear {
+            outputs: 40,
+            inputs: 70,
+            form: Linear::packed(&random("w", 40 * 70), 40, 70, Kernel::Amx),
+        };
+        let mut y = vec![0.0; 3 * 40];
+        linear.forward(&random("x", 3 * 70), 3, &mut y, false);
+        assert!(!tile::amx::emulator::in_use());
     }
 
     /// AVX-512, AVX2 and NEON give the same bits: those of one chain of fused multiply-adds.

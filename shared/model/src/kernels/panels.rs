@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::tile::{self, Rows, TILE_ROWS, Tile, WIDTH};
+use super::tile::{self, Kernel, Rows, Session, Tile, WIDTH};
 use super::transpose::transpose;
 
 /// Arithmetic of the products with frozen weights.
@@ -29,16 +29,6 @@ pub enum Compute {
     /// block of 32 inputs. Where the CPU has no such instructions, or blocks do not divide the
     /// inputs, f32.
     Int8,
-}
-
-impl Compute {
-    /// Units of a row of `k` values.
-    pub(crate) fn depth(self, k: usize) -> usize {
-        match self {
-            Self::F32 | Self::Int8 => k,
-            Self::Bf16 => k.div_ceil(2),
-        }
-    }
 }
 
 /// 64 bytes on their own cache line.
@@ -70,38 +60,33 @@ pub(crate) fn to_bf16(x: f32) -> u32 {
     }) >> 16
 }
 
-fn unit(compute: Compute, k: usize, u: usize, get: impl Fn(usize) -> f32) -> u32 {
-    match compute {
-        Compute::F32 | Compute::Int8 => get(u).to_bits(),
-        Compute::Bf16 => {
-            let high = if 2 * u + 1 < k {
-                to_bf16(get(2 * u + 1))
-            } else {
-                0
-            };
-            to_bf16(get(2 * u)) | high << 16
-        }
+/// Unit `u` of `k` values: one f32, or a pair of bf16, zero past the end.
+fn unit(kernel: Kernel, k: usize, u: usize, get: impl Fn(usize) -> f32) -> u32 {
+    if !kernel.pairs() {
+        return get(u).to_bits();
     }
+    let half = |at: usize| if at < k { to_bf16(get(at)) } else { 0 };
+    half(2 * u) | half(2 * u + 1) << 16
 }
 
 /// A matrix `[outputs, inputs]` in panels.
 #[derive(Debug)]
 pub(crate) struct Panels {
-    compute: Compute,
+    kernel: Kernel,
     n: usize,
     k: usize,
     lines: Vec<Line>,
 }
 
 impl Panels {
-    /// Packs `get(output, input)`.
+    /// Packs `get(output, input)` for `kernel`, which this CPU has to have.
     pub(crate) fn pack(
-        compute: Compute,
+        kernel: Kernel,
         n: usize,
         k: usize,
         get: impl Fn(usize, usize) -> f32 + Sync,
     ) -> Self {
-        let depth = compute.depth(k);
+        let depth = kernel.depth(k);
         let mut lines = vec![Line([0; 16]); n.div_ceil(WIDTH) * depth * LINES];
         lines
             .par_chunks_mut((depth * LINES).max(1))
@@ -111,13 +96,13 @@ impl Panels {
                     for (j, v) in lines.iter_mut().flat_map(|l| l.0.iter_mut()).enumerate() {
                         let output = p * WIDTH + j;
                         if output < n {
-                            *v = unit(compute, k, u, |input| get(output, input));
+                            *v = unit(kernel, k, u, |input| get(output, input));
                         }
                     }
                 }
             });
         Self {
-            compute,
+            kernel,
             n,
             k,
             lines,
@@ -130,16 +115,16 @@ impl Panels {
         thread_local! {
             static MADE: RefCell<Vec<Line>> = const { RefCell::new(vec![]) };
         }
-        let len = self.k.div_ceil(WIDTH) * self.compute.depth(self.n) * LINES;
+        let len = self.k.div_ceil(WIDTH) * self.kernel.depth(self.n) * LINES;
         // Taken, not borrowed: a thread that waits for others in here may take up another product
         // of this kind.
         let mut lines = MADE.take();
         if lines.len() < len {
             lines.resize(len, Line([0; 16]));
         }
-        transpose(self.compute, self.n, self.k, &self.lines, &mut lines[..len]);
+        transpose(self.kernel, self.n, self.k, &self.lines, &mut lines[..len]);
         let other = Self {
-            compute: self.compute,
+            kernel: self.kernel,
             n: self.k,
             k: self.n,
             lines,
@@ -180,8 +165,8 @@ impl Panels {
         let grid = Grid::new(
             rows,
             n.div_ceil(WIDTH),
-            self.compute.depth(k),
-            TILE_ROWS,
+            self.kernel.depth(k),
+            self.kernel.rows(),
             threads,
         );
         let out = Out::new(dst);
@@ -202,40 +187,44 @@ impl Panels {
         thread_local! {
             static PACKED: RefCell<Vec<u32>> = const { RefCell::new(vec![]) };
         }
-        let (n, k, depth) = (self.n, self.k, self.compute.depth(self.k));
+        let (n, k, kernel) = (self.n, self.k, self.kernel);
+        let depth = kernel.depth(k);
+        let units = kernel.depth(k) * kernel.rows();
         PACKED.with_borrow_mut(|packed| {
-            let first = blocks.clone().next().map_or(0, |b| grid.block(b).start);
-            let last = blocks.clone().next_back().map_or(0, |b| grid.block(b).end);
-            // Every unit of the part in use is written below; growing alone clears.
-            if packed.len() < (last - first) * depth {
-                packed.resize((last - first) * depth, 0);
+            // Blocks are `units` apart; growing alone clears.
+            if packed.len() < blocks.len() * units {
+                packed.resize(blocks.len() * units, 0);
             }
-            for b in blocks.clone() {
+            let mut parts = Vec::with_capacity(blocks.len());
+            for (b, into) in blocks.zip(packed.chunks_exact_mut(units.max(1))) {
                 let rows = grid.block(b);
-                let into = &mut packed[(rows.start - first) * depth..(rows.end - first) * depth];
-                pack_rows(self.compute, &x[rows.start * k..rows.end * k], k, into);
+                let x = &x[rows.start * k..rows.end * k];
+                #[allow(unsafe_code)]
+                // SAFETY: panels exist only where the kernel runs; a block has 1 to
+                // `kernel.rows()` rows.
+                let units = unsafe { tile::pack_block(kernel, x, k, into) };
+                parts.push(Part { rows, units });
             }
+            #[allow(unsafe_code)]
+            // SAFETY: panels exist only where the kernel runs; a task opens one session, and waits
+            // for no other task meanwhile.
+            let _session = unsafe { Session::open(kernel) };
             for p in panels {
                 let panel = &self.lines[p * depth * LINES..(p + 1) * depth * LINES];
-                for b in blocks.clone() {
-                    let rows = grid.block(b);
-                    let from = &packed[(rows.start - first) * depth..(rows.end - first) * depth];
-                    let cols = (n - p * WIDTH).min(WIDTH);
-                    let dst = out.tile(rows.start * n + p * WIDTH, rows.len(), n, cols, add);
+                let cols = (n - p * WIDTH).min(WIDTH);
+                for part in &parts {
+                    let (start, count) = (part.rows.start, part.rows.len());
+                    let dst = out.tile(start * n + p * WIDTH, count, n, cols, add);
+                    let rows = Rows {
+                        units: part.units,
+                        count,
+                    };
                     #[allow(unsafe_code)]
-                    // SAFETY: panels exist only where the kernels run; `from` holds `rows.len() *
-                    // depth` units and `panel` `depth`; `out.tile` checked the tile, and no other
-                    // task has these rows and columns.
+                    // SAFETY: the kernel runs here; the rows were packed for it, the panel has as
+                    // many inputs; `out.tile` checked the tile, and no other task has these rows
+                    // and columns.
                     unsafe {
-                        tile::run(
-                            self.compute,
-                            Rows {
-                                units: from,
-                                count: rows.len(),
-                            },
-                            panel,
-                            dst,
-                        );
+                        tile::run_with(kernel, rows, panel, dst);
                     }
                 }
             }
@@ -243,18 +232,10 @@ impl Panels {
     }
 }
 
-/// Rows in the order of the tile kernels: unit by unit, the rows of the block side by side.
-fn pack_rows(compute: Compute, x: &[f32], k: usize, into: &mut [u32]) {
-    let m = x.len() / k;
-    #[allow(unsafe_code)]
-    // SAFETY: panels exist only where `compute` is supported; a block has 1 to TILE_ROWS rows of
-    // `k` values, and `into` holds its units.
-    let done = unsafe { tile::pack(compute, x, k, k, m, &mut *into, m) };
-    for (i, row) in x.chunks_exact(k).enumerate() {
-        for u in done..compute.depth(k) {
-            into[u * m + i] = unit(compute, k, u, |input| row[input]);
-        }
-    }
+/// A packed block of rows.
+struct Part<'a> {
+    rows: Range<usize>,
+    units: &'a [u32],
 }
 
 /// Where results go; tasks write disjoint tiles of it.

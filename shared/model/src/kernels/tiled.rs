@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 use super::attention::{Heads, Saved};
 use super::math::{exp, sum_by, vectorised};
-use super::panels::{Compute, Line, Out};
+use super::panels::{Line, Out};
 use super::tile::{self, Rows, TILE_ROWS, WIDTH};
 use crate::buffers::{Buffer, Pool};
 use crate::layout::Run;
@@ -34,7 +34,7 @@ thread_local! {
 
 /// Whether this CPU runs the kernels.
 pub(crate) fn supported() -> bool {
-    tile::supported(Compute::F32)
+    tile::has_kernels()
 }
 
 /// Rows that are `stride` apart, from `first` on.
@@ -64,7 +64,7 @@ fn pack<'a>(x: Source<'_>, count: usize, k: usize, packed: &'a mut Vec<u32>) -> 
     #[allow(unsafe_code)]
     // SAFETY: tasks run only where the kernels are supported; `x` ends with the last of `count`
     // rows, `stride` apart; `into` holds `count * k` units.
-    let done = unsafe { tile::pack(Compute::F32, x, stride, k, count, into, count) };
+    let done = unsafe { tile::pack(x, stride, k, count, into, count) };
     for i in 0..count {
         for u in done..k {
             into[u * count + i] = x[i * stride + u].to_bits();
@@ -165,7 +165,7 @@ fn product(
     // SAFETY: checked above; the kernels are supported where tasks run; tiles of different tasks
     // are disjoint.
     unsafe {
-        tile::run(Compute::F32, rows, panel, dst);
+        tile::run(rows, panel, dst);
     }
 }
 
@@ -192,7 +192,7 @@ impl Gather<'_> {
 }
 
 fn blocks(n: usize) -> impl Iterator<Item = (usize, usize)> {
-    let parts = n.div_ceil(TILE_ROWS);
+    let parts = n.div_ceil(tile::most_rows());
     (0..parts).map(move |b| (n * b / parts, n * (b + 1) / parts))
 }
 

@@ -7,8 +7,8 @@
 
 use rayon::prelude::*;
 
-use super::panels::{Compute, Line};
-use super::tile::WIDTH;
+use super::panels::Line;
+use super::tile::{Kernel, WIDTH};
 
 /// Lines of a unit: [`WIDTH`] outputs.
 const LINES: usize = WIDTH / 16;
@@ -19,9 +19,9 @@ const SHARE: usize = 1 << 16;
 ///
 /// # Panics
 /// If `from` or `into` is not as long as its matrix takes: a programming error.
-pub(crate) fn transpose(compute: Compute, n: usize, k: usize, from: &[Line], into: &mut [Line]) {
-    let from_depth = compute.depth(k);
-    let into_depth = compute.depth(n);
+pub(crate) fn transpose(kernel: Kernel, n: usize, k: usize, from: &[Line], into: &mut [Line]) {
+    let from_depth = kernel.depth(k);
+    let into_depth = kernel.depth(n);
     assert!(
         from.len() == n.div_ceil(WIDTH) * from_depth * LINES
             && into.len() == k.div_ceil(WIDTH) * into_depth * LINES,
@@ -35,15 +35,15 @@ pub(crate) fn transpose(compute: Compute, n: usize, k: usize, from: &[Line], int
         .for_each(|(q, panel)| {
             for p in 0..n.div_ceil(WIDTH) {
                 let source = &from[p * from_depth * LINES..(p + 1) * from_depth * LINES];
-                let first = compute.depth(q * WIDTH);
-                let units = compute.depth(WIDTH).min(from_depth - first);
+                let first = kernel.depth(q * WIDTH);
+                let units = kernel.depth(WIDTH).min(from_depth - first);
                 let source = &source[first * LINES..(first + units) * LINES];
-                let start = compute.depth(p * WIDTH);
-                let units = compute.depth(WIDTH).min(into_depth - start);
+                let start = kernel.depth(p * WIDTH);
+                let units = kernel.depth(WIDTH).min(into_depth - start);
                 let target = &mut panel[start * LINES..(start + units) * LINES];
-                match compute {
-                    Compute::F32 | Compute::Int8 => words(source, target),
-                    Compute::Bf16 => halves(source, target),
+                match kernel.pairs() {
+                    false => words(source, target),
+                    true => halves(source, target),
                 }
             }
         });
@@ -101,15 +101,23 @@ mod tests {
 
     #[test]
     fn the_transpose_is_what_packing_the_transpose_gives() {
-        for compute in [Compute::F32, Compute::Bf16] {
+        // Packing needs none of the processor's instructions.
+        let kernels = [
+            Kernel::F32,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Dot,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Amx,
+        ];
+        for kernel in kernels {
             for (n, k) in [(1, 1), (33, 7), (32, 64), (31, 65), (100, 130), (576, 96)] {
                 let value = |n: usize, k: usize| (n * 131 + k) as f32 - 60.0;
-                let forward = Panels::pack(compute, n, k, value);
-                let want = Panels::pack(compute, k, n, |k, n| value(n, k));
+                let forward = Panels::pack(kernel, n, k, value);
+                let want = Panels::pack(kernel, k, n, |k, n| value(n, k));
                 let mut got = vec![Line([u32::MAX; 16]); want.lines().len()];
-                transpose(compute, n, k, forward.lines(), &mut got);
+                transpose(kernel, n, k, forward.lines(), &mut got);
                 for (at, (a, b)) in got.iter().zip(want.lines()).enumerate() {
-                    assert_eq!(a.0, b.0, "{compute:?}, {n} x {k}, line {at}");
+                    assert_eq!(a.0, b.0, "{kernel:?}, {n} x {k}, line {at}");
                 }
             }
         }

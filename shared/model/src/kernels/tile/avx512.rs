@@ -10,7 +10,7 @@ use std::arch::x86_64::{
     _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
-use super::{Compute, Line, Rows, Tile};
+use super::{Line, Rows, Tile};
 
 /// Adds the products of `depth` units to the tile's accumulators; one function per instruction, so
 /// that the compiler keeps the accumulators in registers.
@@ -174,7 +174,7 @@ fn pairs(low: __m512, high: __m512) -> __m512bh {
     _mm512_cvtne2ps_pbh(high, low)
 }
 
-pub(super) unsafe fn run(compute: Compute, rows: Rows<'_>, panel: &[Line], out: Tile) {
+pub(super) unsafe fn run(bf16: bool, rows: Rows<'_>, panel: &[Line], out: Tile) {
     let (units, lines, depth) = (rows.units.as_ptr(), panel.as_ptr(), panel.len() / 2);
     debug_assert_eq!(rows.units.len(), rows.count * depth);
     macro_rules! by_rows {
@@ -199,9 +199,10 @@ pub(super) unsafe fn run(compute: Compute, rows: Rows<'_>, panel: &[Line], out: 
     }
     // SAFETY: the caller's promises.
     unsafe {
-        match compute {
-            Compute::F32 | Compute::Int8 => by_rows!(tile_f32),
-            Compute::Bf16 => by_rows!(tile_bf16),
+        if bf16 {
+            by_rows!(tile_bf16)
+        } else {
+            by_rows!(tile_f32)
         }
     }
 }

@@ -5,11 +5,13 @@
 use super::{Line, Rows, Tile};
 
 /// Rows of a block.
-const ROWS: usize = 6;
+pub(super) const ROWS: usize = 6;
 
 /// One half of a panel is 16 outputs.
 const HALF: usize = 16;
 
+/// Products of f32.
+///
 /// # Safety
 /// As [`super::run`].
 pub(super) unsafe fn run(rows: Rows<'_>, panel: &[Line], out: Tile) {
@@ -34,12 +36,15 @@ unsafe fn x86(rows: Rows<'_>, panel: &[Line], out: Tile) {
 
 #[inline(always)]
 unsafe fn blocks(rows: Rows<'_>, panel: &[Line], out: Tile) {
-    let mut start = 0;
-    while start < rows.count {
+    // As even as possible: fewer than 4 rows are too few sums to keep the units busy.
+    let parts = rows.count.div_ceil(ROWS);
+    for p in 0..parts {
+        let start = rows.count * p / parts;
+        let end = rows.count * (p + 1) / parts;
         for half in 0..out.cols.div_ceil(HALF) {
-            // SAFETY: rows `start..start + M` are among `rows.count`; the caller's promises.
+            // SAFETY: rows `start..end` are among `rows.count`; the caller's promises.
             unsafe {
-                match rows.count - start {
+                match end - start {
                     1 => block::<1>(rows, start, panel, half, out),
                     2 => block::<2>(rows, start, panel, half, out),
                     3 => block::<3>(rows, start, panel, half, out),
@@ -49,7 +54,17 @@ unsafe fn blocks(rows: Rows<'_>, panel: &[Line], out: Tile) {
                 }
             }
         }
-        start += ROWS;
+    }
+}
+
+/// Adds the products of one input: `M` rows by half a panel.
+#[inline(always)]
+fn step<const M: usize>(acc: &mut [[f32; HALF]; M], units: &[u32], weights: &[f32; HALF]) {
+    for (acc, x) in acc.iter_mut().zip(units) {
+        let x = f32::from_bits(*x);
+        for (a, w) in acc.iter_mut().zip(weights) {
+            *a = x.mul_add(*w, *a);
+        }
     }
 }
 
@@ -73,12 +88,8 @@ unsafe fn block<const M: usize>(
                     .get_unchecked(..M),
             )
         };
-        for (acc, x) in acc.iter_mut().zip(units) {
-            let x = f32::from_bits(*x);
-            for (a, w) in acc.iter_mut().zip(line) {
-                *a = x.mul_add(f32::from_bits(*w), *a);
-            }
-        }
+        let weights = line.map(f32::from_bits);
+        step(&mut acc, units, &weights);
     }
     // A copy: the accumulators themselves are never indexed by a variable, so that they stay in
     // registers.

@@ -5,8 +5,12 @@
 
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use super::panels::to_bf16;
 use super::panels::{Compute, Line};
 
+#[cfg(target_arch = "x86_64")]
+pub(in crate::kernels) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod fused;
@@ -22,9 +26,9 @@ pub(crate) const TILE_ROWS: usize = 14;
 /// A packed block of rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
-    /// `[depth][count]`.
+    /// `[depth][count]`, or the order of the kernel.
     pub(crate) units: &'a [u32],
-    /// Rows, at most [`TILE_ROWS`].
+    /// Rows, at most the kernel's.
     pub(crate) count: usize,
 }
 
@@ -41,7 +45,7 @@ pub(crate) struct Tile {
     pub(crate) add: bool,
 }
 
-/// The vector units that the kernels can use.
+/// The vector units that the kernels can use; each has all those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Units {
     /// None of those below: plain matrices and the `gemm` crate.
@@ -50,19 +54,27 @@ pub(crate) enum Units {
     Fused,
     /// AVX-512.
     Avx512,
+    /// AVX-512 with dot products of bf16.
+    Avx512Bf16,
+    /// AMX: tiles of 16 x 16 results (bf16 and 8 bits).
+    Amx,
 }
 
 impl Units {
     fn of_this_cpu() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                Self::Fused
-            } else {
+            let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if !fused || !is_x86_feature_detected!("f16c") {
                 Self::Plain
+            } else if !is_x86_feature_detected!("avx512f") {
+                Self::Fused
+            } else if !is_x86_feature_detected!("avx512bf16") {
+                Self::Avx512
+            } else if amx::permitted() {
+                Self::Amx
+            } else {
+                Self::Avx512Bf16
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -76,72 +88,231 @@ impl Units {
     }
 }
 
-/// What this process uses: what the CPU has, or less with `LETHE_KERNELS=fused` or `portable`, for
-/// tests and comparisons.
+/// What this process uses: what the CPU has, or less with `LETHE_KERNELS=portable`, `fused`,
+/// `avx512` or `avx512bf16`, for tests and comparisons.
 pub(crate) fn units() -> Units {
     static UNITS: OnceLock<Units> = OnceLock::new();
     *UNITS.get_or_init(|| {
         let most = match std::env::var("LETHE_KERNELS").as_deref() {
             Ok("portable") => Units::Plain,
             Ok("fused") => Units::Fused,
-            _ => Units::Avx512,
+            Ok("avx512") => Units::Avx512,
+            Ok("avx512bf16") => Units::Avx512Bf16,
+            _ => Units::Amx,
         };
         Units::of_this_cpu().min(most)
     })
 }
 
-/// Whether this CPU runs the kernels of `compute`.
-pub(crate) fn supported(compute: Compute) -> bool {
-    match compute {
-        Compute::F32 => units() > Units::Plain,
-        Compute::Int8 => units() == Units::Avx512,
-        Compute::Bf16 => units() == Units::Avx512 && bf16(),
-    }
-}
-
-fn bf16() -> bool {
+/// How the factors of a product lie in memory, and what multiplies them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// f32 factors.
+    F32,
+    /// Pairs of bf16, and an instruction for their dot product: AVX-512.
     #[cfg(target_arch = "x86_64")]
-    {
-        is_x86_feature_detected!("avx512bf16")
+    Dot,
+    /// Pairs of bf16 in tiles: AMX.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
+}
+
+impl Kernel {
+    /// The fastest that this process may use for `compute`; `None`: no kernels here.
+    pub(crate) fn best(compute: Compute) -> Option<Self> {
+        Self::all(compute).pop()
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
+
+    /// All that this process may use for `compute`, the fastest last.
+    pub(crate) fn all(compute: Compute) -> Vec<Self> {
+        let mut all = vec![];
+        if units() == Units::Plain {
+            return all;
+        }
+        if compute != Compute::Bf16 {
+            all.push(Self::F32);
+            return all;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if units() >= Units::Avx512Bf16 {
+            all.push(Self::Dot);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if units() >= Units::Amx {
+            all.push(Self::Amx);
+        }
+        all
+    }
+
+    /// Whether a unit of a panel is a pair of bf16.
+    pub(crate) fn pairs(self) -> bool {
+        self != Self::F32
+    }
+
+    /// Units of a panel for `k` inputs.
+    pub(crate) fn depth(self, k: usize) -> usize {
+        match self {
+            Self::F32 => k,
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => k.div_ceil(32) * 16,
+            #[cfg(target_arch = "x86_64")]
+            Self::Dot => k.div_ceil(2),
+        }
+    }
+
+    /// Most rows of a block.
+    pub(crate) fn rows(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => amx::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Dot => TILE_ROWS,
+            Self::F32 => most_rows(),
+        }
     }
 }
 
-/// Computes a tile.
+/// Most rows of a block of f32: as many as fill the registers once or twice.
+pub(crate) fn most_rows() -> usize {
+    if units() >= Units::Avx512 {
+        TILE_ROWS
+    } else {
+        2 * fused::ROWS
+    }
+}
+
+/// Whether this CPU runs the kernels of `compute`.
+#[cfg(test)]
+pub(crate) fn supported(compute: Compute) -> bool {
+    Kernel::best(compute).is_some()
+}
+
+/// Whether products of f32 have kernels here.
+pub(crate) fn has_kernels() -> bool {
+    units() > Units::Plain
+}
+
+/// Computes a tile of f32.
 ///
 /// # Safety
-/// `supported(compute)`; `rows.units` holds `count * depth` units where `panel` holds `depth *
-/// WIDTH`; `count` is 1 to [`TILE_ROWS`]; the tile's rows and columns are valid to read and write
-/// and nobody else uses them meanwhile.
+/// [`has_kernels`]; `rows.units` holds `count * depth` units where `panel` holds `depth * WIDTH`;
+/// `count` is 1 to [`TILE_ROWS`]; the tile's rows and columns are valid to read and write and
+/// nobody else uses them meanwhile.
 #[allow(unsafe_code)]
-pub(crate) unsafe fn run(compute: Compute, rows: Rows<'_>, panel: &[Line], out: Tile) {
+pub(crate) unsafe fn run(rows: Rows<'_>, panel: &[Line], out: Tile) {
     debug_assert_eq!(rows.units.len() * 2, rows.count * panel.len());
     // SAFETY: the caller's promises are passed on.
     unsafe {
         match units() {
             #[cfg(target_arch = "x86_64")]
-            Units::Avx512 => avx512::run(compute, rows, panel, out),
-            _ => {
-                debug_assert_eq!(compute, Compute::F32);
-                fused::run(rows, panel, out);
+            Units::Avx512 | Units::Avx512Bf16 | Units::Amx => {
+                avx512::run(false, rows, panel, out);
             }
+            _ => fused::run(rows, panel, out),
         }
     }
 }
 
-/// Packs whole vectors of units of `count` rows of `k` values, `stride` apart, side by side: unit
-/// `u` of row `i` goes to `u * apart + i`. Returns how many units of each row are done; the rest is
-/// left to the caller.
+/// Computes a tile with `kernel`, inside a [`Session`] of it.
 ///
 /// # Safety
-/// `supported(compute)`; `count` is 1 to 16 and at most `apart`; `x` holds `(count - 1) * stride +
-/// k` values, `into` `depth * apart` units.
+/// The CPU has `kernel`; `rows.units` holds what [`pack_block`] wrote for `count` rows, 1 to
+/// `kernel.rows()`, and `panel` as many inputs; the tile is valid as for [`run`].
+#[allow(unsafe_code)]
+pub(crate) unsafe fn run_with(kernel: Kernel, rows: Rows<'_>, panel: &[Line], out: Tile) {
+    // SAFETY: the caller's promises are passed on.
+    unsafe {
+        match kernel {
+            Kernel::F32 => run(rows, panel, out),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Dot => avx512::run(true, rows, panel, out),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Amx => amx::bf16::run(rows, panel, out),
+        }
+    }
+}
+
+/// What a thread sets up before it runs tiles of a kernel and takes down afterwards.
+pub(crate) struct Session {
+    #[cfg(target_arch = "x86_64")]
+    _amx: Option<amx::Configured>,
+}
+
+impl Session {
+    /// For `kernel`, on this thread.
+    ///
+    /// # Safety
+    /// The CPU has `kernel`; no other session is open on this thread.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn open(kernel: Kernel) -> Self {
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = kernel;
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the caller's promises.
+            _amx: (kernel == Kernel::Amx).then(|| unsafe { amx::Configured::new(&amx::BF16) }),
+        }
+    }
+}
+
+/// Packs a block of rows of `k` values for [`run_with`] and returns its units.
+///
+/// # Safety
+/// The CPU has `kernel`; a block has 1 to `kernel.rows()` rows.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn pack_block<'a>(
+    kernel: Kernel,
+    x: &[f32],
+    k: usize,
+    into: &'a mut [u32],
+) -> &'a [u32] {
+    let m = x.len() / k;
+    match kernel {
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Amx => amx::bf16::pack(x, k, into),
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Dot => {
+            let into = &mut into[..m * kernel.depth(k)];
+            // SAFETY: the CPU has the instructions; `into` holds the units of `m` rows, side by
+            // side.
+            let done = unsafe { avx512::pack_bf16(x, k, k, m, into, m) };
+            for (i, row) in x.chunks_exact(k).enumerate() {
+                for u in done..kernel.depth(k) {
+                    into[u * m + i] = pair(row, u);
+                }
+            }
+            into
+        }
+        Kernel::F32 => {
+            let into = &mut into[..m * k];
+            // SAFETY: the kernels run here; `x` holds `m` rows of `k`, `into` as many units.
+            let done = unsafe { pack(x, k, k, m, into, m) };
+            for (i, row) in x.chunks_exact(k).enumerate() {
+                for (u, v) in row.iter().enumerate().skip(done) {
+                    into[u * m + i] = v.to_bits();
+                }
+            }
+            into
+        }
+    }
+}
+
+/// Unit `u` of a row in pairs of bf16, the first value in the lower half; zeros past its end.
+#[cfg(target_arch = "x86_64")]
+fn pair(row: &[f32], u: usize) -> u32 {
+    let half = |at: usize| row.get(at).map_or(0, |v| to_bf16(*v));
+    half(2 * u) | half(2 * u + 1) << 16
+}
+
+/// Packs whole vectors of units of `count` rows of `k` f32 values, `stride` apart, side by side:
+/// unit `u` of row `i` goes to `u * apart + i`. Returns how many units of each row are done; the
+/// rest is left to the caller.
+///
+/// # Safety
+/// [`has_kernels`]; `count` is 1 to 16 and at most `apart`; `x` holds `(count - 1) * stride + k`
+/// values, `into` `k * apart` units.
 #[allow(unsafe_code)]
 pub(crate) unsafe fn pack(
-    compute: Compute,
     x: &[f32],
     stride: usize,
     k: usize,
@@ -149,19 +320,12 @@ pub(crate) unsafe fn pack(
     into: &mut [u32],
     apart: usize,
 ) -> usize {
-    debug_assert!(
-        x.len() >= (count - 1) * stride + k
-            && into.len() >= compute.depth(k) * apart
-            && count <= 16
-    );
+    debug_assert!(x.len() >= (count - 1) * stride + k && into.len() >= k * apart && count <= 16);
     match units() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's promises are passed on.
-        Units::Avx512 => unsafe {
-            match compute {
-                Compute::F32 | Compute::Int8 => avx512::pack_f32(x, stride, k, count, into, apart),
-                Compute::Bf16 => avx512::pack_bf16(x, stride, k, count, into, apart),
-            }
+        Units::Avx512 | Units::Avx512Bf16 | Units::Amx => unsafe {
+            avx512::pack_f32(x, stride, k, count, into, apart)
         },
         _ => 0,
     }
