@@ -10,7 +10,9 @@ pub enum GpuError {
     #[error("the GPU was lost: {0}; open it again")]
     Lost(String),
     /// The device, or the limit set with [`crate::Gpu::limit_memory`], has no room.
-    #[error("no GPU memory for {asked} bytes more (limit {limit}, 0 is the device's own); free some or use fewer layers")]
+    #[error(
+        "no GPU memory for {asked} bytes more (limit {limit}, 0 is the device's own); free some or use fewer layers"
+    )]
     OutOfMemory {
         /// Bytes that were asked for.
         asked: u64,
@@ -49,11 +51,7 @@ pub enum GpuError {
 }
 
 impl GpuError {
-    pub(crate) fn shape(
-        what: &'static str,
-        expected: impl ToString,
-        got: impl ToString,
-    ) -> Self {
+    pub(crate) fn shape(what: &'static str, expected: impl ToString, got: impl ToString) -> Self {
         Self::Shape {
             what,
             expected: expected.to_string(),
