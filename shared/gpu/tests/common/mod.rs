@@ -10,7 +10,7 @@ use lethe_gpu::{
     Format, Gpu, LayerWeights, Layers, Lora, Matrix, Pair, Projection, Rows, Run, Shape,
 };
 
-pub const PROJECTIONS: [Projection; 7] = [
+pub(crate) const PROJECTIONS: [Projection; 7] = [
     Projection::Q,
     Projection::K,
     Projection::V,
@@ -21,13 +21,13 @@ pub const PROJECTIONS: [Projection; 7] = [
 ];
 
 /// The first adapter. Without one the tests fail, but with LETHE_NO_GPU=1 they are skipped.
-pub fn gpu() -> Option<Arc<Gpu>> {
+pub(crate) fn gpu() -> Option<Arc<Gpu>> {
     static GPU: OnceLock<Option<Arc<Gpu>>> = OnceLock::new();
     GPU.get_or_init(fresh_gpu).clone()
 }
 
 /// A device of its own, for tests that break it.
-pub fn fresh_gpu() -> Option<Arc<Gpu>> {
+pub(crate) fn fresh_gpu() -> Option<Arc<Gpu>> {
     if std::env::var_os("LETHE_NO_GPU").is_some_and(|v| v == "1") {
         eprintln!("skipped: LETHE_NO_GPU=1");
         return None;
@@ -36,14 +36,14 @@ pub fn fresh_gpu() -> Option<Arc<Gpu>> {
 }
 
 /// xorshift64*.
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -51,26 +51,26 @@ impl Rng {
     }
 
     /// Uniform in -1..1.
-    pub fn unit(&mut self) -> f32 {
+    pub(crate) fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
     }
 
-    pub fn vector(&mut self, len: usize, size: f32) -> Vec<f32> {
+    pub(crate) fn vector(&mut self, len: usize, size: f32) -> Vec<f32> {
         (0..len).map(|_| self.unit() * size).collect()
     }
 }
 
 /// A matrix as the GPU gets it, and its values.
-pub struct Dense {
-    pub rows: usize,
-    pub cols: usize,
-    pub format: Format,
-    pub bytes: Vec<u8>,
-    pub values: Vec<f64>,
+pub(crate) struct Dense {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) format: Format,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) values: Vec<f64>,
 }
 
 impl Dense {
-    pub fn random(rng: &mut Rng, rows: usize, cols: usize, format: Format) -> Self {
+    pub(crate) fn random(rng: &mut Rng, rows: usize, cols: usize, format: Format) -> Self {
         let size = 1.7 / (cols as f32).sqrt();
         let mut bytes = Vec::new();
         let mut values = Vec::new();
@@ -86,7 +86,7 @@ impl Dense {
         }
     }
 
-    pub fn matrix(&self) -> Matrix<'_> {
+    pub(crate) fn matrix(&self) -> Matrix<'_> {
         Matrix {
             rows: self.rows,
             cols: self.cols,
@@ -141,7 +141,7 @@ fn block(rng: &mut Rng, format: Format, size: f32, bytes: &mut Vec<u8>, values: 
     }
 }
 
-pub struct LayerData {
+pub(crate) struct LayerData {
     attn_norm: Vec<f32>,
     /// In the order of [`PROJECTIONS`].
     matrices: Vec<Dense>,
@@ -151,36 +151,36 @@ pub struct LayerData {
 
 /// One factor pair in f64.
 #[derive(Clone)]
-pub struct PairData {
-    pub layer: usize,
-    pub projection: Projection,
-    pub a: Vec<f64>,
-    pub b: Vec<f64>,
+pub(crate) struct PairData {
+    pub(crate) layer: usize,
+    pub(crate) projection: Projection,
+    pub(crate) a: Vec<f64>,
+    pub(crate) b: Vec<f64>,
 }
 
 #[derive(Clone)]
-pub struct AdapterData {
-    pub rank: usize,
-    pub scale: f64,
-    pub pairs: Vec<PairData>,
+pub(crate) struct AdapterData {
+    pub(crate) rank: usize,
+    pub(crate) scale: f64,
+    pub(crate) pairs: Vec<PairData>,
 }
 
-pub struct Model {
-    pub shape: Shape,
-    pub layers: Vec<LayerData>,
+pub(crate) struct Model {
+    pub(crate) shape: Shape,
+    pub(crate) layers: Vec<LayerData>,
 }
 
 /// Rows with their angles.
 #[derive(Clone)]
-pub struct RowData {
-    pub runs: Vec<Run>,
-    pub cos: Vec<f32>,
-    pub sin: Vec<f32>,
+pub(crate) struct RowData {
+    pub(crate) runs: Vec<Run>,
+    pub(crate) cos: Vec<f32>,
+    pub(crate) sin: Vec<f32>,
 }
 
 impl RowData {
     /// A prefix, then a run of each length.
-    pub fn new(shape: &Shape, prefix: usize, lens: &[usize]) -> Self {
+    pub(crate) fn new(shape: &Shape, prefix: usize, lens: &[usize]) -> Self {
         let mut runs = Vec::new();
         if prefix > 0 {
             runs.push(Run {
@@ -213,7 +213,7 @@ impl RowData {
         }
     }
 
-    pub fn rows(&self) -> Rows<'_> {
+    pub(crate) fn rows(&self) -> Rows<'_> {
         Rows {
             runs: &self.runs,
             cos: &self.cos,
@@ -251,7 +251,13 @@ fn norm(x: &[f64], gain: &[f32], eps: f32) -> Vec<f64> {
 }
 
 impl Model {
-    pub fn random(rng: &mut Rng, shape: Shape, layers: usize, bias: bool, format: Format) -> Self {
+    pub(crate) fn random(
+        rng: &mut Rng,
+        shape: Shape,
+        layers: usize,
+        bias: bool,
+        format: Format,
+    ) -> Self {
         let (d, q) = (shape.hidden, shape.heads * shape.head_dim);
         let (kv, ff) = (shape.kv_heads * shape.head_dim, shape.intermediate);
         let sizes = [[q, d], [kv, d], [kv, d], [d, q], [ff, d], [ff, d], [d, ff]];
@@ -271,12 +277,17 @@ impl Model {
         }
     }
 
-    pub fn load(&self, gpu: &Arc<Gpu>) -> Layers {
+    pub(crate) fn load(&self, gpu: &Arc<Gpu>) -> Layers {
         let weights: Vec<_> = self.layers.iter().map(LayerData::weights).collect();
         Layers::load(gpu.clone(), self.shape, &weights).expect("layers that fit")
     }
 
-    pub fn adapter(&self, rng: &mut Rng, rank: usize, projections: &[Projection]) -> AdapterData {
+    pub(crate) fn adapter(
+        &self,
+        rng: &mut Rng,
+        rank: usize,
+        projections: &[Projection],
+    ) -> AdapterData {
         let mut pairs = Vec::new();
         for layer in 0..self.layers.len() {
             for projection in projections {
@@ -301,7 +312,7 @@ impl Model {
     }
 
     /// Outputs of all layers, `[rows, hidden]` each.
-    pub fn outputs(
+    pub(crate) fn outputs(
         &self,
         rows: &RowData,
         adapter: Option<&AdapterData>,
@@ -315,7 +326,12 @@ impl Model {
         all
     }
 
-    pub fn forward(&self, rows: &RowData, adapter: Option<&AdapterData>, x: &[f64]) -> Vec<f64> {
+    pub(crate) fn forward(
+        &self,
+        rows: &RowData,
+        adapter: Option<&AdapterData>,
+        x: &[f64],
+    ) -> Vec<f64> {
         self.outputs(rows, adapter, x).pop().expect("a layer")
     }
 
@@ -433,16 +449,16 @@ impl LayerData {
 }
 
 /// Pairs in f32, to borrow from.
-pub struct Pairs(Vec<[Vec<f32>; 2]>);
+pub(crate) struct Pairs(Vec<[Vec<f32>; 2]>);
 
 impl Pairs {
-    pub fn new(adapter: &AdapterData) -> Self {
+    pub(crate) fn new(adapter: &AdapterData) -> Self {
         let single = |v: &[f64]| v.iter().map(|v| *v as f32).collect();
         let pair = |p: &PairData| [single(&p.a), single(&p.b)];
         Self(adapter.pairs.iter().map(pair).collect())
     }
 
-    pub fn list<'a>(&'a self, adapter: &AdapterData) -> Vec<Pair<'a>> {
+    pub(crate) fn list<'a>(&'a self, adapter: &AdapterData) -> Vec<Pair<'a>> {
         let pair = |(p, d): (&PairData, &'a [Vec<f32>; 2])| Pair {
             layer: p.layer,
             projection: p.projection,
@@ -453,7 +469,7 @@ impl Pairs {
     }
 }
 
-pub fn lora<'a>(adapter: &AdapterData, pairs: &'a [Pair<'a>]) -> Lora<'a> {
+pub(crate) fn lora<'a>(adapter: &AdapterData, pairs: &'a [Pair<'a>]) -> Lora<'a> {
     Lora {
         rank: adapter.rank,
         scale: adapter.scale as f32,
@@ -461,12 +477,12 @@ pub fn lora<'a>(adapter: &AdapterData, pairs: &'a [Pair<'a>]) -> Lora<'a> {
     }
 }
 
-pub fn double(x: &[f32]) -> Vec<f64> {
+pub(crate) fn double(x: &[f32]) -> Vec<f64> {
     x.iter().map(|v| f64::from(*v)).collect()
 }
 
 /// Largest difference, relative to the largest value.
-pub fn error(got: &[f32], want: &[f64]) -> f64 {
+pub(crate) fn error(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let top = want.iter().fold(1e-30_f64, |m, v| m.max(v.abs()));
     let far = |(g, w): (&f32, &f64)| {
@@ -476,7 +492,7 @@ pub fn error(got: &[f32], want: &[f64]) -> f64 {
     got.iter().zip(want).map(far).fold(0.0, f64::max)
 }
 
-pub const FORMATS: [Format; 6] = [
+pub(crate) const FORMATS: [Format; 6] = [
     Format::F32,
     Format::F16,
     Format::Bf16,
@@ -485,7 +501,13 @@ pub const FORMATS: [Format; 6] = [
     Format::Q8_0,
 ];
 
-pub fn shape(hidden: usize, heads: usize, kv_heads: usize, head_dim: usize, ff: usize) -> Shape {
+pub(crate) fn shape(
+    hidden: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    ff: usize,
+) -> Shape {
     Shape {
         hidden,
         heads,
