@@ -226,6 +226,7 @@ fn libraries_are_named_in_one_place() {
         ("sled", "server/store/src/sled_backend.rs"),
         ("candle_core", "shared/model/"),
         ("candle_nn", "shared/model/"),
+        ("wgpu", "shared/gpu/"),
         ("gemm::gemm", "shared/model/src/kernels/gemm.rs"),
         ("bincode", "shared/proto/src/codec.rs"),
         ("hpke", "shared/seal/src/envelope.rs"),

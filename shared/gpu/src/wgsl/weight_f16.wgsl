@@ -1,0 +1,5 @@
+@group(0) @binding(2) var<storage, read> w: array<u32>;
+fn weight(i: u32) -> f32 {
+    let pair = unpack2x16float(w[i / 2u]);
+    return select(pair.x, pair.y, (i & 1u) == 1u);
+}
