@@ -11,7 +11,8 @@ pub enum GpuError {
     Lost(String),
     /// The device, or the limit set with [`crate::Gpu::limit_memory`], has no room.
     #[error(
-        "no GPU memory for {asked} bytes more (limit {limit}, 0 is the device's own); free some or use fewer layers"
+        "no GPU memory for {asked} bytes more (limit {limit}, 0 is the device's own); free some \
+         or use fewer layers"
     )]
     OutOfMemory {
         /// Bytes that were asked for.

@@ -1,7 +1,7 @@
 //! Transformer layers on GPUs, forward and backward, through Vulkan, Metal or Direct3D 12.
 //!
-//! It knows layers only: RMSNorm, rotary positions, grouped attention over packed runs with a shared
-//! prefix, SwiGLU, and LoRA on any projection. Frozen weights stay in the block formats of GGUF and
+//! It knows layers only: RMSNorm, rotary positions, grouped attention over packed runs with a
+//! shared prefix, SwiGLU, and LoRA on any projection. Frozen weights stay in the block formats of GGUF and
 //! are decoded in the kernels. A pass is one submission; nothing is read back inside it.
 //!
 //! | Kernel | Source | A workgroup computes |

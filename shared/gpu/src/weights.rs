@@ -117,7 +117,7 @@ impl Weight {
         same(what, rows, matrix.rows)?;
         same(what, cols, matrix.cols)?;
         let (elements, bytes) = matrix.format.block();
-        if cols % elements != 0 {
+        if !cols.is_multiple_of(elements) {
             let expected = format!("columns in blocks of {elements}");
             return Err(GpuError::shape(what, expected, cols));
         }

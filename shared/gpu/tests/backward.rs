@@ -13,6 +13,9 @@ const NEAR: f64 = 1e-4;
 /// Step of the central differences; their own error is some 1e-9.
 const STEP: f64 = 1e-5;
 
+/// Moves an adapter or an input by a vector.
+type MoveBy<'a> = dyn Fn(&mut AdapterData, &mut [f64], &[f64]) + 'a;
+
 struct Setup {
     model: Model,
     rows: RowData,
@@ -132,7 +135,7 @@ impl Setup {
     fn check_slopes(&self, gpu: &Arc<Gpu>) {
         let got = self.grads(gpu, 0.0);
         let mut rng = Rng::new(99);
-        let mut check = |grad: &[f32], move_by: &dyn Fn(&mut AdapterData, &mut [f64], &[f64])| {
+        let mut check = |grad: &[f32], move_by: &MoveBy<'_>| {
             // Along the gradient's own signs, so that the slope is far from zero.
             let sign = |(g, r): (&f32, f32)| f64::from(g.signum() * (1.0 + 0.5 * r));
             let along = rng.vector(grad.len(), 1.0);

@@ -1,5 +1,5 @@
-// Attention with an online softmax (Milakov and Gimelshein, 2018; FlashAttention, Dao et al., 2022):
-// a workgroup for each row and head, 64 keys a step. Keeps the log-sum-exp.
+// Attention with an online softmax (Milakov and Gimelshein, 2018; FlashAttention, Dao et al.,
+// 2022): a workgroup for each row and head, 64 keys a step. Keeps the log-sum-exp.
 @group(0) @binding(4) var<storage, read_write> context: array<f32>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 

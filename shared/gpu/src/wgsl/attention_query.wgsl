@@ -52,7 +52,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             if d < p.dim {
                 var v = acc[c];
                 for (var j = 0u; j < count; j++) {
-                    v += tile_a[j] * kv[key_row(seen, base + j) * p.kv_stride + p.k_off + at_head + d];
+                    let at = key_row(seen, base + j) * p.kv_stride + p.k_off + at_head;
+                    v += tile_a[j] * kv[at + d];
                 }
                 acc[c] = v;
             }
