@@ -12,6 +12,8 @@ use super::panels::{Compute, Line};
 #[cfg(target_arch = "x86_64")]
 pub(in crate::kernels) mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod fused;
 
@@ -109,6 +111,9 @@ pub(crate) fn units() -> Units {
 pub(crate) enum Kernel {
     /// f32 factors.
     F32,
+    /// Pairs of bf16 weights, widened in registers, and rows of rounded f32: AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Widened,
     /// Pairs of bf16, and an instruction for their dot product: AVX-512.
     #[cfg(target_arch = "x86_64")]
     Dot,
@@ -133,6 +138,11 @@ impl Kernel {
             all.push(Self::F32);
             return all;
         }
+        // Vectors of 256 bits: not where f32 has those of 512.
+        #[cfg(target_arch = "x86_64")]
+        if units() != Units::Avx512 {
+            all.push(Self::Widened);
+        }
         #[cfg(target_arch = "x86_64")]
         if units() >= Units::Avx512Bf16 {
             all.push(Self::Dot);
@@ -156,7 +166,16 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Amx => k.div_ceil(32) * 16,
             #[cfg(target_arch = "x86_64")]
-            Self::Dot => k.div_ceil(2),
+            Self::Widened | Self::Dot => k.div_ceil(2),
+        }
+    }
+
+    /// Units of a packed row of `k` inputs.
+    pub(crate) fn row_units(self, k: usize) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Widened => avx2::row_units(k),
+            _ => self.depth(k),
         }
     }
 
@@ -167,6 +186,8 @@ impl Kernel {
             Self::Amx => amx::ROWS,
             #[cfg(target_arch = "x86_64")]
             Self::Dot => TILE_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Widened => avx2::ROWS,
             Self::F32 => most_rows(),
         }
     }
@@ -225,6 +246,8 @@ pub(crate) unsafe fn run_with(kernel: Kernel, rows: Rows<'_>, panel: &[Line], ou
         match kernel {
             Kernel::F32 => run(rows, panel, out),
             #[cfg(target_arch = "x86_64")]
+            Kernel::Widened => avx2::run(rows, panel, out),
+            #[cfg(target_arch = "x86_64")]
             Kernel::Dot => avx512::run(true, rows, panel, out),
             #[cfg(target_arch = "x86_64")]
             Kernel::Amx => amx::bf16::run(rows, panel, out),
@@ -281,6 +304,12 @@ pub(crate) unsafe fn pack_block<'a>(
                     into[u * m + i] = pair(row, u);
                 }
             }
+            into
+        }
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Widened => {
+            let into = &mut into[..m * kernel.row_units(k)];
+            avx2::pack(x, k, into);
             into
         }
         Kernel::F32 => {
