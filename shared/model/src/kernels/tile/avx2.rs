@@ -1,8 +1,10 @@
-//! Products of bf16 on AVX2, which has no instruction for them: pairs of weights are widened in
-//! registers, rows are rounded to bf16 but lie as f32, and the sums are fused multiply-adds of f32.
+//! Products of f32 and of bf16 on AVX2. Rows lie one after the other: transposing them, as the
+//! other kernels do, made products of f32 some 6 % slower.
 //!
-//! A shift or a mask for 8 outputs is little beside the multiply-adds of all rows, and memory holds
-//! half of what f32 takes. The compiler's own vectors of this loop spill, hence the intrinsics.
+//! There is no instruction for bf16: pairs of weights are widened in registers, rows are rounded to
+//! bf16 but lie as f32, and the sums are fused multiply-adds of f32. A shift or a mask for 8
+//! outputs is little beside the multiply-adds of all rows, and memory holds half of what f32 takes.
+//! The compiler's own vectors of that loop reached half the speed, hence the intrinsics.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
@@ -13,12 +15,16 @@ use std::arch::x86_64::{
 use super::{Line, Rows, Tile};
 use crate::kernels::panels::to_bf16;
 
-/// Rows whose sums for half a panel, weights and the mask are in registers at once: with 6 all 16
-/// are taken, and that was slower.
-const BLOCK: usize = 5;
+/// Rows whose sums for half a panel are in registers at once, beside two weights and a value of a
+/// row. The mask of bf16 takes one register more: with 6 all 16 are taken, and that was slower.
+const fn block_rows(pairs: bool) -> usize {
+    if pairs { 5 } else { 6 }
+}
 
 /// Most rows of a packed block.
-pub(super) const ROWS: usize = 2 * BLOCK;
+pub(super) const fn rows(pairs: bool) -> usize {
+    2 * block_rows(pairs)
+}
 
 /// One half of a panel is 16 outputs.
 const HALF: usize = 16;
@@ -29,25 +35,29 @@ pub(super) fn row_units(k: usize) -> usize {
     16 * (k.div_ceil(16) | 1)
 }
 
-/// Packs rows of `k` values, each rounded to bf16 and followed by zeros, `[row][value]`.
-pub(super) fn pack(x: &[f32], k: usize, into: &mut [u32]) {
+/// Packs rows of `k` values, rounded to bf16 for `pairs`, and followed by zeros, `[row][value]`.
+pub(super) fn pack(pairs: bool, x: &[f32], k: usize, into: &mut [u32]) {
     for (row, into) in x.chunks_exact(k).zip(into.chunks_exact_mut(row_units(k))) {
         let (values, rest) = into.split_at_mut(k);
         for (to, v) in values.iter_mut().zip(row) {
-            *to = to_bf16(*v) << 16;
+            *to = if pairs {
+                to_bf16(*v) << 16
+            } else {
+                v.to_bits()
+            };
         }
         rest.fill(0);
     }
 }
 
-/// Products of a block of rows that [`pack`] wrote.
+/// Products of a block of rows that [`pack`] wrote with panels of pairs of bf16, or of f32.
 ///
 /// # Safety
 /// The CPU has AVX2 and FMA; otherwise as [`super::run_with`].
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run(rows: Rows<'_>, panel: &[Line], out: Tile) {
+pub(super) unsafe fn run<const PAIRS: bool>(rows: Rows<'_>, panel: &[Line], out: Tile) {
     // As even as possible: fewer than 4 rows are too few sums to keep the units busy.
-    let parts = rows.count.div_ceil(BLOCK);
+    let parts = rows.count.div_ceil(block_rows(PAIRS));
     for p in 0..parts {
         let start = rows.count * p / parts;
         let end = rows.count * (p + 1) / parts;
@@ -55,11 +65,12 @@ pub(super) unsafe fn run(rows: Rows<'_>, panel: &[Line], out: Tile) {
             // SAFETY: rows `start..end` are among `rows.count`; the caller's promises.
             unsafe {
                 match end - start {
-                    1 => block::<1>(rows, start, panel, half, out),
-                    2 => block::<2>(rows, start, panel, half, out),
-                    3 => block::<3>(rows, start, panel, half, out),
-                    4 => block::<4>(rows, start, panel, half, out),
-                    _ => block::<BLOCK>(rows, start, panel, half, out),
+                    1 => block::<1, PAIRS>(rows, start, panel, half, out),
+                    2 => block::<2, PAIRS>(rows, start, panel, half, out),
+                    3 => block::<3, PAIRS>(rows, start, panel, half, out),
+                    4 => block::<4, PAIRS>(rows, start, panel, half, out),
+                    5 => block::<5, PAIRS>(rows, start, panel, half, out),
+                    _ => block::<6, PAIRS>(rows, start, panel, half, out),
                 }
             }
         }
@@ -91,7 +102,7 @@ unsafe fn step<const M: usize>(
 /// # Safety
 /// As [`run`]; the block has these rows.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn block<const M: usize>(
+unsafe fn block<const M: usize, const PAIRS: bool>(
     rows: Rows<'_>,
     start: usize,
     panel: &[Line],
@@ -100,19 +111,29 @@ unsafe fn block<const M: usize>(
 ) {
     let apart = rows.units.len() / rows.count;
     let depth = panel.len() / 2;
-    debug_assert!(2 * depth <= apart && start + M <= rows.count);
+    let inputs = if PAIRS { 2 } else { 1 };
+    debug_assert!(inputs * depth <= apart && start + M <= rows.count);
     let upper = _mm256_set1_epi32(-0x1_0000);
     let mut acc = [[_mm256_setzero_ps(); 2]; M];
     for u in 0..depth {
-        // SAFETY: the panel holds `2 * depth` lines, a packed row at least `2 * depth` values; a
+        // SAFETY: the panel holds `2 * depth` lines, a packed row at least `inputs * depth`
+        // values; a
         // line has the alignment of a vector.
         unsafe {
             let line = panel.as_ptr().add(2 * u + half).cast();
-            let x = rows.units.as_ptr().add(start * apart + 2 * u).cast::<f32>();
-            let pairs = [_mm256_load_si256(line), _mm256_load_si256(line.add(1))];
-            let first = pairs.map(|p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(p)));
+            let x = rows
+                .units
+                .as_ptr()
+                .add(start * apart + inputs * u)
+                .cast::<f32>();
+            let both = [_mm256_load_si256(line), _mm256_load_si256(line.add(1))];
+            if !PAIRS {
+                step(&mut acc, x, apart, both.map(|p| _mm256_castsi256_ps(p)));
+                continue;
+            }
+            let first = both.map(|p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(p)));
             step(&mut acc, x, apart, first);
-            let second = pairs.map(|p| _mm256_castsi256_ps(_mm256_and_si256(p, upper)));
+            let second = both.map(|p| _mm256_castsi256_ps(_mm256_and_si256(p, upper)));
             step(&mut acc, x.add(1), apart, second);
         }
     }

@@ -111,6 +111,9 @@ pub(crate) fn units() -> Units {
 pub(crate) enum Kernel {
     /// f32 factors.
     F32,
+    /// f32 factors, rows not transposed: AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
     /// Pairs of bf16 weights, widened in registers, and rows of rounded f32: AVX2.
     #[cfg(target_arch = "x86_64")]
     Widened,
@@ -136,6 +139,10 @@ impl Kernel {
         }
         if compute != Compute::Bf16 {
             all.push(Self::F32);
+            #[cfg(target_arch = "x86_64")]
+            if units() == Units::Fused {
+                all.push(Self::Avx2);
+            }
             return all;
         }
         // Vectors of 256 bits: not where f32 has those of 512.
@@ -156,13 +163,21 @@ impl Kernel {
 
     /// Whether a unit of a panel is a pair of bf16.
     pub(crate) fn pairs(self) -> bool {
-        self != Self::F32
+        match self {
+            Self::F32 => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Widened | Self::Dot | Self::Amx => true,
+        }
     }
 
     /// Units of a panel for `k` inputs.
     pub(crate) fn depth(self, k: usize) -> usize {
         match self {
             Self::F32 => k,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => k,
             #[cfg(target_arch = "x86_64")]
             Self::Amx => k.div_ceil(32) * 16,
             #[cfg(target_arch = "x86_64")]
@@ -174,7 +189,7 @@ impl Kernel {
     pub(crate) fn row_units(self, k: usize) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Widened => avx2::row_units(k),
+            Self::Avx2 | Self::Widened => avx2::row_units(k),
             _ => self.depth(k),
         }
     }
@@ -187,7 +202,7 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Dot => TILE_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Self::Widened => avx2::ROWS,
+            Self::Avx2 | Self::Widened => avx2::rows(self.pairs()),
             Self::F32 => most_rows(),
         }
     }
@@ -246,7 +261,9 @@ pub(crate) unsafe fn run_with(kernel: Kernel, rows: Rows<'_>, panel: &[Line], ou
         match kernel {
             Kernel::F32 => run(rows, panel, out),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Widened => avx2::run(rows, panel, out),
+            Kernel::Avx2 => avx2::run::<false>(rows, panel, out),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Widened => avx2::run::<true>(rows, panel, out),
             #[cfg(target_arch = "x86_64")]
             Kernel::Dot => avx512::run(true, rows, panel, out),
             #[cfg(target_arch = "x86_64")]
@@ -307,9 +324,9 @@ pub(crate) unsafe fn pack_block<'a>(
             into
         }
         #[cfg(target_arch = "x86_64")]
-        Kernel::Widened => {
+        Kernel::Avx2 | Kernel::Widened => {
             let into = &mut into[..m * kernel.row_units(k)];
-            avx2::pack(x, k, into);
+            avx2::pack(kernel.pairs(), x, k, into);
             into
         }
         Kernel::F32 => {
