@@ -151,11 +151,11 @@ mod tests {
 
     /// One of every kernel that runs here, AMX through its emulator, and the portable form.
     fn forms(w: &[f32], n: usize, k: usize, compute: Compute) -> Vec<Linear> {
-        let mut kernels = Kernel::all(compute);
+        let kernels = Kernel::all(compute);
         #[cfg(target_arch = "x86_64")]
-        if compute == Compute::Bf16 && tile::amx::emulator::install() {
-            kernels.push(Kernel::Amx);
-        }
+        let emulated = compute == Compute::Bf16 && tile::amx::emulator::install();
+        #[cfg(target_arch = "x86_64")]
+        let kernels = kernels.into_iter().chain(emulated.then_some(Kernel::Amx));
         let form = |kernel| Linear {
             outputs: n,
             inputs: k,
@@ -230,7 +230,9 @@ mod tests {
     fn the_number_of_threads_changes_no_bit() {
         let (rows, n, k) = (317, 200, 96);
         let x = random("x", rows * k);
-        for linear in forms(&random("w", n * k), n, k, Compute::Bf16) {
+        let w = random("w", n * k);
+        let all = [Compute::F32, Compute::Bf16].map(|compute| forms(&w, n, k, compute));
+        for linear in all.into_iter().flatten() {
             let run = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new()
                     .num_threads(threads)

@@ -165,7 +165,7 @@ impl Panels {
         let grid = Grid::new(
             rows,
             n.div_ceil(WIDTH),
-            self.kernel.depth(k),
+            self.kernel.row_units(k),
             self.kernel.rows(),
             threads,
         );
@@ -189,7 +189,7 @@ impl Panels {
         }
         let (n, k, kernel) = (self.n, self.k, self.kernel);
         let depth = kernel.depth(k);
-        let units = kernel.depth(k) * kernel.rows();
+        let units = kernel.row_units(k) * kernel.rows();
         PACKED.with_borrow_mut(|packed| {
             // Blocks are `units` apart; growing alone clears.
             if packed.len() < blocks.len() * units {

@@ -105,6 +105,10 @@ mod tests {
         let kernels = [
             Kernel::F32,
             #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Widened,
+            #[cfg(target_arch = "x86_64")]
             Kernel::Dot,
             #[cfg(target_arch = "x86_64")]
             Kernel::Amx,

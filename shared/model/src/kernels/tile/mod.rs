@@ -12,6 +12,8 @@ use super::panels::{Compute, Line};
 #[cfg(target_arch = "x86_64")]
 pub(in crate::kernels) mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod fused;
 
@@ -109,6 +111,12 @@ pub(crate) fn units() -> Units {
 pub(crate) enum Kernel {
     /// f32 factors.
     F32,
+    /// f32 factors, rows not transposed: AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Pairs of bf16 weights, widened in registers, and rows of rounded f32: AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Widened,
     /// Pairs of bf16, and an instruction for their dot product: AVX-512.
     #[cfg(target_arch = "x86_64")]
     Dot,
@@ -131,7 +139,16 @@ impl Kernel {
         }
         if compute != Compute::Bf16 {
             all.push(Self::F32);
+            #[cfg(target_arch = "x86_64")]
+            if units() == Units::Fused {
+                all.push(Self::Avx2);
+            }
             return all;
+        }
+        // Vectors of 256 bits: not where f32 has those of 512.
+        #[cfg(target_arch = "x86_64")]
+        if units() != Units::Avx512 {
+            all.push(Self::Widened);
         }
         #[cfg(target_arch = "x86_64")]
         if units() >= Units::Avx512Bf16 {
@@ -146,7 +163,13 @@ impl Kernel {
 
     /// Whether a unit of a panel is a pair of bf16.
     pub(crate) fn pairs(self) -> bool {
-        self != Self::F32
+        match self {
+            Self::F32 => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Widened | Self::Dot | Self::Amx => true,
+        }
     }
 
     /// Units of a panel for `k` inputs.
@@ -154,9 +177,20 @@ impl Kernel {
         match self {
             Self::F32 => k,
             #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => k,
+            #[cfg(target_arch = "x86_64")]
             Self::Amx => k.div_ceil(32) * 16,
             #[cfg(target_arch = "x86_64")]
-            Self::Dot => k.div_ceil(2),
+            Self::Widened | Self::Dot => k.div_ceil(2),
+        }
+    }
+
+    /// Units of a packed row of `k` inputs.
+    pub(crate) fn row_units(self, k: usize) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::Widened => avx2::row_units(k),
+            _ => self.depth(k),
         }
     }
 
@@ -167,6 +201,8 @@ impl Kernel {
             Self::Amx => amx::ROWS,
             #[cfg(target_arch = "x86_64")]
             Self::Dot => TILE_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::Widened => avx2::rows(self.pairs()),
             Self::F32 => most_rows(),
         }
     }
@@ -225,6 +261,10 @@ pub(crate) unsafe fn run_with(kernel: Kernel, rows: Rows<'_>, panel: &[Line], ou
         match kernel {
             Kernel::F32 => run(rows, panel, out),
             #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => avx2::run::<false>(rows, panel, out),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Widened => avx2::run::<true>(rows, panel, out),
+            #[cfg(target_arch = "x86_64")]
             Kernel::Dot => avx512::run(true, rows, panel, out),
             #[cfg(target_arch = "x86_64")]
             Kernel::Amx => amx::bf16::run(rows, panel, out),
@@ -281,6 +321,12 @@ pub(crate) unsafe fn pack_block<'a>(
                     into[u * m + i] = pair(row, u);
                 }
             }
+            into
+        }
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx2 | Kernel::Widened => {
+            let into = &mut into[..m * kernel.row_units(k)];
+            avx2::pack(kernel.pairs(), x, k, into);
             into
         }
         Kernel::F32 => {
