@@ -60,6 +60,7 @@ impl Kernel {
         let norm = include_str!("wgsl/norm.wgsl");
         let attention = include_str!("wgsl/attention.wgsl");
         let product = include_str!("wgsl/product.wgsl");
+        let elements = |body: &str| [body, include_str!("wgsl/elements.wgsl")].concat();
         match self {
             Self::Matmul(form, format) => {
                 let constants = format!(
@@ -76,10 +77,10 @@ impl Kernel {
             }
             Self::NormForward => [norm, include_str!("wgsl/norm_forward.wgsl")].concat(),
             Self::NormBackward => [norm, include_str!("wgsl/norm_backward.wgsl")].concat(),
-            Self::Rope => include_str!("wgsl/rope.wgsl").into(),
-            Self::SwigluForward => include_str!("wgsl/swiglu_forward.wgsl").into(),
-            Self::SwigluBackward => include_str!("wgsl/swiglu_backward.wgsl").into(),
-            Self::Copy => include_str!("wgsl/copy.wgsl").into(),
+            Self::Rope => elements(include_str!("wgsl/rope.wgsl")),
+            Self::SwigluForward => elements(include_str!("wgsl/swiglu_forward.wgsl")),
+            Self::SwigluBackward => elements(include_str!("wgsl/swiglu_backward.wgsl")),
+            Self::Copy => elements(include_str!("wgsl/copy.wgsl")),
             Self::AttentionForward => {
                 [attention, include_str!("wgsl/attention_forward.wgsl")].concat()
             }

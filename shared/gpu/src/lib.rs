@@ -1,8 +1,8 @@
 //! Transformer layers on GPUs, forward and backward, through Vulkan, Metal or Direct3D 12.
 //!
 //! It knows layers only: RMSNorm, rotary positions, grouped attention over packed runs with a
-//! shared prefix, SwiGLU, and LoRA on any projection. Frozen weights stay in the block formats of GGUF and
-//! are decoded in the kernels. A pass is one submission; nothing is read back inside it.
+//! shared prefix, SwiGLU, and LoRA on any projection. Frozen weights stay in the block formats of
+//! GGUF and are decoded in the kernels. A pass is one submission; nothing is read back inside it.
 //!
 //! | Kernel | Source | A workgroup computes |
 //! |---|---|---|
@@ -12,7 +12,7 @@
 //! | attention | `attention_forward.wgsl` | a row of a head, 64 keys a step |
 //! | attention, dQ | `attention_query.wgsl` | a row of a head |
 //! | attention, dK, dV | `attention_key.wgsl` | a key row of a key head |
-//! | rotary, SwiGLU, copy | `rope.wgsl`, `swiglu_*.wgsl`, `copy.wgsl` | 64 elements |
+//! | rotary, SwiGLU, copy | `elements.wgsl` with `rope`, `swiglu_*`, `copy` | 64 elements |
 //!
 //! There are no atomics: one adapter with one driver ([`Gpu::kind`]) gives the same bits each time.
 //! Every failure is a [`GpuError`], that of the driver and the loss of the device included. A

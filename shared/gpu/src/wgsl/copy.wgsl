@@ -11,14 +11,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> map: array<u32>;
 @group(0) @binding(3) var<storage, read_write> to_rows: array<f32>;
 
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) wid: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let id = (wid.y * groups.x + wid.x) * 64u + local;
-    if id >= p.count { return; }
+fn element(id: u32) {
     let row = id / p.width;
     let col = id % p.width;
     var source = row;

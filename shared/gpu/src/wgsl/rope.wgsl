@@ -6,14 +6,7 @@ struct Params { count: u32, width: u32, heads: u32, pairs: u32, sign: f32 }
 @group(0) @binding(2) var<storage, read> sines: array<f32>;
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;
 
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) wid: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let id = (wid.y * groups.x + wid.x) * 64u + local;
-    if id >= p.count { return; }
+fn element(id: u32) {
     let pair = id % p.pairs;
     let head = (id / p.pairs) % p.heads;
     let row = id / (p.pairs * p.heads);

@@ -4,14 +4,7 @@ struct Params { count: u32, width: u32 }
 @group(0) @binding(1) var<storage, read> gate_up: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) wid: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let id = (wid.y * groups.x + wid.x) * 64u + local;
-    if id >= p.count { return; }
+fn element(id: u32) {
     let at = (id / p.width) * 2u * p.width + id % p.width;
     let g = gate_up[at];
     y[id] = g / (1.0 + exp(-g)) * gate_up[at + p.width];
