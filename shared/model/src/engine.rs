@@ -45,18 +45,17 @@ impl Engine {
     /// [`ModelError::Device`] for other names, and if this build or this computer has no such
     /// engine.
     pub fn named(name: &str) -> Result<Self, ModelError> {
-        let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
-        let number = number.parse::<usize>().map_err(|_| {
-            ModelError::Device(format!(
-                "engine {name:?}: no device number {number:?}, expected one of {NAMES}"
-            ))
-        })?;
-        match kind {
-            "cpu" => Ok(Self::cpu()),
-            "candle-cpu" | "cuda" | "metal" => candle(name, kind, number),
-            _ => Err(ModelError::Device(format!(
-                "engine {name:?}: expected {NAMES}"
-            ))),
+        let unknown = |why: &str| ModelError::Device(format!("engine {name:?}: {why}"));
+        match name.split_once(':') {
+            None if name == "cpu" => Ok(Self::cpu()),
+            None if matches!(name, "candle-cpu" | "cuda" | "metal") => candle(name, name, 0),
+            Some(("cuda", number)) => match number.parse() {
+                Ok(number) => candle(name, "cuda", number),
+                Err(_) => Err(unknown(&format!(
+                    "no device number {number:?}, expected one of {NAMES}"
+                ))),
+            },
+            _ => Err(unknown(&format!("expected {NAMES}"))),
         }
     }
 
@@ -88,9 +87,8 @@ impl Engine {
         &*self.0
     }
 
-    #[cfg(any(feature = "candle", test))]
-    #[allow(dead_code)]
-    pub(crate) fn of(backend: impl Backend + 'static) -> Self {
+    #[cfg(feature = "candle")]
+    fn of(backend: impl Backend + 'static) -> Self {
         Self(Arc::new(backend))
     }
 }

@@ -184,6 +184,8 @@ fn devices_are_named_and_refused() {
     assert_ne!(candle(), Engine::cpu());
     for (name, part) in [
         ("gpu", "expected cpu"),
+        ("cpu:1", "expected cpu"),
+        ("candle-cpu:2", "expected cpu"),
         ("cuda:x", "no device number"),
         ("cuda:99", "engine \"cuda:99\""),
     ] {

@@ -609,4 +609,56 @@ mod tests {
             }
         }
     }
+
+    /// AVX2 and AVX-512 give the same bits: those of one order of integer sums and scalings.
+    #[test]
+    fn all_vector_units_give_the_bits_of_one_order() {
+        for (rows, n, k) in [(1, 1, 32), (5, 33, 96), (13, 40, 160)] {
+            let x = random("x", rows * k);
+            for top in [15.0, 255.0] {
+                let blocks: Vec<Block> = random("w", n * k)
+                    .chunks_exact(BLOCK)
+                    .map(|b| Block::of(b, top))
+                    .collect();
+                let weights: Vec<f32> = blocks
+                    .iter()
+                    .flat_map(|b| (0..BLOCK).map(|i| b.value(i)).collect::<Vec<_>>())
+                    .collect();
+                let Some(quantised) = Quantised::new(&weights, n, k) else {
+                    return;
+                };
+                // As the panels hold them: eight bits are rounded once more.
+                let held = |b: &[f32]| Block::of(b, top);
+                let blocks: Vec<Block> = weights.chunks_exact(BLOCK).map(held).collect();
+                let mut y = vec![0.0; rows * n];
+                quantised.multiply(&x, rows, &mut y, false);
+                for (at, got) in y.iter().enumerate() {
+                    let x = &x[at / n * k..][..k];
+                    let w = &blocks[at % n * (k / BLOCK)..][..k / BLOCK];
+                    let want = in_order(x, w);
+                    assert_eq!(got.to_bits(), want.to_bits(), "{rows} x {n} x {k} at {at}");
+                }
+            }
+        }
+    }
+
+    /// One result, block by block, as the kernels compute it.
+    fn in_order(x: &[f32], w: &[Block]) -> f32 {
+        let mut sum = 0.0f32;
+        for (x, w) in x.chunks_exact(BLOCK).zip(w) {
+            let top = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let scale = top / 127.0;
+            let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
+            let q: Vec<i32> = x
+                .iter()
+                .map(|v| (v * inverse).round_ties_even() as i32)
+                .collect();
+            let products: i32 = q.iter().zip(w.q).map(|(x, w)| x * i32::from(w)).sum();
+            let d = half::f16::from_bits(w.d).to_f32();
+            let m = half::f16::from_bits(w.m).to_f32();
+            sum = (products as f32).mul_add(scale * d, sum);
+            sum = (scale * q.iter().sum::<i32>() as f32).mul_add(m, sum);
+        }
+        sum
+    }
 }

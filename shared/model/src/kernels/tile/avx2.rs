@@ -116,9 +116,8 @@ unsafe fn block<const M: usize, const PAIRS: bool>(
     let upper = _mm256_set1_epi32(-0x1_0000);
     let mut acc = [[_mm256_setzero_ps(); 2]; M];
     for u in 0..depth {
-        // SAFETY: the panel holds `2 * depth` lines, a packed row at least `inputs * depth`
-        // values; a
-        // line has the alignment of a vector.
+        // SAFETY: the panel holds `2 * depth` lines, a packed row at least `inputs * depth` values;
+        // a line has the alignment of a vector.
         unsafe {
             let line = panel.as_ptr().add(2 * u + half).cast();
             let x = rows
