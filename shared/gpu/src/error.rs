@@ -52,6 +52,17 @@ pub enum GpuError {
 }
 
 impl GpuError {
+    /// Whether the device failed, so that another one could do the same work: it is lost, has no
+    /// room, does not answer, or refused a command.
+    pub fn is_of_the_device(&self) -> bool {
+        match self {
+            Self::Lost(_) | Self::OutOfMemory { .. } | Self::Timeout { .. } | Self::Driver(_) => {
+                true
+            }
+            Self::NoAdapter(_) | Self::TooLarge { .. } | Self::Shape { .. } => false,
+        }
+    }
+
     pub(crate) fn shape(what: &'static str, expected: impl ToString, got: impl ToString) -> Self {
         Self::Shape {
             what,

@@ -46,6 +46,16 @@ impl Layers {
         Ok(Self { gpu, shape, layers })
     }
 
+    /// Uploads one more layer, which follows the others.
+    ///
+    /// # Errors
+    /// As [`Self::load`]. The others are unchanged then.
+    pub fn push(&mut self, weights: &LayerWeights<'_>) -> Result<(), GpuError> {
+        let layer = Layer::load(&self.gpu, &self.shape, weights)?;
+        self.layers.push(Arc::new(layer));
+        Ok(())
+    }
+
     /// The layers of `range`, which shares their weights; no layers where there are none.
     pub fn part(&self, range: std::ops::Range<usize>) -> Self {
         Self {

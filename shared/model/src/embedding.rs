@@ -115,12 +115,12 @@ impl Table {
 }
 
 #[cfg(unix)]
-fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+pub(crate) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
 }
 
 #[cfg(windows)]
-fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+pub(crate) fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
     while !bytes.is_empty() {
         let n = std::os::windows::fs::FileExt::seek_read(file, bytes, offset)?;
         if n == 0 {
@@ -134,26 +134,4 @@ fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Resul
 
 fn row_bytes(dtype: Dtype, hidden: usize) -> usize {
     hidden / dtype.block_values() * dtype.block_bytes()
-}
-
-/// The values of a tensor of `bytes` bytes that lies in `file` from `start` on.
-///
-/// # Errors
-/// [`ModelError::Io`] if the file is shorter, before anything is allocated for it.
-pub(crate) fn values(
-    file: &File,
-    path: &Path,
-    start: u64,
-    bytes: u64,
-    dtype: Dtype,
-) -> Result<Vec<f32>, ModelError> {
-    let all = file.metadata().map_err(ModelError::io(path))?.len();
-    if start.checked_add(bytes).is_none_or(|end| end > all) {
-        let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-        return Err(ModelError::io(path)(short));
-    }
-    let mut raw = vec![0; usize::try_from(bytes).unwrap_or(0)];
-    read_at(file, &mut raw, start).map_err(ModelError::io(path))?;
-    let n = raw.len() / dtype.block_bytes() * dtype.block_values();
-    dequantise(dtype, &raw, n)
 }

@@ -12,11 +12,11 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::ModelError;
 use crate::config;
-use crate::embedding::values;
 use crate::files::keys::{Keys, WITHOUT_EFFECT};
 use crate::files::templates::Steps;
 use crate::files::tensors::{Stored, header};
 use crate::files::{quoted, read};
+use crate::source::RawTensor;
 
 /// Tokens of a text that are read.
 const TOKENS: usize = 64;
@@ -166,8 +166,8 @@ impl Weights {
             return Err(ModelError::tensor(name, why));
         }
         let dtype = stored.dtype(&self.path, name)?;
-        let read = values(&self.file, &self.path, stored.start, stored.bytes, dtype)?;
-        Ok(Tensor::from_vec(read, shape, &Device::Cpu)?)
+        let read = RawTensor::read(&self.file, &self.path, stored.start, stored.bytes, dtype)?;
+        Ok(Tensor::from_vec(read.values()?, shape, &Device::Cpu)?)
     }
 
     fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Linear, ModelError> {

@@ -4,6 +4,8 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::ModelError;
+#[cfg(feature = "wgpu")]
+use crate::backend::gpu::GpuBackend;
 use crate::backend::{Backend, cpu};
 
 /// What runs layers. Cloning shares it; layers on one GPU share its device.
@@ -30,7 +32,7 @@ impl PartialEq for Engine {
 }
 
 /// The names that [`Engine::named`] knows, for errors.
-const NAMES: &str = "cpu, cuda, cuda:N, metal or candle-cpu";
+const NAMES: &str = "cpu, wgpu, wgpu:N, cuda, cuda:N, metal or candle-cpu";
 
 impl Engine {
     /// Our kernels on this computer's cores.
@@ -38,7 +40,8 @@ impl Engine {
         Self(Arc::new(cpu::Cpu))
     }
 
-    /// The engine of that name: `cpu`; in builds with the feature `candle`: `candle-cpu` (for
+    /// The engine of that name: `cpu`; in builds with the feature `wgpu`: `wgpu` (the best GPU that
+    /// has a Vulkan, Metal or Direct3D 12 driver), `wgpu:N`; with `candle`: `candle-cpu` (for
     /// comparisons), with `cuda`: `cuda`, `cuda:N`, with `metal`: `metal`.
     ///
     /// # Errors
@@ -46,15 +49,19 @@ impl Engine {
     /// engine.
     pub fn named(name: &str) -> Result<Self, ModelError> {
         let unknown = |why: &str| ModelError::Device(format!("engine {name:?}: {why}"));
+        let numbered = |number: &str| {
+            number.parse::<usize>().map_err(|_| {
+                unknown(&format!(
+                    "no device number {number:?}, expected one of {NAMES}"
+                ))
+            })
+        };
         match name.split_once(':') {
             None if name == "cpu" => Ok(Self::cpu()),
+            None if name == "wgpu" => gpu(name, None),
             None if matches!(name, "candle-cpu" | "cuda" | "metal") => candle(name, name, 0),
-            Some(("cuda", number)) => match number.parse() {
-                Ok(number) => candle(name, "cuda", number),
-                Err(_) => Err(unknown(&format!(
-                    "no device number {number:?}, expected one of {NAMES}"
-                ))),
-            },
+            Some(("wgpu", number)) => gpu(name, Some(numbered(number)?)),
+            Some(("cuda", number)) => candle(name, "cuda", numbered(number)?),
             _ => Err(unknown(&format!("expected {NAMES}"))),
         }
     }
@@ -87,8 +94,8 @@ impl Engine {
         &*self.0
     }
 
-    #[cfg(feature = "candle")]
-    fn of(backend: impl Backend + 'static) -> Self {
+    #[cfg(any(feature = "candle", feature = "wgpu"))]
+    pub(crate) fn of(backend: impl Backend + 'static) -> Self {
         Self(Arc::new(backend))
     }
 }
@@ -99,6 +106,20 @@ pub fn kind_from_env() -> String {
         Ok(engine) => engine.kind(),
         Err(e) => e.to_string(),
     }
+}
+
+#[cfg(feature = "wgpu")]
+fn gpu(name: &str, number: Option<usize>) -> Result<Engine, ModelError> {
+    let backend = GpuBackend::open(number)
+        .map_err(|e| ModelError::Device(format!("engine {name:?}: {e}, or use \"cpu\"")))?;
+    Ok(Engine::of(backend))
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn gpu(name: &str, _: Option<usize>) -> Result<Engine, ModelError> {
+    Err(ModelError::Device(format!(
+        "engine {name:?}: this program was built without GPUs; build it with the feature `wgpu`"
+    )))
 }
 
 #[cfg(feature = "candle")]

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 use crate::ModelError;
 use crate::config::ModelConfig;
-use crate::embedding::values;
 use crate::files::keys::Keys;
 use crate::files::quoted;
 use crate::files::tensors::header;
 use crate::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use crate::lora_io::{check, failed, names, recipe_of, to_bytes};
+use crate::source::RawTensor;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
@@ -119,8 +119,8 @@ pub fn open(folder: &Path, model: &ModelConfig) -> Result<Opened, ModelError> {
                 continue;
             };
             let dtype = stored.dtype(&path, &name)?;
-            let read = values(&file, &path, stored.start, stored.bytes, dtype)?;
-            data[range].copy_from_slice(&read);
+            let read = RawTensor::read(&file, &path, stored.start, stored.bytes, dtype)?;
+            data[range].copy_from_slice(&read.values()?);
         }
     }
     let adapter = Adapter::from_data(&shape, data)?;

@@ -162,7 +162,9 @@ impl Segment {
         x: Vec<f32>,
         adapter: Option<&Adapter>,
     ) -> Result<Vec<f32>, ModelError> {
-        self.run(layout, x, adapter, |_, _| {})
+        self.check(layout, &x)?;
+        let parts = [Part { layout, adapter }];
+        self.layers.forward(self.first(), &parts, x, None)
     }
 
     /// [`Self::forward`] for several packed batches at once, each with its own adapter: the frozen
@@ -182,7 +184,7 @@ impl Segment {
                 rest.len()
             )));
         }
-        self.layers.forward(self.first(), parts, x, &mut |_, _| {})
+        self.layers.forward(self.first(), parts, x, None)
     }
 
     /// Like [`Self::forward`], showing the hidden states after each layer (`[rows, hidden]`) to
@@ -196,7 +198,7 @@ impl Segment {
     ) -> Result<Vec<f32>, ModelError> {
         self.check(layout, &x)?;
         self.layers
-            .forward(self.first(), &[Part { layout, adapter }], x, &mut see)
+            .forward(self.first(), &[Part { layout, adapter }], x, Some(&mut see))
     }
 
     fn first(&self) -> First<'_> {

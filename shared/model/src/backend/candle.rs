@@ -281,7 +281,8 @@ impl Backend for Candle {
             )));
         }
         let layer = |l| {
-            let weights = Weights::new(source.config(), &source.layer(l)?, &self.0)?;
+            let weights =
+                Weights::new(source.config(), &crate::source::layer(source, l)?, &self.0)?;
             Ok(Arc::new(weights))
         };
         Ok(Arc::new(Layers {
@@ -362,7 +363,7 @@ impl super::Layers for Layers {
         first: First<'_>,
         parts: &[Part<'_>],
         x: Vec<f32>,
-        see: See<'_>,
+        mut see: See<'_>,
     ) -> std::result::Result<Vec<f32>, ModelError> {
         let (mut out, mut start) = (Vec::with_capacity(x.len()), 0);
         for part in parts {
@@ -372,7 +373,9 @@ impl super::Layers for Layers {
             let mut h = self.rows(&x[start..end], first.config)?;
             for (l, w) in self.numbered(first) {
                 h = pass.layer(w, l, &h)?.detach();
-                see(l, &flat(&h)?);
+                if let Some(see) = &mut see {
+                    see(l, &flat(&h)?);
+                }
             }
             out.extend(flat(&h)?);
             start = end;
@@ -386,7 +389,7 @@ impl super::Layers for Layers {
         part: Part<'_>,
         x: Vec<f32>,
     ) -> std::result::Result<Vec<f32>, ModelError> {
-        let y = self.forward(first, &[part], x, &mut |_, _| {})?;
+        let y = self.forward(first, &[part], x, None)?;
         let d = first.config.hidden;
         Ok(part
             .layout

@@ -8,7 +8,7 @@ use crate::ModelError;
 use crate::buffers::{Buffer, Pool};
 use crate::config::ModelConfig;
 use crate::kernels::panels::Compute;
-use crate::layer::{Layer, LayerCache, LayerTape, gather, scatter};
+use crate::layer::{Layer, LayerCache, LayerTape, LayerWeights, gather, scatter};
 use crate::pass::Pass;
 use crate::source::WeightSource;
 
@@ -35,19 +35,29 @@ impl Backend for Cpu {
         range: Range<usize>,
         compute: Compute,
     ) -> Result<Arc<dyn super::Layers>, ModelError> {
-        let layer = |l| {
-            let weights = source.layer(l)?;
-            Ok(Arc::new(Layer::new(source.config(), weights, compute)))
-        };
-        let layers = range.map(layer).collect::<Result<Vec<_>, ModelError>>()?;
-        Ok(Arc::new(Layers {
-            layers: Arc::new(layers),
-            pool: Pool::default(),
-        }))
+        let read = range.map(|l| crate::source::layer(source, l));
+        Ok(Arc::new(Layers::new(source.config(), read, compute)?))
     }
 }
 
 impl Layers {
+    /// Packs each layer as it is read.
+    ///
+    /// # Errors
+    /// The first of `read`.
+    pub(super) fn new(
+        config: &ModelConfig,
+        read: impl Iterator<Item = Result<LayerWeights, ModelError>>,
+        compute: Compute,
+    ) -> Result<Self, ModelError> {
+        let pack = |weights| Ok(Arc::new(Layer::new(config, weights?, compute)));
+        let layers = read.map(pack).collect::<Result<Vec<_>, ModelError>>()?;
+        Ok(Self {
+            layers: Arc::new(layers),
+            pool: Pool::default(),
+        })
+    }
+
     fn numbered(
         &self,
         first: First<'_>,
@@ -67,14 +77,16 @@ impl Layers {
         first: First<'_>,
         parts: &[Part<'_>],
         x: Vec<f32>,
-        see: See<'_>,
+        mut see: See<'_>,
     ) -> Vec<f32> {
         let pass = Pass::many(first.config, parts.to_vec(), 0, &self.pool);
         let mut x = self.pool.adopt(x);
         crate::in_pool(|| {
             for (l, layer) in self.numbered(first) {
                 layer.forward(&pass, l, &mut x, false);
-                see(l, &x);
+                if let Some(see) = &mut see {
+                    see(l, &x);
+                }
             }
         });
         x.into_vec()

@@ -1,6 +1,6 @@
 //! What runs the layers of a segment. A [`Backend`] loads layers onto something that computes, and
-//! [`Layers`] are what it loaded: our kernels on the CPU (`cpu`), or candle's operations
-//! (`candle`).
+//! [`Layers`] are what it loaded: our kernels on the CPU (`cpu`), our shaders on a GPU (`wgpu`), or
+//! candle's operations (`candle`).
 //!
 //! Nothing above [`crate::segment::Segment`] knows which of them runs; [`crate::engine::Engine`]
 //! chooses. Results of different backends agree up to rounding, not bit for bit: a federation whose
@@ -21,6 +21,8 @@ use crate::source::WeightSource;
 #[cfg(feature = "candle")]
 pub(crate) mod candle;
 pub(crate) mod cpu;
+#[cfg(feature = "wgpu")]
+pub(crate) mod gpu;
 
 /// Rows that belong together: a packed batch and the adapter that applies to it.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +41,7 @@ pub(crate) struct First<'a> {
 }
 
 /// What is shown the hidden states after each layer: the layer's number and `[rows, hidden]`.
-pub(crate) type See<'a> = &'a mut (dyn FnMut(usize, &[f32]) + Send);
+pub(crate) type See<'a> = Option<&'a mut (dyn FnMut(usize, &[f32]) + Send)>;
 
 /// Something that computes layers.
 pub(crate) trait Backend: Debug + Send + Sync {
@@ -150,5 +152,5 @@ fn other() -> ModelError {
     )
 }
 
-#[cfg(all(test, feature = "candle"))]
+#[cfg(all(test, any(feature = "candle", feature = "wgpu")))]
 mod tests;

@@ -1,4 +1,4 @@
-//! Our kernels against candle's operations and autograd, on everything that an engine does.
+//! Every engine against our kernels on the CPU, on everything that an engine does.
 
 use lethe_learn::seed::Seed;
 
@@ -12,8 +12,15 @@ use crate::segment::{Part, Segment};
 use crate::source::RandomWeights;
 use crate::split::{Batch, DeviceModel, Labels, LocalMiddle, SplitSpec};
 
-fn candle() -> Engine {
-    Engine::named("candle-cpu").expect("built in")
+/// All engines of this build and computer but `cpu`. A GPU that is not there is said, and with
+/// `LETHE_GPU=required` refused.
+fn others() -> Vec<Engine> {
+    let mut engines = vec![];
+    #[cfg(feature = "candle")]
+    engines.push(Engine::named("candle-cpu").expect("built in"));
+    #[cfg(feature = "wgpu")]
+    engines.extend(super::gpu::tests::open().map(Engine::of));
+    engines
 }
 
 fn adapter(c: &ModelConfig) -> Adapter {
@@ -102,18 +109,15 @@ fn train(
 fn training_agrees() {
     for (c, sequences) in shapes() {
         let adapter = adapter(&c);
-        let (ours, candles) = (
-            train(&Engine::cpu(), &c, &sequences, &adapter),
-            train(&candle(), &c, &sequences, &adapter),
-        );
-        assert!(
-            (ours.0 - candles.0).abs() < 1e-5,
-            "{} against {}",
-            ours.0,
-            candles.0
-        );
-        near("device", &ours.1, &candles.1);
-        near("middle", &ours.2, &candles.2);
+        let ours = train(&Engine::cpu(), &c, &sequences, &adapter);
+        for engine in others() {
+            let kind = engine.kind();
+            let theirs = train(&engine, &c, &sequences, &adapter);
+            let apart = (ours.0 - theirs.0).abs();
+            assert!(apart < 1e-5, "{kind}: loss {} for {}", theirs.0, ours.0);
+            near(&format!("{kind}: device"), &theirs.1, &ours.1);
+            near(&format!("{kind}: middle"), &theirs.2, &ours.2);
+        }
     }
 }
 
@@ -154,11 +158,12 @@ fn all_forms_of_the_forward_pass_agree() {
                 .expect("runs");
             [many, last, all, few]
         };
-        for (ours, candles) in run(&load(&Engine::cpu()))
-            .iter()
-            .zip(&run(&load(&candle())))
-        {
-            near("states", ours, candles);
+        let ours = run(&load(&Engine::cpu()));
+        for engine in others() {
+            let theirs = run(&load(&engine));
+            for (form, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                near(&format!("{}: form {form}", engine.kind()), theirs, ours);
+            }
         }
     }
 }
@@ -175,17 +180,21 @@ fn generation_agrees() {
             .generate(&[5, 9, 2], 8, None, None)
             .expect("generates")
     };
-    assert_eq!(generate(&Engine::cpu()), generate(&candle()));
+    let ours = generate(&Engine::cpu());
+    for engine in others() {
+        assert_eq!(generate(&engine), ours, "{}", engine.kind());
+    }
 }
 
 #[test]
 fn devices_are_named_and_refused() {
     assert_eq!(Engine::named("cpu").expect("always there"), Engine::cpu());
-    assert_ne!(candle(), Engine::cpu());
     for (name, part) in [
         ("gpu", "expected cpu"),
         ("cpu:1", "expected cpu"),
         ("candle-cpu:2", "expected cpu"),
+        ("wgpu:x", "no device number"),
+        ("wgpu:99", "engine \"wgpu:99\""),
         ("cuda:x", "no device number"),
         ("cuda:99", "engine \"cuda:99\""),
     ] {
@@ -193,8 +202,11 @@ fn devices_are_named_and_refused() {
         assert!(e.contains(part), "{e}");
     }
     let source = RandomWeights::new(ModelConfig::tiny(), 9);
-    let e = Segment::load_on(&candle(), &source, 0..1, Compute::Bf16)
-        .expect_err("f32 only")
-        .to_string();
-    assert!(e.contains("set compute"), "{e}");
+    for engine in others() {
+        assert_ne!(engine, Engine::cpu());
+        let e = Segment::load_on(&engine, &source, 0..1, Compute::Bf16)
+            .expect_err("f32 only")
+            .to_string();
+        assert!(e.contains("set compute"), "{e}");
+    }
 }

@@ -29,6 +29,18 @@ impl RopeTable {
         }
     }
 
+    /// The cosines of a position, `[head_dim / 2]`.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn cos(&self, position: usize) -> &[f32] {
+        &self.cos[position * self.half..(position + 1) * self.half]
+    }
+
+    /// The sines of a position, `[head_dim / 2]`.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn sin(&self, position: usize) -> &[f32] {
+        &self.sin[position * self.half..(position + 1) * self.half]
+    }
+
     /// Rotates the first `heads` heads of each row (`width` apart) by its position; `inverse`
     /// undoes it, which is also its backward.
     pub fn rotate(

@@ -1,10 +1,9 @@
 //! A model whose weights are another's plus an adapter.
 
-use super::{Sealed, WeightSource};
+use super::{Part, RawTensor, Sealed, WeightSource};
 use crate::ModelError;
 use crate::config::ModelConfig;
 use crate::embedding::Table;
-use crate::layer::LayerWeights;
 use crate::lora::{Adapter, Projection};
 use crate::tokenizer::Tokenizer;
 
@@ -41,42 +40,41 @@ impl Merged {
     }
 }
 
-/// Where a projection's rows begin in the fused weights that hold it.
-fn place<'a>(w: &'a mut LayerWeights, c: &ModelConfig, proj: Projection) -> &'a mut [f32] {
-    let (q, kv, up) = (
-        c.heads * c.head_dim * c.hidden,
-        c.kv_heads * c.head_dim * c.hidden,
-        c.intermediate * c.hidden,
-    );
-    match proj {
-        Projection::Q => &mut w.qkv[..q],
-        Projection::K => &mut w.qkv[q..q + kv],
-        Projection::V => &mut w.qkv[q + kv..],
-        Projection::O => &mut w.out,
-        Projection::Gate => &mut w.gate_up[..up],
-        Projection::Up => &mut w.gate_up[up..],
-        Projection::Down => &mut w.down,
+/// The projection whose matrix `part` is.
+fn projection(part: Part) -> Option<Projection> {
+    match part {
+        Part::Q => Some(Projection::Q),
+        Part::K => Some(Projection::K),
+        Part::V => Some(Projection::V),
+        Part::Out => Some(Projection::O),
+        Part::Gate => Some(Projection::Gate),
+        Part::Up => Some(Projection::Up),
+        Part::Down => Some(Projection::Down),
+        Part::AttnNorm | Part::MlpNorm | Part::QBias | Part::KBias | Part::VBias => None,
     }
 }
 
 impl Sealed for Merged {
     #[allow(private_interfaces)]
-    fn layer(&self, layer: usize) -> Result<LayerWeights, ModelError> {
-        let mut weights = self.base.layer(layer)?;
-        let (shape, c) = (self.adapter.shape(), self.base.config());
-        for e in shape.entries().iter().filter(|e| e.layer == layer) {
-            let Some((a, b)) = self.adapter.pair(layer, e.proj) else {
-                continue;
-            };
-            let rows = place(&mut weights, c, e.proj).chunks_exact_mut(e.fan_in);
-            for (row, b) in rows.zip(b.chunks_exact(shape.rank())) {
-                for (b, a) in b.iter().zip(a.chunks_exact(e.fan_in)) {
-                    let factor = shape.scale() * b;
-                    row.iter_mut().zip(a).for_each(|(w, a)| *w += factor * a);
-                }
+    fn raw(&self, layer: usize, part: Part) -> Result<RawTensor, ModelError> {
+        let stored = self.base.raw(layer, part)?;
+        let shape = self.adapter.shape();
+        let entry = projection(part).and_then(|p| shape.find(layer, p));
+        let Some(entry) = entry else {
+            return Ok(stored);
+        };
+        let (a, b) = shape.ranges(entry);
+        let a = &self.adapter.data[a];
+        let b = &self.adapter.data[b];
+        let mut values = stored.values()?;
+        let rows = values.chunks_exact_mut(entry.fan_in);
+        for (row, b) in rows.zip(b.chunks_exact(shape.rank())) {
+            for (b, a) in b.iter().zip(a.chunks_exact(entry.fan_in)) {
+                let factor = shape.scale() * b;
+                row.iter_mut().zip(a).for_each(|(w, a)| *w += factor * a);
             }
         }
-        Ok(weights)
+        Ok(RawTensor::of(&values))
     }
 }
 

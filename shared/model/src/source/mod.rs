@@ -13,6 +13,7 @@ use crate::tokenizer::Tokenizer;
 mod gguf;
 mod hf;
 mod merged;
+mod raw;
 
 /// What tokenizers read of a GGUF file.
 pub(crate) mod metadata {
@@ -23,6 +24,7 @@ pub(crate) mod metadata {
 pub use gguf::GgufFile;
 pub use hf::HfFolder;
 pub use merged::Merged;
+pub(crate) use raw::RawTensor;
 
 /// A source of frozen weights, in the layouts the kernels want.
 pub trait WeightSource: Sealed + Send + Sync {
@@ -38,11 +40,21 @@ pub trait WeightSource: Sealed + Send + Sync {
     fn tokenizer(&self) -> Result<Tokenizer, ModelError>;
 }
 
-/// Reads one layer; kept out of the public trait because its type is the kernels' own.
+/// Reads the tensors of a layer; kept out of the public trait because their types are the engines'
+/// own.
 pub trait Sealed {
+    /// One tensor as it is stored, its rows in the order of the original checkpoint.
     #[doc(hidden)]
     #[allow(private_interfaces)]
-    fn layer(&self, layer: usize) -> Result<LayerWeights, ModelError>;
+    fn raw(&self, layer: usize, part: Part) -> Result<RawTensor, ModelError>;
+}
+
+/// The weights of a layer, as f32 and fused.
+///
+/// # Errors
+/// Of the source.
+pub(crate) fn layer(source: &dyn WeightSource, layer: usize) -> Result<LayerWeights, ModelError> {
+    fuse(source.config(), |part| source.raw(layer, part)?.values())
 }
 
 /// Opens a model: a file is read as GGUF, a folder as a Hugging Face checkpoint.
@@ -54,44 +66,37 @@ pub fn open(path: &Path) -> Result<Box<dyn WeightSource>, ModelError> {
     }
 }
 
-/// Names of the f32 tensors of one layer, read by a source and joined here into the fused layout.
+/// The f32 tensors of one layer, joined into the fused layout.
 pub(crate) fn fuse(
     config: &ModelConfig,
-    mut read: impl FnMut(Part, usize) -> Result<Vec<f32>, ModelError>,
+    read: impl Fn(Part) -> Result<Vec<f32>, ModelError>,
 ) -> Result<LayerWeights, ModelError> {
-    let c = config;
-    let (d, q, kv, ff) = (
-        c.hidden,
-        c.heads * c.head_dim,
-        c.kv_heads * c.head_dim,
-        c.intermediate,
-    );
-    let mut qkv = read(Part::Q, q * d)?;
-    qkv.extend(read(Part::K, kv * d)?);
-    qkv.extend(read(Part::V, kv * d)?);
-    let qkv_bias = if c.qkv_bias {
-        let mut b = read(Part::QBias, q)?;
-        b.extend(read(Part::KBias, kv)?);
-        b.extend(read(Part::VBias, kv)?);
-        Some(b)
+    let mut qkv = read(Part::Q)?;
+    qkv.extend(read(Part::K)?);
+    qkv.extend(read(Part::V)?);
+    let qkv_bias = if config.qkv_bias {
+        let mut bias = read(Part::QBias)?;
+        bias.extend(read(Part::KBias)?);
+        bias.extend(read(Part::VBias)?);
+        Some(bias)
     } else {
         None
     };
-    let mut gate_up = read(Part::Gate, ff * d)?;
-    gate_up.extend(read(Part::Up, ff * d)?);
+    let mut gate_up = read(Part::Gate)?;
+    gate_up.extend(read(Part::Up)?);
     Ok(LayerWeights {
-        attn_norm: read(Part::AttnNorm, d)?,
+        attn_norm: read(Part::AttnNorm)?,
         qkv,
         qkv_bias,
-        out: read(Part::Out, d * q)?,
-        mlp_norm: read(Part::MlpNorm, d)?,
+        out: read(Part::Out)?,
+        mlp_norm: read(Part::MlpNorm)?,
         gate_up,
-        down: read(Part::Down, d * ff)?,
+        down: read(Part::Down)?,
     })
 }
 
 /// The tensors of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Part {
     AttnNorm,
     Q,
@@ -175,15 +180,15 @@ impl RandomWeights {
 
 impl Sealed for RandomWeights {
     #[allow(private_interfaces)]
-    fn layer(&self, layer: usize) -> Result<LayerWeights, ModelError> {
-        fuse(&self.config, |part, n| {
-            let centre = if matches!(part, Part::AttnNorm | Part::MlpNorm) {
-                1.0
-            } else {
-                0.0
-            };
-            Ok(self.draw(&format!("{part:?}"), layer, n, 0.25, centre))
-        })
+    fn raw(&self, layer: usize, part: Part) -> Result<RawTensor, ModelError> {
+        let centre = if matches!(part, Part::AttnNorm | Part::MlpNorm) {
+            1.0
+        } else {
+            0.0
+        };
+        let n = part.shape(&self.config).iter().product::<u64>() as usize;
+        let values = self.draw(&format!("{part:?}"), layer, n, 0.25, centre);
+        Ok(RawTensor::of(&values))
     }
 }
 

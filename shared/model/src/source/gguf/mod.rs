@@ -9,12 +9,11 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use super::{Part, Sealed, WeightSource, fuse, parts_of};
+use super::{Part, RawTensor, Sealed, WeightSource, parts_of};
 use crate::ModelError;
 use crate::config::ModelConfig;
-use crate::embedding::{Table, values};
+use crate::embedding::Table;
 use crate::files::quoted;
-use crate::layer::LayerWeights;
 use crate::tokenizer::Tokenizer;
 use read::{Content, Stored};
 
@@ -98,7 +97,7 @@ impl GgufFile {
             return Ok(());
         }
         let half = self.config.head_dim / 2;
-        let mut factors = self.tensor(FACTORS, &[half as u64])?;
+        let mut factors = self.tensor(FACTORS, &[half as u64])?.values()?;
         for (factor, linear) in factors.iter_mut().zip(&self.config.rope_factors) {
             *factor *= linear;
         }
@@ -120,9 +119,9 @@ impl GgufFile {
         }
     }
 
-    fn tensor(&self, name: &str, shape: &[u64]) -> Result<Vec<f32>, ModelError> {
+    fn tensor(&self, name: &str, shape: &[u64]) -> Result<RawTensor, ModelError> {
         let s = self.find(name, shape)?;
-        values(&self.file, &self.path, s.start, s.bytes, s.dtype)
+        RawTensor::read(&self.file, &self.path, s.start, s.bytes, s.dtype)
     }
 
     fn table(&self, name: &str) -> Result<Table, ModelError> {
@@ -143,16 +142,14 @@ impl GgufFile {
 
 impl Sealed for GgufFile {
     #[allow(private_interfaces)]
-    fn layer(&self, layer: usize) -> Result<LayerWeights, ModelError> {
+    fn raw(&self, layer: usize, part: Part) -> Result<RawTensor, ModelError> {
         let c = &self.config;
-        fuse(c, |part, _| {
-            let values = self.tensor(&tensor_name(layer, part), &part.shape(c))?;
-            Ok(match part {
-                Part::Q | Part::QBias => unpermute(&values, c.heads, c.head_dim),
-                Part::K | Part::KBias => unpermute(&values, c.kv_heads, c.head_dim),
-                _ => values,
-            })
-        })
+        let tensor = self.tensor(&tensor_name(layer, part), &part.shape(c))?;
+        match part {
+            Part::Q | Part::QBias => unpermute(tensor, c.heads, c.head_dim),
+            Part::K | Part::KBias => unpermute(tensor, c.kv_heads, c.head_dim),
+            _ => Ok(tensor),
+        }
     }
 }
 
@@ -170,7 +167,7 @@ impl WeightSource for GgufFile {
     }
 
     fn final_norm(&self) -> Result<Vec<f32>, ModelError> {
-        self.tensor(NORM, &[self.config.hidden as u64])
+        self.tensor(NORM, &[self.config.hidden as u64])?.values()
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
@@ -199,18 +196,12 @@ fn tensor_name(layer: usize, part: Part) -> String {
 /// The GGUF converter interleaves the two halves of every query and key head; this restores the
 /// order of the original checkpoint, so that rotate-half applies and adapters fit the original
 /// projections.
-fn unpermute(values: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
-    let width = values.len() / (heads * head_dim);
+fn unpermute(tensor: RawTensor, heads: usize, head_dim: usize) -> Result<RawTensor, ModelError> {
     let half = head_dim / 2;
-    let mut out = vec![0.0; values.len()];
-    for h in 0..heads {
-        for t in 0..2 {
-            for j in 0..half {
-                let to = (h * head_dim + t * half + j) * width;
-                let from = (h * head_dim + j * 2 + t) * width;
-                out[to..to + width].copy_from_slice(&values[from..from + width]);
-            }
-        }
-    }
-    out
+    tensor.reordered(heads * head_dim, |to| {
+        let head = to / head_dim;
+        let which_half = to % head_dim / half;
+        let place = to % half;
+        head * head_dim + 2 * place + which_half
+    })
 }

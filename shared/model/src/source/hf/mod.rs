@@ -6,11 +6,10 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
-use super::{Sealed, WeightSource, fuse};
+use super::{Part, RawTensor, Sealed, WeightSource};
 use crate::ModelError;
 use crate::config::ModelConfig;
 use crate::embedding::Table;
-use crate::layer::LayerWeights;
 use crate::tokenizer::Tokenizer;
 use weights::{EMBEDDING, HEAD, NORM, Weights, layer_name};
 
@@ -41,11 +40,9 @@ impl HfFolder {
 
 impl Sealed for HfFolder {
     #[allow(private_interfaces)]
-    fn layer(&self, layer: usize) -> Result<LayerWeights, ModelError> {
-        fuse(&self.config, |part, _| {
-            self.weights
-                .values(&layer_name(layer, part), &part.shape(&self.config))
-        })
+    fn raw(&self, layer: usize, part: Part) -> Result<RawTensor, ModelError> {
+        self.weights
+            .raw(&layer_name(layer, part), &part.shape(&self.config))
     }
 }
 
@@ -63,7 +60,8 @@ impl WeightSource for HfFolder {
     }
 
     fn final_norm(&self) -> Result<Vec<f32>, ModelError> {
-        self.weights.values(NORM, &[self.config.hidden as u64])
+        let norm = self.weights.raw(NORM, &[self.config.hidden as u64])?;
+        norm.values()
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, ModelError> {

@@ -15,7 +15,7 @@ use crate::dtype::Dtype;
 use crate::embedding::Table;
 use crate::files::tensors::{Stored, header};
 use crate::files::{quoted, read};
-use crate::source::{Part, parts_of};
+use crate::source::{Part, RawTensor, parts_of};
 
 const ONE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -172,14 +172,14 @@ impl Weights {
         Table::stored(file, path, stored.start, dtype, rows, width)
     }
 
-    /// The values of `name`.
+    /// The values of `name`, as they are stored.
     ///
     /// # Errors
     /// As [`Self::check`], and of the file.
-    pub(super) fn values(&self, name: &str, shape: &[u64]) -> Result<Vec<f32>, ModelError> {
+    pub(super) fn raw(&self, name: &str, shape: &[u64]) -> Result<RawTensor, ModelError> {
         let (path, stored, dtype) = self.find(name, shape)?;
         let file = File::open(path).map_err(ModelError::io(path))?;
-        crate::embedding::values(&file, path, stored.start, stored.bytes, dtype)
+        RawTensor::read(&file, path, stored.start, stored.bytes, dtype)
     }
 
     /// A head beside an embedding that it is tied to: the same values, or there are two answers to

@@ -1,0 +1,113 @@
+//! Layers on a GPU, through `lethe-gpu`, in f32.
+//!
+//! When the GPU is lost or has no room, the CPU takes over within the same pass, and keeps at it:
+//! what it needs for that is on the host (the weights as they are stored, and the inputs of tapes
+//! and caches). [`Backend::kind`] says so from then on.
+
+mod host;
+mod layers;
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use lethe_gpu::{Gpu, GpuError};
+
+use super::{Backend, cpu};
+use crate::ModelError;
+use crate::kernels::panels::Compute;
+use crate::source::WeightSource;
+use host::Host;
+use layers::Layers;
+
+/// A GPU.
+#[derive(Clone, Debug)]
+pub(crate) struct GpuBackend(Arc<Device>);
+
+/// A GPU, and why it is no longer used, if so.
+#[derive(Debug)]
+struct Device {
+    gpu: Arc<Gpu>,
+    failed: OnceLock<String>,
+}
+
+impl Device {
+    /// What the GPU computes; nothing if the CPU has to.
+    ///
+    /// # Errors
+    /// What the CPU could not mend: arguments that do not fit, and too large ones.
+    fn attempt<T>(
+        &self,
+        run: impl FnOnce() -> Result<T, GpuError>,
+    ) -> Result<Option<T>, ModelError> {
+        if self.failed.get().is_some() {
+            return Ok(None);
+        }
+        match run() {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if e.is_of_the_device() => {
+                self.give_up(&e);
+                Ok(None)
+            }
+            Err(e @ GpuError::Shape { .. }) => Err(ModelError::Shape(e.to_string())),
+            Err(e) => Err(ModelError::Device(format!(
+                "{e}, or use the engine \"cpu\" (LETHE_DEVICE)"
+            ))),
+        }
+    }
+
+    fn give_up(&self, why: &GpuError) {
+        let kind = self.gpu.kind();
+        if self.failed.set(why.to_string()).is_ok() {
+            tracing::error!(
+                "the GPU ({kind}) failed: {why}; this process computes on the CPU from now on: \
+                 restart it to use the GPU again"
+            );
+        }
+    }
+}
+
+impl GpuBackend {
+    /// The GPU of that number, or the best one.
+    ///
+    /// # Errors
+    /// [`GpuError::NoAdapter`].
+    pub(crate) fn open(number: Option<usize>) -> Result<Self, GpuError> {
+        Ok(Self(Arc::new(Device {
+            gpu: Gpu::open(number)?,
+            failed: OnceLock::new(),
+        })))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.0.gpu
+    }
+}
+
+impl Backend for GpuBackend {
+    fn kind(&self) -> String {
+        let gpu = format!("wgpu {}", self.0.gpu.kind());
+        match self.0.failed.get() {
+            None => gpu,
+            Some(_) => format!("{} in place of {gpu}", cpu::Cpu.kind()),
+        }
+    }
+
+    fn load(
+        &self,
+        source: &dyn WeightSource,
+        range: Range<usize>,
+        compute: Compute,
+    ) -> Result<Arc<dyn super::Layers>, ModelError> {
+        if compute != Compute::F32 {
+            return Err(ModelError::Device(format!(
+                "layers on a GPU compute in f32, not in {compute:?}: set compute = \"f32\""
+            )));
+        }
+        let host = Host::read(source, range)?;
+        Ok(Arc::new(Layers::load(&self.0, host)?))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
