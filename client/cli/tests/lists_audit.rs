@@ -81,9 +81,13 @@ impl Desk {
     async fn bundle(&self, name: &str) -> PathBuf {
         let path = self.folder.join(name);
         let out = path.to_string_lossy().into_owned();
-        self.admin(&["export-audit", "--lists", "--out", &out])
-            .await;
-        assert!(path.exists(), "no bundle was written");
+        let started = std::time::Instant::now();
+        // While one snapshot follows another none can be audited: the tool says to ask again.
+        while !path.exists() {
+            assert!(started.elapsed() < PATIENCE, "no bundle was written");
+            self.admin(&["export-audit", "--lists", "--out", &out])
+                .await;
+        }
         path
     }
 

@@ -1,9 +1,7 @@
 //! People whose data is not used for a while, and how that ends.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
-mod common;
-
-use common::{House, digest, name, terms};
+use crate::common::{House, digest, name, terms};
 use lethe_ledger::{Command, EpochNo, Event};
 use lethe_proto::admin::DeletionPhase;
 use lethe_proto::deletion::{DeletionRequest, Proposal};

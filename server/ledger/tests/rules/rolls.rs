@@ -7,9 +7,7 @@ use lethe_proto::epochs::{EpochPhase, Lacks, TrainsFrom};
 use lethe_proto::ids::{Digest, SubjectId};
 use lethe_proto::message::Refusal;
 
-mod common;
-
-use common::{House, digest, terms};
+use crate::common::{House, digest, terms};
 
 /// An hour, in seconds.
 const HOUR: u64 = 3600;

@@ -2,11 +2,9 @@
 //! end.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{House, digest, name, terms};
+use crate::common::{House, digest, name, terms};
 use lethe_ledger::{Aggregation, Command, Event, Placement, Refused, ShardKey, Terms};
 use lethe_proto::ids::SubjectId;
 use lethe_proto::people::{ReplayProgress, ReplayVerdict, StageOutcome};

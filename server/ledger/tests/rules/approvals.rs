@@ -1,9 +1,7 @@
 //! What one operator may do alone where two have to agree, and what the log holds of it (audit M2).
 #![allow(missing_docs, clippy::unwrap_used)]
 
-mod common;
-
-use common::{House, digest, name};
+use crate::common::{House, digest, name};
 use lethe_ledger::{Command, Event, Now, Refused, due};
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::Digest;

@@ -1,9 +1,7 @@
 //! Shards that wait for an operator.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-mod common;
-
-use common::{House, digest, name};
+use crate::common::{House, digest, name};
 use lethe_ledger::{Command, Event, Refused, Rules, ShardKey};
 use lethe_proto::admin::DeletionPhase;
 use lethe_proto::deletion::DeletionRequest;

@@ -44,7 +44,7 @@ fn world() -> &'static World {
         World {
             histories: histories(&data),
             content: Content::new(&descriptions(&data)),
-            golden: serde_json::from_str(include_str!("../fixtures/composition.json")).unwrap(),
+            golden: serde_json::from_str(include_str!("../../fixtures/composition.json")).unwrap(),
             data,
         }
     })

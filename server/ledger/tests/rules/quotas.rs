@@ -1,9 +1,7 @@
 //! What one person, device or operator may make us keep.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-mod common;
-
-use common::{House, digest, name};
+use crate::common::{House, digest, name};
 use lethe_ledger::*;
 use lethe_proto::deletion::{DeletionRequest, Proposal};
 use lethe_proto::ids::SubjectId;
