@@ -51,10 +51,13 @@ pub struct ServerConfig {
     /// Forward and backward passes that run at once; each uses all threads of the pool.
     #[serde(default = "default_passes")]
     pub passes: usize,
-    /// Training passes whose activations are kept in memory at once (about 4 MiB per layer and 180
-    /// tokens each).
+    /// Training passes whose activations are kept in memory at once.
     #[serde(default = "default_tapes")]
     pub tapes: usize,
+    /// Most memory that these take together, in MiB (about 4 MiB per layer and 180 tokens of a
+    /// pass); a pass that needs more runs alone.
+    #[serde(default = "default_tape_mib")]
+    pub tape_mib: usize,
     /// Days that a certificate of a device or an operator is valid; part of a day is fine. Holders
     /// renew in the last third.
     #[serde(
@@ -230,6 +233,10 @@ fn default_tapes() -> usize {
     4
 }
 
+fn default_tape_mib() -> usize {
+    512
+}
+
 fn default_certificate_days() -> f64 {
     90.0
 }
@@ -323,6 +330,7 @@ impl ServerConfig {
             ("min_subjects", self.min_subjects as u64, 1, 1_000_000_000),
             ("passes", self.passes as u64, 1, 4096),
             ("tapes", self.tapes as u64, 1, 4096),
+            ("tape_mib", self.tape_mib as u64, 1, 1 << 22),
             ("erase_wait_s", self.erase_wait_s, 0, YEARS_S),
             ("erase_window_s", self.erase_window_s, 0, YEARS_S),
             ("deadline_days", self.deadline_days, 0, 3650),
@@ -375,6 +383,7 @@ mod tests {
         let wrong = [
             "passes = 0",
             "tapes = 0",
+            "tape_mib = 0",
             "min_subjects = 0",
             "reserve_mib = 99999999999",
             "release_hours = 9223372036854775807",

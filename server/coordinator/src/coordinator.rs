@@ -137,7 +137,7 @@ impl Coordinator {
                 Some(Arc::new(Witnesses::new(&config.log, &policy)?))
             }
         };
-        let middle = MiddleHost::new(config.passes, config.tapes);
+        let middle = MiddleHost::new(config.passes, config.tapes, config.tape_mib);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut failed = None;
         let inner = Arc::new_cyclic(|this: &Weak<Inner>| {

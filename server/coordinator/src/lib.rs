@@ -34,6 +34,7 @@ mod metrics;
 mod middle;
 pub mod process;
 mod quota;
+mod room;
 pub mod rotation;
 mod rounds;
 pub mod rounds_alone;

@@ -13,11 +13,12 @@ use lethe_proto::ids::{Digest, EpochNo, RoundKey, SubjectId};
 use lethe_proto::limits::{MAX_TOKENS, RESUME};
 use lethe_proto::message::{BatchShape, Refusal};
 use lethe_proto::payload::{Payload, WireFormat};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::CoordinatorError;
 use crate::batch::Queue;
 use crate::quota::{InWork, Shares, enough};
+use crate::room::{Place, Room};
 use crate::slots::{Slots, Taken};
 
 /// Longest wait of a training forward for memory to be free.
@@ -59,7 +60,7 @@ pub(crate) struct Session {
     /// each has one then.
     middle: Option<LocalMiddle>,
     /// Held from a training forward to its backward: what the passes keep in memory is bounded.
-    tape: Option<(OwnedSemaphorePermit, Instant)>,
+    tape: Option<(Place, Instant)>,
     /// Number of the last pass.
     pass: u32,
     /// Its answer, for a client that lost it with its connection.
@@ -186,7 +187,7 @@ pub(crate) struct MiddleHost {
     failed: Mutex<BTreeMap<EpochNo, Instant>>,
     places: Arc<Places>,
     passes: Arc<Semaphore>,
-    tapes: Arc<Semaphore>,
+    tapes: Room,
     strikes: Mutex<Strikes>,
     /// What each person has of the passes.
     shares: Shares<SubjectId>,
@@ -261,14 +262,14 @@ pub(crate) fn check_weights(omega: &[f32], shards: usize) -> Result<(), Coordina
 }
 
 impl MiddleHost {
-    pub(crate) fn new(passes: usize, tapes: usize) -> Self {
-        let bound = |n: usize| Arc::new(Semaphore::new(n.max(1)));
+    /// `passes` at once, and room for `tapes` training passes with `tape_mib` MiB together.
+    pub(crate) fn new(passes: usize, tapes: usize, tape_mib: usize) -> Self {
         Self {
             layers: RwLock::default(),
             failed: Mutex::default(),
             places: Arc::default(),
-            passes: bound(passes),
-            tapes: bound(tapes),
+            passes: Arc::new(Semaphore::new(passes.max(1))),
+            tapes: Room::new(tapes, tape_mib),
             strikes: Mutex::default(),
             shares: Shares::of_passes(passes),
         }
@@ -362,8 +363,8 @@ impl MiddleHost {
 
     /// A place for the activations of a training pass. While somebody waits, a place goes from the
     /// client that has kept its own longest without a backward, beyond its grace.
-    async fn tape(&self, subject: &SubjectId) -> Result<OwnedSemaphorePermit, CoordinatorError> {
-        if let Ok(place) = self.tapes.clone().try_acquire_owned() {
+    async fn tape(&self, subject: &SubjectId, bytes: usize) -> Result<Place, CoordinatorError> {
+        if let Some(place) = self.tapes.try_take(bytes) {
             return Ok(place);
         }
         if self.strikes().of(subject) >= STRIKES {
@@ -374,11 +375,11 @@ impl MiddleHost {
         let busy =
             || CoordinatorError::refuse(Refusal::Busy, "too many clients train at once: try again");
         let until = tokio::time::Instant::now() + TAPE_WAIT;
-        let place = self.tapes.clone().acquire_owned();
+        let place = self.tapes.take(bytes);
         tokio::pin!(place);
         loop {
             tokio::select! {
-                place = &mut place => return place.map_err(|_| busy()),
+                place = &mut place => return Ok(place),
                 () = tokio::time::sleep(LOOK) => self.take_one_away(),
             }
             if tokio::time::Instant::now() > until {
@@ -500,9 +501,9 @@ impl MiddleHost {
         self.make_room();
     }
 
-    /// When no place for activations is free: those of clients that are gone.
+    /// When room for activations is short: that of clients that are gone.
     fn make_room(&self) {
-        if self.tapes.available_permits() == 0 {
+        if self.tapes.is_short() {
             self.slots()
                 .retain(|_, s| !s.is_some_and(|s| s.gone.is_some() && s.tape.is_some()));
         }
@@ -635,8 +636,11 @@ impl MiddleHost {
         hidden: Vec<f32>,
         format: WireFormat,
     ) -> Result<Payload, CoordinatorError> {
-        let segment = self.layers(at.0.epoch)?.segment.clone();
+        let layers = self.layers(at.0.epoch)?;
+        let segment = layers.segment.clone();
         let width = segment.config().hidden;
+        let trained = segment.part(layers.key.cut..usize::MAX);
+        let bytes = trained.tape_bytes(layout.rows());
         // What a forward without its backward kept is given back before the wait for a place.
         match self.turn(&at, pass).await? {
             Turn::Again(reply) => return Ok(reply),
@@ -649,13 +653,13 @@ impl MiddleHost {
             }
         }
         self.make_room();
-        let permit = self.tape(&at.1).await?;
+        let place = self.tape(&at.1, bytes).await?;
         let held = match self.turn(&at, pass).await? {
             Turn::Again(reply) => return Ok(reply),
             Turn::Now(held) => held,
         };
         self.session_pass(pass, held, move |session| {
-            session.tape = Some((permit, Instant::now()));
+            session.tape = Some((place, Instant::now()));
             let Session { start, middle, .. } = session;
             let middle =
                 middle.get_or_insert_with(|| LocalMiddle::new(segment, Adapter::clone(start)));

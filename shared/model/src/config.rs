@@ -76,6 +76,13 @@ impl ModelConfig {
         }
     }
 
+    /// Values that the training forward of one layer keeps for each token: its input, queries to
+    /// values, the attention's output and normalisers, the state before the MLP, gate and up.
+    pub(crate) fn kept_values(&self) -> usize {
+        let queries = self.heads * self.head_dim;
+        2 * self.hidden + self.qkv_width() + queries + self.heads + 2 * self.intermediate
+    }
+
     /// Columns of the fused query, key and value projection.
     pub fn qkv_width(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim

@@ -132,6 +132,11 @@ impl Segment {
         self.layers.bytes()
     }
 
+    /// Memory that a training forward of `rows` rows keeps for its backward, in bytes.
+    pub fn tape_bytes(&self, rows: usize) -> usize {
+        size_of::<f32>() * rows * self.range.len() * self.config.kept_values()
+    }
+
     fn check(&self, layout: &Layout, x: &[f32]) -> Result<(), ModelError> {
         layout
             .check(x.len(), self.config.max_positions)

@@ -320,18 +320,14 @@ impl DeviceModel {
     /// An upper bound for the kernels; `tests/memory.rs` measures it.
     pub fn training_bytes(&self, tokens: usize, first_trained: usize) -> usize {
         let c = self.config();
-        let (d, ff, heads) = (c.hidden, c.intermediate, c.heads);
-        let qkv = (c.heads + 2 * c.kv_heads) * c.head_dim;
-        // Input, queries to values, attention's output, its normalisers, state before the MLP, gate
-        // and up.
-        let kept = 2 * d + qkv + c.heads * c.head_dim + heads + 2 * ff;
+        let kept = c.kept_values();
         let trained = [self.bottom.range(), self.top.range()]
             .iter()
             .map(|r| r.clone().filter(|l| *l >= first_trained).count())
             .sum::<usize>();
         // One layer's forward and backward work with a few times as much, and buffers are kept for
         // the next layer.
-        4 * tokens * (trained * kept + 6 * kept + 4 * d)
+        4 * tokens * (trained * kept + 6 * kept + 4 * c.hidden)
     }
 
     /// Embedding rows of `ids`: the hidden states before layer 0.
