@@ -34,14 +34,21 @@ impl Format {
         }
     }
 
+    /// WGSL that decodes four elements.
     pub(crate) fn source(self) -> &'static str {
         match self {
             Self::F32 => include_str!("wgsl/weight_f32.wgsl"),
             Self::F16 => include_str!("wgsl/weight_f16.wgsl"),
             Self::Bf16 => include_str!("wgsl/weight_bf16.wgsl"),
-            Self::Q4_0 => include_str!("wgsl/weight_q4_0.wgsl"),
+            Self::Q4_0 => concat!(
+                include_str!("wgsl/weight_q4_0.wgsl"),
+                include_str!("wgsl/halves.wgsl")
+            ),
             Self::Q4_1 => include_str!("wgsl/weight_q4_1.wgsl"),
-            Self::Q8_0 => include_str!("wgsl/weight_q8_0.wgsl"),
+            Self::Q8_0 => concat!(
+                include_str!("wgsl/weight_q8_0.wgsl"),
+                include_str!("wgsl/halves.wgsl")
+            ),
         }
     }
 }

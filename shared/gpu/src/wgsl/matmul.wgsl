@@ -1,46 +1,75 @@
 // Tiled product: 32x32 of C for each workgroup, 4x4 for each invocation, 32 of K a step: one block
 // of a quantised row. A_T: A lies as [k, m]; B_T: B lies as [n, k], as weights do in a forward.
-const LANE: u32 = 36u;
-var<workgroup> tile_a: array<f32, 1152>;
-var<workgroup> tile_b: array<f32, 1152>;
+//
+// Each invocation brings a 4x4 piece of either operand into the tiles, whose vectors run along the
+// rows of A and the columns of B. The ninth vector of a row keeps rows apart in the banks.
+const LANE: u32 = 9u;
+var<workgroup> tile_a: array<vec4<f32>, 288>;
+var<workgroup> tile_b: array<vec4<f32>, 288>;
 
-fn load_a(row: u32, k: u32) -> f32 {
-    if row >= p.m || k >= p.k { return 0.0; }
-    if A_T { return a[p.a_off + k * p.lda + row]; }
-    return a[p.a_off + row * p.lda + k];
+// Zero from `end` on.
+fn cut(v: vec4<f32>, first: u32, end: u32) -> vec4<f32> {
+    return select(vec4<f32>(), v, vec4(first, first + 1u, first + 2u, first + 3u) < vec4(end));
 }
 
-fn load_b(col: u32, k: u32) -> f32 {
-    if col >= p.n || k >= p.k { return 0.0; }
-    if B_T { return weight(p.b_off + col * p.ldb + k); }
-    return weight(p.b_off + k * p.ldb + col);
+fn a4(i: u32) -> vec4<f32> {
+    let at = p.a_off + i;
+    return vec4(a[at], a[at + 1u], a[at + 2u], a[at + 3u]);
+}
+
+// Row `row` of A, k..k + 4; or row `k` of a transposed A, row..row + 4.
+fn load_a(row: u32, k: u32) -> vec4<f32> {
+    if row >= p.m || k >= p.k { return vec4<f32>(); }
+    if A_T { return cut(a4(k * p.lda + row), row, p.m); }
+    return cut(a4(row * p.lda + k), k, p.k);
+}
+
+fn load_b(col: u32, k: u32) -> vec4<f32> {
+    if col >= p.n || k >= p.k { return vec4<f32>(); }
+    if B_T { return cut(weights(p.b_off + col * p.ldb + k), k, p.k); }
+    return cut(weights(p.b_off + k * p.ldb + col), col, p.n);
 }
 
 @compute @workgroup_size(8, 8)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_id) lid: vec3<u32>) {
-    let local = lid.y * 8u + lid.x;
     let row0 = wid.y * 32u;
     let col0 = wid.x * 32u;
     var acc0 = vec4<f32>(); var acc1 = vec4<f32>(); var acc2 = vec4<f32>(); var acc3 = vec4<f32>();
+    // Neighbouring invocations read neighbouring pieces of memory.
+    let fast = lid.x * 4u;
     for (var k0 = 0u; k0 < p.k; k0 += 32u) {
-        for (var s = 0u; s < 16u; s++) {
-            // Neighbouring invocations read neighbouring words of either operand.
-            let fast = (s * 64u + local) % 32u;
-            let slow = (s * 64u + local) / 32u;
-            if A_T { tile_a[slow * LANE + fast] = load_a(row0 + fast, k0 + slow); }
-            else { tile_a[fast * LANE + slow] = load_a(row0 + slow, k0 + fast); }
-            if B_T { tile_b[fast * LANE + slow] = load_b(col0 + slow, k0 + fast); }
-            else { tile_b[slow * LANE + fast] = load_b(col0 + fast, k0 + slow); }
+        if A_T {
+            for (var j = 0u; j < 4u; j++) {
+                let k = lid.y * 4u + j;
+                tile_a[k * LANE + lid.x] = load_a(row0 + fast, k0 + k);
+            }
+        } else {
+            let row = row0 + lid.y * 4u;
+            let piece = transpose(mat4x4(
+                load_a(row, k0 + fast), load_a(row + 1u, k0 + fast),
+                load_a(row + 2u, k0 + fast), load_a(row + 3u, k0 + fast)));
+            for (var j = 0u; j < 4u; j++) { tile_a[(fast + j) * LANE + lid.y] = piece[j]; }
+        }
+        if B_T {
+            let col = col0 + lid.y * 4u;
+            let piece = transpose(mat4x4(
+                load_b(col, k0 + fast), load_b(col + 1u, k0 + fast),
+                load_b(col + 2u, k0 + fast), load_b(col + 3u, k0 + fast)));
+            for (var j = 0u; j < 4u; j++) { tile_b[(fast + j) * LANE + lid.y] = piece[j]; }
+        } else {
+            for (var j = 0u; j < 4u; j++) {
+                let k = lid.y * 4u + j;
+                tile_b[k * LANE + lid.x] = load_b(col0 + fast, k0 + k);
+            }
         }
         workgroupBarrier();
         for (var k = 0u; k < 32u; k++) {
-            let ia = k * LANE + lid.y * 4u;
-            let ib = k * LANE + lid.x * 4u;
-            let b = vec4(tile_b[ib], tile_b[ib + 1u], tile_b[ib + 2u], tile_b[ib + 3u]);
-            acc0 += tile_a[ia] * b;
-            acc1 += tile_a[ia + 1u] * b;
-            acc2 += tile_a[ia + 2u] * b;
-            acc3 += tile_a[ia + 3u] * b;
+            let rows = tile_a[k * LANE + lid.y];
+            let cols = tile_b[k * LANE + lid.x];
+            acc0 += rows.x * cols;
+            acc1 += rows.y * cols;
+            acc2 += rows.z * cols;
+            acc3 += rows.w * cols;
         }
         workgroupBarrier();
     }

@@ -1,5 +1,5 @@
 // C[m, n] = alpha * op(A) op(B) (+ C) (+ extra), and what both bodies of the product share. The
-// operand B is read through `weight`, which comes from the snippet of its block format.
+// operand B is read through `weights`, four at a time, which comes from the snippet of its format.
 struct Params {
     m: u32, n: u32, k: u32,
     a_off: u32, lda: u32,
