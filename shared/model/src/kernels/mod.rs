@@ -6,6 +6,7 @@
 //! order.
 
 pub mod attention;
+pub(crate) mod caches;
 pub mod gemm;
 pub mod linear;
 pub mod math;

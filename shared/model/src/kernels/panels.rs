@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::caches;
 use super::tile::{self, Kernel, Rows, Session, Tile, WIDTH};
 use super::transpose::transpose;
 
@@ -38,10 +39,6 @@ pub(crate) struct Line(pub(crate) [u32; 16]);
 
 /// Lines of a unit: [`WIDTH`] outputs.
 const LINES: usize = WIDTH / 16;
-
-/// Bytes of packed rows that one task works on: they stay in a core's second-level cache beside a
-/// panel.
-const GROUP_BYTES: usize = 256 << 10;
 
 /// Work (multiply-adds) below which a product stays on the calling thread.
 const POOL_WORK: usize = 1 << 20;
@@ -313,7 +310,9 @@ impl Grid {
         threads: usize,
     ) -> Self {
         let blocks = rows.div_ceil(tile);
-        let per_group = (GROUP_BYTES / (depth * tile * 4)).max(1);
+        // The packed rows that one task works on stay in its core's second-level cache, beside a
+        // panel.
+        let per_group = (caches::second_level() / 2 / (depth * tile * 4)).max(1);
         // As many tasks as threads, or a multiple, when there is that much to divide.
         let groups = blocks
             .div_ceil(per_group)
