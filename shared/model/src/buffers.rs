@@ -3,9 +3,9 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Most bytes that are kept for later while nobody uses them, per segment: about what half a pass of
-/// 800 tokens over 30 layers needs. Twice as many gain nothing that was measured. They hold what passes
-/// computed until other passes overwrite them: in memory only, like the passes themselves.
+/// Most bytes that are kept for later while nobody uses them, per segment: about what half a pass
+/// of 800 tokens over 30 layers needs. They hold what passes computed until other passes overwrite
+/// them: in memory only, like the passes themselves.
 const KEPT_BYTES: usize = 256 << 20;
 
 /// Buffers that are free. Cloning shares it.

@@ -1,7 +1,7 @@
 //! Processes that are killed, disks that fill, peers that are silent or hostile.
 //!
-//! One program for all of them: each program of tests is linked with the whole of Lethe, which takes
-//! longer than to run it.
+//! One program for all of them: each program of tests is linked with the whole of Lethe, which
+//! takes longer than to run it.
 
 mod authority;
 mod crash;

@@ -1,7 +1,7 @@
 //! Deletions, and what people ask about their data.
 //!
-//! One program for all of them: each program of tests is linked with the whole of Lethe, which takes
-//! longer than to run it.
+//! One program for all of them: each program of tests is linked with the whole of Lethe, which
+//! takes longer than to run it.
 
 mod copies;
 mod erase_orders;

@@ -1,7 +1,7 @@
 //! Joining, lists, catalogues and epochs, as devices and operators see them.
 //!
-//! One program for all of them: each program of tests is linked with the whole of Lethe, which takes
-//! longer than to run it.
+//! One program for all of them: each program of tests is linked with the whole of Lethe, which
+//! takes longer than to run it.
 
 mod catalogue;
 mod devices;

@@ -1,7 +1,7 @@
 //! Rounds, adapters and what they are replayed from.
 //!
-//! One program for all of them: each program of tests is linked with the whole of Lethe, which takes
-//! longer than to run it.
+//! One program for all of them: each program of tests is linked with the whole of Lethe, which
+//! takes longer than to run it.
 
 mod audit;
 mod canary;

@@ -119,7 +119,7 @@ fn deadlines_with(away: Option<&str>, rounds: u16) -> u64 {
         rounds,
         cohort: 4,
         quorum: 2,
-        ..common::terms()
+        ..crate::common::terms()
     };
     let people = ["ada", "bob", "cem", "dea"];
     let mut house = House::with(terms, &people);
@@ -151,7 +151,7 @@ fn a_shard_with_a_quorum_of_silent_people_asks_them_again() {
         rounds: 20,
         cohort: 2,
         quorum: 2,
-        ..common::terms()
+        ..crate::common::terms()
     };
     let mut house = House::with(terms, &["ada", "bob"]);
     house.away.insert(name("ada"));

@@ -21,7 +21,9 @@ pub(crate) fn second_level() -> usize {
 /// As Linux describes them: a folder for each cache, with a file for each property.
 fn in_folder(folder: &Path) -> Option<usize> {
     let caches = std::fs::read_dir(folder).ok()?;
-    caches.filter_map(|c| of_second_level(&c.ok()?.path())).next()
+    caches
+        .filter_map(|c| of_second_level(&c.ok()?.path()))
+        .next()
 }
 
 fn of_second_level(cache: &Path) -> Option<usize> {

@@ -29,7 +29,7 @@ pub(super) struct Layers {
 enum Tape {
     /// With the pass's input, to do it again on the CPU.
     Gpu {
-        tape: lethe_gpu::Tape,
+        tape: Box<lethe_gpu::Tape>,
         x: Vec<f32>,
     },
     Cpu(Kept),
@@ -216,9 +216,12 @@ impl super::super::Layers for Layers {
         })
     }
 
-    /// On the GPU; what the host keeps beside it is not counted.
+    /// Where the layers run; what the host keeps beside a GPU is not counted.
     fn bytes(&self) -> usize {
-        self.gpu.as_ref().map_or(0, |gpu| gpu.bytes() as usize)
+        match &self.gpu {
+            Some(gpu) => gpu.bytes() as usize,
+            None => self.on_cpu().map_or(0, |layers| layers.bytes()),
+        }
     }
 
     fn forward(
@@ -277,7 +280,10 @@ impl super::super::Layers for Layers {
             layers.forward_train(rows, lora, &x, last)
         })?;
         match done {
-            Some((y, tape)) => Ok((y, Kept::new(Tape::Gpu { tape, x }))),
+            Some((y, tape)) => {
+                let tape = Box::new(tape);
+                Ok((y, Kept::new(Tape::Gpu { tape, x })))
+            }
             None => {
                 let (y, kept) = self.on_cpu()?.forward_train(first, part, x, last)?;
                 Ok((y, Kept::new(Tape::Cpu(kept))))

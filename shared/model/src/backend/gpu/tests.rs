@@ -1,4 +1,5 @@
 //! The CPU takes over from a GPU that fails, at every point.
+#![allow(clippy::print_stderr, reason = "what is skipped is said")]
 
 use super::GpuBackend;
 use crate::config::ModelConfig;
