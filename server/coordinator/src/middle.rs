@@ -367,6 +367,7 @@ impl MiddleHost {
         if let Some(place) = self.tapes.try_take(bytes) {
             return Ok(place);
         }
+        self.drop_tapes_of_gone();
         if self.strikes().of(subject) >= STRIKES {
             let message = "all places for training are taken, and this client kept its own \
                            without going on: try again later";
@@ -380,7 +381,10 @@ impl MiddleHost {
         loop {
             tokio::select! {
                 place = &mut place => return Ok(place),
-                () = tokio::time::sleep(LOOK) => self.take_one_away(),
+                () = tokio::time::sleep(LOOK) => {
+                    self.drop_tapes_of_gone();
+                    self.take_one_away();
+                }
             }
             if tokio::time::Instant::now() > until {
                 return Err(busy());
@@ -498,15 +502,12 @@ impl MiddleHost {
             .iter_mut()
             .filter(|((_, s), _)| s == subject)
             .for_each(|(_, s)| s.gone = Some(now));
-        self.make_room();
     }
 
-    /// When room for activations is short: that of clients that are gone.
-    fn make_room(&self) {
-        if self.tapes.is_short() {
-            self.slots()
-                .retain(|_, s| !s.is_some_and(|s| s.gone.is_some() && s.tape.is_some()));
-        }
+    /// Somebody needs the room for activations that clients have which are gone.
+    fn drop_tapes_of_gone(&self) {
+        self.slots()
+            .retain(|_, s| !s.is_some_and(|s| s.gone.is_some() && s.tape.is_some()));
     }
 
     /// Drops sessions whose backward has not come in time, or whose client stays away: what they
@@ -652,7 +653,6 @@ impl MiddleHost {
                 session.tape = None;
             }
         }
-        self.make_room();
         let place = self.tape(&at.1, bytes).await?;
         let held = match self.turn(&at, pass).await? {
             Turn::Again(reply) => return Ok(reply),

@@ -2,7 +2,6 @@
 //! passes, and so many bytes of them together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -15,7 +14,6 @@ pub(crate) struct Room {
     places: Arc<Semaphore>,
     pieces: Arc<Semaphore>,
     all_pieces: u32,
-    waiting: Arc<AtomicUsize>,
 }
 
 /// A pass's part of the room; dropping it gives it back.
@@ -23,22 +21,6 @@ pub(crate) struct Room {
 pub(crate) struct Place {
     _place: OwnedSemaphorePermit,
     _pieces: OwnedSemaphorePermit,
-}
-
-/// Counts a wait until it ends or is given up.
-struct Waiting(Arc<AtomicUsize>);
-
-impl Waiting {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Room {
@@ -50,7 +32,6 @@ impl Room {
             places: Arc::new(Semaphore::new(passes.clamp(1, Semaphore::MAX_PERMITS))),
             pieces: Arc::new(Semaphore::new(pieces)),
             all_pieces: pieces as u32,
-            waiting: Arc::default(),
         }
     }
 
@@ -73,7 +54,6 @@ impl Room {
 
     /// Waits for room, in the order of asking.
     pub(crate) async fn take(&self, bytes: usize) -> Place {
-        let _waiting = Waiting::new(&self.waiting);
         // Nobody closes the semaphores.
         let closed = "the room is not closed while it is used";
         let place = self.places.clone().acquire_owned().await.expect(closed);
@@ -83,13 +63,6 @@ impl Room {
             _place: place,
             _pieces: pieces.expect(closed),
         }
-    }
-
-    /// Whether somebody waits, or the next one would have to.
-    pub(crate) fn is_short(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
-            || self.places.available_permits() == 0
-            || self.pieces.available_permits() == 0
     }
 }
 
@@ -117,25 +90,22 @@ mod tests {
     fn a_pass_that_needs_more_than_all_runs_alone() {
         let room = Room::new(4, 10);
         let alone = room.try_take(usize::MAX).expect("all is free");
-        assert!(room.is_short());
         assert!(room.try_take(1).is_none());
         drop(alone);
-        assert!(!room.is_short());
+        assert!(room.try_take(1).is_some());
     }
 
     #[tokio::test]
-    async fn a_wait_is_seen_and_forgotten_when_given_up() {
+    async fn a_wait_that_is_given_up_leaves_nothing_taken() {
         let room = Room::new(4, 10);
         let held = room.take(6 * MIB).await;
-        assert!(!room.is_short());
         {
             let waits = room.take(6 * MIB);
             tokio::pin!(waits);
             let soon = std::time::Duration::from_millis(1);
             assert!(tokio::time::timeout(soon, &mut waits).await.is_err());
-            assert!(room.is_short(), "somebody waits");
+            assert!(room.try_take(1).is_none(), "who waits is first");
         }
-        assert!(!room.is_short(), "it was given up");
         drop(held);
         assert!(room.try_take(10 * MIB).is_some());
     }

@@ -12,8 +12,12 @@ use std::time::Duration;
 use crate::error::GpuError;
 use crate::kernels::Kernel;
 
-/// Longest wait for an answer: far above any pass, so that only a hang meets it.
-const WAIT: Duration = Duration::from_secs(300);
+/// Longest wait for an answer: far above any pass of a real GPU, and below the time for which peers
+/// wait for a reply (120 s).
+const WAIT: Duration = Duration::from_secs(90);
+
+/// Most bytes of buffers that are kept for later while no one uses them.
+const KEPT_BYTES: u64 = 512 << 20;
 
 /// An open GPU. All its passes go through one queue, one after the other.
 #[derive(Debug)]
@@ -45,9 +49,34 @@ pub(crate) struct Pipeline {
 /// Buffers that no one uses now, by size, and a count of all bytes.
 #[derive(Debug, Default)]
 struct Memory {
-    free: Mutex<HashMap<u64, Vec<wgpu::Buffer>>>,
+    free: Mutex<Free>,
     used: AtomicU64,
     limit: AtomicU64,
+}
+
+/// Free buffers by size.
+#[derive(Debug, Default)]
+struct Free {
+    buffers: HashMap<u64, Vec<wgpu::Buffer>>,
+    bytes: u64,
+}
+
+impl Free {
+    fn pop(&mut self, size: u64) -> Option<wgpu::Buffer> {
+        let found = self.buffers.get_mut(&size).and_then(Vec::pop)?;
+        self.bytes -= size;
+        Some(found)
+    }
+
+    /// Keeps a buffer, unless enough are kept.
+    fn push(&mut self, size: u64, buffer: wgpu::Buffer) -> bool {
+        let kept = self.bytes + size <= KEPT_BYTES;
+        if kept {
+            self.bytes += size;
+            self.buffers.entry(size).or_default().push(buffer);
+        }
+        kept
+    }
 }
 
 /// A storage buffer; it goes back to its device's pool when dropped, if it came from there.
@@ -70,10 +99,8 @@ impl Buf {
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        if self.pooled {
-            let mut free = lock(&self.memory.free);
-            free.entry(self.size).or_default().push(self.raw.clone());
-        } else {
+        let kept = self.pooled && lock(&self.memory.free).push(self.size, self.raw.clone());
+        if !kept {
             self.memory.used.fetch_sub(self.size, Ordering::Relaxed);
         }
     }
@@ -161,6 +188,11 @@ impl Gpu {
         kind(&self.info)
     }
 
+    /// Whether it is software that acts as a GPU, on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu
+    }
+
     /// Lets all buffers together take at most `bytes` from now on; 0 lifts the limit.
     pub fn limit_memory(&self, bytes: u64) {
         self.memory.limit.store(bytes, Ordering::Relaxed);
@@ -222,7 +254,7 @@ impl Gpu {
     pub(crate) fn take(&self, words: usize) -> Result<Buf, GpuError> {
         let size = size_class(4 * words.max(1) as u64);
         self.fits(4 * words.max(1) as u64)?;
-        let old = lock(&self.memory.free).get_mut(&size).and_then(Vec::pop);
+        let old = lock(&self.memory.free).pop(size);
         let raw = match old {
             Some(raw) => raw,
             None => self.create(size)?,
@@ -311,11 +343,29 @@ impl Gpu {
         })
     }
 
-    fn empty_pool(&self) {
-        for (size, list) in lock(&self.memory.free).drain() {
-            let bytes = size * list.len() as u64;
-            self.memory.used.fetch_sub(bytes, Ordering::Relaxed);
+    /// A buffer that results are copied to, to be read by the host. The pool is emptied first if
+    /// there is no room otherwise.
+    pub(crate) fn staging(&self, bytes: u64) -> Result<wgpu::Buffer, GpuError> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let create = || self.guarded(bytes, || self.raw(bytes, usage));
+        match create() {
+            Err(GpuError::OutOfMemory { .. }) => {
+                self.empty_pool();
+                create()
+            }
+            other => other,
         }
+    }
+
+    fn empty_pool(&self) {
+        let free = std::mem::take(&mut *lock(&self.memory.free));
+        self.memory.used.fetch_sub(free.bytes, Ordering::Relaxed);
+    }
+
+    /// Sends what was written, and waits for it: until then the library holds copies.
+    pub(crate) fn flush(&self) -> Result<(), GpuError> {
+        let index = self.guarded(0, || self.queue.submit([]))?;
+        self.wait(index)
     }
 
     /// The kernel, compiled at its first use.
@@ -364,9 +414,14 @@ impl Gpu {
         self.check()?;
         match polled {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(wgpu::PollError::Timeout)) => Err(GpuError::Timeout {
-                seconds: WAIT.as_secs(),
-            }),
+            Ok(Err(wgpu::PollError::Timeout)) => {
+                // Who waits for a turn does not wait as long again.
+                let text = format!("it gave no answer in {} s", WAIT.as_secs());
+                lock(&self.faults.lost).get_or_insert(text);
+                Err(GpuError::Timeout {
+                    seconds: WAIT.as_secs(),
+                })
+            }
             Ok(Err(e)) => Err(GpuError::Driver(e.to_string())),
             Err(_) => Err(GpuError::Lost("while it computed".into())),
         }

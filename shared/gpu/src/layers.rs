@@ -52,6 +52,7 @@ impl Layers {
     /// As [`Self::load`]. The others are unchanged then.
     pub fn push(&mut self, weights: &LayerWeights<'_>) -> Result<(), GpuError> {
         let layer = Layer::load(&self.gpu, &self.shape, weights)?;
+        self.gpu.flush()?;
         self.layers.push(Arc::new(layer));
         Ok(())
     }

@@ -113,8 +113,7 @@ impl<'g> Work<'g> {
     /// Reads `buf` as it is at this step; the result comes from [`Self::finish`], in order.
     pub(crate) fn read(&mut self, buf: &Buf) -> Result<(), GpuError> {
         let bytes = buf.bytes();
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.gpu.guarded(bytes, || self.gpu.raw(bytes, usage))?;
+        let staging = self.gpu.staging(bytes)?;
         self.steps.push(Step::Copy(Move {
             from: buf.raw.clone(),
             to: staging.clone(),

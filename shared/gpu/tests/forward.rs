@@ -110,6 +110,14 @@ fn odd_shapes_agree_with_the_reference() {
     for (i, case) in cases.iter().enumerate() {
         check(&gpu, 100 + i as u64, case);
     }
+    // Rows of an odd number of half words: four elements begin anywhere in them.
+    for (i, format) in [Format::F16, Format::Bf16].into_iter().enumerate() {
+        let odd = Case {
+            format,
+            ..case(shape(25, 3, 1, 6, 33), 3, &[2, 5], 2)
+        };
+        check(&gpu, 120 + i as u64, &odd);
+    }
 }
 
 #[test]

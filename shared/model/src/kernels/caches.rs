@@ -10,8 +10,8 @@ const USUAL: usize = 512 << 10;
 const LEAST: usize = 128 << 10;
 const MOST: usize = 8 << 20;
 
-/// Bytes of the second-level cache of the first core. Where cores differ the first is mostly a
-/// small one.
+/// Bytes of the second-level cache of the first core; all of it, also where cores share it. Only
+/// speed depends on it.
 pub(crate) fn second_level() -> usize {
     static SIZE: OnceLock<usize> = OnceLock::new();
     let read = || in_folder(Path::new("/sys/devices/system/cpu/cpu0/cache"));

@@ -26,7 +26,7 @@ pub use hf::HfFolder;
 pub use merged::Merged;
 pub(crate) use raw::RawTensor;
 
-/// A source of frozen weights, in the layouts the kernels want.
+/// A source of frozen weights.
 pub trait WeightSource: Sealed + Send + Sync {
     /// Shape of the model.
     fn config(&self) -> &ModelConfig;

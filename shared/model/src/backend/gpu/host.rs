@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lethe_gpu::{Format, Gpu, GpuError, LayerWeights, Matrix, Shape};
 
@@ -19,7 +19,7 @@ use crate::source::{Part, RawTensor, WeightSource, fuse, parts_of};
 pub(super) struct Host {
     config: ModelConfig,
     layers: Vec<Stored>,
-    cpu: OnceLock<Arc<dyn Layers>>,
+    cpu: Mutex<Option<Arc<dyn Layers>>>,
 }
 
 /// The tensors of a layer.
@@ -90,7 +90,7 @@ impl Host {
         Ok(Self {
             config: source.config().clone(),
             layers: layers.collect::<Result<_, _>>()?,
-            cpu: OnceLock::new(),
+            cpu: Mutex::default(),
         })
     }
 
@@ -98,20 +98,28 @@ impl Host {
         self.layers.len()
     }
 
-    /// These layers on the CPU.
+    /// Some of these layers on the CPU, where all are made when one is needed for the first time.
     ///
     /// # Errors
     /// [`ModelError::Shape`] if a tensor cannot be decoded.
-    pub(super) fn cpu(&self) -> Result<Arc<dyn Layers>, ModelError> {
-        if let Some(layers) = self.cpu.get() {
-            return Ok(layers.clone());
+    pub(super) fn cpu(&self, range: Range<usize>) -> Result<Arc<dyn Layers>, ModelError> {
+        if range.is_empty() {
+            let none = cpu::Layers::new(&self.config, std::iter::empty(), Compute::F32)?;
+            return Ok(Arc::new(none));
+        }
+        // Held while they are made: passes that need them together wait for one of them.
+        let mut held = self.cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layers) = &*held {
+            return Ok(layers.part(range));
         }
         let read = self
             .layers
             .iter()
             .map(|layer| fuse(&self.config, |part| layer.values(part)));
         let made: Arc<dyn Layers> = Arc::new(cpu::Layers::new(&self.config, read, Compute::F32)?);
-        Ok(self.cpu.get_or_init(|| made).clone())
+        let part = made.part(range);
+        *held = Some(made);
+        Ok(part)
     }
 
     /// Puts the layers on a GPU, one after the other.

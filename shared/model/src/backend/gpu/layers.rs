@@ -47,20 +47,21 @@ struct Cache {
 
 impl Layers {
     pub(super) fn load(device: &Arc<Device>, host: Host) -> Result<Self, ModelError> {
-        let mut unreadable = None;
-        let gpu = device.attempt(|| match host.upload(&device.gpu) {
-            Ok(uploaded) => uploaded.map(Some),
-            Err(e) => {
-                unreadable = Some(e);
-                Ok(None)
-            }
-        })?;
-        if let Some(e) = unreadable {
-            return Err(e);
+        let uploaded = match device.has_failed() {
+            true => None,
+            false => Some(host.upload(&device.gpu)?),
+        };
+        if let Some(Err(e @ GpuError::TooLarge { .. })) = &uploaded {
+            let what = format!("{e}, or use the engine \"cpu\" (LETHE_DEVICE)");
+            return Err(ModelError::Device(what));
         }
+        let gpu = match uploaded {
+            Some(uploaded) => device.attempt(|| uploaded)?,
+            None => None,
+        };
         Ok(Self {
             device: device.clone(),
-            gpu: gpu.flatten(),
+            gpu,
             range: 0..host.len(),
             host: Arc::new(host),
         })
@@ -78,7 +79,7 @@ impl Layers {
     }
 
     fn on_cpu(&self) -> Result<Arc<dyn super::super::Layers>, ModelError> {
-        Ok(self.host.cpu()?.part(self.range.clone()))
+        self.host.cpu(self.range.clone())
     }
 
     /// The numbers that the layers have in the model.
@@ -216,11 +217,12 @@ impl super::super::Layers for Layers {
         })
     }
 
-    /// Where the layers run; what the host keeps beside a GPU is not counted.
+    /// Where the layers run; what the host keeps for a GPU's failure is not counted, nor, after one,
+    /// what is on the GPU until the layers are dropped.
     fn bytes(&self) -> usize {
         match &self.gpu {
-            Some(gpu) => gpu.bytes() as usize,
-            None => self.on_cpu().map_or(0, |layers| layers.bytes()),
+            Some(gpu) if !self.device.has_failed() => gpu.bytes() as usize,
+            _ => self.on_cpu().map_or(0, |layers| layers.bytes()),
         }
     }
 
@@ -347,10 +349,9 @@ impl super::super::Layers for Layers {
                     cache.x.extend(x);
                     return Ok(y);
                 }
-                let seen = std::mem::take(&mut cache.x);
-                cache
-                    .cpu
-                    .insert(self.again(first, part, seen, cache.positions)?)
+                let kept = self.again(first, part, cache.x.clone(), cache.positions)?;
+                cache.x = vec![];
+                cache.cpu.insert(kept)
             }
         };
         self.on_cpu()?.extend(first, part, kept, before, x)

@@ -31,15 +31,16 @@ struct Device {
 }
 
 impl Device {
-    /// What the GPU computes; nothing if the CPU has to.
+    /// What the GPU computes; nothing if the CPU has to: the GPU failed, or the pass is too large for
+    /// its buffers, which depends on shapes alone.
     ///
     /// # Errors
-    /// What the CPU could not mend: arguments that do not fit, and too large ones.
+    /// [`ModelError::Shape`] for arguments that do not fit each other.
     fn attempt<T>(
         &self,
         run: impl FnOnce() -> Result<T, GpuError>,
     ) -> Result<Option<T>, ModelError> {
-        if self.failed.get().is_some() {
+        if self.has_failed() {
             return Ok(None);
         }
         match run() {
@@ -48,11 +49,13 @@ impl Device {
                 self.give_up(&e);
                 Ok(None)
             }
-            Err(e @ GpuError::Shape { .. }) => Err(ModelError::Shape(e.to_string())),
-            Err(e) => Err(ModelError::Device(format!(
-                "{e}, or use the engine \"cpu\" (LETHE_DEVICE)"
-            ))),
+            Err(GpuError::TooLarge { .. }) => Ok(None),
+            Err(e) => Err(ModelError::Shape(e.to_string())),
         }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.get().is_some()
     }
 
     fn give_up(&self, why: &GpuError) {
@@ -72,8 +75,13 @@ impl GpuBackend {
     /// # Errors
     /// [`GpuError::NoAdapter`].
     pub(crate) fn open(number: Option<usize>) -> Result<Self, GpuError> {
+        let gpu = Gpu::open(number)?;
+        if gpu.is_software() {
+            let kind = gpu.kind();
+            tracing::warn!("no GPU but software that acts as one ({kind}): the CPU is far faster");
+        }
         Ok(Self(Arc::new(Device {
-            gpu: Gpu::open(number)?,
+            gpu,
             failed: OnceLock::new(),
         })))
     }

@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::kernels::panels::Compute;
 use crate::layout::Layout;
 use crate::lora::{Adapter, AdapterShape, LoraRecipe};
-use crate::segment::Segment;
+use crate::segment::{Part, Segment};
 use crate::source::RandomWeights;
 
 /// The best GPU of this computer. Where there is none, tests that need one are skipped; with
@@ -128,6 +128,59 @@ fn a_lost_device_between_forward_and_backward() {
 fn no_room_for_a_backward() {
     let Some(gpu) = open() else { return };
     taken_over(gpu, |gpu| gpu.gpu().limit_memory(1));
+}
+
+#[test]
+fn a_lost_device_before_each_form_of_a_forward() {
+    type Form = fn(&Case, &Segment) -> Vec<f32>;
+    let plain: Form = |case, segment| {
+        let y = segment.forward(&case.layout, case.x.clone(), Some(&case.adapter));
+        y.expect("runs")
+    };
+    let last: Form = |case, segment| {
+        let y = segment.forward_last(&case.layout, case.x.clone(), None);
+        y.expect("runs")
+    };
+    let last_train: Form = |case, segment| {
+        let run = segment.forward_last_train(&case.layout, case.x.clone(), &case.adapter);
+        let (mut y, tape) = run.expect("runs");
+        let mut grads = vec![0.0; case.adapter.data.len()];
+        let dx = segment.backward_last(&tape, y.clone(), &case.adapter, &mut grads);
+        y.extend(dx.expect("runs"));
+        y.extend(grads);
+        y
+    };
+    let many: Form = |case, segment| {
+        let part = |adapter| Part {
+            layout: &case.layout,
+            adapter,
+        };
+        let twice = [&case.x[..], &case.x[..]].concat();
+        let y = segment.forward_many(&[part(None), part(Some(&case.adapter))], twice);
+        y.expect("runs")
+    };
+    let case = Case::new();
+    let ours = case.segment(&Engine::cpu());
+    for form in [plain, last, last_train, many] {
+        let Some(gpu) = open() else { return };
+        let theirs = case.segment(&Engine::of(gpu.clone()));
+        near("on the GPU", &form(&case, &theirs), &form(&case, &ours));
+        gpu.gpu().destroy();
+        assert_eq!(form(&case, &theirs), form(&case, &ours));
+    }
+}
+
+/// Parts without layers are no failure, and need no layers on the CPU.
+#[test]
+fn a_part_without_layers_changes_nothing() {
+    let Some(gpu) = open() else { return };
+    let case = Case::new();
+    let engine = Engine::of(gpu);
+    let none = case.segment(&engine).part(0..0);
+    let y = none.forward(&case.layout, case.x.clone(), None);
+    assert_eq!(y.expect("runs"), case.x);
+    assert_eq!(none.weight_bytes(), 0);
+    assert!(!engine.kind().contains("in place of"));
 }
 
 #[test]
