@@ -151,7 +151,7 @@ fn pure_crates_have_no_runtime_storage_or_engine() {
 fn arrows_point_down() {
     let layer = |name: &str| match name {
         "lethe-learn" | "lethe-proto" | "lethe-receipt" | "lethe-seal" | "lethe-assets"
-        | "lethe-scan" | "lethe-run" => 0,
+        | "lethe-scan" | "lethe-run" | "lethe-gpu" => 0,
         "lethe-plan" | "lethe-model" | "lethe-dsr" | "lethe-unlearn" | "lethe-parts" => 1,
         "lethe-recsys" | "lethe-transport" | "lethe-recipe" | "lethe-store" | "lethe-ledger" => 2,
         "lethe-tally" => 3,
