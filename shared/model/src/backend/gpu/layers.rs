@@ -217,8 +217,8 @@ impl super::super::Layers for Layers {
         })
     }
 
-    /// Where the layers run; what the host keeps for a GPU's failure is not counted, nor, after one,
-    /// what is on the GPU until the layers are dropped.
+    /// Where the layers run; what the host keeps for a GPU's failure is not counted, nor, after
+    /// one, what is on the GPU until the layers are dropped.
     fn bytes(&self) -> usize {
         match &self.gpu {
             Some(gpu) if !self.device.has_failed() => gpu.bytes() as usize,

@@ -31,8 +31,8 @@ struct Device {
 }
 
 impl Device {
-    /// What the GPU computes; nothing if the CPU has to: the GPU failed, or the pass is too large for
-    /// its buffers, which depends on shapes alone.
+    /// What the GPU computes; nothing if the CPU has to: the GPU failed, or the pass is too large
+    /// for its buffers, which depends on shapes alone.
     ///
     /// # Errors
     /// [`ModelError::Shape`] for arguments that do not fit each other.
