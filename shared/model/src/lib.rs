@@ -9,8 +9,8 @@
 //!
 //! An [`engine::Engine`] runs the layers: our kernels on the CPU, or, in builds with the feature of
 //! that name, our shaders on a GPU (`wgpu`) or candle's operations (`candle`; on GPUs `cuda`,
-//! `metal`). It is chosen for each instance; `LETHE_DEVICE` names the default. What it does not do: dropout. Every result of our
-//! kernels is independent of the number of threads.
+//! `metal`). It is chosen for each instance; `LETHE_DEVICE` names the default. What it does not do:
+//! dropout. Every result of our kernels is independent of the number of threads.
 //!
 //! ```
 //! use lethe_model::config::ModelConfig;
