@@ -51,8 +51,8 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// Loads layers `range` for products in `compute` arithmetic.
     ///
     /// # Errors
-    /// [`ModelError`] of the source; [`ModelError::Device`] if it does not compute so, or has no
-    /// room.
+    /// [`ModelError`] of the source; [`ModelError::Device`] if it does not compute so, or takes no
+    /// matrix of this size.
     fn load(
         &self,
         source: &dyn WeightSource,

@@ -1,4 +1,4 @@
-//! The CPU takes over from a GPU that fails, at every point.
+//! The CPU takes over from a GPU that fails before or between passes.
 #![allow(clippy::print_stderr, reason = "what is skipped is said")]
 
 use super::GpuBackend;
