@@ -8,7 +8,8 @@ mod host;
 mod layers;
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lethe_gpu::{Gpu, GpuError};
 
@@ -23,11 +24,11 @@ use layers::Layers;
 #[derive(Clone, Debug)]
 pub(crate) struct GpuBackend(Arc<Device>);
 
-/// A GPU, and why it is no longer used, if so.
+/// A GPU, and whether it failed: it is not used any more then.
 #[derive(Debug)]
 struct Device {
     gpu: Arc<Gpu>,
-    failed: OnceLock<String>,
+    failed: AtomicBool,
 }
 
 impl Device {
@@ -55,12 +56,12 @@ impl Device {
     }
 
     fn has_failed(&self) -> bool {
-        self.failed.get().is_some()
+        self.failed.load(Ordering::Relaxed)
     }
 
     fn give_up(&self, why: &GpuError) {
         let kind = self.gpu.kind();
-        if self.failed.set(why.to_string()).is_ok() {
+        if !self.failed.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 "the GPU ({kind}) failed: {why}; this process computes on the CPU from now on: \
                  restart it to use the GPU again"
@@ -82,7 +83,7 @@ impl GpuBackend {
         }
         Ok(Self(Arc::new(Device {
             gpu,
-            failed: OnceLock::new(),
+            failed: AtomicBool::new(false),
         })))
     }
 
@@ -95,9 +96,9 @@ impl GpuBackend {
 impl Backend for GpuBackend {
     fn kind(&self) -> String {
         let gpu = format!("wgpu {}", self.0.gpu.kind());
-        match self.0.failed.get() {
-            None => gpu,
-            Some(_) => format!("{} in place of {gpu}", cpu::Cpu.kind()),
+        match self.0.has_failed() {
+            false => gpu,
+            true => format!("{} in place of {gpu}", cpu::Cpu.kind()),
         }
     }
 
