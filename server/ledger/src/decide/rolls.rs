@@ -11,7 +11,7 @@ use super::{Decided, policy, refuse};
 use crate::command::{AskedBy, Command};
 use crate::event::Event;
 use crate::ids::{CatalogueVersion, EpochNo, Now, Refused};
-use crate::state::{Epoch, Life, Numbers, Partition, Shard, State, Step};
+use crate::state::{Epoch, Life, Numbers, Partition, Profile, Shard, State, Step};
 use crate::terms::{Mode, Terms};
 
 /// Most devices of which is known what they lack for an epoch.
@@ -204,7 +204,22 @@ impl State {
         if names < self.rules.min_subjects || !(over || names >= self.enough()) {
             return false;
         }
+        if !over && names - self.coming_back(no) < self.enough() {
+            return false;
+        }
         self.joined_in(no).1 >= self.rules.min_subjects
+    }
+
+    /// People who joined an epoch that has not begun, and have erased something since: they are
+    /// about to join it again. If it began now it would begin without them.
+    fn coming_back(&self, no: EpochNo) -> usize {
+        let names = self.index.joined.get(&no).into_iter().flatten();
+        let profiles = names.filter_map(|s| self.profile(s));
+        let away = |p: &&Profile| {
+            let excluded = p.places.get(&no).is_some_and(|place| place.excluded);
+            excluded && !p.restricted && p.erase.is_none()
+        };
+        profiles.filter(away).count()
     }
 
     /// Whether an epoch is given up for want of people.

@@ -3,9 +3,10 @@
 
 use lethe_ledger::*;
 use lethe_proto::admin::DeletionPhase;
+use lethe_proto::deletion::DeletionRequest;
 use lethe_proto::epochs::{EpochPhase, Lacks, TrainsFrom};
 use lethe_proto::ids::{Digest, SubjectId};
-use lethe_proto::message::Refusal;
+use lethe_proto::message::{Erased, Refusal};
 
 use crate::common::{House, digest, terms};
 
@@ -229,7 +230,7 @@ fn an_operator_gives_up_an_epoch_that_is_trained() {
     assert!(started.starts_with("start epoch 2 with recipe"));
     assert_eq!(*given_up, "give up epoch 2");
     // A deletion plans for what is alive only.
-    let request = lethe_proto::deletion::DeletionRequest::Erase { subject: name(0) };
+    let request = DeletionRequest::Erase { subject: name(0) };
     let plans = w.state().dry_run(&[request], false, w.now()).unwrap();
     assert_eq!(plans.len(), 1);
 }
@@ -305,6 +306,38 @@ fn devices_say_what_they_lack() {
 }
 
 #[test]
+fn an_epoch_does_not_begin_while_somebody_is_between_two_joins() {
+    let mut w = World::served(Roll::default());
+    w.next().unwrap();
+    for n in 0..8 {
+        w.join(n, 2, 8).unwrap();
+    }
+    w.house.ask(DeletionRequest::Withdraw {
+        subject: name(0),
+        from: 1_700_000_000,
+    });
+    w.settle();
+    let pending = w.state().profile(&name(0)).unwrap().erase.clone();
+    let erased = Command::Erased {
+        device: w.certificate(0),
+        task: pending.unwrap().task,
+        outcome: Erased::Done { removed: vec![] },
+    };
+    w.run(erased).unwrap();
+    // It joins the older epoch first. Before it joins the newer one too, the ninth of ten does.
+    let device = w.certificate(0);
+    let remains = digest("what remains");
+    w.house.join_with(device, 1, remains, 7).unwrap();
+    w.join(8, 2, 8).unwrap();
+    w.settle();
+    assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Joining]);
+    w.house.join_with(device, 2, remains, 7).unwrap();
+    w.settle();
+    assert_eq!(w.phases(), [EpochPhase::Retired, EpochPhase::Serving]);
+    assert_eq!(w.state().epoch_states().epochs[1].trains, 9);
+}
+
+#[test]
 fn a_deletion_is_done_while_the_epoch_that_follows_is_trained() {
     let mut w = World::served(Roll::default());
     w.next().unwrap();
@@ -315,7 +348,7 @@ fn a_deletion_is_done_while_the_epoch_that_follows_is_trained() {
     w.house.only = Some(EpochNo(1));
     w.settle();
     let subject = name(3);
-    let request = lethe_proto::deletion::DeletionRequest::Erase { subject };
+    let request = DeletionRequest::Erase { subject };
     w.house.ask(request);
     w.settle();
     assert_eq!(w.phases(), [EpochPhase::Serving, EpochPhase::Training]);
