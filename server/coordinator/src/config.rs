@@ -233,10 +233,9 @@ fn default_tapes() -> usize {
     4
 }
 
-/// Four passes of 800 tokens over 28 layers: fewer at once, and devices wait for each other's
-/// seconds between forward and backward.
+/// One pass of 800 tokens over 28 layers, or several smaller ones.
 fn default_tape_mib() -> usize {
-    2048
+    512
 }
 
 fn default_certificate_days() -> f64 {

@@ -529,6 +529,7 @@ impl Coordinator {
             Purpose::Score { .. } => self.shell().scoring()?,
         };
         let (layout, x) = self.middle().unpack(epoch, shape, &hidden)?;
+        let _held = self.middle().hold(x.len())?;
         let trains = !matches!(purpose, Purpose::Score { .. });
         let reply = match purpose {
             Purpose::Train { round, pass } => {

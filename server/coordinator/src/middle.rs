@@ -32,6 +32,10 @@ const TAPE_LIFE: Duration = Duration::from_secs(180);
 /// away, down to a second. A slow phone needs several seconds between the two.
 const TAPE_GRACE: Duration = Duration::from_secs(15);
 
+/// Hidden states that wait for a pass, of all clients together, in MiB: about 300 scoring requests
+/// of 180 tokens.
+const WAITING_MIB: usize = 128;
+
 /// Layers of an epoch that could not be loaded are tried again after this time.
 const LOAD_AGAIN: Duration = Duration::from_secs(60);
 
@@ -188,6 +192,8 @@ pub(crate) struct MiddleHost {
     places: Arc<Places>,
     passes: Arc<Semaphore>,
     tapes: Room,
+    /// For hidden states until their pass has been run.
+    waiting: Room,
     strikes: Mutex<Strikes>,
     /// What each person has of the passes.
     shares: Shares<SubjectId>,
@@ -270,6 +276,7 @@ impl MiddleHost {
             places: Arc::default(),
             passes: Arc::new(Semaphore::new(passes.max(1))),
             tapes: Room::new(tapes, tape_mib),
+            waiting: Room::new(usize::MAX, WAITING_MIB),
             strikes: Mutex::default(),
             shares: Shares::of_passes(passes),
         }
@@ -280,6 +287,18 @@ impl MiddleHost {
     pub(crate) fn begin(&self, subject: &SubjectId) -> Result<InWork<SubjectId>, CoordinatorError> {
         let begun = self.shares.begin(subject);
         begun.ok_or_else(|| enough("this person's devices have many passes in work"))
+    }
+
+    /// Room for the `values` that a pass runs over, until it has been run. Who finds none is told to
+    /// come back: passes may wait for each other, so they do not wait for this.
+    pub(crate) fn hold(&self, values: usize) -> Result<Place, CoordinatorError> {
+        let place = self.waiting.try_take(values * size_of::<f32>());
+        place.ok_or_else(|| {
+            let message = format!(
+                "{WAITING_MIB} MiB of hidden states wait for the middle layers: try again later"
+            );
+            CoordinatorError::refuse(Refusal::Busy, message)
+        })
     }
 
     /// Has the layers of an epoch from now on: those of another epoch that needs the same, or what
@@ -730,6 +749,17 @@ mod tests {
         assert_eq!(strikes.grace(&subject), Duration::from_secs(1));
         (0..21).for_each(|_| strikes.less(&subject));
         assert_eq!((strikes.of(&subject), strikes.0.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_waits_for_the_middle_layers_has_a_bound() {
+        let host = MiddleHost::new(1, 1, 1);
+        let all = (WAITING_MIB << 20) / size_of::<f32>();
+        let first = host.hold(all - 1024).expect("there is room");
+        let refused = host.hold(all / 2).expect_err("it is full");
+        assert!(refused.to_string().contains("try again"), "{refused}");
+        drop(first);
+        assert!(host.hold(all).is_ok(), "the pass has been run");
     }
 
     #[test]

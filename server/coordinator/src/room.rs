@@ -1,5 +1,4 @@
-//! Room for what training passes keep in memory between their forward and their backward: so many
-//! passes, and so many bytes of them together.
+//! Room in memory for what passes keep: so many of them, and so many bytes together.
 
 use std::sync::Arc;
 

@@ -191,13 +191,16 @@ impl Desk {
         {
             Ok((Ok((request, bytes)), place)) => {
                 // An update has room until it is stored. Other requests may wait for each other,
-                // and must not do so with what others need.
-                let _place = match request {
+                // and must not do so with what others need: their room is free now.
+                let _kept = match request {
                     Request::Update { .. } => match self.traffic.coming.keep(place).await {
                         Ok(kept) => Some(kept),
                         Err(Crowded) => return Some(busy()),
                     },
-                    _ => None,
+                    _ => {
+                        drop(place);
+                        None
+                    }
                 };
                 drop(turn);
                 self.answer(line.peer, request, bytes).await

@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lethe_proto::ids::{Digest, EpochNo, RoundKey, ShardId};
+use lethe_proto::limits;
 use lethe_proto::message::{Refusal, Reply, Request, Task};
 use lethe_proto::packed::{Packed, PackedFormat};
+use lethe_proto::payload::{Payload, WireFormat};
 use lethe_transport::TransportError;
 use lethe_transport::client::{Connection, enrol};
 use lethe_transport::identity::{Authority, ClientKey, Identity, Invitation};
 use lethe_transport::place::Place;
 use lethe_transport::server::{Handler, ReplyFuture, Server};
+use tokio::sync::Barrier;
 
 fn wait() -> Reply {
     Reply::Task {
@@ -30,7 +33,12 @@ struct Known(Mutex<HashSet<Digest>>);
 struct Desk {
     authority: Authority,
     known: Known,
+    /// Gradients are answered when all of them have come.
+    gradients: Arc<Barrier>,
 }
+
+/// Gradients that wait for each other.
+const GRADIENTS: usize = 4;
 
 impl Handler for Desk {
     fn admits(&self, certificate: &Digest) -> bool {
@@ -40,6 +48,13 @@ impl Handler for Desk {
         lethe_proto::codec::limit(kind).unwrap_or(0).min(LONGEST)
     }
     fn handle(&self, certificate: Option<Digest>, request: Request, _: usize) -> ReplyFuture {
+        if let (Some(_), Request::Backward { .. }) = (&certificate, &request) {
+            let all = self.gradients.clone();
+            return Box::pin(async move {
+                all.wait().await;
+                Reply::Ack
+            });
+        }
         let reply = match (certificate, request) {
             (None, Request::Enrol { token, csr, .. }) if token == "secret" => {
                 let certificate = self.authority.sign(&csr, Duration::from_secs(60)).unwrap();
@@ -69,6 +84,7 @@ fn start() -> (Arc<Desk>, Server, std::net::SocketAddr) {
     let desk = Arc::new(Desk {
         authority: Authority::create().unwrap(),
         known: Known::default(),
+        gradients: Arc::new(Barrier::new(GRADIENTS)),
     });
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), &desk.authority).unwrap();
     let addr = server.local_addr().unwrap();
@@ -172,15 +188,17 @@ async fn revocation_ends_live_connections() {
     assert!(try_poll(addr, &ca, Some(&identity)).await.is_err());
 }
 
+const ROUND: RoundKey = RoundKey {
+    epoch: EpochNo::FIRST,
+    shard: ShardId(0),
+    generation: 1,
+    stage: 1,
+    round: 0,
+};
+
 fn update(bytes: usize) -> Request {
     Request::Update {
-        round: RoundKey {
-            epoch: EpochNo::FIRST,
-            shard: ShardId(0),
-            generation: 1,
-            stage: 1,
-            round: 0,
-        },
+        round: ROUND,
         delta: Packed {
             bytes: vec![0; bytes].into(),
             deflated: false,
@@ -225,6 +243,33 @@ async fn large_messages_take_turns_and_a_cancelled_one_is_in_nobodys_way() {
     }
     while let Some(done) = clients.join_next().await {
         done.unwrap();
+    }
+    server.close();
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_each_other_have_no_room_that_others_need() {
+    let (desk, server, addr) = start();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..GRADIENTS {
+        let invitation = Invitation::new("secret".into(), &desk.authority);
+        let identity = enrol(addr, &invitation).await.unwrap();
+        let ca = desk.authority.certificate().to_vec();
+        clients.spawn(async move {
+            let c = Connection::open(addr, &ca, Some(&identity)).await.unwrap();
+            // One of them has room at a time.
+            let values = vec![0.0; limits::COMING / 2 / size_of::<f32>() + 1024];
+            let gradient = Request::Backward {
+                round: ROUND,
+                pass: 1,
+                grad: Payload::encode(&values, 1024, WireFormat::F32),
+                step: false,
+            };
+            c.call_within(&gradient, Duration::from_secs(20)).await
+        });
+    }
+    while let Some(answer) = clients.join_next().await {
+        assert_eq!(answer.unwrap().unwrap(), Reply::Ack);
     }
     server.close();
 }
@@ -331,6 +376,7 @@ async fn the_listeners_certificate_is_renewed_while_it_runs() {
     let desk = Arc::new(Desk {
         authority: Authority::create().unwrap(),
         known: Known::default(),
+        gradients: Arc::new(Barrier::new(GRADIENTS)),
     });
     let bind = |life| {
         let any = "127.0.0.1:0".parse().unwrap();
