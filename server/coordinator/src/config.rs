@@ -233,9 +233,10 @@ fn default_tapes() -> usize {
     4
 }
 
-/// One pass of 800 tokens over 28 layers, or several smaller ones.
+/// Four passes of 800 tokens over 28 layers: fewer at once, and devices wait for each other's
+/// seconds between forward and backward.
 fn default_tape_mib() -> usize {
-    512
+    2048
 }
 
 fn default_certificate_days() -> f64 {

@@ -68,6 +68,9 @@ impl Federation {
         }
         config.insert("min_subjects".into(), (setup.users.len() as i64).into());
         config.insert("passes".into(), (setup.passes as i64).into());
+        // Devices are on this machine too, and a second away: one long training pass is kept at a
+        // time, so that the coordinator needs little memory.
+        config.insert("tape_mib".into(), 512.into());
         let mut lists = toml::Table::new();
         // Often, so that nobody waits for the schedule of a real fleet.
         lists.insert("publish_s".into(), 3.into());
