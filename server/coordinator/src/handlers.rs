@@ -2,16 +2,14 @@
 //! over the model, checks of updates and all arithmetic happen without a lock.
 
 use lethe_ledger::{Command, Work};
-use lethe_model::lora::Adapter;
 use lethe_proto::ids::{Digest, EpochNo, RoundKey, SubjectId};
 use lethe_proto::limits::{MAX_POLL_WAIT, MINOR};
 use lethe_proto::lists::{Contributed, ListState, ServedTables, SnapshotReply, Watched};
 use lethe_proto::message::{
-    BatchShape, Erased, ErrorReport, Purpose, Refusal, ReleaseInfo, Reply, Request, Role,
-    RoundStart, ServedAdapter, Task,
+    Erased, ErrorReport, Refusal, ReleaseInfo, Reply, Request, Role, RoundStart, ServedAdapter,
+    Task,
 };
 use lethe_proto::packed::Packed;
-use lethe_proto::payload::Payload;
 use lethe_proto::tally::SealedContribution;
 use lethe_recipe::Combination;
 
@@ -19,7 +17,7 @@ use crate::CoordinatorError;
 use crate::content::Update;
 use crate::coordinator::{Coordinator, aside};
 use crate::epochs::Joining;
-use crate::middle::check_weights;
+use crate::passes::{Gradient, Pass};
 use crate::quota::Pace;
 use crate::rounds::Sent;
 
@@ -39,21 +37,6 @@ pub(crate) struct Device {
 
 /// Minor version from which clients know that there are several epochs.
 const EPOCHS: u16 = 5;
-
-/// A request for a pass over the coordinator's layers.
-struct Pass {
-    purpose: Purpose,
-    shape: BatchShape,
-    hidden: Payload,
-}
-
-/// The gradient that comes back from a device's loss.
-struct Gradient {
-    round: RoundKey,
-    pass: u32,
-    grad: Payload,
-    step: bool,
-}
 
 fn forbidden() -> CoordinatorError {
     CoordinatorError::refuse(
@@ -504,87 +487,6 @@ impl Coordinator {
         }))
     }
 
-    /// Whether a device's update of a round, or a pass for it, is expected.
-    fn expects(&self, device: &Device, round: RoundKey) -> Result<(), CoordinatorError> {
-        let now = self.shell().clock.now();
-        let state = self.shell().state();
-        Ok(state.expects(round, &device.subject, now)?)
-    }
-
-    async fn forward(
-        &self,
-        device: Device,
-        pass: Pass,
-        bytes: usize,
-    ) -> Result<Reply, CoordinatorError> {
-        self.count_activations(bytes);
-        let _in_work = self.middle().begin(&device.subject)?;
-        let Pass {
-            purpose,
-            shape,
-            hidden,
-        } = pass;
-        let epoch = match &purpose {
-            Purpose::Train { round, .. } | Purpose::Frozen { round } => round.epoch,
-            Purpose::Score { .. } => self.shell().scoring()?,
-        };
-        let (layout, x) = self.middle().unpack(epoch, shape, &hidden)?;
-        let _held = self.middle().hold(x.len())?;
-        let trains = !matches!(purpose, Purpose::Score { .. });
-        let reply = match purpose {
-            Purpose::Train { round, pass } => {
-                self.expects(&device, round)?;
-                let at = (round, device.subject);
-                self.middle()
-                    .forward(at, pass, layout, x, hidden.format)
-                    .await?
-            }
-            Purpose::Frozen { round } => {
-                self.expects(&device, round)?;
-                self.middle()
-                    .frozen(epoch, &device.subject, layout, x, hidden.format)
-                    .await?
-            }
-            Purpose::Score { release, omega } => {
-                let adapter = self.mixed(&device.subject, release, &omega)?;
-                let tuned = adapter.is_some();
-                let reply = self
-                    .middle()
-                    .score(epoch, &device.subject, layout, x, adapter, hidden.format)
-                    .await?;
-                if tuned {
-                    // A deletion may have withdrawn the release during the pass: what it knew is
-                    // not given out.
-                    self.shell().current(release)?;
-                }
-                reply
-            }
-        };
-        if trains {
-            self.count_training(bytes + reply.bytes.len());
-        }
-        Ok(self.hidden(reply))
-    }
-
-    async fn backward(
-        &self,
-        device: Device,
-        gradient: Gradient,
-        bytes: usize,
-    ) -> Result<Reply, CoordinatorError> {
-        self.count_activations(bytes);
-        let _in_work = self.middle().begin(&device.subject)?;
-        let lr = self.shell().kit(gradient.round.epoch)?.recipe.local.lr;
-        let at = (gradient.round, device.subject);
-        let step = gradient.step.then_some(lr);
-        let reply = self
-            .middle()
-            .backward(at, gradient.pass, gradient.grad, step)
-            .await?;
-        self.count_training(bytes + reply.bytes.len());
-        Ok(self.hidden(reply))
-    }
-
     async fn update(
         &self,
         device: Device,
@@ -759,39 +661,6 @@ impl Coordinator {
         };
         self.decide(command, vec![]).await?;
         Ok(Reply::Ack)
-    }
-
-    fn hidden(&self, payload: Payload) -> Reply {
-        self.count_activations(payload.bytes.len());
-        Reply::Hidden(payload)
-    }
-
-    /// The middle part of the adapters that a query's weights give.
-    fn mixed(
-        &self,
-        subject: &SubjectId,
-        release: u64,
-        omega: &[f32],
-    ) -> Result<Option<Adapter>, CoordinatorError> {
-        if omega.is_empty() {
-            return Ok(None);
-        }
-        let shell = self.shell();
-        shell.current(release)?;
-        let served = shell.served()?;
-        let shards = served.parts.len();
-        check_weights(omega, shards)?;
-        let parts = shell.parts_for(&served, subject)?;
-        let used = parts.iter().zip(omega).filter(|(_, w)| **w != 0.0);
-        let middle: Vec<(&Adapter, f32)> = used.map(|(p, w)| (p.middle.as_ref(), *w)).collect();
-        if middle.is_empty() {
-            return Ok(None);
-        }
-        let kit = shell.kit(shell.serving()?)?;
-        Ok(Some(match kit.recipe.combine {
-            Combination::Nd => Adapter::mix_nd(&middle)?,
-            Combination::D => Adapter::mix_d(&middle)?,
-        }))
     }
 }
 

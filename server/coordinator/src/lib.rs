@@ -32,6 +32,7 @@ mod handlers;
 pub mod lists;
 mod metrics;
 mod middle;
+mod passes;
 pub mod process;
 mod quota;
 mod room;

@@ -289,8 +289,8 @@ impl MiddleHost {
         begun.ok_or_else(|| enough("this person's devices have many passes in work"))
     }
 
-    /// Room for the `values` that a pass runs over, until it has been run. Who finds none is told to
-    /// come back: passes may wait for each other, so they do not wait for this.
+    /// Room for the `values` that a pass runs over, until it has been run. Who finds none is told
+    /// to come back: passes may wait for each other, so they do not wait for this.
     pub(crate) fn hold(&self, values: usize) -> Result<Place, CoordinatorError> {
         let place = self.waiting.try_take(values * size_of::<f32>());
         place.ok_or_else(|| {
