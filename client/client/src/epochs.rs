@@ -461,7 +461,20 @@ impl Worker {
             return self.join().await;
         };
         let waits = self.epoch(newest).is_ok_and(|k| !k.begun);
-        for (older, data) in all.into_iter().filter(|(no, _)| waits && *no != newest) {
+        let older: Vec<(EpochNo, Joined)> = match waits {
+            true => all.into_iter().filter(|(no, _)| *no != newest).collect(),
+            false => vec![],
+        };
+        if !older.is_empty() {
+            // From the first of these joins on the coordinator waits for the last. Should this
+            // process end in between, or an answer come later, the newest is followed to again.
+            let mut local = self.local()?;
+            local.places.joined.remove(&newest);
+            local.save_places()?;
+            drop(local);
+            self.followed = None;
+        }
+        for (older, data) in older {
             self.offer(older, data).await?;
         }
         self.offer(newest, last).await

@@ -75,7 +75,7 @@ impl RemoteMiddle {
         let call = async {
             match self.until {
                 Some(until) => self.session.call_until(request, until).await,
-                None => self.session.call(request).await,
+                None => self.session.call_while_busy(request).await,
             }
         };
         let reply = match &self.watch {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use lethe_proto::codec::Extension;
-use lethe_proto::message::{Reply, Request};
+use lethe_proto::message::{Refusal, Reply, Request};
 use lethe_transport::TransportError;
 use lethe_transport::client::Connection;
 use lethe_transport::identity::Identity;
@@ -13,6 +14,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
+
+/// Longest that a request for a list waits for a coordinator that has too much to do.
+const BUSY: Duration = Duration::from_secs(20);
 
 /// Calls the coordinator, connecting when there is no connection.
 #[derive(Debug)]
@@ -214,6 +218,25 @@ impl Session {
                 }
                 other => return other,
             }
+        }
+    }
+
+    /// A call that waits up to [`BUSY`] for a coordinator that has too much to do. Where there is
+    /// none it fails at once: the last list need not wait.
+    pub(crate) async fn call_while_busy(&self, request: &Request) -> Result<Reply, TransportError> {
+        let until = Instant::now() + BUSY;
+        let mut pause = Backoff::default();
+        loop {
+            let answer = self.call(request).await;
+            let busy = matches!(
+                &answer,
+                Err(TransportError::Refused { code, .. }) if *code == Refusal::Busy
+            );
+            let next = Instant::now() + pause.next();
+            if !busy || next >= until || self.closed.load(Ordering::SeqCst) {
+                return answer;
+            }
+            tokio::time::sleep_until(next).await;
         }
     }
 

@@ -42,8 +42,10 @@ pub mod rounds_alone;
 mod rows;
 mod shell;
 mod slots;
+mod strikes;
 mod terms;
 mod waiters;
+mod waiting;
 mod witnesses;
 #[cfg(any(test, feature = "simulation"))]
 pub use shell::year;

@@ -1,6 +1,6 @@
 //! The middle layers: training sessions, and passes on a bounded pool.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ use crate::batch::Queue;
 use crate::quota::{InWork, Shares, enough};
 use crate::room::{Place, Room};
 use crate::slots::{Slots, Taken};
+use crate::strikes::Strikes;
+use crate::waiting::{Waiting, Waits};
 
 /// Longest wait of a training forward for memory to be free.
 const TAPE_WAIT: Duration = Duration::from_secs(60);
@@ -28,12 +30,8 @@ const TAPE_WAIT: Duration = Duration::from_secs(60);
 /// then.
 const TAPE_LIFE: Duration = Duration::from_secs(180);
 
-/// The same while others wait for a place; half of it for each time that this client's was taken
-/// away, down to a second. A slow phone needs several seconds between the two.
-const TAPE_GRACE: Duration = Duration::from_secs(15);
-
-/// Hidden states that wait for a pass, of all clients together, in MiB: about 300 scoring requests
-/// of 180 tokens.
+/// Hidden states that wait for a training pass, of all clients together, and the same for lists, in
+/// MiB: 70 training passes of 800 tokens, or 300 requests for lists of 180.
 const WAITING_MIB: usize = 128;
 
 /// Layers of an epoch that could not be loaded are tried again after this time.
@@ -44,9 +42,6 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Places taken away after which a client gets none while all are taken.
 const STRIKES: u32 = 3;
-
-/// After so long nothing is held against a client any more.
-const FORGIVEN: Duration = Duration::from_secs(600);
 
 /// Most bytes of answers that are kept for clients which may ask again.
 const ANSWERS: usize = 256 << 20;
@@ -192,50 +187,15 @@ pub(crate) struct MiddleHost {
     places: Arc<Places>,
     passes: Arc<Semaphore>,
     tapes: Room,
-    /// For hidden states until their pass has been run.
-    waiting: Room,
+    /// Hidden states of training passes that wait, and of those for lists: neither takes the other's
+    /// room.
+    training: Waiting,
+    scoring: Waiting,
     strikes: Mutex<Strikes>,
     /// What each person has of the passes.
     shares: Shares<SubjectId>,
-}
-
-/// Whose places were taken away because no backward came, how often, and when last.
-#[derive(Debug, Default)]
-struct Strikes(HashMap<SubjectId, (u32, Instant)>);
-
-impl Strikes {
-    fn of(&self, subject: &SubjectId) -> u32 {
-        let recent = self
-            .0
-            .get(subject)
-            .filter(|(_, at)| at.elapsed() < FORGIVEN);
-        recent.map_or(0, |(n, _)| *n)
-    }
-
-    fn add(&mut self, subject: &SubjectId) {
-        let n = self.of(subject) + 1;
-        self.0.insert(subject.clone(), (n, Instant::now()));
-    }
-
-    /// A backward came in time.
-    fn less(&mut self, subject: &SubjectId) {
-        let n = self.of(subject).saturating_sub(1);
-        if n == 0 {
-            self.0.remove(subject);
-        } else {
-            self.0.insert(subject.clone(), (n, Instant::now()));
-        }
-    }
-
-    fn forgive(&mut self) {
-        self.0.retain(|_, (_, at)| at.elapsed() < FORGIVEN);
-    }
-
-    /// How long a client may keep a place while others wait.
-    fn grace(&self, subject: &SubjectId) -> Duration {
-        let halved = TAPE_GRACE / 2u32.pow(self.of(subject).min(8));
-        halved.max(Duration::from_secs(1))
-    }
+    /// And of those, gradients.
+    backwards: Shares<SubjectId>,
 }
 
 impl Layers {
@@ -276,9 +236,11 @@ impl MiddleHost {
             places: Arc::default(),
             passes: Arc::new(Semaphore::new(passes.max(1))),
             tapes: Room::new(tapes, tape_mib),
-            waiting: Room::new(usize::MAX, WAITING_MIB),
+            training: Waiting::new(WAITING_MIB << 20),
+            scoring: Waiting::new(WAITING_MIB << 20),
             strikes: Mutex::default(),
             shares: Shares::of_passes(passes),
+            backwards: Shares::of_backwards(),
         }
     }
 
@@ -289,16 +251,30 @@ impl MiddleHost {
         begun.ok_or_else(|| enough("this person's devices have many passes in work"))
     }
 
-    /// Room for the `values` that a pass runs over, until it has been run. Who finds none is told
-    /// to come back: passes may wait for each other, so they do not wait for this.
-    pub(crate) fn hold(&self, values: usize) -> Result<Place, CoordinatorError> {
-        let place = self.waiting.try_take(values * size_of::<f32>());
-        place.ok_or_else(|| {
-            let message = format!(
-                "{WAITING_MIB} MiB of hidden states wait for the middle layers: try again later"
-            );
-            CoordinatorError::refuse(Refusal::Busy, message)
-        })
+    /// Begins a backward of somebody: one, and the same sent again.
+    pub(crate) fn begin_backward(
+        &self,
+        subject: &SubjectId,
+    ) -> Result<InWork<SubjectId>, CoordinatorError> {
+        let begun = self.backwards.begin(subject);
+        begun.ok_or_else(|| enough("this person's devices have several gradients in work"))
+    }
+
+    /// Room for the `values` that a pass of somebody runs over, until it has been run. Who finds
+    /// none is told to come back: passes may wait for each other, so they do not wait for this.
+    pub(crate) fn hold(
+        &self,
+        subject: &SubjectId,
+        trains: bool,
+        values: usize,
+    ) -> Result<Waits, CoordinatorError> {
+        let waiting = if trains {
+            &self.training
+        } else {
+            &self.scoring
+        };
+        let held = waiting.hold(subject, values * size_of::<f32>());
+        held.ok_or_else(|| enough("too many hidden states wait for the middle layers"))
     }
 
     /// Has the layers of an epoch from now on: those of another epoch that needs the same, or what
@@ -712,9 +688,11 @@ impl MiddleHost {
         let format = grad.format;
         // Nobody below is trained: no gradient is sent.
         let needed = layers.key.cut < layers.segment.range().start;
-        let grad = grad
-            .decode(rows, width)
-            .map_err(|e| CoordinatorError::refuse(Refusal::Invalid, e.to_string()))?;
+        let decoded = grad.decode(rows, width);
+        // Once is enough.
+        drop(grad);
+        let grad =
+            decoded.map_err(|e| CoordinatorError::refuse(Refusal::Invalid, e.to_string()))?;
         let subject = at.1.clone();
         let reply = self.session_pass(pass, held, move |session| {
             let middle = session.middle.as_mut().ok_or_else(lost)?;
@@ -739,27 +717,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_keeps_places_without_going_on_keeps_them_shorter() {
-        let subject = SubjectId::new("a").expect("an id");
-        let mut strikes = Strikes::default();
-        assert_eq!(strikes.grace(&subject), TAPE_GRACE);
-        strikes.add(&subject);
-        assert_eq!(strikes.grace(&subject), TAPE_GRACE / 2);
-        (0..20).for_each(|_| strikes.add(&subject));
-        assert_eq!(strikes.grace(&subject), Duration::from_secs(1));
-        (0..21).for_each(|_| strikes.less(&subject));
-        assert_eq!((strikes.of(&subject), strikes.0.len()), (0, 0));
-    }
-
-    #[test]
     fn what_waits_for_the_middle_layers_has_a_bound() {
         let host = MiddleHost::new(1, 1, 1);
+        let subject = SubjectId::new("a").expect("an id");
         let all = (WAITING_MIB << 20) / size_of::<f32>();
-        let first = host.hold(all - 1024).expect("there is room");
-        let refused = host.hold(all / 2).expect_err("it is full");
+        let trains = host.hold(&subject, true, all).expect("there is room");
+        let refused = host.hold(&subject, true, 1).expect_err("it is full");
         assert!(refused.to_string().contains("try again"), "{refused}");
-        drop(first);
-        assert!(host.hold(all).is_ok(), "the pass has been run");
+        assert!(
+            host.hold(&subject, false, 1).is_ok(),
+            "lists have their own"
+        );
+        drop(trains);
+        assert!(
+            host.hold(&subject, true, 1).is_ok(),
+            "the pass has been run"
+        );
     }
 
     #[test]

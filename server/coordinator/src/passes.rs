@@ -52,20 +52,21 @@ impl Coordinator {
             Purpose::Score { .. } => self.shell().scoring()?,
         };
         let (layout, x) = self.middle().unpack(epoch, shape, &hidden)?;
-        let _held = self.middle().hold(x.len())?;
+        let format = hidden.format;
+        // Once is enough.
+        drop(hidden);
         let trains = !matches!(purpose, Purpose::Score { .. });
+        let _held = self.middle().hold(&device.subject, trains, x.len())?;
         let reply = match purpose {
             Purpose::Train { round, pass } => {
                 self.expects(&device, round)?;
                 let at = (round, device.subject);
-                self.middle()
-                    .forward(at, pass, layout, x, hidden.format)
-                    .await?
+                self.middle().forward(at, pass, layout, x, format).await?
             }
             Purpose::Frozen { round } => {
                 self.expects(&device, round)?;
                 self.middle()
-                    .frozen(epoch, &device.subject, layout, x, hidden.format)
+                    .frozen(epoch, &device.subject, layout, x, format)
                     .await?
             }
             Purpose::Score { release, omega } => {
@@ -73,7 +74,7 @@ impl Coordinator {
                 let tuned = adapter.is_some();
                 let reply = self
                     .middle()
-                    .score(epoch, &device.subject, layout, x, adapter, hidden.format)
+                    .score(epoch, &device.subject, layout, x, adapter, format)
                     .await?;
                 if tuned {
                     // A deletion may have withdrawn the release during the pass: what it knew is
@@ -97,6 +98,7 @@ impl Coordinator {
     ) -> Result<Reply, CoordinatorError> {
         self.count_activations(bytes);
         let _in_work = self.middle().begin(&device.subject)?;
+        let _one_of_few = self.middle().begin_backward(&device.subject)?;
         let lr = self.shell().kit(gradient.round.epoch)?.recipe.local.lr;
         let at = (gradient.round, device.subject);
         let step = gradient.step.then_some(lr);

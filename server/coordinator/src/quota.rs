@@ -165,6 +165,11 @@ impl Shares<SubjectId> {
     pub(crate) fn of_passes(passes: usize) -> Self {
         Self::new(PASSES, passes.div_ceil(2).max(1), usize::MAX)
     }
+
+    /// Of gradients that come back: one, and the same sent again.
+    pub(crate) fn of_backwards() -> Self {
+        Self::new(2, 2, usize::MAX)
+    }
 }
 
 impl Shares<Digest> {

@@ -190,19 +190,24 @@ impl Desk {
             .await
         {
             Ok((Ok((request, bytes)), place)) => {
-                // An update has room until it is stored. Other requests may wait for each other,
-                // and must not do so with what others need: their room is free now.
-                let _kept = match request {
-                    Request::Update { .. } => match self.traffic.coming.keep(place).await {
-                        Ok(kept) => Some(kept),
-                        Err(Crowded) => return Some(busy()),
-                    },
-                    _ => {
-                        drop(place);
+                // What a request takes has room until it is answered. But passes wait for each
+                // other, and must not do so with what others need: they make way, and the
+                // coordinator bounds how many of them wait. An update makes way for the next, and
+                // has other room until it is stored.
+                let _held = match request {
+                    Request::Forward { .. } | Request::Backward { .. } => {
+                        drop((turn, place));
                         None
                     }
+                    Request::Update { .. } => match self.traffic.coming.keep(place).await {
+                        Ok(kept) => {
+                            drop(turn);
+                            Some((None, kept))
+                        }
+                        Err(Crowded) => return Some(busy()),
+                    },
+                    _ => Some((turn, place)),
                 };
-                drop(turn);
                 self.answer(line.peer, request, bytes).await
             }
             Ok((Err(e), _)) => refused(e),
