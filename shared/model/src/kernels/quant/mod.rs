@@ -1,6 +1,6 @@
 //! Products with quantised weights, for scoring: 8-bit activations times 4- or 8-bit weights,
-//! summed in integers per block of 32 inputs (as llama.cpp's Q4_1 and Q8_1 pair; AVX-512 VNNI or
-//! AVX2).
+//! summed in integers per block of 32 inputs (as llama.cpp's Q4_1 and Q8_1 pair; AVX-512 VNNI, AVX2,
+//! or NEON with SDOT).
 //!
 //! A weight is `d * q + m` with `q` unsigned and `d`, `m` per output and block, in f16. Weights
 //! that a file stores in four bits this way (GGUF's Q4_1) are recovered exactly; others are rounded
@@ -11,6 +11,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(test)]
 mod tests;
 
@@ -59,7 +61,18 @@ impl Bits {
 
 /// Whether this CPU runs the kernels.
 pub(crate) fn supported() -> bool {
-    cfg!(target_arch = "x86_64") && units() >= Units::Fused
+    #[cfg(target_arch = "x86_64")]
+    {
+        units() >= Units::Fused
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        units() >= Units::Fused && neon::supported()
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        false
+    }
 }
 
 /// Whether it has dot products of bytes in vectors of 512 bits.
@@ -214,7 +227,13 @@ impl Quantised {
                             avx2::run(self.bits, packed, rows.len(), panel, dst);
                         }
                     }
-                    #[cfg(not(target_arch = "x86_64"))]
+                    #[cfg(target_arch = "aarch64")]
+                    #[allow(unsafe_code)]
+                    // SAFETY: as above.
+                    unsafe {
+                        neon::run(self.bits, packed, rows.len(), panel, dst);
+                    }
+                    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
                     let _ = (panel, packed, dst);
                 }
             }
@@ -242,12 +261,14 @@ fn put(bits: Bits, lines: &mut [Line], j: usize, block: &Block) {
     }
 }
 
-/// A block of rows, quantised: per block of inputs `[8 quads][rows]`, and `[rows]` scales and
-/// scaled sums.
+/// A block of rows, quantised: per block of inputs `[8 quads][rows]`, and `[rows]` scales, scaled
+/// sums and sums.
 #[derive(Default)]
 struct Packed {
     quads: Vec<u32>,
     scales: Vec<[f32; 2]>,
+    #[cfg(target_arch = "aarch64")]
+    sums: Vec<i32>,
 }
 
 impl Packed {
@@ -256,6 +277,8 @@ impl Packed {
         let blocks = k / BLOCK;
         self.quads.resize(blocks * QUADS * rows, 0);
         self.scales.resize(blocks * rows, [0.0; 2]);
+        #[cfg(target_arch = "aarch64")]
+        self.sums.resize(blocks * rows, 0);
         vectorised(
             #[inline(always)]
             || {
@@ -280,6 +303,10 @@ impl Packed {
                             self.quads[(b * QUADS + quad) * rows + i] = u32::from_le_bytes(bytes);
                         }
                         self.scales[b * rows + i] = [scale, scale * sum as f32];
+                        #[cfg(target_arch = "aarch64")]
+                        {
+                            self.sums[b * rows + i] = sum;
+                        }
                     }
                 }
             },
