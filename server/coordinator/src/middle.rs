@@ -187,8 +187,8 @@ pub(crate) struct MiddleHost {
     places: Arc<Places>,
     passes: Arc<Semaphore>,
     tapes: Room,
-    /// Hidden states of training passes that wait, and of those for lists: neither takes the other's
-    /// room.
+    /// Hidden states of training passes that wait, and of those for lists: neither takes the
+    /// other's room.
     training: Waiting,
     scoring: Waiting,
     strikes: Mutex<Strikes>,

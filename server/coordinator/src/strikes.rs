@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use lethe_proto::ids::SubjectId;
 
 /// Longest time between a forward and its backward while others wait for a place; half of it for
-/// each time that this client's was taken away, down to a second. A slow phone needs several seconds between the two.
+/// each time that this client's was taken away, down to a second. A slow phone needs several
+/// seconds between the two.
 const TAPE_GRACE: Duration = Duration::from_secs(15);
 
 /// After so long nothing is held against a client any more.

@@ -1,6 +1,6 @@
 //! Products with quantised weights, for scoring: 8-bit activations times 4- or 8-bit weights,
-//! summed in integers per block of 32 inputs (as llama.cpp's Q4_1 and Q8_1 pair; AVX-512 VNNI, AVX2,
-//! or NEON with SDOT).
+//! summed in integers per block of 32 inputs (as llama.cpp's Q4_1 and Q8_1 pair; AVX-512 VNNI,
+//! AVX2, or NEON with SDOT).
 //!
 //! A weight is `d * q + m` with `q` unsigned and `d`, `m` per output and block, in f16. Weights
 //! that a file stores in four bits this way (GGUF's Q4_1) are recovered exactly; others are rounded

@@ -1,5 +1,5 @@
-//! NEON with the dot products of Armv8.2 (SDOT): sums of products of four signed bytes. Weights of 8
-//! bits are unsigned: 128 is taken off each of them, and 128 times the sum of the activations is
+//! NEON with the dot products of Armv8.2 (SDOT): sums of products of four signed bytes. Weights of
+//! 8 bits are unsigned: 128 is taken off each of them, and 128 times the sum of the activations is
 //! added again. Integers are exact, and the scaling is in the order of the AVX-512 form: both give
 //! the same bits.
 //!
