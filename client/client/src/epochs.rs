@@ -470,6 +470,10 @@ impl Worker {
             // process end in between, or an answer come later, the newest is followed to again.
             let mut local = self.local()?;
             local.places.joined.remove(&newest);
+            local.places.offered = older.first().map(|(epoch, data)| Offered {
+                epoch: *epoch,
+                data: data.clone(),
+            });
             local.save_places()?;
             drop(local);
             self.followed = None;

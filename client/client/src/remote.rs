@@ -1,6 +1,7 @@
 //! The middle layers over the connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lethe_model::ModelError;
 use lethe_model::layout::Layout;
@@ -14,6 +15,9 @@ use tokio::time::Instant;
 
 use crate::conditions::Watch;
 use crate::session::Session;
+
+/// Longest that a list waits for a coordinator that has too much to do.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs on a blocking thread; each pass is one call.
 pub(crate) struct RemoteMiddle {
@@ -33,6 +37,8 @@ pub(crate) struct RemoteMiddle {
     pub(crate) below_trains: bool,
     /// Backward passes until the optimiser step, this one included.
     pub(crate) passes_in_step: usize,
+    /// How long scoring waits for a coordinator that has too much to do, all its passes together.
+    patience: Duration,
 }
 
 impl RemoteMiddle {
@@ -54,6 +60,7 @@ impl RemoteMiddle {
             pass: 0,
             below_trains: true,
             passes_in_step: 0,
+            patience: PATIENCE,
         }
     }
 
@@ -70,12 +77,15 @@ impl RemoteMiddle {
         }
     }
 
-    fn exchange(&self, request: &Request, sent: usize) -> Result<Vec<f32>, ModelError> {
+    fn exchange(&mut self, request: &Request, sent: usize) -> Result<Vec<f32>, ModelError> {
         let failed = |e: TransportError| ModelError::Middle(Box::new(e));
         let call = async {
             match self.until {
                 Some(until) => self.session.call_until(request, until).await,
-                None => self.session.call_while_busy(request).await,
+                None => {
+                    let patience = &mut self.patience;
+                    self.session.call_while_busy(request, patience).await
+                }
             }
         };
         let reply = match &self.watch {

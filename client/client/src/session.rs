@@ -15,9 +15,6 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 
-/// Longest that a request for a list waits for a coordinator that has too much to do.
-const BUSY: Duration = Duration::from_secs(20);
-
 /// Calls the coordinator, connecting when there is no connection.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -221,10 +218,13 @@ impl Session {
         }
     }
 
-    /// A call that waits up to [`BUSY`] for a coordinator that has too much to do. Where there is
-    /// none it fails at once: the last list need not wait.
-    pub(crate) async fn call_while_busy(&self, request: &Request) -> Result<Reply, TransportError> {
-        let until = Instant::now() + BUSY;
+    /// A call that waits for a coordinator that has too much to do, as long as there is `patience`
+    /// left. Where there is none it fails at once: the last list need not wait.
+    pub(crate) async fn call_while_busy(
+        &self,
+        request: &Request,
+        patience: &mut Duration,
+    ) -> Result<Reply, TransportError> {
         let mut pause = Backoff::default();
         loop {
             let answer = self.call(request).await;
@@ -232,11 +232,12 @@ impl Session {
                 &answer,
                 Err(TransportError::Refused { code, .. }) if *code == Refusal::Busy
             );
-            let next = Instant::now() + pause.next();
-            if !busy || next >= until || self.closed.load(Ordering::SeqCst) {
+            let next = pause.next();
+            if !busy || next > *patience || self.closed.load(Ordering::SeqCst) {
                 return answer;
             }
-            tokio::time::sleep_until(next).await;
+            *patience -= next;
+            tokio::time::sleep(next).await;
         }
     }
 

@@ -361,7 +361,11 @@ impl Worker {
             // What it holds is not what remains.
             return Err(ClientError::OtherData);
         }
-        self.settle().await?;
+        match self.settle().await {
+            // What was offered may be about another epoch.
+            Ok(()) | Err(ClientError::OtherData) => {}
+            Err(e) => return Err(e),
+        }
         let newest = self.newest_no();
         self.fits_epoch(newest)?;
         let now = match &self.shared.model {

@@ -56,7 +56,10 @@ impl Coordinator {
         // Once is enough.
         drop(hidden);
         let trains = !matches!(purpose, Purpose::Score { .. });
-        let _held = self.middle().hold(&device.subject, trains, x.len())?;
+        let waits_for_room = matches!(purpose, Purpose::Train { .. });
+        let _held = self
+            .middle()
+            .hold(&device.subject, waits_for_room, x.len())?;
         let reply = match purpose {
             Purpose::Train { round, pass } => {
                 self.expects(&device, round)?;

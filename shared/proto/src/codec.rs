@@ -29,6 +29,8 @@ pub const FORWARD: u16 = 5;
 pub const BACKWARD: u16 = 6;
 /// Type of [`Request::Update`].
 pub const UPDATE: u16 = 7;
+/// Type of [`Request::Admin`].
+pub const ADMIN: u16 = 12;
 /// Type of [`Request::Renew`].
 pub const RENEW: u16 = 14;
 /// Type of [`Request::Contribute`].
@@ -154,7 +156,7 @@ fn request_kind(r: &Request) -> u16 {
         Request::Weigh { .. } => 9,
         Request::Errors { .. } => 10,
         Request::Erased { .. } => 11,
-        Request::Admin(_) => 12,
+        Request::Admin(_) => ADMIN,
         Request::Decline { .. } => 13,
         Request::Renew { .. } => RENEW,
         Request::Orders { .. } => 15,

@@ -65,6 +65,9 @@ pub const SMALL: usize = 8 << 10;
 pub const COMING: usize = 4 << 20;
 /// Room for updates that have come and are not stored yet.
 pub const KEPT: usize = 16 << 20;
+/// Room for other messages that have come and are being answered: contributions, errors measured,
+/// what operators ask.
+pub const ASIDE: usize = 16 << 20;
 /// Room for larger messages on their way to devices, each of which has a buffer of its own.
 pub const GOING: usize = 16 << 20;
 /// Room for those of slow peers, in each direction.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lethe_proto::codec::{self, CodecError};
+use lethe_proto::codec::{self, ADMIN, BACKWARD, CodecError, FORWARD, TALLY, UPDATE};
 use lethe_proto::ids::Digest;
 use lethe_proto::limits::{BEHIND, RPC_TIMEOUT, SMALL};
 use lethe_proto::message::{Refusal, Reply, Request};
@@ -170,7 +170,12 @@ impl Desk {
                 .into(),
             );
         }
+        // Until it is answered, if it is none of those below.
+        let mut asked = None;
         let enter = async {
+            if !matches!(head.kind, FORWARD | BACKWARD | UPDATE | TALLY | ADMIN) {
+                asked = turn(&line.turn.asked, head.len).await?;
+            }
             let turn = turn(&line.turn.coming, head.len).await?;
             Ok((turn, self.traffic.coming.enter(head.len).await?))
         };
@@ -190,24 +195,24 @@ impl Desk {
             .await
         {
             Ok((Ok((request, bytes)), place)) => {
-                // What a request takes has room until it is answered. But passes wait for each
-                // other, and must not do so with what others need: they make way, and the
-                // coordinator bounds how many of them wait. An update makes way for the next, and
-                // has other room until it is stored.
+                // What has come makes way for the next, and has other room until it is answered.
+                // Passes wait for each other, and those who answer bound how many of them wait; so
+                // does a coordinator that asks its tally.
                 let _held = match request {
-                    Request::Forward { .. } | Request::Backward { .. } => {
-                        drop((turn, place));
+                    Request::Forward { .. } | Request::Backward { .. } | Request::Tally(_) => {
+                        drop(place);
                         None
                     }
                     Request::Update { .. } => match self.traffic.coming.keep(place).await {
-                        Ok(kept) => {
-                            drop(turn);
-                            Some((None, kept))
-                        }
+                        Ok(kept) => Some(kept),
                         Err(Crowded) => return Some(busy()),
                     },
-                    _ => Some((turn, place)),
+                    _ => match self.traffic.coming.set_aside(place) {
+                        Ok(aside) => Some(aside),
+                        Err(Crowded) => return Some(busy()),
+                    },
                 };
+                drop(turn);
                 self.answer(line.peer, request, bytes).await
             }
             Ok((Err(e), _)) => refused(e),

@@ -6,9 +6,10 @@
 //! [`limits::COMING`] or [`limits::GOING`] bytes; one that takes longer than [`limits::LINGER`]
 //! moves to the [`limits::SLOW`] bytes of those whose peers are slow, so that these do not hold up
 //! the others; when there is no room for it either, it is cut off. An update that has come makes
-//! way for the next and needs room among the [`limits::KEPT`] bytes until it is stored. A peer has
-//! one large message at a time in each direction, and one that falls behind an even pace is cut
-//! off.
+//! way for the next and needs room among the [`limits::KEPT`] bytes until it is stored; most other
+//! messages have room among the [`limits::ASIDE`] bytes until they are answered, one of a peer at a
+//! time. Those that wait for each other have none: whoever answers bounds them. A peer has one
+//! large message at a time in each direction, and one that falls behind an even pace is cut off.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -35,6 +36,7 @@ pub(crate) struct Room {
     swift: Pool,
     slow: Pool,
     kept: Pool,
+    aside: Pool,
     waits: Waits,
 }
 
@@ -90,6 +92,7 @@ impl Room {
             swift: Pool::new(swift),
             slow: Pool::new(slow),
             kept: Pool::new(limits::KEPT),
+            aside: Pool::new(limits::ASIDE),
             waits,
         }
     }
@@ -152,11 +155,24 @@ impl Room {
     }
 }
 
-/// A peer's turn, one large message at a time in each direction.
+impl Room {
+    /// The same for a message that need not be stored: without room, it is to be sent again.
+    pub(crate) fn set_aside<'a>(&'a self, mut place: Place<'a>) -> Result<Place<'a>, Crowded> {
+        if place.room.is_some() {
+            let units = place.units.min(self.aside.1) as u32;
+            let aside = self.aside.0.try_acquire_many(units).map_err(|_| Crowded)?;
+            place.room = Some(aside);
+        }
+        Ok(place)
+    }
+}
+
+/// A peer's turn, one large message at a time in each direction, and one that is being answered.
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) coming: Semaphore,
     pub(crate) going: Semaphore,
+    pub(crate) asked: Semaphore,
 }
 
 /// The turns of all peers, by certificate.
@@ -170,6 +186,7 @@ impl Turns {
             Arc::new(Turn {
                 coming: Semaphore::new(1),
                 going: Semaphore::new(1),
+                asked: Semaphore::new(1),
             })
         };
         let Some(peer) = peer else { return fresh() };

@@ -274,3 +274,20 @@ async fn what_has_come_makes_way_while_there_is_room_to_keep_it() {
     drop(kept);
     assert_eq!(room.kept.0.available_permits(), all);
 }
+
+#[tokio::test]
+async fn what_is_answered_has_other_room_and_is_refused_without() {
+    let room = Room::coming();
+    let mut held = vec![];
+    for _ in 0..limits::ASIDE / limits::COMING {
+        let place = room.enter(limits::COMING).await.expect("the way is free");
+        held.push(room.set_aside(place).expect("room until it is answered"));
+    }
+    let place = room.enter(limits::COMING).await.expect("the way is free");
+    assert_eq!(room.set_aside(place).map(drop), Err(Crowded));
+    let small = room.enter(limits::SMALL).await.expect("no room is needed");
+    assert!(room.set_aside(small).is_ok());
+    held.pop();
+    let place = room.enter(limits::COMING).await.expect("the way is free");
+    assert!(room.set_aside(place).is_ok());
+}
