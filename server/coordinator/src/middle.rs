@@ -30,8 +30,9 @@ const TAPE_WAIT: Duration = Duration::from_secs(60);
 /// then.
 const TAPE_LIFE: Duration = Duration::from_secs(180);
 
-/// Hidden states that wait for a training pass, of all clients together, and the same for lists, in
-/// MiB: 70 training passes of 800 tokens, or 300 requests for lists of 180.
+/// Hidden states that wait for a training pass, of all clients together, and the same for lists and
+/// layers that are not trained, in MiB: 70 training passes of 800 tokens, or 300 requests for lists
+/// of 180.
 const WAITING_MIB: usize = 128;
 
 /// Layers of an epoch that could not be loaded are tried again after this time.
@@ -187,8 +188,8 @@ pub(crate) struct MiddleHost {
     places: Arc<Places>,
     passes: Arc<Semaphore>,
     tapes: Room,
-    /// Hidden states of training passes that wait, and of those for lists: neither takes the
-    /// other's room.
+    /// Hidden states of passes that wait for a tape, and of others: neither takes the other's
+    /// room.
     training: Waiting,
     scoring: Waiting,
     strikes: Mutex<Strikes>,
@@ -265,10 +266,10 @@ impl MiddleHost {
     pub(crate) fn hold(
         &self,
         subject: &SubjectId,
-        trains: bool,
+        needs_tape: bool,
         values: usize,
     ) -> Result<Waits, CoordinatorError> {
-        let waiting = if trains {
+        let waiting = if needs_tape {
             &self.training
         } else {
             &self.scoring

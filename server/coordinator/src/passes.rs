@@ -56,10 +56,9 @@ impl Coordinator {
         // Once is enough.
         drop(hidden);
         let trains = !matches!(purpose, Purpose::Score { .. });
-        let waits_for_room = matches!(purpose, Purpose::Train { .. });
-        let _held = self
-            .middle()
-            .hold(&device.subject, waits_for_room, x.len())?;
+        // Layers below the first trained one keep nothing: they wait as scoring does.
+        let needs_tape = matches!(purpose, Purpose::Train { .. });
+        let _held = self.middle().hold(&device.subject, needs_tape, x.len())?;
         let reply = match purpose {
             Purpose::Train { round, pass } => {
                 self.expects(&device, round)?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use memmap2::MmapMut;
 
 /// Buffers of this many bytes and more have pages of their own. What is freed is the system's at
-/// once then; a heap would keep it, in pieces: of 1.7 GiB that a coordinator took, 0.7 GiB.
+/// once then; a heap would keep it, in pieces: of 1.7 GiB that a coordinator took, 0.5 GiB.
 const PAGES_FROM: usize = 256 << 10;
 
 /// Most bytes that are kept for later while nobody uses them, per segment: about what a quarter of
