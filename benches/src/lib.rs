@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use lethe_client::{Catalogue, Client, ClientModel, Cutoffs, ModelOptions, Options};
 use lethe_coordinator::Coordinator;
 use lethe_coordinator::config::ServerConfig;
+use lethe_model::engine::Engine;
 use lethe_proto::admin::{AdminReply, AdminRequest};
 use lethe_proto::ids::SubjectId;
 use lethe_proto::message::{Reply, Request};
@@ -76,7 +77,7 @@ impl Federation {
             split: recipe.split,
             compute: recipe.compute,
         };
-        let model = ClientModel::load(&files.model, options)?;
+        let model = ClientModel::load_on(&Engine::from_env()?, &files.model, options)?;
         Ok(Self {
             catalogue: Catalogue::load(&files.movielens)?,
             coordinator,

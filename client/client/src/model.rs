@@ -44,13 +44,13 @@ impl Default for ModelOptions {
 
 impl ClientModel {
     /// Loads the device's part of `model` (GGUF file or Hugging Face folder), on the engine that
-    /// the environment variable `LETHE_DEVICE` names. The options must be those of the
-    /// coordinator's recipe.
+    /// the environment variable `LETHE_DEVICE` names, or on [`Engine::compact`]. The options must
+    /// be those of the coordinator's recipe.
     ///
     /// # Errors
     /// As [`Self::load_on`]; [`ClientError::Model`] if there is no such engine.
     pub fn load(model: &Path, options: ModelOptions) -> Result<Arc<Self>, ClientError> {
-        Self::load_on(&Engine::from_env()?, model, options)
+        Self::load_on(&Engine::of_app()?, model, options)
     }
 
     /// Like [`Self::load`], on an engine that the app chooses.

@@ -92,11 +92,46 @@ pub(crate) fn dequantise(dtype: Dtype, bytes: &[u8], n: usize) -> Result<Vec<f32
     Ok(out)
 }
 
+/// 32 stored values as f32, the same bits as [`dequantise`] gives.
+///
+/// # Panics
+/// If values are stored in larger blocks, or `bytes` are not those of 32: a programming error.
+// Inlined, as what it calls, so that it is compiled for the vector units of its caller.
+#[inline(always)]
+pub(crate) fn decode(dtype: Dtype, bytes: &[u8], y: &mut [f32; SMALL]) {
+    debug_assert_eq!(
+        bytes.len(),
+        SMALL / dtype.block_values() * dtype.block_bytes()
+    );
+    match dtype {
+        Dtype::F16 => {
+            for (b, y) in bytes.chunks_exact(2).zip(y) {
+                *y = half_at(b, 0);
+            }
+        }
+        Dtype::Bf16 => {
+            for (b, y) in bytes.chunks_exact(2).zip(y) {
+                *y = half::bf16::from_le_bytes([b[0], b[1]]).to_f32();
+            }
+        }
+        Dtype::Q4_0 => q4_0(bytes, y),
+        Dtype::Q4_1 => q4_1(bytes, y),
+        Dtype::Q5_0 => q5_0(bytes, y),
+        Dtype::Q5_1 => q5_1(bytes, y),
+        Dtype::Q8_0 => q8_0(bytes, y),
+        Dtype::F32 | Dtype::Q2K | Dtype::Q3K | Dtype::Q4K | Dtype::Q5K | Dtype::Q6K => {
+            unreachable!("{dtype:?} is not decoded in blocks of 32")
+        }
+    }
+}
+
+#[inline(always)]
 fn half_at(bytes: &[u8], at: usize) -> f32 {
     half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
 /// d (f16), 16 bytes: the lower halves are the first 16 values, the upper ones the others.
+#[inline(always)]
 fn q4_0(block: &[u8], y: &mut [f32]) {
     let d = half_at(block, 0);
     let (low, high) = y.split_at_mut(SMALL / 2);
@@ -107,6 +142,7 @@ fn q4_0(block: &[u8], y: &mut [f32]) {
 }
 
 /// d, m (f16), 16 bytes.
+#[inline(always)]
 fn q4_1(block: &[u8], y: &mut [f32]) {
     let d = half_at(block, 0);
     let m = half_at(block, 2);
@@ -118,6 +154,7 @@ fn q4_1(block: &[u8], y: &mut [f32]) {
 }
 
 /// The fifth bits of values `j` and `j + 16`.
+#[inline(always)]
 fn fifth_bits(bytes: &[u8], j: usize) -> [u8; 2] {
     let all = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     [
@@ -127,6 +164,7 @@ fn fifth_bits(bytes: &[u8], j: usize) -> [u8; 2] {
 }
 
 /// d (f16), 32 fifth bits, 16 bytes.
+#[inline(always)]
 fn q5_0(block: &[u8], y: &mut [f32]) {
     let d = half_at(block, 0);
     let (low, high) = y.split_at_mut(SMALL / 2);
@@ -138,6 +176,7 @@ fn q5_0(block: &[u8], y: &mut [f32]) {
 }
 
 /// d, m (f16), 32 fifth bits, 16 bytes.
+#[inline(always)]
 fn q5_1(block: &[u8], y: &mut [f32]) {
     let d = half_at(block, 0);
     let m = half_at(block, 2);
@@ -150,6 +189,7 @@ fn q5_1(block: &[u8], y: &mut [f32]) {
 }
 
 /// d (f16), 32 signed bytes.
+#[inline(always)]
 fn q8_0(block: &[u8], y: &mut [f32]) {
     let d = half_at(block, 0);
     for (y, q) in y.iter_mut().zip(&block[2..]) {

@@ -32,17 +32,41 @@ impl PartialEq for Engine {
 }
 
 /// The names that [`Engine::named`] knows, for errors.
-const NAMES: &str = "cpu, wgpu, wgpu:N, cuda, cuda:N, metal or candle-cpu";
+const NAMES: &str = "cpu, cpu:compact, wgpu, wgpu:N, cuda, cuda:N, metal or candle-cpu";
 
 impl Engine {
     /// Our kernels on this computer's cores.
     pub fn cpu() -> Self {
-        Self(Arc::new(cpu::Cpu))
+        Self(Arc::new(cpu::Cpu::default()))
     }
 
-    /// The engine of that name: `cpu`; in builds with the feature `wgpu`: `wgpu` (the best GPU that
-    /// has a Vulkan, Metal or Direct3D 12 driver), `wgpu:N`; with `candle`: `candle-cpu` (for
-    /// comparisons), with `cuda`: `cuda`, `cuda:N`, with `metal`: `metal`.
+    /// The same kernels, with weights held as their file stores them. Results are the same; short
+    /// passes take longer, because each product decodes its weights.
+    ///
+    /// It saves memory where a file has fewer bits a weight than the arithmetic: F16 and blocks of
+    /// 32 (Q4_0 to Q8_0) in f32, blocks of 32 in bf16, on processors with tile kernels for that
+    /// arithmetic. Other weights (F32, K types, inputs that 32 does not divide) and those for 8-bit
+    /// scoring are held as [`Self::cpu`] holds them.
+    pub fn compact() -> Self {
+        Self(Arc::new(cpu::Cpu { compact: true }))
+    }
+
+    /// What an app gets that chooses nothing: the engine that `LETHE_DEVICE` names,
+    /// [`Self::compact`] if it is not set.
+    ///
+    /// # Errors
+    /// As [`Self::named`].
+    pub fn of_app() -> Result<Self, ModelError> {
+        match std::env::var_os("LETHE_DEVICE") {
+            Some(_) => Self::from_env(),
+            None => Ok(Self::compact()),
+        }
+    }
+
+    /// The engine of that name: `cpu`, `cpu:compact` ([`Self::compact`]); in builds with the
+    /// feature `wgpu`: `wgpu` (the best GPU that has a Vulkan, Metal or Direct3D 12 driver),
+    /// `wgpu:N`; with `candle`: `candle-cpu` (for comparisons), with `cuda`: `cuda`, `cuda:N`, with
+    /// `metal`: `metal`.
     ///
     /// # Errors
     /// [`ModelError::Device`] for other names, and if this build or this computer has no such
@@ -58,6 +82,7 @@ impl Engine {
         };
         match name.split_once(':') {
             None if name == "cpu" => Ok(Self::cpu()),
+            Some(("cpu", "compact")) => Ok(Self::compact()),
             None if name == "wgpu" => gpu(name, None),
             None if matches!(name, "candle-cpu" | "cuda" | "metal") => candle(name, name, 0),
             Some(("wgpu", number)) => gpu(name, Some(numbered(number)?)),
@@ -138,4 +163,23 @@ fn candle(name: &str, _: &str, _: usize) -> Result<Engine, ModelError> {
         "engine {name:?}: this program was built without candle; build it with the feature \
          `candle`, `cuda` or `metal`"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compact_engine_is_found_by_its_name_and_is_of_the_same_kind() {
+        let named = Engine::named("cpu:compact").expect("always there");
+        assert!(format!("{named:?}").contains("compact: true"), "{named:?}");
+        assert!(format!("{:?}", Engine::cpu()).contains("compact: false"));
+        assert_eq!(
+            named,
+            Engine::cpu(),
+            "an audit compares kinds: results are the same"
+        );
+        assert!(Engine::named("cpu:other").is_err());
+        assert!(Engine::of_app().is_ok());
+    }
 }

@@ -1,5 +1,6 @@
 //! One transformer layer, forward and backward, with LoRA on any of its projections.
 
+use crate::ModelError;
 use crate::buffers::{Buffer, Pool};
 use crate::config::ModelConfig;
 use crate::kernels::attention::{Heads, Saved, attend_cached, attention_backward};
@@ -8,8 +9,10 @@ use crate::kernels::linear::Linear;
 use crate::kernels::math::{swiglu, swiglu_backward};
 use crate::kernels::norm::{rms_norm, rms_norm_backward};
 use crate::kernels::panels::Compute;
+use crate::kernels::stored::Rows;
 use crate::lora::Projection;
 use crate::pass::Pass;
+use crate::source::{Part, WeightSource};
 
 /// Frozen weights of a layer as a source reads them, f32, row-major `[out, in]`; query, key and
 /// value are fused, as are gate and up.
@@ -48,6 +51,47 @@ impl Layer {
             gate_up: Linear::new(w.gate_up, 2 * ff, d, compute),
             down: Linear::new(w.down, d, ff, compute),
         }
+    }
+
+    /// A layer of a source, its matrices as they are stored: less memory, the same results.
+    ///
+    /// # Errors
+    /// Of the source; [`ModelError::Shape`] if a tensor has another number of values.
+    pub(crate) fn stored(
+        source: &dyn WeightSource,
+        layer: usize,
+        compute: Compute,
+    ) -> Result<Self, ModelError> {
+        let c = source.config();
+        let values = |part| source.raw(layer, part)?.values();
+        let linear = |parts: &[Part], outputs: usize, inputs: usize| {
+            let rows = |part: &Part| {
+                let raw = source.raw(layer, *part)?;
+                Ok(Rows {
+                    dtype: raw.dtype,
+                    bytes: raw.bytes,
+                })
+            };
+            let rows = parts.iter().map(rows).collect::<Result<_, ModelError>>()?;
+            Linear::stored(rows, outputs, inputs, compute)
+        };
+        let d = c.hidden;
+        let ff = c.intermediate;
+        let bias = || {
+            let mut bias = values(Part::QBias)?;
+            bias.extend(values(Part::KBias)?);
+            bias.extend(values(Part::VBias)?);
+            Ok::<_, ModelError>(bias)
+        };
+        Ok(Self {
+            attn_norm: values(Part::AttnNorm)?,
+            qkv: linear(&[Part::Q, Part::K, Part::V], c.qkv_width(), d)?,
+            qkv_bias: c.qkv_bias.then(bias).transpose()?,
+            out: linear(&[Part::Out], d, c.heads * c.head_dim)?,
+            mlp_norm: values(Part::MlpNorm)?,
+            gate_up: linear(&[Part::Gate, Part::Up], 2 * ff, d)?,
+            down: linear(&[Part::Down], d, ff)?,
+        })
     }
 
     /// Memory of the weights in all forms that exist now, in bytes.

@@ -2,6 +2,8 @@
 //! against differences.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod tiles;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lethe_learn::seed::Seed;
@@ -139,14 +141,6 @@ fn split_and_unsplit_agree_bit_for_bit() {
     );
 }
 
-fn tile_kernels_run() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    let can = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    #[cfg(not(target_arch = "x86_64"))]
-    let can = cfg!(target_arch = "aarch64");
-    can && std::env::var_os("LETHE_KERNELS").is_none_or(|v| v != "portable")
-}
-
 #[test]
 fn batches_of_several_clients_get_the_bits_that_they_get_alone() {
     let c = ModelConfig::tiny();
@@ -187,7 +181,7 @@ fn batches_of_several_clients_get_the_bits_that_they_get_alone() {
             .all(|(a, b)| (a - b).abs() < 1e-4 * (1.0 + b.abs()))
     );
     assert!(
-        many == alone || !tile_kernels_run(),
+        many == alone || !tiles::tile_kernels_run(),
         "bit for bit where the tile kernels run"
     );
     assert!(segment.forward_many(&parts, x[1..].to_vec()).is_err());

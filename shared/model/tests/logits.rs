@@ -3,10 +3,17 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod foreign;
+mod tiles;
 
 use foreign::{copy, expected, fixture, logits};
-use lethe_model::lora::Adapter;
+use lethe_learn::seed::Seed;
+use lethe_model::engine::Engine;
+use lethe_model::frozen::Recomputed;
+use lethe_model::kernels::panels::Compute;
+use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe, Projection};
 use lethe_model::source::{WeightSource, open};
+use lethe_model::split::{DeviceModel, LocalMiddle, SplitSpec};
+use lethe_model::train::{Packing, Sample, Trainer};
 use lethe_model::{lora_io, peft};
 use serde_json::Value;
 
@@ -70,6 +77,60 @@ fn adapters_give_the_logits_of_peft() {
         let again = lora_io::from_bytes(&bytes, read.adapter.shape()).unwrap();
         assert_eq!(again, read.adapter, "{name}");
     }
+}
+
+/// The gradient of a training step of the whole model, and the memory of its weights.
+fn step(engine: &Engine, source: &dyn WeightSource, compute: Compute) -> (Vec<f32>, usize) {
+    let spec = SplitSpec {
+        k_in: 0,
+        k_out: source.config().layers,
+    };
+    let recipe = LoraRecipe {
+        targets: Projection::ALL.to_vec(),
+        ..LoraRecipe::default()
+    };
+    let shape = AdapterShape::new(source.config(), &recipe, |_| true);
+    let mut rng = Seed::from_u64(8).rng();
+    let drawn = (0..shape.len()).map(|_| 0.1 * rng.normal()).collect();
+    let adapter = Adapter::from_data(&shape, drawn).unwrap();
+    let device = DeviceModel::load_on(engine, source, spec, compute).unwrap();
+    let none = DeviceModel::load_middle_on(engine, source, spec, compute).unwrap();
+    let mut middle = LocalMiddle::new(none, adapter.select(|_| false));
+    let trainer = Trainer {
+        device: &device,
+        answers: [3, 4],
+        packing: Packing { max_tokens: 64 },
+        frozen: &Recomputed,
+    };
+    let samples = [vec![5, 9, 3, 20, 7], vec![5, 9, 11], vec![8]].map(|ids| Sample {
+        label: ids.len() > 2,
+        ids,
+    });
+    let mut grads = vec![0.0; adapter.data.len()];
+    trainer
+        .accumulate(&samples, &adapter, &mut grads, &mut middle)
+        .unwrap();
+    (grads, device.weight_bytes())
+}
+
+#[test]
+fn weights_that_stay_as_they_are_stored_give_the_same_gradients() {
+    let all = expected();
+    let mut smaller = 0;
+    for name in all["models"].as_object().unwrap().keys() {
+        let source = open(&path(name)).unwrap();
+        for compute in [Compute::F32, Compute::Bf16] {
+            let (want, panels) = step(&Engine::cpu(), source.as_ref(), compute);
+            let (got, stored) = step(&Engine::compact(), source.as_ref(), compute);
+            assert!(want.iter().any(|g| *g != 0.0), "{name}");
+            assert!(got == want, "{name}, {compute:?}");
+            assert!(stored <= panels, "{name}, {compute:?}");
+            smaller += usize::from(stored < panels);
+        }
+    }
+    // Where the tile kernels do not run, weights are plain in both.
+    let tiles = tiles::tile_kernels_run();
+    assert!(!tiles || smaller > 8, "only {smaller} are smaller");
 }
 
 #[test]

@@ -279,7 +279,7 @@ fn train(
         split: recipe.split,
         compute: recipe.compute,
     };
-    let loaded = ClientModel::load(model, options)?;
+    let loaded = ClientModel::load_on(&lethe_model::engine::Engine::from_env()?, model, options)?;
     let catalogue = Catalogue::load(data)?;
     let addr: std::net::SocketAddr = server.address.parse()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -13,6 +13,7 @@ use lethe_client::{
     Catalogue, Client, ClientError, ClientModel, Cutoffs, LocalEvent, ModelOptions, Options, Place,
     Source,
 };
+use lethe_model::engine::Engine;
 use lethe_recipe::Recipe;
 use lethe_recsys::data::{DataSpec, Dataset, load};
 use lethe_recsys::samples::{Part, Split, event_parts};
@@ -165,7 +166,9 @@ fn say(value: &Value) -> anyhow::Result<()> {
 }
 
 async fn serve(config: FleetConfig) -> anyhow::Result<()> {
-    let model = ClientModel::load(&config.model, config.options()?)?;
+    // Many devices share one copy here: what counts is speed, and not what one phone can hold.
+    let engine = Engine::from_env()?;
+    let model = ClientModel::load_on(&engine, &config.model, config.options()?)?;
     let one_device_mib = resident_mib();
     let mut fleet = open(&config, &model)?;
     join(&fleet.everybody).await?;

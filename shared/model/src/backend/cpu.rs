@@ -20,8 +20,11 @@ pub(crate) struct Layers {
 }
 
 /// Our kernels on the cores of this computer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cpu;
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cpu {
+    /// Weights stay as their file has them. Results are the same, and so is the engine's kind.
+    pub(crate) compact: bool,
+}
 
 impl Backend for Cpu {
     fn kind(&self) -> String {
@@ -35,6 +38,10 @@ impl Backend for Cpu {
         range: Range<usize>,
         compute: Compute,
     ) -> Result<Arc<dyn super::Layers>, ModelError> {
+        if self.compact {
+            let layers = range.map(|l| Layer::stored(source, l, compute).map(Arc::new));
+            return Ok(Arc::new(Layers::of(layers.collect::<Result<_, _>>()?)));
+        }
         let read = range.map(|l| crate::source::layer(source, l));
         Ok(Arc::new(Layers::new(source.config(), read, compute)?))
     }
@@ -51,11 +58,14 @@ impl Layers {
         compute: Compute,
     ) -> Result<Self, ModelError> {
         let pack = |weights| Ok(Arc::new(Layer::new(config, weights?, compute)));
-        let layers = read.map(pack).collect::<Result<Vec<_>, ModelError>>()?;
-        Ok(Self {
+        Ok(Self::of(read.map(pack).collect::<Result<_, ModelError>>()?))
+    }
+
+    fn of(layers: Vec<Arc<Layer>>) -> Self {
+        Self {
             layers: Arc::new(layers),
             pool: Pool::default(),
-        })
+        }
     }
 
     fn numbered(

@@ -4,10 +4,14 @@
 use super::gemm::{Mat, Threads, matmul};
 use super::panels::{Compute, Panels, to_bf16};
 use super::quant::Quantised;
+use super::stored::{Rows, Stored};
 use super::tile::Kernel;
+use crate::ModelError;
+use crate::dtype::dequantise;
 
 /// Frozen weights `[outputs, inputs]`, held once: on a CPU with the tile kernels a backward product
-/// makes the form that it needs, and throws it away.
+/// makes the form that it needs, for that product only; so does a forward product of weights that
+/// are held as their file has them.
 #[derive(Debug)]
 pub struct Linear {
     outputs: usize,
@@ -24,6 +28,8 @@ enum Form {
     Quantised(Quantised),
     /// Panels for the tile kernels.
     Packed(Panels),
+    /// As in the file: each product makes panels.
+    Stored(Stored),
 }
 
 impl Linear {
@@ -53,6 +59,46 @@ impl Linear {
             inputs,
             form,
         }
+    }
+
+    /// From rows as their file stores them, which are kept so where that is smaller than panels,
+    /// and the tile kernels run: with the same results.
+    ///
+    /// # Errors
+    /// [`ModelError::Shape`] if the rows are not `outputs * inputs` values.
+    pub(crate) fn stored(
+        rows: Vec<Rows>,
+        outputs: usize,
+        inputs: usize,
+        compute: Compute,
+    ) -> Result<Self, ModelError> {
+        let kernel = Kernel::best(compute).filter(|_| compute != Compute::Int8);
+        let rows = match kernel {
+            None => rows,
+            Some(kernel) => match Stored::new(kernel, outputs, inputs, rows) {
+                Ok(stored) => {
+                    return Ok(Self {
+                        outputs,
+                        inputs,
+                        form: Form::Stored(stored),
+                    });
+                }
+                Err(rows) => rows,
+            },
+        };
+        let mut values = Vec::with_capacity(outputs * inputs);
+        for rows in rows {
+            let blocks = rows.bytes.len() / rows.dtype.block_bytes();
+            let count = blocks * rows.dtype.block_values();
+            values.extend(dequantise(rows.dtype, &rows.bytes, count)?);
+        }
+        if values.len() != outputs * inputs {
+            return Err(ModelError::Shape(format!(
+                "{} weights, expected {outputs} x {inputs}",
+                values.len()
+            )));
+        }
+        Ok(Self::new(values, outputs, inputs, compute))
     }
 
     /// From row-major weights, multiplied without the tile kernels: what a CPU without them does.
@@ -85,6 +131,7 @@ impl Linear {
             Form::Plain { weights, .. } => weights.len() * size_of::<f32>(),
             Form::Quantised(q) => q.bytes(),
             Form::Packed(panels) => panels.bytes(),
+            Form::Stored(stored) => stored.bytes(),
         }
     }
 
@@ -92,6 +139,7 @@ impl Linear {
     pub fn forward(&self, x: &[f32], rows: usize, dst: &mut [f32], add: bool) {
         match &self.form {
             Form::Packed(panels) => panels.multiply(x, rows, dst, add),
+            Form::Stored(stored) => stored.multiply(x, rows, dst, add),
             Form::Quantised(q) => q.multiply(x, rows, dst, add),
             Form::Plain { weights, compute } => {
                 let w = Mat::new(weights, self.outputs, self.inputs, self.inputs).t();
@@ -111,6 +159,7 @@ impl Linear {
     pub fn backward(&self, dy: &[f32], rows: usize, dst: &mut [f32], add: bool) {
         match &self.form {
             Form::Packed(panels) => panels.multiply_transposed(dy, rows, dst, add),
+            Form::Stored(stored) => stored.multiply_transposed(dy, rows, dst, add),
             Form::Quantised(_) => unreachable!("quantised weights have no backward pass"),
             Form::Plain { weights, compute } => {
                 let w = Mat::new(weights, self.outputs, self.inputs, self.inputs);

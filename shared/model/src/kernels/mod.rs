@@ -14,6 +14,7 @@ pub mod norm;
 pub mod panels;
 mod quant;
 pub mod rope;
+pub(crate) mod stored;
 pub(crate) mod tile;
 mod tiled;
 mod transpose;

@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
@@ -39,6 +40,16 @@ pub(crate) struct Line(pub(crate) [u32; 16]);
 
 /// Lines of a unit: [`WIDTH`] outputs.
 const LINES: usize = WIDTH / 16;
+
+/// Panels of one product that wait for the next, for the whole process: memory follows how many
+/// products run at once, not how many threads there are.
+const KEPT_PANELS: usize = 2;
+
+/// Panels that no product uses now.
+fn free_panels() -> MutexGuard<'static, Vec<Vec<Line>>> {
+    static FREE: Mutex<Vec<Vec<Line>>> = Mutex::new(vec![]);
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Work (multiply-adds) below which a product stays on the calling thread.
 const POOL_WORK: usize = 1 << 20;
@@ -106,28 +117,45 @@ impl Panels {
         }
     }
 
-    /// `dst[rows, k] (+)= dy[rows, n] * self`: the product of the other direction, with panels that
-    /// are made for it and thrown away.
-    pub(crate) fn multiply_transposed(&self, dy: &[f32], rows: usize, dst: &mut [f32], add: bool) {
-        thread_local! {
-            static MADE: RefCell<Vec<Line>> = const { RefCell::new(vec![]) };
-        }
-        let len = self.k.div_ceil(WIDTH) * self.kernel.depth(self.n) * LINES;
+    /// Panels of a matrix `[n, k]` that `fill` writes for one product. Their memory serves the next
+    /// product of this kind after `run`.
+    pub(crate) fn made(
+        kernel: Kernel,
+        n: usize,
+        k: usize,
+        fill: impl FnOnce(&mut [Line]),
+        run: impl FnOnce(&Self),
+    ) {
+        let len = n.div_ceil(WIDTH) * kernel.depth(k) * LINES;
         // Taken, not borrowed: a thread that waits for others in here may take up another product
         // of this kind.
-        let mut lines = MADE.take();
+        let mut lines = free_panels().pop().unwrap_or_default();
         if lines.len() < len {
-            lines.resize(len, Line([0; 16]));
+            // First given back: growing would copy what nobody reads.
+            drop(lines);
+            lines = vec![Line([0; 16]); len];
         }
-        transpose(self.kernel, self.n, self.k, &self.lines, &mut lines[..len]);
-        let other = Self {
-            kernel: self.kernel,
-            n: self.k,
-            k: self.n,
+        fill(&mut lines[..len]);
+        let made = Self {
+            kernel,
+            n,
+            k,
             lines,
         };
-        other.multiply(dy, rows, dst, add);
-        MADE.set(other.lines);
+        run(&made);
+        let mut free = free_panels();
+        if free.len() < KEPT_PANELS {
+            free.push(made.lines);
+        }
+    }
+
+    /// `dst[rows, k] (+)= dy[rows, n] * self`: the product of the other direction, with panels that
+    /// are made for it.
+    pub(crate) fn multiply_transposed(&self, dy: &[f32], rows: usize, dst: &mut [f32], add: bool) {
+        let fill = |lines: &mut [Line]| transpose(self.kernel, self.n, self.k, &self.lines, lines);
+        Self::made(self.kernel, self.k, self.n, fill, |other| {
+            other.multiply(dy, rows, dst, add);
+        });
     }
 
     #[cfg(test)]

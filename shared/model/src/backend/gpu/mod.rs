@@ -98,7 +98,7 @@ impl Backend for GpuBackend {
         let gpu = format!("wgpu {}", self.0.gpu.kind());
         match self.0.has_failed() {
             false => gpu,
-            true => format!("{} in place of {gpu}", cpu::Cpu.kind()),
+            true => format!("{} in place of {gpu}", cpu::Cpu::default().kind()),
         }
     }
 
