@@ -9,6 +9,12 @@ use memmap2::MmapMut;
 /// once then; a heap would keep it, in pieces: of 1.7 GiB that a coordinator took, 0.5 GiB.
 const PAGES_FROM: usize = 256 << 10;
 
+/// Buffers of this many bytes and more ask for huge pages, where the system has them (2 MiB on
+/// x86-64 Linux; Android keeps them to itself): fewer page faults, and fewer misses when addresses
+/// are translated.
+#[cfg(target_os = "linux")]
+const HUGE_FROM: usize = 2 << 20;
+
 /// Most bytes that are kept for later while nobody uses them, per segment: about what a quarter of
 /// a training pass of 800 tokens over 30 layers needs. They hold what passes computed until other
 /// passes overwrite them: in memory only, like the passes themselves.
@@ -29,7 +35,15 @@ impl Values {
         if bytes < PAGES_FROM {
             return Self::Heap(vec![0.0; len]);
         }
-        MmapMut::map_anon(bytes).map_or_else(|_| Self::Heap(vec![0.0; len]), Self::Pages)
+        let Ok(pages) = MmapMut::map_anon(bytes) else {
+            return Self::Heap(vec![0.0; len]);
+        };
+        #[cfg(target_os = "linux")]
+        if bytes >= HUGE_FROM {
+            // Only a wish: a system without huge pages gives usual ones.
+            let _ = pages.advise(memmap2::Advice::HugePage);
+        }
+        Self::Pages(pages)
     }
 
     fn all(&self) -> &[f32] {
