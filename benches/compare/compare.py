@@ -203,6 +203,8 @@ def train_memory(job):
 def lora_step(job):
     """f32 on both sides, then bf16 on both sides."""
     yield from plain("lora_step", 1.3)(job)
+    if not any("bf16" in unit for unit in machine()["units"]):
+        raise Failed("no bf16 row: this processor has no such unit, and the peer's autocast then takes minutes a step")
     with peer(job, "lora_step") as theirs, ours(job, "lora_step", "bf16") as mine:
         pairs = alternate(theirs, mine, OPTIONS.runs, command="bf16")
         losses = {"loss_peer": theirs.ask("bf16")["loss"], "loss_ours": mine.ask()["loss"]}
@@ -210,19 +212,18 @@ def lora_step(job):
 
 
 def device_side(job):
-    rows = {}
     for compute in ("f32", "bf16"):
         runs = []
         for _ in range(OPTIONS.runs):
             with ours(job, "device_side", compute) as worker:
                 runs.append(worker.ask())
-        rows[compute] = {k: statistics.median(r[k] for r in runs) for k in runs[0] if k != "seconds"}
-    memory, seconds = rows["bf16"]["scored_mib"], rows["bf16"]["load_s"]
-    fits = memory <= 80 and seconds <= 0.3
-    yield {
-        "work": "device_side", "arithmetic": "bf16", "peer": None, "ours": memory, "unit": "MiB after scoring (bf16)", "ratio": 80 / memory,
-        "target": "<= 80 MiB, <= 0.3 s", "met": fits, "load_s": seconds, "runs": OPTIONS.runs, "detail": rows,
-    }
+        detail = {k: statistics.median(r[k] for r in runs) for k in runs[0] if k != "seconds"}
+        memory, seconds = detail["scored_mib"], detail["load_s"]
+        fits = memory <= 80 and seconds <= 0.3
+        yield {
+            "work": "device_side", "arithmetic": compute, "peer": None, "ours": memory, "unit": "MiB after scoring",
+            "ratio": 80 / memory, "target": "<= 80 MiB, <= 0.3 s", "met": fits, "load_s": seconds, "runs": OPTIONS.runs, "detail": detail,
+        }
 
 
 def split_overhead(job):

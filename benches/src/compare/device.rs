@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use lethe_learn::seed::Seed;
 use lethe_model::ModelError;
+use lethe_model::engine::Engine;
 use lethe_model::kernels::panels::Compute;
 use lethe_model::layout::Layout;
 use lethe_model::lora::{Adapter, AdapterShape, LoraRecipe};
@@ -32,7 +33,7 @@ pub(crate) fn measure(job: &Job, compute: Compute) -> anyhow::Result<()> {
     let started = Instant::now();
     let source = open(&job.model)?;
     let spec = SplitSpec { k_in: 4, k_out: 1 };
-    let device = DeviceModel::load(source.as_ref(), spec, compute)?;
+    let device = DeviceModel::load_on(&Engine::of_app()?, source.as_ref(), spec, compute)?;
     let load_s = started.elapsed().as_secs_f64();
     drop(source);
     let loaded = status_mib("VmRSS:");
