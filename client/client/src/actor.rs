@@ -163,8 +163,10 @@ impl Actor {
         let ended = |what: &str| ClientError::Internal(format!("the client's task {what}"));
         let sent = self.jobs(shared)?.send(job).await;
         sent.map_err(|_| ended("has ended: its runtime was shut down"))?;
-        answer
-            .await
-            .map_err(|_| ended("ended before it answered: its runtime was shut down"))?
+        let done = answer.await;
+        let done =
+            done.map_err(|_| ended("ended before it answered: its runtime was shut down"))?;
+        // A client that was released, or erased, meanwhile says that, and not what became of it.
+        done.map_err(|e| shared.alive().err().unwrap_or(e))
     }
 }

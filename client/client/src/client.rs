@@ -42,18 +42,26 @@ pub(crate) struct Inner {
     pub(crate) actor: Actor,
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
+impl Inner {
+    /// Gives the folder back. What is under way stops.
+    fn leave(&self) {
         // Work that is still under way keeps nothing: the folder may be opened elsewhere.
         self.shared.guard.canceller().cancel();
         let mut local = self.shared.local();
         if local.ended.is_none() {
             local.ended = Some(Ended::Closed);
             local.vault.leave();
+            local.events.close();
             local.lock = None;
         }
         drop(local);
         self.shared.cut_off();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -134,8 +142,10 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::InUse`] if another client has the folder; [`ClientError::Sealed`] if its
-    /// files do not open with the key; [`ClientError::Transport`] if the invitation does not parse;
-    /// [`ClientError::Damaged`]; [`ClientError::TallyKey`]; [`ClientError::Io`].
+    /// files do not open with the key, [`ClientError::KeyLost`] if nobody brings one,
+    /// [`ClientError::KeyStore`], [`ClientError::KeyInFolder`]; [`ClientError::Transport`] if the
+    /// invitation does not parse; [`ClientError::Damaged`]; [`ClientError::TallyKey`];
+    /// [`ClientError::Io`].
     pub fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self, ClientError> {
         let local = Local::open(folder.as_ref(), &options)?;
         let shared = Arc::new(Shared::new(local, options));
@@ -349,16 +359,28 @@ impl Client {
         Ok(local.events.add(new)?.len())
     }
 
-    /// Erases everything on this device: history, identity, key. What the fleet learned is for the
+    /// Erases everything on this device: history, identity, key. A key store
+    /// ([`crate::Options::key_store`]) is told to remove its key. What the fleet learned is for the
     /// privacy team's `forget` to remove. After an error it may be called again.
     ///
     /// # Errors
-    /// [`ClientError::Io`].
+    /// [`ClientError::Io`]; [`ClientError::KeyStore`], when everything else is erased.
     pub fn erase(&self) -> Result<(), ClientError> {
         self.shared().guard.canceller().cancel();
         let erased = self.shared().local().erase();
         self.shared().cut_off();
-        erased
+        erased?;
+        match &self.shared().options.key_store {
+            Some(store) => Ok(store.remove()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the folder back now, whatever other handles there are: they answer
+    /// [`ClientError::Closed`], and so does what is under way. Without this call the folder is
+    /// given back when the last handle is gone.
+    pub fn release(&self) {
+        self.0.leave();
     }
 
     /// Allows the coordinator to read what the person contributes from now on, if it has no tally

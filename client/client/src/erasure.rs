@@ -198,8 +198,7 @@ impl Worker {
         let left = (pending.of - pending.events) as u64;
         let all = pending.of as u64 + self.local()?.person.ordered_away;
         let almost_all = pending.events > 0 && left * 10 < all;
-        let consents = consented || self.shared.options.consent.given(&pending);
-        if almost_all && !consents {
+        if almost_all && !consented && !self.shared.options.consent.given(&pending) {
             self.local()?.pending = Some(pending);
             return Ok(false);
         }

@@ -13,6 +13,7 @@ use lethe_transport::TransportError;
 use thiserror::Error;
 
 use crate::conditions::Stopped;
+use crate::key_store::KeyStoreError;
 
 /// Why a client could not do what was asked. The local history is never lost by any of them.
 #[derive(Debug, Error)]
@@ -230,6 +231,28 @@ pub enum ClientError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The platform's key store gave no key.
+    #[error("the key store: {0}; try again when it can be used")]
+    KeyStore(#[from] KeyStoreError),
+    /// The folder was sealed with a key that nobody brings (any more).
+    #[error(
+        "{folder} was sealed with a key that is not here: it was restored on another phone, the \
+         key store was cleared, or the app brings no key this time. If the key does not come back, \
+         call `Client::erase_folder`, enrol anew, and import an export"
+    )]
+    KeyLost {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A folder that was begun without a key store is opened with one.
+    #[error(
+        "{folder} was begun without a key store: its key is the file device.key in it. Open it \
+         without one; to move, export the history, erase the folder, and begin anew"
+    )]
+    KeyInFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The sealed file does not open with the device's key.
     #[error(
         "{path} does not open with this device's key: it is damaged, or was copied from another \
@@ -418,6 +441,15 @@ impl ClientError {
         })
     }
 
+    /// Training was stopped, by the app or because its conditions do not hold.
+    pub fn is_stopped(&self) -> bool {
+        match self {
+            Self::Stopped(_) => true,
+            Self::Model(ModelError::Middle(e)) => e.is::<Stopped>(),
+            _ => false,
+        }
+    }
+
     /// The last list of the language model may be shown in place of a new one.
     pub(crate) fn leaves_the_last_list(&self) -> bool {
         self.is_offline() || matches!(self, Self::CertificateExpired(_))
@@ -463,7 +495,8 @@ impl ClientError {
         )
     }
 
-    fn transport(&self) -> Option<&TransportError> {
+    /// What the connection said, if that is the reason.
+    pub fn transport(&self) -> Option<&TransportError> {
         match self {
             Self::Transport(e) => Some(e),
             Self::Model(ModelError::Middle(e)) => e.downcast_ref(),

@@ -114,6 +114,11 @@ impl Events {
         Ok(())
     }
 
+    /// Gives the file back to the system.
+    pub(crate) fn close(&mut self) {
+        self.log.close();
+    }
+
     /// Writes the file anew, with what counts only.
     fn compact(&mut self) -> Result<(), ClientError> {
         let mut records = vec![Record::Head(self.source, self.next)];

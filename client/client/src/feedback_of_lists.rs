@@ -51,6 +51,13 @@ pub struct ListCounts {
     pub hits: u32,
 }
 
+impl ListCounts {
+    /// How often an outcome was told.
+    pub fn of(&self, outcome: Outcome) -> u32 {
+        self.outcomes[outcome as usize]
+    }
+}
+
 /// Counts by where the lists came from; kinds of lists without an outcome are left out.
 pub(crate) fn counts<'a>(told: impl Iterator<Item = &'a Told>) -> Vec<ListCounts> {
     let mut out: Vec<ListCounts> = vec![];

@@ -75,6 +75,7 @@ mod feedback;
 mod feedback_of_lists;
 mod frozen;
 mod history;
+mod key_store;
 mod lists;
 mod local;
 mod log;
@@ -110,10 +111,15 @@ pub use event::{EventId, LocalEvent};
 pub use export::TrainingData;
 pub use feedback_of_lists::{ListCounts, Outcome};
 pub use history::{Cutoffs, TrainingEvent};
+pub use key_store::{KeyStore, KeyStoreError};
+pub use lethe_model::ModelError;
+pub use lethe_model::kernels::panels::Compute;
+pub use lethe_model::split::SplitSpec;
 pub use lethe_parts::event::{EventTable, Kind, Meaning};
 pub use lethe_proto::epochs::{Lacks, TrainsFrom};
 pub use lethe_proto::message::Declined;
 pub use lethe_recsys::data::Item;
+pub use lethe_transport::TransportError;
 pub use lethe_transport::place::Place;
 pub use lists::{
     Allows, Boosts, Cursor, Explanation, Fallback, Filter, ListId, ListSource, Listed, MAX_PAGE,

@@ -161,7 +161,7 @@ impl Local {
             lock = FolderLock::take(folder)?;
         }
         let pinned = options.pinned_key()?;
-        let vault = Vault::open(folder, options.key)?;
+        let vault = Vault::open(folder, crate::key_store::key_of(options, folder)?)?;
         migrate::take_over(&vault, &options.catalogue)?;
         let fresh = vault.read::<Person>(IDENTITY)?.is_none();
         let mut person = vault.person()?;

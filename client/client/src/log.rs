@@ -44,7 +44,8 @@ pub(crate) enum Record {
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
-    file: File,
+    /// `None`: it was closed.
+    file: Option<File>,
     key: [u8; 32],
     id: [u8; 16],
     frames: u64,
@@ -101,7 +102,7 @@ impl Log {
         };
         let mut log = Self {
             path: path.to_owned(),
-            file,
+            file: Some(file),
             key,
             id,
             frames: 0,
@@ -136,7 +137,7 @@ impl Log {
         let file = OpenOptions::new().read(true).write(true).open(path);
         Ok(Self {
             path: path.to_owned(),
-            file: file.map_err(io(path))?,
+            file: Some(file.map_err(io(path))?),
             key,
             id,
             frames,
@@ -187,9 +188,14 @@ impl Log {
     }
 
     fn cut(&mut self) -> Result<(), ClientError> {
-        let cut = self.file.set_len(self.len);
-        cut.and_then(|()| self.file.sync_data())
-            .map_err(io(&self.path))
+        let file = self.file.as_mut().ok_or(ClientError::Closed)?;
+        let cut = file.set_len(self.len);
+        cut.and_then(|()| file.sync_data()).map_err(io(&self.path))
+    }
+
+    /// Gives the file back to the system; nothing can be appended any more.
+    pub(crate) fn close(&mut self) {
+        self.file = None;
     }
 
     /// Appends records as one frame: all of them are on disk, or none.
@@ -199,11 +205,11 @@ impl Log {
             self.broken = false;
         }
         let bytes = frame(&self.key, &aad(&self.id, self.frames), records)?;
-        let written = self
-            .file
+        let file = self.file.as_mut().ok_or(ClientError::Closed)?;
+        let written = file
             .seek(SeekFrom::Start(self.len))
-            .and_then(|_| self.file.write_all(&bytes))
-            .and_then(|()| self.file.sync_data());
+            .and_then(|_| file.write_all(&bytes))
+            .and_then(|()| file.sync_data());
         if let Err(e) = written {
             // What was written of it must not be there when the file is opened again.
             self.broken = self.cut().is_err();

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::conditions::{Conditions, Guard};
 use crate::erasure::{Consent, PendingErasure};
+use crate::key_store::KeyStore;
 use crate::{Catalogue, ClientModel, Cutoffs};
 
 /// What a client is opened with. Only the catalogue is needed: without a server a client records
@@ -21,6 +22,7 @@ pub struct Options {
     pub(crate) server: Option<Place>,
     pub(crate) model: Option<Arc<ClientModel>>,
     pub(crate) key: Option<[u8; 32]>,
+    pub(crate) key_store: Option<Arc<dyn KeyStore>>,
     pub(crate) invitation: Option<String>,
     pub(crate) cutoffs: Option<Cutoffs>,
     pub(crate) passes: Option<Arc<Semaphore>>,
@@ -79,6 +81,7 @@ impl Options {
             server: None,
             model: None,
             key: None,
+            key_store: None,
             invitation: None,
             cutoffs: None,
             passes: None,
@@ -115,6 +118,15 @@ impl Options {
     /// which each erasure replaces: the app goes on bringing the same key.
     pub fn key(mut self, key: [u8; 32]) -> Self {
         self.key = Some(key);
+        self
+    }
+
+    /// Seals everything with the key of the platform's key store, which is asked when the client is
+    /// opened. A new folder gets a new key, and the store keeps it. If the store has none for a
+    /// folder that has begun, the folder is not opened ([`crate::ClientError::KeyLost`]). It goes
+    /// before [`Self::key`].
+    pub fn key_store(mut self, store: Arc<dyn KeyStore>) -> Self {
+        self.key_store = Some(store);
         self
     }
 

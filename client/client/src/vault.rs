@@ -176,6 +176,23 @@ fn same_file(_: &fs::File, path: &Path) -> bool {
     path.exists()
 }
 
+/// Whether a folder holds anything that was sealed with a key.
+pub(crate) fn is_begun(folder: &Path) -> Result<bool, ClientError> {
+    for name in [IDENTITY.name, HISTORY, migrate::STATE] {
+        let path = folder.join(name);
+        if path.try_exists().map_err(io(&path))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the key in the folder opens it alone: no app has brought one.
+pub(crate) fn opens_by_itself(folder: &Path) -> bool {
+    let vault = Vault::peek(folder, None);
+    vault.is_ok_and(|v| v.peek_person().is_ok())
+}
+
 impl Vault {
     /// Opens or creates the folder, whose lock the caller has; an app should pass a key from the
     /// platform's key store.
@@ -183,6 +200,12 @@ impl Vault {
         renew::settle(folder)?;
         let key = match kept_key(folder, app)? {
             Some(key) => key,
+            // A key of its own would make the folder one that no other key opens.
+            None if is_begun(folder)? => {
+                return Err(ClientError::KeyLost {
+                    folder: folder.to_owned(),
+                });
+            }
             None => make_key(&folder.join(KEY))?,
         };
         remove_leftovers(folder)?;

@@ -267,7 +267,11 @@ fn erasing_leaves_nothing_and_needs_no_key() {
     // The key is lost.
     std::fs::remove_file(dir.path().join("device.key")).unwrap();
     let lost = Client::open(dir.path(), Options::new(catalogue.clone()));
-    assert!(matches!(lost, Err(ClientError::Sealed { .. })));
+    assert!(matches!(lost, Err(ClientError::KeyLost { .. })));
+    assert!(
+        !dir.path().join("device.key").exists(),
+        "no other key is made"
+    );
     std::fs::write(dir.path().join("mine.txt"), b"the app's own").unwrap();
     Client::erase_folder(dir.path()).unwrap();
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();

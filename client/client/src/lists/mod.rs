@@ -102,6 +102,23 @@ pub struct Cursor {
     pub(crate) offset: usize,
 }
 
+impl Cursor {
+    /// From what an app has kept: the list, and how many of its places were shown.
+    pub fn new(list: ListId, offset: usize) -> Self {
+        Self { list, offset }
+    }
+
+    /// The list.
+    pub fn list(self) -> ListId {
+        self.list
+    }
+
+    /// Places before the page.
+    pub fn offset(self) -> usize {
+        self.offset
+    }
+}
+
 /// An app's own condition.
 pub type Allows = Arc<dyn Fn(&Item) -> bool + Send + Sync>;
 /// What an app adds to an item's score.
