@@ -153,11 +153,13 @@ fn arrows_point_down() {
         "lethe-learn" | "lethe-proto" | "lethe-receipt" | "lethe-seal" | "lethe-assets"
         | "lethe-scan" | "lethe-run" | "lethe-gpu" => 0,
         "lethe-plan" | "lethe-model" | "lethe-dsr" | "lethe-unlearn" | "lethe-parts" => 1,
+        // Depends on nothing here: it reads a library that was built.
+        "lethe-bindgen" => 0,
         "lethe-recsys" | "lethe-transport" | "lethe-recipe" | "lethe-store" | "lethe-ledger" => 2,
         "lethe-tally" => 3,
         "lethe-coordinator" | "lethe-tallyd" | "lethe-witness" | "lethe-client"
         | "lethe-puppet" => 4,
-        "lethe-admin" | "lethe-cli" => 5,
+        "lethe-admin" | "lethe-cli" | "lethe-ffi" => 5,
         "lethe-tests" | "lethe-benches" => 6,
         other => panic!("{other} has no layer: add it here and to docs/ARCHITECTURE.md"),
     };
@@ -173,7 +175,7 @@ fn arrows_point_down() {
         "lethe-scan",
         "lethe-admin",
     ];
-    let client = ["lethe-client", "lethe-puppet", "lethe-cli"];
+    let client = ["lethe-client", "lethe-puppet", "lethe-cli", "lethe-ffi"];
     for (name, deps) in dependencies() {
         for d in deps.iter().filter(|d| d.starts_with("lethe-")) {
             assert!(
