@@ -15,6 +15,7 @@ use lethe_receipt::note::VerifierKey;
 use lethe_receipt::snapshot::SnapshotStatement;
 use lethe_transport::TransportError;
 
+use crate::backoff::Backoff;
 use crate::client::Refreshed;
 use crate::contributed;
 use crate::lists::{Held, Lazy};
@@ -23,6 +24,9 @@ use crate::person::Accepted;
 use crate::sealing::{self, Sealed};
 use crate::worker::{LISTS, Worker};
 use crate::{Catalogue, ClientError};
+
+/// How often a snapshot is asked for before an error is said.
+const SNAPSHOT_TRIES: usize = 6;
 
 /// After a failure or a refusal that will pass, so many seconds are waited.
 const PAUSE_S: i64 = 60;
@@ -244,19 +248,25 @@ impl Worker {
 
     /// Asks for the snapshot; returns whether there is a new one.
     async fn fetch_snapshot(&mut self) -> Result<bool, ClientError> {
-        let held = self.held()?;
-        match self.ask_for_snapshot(held.clone()).await {
-            // The difference does not fit what is here, or that was damaged: the whole one then.
-            Err(ClientError::BadSnapshot(why)) if held.is_some() => {
-                tracing::info!("{why}; the whole snapshot is fetched");
-                self.ask_for_snapshot(None).await
+        let mut held = self.held()?;
+        let mut pauses = Backoff::default();
+        for _ in 1..SNAPSHOT_TRIES {
+            match self.ask_for_snapshot(held.clone()).await {
+                // The difference does not fit what is here, or that was damaged: then the whole
+                // one.
+                Err(ClientError::BadSnapshot(why)) if held.is_some() => {
+                    tracing::info!("{why}; the whole snapshot is fetched");
+                    held = None;
+                }
+                // Another one is served since it was given, or the log does not hold it yet. While
+                // many people begin to contribute that may happen several times in a row.
+                Err(e) if e.refusal() == Some(Refusal::StaleRelease) => {
+                    tokio::time::sleep(pauses.next()).await;
+                }
+                other => return other,
             }
-            // Another one is served since it was given.
-            Err(e) if e.refusal() == Some(Refusal::StaleRelease) => {
-                self.ask_for_snapshot(held).await
-            }
-            other => other,
         }
+        self.ask_for_snapshot(held).await
     }
 
     async fn ask_for_snapshot(&mut self, held: Option<Arc<Lazy>>) -> Result<bool, ClientError> {
