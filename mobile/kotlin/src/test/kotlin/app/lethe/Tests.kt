@@ -112,6 +112,8 @@ private fun theKeyIsInThePlatformsStore(): Unit = inFolder { dir ->
         it.erase()
     }
     same(keys.key, null)
+    Lethe.open(folder, Options(catalogue, keyStore = keys)).use { it.like("1") }
+    check(File(folder, "history").exists())
     Lethe.eraseFolder(folder)
     check(!File(folder, "history").exists())
 }
